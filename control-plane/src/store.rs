@@ -1,0 +1,113 @@
+//! The store: one total order of changes over one flat map, below one prefix. Two implementations, embedded (redb) and
+//! etcd; [`conformance`](self) is the suite that both must pass, and so the contract in full.
+
+pub mod key;
+
+use bytes::Bytes;
+use futures_util::{future::BoxFuture, stream::BoxStream};
+
+pub use self::key::Key;
+
+/// The store's total order: etcd's mod revision; the embedded store counts its own with the same meaning. 0 is before any change.
+pub type Revision = u64;
+
+/// A record as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where.
+    pub key: Key,
+    /// What.
+    pub value: Bytes,
+    /// The revision that wrote it.
+    pub modified: Revision,
+}
+
+/// One atomic change: all of it is written at one revision, or none.
+#[derive(Clone, Debug, Default)]
+pub struct Transaction {
+    /// What must hold: the key's `modified`, or 0 for "does not exist".
+    pub checks: Vec<(Key, Revision)>,
+    /// What to do, each key at most once.
+    pub writes: Vec<Write>,
+}
+
+/// One key's change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Create or replace.
+    Put(Key, Bytes),
+    /// Remove; nothing happens when it isn't there.
+    Delete(Key),
+}
+
+/// Most writes and checks of one transaction: etcd's default is 128 operations.
+pub const MAX_TRANSACTION: usize = 120;
+/// Largest value: etcd's default request limit is 1.5 MiB.
+pub const MAX_VALUE_BYTES: usize = 1024 * 1024;
+
+/// All changes of one revision, or the news that history is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchEvent {
+    /// What one revision did. A delete of a key that wasn't there is no event.
+    Changes {
+        /// Which.
+        revision: Revision,
+        /// In the order of the keys; a delete has no value.
+        changes: Vec<Write>,
+    },
+    /// Nothing happened up to this revision (a progress note): the watcher may count itself that far.
+    Progress(Revision),
+    /// The revision asked for has been compacted: list again.
+    Compacted,
+}
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A check failed: somebody was faster, or the caller read an old record.
+    #[error("the record has changed since it was read")]
+    Conflict,
+    /// The store is full: puts are refused, deletes still work.
+    #[error("the store is full")]
+    Full,
+    /// Over [`MAX_TRANSACTION`] or [`MAX_VALUE_BYTES`]; nothing was written.
+    #[error("the change is too large for one transaction")]
+    TooLarge,
+    /// Nobody answers; a write was certainly not made.
+    #[error("the store is unreachable: {0}")]
+    Unavailable(String),
+    /// The answer to a write was lost: it may have been made.
+    #[error("the outcome of the write is unknown: {0}")]
+    Unknown(String),
+    /// The store refuses our identity.
+    #[error("the store refuses access: {0}")]
+    Denied(String),
+    /// What the store holds can't be read.
+    #[error("the store is damaged: {0}")]
+    Corrupt(String),
+}
+
+/// A store. All methods are linearizable unless they say otherwise.
+pub trait Store: Send + Sync + 'static {
+    /// `"embedded"` or `"etcd"`.
+    fn kind(&self) -> &'static str;
+
+    /// The store's lifetime: made once, when the store is first used; a restore makes a new one.
+    fn epoch(&self) -> &str;
+
+    /// The record at `key`.
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>>;
+
+    /// Every record below `prefix` (a [`key::prefix`]), in the order of keys, and the revision at which all of them stood so.
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>>;
+
+    /// Commits `transaction` and returns its revision. A retry inside never doubles a write.
+    fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, StoreError>>;
+
+    /// Every change after `after` (exclusive) below the store's prefix, in order, without gaps, for ever: reconnects by itself.
+    /// Only [`WatchEvent::Compacted`] ends it.
+    fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent>;
+
+    /// The current revision by a linearizable read: at least that of every commit that returned before the call.
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>>;
+}

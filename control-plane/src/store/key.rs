@@ -1,0 +1,183 @@
+//! Where each record lives. Key paths are spelled here and nowhere else.
+
+use std::fmt;
+
+use seks_proto::id::{AgentName, CredentialName, NodeId, OperatorName, PolicyId, ServiceName, TenantName, TokenId};
+
+/// The key of one record, relative to the store's prefix.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    /// The store's lifetime.
+    Epoch,
+    /// The CA that signs operators and nodes, sealed.
+    Authority,
+    /// Progress of a KEK rotation.
+    Rotation,
+    /// An operator.
+    Operator(OperatorName),
+    /// A node that was seen, and so may hold a lease.
+    Node(NodeId),
+    /// A tenant itself.
+    Tenant(TenantName),
+    /// An agent.
+    Agent(TenantName, AgentName),
+    /// A service.
+    Service(TenantName, ServiceName),
+    /// A credential's metadata.
+    Credential(TenantName, CredentialName),
+    /// The envelope of one version of a credential.
+    Envelope(TenantName, CredentialName, u32),
+    /// A token.
+    Token(TenantName, TokenId),
+    /// What is left of a revoked token until it would have expired.
+    Tombstone(TenantName, TokenId),
+    /// A policy.
+    Policy(TenantName, PolicyId),
+    /// The answer to an idempotent request.
+    Request(TenantName, String),
+}
+
+/// Prefixes for `Store::list`.
+pub mod prefix {
+    use seks_proto::id::{CredentialName, TenantName};
+
+    /// Everything.
+    pub const ALL: &str = "";
+    /// All operators.
+    pub const OPERATORS: &str = "operator/";
+    /// All nodes.
+    pub const NODES: &str = "node/";
+    /// All tenants, and nothing inside them.
+    pub const TENANTS: &str = "tenant/";
+
+    /// Everything inside a tenant. The slash at the end keeps `acme` and `acme2` apart.
+    #[must_use]
+    pub fn tenant(tenant: &TenantName) -> String {
+        format!("in/{tenant}/")
+    }
+
+    /// All records of one kind in a tenant: `agent`, `service`, `credential`, `token`, `tombstone`, `policy`.
+    #[must_use]
+    pub fn kind(tenant: &TenantName, kind: &str) -> String {
+        format!("in/{tenant}/{kind}/")
+    }
+
+    /// All envelopes of a credential.
+    #[must_use]
+    pub fn envelopes(tenant: &TenantName, credential: &CredentialName) -> String {
+        format!("in/{tenant}/envelope/{credential}/")
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Epoch => f.write_str("meta/epoch"),
+            Self::Authority => f.write_str("meta/authority"),
+            Self::Rotation => f.write_str("meta/rotation"),
+            Self::Operator(name) => write!(f, "operator/{name}"),
+            Self::Node(id) => write!(f, "node/{id}"),
+            Self::Tenant(name) => write!(f, "tenant/{name}"),
+            Self::Agent(t, name) => write!(f, "in/{t}/agent/{name}"),
+            Self::Service(t, name) => write!(f, "in/{t}/service/{name}"),
+            Self::Credential(t, name) => write!(f, "in/{t}/credential/{name}"),
+            Self::Envelope(t, name, version) => write!(f, "in/{t}/envelope/{name}/{version:010}"),
+            Self::Token(t, id) => write!(f, "in/{t}/token/{id}"),
+            Self::Tombstone(t, id) => write!(f, "in/{t}/tombstone/{id}"),
+            Self::Policy(t, id) => write!(f, "in/{t}/policy/{id}"),
+            Self::Request(t, id) => write!(f, "in/{t}/request/{id}"),
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{self}`")
+    }
+}
+
+impl Key {
+    /// Reads what [`Display`](fmt::Display) wrote; `None` for a key of a newer version or of somebody else's.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        Some(match parts.as_slice() {
+            ["meta", "epoch"] => Self::Epoch,
+            ["meta", "authority"] => Self::Authority,
+            ["meta", "rotation"] => Self::Rotation,
+            ["operator", name] => Self::Operator(name.parse().ok()?),
+            ["node", id] => Self::Node(id.parse().ok()?),
+            ["tenant", name] => Self::Tenant(name.parse().ok()?),
+            ["in", t, kind, name] => {
+                let t = t.parse().ok()?;
+                match *kind {
+                    "agent" => Self::Agent(t, name.parse().ok()?),
+                    "service" => Self::Service(t, name.parse().ok()?),
+                    "credential" => Self::Credential(t, name.parse().ok()?),
+                    "token" => Self::Token(t, name.parse().ok()?),
+                    "tombstone" => Self::Tombstone(t, name.parse().ok()?),
+                    "policy" => Self::Policy(t, name.parse().ok()?),
+                    "request" => Self::Request(t, (*name).into()),
+                    _ => return None,
+                }
+            }
+            ["in", t, "envelope", name, version] if version.len() == 10 => {
+                Self::Envelope(t.parse().ok()?, name.parse().ok()?, version.parse().ok()?)
+            }
+            _ => return None,
+        })
+    }
+
+    /// The tenant that it lies in.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&TenantName> {
+        match self {
+            Self::Agent(t, _)
+            | Self::Service(t, _)
+            | Self::Credential(t, _)
+            | Self::Envelope(t, ..)
+            | Self::Token(t, _)
+            | Self::Tombstone(t, _)
+            | Self::Policy(t, _)
+            | Self::Request(t, _) => Some(t),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_reads_back() {
+        let t: TenantName = "acme".parse().unwrap();
+        let keys = [
+            Key::Epoch,
+            Key::Authority,
+            Key::Rotation,
+            Key::Operator("root".parse().unwrap()),
+            Key::Node("n-1".parse().unwrap()),
+            Key::Tenant(t.clone()),
+            Key::Agent(t.clone(), "a".parse().unwrap()),
+            Key::Service(t.clone(), "s".parse().unwrap()),
+            Key::Credential(t.clone(), "c".parse().unwrap()),
+            Key::Envelope(t.clone(), "c".parse().unwrap(), 42),
+            Key::Token(t.clone(), "tok-1".parse().unwrap()),
+            Key::Tombstone(t.clone(), "tok-1".parse().unwrap()),
+            Key::Policy(t.clone(), "p".parse().unwrap()),
+            Key::Request(t.clone(), "abc".into()),
+        ];
+        for key in keys {
+            assert_eq!(Key::parse(&key.to_string()), Some(key.clone()), "{key}");
+        }
+        assert_eq!(Key::parse("in/acme/agent/a/b"), None);
+        assert_eq!(Key::parse("in/ACME/agent/a"), None);
+    }
+
+    #[test]
+    fn a_tenants_prefix_is_not_its_neighbours() {
+        let inside = Key::Agent("acme2".parse().unwrap(), "a".parse().unwrap()).to_string();
+        assert!(!inside.starts_with(&prefix::tenant(&"acme".parse().unwrap())));
+    }
+}

@@ -1,0 +1,19 @@
+//! Compiles the `.proto` files with protox: no `protoc` on the machine.
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let files = ["seks/v1/types.proto", "seks/v1/admin.proto", "seks/v1/distribution.proto"];
+    let descriptors = protox::compile(files, ["."])?;
+    // compile_fds() ignores file_descriptor_set_path(); gRPC reflection needs the descriptors.
+    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("seks.v1.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .btree_map(".")
+        .bytes(".seks.v1.Chunk.changes")
+        // Requests and answers that carry a secret have a Debug of their own, in `wire.rs`.
+        .skip_debug(["seks.v1.PutCredentialRequest", "seks.v1.IssuedToken"])
+        .compile_fds(descriptors)?;
+    println!("cargo::rerun-if-changed=seks");
+    Ok(())
+}

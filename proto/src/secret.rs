@@ -1,0 +1,216 @@
+//! Real secrets: the one type that may hold them, and how a credential's fields are laid out inside it.
+
+use zeroize::Zeroize;
+
+/// Bytes that must not leave. No `Debug`, `Display`, `Serialize`, `Clone` or `PartialEq`; wiped when dropped.
+///
+/// `expose()` is called only where a secret is sealed, encoded for a node, injected or searched for: `rg 'expose\(\)'`
+/// lists every such place.
+pub struct Secret(Box<[u8]>);
+
+impl Secret {
+    /// Takes ownership of the bytes.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes.into_boxed_slice())
+    }
+
+    /// The bytes themselves.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+/// A credential's named fields, encoded as one secret: `count u8, (name_len u8, name, value_len u16 LE, value)…`.
+/// Reading a field copies nothing.
+pub struct Fields(Secret);
+
+/// Why a credential's secret is not acceptable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FieldsError {
+    /// There is nothing in it.
+    #[error("the secret is empty")]
+    Empty,
+    /// More than 255 fields, a name over 255 bytes or a value over 16 KiB.
+    #[error("the secret is too large: at most 255 fields of at most 16 KiB each")]
+    TooLarge,
+    /// Bytes that no HTTP header or URL can carry.
+    #[error("field `{0}` holds a control character, or begins or ends with white space")]
+    Unusable(String),
+    /// A structured credential that isn't a JSON object of strings.
+    #[error("a credential of this service is a JSON object of strings with the fields {0}")]
+    NotAnObject(String),
+    /// A field of the service is absent.
+    #[error("field `{0}` is missing")]
+    Missing(String),
+    /// A field that the service doesn't know.
+    #[error("the service has no field `{0}`")]
+    Unknown(String),
+    /// The stored bytes are not an encoding of fields.
+    #[error("the stored credential is not readable")]
+    Corrupt,
+}
+
+/// Longest value of one field, in bytes: twice the largest key that the catalogue's vendors hand out (JWTs of 8 KiB).
+pub const MAX_FIELD_BYTES: usize = 16 * 1024;
+
+impl Fields {
+    /// From what an operator typed: one field takes the bytes as they are (a trailing newline is the editor's, not the
+    /// key's); several take a JSON object of strings.
+    ///
+    /// # Errors
+    /// When a field is missing, unknown, too long or can't be sent; the error never holds the value.
+    pub fn parse(names: &[impl AsRef<str>], input: &Secret) -> Result<Self, FieldsError> {
+        let bytes = input.expose();
+        let bytes = bytes.strip_suffix(b"\n").map_or(bytes, |b| b.strip_suffix(b"\r").unwrap_or(b));
+        if bytes.is_empty() {
+            return Err(FieldsError::Empty);
+        }
+        if let [name] = names {
+            return Self::encode(&[(name.as_ref(), bytes)]);
+        }
+        let list = || names.iter().map(|n| format!("`{}`", n.as_ref())).collect::<Vec<_>>().join(", ");
+        let mut object: std::collections::BTreeMap<String, String> =
+            serde_json::from_slice(bytes).map_err(|_| FieldsError::NotAnObject(list()))?;
+        let result = (|| {
+            if let Some(unknown) = object.keys().find(|k| !names.iter().any(|n| n.as_ref() == k.as_str())) {
+                return Err(FieldsError::Unknown(unknown.chars().take(64).collect()));
+            }
+            let mut fields = Vec::with_capacity(names.len());
+            for name in names {
+                let value = object.get(name.as_ref()).ok_or_else(|| FieldsError::Missing(name.as_ref().into()))?;
+                fields.push((name.as_ref(), value.as_bytes()));
+            }
+            Self::encode(&fields)
+        })();
+        object.values_mut().for_each(Zeroize::zeroize);
+        result
+    }
+
+    fn encode(fields: &[(&str, &[u8])]) -> Result<Self, FieldsError> {
+        let count = u8::try_from(fields.len()).map_err(|_| FieldsError::TooLarge)?;
+        let size = 1 + fields.iter().map(|(n, v)| 3 + n.len() + v.len()).sum::<usize>();
+        let mut out = Vec::with_capacity(size); // exact: a growing Vec leaves copies of the secret behind
+        out.push(count);
+        for (name, value) in fields {
+            if value.is_empty() {
+                return Err(FieldsError::Missing((*name).into()));
+            }
+            if value.len() > MAX_FIELD_BYTES {
+                return Err(FieldsError::TooLarge);
+            }
+            let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_whitespace());
+            if value.iter().any(|b| *b < 0x20 || *b == 0x7f) || edge(value.first()) || edge(value.last()) {
+                return Err(FieldsError::Unusable((*name).into()));
+            }
+            out.push(u8::try_from(name.len()).map_err(|_| FieldsError::TooLarge)?);
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(&u16::try_from(value.len()).map_err(|_| FieldsError::TooLarge)?.to_le_bytes());
+            out.extend_from_slice(value);
+        }
+        Ok(Self(Secret::new(out)))
+    }
+
+    /// From the encoded form.
+    ///
+    /// # Errors
+    /// [`FieldsError::Corrupt`] when the bytes are not one.
+    pub fn decode(secret: Secret) -> Result<Self, FieldsError> {
+        let fields = Self(secret);
+        let count = usize::from(*fields.0.expose().first().ok_or(FieldsError::Corrupt)?);
+        let mut rest = fields.0.expose().get(1..).unwrap_or_default();
+        for _ in 0..count {
+            rest = Self::split(rest).ok_or(FieldsError::Corrupt)?.2;
+        }
+        if rest.is_empty() { Ok(fields) } else { Err(FieldsError::Corrupt) }
+    }
+
+    /// The encoded form, to be sealed.
+    #[must_use]
+    pub fn encoded(&self) -> &Secret {
+        &self.0
+    }
+
+    /// The value of a field.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(n, _)| *n == name.as_bytes()).map(|(_, v)| v)
+    }
+
+    /// Name and value of every field, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let mut rest = self.0.expose().get(1..).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let (name, value, tail) = Self::split(rest)?;
+            rest = tail;
+            Some((name, value))
+        })
+    }
+
+    fn split(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+        let (name_len, rest) = bytes.split_first()?;
+        let (name, rest) = rest.split_at_checked(usize::from(*name_len))?;
+        let (len, rest) = rest.split_first_chunk::<2>()?;
+        let (value, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+        Some((name, value, rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(names: &[&str], input: &str) -> Result<Fields, FieldsError> {
+        Fields::parse(names, &Secret::new(input.into()))
+    }
+
+    #[test]
+    fn one_field_is_the_bytes_without_the_editors_newline() {
+        assert_eq!(parse(&["key"], "sk-1\r\n").unwrap().get("key"), Some(&b"sk-1"[..]));
+        assert_eq!(
+            parse(&["key"], "{\"not\":\"json to us\"}").unwrap().get("key"),
+            Some(&b"{\"not\":\"json to us\"}"[..])
+        );
+    }
+
+    #[test]
+    fn several_fields_are_a_json_object() {
+        let fields = parse(&["sid", "token"], r#"{"token":"t","sid":"s"}"#).unwrap();
+        let fields = Fields::decode(Secret::new(fields.encoded().expose().to_vec())).unwrap();
+        assert_eq!((fields.get("sid"), fields.get("token"), fields.get("x")), (Some(&b"s"[..]), Some(&b"t"[..]), None));
+    }
+
+    #[test]
+    fn bad_secrets_are_refused_without_being_repeated() {
+        let cases = [
+            (parse(&["key"], ""), FieldsError::Empty),
+            (parse(&["key"], "\n"), FieldsError::Empty),
+            (parse(&["key"], "a\nb"), FieldsError::Unusable("key".into())),
+            (parse(&["key"], " a"), FieldsError::Unusable("key".into())),
+            (parse(&["key"], &"x".repeat(MAX_FIELD_BYTES + 1)), FieldsError::TooLarge),
+            (parse(&["a", "b"], "x"), FieldsError::NotAnObject("`a`, `b`".into())),
+            (parse(&["a", "b"], r#"{"a":"x"}"#), FieldsError::Missing("b".into())),
+            (parse(&["a", "b"], r#"{"a":"x","b":""}"#), FieldsError::Missing("b".into())),
+            (parse(&["a", "b"], r#"{"a":"x","b":"y","c":"z"}"#), FieldsError::Unknown("c".into())),
+        ];
+        for (got, want) in cases {
+            assert_eq!(got.err(), Some(want));
+        }
+    }
+
+    #[test]
+    fn truncated_encodings_are_corrupt() {
+        let whole = parse(&["sid", "token"], r#"{"token":"t","sid":"s"}"#).unwrap();
+        let bytes = whole.encoded().expose();
+        for cut in 0..bytes.len() {
+            assert_eq!(Fields::decode(Secret::new(bytes[..cut].to_vec())).err(), Some(FieldsError::Corrupt), "{cut}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What replica and node must agree on about the table, beyond the messages themselves.
+
+/// Protocol version in `Hello`.
+pub const PROTOCOL: u32 = 1;
+
+/// Largest `Chunk.changes`, in bytes: a revocation never waits behind more than this.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+
+/// What a node says it can do. A record that needs a feature which the node doesn't name is withheld from it: an old node must
+/// not ignore a new rule and inject anyway.
+pub mod features {
+    /// Bearer, raw or prefixed Authorization, named headers, Basic, query, path.
+    pub const INJECT_V1: &str = "inject-v1";
+    /// Cedar policies over the schema of contract §8.
+    pub const POLICY_V1: &str = "policy-v1";
+    /// All of this build.
+    pub const ALL: &[&str] = &[INJECT_V1, POLICY_V1];
+}
+
+/// The HPKE `info` of the session key: ties the ciphertext to this protocol and use.
+pub const SESSION_KEY_INFO: &[u8] = b"seks/v1/session-key";
+
+/// Additional data of a credential that is sealed to a node: moved to another record, version or epoch it doesn't open.
+#[must_use]
+pub fn credential_aad(epoch: &str, tenant: &str, name: &str, version: u32) -> Vec<u8> {
+    // Names can't hold a NUL, so the concatenation is unambiguous.
+    let mut aad = Vec::with_capacity(epoch.len() + tenant.len() + name.len() + 24);
+    for part in ["seks/v1/node", epoch, tenant, name] {
+        aad.extend_from_slice(part.as_bytes());
+        aad.push(0);
+    }
+    aad.extend_from_slice(&version.to_be_bytes());
+    aad
+}

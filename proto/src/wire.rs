@@ -1,0 +1,26 @@
+//! The generated gRPC messages, clients and servers, and nothing else.
+//!
+//! Named only in this crate, in `control-plane`'s `admin` and `distribution`, in `data-plane`'s `sync`, and in the CLI.
+#![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; documented in the .proto files")]
+
+use std::fmt;
+
+tonic::include_proto!("seks.v1");
+
+/// The descriptors of every message, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/seks.v1.bin"));
+
+impl fmt::Debug for PutCredentialRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PutCredentialRequest")
+            .field("tenant", &self.tenant)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IssuedToken").field("token", &self.token).finish_non_exhaustive()
+    }
+}
