@@ -12,7 +12,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .btree_map(".")
         .bytes(".seks.v1.Chunk.changes")
         // Requests and answers that carry a secret have a Debug of their own, in `wire.rs`.
-        .skip_debug(["seks.v1.PutCredentialRequest", "seks.v1.IssuedToken"])
+        .skip_debug([
+            "seks.v1.PutCredentialRequest",
+            "seks.v1.IssuedToken",
+            "seks.v1.EnrollNodeResponse",
+            "seks.v1.JoinRequest",
+        ])
         .compile_fds(descriptors)?;
     println!("cargo::rerun-if-changed=seks");
     Ok(())

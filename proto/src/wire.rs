@@ -10,6 +10,8 @@ tonic::include_proto!("seks.v1");
 /// The descriptors of every message, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/seks.v1.bin"));
 
+// The messages that carry a secret: only what isn't one is printed.
+
 impl fmt::Debug for PutCredentialRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PutCredentialRequest")
@@ -22,5 +24,17 @@ impl fmt::Debug for PutCredentialRequest {
 impl fmt::Debug for IssuedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IssuedToken").field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for EnrollNodeResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnrollNodeResponse").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for JoinRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinRequest").field("node", &self.node).finish_non_exhaustive()
     }
 }

@@ -17,6 +17,8 @@ pub enum Key {
     Operator(OperatorName),
     /// A node that was seen, and so may hold a lease.
     Node(NodeId),
+    /// A join token that hasn't been used, by its id.
+    Join(String),
     /// A tenant itself.
     Tenant(TenantName),
     /// An agent.
@@ -77,6 +79,7 @@ impl fmt::Display for Key {
             Self::Rotation => f.write_str("meta/rotation"),
             Self::Operator(name) => write!(f, "operator/{name}"),
             Self::Node(id) => write!(f, "node/{id}"),
+            Self::Join(id) => write!(f, "join/{id}"),
             Self::Tenant(name) => write!(f, "tenant/{name}"),
             Self::Agent(t, name) => write!(f, "in/{t}/agent/{name}"),
             Self::Service(t, name) => write!(f, "in/{t}/service/{name}"),
@@ -107,6 +110,7 @@ impl Key {
             ["meta", "rotation"] => Self::Rotation,
             ["operator", name] => Self::Operator(name.parse().ok()?),
             ["node", id] => Self::Node(id.parse().ok()?),
+            ["join", id] => Self::Join((*id).into()),
             ["tenant", name] => Self::Tenant(name.parse().ok()?),
             ["in", t, kind, name] => {
                 let t = t.parse().ok()?;
