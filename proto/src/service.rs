@@ -351,3 +351,6 @@ impl DeniedPath {
         path.next().is_none()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! The rules of ARCHITECTURE.md that a reader relies on, checked on the sources themselves.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// The lines that are compiled into a binary: no comments, and nothing after `mod tests`.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let end = self.text.find("#[cfg(test)]\nmod tests").unwrap_or(self.text.len());
+        let body = self.text.get(..end).unwrap_or_default();
+        body.lines().enumerate().map(|(n, l)| (n + 1, l)).filter(|(_, l)| !l.trim_start().starts_with("//"))
+    }
+
+    fn is_test(&self) -> bool {
+        self.path.ends_with("tests.rs") || self.path.contains("/tests/") || self.path.contains("conformance")
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+fn sources(folder: &str) -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let path = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+                found.push(Source { path, text });
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no sources below {folder}");
+    found
+}
+
+/// Every line of `folders` in which `word` stands outside of the files that `allowed` names.
+fn strays(folders: &[&str], word: &str, allowed: &[&str]) -> Vec<String> {
+    let mut strays = Vec::new();
+    for source in folders.iter().flat_map(|f| sources(f)) {
+        if source.is_test() || allowed.iter().any(|a| source.path.starts_with(a)) {
+            continue;
+        }
+        let hits = source.code().filter(|(_, line)| line.contains(word));
+        strays.extend(hits.map(|(n, line)| format!("{}:{n}: {}", source.path, line.trim())));
+    }
+    strays
+}
+
+#[track_caller]
+fn assert_none(strays: &[String], rule: &str) {
+    assert!(strays.is_empty(), "{rule}:\n{}", strays.join("\n"));
+}
+
+#[test]
+fn the_planes_never_import_each_other() {
+    assert_none(&strays(&["control-plane/src"], "seks_data_plane", &[]), "the control plane imports the data plane");
+    assert_none(&strays(&["data-plane/src"], "seks_control_plane", &[]), "the data plane imports the control plane");
+    for word in ["seks_data_plane", "seks_control_plane", "seks_cli"] {
+        assert_none(&strays(&["proto/src"], word, &[]), "the contract imports what stands on it");
+    }
+}
+
+#[test]
+fn wire_types_stay_at_the_edges() {
+    // Records are stored as wire messages, so the registry names them; the store, the seal and the path of a request don't.
+    let folders = ["control-plane/src", "data-plane/src"];
+    let allowed = [
+        "control-plane/src/admin",
+        "control-plane/src/authority",
+        "control-plane/src/distribution",
+        "control-plane/src/registry",
+        "control-plane/src/server",
+        "control-plane/src/status",
+        "data-plane/src/sync",
+        "data-plane/src/table",
+    ];
+    assert_none(&strays(&folders, "wire::", &allowed), "a wire type away from the edges");
+}
+
+#[test]
+fn secrets_are_exposed_only_where_they_are_sealed_encoded_injected_or_searched_for() {
+    let allowed = [
+        "proto/src/secret.rs",            // the type itself
+        "control-plane/src/seal",         // sealed
+        "control-plane/src/distribution", // encoded for a node
+        "data-plane/src/table",           // sealed again, in memory
+        "data-plane/src/proxy/inject",    // injected
+        "data-plane/src/proxy/scrub",     // searched for
+        "cli/src/secret_input.rs",        // on its way from the operator to the seal
+    ];
+    let folders = ["proto/src", "control-plane/src", "data-plane/src", "cli/src"];
+    assert_none(&strays(&folders, ".expose()", &allowed), "a secret is exposed");
+}
+
+#[test]
+fn key_paths_are_spelled_in_one_file_and_etcd_is_named_in_one_folder() {
+    for word in ["\"in/", "\"meta/", "\"tenant/", "\"operator/", "\"node/"] {
+        assert_none(&strays(&["control-plane/src"], word, &["control-plane/src/store/key.rs"]), "a key path");
+    }
+    let folders = ["control-plane/src", "data-plane/src", "proto/src", "cli/src"];
+    assert_none(&strays(&folders, "etcd_client", &["control-plane/src/store/etcd"]), "etcd outside its store");
+}
+
+#[test]
+fn unsafe_code_stands_in_the_wiping_allocator_alone() {
+    let folders = ["control-plane/src", "data-plane/src", "proto/src", "cli/src"];
+    for word in ["unsafe {", "unsafe fn", "unsafe impl"] {
+        assert_none(&strays(&folders, word, &["proto/src/runtime/alloc.rs"]), "unsafe code");
+    }
+}
+
+#[test]
+fn files_stay_short_and_modules_have_names() {
+    let folders = ["proto/src", "control-plane/src", "data-plane/src", "cli/src", "tests/src", "benches/src"];
+    let all: Vec<_> = folders.iter().flat_map(|f| sources(f)).collect();
+    let long: Vec<_> = all.iter().map(|s| (s.text.lines().count(), &s.path)).filter(|(n, _)| *n > 600).collect();
+    assert!(long.is_empty(), "over 600 lines: {long:?}");
+    let unnamed: Vec<_> = all.iter().filter(|s| s.path.ends_with("/mod.rs")).map(|s| &s.path).collect();
+    assert!(unnamed.is_empty(), "mod.rs: {unnamed:?}");
+}
