@@ -1,1 +1,9 @@
-//! data-plane
+//! The data plane: a node that takes agents' requests, decides, puts the real credential in and relays the answer.
+//!
+//! The path of a request, one file a stage: [`listener`] → [`proxy`] (`admit` → `lookup` → `authorize` → connect → `inject` →
+//! `forward` → `scrub` → `audit`).
+
+pub mod config;
+pub mod proxy;
+
+pub use config::Config;

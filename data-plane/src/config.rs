@@ -1,0 +1,340 @@
+//! What a node can be told: `data-plane.toml`, `SEKS_…` variables and flags, merged by [`seks_proto::runtime::config`].
+//!
+//! Every value has a default that is safe to serve with; a key that doesn't exist is an error. Sizes are in bytes, times are
+//! written as `10s` or `500ms`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+/// The whole configuration of a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Who this node is.
+    pub node: NodeConfig,
+    /// Where its tables come from.
+    pub control: ControlConfig,
+    /// What agents connect to.
+    pub proxy: ProxyConfig,
+    /// How upstreams are reached.
+    pub upstream: UpstreamConfig,
+    /// Whether a request may go unrecorded.
+    pub audit: AuditConfig,
+    /// Where spans and metrics go.
+    pub telemetry: TelemetryConfig,
+}
+
+/// `[node]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// The node's name; empty: the control plane picks one when it joins.
+    pub name: String,
+    /// The region it reports. Default: `local`.
+    pub region: String,
+    /// Where its identity (key and certificate) is kept; nothing else ever is.
+    pub data_dir: PathBuf,
+}
+
+/// `[control]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlConfig {
+    /// Control planes (`https://host:port`), nearest first; the node fails over between them.
+    pub endpoints: Vec<String>,
+    /// A one-time join token (`seks node enroll`), read when `data_dir` holds no identity.
+    pub join_token_file: Option<PathBuf>,
+    /// PEM roots that a control plane's certificate must chain to before the node has its own copy.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[proxy]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProxyConfig {
+    /// Where agents connect. Default: `127.0.0.1:8300`.
+    pub listen: SocketAddr,
+    /// Serve TLS instead of plain HTTP.
+    pub tls: Option<TlsConfig>,
+    /// Host names that agents may use. Beside these `localhost` and the address it listens on are always accepted.
+    pub hosts: Vec<String>,
+    /// Bounds on what an agent can take.
+    pub limits: Limits,
+}
+
+/// `[proxy.tls]`: read again when the files change.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM chain, leaf first.
+    pub cert_file: PathBuf,
+    /// PEM private key.
+    pub key_file: PathBuf,
+    /// PEM roots for agents' client certificates; without it none are asked for.
+    #[serde(default)]
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// `[proxy.limits]`: the bounds before and after a request is known to be somebody's.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Largest request head. Default: 32 KiB.
+    pub header_bytes: usize,
+    /// Most fields in a head. Default: 100.
+    pub header_fields: usize,
+    /// Longest request target. Default: 8 KiB.
+    pub uri_bytes: usize,
+    /// Largest request body. Default: 1 GiB: bodies stream, so this costs no memory.
+    pub body_bytes: u64,
+    /// Largest body that a policy looks into; a larger one is denied. Default: 1 MiB.
+    pub inspect_bytes: usize,
+    /// A head must be complete this long after its connection or its first byte. Default: 10 s.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// A TLS handshake must be done in this time. Default: 5 s.
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+    /// An agent that is to send or to read must move at least 256 bytes in this time. Default: 30 s.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// A connection without a request is closed after this. Default: 60 s.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// Most connections at once; more wait in the kernel's queue. Default: 50,000.
+    pub max_connections: usize,
+    /// Most streams of one HTTP/2 connection. Default: 100.
+    pub max_streams: u32,
+    /// Most requests of one token in flight. Default: 256.
+    pub max_in_flight: u32,
+    /// How long requests in flight may take to finish after SIGTERM. Default: 30 s.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+}
+
+/// `[upstream]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamConfig {
+    /// Resolving, connecting and the TLS handshake together. Default: 10 s.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// From the last byte of a request's head to the first byte of the answer, where the service doesn't say. Default: 60 s.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// Longest silence within an answer's body. Default: 5 min: models think long between two events.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// How long an unused connection is kept. Default: 60 s.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// Most unused connections kept for one credential of one service. Default: 128.
+    pub max_idle: usize,
+    /// PEM roots trusted beside the machine's, for every service without its own.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[audit]`
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// What happens when a request can't be recorded.
+    pub mode: AuditMode,
+}
+
+/// What happens when a request can't be recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditMode {
+    /// It is served and counted in `seks_audit_dropped_total`.
+    #[default]
+    BestEffort,
+    /// It is refused with `audit_unavailable`.
+    Required,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// Where `/metrics`, `/healthz` and `/readyz` are served. Default: `127.0.0.1:8302`.
+    pub metrics_listen: SocketAddr,
+    /// OTLP endpoint; the standard `OTEL_EXPORTER_OTLP_*` variables work too.
+    pub otlp_endpoint: Option<String>,
+    /// `service.instance.id` of every span. Default: the node's name.
+    pub service_instance: Option<String>,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self { name: String::new(), region: "local".into(), data_dir: "seks-node".into() }
+    }
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8300)),
+            tls: None,
+            hosts: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes: 32 << 10,
+            header_fields: 100,
+            uri_bytes: 8 << 10,
+            body_bytes: 1 << 30,
+            inspect_bytes: 1 << 20,
+            header_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(60),
+            max_connections: 50_000,
+            max_streams: 100,
+            max_in_flight: 256,
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for UpstreamConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(300),
+            keep_alive: Duration::from_secs(60),
+            max_idle: 128,
+            ca_file: None,
+        }
+    }
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self {
+            metrics_listen: SocketAddr::from(([127, 0, 0, 1], 8302)),
+            otlp_endpoint: None,
+            service_instance: None,
+        }
+    }
+}
+
+/// Why a configuration is not one. The message names the key.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {reason}")]
+pub struct ConfigError {
+    key: &'static str,
+    reason: String,
+}
+
+impl Config {
+    /// Checks what the types can't: names, ranges and files that must be there.
+    ///
+    /// # Errors
+    /// The first key that is wrong, and why.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let fail = |key, reason: &str| Err(ConfigError { key, reason: reason.into() });
+        let limits = &self.proxy.limits;
+        if !self.node.name.is_empty() && !seks_proto::id::is_name(&self.node.name) {
+            return fail("node.name", "1 to 63 of a-z, 0-9 and `-`");
+        }
+        if !seks_proto::id::is_name(&self.node.region) {
+            return fail("node.region", "1 to 63 of a-z, 0-9 and `-`");
+        }
+        if let Some(bad) = self.proxy.hosts.iter().find(|h| !is_host(h)) {
+            return fail("proxy.hosts", &format!("`{bad}` is no host name: lower case, without scheme, port or path"));
+        }
+        if !(1024..=1 << 20).contains(&limits.header_bytes) {
+            return fail("proxy.limits.header_bytes", "1,024 to 1,048,576");
+        }
+        if !(1..=1000).contains(&limits.header_fields) {
+            return fail("proxy.limits.header_fields", "1 to 1,000");
+        }
+        if limits.uri_bytes == 0 || limits.uri_bytes > limits.header_bytes {
+            return fail("proxy.limits.uri_bytes", "1 to header_bytes");
+        }
+        if limits.max_connections == 0 || limits.max_streams == 0 || limits.max_in_flight == 0 {
+            return fail("proxy.limits", "max_connections, max_streams and max_in_flight are at least 1");
+        }
+        for (key, time) in [
+            ("proxy.limits.header_timeout", limits.header_timeout),
+            ("proxy.limits.handshake_timeout", limits.handshake_timeout),
+            ("proxy.limits.idle_timeout", limits.idle_timeout),
+            ("proxy.limits.keep_alive", limits.keep_alive),
+            ("upstream.connect_timeout", self.upstream.connect_timeout),
+            ("upstream.request_timeout", self.upstream.request_timeout),
+            ("upstream.idle_timeout", self.upstream.idle_timeout),
+            ("upstream.keep_alive", self.upstream.keep_alive),
+        ] {
+            if time.is_zero() || time > Duration::from_secs(24 * 3600) {
+                return fail(key, "more than 0 and at most 24 hours");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A host name or address as it stands in `Host`, without the port.
+fn is_host(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
+    address || (host.len() <= 253 && host.split('.').all(seks_proto::id::is_name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_contracts_example_is_read() {
+        let config: Config = toml::from_str(
+            r#"
+            [node]
+            name = "edge-1"
+            region = "eu"
+            data_dir = "/var/lib/seks"
+            [control]
+            endpoints = ["https://cp.example:8303"]
+            join_token_file = "/etc/seks/join"
+            [proxy]
+            listen = "0.0.0.0:8300"
+            hosts = ["broker.example"]
+            tls = { cert_file = "c.pem", key_file = "k.pem" }
+            limits = { header_bytes = 16384, idle_timeout = "10s" }
+            [upstream]
+            connect_timeout = "3s"
+            [audit]
+            mode = "required"
+            [telemetry]
+            otlp_endpoint = "http://collector:4317"
+            "#,
+        )
+        .unwrap();
+        config.check().unwrap();
+        assert_eq!(config.audit.mode, AuditMode::Required);
+        assert_eq!(config.proxy.limits.idle_timeout, Duration::from_secs(10));
+        assert_eq!(config.proxy.limits.max_connections, 50_000);
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_values_are_refused_by_name() {
+        for text in ["[node]\nnmae = 'x'", "[proxy]\nlisten = 8300", "[audit]\nmode = 'maybe'", "[prxy]"] {
+            assert!(toml::from_str::<Config>(text).is_err(), "{text}");
+        }
+        for (text, key) in [
+            ("[node]\nname = 'A B'", "node.name"),
+            ("[proxy]\nhosts = ['https://x']", "proxy.hosts"),
+            ("[proxy.limits]\nheader_bytes = 1", "proxy.limits.header_bytes"),
+            ("[upstream]\nconnect_timeout = '0s'", "upstream.connect_timeout"),
+        ] {
+            let error = toml::from_str::<Config>(text).unwrap().check().unwrap_err();
+            assert!(error.to_string().starts_with(key), "{error}");
+        }
+    }
+}

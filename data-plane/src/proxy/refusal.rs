@@ -1,0 +1,204 @@
+//! What an agent is told when its request is not served: a code, a status and fixed text.
+//!
+//! An agent is an untrusted reader: nothing of the request, the upstream or a credential is ever part of a refusal. Refusals
+//! are not errors: an error says what went wrong to an operator, a refusal says what to do to an agent.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+/// The CODEs of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each is explained where `title` says it")]
+pub enum Code {
+    TokenMissing,
+    TokenMalformed,
+    TokenUnknown,
+    TokenExpired,
+    TokenRevoked,
+    TokenAmbiguous,
+    TokenBinding,
+    AgentDisabled,
+    ServiceNotGranted,
+    PolicyDenied,
+    ServiceUnknown,
+    RequestInvalid,
+    RequestTooLarge,
+    LimitExceeded,
+    UpstreamUnreachable,
+    UpstreamTls,
+    UpstreamTimeout,
+    NodeStale,
+    AuditUnavailable,
+}
+
+impl Code {
+    /// As it stands in `urn:seks:error:CODE`, in spans and in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The status that it has unless a refusal says otherwise.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        self.row().1
+    }
+
+    fn row(self) -> (&'static str, StatusCode, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::TokenMissing => ("token_missing", S::UNAUTHORIZED, "no token was presented"),
+            Self::TokenMalformed => ("token_malformed", S::UNAUTHORIZED, "what was presented is no token"),
+            Self::TokenUnknown => ("token_unknown", S::UNAUTHORIZED, "the token is not known"),
+            Self::TokenExpired => ("token_expired", S::UNAUTHORIZED, "the token has expired"),
+            Self::TokenRevoked => ("token_revoked", S::UNAUTHORIZED, "the token was revoked"),
+            Self::TokenAmbiguous => ("token_ambiguous", S::UNAUTHORIZED, "more than one credential was presented"),
+            Self::TokenBinding => ("token_binding", S::FORBIDDEN, "the token is bound to another source"),
+            Self::AgentDisabled => ("agent_disabled", S::FORBIDDEN, "the agent is disabled"),
+            Self::ServiceNotGranted => ("service_not_granted", S::FORBIDDEN, "the token does not grant this service"),
+            Self::PolicyDenied => ("policy_denied", S::FORBIDDEN, "policy denies this request"),
+            Self::ServiceUnknown => ("service_unknown", S::NOT_FOUND, "there is no such service"),
+            Self::RequestInvalid => ("request_invalid", S::BAD_REQUEST, "the request is not acceptable"),
+            Self::RequestTooLarge => ("request_too_large", S::PAYLOAD_TOO_LARGE, "the request is too large"),
+            Self::LimitExceeded => ("limit_exceeded", S::TOO_MANY_REQUESTS, "too many requests at once"),
+            Self::UpstreamUnreachable => {
+                ("upstream_unreachable", S::BAD_GATEWAY, "the upstream can't be reached or its answer can't be relayed")
+            }
+            Self::UpstreamTls => ("upstream_tls", S::BAD_GATEWAY, "the upstream's identity can't be verified"),
+            Self::UpstreamTimeout => ("upstream_timeout", S::GATEWAY_TIMEOUT, "the upstream did not answer in time"),
+            Self::NodeStale => ("node_stale", S::SERVICE_UNAVAILABLE, "this node is cut off from its control plane"),
+            Self::AuditUnavailable => {
+                ("audit_unavailable", S::SERVICE_UNAVAILABLE, "the request can't be recorded, so it is not served")
+            }
+        }
+    }
+}
+
+/// A refusal: made by a stage, turned into an answer once, in `handle`.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Which one.
+    pub code: Code,
+    /// Its status; most codes have one only.
+    pub status: StatusCode,
+    detail: Cow<'static, str>,
+    retry_after: Option<u32>,
+    allow: bool,
+}
+
+/// The methods that a service can be called with.
+pub const METHODS: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Self {
+        let retry_after = match code {
+            Code::LimitExceeded | Code::NodeStale | Code::AuditUnavailable => Some(1),
+            _ => None,
+        };
+        Self { code, status: code.status(), detail: Cow::Borrowed(""), retry_after, allow: false }
+    }
+}
+
+impl Refusal {
+    /// `request_invalid` with the reason, a fixed text.
+    #[must_use]
+    pub fn invalid(detail: &'static str) -> Self {
+        Self::from(Code::RequestInvalid).with_detail(detail)
+    }
+
+    /// The same code under another status: 405, 414, 421, 431, 501, 505.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.allow = status == StatusCode::METHOD_NOT_ALLOWED;
+        self.status = status;
+        self
+    }
+
+    /// Says more. Only fixed texts and names of policies: never bytes of a request.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.detail = detail.into();
+        self
+    }
+
+    /// The answer's body: `application/problem+json`, with the `error` object that vendors' SDKs show.
+    #[must_use]
+    pub fn body(&self, request_id: &str) -> Bytes {
+        let (code, _, title) = self.code.row();
+        let detail = if self.detail.is_empty() { title } else { &*self.detail };
+        let problem = serde_json::json!({
+            "type": format!("urn:seks:error:{code}"),
+            "title": title,
+            "status": self.status.as_u16(),
+            "detail": detail,
+            "request_id": request_id,
+            "error": { "message": detail, "type": "seks_error", "code": code },
+        });
+        Bytes::from(problem.to_string())
+    }
+
+    /// The answer without its `x-seks-request-id`, which every answer gets in one place.
+    #[must_use]
+    pub fn response(&self, request_id: &str) -> Response<Bytes> {
+        let mut response = Response::new(self.body(request_id));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"seks\""));
+        }
+        if self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_a_problem_and_an_error_that_sdks_show() {
+        let response = Refusal::from(Code::PolicyDenied).with_detail("denied by `no-deletes`").response("req-1");
+        assert_eq!(response.status(), 403);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["type"], "urn:seks:error:policy_denied");
+        assert_eq!(body["status"], 403);
+        assert_eq!(body["detail"], "denied by `no-deletes`");
+        assert_eq!(body["request_id"], "req-1");
+        assert_eq!(
+            body["error"],
+            serde_json::json!({"message": "denied by `no-deletes`", "type": "seks_error", "code": "policy_denied"})
+        );
+    }
+
+    #[test]
+    fn statuses_are_the_contracts() {
+        for (code, status) in [
+            (Code::TokenMissing, 401),
+            (Code::TokenAmbiguous, 401),
+            (Code::TokenBinding, 403),
+            (Code::ServiceUnknown, 404),
+            (Code::RequestInvalid, 400),
+            (Code::RequestTooLarge, 413),
+            (Code::LimitExceeded, 429),
+            (Code::UpstreamTls, 502),
+            (Code::UpstreamTimeout, 504),
+            (Code::NodeStale, 503),
+            (Code::AuditUnavailable, 503),
+        ] {
+            assert_eq!(Refusal::from(code).response("x").status(), status, "{}", code.as_str());
+        }
+        assert_eq!(Refusal::from(Code::LimitExceeded).response("x").headers()["retry-after"], "1");
+        let odd = Refusal::invalid("m").with_status(StatusCode::METHOD_NOT_ALLOWED).response("x");
+        assert_eq!((odd.status().as_u16(), odd.headers()["allow"].to_str().unwrap()), (405, METHODS));
+    }
+}
