@@ -218,11 +218,7 @@ impl Default for UpstreamConfig {
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self {
-            metrics_listen: SocketAddr::from(([127, 0, 0, 1], 8302)),
-            otlp_endpoint: None,
-            service_instance: None,
-        }
+        Self { metrics_listen: SocketAddr::from(([127, 0, 0, 1], 8302)), otlp_endpoint: None, service_instance: None }
     }
 }
 
