@@ -1,0 +1,166 @@
+//! Child processes: found beside the test, watched, and never left behind.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal};
+
+/// How long a condition may take on a slow, shared machine before a test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A binary of this workspace, in the target directory that the test itself was built into.
+///
+/// # Panics
+/// When it has not been built.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.ancestors().find(|dir| dir.join(name).is_file());
+    profile.unwrap_or_else(|| panic!("`{name}` is not built: cargo build --workspace --bins")).join(name)
+}
+
+/// The first of an environment variable's value and the programs on `PATH` that exists.
+pub fn find_program(variable: &str, name: &str) -> Option<PathBuf> {
+    let told = std::env::var_os(variable).map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    told.into_iter().chain(std::env::split_paths(&path).map(|dir| dir.join(name))).find(|file| file.is_file())
+}
+
+/// Asks again and again until there is an answer.
+///
+/// # Panics
+/// When there is none within [`PATIENCE`].
+pub fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = poll() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A running child. Its output goes to files, so that a test can read it while it runs. Killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Process {
+    /// Starts a command; what it prints is appended to `NAME.out` and `NAME.err` in `dir`.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn spawn(name: &str, dir: &Path, command: &mut Command) -> Self {
+        let sink = |end: &str| {
+            let path = dir.join(format!("{name}.{end}"));
+            (File::options().create(true).append(true).open(&path).unwrap(), path)
+        };
+        let ((out, stdout), (err, stderr)) = (sink("out"), sink("err"));
+        let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
+        let child = child.unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        Self { child, name: name.into(), stdout, stderr }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it is still running.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// All that it has printed so far, standard output first.
+    pub fn output(&self) -> String {
+        let text = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+        text(&self.stdout) + &text(&self.stderr)
+    }
+
+    /// What it has printed to standard error so far.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.stderr).unwrap_or_default()).into_owned()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = rustix::process::kill_process(pid, signal); // it may have ended meanwhile
+        }
+    }
+
+    /// `SIGTERM`, then its exit status.
+    ///
+    /// # Panics
+    /// When it doesn't end within [`PATIENCE`].
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        let name = self.name.clone();
+        wait_for(&format!("{name} to end on SIGTERM"), || self.child.try_wait().unwrap())
+    }
+
+    /// `SIGKILL`, as a crash would end it.
+    pub fn kill(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
+    /// Waits until it has done something, and says what it printed when it ended instead.
+    ///
+    /// # Panics
+    /// When it ends, or after [`PATIENCE`].
+    pub fn wait_for<T>(&mut self, what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+        wait_for(what, || {
+            let found = poll();
+            if found.is_none() && !self.is_alive() {
+                panic!("{} ended while waiting for {what}:\n{}", self.name, self.output());
+            }
+            found
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a command that ran to its end has left.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// Runs a command to its end, with `input` on its standard input.
+///
+/// # Panics
+/// When it can't be started.
+pub fn run(command: &mut Command, input: &[u8]) -> Finished {
+    use std::io::Write as _;
+    let name = Path::new(command.get_program()).file_name().map(OsStr::to_owned).unwrap_or_default();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", name.display()));
+    // A command that never reads its input closes the pipe: not an error of this side.
+    drop(child.stdin.take().unwrap().write_all(input));
+    let done = child.wait_with_output().unwrap();
+    Finished {
+        code: done.status.code(),
+        stdout: String::from_utf8_lossy(&done.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
+    }
+}

@@ -1,0 +1,195 @@
+//! A whole SEKS on this machine, as a user runs it: `seks dev` on free ports with a data directory of its own, and the CLI.
+
+pub mod cli;
+
+use std::{fs, net::SocketAddr, path::PathBuf, process::Command};
+
+use serde::Deserialize;
+use tempfile::TempDir;
+
+pub use self::cli::{Cli, Token};
+use crate::{
+    Collector, Upstream,
+    process::{Process, binary},
+    raw::{self, Reply},
+};
+
+/// How to start it.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// TOML for `--config`.
+    pub config: String,
+    /// Accepted Host names beside the listen address.
+    pub hosts: Vec<String>,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Options {
+    /// Sends spans to a collector, without waiting for a batch to fill.
+    #[must_use]
+    pub fn collector(mut self, collector: &Collector) -> Self {
+        self.environment.push(("OTEL_EXPORTER_OTLP_ENDPOINT".into(), collector.endpoint()));
+        self.environment.push(("OTEL_BSP_SCHEDULE_DELAY".into(), "100".into()));
+        self
+    }
+}
+
+/// What `--ready-file` says.
+#[derive(Clone, Debug, Deserialize)]
+struct Ready {
+    proxy: String,
+    admin: String,
+    metrics: String,
+    context_file: PathBuf,
+}
+
+/// A running `seks dev`.
+pub struct Sandbox {
+    directory: TempDir,
+    options: Options,
+    process: Process,
+    ready: Ready,
+    cli: Cli,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self::start()
+    }
+}
+
+impl Sandbox {
+    /// Starts one with the defaults.
+    pub fn start() -> Self {
+        Self::with(Options::default())
+    }
+
+    /// Starts one.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    pub fn with(options: Options) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (process, ready) = launch(&directory, &options);
+        let cli = Cli::new(directory.path(), &ready.context_file);
+        Self { directory, options, process, ready, cli }
+    }
+
+    /// Stops it as a service manager would and starts it again on the same data.
+    ///
+    /// # Panics
+    /// When it doesn't end with status 0, or doesn't come up again.
+    pub fn restart(&mut self) {
+        let status = self.process.terminate();
+        assert!(status.success(), "{status}: {}", self.process.output());
+        self.start_again();
+    }
+
+    /// Kills it as a crash would and starts it again on the same data.
+    pub fn crash(&mut self) {
+        self.process.kill();
+        self.start_again();
+    }
+
+    fn start_again(&mut self) {
+        (self.process, self.ready) = launch(&self.directory, &self.options);
+        self.cli = Cli::new(self.directory.path(), &self.ready.context_file);
+    }
+
+    /// Where agents reach it.
+    pub fn proxy(&self) -> SocketAddr {
+        address(&self.ready.proxy)
+    }
+
+    /// Its base URL for agents.
+    pub fn proxy_url(&self) -> &str {
+        &self.ready.proxy
+    }
+
+    /// Where `/metrics`, `/healthz` and `/readyz` are.
+    pub fn metrics(&self) -> SocketAddr {
+        address(&self.ready.metrics)
+    }
+
+    /// Where the admin API is.
+    pub fn admin(&self) -> SocketAddr {
+        address(&self.ready.admin)
+    }
+
+    /// Its data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The administrator's command line.
+    pub fn cli(&self) -> &Cli {
+        &self.cli
+    }
+
+    /// Enables a catalogue service with a stand-in behind it, and stores its credential under the service's name.
+    pub fn service(&self, name: &str, upstream: &Upstream, secret: &str) {
+        self.cli.enable(name, name, upstream);
+        self.cli.put_credential(name, name, secret);
+    }
+
+    /// Issues a token of a (new) agent for services.
+    pub fn token(&self, agent: &str, services: &[&str]) -> Token {
+        self.cli.create_agent(agent);
+        self.cli.issue(agent, services, &[])
+    }
+
+    /// A GET as an agent makes it.
+    pub fn get(&self, path: &str, token: &str) -> Reply {
+        raw::get(self.proxy(), path, token)
+    }
+
+    /// A POST of JSON as an agent makes it.
+    pub fn post(&self, path: &str, token: &str, body: &str) -> Reply {
+        raw::post(self.proxy(), path, token, body)
+    }
+
+    /// The metrics page.
+    pub fn metrics_page(&self) -> String {
+        raw::exchange(self.metrics(), "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").text()
+    }
+
+    /// All that the process and the CLI have printed, and the metrics page.
+    pub fn everything_emitted(&self) -> String {
+        self.process.output() + &self.cli.everything_printed() + &self.metrics_page()
+    }
+}
+
+fn address(url: &str) -> SocketAddr {
+    let authority = url.split("//").nth(1).unwrap_or(url);
+    authority.trim_end_matches('/').parse().unwrap_or_else(|_| panic!("`{url}` names no address"))
+}
+
+fn launch(directory: &TempDir, options: &Options) -> (Process, Ready) {
+    let ready_file = directory.path().join("ready.json");
+    drop(fs::remove_file(&ready_file));
+    let mut command = Command::new(binary("seks"));
+    command.current_dir(directory.path()).arg("dev").args(["--data-dir", "data", "--ready-file", "ready.json"]);
+    for listener in ["--proxy-listen", "--admin-listen", "--metrics-listen"] {
+        command.args([listener, "127.0.0.1:0"]);
+    }
+    if !options.config.is_empty() {
+        fs::write(directory.path().join("dev.toml"), &options.config).unwrap();
+        command.args(["--config", "dev.toml"]);
+    }
+    for host in &options.hosts {
+        command.args(["--host", host]);
+    }
+    cli::clean_environment(&mut command);
+    command.envs(options.environment.iter().map(|(k, v)| (k, v)));
+    let mut process = Process::spawn("seks-dev", directory.path(), &mut command);
+    let ready: Ready =
+        process.wait_for("seks dev to be ready", || serde_json::from_slice(&fs::read(&ready_file).ok()?).ok());
+    let ready = Ready { context_file: directory.path().join(&ready.context_file), ..ready };
+    (process, ready)
+}
