@@ -109,7 +109,11 @@ impl TraceService for Sink {
             id: hex(&span.span_id),
             parent: hex(&span.parent_span_id),
             trace: hex(&span.trace_id),
-            attributes: span.attributes.into_iter().map(|kv| (kv.key, kv.value.map(text).unwrap_or_default())).collect(),
+            attributes: span
+                .attributes
+                .into_iter()
+                .map(|kv| (kv.key, kv.value.map(text).unwrap_or_default()))
+                .collect(),
         });
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(spans);
         Ok(Response::new(ExportTraceServiceResponse::default()))

@@ -205,7 +205,8 @@ mod tests {
 
     #[test]
     fn other_text_is_not_taken_for_the_secret() {
-        for text in ["", "sk-REAL", &SECRET[1..], "a body without it", &STANDARD.encode("something else entirely here")] {
+        for text in ["", "sk-REAL", &SECRET[1..], "a body without it", &STANDARD.encode("something else entirely here")]
+        {
             assert_eq!(find(text.as_bytes(), SECRET), None, "{text}");
         }
     }

@@ -7,11 +7,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::{
-    Answer, Framing, Request, Shared,
-    answer::Step,
-    record::KEPT,
-};
+use super::{Answer, Framing, Request, Shared, answer::Step, record::KEPT};
 
 /// What has been read and not yet understood.
 struct Inbox {

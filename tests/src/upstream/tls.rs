@@ -37,10 +37,8 @@ pub fn acceptor() -> (TlsAcceptor, String) {
     let identity = identity();
     let leaf = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).unwrap();
     let key = PrivatePkcs8KeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap();
-    let mut config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf], PrivateKeyDer::Pkcs8(key))
-        .unwrap();
+    let mut config =
+        ServerConfig::builder().with_no_client_auth().with_single_cert(vec![leaf], PrivateKeyDer::Pkcs8(key)).unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     (TlsAcceptor::from(Arc::new(config)), identity.ca_pem)
 }

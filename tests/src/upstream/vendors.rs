@@ -81,7 +81,10 @@ fn openai(request: &Request) -> Answer {
     let body = request.json();
     let piece = |delta: Value, finish: Value| {
         let choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
-        ("", json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"], "choices": [choice]}))
+        (
+            "",
+            json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"], "choices": [choice]}),
+        )
     };
     match (request.method().as_str(), request.path().as_str()) {
         ("GET", "/v1/models") => answer(&json!({"object": "list", "data": [
@@ -124,17 +127,22 @@ fn anthropic(request: &Request) -> Answer {
     if body["stream"] != true {
         return answer(&message(json!([{"type": "text", "text": "Hello from the stand-in"}]), json!("end_turn")));
     }
-    let delta = |text: &str| {
-        json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}})
-    };
+    let delta =
+        |text: &str| json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}});
     stream(
         &[
             ("message_start", json!({"type": "message_start", "message": message(json!([]), Value::Null)})),
-            ("content_block_start", json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})),
+            (
+                "content_block_start",
+                json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}),
+            ),
             ("content_block_delta", delta("Hello from ")),
             ("content_block_delta", delta("the stand-in")),
             ("content_block_stop", json!({"type": "content_block_stop", "index": 0})),
-            ("message_delta", json!({"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": null}, "usage": {"output_tokens": 4}})),
+            (
+                "message_delta",
+                json!({"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": null}, "usage": {"output_tokens": 4}}),
+            ),
             ("message_stop", json!({"type": "message_stop"})),
         ],
         None,
@@ -143,7 +151,10 @@ fn anthropic(request: &Request) -> Answer {
 
 fn github(request: &Request) -> Answer {
     if request.header("user-agent").is_none() {
-        return refusal(403, "Request forbidden by administrative rules. Please make sure your request has a User-Agent header");
+        return refusal(
+            403,
+            "Request forbidden by administrative rules. Please make sure your request has a User-Agent header",
+        );
     }
     match (request.method().as_str(), request.path().as_str()) {
         ("GET", "/user") => answer(&json!({"login": "stand-in", "id": 1})),
