@@ -5,6 +5,8 @@
 //! The planes never import each other; both import this crate.
 
 pub mod id;
+pub mod policy;
+pub mod request;
 pub mod secret;
 pub mod service;
 pub mod table;
