@@ -4,4 +4,5 @@
 //! envelope, commits one transaction to the [`store`] and learns the revision; distribution hears the store's watch, compiles
 //! the change, appends it to the feed, every session sends it, each node acks.
 
+pub mod seal;
 pub mod store;

@@ -1,12 +1,30 @@
 //! The store: one total order of changes over one flat map, below one prefix. Two implementations, embedded (redb) and
 //! etcd; [`conformance`](self) is the suite that both must pass, and so the contract in full.
 
+mod config;
+mod embedded;
 pub mod key;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{future::BoxFuture, stream::BoxStream};
 
-pub use self::key::Key;
+pub use self::{
+    config::{OpenError, StoreConfig, StoreKind, StoreTlsConfig},
+    key::Key,
+};
+
+/// Opens the store that `config` names; a store that wasn't there is made.
+///
+/// # Errors
+/// One line for the operator; nothing was written unless the store was made.
+pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, OpenError> {
+    match config.kind {
+        StoreKind::Embedded => Ok(Arc::new(embedded::Embedded::open(config).await?)),
+        StoreKind::Etcd => Err(OpenError::Config { key: "kind", reason: "etcd is not in this build".into() }),
+    }
+}
 
 /// The store's total order: etcd's mod revision; the embedded store counts its own with the same meaning. 0 is before any change.
 pub type Revision = u64;

@@ -9,8 +9,10 @@ use seks_proto::id::{AgentName, CredentialName, NodeId, OperatorName, PolicyId, 
 pub enum Key {
     /// The store's lifetime.
     Epoch,
-    /// The CA that signs operators and nodes, sealed.
+    /// The CA that signs operators and nodes, sealed: the value is one envelope.
     Authority,
+    /// A sealed record of known content, by which a wrong KEK is noticed at start.
+    Canary,
     /// Progress of a KEK rotation.
     Rotation,
     /// An operator.
@@ -76,6 +78,7 @@ impl fmt::Display for Key {
         match self {
             Self::Epoch => f.write_str("meta/epoch"),
             Self::Authority => f.write_str("meta/authority"),
+            Self::Canary => f.write_str("meta/canary"),
             Self::Rotation => f.write_str("meta/rotation"),
             Self::Operator(name) => write!(f, "operator/{name}"),
             Self::Node(id) => write!(f, "node/{id}"),
@@ -107,6 +110,7 @@ impl Key {
         Some(match parts.as_slice() {
             ["meta", "epoch"] => Self::Epoch,
             ["meta", "authority"] => Self::Authority,
+            ["meta", "canary"] => Self::Canary,
             ["meta", "rotation"] => Self::Rotation,
             ["operator", name] => Self::Operator(name.parse().ok()?),
             ["node", id] => Self::Node(id.parse().ok()?),
@@ -159,6 +163,7 @@ mod tests {
         let keys = [
             Key::Epoch,
             Key::Authority,
+            Key::Canary,
             Key::Rotation,
             Key::Operator("root".parse().unwrap()),
             Key::Node("n-1".parse().unwrap()),

@@ -1,0 +1,215 @@
+//! Sealing: what the store keeps of a secret is an envelope, and only this module can make or open one.
+//!
+//! Every write gets a fresh data key (DEK); the DEK is wrapped by the key-encryption key (KEK), which is not in the store. The
+//! envelope is bound to its record ([`RecordId`]): copied to another tenant, name, version or store it no longer opens.
+//! [`verify`](Sealer::verify) tells at start that this KEK is the store's.
+
+mod canary;
+mod config;
+pub mod envelope;
+pub mod kek;
+
+use std::path::Path;
+
+use bytes::Bytes;
+use seks_proto::{
+    id::{CredentialName, TenantName},
+    secret::Secret,
+};
+
+pub use self::{
+    config::{SealConfig, SealKind},
+    kek::KekId,
+};
+use self::{envelope::Header, kek::Kek};
+use crate::store::{Key, StoreError};
+
+/// Which record an envelope belongs to: the additional data that its ciphertext is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordId<'a> {
+    /// The tenant; `""` for what belongs to none.
+    pub tenant: &'a str,
+    /// What it is: `credential`, `authority`, …
+    pub kind: &'static str,
+    /// Its name within tenant and kind.
+    pub name: &'a str,
+    /// Its version; 0 for what has none.
+    pub version: u32,
+    /// The store's lifetime ([`Store::epoch`](crate::store::Store::epoch)).
+    pub epoch: &'a str,
+}
+
+impl<'a> RecordId<'a> {
+    /// One version of a credential.
+    #[must_use]
+    pub fn credential(epoch: &'a str, tenant: &'a TenantName, name: &'a CredentialName, version: u32) -> Self {
+        Self { tenant: tenant.as_str(), kind: "credential", name: name.as_str(), version, epoch }
+    }
+
+    /// The CA's key.
+    #[must_use]
+    pub fn authority(epoch: &'a str) -> Self {
+        Self { tenant: "", kind: "authority", name: "", version: 0, epoch }
+    }
+
+    fn canary(epoch: &'a str) -> Self {
+        Self { tenant: "", kind: "canary", name: "", version: 0, epoch }
+    }
+
+    /// The record that the envelope at `key` belongs to; `None` when `key` doesn't hold an envelope.
+    #[must_use]
+    pub fn of(key: &'a Key, epoch: &'a str) -> Option<Self> {
+        match key {
+            Key::Envelope(tenant, name, version) => Some(Self::credential(epoch, tenant, name, *version)),
+            Key::Authority => Some(Self::authority(epoch)),
+            Key::Canary => Some(Self::canary(epoch)),
+            _ => None,
+        }
+    }
+}
+
+/// What can go wrong. Configuration errors (all but the last five) are for the operator: one line, exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// A key of `[seal]` is absent or doesn't fit the kind.
+    #[error("seal.{key}: {reason}")]
+    Config {
+        /// The key.
+        key: &'static str,
+        /// What is the matter.
+        reason: &'static str,
+    },
+    /// The file that holds a KEK can't be read, or made.
+    #[error("key file `{path}`: {source}")]
+    KeyFile {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Somebody else could have read the KEK.
+    #[error("key file `{path}`: {reason}")]
+    KeyExposed {
+        /// Which.
+        path: String,
+        /// How.
+        reason: String,
+    },
+    /// The environment variable isn't there.
+    #[error("environment variable `{0}` is not set")]
+    KeyVariable(String),
+    /// What was read is not a KEK.
+    #[error("{origin}: a key-encryption key is {chars} hexadecimal characters ({bytes} bytes), {reason}", chars = kek::BYTES * 2, bytes = kek::BYTES)]
+    KeyFormat {
+        /// The file or variable.
+        origin: String,
+        /// What is the matter; never the key.
+        reason: &'static str,
+    },
+    /// The store was sealed with another KEK.
+    #[error("the key-encryption key {have} is not the one that this store was sealed with ({want})")]
+    WrongKek {
+        /// Ids of what is configured.
+        have: String,
+        /// Id of what the store needs.
+        want: KekId,
+    },
+    /// The operating system has no randomness to give. Nothing was written.
+    #[error("no randomness: {0}")]
+    Random(getrandom::Error),
+    /// An envelope names a KEK that isn't configured.
+    #[error("the envelope needs the key-encryption key {0}, which is not configured")]
+    UnknownKek(KekId),
+    /// The bytes are not an envelope of this version of SEKS.
+    #[error("not an envelope: {0}")]
+    Malformed(&'static str),
+    /// Damaged, or moved from another record.
+    #[error("the envelope does not open: it is damaged, or it belongs to another record")]
+    Rejected,
+    /// The store failed meanwhile.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Seals and opens envelopes with a ring of KEKs: one active, any number of older ones that still open.
+pub struct Sealer {
+    active: Kek,
+    older: Vec<Kek>,
+}
+
+impl Sealer {
+    /// Reads the KEKs that `config` names.
+    ///
+    /// # Errors
+    /// A missing, malformed, all-zero or world-readable key; the error never holds it.
+    pub fn load(config: &SealConfig) -> Result<Self, SealError> {
+        config.check()?;
+        let read = |origin: &str| match config.kind {
+            SealKind::File => Kek::from_file(Path::new(origin)),
+            SealKind::Env => Kek::from_env(origin),
+        };
+        let active = match config.kind {
+            SealKind::File => Kek::from_file(&config.path)?,
+            SealKind::Env => Kek::from_env(&config.variable)?,
+        };
+        let older = config.older.iter().map(|origin| read(origin)).collect::<Result<_, _>>()?;
+        Ok(Self { active, older })
+    }
+
+    /// Makes a KEK and writes it to a new file of mode 0600: the whole file is there, or none.
+    ///
+    /// # Errors
+    /// When the file exists already or can't be written.
+    pub fn create_file(path: &Path) -> Result<(), SealError> {
+        kek::create_file(path)
+    }
+
+    /// Seals `plaintext` under a fresh 256-bit DEK, wrapped by the active KEK. With random 96-bit nonces one KEK wraps at most
+    /// 2^32 DEKs (NIST SP 800-38D, 8.3); rotation is due long before that.
+    ///
+    /// # Errors
+    /// [`SealError::Random`].
+    pub fn seal(&self, id: &RecordId<'_>, plaintext: &Secret) -> Result<Bytes, SealError> {
+        envelope::seal(&self.active, id, plaintext)
+    }
+
+    /// Opens an envelope of the record `id`.
+    ///
+    /// # Errors
+    /// [`SealError::Malformed`], [`SealError::UnknownKek`], or [`SealError::Rejected`] when a bit of the envelope or a part of
+    /// `id` differs from what was sealed.
+    pub fn open(&self, id: &RecordId<'_>, envelope: &[u8]) -> Result<Secret, SealError> {
+        let kek = self.kek(Header::parse(envelope)?.kek)?;
+        envelope::open(kek, id, envelope)
+    }
+
+    /// The same envelope with its DEK wrapped by the active KEK; `None` when it is already. The secret itself is not opened.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn rewrap(&self, envelope: &[u8]) -> Result<Option<Bytes>, SealError> {
+        let header = Header::parse(envelope)?;
+        if header.kek == self.active.id() {
+            return Ok(None);
+        }
+        envelope::rewrap(self.kek(header.kek)?, &self.active, envelope).map(Some)
+    }
+
+    /// The KEK that new envelopes are wrapped with.
+    #[must_use]
+    pub fn active(&self) -> KekId {
+        self.active.id()
+    }
+
+    fn kek(&self, id: KekId) -> Result<&Kek, SealError> {
+        std::iter::once(&self.active).chain(&self.older).find(|kek| kek.id() == id).ok_or(SealError::UnknownKek(id))
+    }
+
+    fn ids(&self) -> String {
+        let ids: Vec<String> = std::iter::once(&self.active).chain(&self.older).map(|k| k.id().to_string()).collect();
+        ids.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests;

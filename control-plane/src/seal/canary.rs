@@ -1,0 +1,44 @@
+//! A wrong KEK is found at start, before anything is written: every store holds one sealed record with known content.
+
+use seks_proto::secret::Secret;
+
+use super::{Header, RecordId, SealError, Sealer};
+use crate::store::{Key, Store, StoreError, Transaction, Write};
+
+const CONTENT: &[u8] = b"seks/v1/canary";
+
+impl Sealer {
+    /// Checks that this is the KEK that `store` was sealed with. A store without sealed records is marked as this KEK's.
+    ///
+    /// # Errors
+    /// [`SealError::WrongKek`], and then nothing was written; [`SealError::Rejected`] when the sealed check record is damaged;
+    /// [`SealError::Store`].
+    pub async fn verify(&self, store: &dyn Store) -> Result<(), SealError> {
+        loop {
+            for key in [Key::Canary, Key::Authority] {
+                if let Some(record) = store.get(&key).await? {
+                    self.must_open(&key, store.epoch(), &record.value)?;
+                    if key == Key::Canary {
+                        return Ok(());
+                    }
+                }
+            }
+            let canary = self.seal(&RecordId::canary(store.epoch()), &Secret::new(CONTENT.to_vec()))?;
+            let write = Transaction { checks: vec![(Key::Canary, 0)], writes: vec![Write::Put(Key::Canary, canary)] };
+            match store.commit(write).await {
+                Ok(_) => return Ok(()),
+                Err(StoreError::Conflict) => {} // another replica's first start: read what it wrote
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn must_open(&self, key: &Key, epoch: &str, envelope: &[u8]) -> Result<(), SealError> {
+        let want = Header::parse(envelope)?.kek;
+        let Some(id) = RecordId::of(key, epoch) else { return Ok(()) };
+        match self.open(&id, envelope) {
+            Err(SealError::UnknownKek(_)) => Err(SealError::WrongKek { have: self.ids(), want }),
+            opened => opened.map(drop),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Key-encryption keys: read from a file or a variable, known by an id that gives nothing away.
+
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    io::{Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use aes_gcm::{Aes256Gcm, KeyInit as _};
+use sha2::{Digest as _, Sha256};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::SealError;
+
+/// Length of a KEK.
+pub const BYTES: usize = 32;
+
+/// A KEK's name in envelopes, logs and errors: the first 64 bits of a hash of the key. The key has 256 random bits, so the
+/// hash can't be searched.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KekId(pub [u8; 8]);
+
+impl fmt::Display for KekId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for KekId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A key-encryption key, as an expanded cipher that is wiped when dropped.
+pub(super) struct Kek {
+    id: KekId,
+    cipher: Box<Aes256Gcm>,
+}
+
+impl Kek {
+    /// From raw bytes, which the caller wipes.
+    pub(super) fn new(key: &[u8; BYTES]) -> Self {
+        let hash = Sha256::new().chain_update(b"seks/v1/kek-id\0").chain_update(key).finalize();
+        let mut id = [0; 8];
+        id.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+        Self { id: KekId(id), cipher: Box::new(Aes256Gcm::new(key.into())) }
+    }
+
+    /// From a file: regular, owned by us or root, closed to group and others. What is checked is what was opened, so a symbolic
+    /// link is as private as the file it leads to.
+    pub(super) fn from_file(path: &Path) -> Result<Self, SealError> {
+        let shown = || path.display().to_string();
+        let failed = |source| SealError::KeyFile { path: shown(), source };
+        let mut file = File::open(path).map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        let exposed = |reason: String| Err(SealError::KeyExposed { path: shown(), reason });
+        if !meta.is_file() {
+            return exposed("not a regular file".into());
+        }
+        if meta.mode() & 0o077 != 0 {
+            return exposed(format!("mode is {:04o}, must be 0600: others could read the key", meta.mode() & 0o7777));
+        }
+        let us = rustix::process::geteuid().as_raw();
+        if meta.uid() != us && meta.uid() != 0 {
+            return exposed(format!("owned by user {}, must be owned by {us} or root", meta.uid()));
+        }
+        // One byte more than the longest acceptable content: enough to see that it is too long.
+        let mut text = Zeroizing::new([0_u8; BYTES * 2 + 3]);
+        let mut length = 0;
+        while let Some(rest) = text.get_mut(length..).filter(|rest| !rest.is_empty()) {
+            match file.read(rest).map_err(failed)? {
+                0 => break,
+                n => length += n,
+            }
+        }
+        Self::parse(text.get(..length).unwrap_or_default(), || format!("key file `{}`", shown()))
+    }
+
+    /// From an environment variable, which stays set: see [`SealKind::Env`](super::SealKind::Env).
+    pub(super) fn from_env(variable: &str) -> Result<Self, SealError> {
+        let text = std::env::var_os(variable).ok_or_else(|| SealError::KeyVariable(variable.into()))?;
+        let text = Zeroizing::new(text.into_encoded_bytes());
+        Self::parse(&text, || format!("environment variable `{variable}`"))
+    }
+
+    fn parse(text: &[u8], origin: impl Fn() -> String) -> Result<Self, SealError> {
+        let wrong = |reason| SealError::KeyFormat { origin: origin(), reason };
+        let text = text.strip_suffix(b"\n").map_or(text, |line| line.strip_suffix(b"\r").unwrap_or(line));
+        if text.len() != BYTES * 2 {
+            return Err(wrong(if text.is_empty() { "this is empty" } else { "this has another length" }));
+        }
+        let mut key = Zeroizing::new([0_u8; BYTES]);
+        for (byte, pair) in key.iter_mut().zip(text.chunks_exact(2)) {
+            let [high, low] = pair else { return Err(wrong("this has another length")) };
+            let digit = |c: &u8| char::from(*c).to_digit(16).and_then(|d| u8::try_from(d).ok());
+            let (Some(high), Some(low)) = (digit(high), digit(low)) else {
+                return Err(wrong("this has other characters"));
+            };
+            *byte = high << 4 | low;
+        }
+        if key.iter().all(|byte| *byte == 0) {
+            return Err(wrong("this is all zeros"));
+        }
+        Ok(Self::new(&key))
+    }
+
+    pub(super) fn id(&self) -> KekId {
+        self.id
+    }
+
+    pub(super) fn cipher(&self) -> &Aes256Gcm {
+        &self.cipher
+    }
+}
+
+/// Writes a new KEK beside `path` and links it there: whoever is killed meanwhile leaves no half key behind.
+pub(super) fn create_file(path: &Path) -> Result<(), SealError> {
+    let failed = |source| SealError::KeyFile { path: path.display().to_string(), source };
+    let mut key = Zeroizing::new([0_u8; BYTES]);
+    getrandom::fill(key.as_mut_slice()).map_err(SealError::Random)?;
+    let mut text = Zeroizing::new(Vec::with_capacity(BYTES * 2 + 1));
+    for byte in key.iter() {
+        text.extend(
+            [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef".get(usize::from(digit)).copied().unwrap_or(0)),
+        );
+    }
+    text.push(b'\n');
+    key.zeroize();
+
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let draft = path.with_extension(format!("new-{}", std::process::id()));
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::hard_link(&draft, path) // unlike a rename it never replaces a key that is there
+    })();
+    let removed = std::fs::remove_file(&draft);
+    written.and(removed).and_then(|()| File::open(directory)?.sync_all()).map_err(failed)
+}

@@ -1,0 +1,126 @@
+//! `[store]`: which store, and how to reach it.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+/// Which implementation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// One file on this machine, for one control plane.
+    #[default]
+    Embedded,
+    /// An etcd cluster, for any number of replicas.
+    Etcd,
+}
+
+/// `[store]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// Default: `embedded`.
+    pub kind: StoreKind,
+    /// Embedded: the file. Made with mode 0600 when it isn't there, its directory with 0700. No default.
+    pub path: PathBuf,
+    /// Etcd: `https://host:port` of each member, nearest first; used in this order, each until it fails.
+    pub endpoints: Vec<String>,
+    /// Etcd: what all keys begin with. Default: `/seks/`. A slash at the end is added where it lacks.
+    pub prefix: String,
+    /// Etcd: accept `http://` endpoints, and so send tokens' digests, envelopes and the password in the clear. Default: false.
+    pub allow_plaintext: bool,
+    /// Etcd: TLS.
+    pub tls: StoreTlsConfig,
+    /// Etcd: the user, when authentication is on.
+    pub user: String,
+    /// Etcd: a file that holds the user's password; a newline at its end doesn't count.
+    pub password_file: PathBuf,
+    /// Etcd: longest wait for a connection. Default: 1 s.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Etcd: longest wait for one answer; after it the next endpoint is asked. Default: 2 s.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// Etcd: longest time that an operation is tried before it fails. Default: 10 s.
+    #[serde(with = "humantime_serde")]
+    pub retry_timeout: Duration,
+    /// Etcd: a peer that is silent for twice this long is given up. Default: 2 s.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+}
+
+/// `[store.tls]`: PEM files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreTlsConfig {
+    /// Roots that etcd's certificate must chain to. Default: none, and then `https` endpoints are an error.
+    pub ca_file: PathBuf,
+    /// Our certificate, when etcd asks for one.
+    pub cert_file: PathBuf,
+    /// Its key.
+    pub key_file: PathBuf,
+    /// The name in etcd's certificate, when it isn't the endpoint's.
+    pub server_name: String,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            kind: StoreKind::default(),
+            path: PathBuf::new(),
+            endpoints: Vec::new(),
+            prefix: "/seks/".into(),
+            allow_plaintext: false,
+            tls: StoreTlsConfig::default(),
+            user: String::new(),
+            password_file: PathBuf::new(),
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(2),
+            retry_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(2),
+        }
+    }
+}
+
+impl StoreConfig {
+    /// The embedded store in one file.
+    #[must_use]
+    pub fn embedded(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), ..Self::default() }
+    }
+}
+
+/// Why a store can't be opened: one line for the operator, exit code 2 (configuration) or 1.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A key of `[store]` is absent or wrong.
+    #[error("store.{key}: {reason}")]
+    Config {
+        /// The key.
+        key: &'static str,
+        /// What is the matter.
+        reason: String,
+    },
+    /// A file can't be read, made or written.
+    #[error("`{path}`: {source}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another process has it open.
+    #[error("`{0}` is in use by another process")]
+    InUse(String),
+    /// The file is something else, or of a newer version of SEKS.
+    #[error("`{path}` is not a store that this version can read: {reason}")]
+    NotAStore {
+        /// Which.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// The store answers, and not as it should.
+    #[error(transparent)]
+    Store(#[from] super::StoreError),
+}

@@ -1,0 +1,187 @@
+//! The embedded store: one redb file on this machine, for one control plane.
+//!
+//! One thread writes ([`writer`]); it gathers what is waiting into one redb commit, so that one fsync serves many callers.
+//! Readers see committed data only. A change log keyed by revision ([`log`]) is what watchers read, so a slow one never
+//! misses a change: it reads on where it stopped, or learns that this part of the log is gone.
+
+mod database;
+mod log;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{
+    future::BoxFuture,
+    stream::{self, BoxStream, StreamExt as _},
+};
+use redb::ReadableDatabase as _;
+use tokio::sync::watch;
+
+use self::{
+    database::{Database, Fault, META, RECORDS},
+    log::Since,
+    writer::Writer,
+};
+use super::{Key, OpenError, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write};
+
+/// How much history is kept for watchers that come back. Whatever limit is reached first; the newest revision always stays.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogLimits {
+    /// Default: 100,000: hours of a busy fleet's changes.
+    pub(crate) revisions: u64,
+    /// Default: 64 MiB, so that large records can't make the file grow without bound.
+    pub(crate) bytes: u64,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { revisions: 100_000, bytes: 64 * 1024 * 1024 }
+    }
+}
+
+/// The embedded store.
+pub(crate) struct Embedded {
+    database: Arc<Database>,
+    epoch: String,
+    writer: Writer,
+    head: watch::Receiver<Revision>,
+}
+
+impl Embedded {
+    /// Opens or makes the file that `config` names.
+    pub(crate) async fn open(config: &StoreConfig) -> Result<Self, OpenError> {
+        if config.path.as_os_str().is_empty() {
+            return Err(OpenError::Config { key: "path", reason: "is missing".into() });
+        }
+        Self::open_with(config.path.clone(), LogLimits::default()).await
+    }
+
+    pub(crate) async fn open_with(path: std::path::PathBuf, limits: LogLimits) -> Result<Self, OpenError> {
+        let opened = tokio::task::spawn_blocking(move || Database::open(path)).await;
+        let (database, state) = opened.map_err(|e| StoreError::Unavailable(e.to_string()))??;
+        let database = Arc::new(database);
+        let (sender, head) = watch::channel(state.revision);
+        let writer = Writer::start(Arc::clone(&database), sender, limits)?;
+        Ok(Self { database, epoch: state.epoch, writer, head })
+    }
+
+    async fn read<T, F>(&self, read: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&redb::ReadTransaction) -> Result<T, Fault> + Send + 'static,
+    {
+        read_blocking(Arc::clone(&self.database), read).await
+    }
+}
+
+/// Reads run off the runtime's threads: a page that isn't cached waits for the disk.
+async fn read_blocking<T, F>(database: Arc<Database>, read: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: FnOnce(&redb::ReadTransaction) -> Result<T, Fault> + Send + 'static,
+{
+    let done = tokio::task::spawn_blocking(move || database.with(|db| read(&db.begin_read()?))).await;
+    done.map_err(|e| StoreError::Unavailable(e.to_string()))?
+}
+
+impl Store for Embedded {
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        let (key, path) = (key.clone(), key.to_string());
+        Box::pin(self.read(move |tx| {
+            let found = tx.open_table(RECORDS)?.get(path.as_str())?;
+            Ok(found.map(|guard| {
+                let (modified, value) = guard.value();
+                Record { key, value: Bytes::copy_from_slice(value), modified }
+            }))
+        }))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>> {
+        let prefix = prefix.to_owned();
+        Box::pin(self.read(move |tx| {
+            let mut records = Vec::new();
+            for entry in tx.open_table(RECORDS)?.range(prefix.as_str()..)? {
+                let (path, guard) = entry?;
+                if !path.value().starts_with(&prefix) {
+                    break;
+                }
+                if let Some(key) = Key::parse(path.value()) {
+                    let (modified, value) = guard.value();
+                    records.push(Record { key, value: Bytes::copy_from_slice(value), modified });
+                }
+            }
+            Ok((records, database::revision(&tx.open_table(META)?)?))
+        }))
+    }
+
+    fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        Box::pin(self.writer.commit(transaction))
+    }
+
+    fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent> {
+        let state = Watch { database: Arc::clone(&self.database), head: self.head.clone(), after, ended: false };
+        stream::unfold(state, Watch::next).flat_map(stream::iter).boxed()
+    }
+
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        Box::pin(self.read(|tx| database::revision(&tx.open_table(META)?)))
+    }
+}
+
+/// One watcher: reads the log from where it stopped whenever the head has moved.
+struct Watch {
+    database: Arc<Database>,
+    head: watch::Receiver<Revision>,
+    after: Revision,
+    ended: bool,
+}
+
+impl Watch {
+    /// Revisions read from the log in one go: bounds the memory of a watcher that comes back after long.
+    const PAGE: usize = 256;
+
+    async fn next(mut self) -> Option<(Vec<WatchEvent>, Self)> {
+        if self.ended {
+            return None;
+        }
+        loop {
+            let after = self.after;
+            if self.head.wait_for(|head| *head > after).await.is_err() {
+                // The store is closed: nothing will ever happen again, which is not an end that the contract knows.
+                drop(self); // and a forgotten watcher must not keep the file locked
+                return std::future::pending().await;
+            }
+            match read_blocking(Arc::clone(&self.database), move |tx| log::since(tx, after, Self::PAGE)).await {
+                Ok(Since::Compacted) => {
+                    self.ended = true;
+                    return Some((vec![WatchEvent::Compacted], self));
+                }
+                Ok(Since::Changes(page)) => {
+                    if let Some((last, _)) = page.last() {
+                        self.after = *last;
+                        return Some((page.into_iter().map(event).collect(), self));
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "cannot read the change log"),
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await; // the disk fails: go easy on it
+        }
+    }
+}
+
+fn event((revision, changes): (Revision, Vec<Write>)) -> WatchEvent {
+    // Keys of a newer version are nobody's business here, yet their revision counts.
+    if changes.is_empty() { WatchEvent::Progress(revision) } else { WatchEvent::Changes { revision, changes } }
+}
