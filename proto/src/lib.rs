@@ -7,6 +7,7 @@
 pub mod id;
 pub mod policy;
 pub mod request;
+pub mod runtime;
 pub mod secret;
 pub mod service;
 pub mod table;

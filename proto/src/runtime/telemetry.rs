@@ -1,0 +1,192 @@
+//! OpenTelemetry: spans to a collector over OTLP, through a queue whose losses are counted.
+
+mod export;
+mod queue;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use opentelemetry::{KeyValue, trace::TracerProvider as _};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{Sampler, SdkTracerProvider},
+};
+use serde::Deserialize;
+use tracing::Dispatch;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+pub use self::{
+    export::Protocol,
+    queue::{Permit, Queue},
+};
+
+/// `[telemetry]` of either plane. `OTEL_EXPORTER_OTLP_ENDPOINT`, `…_TRACES_ENDPOINT`, `…_HEADERS`, `…_TIMEOUT`,
+/// `…_COMPRESSION` and `OTEL_RESOURCE_ATTRIBUTES` are honoured where a key here says nothing.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// The collector, `http://127.0.0.1:4317`. Absent, and no variable either: no spans are made.
+    pub otlp_endpoint: Option<String>,
+    /// How it is spoken to. Default: `grpc`.
+    pub otlp_protocol: Protocol,
+    /// PEM roots for an `https` collector. Default: the machine's.
+    pub otlp_ca_file: Option<PathBuf>,
+    /// `service.instance.id` of every span. Default: the node's name, or the control plane's.
+    pub service_instance: Option<String>,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served. Default: the plane's own.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Most spans held for the collector, a request having one or two. Default: 65,536 (about 60 MiB when full).
+    pub queue_spans: usize,
+    /// How long one export may take before it is tried again. Default: 10 s; 100 ms to 60 s.
+    #[serde(with = "humantime_serde")]
+    pub export_timeout: Duration,
+    /// How long spans are gathered before a batch goes out. Default: 200 ms; 1 ms to 60 s.
+    #[serde(with = "humantime_serde")]
+    pub export_interval: Duration,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self {
+            otlp_endpoint: None,
+            otlp_protocol: Protocol::default(),
+            otlp_ca_file: None,
+            service_instance: None,
+            metrics_listen: None,
+            queue_spans: 65_536,
+            export_timeout: Duration::from_secs(10),
+            export_interval: Duration::from_millis(200),
+        }
+    }
+}
+
+/// Why telemetry can't start. Bad configuration: nothing is tried over the network here.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// A key of `[telemetry]`.
+    #[error("telemetry.{key}: {reason}")]
+    Invalid {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no tokio runtime to export on.
+    #[error("telemetry must be started inside a tokio runtime")]
+    NoRuntime,
+}
+
+/// The process's (in tests: the plane's) way to a collector. Cheap to clone. A collector that is slow, dead or absent
+/// never delays a caller: spans are queued, and exported by a task of its own.
+#[derive(Clone)]
+pub struct Telemetry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dispatch: Dispatch,
+    queue: Arc<Queue>,
+    /// Kept because its drop shuts the pipeline down. Absent: spans go nowhere.
+    provider: Option<SdkTracerProvider>,
+}
+
+impl Telemetry {
+    /// Makes no spans.
+    #[must_use]
+    pub fn disabled() -> Self {
+        let inner = Inner { dispatch: Dispatch::none(), queue: Queue::closed(), provider: None };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Starts the exporting task. `service` is the `service.name` (`seks-data-plane`), `instance` the
+    /// `service.instance.id` where the configuration names none.
+    ///
+    /// # Errors
+    /// When a key is out of bounds or the endpoint is no URL. An unreachable collector is no error.
+    pub fn start(config: &TelemetryConfig, service: &'static str, instance: &str) -> Result<Self, TelemetryError> {
+        config.check()?;
+        let Some(endpoint) = config.endpoint() else { return Ok(Self::disabled()) };
+        tokio::runtime::Handle::try_current().map_err(|_| TelemetryError::NoRuntime)?;
+        let instance = config.service_instance.as_deref().unwrap_or(instance).to_owned();
+        let resource = Resource::builder()
+            .with_service_name(service)
+            .with_attributes([
+                KeyValue::new("service.instance.id", instance),
+                KeyValue::new("service.version", super::VERSION),
+            ])
+            .build();
+        let exporter = export::exporter(config, &endpoint)?;
+        let queue = Queue::open(config.queue_spans);
+        let processor = queue::Processor::start(Arc::clone(&queue), exporter, config);
+        // An audit record is never sampled away, whatever an agent's `traceparent` says.
+        let provider = SdkTracerProvider::builder()
+            .with_sampler(Sampler::AlwaysOn)
+            .with_resource(resource)
+            .with_span_processor(processor)
+            .build();
+        let layer = tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("seks"))
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_level(false)
+            .with_tracked_inactivity(false)
+            .with_context_activation(false);
+        let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
+        Ok(Self { inner: Arc::new(Inner { dispatch, queue, provider: Some(provider) }) })
+    }
+
+    /// Whether spans go to a collector.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.inner.provider.is_some()
+    }
+
+    /// Runs `make` where the `tracing` spans that it makes are exported. Such a span remembers where it belongs, so only
+    /// its making needs this: it can be recorded to, be a parent and be dropped anywhere.
+    pub fn scope<R>(&self, make: impl FnOnce() -> R) -> R {
+        tracing::dispatcher::with_default(&self.inner.dispatch, make)
+    }
+
+    /// What waits for the collector, and what was lost.
+    #[must_use]
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.inner.queue
+    }
+
+    /// Exports what is queued, for at most `budget`, and stops. Returns whether everything went out. Call it last, when
+    /// nothing makes spans any more: it must have a budget that draining can't spend.
+    pub async fn shutdown(&self, budget: Duration) -> bool {
+        self.inner.queue.close();
+        tokio::time::timeout(budget, self.inner.queue.drained()).await.is_ok()
+    }
+}
+
+impl TelemetryConfig {
+    /// The collector's URL: the key, else the standard variables.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<String> {
+        let variable = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+        self.otlp_endpoint
+            .clone()
+            .or_else(|| variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
+            .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    }
+
+    fn check(&self) -> Result<(), TelemetryError> {
+        let invalid = |key, reason: &str| Err(TelemetryError::Invalid { key, reason: reason.into() });
+        let (ms, minute) = (Duration::from_millis, Duration::from_secs(60));
+        if !(1..=10_000_000).contains(&self.queue_spans) {
+            return invalid("queue_spans", "1 to 10000000");
+        }
+        if !(ms(100)..=minute).contains(&self.export_timeout) {
+            return invalid("export_timeout", "100ms to 60s");
+        }
+        if !(ms(1)..=minute).contains(&self.export_interval) {
+            return invalid("export_interval", "1ms to 60s");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
