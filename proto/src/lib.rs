@@ -4,6 +4,7 @@
 //!
 //! The planes never import each other; both import this crate.
 
+pub mod catalogue;
 pub mod id;
 pub mod policy;
 pub mod request;

@@ -1,1 +1,160 @@
-//! The form in which people write a service: catalogue entries and `service apply -f`.
+//! The form in which people write a service: catalogue entries, `service apply -f`, `seks apply`, `seks export`.
+//!
+//! ```toml
+//! name = "acme"
+//! upstream = "https://api.acme.test"
+//! inject = { header = "X-Acme-Key" }
+//! ```
+//!
+//! Everything else has a default or follows from `inject`: the credential's fields are the `{names}` in it, and an agent's token
+//! may stand where the key is put in.
+
+mod inject;
+mod slot;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::inject::Inject;
+use super::{Service, ServiceError};
+use crate::wire;
+
+/// A service as a person writes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Spec {
+    /// The `SERVICE` of `/api/SERVICE/…`.
+    pub name: String,
+    /// For people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub title: String,
+    /// `https://host[:port]`.
+    pub upstream: String,
+    /// Put in front of an agent's path unless the path already starts with it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub base_path: String,
+    /// How the real key is put in.
+    pub inject: Inject,
+    /// Where an agent's token may stand: `bearer`, `raw`, `scheme:NAME`, `header:NAME`, `query:NAME`,
+    /// `basic:user|password|either`, `path:/…{token}…`, `subprotocol:PREFIX`. Default: where the key is put in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<String>,
+    /// The credential's fields. Default: the `{names}` in `inject`, in the order in which they appear.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<String>,
+    /// Headers that are added when the agent sends none of that name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Endpoints that hand out keys, refused whatever the policies say: `METHOD /path`, `*` for a segment, a last `**` for any rest.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub denied_paths: Vec<String>,
+    /// For `seks env`: variable, template over `{base}`, `{token}`, `{host}`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// How long the upstream may take to its first byte, such as `10m`. Default: the node's.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub first_byte_timeout: Option<Duration>,
+    /// `%2F` is accepted in paths.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_encoded_slash: bool,
+    /// `Range` is passed on.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_range: bool,
+    /// Private, loopback and plain-`http` upstreams.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_private: bool,
+    /// `traceparent` and `tracestate` are passed on.
+    #[serde(skip_serializing_if = "is_false")]
+    pub forward_trace_context: bool,
+    /// PEM roots trusted instead of the machine's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub upstream_ca_pem: String,
+    /// The catalogue entry that it was copied from.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub catalogue: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl Spec {
+    /// The wire form, with everything that was left out filled in. Checked by [`Service`], except for what only a definite
+    /// upstream can show: use [`Spec::to_service`] for that.
+    ///
+    /// # Errors
+    /// [`ServiceError`], naming the key.
+    pub fn to_wire(&self, tenant: &str) -> Result<wire::Service, ServiceError> {
+        let sites = self.inject.sites();
+        let slots = match self.slots.as_slice() {
+            [] => slot::infer(&sites),
+            slots => slots.iter().map(|s| slot::parse(s)).collect::<Result<_, _>>()?,
+        };
+        let millis = |d: Duration| {
+            u32::try_from(d.as_millis()).map_err(|_| super::invalid("first_byte_timeout", "at most 49 days"))
+        };
+        Ok(wire::Service {
+            tenant: tenant.into(),
+            name: self.name.clone(),
+            title: if self.title.is_empty() { self.name.clone() } else { self.title.clone() },
+            upstream: self.upstream.clone(),
+            base_path: self.base_path.clone(),
+            fields: if self.fields.is_empty() { inject::fields(&sites) } else { self.fields.clone() },
+            injection: Some(wire::Injection { sites }),
+            slots,
+            allow_private: self.allow_private,
+            upstream_ca_pem: self.upstream_ca_pem.clone(),
+            allow_encoded_slash: self.allow_encoded_slash,
+            allow_range: self.allow_range,
+            forward_trace_context: self.forward_trace_context,
+            first_byte_timeout_ms: self.first_byte_timeout.map(millis).transpose()?.unwrap_or_default(),
+            denied_paths: self.denied_paths.clone(),
+            env: self.env.clone(),
+            headers: self.headers.clone(),
+            created_at: 0,
+            deleting: false,
+            catalogue: self.catalogue.clone(),
+        })
+    }
+
+    /// The checked form.
+    ///
+    /// # Errors
+    /// [`ServiceError`], naming the key.
+    pub fn to_service(&self, tenant: &str) -> Result<Service, ServiceError> {
+        Service::try_from(&self.to_wire(tenant)?)
+    }
+}
+
+impl From<&wire::Service> for Spec {
+    /// For `export` and `show`: what a file with the same effect says, without what follows from the rest.
+    fn from(service: &wire::Service) -> Self {
+        let sites = service.injection.as_ref().map(|i| i.sites.clone()).unwrap_or_default();
+        let (inferred, fields) = (slot::infer(&sites), inject::fields(&sites));
+        Self {
+            name: service.name.clone(),
+            title: if service.title == service.name { String::new() } else { service.title.clone() },
+            upstream: service.upstream.clone(),
+            base_path: service.base_path.clone(),
+            slots: if service.slots == inferred { Vec::new() } else { service.slots.iter().map(slot::write).collect() },
+            fields: if service.fields == fields { Vec::new() } else { service.fields.clone() },
+            inject: Inject::from_sites(&sites),
+            headers: service.headers.clone(),
+            denied_paths: service.denied_paths.clone(),
+            env: service.env.clone(),
+            first_byte_timeout: (service.first_byte_timeout_ms > 0)
+                .then(|| Duration::from_millis(service.first_byte_timeout_ms.into())),
+            allow_encoded_slash: service.allow_encoded_slash,
+            allow_range: service.allow_range,
+            allow_private: service.allow_private,
+            forward_trace_context: service.forward_trace_context,
+            upstream_ca_pem: service.upstream_ca_pem.clone(),
+            catalogue: service.catalogue.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
