@@ -183,6 +183,20 @@ impl Connection {
         false
     }
 
+    /// Reads and throws away up to `count` bytes of what follows; how many there were.
+    pub fn drain(&mut self, count: usize) -> usize {
+        let mut seen = self.buffer.len();
+        self.buffer.clear();
+        let mut chunk = vec![0; 64 * 1024];
+        while seen < count {
+            match self.stream.read(&mut chunk) {
+                Ok(n) if n > 0 => seen += n,
+                _ => break,
+            }
+        }
+        seen
+    }
+
     /// Whether the node closes the connection: reads until it does, at most `within`.
     pub fn closes(&mut self, within: Duration) -> bool {
         drop(self.stream.set_read_timeout(Some(within)));

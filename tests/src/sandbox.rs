@@ -92,6 +92,11 @@ impl Sandbox {
         self.start_again();
     }
 
+    /// Sends `SIGKILL` and returns at once; [`Self::crash`] brings it up again.
+    pub fn stab(&self) {
+        self.process.signal(rustix::process::Signal::KILL);
+    }
+
     fn start_again(&mut self) {
         (self.process, self.ready) = launch(&self.directory, &self.options);
         self.cli = Cli::new(self.directory.path(), &self.ready.context_file);
