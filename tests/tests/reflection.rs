@@ -43,7 +43,9 @@ fn frames(body: &[u8], size: usize) -> Vec<Step> {
 fn places() -> Vec<Case> {
     vec![
         case("the request's head in the body", |r| Answer::text(&r.head)),
-        case("the request's head as octets", |r| Answer::with(200, &[("Content-Type", "application/octet-stream")], &r.head)),
+        case("the request's head as octets", |r| {
+            Answer::with(200, &[("Content-Type", "application/octet-stream")], &r.head)
+        }),
         case("the request's head as an image", |r| Answer::with(200, &[("Content-Type", "image/png")], &r.head)),
         case("without a content type", |r| Answer::with(200, &[], &r.head)),
         case("a header", |_| Answer::with(200, &[("X-Debug", &format!("Bearer {CREDENTIAL}"))], "ok")),
@@ -88,7 +90,8 @@ fn places() -> Vec<Case> {
             Answer::raw([b"HTTP/1.1 200 OK\r\n\r\n", r.head.as_slice()].concat())
         }),
         case("a chunk extension", |_| {
-            let body = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=\"{CREDENTIAL}\"\r\nok\r\n0\r\n\r\n");
+            let body =
+                format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=\"{CREDENTIAL}\"\r\nok\r\n0\r\n\r\n");
             Answer::steps(vec![Step::Send(body.into_bytes())])
         }),
     ]

@@ -41,9 +41,10 @@ fn an_event_arrives_before_the_next_one_exists() {
     let gates: Vec<Gate> = (0..3).map(|_| Gate::default()).collect();
     let held = gates.clone();
     let upstream = Upstream::start(move |_| {
-        let steps = held.iter().enumerate().flat_map(|(n, gate)| {
-            [chunk(format!("data: {n}\n\n").as_bytes()), Step::Hold(gate.clone())]
-        });
+        let steps = held
+            .iter()
+            .enumerate()
+            .flat_map(|(n, gate)| [chunk(format!("data: {n}\n\n").as_bytes()), Step::Hold(gate.clone())]);
         Answer::chunked(200, &[("Content-Type", "text/event-stream")], steps.collect(), &[])
     });
     let (sandbox, token) = sandbox(&upstream);
@@ -190,8 +191,7 @@ fn an_http2_agent_is_served_over_one_connection() {
     let (sandbox, token) = sandbox(&upstream);
     runtime().block_on(async {
         let io = connect(sandbox.proxy()).await;
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(connection);
         let uri = format!("http://localhost{PATH}");
         for _ in 0..3 {
@@ -273,8 +273,18 @@ fn nothing_is_said_to_an_upstream_whose_certificate_is_not_trusted() {
     let ca = directory.path().join("other-ca.pem");
     std::fs::write(&ca, other.ca_pem().unwrap()).unwrap();
     let (origin, ca) = (upstream.origin(), ca.display().to_string());
-    let arguments =
-        ["service", "enable", "openai", "--as", "impostor", "--upstream", &origin, "--upstream-ca", &ca, "--allow-private"];
+    let arguments = [
+        "service",
+        "enable",
+        "openai",
+        "--as",
+        "impostor",
+        "--upstream",
+        &origin,
+        "--upstream-ca",
+        &ca,
+        "--allow-private",
+    ];
     sandbox.cli().json(&arguments);
     sandbox.cli().put_credential("impostor", "impostor", KEY);
     drop(token);
@@ -294,8 +304,7 @@ fn trailers_of_an_answer_reach_an_http2_agent() {
     let shared = Arc::new(token);
     runtime().block_on(async {
         let io = connect(sandbox.proxy()).await;
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(connection);
         let request = Request::get(format!("http://localhost{PATH}"))
             .header("authorization", format!("Bearer {shared}"))

@@ -3,13 +3,7 @@
 
 use std::net::TcpListener;
 
-use seks_tests::{
-    Collector, Sandbox, Upstream, oracle,
-    collector::Span,
-    raw,
-    sandbox::Options,
-    upstream::Answer,
-};
+use seks_tests::{Collector, Sandbox, Upstream, collector::Span, oracle, raw, sandbox::Options, upstream::Answer};
 
 const KEY: &str = r#"sk-real-telemetry/key+with="odd\bytes-0001"#;
 
@@ -88,7 +82,10 @@ fn every_request_closes_one_span_with_all_attributes() {
         (sandbox.get("/api/openai/v1/models", "nothing-like-a-token"), "token_malformed"),
         (sandbox.get("/api/github/user", &token.secret), "service_unknown"),
         (sandbox.get("/api/openai/v1/../admin", &token.secret), "request_invalid"),
-        (raw::exchange(sandbox.proxy(), "GET /api/openai/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"), "token_missing"),
+        (
+            raw::exchange(sandbox.proxy(), "GET /api/openai/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            "token_missing",
+        ),
     ];
     for (reply, code) in &refusals {
         assert_eq!(reply.code(), *code, "{}", reply.text());
