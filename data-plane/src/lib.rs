@@ -5,5 +5,6 @@
 
 pub mod config;
 pub mod proxy;
+pub mod table;
 
 pub use config::Config;

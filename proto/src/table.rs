@@ -1,5 +1,9 @@
 //! What replica and node must agree on about the table, beyond the messages themselves.
 
+pub mod session;
+
+pub use self::session::{Recipient, SessionError, SessionKey};
+
 /// Protocol version in `Hello`.
 pub const PROTOCOL: u32 = 1;
 

@@ -1,0 +1,248 @@
+//! The table: everything that a node must know to serve a token, in memory.
+//!
+//! Read by every request, written by [`sync`](crate::sync) alone. A request holds handles (`Arc`s) to what it found; nothing
+//! on its path waits for the control plane, and a look-up allocates nothing. There are two ways to change the table: a
+//! [`Delta`] changes single records in place, revocations first; a [`Staging`] is a whole new table, built beside the live one
+//! and swapped in at once. Either way the change is visible to look-ups, and the requests that it concerns are cut, before the
+//! call returns: what is acknowledged afterwards is never served again.
+
+mod apply;
+mod change;
+mod cut;
+mod entry;
+mod generation;
+mod lease;
+mod slot;
+mod staging;
+mod token;
+mod waiters;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use arc_swap::ArcSwap;
+use seks_proto::{
+    id::{AgentName, CredentialName, ServiceName, TenantName},
+    policy::Policies,
+    secret::Secret,
+    table::{SessionError, SessionKey},
+    token::Digest,
+};
+
+use self::generation::Generation;
+pub use self::{
+    apply::ApplyError,
+    change::{Change, Delta, TokenRecord},
+    cut::{Cut, CutReason},
+    entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
+    lease::{BootInstant, Lease},
+    slot::{AgentSlot, Slot, TenantSlot},
+    staging::Staging,
+    token::{Grant, RevokedEntry, TokenEntry},
+};
+
+/// What a digest is to this node.
+#[derive(Clone)]
+pub enum Found {
+    /// A token that is honoured, as far as the table goes: expiry and bindings are the caller's to check.
+    Token(Arc<TokenEntry>),
+    /// It was revoked not long ago.
+    Revoked(Arc<RevokedEntry>),
+    /// Never heard of, or revoked so long ago that it would have expired since.
+    Unknown,
+}
+
+/// The table of one node. Shared as `Arc<Table>`.
+pub struct Table {
+    current: ArcSwap<Generation>,
+    /// One writer at a time; readers never take it.
+    writer: Mutex<()>,
+    /// Encrypts credentials in this process's memory; made anew at every start.
+    memory_key: Arc<SessionKey>,
+    generations: AtomicU64,
+    lease: Lease,
+}
+
+impl Table {
+    /// An empty table: no epoch, revision 0, no lease. It refuses everything.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness for the memory key.
+    pub fn new() -> Result<Self, SessionError> {
+        Ok(Self {
+            current: ArcSwap::from_pointee(Generation::new(0, "", 0, 0)),
+            writer: Mutex::new(()),
+            memory_key: Arc::new(SessionKey::generate()?),
+            generations: AtomicU64::new(1),
+            lease: Lease::default(),
+        })
+    }
+
+    /// What `digest` is. Two atomic operations and one hash-map read; no allocation.
+    #[must_use]
+    pub fn find(&self, digest: &Digest) -> Found {
+        self.current.load().find(digest)
+    }
+
+    /// An agent by name. From a [`TokenEntry`], [`TokenEntry::agent`] is the shorter way.
+    #[must_use]
+    pub fn agent(&self, tenant: &TenantName, name: &AgentName) -> Option<Arc<AgentEntry>> {
+        self.current.load().agent(tenant, name)
+    }
+
+    /// A service by name. For one that a token grants, [`TokenEntry::grant`] is the shorter way.
+    #[must_use]
+    pub fn service(&self, tenant: &TenantName, name: &ServiceName) -> Option<Arc<ServiceEntry>> {
+        self.current.load().service(tenant, name)
+    }
+
+    /// A credential by name, sealed in memory.
+    #[must_use]
+    pub fn credential(&self, tenant: &TenantName, name: &CredentialName) -> Option<Arc<CredentialEntry>> {
+        self.current.load().credential(tenant, name)
+    }
+
+    /// A tenant's compiled policies. `None` (no such tenant, or policies that this node can't compile) denies.
+    #[must_use]
+    pub fn policies(&self, tenant: &TenantName) -> Option<Arc<Policies>> {
+        self.current.load().policies(tenant)
+    }
+
+    /// How long the node may serve.
+    #[must_use]
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// The revision that look-ups answer from.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.current.load().revision()
+    }
+
+    /// The lifetime of the store that [`revision`](Self::revision) counts in; `""` before the first snapshot.
+    #[must_use]
+    pub fn epoch(&self) -> Arc<str> {
+        self.current.load().epoch().clone()
+    }
+
+    /// Whether a snapshot has ever been loaded.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        !self.current.load().epoch().is_empty()
+    }
+
+    /// Tokens that are honoured.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.current.load().len()
+    }
+
+    /// Whether there is no token at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Registers a request for being cut: call it before the request's last check, look at [`Cut::reason`] as that last
+    /// check, then poll the `Cut` beside the exchange. A revocation is either seen by the check or wakes the `Cut`.
+    ///
+    /// `None` when the token doesn't grant `service` (any more).
+    #[must_use]
+    pub fn register(self: &Arc<Self>, digest: Digest, token: &Arc<TokenEntry>, service: &ServiceName) -> Option<Cut> {
+        Cut::new(self.clone(), digest, token.clone(), service)
+    }
+
+    /// Wakes every registered request so that it looks at the lease: called when the lease ends or is taken away.
+    pub fn wake_all(&self) {
+        self.current.load().wake_all();
+    }
+
+    /// Applies `delta` in place.
+    ///
+    /// # Errors
+    /// When it doesn't follow what is applied; the table is as before then.
+    pub fn apply(&self, delta: Delta) -> Result<(), ApplyError> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        apply::apply(&self.current.load_full(), &self.memory_key, delta)
+    }
+
+    /// Applies only what takes rights away, without moving the revision: what a delta that overtakes a snapshot may do to the
+    /// table that the snapshot will replace.
+    pub fn narrow(&self, changes: &[Change]) {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        apply::narrow(&self.current.load_full(), changes);
+    }
+
+    /// An empty table at (`epoch`, `revision`) to be filled and [`swap`](Self::swap)ped in, with room for `tokens`.
+    #[must_use]
+    pub fn stage(&self, epoch: &str, revision: u64, tokens: usize) -> Staging {
+        let number = self.generations.fetch_add(1, Relaxed);
+        Staging::new(Generation::new(number, epoch, revision, tokens), self.memory_key.clone())
+    }
+
+    /// Replaces the whole table, and cuts every request whose rights aren't in the new one. The old one is returned so that
+    /// the caller can drop it where a hundred milliseconds of freeing disturb nobody.
+    ///
+    /// # Errors
+    /// [`ApplyError::Backwards`] for a lower revision of the same epoch; the table is as before then.
+    pub fn swap(&self, staging: Staging) -> Result<impl Sized + use<>, ApplyError> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let (old, new) = (self.current.load_full(), staging.finish());
+        if old.epoch() == new.epoch() && new.revision() < old.revision() {
+            return Err(ApplyError::Backwards { applied: old.revision(), offered: new.revision() });
+        }
+        self.current.store(Arc::new(new));
+        old.wake_all();
+        Ok(old)
+    }
+
+    /// A whole table at once: [`stage`](Self::stage), [`Staging::put`] each, [`swap`](Self::swap).
+    ///
+    /// # Errors
+    /// As [`swap`](Self::swap).
+    pub fn load(&self, epoch: &str, revision: u64, changes: Vec<Change>) -> Result<(), ApplyError> {
+        let mut staging = self.stage(epoch, revision, changes.len());
+        for change in changes {
+            staging.put(change)?;
+        }
+        self.swap(staging).map(drop)
+    }
+
+    /// Forgets tombstones older than `now` (unix seconds) and shared parts that nothing uses any more.
+    pub fn sweep(&self, now: i64) {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.load().sweep(now);
+    }
+
+    fn current(&self) -> Arc<Generation> {
+        self.current.load_full()
+    }
+}
+
+/// An agent's attributes: its Cedar tags.
+pub type Attributes = BTreeMap<String, String>;
+
+/// Additional data of a credential that is sealed in this process's memory.
+fn memory_aad(tenant: &TenantName, name: &CredentialName, version: u32) -> Vec<u8> {
+    seks_proto::table::credential_aad("memory", tenant.as_str(), name.as_str(), version)
+}
+
+fn seal_in_memory(
+    key: &SessionKey,
+    tenant: &TenantName,
+    name: &CredentialName,
+    version: u32,
+    secret: &Secret,
+) -> Result<Box<[u8]>, ApplyError> {
+    let sealed = key.seal(&memory_aad(tenant, name, version), secret)?;
+    Ok(sealed.into_boxed_slice())
+}
+
+#[cfg(test)]
+mod tests;

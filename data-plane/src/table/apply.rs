@@ -1,0 +1,195 @@
+//! Changes, applied to a generation in place.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use seks_proto::{
+    service::Service,
+    table::{SessionError, SessionKey},
+};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Change, Delta,
+    entry::{AgentEntry, CredentialEntry, ServiceEntry},
+    generation::Generation,
+    seal_in_memory,
+    token::RevokedEntry,
+};
+
+/// Why a change to the table was refused. The table is as before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// It belongs to another lifetime of the store.
+    #[error("the change is of epoch `{offered}`, the table of `{applied}`")]
+    Epoch {
+        /// The table's.
+        applied: String,
+        /// The change's.
+        offered: String,
+    },
+    /// Something before it is missing.
+    #[error("the change follows revision {previous}, but {applied} is applied")]
+    Gap {
+        /// The table's revision.
+        applied: u64,
+        /// What the change follows.
+        previous: u64,
+    },
+    /// It would take the table back.
+    #[error("revision {offered} is before {applied}, which is applied")]
+    Backwards {
+        /// The table's revision.
+        applied: u64,
+        /// The change's.
+        offered: u64,
+    },
+    /// A credential could not be sealed to this process's memory.
+    #[error("cannot seal a credential in memory")]
+    Seal(#[from] SessionError),
+}
+
+/// Applies `delta`: all of it or, on an error, nothing.
+pub(super) fn apply(table: &Generation, key: &Arc<SessionKey>, delta: Delta) -> Result<(), ApplyError> {
+    let applied = table.revision();
+    if **table.epoch() != *delta.epoch {
+        return Err(ApplyError::Epoch { applied: table.epoch().to_string(), offered: delta.epoch });
+    }
+    if delta.previous != applied {
+        return Err(ApplyError::Gap { applied, previous: delta.previous });
+    }
+    if delta.revision < applied {
+        return Err(ApplyError::Backwards { applied, offered: delta.revision });
+    }
+    // Everything that can fail comes first.
+    let steps = delta.changes.into_iter().map(|c| Step::new(key, c)).collect::<Result<Vec<_>, _>>()?;
+    // A delta names each record at most once, so its changes commute: revocations needn't wait.
+    let (first, then): (Vec<_>, Vec<_>) = steps.into_iter().partition(Step::narrows);
+    for step in first.into_iter().chain(then) {
+        step.run(table);
+    }
+    table.advance(delta.revision);
+    Ok(())
+}
+
+/// Applies those of `changes` that take rights away.
+pub(super) fn narrow(table: &Generation, changes: &[Change]) {
+    for change in changes {
+        match change {
+            Change::Agent { tenant, name, attributes, disabled: true } => {
+                let attributes = attributes.clone();
+                put_agent(table, tenant, AgentEntry { name: name.clone(), attributes, disabled: true });
+            }
+            Change::Policies(tenant, None) => remove(table, &Change::RemovePolicies(tenant.clone())),
+            other => remove(table, other),
+        }
+    }
+}
+
+/// One change, ready to be applied: its credential is sealed.
+pub(super) enum Step {
+    Credential(seks_proto::id::TenantName, CredentialEntry),
+    Other(Change),
+}
+
+impl Step {
+    pub(super) fn new(key: &Arc<SessionKey>, change: Change) -> Result<Self, ApplyError> {
+        let Change::Credential { tenant, name, service, version, secret } = change else {
+            return Ok(Self::Other(change));
+        };
+        let sealed = seal_in_memory(key, &tenant, &name, version, &secret)?;
+        let generation = next_generation();
+        let memory_key = key.clone();
+        let of = tenant.clone();
+        Ok(Self::Credential(of, CredentialEntry { name, service, version, generation, tenant, sealed, memory_key }))
+    }
+
+    fn narrows(&self) -> bool {
+        matches!(self, Self::Other(change) if change.narrows())
+    }
+
+    pub(super) fn run(self, table: &Generation) {
+        match self {
+            Self::Credential(tenant, entry) => {
+                table.directory_or_new(&tenant).credential_slot(&entry.name.clone()).put(entry);
+            }
+            Self::Other(Change::Tenant(name)) => drop(table.directory_or_new(&name)),
+            Self::Other(Change::Agent { tenant, name, attributes, disabled }) => {
+                put_agent(table, &tenant, AgentEntry { name, attributes, disabled });
+            }
+            Self::Other(Change::Service(service)) => put_service(table, *service),
+            Self::Other(Change::Policies(tenant, Some(policies))) => {
+                table.directory_or_new(&tenant).tenant.policies.put_arc(policies);
+            }
+            Self::Other(Change::Policies(tenant, None)) => remove(table, &Change::RemovePolicies(tenant)),
+            Self::Other(Change::Token(record)) => table.put_token(*record),
+            Self::Other(change) => remove(table, &change),
+        }
+    }
+}
+
+fn put_agent(table: &Generation, tenant: &seks_proto::id::TenantName, entry: AgentEntry) {
+    let slot = table.directory_or_new(tenant).agent_slot(&entry.name.clone());
+    let disabled = entry.disabled;
+    slot.agent.put(entry);
+    if disabled {
+        slot.agent.cut();
+        slot.waiters.wake_all();
+    }
+}
+
+fn put_service(table: &Generation, service: Service) {
+    let slot = table.directory_or_new(&service.tenant).service_slot(&service.name.clone());
+    let generation = fingerprint(&service);
+    slot.put(ServiceEntry { generation, service });
+}
+
+/// Equal definitions have equal numbers, so that a resync doesn't close every pool. `Debug` writes every field.
+fn fingerprint(service: &Service) -> u64 {
+    let hash = Sha256::digest(format!("{service:?}"));
+    hash.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+fn next_generation() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Relaxed)
+}
+
+/// The removals; everything else is somebody else's.
+fn remove(table: &Generation, change: &Change) {
+    match change {
+        Change::RemoveTenant(name) => table.remove_tenant(name),
+        Change::RevokeToken { digest, id, tenant, agent, until } => {
+            let revoked =
+                RevokedEntry { id: id.clone(), tenant: tenant.clone(), agent: agent.clone(), until: *until };
+            table.revoke_token(*digest, revoked);
+        }
+        Change::RemoveAgent(tenant, name) => {
+            if let Some(directory) = table.directory(tenant) {
+                let slot = directory.agent_slot(name);
+                slot.agent.remove();
+                slot.waiters.wake_all();
+            }
+        }
+        Change::RemoveService(tenant, name) => {
+            if let Some(directory) = table.directory(tenant) {
+                directory.service_slot(name).remove();
+                directory.wake_all();
+            }
+        }
+        Change::RemoveCredential(tenant, name) => {
+            if let Some(directory) = table.directory(tenant) {
+                directory.credential_slot(name).remove();
+                directory.wake_all();
+            }
+        }
+        Change::RemovePolicies(tenant) => {
+            if let Some(directory) = table.directory(tenant) {
+                directory.tenant.policies.remove();
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,123 @@
+//! What can happen to the table, in the domain's own types: [`sync`](crate::sync) makes it from the wire's.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use seks_proto::{
+    id::{AgentName, CredentialName, ServiceName, TenantName},
+    secret::Secret,
+    policy::Policies,
+    service::Service,
+    token::Digest,
+};
+
+use super::Attributes;
+
+/// All changes of one revision of the store.
+pub struct Delta {
+    /// The lifetime of the store.
+    pub epoch: String,
+    /// What must be applied already. Revisions are sparse: it needn't be `revision - 1`.
+    pub previous: u64,
+    /// What is applied afterwards.
+    pub revision: u64,
+    /// Each record at most once.
+    pub changes: Vec<Change>,
+}
+
+/// One record, put or removed.
+pub enum Change {
+    /// A tenant exists.
+    Tenant(TenantName),
+    /// An agent.
+    Agent {
+        /// Its tenant.
+        tenant: TenantName,
+        /// Its name.
+        name: AgentName,
+        /// Its Cedar tags.
+        attributes: Attributes,
+        /// Whether everything it presents is refused.
+        disabled: bool,
+    },
+    /// A service.
+    Service(Box<Service>),
+    /// A credential, in the clear until the table has sealed it to its own memory key.
+    Credential {
+        /// Its tenant.
+        tenant: TenantName,
+        /// Its name.
+        name: CredentialName,
+        /// The one service that it is for.
+        service: ServiceName,
+        /// Which of its versions.
+        version: u32,
+        /// Encoded [`Fields`](seks_proto::secret::Fields).
+        secret: Secret,
+    },
+    /// All policies of a tenant, compiled; `None` when this node can't compile them, which denies.
+    Policies(TenantName, Option<Arc<Policies>>),
+    /// A token.
+    Token(Box<TokenRecord>),
+    /// A tenant and everything in it is gone.
+    RemoveTenant(TenantName),
+    /// An agent is gone.
+    RemoveAgent(TenantName, AgentName),
+    /// A service is gone, or is one that this node can't serve.
+    RemoveService(TenantName, ServiceName),
+    /// A credential is gone, or no token reaches it any more.
+    RemoveCredential(TenantName, CredentialName),
+    /// A tenant has no policy any more: everything is denied.
+    RemovePolicies(TenantName),
+    /// A token is revoked.
+    RevokeToken {
+        /// Of which.
+        digest: Digest,
+        /// Its id.
+        id: String,
+        /// Its tenant.
+        tenant: TenantName,
+        /// Its agent.
+        agent: AgentName,
+        /// Until when the node says "revoked" rather than "unknown", in unix seconds; 0: not at all.
+        until: i64,
+    },
+}
+
+/// A token as it arrives.
+pub struct TokenRecord {
+    /// SHA-256 of it.
+    pub digest: Digest,
+    /// Its public handle.
+    pub id: String,
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// The agent that presents it.
+    pub agent: AgentName,
+    /// What it reaches, each service once.
+    pub grants: Vec<(ServiceName, CredentialName)>,
+    /// Unix seconds.
+    pub issued_at: i64,
+    /// Unix seconds; 0: never.
+    pub expires_at: i64,
+    /// Source networks that it is bound to; empty: any.
+    pub cidrs: Vec<IpNet>,
+}
+
+impl Change {
+    /// Whether it takes rights away: such changes are applied before all others of their delta.
+    #[must_use]
+    pub fn narrows(&self) -> bool {
+        match self {
+            Self::RemoveTenant(_)
+            | Self::RemoveAgent(..)
+            | Self::RemoveService(..)
+            | Self::RemoveCredential(..)
+            | Self::RemovePolicies(_)
+            | Self::RevokeToken { .. }
+            | Self::Policies(_, None) => true,
+            Self::Agent { disabled, .. } => *disabled,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Cutting requests in flight: a request registers before its last check, so a revocation is seen by the check or wakes it.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use seks_proto::{id::ServiceName, token::Digest};
+
+use super::{
+    Found, Table,
+    token::{Grant, TokenEntry},
+};
+
+/// Why a request may not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutReason {
+    /// The token was revoked, replaced, or is gone from the table.
+    TokenRevoked,
+    /// Its agent was disabled or deleted, be it only for a moment.
+    AgentDisabled,
+    /// The service was deleted.
+    ServiceRemoved,
+    /// The credential was deleted. One that was merely replaced lets requests in flight finish.
+    CredentialRemoved,
+    /// The node's lease has run out.
+    LeaseExpired,
+}
+
+impl fmt::Display for CutReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TokenRevoked => "the token was revoked",
+            Self::AgentDisabled => "the agent was disabled",
+            Self::ServiceRemoved => "the service was removed",
+            Self::CredentialRemoved => "the credential was removed",
+            Self::LeaseExpired => "the node's lease ran out",
+        })
+    }
+}
+
+/// One request's hold on what it was permitted. A future that is ready when the request must end; it has to be polled by the task that
+/// would end it.
+pub struct Cut {
+    table: Arc<Table>,
+    digest: Digest,
+    held: Held,
+    registered: Option<(usize, Waker)>,
+}
+
+/// What the request was permitted, and by which generation of the table.
+struct Held {
+    generation: u64,
+    token: Arc<TokenEntry>,
+    grant: Grant,
+    agent_cuts: u32,
+    service_cuts: u32,
+    credential_cuts: u32,
+}
+
+impl Held {
+    fn new(generation: u64, token: Arc<TokenEntry>, service: &ServiceName) -> Option<Self> {
+        let grant = token.grant(service.as_str())?.clone();
+        let (agent_cuts, service_cuts) = (token.agent.agent.cuts(), grant.service.cuts());
+        let credential_cuts = grant.credential.cuts();
+        Some(Self { generation, token, grant, agent_cuts, service_cuts, credential_cuts })
+    }
+
+    fn reason(&self) -> Option<CutReason> {
+        let agent = &self.token.agent.agent;
+        if self.token.is_cut() {
+            Some(CutReason::TokenRevoked)
+        } else if agent.cuts() != self.agent_cuts || agent.get().is_none_or(|a| a.disabled) {
+            Some(CutReason::AgentDisabled)
+        } else if self.grant.service.cuts() != self.service_cuts || self.grant.service.is_empty() {
+            Some(CutReason::ServiceRemoved)
+        } else if self.grant.credential.cuts() != self.credential_cuts || self.grant.credential.is_empty() {
+            Some(CutReason::CredentialRemoved)
+        } else {
+            None
+        }
+    }
+}
+
+impl Cut {
+    pub(super) fn new(
+        table: Arc<Table>,
+        digest: Digest,
+        token: Arc<TokenEntry>,
+        service: &ServiceName,
+    ) -> Option<Self> {
+        // The token may be of an older generation than this number says; then it isn't what the current one holds.
+        let current = table.current();
+        let generation = match current.find(&digest) {
+            Found::Token(now) if Arc::ptr_eq(&now, &token) => current.number(),
+            _ => u64::MAX,
+        };
+        let held = Held::new(generation, token, service)?;
+        Some(Self { table, digest, held, registered: None })
+    }
+
+    /// Why the request must end, if it must. A handful of atomic loads and one clock read.
+    #[must_use]
+    pub fn reason(&mut self) -> Option<CutReason> {
+        if !self.table.lease.valid() {
+            return Some(CutReason::LeaseExpired);
+        }
+        if self.table.current.load().number() != self.held.generation
+            && let Err(reason) = self.follow()
+        {
+            return Some(reason);
+        }
+        self.held.reason()
+    }
+
+    /// A new table was swapped in: holds on to the same rights in it, or finds them gone.
+    fn follow(&mut self) -> Result<(), CutReason> {
+        if let Some(reason) = self.held.reason() {
+            return Err(reason);
+        }
+        let current = self.table.current();
+        let Found::Token(token) = current.find(&self.digest) else { return Err(CutReason::TokenRevoked) };
+        if token.id() != self.held.token.id() {
+            return Err(CutReason::TokenRevoked);
+        }
+        let service = self.held.grant.service_name().clone();
+        let held = Held::new(current.number(), token, &service).ok_or(CutReason::TokenRevoked)?;
+        if held.grant.credential_name() != self.held.grant.credential_name() {
+            return Err(CutReason::TokenRevoked);
+        }
+        self.unregister();
+        self.held = held;
+        Ok(())
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        match &self.registered {
+            Some((_, known)) if known.will_wake(waker) => {}
+            known => {
+                let key = known.as_ref().map(|(key, _)| *key);
+                let key = self.held.token.agent.waiters.register(key, waker);
+                self.registered = Some((key, waker.clone()));
+            }
+        }
+    }
+
+    fn unregister(&mut self) {
+        if let Some((key, _)) = self.registered.take() {
+            self.held.token.agent.waiters.remove(key);
+        }
+    }
+}
+
+impl Future for Cut {
+    type Output = CutReason;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CutReason> {
+        loop {
+            self.register(context.waker());
+            if let Some(reason) = self.reason() {
+                return Poll::Ready(reason);
+            }
+            // Following a swap gave the registration up.
+            if self.registered.is_some() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        self.unregister();
+    }
+}

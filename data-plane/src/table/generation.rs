@@ -1,0 +1,296 @@
+//! One generation of the table: from one snapshot to the next. Its maps are changed in place by deltas; a snapshot makes a new one.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hash, Hasher},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release, SeqCst},
+        },
+    },
+};
+
+use dashmap::DashMap;
+use ipnet::IpNet;
+use seks_proto::{
+    id::{AgentName, CredentialName, ServiceName, TenantName},
+    policy::Policies,
+    token::Digest,
+};
+
+use super::{
+    Found, TokenRecord,
+    entry::{AgentEntry, CredentialEntry, ServiceEntry},
+    slot::{AgentSlot, Slot, TenantSlot},
+    token::{Grant, Id, RevokedEntry, Terms, TokenEntry},
+};
+
+/// A digest is a hash already: its own first bytes are the map's hash. Nobody can choose them without breaking SHA-256, and
+/// only issued tokens are ever inserted.
+#[derive(Default)]
+pub(super) struct DigestHasher(u64);
+
+impl Hasher for DigestHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk::<8>() {
+            self.0 = u64::from_ne_bytes(*first);
+        }
+    }
+}
+
+/// [`Digest`] with a `Hash` that hands its bytes to the hasher once and plainly.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+struct Place(Digest);
+
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0.0);
+    }
+}
+
+type DigestMap<T> = DashMap<Place, Arc<T>, BuildHasherDefault<DigestHasher>>;
+
+/// Enough that a writer and many readers seldom meet; a power of two.
+const SHARDS: usize = 64;
+
+type TermsKey = (Vec<(ServiceName, CredentialName)>, Vec<IpNet>);
+type Names<N, T> = RwLock<HashMap<N, Arc<T>>>;
+
+/// What a tenant holds, by name.
+pub(super) struct Directory {
+    pub(super) tenant: Arc<TenantSlot>,
+    agents: Names<AgentName, AgentSlot>,
+    services: Names<ServiceName, Slot<ServiceName, ServiceEntry>>,
+    credentials: Names<CredentialName, Slot<CredentialName, CredentialEntry>>,
+    terms: Mutex<HashMap<TermsKey, Arc<Terms>>>,
+}
+
+pub(super) struct Generation {
+    number: u64,
+    epoch: Arc<str>,
+    revision: AtomicU64,
+    tokens: DigestMap<TokenEntry>,
+    revoked: DigestMap<RevokedEntry>,
+    directories: RwLock<HashMap<TenantName, Arc<Directory>>>,
+}
+
+impl Generation {
+    pub(super) fn new(number: u64, epoch: &str, revision: u64, tokens: usize) -> Self {
+        let map = |capacity| {
+            DashMap::with_capacity_and_hasher_and_shard_amount(capacity, BuildHasherDefault::default(), SHARDS)
+        };
+        Self {
+            number,
+            epoch: epoch.into(),
+            revision: AtomicU64::new(revision),
+            tokens: map(tokens),
+            revoked: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS),
+            directories: RwLock::default(),
+        }
+    }
+
+    /// Distinguishes generations within a process.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn epoch(&self) -> &Arc<str> {
+        &self.epoch
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision.load(Acquire)
+    }
+
+    /// The last step of a delta: everything that it did is visible before.
+    pub(super) fn advance(&self, revision: u64) {
+        self.revision.store(revision, Release);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub(super) fn find(&self, digest: &Digest) -> Found {
+        let place = Place(*digest);
+        if let Some(token) = self.tokens.get(&place) {
+            return Found::Token(Arc::clone(token.value()));
+        }
+        self.revoked.get(&place).map_or(Found::Unknown, |r| Found::Revoked(Arc::clone(r.value())))
+    }
+
+    pub(super) fn directory(&self, tenant: &TenantName) -> Option<Arc<Directory>> {
+        read(&self.directories).get(tenant).cloned()
+    }
+
+    /// The directory of `tenant`, made when there is none: records may arrive in any order.
+    pub(super) fn directory_or_new(&self, tenant: &TenantName) -> Arc<Directory> {
+        if let Some(known) = self.directory(tenant) {
+            return known;
+        }
+        write(&self.directories).entry(tenant.clone()).or_insert_with(|| Arc::new(Directory::new(tenant))).clone()
+    }
+
+    pub(super) fn agent(&self, tenant: &TenantName, name: &AgentName) -> Option<Arc<AgentEntry>> {
+        read(&self.directory(tenant)?.agents).get(name)?.agent.get()
+    }
+
+    pub(super) fn service(&self, tenant: &TenantName, name: &ServiceName) -> Option<Arc<ServiceEntry>> {
+        read(&self.directory(tenant)?.services).get(name)?.get()
+    }
+
+    pub(super) fn credential(&self, tenant: &TenantName, name: &CredentialName) -> Option<Arc<CredentialEntry>> {
+        read(&self.directory(tenant)?.credentials).get(name)?.get()
+    }
+
+    pub(super) fn policies(&self, tenant: &TenantName) -> Option<Arc<Policies>> {
+        self.directory(tenant)?.tenant.policies.get()
+    }
+
+    /// Honours a token from now on. One that was revoked stays so: a digest is never issued twice.
+    pub(super) fn put_token(&self, record: TokenRecord) {
+        let place = Place(record.digest);
+        if self.revoked.contains_key(&place) {
+            return;
+        }
+        let directory = self.directory_or_new(&record.tenant);
+        let entry = TokenEntry {
+            agent: directory.agent_slot(&record.agent),
+            terms: directory.terms(record.grants, record.cidrs),
+            issued_at: record.issued_at,
+            expires_at: record.expires_at,
+            id: Id::new(&record.id),
+            cut: false.into(),
+        };
+        // Terms of a token never change after issue; should they, requests under the old ones end.
+        if let Some(old) = self.tokens.insert(place, Arc::new(entry)) {
+            cut_token(&old);
+        }
+    }
+
+    /// Stops honouring a token, and says so in `revoked` before it disappears from `tokens`: a look-up in between still finds it
+    /// and is cut.
+    pub(super) fn revoke_token(&self, digest: Digest, revoked: RevokedEntry) {
+        let place = Place(digest);
+        if revoked.until != 0 {
+            self.revoked.insert(place, Arc::new(revoked));
+        }
+        if let Some((_, token)) = self.tokens.remove(&place) {
+            cut_token(&token);
+        }
+    }
+
+    pub(super) fn remove_tenant(&self, tenant: &TenantName) {
+        let directory = write(&self.directories).remove(tenant);
+        self.tokens.retain(|_, token| {
+            let keep = token.tenant() != tenant;
+            if !keep {
+                token.cut.store(true, SeqCst);
+            }
+            keep
+        });
+        self.revoked.retain(|_, revoked| revoked.tenant != *tenant);
+        if let Some(directory) = directory {
+            directory.tenant.policies.remove();
+            directory.wake_all();
+        }
+    }
+
+    pub(super) fn wake_all(&self) {
+        let directories: Vec<_> = read(&self.directories).values().cloned().collect();
+        directories.iter().for_each(|d| d.wake_all());
+    }
+
+    /// Forgets tombstones that have run out, and slots and terms that nothing uses.
+    pub(super) fn sweep(&self, now: i64) {
+        self.revoked.retain(|_, revoked| revoked.until > now);
+        let directories: Vec<_> = read(&self.directories).values().cloned().collect();
+        for directory in directories {
+            directory.sweep();
+        }
+    }
+}
+
+fn cut_token(token: &TokenEntry) {
+    token.cut.store(true, SeqCst);
+    token.agent.waiters.wake_all();
+}
+
+impl Directory {
+    fn new(tenant: &TenantName) -> Self {
+        Self {
+            tenant: Arc::new(TenantSlot::new(tenant.clone())),
+            agents: RwLock::default(),
+            services: RwLock::default(),
+            credentials: RwLock::default(),
+            terms: Mutex::default(),
+        }
+    }
+
+    pub(super) fn agent_slot(&self, name: &AgentName) -> Arc<AgentSlot> {
+        slot(&self.agents, name, || AgentSlot::new(self.tenant.clone(), name.clone()))
+    }
+
+    pub(super) fn service_slot(&self, name: &ServiceName) -> Arc<Slot<ServiceName, ServiceEntry>> {
+        slot(&self.services, name, || Slot::new(name.clone()))
+    }
+
+    pub(super) fn credential_slot(&self, name: &CredentialName) -> Arc<Slot<CredentialName, CredentialEntry>> {
+        slot(&self.credentials, name, || Slot::new(name.clone()))
+    }
+
+    fn terms(&self, grants: Vec<(ServiceName, CredentialName)>, cidrs: Vec<IpNet>) -> Arc<Terms> {
+        let key = (grants, cidrs);
+        let mut terms = lock(&self.terms);
+        if let Some(known) = terms.get(&key) {
+            return known.clone();
+        }
+        let grant = |(service, credential): &(ServiceName, CredentialName)| Grant {
+            service: self.service_slot(service),
+            credential: self.credential_slot(credential),
+        };
+        let new = Arc::new(Terms {
+            grants: key.0.iter().map(grant).collect(),
+            services: key.0.iter().map(|(service, _)| service.clone()).collect(),
+            cidrs: key.1.clone().into_boxed_slice(),
+        });
+        terms.entry(key).or_insert(new).clone()
+    }
+
+    /// Wakes every request of the tenant: a service or a credential doesn't know which agents use it.
+    pub(super) fn wake_all(&self) {
+        let agents: Vec<_> = read(&self.agents).values().cloned().collect();
+        agents.iter().for_each(|a| a.waiters.wake_all());
+    }
+
+    fn sweep(&self) {
+        lock(&self.terms).retain(|_, terms| Arc::strong_count(terms) > 1);
+        write(&self.agents).retain(|_, s| Arc::strong_count(s) > 1 || !s.agent.is_empty());
+        write(&self.services).retain(|_, s| Arc::strong_count(s) > 1 || !s.is_empty());
+        write(&self.credentials).retain(|_, s| Arc::strong_count(s) > 1 || !s.is_empty());
+    }
+}
+
+fn slot<N: Clone + Eq + Hash, T>(names: &Names<N, T>, name: &N, new: impl FnOnce() -> T) -> Arc<T> {
+    if let Some(known) = read(names).get(name) {
+        return known.clone();
+    }
+    write(names).entry(name.clone()).or_insert_with(|| Arc::new(new())).clone()
+}
+
+// A panic while one of these was held can't leave a map half-changed: each critical section is one operation.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

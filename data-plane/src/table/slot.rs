@@ -1,0 +1,97 @@
+//! Slots: where the current record of a name stands. A token holds its agent's slot and those of what it reaches, so that a
+//! change to an agent is one store and not one a token, and a request finds everything by one hash look-up.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::SeqCst},
+};
+
+use arc_swap::ArcSwapOption;
+use seks_proto::{
+    id::{AgentName, TenantName},
+    policy::Policies,
+};
+
+use super::{entry::AgentEntry, waiters::Waiters};
+
+/// The place of one named record; empty while the record doesn't exist.
+pub struct Slot<N, T> {
+    name: N,
+    value: ArcSwapOption<T>,
+    /// Grows whenever rights are taken away; a request that began before compares.
+    cuts: AtomicU32,
+}
+
+impl<N, T> Slot<N, T> {
+    pub(super) fn new(name: N) -> Self {
+        Self { name, value: ArcSwapOption::empty(), cuts: AtomicU32::new(0) }
+    }
+
+    /// Whose place it is.
+    #[must_use]
+    pub fn name(&self) -> &N {
+        &self.name
+    }
+
+    /// The record as it stands now.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<T>> {
+        self.value.load_full()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.value.load().is_none()
+    }
+
+    pub(super) fn put(&self, value: T) {
+        self.value.store(Some(Arc::new(value)));
+    }
+
+    pub(super) fn put_arc(&self, value: Arc<T>) {
+        self.value.store(Some(value));
+    }
+
+    pub(super) fn remove(&self) {
+        self.value.store(None);
+        self.cut();
+    }
+
+    pub(super) fn cut(&self) {
+        self.cuts.fetch_add(1, SeqCst);
+    }
+
+    pub(super) fn cuts(&self) -> u32 {
+        self.cuts.load(SeqCst)
+    }
+}
+
+/// A tenant: its name and policies.
+pub struct TenantSlot {
+    pub(super) policies: Slot<TenantName, Policies>,
+}
+
+impl TenantSlot {
+    pub(super) fn new(name: TenantName) -> Self {
+        Self { policies: Slot::new(name) }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &TenantName {
+        self.policies.name()
+    }
+}
+
+/// An agent, its tenant, and the requests in flight that act for it.
+pub struct AgentSlot {
+    pub(super) tenant: Arc<TenantSlot>,
+    pub(super) agent: Slot<AgentName, AgentEntry>,
+    /// Woken by everything that may cut a request of this agent; who is woken looks for itself.
+    pub(super) waiters: Waiters,
+}
+
+impl AgentSlot {
+    pub(super) fn new(tenant: Arc<TenantSlot>, name: AgentName) -> Self {
+        Self { tenant, agent: Slot::new(name), waiters: Waiters::default() }
+    }
+}

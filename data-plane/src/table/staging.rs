@@ -1,0 +1,44 @@
+//! A table under construction: a snapshot's records go here, unseen by requests, until it is whole.
+
+use std::sync::Arc;
+
+use seks_proto::table::SessionKey;
+
+use super::{
+    Change, Delta,
+    apply::{self, ApplyError, Step},
+    generation::Generation,
+};
+
+/// What becomes the table when it is complete, or is dropped.
+pub struct Staging {
+    table: Generation,
+    memory_key: Arc<SessionKey>,
+}
+
+impl Staging {
+    pub(super) fn new(table: Generation, memory_key: Arc<SessionKey>) -> Self {
+        Self { table, memory_key }
+    }
+
+    /// Adds one record.
+    ///
+    /// # Errors
+    /// When a credential can't be sealed; the staging is of no use then.
+    pub fn put(&mut self, change: Change) -> Result<(), ApplyError> {
+        Step::new(&self.memory_key, change)?.run(&self.table);
+        Ok(())
+    }
+
+    /// Applies a delta that came while the snapshot was on its way: after all of the snapshot's own records.
+    ///
+    /// # Errors
+    /// As [`Table::apply`](super::Table::apply).
+    pub fn apply(&mut self, delta: Delta) -> Result<(), ApplyError> {
+        apply::apply(&self.table, &self.memory_key, delta)
+    }
+
+    pub(super) fn finish(self) -> Generation {
+        self.table
+    }
+}

@@ -1,0 +1,233 @@
+//! A token's entry. A node may hold a million: what many tokens share (agent, grants, networks) is held once, behind one
+//! pointer each, and the id stands inside the entry.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
+
+use ipnet::IpNet;
+use seks_proto::{
+    id::{AgentName, CredentialName, NameError, ServiceName, TenantName, TokenId},
+    policy::Policies,
+};
+
+use super::{
+    entry::{AgentEntry, CredentialEntry, ServiceEntry},
+    slot::{AgentSlot, Slot, TenantSlot},
+};
+
+/// What a token reaches: a service and the credential for it.
+#[derive(Clone)]
+pub struct Grant {
+    pub(super) service: Arc<Slot<ServiceName, ServiceEntry>>,
+    pub(super) credential: Arc<Slot<CredentialName, CredentialEntry>>,
+}
+
+impl Grant {
+    /// The service's name.
+    #[must_use]
+    pub fn service_name(&self) -> &ServiceName {
+        self.service.name()
+    }
+
+    /// The service as it stands; `None` when it is gone, or is one that this node can't serve.
+    #[must_use]
+    pub fn service(&self) -> Option<Arc<ServiceEntry>> {
+        self.service.get()
+    }
+
+    /// The credential's name.
+    #[must_use]
+    pub fn credential_name(&self) -> &CredentialName {
+        self.credential.name()
+    }
+
+    /// The credential as it stands; `None` when it is gone or was withheld from this node.
+    #[must_use]
+    pub fn credential(&self) -> Option<Arc<CredentialEntry>> {
+        self.credential.get()
+    }
+}
+
+/// Grants and networks, shared by all tokens that were issued alike.
+pub(super) struct Terms {
+    pub(super) grants: Box<[Grant]>,
+    pub(super) services: Box<[ServiceName]>,
+    pub(super) cidrs: Box<[IpNet]>,
+}
+
+/// A token that is honoured.
+pub struct TokenEntry {
+    pub(super) agent: Arc<AgentSlot>,
+    pub(super) terms: Arc<Terms>,
+    pub(super) issued_at: i64,
+    pub(super) expires_at: i64,
+    pub(super) id: Id,
+    pub(super) cut: AtomicBool,
+}
+
+impl TokenEntry {
+    /// Its public handle, `tok-…`.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    /// [`id`](Self::id) as a type: one allocation, for who can't do with the text.
+    ///
+    /// # Errors
+    /// Never for an entry that [`sync`](crate::sync) made: it has checked the id.
+    pub fn token_id(&self) -> Result<TokenId, NameError> {
+        TokenId::try_from(self.id())
+    }
+
+    /// The tenant that it belongs to.
+    #[must_use]
+    pub fn tenant(&self) -> &TenantName {
+        self.agent.tenant.name()
+    }
+
+    /// The tenant that it belongs to, as a handle that costs nothing to clone.
+    #[must_use]
+    pub fn tenant_slot(&self) -> &Arc<TenantSlot> {
+        &self.agent.tenant
+    }
+
+    /// The name of the agent that presents it.
+    #[must_use]
+    pub fn agent_name(&self) -> &AgentName {
+        self.agent.agent.name()
+    }
+
+    /// The agent; `None` when it was deleted, and the token with it.
+    #[must_use]
+    pub fn agent(&self) -> Option<Arc<AgentEntry>> {
+        self.agent.agent.get()
+    }
+
+    /// The policies of its tenant; `None` denies.
+    #[must_use]
+    pub fn policies(&self) -> Option<Arc<Policies>> {
+        self.agent.tenant.policies.get()
+    }
+
+    /// What it reaches.
+    #[must_use]
+    pub fn grants(&self) -> &[Grant] {
+        &self.terms.grants
+    }
+
+    /// The services that it was issued for, as policy sees them.
+    #[must_use]
+    pub fn services(&self) -> &[ServiceName] {
+        &self.terms.services
+    }
+
+    /// What it reaches by the name of `service`.
+    #[must_use]
+    pub fn grant(&self, service: &str) -> Option<&Grant> {
+        self.terms.grants.iter().find(|g| g.service_name().as_str() == service)
+    }
+
+    /// Unix seconds.
+    #[must_use]
+    pub fn issued_at(&self) -> i64 {
+        self.issued_at
+    }
+
+    /// Unix seconds; 0: never.
+    #[must_use]
+    pub fn expires_at(&self) -> i64 {
+        self.expires_at
+    }
+
+    /// Whether it has expired at `now`, unix seconds.
+    #[must_use]
+    pub fn is_expired(&self, now: i64) -> bool {
+        self.expires_at != 0 && now >= self.expires_at
+    }
+
+    /// Whether it may be presented from `source`. An IPv4 address that came in over IPv6 counts as itself.
+    #[must_use]
+    pub fn admits(&self, source: IpAddr) -> bool {
+        let source = source.to_canonical();
+        self.terms.cidrs.is_empty() || self.terms.cidrs.iter().any(|net| net.contains(&source))
+    }
+
+    /// Whether it has been revoked or replaced since it was found. [`Table::register`](super::Table::register) looks further:
+    /// at agent, service, credential, snapshots and the lease.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(SeqCst)
+    }
+}
+
+/// A token that was revoked not long ago.
+pub struct RevokedEntry {
+    /// Its public handle.
+    pub id: String,
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// The agent that presented it.
+    pub agent: AgentName,
+    /// Until when it is remembered, in unix seconds.
+    pub until: i64,
+}
+
+const INLINE: usize = 22;
+
+/// A token's id without an allocation of its own: `tok-` and 16 characters fit.
+pub(super) enum Id {
+    Inline(u8, [u8; INLINE]),
+    Boxed(Box<str>),
+}
+
+impl Id {
+    pub(super) fn new(id: &str) -> Self {
+        let mut bytes = [0; INLINE];
+        match (bytes.get_mut(..id.len()), u8::try_from(id.len())) {
+            (Some(place), Ok(len)) => {
+                place.copy_from_slice(id.as_bytes());
+                Self::Inline(len, bytes)
+            }
+            _ => Self::Boxed(id.into()),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Inline(len, bytes) => {
+                bytes.get(..usize::from(*len)).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default()
+            }
+            Self::Boxed(id) => id,
+        }
+    }
+}
+
+impl fmt::Debug for TokenEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenEntry").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_any_length_is_kept() {
+        for id in ["", "tok-0123456789abcdef", &"x".repeat(22), &"x".repeat(23), &"x".repeat(63)] {
+            assert_eq!(Id::new(id).as_str(), id);
+        }
+    }
+
+    #[test]
+    fn an_entry_stays_small() {
+        assert!(size_of::<TokenEntry>() <= 64, "{} bytes", size_of::<TokenEntry>());
+    }
+}
