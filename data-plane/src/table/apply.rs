@@ -162,8 +162,7 @@ fn remove(table: &Generation, change: &Change) {
     match change {
         Change::RemoveTenant(name) => table.remove_tenant(name),
         Change::RevokeToken { digest, id, tenant, agent, until } => {
-            let revoked =
-                RevokedEntry { id: id.clone(), tenant: tenant.clone(), agent: agent.clone(), until: *until };
+            let revoked = RevokedEntry { id: id.clone(), tenant: tenant.clone(), agent: agent.clone(), until: *until };
             table.revoke_token(*digest, revoked);
         }
         Change::RemoveAgent(tenant, name) => {

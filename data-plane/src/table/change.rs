@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use seks_proto::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
-    secret::Secret,
     policy::Policies,
+    secret::Secret,
     service::Service,
     token::Digest,
 };

@@ -7,12 +7,7 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{
-    policy::GRANTED_SERVICES,
-    secret::Fields,
-    service::Service,
-    wire,
-};
+use seks_proto::{policy::GRANTED_SERVICES, secret::Fields, service::Service, wire};
 
 use super::*;
 
@@ -204,12 +199,8 @@ fn an_unfinished_snapshot_is_never_seen() {
 #[test]
 fn a_removed_tenant_leaves_nothing_and_nobody_elses_goes_with_it() {
     let table = loaded();
-    let other = Change::Agent {
-        tenant: name("acme2"),
-        name: name("bot"),
-        attributes: Attributes::new(),
-        disabled: false,
-    };
+    let other =
+        Change::Agent { tenant: name("acme2"), name: name("bot"), attributes: Attributes::new(), disabled: false };
     let mut cut = registered(&table, 1);
     table.apply(delta(10, 11, vec![other, Change::RemoveTenant(name("acme"))])).unwrap();
     assert_eq!((table.len(), cut.reason()), (0, Some(CutReason::TokenRevoked)));

@@ -139,9 +139,8 @@ impl Recipient {
     /// [`SessionError::Exchange`] when it was made for somebody else, or changed on the way.
     pub fn accept(&self, enc: &[u8], ciphertext: &[u8]) -> Result<SessionKey, SessionError> {
         let enc = EncapsulatedSecret(enc.to_vec());
-        let mut bytes = SUITE
-            .open(&enc, SESSION_KEY_INFO, b"", ciphertext, &self.private)
-            .map_err(|_| SessionError::Exchange)?;
+        let mut bytes =
+            SUITE.open(&enc, SESSION_KEY_INFO, b"", ciphertext, &self.private).map_err(|_| SessionError::Exchange)?;
         let key = <&[u8; KEY_BYTES]>::try_from(bytes.as_slice()).map(SessionKey::new);
         bytes.zeroize();
         key.map_err(|_| SessionError::Exchange)
