@@ -1,1 +1,42 @@
-//! cli
+//! `seks`: the administrator's command line over gRPC, and `seks dev`, the whole broker in one process for one machine.
+//!
+//! [`args`] is the command tree, `commands/` holds one file a noun, [`client`] the connection, [`context`] who and where,
+//! [`output`] what is printed, [`error`] how a command fails.
+
+pub mod args;
+pub mod client;
+pub mod commands;
+pub mod confirm;
+pub mod context;
+pub mod error;
+pub mod files;
+pub mod output;
+pub mod secret_input;
+
+use std::{ffi::OsString, process::ExitCode};
+
+/// Runs one command line; what `main` does.
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    seks_proto::runtime::install_crypto_provider();
+    seks_proto::runtime::harden::quiet_panics();
+    let outcome = match args::parse(args) {
+        Ok(args::Parsed::Print(text)) => {
+            output::Output::new(output::Format::Table).text(&text).map(|()| ExitCode::SUCCESS)
+        }
+        Ok(args::Parsed::Run(cli)) => run(*cli),
+        Err(error) => Err(error),
+    };
+    outcome.unwrap_or_else(|error| {
+        output::stderr(&error.lines());
+        error.exit.into()
+    })
+}
+
+fn run(cli: args::Cli) -> error::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| error::CliError::new(error::Exit::Failed, "start", error::plain_io(&e)))?;
+    runtime.block_on(commands::run(cli))
+}

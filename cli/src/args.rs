@@ -1,0 +1,277 @@
+//! The command tree: noun, then verb.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ContextKind, error::ErrorKind};
+
+use crate::{
+    client::Client,
+    commands,
+    context::{Choice, Context},
+    error::{CliError, Result, one_line},
+    output::{Format, Output},
+};
+
+/// Credential broker for AI agents: they hold fake tokens, the proxy puts the real key in.
+#[derive(Debug, Parser)]
+#[command(name = "seks", version = seks_proto::runtime::VERSION, max_term_width = 110, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// The noun.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  seks dev --demo                                          everything in one process, with a demonstration
+  seks service enable openai
+  seks credential put openai-key --service openai          asks for the key, without echo
+  seks agent create ci-bot --attr team=infra
+  seks token issue --agent ci-bot --service openai --ttl 24h
+  seks run --agent ci-bot -- python agent.py
+
+Exit codes: 0 done, 1 failed, 2 usage or bad input, 3 not found, 4 not permitted, 5 conflict,
+6 control plane unreachable";
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Context to use instead of the file's current one
+    #[arg(long, global = true, value_name = "NAME", env = "SEKS_CONTEXT")]
+    pub context: Option<String>,
+    /// Context file [default: ./.seks-data/context.toml, then ~/.config/seks/context.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "SEKS_CONTEXT_FILE")]
+    pub context_file: Option<PathBuf>,
+    /// Tenant [default: the context's, or `default`]
+    #[arg(long, global = true, value_name = "NAME", env = "SEKS_TENANT")]
+    pub tenant: Option<String>,
+    /// Longest wait for the control plane, and for a change to be enforced
+    #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub timeout: Duration,
+    /// Form of the answer
+    #[arg(long, short, global = true, value_enum, value_name = "FORM", default_value = "table")]
+    pub output: Format,
+}
+
+/// The nouns, and the few commands that have none.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Control plane, store, nodes: what is there and how far it is
+    Status,
+    /// Isolation boundaries
+    #[command(subcommand)]
+    Tenant(commands::tenant::Verb),
+    /// Upstream APIs
+    #[command(subcommand)]
+    Service(commands::service::Verb),
+    /// Real secrets: stored once, never shown again
+    #[command(subcommand)]
+    Credential(commands::credential::Verb),
+    /// Principals that call
+    #[command(subcommand)]
+    Agent(commands::agent::Verb),
+    /// Fake keys that agents present
+    #[command(subcommand)]
+    Token(commands::token::Verb),
+    /// Cedar policies: who may do what
+    #[command(subcommand)]
+    Policy(commands::policy::Verb),
+    /// Proxy nodes
+    #[command(subcommand)]
+    Node(commands::node::Verb),
+    /// Those who administer
+    #[command(subcommand)]
+    Operator(commands::operator::Verb),
+    /// Print the `export` lines that point the common SDKs at the proxy
+    Env(commands::env::EnvArgs),
+    /// Run a command with those variables and a token of its own
+    Run(commands::run::RunArgs),
+    /// Control plane and proxy in one process, for one machine
+    Dev(commands::dev::DevArgs),
+    /// Print a shell's completion script
+    Completions(commands::completions::CompletionsArgs),
+}
+
+impl Global {
+    /// The output in the form that was asked for.
+    #[must_use]
+    pub fn output(&self) -> Output {
+        Output::new(self.output)
+    }
+
+    /// The context that was asked for.
+    ///
+    /// # Errors
+    /// Exit code 2.
+    pub fn load_context(&self) -> Result<Context> {
+        Choice { file: self.context_file.clone(), name: self.context.clone() }.load()
+    }
+
+    /// Connects to the context's control plane.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect(&self) -> Result<Client> {
+        Client::connect(&self.load_context()?, self.tenant.as_deref(), self.timeout).await
+    }
+}
+
+/// `90`, `30s`, `1h 30m`, `7d`; up to ten years.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+    let parsed = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text).map_err(|_| "a duration looks like 30s, 15m, 24h or 7d".to_owned())?,
+    };
+    if parsed.is_zero() || parsed > LONGEST {
+        return Err("longer than 0 and at most 10 years".into());
+    }
+    Ok(parsed)
+}
+
+/// What parsing came to.
+pub enum Parsed {
+    /// A command.
+    Run(Box<Cli>),
+    /// Help or the version, for stdout.
+    Print(String),
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// Exit code 2 in one line. What was typed as a value is not repeated where it could be a secret.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let error = match Cli::try_parse_from(&args) {
+        Ok(cli) => return Ok(Parsed::Run(Box::new(cli))),
+        Err(error) => error,
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Print(error.to_string())),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            Err(CliError::usage(noun(&args), "a verb is missing").hint(see_help(&args)))
+        }
+        _ => Err(usage_error(&args, &error)),
+    }
+}
+
+fn usage_error(args: &[OsString], error: &clap::Error) -> CliError {
+    let why = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        // Somebody may have typed a key where none belongs: it is not printed back.
+        (ErrorKind::UnknownArgument, Some(typed)) => {
+            let typed = typed.to_string();
+            match typed.split('=').next().filter(|a| a.starts_with('-') && a.len() < 32) {
+                Some(flag) => format!("unexpected argument '{flag}'"),
+                None => "unexpected argument (a secret is never an argument)".into(),
+            }
+        }
+        (ErrorKind::TooManyValues, Some(flag)) => format!("{flag} takes no value"),
+        (ErrorKind::InvalidSubcommand, _) if !looks_like_a_verb(error) => "no such command".into(),
+        _ => {
+            let text = error.to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            one_line(text.split("\n\n").next().unwrap_or_default())
+        }
+    };
+    let tip = error.get(ContextKind::SuggestedArg).or_else(|| error.get(ContextKind::SuggestedSubcommand));
+    let hint = tip.map_or_else(|| see_help(args), |tip| format!("did you mean `{tip}`?"));
+    CliError::usage(noun(args), why).hint(hint)
+}
+
+fn looks_like_a_verb(error: &clap::Error) -> bool {
+    let typed = error.get(ContextKind::InvalidSubcommand).map(ToString::to_string).unwrap_or_default();
+    typed.len() <= 16 && typed.bytes().all(|b| b.is_ascii_lowercase())
+}
+
+/// The command as far as it is known: `seks token issue`.
+fn noun(args: &[OsString]) -> String {
+    let mut command = Cli::command();
+    let mut name = String::from("seks");
+    for arg in args.iter().skip(1).filter_map(|a| a.to_str()) {
+        let Some(next) = command.find_subcommand(arg).cloned() else { continue };
+        name = format!("{name} {arg}");
+        command = next;
+    }
+    name
+}
+
+fn see_help(args: &[OsString]) -> String {
+    format!("see `{} --help`", noun(args))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(line: &str) -> CliError {
+        match parse(line.split(' ').map(OsString::from)) {
+            Err(error) => error,
+            Ok(_) => panic!("`{line}` was accepted"),
+        }
+    }
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_are_one_line_with_exit_code_2() {
+        let cases = [
+            ("seks", "a verb is missing"),
+            ("seks token", "a verb is missing"),
+            ("seks tokn list", "unrecognized subcommand 'tokn'"),
+            ("seks token issue", "required arguments were not provided: --agent <AGENT> --service"),
+            ("seks token issue --agent a --service s --ttl soon", "a duration looks like 30s"),
+            ("seks status --timeout 0s", "longer than 0"),
+            ("seks status -o xml", "invalid value 'xml'"),
+            ("seks status --colour", "unexpected argument '--colour'"),
+            ("seks credential put a --service s --from-stdin --from-file f", "cannot be used with"),
+        ];
+        for (line, expect) in cases {
+            let error = error(line);
+            assert_eq!(error.exit as u8, 2, "{line}");
+            assert!(error.why.contains(expect), "{line}: {error}");
+            assert_eq!(error.lines().lines().count(), 2, "{line}: {}", error.lines());
+        }
+    }
+
+    #[test]
+    fn a_secret_typed_as_an_argument_is_refused_and_not_repeated() {
+        for line in [
+            "seks credential put a --service s sk-live-SECRET",
+            "seks credential put a --service s --secret=sk-live-SECRET",
+            "seks credential put a --service s --from-stdin=sk-live-SECRET",
+            "seks credential put a --service s --key sk-live-SECRET",
+            "seks credential sk-live-SECRET",
+            "seks sk-live-SECRET",
+        ] {
+            let error = error(line);
+            assert_eq!(error.exit as u8, 2);
+            assert!(!error.lines().contains("SECRET"), "{line}: {}", error.lines());
+        }
+    }
+
+    #[test]
+    fn a_typo_is_answered_with_what_was_meant() {
+        assert_eq!(error("seks token isue").hint.unwrap(), "did you mean `issue`?");
+        assert_eq!(error("seks token issue").hint.unwrap(), "see `seks token issue --help`");
+    }
+
+    #[test]
+    fn durations_have_units_and_bounds() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        for bad in ["", "x", "-1s", "0", "0s", "100y", "99999999999999999999"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

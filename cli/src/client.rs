@@ -1,0 +1,261 @@
+//! The connection to a control plane: mutual TLS from a context, deadlines on everything, and answers turned into errors.
+
+use std::{error::Error as StdError, future::Future, time::Duration};
+
+use rustls::{AlertDescription, CertificateError};
+use seks_proto::wire::{self, admin_client::AdminClient};
+use tonic::{
+    Response, Status,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
+
+use crate::{
+    context::Context,
+    error::{CliError, Exit, Result},
+};
+
+/// Longest wait for a connection; `--timeout` may make it shorter.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much longer than the wait that was asked for the answer about it may take.
+const GRACE: Duration = Duration::from_secs(5);
+/// Largest answer, in bytes: a list of a hundred thousand tokens.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// An open connection, the tenant that commands are about, and the time they may take.
+#[derive(Debug, Clone)]
+pub struct Client {
+    rpc: AdminClient<Channel>,
+    endpoint: String,
+    tenant: String,
+    timeout: Duration,
+    proxy: Option<String>,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Exit code 6 when nobody answers or the answer isn't from this context's control plane, 4 when it refuses our
+    /// certificate, 2 when the context can't be used.
+    pub async fn connect(context: &Context, tenant: Option<&str>, timeout: Duration) -> Result<Self> {
+        let what = format!("control plane {}", context.endpoint);
+        if !context.endpoint.starts_with("https://") {
+            return Err(CliError::usage(what, "the endpoint of a context begins with https://"));
+        }
+        check_own_certificate(&context.certificate)?;
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&context.ca))
+            .identity(Identity::from_pem(&context.certificate, &context.key));
+        let channel = Endpoint::from_shared(context.endpoint.clone())
+            .and_then(|e| e.connect_timeout(CONNECT_TIMEOUT.min(timeout)).tls_config(tls))
+            .map_err(|e| CliError::usage(&what, innermost(&e)))?;
+        let channel = match tokio::time::timeout(CONNECT_TIMEOUT.min(timeout), channel.connect()).await {
+            Ok(connected) => connected.map_err(|e| connection_error(&what, &e))?,
+            Err(_) => return Err(CliError::new(Exit::Unreachable, what, "no answer in time").hint(IS_IT_RUNNING)),
+        };
+        Ok(Self {
+            rpc: AdminClient::new(channel).max_decoding_message_size(MAX_ANSWER),
+            endpoint: context.endpoint.clone(),
+            tenant: tenant.or(context.tenant.as_deref()).unwrap_or("default").into(),
+            timeout,
+            proxy: context.proxy.clone(),
+        })
+    }
+
+    /// The generated client.
+    #[must_use]
+    pub fn rpc(&self) -> AdminClient<Channel> {
+        self.rpc.clone()
+    }
+
+    /// The tenant that commands are about.
+    #[must_use]
+    pub fn tenant(&self) -> String {
+        self.tenant.clone()
+    }
+
+    /// Where agents reach the proxy, when the context says so.
+    #[must_use]
+    pub fn proxy(&self) -> Option<&str> {
+        self.proxy.as_deref()
+    }
+
+    /// What a change says about waiting until it is enforced.
+    #[must_use]
+    pub fn wait(&self, no_wait: bool) -> wire::Wait {
+        wire::Wait { no_wait, timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    /// A request for a list of this tenant's.
+    #[must_use]
+    pub fn list(&self) -> wire::ListRequest {
+        wire::ListRequest { tenant: self.tenant() }
+    }
+
+    /// A request about one thing of this tenant's.
+    #[must_use]
+    pub fn named(&self, name: &str) -> wire::NameRequest {
+        wire::NameRequest { tenant: self.tenant(), name: name.into() }
+    }
+
+    /// A request to remove one thing of this tenant's.
+    #[must_use]
+    pub fn delete(&self, name: &str, no_wait: bool) -> wire::DeleteRequest {
+        wire::DeleteRequest { tenant: self.tenant(), name: name.into(), wait: Some(self.wait(no_wait)) }
+    }
+
+    /// Awaits an answer, for as long as `--timeout` allows.
+    ///
+    /// # Errors
+    /// The control plane's refusal, or exit code 6.
+    pub async fn call<T>(
+        &self,
+        what: &str,
+        answer: impl Future<Output = std::result::Result<Response<T>, Status>>,
+    ) -> Result<T> {
+        self.within(self.timeout, what, answer).await
+    }
+
+    /// The same for a change that waits at the other end until it is enforced: that wait may use up `--timeout` itself.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn change<T>(
+        &self,
+        what: &str,
+        answer: impl Future<Output = std::result::Result<Response<T>, Status>>,
+    ) -> Result<T> {
+        self.within(self.timeout + GRACE, what, answer).await
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        answer: impl Future<Output = std::result::Result<Response<T>, Status>>,
+    ) -> Result<T> {
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.refused(what, &status)),
+            Err(_) => {
+                let why = format!("no answer within {}", humantime::format_duration(limit));
+                Err(CliError::new(Exit::Unreachable, what, why).hint(OUTCOME_UNKNOWN))
+            }
+        }
+    }
+
+    /// With TLS 1.3 a server's refusal of our certificate arrives only with the first call.
+    fn refused(&self, what: &str, status: &Status) -> CliError {
+        match status.source().and_then(tls_error) {
+            Some(error) => tls_refusal(&format!("control plane {}", self.endpoint), error),
+            None => CliError::status(what, status),
+        }
+    }
+}
+
+const IS_IT_RUNNING: &str = "is it running? `seks dev` starts one on this machine";
+const OUTCOME_UNKNOWN: &str = "the change may have been made all the same: look before repeating it";
+
+/// An expired certificate of our own is known without asking anybody.
+fn check_own_certificate(pem: &str) -> Result<()> {
+    let what = "the context's certificate";
+    let (_, parsed) =
+        x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|_| CliError::usage(what, "not a certificate"))?;
+    let certificate = parsed.parse_x509().map_err(|_| CliError::usage(what, "not a certificate"))?;
+    let until = certificate.validity().not_after.timestamp();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    if i64::try_from(now).is_ok_and(|now| now > until) {
+        let why = format!("expired at {}", crate::output::time(until));
+        return Err(CliError::new(Exit::NotPermitted, what, why)
+            .hint("an owner makes a new one with `seks operator create`; `seks dev` renews its own when it starts"));
+    }
+    Ok(())
+}
+
+fn connection_error(what: &str, error: &(dyn StdError + 'static)) -> CliError {
+    match tls_error(error) {
+        Some(tls) => tls_refusal(what, tls),
+        None => CliError::new(Exit::Unreachable, what, innermost(error)).hint(IS_IT_RUNNING),
+    }
+}
+
+fn tls_refusal(what: &str, error: &rustls::Error) -> CliError {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            CliError::new(Exit::Unreachable, what, "its certificate has expired")
+        }
+        rustls::Error::InvalidCertificate(_) => {
+            CliError::new(Exit::Unreachable, what, "its certificate was not made by the context's authority")
+                .hint("the context belongs to another control plane, or something stands between")
+        }
+        rustls::Error::AlertReceived(alert) => CliError::new(Exit::NotPermitted, what, alert_reason(*alert))
+            .hint("the context's certificate is not one that this control plane accepts"),
+        other => CliError::new(Exit::Unreachable, what, other),
+    }
+}
+
+fn alert_reason(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::CertificateExpired => "it says that our certificate has expired".into(),
+        AlertDescription::CertificateRequired => "it wants a client certificate".into(),
+        AlertDescription::UnknownCA | AlertDescription::BadCertificate | AlertDescription::DecryptError => {
+            "it doesn't know the authority of our certificate".into()
+        }
+        other => format!("it refused our certificate ({other:?})"),
+    }
+}
+
+/// The TLS error behind a transport error, where there is one. `io::Error` hides its inner error from `source()`.
+fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    let mut next: Option<&'a (dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = match inner {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// The cause at the bottom: what the operating system or the resolver said.
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.downcast_ref::<std::io::Error>().map_or_else(|| error.to_string(), crate::error::plain_io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tls_error_is_found_inside_io_errors() {
+        let tls = rustls::Error::AlertReceived(AlertDescription::UnknownCA);
+        let wrapped = std::io::Error::other(std::io::Error::other(tls));
+        let error = connection_error("control plane x", &wrapped);
+        assert_eq!((error.exit, error.why.as_str()), (Exit::NotPermitted, "it doesn't know the authority of our certificate"));
+    }
+
+    #[test]
+    fn a_refused_connection_is_exit_code_6() {
+        let error = connection_error("x", &std::io::Error::from_raw_os_error(111));
+        assert_eq!((error.exit, error.why.as_str()), (Exit::Unreachable, "connection refused"));
+    }
+
+    #[test]
+    fn an_expired_certificate_is_known_without_a_connection() {
+        let mut params = rcgen::CertificateParams::new(vec!["x".into()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let error = check_own_certificate(&params.self_signed(&key).unwrap().pem()).unwrap_err();
+        assert_eq!((error.exit, error.why.as_str()), (Exit::NotPermitted, "expired at 2020-01-01T00:00:00Z"));
+        assert_eq!(check_own_certificate("-----BEGIN X").unwrap_err().exit, Exit::Usage);
+    }
+}

@@ -1,0 +1,165 @@
+//! `seks agent`: the principals that call.
+
+use std::collections::BTreeMap;
+
+use clap::Subcommand;
+use seks_proto::wire;
+use serde::Serialize;
+
+use super::change::{self, Waiting};
+use crate::{
+    args::Global,
+    confirm::Confirm,
+    error::Result,
+    output::{View, time_or_null},
+};
+
+/// What can be done with agents.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Create an agent
+    #[command(after_help = "Example:\n  seks agent create ci-bot --attr team=infra --attr env=prod")]
+    Create {
+        /// 1 to 63 of a-z, 0-9 and `-`
+        name: String,
+        /// An attribute that policies can ask for; repeatable
+        #[arg(long, value_name = "KEY=VALUE", value_parser = attribute)]
+        attr: Vec<(String, String)>,
+    },
+    /// List the tenant's agents
+    #[command(alias = "ls", after_help = "Example:\n  seks agent list -o json")]
+    List,
+    /// Show an agent
+    #[command(after_help = "Example:\n  seks agent show ci-bot")]
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Take away at once all that an agent can do; its tokens stay, `enable` gives it back
+    #[command(after_help = "Example:\n  seks agent disable ci-bot")]
+    Disable {
+        /// Its name
+        name: String,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Give a disabled agent back what it could do
+    #[command(after_help = "Example:\n  seks agent enable ci-bot")]
+    Enable {
+        /// Its name
+        name: String,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Delete an agent and its tokens
+    #[command(alias = "rm", after_help = "Example:\n  seks agent delete ci-bot --yes")]
+    Delete {
+        /// Its name
+        name: String,
+        /// Whether to ask.
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+}
+
+fn attribute(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("an attribute is KEY=VALUE".into()),
+    }
+}
+
+#[derive(Serialize)]
+struct AgentView {
+    name: String,
+    tenant: String,
+    attributes: BTreeMap<String, String>,
+    disabled: bool,
+    created_at: Option<String>,
+}
+
+impl From<wire::Agent> for AgentView {
+    fn from(a: wire::Agent) -> Self {
+        Self {
+            name: a.name,
+            tenant: a.tenant,
+            attributes: a.attributes,
+            disabled: a.disabled,
+            created_at: time_or_null(a.created_at),
+        }
+    }
+}
+
+impl View for AgentView {
+    const COLUMNS: &'static [&'static str] = &["name", "state", "attributes", "created"];
+    fn row(&self) -> Vec<String> {
+        let state = if self.disabled { "disabled" } else { "enabled" };
+        let attributes = self.attributes.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",");
+        vec![self.name.clone(), state.into(), attributes, self.created_at.clone().unwrap_or_default()]
+    }
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// See [`crate::error`].
+pub async fn run(global: &Global, verb: Verb) -> Result<()> {
+    let output = global.output();
+    match verb {
+        Verb::Create { name, attr } => {
+            let client = global.connect().await?;
+            let what = format!("agent `{name}`");
+            let request =
+                wire::CreateAgentRequest { tenant: client.tenant(), name, attributes: attr.into_iter().collect() };
+            output.one(&AgentView::from(client.change(&what, client.rpc().create_agent(request)).await?))
+        }
+        Verb::List => {
+            let client = global.connect().await?;
+            let agents = client.call("agents", client.rpc().list_agents(client.list())).await?.agents;
+            output.list("agents", &agents.into_iter().map(AgentView::from).collect::<Vec<_>>())
+        }
+        Verb::Show { name } => {
+            let client = global.connect().await?;
+            let agent = client.call(&format!("agent `{name}`"), client.rpc().get_agent(client.named(&name))).await?;
+            output.one(&AgentView::from(agent))
+        }
+        Verb::Disable { name, waiting } => set_disabled(global, &name, true, waiting).await,
+        Verb::Enable { name, waiting } => set_disabled(global, &name, false, waiting).await,
+        Verb::Delete { name, confirm, waiting } => {
+            confirm.ask(&format!("delete agent `{name}` and its tokens"))?;
+            let client = global.connect().await?;
+            let request = client.delete(&name, waiting.no_wait);
+            let response = client.change(&format!("agent `{name}`"), client.rpc().delete_agent(request)).await?;
+            change::print_named(output, ("agent", &name, "deleted"), response, waiting)
+        }
+    }
+}
+
+async fn set_disabled(global: &Global, name: &str, disabled: bool, waiting: Waiting) -> Result<()> {
+    let client = global.connect().await?;
+    let request = wire::SetAgentDisabledRequest {
+        tenant: client.tenant(),
+        name: name.into(),
+        disabled,
+        wait: Some(client.wait(waiting.no_wait)),
+    };
+    let response = client.change(&format!("agent `{name}`"), client.rpc().set_agent_disabled(request)).await?;
+    let done = if disabled { "disabled" } else { "enabled" };
+    change::print_named(global.output(), ("agent", name, done), response, waiting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_key_value() {
+        assert_eq!(attribute("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(attribute("a").is_err() && attribute("=b").is_err());
+    }
+}

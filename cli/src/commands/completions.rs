@@ -1,0 +1,50 @@
+//! `seks completions`: a shell's completion script.
+
+use clap::{Args, CommandFactory as _};
+use clap_complete::Shell;
+
+use crate::{
+    args::Cli,
+    error::{CliError, Exit, Result},
+    output::{Format, Output},
+};
+
+/// Which shell.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  seks completions bash > /etc/bash_completion.d/seks
+  seks completions zsh > ~/.zfunc/_seks
+  seks completions fish > ~/.config/fish/completions/seks.fish")]
+pub struct CompletionsArgs {
+    /// bash, zsh or fish
+    #[arg(value_enum)]
+    shell: Name,
+}
+
+/// The shells.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Name {
+    /// bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
+}
+
+/// Prints the script.
+///
+/// # Errors
+/// When stdout can't be written.
+pub fn run(args: CompletionsArgs) -> Result<()> {
+    let shell = match args.shell {
+        Name::Bash => Shell::Bash,
+        Name::Zsh => Shell::Zsh,
+        Name::Fish => Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "seks", &mut script);
+    let script = String::from_utf8(script).map_err(|e| CliError::new(Exit::Failed, "completions", e))?;
+    Output::new(Format::Table).text(&script)
+}

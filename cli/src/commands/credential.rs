@@ -1,0 +1,197 @@
+//! `seks credential`: real secrets. They go in and never come out.
+
+use clap::Subcommand;
+use seks_proto::wire;
+use serde::Serialize;
+
+use super::change::{self, Waiting};
+use crate::{
+    args::Global,
+    client::Client,
+    confirm::Confirm,
+    error::Result,
+    output::{Output, View, time_or_null},
+    secret_input::SecretInput,
+};
+
+/// What can be done with credentials.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Store a credential, or a new version of it that is used from then on
+    #[command(after_help = "\
+Examples:
+  seks credential put openai-key --service openai                       asks, without echo
+  pass show openai | seks credential put openai-key --service openai --from-stdin
+  seks credential put twilio-key --service twilio --from-file fields.json
+
+A service with several fields takes a JSON object of strings with those fields.")]
+    Put {
+        /// 1 to 63 of a-z, 0-9 and `-`
+        name: String,
+        /// The service that it is for
+        #[arg(long)]
+        service: String,
+        /// Where the secret comes from.
+        #[command(flatten)]
+        input: SecretInput,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// List the tenant's credentials: names and versions, no secrets
+    #[command(alias = "ls", after_help = "Example:\n  seks credential list -o json")]
+    List,
+    /// Show what is known of a credential: never the secret
+    #[command(after_help = "Example:\n  seks credential show openai-key")]
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Use an earlier version again
+    #[command(after_help = "Example:\n  seks credential rollback openai-key --version 3")]
+    Rollback {
+        /// Its name
+        name: String,
+        /// The version to use again [default: the one before the current]
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+        version: u32,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Delete a credential with all its versions
+    #[command(alias = "rm", after_help = "Example:\n  seks credential delete openai-key --yes")]
+    Delete {
+        /// Its name
+        name: String,
+        /// Whether to ask.
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+}
+
+#[derive(Serialize)]
+struct CredentialView {
+    id: String,
+    name: String,
+    tenant: String,
+    service: String,
+    version: u32,
+    created_at: Option<String>,
+    updated_at: Option<String>,
+    versions: Vec<VersionView>,
+}
+
+#[derive(Serialize)]
+struct VersionView {
+    version: u32,
+    created_at: Option<String>,
+    created_by: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restored_from: Option<u32>,
+}
+
+impl From<wire::Credential> for CredentialView {
+    fn from(c: wire::Credential) -> Self {
+        let version = |v: wire::CredentialVersion| VersionView {
+            version: v.version,
+            created_at: time_or_null(v.created_at),
+            created_by: v.created_by,
+            restored_from: Some(v.restored_from).filter(|v| *v > 0),
+        };
+        Self {
+            id: c.name.clone(),
+            name: c.name,
+            tenant: c.tenant,
+            service: c.service,
+            version: c.version,
+            created_at: time_or_null(c.created_at),
+            updated_at: time_or_null(c.updated_at),
+            versions: c.versions.into_iter().map(version).collect(),
+        }
+    }
+}
+
+impl View for CredentialView {
+    const COLUMNS: &'static [&'static str] = &["name", "service", "version", "updated"];
+    fn row(&self) -> Vec<String> {
+        let updated = self.updated_at.clone().unwrap_or_default();
+        vec![self.name.clone(), self.service.clone(), self.version.to_string(), updated]
+    }
+    fn detail(&self) -> Vec<(&'static str, String)> {
+        let mut detail: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        let line = |v: &VersionView| {
+            let from = v.restored_from.map_or_else(String::new, |f| format!(", version {f} again"));
+            format!("{}: {} by {}{from}", v.version, v.created_at.as_deref().unwrap_or("?"), v.created_by)
+        };
+        detail.push(("versions", self.versions.iter().map(line).collect::<Vec<_>>().join("\n")));
+        detail
+    }
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// See [`crate::error`].
+pub async fn run(global: &Global, verb: Verb) -> Result<()> {
+    let output = global.output();
+    match verb {
+        Verb::Put { name, service, input, waiting } => {
+            let client = global.connect().await?; // first: nobody types a key for a control plane that isn't there
+            put(&client, output, (name, service), &input, waiting).await
+        }
+        Verb::List => {
+            let client = global.connect().await?;
+            let list = client.call("credentials", client.rpc().list_credentials(client.list())).await?.credentials;
+            output.list("credentials", &list.into_iter().map(CredentialView::from).collect::<Vec<_>>())
+        }
+        Verb::Show { name } => {
+            let client = global.connect().await?;
+            let what = format!("credential `{name}`");
+            let credential = client.call(&what, client.rpc().get_credential(client.named(&name))).await?;
+            output.one(&CredentialView::from(credential))
+        }
+        Verb::Rollback { name, version, waiting } => {
+            let client = global.connect().await?;
+            let what = format!("credential `{name}`");
+            let wait = Some(client.wait(waiting.no_wait));
+            let request = wire::RollbackCredentialRequest { tenant: client.tenant(), name, version, wait };
+            let response = client.change(&what, client.rpc().rollback_credential(request)).await?;
+            let view = CredentialView::from(response.credential.unwrap_or_default());
+            change::print(output, &what, view, response.enforcement, waiting)
+        }
+        Verb::Delete { name, confirm, waiting } => {
+            confirm.ask(&format!("delete credential `{name}` with all its versions"))?;
+            let client = global.connect().await?;
+            let request = client.delete(&name, waiting.no_wait);
+            let what = format!("credential `{name}`");
+            let response = client.change(&what, client.rpc().delete_credential(request)).await?;
+            change::print_named(output, ("credential", &name, "deleted"), response, waiting)
+        }
+    }
+}
+
+async fn put(
+    client: &Client,
+    output: Output,
+    (name, service): (String, String),
+    input: &SecretInput,
+    waiting: Waiting,
+) -> Result<()> {
+    let what = format!("credential `{name}`");
+    let secret = input.read(&format!("Secret for `{service}` (not shown): "))?;
+    // tonic takes the message whole; what it frees is wiped by the binary's allocator.
+    let request = wire::PutCredentialRequest {
+        tenant: client.tenant(),
+        name,
+        service,
+        secret: secret.expose().to_vec(),
+        wait: Some(client.wait(waiting.no_wait)),
+    };
+    let response = client.change(&what, client.rpc().put_credential(request)).await?;
+    let view = CredentialView::from(response.credential.unwrap_or_default());
+    change::print(output, &what, view, response.enforcement, waiting)
+}

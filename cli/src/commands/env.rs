@@ -1,0 +1,216 @@
+//! `seks env`: the variables that point the common SDKs at the proxy.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use clap::Args;
+use seks_proto::wire;
+
+use super::{change::Waiting, token};
+use crate::{
+    args::{Global, duration},
+    client::Client,
+    error::{CliError, Exit, Result},
+};
+
+/// For whom.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  eval \"$(seks env --agent ci-bot)\"
+  seks env --agent ci-bot --service openai --ttl 8h > .env
+  seks env --agent ci-bot -o json")]
+pub struct EnvArgs {
+    /// The agent that will call
+    #[arg(long)]
+    agent: String,
+    /// Which services.
+    #[command(flatten)]
+    what: Wanted,
+    /// A token that was issued already [default: a new one]
+    #[arg(long, value_name = "TOKEN", env = "SEKS_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// How long a new token is valid
+    #[arg(long, default_value = "24h", value_parser = duration)]
+    ttl: Duration,
+}
+
+/// Which services, through which proxy.
+#[derive(Debug, Clone, Args)]
+pub struct Wanted {
+    /// A service to grant, with the credential to use where there are several; repeatable [default: all with a credential]
+    #[arg(long, value_name = "SERVICE[=CREDENTIAL]", value_parser = token::grant)]
+    service: Vec<wire::Grant>,
+    /// Where the agent reaches the proxy [default: what the control plane or the context says]
+    #[arg(long, value_name = "URL", env = "SEKS_PROXY")]
+    proxy: Option<String>,
+}
+
+/// Name and value of each variable.
+pub type Variables = BTreeMap<String, String>;
+
+/// Prints them.
+///
+/// # Errors
+/// See [`crate::error`].
+pub async fn run(global: &Global, args: EnvArgs) -> Result<()> {
+    let client = global.connect().await?;
+    let services = args.what.services(&client).await?;
+    let variables = match args.token {
+        Some(token) => {
+            seks_proto::token::parse(token.as_bytes())
+                .map_err(|_| CliError::usage("--token", "not a token of ours, or mistyped"))?;
+            let base = args.what.proxy(&client, "")?;
+            variables(&services, &base, &token)
+        }
+        None => args.what.issue(&client, args.agent, &services, args.ttl).await?.variables,
+    };
+    let output = global.output();
+    if !output.is_table() {
+        return output.data(&variables);
+    }
+    let lines: Vec<_> = variables.iter().map(|(name, value)| format!("export {name}={}", quote(value))).collect();
+    output.text(&lines.join("\n"))
+}
+
+/// A token issued for these variables.
+#[derive(Debug)]
+pub struct Issued {
+    /// The token's id.
+    pub id: String,
+    /// The variables that hold it.
+    pub variables: Variables,
+}
+
+impl Wanted {
+    /// The services that are asked for, each with its grant.
+    ///
+    /// # Errors
+    /// When one doesn't exist, or there is none.
+    pub async fn services(&self, client: &Client) -> Result<Vec<(wire::Service, wire::Grant)>> {
+        let mut services = client.call("services", client.rpc().list_services(client.list())).await?.services;
+        if !self.service.is_empty() {
+            let find = |grant: &wire::Grant| {
+                let at = services.iter().position(|s| s.name == grant.service).ok_or_else(|| {
+                    CliError::new(Exit::NotFound, format!("service `{}`", grant.service), "there is none of this name")
+                })?;
+                Ok((services.swap_remove(at), grant.clone()))
+            };
+            return self.service.iter().map(find).collect();
+        }
+        let credentials = client.call("credentials", client.rpc().list_credentials(client.list())).await?.credentials;
+        let mut wanted = Vec::new();
+        for service in services {
+            let mut own = credentials.iter().filter(|c| c.service == service.name);
+            match (own.next(), own.next()) {
+                (None, _) => {}
+                (Some(_), None) => {
+                    let grant = wire::Grant { service: service.name.clone(), credential: String::new() };
+                    wanted.push((service, grant));
+                }
+                (Some(_), Some(_)) => {
+                    let what = format!("service `{}`", service.name);
+                    return Err(CliError::usage(what, "it has several credentials")
+                        .hint(format!("say which services with --service, this one as {}=CREDENTIAL", service.name)));
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return Err(CliError::new(Exit::NotFound, "services", "no service has a credential")
+                .hint("`seks service enable NAME`, then `seks credential put KEY --service NAME`"));
+        }
+        Ok(wanted)
+    }
+
+    /// Issues a token for them.
+    ///
+    /// # Errors
+    /// See [`crate::error`].
+    pub async fn issue(
+        &self,
+        client: &Client,
+        agent: String,
+        services: &[(wire::Service, wire::Grant)],
+        ttl: Duration,
+    ) -> Result<Issued> {
+        let grants = services.iter().map(|(_, grant)| grant.clone()).collect();
+        let request = token::request(client, agent, grants, ttl, Waiting::default())?;
+        let issued = token::issue(client, request).await?;
+        let base = self.proxy(client, &issued.base_url)?;
+        Ok(Issued { id: issued.token.unwrap_or_default().id, variables: variables(services, &base, &issued.secret) })
+    }
+
+    fn proxy(&self, client: &Client, issued: &str) -> Result<String> {
+        let base = self.proxy.clone().or_else(|| token::base_url(client, issued)).ok_or_else(|| {
+            CliError::usage("proxy", "where agents reach it is not known").hint("say it with --proxy http://NODE:8300")
+        })?;
+        let base = base.trim_end_matches('/');
+        if host(base).is_empty() {
+            return Err(CliError::usage("--proxy", "a proxy is http://HOST:PORT or https://HOST:PORT"));
+        }
+        Ok(base.into())
+    }
+}
+
+/// Every service's variables; `SEKS_TOKEN` and `SEKS_PROXY` are always there.
+fn variables(services: &[(wire::Service, wire::Grant)], proxy: &str, token: &str) -> Variables {
+    let mut variables = Variables::new();
+    for (service, _) in services {
+        let base = format!("{proxy}/api/{}", service.name);
+        for (name, template) in &service.env {
+            variables.insert(name.clone(), fill(template, &base, token, host(proxy)));
+        }
+    }
+    variables.insert("SEKS_PROXY".into(), proxy.into());
+    variables.insert("SEKS_TOKEN".into(), token.into());
+    variables
+}
+
+fn fill(template: &str, base: &str, token: &str, host: &str) -> String {
+    template.replace("{base}", base).replace("{token}", token).replace("{host}", host)
+}
+
+/// `HOST:PORT` of a base URL.
+fn host(base: &str) -> &str {
+    let rest = base.strip_prefix("http://").or_else(|| base.strip_prefix("https://")).unwrap_or_default();
+    rest.split('/').next().unwrap_or_default()
+}
+
+/// A word that every POSIX shell reads as exactly this text.
+fn quote(value: &str) -> String {
+    format!("'{}'", value.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_back_exactly_what_was_quoted() {
+        for value in ["", "plain", "it's", "a b;$(x)`y`\\\"!", "'", "new\nline", "é*?[~#"] {
+            let script = format!("X={}; printf %s \"$X\"", quote(value));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn templates_are_filled() {
+        let mut service = wire::Service { name: "openai".into(), ..Default::default() };
+        service.env.insert("OPENAI_BASE_URL".into(), "{base}/v1".into());
+        service.env.insert("OPENAI_API_KEY".into(), "{token}".into());
+        service.env.insert("GH_HOST".into(), "{host}".into());
+        let variables = variables(&[(service, wire::Grant::default())], "http://127.0.0.1:8300", "seks_token_x");
+        assert_eq!(variables["OPENAI_BASE_URL"], "http://127.0.0.1:8300/api/openai/v1");
+        assert_eq!(variables["OPENAI_API_KEY"], "seks_token_x");
+        assert_eq!(variables["GH_HOST"], "127.0.0.1:8300");
+        assert_eq!(variables["SEKS_TOKEN"], "seks_token_x");
+    }
+
+    #[test]
+    fn a_proxy_is_an_http_url() {
+        assert_eq!(host("https://h:1/x"), "h:1");
+        for bad in ["h:1", "ftp://h", "", "http://"] {
+            assert_eq!(host(bad), "", "{bad}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `seks node`: the proxy nodes.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use seks_proto::wire;
+use serde::Serialize;
+
+use crate::{
+    args::{Global, duration},
+    error::Result,
+    output::{View, notice, time_or_null},
+};
+
+/// What can be done with nodes.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List the nodes with what each has applied
+    #[command(alias = "ls", after_help = "Example:\n  seks node list -o json")]
+    List,
+    /// Show a node
+    #[command(after_help = "Example:\n  seks node show node-1")]
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Print a join token, with which one new node can enrol once
+    #[command(after_help = "Example:\n  seks node enroll --region eu-1 > join-token")]
+    Enroll {
+        /// The new node's region
+        #[arg(long)]
+        region: String,
+        /// How long the join token is valid
+        #[arg(long, default_value = "10m", value_parser = duration)]
+        ttl: Duration,
+    },
+}
+
+/// A node.
+#[derive(Debug, Serialize)]
+pub struct NodeView {
+    id: String,
+    region: String,
+    version: String,
+    connected: bool,
+    applied_revision: u64,
+    lag: u64,
+    lease_remaining_ms: u64,
+    tokens: u64,
+    first_seen_at: Option<String>,
+    last_seen_at: Option<String>,
+    features: Vec<String>,
+}
+
+impl From<wire::Node> for NodeView {
+    fn from(n: wire::Node) -> Self {
+        Self {
+            id: n.id,
+            region: n.region,
+            version: n.version,
+            connected: n.connected,
+            applied_revision: n.applied_revision,
+            lag: n.lag,
+            lease_remaining_ms: n.lease_remaining_ms,
+            tokens: n.tokens,
+            first_seen_at: time_or_null(n.first_seen_at),
+            last_seen_at: time_or_null(n.last_seen_at),
+            features: n.features,
+        }
+    }
+}
+
+impl View for NodeView {
+    const COLUMNS: &'static [&'static str] = &["node", "region", "state", "applied", "lag", "tokens", "version", "seen"];
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            self.region.clone(),
+            if self.connected { "connected" } else { "gone" }.into(),
+            self.applied_revision.to_string(),
+            self.lag.to_string(),
+            self.tokens.to_string(),
+            self.version.clone(),
+            self.last_seen_at.clone().unwrap_or_default(),
+        ]
+    }
+}
+
+#[derive(Serialize)]
+struct JoinView {
+    join_token: String,
+    region: String,
+    expires_at: Option<String>,
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// See [`crate::error`].
+pub async fn run(global: &Global, verb: Verb) -> Result<()> {
+    let output = global.output();
+    let client = global.connect().await?;
+    match verb {
+        Verb::List => {
+            let nodes = client.call("nodes", client.rpc().list_nodes(wire::ListNodesRequest {})).await?.nodes;
+            output.list("nodes", &nodes.into_iter().map(NodeView::from).collect::<Vec<_>>())
+        }
+        Verb::Show { id } => {
+            let request = wire::NameRequest { tenant: String::new(), name: id.clone() };
+            let node = client.call(&format!("node `{id}`"), client.rpc().get_node(request)).await?;
+            output.one(&NodeView::from(node))
+        }
+        Verb::Enroll { region, ttl } => {
+            let request = wire::EnrollNodeRequest { region: region.clone(), ttl_seconds: ttl.as_secs() };
+            let answer = client.call("node enroll", client.rpc().enroll_node(request)).await?;
+            let view = JoinView { join_token: answer.join_token, region, expires_at: time_or_null(answer.expires_at) };
+            if output.is_table() {
+                output.text(&view.join_token)?; // alone on stdout: it goes into a file
+                notice(&format!("valid once, until {}", view.expires_at.as_deref().unwrap_or_default()));
+                return Ok(());
+            }
+            output.data(&view)
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `seks operator`: those who administer. A new operator's key is made here and never leaves this machine.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Subcommand;
+use seks_proto::wire;
+use serde::Serialize;
+
+use super::change::{self, Waiting};
+use crate::{
+    args::{Global, duration},
+    confirm::Confirm,
+    context::{Context, ContextFile},
+    error::{CliError, Exit, Result},
+    output::{View, time_or_null},
+};
+
+/// What can be done with operators.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Create an operator, or renew one's certificate, and write the context file to give to it
+    #[command(after_help = "\
+Examples:
+  seks operator create ann --role owner --out ann.toml            every tenant, and the fleet
+  seks operator create ci --role editor:acme --out ci.toml        one tenant")]
+    Create {
+        /// 1 to 63 of a-z, 0-9 and `-`
+        name: String,
+        /// owner, editor or viewer, of one tenant or of everything; repeatable
+        #[arg(long, required = true, value_name = "ROLE[:TENANT]", value_parser = role)]
+        role: Vec<wire::RoleBinding>,
+        /// How long its certificate is valid
+        #[arg(long, default_value = "90d", value_parser = duration)]
+        ttl: Duration,
+        /// Where to write its context; it holds the private key
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// List the operators
+    #[command(alias = "ls", after_help = "Example:\n  seks operator list -o json")]
+    List,
+    /// Show who this context is
+    #[command(after_help = "Example:\n  seks operator whoami")]
+    Whoami,
+    /// Delete an operator: its certificate is refused from then on
+    #[command(alias = "rm", after_help = "Example:\n  seks operator delete ann --yes")]
+    Delete {
+        /// Its name
+        name: String,
+        /// Whether to ask.
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+}
+
+/// `owner` or `editor:acme`.
+fn role(text: &str) -> Result<wire::RoleBinding, String> {
+    let (role, tenant) = text.split_once(':').unwrap_or((text, "*"));
+    let role = match role {
+        "owner" => wire::Role::Owner,
+        "editor" => wire::Role::Editor,
+        "viewer" => wire::Role::Viewer,
+        _ => return Err("a role is owner, editor or viewer, with `:TENANT` for one tenant".into()),
+    };
+    Ok(wire::RoleBinding { tenant: tenant.into(), role: role.into() })
+}
+
+#[derive(Serialize)]
+struct OperatorView {
+    name: String,
+    roles: Vec<RoleView>,
+    created_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct RoleView {
+    tenant: String,
+    role: &'static str,
+}
+
+impl From<wire::Operator> for OperatorView {
+    fn from(o: wire::Operator) -> Self {
+        let role = |r: wire::RoleBinding| RoleView {
+            role: match wire::Role::try_from(r.role) {
+                Ok(wire::Role::Owner) => "owner",
+                Ok(wire::Role::Editor) => "editor",
+                Ok(wire::Role::Viewer) => "viewer",
+                _ => "unknown",
+            },
+            tenant: r.tenant,
+        };
+        Self { name: o.name, roles: o.roles.into_iter().map(role).collect(), created_at: time_or_null(o.created_at) }
+    }
+}
+
+impl View for OperatorView {
+    const COLUMNS: &'static [&'static str] = &["name", "roles", "created"];
+    fn row(&self) -> Vec<String> {
+        let roles = self.roles.iter().map(|r| format!("{}:{}", r.role, r.tenant)).collect::<Vec<_>>().join(",");
+        vec![self.name.clone(), roles, self.created_at.clone().unwrap_or_default()]
+    }
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// See [`crate::error`].
+pub async fn run(global: &Global, verb: Verb) -> Result<()> {
+    let output = global.output();
+    match verb {
+        Verb::Create { name, role, ttl, out } => create(global, name, role, ttl, out).await,
+        Verb::List => {
+            let client = global.connect().await?;
+            let request = wire::ListOperatorsRequest {};
+            let operators = client.call("operators", client.rpc().list_operators(request)).await?.operators;
+            output.list("operators", &operators.into_iter().map(OperatorView::from).collect::<Vec<_>>())
+        }
+        Verb::Whoami => {
+            let client = global.connect().await?;
+            let operator = client.call("whoami", client.rpc().who_am_i(wire::WhoAmIRequest {})).await?;
+            output.one(&OperatorView::from(operator))
+        }
+        Verb::Delete { name, confirm } => {
+            confirm.ask(&format!("delete operator `{name}`"))?;
+            let client = global.connect().await?;
+            let wait = Some(client.wait(true));
+            let request = wire::DeleteRequest { tenant: String::new(), name: name.clone(), wait };
+            let what = format!("operator `{name}`");
+            let response = client.change(&what, client.rpc().delete_operator(request)).await?;
+            // The control plane itself is what refuses an operator: there is no node to wait for.
+            change::print_named(output, ("operator", &name, "deleted"), response, Waiting { no_wait: true })
+        }
+    }
+}
+
+async fn create(
+    global: &Global,
+    name: String,
+    roles: Vec<wire::RoleBinding>,
+    ttl: Duration,
+    out: PathBuf,
+) -> Result<()> {
+    if out.exists() {
+        return Err(CliError::usage(out.display().to_string(), "exists already").hint("a context file is not overwritten"));
+    }
+    let own = global.load_context()?;
+    let client = global.connect().await?;
+    let what = format!("operator `{name}`");
+    let (csr_der, key) = signing_request().map_err(|e| CliError::new(Exit::Failed, &what, e))?;
+    let request = wire::CreateOperatorRequest { name: name.clone(), roles, csr_der, ttl_seconds: ttl.as_secs() };
+    let answer = client.change(&what, client.rpc().create_operator(request)).await?;
+    let context = Context {
+        endpoint: own.endpoint,
+        proxy: own.proxy,
+        tenant: own.tenant,
+        ca: answer.ca_pem,
+        certificate: answer.certificate_pem,
+        key,
+    };
+    ContextFile { current: name.clone(), contexts: [(name, context)].into() }.write(&out)?;
+    global.output().one(&OperatorView::from(answer.operator.unwrap_or_default()))?;
+    crate::output::notice(&format!("{} holds its key: hand it over on a safe way", out.display()));
+    Ok(())
+}
+
+/// A fresh key and the request to certify it: the control plane takes nothing but the public key from it.
+fn signing_request() -> std::result::Result<(Vec<u8>, String), rcgen::Error> {
+    let key = rcgen::KeyPair::generate()?;
+    let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
+    Ok((csr.der().to_vec(), key.serialize_pem()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_is_of_everything_or_of_one_tenant() {
+        assert_eq!(role("owner").unwrap(), wire::RoleBinding { tenant: "*".into(), role: wire::Role::Owner.into() });
+        assert_eq!(role("viewer:a").unwrap().tenant, "a");
+        assert!(role("root").is_err());
+    }
+
+    #[test]
+    fn a_signing_request_carries_a_key_that_stays_here() {
+        let (csr, key) = signing_request().unwrap();
+        assert!(!csr.is_empty() && key.contains("PRIVATE KEY"));
+    }
+}

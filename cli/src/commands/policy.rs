@@ -1,0 +1,248 @@
+//! `seks policy`: Cedar policies: which agent may do what.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use seks_proto::wire;
+use serde::Serialize;
+
+use super::change::{self, Enforced, Waiting};
+use crate::{
+    args::Global,
+    client::Client,
+    confirm::Confirm,
+    error::{CliError, Result},
+    files::read_text,
+    output::{Output, View, notice, time_or_null},
+};
+
+/// What can be done with policies.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Validate a file of policies and store all of them, or none
+    #[command(after_help = "Example:\n  seks policy apply -f policies.cedar")]
+    Apply {
+        /// A file with any number of policies, each with an @id; `-` is standard input
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// List the tenant's policies
+    #[command(alias = "ls", after_help = "Example:\n  seks policy list -o json")]
+    List,
+    /// Show a policy's text
+    #[command(after_help = "Example:\n  seks policy show granted-services")]
+    Show {
+        /// Its @id
+        id: String,
+    },
+    /// Delete a policy
+    #[command(alias = "rm", after_help = "Example:\n  seks policy delete no-deletes --yes")]
+    Delete {
+        /// Its @id
+        id: String,
+        /// Whether to ask.
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Validate a file against the schema without storing it
+    #[command(after_help = "Example:\n  seks policy check -f policies.cedar")]
+    Check {
+        /// The file; `-` is standard input
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Say what a node would decide about a request, and which policies determine it
+    #[command(after_help = "\
+Example:
+  seks policy simulate --agent ci-bot --service openai --method POST --path /v1/chat/completions --body request.json")]
+    Simulate(SimulateArgs),
+}
+
+/// The request that is asked about.
+#[derive(Debug, Args)]
+pub struct SimulateArgs {
+    /// Who calls
+    #[arg(long)]
+    agent: String,
+    /// Which service
+    #[arg(long)]
+    service: String,
+    /// HTTP method
+    #[arg(long)]
+    method: String,
+    /// Path and query as the agent writes them after /api/SERVICE
+    #[arg(long)]
+    path: String,
+    /// A file with the request's body; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    body: Option<PathBuf>,
+    /// The address that it comes from [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    source: Option<std::net::IpAddr>,
+}
+
+#[derive(Serialize)]
+struct PolicyView {
+    id: String,
+    tenant: String,
+    text: String,
+    updated_at: Option<String>,
+}
+
+impl From<wire::Policy> for PolicyView {
+    fn from(p: wire::Policy) -> Self {
+        Self { id: p.id, tenant: p.tenant, text: p.text, updated_at: time_or_null(p.updated_at) }
+    }
+}
+
+impl View for PolicyView {
+    const COLUMNS: &'static [&'static str] = &["id", "updated"];
+    fn row(&self) -> Vec<String> {
+        vec![self.id.clone(), self.updated_at.clone().unwrap_or_default()]
+    }
+}
+
+#[derive(Serialize)]
+struct AppliedView {
+    policies: Vec<String>,
+    warnings: Vec<String>,
+    #[serde(flatten)]
+    enforced: Enforced,
+}
+
+#[derive(Serialize)]
+struct CheckView {
+    valid: bool,
+    policies: Vec<String>,
+    errors: Vec<String>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct SimulateView {
+    decision: &'static str,
+    reason: Option<String>,
+    policies: Vec<String>,
+    path: String,
+    errors: Vec<String>,
+}
+
+impl View for SimulateView {
+    const COLUMNS: &'static [&'static str] = &["decision", "reason", "policies", "path", "errors"];
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.decision.into(),
+            self.reason.clone().unwrap_or_default(),
+            self.policies.join(","),
+            self.path.clone(),
+            self.errors.join("\n"),
+        ]
+    }
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// See [`crate::error`].
+pub async fn run(global: &Global, verb: Verb) -> Result<()> {
+    let output = global.output();
+    match verb {
+        Verb::Apply { file, waiting } => {
+            let text = read_text(&file)?;
+            apply(&global.connect().await?, output, (&file.display().to_string(), text), waiting).await
+        }
+        Verb::List => {
+            let client = global.connect().await?;
+            let policies = client.call("policies", client.rpc().list_policies(client.list())).await?.policies;
+            output.list("policies", &policies.into_iter().map(PolicyView::from).collect::<Vec<_>>())
+        }
+        Verb::Show { id } => {
+            let client = global.connect().await?;
+            let policy = client.call(&format!("policy `{id}`"), client.rpc().get_policy(client.named(&id))).await?;
+            if output.is_table() { output.text(&policy.text) } else { output.one(&PolicyView::from(policy)) }
+        }
+        Verb::Delete { id, confirm, waiting } => {
+            confirm.ask(&format!("delete policy `{id}`"))?;
+            let client = global.connect().await?;
+            let request = client.delete(&id, waiting.no_wait);
+            let response = client.change(&format!("policy `{id}`"), client.rpc().delete_policy(request)).await?;
+            change::print_named(output, ("policy", &id, "deleted"), response, waiting)
+        }
+        Verb::Check { file } => {
+            let text = read_text(&file)?;
+            check(&global.connect().await?, output, &file.display().to_string(), text).await
+        }
+        Verb::Simulate(args) => simulate(global, args).await,
+    }
+}
+
+async fn apply(client: &Client, output: Output, (file, text): (&str, String), waiting: Waiting) -> Result<()> {
+    let wait = Some(client.wait(waiting.no_wait));
+    let request = wire::ApplyPoliciesRequest { tenant: client.tenant(), text, wait };
+    let answer = client.change(file, client.rpc().apply_policies(request)).await?;
+    let view = AppliedView {
+        policies: answer.policies.into_iter().map(|p| p.id).collect(),
+        warnings: answer.warnings,
+        enforced: answer.enforcement.into(),
+    };
+    if output.is_table() {
+        view.warnings.iter().for_each(|w| notice(&format!("warning: {w}")));
+        output.text(&format!("applied {}: {}", view.policies.join(", "), view.enforced.sentence()))?;
+    } else {
+        output.data(&view)?;
+    }
+    view.enforced.check(file, waiting)
+}
+
+async fn check(client: &Client, output: Output, file: &str, text: String) -> Result<()> {
+    let request = wire::CheckPoliciesRequest { tenant: client.tenant(), text };
+    let answer = client.call(file, client.rpc().check_policies(request)).await?;
+    let view = CheckView {
+        valid: answer.errors.is_empty(),
+        policies: answer.policy_ids,
+        errors: answer.errors,
+        warnings: answer.warnings,
+    };
+    if !output.is_table() {
+        output.data(&view)?;
+    } else {
+        view.warnings.iter().for_each(|w| notice(&format!("warning: {w}")));
+        if view.valid {
+            output.text(&format!("valid: {}", view.policies.join(", ")))?;
+        }
+    }
+    match view.errors.split_first() {
+        None => Ok(()),
+        Some((first, [])) => Err(CliError::usage(file, first)),
+        Some((first, more)) => Err(CliError::usage(file, first).hint(format!("and {} more: {}", more.len(), more.join("; ")))),
+    }
+}
+
+async fn simulate(global: &Global, args: SimulateArgs) -> Result<()> {
+    let body = args.body.as_deref().map(crate::files::read_bytes).transpose()?;
+    let client = global.connect().await?;
+    let request = wire::SimulateRequest {
+        tenant: client.tenant(),
+        agent: args.agent,
+        service: args.service,
+        method: args.method,
+        path: args.path,
+        has_body: body.is_some(),
+        body: body.unwrap_or_default(),
+        source: args.source.map(|a| a.to_string()).unwrap_or_default(),
+    };
+    let answer = client.call("policy simulate", client.rpc().simulate(request)).await?;
+    global.output().one(&SimulateView {
+        decision: if answer.allowed { "allow" } else { "deny" },
+        reason: Some(answer.reason).filter(|r| !r.is_empty()),
+        policies: answer.policy_ids,
+        path: answer.upstream_path,
+        errors: answer.errors,
+    })
+}

@@ -1,0 +1,152 @@
+//! `seks run`: a command with a token of its own, which is revoked when the command ends.
+
+use std::{ffi::OsString, io::IsTerminal as _, os::unix::process::ExitStatusExt as _, process::ExitCode, time::Duration};
+
+use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::env::{Issued, Wanted};
+use crate::{
+    args::{Global, duration},
+    client::Client,
+    error::{CliError, Exit, Result, plain_io},
+    output::notice,
+};
+
+/// What to run, as whom.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  seks run --agent ci-bot -- python agent.py
+  seks run --agent ci-bot --service openai --service github -- ./agent
+
+The exit code is the command's, 128+N when signal N ended it, 126 or 127 when it can't be started.")]
+pub struct RunArgs {
+    /// The agent that calls [default: the tenant's only one]
+    #[arg(long)]
+    agent: Option<String>,
+    /// Which services.
+    #[command(flatten)]
+    what: Wanted,
+    /// How long the token is valid if it can't be revoked at the end
+    #[arg(long, default_value = "8h", value_parser = duration)]
+    ttl: Duration,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// Longest wait for the revocation at the end.
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs the command.
+///
+/// # Errors
+/// When it can't be started: what the control plane says, or 126 and 127 as a shell has them.
+pub async fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
+    let mut signals = Signals::install()?; // before there is a token: a signal from here on must not leave it behind
+    let client = global.connect().await?;
+    let agent = match args.agent {
+        Some(agent) => agent,
+        None => only_agent(&client).await?,
+    };
+    let services = args.what.services(&client).await?;
+    let issued = args.what.issue(&client, agent, &services, args.ttl).await?;
+    let code = match spawn(&args.command, &issued) {
+        Ok(mut child) => signals.forward_until_exit(&mut child).await,
+        Err(error) => {
+            let program = args.command.first().map(|c| c.to_string_lossy().into_owned()).unwrap_or_default();
+            notice(&format!("error: {program}: {}", plain_io(&error)));
+            Ok(ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }))
+        }
+    };
+    revoke(&client, &issued.id).await;
+    code
+}
+
+async fn only_agent(client: &Client) -> Result<String> {
+    let mut agents = client.call("agents", client.rpc().list_agents(client.list())).await?.agents;
+    match (agents.pop(), agents.pop()) {
+        (Some(agent), None) => Ok(agent.name),
+        (None, _) => Err(CliError::new(Exit::NotFound, "agent", "there is none").hint("`seks agent create NAME`")),
+        _ => Err(CliError::usage("agent", "there are several").hint("say which one with --agent NAME")),
+    }
+}
+
+fn spawn(command: &[OsString], issued: &Issued) -> std::io::Result<Child> {
+    let (program, arguments) = command.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let mut command = Command::new(program);
+    // Who administers is none of the agent's business.
+    for name in ["SEKS_CONTEXT", "SEKS_CONTEXT_FILE", "SEKS_TENANT"] {
+        command.env_remove(name);
+    }
+    command.args(arguments).envs(&issued.variables).spawn()
+}
+
+async fn revoke(client: &Client, id: &str) {
+    let request = client.delete(id, false);
+    let (mut rpc, what) = (client.rpc(), format!("token `{id}`"));
+    let revoked = client.change(&what, rpc.revoke_token(request));
+    match tokio::time::timeout(REVOKE_TIMEOUT, revoked).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => notice(&format!("warning: the token `{id}` is not revoked: {error}")),
+        Err(_) => notice(&format!("warning: the token `{id}` is not known to be revoked: no answer in time")),
+    }
+}
+
+/// The signals that are passed on to the command.
+struct Signals {
+    received: mpsc::Receiver<Signal>,
+    terminal: bool,
+}
+
+impl Signals {
+    fn install() -> Result<Self> {
+        let failed = |e: std::io::Error| CliError::new(Exit::Failed, "signals", plain_io(&e));
+        let (sender, received) = mpsc::channel(16);
+        for passed_on in
+            [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::WINCH, Signal::CONT]
+        {
+            let mut stream = signal(SignalKind::from_raw(passed_on.as_raw())).map_err(failed)?;
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                while stream.recv().await.is_some() {
+                    if sender.send(passed_on).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(Self { received, terminal: std::io::stdin().is_terminal() })
+    }
+
+    async fn forward_until_exit(&mut self, child: &mut Child) -> Result<ExitCode> {
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        loop {
+            tokio::select! {
+                biased;
+                ended = child.wait() => {
+                    let status = ended.map_err(|e| CliError::new(Exit::Failed, "run", plain_io(&e)))?;
+                    return Ok(exit_code(status));
+                }
+                Some(signal) = self.received.recv() => {
+                    // A terminal sends these to the whole foreground group: the command has got them already.
+                    let from_terminal = matches!(signal, Signal::INT | Signal::QUIT | Signal::WINCH | Signal::CONT);
+                    if let (Some(pid), false) = (pid, self.terminal && from_terminal) {
+                        let _ = kill_process(pid, signal); // it may have ended meanwhile
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn exit_code(status: std::process::ExitStatus) -> ExitCode {
+    let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

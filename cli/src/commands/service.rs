@@ -1,0 +1,237 @@
+//! `seks service`: upstream APIs, and how their keys are put in.
+
+mod file;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use clap::{Args, Subcommand};
+use seks_proto::wire::{self, injection::site::At as Site, token_slot::At as Slot};
+use serde::Serialize;
+
+use super::change::{self, Waiting};
+use crate::{
+    args::Global,
+    client::Client,
+    confirm::Confirm,
+    error::Result,
+    files::read_text,
+    output::{Output, View, time_or_null},
+};
+
+/// What can be done with services.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List the built-in catalogue
+    #[command(alias = "catalogue", after_help = "Example:\n  seks service catalog mail")]
+    Catalog {
+        /// Only entries whose name or title holds this
+        search: Option<String>,
+    },
+    /// Copy a catalogue entry into the tenant
+    #[command(after_help = "\
+Examples:
+  seks service enable openai
+  seks service enable openai --as vllm --upstream http://127.0.0.1:8000 --allow-private")]
+    Enable(EnableArgs),
+    /// Create or replace a service from a file
+    #[command(after_help = "Example:\n  seks service apply -f service.toml")]
+    Apply {
+        /// TOML, YAML or JSON by its name's end; `-` is standard input
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// List the tenant's services
+    #[command(alias = "ls", after_help = "Example:\n  seks service list -o json")]
+    List,
+    /// Show a service
+    #[command(after_help = "Example:\n  seks service show openai")]
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Delete a service
+    #[command(alias = "rm", after_help = "Example:\n  seks service delete openai --yes")]
+    Delete {
+        /// Its name
+        name: String,
+        /// Whether to ask.
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+}
+
+/// What to copy, and what to change in the copy.
+#[derive(Debug, Args)]
+pub struct EnableArgs {
+    /// The catalogue entry
+    entry: String,
+    /// Its name in this tenant [default: the entry's]
+    #[arg(long = "as", value_name = "NAME")]
+    name: Option<String>,
+    /// Send requests to this origin instead: a gateway, a self-hosted server, a test
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// PEM roots to trust for it instead of the machine's
+    #[arg(long, value_name = "FILE")]
+    upstream_ca: Option<PathBuf>,
+    /// Allow private, loopback and plain-http upstreams (link-local and metadata addresses never are)
+    #[arg(long)]
+    allow_private: bool,
+    /// Whether to wait for the nodes.
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+#[derive(Serialize)]
+struct ServiceView {
+    id: String,
+    name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    tenant: String,
+    title: String,
+    upstream: String,
+    base_path: String,
+    fields: Vec<String>,
+    injection: Vec<String>,
+    slots: Vec<String>,
+    allow_private: bool,
+    denied_paths: Vec<String>,
+    env: BTreeMap<String, String>,
+    headers: BTreeMap<String, String>,
+    catalogue: Option<String>,
+    created_at: Option<String>,
+}
+
+impl From<wire::Service> for ServiceView {
+    fn from(s: wire::Service) -> Self {
+        Self {
+            id: s.name.clone(),
+            name: s.name,
+            tenant: s.tenant,
+            title: s.title,
+            upstream: s.upstream,
+            base_path: s.base_path,
+            fields: s.fields,
+            injection: s.injection.unwrap_or_default().sites.into_iter().filter_map(|s| s.at).map(site).collect(),
+            slots: s.slots.into_iter().filter_map(|s| s.at).map(slot).collect(),
+            allow_private: s.allow_private,
+            denied_paths: s.denied_paths,
+            env: s.env,
+            headers: s.headers,
+            catalogue: Some(s.catalogue).filter(|c| !c.is_empty()),
+            created_at: time_or_null(s.created_at),
+        }
+    }
+}
+
+fn site(site: Site) -> String {
+    match site {
+        Site::Header(h) => format!("header {}: {}", h.name, h.value),
+        Site::Query(q) => format!("query ?{}={}", q.name, q.value),
+        Site::Basic(template) => format!("basic {template}"),
+        Site::Path(template) => format!("path {template}"),
+    }
+}
+
+fn slot(slot: Slot) -> String {
+    match slot {
+        Slot::Scheme(scheme) => format!("Authorization: {scheme} {{token}}").replace(":  ", ": "),
+        Slot::Header(name) => format!("{name}: {{token}}"),
+        Slot::Query(name) => format!("?{name}={{token}}"),
+        Slot::Basic(_) => "Authorization: Basic".into(),
+        Slot::Path(template) => template,
+        Slot::Subprotocol(prefix) => format!("Sec-WebSocket-Protocol: {prefix}{{token}}"),
+    }
+}
+
+impl View for ServiceView {
+    const COLUMNS: &'static [&'static str] = &["name", "title", "upstream"];
+    fn row(&self) -> Vec<String> {
+        vec![self.name.clone(), self.title.clone(), format!("{}{}", self.upstream, self.base_path)]
+    }
+    fn detail(&self) -> Vec<(&'static str, String)> {
+        let mut detail: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        let pairs = |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
+        detail.push(("fields", self.fields.join(", ")));
+        detail.push(("key goes to", self.injection.join("\n")));
+        detail.push(("token is in", self.slots.join("\n")));
+        detail.push(("private", if self.allow_private { "allowed".into() } else { String::new() }));
+        detail.push(("never", self.denied_paths.join("\n")));
+        detail.push(("variables", pairs(&self.env).join("\n")));
+        detail.push(("headers", pairs(&self.headers).join("\n")));
+        detail.push(("catalogue", self.catalogue.clone().unwrap_or_default()));
+        detail
+    }
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// See [`crate::error`].
+pub async fn run(global: &Global, verb: Verb) -> Result<()> {
+    let output = global.output();
+    match verb {
+        Verb::Catalog { search } => {
+            let client = global.connect().await?;
+            let request = wire::ListCatalogueRequest { search: search.unwrap_or_default() };
+            let entries = client.call("catalogue", client.rpc().list_catalogue(request)).await?.services;
+            output.list("entries", &entries.into_iter().map(ServiceView::from).collect::<Vec<_>>())
+        }
+        Verb::Enable(args) => enable(global, args).await,
+        Verb::Apply { file, waiting } => {
+            let service = file::read(&file)?;
+            apply(&global.connect().await?, output, service, waiting).await
+        }
+        Verb::List => {
+            let client = global.connect().await?;
+            let services = client.call("services", client.rpc().list_services(client.list())).await?.services;
+            output.list("services", &services.into_iter().map(ServiceView::from).collect::<Vec<_>>())
+        }
+        Verb::Show { name } => {
+            let client = global.connect().await?;
+            let what = format!("service `{name}`");
+            let service = client.call(&what, client.rpc().get_service(client.named(&name))).await?;
+            output.one(&ServiceView::from(service))
+        }
+        Verb::Delete { name, confirm, waiting } => {
+            confirm.ask(&format!("delete service `{name}`"))?;
+            let client = global.connect().await?;
+            let request = client.delete(&name, waiting.no_wait);
+            let response = client.change(&format!("service `{name}`"), client.rpc().delete_service(request)).await?;
+            change::print_named(output, ("service", &name, "deleted"), response, waiting)
+        }
+    }
+}
+
+async fn enable(global: &Global, args: EnableArgs) -> Result<()> {
+    let upstream_ca_pem = args.upstream_ca.as_deref().map(read_text).transpose()?.unwrap_or_default();
+    let client = global.connect().await?;
+    let what = format!("service `{}`", args.name.as_ref().unwrap_or(&args.entry));
+    let request = wire::EnableServiceRequest {
+        tenant: client.tenant(),
+        catalogue: args.entry,
+        name: args.name.unwrap_or_default(),
+        upstream: args.upstream.unwrap_or_default(),
+        upstream_ca_pem,
+        allow_private: args.allow_private,
+        wait: Some(client.wait(args.waiting.no_wait)),
+    };
+    let answer = client.change(&what, client.rpc().enable_service(request)).await?;
+    let view = ServiceView::from(answer.service.unwrap_or_default());
+    change::print(global.output(), &what, view, answer.enforcement, args.waiting)
+}
+
+async fn apply(client: &Client, output: Output, service: wire::Service, waiting: Waiting) -> Result<()> {
+    let what = format!("service `{}`", service.name);
+    let service = wire::Service { tenant: client.tenant(), ..service };
+    let request = wire::ApplyServiceRequest { service: Some(service), wait: Some(client.wait(waiting.no_wait)) };
+    let answer = client.change(&what, client.rpc().apply_service(request)).await?;
+    let view = ServiceView::from(answer.service.unwrap_or_default());
+    change::print(output, &what, view, answer.enforcement, waiting)
+}

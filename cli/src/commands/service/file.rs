@@ -1,0 +1,112 @@
+//! A service as a person writes it, in TOML, YAML or JSON.
+
+use std::path::Path;
+
+use seks_proto::{service::spec::Spec, wire};
+
+use crate::{
+    error::{CliError, Result},
+    files::read_text,
+};
+
+/// Stands in until the command's tenant is known; what is checked doesn't depend on it.
+const ANY_TENANT: &str = "default";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Syntax {
+    Toml,
+    Yaml,
+    Json,
+}
+
+/// Reads and checks a file; the tenant in it is to be replaced.
+///
+/// # Errors
+/// Exit code 2, naming the file, the place or the key, and the reason.
+pub(super) fn read(path: &Path) -> Result<wire::Service> {
+    let text = read_text(path)?;
+    let name = path.display().to_string();
+    let spec = parse(syntax(path, &text)?, &text).map_err(|why| CliError::usage(&name, why))?;
+    spec.to_service(ANY_TENANT).and_then(|_| spec.to_wire(ANY_TENANT)).map_err(|e| CliError::usage(name, e))
+}
+
+fn syntax(path: &Path, text: &str) -> Result<Syntax> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("toml") => Ok(Syntax::Toml),
+        Some("yaml" | "yml") => Ok(Syntax::Yaml),
+        Some("json") => Ok(Syntax::Json),
+        // Standard input has no name: TOML is what has a line with `name =`.
+        None if path == Path::new("-") => Ok(match text.trim_start() {
+            t if t.starts_with('{') => Syntax::Json,
+            t if t.lines().any(|l| l.split_once('=').is_some_and(|(key, _)| key.trim() == "name")) => Syntax::Toml,
+            _ => Syntax::Yaml,
+        }),
+        _ => Err(CliError::usage(path.display().to_string(), "a service is a .toml, .yaml or .json file")),
+    }
+}
+
+fn parse(syntax: Syntax, text: &str) -> Result<Spec, String> {
+    match syntax {
+        Syntax::Json => serde_json::from_str(text).map_err(|e| e.to_string()),
+        Syntax::Toml => toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(0, |s| text.get(..s.start).unwrap_or_default().matches('\n').count() + 1);
+            format!("line {line}: {}", e.message())
+        }),
+        Syntax::Yaml => serde_saphyr::from_str(text).map_err(|e| {
+            let text = e.to_string();
+            text.lines().next().unwrap_or_default().to_owned() // what follows is an excerpt of the file
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(name: &str, text: &str) -> Result<wire::Service> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        read(&path)
+    }
+
+    #[test]
+    fn the_three_forms_are_the_same_service() {
+        let toml = at("a.toml", "name='acme'\nupstream='https://api.acme.test'\ninject={header='X-Key'}\n").unwrap();
+        let yaml = at("a.yaml", "name: acme\nupstream: https://api.acme.test\ninject: {header: X-Key}\n").unwrap();
+        let json = at("a.json", r#"{"name":"acme","upstream":"https://api.acme.test","inject":{"header":"X-Key"}}"#);
+        assert_eq!((&toml, &yaml), (&json.unwrap(), &toml));
+        assert_eq!((toml.name.as_str(), toml.fields.as_slice()), ("acme", &["key".to_owned()][..]));
+    }
+
+    #[test]
+    fn standard_input_is_recognised_by_what_is_in_it() {
+        let dash = Path::new("-");
+        assert_eq!(syntax(dash, " {\"name\": 1}").unwrap(), Syntax::Json);
+        assert_eq!(syntax(dash, "title = 'x'\nname = 'a'").unwrap(), Syntax::Toml);
+        assert_eq!(syntax(dash, "name: a\nbase_path: /x=name").unwrap(), Syntax::Yaml);
+    }
+
+    #[test]
+    fn bad_files_are_one_line_that_names_the_place() {
+        let good = "name='a'\nupstream='https://h.test'\ninject='bearer'\n";
+        let cases = [
+            ("a.txt", "", "a .toml, .yaml or .json file"),
+            ("a.toml", &format!("{good}nope=1\n"), "line 4: unknown field `nope`"),
+            ("a.toml", "name=3\n", "line 1: invalid type"),
+            ("a.toml", "name='a\n", "line 1: "),
+            ("a.json", "{\"name\":\"a\",}", "line 1 column 13"),
+            ("a.json", "3", "invalid type"),
+            ("a.yaml", "name: [a", ""),
+            ("a.yaml", "nope: a", "unknown field"),
+            ("a.toml", &good.replace("'a'", "'A B'"), "a service name is 1 to 63"),
+            ("a.toml", &good.replace("https://h.test", "http://127.0.0.1"), "upstream"),
+        ];
+        for (name, text, expect) in cases {
+            let error = at(name, text).unwrap_err();
+            assert_eq!(error.exit as u8, 2, "{text}");
+            assert!(error.to_string().contains(expect), "{text:?}: {error}");
+            assert_eq!(error.lines().lines().count(), 1);
+        }
+    }
+}

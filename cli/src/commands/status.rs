@@ -1,0 +1,78 @@
+//! `seks status`: is everything there, and how far is it.
+
+use seks_proto::wire;
+use serde::Serialize;
+
+use super::node::NodeView;
+use crate::{args::Global, error::Result, output::View};
+
+#[derive(Serialize)]
+struct StatusView {
+    control_plane: ReplicaView,
+    store: StoreView,
+    epoch: String,
+    revision: u64,
+    tokens: u64,
+    audit_backlog: u64,
+    nodes: Vec<NodeView>,
+}
+
+#[derive(Serialize)]
+struct ReplicaView {
+    replica: String,
+    version: String,
+}
+
+#[derive(Serialize)]
+struct StoreView {
+    kind: String,
+    healthy: bool,
+}
+
+impl From<wire::StatusResponse> for StatusView {
+    fn from(s: wire::StatusResponse) -> Self {
+        Self {
+            control_plane: ReplicaView { replica: s.replica, version: s.version },
+            store: StoreView { kind: s.store, healthy: s.store_healthy },
+            epoch: s.epoch,
+            revision: s.revision,
+            tokens: s.tokens,
+            audit_backlog: s.audit_backlog,
+            nodes: s.nodes.into_iter().map(NodeView::from).collect(),
+        }
+    }
+}
+
+impl View for StatusView {
+    const COLUMNS: &'static [&'static str] =
+        &["control plane", "store", "epoch", "revision", "tokens", "audit backlog", "nodes"];
+    fn row(&self) -> Vec<String> {
+        let healthy = if self.store.healthy { "healthy" } else { "NOT HEALTHY" };
+        vec![
+            format!("{} {}", self.control_plane.replica, self.control_plane.version).trim().into(),
+            format!("{}, {healthy}", self.store.kind),
+            self.epoch.clone(),
+            self.revision.to_string(),
+            self.tokens.to_string(),
+            self.audit_backlog.to_string(),
+            self.nodes.len().to_string(),
+        ]
+    }
+}
+
+/// Prints it.
+///
+/// # Errors
+/// See [`crate::error`].
+pub async fn run(global: &Global) -> Result<()> {
+    let client = global.connect().await?;
+    let status = client.call("status", client.rpc().status(wire::StatusRequest {})).await?;
+    let view = StatusView::from(status);
+    let output = global.output();
+    output.one(&view)?;
+    if output.is_table() && !view.nodes.is_empty() {
+        output.text("")?;
+        output.list("nodes", &view.nodes)?;
+    }
+    Ok(())
+}

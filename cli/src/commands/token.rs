@@ -1,0 +1,328 @@
+//! `seks token`: the fake keys that agents present.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use clap::{Args, Subcommand};
+use seks_proto::{id::TokenId, wire};
+use serde::Serialize;
+
+use super::change::{self, Enforced, Waiting};
+use crate::{
+    args::{Global, duration},
+    client::Client,
+    confirm::Confirm,
+    error::{CliError, Exit, Result},
+    output::{Output, View, notice, time_or_null},
+};
+
+/// What can be done with tokens.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Issue a token; it is printed once and never again
+    #[command(after_help = "\
+Examples:
+  seks token issue --agent ci-bot --service openai
+  seks token issue --agent ci-bot --service openai=team-key --service github --ttl 8h --cidr 10.0.0.0/8
+  export OPENAI_API_KEY=$(seks token issue --agent ci-bot --service openai -o json | jq -r .token)")]
+    Issue(IssueArgs),
+    /// List the tenant's tokens
+    #[command(alias = "ls", after_help = "Example:\n  seks token list --agent ci-bot")]
+    List {
+        /// Only this agent's
+        #[arg(long)]
+        agent: Option<String>,
+    },
+    /// Show a token's grants, bindings and expiry: never the token
+    #[command(after_help = "Example:\n  seks token show tok-4xk2p0q9w8e7r6t5")]
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Revoke a token, and wait until no node honours it
+    #[command(after_help = "Example:\n  seks token revoke tok-4xk2p0q9w8e7r6t5 --yes")]
+    Revoke {
+        /// Its id
+        id: String,
+        /// Whether to ask.
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Issue a token with the same grants in place of this one, which is revoked
+    #[command(after_help = "Example:\n  seks token rotate tok-4xk2p0q9w8e7r6t5")]
+    Rotate {
+        /// Its id
+        id: String,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+}
+
+/// What a token is to be.
+#[derive(Debug, Args)]
+pub struct IssueArgs {
+    /// The agent that will present it
+    #[arg(long)]
+    agent: String,
+    /// A service that it grants, with the credential to use where there are several; repeatable
+    #[arg(long, required = true, value_name = "SERVICE[=CREDENTIAL]", value_parser = grant)]
+    service: Vec<wire::Grant>,
+    /// How long it is valid
+    #[arg(long, default_value = "24h", value_parser = duration)]
+    ttl: Duration,
+    /// A source network that it is bound to; repeatable
+    #[arg(long, value_name = "NETWORK")]
+    cidr: Vec<String>,
+    /// Put a vendor's prefix in front, for SDKs that insist on it (`anthropic`: sk-ant-seks_token_…)
+    #[arg(long, value_name = "NAME")]
+    shape: Option<String>,
+    /// Whether to wait for the nodes.
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// `openai` or `openai=team-key`.
+///
+/// # Errors
+/// When either half is empty.
+pub fn grant(text: &str) -> Result<wire::Grant, String> {
+    let (service, credential) = text.split_once('=').map_or((text, None), |(s, c)| (s, Some(c)));
+    if service.is_empty() || credential.is_some_and(str::is_empty) {
+        return Err("a grant is SERVICE or SERVICE=CREDENTIAL".into());
+    }
+    Ok(wire::Grant { service: service.into(), credential: credential.unwrap_or_default().into() })
+}
+
+#[derive(Serialize)]
+struct TokenView {
+    id: String,
+    agent: String,
+    tenant: String,
+    services: Vec<String>,
+    credentials: BTreeMap<String, String>,
+    issued_at: Option<String>,
+    expires_at: Option<String>,
+    cidrs: Vec<String>,
+    shape: Option<String>,
+    issued_by: String,
+}
+
+impl From<wire::Token> for TokenView {
+    fn from(t: wire::Token) -> Self {
+        Self {
+            id: t.id,
+            agent: t.agent,
+            tenant: t.tenant,
+            services: t.grants.iter().map(|g| g.service.clone()).collect(),
+            credentials: t.grants.into_iter().map(|g| (g.service, g.credential)).collect(),
+            issued_at: time_or_null(t.issued_at),
+            expires_at: time_or_null(t.expires_at),
+            cidrs: t.cidrs,
+            shape: Some(t.shape).filter(|s| !s.is_empty()),
+            issued_by: t.issued_by,
+        }
+    }
+}
+
+impl View for TokenView {
+    const COLUMNS: &'static [&'static str] = &["id", "agent", "services", "expires"];
+    fn row(&self) -> Vec<String> {
+        let grant = |(s, c): (&String, &String)| if c.is_empty() { s.clone() } else { format!("{s}={c}") };
+        let grants: Vec<_> = self.credentials.iter().map(grant).collect();
+        vec![self.id.clone(), self.agent.clone(), grants.join(","), self.expires_at.clone().unwrap_or("never".into())]
+    }
+    fn detail(&self) -> Vec<(&'static str, String)> {
+        let mut detail: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        detail.push(("networks", self.cidrs.join(",")));
+        detail.push(("shape", self.shape.clone().unwrap_or_default()));
+        detail.push(("issued", self.issued_at.clone().unwrap_or_default()));
+        detail.push(("issued by", self.issued_by.clone()));
+        detail
+    }
+}
+
+/// A token just issued: the only view that holds one.
+#[derive(Serialize)]
+struct IssuedView {
+    token: String,
+    #[serde(flatten)]
+    view: TokenView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base_url: Option<String>,
+    #[serde(flatten)]
+    enforced: Enforced,
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// See [`crate::error`].
+pub async fn run(global: &Global, verb: Verb) -> Result<()> {
+    let output = global.output();
+    let client = match &verb {
+        Verb::Revoke { id, confirm, .. } => {
+            confirm.ask_if_possible(&format!("revoke token `{id}`"))?;
+            global.connect().await?
+        }
+        _ => global.connect().await?,
+    };
+    match verb {
+        Verb::Issue(args) => {
+            let waiting = args.waiting;
+            let what = format!("token for agent `{}`", args.agent);
+            let issued = issue(&client, args.into_request(&client)?).await?;
+            print_issued(&client, output, &what, issued, waiting)
+        }
+        Verb::List { agent } => {
+            let tokens = client.call("tokens", client.rpc().list_tokens(client.list())).await?.tokens;
+            let wanted = tokens.into_iter().filter(|t| agent.as_ref().is_none_or(|a| *a == t.agent));
+            output.list("tokens", &wanted.map(TokenView::from).collect::<Vec<_>>())
+        }
+        Verb::Show { id } => {
+            let token = client.call(&format!("token `{id}`"), client.rpc().get_token(client.named(&id))).await?;
+            output.one(&TokenView::from(token))
+        }
+        Verb::Revoke { id, waiting, .. } => {
+            let request = client.delete(&id, waiting.no_wait);
+            let response = client.change(&format!("token `{id}`"), client.rpc().revoke_token(request)).await?;
+            change::print_named(output, ("token", &id, "revoked"), response, waiting)
+        }
+        Verb::Rotate { id, waiting } => {
+            let wait = Some(client.wait(waiting.no_wait));
+            let what = format!("token `{id}`");
+            let request = wire::RotateTokenRequest { tenant: client.tenant(), name: id, wait };
+            let issued = client.change(&what, client.rpc().rotate_token(request)).await?;
+            print_issued(&client, output, &what, issued, waiting)
+        }
+    }
+}
+
+impl IssueArgs {
+    fn into_request(self, client: &Client) -> Result<wire::IssueTokenRequest> {
+        Ok(wire::IssueTokenRequest {
+            cidrs: self.cidr,
+            shape: self.shape.unwrap_or_default(),
+            ..request(client, self.agent, self.service, self.ttl, self.waiting)?
+        })
+    }
+}
+
+/// A request for a token; its id makes a repeated request harmless.
+///
+/// # Errors
+/// When the operating system has no randomness to give.
+pub fn request(
+    client: &Client,
+    agent: String,
+    grants: Vec<wire::Grant>,
+    ttl: Duration,
+    waiting: Waiting,
+) -> Result<wire::IssueTokenRequest> {
+    let id = TokenId::generate().map_err(|e| CliError::new(Exit::Failed, "token", e))?;
+    Ok(wire::IssueTokenRequest {
+        tenant: client.tenant(),
+        agent,
+        grants,
+        ttl_seconds: ttl.as_secs(),
+        request_id: id.as_str().into(),
+        wait: Some(client.wait(waiting.no_wait)),
+        ..Default::default()
+    })
+}
+
+/// Issues a token.
+///
+/// # Errors
+/// See [`crate::error`].
+pub async fn issue(client: &Client, request: wire::IssueTokenRequest) -> Result<wire::IssuedToken> {
+    let what = format!("token for agent `{}`", request.agent);
+    client.change(&what, client.rpc().issue_token(request)).await
+}
+
+/// Where agents reach the proxy: what the control plane says, else the context.
+#[must_use]
+pub fn base_url(client: &Client, issued: &str) -> Option<String> {
+    let known = Some(issued).filter(|b| !b.is_empty()).or(client.proxy());
+    known.map(|b| b.trim_end_matches('/').to_owned())
+}
+
+fn print_issued(
+    client: &Client,
+    output: Output,
+    what: &str,
+    issued: wire::IssuedToken,
+    waiting: Waiting,
+) -> Result<()> {
+    let issued = IssuedView {
+        token: issued.secret,
+        view: TokenView::from(issued.token.unwrap_or_default()),
+        base_url: base_url(client, &issued.base_url),
+        enforced: issued.enforcement.into(),
+    };
+    if output.is_table() {
+        output.text(&issued.for_people())?;
+        notice("the token is not shown again; `seks token rotate` replaces it");
+    } else {
+        output.data(&issued)?;
+    }
+    issued.enforced.check(what, waiting)
+}
+
+impl IssuedView {
+    fn for_people(&self) -> String {
+        let expires = self.view.expires_at.as_deref().unwrap_or("never");
+        let mut text = format!("id       {}\ntoken    {}\nexpires  {expires}\n", self.view.id, self.token);
+        let base = self.base_url.as_deref().unwrap_or("http://NODE");
+        for service in &self.view.services {
+            text.push_str(&format!("\n{service}:\n  base_url=\"{base}/api/{service}\"  api_key=\"{}\"\n", self.token));
+        }
+        if self.view.services.iter().any(|s| s == "openai") {
+            let client = format!("OpenAI(api_key=\"{}\", base_url=\"{base}/api/openai\")", self.token);
+            text.push_str(&format!("\nThe OpenAI SDK for Python:\n  client = {client}\n"));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_may_name_its_credential() {
+        let parsed = grant("openai=team").unwrap();
+        assert_eq!((parsed.service.as_str(), parsed.credential.as_str()), ("openai", "team"));
+        assert_eq!(grant("openai").unwrap().credential, "");
+        for bad in ["", "=", "a=", "=b"] {
+            assert!(grant(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_issued_token_has_the_contracts_fields() {
+        let token = wire::Token {
+            id: "tok-1".into(),
+            agent: "a".into(),
+            grants: vec![grant("s").unwrap()],
+            expires_at: 1,
+            ..Default::default()
+        };
+        let issued =
+            IssuedView { token: "seks_token_x".into(), view: token.into(), base_url: None, enforced: Enforced::default() };
+        let json = serde_json::to_value(&issued).unwrap();
+        assert_eq!(json["id"], "tok-1");
+        assert_eq!(json["token"], "seks_token_x");
+        assert_eq!(json["agent"], "a");
+        assert_eq!(json["services"], serde_json::json!(["s"]));
+        assert_eq!(json["expires_at"], "1970-01-01T00:00:01Z");
+    }
+
+    #[test]
+    fn a_list_never_holds_the_digest() {
+        let token = wire::Token { digest: vec![7; 32], ..Default::default() };
+        assert!(!serde_json::to_string(&TokenView::from(token)).unwrap().contains("digest"));
+    }
+}

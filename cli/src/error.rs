@@ -1,0 +1,157 @@
+//! How a command fails: one line `error: WHAT: WHY`, where there is one a `hint:` line, and an exit code for scripts.
+
+use std::fmt;
+
+pub use seks_proto::runtime::Exit;
+use tonic::{Code, Status};
+
+/// A failed command. Holds no secret: it is printed as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {why}")]
+pub struct CliError {
+    /// The exit code.
+    pub exit: Exit,
+    /// What was attempted, or the file, key or argument that is wrong.
+    pub what: String,
+    /// The reason.
+    pub why: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// What every command returns.
+pub type Result<T, E = CliError> = std::result::Result<T, E>;
+
+impl CliError {
+    /// A failure with its exit code.
+    pub fn new(exit: Exit, what: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self { exit, what: what.into(), why: why.to_string(), hint: None }
+    }
+
+    /// Bad input: exit code 2.
+    pub fn usage(what: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self::new(Exit::Usage, what, why)
+    }
+
+    /// A file that can't be read or written: exit code 2.
+    pub fn file(path: &std::path::Path, error: &std::io::Error) -> Self {
+        Self::usage(path.display().to_string(), plain_io(error))
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// An answer of the control plane that isn't the one hoped for.
+    #[must_use]
+    pub fn status(what: impl Into<String>, status: &Status) -> Self {
+        let error = |exit| Self::new(exit, what, reason(status));
+        match status.code() {
+            Code::NotFound => error(Exit::NotFound),
+            Code::PermissionDenied => {
+                error(Exit::NotPermitted).hint("`seks operator whoami` shows the roles of this context's operator")
+            }
+            Code::Unauthenticated => {
+                error(Exit::NotPermitted).hint("the context's certificate is not one that the control plane accepts")
+            }
+            Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => error(Exit::Conflict),
+            Code::InvalidArgument | Code::OutOfRange => error(Exit::Usage),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => error(Exit::Unreachable)
+                .hint("a change may have been made all the same: look before repeating it"),
+            _ => error(Exit::Failed),
+        }
+    }
+
+    /// The lines for stderr. Line breaks and control characters in them are replaced: an answer can't forge a line.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let mut out = format!("error: {}: {}\n", one_line(&self.what), one_line(&self.why));
+        if let Some(hint) = &self.hint {
+            out.push_str(&format!("hint: {}\n", one_line(hint)));
+        }
+        out
+    }
+}
+
+fn reason(status: &Status) -> String {
+    if status.message().is_empty() {
+        status.code().description().into()
+    } else {
+        status.message().into()
+    }
+}
+
+/// The reason of an I/O error without Rust's "(os error 13)".
+#[must_use]
+pub fn plain_io(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let plain = text.split(" (os error ").next().unwrap_or_default();
+    let mut chars = plain.chars();
+    chars.next().map_or_else(String::new, |c| c.to_lowercase().chain(chars).collect())
+}
+
+/// Text that can't leave its line or move the cursor.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.trim().chars() {
+        match c {
+            c if c.is_whitespace() && out.ends_with(' ') => {}
+            c if c.is_whitespace() => out.push(' '),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_grpc_code_has_the_contracts_exit_code() {
+        let cases = [
+            (Code::NotFound, 3),
+            (Code::PermissionDenied, 4),
+            (Code::Unauthenticated, 4),
+            (Code::AlreadyExists, 5),
+            (Code::Aborted, 5),
+            (Code::FailedPrecondition, 5),
+            (Code::Unavailable, 6),
+            (Code::DeadlineExceeded, 6),
+            (Code::Cancelled, 6),
+            (Code::InvalidArgument, 2),
+            (Code::Internal, 1),
+            (Code::Unknown, 1),
+            (Code::Unimplemented, 1),
+            (Code::ResourceExhausted, 1),
+            (Code::DataLoss, 1),
+        ];
+        for (code, exit) in cases {
+            assert_eq!(CliError::status("x", &Status::new(code, "why")).exit as u8, exit, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_one_line_whatever_the_server_says() {
+        let status = Status::not_found("no\nerror: forged\r\n\u{1b}[2Jx");
+        let lines = CliError::status("agent a", &status).lines();
+        assert_eq!(lines, "error: agent a: no error: forged \\u{1b}[2Jx\n");
+    }
+
+    #[test]
+    fn a_hint_is_a_line_of_its_own() {
+        let lines = CliError::usage("a", "b").hint("do c").lines();
+        assert_eq!(lines, "error: a: b\nhint: do c\n");
+    }
+
+    #[test]
+    fn io_errors_lose_their_number() {
+        let error = std::io::Error::from_raw_os_error(2);
+        assert_eq!(plain_io(&error), "no such file or directory");
+    }
+}

@@ -1,0 +1,176 @@
+//! What a command prints: a table for people, JSON and YAML for programs. The only module that writes to stdout or stderr.
+
+use std::io::{self, Write};
+
+use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::error::{CliError, Exit, Result, one_line, plain_io};
+
+/// The forms of `-o`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people; may change.
+    Table,
+    /// For programs; stable: one object, or one array for a list.
+    Json,
+    /// The same objects as YAML.
+    Yaml,
+}
+
+/// A noun as it is printed.
+pub trait View: Serialize {
+    /// The columns of a list.
+    const COLUMNS: &'static [&'static str];
+    /// One cell a column.
+    fn row(&self) -> Vec<String>;
+    /// What `show` prints line by line: by default the columns.
+    fn detail(&self) -> Vec<(&'static str, String)> {
+        Self::COLUMNS.iter().copied().zip(self.row()).collect()
+    }
+}
+
+/// Where a command's answer goes, in the form that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    format: Format,
+}
+
+impl Output {
+    /// An output of this form.
+    #[must_use]
+    pub fn new(format: Format) -> Self {
+        Self { format }
+    }
+
+    /// Whether a person reads it.
+    #[must_use]
+    pub fn is_table(self) -> bool {
+        self.format == Format::Table
+    }
+
+    /// One object.
+    ///
+    /// # Errors
+    /// When stdout can't be written.
+    pub fn one<V: View>(self, view: &V) -> Result<()> {
+        match self.format {
+            Format::Table => {
+                let rows = view.detail().into_iter().filter(|(_, v)| !v.is_empty());
+                self.text(&table(&[], rows.map(|(k, v)| vec![k.to_owned(), v])))
+            }
+            _ => self.data(view),
+        }
+    }
+
+    /// A list. An empty table is a sentence on stderr, so that `seks … list | wc -l` says 0.
+    ///
+    /// # Errors
+    /// When stdout can't be written.
+    pub fn list<V: View>(self, noun: &str, views: &[V]) -> Result<()> {
+        match self.format {
+            Format::Table if views.is_empty() => {
+                notice(&format!("no {noun}"));
+                Ok(())
+            }
+            Format::Table => self.text(&table(V::COLUMNS, views.iter().map(View::row))),
+            _ => self.data(views),
+        }
+    }
+
+    /// Any data as JSON or YAML (JSON when the form is a table: the caller prints its own).
+    ///
+    /// # Errors
+    /// When stdout can't be written.
+    pub fn data<T: Serialize + ?Sized>(self, data: &T) -> Result<()> {
+        let text = match self.format {
+            Format::Yaml => serde_saphyr::to_string(&data).map_err(|e| CliError::new(Exit::Failed, "output", e))?,
+            _ => serde_json::to_string_pretty(data).map_err(|e| CliError::new(Exit::Failed, "output", e))?,
+        };
+        self.text(&text)
+    }
+
+    /// Text as it is, ended with a line break.
+    ///
+    /// # Errors
+    /// When stdout can't be written; a reader that has gone away (`| head`) is no error.
+    pub fn text(self, text: &str) -> Result<()> {
+        let mut stdout = io::stdout().lock();
+        let written = stdout.write_all(text.as_bytes()).and_then(|()| {
+            if !text.ends_with('\n') {
+                stdout.write_all(b"\n")?;
+            }
+            stdout.flush()
+        });
+        match written {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(e) => Err(CliError::new(Exit::Failed, "standard output", plain_io(&e))),
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// A line on stderr for the person at the terminal; lost when there is nobody.
+pub fn notice(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", one_line(text));
+}
+
+/// Ready-made lines on stderr.
+pub fn stderr(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if !columns.is_empty() {
+        table.set_header(columns.iter().map(|c| c.to_uppercase().replace('_', " ")));
+    }
+    for row in rows {
+        // A cell is text of someone else's making: it may not draw on the terminal.
+        table.add_row(row.iter().map(|c| c.lines().map(one_line).collect::<Vec<_>>().join("\n")));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+/// Unix seconds as RFC 3339; 0 is "".
+#[must_use]
+pub fn time(unix_seconds: i64) -> String {
+    let Ok(seconds @ 1..) = u64::try_from(unix_seconds) else { return String::new() };
+    let at = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_secs(seconds));
+    at.map(|at| humantime::format_rfc3339_seconds(at).to_string()).unwrap_or_default()
+}
+
+/// The same for JSON, where "never" is null.
+#[must_use]
+pub fn time_or_null(unix_seconds: i64) -> Option<String> {
+    Some(time(unix_seconds)).filter(|t| !t.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_aligned_columns_and_no_trailing_blanks() {
+        let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["long-name".to_owned(), String::new()]];
+        assert_eq!(table(&["name", "x_y"], rows.into_iter()), "NAME       X Y\na          1\nlong-name");
+    }
+
+    #[test]
+    fn a_cell_can_not_draw_on_the_terminal() {
+        let text = table(&["a"], [vec!["x\u{1b}[31m\u{7}".to_owned()]].into_iter());
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text:?}");
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(time(1_700_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!((time(0), time(-1)), (String::new(), String::new()));
+        assert_eq!(time_or_null(0), None);
+    }
+}
