@@ -128,7 +128,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
     let parsed = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => humantime::parse_duration(text).map_err(|_| "a duration looks like 30s, 15m, 24h or 7d".to_owned())?,
+        Err(_) => {
+            humantime::parse_duration(text).map_err(|_| "a duration looks like 30s, 15m, 24h or 7d".to_owned())?
+        }
     };
     if parsed.is_zero() || parsed > LONGEST {
         return Err("longer than 0 and at most 10 years".into());

@@ -239,7 +239,10 @@ mod tests {
         let tls = rustls::Error::AlertReceived(AlertDescription::UnknownCA);
         let wrapped = std::io::Error::other(std::io::Error::other(tls));
         let error = connection_error("control plane x", &wrapped);
-        assert_eq!((error.exit, error.why.as_str()), (Exit::NotPermitted, "it doesn't know the authority of our certificate"));
+        assert_eq!(
+            (error.exit, error.why.as_str()),
+            (Exit::NotPermitted, "it doesn't know the authority of our certificate")
+        );
     }
 
     #[test]

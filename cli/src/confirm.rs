@@ -47,5 +47,9 @@ fn answer(question: &str) -> Result<()> {
     write!(io::stderr(), "{}? [y/N] ", one_line(question)).map_err(failed)?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).map_err(failed)?;
-    if matches!(line.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(CliError::new(Exit::Failed, question, "not done")) }
+    if matches!(line.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(CliError::new(Exit::Failed, question, "not done"))
+    }
 }

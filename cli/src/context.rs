@@ -126,7 +126,8 @@ fn user_file() -> Option<PathBuf> {
 fn inline(folder: &Path, value: &mut String) -> Result<(), String> {
     if !value.trim_start().starts_with("-----BEGIN ") {
         let path = folder.join(&*value);
-        *value = fs::read_to_string(&path).map_err(|e| format!("{}: {}", path.display(), crate::error::plain_io(&e)))?;
+        *value =
+            fs::read_to_string(&path).map_err(|e| format!("{}: {}", path.display(), crate::error::plain_io(&e)))?;
     }
     if value.contains("-----BEGIN ") { Ok(()) } else { Err("not PEM".into()) }
 }
@@ -196,9 +197,8 @@ mod tests {
 
     #[test]
     fn pem_may_stand_in_files_beside_it() {
-        let (dir, path) = file(
-            "current='a'\n[contexts.a]\nendpoint='https://h'\nca='ca.pem'\ncertificate='c.pem'\nkey='k.pem'\n",
-        );
+        let (dir, path) =
+            file("current='a'\n[contexts.a]\nendpoint='https://h'\nca='ca.pem'\ncertificate='c.pem'\nkey='k.pem'\n");
         let error = load(&path, None).unwrap_err();
         assert!(error.what.ends_with("contexts.a.ca") && error.why.ends_with("no such file or directory"), "{error}");
         for name in ["ca.pem", "c.pem", "k.pem"] {

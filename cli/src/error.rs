@@ -59,8 +59,9 @@ impl CliError {
             }
             Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => error(Exit::Conflict),
             Code::InvalidArgument | Code::OutOfRange => error(Exit::Usage),
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => error(Exit::Unreachable)
-                .hint("a change may have been made all the same: look before repeating it"),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
+                error(Exit::Unreachable).hint("a change may have been made all the same: look before repeating it")
+            }
             _ => error(Exit::Failed),
         }
     }
@@ -77,11 +78,7 @@ impl CliError {
 }
 
 fn reason(status: &Status) -> String {
-    if status.message().is_empty() {
-        status.code().description().into()
-    } else {
-        status.message().into()
-    }
+    if status.message().is_empty() { status.code().description().into() } else { status.message().into() }
 }
 
 /// The reason of an I/O error without Rust's "(os error 13)".

@@ -17,12 +17,13 @@ const MAX_BYTES: u64 = 3 * 1024 * 1024;
 /// # Errors
 /// Exit code 2, naming the file and the reason.
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    let source: std::io::Result<Box<dyn std::io::Read>> =
-        if path == Path::new("-") { Ok(Box::new(std::io::stdin())) } else { fs::File::open(path).map(|f| Box::new(f) as _) };
+    let source: std::io::Result<Box<dyn std::io::Read>> = if path == Path::new("-") {
+        Ok(Box::new(std::io::stdin()))
+    } else {
+        fs::File::open(path).map(|f| Box::new(f) as _)
+    };
     let mut bytes = Vec::new();
-    source
-        .and_then(|s| s.take(MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|e| CliError::file(path, &e))?;
+    source.and_then(|s| s.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(|e| CliError::file(path, &e))?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(CliError::usage(path.display().to_string(), format!("larger than {MAX_BYTES} bytes")));
     }

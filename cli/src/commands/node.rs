@@ -71,7 +71,8 @@ impl From<wire::Node> for NodeView {
 }
 
 impl View for NodeView {
-    const COLUMNS: &'static [&'static str] = &["node", "region", "state", "applied", "lag", "tokens", "version", "seen"];
+    const COLUMNS: &'static [&'static str] =
+        &["node", "region", "state", "applied", "lag", "tokens", "version", "seen"];
     fn row(&self) -> Vec<String> {
         vec![
             self.id.clone(),

@@ -141,7 +141,9 @@ async fn create(
     out: PathBuf,
 ) -> Result<()> {
     if out.exists() {
-        return Err(CliError::usage(out.display().to_string(), "exists already").hint("a context file is not overwritten"));
+        return Err(
+            CliError::usage(out.display().to_string(), "exists already").hint("a context file is not overwritten")
+        );
     }
     let own = global.load_context()?;
     let client = global.connect().await?;

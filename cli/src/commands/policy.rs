@@ -220,7 +220,9 @@ async fn check(client: &Client, output: Output, file: &str, text: String) -> Res
     match view.errors.split_first() {
         None => Ok(()),
         Some((first, [])) => Err(CliError::usage(file, first)),
-        Some((first, more)) => Err(CliError::usage(file, first).hint(format!("and {} more: {}", more.len(), more.join("; ")))),
+        Some((first, more)) => {
+            Err(CliError::usage(file, first).hint(format!("and {} more: {}", more.len(), more.join("; "))))
+        }
     }
 }
 

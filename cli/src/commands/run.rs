@@ -1,6 +1,8 @@
 //! `seks run`: a command with a token of its own, which is revoked when the command ends.
 
-use std::{ffi::OsString, io::IsTerminal as _, os::unix::process::ExitStatusExt as _, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString, io::IsTerminal as _, os::unix::process::ExitStatusExt as _, process::ExitCode, time::Duration,
+};
 
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
@@ -109,9 +111,16 @@ impl Signals {
     fn install() -> Result<Self> {
         let failed = |e: std::io::Error| CliError::new(Exit::Failed, "signals", plain_io(&e));
         let (sender, received) = mpsc::channel(16);
-        for passed_on in
-            [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::WINCH, Signal::CONT]
-        {
+        for passed_on in [
+            Signal::INT,
+            Signal::TERM,
+            Signal::HUP,
+            Signal::QUIT,
+            Signal::USR1,
+            Signal::USR2,
+            Signal::WINCH,
+            Signal::CONT,
+        ] {
             let mut stream = signal(SignalKind::from_raw(passed_on.as_raw())).map_err(failed)?;
             let sender = sender.clone();
             tokio::spawn(async move {

@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn creation_times_are_text_in_both_forms() {
-        let view = TenantView::from(wire::Tenant { name: "a".into(), created_at: 1, strict: true, ..Default::default() });
+        let view =
+            TenantView::from(wire::Tenant { name: "a".into(), created_at: 1, strict: true, ..Default::default() });
         assert_eq!(view.row(), ["a", "yes", "1970-01-01T00:00:01Z"]);
     }
 }

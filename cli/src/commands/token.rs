@@ -310,8 +310,12 @@ mod tests {
             expires_at: 1,
             ..Default::default()
         };
-        let issued =
-            IssuedView { token: "seks_token_x".into(), view: token.into(), base_url: None, enforced: Enforced::default() };
+        let issued = IssuedView {
+            token: "seks_token_x".into(),
+            view: token.into(),
+            base_url: None,
+            enforced: Enforced::default(),
+        };
         let json = serde_json::to_value(&issued).unwrap();
         assert_eq!(json["id"], "tok-1");
         assert_eq!(json["token"], "seks_token_x");
