@@ -30,6 +30,15 @@ pub fn find_program(variable: &str, name: &str) -> Option<PathBuf> {
     told.into_iter().chain(std::env::split_paths(&path).map(|dir| dir.join(name))).find(|file| file.is_file())
 }
 
+/// Says that a test can't run here and why; `tests/run` collects these lines through `SEKS_TEST_SKIPS`.
+pub fn skip(what: &str, why: &str) {
+    use std::io::Write as _;
+    let line = format!("SKIPPED: {what}: {why}\n");
+    drop(std::io::stderr().write_all(line.as_bytes()));
+    let file = std::env::var_os("SEKS_TEST_SKIPS").and_then(|path| File::options().append(true).open(path).ok());
+    drop(file.map(|mut file| file.write_all(line.as_bytes())));
+}
+
 /// Asks again and again until there is an answer.
 ///
 /// # Panics

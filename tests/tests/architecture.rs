@@ -1,5 +1,7 @@
 //! The rules of ARCHITECTURE.md that a reader relies on, checked on the sources themselves.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

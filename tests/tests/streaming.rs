@@ -159,7 +159,7 @@ fn large_bodies_take_no_memory() {
     let received = client.drain(SIZE);
     assert_eq!(received, SIZE);
     let grown = peak_kib(id) - before;
-    assert!(grown < 24 << 10, "grew by {grown} KiB while {} MiB passed", 2 * SIZE >> 20);
+    assert!(grown < 24 << 10, "grew by {grown} KiB while {} MiB passed", (2 * SIZE) >> 20);
 }
 
 #[test]
