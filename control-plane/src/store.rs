@@ -3,6 +3,7 @@
 
 mod config;
 mod embedded;
+mod etcd;
 pub mod key;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub use self::{
 pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, OpenError> {
     match config.kind {
         StoreKind::Embedded => Ok(Arc::new(embedded::Embedded::open(config).await?)),
-        StoreKind::Etcd => Err(OpenError::Config { key: "kind", reason: "etcd is not in this build".into() }),
+        StoreKind::Etcd => Ok(Arc::new(etcd::Etcd::open(config).await?)),
     }
 }
 

@@ -21,6 +21,7 @@ use futures_util::{
 use redb::ReadableDatabase as _;
 use tokio::sync::watch;
 
+pub(super) use self::{database::fresh_epoch, writer::check_size};
 use self::{
     database::{Database, Fault, META, RECORDS},
     log::Since,

@@ -1,0 +1,165 @@
+//! The store in etcd, for any number of replicas.
+//!
+//! The client library is a thin stub over the API. What it leaves to its user is here: failover between endpoints ([`link`]),
+//! retries that never double a write ([`commit`]), a watch that resumes without gaps ([`watch`]), errors told apart by code and
+//! message ([`failure`]). Every value carries the stamp of the attempt that wrote it ([`stamp`]).
+
+mod commit;
+mod connect;
+mod failure;
+mod link;
+mod stamp;
+mod watch;
+
+use bytes::Bytes;
+use etcd_client::{GetOptions, GetResponse, KeyValue, SortOrder, SortTarget};
+use futures_util::{
+    future::BoxFuture,
+    stream::{BoxStream, StreamExt as _},
+};
+
+use self::{failure::Failure, link::Link};
+use super::{
+    Key, OpenError, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write,
+    embedded::fresh_epoch,
+};
+
+/// Records fetched at once: a list is made of pages, all at one revision.
+const PAGE: i64 = 512;
+
+/// A store in etcd.
+pub(super) struct Etcd {
+    link: Link,
+    epoch: String,
+}
+
+impl Etcd {
+    /// Connects, and gives the store its lifetime's name when it is new.
+    pub(super) async fn open(config: &StoreConfig) -> Result<Self, OpenError> {
+        let mut etcd = Self { link: connect::link(config)?, epoch: String::new() };
+        loop {
+            if let Some(record) = etcd.get(&Key::Epoch).await? {
+                etcd.epoch = String::from_utf8_lossy(&record.value).into_owned();
+                return Ok(etcd);
+            }
+            let epoch = fresh_epoch().map_err(|e| StoreError::Unavailable(e.to_string()))?;
+            let write =
+                Transaction { checks: vec![(Key::Epoch, 0)], writes: vec![Write::Put(Key::Epoch, epoch.into())] };
+            match etcd.commit(write).await {
+                Ok(_) | Err(StoreError::Conflict) => {} // of two replicas that start at once one names it
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// One range request; `None` when its revision was compacted.
+    async fn range(&self, from: Vec<u8>, options: GetOptions) -> Result<Option<GetResponse>, StoreError> {
+        let (from, options) = (&from, &options);
+        let read =
+            self.link.read(|client| async move { link::kv(&client).get(from.clone(), Some(options.clone())).await });
+        match read.await {
+            Ok(response) => Ok(Some(response)),
+            Err(Failure::Compacted) => Ok(None),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// All pages at the revision of the first; `None` when that was compacted meanwhile.
+    async fn list_once(&self, prefix: &str) -> Result<Option<(Vec<Record>, Revision)>, StoreError> {
+        let start = self.link.path(prefix);
+        let end = range_end(start.as_bytes());
+        let (mut records, mut from, mut at) = (Vec::new(), start.into_bytes(), 0);
+        loop {
+            let options = GetOptions::new()
+                .with_range(end.clone())
+                .with_limit(PAGE)
+                .with_sort(SortTarget::Key, SortOrder::Ascend)
+                .with_revision(at);
+            let Some(mut page) = self.range(from, options).await? else { return Ok(None) };
+            if at == 0 {
+                at = page.header().map_or(0, etcd_client::ResponseHeader::revision);
+            }
+            let (more, kvs) = (page.more(), page.take_kvs());
+            from = kvs.last().map(|kv| [kv.key(), b"\0"].concat()).unwrap_or_default();
+            for kv in kvs {
+                records.extend(self.record(kv)?);
+            }
+            if !more || from.is_empty() {
+                return Ok(Some((records, revision(at))));
+            }
+        }
+    }
+
+    /// `None` for a key that this version doesn't know.
+    fn record(&self, kv: KeyValue) -> Result<Option<Record>, StoreError> {
+        let modified = revision(kv.mod_revision());
+        let (path, value) = kv.into_key_value();
+        let Some(key) = self.link.parse(&path) else { return Ok(None) };
+        let value =
+            stamp::strip(Bytes::from(value)).ok_or_else(|| StoreError::Corrupt(format!("the value of {key:?}")))?;
+        Ok(Some(Record { key, value, modified }))
+    }
+}
+
+impl Store for Etcd {
+    fn kind(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        Box::pin(async move {
+            let mut found = self.range(self.link.path(&key.to_string()).into_bytes(), GetOptions::new()).await?;
+            match found.as_mut().and_then(|found| found.take_kvs().pop()) {
+                Some(kv) => self.record(kv),
+                None => Ok(None),
+            }
+        })
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>> {
+        Box::pin(async move {
+            loop {
+                if let Some(listed) = self.list_once(prefix).await? {
+                    return Ok(listed);
+                }
+            }
+        })
+    }
+
+    fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        Box::pin(commit::commit(&self.link, transaction))
+    }
+
+    fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent> {
+        watch::watch(self.link.clone(), after).boxed()
+    }
+
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        Box::pin(async move {
+            // Linearizable, as all reads are unless one asks for less.
+            let path = self.link.path(&Key::Epoch.to_string()).into_bytes();
+            let response = self.range(path, GetOptions::new().with_keys_only()).await?;
+            Ok(response.as_ref().and_then(GetResponse::header).map_or(0, |header| revision(header.revision())))
+        })
+    }
+}
+
+fn revision(theirs: i64) -> Revision {
+    Revision::try_from(theirs).unwrap_or_default()
+}
+
+/// The first key after all that begin with `prefix`.
+fn range_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if let Some(next) = last.checked_add(1) {
+            end.push(next);
+            return end;
+        }
+    }
+    vec![0] // in etcd: to the end
+}

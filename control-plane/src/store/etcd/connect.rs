@@ -1,0 +1,119 @@
+//! From `[store]` to clients: what is refused, and how each connection is set up.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    sync::{Arc, atomic::AtomicU64, atomic::AtomicUsize},
+};
+
+use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+use zeroize::Zeroizing;
+
+use super::link::{Endpoint, Link};
+use crate::store::{OpenError, StoreConfig, StoreError};
+
+/// Larger than any key or password file.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Checks the configuration and reads its files. Connections are made when they are needed.
+pub(super) fn link(config: &StoreConfig) -> Result<Link, OpenError> {
+    let options = options(config)?;
+    let endpoints = config.endpoints.iter().map(|url| Ok(Endpoint::new(checked(url, config)?, options.clone())));
+    let endpoints: Vec<Endpoint> = endpoints.collect::<Result<_, OpenError>>()?;
+    if endpoints.is_empty() {
+        return wrong("endpoints", "is missing");
+    }
+    let mut writer = [0; 8];
+    getrandom::fill(&mut writer).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+    let prefix = config.prefix.trim_end_matches('/');
+    Ok(Link {
+        endpoints: endpoints.into(),
+        at: Arc::new(AtomicUsize::new(0)),
+        prefix: format!("{prefix}/").into(),
+        writer: u64::from_be_bytes(writer),
+        count: Arc::new(AtomicU64::new(0)),
+        retry: config.retry_timeout,
+    })
+}
+
+fn wrong<T>(key: &'static str, reason: impl Into<String>) -> Result<T, OpenError> {
+    Err(OpenError::Config { key, reason: reason.into() })
+}
+
+fn checked<'a>(url: &'a str, config: &StoreConfig) -> Result<&'a str, OpenError> {
+    let tls = !config.tls.ca_file.as_os_str().is_empty();
+    match url.split_once("://") {
+        Some(("https", host)) if !host.is_empty() && tls => Ok(url),
+        Some(("https", host)) if !host.is_empty() => wrong("tls.ca_file", format!("is missing, and `{url}` needs it")),
+        Some(("http", host)) if !host.is_empty() && config.allow_plaintext => Ok(url),
+        Some(("http", _)) => wrong(
+            "endpoints",
+            format!("`{url}` is not encrypted: use https, or set store.allow_plaintext where nobody listens"),
+        ),
+        _ => wrong("endpoints", format!("`{url}` is not of the form https://host:port")),
+    }
+}
+
+fn options(config: &StoreConfig) -> Result<ConnectOptions, OpenError> {
+    // `new()` keeps idle connections alive, `default()` doesn't: a frozen peer would go unnoticed.
+    let mut options = ConnectOptions::new()
+        .with_keep_alive(config.keep_alive, config.keep_alive)
+        .with_connect_timeout(config.connect_timeout)
+        .with_timeout(config.request_timeout)
+        .with_require_leader(true) // a member that is cut off from the others ends our watch instead of going silent
+        .with_auto_token_refresh(true);
+    if config.endpoints.iter().any(|url| url.starts_with("https://")) && !config.tls.ca_file.as_os_str().is_empty() {
+        options = options.with_tls(tls(config)?);
+    }
+    match (config.user.is_empty(), config.password_file.as_os_str().is_empty()) {
+        (true, true) => Ok(options),
+        (true, false) => wrong("user", "is missing, and store.password_file is set"),
+        (false, true) => wrong("password_file", "is missing, and store.user is set"),
+        (false, false) => {
+            let password = read(&config.password_file, Access::Private)?;
+            let Ok(password) = std::str::from_utf8(&password) else { return wrong("password_file", "is not UTF-8") };
+            // The library keeps the password as a plain string for as long as it has to refresh tokens.
+            Ok(options.with_user(config.user.as_str(), password.trim_end_matches(['\r', '\n'])))
+        }
+    }
+}
+
+fn tls(config: &StoreConfig) -> Result<TlsOptions, OpenError> {
+    let files = &config.tls;
+    let mut tls =
+        TlsOptions::new().ca_certificate(Certificate::from_pem(read(&files.ca_file, Access::Public)?.as_slice()));
+    if !files.server_name.is_empty() {
+        tls = tls.domain_name(files.server_name.as_str());
+    }
+    match (files.cert_file.as_os_str().is_empty(), files.key_file.as_os_str().is_empty()) {
+        (true, true) => Ok(tls),
+        (true, false) => wrong("tls.cert_file", "is missing, and store.tls.key_file is set"),
+        (false, true) => wrong("tls.key_file", "is missing, and store.tls.cert_file is set"),
+        (false, false) => {
+            let certificate = read(&files.cert_file, Access::Public)?;
+            let key = read(&files.key_file, Access::Private)?;
+            Ok(tls.identity(Identity::from_pem(certificate.as_slice(), key.as_slice())))
+        }
+    }
+}
+
+#[derive(PartialEq)]
+enum Access {
+    Public,
+    Private,
+}
+
+fn read(path: &Path, access: Access) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+    let failed = |source| OpenError::File { path: path.display().to_string(), source };
+    let file = File::open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    if access == Access::Private && meta.mode() & 0o007 != 0 {
+        return Err(failed(std::io::Error::other("every user of this machine can read it: mode must be 0600")));
+    }
+    let length = meta.len().min(MAX_FILE_BYTES);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 1));
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
