@@ -1,7 +1,9 @@
 //! The store: one total order of changes over one flat map, below one prefix. Two implementations, embedded (redb) and
-//! etcd; [`conformance`](self) is the suite that both must pass, and so the contract in full.
+//! etcd; `conformance` is the suite that both must pass, and so the contract in full.
 
 mod config;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod embedded;
 mod etcd;
 pub mod key;
@@ -64,6 +66,9 @@ pub const MAX_TRANSACTION: usize = 120;
 /// Largest value: etcd's default request limit is 1.5 MiB.
 pub const MAX_VALUE_BYTES: usize = 1024 * 1024;
 
+/// Largest sum of keys and values in one transaction: leaves room for the rest of a request within etcd's limit.
+pub const MAX_TRANSACTION_BYTES: usize = 1280 * 1024;
+
 /// All changes of one revision, or the news that history is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchEvent {
@@ -89,7 +94,7 @@ pub enum StoreError {
     /// The store is full: puts are refused, deletes still work.
     #[error("the store is full")]
     Full,
-    /// Over [`MAX_TRANSACTION`] or [`MAX_VALUE_BYTES`]; nothing was written.
+    /// Over [`MAX_TRANSACTION`], [`MAX_VALUE_BYTES`] or [`MAX_TRANSACTION_BYTES`]; nothing was written.
     #[error("the change is too large for one transaction")]
     TooLarge,
     /// Nobody answers; a write was certainly not made.

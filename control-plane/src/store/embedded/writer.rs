@@ -13,7 +13,9 @@ use super::{
     database::{Database, Fault, META, RECORDS, REVISION, counter},
     log,
 };
-use crate::store::{MAX_TRANSACTION, MAX_VALUE_BYTES, OpenError, Revision, StoreError, Transaction, Write};
+use crate::store::{
+    MAX_TRANSACTION, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, OpenError, Revision, StoreError, Transaction, Write,
+};
 
 /// Callers that share one fsync at most. Bounds what one of them waits and what is dirty in memory.
 const BATCH: usize = 128;
@@ -64,9 +66,14 @@ impl Drop for Writer {
 
 /// The bounds that both stores keep.
 pub(in crate::store) fn check_size(transaction: &Transaction) -> Result<(), StoreError> {
+    let length = |write: &Write| match write {
+        Write::Put(key, value) => key.to_string().len() + value.len(),
+        Write::Delete(key) => key.to_string().len(),
+    };
     let too_long = |write: &Write| matches!(write, Write::Put(_, value) if value.len() > MAX_VALUE_BYTES);
     let operations = transaction.checks.len().max(transaction.writes.len());
-    if operations > MAX_TRANSACTION || transaction.writes.iter().any(too_long) {
+    let total: usize = transaction.writes.iter().map(length).sum();
+    if operations > MAX_TRANSACTION || total > MAX_TRANSACTION_BYTES || transaction.writes.iter().any(too_long) {
         return Err(StoreError::TooLarge);
     }
     Ok(())
