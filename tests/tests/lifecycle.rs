@@ -66,7 +66,7 @@ fn a_disabled_agent_is_refused_until_it_is_enabled() {
     sandbox.service("openai", &upstream, KEY);
     let token = sandbox.token("agent", &["openai"]).secret;
     for _ in 0..2 {
-        sandbox.cli().json(&["agent", "disable", "agent", "--yes"]);
+        sandbox.cli().json(&["agent", "disable", "agent"]);
         let refused = sandbox.get(PATH, &token);
         assert_eq!((refused.status, refused.code().as_str()), (403, "agent_disabled"));
         sandbox.cli().json(&["agent", "enable", "agent"]);
@@ -153,7 +153,7 @@ fn keeps_everything(again: impl Fn(&mut Sandbox)) {
     );
     sandbox.cli().put_credential("openai", "openai", "sk-real-second-version-0002");
     sandbox.cli().revoke(&revoked.id);
-    sandbox.cli().json(&["agent", "disable", "disabled", "--yes"]);
+    sandbox.cli().json(&["agent", "disable", "disabled"]);
     for _ in 0..2 {
         again(&mut sandbox);
         upstream.forget();

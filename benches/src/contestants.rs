@@ -1,0 +1,211 @@
+//! Who is compared: the bare upstream, nginx swapping headers, SEKS with everything on.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use seks_cli::{client::Client, context::Choice};
+use seks_proto::wire;
+use tokio::task::JoinSet;
+
+use crate::sys;
+
+/// Core of the proxy under test.
+const TESTED_CORE: &str = "0";
+/// Core of everything else.
+const OTHER_CORE: &str = "1";
+/// The real credential; public, for nothing accepts it.
+const CREDENTIAL: &str = "sk-bench-0123456789abcdef0123456789abcdef0123456789ab";
+
+/// A process that dies with the benchmark.
+pub struct Part {
+    child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Part {
+    /// Its processes.
+    pub fn pids(&self) -> Vec<u32> {
+        sys::family(self.child.id())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        for pid in self.pids().into_iter().rev() {
+            drop(Command::new("kill").arg(pid.to_string()).status()); // nginx's worker outlives a killed master
+        }
+        drop(self.child.wait());
+    }
+}
+
+/// A way to the upstream.
+pub struct Contestant {
+    /// Its name in the table.
+    pub name: &'static str,
+    /// Path of its requests.
+    pub path: &'static str,
+    /// Where its requests go.
+    pub address: SocketAddr,
+    /// The process under test; the bare upstream has none.
+    pub part: Option<Part>,
+}
+
+fn pinned(core: &str, program: &Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", core]).arg(program);
+    command
+}
+
+/// Starts one of our own parts, which prints its address first.
+pub fn own(arguments: &[&str]) -> Part {
+    let mut command = pinned(OTHER_CORE, &std::env::current_exe().unwrap());
+    let mut child = command.args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().parse().unwrap();
+    Part { child, address }
+}
+
+/// The load generator's command, pinned.
+pub fn load_command() -> Command {
+    let mut command = pinned(OTHER_CORE, &std::env::current_exe().unwrap());
+    command.arg("load");
+    command
+}
+
+/// The upstream itself.
+pub fn direct(upstream: SocketAddr) -> Contestant {
+    Contestant { name: "direct", path: "/v1/chat/completions", address: upstream, part: None }
+}
+
+/// nginx with one worker: looks the agent's header up in a map of all tokens and puts the real one in its place.
+pub fn nginx(directory: &Path, program: &Path, upstream: SocketAddr, tokens: &[String], log: bool) -> Contestant {
+    let name = if log { "nginx, access log on" } else { "nginx, access log off" };
+    let home = directory.join(if log { "nginx-log" } else { "nginx" });
+    fs::create_dir_all(home.join("logs")).unwrap();
+    // nginx can't say which port it was given: this one was free a moment ago.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let map: String = tokens.iter().map(|t| format!("\"Bearer {t}\" \"Bearer {CREDENTIAL}\";\n")).collect();
+    fs::write(home.join("tokens.map"), map).unwrap();
+    let access_log = if log { "access_log logs/access.log combined;" } else { "access_log off;" };
+    let config = format!(
+        "worker_processes 1;\nerror_log logs/error.log;\npid logs/nginx.pid;\ndaemon off;\n{}\
+         events {{ worker_connections 4096; }}\n\
+         http {{\n\
+         map_hash_max_size 65536; map_hash_bucket_size 256; keepalive_requests 100000000; {access_log}\n\
+         client_body_temp_path logs; proxy_temp_path logs; fastcgi_temp_path logs; uwsgi_temp_path logs; scgi_temp_path logs;\n\
+         map $http_authorization $credential {{ default \"\"; include tokens.map; }}\n\
+         upstream api {{ server {upstream}; keepalive 512; keepalive_requests 100000000; }}\n\
+         server {{ listen {address}; tcp_nodelay on;\n\
+         location /api/openai/ {{\n\
+         if ($credential = \"\") {{ return 401; }}\n\
+         proxy_pass http://api/; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
+         proxy_set_header Authorization $credential; }} }}\n}}\n",
+        if is_root() { "user root;\n" } else { "" }
+    );
+    fs::write(home.join("nginx.conf"), config).unwrap();
+    let mut command = pinned(TESTED_CORE, program);
+    let child = command.arg("-p").arg(&home).args(["-c", "nginx.conf"]).stderr(Stdio::null()).spawn().unwrap();
+    let part = Part { child, address };
+    wait("nginx", || TcpStream::connect(address).ok());
+    Contestant { name, path: "/api/openai/v1/chat/completions", address, part: Some(part) }
+}
+
+fn is_root() -> bool {
+    fs::read_to_string("/proc/self/status").unwrap_or_default().lines().any(|l| l.starts_with("Uid:\t0"))
+}
+
+fn wait<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = poll() {
+            return found;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} does not come up");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// `seks dev`: control plane and node in one process, its one worker pinned; policy, audit spans to `collector`,
+/// scrubbing and metrics are all on. Gives back the tokens that it has issued.
+pub fn seks(
+    directory: &Path,
+    program: &Path,
+    upstream: SocketAddr,
+    collector: SocketAddr,
+    count: usize,
+) -> (Contestant, Vec<String>) {
+    let mut command = pinned(TESTED_CORE, program);
+    command.current_dir(directory).args(["dev", "--data-dir", "seks", "--ready-file", "ready.json"]);
+    for listener in ["--proxy-listen", "--admin-listen", "--metrics-listen"] {
+        command.args([listener, "127.0.0.1:0"]);
+    }
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{collector}"));
+    let log = fs::File::create(directory.join("seks.log")).unwrap();
+    let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+    let mut part = Part { child, address: upstream };
+    let ready: serde_json::Value =
+        wait("seks dev", || serde_json::from_slice(&fs::read(directory.join("ready.json")).ok()?).ok());
+    let proxy = ready["proxy"].as_str().unwrap().trim_start_matches("http://");
+    part.address = proxy.parse().unwrap();
+    let context = directory.join(PathBuf::from(ready["context_file"].as_str().unwrap()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let tokens = runtime.block_on(furnish(context, upstream, count));
+    let (address, path) = (part.address, "/api/openai/v1/chat/completions");
+    (Contestant { name: "seks", path, address, part: Some(part) }, tokens)
+}
+
+/// Enables the service, stores the credential, and issues the tokens, spread over a hundred agents.
+async fn furnish(context: PathBuf, upstream: SocketAddr, count: usize) -> Vec<String> {
+    let choice = Choice { file: Some(context), name: None };
+    let client = Client::connect(&choice.load().unwrap(), None, Duration::from_secs(60)).await.unwrap();
+    let (mut rpc, tenant) = (client.rpc(), client.tenant());
+    let service = wire::EnableServiceRequest {
+        tenant: tenant.clone(),
+        catalogue: "openai".into(),
+        upstream: format!("http://{upstream}"),
+        allow_private: true,
+        ..Default::default()
+    };
+    rpc.enable_service(service).await.unwrap();
+    let credential = wire::PutCredentialRequest {
+        tenant: tenant.clone(),
+        name: "openai".into(),
+        service: "openai".into(),
+        secret: CREDENTIAL.into(),
+        ..Default::default()
+    };
+    rpc.put_credential(credential).await.unwrap();
+    for n in 0..100 {
+        let agent =
+            wire::CreateAgentRequest { tenant: tenant.clone(), name: format!("agent-{n}"), ..Default::default() };
+        rpc.create_agent(agent).await.unwrap();
+    }
+    let mut issuing = JoinSet::new();
+    for worker in 0..16 {
+        let (mut rpc, tenant) = (client.rpc(), tenant.clone());
+        issuing.spawn(async move {
+            let mut tokens = Vec::new();
+            for n in (worker..count).step_by(16) {
+                let last = n + 16 >= count; // whoever issues last waits until the node has them all
+                let request = wire::IssueTokenRequest {
+                    tenant: tenant.clone(),
+                    agent: format!("agent-{}", n % 100),
+                    grants: vec![wire::Grant { service: "openai".into(), ..Default::default() }],
+                    wait: Some(wire::Wait { no_wait: !last, timeout_ms: 60_000 }),
+                    ..Default::default()
+                };
+                tokens.push(rpc.issue_token(request).await.unwrap().into_inner().secret);
+            }
+            tokens
+        });
+    }
+    issuing.join_all().await.into_iter().flatten().collect()
+}

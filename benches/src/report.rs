@@ -1,0 +1,60 @@
+//! The table: medians over the quiet rounds, their spread, and ratios within the run.
+
+use std::fmt::Write as _;
+
+use crate::{
+    compare::{Args, Results},
+    load::Measured,
+};
+
+/// The rounds that count: quiet ones, or all when fewer than three were quiet (the table then says so).
+fn counted<'a>(args: &Args, results: &'a Results) -> Vec<&'a Measured> {
+    let quiet: Vec<_> = results.rounds.iter().filter(|m| m.noise <= args.noise).collect();
+    if quiet.len() < 3 { results.rounds.iter().collect() } else { quiet }
+}
+
+/// Median of a figure, with its least and greatest.
+fn spread(rounds: &[&Measured], figure: impl Fn(&Measured) -> f64) -> (f64, f64, f64) {
+    let mut values: Vec<f64> = rounds.iter().map(|m| figure(m)).collect();
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
+    (at(values.len() / 2), at(0), at(values.len().saturating_sub(1)))
+}
+
+/// Markdown.
+#[must_use]
+pub fn table(args: &Args, all: &[Results]) -> String {
+    let mut out = format!(
+        "{} tokens, {} connections, answers of {} B, {} rounds of {} s\n\n",
+        args.tokens, args.connections, args.size, args.rounds, args.seconds
+    );
+    out.push_str(
+        "| | CPU µs a request | × nginx, log on | req/s | p50 µs | p99 µs | syscalls | RSS MiB | rounds counted |\n",
+    );
+    out.push_str("|---|---|---|---|---|---|---|---|---|\n");
+    let reference = all.iter().find(|r| r.name.ends_with("log on")).map(|r| spread(&counted(args, r), |m| m.cpu_us).0);
+    for results in all {
+        let rounds = counted(args, results);
+        let (cpu, least, most) = spread(&rounds, |m| m.cpu_us);
+        let (rate, p50) = (spread(&rounds, |m| m.rate).0, spread(&rounds, |m| m.p50 as f64).0);
+        let (p99, rss) = (spread(&rounds, |m| m.p99 as f64).0, spread(&rounds, |m| m.rss_kib as f64).0 / 1024.0);
+        let tested = cpu > 0.0;
+        let text = |shown: bool, text: String| if shown { text } else { "–".into() };
+        let ratio = reference.filter(|_| tested).map(|reference| cpu / reference);
+        let syscalls = results.syscalls.map_or("–".into(), |calls| format!("{calls:.1}"));
+        let noisy = results.rounds.iter().filter(|m| m.noise > args.noise).count();
+        let note = if noisy > 0 && rounds.len() == results.rounds.len() { ", noisy" } else { "" };
+        writeln!(
+            out,
+            "| {} | {} | {} | {rate:.0} | {p50:.0} | {p99:.0} | {syscalls} | {} | {} of {}{note} |",
+            results.name,
+            text(tested, format!("{cpu:.1} ({least:.1}–{most:.1})")),
+            ratio.map_or("–".into(), |r| format!("{r:.2}")),
+            text(tested, format!("{rss:.1}")),
+            rounds.len(),
+            results.rounds.len(),
+        )
+        .unwrap();
+    }
+    out
+}
