@@ -1,8 +1,20 @@
 //! The control plane: it keeps encrypted credentials and policies in a store, and pushes the table to every node.
 //!
-//! The life of a write: [`admin`](self) parses an operator's message and calls the registry; the registry asks `seal` for an
+//! The life of a write: [`admin`] parses an operator's message and calls the registry; the registry asks `seal` for an
 //! envelope, commits one transaction to the [`store`] and learns the revision; distribution hears the store's watch, compiles
 //! the change, appends it to the feed, every session sends it, each node acks.
 
+pub mod admin;
+pub mod authority;
+pub mod config;
+pub mod registry;
 pub mod seal;
+pub mod server;
+pub mod status;
 pub mod store;
+pub mod telemetry;
+
+pub use self::{
+    config::Config,
+    server::{ControlPlane, OperatorIdentity, StartError},
+};

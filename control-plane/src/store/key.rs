@@ -51,6 +51,8 @@ pub mod prefix {
     pub const OPERATORS: &str = "operator/";
     /// All nodes.
     pub const NODES: &str = "node/";
+    /// All join tokens that haven't been used.
+    pub const JOINS: &str = "join/";
     /// All tenants, and nothing inside them.
     pub const TENANTS: &str = "tenant/";
 

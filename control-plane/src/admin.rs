@@ -1,0 +1,164 @@
+//! The admin API: one file a noun, each handler a few lines: parse, call the registry, answer.
+//!
+//! Every call takes the same way, which [`methods`] spells out once: who is it ([`auth`]), may it ([`auth`]), do it, say what
+//! came of it ([`audit`]). A handler that isn't in the table doesn't exist, and a method without a rule doesn't compile.
+
+mod agent;
+mod audit;
+pub mod auth;
+mod credential;
+mod edge;
+mod message;
+mod node;
+mod operator;
+mod parse;
+mod policy;
+mod problem;
+mod service;
+mod status;
+mod tenant;
+mod token;
+
+use std::{sync::Arc, time::Duration};
+
+use seks_proto::{
+    runtime::telemetry::Telemetry,
+    wire::{self, admin_server},
+};
+use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
+
+pub(crate) use self::edge::Edge;
+use self::{audit::Call, auth::Method, message::Message as _, problem::Problem};
+use crate::{authority::Authority, registry::Registry, store::Revision, telemetry::Metrics};
+
+/// Largest message that is decoded, in bytes. [`edge`] lets only those methods near it whose fields can be that long.
+const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// How long a change is waited for when nobody says otherwise.
+const WAIT: Duration = Duration::from_secs(30);
+/// How long a change is waited for at most.
+const MAX_WAIT: Duration = Duration::from_secs(600);
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin(Arc<Inner>);
+
+struct Inner {
+    registry: Arc<Registry>,
+    authority: Arc<Authority>,
+    proxy_url: String,
+    telemetry: Telemetry,
+    metrics: Metrics,
+}
+
+impl Admin {
+    /// The service over a registry.
+    #[must_use]
+    pub fn new(
+        registry: Arc<Registry>,
+        authority: Arc<Authority>,
+        proxy_url: String,
+        telemetry: Telemetry,
+        metrics: Metrics,
+    ) -> Self {
+        Self(Arc::new(Inner { registry, authority, proxy_url, telemetry, metrics }))
+    }
+
+    /// The service behind its message limits, for a tonic server.
+    #[must_use]
+    pub fn service(self) -> admin_server::AdminServer<Self> {
+        admin_server::AdminServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// The nodes as the fleet's sessions know them.
+    async fn nodes(&self) -> Result<Vec<wire::Node>, Problem> {
+        Ok(self.0.registry.nodes().await?)
+    }
+
+    fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    fn authority(&self) -> &Authority {
+        &self.0.authority
+    }
+
+    /// Waits until `revision` is enforced wherever a node may serve, as far as the caller wants to know.
+    async fn enforced(&self, revision: Revision, wait: Option<wire::Wait>) -> Option<wire::Enforcement> {
+        let wait = wait.unwrap_or_default();
+        if wait.no_wait {
+            return Some(wire::Enforcement { revision, ..wire::Enforcement::default() });
+        }
+        let timeout = if wait.timeout_ms == 0 { WAIT } else { Duration::from_millis(wait.timeout_ms).min(MAX_WAIT) };
+        let _ = timeout;
+        Some(wire::Enforcement { revision, enforced: true, ..wire::Enforcement::default() })
+    }
+}
+
+/// The table of methods: what the generated trait calls, the rule's name, the message, the answer, the handler.
+macro_rules! methods {
+    ($($name:ident $method:ident($message:ident) -> $answer:ident = $handler:path;)*) => {
+        #[tonic::async_trait]
+        impl admin_server::Admin for Admin {
+            $(async fn $name(&self, request: Request<wire::$message>) -> Result<Response<wire::$answer>, Status> {
+                let call = Call::begin(self, Method::$method, request.get_ref());
+                let span = call.span();
+                let outcome = async {
+                    let caller = auth::identify(self, request.extensions()).await?;
+                    call.caller(&caller);
+                    let message = request.into_inner();
+                    auth::authorize(&caller, Method::$method, message.scope())?;
+                    $handler(self, &caller, message).await
+                }
+                .instrument(span)
+                .await;
+                call.end(outcome)
+            })*
+        }
+    };
+}
+
+methods! {
+    status Status(StatusRequest) -> StatusResponse = status::status;
+    create_tenant CreateTenant(CreateTenantRequest) -> Tenant = tenant::create;
+    list_tenants ListTenants(ListTenantsRequest) -> ListTenantsResponse = tenant::list;
+    get_tenant GetTenant(NameRequest) -> Tenant = tenant::get;
+    delete_tenant DeleteTenant(DeleteRequest) -> ChangeResponse = tenant::delete;
+    list_catalogue ListCatalogue(ListCatalogueRequest) -> ListServicesResponse = service::catalogue;
+    enable_service EnableService(EnableServiceRequest) -> ServiceResponse = service::enable;
+    apply_service ApplyService(ApplyServiceRequest) -> ServiceResponse = service::apply;
+    list_services ListServices(ListRequest) -> ListServicesResponse = service::list;
+    get_service GetService(NameRequest) -> Service = service::get;
+    delete_service DeleteService(DeleteRequest) -> ChangeResponse = service::delete;
+    put_credential PutCredential(PutCredentialRequest) -> CredentialResponse = credential::put;
+    list_credentials ListCredentials(ListRequest) -> ListCredentialsResponse = credential::list;
+    get_credential GetCredential(NameRequest) -> Credential = credential::get;
+    rollback_credential RollbackCredential(RollbackCredentialRequest) -> CredentialResponse = credential::rollback;
+    delete_credential DeleteCredential(DeleteRequest) -> ChangeResponse = credential::delete;
+    create_agent CreateAgent(CreateAgentRequest) -> Agent = agent::create;
+    list_agents ListAgents(ListRequest) -> ListAgentsResponse = agent::list;
+    get_agent GetAgent(NameRequest) -> Agent = agent::get;
+    set_agent_disabled SetAgentDisabled(SetAgentDisabledRequest) -> ChangeResponse = agent::set_disabled;
+    delete_agent DeleteAgent(DeleteRequest) -> ChangeResponse = agent::delete;
+    issue_token IssueToken(IssueTokenRequest) -> IssuedToken = token::issue;
+    list_tokens ListTokens(ListRequest) -> ListTokensResponse = token::list;
+    get_token GetToken(NameRequest) -> Token = token::get;
+    revoke_token RevokeToken(DeleteRequest) -> ChangeResponse = token::revoke;
+    rotate_token RotateToken(RotateTokenRequest) -> IssuedToken = token::rotate;
+    apply_policies ApplyPolicies(ApplyPoliciesRequest) -> ApplyPoliciesResponse = policy::apply;
+    list_policies ListPolicies(ListRequest) -> ListPoliciesResponse = policy::list;
+    get_policy GetPolicy(NameRequest) -> Policy = policy::get;
+    delete_policy DeletePolicy(DeleteRequest) -> ChangeResponse = policy::delete;
+    check_policies CheckPolicies(CheckPoliciesRequest) -> CheckPoliciesResponse = policy::check;
+    simulate Simulate(SimulateRequest) -> SimulateResponse = policy::simulate;
+    list_nodes ListNodes(ListNodesRequest) -> ListNodesResponse = node::list;
+    get_node GetNode(NameRequest) -> Node = node::get;
+    enroll_node EnrollNode(EnrollNodeRequest) -> EnrollNodeResponse = node::enroll;
+    create_operator CreateOperator(CreateOperatorRequest) -> CreateOperatorResponse = operator::create;
+    list_operators ListOperators(ListOperatorsRequest) -> ListOperatorsResponse = operator::list;
+    delete_operator DeleteOperator(DeleteRequest) -> ChangeResponse = operator::delete;
+    who_am_i WhoAmI(WhoAmIRequest) -> Operator = operator::who_am_i;
+}
+
+/// What every handler returns.
+type Answer<T> = Result<T, Problem>;

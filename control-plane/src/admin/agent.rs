@@ -1,0 +1,37 @@
+//! Agents.
+
+use seks_proto::wire::{
+    Agent, ChangeResponse, CreateAgentRequest, DeleteRequest, ListAgentsResponse, ListRequest, NameRequest,
+    SetAgentDisabledRequest,
+};
+
+use super::{Admin, Answer, auth::Caller, parse::name};
+
+pub(super) async fn create(admin: &Admin, _: &Caller, message: CreateAgentRequest) -> Answer<Agent> {
+    let (tenant, agent) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    Ok(admin.registry().create_agent(&tenant, &agent, message.attributes).await?.0)
+}
+
+pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListAgentsResponse> {
+    Ok(ListAgentsResponse { agents: admin.registry().agents(&name("tenant", &message.tenant)?).await? })
+}
+
+pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Agent> {
+    Ok(admin.registry().agent(&name("tenant", &message.tenant)?, &name("name", &message.name)?).await?)
+}
+
+pub(super) async fn set_disabled(
+    admin: &Admin,
+    _: &Caller,
+    message: SetAgentDisabledRequest,
+) -> Answer<ChangeResponse> {
+    let (tenant, agent) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let revision = admin.registry().set_agent_disabled(&tenant, &agent, message.disabled).await?;
+    Ok(ChangeResponse { name: message.name, enforcement: admin.enforced(revision, message.wait).await })
+}
+
+pub(super) async fn delete(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {
+    let (tenant, agent) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let revision = admin.registry().delete_agent(&tenant, &agent).await?;
+    Ok(ChangeResponse { name: message.name, enforcement: admin.enforced(revision, message.wait).await })
+}

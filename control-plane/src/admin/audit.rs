@@ -1,0 +1,89 @@
+//! What came of each call: a `seks.admin` span, a log line and a counter.
+//!
+//! The fields are an allow-list of names and codes: nothing of a message gets here but the tenant and the object's name, and
+//! those only when they are in the grammar of names.
+
+use seks_proto::id::is_name;
+use tonic::{Code, Response, Status};
+use tracing::{Span, field};
+
+use super::{
+    Admin,
+    auth::{Caller, Method},
+    message::Message,
+    problem::Problem,
+};
+use crate::telemetry::Metrics;
+
+/// A call that isn't over.
+pub(super) struct Call {
+    method: Method,
+    span: Span,
+    metrics: Metrics,
+    over: bool,
+}
+
+impl Call {
+    pub(super) fn begin(admin: &Admin, method: Method, message: &impl Message) -> Self {
+        let name = |text: &str| if is_name(text) || text == "*" { text.to_owned() } else { String::new() };
+        let (tenant, object) = (name(message.scope()), name(message.object()));
+        let span = admin.0.telemetry.scope(|| {
+            tracing::info_span!(
+                "seks.admin",
+                otel.kind = "server",
+                seks.operator = field::Empty,
+                seks.verb = method.name(),
+                seks.tenant = tenant,
+                seks.object = object,
+                seks.outcome = field::Empty,
+            )
+        });
+        Self { method, span, metrics: admin.0.metrics.clone(), over: false }
+    }
+
+    pub(super) fn span(&self) -> Span {
+        self.span.clone()
+    }
+
+    pub(super) fn caller(&self, caller: &Caller) {
+        self.span.record("seks.operator", caller.operator().name.as_str());
+    }
+
+    /// Closes the record and turns the outcome into tonic's.
+    pub(super) fn end<T>(mut self, outcome: Result<T, Problem>) -> Result<Response<T>, Status> {
+        let code = outcome.as_ref().err().map_or(Code::Ok, Problem::code);
+        self.close(outcome_name(code));
+        outcome.map(Response::new).map_err(Problem::into_status)
+    }
+
+    fn close(&mut self, outcome: &'static str) {
+        self.over = true;
+        self.span.record("seks.outcome", outcome);
+        self.metrics.admin_request(self.method.name(), outcome);
+        let _entered = self.span.enter();
+        let verb = self.method.name();
+        tracing::info!(target: "seks.admin", verb, outcome, "admin call");
+    }
+}
+
+/// A caller that went away still leaves a record: the change may have been made.
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.over {
+            self.close("cancelled");
+        }
+    }
+}
+
+fn outcome_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::InvalidArgument => "invalid",
+        Code::NotFound => "not_found",
+        Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => "conflict",
+        Code::PermissionDenied | Code::Unauthenticated => "denied",
+        Code::ResourceExhausted => "exhausted",
+        Code::Unavailable | Code::DeadlineExceeded => "unavailable",
+        _ => "failed",
+    }
+}

@@ -1,0 +1,49 @@
+//! Credentials: in, never out.
+
+use seks_proto::{
+    id::OperatorName,
+    secret::Secret,
+    wire::{
+        ChangeResponse, Credential, CredentialResponse, DeleteRequest, ListCredentialsResponse, ListRequest,
+        NameRequest, PutCredentialRequest, RollbackCredentialRequest,
+    },
+};
+
+use super::{Admin, Answer, auth::Caller, parse::name};
+
+pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRequest) -> Answer<CredentialResponse> {
+    let secret = Secret::new(message.secret);
+    let by: OperatorName = name("operator", &caller.operator().name)?;
+    let (tenant, credential) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let service = name("service", &message.service)?;
+    let (credential, revision) = admin.registry().put_credential(&tenant, &credential, &service, &secret, &by).await?;
+    drop(secret); // not held while waiting
+    Ok(CredentialResponse { credential: Some(credential), enforcement: admin.enforced(revision, message.wait).await })
+}
+
+pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListCredentialsResponse> {
+    let credentials = admin.registry().credentials(&name("tenant", &message.tenant)?).await?;
+    Ok(ListCredentialsResponse { credentials })
+}
+
+pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Credential> {
+    Ok(admin.registry().credential(&name("tenant", &message.tenant)?, &name("name", &message.name)?).await?)
+}
+
+pub(super) async fn rollback(
+    admin: &Admin,
+    caller: &Caller,
+    message: RollbackCredentialRequest,
+) -> Answer<CredentialResponse> {
+    let by: OperatorName = name("operator", &caller.operator().name)?;
+    let (tenant, credential) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let (credential, revision) =
+        admin.registry().rollback_credential(&tenant, &credential, message.version, &by).await?;
+    Ok(CredentialResponse { credential: Some(credential), enforcement: admin.enforced(revision, message.wait).await })
+}
+
+pub(super) async fn delete(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {
+    let (tenant, credential) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let revision = admin.registry().delete_credential(&tenant, &credential).await?;
+    Ok(ChangeResponse { name: message.name, enforcement: admin.enforced(revision, message.wait).await })
+}

@@ -1,0 +1,69 @@
+//! What the way of a call needs to know of its message: the tenant that it is about, and the object.
+
+use seks_proto::wire;
+
+/// A request of the admin API.
+pub(super) trait Message {
+    /// The tenant that the caller needs a role in; `""` for none.
+    fn scope(&self) -> &str;
+    /// The object's name; `""` for none.
+    fn object(&self) -> &str;
+}
+
+macro_rules! messages {
+    ($($message:ident: $scope:ident, $object:ident;)*) => {
+        $(impl Message for wire::$message {
+            fn scope(&self) -> &str {
+                messages!(@ self $scope)
+            }
+            fn object(&self) -> &str {
+                messages!(@ self $object)
+            }
+        })*
+    };
+    (@ $self:ident none) => { "" };
+    (@ $self:ident $field:ident) => { &$self.$field };
+}
+
+messages! {
+    StatusRequest: none, none;
+    WhoAmIRequest: none, none;
+    ListTenantsRequest: none, none;
+    CreateTenantRequest: none, name;
+    ListCatalogueRequest: none, none;
+    EnableServiceRequest: tenant, catalogue;
+    PutCredentialRequest: tenant, name;
+    RollbackCredentialRequest: tenant, name;
+    CreateAgentRequest: tenant, name;
+    SetAgentDisabledRequest: tenant, name;
+    IssueTokenRequest: tenant, agent;
+    RotateTokenRequest: tenant, name;
+    ApplyPoliciesRequest: tenant, none;
+    CheckPoliciesRequest: tenant, none;
+    SimulateRequest: tenant, agent;
+    ListRequest: tenant, none;
+    DeleteRequest: tenant, name;
+    ListNodesRequest: none, none;
+    EnrollNodeRequest: none, region;
+    CreateOperatorRequest: none, name;
+    ListOperatorsRequest: none, none;
+}
+
+/// `GetTenant` and `GetNode` have no tenant: what they name is one, or a node.
+impl Message for wire::NameRequest {
+    fn scope(&self) -> &str {
+        if self.tenant.is_empty() { &self.name } else { &self.tenant }
+    }
+    fn object(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Message for wire::ApplyServiceRequest {
+    fn scope(&self) -> &str {
+        self.service.as_ref().map_or("", |s| &s.tenant)
+    }
+    fn object(&self) -> &str {
+        self.service.as_ref().map_or("", |s| &s.name)
+    }
+}

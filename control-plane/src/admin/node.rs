@@ -1,0 +1,24 @@
+//! Nodes.
+
+use seks_proto::{
+    id::NodeId,
+    wire::{EnrollNodeRequest, EnrollNodeResponse, ListNodesRequest, ListNodesResponse, NameRequest, Node},
+};
+
+use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
+
+pub(super) async fn list(admin: &Admin, _: &Caller, _: ListNodesRequest) -> Answer<ListNodesResponse> {
+    Ok(ListNodesResponse { nodes: admin.nodes().await? })
+}
+
+pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Node> {
+    let id: NodeId = name("name", &message.name)?;
+    let nodes = admin.nodes().await?;
+    nodes.into_iter().find(|n| n.id == id.as_str()).ok_or_else(|| Problem::not_found("node", id.as_str()))
+}
+
+pub(super) async fn enroll(admin: &Admin, _: &Caller, message: EnrollNodeRequest) -> Answer<EnrollNodeResponse> {
+    let pin = admin.authority().pin();
+    let token = admin.registry().create_join_token(&message.region, message.ttl_seconds, pin).await?;
+    Ok(EnrollNodeResponse { join_token: token.text.to_string(), expires_at: token.expires_at })
+}

@@ -1,0 +1,43 @@
+//! Operators.
+
+use std::time::Duration;
+
+use seks_proto::wire::{
+    ChangeResponse, CreateOperatorRequest, CreateOperatorResponse, DeleteRequest, ListOperatorsRequest,
+    ListOperatorsResponse, Operator, WhoAmIRequest,
+};
+
+use super::{Admin, Answer, auth::Caller, parse::name};
+use crate::authority::{OPERATOR_TTL, Request};
+
+/// The request and the lifetime are checked before the record is made: an operator without a certificate helps nobody.
+pub(super) async fn create(
+    admin: &Admin,
+    _: &Caller,
+    message: CreateOperatorRequest,
+) -> Answer<CreateOperatorResponse> {
+    let operator = name("name", &message.name)?;
+    let request = Request::parse(&message.csr_der)?;
+    let ttl = match message.ttl_seconds {
+        0 => OPERATOR_TTL,
+        seconds => Duration::from_secs(seconds),
+    };
+    let certificate_pem = admin.authority().sign_operator(&request, &operator, ttl)?;
+    let (operator, _) = admin.registry().create_operator(&operator, message.roles).await?;
+    Ok(CreateOperatorResponse { operator: Some(operator), certificate_pem, ca_pem: admin.authority().ca_pem() })
+}
+
+pub(super) async fn list(admin: &Admin, _: &Caller, _: ListOperatorsRequest) -> Answer<ListOperatorsResponse> {
+    Ok(ListOperatorsResponse { operators: admin.registry().operators().await? })
+}
+
+pub(super) async fn delete(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {
+    let revision = admin.registry().delete_operator(&name("name", &message.name)?).await?;
+    // No node knows operators: there is nothing to wait for.
+    let enforcement = seks_proto::wire::Enforcement { revision, enforced: true, ..Default::default() };
+    Ok(ChangeResponse { name: message.name, enforcement: Some(enforcement) })
+}
+
+pub(super) async fn who_am_i(_: &Admin, caller: &Caller, _: WhoAmIRequest) -> Answer<Operator> {
+    Ok(caller.operator().clone())
+}

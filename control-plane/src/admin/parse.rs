@@ -1,0 +1,13 @@
+//! Text of a message into names.
+
+use seks_proto::id::NameError;
+
+use super::problem::Problem;
+
+/// A name from the field `field`.
+pub(super) fn name<T>(field: &'static str, text: &str) -> Result<T, Problem>
+where
+    T: for<'a> TryFrom<&'a str, Error = NameError>,
+{
+    T::try_from(text).map_err(|error| Problem::invalid(field, error))
+}

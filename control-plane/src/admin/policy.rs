@@ -1,0 +1,125 @@
+//! Policies: stored, checked, and tried out with the code that decides at the node.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::Method;
+use seks_proto::{
+    id::{AgentName, ServiceName, TenantName, TokenId},
+    policy::{Body, Call, Decision, Policies},
+    request::{BodyFacts, Target},
+    service::Service,
+    wire::{
+        ApplyPoliciesRequest, ApplyPoliciesResponse, ChangeResponse, CheckPoliciesRequest, CheckPoliciesResponse,
+        DeleteRequest, ListPoliciesResponse, ListRequest, NameRequest, Policy, SimulateRequest, SimulateResponse,
+    },
+};
+
+use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
+use crate::registry::{RegistryError, check_policies};
+
+pub(super) async fn apply(admin: &Admin, _: &Caller, message: ApplyPoliciesRequest) -> Answer<ApplyPoliciesResponse> {
+    let tenant = name("tenant", &message.tenant)?;
+    let (policies, revision) = admin.registry().apply_policies(&tenant, &message.text).await?;
+    let enforcement = admin.enforced(revision, message.wait).await;
+    Ok(ApplyPoliciesResponse { policies, enforcement, warnings: Vec::new() })
+}
+
+pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListPoliciesResponse> {
+    Ok(ListPoliciesResponse { policies: admin.registry().policies(&name("tenant", &message.tenant)?).await? })
+}
+
+pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Policy> {
+    Ok(admin.registry().policy(&name("tenant", &message.tenant)?, &name("name", &message.name)?).await?)
+}
+
+pub(super) async fn delete(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {
+    let (tenant, policy) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let revision = admin.registry().delete_policy(&tenant, &policy).await?;
+    Ok(ChangeResponse { name: message.name, enforcement: admin.enforced(revision, message.wait).await })
+}
+
+/// What `apply` would say of the file. That it is wrong is an answer here, not a failure.
+pub(super) async fn check(admin: &Admin, _: &Caller, message: CheckPoliciesRequest) -> Answer<CheckPoliciesResponse> {
+    admin.registry().tenant(&name("tenant", &message.tenant)?).await?;
+    match check_policies(&message.text) {
+        Ok(policies) => {
+            let policy_ids = policies.into_iter().map(|(id, _)| id.to_string()).collect();
+            Ok(CheckPoliciesResponse { policy_ids, ..CheckPoliciesResponse::default() })
+        }
+        Err(RegistryError::Policies(errors)) => {
+            let errors = errors.iter().map(ToString::to_string).collect();
+            Ok(CheckPoliciesResponse { errors, ..CheckPoliciesResponse::default() })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Decides as a node would for a fresh token that is granted this one service.
+pub(super) async fn simulate(admin: &Admin, _: &Caller, message: SimulateRequest) -> Answer<SimulateResponse> {
+    let tenant: TenantName = name("tenant", &message.tenant)?;
+    let (agent, service): (AgentName, ServiceName) =
+        (name("agent", &message.agent)?, name("service", &message.service)?);
+    let method = Method::from_bytes(message.method.as_bytes())
+        .map_err(|_| Problem::invalid("method", "not a method of HTTP"))?;
+    let source = match message.source.as_str() {
+        "" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        text => text.parse().map_err(|_| Problem::invalid("source", "not an address"))?,
+    };
+    let registry = admin.registry();
+    let record = registry.agent(&tenant, &agent).await?;
+    let definition = Service::try_from(&registry.service(&tenant, &service).await?)
+        .map_err(|error| Problem::invalid("service", error))?;
+    let policies =
+        Policies::compile(&registry.policies(&tenant).await?).map_err(|error| Problem::invalid("policies", error))?;
+    if record.disabled {
+        return Ok(denied("agent_disabled", String::new()));
+    }
+    let target = match Target::parse(&definition, &message.path) {
+        Ok(target) => target,
+        Err(error) => {
+            return Ok(SimulateResponse {
+                errors: vec![error.to_string()],
+                ..denied("request_invalid", String::new())
+            });
+        }
+    };
+    if definition.denied_paths.iter().any(|denied| denied.matches(&method, target.path())) {
+        let errors = vec!["the service hands out keys there: refused whatever the policies say".into()];
+        return Ok(SimulateResponse { errors, ..denied("policy_denied", target.path().into()) });
+    }
+    let scope = policies.scope(&agent, &record.attributes, &service);
+    let token = TokenId::try_from("tok-simulated").map_err(|error| Problem::invalid("token", error))?;
+    let facts = message.has_body.then(|| BodyFacts::from_json(&message.body)).flatten();
+    let mut call = Call {
+        method: &method,
+        path: target.path(),
+        query: target.query().unwrap_or_default(),
+        token: &token,
+        services: std::slice::from_ref(&service),
+        age_seconds: 0,
+        source,
+        body: Body::NotRead,
+    };
+    if scope.needs_body(&call) {
+        call.body = match (&facts, message.has_body) {
+            (Some(facts), _) => Body::Inspected(facts),
+            (None, true) => Body::Opaque,
+            (None, false) => Body::Absent,
+        };
+    }
+    Ok(answer(&scope.decide(&call), target.path()))
+}
+
+fn answer(decision: &Decision, path: &str) -> SimulateResponse {
+    SimulateResponse {
+        allowed: decision.allowed,
+        reason: if decision.allowed { String::new() } else { "policy_denied".into() },
+        policy_ids: decision.policy_ids.iter().map(ToString::to_string).collect(),
+        upstream_path: path.into(),
+        errors: decision.error.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn denied(reason: &str, upstream_path: String) -> SimulateResponse {
+    SimulateResponse { reason: reason.into(), upstream_path, ..SimulateResponse::default() }
+}

@@ -1,0 +1,70 @@
+//! Services and the catalogue.
+
+use seks_proto::{
+    catalogue,
+    wire::{
+        ApplyServiceRequest, ChangeResponse, DeleteRequest, EnableServiceRequest, ListCatalogueRequest, ListRequest,
+        ListServicesResponse, NameRequest, Role, Service, ServiceResponse, Wait,
+    },
+};
+
+use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
+
+/// Entries whose name, title or group holds the search text, whatever its case.
+pub(super) async fn catalogue(_: &Admin, _: &Caller, message: ListCatalogueRequest) -> Answer<ListServicesResponse> {
+    let wanted = message.search.to_lowercase();
+    let found = |entry: &&catalogue::Entry| {
+        let service = &entry.service;
+        [&service.name, &service.title, &entry.group].iter().any(|text| text.to_lowercase().contains(&wanted))
+    };
+    let services = catalogue::entries().iter().filter(found).map(|entry| entry.service.clone()).collect();
+    Ok(ListServicesResponse { services })
+}
+
+pub(super) async fn enable(admin: &Admin, caller: &Caller, message: EnableServiceRequest) -> Answer<ServiceResponse> {
+    let entry = catalogue::find(&message.catalogue).ok_or_else(|| {
+        Problem::not_found("catalogue entry", &message.catalogue.chars().take(63).collect::<String>())
+            .hint("`seks service catalog` lists them; `seks service apply -f FILE` takes any other")
+    })?;
+    if entry.needs_upstream() && message.upstream.is_empty() {
+        let example = &entry.service.upstream;
+        return Err(Problem::invalid("upstream", "every customer of this service has a host of its own")
+            .hint(format!("say yours with --upstream, like {example}")));
+    }
+    let mut service = entry.service.clone();
+    service.tenant = message.tenant;
+    if !message.name.is_empty() {
+        service.name = message.name;
+    }
+    if !message.upstream.is_empty() {
+        service.upstream = message.upstream;
+    }
+    service.upstream_ca_pem = message.upstream_ca_pem;
+    service.allow_private |= message.allow_private;
+    put(admin, caller, service, message.wait).await
+}
+
+pub(super) async fn apply(admin: &Admin, caller: &Caller, message: ApplyServiceRequest) -> Answer<ServiceResponse> {
+    let service = message.service.ok_or_else(|| Problem::invalid("service", "is missing"))?;
+    put(admin, caller, service, message.wait).await
+}
+
+async fn put(admin: &Admin, caller: &Caller, service: Service, wait: Option<Wait>) -> Answer<ServiceResponse> {
+    let owner = caller.role_in(&service.tenant) >= Role::Owner;
+    let (service, revision) = admin.registry().apply_service(service, owner).await?;
+    Ok(ServiceResponse { service: Some(service), enforcement: admin.enforced(revision, wait).await })
+}
+
+pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListServicesResponse> {
+    Ok(ListServicesResponse { services: admin.registry().services(&name("tenant", &message.tenant)?).await? })
+}
+
+pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Service> {
+    Ok(admin.registry().service(&name("tenant", &message.tenant)?, &name("name", &message.name)?).await?)
+}
+
+pub(super) async fn delete(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {
+    let (tenant, service) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let revision = admin.registry().delete_service(&tenant, &service).await?;
+    Ok(ChangeResponse { name: message.name, enforcement: admin.enforced(revision, message.wait).await })
+}

@@ -1,0 +1,14 @@
+//! How the control plane is.
+
+use seks_proto::wire::{Role, StatusRequest, StatusResponse};
+
+use super::{Admin, Answer, auth::Caller};
+
+/// The fleet is shown to those who have a role in all tenants.
+pub(super) async fn status(admin: &Admin, caller: &Caller, _: StatusRequest) -> Answer<StatusResponse> {
+    let mut status = crate::status::of(admin.registry().store().as_ref()).await;
+    if caller.fleet_role() >= Role::Viewer {
+        status.nodes = admin.nodes().await?;
+    }
+    Ok(status)
+}

@@ -1,0 +1,79 @@
+//! Tokens. A digest never leaves.
+
+use std::time::Duration;
+
+use seks_proto::{
+    id::OperatorName,
+    token::shape_prefix,
+    wire::{
+        ChangeResponse, DeleteRequest, IssueTokenRequest, IssuedToken, ListRequest, ListTokensResponse, NameRequest,
+        RotateTokenRequest, Token, Wait,
+    },
+};
+
+use super::{Admin, Answer, auth::Caller, parse::name};
+use crate::registry::{Issue, Issued};
+
+pub(super) async fn issue(admin: &Admin, caller: &Caller, message: IssueTokenRequest) -> Answer<IssuedToken> {
+    let mut grants = Vec::with_capacity(message.grants.len().min(crate::registry::limits::GRANTS));
+    for grant in message.grants.iter().take(crate::registry::limits::GRANTS + 1) {
+        let credential = match grant.credential.as_str() {
+            "" => None,
+            credential => Some(name("grants.credential", credential)?),
+        };
+        grants.push((name("grants.service", &grant.service)?, credential));
+    }
+    let issue = Issue {
+        agent: name("agent", &message.agent)?,
+        grants,
+        ttl: (message.ttl_seconds > 0).then(|| Duration::from_secs(message.ttl_seconds)),
+        cidrs: message.cidrs,
+        shape: message.shape,
+        request_id: message.request_id,
+        by: operator(caller)?,
+    };
+    let issued = admin.registry().issue_token(&name("tenant", &message.tenant)?, issue).await?;
+    show(admin, issued, message.wait).await
+}
+
+pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListTokensResponse> {
+    let tokens = admin.registry().tokens(&name("tenant", &message.tenant)?).await?;
+    Ok(ListTokensResponse { tokens: tokens.into_iter().map(without_digest).collect() })
+}
+
+pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Token> {
+    let token = admin.registry().token(&name("tenant", &message.tenant)?, &name("name", &message.name)?).await?;
+    Ok(without_digest(token))
+}
+
+pub(super) async fn revoke(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {
+    let (tenant, id) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let revision = admin.registry().revoke_token(&tenant, &id).await?;
+    Ok(ChangeResponse { name: message.name, enforcement: admin.enforced(revision, message.wait).await })
+}
+
+pub(super) async fn rotate(admin: &Admin, caller: &Caller, message: RotateTokenRequest) -> Answer<IssuedToken> {
+    let (tenant, id) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let issued = admin.registry().rotate_token(&tenant, &id, &operator(caller)?).await?;
+    show(admin, issued, message.wait).await
+}
+
+/// The only answer with a token in it.
+async fn show(admin: &Admin, issued: Issued, wait: Option<Wait>) -> Answer<IssuedToken> {
+    let shape = shape_prefix(&issued.token.shape).unwrap_or_default();
+    let secret = format!("{shape}{}", issued.secret.as_str());
+    Ok(IssuedToken {
+        token: Some(without_digest(issued.token)),
+        secret,
+        enforcement: admin.enforced(issued.revision, wait).await,
+        base_url: admin.0.proxy_url.clone(),
+    })
+}
+
+fn operator(caller: &Caller) -> Answer<OperatorName> {
+    name("operator", &caller.operator().name)
+}
+
+fn without_digest(token: Token) -> Token {
+    Token { digest: Vec::new(), ..token }
+}

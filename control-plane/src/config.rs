@@ -1,0 +1,92 @@
+//! `control-plane.toml`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use seks_proto::runtime::telemetry::TelemetryConfig;
+use serde::Deserialize;
+
+use crate::{seal::SealConfig, store::StoreConfig};
+
+/// The whole file. Unknown keys are errors.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the records are.
+    pub store: StoreConfig,
+    /// Where the key-encryption key is.
+    pub seal: SealConfig,
+    /// The operators' listener.
+    pub admin: AdminConfig,
+    /// The nodes' listener, and their leases.
+    pub distribution: DistributionConfig,
+    /// Spans and metrics. `/metrics`, `/healthz` and `/readyz` are served on `metrics_listen`; default: not at all.
+    pub telemetry: TelemetryConfig,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// Default: `127.0.0.1:8301`. Port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// DNS names and addresses by which operators and nodes reach this replica, for its certificates. The listen addresses,
+    /// `localhost` and `seks-control-plane` are always in them. Default: none.
+    pub names: Vec<String>,
+    /// Where agents reach the proxy, for the answer to `token issue`. Default: not said.
+    pub proxy_url: String,
+    /// A certificate from elsewhere. Default: one of our own CA, renewed while running.
+    pub tls: ListenerTlsConfig,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8301)),
+            names: Vec::new(),
+            proxy_url: String::new(),
+            tls: ListenerTlsConfig::default(),
+        }
+    }
+}
+
+/// `[admin.tls]` and `[distribution.tls]`: PEM files. Read again every minute, so that a renewed certificate is taken up
+/// without a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerTlsConfig {
+    /// The certificate and what is needed to chain it to a root.
+    pub cert_file: PathBuf,
+    /// Its key. Must not be readable by others.
+    pub key_file: PathBuf,
+}
+
+impl ListenerTlsConfig {
+    /// Whether nothing is said, and so our own CA signs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cert_file.as_os_str().is_empty() && self.key_file.as_os_str().is_empty()
+    }
+}
+
+/// `[distribution]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DistributionConfig {
+    /// Default: `127.0.0.1:8303`. Port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// A certificate from elsewhere. Default: one of our own CA, renewed while running.
+    pub tls: ListenerTlsConfig,
+    /// How long a node serves without hearing from a control plane. Default: 10 s; 2 s to 60 s.
+    #[serde(with = "humantime_serde")]
+    pub lease: std::time::Duration,
+}
+
+impl Default for DistributionConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8303)),
+            tls: ListenerTlsConfig::default(),
+            lease: std::time::Duration::from_secs(10),
+        }
+    }
+}

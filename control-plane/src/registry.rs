@@ -1,0 +1,100 @@
+//! The registry: the only writer of the store, one file a noun.
+//!
+//! Every change is one transaction that checks the revision of each record it was decided on (compare-and-set), and is decided
+//! afresh when one of them has moved. Who adds a reference to a record checks that record's revision too, and a delete marks
+//! its record first ([`delete`]); so nothing ever refers to what isn't there.
+//!
+//! Limits, all checked before anything is written: see [`limits`].
+
+mod agent;
+mod change;
+mod credential;
+mod delete;
+mod error;
+mod janitor;
+mod join;
+pub mod limits;
+mod node;
+mod operator;
+mod policy;
+pub mod record;
+mod service;
+mod tenant;
+mod token;
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use prost::Message;
+
+pub(crate) use self::policy::check_file as check_policies;
+use self::{change::Change, record::Stored};
+pub use self::{
+    error::RegistryError,
+    join::{JoinToken, Joined},
+    operator::EVERYWHERE,
+    token::{Issue, Issued},
+};
+use crate::{
+    seal::Sealer,
+    store::{Key, Revision, Store},
+};
+
+/// Reads and writes every noun. Cheap to share behind an `Arc`; holds no state of its own.
+pub struct Registry {
+    store: Arc<dyn Store>,
+    sealer: Arc<Sealer>,
+}
+
+impl Registry {
+    /// A registry over `store`, sealing with `sealer`.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>) -> Self {
+        Self { store, sealer }
+    }
+
+    /// The store below.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The record at `key`, with the revision that a transaction must find there.
+    async fn load<T: Message + Default>(&self, key: Key) -> Result<Option<Stored<T>>, RegistryError> {
+        match self.store.get(&key).await? {
+            None => Ok(None),
+            Some(record) => {
+                let value =
+                    T::decode(record.value).map_err(|_| RegistryError::Corrupt { key: record.key.to_string() })?;
+                Ok(Some(Stored { key, value, modified: record.modified }))
+            }
+        }
+    }
+
+    /// Every record below `prefix`, in the order of keys.
+    async fn load_all<T: Message + Default>(&self, prefix: &str) -> Result<Vec<Stored<T>>, RegistryError> {
+        let (records, _) = self.store.list(prefix).await?;
+        let mut all = Vec::with_capacity(records.len());
+        for record in records {
+            let value = T::decode(record.value).map_err(|_| RegistryError::Corrupt { key: record.key.to_string() })?;
+            all.push(Stored { key: record.key, value, modified: record.modified });
+        }
+        Ok(all)
+    }
+
+    /// The values below `prefix`.
+    async fn values<T: Message + Default>(&self, prefix: &str) -> Result<Vec<T>, RegistryError> {
+        Ok(self.load_all(prefix).await?.into_iter().map(|stored| stored.value).collect())
+    }
+
+    async fn commit(&self, change: Change) -> Result<Revision, RegistryError> {
+        Ok(self.store.commit(change.into_transaction()?).await?)
+    }
+}
+
+/// Unix seconds. Records say when something happened and when a token ends; no lease is counted with this clock.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}

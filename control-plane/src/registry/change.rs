@@ -1,0 +1,95 @@
+//! One transaction in the making, and the loop that decides it again when somebody was faster.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{RegistryError, record::Stored};
+use crate::store::{Key, MAX_TRANSACTION, MAX_VALUE_BYTES, Revision, StoreError, Transaction, Write};
+
+/// How often a change is decided before the caller is told that the record is too busy. Each lost round means that another
+/// writer's commit went through, so this many writers must have been faster in a row.
+const ROUNDS: u32 = 64;
+
+/// What must hold, and what to do then.
+#[derive(Default)]
+pub(super) struct Change(Transaction);
+
+impl Change {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    /// `stored` is still as it was read.
+    pub(super) fn check<T>(mut self, stored: &Stored<T>) -> Self {
+        self.0.checks.push((stored.key.clone(), stored.modified));
+        self
+    }
+
+    /// Nothing is at `key`.
+    pub(super) fn check_absent(self, key: Key) -> Self {
+        self.check_at(key, 0)
+    }
+
+    /// `key` was last written by `revision`; 0: it doesn't exist.
+    pub(super) fn check_at(mut self, key: Key, revision: Revision) -> Self {
+        self.0.checks.push((key, revision));
+        self
+    }
+
+    /// Writes a record.
+    pub(super) fn put(self, key: Key, value: &impl Message) -> Self {
+        self.put_bytes(key, value.encode_to_vec().into())
+    }
+
+    /// Writes bytes.
+    pub(super) fn put_bytes(mut self, key: Key, value: Bytes) -> Self {
+        self.0.writes.push(Write::Put(key, value));
+        self
+    }
+
+    /// Removes a record.
+    pub(super) fn delete(mut self, key: Key) -> Self {
+        self.0.writes.push(Write::Delete(key));
+        self
+    }
+
+    /// Nothing to do.
+    pub(super) fn writes_nothing(&self) -> bool {
+        self.0.writes.is_empty()
+    }
+
+    /// The transaction, when it fits into one.
+    pub(super) fn into_transaction(self) -> Result<Transaction, RegistryError> {
+        let large = self.0.writes.iter().any(|w| matches!(w, Write::Put(_, value) if value.len() > MAX_VALUE_BYTES));
+        if large || self.0.checks.len() > MAX_TRANSACTION || self.0.writes.len() > MAX_TRANSACTION {
+            return Err(RegistryError::Store(StoreError::TooLarge));
+        }
+        Ok(self.0)
+    }
+}
+
+/// Runs `attempt` until no other writer interferes.
+pub(super) async fn decide<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, RegistryError>
+where
+    F: Future<Output = Result<T, RegistryError>>,
+{
+    for round in 0..ROUNDS {
+        match attempt().await {
+            Err(RegistryError::Store(StoreError::Conflict)) => back_off(round).await,
+            decided => return decided,
+        }
+    }
+    Err(RegistryError::Busy)
+}
+
+/// Up to 32 ms, full jitter: writers that collided once must not collide in step for ever.
+async fn back_off(round: u32) {
+    let mut byte = [0_u8];
+    if round == 0 || getrandom::fill(&mut byte).is_err() {
+        return;
+    }
+    let ceiling_us = 1_000_u64 << round.min(5);
+    tokio::time::sleep(Duration::from_micros(ceiling_us * u64::from(byte[0]) / 256)).await;
+}

@@ -1,0 +1,203 @@
+//! Credentials: metadata in one record, each version's secret in an envelope of its own.
+
+use seks_proto::{
+    id::{CredentialName, OperatorName, ServiceName, TenantName},
+    secret::{Fields, Secret},
+};
+
+use super::{
+    Change, Registry, RegistryError,
+    change::decide,
+    delete::name_some,
+    limits, now,
+    record::{Credential, CredentialVersion, Stored, Token},
+};
+use crate::{
+    seal::RecordId,
+    store::{Key, Revision, key::prefix},
+};
+
+const KIND: &str = "credential";
+
+impl Registry {
+    /// Stores a secret for `service`, under a new name or as the next version of an old one. Nothing gives it back.
+    ///
+    /// # Errors
+    /// [`RegistryError::Invalid`] when the secret doesn't have the service's fields, [`RegistryError::Conflict`] when the name
+    /// belongs to another service, [`RegistryError::Quota`].
+    pub async fn put_credential(
+        &self,
+        tenant: &TenantName,
+        name: &CredentialName,
+        service: &ServiceName,
+        secret: &Secret,
+        by: &OperatorName,
+    ) -> Result<(Credential, Revision), RegistryError> {
+        decide(|| async {
+            let parent = self.living_tenant(tenant).await?;
+            let definition = self.living_service(tenant, service).await?;
+            let fields = Fields::parse(&definition.value.fields, secret)
+                .map_err(|error| RegistryError::invalid("secret", error.to_string()))?;
+            let old = self.load::<Credential>(Key::Credential(tenant.clone(), name.clone())).await?;
+            if let Some(old) = &old {
+                check_same_service(old, service)?;
+            } else {
+                self.check_quota(tenant, KIND, limits::CREDENTIALS).await?;
+            }
+            let change = Change::new().check(&parent).check(&definition);
+            self.add_version(change, tenant, name, service, old, fields.encoded(), by, 0).await
+        })
+        .await
+    }
+
+    /// Makes an earlier version's secret the current one, as a new version. `version` 0: the one before the current.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] for the credential or a version that isn't kept any more.
+    pub async fn rollback_credential(
+        &self,
+        tenant: &TenantName,
+        name: &CredentialName,
+        version: u32,
+        by: &OperatorName,
+    ) -> Result<(Credential, Revision), RegistryError> {
+        decide(|| async {
+            let old = self.load_credential(tenant, name).await?;
+            let service = service_of(&old.value)?;
+            let definition = self.living_service(tenant, &service).await?;
+            let wanted = if version == 0 { previous(&old.value) } else { Some(version) };
+            let wanted = wanted.filter(|w| *w != old.value.version).ok_or_else(|| {
+                RegistryError::conflict(format!("credential `{name}` has no earlier version to roll back to"), "")
+            })?;
+            let kept = old.value.versions.iter().any(|v| v.version == wanted);
+            let envelope = self.store().get(&Key::Envelope(tenant.clone(), name.clone(), wanted)).await?;
+            let Some(envelope) = envelope.filter(|_| kept) else {
+                return Err(RegistryError::not_found("credential version", format!("{name}@{wanted}")));
+            };
+            let epoch = self.store().epoch();
+            let secret = self.sealer.open(&RecordId::credential(epoch, tenant, name, wanted), &envelope.value)?;
+            let change = Change::new().check(&definition);
+            self.add_version(change, tenant, name, &service, Some(old), &secret, by, wanted).await
+        })
+        .await
+    }
+
+    /// Seals `secret` as the next version, and forgets the oldest beyond [`limits::CREDENTIAL_VERSIONS`], in one transaction.
+    #[expect(clippy::too_many_arguments, reason = "private, and each of them is one column of the record")]
+    async fn add_version(
+        &self,
+        change: Change,
+        tenant: &TenantName,
+        name: &CredentialName,
+        service: &ServiceName,
+        old: Option<Stored<Credential>>,
+        secret: &Secret,
+        by: &OperatorName,
+        restored_from: u32,
+    ) -> Result<(Credential, Revision), RegistryError> {
+        let key = Key::Credential(tenant.clone(), name.clone());
+        let mut change = match &old {
+            Some(old) => change.check(old),
+            None => change.check_absent(key.clone()),
+        };
+        let (at, mut credential) = (now(), old.map(|old| old.value).unwrap_or_default());
+        let version = credential.version.checked_add(1).ok_or(RegistryError::Busy)?;
+        if version == 1 {
+            credential.created_at = at;
+        }
+        (credential.tenant, credential.name) = (tenant.to_string(), name.to_string());
+        (credential.service, credential.version) = (service.to_string(), version);
+        (credential.updated_at, credential.deleting) = (at, false);
+        let made = CredentialVersion { version, created_at: at, created_by: by.to_string(), restored_from };
+        credential.versions.insert(0, made);
+        while credential.versions.len() > limits::CREDENTIAL_VERSIONS {
+            if let Some(oldest) = credential.versions.pop() {
+                change = change.delete(Key::Envelope(tenant.clone(), name.clone(), oldest.version));
+            }
+        }
+        let id = RecordId::credential(self.store().epoch(), tenant, name, version);
+        let envelope = self.sealer.seal(&id, secret)?;
+        let change =
+            change.put(key, &credential).put_bytes(Key::Envelope(tenant.clone(), name.clone(), version), envelope);
+        let revision = self.commit(change).await?;
+        Ok((credential, revision))
+    }
+
+    /// All credentials of a tenant, by name: what is known of them without being able to use them.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] for the tenant.
+    pub async fn credentials(&self, tenant: &TenantName) -> Result<Vec<Credential>, RegistryError> {
+        self.load_tenant(tenant).await?;
+        self.values(&prefix::kind(tenant, KIND)).await
+    }
+
+    /// One credential's metadata.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`].
+    pub async fn credential(&self, tenant: &TenantName, name: &CredentialName) -> Result<Credential, RegistryError> {
+        Ok(self.load_credential(tenant, name).await?.value)
+    }
+
+    pub(super) async fn load_credential(
+        &self,
+        tenant: &TenantName,
+        name: &CredentialName,
+    ) -> Result<Stored<Credential>, RegistryError> {
+        match self.load(Key::Credential(tenant.clone(), name.clone())).await? {
+            Some(credential) => Ok(credential),
+            None => Err(self.missing(tenant, KIND, name.as_str()).await),
+        }
+    }
+
+    /// Deletes a credential and all its versions, unless a living token is granted it.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`]; [`RegistryError::Conflict`] names the tokens.
+    pub async fn delete_credential(
+        &self,
+        tenant: &TenantName,
+        name: &CredentialName,
+    ) -> Result<Revision, RegistryError> {
+        let granted = |token: &Token| token.grants.iter().any(|g| g.credential == name.as_str());
+        decide(|| async {
+            let credential = self.load_credential(tenant, name).await?;
+            let marked = Credential { deleting: true, ..credential.value.clone() };
+            let (envelopes, _) = self.store().list(&prefix::envelopes(tenant, name)).await?;
+            let also = envelopes.into_iter().map(|record| record.key).collect();
+            self.delete_unused(&credential, &marked, also, || async {
+                let tokens = self.living_tokens(tenant, granted).await?;
+                if tokens.is_empty() {
+                    return Ok(());
+                }
+                let reason = format!("credential `{name}` is granted to token {}", name_some(&tokens));
+                Err(RegistryError::conflict(reason, "revoke the tokens first, or replace the secret instead"))
+            })
+            .await
+        })
+        .await
+    }
+}
+
+fn check_same_service(old: &Stored<Credential>, service: &ServiceName) -> Result<(), RegistryError> {
+    if old.value.service == service.as_str() {
+        return Ok(());
+    }
+    Err(RegistryError::conflict(
+        format!("credential `{}` is for service `{}`", old.value.name, old.value.service),
+        "store it under another name",
+    ))
+}
+
+fn service_of(credential: &Credential) -> Result<ServiceName, RegistryError> {
+    credential
+        .service
+        .parse()
+        .map_err(|_| RegistryError::Corrupt { key: format!("{}/{}", credential.tenant, credential.name) })
+}
+
+/// The newest version below the current one.
+fn previous(credential: &Credential) -> Option<u32> {
+    credential.versions.iter().map(|v| v.version).filter(|v| *v < credential.version).max()
+}

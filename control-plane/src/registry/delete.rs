@@ -1,0 +1,75 @@
+//! Deleting what others may refer to: mark, look, delete.
+//!
+//! A reference is added by a transaction that checks the revision of what it refers to. The mark changes that revision: who
+//! read the record before the mark fails and decides again, who reads it after the mark refuses. So what the look finds (or
+//! doesn't) is all there is. Killed in between, the record stays marked and usable; deleting it again, or applying it anew,
+//! takes the mark away.
+
+use prost::Message;
+use seks_proto::id::TenantName;
+
+use super::{Change, Registry, RegistryError, record::Stored};
+use crate::store::{Key, Revision, StoreError, key::prefix};
+
+impl Registry {
+    /// Deletes `record` and `also` unless `in_use` finds something; `marked` is the record with its mark.
+    pub(super) async fn delete_unused<T, F>(
+        &self,
+        record: &Stored<T>,
+        marked: &T,
+        also: Vec<Key>,
+        in_use: impl Fn() -> F,
+    ) -> Result<Revision, RegistryError>
+    where
+        T: Message,
+        F: Future<Output = Result<(), RegistryError>>,
+    {
+        in_use().await?; // most refusals are found here, without a write
+        let key = &record.key;
+        let modified = match self.commit(Change::new().check(record).put(key.clone(), marked)).await {
+            Ok(revision) => revision,
+            Err(RegistryError::Store(StoreError::Full)) => record.modified, // only deletes are taken now
+            Err(other) => return Err(other),
+        };
+        if let Err(refusal) = in_use().await {
+            let unmark = Change::new().check_at(key.clone(), modified).put(key.clone(), &record.value);
+            if let Err(error) = self.commit(unmark).await {
+                tracing::warn!(%key, %error, "a refused delete left its mark");
+            }
+            return Err(refusal);
+        }
+        let delete = Change::new().check_at(key.clone(), modified).delete(key.clone());
+        self.commit(also.into_iter().fold(delete, Change::delete)).await
+    }
+
+    /// What to say when `name` isn't in `tenant`: the tenant itself may be what is missing.
+    pub(super) async fn missing(&self, tenant: &TenantName, kind: &'static str, name: &str) -> RegistryError {
+        match self.load_tenant(tenant).await {
+            Ok(_) => RegistryError::not_found(kind, name),
+            Err(error) => error,
+        }
+    }
+
+    /// Refuses when a tenant has as many of `kind` as it may. Two writers at once may pass it by one each: it is there to
+    /// bound, not to count.
+    pub(super) async fn check_quota(
+        &self,
+        tenant: &TenantName,
+        kind: &'static str,
+        limit: usize,
+    ) -> Result<(), RegistryError> {
+        if self.store.list(&prefix::kind(tenant, kind)).await?.0.len() >= limit {
+            return Err(RegistryError::Quota { tenant: tenant.to_string(), kind, limit });
+        }
+        Ok(())
+    }
+}
+
+/// Names for a message: at most five, then how many more.
+pub(super) fn name_some(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(5).map(|n| format!("`{n}`")).collect();
+    match names.len().saturating_sub(5) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}

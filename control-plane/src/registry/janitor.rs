@@ -1,0 +1,56 @@
+//! Forgetting what has had its time: tokens long expired, tombstones, request ids, join tokens; and finishing the deletion of
+//! tenants that a crash interrupted.
+
+use seks_proto::id::TenantName;
+
+use super::{
+    Change, Registry, RegistryError, limits, now,
+    record::{RequestRecord, Token},
+};
+use crate::store::{Key, MAX_TRANSACTION, Revision, StoreError, key::prefix};
+
+impl Registry {
+    /// One round. Any number of replicas may do it at once: everything is checked before it is deleted.
+    ///
+    /// # Errors
+    /// Of the store; what was done until then stays done, and the next round goes on.
+    pub async fn forget_the_past(&self) -> Result<(), RegistryError> {
+        self.forget_join_tokens().await?;
+        for tenant in self.tenants().await? {
+            let Ok(name) = TenantName::try_from(tenant.name.as_str()) else { continue };
+            if tenant.deleting {
+                match self.delete_tenant(&name).await {
+                    Ok(_) | Err(RegistryError::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+                continue;
+            }
+            let now = now();
+            let mut past: Vec<(Key, Revision)> = Vec::new();
+            for (kind, kept) in [("token", limits::EXPIRED_TOKEN_SECONDS), ("tombstone", 0)] {
+                let tokens = self.load_all::<Token>(&prefix::kind(&name, kind)).await?;
+                let over = tokens.into_iter().filter(|t| t.value.expires_at.saturating_add(kept) <= now);
+                past.extend(over.map(|t| (t.key, t.modified)));
+            }
+            let requests = self.load_all::<RequestRecord>(&prefix::kind(&name, "request")).await?;
+            let over = requests.into_iter().filter(|r| r.value.created_at + limits::REQUEST_SECONDS <= now);
+            past.extend(over.map(|r| (r.key, r.modified)));
+            self.forget(past).await?;
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, past: Vec<(Key, Revision)>) -> Result<(), RegistryError> {
+        for batch in past.chunks(MAX_TRANSACTION / 2) {
+            let change = batch.iter().fold(Change::new(), |change, (key, modified)| {
+                change.check_at(key.clone(), *modified).delete(key.clone())
+            });
+            match self.commit(change).await {
+                // Somebody else is at it; what is left waits for the next round.
+                Ok(_) | Err(RegistryError::Store(StoreError::Conflict)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! How large things may be. A tenant's operator is not trusted with the memory of the others.
+
+/// Attributes of an agent.
+pub const ATTRIBUTES: usize = 64;
+/// Bytes of an attribute's name.
+pub const ATTRIBUTE_NAME_BYTES: usize = 63;
+/// Bytes of an attribute's value.
+pub const ATTRIBUTE_VALUE_BYTES: usize = 256;
+/// Services that one token may be granted.
+pub const GRANTS: usize = 64;
+/// Networks that one token may be bound to.
+pub const CIDRS: usize = 64;
+/// Seconds that a token lives when nobody says otherwise: 24 h.
+pub const TOKEN_TTL_SECONDS: u64 = 24 * 60 * 60;
+/// Most seconds that a token may live: 366 days.
+pub const MAX_TOKEN_TTL_SECONDS: u64 = 366 * 24 * 60 * 60;
+/// Seconds after which a token that has expired is forgotten: 7 days, in which a node says `token_expired`.
+pub const EXPIRED_TOKEN_SECONDS: i64 = 7 * 24 * 60 * 60;
+/// Seconds for which a request id is remembered: 24 h.
+pub const REQUEST_SECONDS: i64 = 24 * 60 * 60;
+/// Bytes of a request id.
+pub const REQUEST_ID_BYTES: usize = 64;
+/// Versions of a credential that are kept to roll back to.
+pub const CREDENTIAL_VERSIONS: usize = 10;
+/// Bytes of an encoded service, its CA certificates included.
+pub const SERVICE_BYTES: usize = 64 * 1024;
+/// Bytes of all policies of a tenant, and of a file of them.
+pub const POLICY_BYTES: usize = 1024 * 1024;
+/// Bytes of one policy.
+pub const ONE_POLICY_BYTES: usize = 32 * 1024;
+/// Policies of one `apply`: all of them are one transaction.
+pub const POLICIES_PER_APPLY: usize = 100;
+/// Seconds that a join token lives when nobody says otherwise: 10 min.
+pub const JOIN_TTL_SECONDS: u64 = 10 * 60;
+/// Most seconds that a join token may live: 24 h.
+pub const MAX_JOIN_TTL_SECONDS: u64 = 24 * 60 * 60;
+/// Roles of an operator.
+pub const ROLES: usize = 64;
+
+/// Quota of tenants.
+pub const TENANTS: usize = 10_000;
+/// Quota of operators.
+pub const OPERATORS: usize = 10_000;
+/// Quota of agents in a tenant.
+pub const AGENTS: usize = 10_000;
+/// Quota of services in a tenant.
+pub const SERVICES: usize = 1_000;
+/// Quota of credentials in a tenant.
+pub const CREDENTIALS: usize = 10_000;
+/// Quota of policies in a tenant.
+pub const POLICIES: usize = 1_000;

@@ -1,0 +1,135 @@
+//! Operators and their roles.
+
+use seks_proto::id::{OperatorName, TenantName};
+
+use super::{
+    Change, Registry, RegistryError,
+    change::decide,
+    limits, now,
+    record::{Operator, Role, RoleBinding, Stored},
+};
+use crate::store::{Key, Revision, key::prefix};
+
+const KIND: &str = "operator";
+/// The tenant of a role that holds everywhere, and for the fleet.
+pub const EVERYWHERE: &str = "*";
+
+impl Registry {
+    /// Makes an operator. One that is there already with the same roles (or when `roles` is empty) is left as it is, so that a
+    /// new certificate can be signed before the old one ends.
+    ///
+    /// # Errors
+    /// [`RegistryError::Exists`] when its roles differ, [`RegistryError::Invalid`], [`RegistryError::Quota`].
+    pub async fn create_operator(
+        &self,
+        name: &OperatorName,
+        roles: Vec<RoleBinding>,
+    ) -> Result<(Operator, Revision), RegistryError> {
+        let roles = &check_roles(roles)?;
+        decide(|| async {
+            if let Some(old) = self.load_operator(name).await? {
+                let same = roles.is_empty() || old.value.roles == *roles;
+                return if same { Ok((old.value, old.modified)) } else { Err(RegistryError::exists(KIND, name)) };
+            }
+            if roles.is_empty() {
+                return Err(RegistryError::invalid("roles", "at least one"));
+            }
+            if self.store().list(prefix::OPERATORS).await?.0.len() >= limits::OPERATORS {
+                let tenant = EVERYWHERE.into();
+                return Err(RegistryError::Quota { tenant, kind: KIND, limit: limits::OPERATORS });
+            }
+            let operator = Operator { name: name.to_string(), roles: roles.clone(), created_at: now() };
+            let key = Key::Operator(name.clone());
+            let revision = self.commit(Change::new().check_absent(key.clone()).put(key, &operator)).await?;
+            Ok((operator, revision))
+        })
+        .await
+    }
+
+    /// Makes the first operator, an owner of everything; `None` when there is one already. Rewriting the authority's record in
+    /// the same transaction makes two first operators impossible, whoever else starts at the same time.
+    ///
+    /// # Errors
+    /// Of the store; [`RegistryError::NotFound`] before the authority exists.
+    pub async fn create_first_operator(&self, name: &OperatorName) -> Result<Option<Operator>, RegistryError> {
+        let roles = vec![RoleBinding { tenant: EVERYWHERE.into(), role: Role::Owner.into() }];
+        let operator = &Operator { name: name.to_string(), roles, created_at: now() };
+        decide(|| async {
+            let authority = self.store().get(&Key::Authority).await?;
+            let authority = authority.ok_or_else(|| RegistryError::not_found("authority", "ca"))?;
+            if !self.store().list(prefix::OPERATORS).await?.0.is_empty() {
+                return Ok(None);
+            }
+            let change = Change::new().check_at(Key::Authority, authority.modified);
+            let change = change.put_bytes(Key::Authority, authority.value);
+            self.commit(change.put(Key::Operator(name.clone()), operator)).await?;
+            Ok(Some(operator.clone()))
+        })
+        .await
+    }
+
+    /// All operators, by name.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn operators(&self) -> Result<Vec<Operator>, RegistryError> {
+        self.values(prefix::OPERATORS).await
+    }
+
+    /// One operator, or nothing.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn operator(&self, name: &OperatorName) -> Result<Option<Operator>, RegistryError> {
+        Ok(self.load_operator(name).await?.map(|stored| stored.value))
+    }
+
+    async fn load_operator(&self, name: &OperatorName) -> Result<Option<Stored<Operator>>, RegistryError> {
+        self.load(Key::Operator(name.clone())).await
+    }
+
+    /// Deletes an operator; its certificates are worth nothing from then on. The last owner of everything stays.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`], [`RegistryError::Conflict`].
+    pub async fn delete_operator(&self, name: &OperatorName) -> Result<Revision, RegistryError> {
+        decide(|| async {
+            let all = self.load_all::<Operator>(prefix::OPERATORS).await?;
+            let (own, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|o| o.value.name == name.as_str());
+            let own = own.first().ok_or_else(|| RegistryError::not_found(KIND, name))?;
+            let mut change = Change::new().check(own).delete(own.key.clone());
+            if owns_everything(&own.value) {
+                // The one who stays is checked, so that two owners can't delete each other at once.
+                let heir = others.iter().find(|o| owns_everything(&o.value)).ok_or_else(|| {
+                    RegistryError::conflict(format!("operator `{name}` is the last owner"), "create another one first")
+                })?;
+                change = change.check(heir);
+            }
+            self.commit(change).await
+        })
+        .await
+    }
+}
+
+fn owns_everything(operator: &Operator) -> bool {
+    operator.roles.iter().any(|r| r.tenant == EVERYWHERE && r.role() == Role::Owner)
+}
+
+/// Known roles in tenants whose names could exist, one role a tenant, sorted.
+fn check_roles(mut roles: Vec<RoleBinding>) -> Result<Vec<RoleBinding>, RegistryError> {
+    let wrong = |reason: &str| Err(RegistryError::invalid("roles", reason));
+    if roles.len() > limits::ROLES {
+        return wrong("at most 64");
+    }
+    if roles.iter().any(|r| !matches!(Role::try_from(r.role), Ok(Role::Viewer | Role::Editor | Role::Owner))) {
+        return wrong("a role is viewer, editor or owner");
+    }
+    if roles.iter().any(|r| r.tenant != EVERYWHERE && TenantName::try_from(r.tenant.as_str()).is_err()) {
+        return wrong("a role holds in a tenant, or in `*`");
+    }
+    roles.sort_by(|a, b| a.tenant.cmp(&b.tenant));
+    if roles.array_windows().any(|[a, b]| a.tenant == b.tenant) {
+        return wrong("one role a tenant");
+    }
+    Ok(roles)
+}

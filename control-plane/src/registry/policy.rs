@@ -1,0 +1,140 @@
+//! Policies: applied as files, all or nothing.
+
+use seks_proto::{
+    id::{PolicyId, TenantName},
+    policy::{GRANTED_SERVICES, Policies, PolicyError, parse_file},
+};
+
+use super::{
+    Change, Registry, RegistryError,
+    change::decide,
+    limits, now,
+    record::{Policy, Stored},
+};
+use crate::store::{Key, Revision, key::prefix};
+
+const KIND: &str = "policy";
+
+/// What a tenant starts with unless it is strict.
+pub(super) fn granted_services(tenant: &TenantName) -> Option<(Key, Policy)> {
+    let id = PolicyId::try_from("granted-services").ok()?;
+    let key = Key::Policy(tenant.clone(), id.clone());
+    let (tenant, text) = (tenant.to_string(), GRANTED_SERVICES.to_string());
+    Some((key, Policy { tenant, id: id.to_string(), text, updated_at: now() }))
+}
+
+impl Registry {
+    /// Creates or replaces every policy of a file, by its `@id`; policies that the file doesn't name stay. Writes nothing when
+    /// all of them are so already.
+    ///
+    /// # Errors
+    /// [`RegistryError::Policies`] says all that is wrong with the file; [`RegistryError::Invalid`] for its size.
+    pub async fn apply_policies(
+        &self,
+        tenant: &TenantName,
+        text: &str,
+    ) -> Result<(Vec<Policy>, Revision), RegistryError> {
+        let file = check_file(text)?;
+        if file.len() > limits::POLICIES_PER_APPLY {
+            let reason = format!("at most {} policies in one file", limits::POLICIES_PER_APPLY);
+            return Err(RegistryError::invalid("text", reason));
+        }
+        let file = &file;
+        decide(|| async {
+            let parent = self.living_tenant(tenant).await?;
+            let mut all = self.load_all::<Policy>(&prefix::kind(tenant, KIND)).await?;
+            let (mut change, mut applied, mut last) = (Change::new().check(&parent), Vec::new(), 0);
+            for (id, text) in file {
+                let key = Key::Policy(tenant.clone(), id.clone());
+                let mut policy =
+                    Policy { tenant: tenant.to_string(), id: id.to_string(), text: text.clone(), updated_at: now() };
+                if let Some(old) = all.iter_mut().find(|p| p.key == key) {
+                    if old.value.text == *text {
+                        last = last.max(old.modified);
+                        applied.push(old.value.clone());
+                        continue;
+                    }
+                    change = change.check(old);
+                    std::mem::swap(&mut old.value, &mut policy);
+                    applied.push(old.value.clone());
+                    change = change.put(key, &old.value);
+                } else {
+                    change = change.check_absent(key.clone()).put(key.clone(), &policy);
+                    applied.push(policy.clone());
+                    all.push(Stored { key, value: policy, modified: 0 });
+                }
+            }
+            check_whole(tenant, &all)?;
+            let revision = if change.writes_nothing() { last } else { self.commit(change).await? };
+            Ok((applied, revision))
+        })
+        .await
+    }
+
+    /// All policies of a tenant, by id.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] for the tenant.
+    pub async fn policies(&self, tenant: &TenantName) -> Result<Vec<Policy>, RegistryError> {
+        self.load_tenant(tenant).await?;
+        self.values(&prefix::kind(tenant, KIND)).await
+    }
+
+    /// One policy.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`].
+    pub async fn policy(&self, tenant: &TenantName, id: &PolicyId) -> Result<Policy, RegistryError> {
+        match self.load::<Policy>(Key::Policy(tenant.clone(), id.clone())).await? {
+            Some(policy) => Ok(policy.value),
+            None => Err(self.missing(tenant, KIND, id.as_str()).await),
+        }
+    }
+
+    /// Deletes a policy. What it permitted is denied from then on, what it forbade may be permitted.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`].
+    pub async fn delete_policy(&self, tenant: &TenantName, id: &PolicyId) -> Result<Revision, RegistryError> {
+        decide(|| async {
+            let Some(policy) = self.load::<Policy>(Key::Policy(tenant.clone(), id.clone())).await? else {
+                return Err(self.missing(tenant, KIND, id.as_str()).await);
+            };
+            self.commit(Change::new().check(&policy).delete(policy.key.clone())).await
+        })
+        .await
+    }
+}
+
+/// Parses and validates a file of policies without storing it.
+///
+/// # Errors
+/// As [`Registry::apply_policies`].
+pub(crate) fn check_file(text: &str) -> Result<Vec<(PolicyId, String)>, RegistryError> {
+    if text.len() > limits::POLICY_BYTES {
+        return Err(RegistryError::invalid("text", format!("over {} bytes", limits::POLICY_BYTES)));
+    }
+    let policies = parse_file(text).map_err(RegistryError::Policies)?;
+    if policies.is_empty() {
+        return Err(RegistryError::invalid("text", "no policy in it"));
+    }
+    if let Some((id, _)) = policies.iter().find(|(_, text)| text.len() > limits::ONE_POLICY_BYTES) {
+        let reason = format!("policy `{id}` is over {} bytes", limits::ONE_POLICY_BYTES);
+        return Err(RegistryError::invalid("text", reason));
+    }
+    Ok(policies)
+}
+
+/// What the tenant would then have must fit, and compile as a whole: a node gets all of it or nothing.
+fn check_whole(tenant: &TenantName, all: &[Stored<Policy>]) -> Result<(), RegistryError> {
+    if all.len() > limits::POLICIES {
+        return Err(RegistryError::Quota { tenant: tenant.to_string(), kind: KIND, limit: limits::POLICIES });
+    }
+    if all.iter().map(|p| p.value.text.len()).sum::<usize>() > limits::POLICY_BYTES {
+        let reason = format!("all policies of a tenant together are at most {} bytes", limits::POLICY_BYTES);
+        return Err(RegistryError::invalid("text", reason));
+    }
+    let values: Vec<Policy> = all.iter().map(|p| p.value.clone()).collect();
+    let whole: Result<Policies, PolicyError> = Policies::compile(&values);
+    whole.map(drop).map_err(|error| RegistryError::Policies(vec![error]))
+}

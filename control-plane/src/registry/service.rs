@@ -1,0 +1,199 @@
+//! Services.
+
+use prost::Message as _;
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use seks_proto::{
+    id::{ServiceName, TenantName},
+    service::{Service as Checked, ServiceError},
+};
+
+use super::{
+    Change, Registry, RegistryError,
+    change::decide,
+    delete::name_some,
+    limits, now,
+    record::{Credential, Service, Stored, Token},
+};
+use crate::store::{Key, Revision, key::prefix};
+
+const KIND: &str = "service";
+
+impl Registry {
+    /// Creates a service or replaces it; writes nothing when it is already so. `service.created_at` and `.deleting` are ours.
+    ///
+    /// While it has credentials, its fields can't change, and only a caller that `may_redirect` can send them to another
+    /// upstream: whoever can choose where a credential goes can read it there.
+    ///
+    /// # Errors
+    /// [`RegistryError::Invalid`], [`RegistryError::Conflict`], [`RegistryError::OwnerOnly`], [`RegistryError::Quota`].
+    pub async fn apply_service(
+        &self,
+        mut service: Service,
+        may_redirect: bool,
+    ) -> Result<(Service, Revision), RegistryError> {
+        let checked = check(&service)?;
+        let (tenant, key) = (&checked.tenant, Key::Service(checked.tenant.clone(), checked.name.clone()));
+        service.deleting = false;
+        let service = &service;
+        decide(|| async {
+            let parent = self.living_tenant(tenant).await?;
+            let mut service = service.clone();
+            let change = Change::new().check(&parent);
+            let change = match self.load::<Service>(key.clone()).await? {
+                None => {
+                    self.check_quota(tenant, KIND, limits::SERVICES).await?;
+                    service.created_at = now();
+                    change.check_absent(key.clone())
+                }
+                Some(old) => {
+                    service.created_at = old.value.created_at;
+                    if old.value == service {
+                        return Ok((service, old.modified));
+                    }
+                    self.check_replacement(tenant, &old.value, &service, may_redirect).await?;
+                    change.check(&old)
+                }
+            };
+            let revision = self.commit(change.put(key.clone(), &service)).await?;
+            Ok((service, revision))
+        })
+        .await
+    }
+
+    async fn check_replacement(
+        &self,
+        tenant: &TenantName,
+        old: &Service,
+        new: &Service,
+        may_redirect: bool,
+    ) -> Result<(), RegistryError> {
+        let redirects = old.upstream != new.upstream || old.upstream_ca_pem != new.upstream_ca_pem;
+        if old.fields == new.fields && (may_redirect || !redirects) {
+            return Ok(());
+        }
+        let credentials = self.credentials_of(tenant, &new.name).await?;
+        if credentials.is_empty() {
+            return Ok(());
+        }
+        if old.fields != new.fields {
+            return Err(RegistryError::conflict(
+                format!("service `{}` has other fields than its credentials {}", new.name, name_some(&credentials)),
+                "delete the credentials first, or apply it under another name",
+            ));
+        }
+        Err(RegistryError::OwnerOnly(format!(
+            "to send the credentials {} of service `{}` to another upstream takes the role owner",
+            name_some(&credentials),
+            new.name
+        )))
+    }
+
+    /// All services of a tenant, by name.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] for the tenant.
+    pub async fn services(&self, tenant: &TenantName) -> Result<Vec<Service>, RegistryError> {
+        self.load_tenant(tenant).await?;
+        self.values(&prefix::kind(tenant, KIND)).await
+    }
+
+    /// One service.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`].
+    pub async fn service(&self, tenant: &TenantName, name: &ServiceName) -> Result<Service, RegistryError> {
+        Ok(self.load_service(tenant, name).await?.value)
+    }
+
+    pub(super) async fn load_service(
+        &self,
+        tenant: &TenantName,
+        name: &ServiceName,
+    ) -> Result<Stored<Service>, RegistryError> {
+        match self.load(Key::Service(tenant.clone(), name.clone())).await? {
+            Some(service) => Ok(service),
+            None => Err(self.missing(tenant, KIND, name.as_str()).await),
+        }
+    }
+
+    /// The service that something is about to refer to.
+    pub(super) async fn living_service(
+        &self,
+        tenant: &TenantName,
+        name: &ServiceName,
+    ) -> Result<Stored<Service>, RegistryError> {
+        let service = self.load_service(tenant, name).await?;
+        if service.value.deleting { Err(RegistryError::being_deleted(KIND, name)) } else { Ok(service) }
+    }
+
+    /// Deletes a service that no credential and no living token uses.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`]; [`RegistryError::Conflict`] names what uses it.
+    pub async fn delete_service(&self, tenant: &TenantName, name: &ServiceName) -> Result<Revision, RegistryError> {
+        decide(|| async {
+            let service = self.load_service(tenant, name).await?;
+            let marked = Service { deleting: true, ..service.value.clone() };
+            self.delete_unused(&service, &marked, Vec::new(), || self.service_in_use(tenant, name)).await
+        })
+        .await
+    }
+
+    async fn service_in_use(&self, tenant: &TenantName, name: &ServiceName) -> Result<(), RegistryError> {
+        let credentials = self.credentials_of(tenant, name.as_str()).await?;
+        if !credentials.is_empty() {
+            return Err(RegistryError::conflict(
+                format!("service `{name}` is used by credential {}", name_some(&credentials)),
+                "delete the credentials first",
+            ));
+        }
+        let grants = |token: &Token| token.grants.iter().any(|g| g.service == name.as_str());
+        let tokens = self.living_tokens(tenant, grants).await?;
+        if !tokens.is_empty() {
+            return Err(RegistryError::conflict(
+                format!("service `{name}` is granted to token {}", name_some(&tokens)),
+                "revoke the tokens first",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Names of the credentials of a service.
+    pub(super) async fn credentials_of(
+        &self,
+        tenant: &TenantName,
+        service: &str,
+    ) -> Result<Vec<String>, RegistryError> {
+        let all = self.values::<Credential>(&prefix::kind(tenant, "credential")).await?;
+        Ok(all.into_iter().filter(|c| c.service == service).map(|c| c.name).collect())
+    }
+}
+
+/// Everything that can be refused about a definition.
+fn check(service: &Service) -> Result<Checked, RegistryError> {
+    if service.encoded_len() > limits::SERVICE_BYTES {
+        return Err(RegistryError::invalid("service", format!("over {} bytes", limits::SERVICE_BYTES)));
+    }
+    if !service.upstream_ca_pem.is_empty() {
+        check_ca(&service.upstream_ca_pem)?;
+    }
+    Checked::try_from(service).map_err(|error| {
+        let hint = match &error {
+            ServiceError::Upstream(_) if !service.allow_private => {
+                "private, loopback and plain-http upstreams need allow_private"
+            }
+            _ => "",
+        };
+        RegistryError::Invalid { field: "service", reason: error.to_string(), hint: hint.into() }
+    })
+}
+
+fn check_ca(pem: &str) -> Result<(), RegistryError> {
+    let wrong = |reason: &str| RegistryError::invalid("upstream_ca_pem", reason);
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|_| wrong("not PEM"))?;
+        roots.add(certificate).map_err(|_| wrong("a certificate in it can't be read"))?;
+    }
+    if roots.is_empty() { Err(wrong("no certificate in it")) } else { Ok(()) }
+}

@@ -1,0 +1,114 @@
+//! Tenants.
+
+use seks_proto::id::TenantName;
+
+use super::{
+    Change, Registry, RegistryError,
+    change::decide,
+    limits, now, policy,
+    record::{Stored, Tenant},
+};
+use crate::store::{Key, MAX_TRANSACTION, Revision, StoreError, Transaction, key::prefix};
+
+const KIND: &str = "tenant";
+
+impl Registry {
+    /// Makes a tenant; unless `strict` it starts with the policy `granted-services`.
+    ///
+    /// # Errors
+    /// [`RegistryError::Exists`], [`RegistryError::Quota`].
+    pub async fn create_tenant(&self, name: &TenantName, strict: bool) -> Result<(Tenant, Revision), RegistryError> {
+        let tenant = Tenant { name: name.to_string(), created_at: now(), strict, deleting: false };
+        if self.store.list(prefix::TENANTS).await?.0.len() >= limits::TENANTS {
+            return Err(RegistryError::Quota { tenant: "*".into(), kind: KIND, limit: limits::TENANTS });
+        }
+        let change = Self::tenant_birth(Change::new(), name, &tenant);
+        match self.commit(change).await {
+            Ok(revision) => Ok((tenant, revision)),
+            Err(RegistryError::Store(StoreError::Conflict)) => Err(RegistryError::exists(KIND, name)),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// The first tenant of a store, as a transaction for others to add to.
+    #[must_use]
+    pub(crate) fn first_tenant(name: &TenantName) -> Transaction {
+        let tenant = Tenant { name: name.to_string(), created_at: now(), ..Tenant::default() };
+        Self::tenant_birth(Change::new(), name, &tenant).into_transaction().unwrap_or_default()
+    }
+
+    /// What a new tenant consists of.
+    fn tenant_birth(change: Change, name: &TenantName, tenant: &Tenant) -> Change {
+        let change = change.check_absent(Key::Tenant(name.clone())).put(Key::Tenant(name.clone()), tenant);
+        match policy::granted_services(name) {
+            Some((key, policy)) if !tenant.strict => change.put(key, &policy),
+            _ => change,
+        }
+    }
+
+    /// All tenants, by name.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn tenants(&self) -> Result<Vec<Tenant>, RegistryError> {
+        self.values(prefix::TENANTS).await
+    }
+
+    /// One tenant.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`].
+    pub async fn tenant(&self, name: &TenantName) -> Result<Tenant, RegistryError> {
+        Ok(self.load_tenant(name).await?.value)
+    }
+
+    pub(super) async fn load_tenant(&self, name: &TenantName) -> Result<Stored<Tenant>, RegistryError> {
+        self.load(Key::Tenant(name.clone())).await?.ok_or_else(|| RegistryError::not_found(KIND, name))
+    }
+
+    /// The tenant that something is about to be put into: a transaction that checks it can't outlive the tenant.
+    pub(super) async fn living_tenant(&self, name: &TenantName) -> Result<Stored<Tenant>, RegistryError> {
+        let tenant = self.load_tenant(name).await?;
+        if tenant.value.deleting { Err(RegistryError::being_deleted(KIND, name)) } else { Ok(tenant) }
+    }
+
+    /// Deletes a tenant and everything in it: first its tokens, then the rest, in batches of [`MAX_TRANSACTION`] a revision,
+    /// the tenant itself last. Nothing can be put into it meanwhile. Killed half-way it stays marked, its tokens gone or
+    /// going, and deleting it again finishes the work. The revision returned is the last.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`].
+    pub async fn delete_tenant(&self, name: &TenantName) -> Result<Revision, RegistryError> {
+        decide(|| self.mark_tenant(name)).await?;
+        for kind in ["token", "agent", "credential"] {
+            self.delete_below(&prefix::kind(name, kind)).await?;
+        }
+        self.delete_below(&prefix::tenant(name)).await?;
+        self.commit(Change::new().delete(Key::Tenant(name.clone()))).await
+    }
+
+    async fn mark_tenant(&self, name: &TenantName) -> Result<(), RegistryError> {
+        let mut tenant = self.load_tenant(name).await?;
+        if tenant.value.deleting {
+            return Ok(());
+        }
+        tenant.value.deleting = true;
+        let key = tenant.key.clone();
+        match self.commit(Change::new().check(&tenant).put(key, &tenant.value)).await {
+            // A full store takes deletes alone, and to delete is how it gets room again.
+            Ok(_) | Err(RegistryError::Store(StoreError::Full)) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Deletes every key below `prefix`; the revision of the last batch, when there was anything.
+    pub(super) async fn delete_below(&self, prefix: &str) -> Result<Option<Revision>, RegistryError> {
+        let (records, _) = self.store.list(prefix).await?;
+        let mut last = None;
+        for batch in records.chunks(MAX_TRANSACTION) {
+            let change = batch.iter().fold(Change::new(), |change, record| change.delete(record.key.clone()));
+            last = Some(self.commit(change).await?);
+        }
+        Ok(last)
+    }
+}

@@ -1,0 +1,310 @@
+//! The control plane as a whole: what starts in which order, and how it stops.
+
+pub mod listener;
+pub mod tls;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use seks_proto::{
+    id::{NameError, OperatorName, TenantName},
+    runtime::telemetry::Telemetry,
+    wire::{DESCRIPTORS, admin_server::AdminServer},
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::TaskTracker,
+};
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+use tower::layer::util::{Identity, Stack};
+use zeroize::Zeroizing;
+
+use self::{
+    listener::Listener,
+    tls::{ClientCertificate, Source, TlsError},
+};
+use crate::{
+    admin::{Admin, Edge},
+    authority::{Authority, AuthorityError, enrolment::Enrolment},
+    config::{Config, ListenerTlsConfig},
+    registry::{JoinToken, Registry, RegistryError},
+    seal::{SealError, Sealer},
+    store::{OpenError, Store},
+    telemetry::{self, Metrics},
+};
+
+/// How long running calls may take to finish once the control plane is told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How often what has had its time is forgotten.
+const JANITOR: Duration = Duration::from_secs(300);
+
+/// Why a control plane can't start: one line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error("store: {0}")]
+    Store(#[from] OpenError),
+    /// The KEK.
+    #[error("{0}")]
+    Seal(#[from] SealError),
+    /// The certificate authority.
+    #[error("certificate authority: {0}")]
+    Authority(#[from] AuthorityError),
+    /// A listener's certificate.
+    #[error("{section}.tls: {source}")]
+    Tls {
+        /// `admin` or `distribution`.
+        section: &'static str,
+        /// Why.
+        source: TlsError,
+    },
+    /// A listener's address.
+    #[error("{key}: cannot listen on {address}: {source}")]
+    Listen {
+        /// The key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A metric's name.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+    /// The descriptors of our messages.
+    #[error(transparent)]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// A name of ours.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+/// The first operator: the only one whose key is made here.
+pub struct OperatorIdentity {
+    /// Who.
+    pub name: OperatorName,
+    /// Its certificate.
+    pub cert_pem: String,
+    /// Its key; wiped when dropped.
+    pub key_pem: Zeroizing<String>,
+}
+
+/// A running control plane.
+pub struct ControlPlane {
+    admin: SocketAddr,
+    distribution: SocketAddr,
+    metrics: Option<SocketAddr>,
+    authority: Arc<Authority>,
+    registry: Arc<Registry>,
+    stop: CancellationToken,
+    servers: Vec<JoinHandle<()>>,
+    tasks: TaskTracker,
+}
+
+impl ControlPlane {
+    /// Opens the store, checks the KEK, and serves. Everything listens when this returns.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing listens then, and with a wrong KEK nothing was written.
+    pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
+        let sealer = Arc::new(Sealer::load(&config.seal)?);
+        let store = crate::store::open(&config.store).await?;
+        sealer.verify(store.as_ref()).await?;
+        let authority = Arc::new(open_authority(store.as_ref(), &sealer).await?);
+        let registry = Arc::new(Registry::new(Arc::clone(&store), Arc::clone(&sealer)));
+
+        let admin = bind("admin.listen", config.admin.listen).await?;
+        let distribution = bind("distribution.listen", config.distribution.listen).await?;
+        let mut plane = Self {
+            admin: admin.address(),
+            distribution: distribution.address(),
+            metrics: None,
+            authority: Arc::clone(&authority),
+            registry: Arc::clone(&registry),
+            stop: CancellationToken::new(),
+            servers: Vec::new(),
+            tasks: TaskTracker::new(),
+        };
+        let names = names(&config);
+        let metrics = Metrics::new()?;
+        if let Some(address) = config.telemetry.metrics_listen {
+            plane.serve_metrics(address, metrics.clone(), Arc::clone(&store)).await?;
+        }
+        let api = Admin::new(
+            Arc::clone(&registry),
+            Arc::clone(&authority),
+            config.admin.proxy_url.clone(),
+            telemetry,
+            metrics.clone(),
+        );
+        let incoming = plane.secure("admin", admin, &config.admin.tls, &names, ClientCertificate::Required)?;
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<AdminServer<Admin>>().await;
+        let router = admin_server().add_service(api.service()).add_service(health_service).add_service(reflection()?);
+        plane.serve(|stop| router.serve_with_incoming_shutdown(incoming, stop));
+        let incoming = plane.secure(
+            "distribution",
+            distribution,
+            &config.distribution.tls,
+            &names,
+            ClientCertificate::Optional,
+        )?;
+        let enrolment = Enrolment::service(authority, Arc::clone(&registry));
+        let router = tonic::transport::Server::builder().add_service(enrolment);
+        plane.serve(|stop| router.serve_with_incoming_shutdown(incoming, stop));
+        plane.tasks.spawn(janitor(registry, plane.stop.clone()));
+        tracing::info!(admin = %plane.admin, distribution = %plane.distribution, store = store.kind(), "serving");
+        Ok(plane)
+    }
+
+    async fn serve_metrics(
+        &mut self,
+        address: SocketAddr,
+        metrics: Metrics,
+        store: Arc<dyn Store>,
+    ) -> Result<(), StartError> {
+        let listen = |source| StartError::Listen { key: "telemetry.metrics_listen", address, source };
+        let socket = TcpListener::bind(address).await.map_err(listen)?;
+        self.metrics = Some(socket.local_addr().map_err(listen)?);
+        self.tasks.spawn(telemetry::serve(socket, metrics, store, self.stop.clone()));
+        Ok(())
+    }
+
+    fn secure(
+        &self,
+        section: &'static str,
+        listener: Listener,
+        files: &ListenerTlsConfig,
+        names: &[String],
+        clients: ClientCertificate,
+    ) -> Result<listener::Incoming, StartError> {
+        let mut names = names.to_vec();
+        let ip = listener.address().ip();
+        if !ip.is_unspecified() {
+            names.push(ip.to_string());
+        }
+        names.sort_unstable();
+        names.dedup();
+        let source = Source::new(Arc::clone(&self.authority), files.clone(), names);
+        let (config, presented) =
+            source.server_config(clients).map_err(|source| StartError::Tls { section, source })?;
+        self.tasks.spawn(source.keep_fresh(presented, self.stop.clone()));
+        Ok(listener.accept(config, self.stop.clone()))
+    }
+
+    fn serve<F>(&mut self, serve: impl FnOnce(WaitForCancellationFutureOwned) -> F)
+    where
+        F: Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
+    {
+        let serving = serve(self.stop.clone().cancelled_owned());
+        self.servers.push(tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "a listener has failed");
+            }
+        }));
+    }
+
+    /// Where operators reach it.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Where nodes reach it.
+    #[must_use]
+    pub fn distribution_addr(&self) -> SocketAddr {
+        self.distribution
+    }
+
+    /// Where `/metrics`, `/healthz` and `/readyz` are, when they are served.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
+    /// The CA that operators and nodes must trust.
+    #[must_use]
+    pub fn ca_pem(&self) -> String {
+        self.authority.ca_pem()
+    }
+
+    /// What it writes with.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Makes the first operator, an owner of everything; `None` when there is an operator already.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn bootstrap_operator(&self, name: &OperatorName) -> Result<Option<OperatorIdentity>, RegistryError> {
+        let (cert_pem, key_pem) = self.authority.make_operator(name)?;
+        let identity = OperatorIdentity { name: name.clone(), cert_pem, key_pem: Zeroizing::new(key_pem) };
+        Ok(self.registry.create_first_operator(name).await?.map(|_| identity))
+    }
+
+    /// A join token for a node in `region`, good for the default time.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn join_token(&self, region: &str) -> Result<JoinToken, RegistryError> {
+        self.registry.create_join_token(region, 0, self.authority.pin()).await
+    }
+
+    /// Accepts nothing more, lets running calls finish for at most 10 s, and stops.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        for mut server in self.servers {
+            if tokio::time::timeout(DRAIN, &mut server).await.is_err() {
+                tracing::warn!("drain deadline passed, closing connections");
+                server.abort();
+            }
+        }
+        self.tasks.wait().await;
+    }
+}
+
+/// What gRPC tools ask a server about itself.
+fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, StartError> {
+    let builder = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+    Ok(builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET).build_v1()?)
+}
+
+/// Limits of an operator's connection; security.md's for HTTP/2 at our edge.
+fn admin_server() -> tonic::transport::Server<Stack<Edge, Identity>> {
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(100)
+        .initial_stream_window_size(64 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .http2_max_header_list_size(16 * 1024)
+        .layer(Edge)
+}
+
+/// The CA; at the first start with the tenant `default`, in one transaction.
+async fn open_authority(store: &dyn Store, sealer: &Sealer) -> Result<Authority, StartError> {
+    let default = TenantName::try_from("default")?;
+    Ok(Authority::load_or_create(store, sealer, || Registry::first_tenant(&default)).await?)
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<Listener, StartError> {
+    Listener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+}
+
+/// What our certificates are good for, beside the address that each listens on.
+fn names(config: &Config) -> Vec<String> {
+    let mut names = config.admin.names.clone();
+    names.extend(["localhost", "127.0.0.1", "::1"].map(String::from));
+    names
+}
+
+async fn janitor(registry: Arc<Registry>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(JANITOR)).await.is_some() {
+        if let Err(error) = registry.forget_the_past().await {
+            tracing::warn!(%error, "cannot forget the past; trying again later");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! TLS of our listeners: version 1.3, HTTP/2, client certificates of our own CA, and a server certificate that can be replaced
+//! while connections are served.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::CryptoProvider,
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    authority::{Authority, AuthorityError},
+    config::ListenerTlsConfig,
+};
+
+/// How often certificate files are looked at.
+const RELOAD: Duration = Duration::from_secs(60);
+
+/// Why a listener's TLS can't be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file can't be read or isn't what it should be.
+    #[error("{key}: `{path}`: {reason}")]
+    File {
+        /// `cert_file` or `key_file`.
+        key: &'static str,
+        /// Which.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Certificate and key don't go together, or can't be used.
+    #[error("{0}")]
+    Unusable(String),
+    /// Our own CA can't sign.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
+/// Whether a listener's clients must show a certificate, or may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// No certificate of our CA, no handshake.
+    Required,
+    /// Who shows one must show one of our CA.
+    Optional,
+}
+
+/// The certificate that a listener presents now.
+#[derive(Debug)]
+pub struct Presented(ArcSwap<CertifiedKey>);
+
+impl ResolvesServerCert for Presented {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+/// Where a listener's certificate comes from.
+pub struct Source {
+    authority: Arc<Authority>,
+    files: ListenerTlsConfig,
+    names: Vec<String>,
+}
+
+impl Source {
+    /// From `files`, or when they are empty signed by `authority` for `names`.
+    #[must_use]
+    pub fn new(authority: Arc<Authority>, files: ListenerTlsConfig, names: Vec<String>) -> Self {
+        Self { authority, files, names }
+    }
+
+    /// The configuration of a listener, and the certificate in it, to be kept fresh by [`Source::keep_fresh`].
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn server_config(&self, clients: ClientCertificate) -> Result<(ServerConfig, Arc<Presented>), TlsError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.certificate().clone()).map_err(|e| TlsError::Unusable(e.to_string()))?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let verifier = match clients {
+            ClientCertificate::Required => verifier,
+            ClientCertificate::Optional => verifier.allow_unauthenticated(),
+        };
+        let verifier = verifier.build().map_err(|e| TlsError::Unusable(e.to_string()))?;
+        let (certificate, _) = self.certificate(&provider)?;
+        let presented = Arc::new(Presented(ArcSwap::from_pointee(certificate)));
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|e| TlsError::Unusable(e.to_string()))?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::clone(&presented) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok((config, presented))
+    }
+
+    /// Replaces the certificate before it ends, or when its files change, until `stop`. A certificate that can't be read is
+    /// reported, and the present one stays.
+    pub async fn keep_fresh(self, presented: Arc<Presented>, stop: CancellationToken) {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let mut wait = if self.files.is_empty() { RELOAD * 60 } else { RELOAD };
+        while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+            match self.certificate(&provider) {
+                Ok((certificate, renew_in)) => {
+                    presented.0.store(Arc::new(certificate));
+                    wait = renew_in;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the listener's certificate can't be renewed");
+                    wait = RELOAD;
+                }
+            }
+        }
+    }
+
+    /// The certificate, and when to look again.
+    fn certificate(&self, provider: &CryptoProvider) -> Result<(CertifiedKey, Duration), TlsError> {
+        if self.files.is_empty() {
+            let made = self.authority.server_certificate(&self.names)?;
+            let key = certified(vec![made.certificate], made.key, provider)?;
+            return Ok((key, made.renew_in));
+        }
+        let chain = read_chain(&self.files.cert_file)?;
+        let key = read_key(&self.files.key_file)?;
+        Ok((certified(chain, key, provider)?, RELOAD))
+    }
+}
+
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, TlsError> {
+    CertifiedKey::from_der(chain, key, provider).map_err(|e| TlsError::Unusable(e.to_string()))
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let wrong = |reason: String| TlsError::File { key: "cert_file", path: path.display().to_string(), reason };
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|e| wrong(e.to_string()))?;
+    let chain = certificates.collect::<Result<Vec<_>, _>>().map_err(|e| wrong(e.to_string()))?;
+    let leaf = chain.first().ok_or_else(|| wrong("no certificate in it".into()))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|_| wrong("not a certificate".into()))?;
+    if !parsed.validity().is_valid() {
+        return Err(wrong(format!("valid from {} to {}", parsed.validity().not_before, parsed.validity().not_after)));
+    }
+    Ok(chain)
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let wrong = |reason: String| TlsError::File { key: "key_file", path: path.display().to_string(), reason };
+    let metadata = std::fs::metadata(path).map_err(|e| wrong(e.to_string()))?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(wrong("readable by others: chmod 600".into()));
+    }
+    PrivateKeyDer::from_pem_file(path).map_err(|_| wrong("no private key in PEM in it".into()))
+}
