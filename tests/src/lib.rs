@@ -1,7 +1,7 @@
 //! What the whole-system tests stand on: real processes on free ports, and the peers around them.
 //!
 //! [`Sandbox`] runs `seks dev` as a user would; [`Upstream`] is an API that records every byte it receives and answers as
-//! told; [`Collector`] is an OpenTelemetry collector; [`raw`] speaks to a node byte by byte; [`oracle`] searches for a
+//! told; [`Collector`] is an OpenTelemetry collector; [`Etcd`] is a real etcd, [`Forwarder`] a wire to it that can be cut; [`raw`] speaks to a node byte by byte; [`oracle`] searches for a
 //! secret in every form in which it may come back. All of it blocks: a test reads top-down, and the peers live on a
 //! runtime of their own.
 #![allow(
@@ -13,6 +13,8 @@
 )]
 
 pub mod collector;
+pub mod etcd;
+pub mod forwarder;
 pub mod oracle;
 pub mod process;
 pub mod raw;
@@ -23,7 +25,7 @@ use std::sync::OnceLock;
 
 use tokio::runtime::Runtime;
 
-pub use self::{collector::Collector, sandbox::Sandbox, upstream::Upstream};
+pub use self::{collector::Collector, etcd::Etcd, forwarder::Forwarder, sandbox::Sandbox, upstream::Upstream};
 
 /// Where the stand-in peers run, so that tests themselves can block.
 ///
