@@ -6,5 +6,6 @@
 pub mod config;
 pub mod proxy;
 pub mod table;
+pub mod telemetry;
 
 pub use config::Config;

@@ -1,3 +1,5 @@
 //! The path of a request.
 
+pub mod audit;
 pub mod refusal;
+pub mod scrub;

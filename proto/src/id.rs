@@ -33,6 +33,12 @@ macro_rules! names {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// The name's text, shared: an attribute of a span costs no copy.
+            #[must_use]
+            pub fn shared(&self) -> Arc<str> {
+                Arc::clone(&self.0)
+            }
         }
         impl TryFrom<&str> for $name {
             type Error = NameError;

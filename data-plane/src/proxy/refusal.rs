@@ -34,6 +34,29 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every one, in the order of their numbers: metrics are arrays over it.
+    pub const ALL: [Self; 19] = [
+        Self::TokenMissing,
+        Self::TokenMalformed,
+        Self::TokenUnknown,
+        Self::TokenExpired,
+        Self::TokenRevoked,
+        Self::TokenAmbiguous,
+        Self::TokenBinding,
+        Self::AgentDisabled,
+        Self::ServiceNotGranted,
+        Self::PolicyDenied,
+        Self::ServiceUnknown,
+        Self::RequestInvalid,
+        Self::RequestTooLarge,
+        Self::LimitExceeded,
+        Self::UpstreamUnreachable,
+        Self::UpstreamTls,
+        Self::UpstreamTimeout,
+        Self::NodeStale,
+        Self::AuditUnavailable,
+    ];
+
     /// As it stands in `urn:seks:error:CODE`, in spans and in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -1,0 +1,198 @@
+//! Metrics of a node, as Prometheus text.
+//!
+//! Plain atomics: a request resolves its service's [`ServiceMetrics`] once and then adds to counters by index. No label is
+//! ever text that an agent sent: services are those of the table, reasons are the contract's codes.
+
+mod histogram;
+mod service;
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use seks_proto::{id::ServiceName, runtime::telemetry::Queue};
+
+pub use self::{
+    histogram::Histogram,
+    service::{Outcome, ServiceMetrics},
+};
+
+/// Everything that a node counts. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    services: DashMap<ServiceName, Arc<ServiceMetrics>>,
+    /// Requests that were refused before their service was known.
+    unresolved: Arc<ServiceMetrics>,
+    duration: Histogram,
+    overhead: Histogram,
+    inflight: AtomicU64,
+    /// The audit queue, which counts for itself.
+    audit: Arc<Queue>,
+    table: Box<dyn Fn() -> TableState + Send + Sync>,
+}
+
+/// What the table says of itself when metrics are read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TableState {
+    /// The revision applied.
+    pub revision: u64,
+    /// Tokens held.
+    pub tokens: u64,
+    /// How long ago the node last knew that it had everything.
+    pub lag: Duration,
+    /// How long it may go on serving without hearing from a control plane.
+    pub lease: Duration,
+}
+
+impl Metrics {
+    /// `audit` is the queue in front of the collector; `table` is asked at every scrape.
+    pub fn new(audit: Arc<Queue>, table: impl Fn() -> TableState + Send + Sync + 'static) -> Self {
+        let inner = Inner {
+            services: DashMap::new(),
+            unresolved: Arc::new(ServiceMetrics::new("")),
+            duration: Histogram::new(),
+            overhead: Histogram::new(),
+            inflight: AtomicU64::new(0),
+            audit,
+            table: Box::new(table),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The counters of a service of the table. Tenants that call their services alike share them.
+    #[must_use]
+    pub fn service(&self, name: &ServiceName) -> Arc<ServiceMetrics> {
+        if let Some(found) = self.inner.services.get(name) {
+            return Arc::clone(&found);
+        }
+        let new = || Arc::new(ServiceMetrics::new(name.as_str()));
+        Arc::clone(&self.inner.services.entry(name.clone()).or_insert_with(new))
+    }
+
+    /// The counters of requests whose service isn't known (yet).
+    #[must_use]
+    pub fn unresolved(&self) -> &Arc<ServiceMetrics> {
+        &self.inner.unresolved
+    }
+
+    /// A request has begun.
+    pub fn began(&self) {
+        self.inner.inflight.fetch_add(1, Relaxed);
+    }
+
+    /// A request has ended: how long it took as a whole, and how much of that was this node's doing.
+    pub fn ended(&self, whole: Duration, overhead: Duration) {
+        self.inner.inflight.fetch_sub(1, Relaxed);
+        self.inner.duration.observe(whole);
+        self.inner.overhead.observe(overhead);
+    }
+
+    /// All of it in Prometheus' text format, version 0.0.4.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut services: Vec<_> = self.inner.services.iter().map(|s| Arc::clone(s.value())).collect();
+        services.sort_by(|a, b| a.name().cmp(b.name()));
+        services.insert(0, Arc::clone(&self.inner.unresolved));
+        let mut out = String::with_capacity(16 * 1024);
+        service::render(&services, &mut out);
+        self.inner.duration.render("seks_proxy_request_duration_seconds", "Whole requests.", &mut out);
+        self.inner.overhead.render("seks_proxy_overhead_seconds", "Requests without their upstream.", &mut out);
+        self.render_gauges(&mut out);
+        out
+    }
+
+    fn render_gauges(&self, out: &mut String) {
+        let table = (self.inner.table)();
+        let audit = &self.inner.audit;
+        let gauges: [(&str, &str, f64); 7] = [
+            ("seks_proxy_inflight", "Requests under way.", self.inner.inflight.load(Relaxed) as f64),
+            ("seks_table_revision", "Revision that the table has applied.", table.revision as f64),
+            ("seks_table_tokens", "Tokens in the table.", table.tokens as f64),
+            ("seks_table_lag_seconds", "Time since the table was last known to be complete.", table.lag.as_secs_f64()),
+            ("seks_lease_remaining_seconds", "Time that the node may still serve.", table.lease.as_secs_f64()),
+            ("seks_audit_queue", "Audit records that the collector has not confirmed.", audit.len() as f64),
+            ("process_resident_memory_bytes", "Resident memory.", resident_bytes() as f64),
+        ];
+        for (name, help, value) in gauges {
+            // Writing to a String can't fail.
+            let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+        }
+        let name = "seks_audit_dropped_total";
+        let help = "Audit records lost.";
+        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n", audit.dropped());
+    }
+}
+
+/// From `/proc/self/status`; 0 where there is none.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.trim_end_matches("kB").trim().parse::<u64>().unwrap_or_default() * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use seks_proto::runtime::telemetry::Telemetry;
+
+    use super::*;
+    use crate::proxy::refusal::Code;
+
+    fn metrics() -> Metrics {
+        let state = TableState { revision: 7, tokens: 3, lag: Duration::ZERO, lease: Duration::from_millis(1500) };
+        Metrics::new(Arc::clone(Telemetry::disabled().queue()), move || state)
+    }
+
+    #[test]
+    fn a_scrape_tells_of_every_request() {
+        let metrics = metrics();
+        let openai = metrics.service(&ServiceName::try_from("openai").unwrap());
+        for _ in 0..2 {
+            metrics.began();
+            openai.count(Outcome { allowed: true, reason: None, status: Some(StatusCode::OK) }, 0);
+            metrics.ended(Duration::from_millis(30), Duration::from_micros(20));
+        }
+        openai.count(
+            Outcome { allowed: false, reason: Some(Code::PolicyDenied), status: Some(StatusCode::FORBIDDEN) },
+            0,
+        );
+        openai.count(Outcome { allowed: true, reason: None, status: None }, 5);
+        openai.connections(true, 2);
+        metrics.began();
+        let text = metrics.render();
+        for line in [
+            r#"seks_proxy_requests_total{service="openai",decision="allow",reason="",status_class="2xx"} 2"#,
+            r#"seks_proxy_requests_total{service="openai",decision="deny",reason="policy_denied",status_class="4xx"} 1"#,
+            r#"seks_proxy_requests_total{service="openai",decision="allow",reason="",status_class="aborted"} 1"#,
+            r#"seks_scrubbed_total{service="openai"} 5"#,
+            r#"seks_upstream_connections{service="openai",state="active"} 2"#,
+            "seks_proxy_request_duration_seconds_count 2",
+            r#"seks_proxy_request_duration_seconds_bucket{le="0.05"} 2"#,
+            r#"seks_proxy_overhead_seconds_bucket{le="0.00002"} 2"#,
+            "seks_proxy_inflight 1",
+            "seks_table_revision 7",
+            "seks_lease_remaining_seconds 1.5",
+            "seks_audit_queue 0",
+            "seks_audit_dropped_total 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_same_service_has_the_same_counters() {
+        let metrics = metrics();
+        let name = ServiceName::try_from("a").unwrap();
+        assert!(Arc::ptr_eq(&metrics.service(&name), &metrics.service(&name)));
+    }
+}

@@ -1,0 +1,114 @@
+//! What is counted of one service.
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use http::StatusCode;
+
+use crate::proxy::refusal::Code;
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// What was decided.
+    pub allowed: bool,
+    /// Why it was refused, or why an allowed one failed.
+    pub reason: Option<Code>,
+    /// The status of the answer; `None`: there was none, or it broke off.
+    pub status: Option<StatusCode>,
+}
+
+/// Index 0 is "no reason".
+const REASONS: usize = Code::ALL.len() + 1;
+const CLASSES: [&str; 6] = ["aborted", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Counters of one service, resolved once a request.
+pub struct ServiceMetrics {
+    name: Box<str>,
+    requests: [[[AtomicU64; CLASSES.len()]; REASONS]; 2],
+    scrubbed: AtomicU64,
+    active: AtomicI64,
+    idle: AtomicI64,
+}
+
+impl ServiceMetrics {
+    pub(super) fn new(name: &str) -> Self {
+        let zeros = || std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0)));
+        Self {
+            name: name.into(),
+            requests: [zeros(), zeros()],
+            scrubbed: AtomicU64::new(0),
+            active: AtomicI64::new(0),
+            idle: AtomicI64::new(0),
+        }
+    }
+
+    /// Its label.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Counts a request that has ended, and how often something was scrubbed from its answer.
+    pub fn count(&self, outcome: Outcome, scrubbed: u32) {
+        let reason = outcome.reason.map_or(0, |r| 1 + r as usize);
+        let class = outcome.status.map_or(0, |s| usize::from(s.as_u16() / 100).min(5));
+        let reasons = self.requests.get(usize::from(outcome.allowed));
+        if let Some(counter) = reasons.and_then(|r| r.get(reason)).and_then(|c| c.get(class)) {
+            counter.fetch_add(1, Relaxed);
+        }
+        if scrubbed > 0 {
+            self.scrubbed.fetch_add(scrubbed.into(), Relaxed);
+        }
+    }
+
+    /// Upstream connections in use (`active`) or kept for the next request, more or fewer by `change`.
+    pub fn connections(&self, active: bool, change: i64) {
+        if active { &self.active } else { &self.idle }.fetch_add(change, Relaxed);
+    }
+}
+
+pub(super) fn render(services: &[Arc<ServiceMetrics>], out: &mut String) {
+    let name = "seks_proxy_requests_total";
+    let _ = write!(out, "# HELP {name} Requests, refused ones included.\n# TYPE {name} counter\n");
+    for service in services {
+        render_requests(service, name, out);
+    }
+    let name = "seks_scrubbed_total";
+    let _ = write!(out, "# HELP {name} Occurrences of a credential removed from answers.\n# TYPE {name} counter\n");
+    for service in services {
+        let _ = writeln!(out, "{name}{{service=\"{}\"}} {}", service.name, service.scrubbed.load(Relaxed));
+    }
+    let name = "seks_upstream_connections";
+    let _ = write!(out, "# HELP {name} Connections to upstreams.\n# TYPE {name} gauge\n");
+    for service in services.iter().filter(|s| !s.name.is_empty()) {
+        for (state, count) in [("active", &service.active), ("idle", &service.idle)] {
+            let count = count.load(Relaxed);
+            let _ = writeln!(out, "{name}{{service=\"{}\",state=\"{state}\"}} {count}", service.name);
+        }
+    }
+}
+
+/// Combinations that have occurred; the others would be some 200 lines of zeros a service.
+fn render_requests(service: &ServiceMetrics, name: &str, out: &mut String) {
+    let reasons = || std::iter::once("").chain(Code::ALL.iter().map(|c| c.as_str()));
+    for (decision, by_reason) in ["deny", "allow"].iter().zip(&service.requests) {
+        for (reason, by_class) in reasons().zip(by_reason) {
+            for (class, count) in CLASSES.iter().zip(by_class) {
+                let count = count.load(Relaxed);
+                if count > 0 {
+                    let labels = format_args!(
+                        "service=\"{}\",decision=\"{decision}\",reason=\"{reason}\",status_class=\"{class}\"",
+                        service.name
+                    );
+                    let _ = writeln!(out, "{name}{{{labels}}} {count}");
+                }
+            }
+        }
+    }
+}
