@@ -16,5 +16,5 @@ pub mod telemetry;
 
 pub use self::{
     config::Config,
-    server::{ControlPlane, OperatorIdentity, StartError},
+    server::{ControlPlane, Foundation, OperatorIdentity, StartError},
 };

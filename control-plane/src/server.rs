@@ -1,12 +1,13 @@
 //! The control plane as a whole: what starts in which order, and how it stops.
 
 pub mod listener;
+mod start;
 pub mod tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use seks_proto::{
-    id::{NameError, OperatorName, TenantName},
+    id::OperatorName,
     runtime::telemetry::Telemetry,
     wire::{DESCRIPTORS, admin_server::AdminServer},
 };
@@ -17,19 +18,18 @@ use tokio_util::{
 };
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower::layer::util::{Identity, Stack};
-use zeroize::Zeroizing;
 
+pub use self::start::{Foundation, OperatorIdentity, StartError};
 use self::{
     listener::Listener,
-    tls::{ClientCertificate, Source, TlsError},
+    tls::{ClientCertificate, Source},
 };
 use crate::{
     admin::{Admin, Edge},
-    authority::{Authority, AuthorityError, enrolment::Enrolment},
+    authority::{Authority, enrolment::Enrolment},
     config::{Config, ListenerTlsConfig},
     registry::{JoinToken, Registry, RegistryError},
-    seal::{SealError, Sealer},
-    store::{OpenError, Store},
+    store::Store,
     telemetry::{self, Metrics},
 };
 
@@ -37,57 +37,6 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often what has had its time is forgotten.
 const JANITOR: Duration = Duration::from_secs(300);
-
-/// Why a control plane can't start: one line for the operator.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The store.
-    #[error("store: {0}")]
-    Store(#[from] OpenError),
-    /// The KEK.
-    #[error("{0}")]
-    Seal(#[from] SealError),
-    /// The certificate authority.
-    #[error("certificate authority: {0}")]
-    Authority(#[from] AuthorityError),
-    /// A listener's certificate.
-    #[error("{section}.tls: {source}")]
-    Tls {
-        /// `admin` or `distribution`.
-        section: &'static str,
-        /// Why.
-        source: TlsError,
-    },
-    /// A listener's address.
-    #[error("{key}: cannot listen on {address}: {source}")]
-    Listen {
-        /// The key.
-        key: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A metric's name.
-    #[error(transparent)]
-    Metrics(#[from] prometheus::Error),
-    /// The descriptors of our messages.
-    #[error(transparent)]
-    Reflection(#[from] tonic_reflection::server::Error),
-    /// A name of ours.
-    #[error(transparent)]
-    Name(#[from] NameError),
-}
-
-/// The first operator: the only one whose key is made here.
-pub struct OperatorIdentity {
-    /// Who.
-    pub name: OperatorName,
-    /// Its certificate.
-    pub cert_pem: String,
-    /// Its key; wiped when dropped.
-    pub key_pem: Zeroizing<String>,
-}
 
 /// A running control plane.
 pub struct ControlPlane {
@@ -107,12 +56,8 @@ impl ControlPlane {
     /// # Errors
     /// [`StartError`]; nothing listens then, and with a wrong KEK nothing was written.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
-        let sealer = Arc::new(Sealer::load(&config.seal)?);
-        let store = crate::store::open(&config.store).await?;
-        sealer.verify(store.as_ref()).await?;
-        let authority = Arc::new(open_authority(store.as_ref(), &sealer).await?);
-        let registry = Arc::new(Registry::new(Arc::clone(&store), Arc::clone(&sealer)));
-
+        let Foundation { store, sealer, authority, registry } = Foundation::open(&config).await?;
+        let _ = sealer;
         let admin = bind("admin.listen", config.admin.listen).await?;
         let distribution = bind("distribution.listen", config.distribution.listen).await?;
         let mut plane = Self {
@@ -239,9 +184,19 @@ impl ControlPlane {
     /// # Errors
     /// Of the store.
     pub async fn bootstrap_operator(&self, name: &OperatorName) -> Result<Option<OperatorIdentity>, RegistryError> {
-        let (cert_pem, key_pem) = self.authority.make_operator(name)?;
-        let identity = OperatorIdentity { name: name.clone(), cert_pem, key_pem: Zeroizing::new(key_pem) };
+        let identity = start::identity(&self.authority, name)?;
         Ok(self.registry.create_first_operator(name).await?.map(|_| identity))
+    }
+
+    /// A new certificate and key for an operator that exists: for the one machine that has them both, as in development.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`]; of the store.
+    pub async fn renew_operator(&self, name: &OperatorName) -> Result<OperatorIdentity, RegistryError> {
+        match self.registry.operator(name).await? {
+            Some(_) => Ok(start::identity(&self.authority, name)?),
+            None => Err(RegistryError::NotFound { kind: "operator", name: name.to_string() }),
+        }
     }
 
     /// A join token for a node in `region`, good for the default time.
@@ -282,12 +237,6 @@ fn admin_server() -> tonic::transport::Server<Stack<Edge, Identity>> {
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .http2_max_header_list_size(16 * 1024)
         .layer(Edge)
-}
-
-/// The CA; at the first start with the tenant `default`, in one transaction.
-async fn open_authority(store: &dyn Store, sealer: &Sealer) -> Result<Authority, StartError> {
-    let default = TenantName::try_from("default")?;
-    Ok(Authority::load_or_create(store, sealer, || Registry::first_tenant(&default)).await?)
 }
 
 async fn bind(key: &'static str, address: SocketAddr) -> Result<Listener, StartError> {

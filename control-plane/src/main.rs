@@ -1,0 +1,175 @@
+//! `seks-control-plane`: reads its configuration, hardens the process, serves until it is told to stop.
+
+mod tools;
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Parser, Subcommand};
+use seks_control_plane::{Config, ControlPlane, StartError};
+use seks_proto::runtime::{
+    self, Exit,
+    alloc::Allocator,
+    config::{ConfigError, Loader},
+    harden, logs,
+    shutdown::Shutdown,
+    telemetry::Telemetry,
+};
+
+/// Freed memory is wiped: a secret doesn't outlive its last owner.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator::new();
+
+/// How long the last spans may take to reach the collector.
+const FLUSH: Duration = Duration::from_secs(5);
+
+const EXAMPLES: &str = "\
+Examples:
+  seks-control-plane --config /etc/seks/control-plane.toml
+  seks-control-plane --config control-plane.toml bootstrap-operator --name root --out ./root
+  SEKS_ADMIN_LISTEN=0.0.0.0:8301 seks-control-plane --config control-plane.toml
+
+Configuration: the file, then the environment (SEKS_SECTION_KEY), then the command line; the last one counts.";
+
+/// The SEKS control plane: it keeps encrypted credentials and policies, and pushes the table to every proxy node.
+#[derive(Parser)]
+#[command(name = "seks-control-plane", version = runtime::VERSION, after_help = EXAMPLES)]
+struct Arguments {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE", env = "SEKS_CONTROL_PLANE_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    /// Where operators reach it: `[admin] listen`.
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<String>,
+    /// Where nodes reach it: `[distribution] listen`.
+    #[arg(long, value_name = "ADDR")]
+    distribution_listen: Option<String>,
+    /// Where `/metrics`, `/healthz` and `/readyz` are: `[telemetry] metrics_listen`.
+    #[arg(long, value_name = "ADDR")]
+    metrics_listen: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves; what happens without a command as well.
+    Serve,
+    /// Makes the first operator, an owner of everything: its certificate, its key and the CA's certificate, as files.
+    BootstrapOperator {
+        /// Its name.
+        #[arg(long)]
+        name: String,
+        /// A directory that doesn't exist yet.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    runtime::install_crypto_provider();
+    harden::quiet_panics();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    match run(arguments) {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            // Nobody is left to tell when stderr is gone.
+            let _ = writeln!(io::stderr(), "error: {}", one_line(&failure.text));
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    logs::init().map_err(|e| Failure::usage(&e))?;
+    harden::process().map_err(|e| Failure::new(Exit::Failed, &format!("cannot harden the process: {e}")))?;
+    let file = arguments.config.as_ref().map(|path| path.display().to_string());
+    let config = load(&arguments)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::new(Exit::Failed, &e))?;
+    let located = |failure: Failure| failure.located(file.as_deref());
+    match arguments.command {
+        None | Some(Command::Serve) => runtime.block_on(serve(config)).map_err(located),
+        Some(Command::BootstrapOperator { name, out }) => {
+            runtime.block_on(tools::bootstrap_operator(&config, &name, &out)).map_err(located)
+        }
+    }
+}
+
+fn load(arguments: &Arguments) -> Result<Config, Failure> {
+    Loader::new()
+        .file(arguments.config.as_deref())
+        .process_environment()
+        .flag("admin.listen", arguments.admin_listen.clone())
+        .flag("distribution.listen", arguments.distribution_listen.clone())
+        .flag("telemetry.metrics_listen", arguments.metrics_listen.clone())
+        .load()
+        .map_err(|e: ConfigError| Failure::usage(&e))
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
+    let mut shutdown = Shutdown::listen().map_err(|e| Failure::new(Exit::Failed, &e))?;
+    let telemetry = Telemetry::start(&config.telemetry, "seks-control-plane", "control-plane");
+    let telemetry = telemetry.map_err(|e| Failure::usage(&e))?;
+    let plane = ControlPlane::start(config, telemetry.clone()).await?;
+    let signal = shutdown.requested().await;
+    tracing::info!(signal, "stopping");
+    plane.shutdown().await;
+    if !telemetry.shutdown(FLUSH).await {
+        tracing::warn!("the collector did not take the last spans in time");
+    }
+    Ok(())
+}
+
+/// What ends the process: one line, and its code.
+struct Failure {
+    exit: Exit,
+    text: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, text: &dyn std::fmt::Display) -> Self {
+        Self { exit, text: text.to_string() }
+    }
+
+    fn usage(text: &dyn std::fmt::Display) -> Self {
+        Self::new(Exit::Usage, text)
+    }
+
+    /// Where the wrong key stands.
+    fn located(self, file: Option<&str>) -> Self {
+        match file {
+            Some(file) if self.exit == Exit::Usage => Self { text: format!("{file}: {}", self.text), ..self },
+            _ => self,
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::new(error.exit(), &error)
+    }
+}
+
+/// Help and version go to stdout whole; a mistake is one line and where to read on.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print(); // a closed pipe (`--help | head`) is no failure
+        return Exit::Done.into();
+    }
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    let _ = writeln!(io::stderr(), "{} (see --help)", one_line(first));
+    Exit::Usage.into()
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

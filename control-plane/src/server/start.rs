@@ -1,0 +1,164 @@
+//! What a control plane stands on: store, KEK, authority, registry. Opened the same way for serving and for the tools.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use seks_proto::{
+    id::{NameError, OperatorName, TenantName},
+    runtime::Exit,
+};
+use zeroize::Zeroizing;
+
+use super::tls::TlsError;
+use crate::{
+    authority::{Authority, AuthorityError},
+    config::Config,
+    registry::Registry,
+    seal::{SealError, SealKind, Sealer},
+    store::{OpenError, Store, StoreError},
+};
+
+/// Why a control plane can't start: one line for the operator, that names the key.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store can't be opened.
+    #[error("{key}{source}")]
+    Store {
+        /// The key, where `source` doesn't name it.
+        key: &'static str,
+        /// Why.
+        source: OpenError,
+    },
+    /// The KEK can't be read, or isn't this store's.
+    #[error("{key}{source}")]
+    Seal {
+        /// The key, where `source` doesn't name it.
+        key: &'static str,
+        /// Why.
+        source: SealError,
+    },
+    /// The certificate authority.
+    #[error("certificate authority: {0}")]
+    Authority(#[from] AuthorityError),
+    /// A listener's certificate.
+    #[error("{section}.tls: {source}")]
+    Tls {
+        /// `admin` or `distribution`.
+        section: &'static str,
+        /// Why.
+        source: TlsError,
+    },
+    /// A listener's address.
+    #[error("{key}: cannot listen on {address}: {source}")]
+    Listen {
+        /// The key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A metric's name.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+    /// The descriptors of our messages.
+    #[error(transparent)]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// A name of ours.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+impl StartError {
+    /// The process's exit code: 2 for what the operator has to put right, 1 for a store that doesn't answer.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        let away = |error: &StoreError| matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_));
+        match self {
+            Self::Store { source: OpenError::Store(error), .. }
+            | Self::Seal { source: SealError::Store(error), .. }
+            | Self::Authority(AuthorityError::Store(error))
+                if away(error) =>
+            {
+                Exit::Failed
+            }
+            Self::Metrics(_) | Self::Reflection(_) | Self::Name(_) => Exit::Failed,
+            _ => Exit::Usage,
+        }
+    }
+
+    fn store(source: OpenError) -> Self {
+        let key = match source {
+            OpenError::Config { .. } => "",
+            OpenError::File { .. } | OpenError::InUse(_) | OpenError::NotAStore { .. } => "store.path: ",
+            OpenError::Store(_) => "store: ",
+        };
+        Self::Store { key, source }
+    }
+
+    fn seal(kind: SealKind, source: SealError) -> Self {
+        let key = match (&source, kind) {
+            (SealError::Config { .. }, _) => "",
+            (
+                SealError::KeyFile { .. } | SealError::KeyExposed { .. } | SealError::KeyFormat { .. },
+                SealKind::File,
+            ) => "seal.path: ",
+            (SealError::KeyVariable(_) | SealError::KeyFormat { .. }, SealKind::Env) => "seal.variable: ",
+            _ => "seal: ",
+        };
+        Self::Seal { key, source }
+    }
+}
+
+/// An operator's certificate with its key, made here because nobody else is there to make the key.
+pub struct OperatorIdentity {
+    /// Who.
+    pub name: OperatorName,
+    /// Its certificate.
+    pub cert_pem: String,
+    /// Its key; wiped when dropped.
+    pub key_pem: Zeroizing<String>,
+}
+
+/// A control plane that doesn't serve yet.
+pub struct Foundation {
+    /// The records.
+    pub store: Arc<dyn Store>,
+    /// The KEK.
+    pub sealer: Arc<Sealer>,
+    /// The CA.
+    pub authority: Arc<Authority>,
+    /// What writes.
+    pub registry: Arc<Registry>,
+}
+
+impl Foundation {
+    /// Reads the KEK, opens the store, checks that they belong together, and at the first start makes the CA and the tenant
+    /// `default` in one transaction.
+    ///
+    /// # Errors
+    /// [`StartError`]; with a missing or wrong KEK nothing was written.
+    pub async fn open(config: &Config) -> Result<Self, StartError> {
+        let seal = |error| StartError::seal(config.seal.kind, error);
+        let sealer = Arc::new(Sealer::load(&config.seal).map_err(seal)?);
+        let store = crate::store::open(&config.store).await.map_err(StartError::store)?;
+        sealer.verify(store.as_ref()).await.map_err(seal)?;
+        let default = TenantName::try_from("default")?;
+        let first = || Registry::first_tenant(&default);
+        let authority = Arc::new(Authority::load_or_create(store.as_ref(), &sealer, first).await?);
+        let registry = Arc::new(Registry::new(Arc::clone(&store), Arc::clone(&sealer)));
+        Ok(Self { store, sealer, authority, registry })
+    }
+
+    /// A certificate and key for the operator `name`, which need not exist yet.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Sign`].
+    pub fn operator_identity(&self, name: &OperatorName) -> Result<OperatorIdentity, AuthorityError> {
+        identity(&self.authority, name)
+    }
+}
+
+pub(super) fn identity(authority: &Authority, name: &OperatorName) -> Result<OperatorIdentity, AuthorityError> {
+    let (cert_pem, key_pem) = authority.make_operator(name)?;
+    Ok(OperatorIdentity { name: name.clone(), cert_pem, key_pem: Zeroizing::new(key_pem) })
+}

@@ -1,0 +1,50 @@
+//! What is done once, on the machine that has the key: the first operator.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use seks_control_plane::{Config, Foundation, OperatorIdentity};
+use seks_proto::{id::OperatorName, runtime::Exit};
+
+use crate::Failure;
+
+/// Makes the first operator and writes `ca.pem`, `operator.pem` and `operator.key` (mode 0600) to a new directory. The files are
+/// written before the operator is: one whose key is lost can't be made a second time.
+pub(crate) async fn bootstrap_operator(config: &Config, name: &str, out: &Path) -> Result<(), Failure> {
+    let name = OperatorName::try_from(name).map_err(|e| Failure::usage(&format!("--name: {e}")))?;
+    let foundation = Foundation::open(config).await?;
+    let operator = foundation.operator_identity(&name).map_err(|e| Failure::new(Exit::Failed, &e))?;
+    let failed = |e: std::io::Error| Failure::usage(&format!("--out: `{}`: {e}", out.display()));
+    DirBuilder::new().mode(0o700).create(out).map_err(failed)?;
+    let made = match write(out, &operator, &foundation.authority.ca_pem()) {
+        Ok(()) => foundation.registry.create_first_operator(&name).await.map_err(|e| Failure::new(Exit::Failed, &e)),
+        Err(error) => Err(failed(error)),
+    };
+    let refusal = match made {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => {
+            let why = "there is an operator already: an owner makes others with `seks operator create`";
+            Failure::new(Exit::Conflict, &why)
+        }
+        Err(failure) => failure,
+    };
+    if let Err(error) = fs::remove_dir_all(out) {
+        tracing::warn!(%error, "cannot remove what was written");
+    }
+    Err(refusal)
+}
+
+fn write(out: &Path, operator: &OperatorIdentity, ca: &str) -> std::io::Result<()> {
+    for (file, text) in
+        [("ca.pem", ca), ("operator.pem", operator.cert_pem.as_str()), ("operator.key", operator.key_pem.as_str())]
+    {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out.join(file))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
