@@ -5,6 +5,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use seks_proto::runtime::telemetry::TelemetryConfig;
 use serde::Deserialize;
 
 /// The whole configuration of a node.
@@ -154,18 +155,6 @@ pub enum AuditMode {
     Required,
 }
 
-/// `[telemetry]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TelemetryConfig {
-    /// Where `/metrics`, `/healthz` and `/readyz` are served. Default: `127.0.0.1:8302`.
-    pub metrics_listen: SocketAddr,
-    /// OTLP endpoint; the standard `OTEL_EXPORTER_OTLP_*` variables work too.
-    pub otlp_endpoint: Option<String>,
-    /// `service.instance.id` of every span. Default: the node's name.
-    pub service_instance: Option<String>,
-}
-
 impl Default for NodeConfig {
     fn default() -> Self {
         Self { name: String::new(), region: "local".into(), data_dir: "seks-node".into() }
@@ -213,12 +202,6 @@ impl Default for UpstreamConfig {
             max_idle: 128,
             ca_file: None,
         }
-    }
-}
-
-impl Default for TelemetryConfig {
-    fn default() -> Self {
-        Self { metrics_listen: SocketAddr::from(([127, 0, 0, 1], 8302)), otlp_endpoint: None, service_instance: None }
     }
 }
 

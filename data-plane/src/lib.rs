@@ -4,8 +4,10 @@
 //! `forward` → `scrub` → `audit`).
 
 pub mod config;
+pub mod listener;
 pub mod proxy;
 pub mod table;
 pub mod telemetry;
+pub mod upstream;
 
 pub use config::Config;

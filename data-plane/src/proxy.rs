@@ -1,5 +1,178 @@
-//! The path of a request.
+//! The path of a request. [`Proxy::handle`] is the order of the stages, and that order is the security argument: each takes
+//! what only the one before can make.
 
+mod admit;
 pub mod audit;
+mod authorize;
+mod discovery;
+mod filter;
+mod forward;
+mod inject;
+mod lookup;
+mod outgoing;
 pub mod refusal;
 pub mod scrub;
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+pub use self::outgoing::{BrokenOff, Outgoing};
+use self::{
+    admit::Hosts,
+    audit::{Audit, Record, RequestId},
+    authorize::Permitted,
+    outgoing::{InFlight, Tokens},
+    refusal::Refusal,
+};
+use crate::{
+    config::Config,
+    listener::{Activity, is_stand_in},
+    table::Table,
+    upstream::{CaFileError, Connection, Key, Upstreams},
+};
+
+/// Serves requests. One a node; shared by all connections.
+pub struct Proxy {
+    table: Arc<Table>,
+    upstreams: Arc<Upstreams>,
+    tokens: Arc<Tokens>,
+    hosts: Hosts,
+    audit: Audit,
+    config: Config,
+}
+
+/// The body of every answer: closes the request's record when it ends.
+pub type AnswerBody = audit::Body<Outgoing>;
+
+/// Who asks, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    /// The address that the connection came from. What headers say about it is not believed.
+    pub(crate) source: IpAddr,
+    /// The connection is TLS.
+    pub(crate) tls: bool,
+    /// Unix seconds.
+    pub(crate) now: i64,
+}
+
+impl Caller {
+    pub(crate) fn new(source: IpAddr, tls: bool) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        Self { source, tls, now: i64::try_from(now).unwrap_or(i64::MAX) }
+    }
+
+    /// The same at a later time.
+    fn again(&self) -> Self {
+        Self::new(self.source, self.tls)
+    }
+}
+
+impl Proxy {
+    /// A proxy that serves from `table`. `config.proxy.listen` is what is really listened on.
+    ///
+    /// # Errors
+    /// When `[upstream] ca_file` can't be read.
+    pub fn new(table: Arc<Table>, audit: Audit, config: Config) -> Result<Self, CaFileError> {
+        let upstreams = Arc::new(Upstreams::new(config.upstream.clone())?);
+        let hosts = Hosts::new(&config.proxy.hosts, config.proxy.listen.ip());
+        Ok(Self { table, upstreams, tokens: Arc::default(), hosts, audit, config })
+    }
+
+    /// Answers one request. Every answer has an `x-seks-request-id` and closes one record; a refusal that leaves a body unread
+    /// ends its connection.
+    pub(crate) async fn handle(
+        &self,
+        request: Request<Incoming>,
+        caller: Caller,
+        activity: Arc<Activity>,
+    ) -> Response<AnswerBody> {
+        let in_flight = InFlight::begin(activity);
+        let path = Some(request.uri().path()).filter(|p| !is_stand_in(p)).unwrap_or_default();
+        let mut record = self.audit.open(request.method(), path, request.headers());
+        let id = record.id();
+        let unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
+        let mut response = match self.serve(request, caller, in_flight, &mut record).await {
+            Ok(response) => response,
+            Err(refusal) => refused(&refusal, unread, &mut record),
+        };
+        response.headers_mut().insert(RequestId::HEADER, id.header());
+        record.answered(response.status());
+        response.map(|body| record.body(body))
+    }
+
+    /// The stages, in order.
+    async fn serve(
+        &self,
+        request: Request<Incoming>,
+        caller: Caller,
+        in_flight: InFlight,
+        record: &mut Record,
+    ) -> Result<Response<Outgoing>, Refusal> {
+        record.refusal().map_or(Ok(()), |code| Err(Refusal::from(code)))?;
+        let limits = &self.config.proxy.limits;
+        let (parts, body) = request.into_parts();
+        let admitted = admit::call(parts, &body, &self.hosts, limits)?;
+        let identified = lookup::call(admitted, &caller, &self.table, record)?;
+        let in_flight = in_flight.of(self.tokens.clone(), identified.digest, limits.max_in_flight)?;
+        if identified.service.is_none() {
+            record.decided(true, &[]);
+            return Ok(discovery::call(&identified, &caller));
+        }
+        let permitted = authorize::call(identified, body, &caller, limits, record).await?;
+        let connection = self.connect(&permitted, record).await?;
+        let injected = inject::call(permitted, &caller, &self.table, &connection, record)?;
+        let answered = forward::call(injected, connection, &self.config.upstream, record).await?;
+        Ok(outgoing::call(answered, self.config.upstream.idle_timeout, in_flight, record))
+    }
+
+    /// A connection for what is permitted, from the pool of exactly this version of this credential.
+    async fn connect(&self, permitted: &Permitted, record: &mut Record) -> Result<Connection, Refusal> {
+        let (service, credential) = (&permitted.service, &permitted.credential);
+        let key = Key { service: service.generation, credential: credential.generation };
+        let is_current = || {
+            let (table, tenant) = (self.table.clone(), service.tenant.clone());
+            let (service, credential) = (service.name.clone(), credential.name.clone());
+            Box::new(move || {
+                table.service(&tenant, &service).is_some_and(|s| s.generation == key.service)
+                    && table.credential(&tenant, &credential).is_some_and(|c| c.generation == key.credential)
+            }) as Box<dyn Fn() -> bool + Send>
+        };
+        self.upstreams.connect(key, service, is_current).await.map_err(|error| {
+            tracing::debug!(service = %service.name, %error, "no connection");
+            let refusal = Refusal::from(error);
+            record.upstream_failed(refusal.code);
+            refusal
+        })
+    }
+
+    /// Closes all connections to upstreams.
+    pub(crate) fn close(&self) {
+        self.upstreams.close();
+    }
+}
+
+fn refused(refusal: &Refusal, unread: bool, record: &mut Record) -> Response<Outgoing> {
+    record.refused(refusal.code);
+    if let Some(policies) = &refusal.policies {
+        record.decided(false, policies);
+    }
+    let mut response = refusal.response(record.id().as_str()).map(Outgoing::fixed);
+    if unread || refusal.ends_connection() {
+        close_after(response.headers_mut());
+    }
+    response
+}
+
+fn close_after(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
+#[cfg(test)]
+mod tests;

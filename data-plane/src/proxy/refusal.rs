@@ -3,10 +3,11 @@
 //! An agent is an untrusted reader: nothing of the request, the upstream or a credential is ever part of a refusal. Refusals
 //! are not errors: an error says what went wrong to an operator, a refusal says what to do to an agent.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use seks_proto::id::PolicyId;
 
 /// The CODEs of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,6 +107,8 @@ pub struct Refusal {
     pub code: Code,
     /// Its status; most codes have one only.
     pub status: StatusCode,
+    /// The policies that determined it, for the audit record.
+    pub policies: Option<Arc<[PolicyId]>>,
     detail: Cow<'static, str>,
     retry_after: Option<u32>,
     allow: bool,
@@ -120,7 +123,7 @@ impl From<Code> for Refusal {
             Code::LimitExceeded | Code::NodeStale | Code::AuditUnavailable => Some(1),
             _ => None,
         };
-        Self { code, status: code.status(), detail: Cow::Borrowed(""), retry_after, allow: false }
+        Self { code, status: code.status(), policies: None, detail: Cow::Borrowed(""), retry_after, allow: false }
     }
 }
 
@@ -146,6 +149,13 @@ impl Refusal {
         self
     }
 
+    /// Names the policies that determined it.
+    #[must_use]
+    pub fn with_policies(mut self, policies: Arc<[PolicyId]>) -> Self {
+        self.policies = Some(policies);
+        self
+    }
+
     /// The answer's body: `application/problem+json`, with the `error` object that vendors' SDKs show.
     #[must_use]
     pub fn body(&self, request_id: &str) -> Bytes {
@@ -160,6 +170,12 @@ impl Refusal {
             "error": { "message": detail, "type": "seks_error", "code": code },
         });
         Bytes::from(problem.to_string())
+    }
+
+    /// Whether the connection's framing is in doubt, so that nothing more is read from it.
+    #[must_use]
+    pub fn ends_connection(&self) -> bool {
+        matches!(self.code, Code::RequestInvalid | Code::RequestTooLarge)
     }
 
     /// The answer without its `x-seks-request-id`, which every answer gets in one place.

@@ -1,0 +1,108 @@
+//! Whether anything goes on at a connection, and how long it may wait.
+
+use std::{
+    future::Future as _,
+    pin::Pin,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep};
+
+/// Requests in flight at one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    in_flight: AtomicU32,
+    idle_since_ms: AtomicU64,
+}
+
+fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(Instant::now)
+}
+
+impl Activity {
+    pub(crate) fn new() -> Self {
+        let this = Self::default();
+        this.touch();
+        this
+    }
+
+    fn touch(&self) {
+        let now = u64::try_from(epoch().elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.idle_since_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// A request begins.
+    pub(crate) fn begin(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has ended.
+    pub(crate) fn end(&self) {
+        self.touch();
+        self.in_flight.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Since when nothing is in flight; `None`: something is.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        (self.in_flight.load(Ordering::Acquire) == 0)
+            .then(|| epoch() + Duration::from_millis(self.idle_since_ms.load(Ordering::Relaxed)))
+    }
+}
+
+/// How long a connection may wait for a head. One timer a connection, moved only when it goes off: a request costs no timer.
+pub(super) struct Waiting {
+    header_timeout: Duration,
+    keep_alive: Duration,
+    head_since: Instant,
+    first: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Waiting {
+    pub(super) fn new(began: Instant, header_timeout: Duration, keep_alive: Duration) -> Self {
+        Self { header_timeout, keep_alive, head_since: began, first: true, timer: None }
+    }
+
+    /// The first byte of a head came, but not all of it. The first head's time counts from the connection's beginning.
+    pub(super) fn head_began(&mut self) {
+        if !self.first {
+            self.head_since = Instant::now();
+        }
+    }
+
+    /// A whole head came.
+    pub(super) fn head_done(&mut self) {
+        self.first = false;
+    }
+
+    fn deadline(&self, activity: &Activity, in_head: bool) -> Instant {
+        match activity.idle_since() {
+            _ if in_head || self.first => self.head_since + self.header_timeout,
+            Some(since) => since + self.keep_alive,
+            None => Instant::now() + self.keep_alive,
+        }
+    }
+
+    /// Ready when time is up: the head is late, or nothing was asked for long.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, activity: &Activity, in_head: bool) -> Poll<()> {
+        let deadline = self.deadline(activity, in_head);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if deadline < timer.deadline() {
+            timer.as_mut().reset(deadline);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if now >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,220 @@
+//! One connection: which HTTP it speaks, and hyper's server for that with every limit set.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::Service,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    activity::{Activity, Waiting},
+    head::HeadLimits,
+    stream::{Inbound, Stream},
+    strict::Strict,
+    tls::Acceptor,
+};
+use crate::{
+    config::Limits,
+    proxy::{AnswerBody, Caller, Proxy},
+};
+
+/// What an HTTP/2 connection begins with; no HTTP/1 method of ours begins with its first three bytes.
+const PREFACE_START: &[u8] = b"PRI";
+/// Buffers of one HTTP/1 connection.
+const H1_BUFFER_BYTES: usize = 64 * 1024;
+/// An agent may send this much ahead on one HTTP/2 stream, and on all of a connection.
+const H2_STREAM_WINDOW: u32 = 64 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Answers waiting to be written on one HTTP/2 stream.
+const H2_SEND_BUFFER: usize = 128 * 1024;
+/// Streams that an agent may reset before the node has seen them, and resets for the agent's own errors: then the connection
+/// is closed (rapid reset, CVE-2023-44487).
+const H2_PENDING_RESETS: usize = 20;
+const H2_ERROR_RESETS: usize = 64;
+/// After an answer that ends a connection, what the agent still sends is read and thrown away this long and this far: closing
+/// with unread bytes resets the connection, and the reset overtakes the answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 1024 * 1024;
+
+/// Serves connections.
+pub(super) struct Server {
+    proxy: Arc<Proxy>,
+    limits: Limits,
+    tls: Option<Acceptor>,
+    stop: CancellationToken,
+    /// Closes everything at once.
+    pub(super) kill: CancellationToken,
+    h1: http1::Builder,
+    h2: http2::Builder<TokioExecutor>,
+}
+
+impl Server {
+    pub(super) fn new(proxy: Arc<Proxy>, limits: &Limits, tls: Option<Acceptor>, stop: CancellationToken) -> Self {
+        let (h1, h2) = (h1(limits), h2(limits));
+        Self { proxy, limits: limits.clone(), tls, stop, kill: CancellationToken::new(), h1, h2 }
+    }
+
+    pub(super) async fn serve(&self, tcp: TcpStream, peer: SocketAddr) {
+        let began = Instant::now();
+        let source = peer.ip().to_canonical();
+        let (stream, is_h2) = match &self.tls {
+            None => {
+                let Ok(Some(is_h2)) = timeout(self.limits.header_timeout, speaks_h2(&tcp)).await else { return };
+                (Inbound::Plain(tcp), is_h2)
+            }
+            Some(tls) => {
+                let Ok(Ok(stream)) = timeout(self.limits.handshake_timeout, tls.accept(tcp)).await else { return };
+                let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                (Inbound::Tls(Box::new(stream)), is_h2)
+            }
+        };
+        let activity = Arc::new(Activity::new());
+        let service = Handler { proxy: self.proxy.clone(), source, tls: self.tls.is_some(), activity };
+        if is_h2 {
+            self.serve_h2(Stream::new(stream), service).await;
+        } else {
+            self.serve_h1(Stream::new(stream), service, began).await;
+        }
+    }
+
+    async fn serve_h1(&self, stream: Stream, service: Handler, began: Instant) {
+        let limits = HeadLimits {
+            bytes: self.limits.header_bytes,
+            fields: self.limits.header_fields,
+            uri: self.limits.uri_bytes,
+        };
+        let waiting = Waiting::new(began, self.limits.header_timeout, self.limits.keep_alive);
+        let io = TokioIo::new(Strict::new(stream, limits, service.activity.clone(), waiting));
+        let mut connection = self.h1.serve_connection(io, service);
+        let ended = {
+            let mut served = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
+            tokio::select! {
+                ended = &mut served => Some(ended),
+                () = self.stop.cancelled() => None,
+            }
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                Pin::new(&mut connection).graceful_shutdown();
+                std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await
+            }
+        };
+        if ended.is_ok() {
+            linger(connection.into_parts().io.into_inner().into_inner()).await;
+        }
+    }
+
+    async fn serve_h2(&self, stream: Stream, service: Handler) {
+        let activity = service.activity.clone();
+        let mut connection = pin!(self.h2.serve_connection(TokioIo::new(stream), service));
+        let mut draining = false;
+        loop {
+            let idle_at = activity.idle_since().unwrap_or_else(Instant::now) + self.limits.keep_alive;
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = self.stop.cancelled(), if !draining => {}
+                () = sleep_until(idle_at) => {
+                    let idle = activity.idle_since().is_some_and(|since| since.elapsed() >= self.limits.keep_alive);
+                    if draining && idle {
+                        return; // it was told to go a keep-alive ago
+                    }
+                    if !idle {
+                        continue;
+                    }
+                }
+            }
+            draining = true;
+            connection.as_mut().graceful_shutdown();
+        }
+    }
+}
+
+/// `None` when the agent says nothing.
+async fn speaks_h2(tcp: &TcpStream) -> Option<bool> {
+    let mut start = [0; PREFACE_START.len()];
+    loop {
+        let n = tcp.peek(&mut start).await.ok()?;
+        let seen = start.get(..n)?;
+        if n == 0 || !PREFACE_START.starts_with(seen) {
+            return (n > 0).then_some(false);
+        }
+        if n == PREFACE_START.len() {
+            return Some(true);
+        }
+        // `P` or `PR`: PUT and POST begin so too, and peeking again finds the same byte at once.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn linger(mut stream: Stream) {
+    let _ = timeout(LINGER, async {
+        if stream.shutdown().await.is_ok() {
+            let _ = tokio::io::copy(&mut (&mut stream).take(LINGER_BYTES), &mut tokio::io::sink()).await;
+        }
+    })
+    .await;
+}
+
+fn h1(limits: &Limits) -> http1::Builder {
+    let mut h1 = http1::Builder::new();
+    // Both timeouts of a head are `Strict`'s: hyper's can't tell a late head from an idle connection.
+    h1.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(H1_BUFFER_BYTES.max(limits.header_bytes * 2));
+    if limits.header_fields > 100 {
+        h1.max_headers(limits.header_fields);
+    }
+    h1
+}
+
+fn h2(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut h2 = http2::Builder::new(TokioExecutor::new());
+    h2.timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_streams)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .max_frame_size(16 * 1024)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(H2_PENDING_RESETS)
+        .max_local_error_reset_streams(H2_ERROR_RESETS)
+        .max_send_buf_size(H2_SEND_BUFFER)
+        .keep_alive_interval(limits.keep_alive)
+        .keep_alive_timeout(limits.header_timeout);
+    h2
+}
+
+/// Gives a connection's requests to the proxy.
+struct Handler {
+    proxy: Arc<Proxy>,
+    source: IpAddr,
+    tls: bool,
+    activity: Arc<Activity>,
+}
+
+impl Service<Request<Incoming>> for Handler {
+    type Response = Response<AnswerBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (proxy, activity) = (self.proxy.clone(), self.activity.clone());
+        let caller = Caller::new(self.source, self.tls);
+        Box::pin(async move { Ok(proxy.handle(request, caller, activity).await) })
+    }
+}

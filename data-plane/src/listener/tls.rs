@@ -1,0 +1,136 @@
+//! TLS towards agents: certificate and key from files, read again when they change.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::config::TlsConfig;
+
+/// How often the files' times are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Why TLS can't be served. Names the file, never its contents.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file.
+    #[error("cannot read `{path}` as PEM")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls_pki_types::pem::Error,
+    },
+    /// Certificate and key are not a pair, or are of no use.
+    #[error("certificate and key cannot be used")]
+    Pair(#[source] rustls::Error),
+    /// The roots for client certificates.
+    #[error("the client CA cannot be used")]
+    ClientCa,
+}
+
+/// Shakes hands with agents.
+pub(super) struct Acceptor(TlsAcceptor);
+
+impl Acceptor {
+    pub(super) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(TlsError::Pair)?;
+        let builder = match &config.client_ca_file {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(path)? {
+                    roots.add(certificate).map_err(|_| TlsError::ClientCa)?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .build()
+                    .map_err(|_| TlsError::ClientCa)?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut server = builder.with_cert_resolver(Arc::new(Reloading::load(config)?));
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self(TlsAcceptor::from(Arc::new(server))))
+    }
+
+    pub(super) async fn accept(&self, tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        self.0.accept(tcp).await
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let fail = |source| TlsError::File { path: path.into(), source };
+    CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(fail)
+}
+
+fn certified(config: &TlsConfig) -> Result<CertifiedKey, TlsError> {
+    let chain = certificates(&config.cert_file)?;
+    let key = PrivateKeyDer::from_pem_file(&config.key_file)
+        .map_err(|source| TlsError::File { path: config.key_file.clone(), source })?;
+    CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider()).map_err(TlsError::Pair)
+}
+
+/// The pair that is served. A pair that can't be read leaves the one before in place: half-written files are the rule when
+/// certificates are renewed.
+#[derive(Debug)]
+struct Reloading {
+    config: TlsConfig,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    key: Arc<CertifiedKey>,
+    written: [Option<SystemTime>; 2],
+    looked: Instant,
+}
+
+impl Reloading {
+    fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+        let written = written(config);
+        let key = Arc::new(certified(config)?);
+        Ok(Self { config: config.clone(), state: Mutex::new(State { key, written, looked: Instant::now() }) })
+    }
+
+    fn current(&self) -> Arc<CertifiedKey> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.looked.elapsed() >= LOOK_EVERY {
+            state.looked = Instant::now();
+            let written = written(&self.config);
+            if written != state.written {
+                match certified(&self.config) {
+                    Ok(key) => {
+                        state.key = Arc::new(key);
+                        state.written = written;
+                    }
+                    Err(error) => tracing::warn!(%error, "keeping the certificate that was served before"),
+                }
+            }
+        }
+        state.key.clone()
+    }
+}
+
+fn written(config: &TlsConfig) -> [Option<SystemTime>; 2] {
+    [&config.cert_file, &config.key_file].map(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok())
+}
+
+impl ResolvesServerCert for Reloading {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}

@@ -1,0 +1,253 @@
+//! First stage: is this a request that a node takes at all, and for which service?
+//!
+//! What a head says is checked here for HTTP/1 and HTTP/2 alike; that an HTTP/1 head has one reading only was checked before
+//! hyper saw it (`listener/head.rs`). Nothing here says whether a service exists.
+
+use std::{net::IpAddr, ops::Range};
+
+use http::{HeaderMap, Method, StatusCode, Uri, Version, header, request::Parts};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::refusal::{Code, Refusal};
+use crate::{config::Limits, listener::violation_of};
+
+/// The names that agents may call this node by.
+#[derive(Clone, Debug)]
+pub(crate) struct Hosts(Vec<Box<str>>);
+
+impl Hosts {
+    /// `localhost`, the address that is listened on and, where that is a loopback or unspecified one, any loopback address;
+    /// beside them what is configured.
+    pub(crate) fn new(configured: &[String], listen: IpAddr) -> Self {
+        let mut hosts: Vec<Box<str>> = configured.iter().map(|h| h.as_str().into()).collect();
+        hosts.push("localhost".into());
+        hosts.push(listen.to_string().into());
+        if listen.is_loopback() || listen.is_unspecified() {
+            hosts.extend(["127.0.0.1".into(), "::1".into()]);
+        }
+        Self(hosts)
+    }
+
+    fn accepts(&self, host: &str) -> bool {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        self.0.iter().any(|h| h.eq_ignore_ascii_case(host))
+    }
+}
+
+/// A request for a service, or for the list of services.
+pub(super) struct Admitted {
+    pub(super) parts: Parts,
+    pub(super) route: Route,
+}
+
+/// Where a request is for, as places in its path-and-query.
+pub(super) enum Route {
+    /// `/api/SERVICE` + rest.
+    Service { name: Range<usize>, rest: usize },
+    /// `GET /api/`.
+    Discovery,
+}
+
+impl Admitted {
+    /// Path and query as the agent wrote them.
+    pub(super) fn target(&self) -> &str {
+        self.parts.uri.path_and_query().map_or("", |t| t.as_str())
+    }
+
+    /// The name that stands where a service's does; not yet known to be one.
+    pub(super) fn service(&self) -> &str {
+        match &self.route {
+            Route::Service { name, .. } => self.target().get(name.clone()).unwrap_or_default(),
+            Route::Discovery => "",
+        }
+    }
+
+    /// What follows `/api/SERVICE`: empty, or from `/` or `?` on.
+    pub(super) fn rest(&self) -> &str {
+        match self.route {
+            Route::Service { rest, .. } => self.target().get(rest..).unwrap_or_default(),
+            Route::Discovery => "",
+        }
+    }
+}
+
+/// Admits a request, or says why not.
+pub(super) fn call(parts: Parts, body: &Incoming, hosts: &Hosts, limits: &Limits) -> Result<Admitted, Refusal> {
+    if let Some(violation) = violation_of(parts.uri.path()) {
+        return Err(violation.refusal());
+    }
+    check_sizes(&parts, body, limits)?;
+    check_method(&parts.method)?;
+    check_host(&parts, hosts)?;
+    check_headers(&parts)?;
+    let route = route(&parts)?;
+    Ok(Admitted { parts, route })
+}
+
+fn check_sizes(parts: &Parts, body: &Incoming, limits: &Limits) -> Result<(), Refusal> {
+    let too_large = |detail, status| Err(Refusal::from(Code::RequestTooLarge).with_detail(detail).with_status(status));
+    if parts.uri.path_and_query().is_some_and(|t| t.as_str().len() > limits.uri_bytes) {
+        return too_large("the request target is too long", StatusCode::URI_TOO_LONG);
+    }
+    if parts.headers.len() > limits.header_fields {
+        return too_large("the request's head has too many fields", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
+    if body.size_hint().lower() > limits.body_bytes {
+        return Err(Code::RequestTooLarge.into());
+    }
+    Ok(())
+}
+
+fn check_method(method: &Method) -> Result<(), Refusal> {
+    match *method {
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::POST | Method::PUT | Method::PATCH | Method::DELETE => {
+            Ok(())
+        }
+        _ => Err(Refusal::invalid("the method is not one that a service can be called with")
+            .with_status(StatusCode::METHOD_NOT_ALLOWED)),
+    }
+}
+
+/// Exactly one name, well-formed, the same wherever it stands, and one of ours: a browser that was led here by another site's
+/// DNS (rebinding) names that site.
+fn check_host(parts: &Parts, hosts: &Hosts) -> Result<(), Refusal> {
+    let invalid = Refusal::invalid;
+    if parts.uri.scheme_str().is_some_and(|s| s != "http" && s != "https") {
+        return Err(invalid("the scheme is neither http nor https"));
+    }
+    let mut named = parts.headers.get_all(header::HOST).iter();
+    let (host, second) = (named.next(), named.next());
+    if second.is_some() {
+        return Err(invalid("there must be exactly one Host"));
+    }
+    let host = host.map(|h| h.to_str()).transpose().map_err(|_| invalid("Host is malformed"))?;
+    let authority = parts.uri.authority().map(|a| a.as_str());
+    let name = match (host, authority) {
+        (Some(host), Some(authority)) if !host.eq_ignore_ascii_case(authority) => {
+            return Err(invalid("Host and the request target name different hosts"));
+        }
+        (Some(name), _) | (None, Some(name)) => name,
+        (None, None) => return Err(invalid("there must be exactly one Host")),
+    };
+    let name = host_of(name).ok_or_else(|| invalid("Host is malformed"))?;
+    if hosts.accepts(name) {
+        return Ok(());
+    }
+    Err(invalid("this node doesn't answer to that Host").with_status(StatusCode::MISDIRECTED_REQUEST))
+}
+
+/// The name or address of `host[:port]`.
+fn host_of(text: &str) -> Option<&str> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            address.parse::<std::net::Ipv6Addr>().ok()?;
+            (address, port.strip_prefix(':').or(port.is_empty().then_some(""))?)
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) if !port.is_empty() => (host, port),
+            Some(_) => return None,
+            None => (text, ""),
+        },
+    };
+    let port_ok = port.is_empty() || (port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok());
+    let host_ok =
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':'));
+    (port_ok && host_ok).then_some(host)
+}
+
+/// Fields that a `Connection` header may not make hop-by-hop: who drops them changes what the message is.
+const NOT_A_CONNECTIONS: &[&str] =
+    &["host", "content-length", "transfer-encoding", "content-type", "content-encoding", "authorization"];
+
+fn check_headers(parts: &Parts) -> Result<(), Refusal> {
+    if connection_names(&parts.headers).any(|name| NOT_A_CONNECTIONS.iter().any(|n| name.eq_ignore_ascii_case(n))) {
+        return Err(Refusal::invalid("Connection names a field that is not the connection's"));
+    }
+    // Over HTTP/1 a doubled Authorization is two credentials (`token_ambiguous`); over HTTP/2, where no intermediary of the
+    // agent's has had a reason to split the field, it is a malformed request.
+    let doubled = parts.headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some();
+    if doubled && parts.version == Version::HTTP_2 {
+        return Err(Refusal::invalid("Authorization stands twice"));
+    }
+    Ok(())
+}
+
+/// The fields that the `Connection` headers name.
+pub(super) fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::CONNECTION).iter();
+    values.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim)
+}
+
+fn route(parts: &Parts) -> Result<Route, Refusal> {
+    let path = parts.uri.path();
+    let Some(after) = path.strip_prefix("/api/") else {
+        let code = if is_origin(&parts.uri) { Code::ServiceUnknown } else { Code::RequestInvalid };
+        return Err(Refusal::from(code).with_detail("paths begin with /api/SERVICE"));
+    };
+    if after.is_empty() {
+        return match parts.method {
+            Method::GET | Method::HEAD => Ok(Route::Discovery),
+            _ => {
+                Err(Refusal::invalid("the list of services can only be read")
+                    .with_status(StatusCode::METHOD_NOT_ALLOWED))
+            }
+        };
+    }
+    let start = path.len() - after.len();
+    let end = start + after.find('/').unwrap_or(after.len());
+    Ok(Route::Service { name: start..end, rest: end })
+}
+
+fn is_origin(uri: &Uri) -> bool {
+    uri.path().starts_with('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_a_port() {
+        for (text, host) in [
+            ("broker", "broker"),
+            ("broker:8300", "broker"),
+            ("127.0.0.1:1", "127.0.0.1"),
+            ("[::1]:8300", "::1"),
+            ("[::1]", "::1"),
+        ] {
+            assert_eq!(host_of(text), Some(host), "{text}");
+        }
+        for bad in [
+            "broker@evil.test",
+            "broker, evil.test",
+            "broker/../evil",
+            "bro ker",
+            "broker:99999",
+            "broker:",
+            "broker:+1",
+            "[::1",
+            "[x]",
+            "[::1]x",
+            "",
+            "::1",
+            "br%6fker",
+            "broker:80:80",
+        ] {
+            assert_eq!(host_of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_node_answers_to_its_own_names_only() {
+        let hosts = Hosts::new(&["broker".into()], IpAddr::from([0, 0, 0, 0]));
+        for yes in ["broker", "BROKER", "localhost", "127.0.0.1", "::1", "0.0.0.0"] {
+            assert!(hosts.accepts(yes), "{yes}");
+        }
+        for no in ["evil.test", "broker.evil.test", "10.0.0.1", ""] {
+            assert!(!hosts.accepts(no), "{no}");
+        }
+        assert!(!Hosts::new(&[], IpAddr::from([10, 0, 0, 1])).accepts("127.0.0.1"));
+    }
+}

@@ -1,0 +1,246 @@
+//! Third stage: may this token do this? The only file that can make a [`Permit`].
+//!
+//! A token reaches only services that it was issued for, whatever the policies say; endpoints that mint keys are refused
+//! whatever the policies say; then the policies decide, on exactly the bytes that are sent. What can't be decided is denied.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use http::{HeaderMap, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use seks_proto::{
+    id::PolicyId,
+    policy::{Body, Call, Scope},
+    request::{BodyFacts, Target, TargetError},
+};
+
+use super::{
+    Caller,
+    audit::{Counters, Record},
+    lookup::{self, Identified},
+    refusal::{Code, Refusal},
+};
+use crate::{
+    config::Limits,
+    table::{CredentialEntry, ServiceEntry},
+    upstream::{Meter, Streaming, Upload, UploadError},
+};
+
+/// Says that a request was decided, and by which policies. Nothing else can make one.
+pub(super) struct Permit {
+    policies: Arc<[PolicyId]>,
+}
+
+/// A request that may be sent.
+pub(super) struct Permitted {
+    pub(super) permit: Permit,
+    pub(super) identified: Identified,
+    pub(super) service: Arc<ServiceEntry>,
+    pub(super) credential: Arc<CredentialEntry>,
+    /// What the upstream is asked for, still without the credential.
+    pub(super) line: Line,
+    pub(super) body: Upload,
+}
+
+/// Path and query of the upstream request in one piece of text.
+pub(super) struct Line {
+    pub(super) text: String,
+    pub(super) path: usize,
+}
+
+impl Line {
+    /// Path and query as they will be sent: canonical, base path included, without the agent's token and without whatever
+    /// stands where the credential goes.
+    fn read(identified: &Identified, service: &ServiceEntry) -> Result<Self, Refusal> {
+        let mut rest = identified.admitted.rest();
+        if identified.in_path {
+            // `/bot{token}/sendMessage`: the segment is the agent's credential, the upstream's is put there instead.
+            let behind = rest.trim_start_matches('/');
+            rest = behind.find(['/', '?']).and_then(|at| behind.get(at..)).unwrap_or_default();
+        }
+        let target = Target::parse(service, rest).map_err(|e| Refusal::invalid(target_detail(e)))?;
+        Ok(Self::new(&target, service, identified.strays))
+    }
+
+    fn new(target: &Target<'_>, service: &ServiceEntry, strays: bool) -> Self {
+        let query = target.query().unwrap_or_default();
+        let mut text = String::with_capacity(target.path().len() + query.len() + 1);
+        text.push_str(target.path());
+        let path = text.len();
+        let mut separator = '?';
+        for pair in target.pairs() {
+            // Servers differ in whether `;` separates parameters: what hides a reserved name behind one goes too.
+            let reserved = seks_proto::request::names(pair.raw).any(|n| lookup::is_reserved_query(service, n.trim()));
+            if reserved || (strays && lookup::has_token(pair.raw.as_bytes())) {
+                continue;
+            }
+            text.push(separator);
+            text.push_str(pair.raw);
+            separator = '&';
+        }
+        Self { text, path }
+    }
+
+    fn path(&self) -> &str {
+        self.text.get(..self.path).unwrap_or_default()
+    }
+
+    fn query(&self) -> &str {
+        self.text.get(self.path + 1..).unwrap_or_default()
+    }
+}
+
+/// Permits a request, or says why not.
+pub(super) async fn call(
+    identified: Identified,
+    body: Incoming,
+    caller: &Caller,
+    limits: &Limits,
+    record: &mut Record,
+) -> Result<Permitted, Refusal> {
+    let token = identified.token.clone();
+    let service = identified.service.clone().ok_or(Code::ServiceUnknown)?;
+    let grant = token.grant(service.name.as_str()).ok_or(Code::ServiceNotGranted)?;
+    let credential = grant.credential().ok_or_else(|| {
+        Refusal::from(Code::ServiceNotGranted).with_detail("this node holds no credential for the service")
+    })?;
+    let line = Line::read(&identified, &service)?;
+    let parts = &identified.admitted.parts;
+    if service.denied_paths.iter().any(|d| d.matches(&parts.method, line.path())) {
+        return Err(Refusal::from(Code::PolicyDenied).with_detail("the service refuses endpoints that hand out keys"));
+    }
+    let scope = scope(&identified, &service)?;
+    let token_id = token.token_id().map_err(|_| Code::TokenUnknown)?;
+    let mut call = Call {
+        method: &parts.method,
+        path: line.path(),
+        query: line.query(),
+        token: &token_id,
+        services: token.services(),
+        age_seconds: caller.now.saturating_sub(token.issued_at()).max(0),
+        source: caller.source,
+        body: Body::NotRead,
+    };
+    let (body, facts) = match scope.needs_body(&call) {
+        false => (stream(body, limits, record), None),
+        true => inspect(body, &parts.headers, limits, record).await?,
+    };
+    if let Some(facts) = &facts {
+        call.body = facts.into();
+    }
+    let permit = decide(&scope, &call)?;
+    record.decided(true, &permit.policies);
+    record.credential(&credential.name, credential.version);
+    Ok(Permitted { permit, service, credential, line, body, identified })
+}
+
+fn scope(identified: &Identified, service: &ServiceEntry) -> Result<Arc<Scope>, Refusal> {
+    let denied = || Refusal::from(Code::PolicyDenied);
+    let policies = identified.token.policies().ok_or_else(denied)?;
+    let agent = identified.token.agent().ok_or(Code::AgentDisabled)?;
+    Ok(policies.scope(&agent.name, &agent.attributes, &service.name))
+}
+
+fn decide(scope: &Scope, call: &Call<'_>) -> Result<Permit, Refusal> {
+    let decision = scope.decide(call);
+    if decision.allowed && decision.error.is_none() {
+        return Ok(Permit { policies: decision.policy_ids });
+    }
+    let names = decision.policy_ids.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ");
+    let detail = match (&decision.error, names.is_empty()) {
+        (Some(error), _) => error.to_string(),
+        (None, true) => "no policy permits this request".to_owned(),
+        (None, false) => format!("denied by {names}"),
+    };
+    Err(Refusal::from(Code::PolicyDenied).with_detail(detail).with_policies(decision.policy_ids))
+}
+
+fn stream(body: Incoming, limits: &Limits, record: &Record) -> Upload {
+    if body.is_end_stream() {
+        return Upload::Empty;
+    }
+    Upload::Stream(Box::new(Streaming::new(body, limits.body_bytes, limits.idle_timeout, record.counters().clone())))
+}
+
+/// What is known of a body that a policy looks at.
+enum Facts {
+    Absent,
+    Known(BodyFacts),
+    Opaque,
+}
+
+impl<'a> From<&'a Facts> for Body<'a> {
+    fn from(facts: &'a Facts) -> Self {
+        match facts {
+            Facts::Absent => Body::Absent,
+            Facts::Known(facts) => Body::Inspected(facts),
+            Facts::Opaque => Body::Opaque,
+        }
+    }
+}
+
+/// Reads the body whole, up to the inspection limit. What was decided on is what is sent: the same bytes.
+async fn inspect(
+    body: Incoming,
+    headers: &HeaderMap,
+    limits: &Limits,
+    record: &Record,
+) -> Result<(Upload, Option<Facts>), Refusal> {
+    if body.is_end_stream() {
+        return Ok((Upload::Empty, Some(Facts::Absent)));
+    }
+    let limit = limits.inspect_bytes as u64;
+    let announced = body.size_hint();
+    if announced.lower() > limit {
+        return Ok((Upload::Empty, Some(Facts::Opaque)));
+    }
+    // Sized once where the length is known; a body in chunks grows as it comes, so one byte never reserves a megabyte.
+    let mut whole = BytesMut::with_capacity(announced.exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
+    let mut stream = Streaming::new(body, limits.body_bytes, limits.idle_timeout, record.counters().clone());
+    while let Some(frame) = stream.frame().await {
+        let Ok(data) = frame.map_err(Refusal::from)?.into_data() else { continue };
+        if whole.len() + data.len() > limits.inspect_bytes {
+            return Ok((Upload::Empty, Some(Facts::Opaque)));
+        }
+        whole.extend_from_slice(&data);
+    }
+    let facts = BodyFacts::read(headers, &whole).map_or(Facts::Opaque, Facts::Known);
+    Ok((Upload::Whole(Some(whole.freeze())), Some(facts)))
+}
+
+impl Meter for Counters {
+    fn add(&self, bytes: usize) {
+        self.sent(bytes);
+    }
+}
+
+impl From<UploadError> for Refusal {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::TooLarge => Code::RequestTooLarge.into(),
+            UploadError::TooSlow => {
+                Self::invalid("the request's body came too slowly").with_status(StatusCode::REQUEST_TIMEOUT)
+            }
+            UploadError::Broken => Self::invalid("the request's body is broken off or malformed"),
+        }
+    }
+}
+
+/// A fixed text for each way in which a target can be wrong.
+fn target_detail(error: TargetError) -> &'static str {
+    match error {
+        TargetError::NotAbsolute => "the path does not begin with `/`",
+        TargetError::Control => "the path or query holds a control character",
+        TargetError::Character => "the path or query holds a character that must be escaped",
+        TargetError::NonAscii => "the path or query holds a character beyond ASCII",
+        TargetError::BadEscape => "the path or query holds a `%` without two hexadecimal digits",
+        TargetError::NeedlessEscape => "the path holds a needless or double escape",
+        TargetError::EscapedSlash => "the path holds an escaped slash or backslash",
+        TargetError::DotSegment => "the path holds a dot segment",
+        TargetError::EmptySegment => "the path holds an empty segment",
+        TargetError::PathParameter => "the path holds a path parameter (`;`)",
+        TargetError::MethodOverride => "the query overrides the method",
+    }
+}

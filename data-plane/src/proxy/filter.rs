@@ -1,0 +1,129 @@
+//! Which header fields cross the node, in either direction.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use seks_proto::service::{Service, Slot};
+
+use super::{admit, lookup};
+
+/// Never passed on to an upstream: the connection's own, those that claim to say who asks, those that make one request
+/// another, and what is the node's to say.
+const NEVER_SENT: &[&str] = &[
+    "accept-encoding",
+    "baggage",
+    "connection",
+    "content-length",
+    "expect",
+    "forwarded",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-authentication-info",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-host",
+    "x-real-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-method-override",
+    "x-rewrite-url",
+];
+
+/// The same by prefix.
+const NEVER_SENT_PREFIXES: &[&str] =
+    &["x-forwarded-", "x-original-", "x-rewrite-", "x-http-method", "x-seks-", "proxy-"];
+
+/// Never passed back to an agent: the connection's own, and offers to leave the node out.
+const NEVER_RETURNED: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::ALT_SVC,
+    HeaderName::from_static("x-seks-request-id"),
+];
+
+/// Takes out of an agent's headers what an upstream must not get: [`NEVER_SENT`], what `Connection` names, names that some
+/// servers fold into others (`_`), every place where a token or another credential may stand, and any value with a token in it.
+pub(super) fn request(headers: &mut HeaderMap, service: &Service, strays: bool) {
+    let named: Vec<HeaderName> =
+        admit::connection_names(headers).filter_map(|n| HeaderName::from_bytes(n.as_bytes()).ok()).collect();
+    let mut dropped: Vec<HeaderName> = Vec::with_capacity(8);
+    for (name, value) in headers.iter() {
+        if is_dropped(name, service) || (strays && lookup::has_token(value.as_bytes())) {
+            dropped.push(name.clone());
+        }
+    }
+    for name in dropped.iter().chain(&named) {
+        headers.remove(name);
+    }
+}
+
+fn is_dropped(name: &HeaderName, service: &Service) -> bool {
+    let text = name.as_str();
+    NEVER_SENT.contains(&text)
+        || NEVER_SENT_PREFIXES.iter().any(|p| text.starts_with(p))
+        || text.contains('_')
+        || lookup::CREDENTIAL_HEADERS.contains(&text)
+        || service.slots.iter().any(|s| matches!(s, Slot::Header(n) if n == name))
+        || (!service.allow_range && matches!(*name, header::RANGE | header::IF_RANGE))
+        || (!service.forward_trace_context && matches!(text, "traceparent" | "tracestate"))
+}
+
+/// Adds what is the node's or the service's to say.
+pub(super) fn add_ours(headers: &mut HeaderMap, service: &Service) {
+    for (name, value) in &service.headers {
+        headers.entry(name).or_insert_with(|| value.clone());
+    }
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+}
+
+/// Takes out of an upstream's headers what an agent must not get, and points `Location` back at the node.
+pub(super) fn response(headers: &mut HeaderMap, service: &Service) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> =
+            admit::connection_names(headers).filter_map(|n| HeaderName::from_bytes(n.as_bytes()).ok()).collect();
+        for name in named.iter().filter(|n| **n != header::CONTENT_LENGTH) {
+            headers.remove(name);
+        }
+    }
+    for name in &NEVER_RETURNED {
+        headers.remove(name);
+    }
+    if let Some(location) = headers.get(header::LOCATION).and_then(|l| rewritten(l, service)) {
+        headers.insert(header::LOCATION, location);
+    }
+}
+
+/// `Location` in the broker's form where it stays on the service's authority; elsewhere it is the agent's to follow, without
+/// the credential.
+fn rewritten(location: &HeaderValue, service: &Service) -> Option<HeaderValue> {
+    let text = location.to_str().ok()?;
+    let path = if text.starts_with('/') && !text.starts_with("//") {
+        text
+    } else {
+        let (scheme, rest) = text.split_once("://")?;
+        let (authority, path) = match rest.find(['/', '?', '#']) {
+            Some(at) => rest.split_at_checked(at)?,
+            None => (rest, "/"),
+        };
+        let same_scheme = scheme.eq_ignore_ascii_case(if service.upstream.tls() { "https" } else { "http" });
+        let default = format!("{}:{}", service.upstream.host(), service.upstream.port());
+        let same = authority.eq_ignore_ascii_case(service.upstream.authority().as_str())
+            || authority.eq_ignore_ascii_case(&default);
+        if !same_scheme || !same || !path.starts_with('/') {
+            return None;
+        }
+        path
+    };
+    HeaderValue::try_from(format!("/api/{}{path}", service.name)).ok()
+}

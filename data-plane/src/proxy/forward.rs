@@ -1,0 +1,108 @@
+//! Sixth stage: sends the request and takes the head of the answer.
+
+use std::{
+    future::{Future as _, poll_fn},
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
+
+use http::{Response, StatusCode, header};
+use tokio::time::Instant;
+
+use super::{
+    audit::Record,
+    filter,
+    inject::Injected,
+    refusal::{Code, Refusal},
+    scrub::Needles,
+};
+use crate::{
+    config::UpstreamConfig,
+    table::Cut,
+    upstream::{Answer, Connection, Upload, UploadState, UpstreamError},
+};
+
+/// An answer: its head is final, its body still comes.
+pub(super) struct Answered {
+    pub(super) response: Response<Answer>,
+    pub(super) needles: Needles,
+    pub(super) cut: Cut,
+    pub(super) expires_at: i64,
+}
+
+impl From<UpstreamError> for Refusal {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::Unreachable(_) => Code::UpstreamUnreachable.into(),
+            UpstreamError::Tls => Code::UpstreamTls.into(),
+            UpstreamError::Timeout => Code::UpstreamTimeout.into(),
+        }
+    }
+}
+
+/// Sends a request and waits for the head of its answer.
+pub(super) async fn call(
+    injected: Injected,
+    connection: Connection,
+    config: &UpstreamConfig,
+    record: &mut Record,
+) -> Result<Answered, Refusal> {
+    let Injected { permit: _, service, request, needles, mut cut, expires_at } = injected;
+    let upload = match request.body() {
+        Upload::Stream(stream) => Some(stream.state()),
+        _ => None,
+    };
+    let first_byte = service.first_byte_timeout.unwrap_or(config.request_timeout);
+    let exchange = connection.send(request, upload.as_deref());
+    let answer = answer(exchange, &mut cut, upload.as_deref(), first_byte).await;
+    let answer = answer.and_then(|response| check(&response).map(|()| response));
+    let mut response = answer.map_err(|refusal| {
+        // The upstream saw a broken request because the agent sent one.
+        let refusal = upload.as_deref().and_then(UploadState::failure).map_or(refusal, Refusal::from);
+        record.upstream_failed(refusal.code);
+        refusal
+    })?;
+    record.upstream_answered(response.status());
+    response.extensions_mut().clear(); // the upstream's reason phrase
+    filter::response(response.headers_mut(), &service);
+    Ok(Answered { response, needles, cut, expires_at })
+}
+
+/// The head of the answer, unless the right to it or the time for it ends first.
+async fn answer(
+    exchange: impl Future<Output = Result<Response<Answer>, UpstreamError>>,
+    cut: &mut Cut,
+    upload: Option<&UploadState>,
+    first_byte: Duration,
+) -> Result<Response<Answer>, Refusal> {
+    let mut exchange = pin!(exchange);
+    let mut timer = pin!(tokio::time::sleep(first_byte));
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = exchange.as_mut().poll(cx) {
+            return Poll::Ready(result.map_err(Refusal::from));
+        }
+        if let Poll::Ready(reason) = Pin::new(&mut *cut).poll(cx) {
+            return Poll::Ready(Err(Code::from(reason).into()));
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if upload.is_none_or(UploadState::is_done) {
+                return Poll::Ready(Err(Code::UpstreamTimeout.into()));
+            }
+            timer.as_mut().reset(Instant::now() + first_byte);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// An answer that could be read in two ways, or that changes the protocol, is not relayed.
+fn check(response: &Response<Answer>) -> Result<(), Refusal> {
+    let headers = response.headers();
+    let doubtful = headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH);
+    let doubled = headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some();
+    if doubtful || doubled || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Code::UpstreamUnreachable.into());
+    }
+    Ok(())
+}

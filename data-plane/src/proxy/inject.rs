@@ -1,0 +1,229 @@
+//! Fifth stage, once a connection stands: the last look at lease, token and expiry, then the credential.
+//!
+//! Where and how the credential is written is the service's definition alone: nothing of a request has a say in its form,
+//! place or length (the agent's own values in those places were taken out, and what is put in is never read again).
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http::{
+    HeaderName, HeaderValue, Request, Uri, Version, header,
+    uri::{PathAndQuery, Scheme},
+};
+use seks_proto::{
+    secret::Fields,
+    service::{Service, Site, Template},
+};
+use zeroize::Zeroize as _;
+
+use super::{
+    Caller,
+    audit::Record,
+    authorize::{Permit, Permitted},
+    filter, lookup,
+    refusal::{Code, Refusal},
+    scrub::Needles,
+};
+use crate::{
+    table::{Cut, CutReason, ServiceEntry, Table},
+    upstream::{Connection, Upload},
+};
+
+/// A request as it goes to the upstream, with the credential in it.
+pub(super) struct Injected {
+    pub(super) permit: Permit,
+    pub(super) service: Arc<ServiceEntry>,
+    pub(super) request: Request<Upload>,
+    /// What was put in, to be taken out of the answer.
+    pub(super) needles: Needles,
+    /// Ends the exchange when the right to it ends.
+    pub(super) cut: Cut,
+    /// Unix seconds; 0: never.
+    pub(super) expires_at: i64,
+}
+
+impl From<CutReason> for Code {
+    fn from(reason: CutReason) -> Self {
+        match reason {
+            CutReason::TokenRevoked => Self::TokenRevoked,
+            CutReason::AgentDisabled => Self::AgentDisabled,
+            CutReason::ServiceRemoved => Self::ServiceUnknown,
+            CutReason::CredentialRemoved => Self::ServiceNotGranted,
+            CutReason::LeaseExpired => Self::NodeStale,
+        }
+    }
+}
+
+/// What is the same for every request with one version of one credential to one service: made once, kept beside the pool of
+/// connections for exactly that, dropped with it. It holds the credential in the forms that are searched for: as long as
+/// requests use it, so do the connections' own buffers.
+struct Kept {
+    needles: Needles,
+    host: HeaderValue,
+}
+
+/// Puts the credential in, or says why not any more.
+pub(super) fn call(
+    permitted: Permitted,
+    caller: &Caller,
+    table: &Arc<Table>,
+    connection: &Connection,
+    record: &mut Record,
+) -> Result<Injected, Refusal> {
+    let Permitted { permit, identified, service, credential, line, body } = permitted;
+    // Registered before the check: a revocation is either seen by it or wakes the cut.
+    let mut cut = table.register(identified.digest, &identified.token, &service.name).ok_or(Code::ServiceNotGranted)?;
+    if let Some(reason) = cut.reason() {
+        return Err(Code::from(reason).into());
+    }
+    lookup::check(&identified.token, &caller.again())?;
+
+    let broken = Code::UpstreamUnreachable;
+    let fields = credential.open().map_err(|_| broken)?;
+    let kept = connection.beside(|| Kept::new(&service, &fields)).ok_or(broken)?;
+    let mut parts = identified.admitted.parts;
+    filter::request(&mut parts.headers, &service, identified.strays);
+    filter::add_ours(&mut parts.headers, &service);
+    if let Some(traceparent) = record.upstream_began(service.forward_trace_context) {
+        parts.headers.insert("traceparent", traceparent);
+    }
+    let mut line = Zeroizing(line.text, line.path);
+    for site in &service.injection {
+        write(site, &fields, &mut parts.headers, &mut line).ok_or(broken)?;
+    }
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = target(line, &service, connection.is_h2()).ok_or(broken)?;
+    if connection.is_h2() {
+        *request.version_mut() = Version::HTTP_2;
+    } else {
+        parts.headers.insert(header::HOST, kept.host.clone());
+    }
+    *request.headers_mut() = parts.headers;
+    Ok(Injected {
+        permit,
+        service,
+        request,
+        needles: kept.needles.clone(),
+        cut,
+        expires_at: identified.token.expires_at(),
+    })
+}
+
+impl Kept {
+    fn new(service: &Service, fields: &Fields) -> Option<Self> {
+        let host = service.upstream.host_header().ok()?;
+        // Beside the fields themselves: what Basic makes of them is one value to an upstream that decodes it.
+        let pairs = service.injection.iter().filter_map(|site| match site {
+            Site::Basic(template) => render(template, fields, |b, o| o.extend_from_slice(b)),
+            _ => None,
+        });
+        let mut pairs: Vec<Vec<u8>> = pairs.collect();
+        let needles = Needles::new(fields.iter().map(|(_, v)| v).chain(pairs.iter().map(Vec::as_slice)));
+        pairs.iter_mut().for_each(zeroize::Zeroize::zeroize);
+        Some(Self { needles, host })
+    }
+}
+
+/// Path and query, and where the query begins. Wiped if it isn't sent: it may hold a credential.
+struct Zeroizing(String, usize);
+
+impl Drop for Zeroizing {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+fn write(site: &Site, fields: &Fields, headers: &mut http::HeaderMap, line: &mut Zeroizing) -> Option<()> {
+    match site {
+        Site::Header(name, template) => insert(headers, name, render(template, fields, |b, o| o.extend_from_slice(b))?),
+        Site::Basic(template) => {
+            let mut pair = render(template, fields, |b, o| o.extend_from_slice(b))?;
+            let mut value = Vec::with_capacity(6 + pair.len().div_ceil(3) * 4);
+            value.extend_from_slice(b"Basic ");
+            let mut encoded = base64::engine::general_purpose::STANDARD.encode(&pair);
+            value.extend_from_slice(encoded.as_bytes());
+            encoded.zeroize();
+            pair.zeroize();
+            insert(headers, &header::AUTHORIZATION, value)
+        }
+        Site::Query(name, template) => {
+            let mut value = render(template, fields, escape_query)?;
+            let mut text = String::with_capacity(line.0.len() + name.len() + value.len() + 2);
+            text.push_str(&line.0);
+            text.push(if line.0.len() == line.1 { '?' } else { '&' });
+            text.push_str(name);
+            text.push('=');
+            text.push_str(std::str::from_utf8(&value).ok()?);
+            value.zeroize();
+            line.0.zeroize();
+            line.0 = text;
+            Some(())
+        }
+        Site::Path(template) => {
+            let mut value = render(template, fields, escape_path)?;
+            let mut text = String::with_capacity(line.0.len() + value.len());
+            text.push_str(std::str::from_utf8(&value).ok()?);
+            text.push_str(&line.0);
+            line.1 += value.len();
+            value.zeroize();
+            line.0.zeroize();
+            line.0 = text;
+            Some(())
+        }
+    }
+}
+
+fn insert(headers: &mut http::HeaderMap, name: &HeaderName, value: Vec<u8>) -> Option<()> {
+    // No copy: the wiping allocator clears the one there is.
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?;
+    value.set_sensitive(true);
+    headers.insert(name, value);
+    Some(())
+}
+
+/// Renders into a buffer that needn't grow: growing leaves copies behind.
+fn render(template: &Template, fields: &Fields, encode: impl Fn(&[u8], &mut Vec<u8>)) -> Option<Vec<u8>> {
+    let values: usize = fields.iter().map(|(_, v)| v.len()).sum();
+    let mut out = Vec::with_capacity(256 + 3 * values);
+    template.render(fields, &mut out, encode)?;
+    Some(out)
+}
+
+fn escape_query(value: &[u8], out: &mut Vec<u8>) {
+    escape(value, b"-._~", out);
+}
+
+/// What RFC 3986 allows in a segment is left as it is: Telegram's `id:key` is compared byte for byte.
+fn escape_path(value: &[u8], out: &mut Vec<u8>) {
+    escape(value, b"-._~:@!$&'()*+,=", out);
+}
+
+fn escape(value: &[u8], plain: &[u8], out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for &b in value {
+        if b.is_ascii_alphanumeric() || plain.contains(&b) {
+            out.push(b);
+        } else {
+            let digit = |n: u8| HEX.get(usize::from(n)).copied().unwrap_or(b'0');
+            out.extend_from_slice(&[b'%', digit(b >> 4), digit(b & 15)]);
+        }
+    }
+}
+
+/// The request's target, from configuration and checked parts: the authority is the service's, whatever was asked for.
+fn target(mut line: Zeroizing, service: &Service, h2: bool) -> Option<Uri> {
+    let target = PathAndQuery::from_maybe_shared(Bytes::from(std::mem::take(&mut line.0))).ok()?;
+    if !h2 {
+        return Some(Uri::from(target));
+    }
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(if service.upstream.tls() { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = Some(service.upstream.authority().clone());
+    parts.path_and_query = Some(target);
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,290 @@
+//! Second stage: whose request is it? Finds the one token, wherever the service's SDKs put it, and what the token is.
+//!
+//! Services belong to a tenant and the token says which, so tokens are looked for everywhere first; then the service says
+//! which of the places count. A token anywhere else is never used and never forwarded.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use http::{HeaderMap, HeaderName, header};
+use seks_proto::{
+    request,
+    service::{BasicPart, Service, Slot},
+    token::{self, Digest, Malformed},
+};
+
+use super::{
+    Caller,
+    admit::{Admitted, Route},
+    audit::Record,
+    refusal::{Code, Refusal},
+};
+use crate::table::{Found, ServiceEntry, Table, TokenEntry};
+
+/// A request of a token that is honoured, for a service that exists.
+pub(super) struct Identified {
+    pub(super) admitted: Admitted,
+    pub(super) digest: Digest,
+    pub(super) token: Arc<TokenEntry>,
+    /// `None`: the list of services.
+    pub(super) service: Option<Arc<ServiceEntry>>,
+    /// The token is the path's first segment, which is not the upstream's to see.
+    pub(super) in_path: bool,
+    /// Tokens stand elsewhere too: they are to be removed.
+    pub(super) strays: bool,
+}
+
+/// A place that a token was found in.
+enum Place<'a> {
+    /// `Authorization: SCHEME token`; the scheme is empty for the bare value.
+    Scheme(&'a [u8]),
+    Basic(BasicPart),
+    Header(&'a HeaderName),
+    Query(std::borrow::Cow<'a, str>),
+    Path(&'a [u8]),
+}
+
+/// More tokens than this in one request are not told apart: it is ambiguous anyway.
+const MOST_TOKENS: usize = 8;
+
+/// What stands in a request.
+#[derive(Default)]
+struct Presented<'a> {
+    tokens: Vec<(Place<'a>, Digest)>,
+    damaged: bool,
+}
+
+/// Headers in which SDKs put keys, for telling "nothing was presented" from "what was presented is no token", and for
+/// stripping credentials that aren't the node's.
+pub(super) const CREDENTIAL_HEADERS: &[&str] = &[
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "x-api-key",
+    "api-key",
+    "apikey",
+    "x-apikey",
+    "x-goog-api-key",
+    "x-auth-token",
+    "x-access-token",
+    "x-auth-key",
+    "x-token",
+    "private-token",
+    "job-token",
+    "deploy-token",
+    "x-vault-token",
+    "x-amz-security-token",
+    "ocp-apim-subscription-key",
+    "x-subscription-token",
+    "x-rapidapi-key",
+    "x-figma-token",
+    "x-shopify-access-token",
+    "xi-api-key",
+    "dd-api-key",
+    "dd-application-key",
+];
+
+/// Identifies a request, or says why it is nobody's.
+pub(super) fn call(
+    admitted: Admitted,
+    caller: &Caller,
+    table: &Table,
+    record: &mut Record,
+) -> Result<Identified, Refusal> {
+    record.table(table.revision());
+    if !table.lease().valid() {
+        return Err(Code::NodeStale.into());
+    }
+    let presented = Presented::read(&admitted);
+    let Some((token, digest, service, in_path)) = presented.choose(&admitted, table, record)? else {
+        let credential = CREDENTIAL_HEADERS.iter().any(|h| admitted.parts.headers.contains_key(*h));
+        let code = if presented.damaged || (credential && presented.tokens.is_empty()) {
+            Code::TokenMalformed
+        } else {
+            Code::TokenMissing
+        };
+        return Err(code.into());
+    };
+    record.identified(token.tenant(), token.agent_name(), token.id());
+    if let Some(service) = &service {
+        record.service(&service.name, service.upstream.host());
+    }
+    let strays = presented.tokens.len() > 1 || presented.damaged;
+    check(&token, caller)?;
+    let service = match (service, &admitted.route) {
+        (None, Route::Service { .. }) => return Err(Code::ServiceUnknown.into()),
+        (service, _) => service,
+    };
+    Ok(Identified { admitted, digest, token, service, in_path, strays })
+}
+
+/// Whether the token may be used now, from there, by its agent.
+pub(super) fn check(token: &TokenEntry, caller: &Caller) -> Result<(), Refusal> {
+    if token.is_expired(caller.now) {
+        return Err(Code::TokenExpired.into());
+    }
+    if !token.admits(caller.source) {
+        return Err(Code::TokenBinding.into());
+    }
+    if token.agent().is_none_or(|agent| agent.disabled) {
+        return Err(Code::AgentDisabled.into());
+    }
+    Ok(())
+}
+
+type Chosen = (Arc<TokenEntry>, Digest, Option<Arc<ServiceEntry>>, bool);
+
+impl<'a> Presented<'a> {
+    fn read(admitted: &'a Admitted) -> Self {
+        let mut this = Self::default();
+        this.read_headers(&admitted.parts.headers);
+        let (path, query) = admitted.rest().split_once('?').unwrap_or((admitted.rest(), ""));
+        if has_token(path.as_bytes()) {
+            this.read_path(path);
+        }
+        if has_token(query.as_bytes()) {
+            this.read_query(query);
+        }
+        this
+    }
+
+    fn read_headers(&mut self, headers: &'a HeaderMap) {
+        for (name, value) in headers {
+            let value = value.as_bytes();
+            if name == header::AUTHORIZATION {
+                self.read_authorization(value);
+            } else if has_token(value) {
+                self.add(Place::Header(name), value);
+            }
+        }
+    }
+
+    fn read_authorization(&mut self, value: &'a [u8]) {
+        let (scheme, rest) = match memchr::memchr(b' ', value).and_then(|at| value.split_at_checked(at)) {
+            Some((scheme, rest)) => (scheme, rest.get(1..).unwrap_or_default()),
+            None => (&b""[..], value),
+        };
+        if scheme.eq_ignore_ascii_case(b"basic") {
+            self.read_basic(rest);
+        } else if has_token(value) {
+            self.add(Place::Scheme(scheme), rest);
+        }
+    }
+
+    fn read_basic(&mut self, encoded: &[u8]) {
+        let Ok(pair) = base64::engine::general_purpose::STANDARD.decode(encoded) else { return };
+        let Some((user, password)) = memchr::memchr(b':', &pair).and_then(|at| pair.get(..at).zip(pair.get(at + 1..)))
+        else {
+            return;
+        };
+        if has_token(user) {
+            self.add(Place::Basic(BasicPart::User), user);
+        }
+        if has_token(password) {
+            self.add(Place::Basic(BasicPart::Password), password);
+        }
+    }
+
+    /// A path slot is one segment of text around the token; the text is compared with the slot's later.
+    fn read_path(&mut self, path: &'a str) {
+        let first = path.trim_start_matches('/').split('/').next().unwrap_or_default().as_bytes();
+        let Some(at) = memchr::memmem::find(first, token::PREFIX.as_bytes()) else { return };
+        match first.get(at..at + token::LEN) {
+            Some(token) => self.add(Place::Path(first), token),
+            None => self.damaged = true,
+        }
+    }
+
+    fn read_query(&mut self, query: &'a str) {
+        for raw in query.split('&') {
+            let (_, value) = raw.split_once('=').unwrap_or((raw, ""));
+            if has_token(raw.as_bytes())
+                && let Some(name) = request::names(raw).next()
+            {
+                self.add(Place::Query(name), value.as_bytes());
+            }
+        }
+    }
+
+    fn add(&mut self, place: Place<'a>, value: &[u8]) {
+        match token::parse(value) {
+            Ok(digest) if self.tokens.len() < MOST_TOKENS => self.tokens.push((place, digest)),
+            Ok(_) | Err(Malformed::Damaged) => self.damaged = true,
+            Err(Malformed::NotOurs) => {}
+        }
+    }
+
+    /// The one token that stands where its service wants it.
+    fn choose(&self, admitted: &Admitted, table: &Table, record: &mut Record) -> Result<Option<Chosen>, Refusal> {
+        let mut chosen: Option<Chosen> = None;
+        let mut refused = None;
+        for (place, digest) in &self.tokens {
+            let token = match table.find(digest) {
+                Found::Token(token) => token,
+                Found::Revoked(token) => {
+                    record.identified(&token.tenant, &token.agent, &token.id);
+                    refused = Some(Code::TokenRevoked);
+                    continue;
+                }
+                Found::Unknown => {
+                    refused = refused.or(Some(Code::TokenUnknown));
+                    continue;
+                }
+            };
+            let service = service_of(admitted, &token, table);
+            let counts = match (&service, &admitted.route) {
+                (Some(service), _) => service.slots.iter().any(|slot| place.is(slot)),
+                // Of a service that doesn't exist nobody knows where its SDKs put a key.
+                (None, Route::Service { .. }) => true,
+                (None, Route::Discovery) => matches!(place, Place::Scheme(_) | Place::Basic(_) | Place::Header(_)),
+            };
+            if counts && chosen.replace((token, *digest, service, matches!(place, Place::Path(_)))).is_some() {
+                return Err(Code::TokenAmbiguous.into());
+            }
+        }
+        match (&chosen, refused) {
+            (None, Some(_)) if self.tokens.len() > 1 => Err(Code::TokenAmbiguous.into()),
+            (None, Some(code)) => Err(code.into()),
+            _ => Ok(chosen),
+        }
+    }
+}
+
+fn service_of(admitted: &Admitted, token: &TokenEntry, table: &Table) -> Option<Arc<ServiceEntry>> {
+    let name = admitted.service();
+    match token.grant(name) {
+        Some(grant) => grant.service(),
+        None => table.service(token.tenant(), &name.try_into().ok()?),
+    }
+}
+
+impl Place<'_> {
+    fn is(&self, slot: &Slot) -> bool {
+        match (self, slot) {
+            (Self::Scheme(have), Slot::Scheme(want)) => have.eq_ignore_ascii_case(want.as_bytes()),
+            (Self::Header(have), Slot::Header(want)) => *have == want,
+            (Self::Query(have), Slot::Query(want)) => have == want,
+            (Self::Basic(have), Slot::Basic(want)) => have == want || *want == BasicPart::Either,
+            (Self::Path(have), Slot::Path(before, after)) => have
+                .strip_prefix(before.as_bytes())
+                .and_then(|rest| rest.strip_suffix(after.as_bytes()))
+                .is_some_and(|token| token::parse(token).is_ok()),
+            _ => false,
+        }
+    }
+}
+
+/// Whether `value` holds the beginning of a token anywhere.
+pub(super) fn has_token(value: &[u8]) -> bool {
+    value.len() >= token::PREFIX.len() && memchr::memmem::find(value, token::PREFIX.as_bytes()).is_some()
+}
+
+/// Whether a query parameter of this name is a slot of the service, or a place that the credential goes to: whatever an agent
+/// wrote there is not passed on.
+pub(super) fn is_reserved_query(service: &Service, name: &str) -> bool {
+    let slot = service.slots.iter().any(|s| matches!(s, Slot::Query(q) if q.eq_ignore_ascii_case(name)));
+    slot || service
+        .injection
+        .iter()
+        .any(|s| matches!(s, seks_proto::service::Site::Query(q, _) if q.eq_ignore_ascii_case(name)))
+}

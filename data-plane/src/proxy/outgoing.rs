@@ -1,0 +1,198 @@
+//! The body of an answer on its way to the agent, and what has to hold as long as it lasts.
+
+use std::{
+    future::Future as _,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use seks_proto::token::Digest;
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    audit::Record,
+    forward::Answered,
+    refusal::{Code, Refusal},
+    scrub,
+};
+use crate::{listener::Activity, table::Cut, upstream::Answer};
+
+/// The body of an answer.
+pub struct Outgoing(Kind);
+
+enum Kind {
+    /// Our own words.
+    Fixed(Option<Bytes>),
+    /// The upstream's.
+    Relayed(Box<Relayed>),
+}
+
+/// Why an answer was broken off. hyper resets the stream, or the connection, so that nobody takes it for whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenOff {
+    /// The right to it has ended.
+    #[error("the right to the answer has ended")]
+    Cut,
+    /// The token has expired.
+    #[error("the token has expired")]
+    Expired,
+    /// The upstream went silent.
+    #[error("the upstream went silent")]
+    Idle,
+    /// The upstream broke off.
+    #[error("the upstream broke off")]
+    Upstream,
+}
+
+struct Relayed {
+    body: scrub::Body<Answer>,
+    cut: Cut,
+    expires: Option<Instant>,
+    idle: Duration,
+    last: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+    _in_flight: InFlight,
+}
+
+/// Last stage before the agent: takes out of the answer what was put into the request, and lets it go while the right to it
+/// lasts.
+pub(super) fn call(answered: Answered, idle: Duration, in_flight: InFlight, record: &Record) -> Response<Outgoing> {
+    let Answered { mut response, needles, cut, expires_at } = answered;
+    let counters = record.counters();
+    counters.scrubbed(scrub::headers(response.headers_mut(), &needles));
+    response.map(|body| {
+        let body = scrub::Body::new(body, needles, counters.clone());
+        Outgoing::relayed(body, cut, expires_at, idle, in_flight)
+    })
+}
+
+impl Outgoing {
+    pub(super) fn fixed(bytes: Bytes) -> Self {
+        Self(Kind::Fixed(Some(bytes)))
+    }
+
+    fn relayed(body: scrub::Body<Answer>, cut: Cut, expires_at: i64, idle: Duration, in_flight: InFlight) -> Self {
+        let now = Instant::now();
+        let expires = (expires_at > 0).then(|| {
+            let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(expires_at).unwrap_or(0));
+            now + at.duration_since(SystemTime::now()).unwrap_or_default()
+        });
+        Self(Kind::Relayed(Box::new(Relayed {
+            body,
+            cut,
+            expires,
+            idle,
+            last: now,
+            timer: None,
+            _in_flight: in_flight,
+        })))
+    }
+}
+
+impl Relayed {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if Pin::new(&mut self.cut).poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(BrokenOff::Cut)));
+        }
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => return self.poll_timer(cx).map(|e| Some(Err(e))),
+        };
+        self.last = Instant::now();
+        if self.expires.is_some_and(|at| self.last >= at) {
+            return Poll::Ready(Some(Err(BrokenOff::Expired)));
+        }
+        Poll::Ready(frame.map(|f| f.map_err(|_| BrokenOff::Upstream)))
+    }
+
+    /// One timer for silence and expiry, set when the upstream first keeps us waiting and moved only when it goes off.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<BrokenOff> {
+        let silent = self.last + self.idle;
+        let deadline = self.expires.map_or(silent, |at| at.min(silent));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let now = Instant::now();
+            if self.expires.is_some_and(|at| now >= at) {
+                return Poll::Ready(BrokenOff::Expired);
+            }
+            if now >= silent {
+                return Poll::Ready(BrokenOff::Idle);
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match &mut self.get_mut().0 {
+            Kind::Fixed(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Kind::Relayed(relayed) => relayed.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Fixed(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Kind::Relayed(relayed) => relayed.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Fixed(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Kind::Relayed(relayed) => relayed.body.size_hint(),
+        }
+    }
+}
+
+/// How many requests each token has in flight; a token with none has no entry.
+pub(super) type Tokens = DashMap<Digest, u32>;
+
+/// One request in flight, at its connection and, once that is known, of its token.
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+    token: Option<(Arc<Tokens>, Digest)>,
+}
+
+impl InFlight {
+    pub(super) fn begin(activity: Arc<Activity>) -> Self {
+        activity.begin();
+        Self { activity, token: None }
+    }
+
+    /// Counts it for its token.
+    pub(super) fn of(mut self, tokens: Arc<Tokens>, digest: Digest, most: u32) -> Result<Self, Refusal> {
+        {
+            let mut count = tokens.entry(digest).or_insert(0);
+            if *count >= most {
+                return Err(Code::LimitExceeded.into());
+            }
+            *count += 1;
+        }
+        self.token = Some((tokens, digest));
+        Ok(self)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.activity.end();
+        if let Some((tokens, digest)) = self.token.take() {
+            tokens.remove_if_mut(&digest, |_, count| {
+                *count = count.saturating_sub(1);
+                *count == 0
+            });
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! How upstreams are reached: pools of connections that were resolved, checked, pinned and verified.
+//!
+//! hyper's own connection parts with our connector: no redirects, no proxies from the environment, no Alt-Svc, no retries.
+
+mod connect;
+mod exchange;
+mod pool;
+mod resolve;
+mod tls;
+mod upload;
+
+use std::{
+    future::poll_fn,
+    sync::{Arc, Weak},
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use dashmap::DashMap;
+use seks_proto::service::Service;
+use tokio::time::timeout;
+
+pub use self::{
+    exchange::{Answer, Connection},
+    pool::Pool,
+    tls::CaFileError,
+    upload::{Meter, Streaming, Upload, UploadError, UploadState},
+};
+use crate::config::UpstreamConfig;
+
+/// How often a pool is looked at: a credential that was replaced is in no buffer of ours for longer than this.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Tells whether a pool's service and credential are the current ones.
+pub type IsCurrent = Box<dyn Fn() -> bool + Send>;
+
+/// Why an upstream did not answer. Agents get fixed texts for these; the `&str` is for operators and as fixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    /// No address, no connection, or an answer that isn't HTTP.
+    #[error("cannot reach the upstream: {0}")]
+    Unreachable(&'static str),
+    /// Its certificate, name or protocol version.
+    #[error("cannot verify the upstream")]
+    Tls,
+    /// Connecting took too long.
+    #[error("the upstream did not answer in time")]
+    Timeout,
+}
+
+/// What a pool is for. Generations are unique in a process, so a service or credential that was replaced has another key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The service's generation.
+    pub service: u64,
+    /// The credential's.
+    pub credential: u64,
+}
+
+/// All pools of a node.
+pub struct Upstreams {
+    pools: DashMap<Key, Arc<Pool>>,
+    trust: tls::Trust,
+    config: UpstreamConfig,
+}
+
+impl Upstreams {
+    /// Reads the extra roots.
+    ///
+    /// # Errors
+    /// When `ca_file` can't be read.
+    pub fn new(config: UpstreamConfig) -> Result<Self, CaFileError> {
+        let trust = tls::Trust::load(config.ca_file.as_deref())?;
+        Ok(Self { pools: DashMap::new(), trust, config })
+    }
+
+    /// A connection for one request: one that is idle, or a new one.
+    ///
+    /// `is_current` makes what tells whether `key` is still the current service and credential; the pool is closed once it
+    /// says no.
+    ///
+    /// # Errors
+    /// When there is no connection within `connect_timeout`.
+    pub async fn connect(
+        self: &Arc<Self>,
+        key: Key,
+        service: &Service,
+        is_current: impl FnOnce() -> IsCurrent,
+    ) -> Result<Connection, UpstreamError> {
+        let pool = match self.pools.get(&key).map(|p| p.clone()) {
+            Some(pool) => pool,
+            None => self.open_pool(key, service, is_current)?,
+        };
+        if let Some(connection) = poll_fn(|cx| Poll::Ready(pool.take(cx))).await {
+            return Ok(connection);
+        }
+        timeout(self.config.connect_timeout, pool.open()).await.unwrap_or(Err(UpstreamError::Timeout))
+    }
+
+    fn open_pool(
+        self: &Arc<Self>,
+        key: Key,
+        service: &Service,
+        is_current: impl FnOnce() -> IsCurrent,
+    ) -> Result<Arc<Pool>, UpstreamError> {
+        let fresh = Arc::new(Pool::new(service, &self.trust, self.config.max_idle)?);
+        let pool = self.pools.entry(key).or_insert_with(|| fresh.clone()).clone();
+        if Arc::ptr_eq(&pool, &fresh) {
+            tokio::spawn(tend(Arc::downgrade(self), key, fresh, self.config.keep_alive, is_current()));
+        }
+        Ok(pool)
+    }
+
+    /// Closes every pool.
+    pub fn close(&self) {
+        self.pools.retain(|_, pool| {
+            pool.close();
+            false
+        });
+    }
+}
+
+/// Sweeps a pool while it is used; closes it when it is retired, or was not used for long.
+async fn tend(owner: Weak<Upstreams>, key: Key, pool: Arc<Pool>, keep_alive: Duration, is_current: IsCurrent) {
+    let mut used = Instant::now();
+    while owner.strong_count() > 0 && is_current() && !pool.is_closed() && used.elapsed() <= keep_alive {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        // Connections that are lent out count as use: else only this task and the map know the pool.
+        if pool.sweep(keep_alive) > 0 || Arc::strong_count(&pool) > 2 {
+            used = Instant::now();
+        }
+    }
+    if let Some(owner) = owner.upgrade() {
+        owner.pools.remove_if(&key, |_, p| Arc::ptr_eq(p, &pool));
+    }
+    pool.close();
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Connections to one upstream with one version of one credential.
+//!
+//! A connection's buffers hold copies of what was sent on it, the credential included, so a pool belongs to a credential's
+//! version and is closed with it: rotation, revocation and a change of the service leave no live connection behind.
+
+use std::{
+    any::Any,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Waker},
+    time::{Duration, Instant},
+};
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls_pki_types::ServerName;
+use seks_proto::service::Service;
+use tokio_rustls::TlsConnector;
+
+use super::{
+    UpstreamError,
+    connect::{self, Stream},
+    exchange::{Connection, H1},
+    resolve::resolve,
+    tls::{self, Trust},
+    upload::Upload,
+};
+
+/// Response heads over this are not relayed.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Windows of an HTTP/2 connection to an upstream: what a hostile upstream can make a node hold for one stream, and for all.
+const H2_STREAM_WINDOW: u32 = 256 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// The connections of one key.
+pub struct Pool {
+    upstream: seks_proto::service::Upstream,
+    allow_private: bool,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    max_idle: usize,
+    idle: Mutex<Vec<Idle>>,
+    shared: Mutex<Vec<http2::SendRequest<Upload>>>,
+    closed: AtomicBool,
+    beside: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+struct Idle {
+    h1: Box<H1>,
+    since: Instant,
+}
+
+impl Pool {
+    pub(super) fn new(service: &Service, trust: &Trust, max_idle: usize) -> Result<Self, UpstreamError> {
+        let upstream = service.upstream.clone();
+        let tls = match upstream.tls() {
+            true => Some((trust.connector(&service.upstream_ca_pem)?, tls::server_name(&upstream)?)),
+            false => None,
+        };
+        Ok(Self {
+            upstream,
+            allow_private: service.allow_private,
+            tls,
+            max_idle,
+            idle: Mutex::default(),
+            shared: Mutex::default(),
+            closed: AtomicBool::new(false),
+            beside: OnceLock::new(),
+        })
+    }
+
+    /// The connection that was used last, if it is still good: the others may then time out.
+    pub(super) fn take(self: &Arc<Self>, cx: &mut Context<'_>) -> Option<Connection> {
+        loop {
+            let idle = lock(&self.idle).pop();
+            let Some(mut idle) = idle else { break };
+            if idle.h1.is_idle(cx) {
+                return Some(Connection::h1(idle.h1, self.clone()));
+            }
+        }
+        let mut shared = lock(&self.shared);
+        shared.retain(|s| !s.is_closed());
+        shared.iter().find(|s| s.is_ready()).map(|s| Connection::h2(s.clone(), self.clone()))
+    }
+
+    /// A new connection, to an address that was resolved and checked for it.
+    pub(super) async fn open(self: &Arc<Self>) -> Result<Connection, UpstreamError> {
+        let addresses = resolve(&self.upstream, self.allow_private).await?;
+        let stream = connect::connect(addresses, self.tls.as_ref()).await?;
+        if stream.is_h2() { self.shake_h2(stream).await } else { self.shake_h1(stream).await }
+    }
+
+    async fn shake_h1(self: &Arc<Self>, stream: Stream) -> Result<Connection, UpstreamError> {
+        let (sender, driver) = http1::Builder::new()
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(MAX_HEAD_BYTES * 2)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| UpstreamError::Unreachable("no HTTP/1.1"))?;
+        Ok(Connection::h1(Box::new(H1::new(sender, driver)), self.clone()))
+    }
+
+    async fn shake_h2(self: &Arc<Self>, stream: Stream) -> Result<Connection, UpstreamError> {
+        let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+            .timer(hyper_util::rt::TokioTimer::new())
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEAD_BYTES as u32)
+            .max_frame_size(16 * 1024)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| UpstreamError::Unreachable("no HTTP/2"))?;
+        // Ends when the last sender is gone: the pool's copy goes with `close` or `sweep`.
+        tokio::spawn(async move {
+            let _ = driver.await;
+        });
+        if !self.is_closed() {
+            lock(&self.shared).push(sender.clone());
+        }
+        Ok(Connection::h2(sender, self.clone()))
+    }
+
+    /// Takes a connection back.
+    pub(super) fn put(&self, h1: Box<H1>) {
+        let mut idle = lock(&self.idle);
+        // Checked under the lock that `close` takes: nothing is put back behind its back.
+        if !self.is_closed() && idle.len() < self.max_idle {
+            idle.push(Idle { h1, since: Instant::now() });
+        }
+    }
+
+    /// Closes connections that the upstream has closed or that were unused for `keep_alive`. Tells how many are left.
+    pub(super) fn sweep(&self, keep_alive: Duration) -> usize {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut idle = lock(&self.idle);
+        idle.retain_mut(|i| i.since.elapsed() < keep_alive && i.h1.is_idle(&mut cx));
+        let mut shared = lock(&self.shared);
+        shared.retain(|s| !s.is_closed());
+        idle.len() + shared.len()
+    }
+
+    /// Closes what is idle now and whatever comes back later.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        lock(&self.idle).clear();
+        lock(&self.shared).clear();
+    }
+
+    /// What is kept beside the connections, made once; it goes when the pool goes.
+    pub(super) fn beside<T: Any + Send + Sync>(&self, make: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
+        let kept = match self.beside.get() {
+            Some(kept) => kept.clone(),
+            None => {
+                let made: Arc<dyn Any + Send + Sync> = Arc::new(make()?);
+                self.beside.get_or_init(|| made).clone()
+            }
+        };
+        kept.downcast().ok()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner) // nothing in these sections panics
+}

@@ -1,0 +1,100 @@
+//! From a service's host to the addresses that may be dialled: resolve once, check, and dial exactly what was checked.
+//!
+//! A name that resolves to the inside is how an upstream's DNS (or whoever spoofs it) turns a node into a scanner of its own
+//! network; a second look-up between check and connect is how the check is got round.
+
+use std::net::{IpAddr, SocketAddr};
+
+use seks_proto::service::{
+    Upstream,
+    upstream::{AddressClass, classify},
+};
+
+use super::UpstreamError;
+
+/// The addresses of an upstream that may be dialled, in the resolver's order with the families interleaved (RFC 8305 §4).
+///
+/// # Errors
+/// [`UpstreamError::Unreachable`] when the name has no address, or none that may be dialled.
+pub(super) async fn resolve(upstream: &Upstream, allow_private: bool) -> Result<Vec<SocketAddr>, UpstreamError> {
+    let (host, port) = (upstream.host(), upstream.port());
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return allowed([SocketAddr::new(ip, port)], allow_private);
+    }
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|_| UpstreamError::Unreachable("no address"))?;
+    allowed(found, allow_private)
+}
+
+fn allowed(found: impl IntoIterator<Item = SocketAddr>, allow_private: bool) -> Result<Vec<SocketAddr>, UpstreamError> {
+    let may = |a: &SocketAddr| match classify(a.ip()) {
+        AddressClass::Public => true,
+        AddressClass::Private => allow_private,
+        AddressClass::Never => false,
+    };
+    let (v6, v4): (Vec<_>, Vec<_>) = found.into_iter().filter(may).partition(SocketAddr::is_ipv6);
+    let mut interleaved = Vec::with_capacity(v6.len() + v4.len());
+    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+    loop {
+        let (six, four) = (v6.next(), v4.next());
+        if six.is_none() && four.is_none() {
+            break;
+        }
+        interleaved.extend(six.into_iter().chain(four));
+    }
+    if interleaved.is_empty() {
+        return Err(UpstreamError::Unreachable("no address that may be dialled"));
+    }
+    Ok(interleaved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(found: &[&str], allow_private: bool) -> Option<Vec<String>> {
+        let found = found.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 443));
+        allowed(found, allow_private).ok().map(|a| a.iter().map(|a| a.ip().to_string()).collect())
+    }
+
+    #[test]
+    fn a_private_address_is_never_dialled_without_leave() {
+        assert_eq!(check(&["127.0.0.1", "93.184.216.34"], false).unwrap(), ["93.184.216.34"]);
+        assert_eq!(check(&["93.184.216.34", "10.0.0.1"], false).unwrap(), ["93.184.216.34"]);
+        for ip in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "::ffff:127.0.0.1",
+            "::ffff:a9fe:a9fe",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+        ] {
+            assert_eq!(check(&[ip], false), None, "{ip}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_never_dialled_even_with_leave() {
+        for ip in ["169.254.169.254", "fe80::1", "fd00:ec2::254", "::ffff:169.254.169.254", "0.0.0.0"] {
+            assert_eq!(check(&[ip], true), None, "{ip}");
+        }
+        assert_eq!(check(&["169.254.169.254", "127.0.0.1"], true).unwrap(), ["127.0.0.1"]);
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let found = ["93.184.216.34", "93.184.216.35", "2606:2800:220:1::1"];
+        assert_eq!(check(&found, false).unwrap(), ["2606:2800:220:1::1", "93.184.216.34", "93.184.216.35"]);
+    }
+}

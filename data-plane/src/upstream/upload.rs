@@ -1,0 +1,202 @@
+//! A request's body on its way to the upstream: nothing, what was read for inspection, or the agent's stream.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+/// An agent that is to send must move at least this many bytes in an idle timeout: one byte a second would hold a
+/// connection for ever.
+const MIN_PROGRESS_BYTES: u64 = 256;
+
+/// The body of an upstream request. Trailers of requests are dropped: none of the services needs them, and fields after the
+/// body are a way round every check of the head.
+pub enum Upload {
+    /// No body.
+    Empty,
+    /// Read before the decision, sent as it was.
+    Whole(Option<Bytes>),
+    /// Passed on as it comes.
+    Stream(Box<Streaming>),
+}
+
+/// An agent's body that is passed on as it comes.
+pub struct Streaming {
+    body: Incoming,
+    state: Arc<UploadState>,
+    meter: Arc<dyn Meter>,
+    limit: u64,
+    idle: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    seen_at_timer: u64,
+}
+
+/// Counts an upload for somebody else.
+pub trait Meter: Send + Sync {
+    /// So many bytes were read from the agent.
+    fn add(&self, bytes: usize);
+}
+
+/// What can be known about an upload while somebody else drives it.
+#[derive(Debug, Default)]
+pub struct UploadState {
+    bytes: AtomicU64,
+    done: AtomicBool,
+    failure: AtomicU8,
+}
+
+/// Why an upload stopped. It is the agent's doing, so it decides the refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[repr(u8)]
+pub enum UploadError {
+    /// More bytes than the node takes.
+    #[error("the request's body is too large")]
+    TooLarge = 1,
+    /// Too few bytes in too long a time.
+    #[error("the request's body came too slowly")]
+    TooSlow = 2,
+    /// Its framing is wrong, or the agent has gone.
+    #[error("the request's body is broken")]
+    Broken = 3,
+}
+
+impl UploadState {
+    /// Bytes that were read from the agent so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the whole body was handed over. An answer that comes before that leaves the connection in doubt.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// Why it stopped, if it did.
+    #[must_use]
+    pub fn failure(&self) -> Option<UploadError> {
+        match self.failure.load(Ordering::Acquire) {
+            1 => Some(UploadError::TooLarge),
+            2 => Some(UploadError::TooSlow),
+            3 => Some(UploadError::Broken),
+            _ => None,
+        }
+    }
+
+    fn fail(&self, error: UploadError) -> UploadError {
+        self.failure.store(error as u8, Ordering::Release);
+        error
+    }
+}
+
+impl Streaming {
+    /// Passes `body` on: at most `limit` bytes, and some progress in every `idle`.
+    #[must_use]
+    pub fn new(body: Incoming, limit: u64, idle: Duration, meter: Arc<dyn Meter>) -> Self {
+        Self { body, state: Arc::default(), meter, limit, idle, timer: None, seen_at_timer: 0 }
+    }
+
+    /// What can be watched from outside.
+    #[must_use]
+    pub fn state(&self) -> Arc<UploadState> {
+        self.state.clone()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        loop {
+            let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => return self.poll_idle(cx).map(|e| Some(Err(e))),
+                Poll::Ready(frame) => frame,
+            };
+            let Some(frame) = frame else {
+                self.state.done.store(true, Ordering::Release);
+                return Poll::Ready(None);
+            };
+            let frame = frame.map_err(|_| self.state.fail(UploadError::Broken))?;
+            let Some(data) = frame.data_ref() else { continue }; // trailers
+            self.meter.add(data.len());
+            let total = self.state.bytes.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
+            if total > self.limit {
+                return Poll::Ready(Some(Err(self.state.fail(UploadError::TooLarge))));
+            }
+            if self.body.is_end_stream() {
+                self.state.done.store(true, Ordering::Release);
+            }
+            return Poll::Ready(Some(Ok(frame)));
+        }
+    }
+
+    /// One timer a window, not one a frame: it is set when the agent first keeps us waiting, and looks at what came since.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<UploadError> {
+        if self.timer.is_none() {
+            self.seen_at_timer = self.state.bytes();
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.idle)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let seen = self.state.bytes();
+            if seen < self.seen_at_timer + MIN_PROGRESS_BYTES {
+                return Poll::Ready(self.state.fail(UploadError::TooSlow));
+            }
+            self.seen_at_timer = seen;
+            timer.as_mut().reset(Instant::now() + self.idle);
+        }
+    }
+}
+
+impl Body for Streaming {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        self.get_mut().poll(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Stream(stream) => stream.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty | Self::Whole(None) => true,
+            Self::Whole(Some(bytes)) => bytes.is_empty(),
+            Self::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
+            Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(stream) => stream.size_hint(),
+        }
+    }
+}
