@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .btree_map(".")
         .bytes(".seks.v1.Chunk.changes")
+        .bytes(".seks.v1.Delta.changes")
         // Requests and answers that carry a secret have a Debug of their own, in `wire.rs`.
         .skip_debug([
             "seks.v1.PutCredentialRequest",

@@ -40,7 +40,7 @@ pub use self::{
     change::{Change, Delta, TokenRecord},
     cut::{Cut, CutReason},
     entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
-    lease::{BootInstant, Lease},
+    lease::Lease,
     slot::{AgentSlot, Slot, TenantSlot},
     staging::Staging,
     token::{Grant, RevokedEntry, TokenEntry},

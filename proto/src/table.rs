@@ -1,14 +1,25 @@
 //! What replica and node must agree on about the table, beyond the messages themselves.
 
+pub mod clock;
 pub mod session;
 
-pub use self::session::{Recipient, SessionError, SessionKey};
+pub use self::{
+    clock::BootInstant,
+    session::{Recipient, SessionError, SessionKey},
+};
 
 /// Protocol version in `Hello`.
 pub const PROTOCOL: u32 = 1;
 
 /// Largest `Chunk.changes`, in bytes: a revocation never waits behind more than this.
 pub const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Largest message of either side that the other decodes, in bytes: a record that is larger than a chunk travels alone.
+pub const MESSAGE_BYTES: usize = 8 * 1024 * 1024;
+
+/// How much a clock may run fast or slow against another, as a fraction. A node lets its lease end this much early; who waits for
+/// a lease to end waits this much longer. Real clocks differ by 10^-4: the rest is for virtual machines that are starved.
+pub const CLOCK_SKEW: f64 = 0.1;
 
 /// What a node says it can do. A record that needs a feature which the node doesn't name is withheld from it: an old node must
 /// not ignore a new rule and inject anyway.

@@ -5,32 +5,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::{ClockId, clock_gettime};
-
-/// A moment on `CLOCK_BOOTTIME`, in nanoseconds since the machine started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BootInstant(u64);
-
-impl BootInstant {
-    /// Now. Wall clocks are never used for leases: they are stepped; the monotonic clock stands still in suspend.
-    #[must_use]
-    pub fn now() -> Self {
-        let t = clock_gettime(ClockId::Boottime);
-        Self(u64::try_from(t.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000) + u64::try_from(t.tv_nsec).unwrap_or(0))
-    }
-
-    /// `after` later.
-    #[must_use]
-    pub fn plus(self, after: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)))
-    }
-
-    /// How long until `self`, zero when it has passed.
-    #[must_use]
-    pub fn remaining(self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(Self::now().0))
-    }
-}
+use seks_proto::table::BootInstant;
 
 /// Until when the node may serve. Read on the path of every request: one atomic load and one clock read without a system call.
 #[derive(Debug, Default)]
@@ -55,12 +30,12 @@ impl Lease {
     /// When it ends.
     #[must_use]
     pub fn ends(&self) -> BootInstant {
-        BootInstant(self.ends.load(SeqCst))
+        BootInstant::from_nanos(self.ends.load(SeqCst))
     }
 
     /// Extends it to `until`; a grant that ends earlier than the present one changes nothing.
     pub fn extend(&self, until: BootInstant) {
-        self.ends.fetch_max(until.0, SeqCst);
+        self.ends.fetch_max(until.as_nanos(), SeqCst);
     }
 
     /// Ends it now: the node was fenced.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{policy::GRANTED_SERVICES, secret::Fields, service::Service, wire};
+use seks_proto::{policy::GRANTED_SERVICES, secret::Fields, service::Service, table::BootInstant, wire};
 
 use super::*;
 

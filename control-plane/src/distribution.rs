@@ -1,0 +1,245 @@
+//! Distribution: every change to every node, and the knowledge that it is there.
+//!
+//! The store's watch ([`follow`]) is compiled ([`compile`]) into changes of the nodes' tables and appended to the [`feed`];
+//! each node's [`session`] sends it what it lacks; [`fleet`] knows what each has acknowledged and until when it may hold a
+//! [`lease`]; from both follows whether a change is enforced ([`enforce`]).
+//!
+//! One replica's word suffices while there is one: `await_enforced` speaks for the nodes that this replica serves or that the
+//! store knows, and with several replicas waits for the leases of those that another one serves.
+
+mod compile;
+mod enforce;
+mod feed;
+mod fleet;
+mod follow;
+mod item;
+mod lease;
+mod metrics;
+mod session;
+mod snapshot;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::Deserialize;
+use seks_proto::{
+    id::NodeId,
+    table::MESSAGE_BYTES,
+    wire::{self, distribution_server::DistributionServer},
+};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{feed::Feed, fleet::Fleet, follow::Follow, lease::Barrier, metrics::Metrics, snapshot::Snapshots};
+use crate::{
+    seal::Sealer,
+    store::{Key, Revision, Store, StoreError, key::prefix},
+};
+
+/// How the replica serves nodes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DistributionConfig {
+    /// This replica's name, for nodes' logs. Default: the machine's.
+    pub replica: String,
+    /// How long a node serves without hearing from a control plane. Default: 10 s; 2 s to 60 s.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// Nodes that load a snapshot at the same time; more wait. Default: 32.
+    pub max_snapshots: usize,
+}
+
+impl Default for DistributionConfig {
+    fn default() -> Self {
+        Self { replica: String::new(), lease: Duration::from_secs(10), max_snapshots: 32 }
+    }
+}
+
+/// Why distribution can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum DistributionError {
+    /// A value of the configuration.
+    #[error("distribution.{key}: {reason}")]
+    Config {
+        /// Which.
+        key: &'static str,
+        /// What is the matter.
+        reason: &'static str,
+    },
+    /// The first listing.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The replica's side of distribution. Cheap to clone; runs until [`shutdown`](Self::shutdown).
+#[derive(Clone)]
+pub struct Distribution(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn Store>,
+    sealer: Arc<Sealer>,
+    config: DistributionConfig,
+    snapshots: Arc<Snapshots>,
+    feed: Arc<Feed>,
+    fleet: Fleet,
+    barrier: watch::Sender<Option<Barrier>>,
+    loading: Semaphore,
+    streams: AtomicU64,
+    metrics: Metrics,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Distribution {
+    /// Lists the store, and follows it from there.
+    ///
+    /// # Errors
+    /// A lease out of bounds, or a store that can't be listed.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        sealer: Arc<Sealer>,
+        config: DistributionConfig,
+    ) -> Result<Self, DistributionError> {
+        if !(Duration::from_secs(2)..=Duration::from_secs(60)).contains(&config.lease) {
+            return Err(DistributionError::Config { key: "lease", reason: "2s to 60s" });
+        }
+        if config.max_snapshots == 0 {
+            return Err(DistributionError::Config { key: "max_snapshots", reason: "at least 1" });
+        }
+        let known = known_nodes(&*store).await?;
+        let (table, revision) = follow::list(&*store).await?;
+        let inner = Arc::new(Inner {
+            fleet: Fleet::new(known, config.lease),
+            snapshots: Arc::new(Snapshots::new(table, revision)),
+            feed: Arc::new(Feed::new(revision)),
+            barrier: watch::Sender::new(None),
+            loading: Semaphore::new(config.max_snapshots),
+            streams: AtomicU64::new(1),
+            metrics: Metrics::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            store,
+            sealer,
+            config,
+        });
+        inner.run();
+        Ok(Self(inner))
+    }
+
+    /// The gRPC service. The listener must ask for client certificates; a stream without a node's is refused.
+    #[must_use]
+    pub fn service(&self) -> DistributionServer<Self> {
+        // A node speaks in small messages; what is larger is not from one.
+        DistributionServer::new(self.clone())
+            .max_decoding_message_size(session::MAX_NODE_MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
+    }
+
+    /// Waits until `revision` is enforced: no node serves anything that it took away, whatever is cut off, crashed or slow.
+    /// After `timeout` it says how things stand.
+    pub async fn await_enforced(&self, revision: Revision, timeout: Duration) -> wire::Enforcement {
+        enforce::wait(&self.0, revision, timeout).await
+    }
+
+    /// How things stand with `revision`, without waiting.
+    #[must_use]
+    pub fn enforcement(&self, revision: Revision) -> wire::Enforcement {
+        enforce::now(&self.0, revision)
+    }
+
+    /// Every node that was ever seen.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<wire::Node> {
+        let head = self.0.feed.head();
+        self.0.fleet.list(head, self.0.feed.effective(head))
+    }
+
+    /// Tokens that nodes honour.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.0.snapshots.tokens() as u64
+    }
+
+    /// The newest revision that this replica has taken in.
+    #[must_use]
+    pub fn applied(&self) -> Revision {
+        self.0.feed.head()
+    }
+
+    /// Streams that are open.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.0.fleet.streams()
+    }
+
+    /// How long ago this replica had certainly seen everything that was committed; `None`: never.
+    #[must_use]
+    pub fn watch_lag(&self) -> Option<Duration> {
+        let barrier = (*self.0.barrier.borrow())?;
+        Some(seks_proto::table::BootInstant::now().since(barrier.at))
+    }
+
+    /// What to register with the process's metrics: streams, push times, watch lag.
+    #[must_use]
+    pub fn collectors(&self) -> Vec<Box<dyn prometheus::core::Collector>> {
+        metrics::collectors(&self.0)
+    }
+
+    /// Ends every stream and stops following the store. Nodes go on until their leases end, or another replica takes them.
+    pub async fn shutdown(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    fn run(self: &Arc<Self>) {
+        let stalled = Arc::new(Notify::new());
+        let follow = Follow {
+            store: self.store.clone(),
+            snapshots: self.snapshots.clone(),
+            feed: self.feed.clone(),
+            stalled: stalled.clone(),
+        };
+        let barriers =
+            lease::run(self.store.clone(), self.feed.clone(), self.config.lease, self.barrier.clone(), stalled);
+        self.spawn(follow.run());
+        self.spawn(barriers);
+    }
+
+    /// Runs `task` until it ends or distribution does.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    fn next_stream(&self) -> u64 {
+        self.streams.fetch_add(1, Relaxed)
+    }
+}
+
+/// Nodes that the store knows: each may hold a lease of a replica before this one.
+async fn known_nodes(store: &dyn Store) -> Result<Vec<(NodeId, wire::Node)>, StoreError> {
+    let (records, _) = store.list(prefix::NODES).await?;
+    let node = |record: crate::store::Record| match record.key {
+        Key::Node(id) => Some((id, <wire::Node as prost::Message>::decode(record.value).unwrap_or_default())),
+        _ => None,
+    };
+    Ok(records.into_iter().filter_map(node).collect())
+}
+
+/// Unix seconds, for people to read.
+fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,59 @@
+//! A store's record as a node's change, encoded.
+
+use bytes::Bytes;
+use prost::Message;
+use seks_proto::{
+    id::TenantName,
+    wire::{self, change::Change},
+};
+
+pub(super) fn encode(change: Change) -> Bytes {
+    wire::Change { change: Some(change) }.encode_to_vec().into()
+}
+
+/// A record of the store. One that doesn't decode counts as absent: what depends on it is denied.
+pub(super) fn decode<T: Message + Default>(value: &Bytes, kind: &'static str) -> Option<T> {
+    T::decode(value.clone())
+        .inspect_err(|_| tracing::error!(kind, "a record in the store is not readable; it is treated as absent"))
+        .ok()
+}
+
+pub(super) fn agent(record: wire::Agent) -> Bytes {
+    let disabled = record.disabled || record.deleting;
+    let wire::Agent { tenant, name, attributes, .. } = record;
+    encode(Change::Agent(wire::TableAgent { tenant, name, attributes, disabled }))
+}
+
+pub(super) fn service(record: wire::Service) -> Bytes {
+    encode(Change::Service(wire::TableService { service: Some(record) }))
+}
+
+pub(super) fn token(record: &wire::Token) -> Bytes {
+    let wire::Token { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, .. } = record.clone();
+    encode(Change::Token(wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs }))
+}
+
+/// What is left of a token: nodes say "revoked" until it would have expired. One that never would have is remembered as long as
+/// the store does.
+pub(super) fn revoked(token: &wire::Token) -> wire::RevokedToken {
+    let wire::Token { digest, id, tenant, agent, expires_at, .. } = token.clone();
+    let until = if expires_at == 0 { i64::MAX } else { expires_at };
+    wire::RevokedToken { digest, id, tenant, agent, until }
+}
+
+/// An encoded token, read back.
+pub(super) fn read_token(encoded: &Bytes) -> Option<wire::Token> {
+    let change = wire::Change::decode(encoded.clone()).ok()?.change?;
+    let Change::Token(token) = change else { return None };
+    let wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs } = token;
+    Some(wire::Token { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, ..Default::default() })
+}
+
+pub(super) fn is_disabled(encoded: &Bytes) -> bool {
+    let change = wire::Change::decode(encoded.clone()).ok().and_then(|c| c.change);
+    matches!(change, Some(Change::Agent(agent)) if agent.disabled)
+}
+
+pub(super) fn named(tenant: &TenantName, name: &impl ToString) -> wire::Name {
+    wire::Name { tenant: tenant.to_string(), name: name.to_string() }
+}

@@ -1,0 +1,175 @@
+//! One tenant's part of the materialised table.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+};
+
+use bytes::Bytes;
+use seks_proto::{
+    id::{AgentName, CredentialName, ServiceName, TenantName, TokenId},
+    wire::{self, change::Change},
+};
+
+use super::{
+    encode::{self, encode, read_token},
+    tenant_record,
+};
+use crate::distribution::item::Credential;
+
+#[derive(Default)]
+pub(super) struct Tenant {
+    /// Its own record exists, and it isn't being deleted: without it nothing in it is sent.
+    pub(super) living: bool,
+    agents: HashMap<AgentName, Bytes>,
+    services: HashMap<ServiceName, Bytes>,
+    credentials: HashMap<CredentialName, CredentialRow>,
+    /// Ordered, so that the same policies are the same bytes.
+    policies: BTreeMap<String, wire::Policy>,
+    tokens: HashMap<TokenId, Bytes>,
+    tombstones: HashMap<TokenId, Bytes>,
+}
+
+#[derive(Default)]
+struct CredentialRow {
+    record: Option<wire::Credential>,
+    /// The envelopes of the current version and later ones: within an event, the record may come before or after them.
+    envelopes: BTreeMap<u32, Bytes>,
+    /// Tokens that are granted it. Nobody's credential goes to no node.
+    reach: usize,
+}
+
+impl Tenant {
+    /// Hands out every record: what is sealed for each node by `credential`, the rest by `plain`.
+    pub(super) fn export(
+        &self,
+        name: &TenantName,
+        plain: &mut impl FnMut(&Bytes),
+        credential: &mut impl FnMut(Credential),
+    ) {
+        plain(&tenant_record(name));
+        self.agents.values().for_each(&mut *plain);
+        self.services.values().for_each(&mut *plain);
+        plain(&self.policies(name));
+        // Before the tokens: a digest that stands in both is revoked.
+        self.tombstones.values().for_each(&mut *plain);
+        self.tokens.values().for_each(&mut *plain);
+        self.credentials.keys().filter_map(|id| self.credential(name, id)).for_each(credential);
+    }
+
+    pub(super) fn agent(&self, name: &AgentName) -> Option<&Bytes> {
+        self.agents.get(name)
+    }
+
+    pub(super) fn service(&self, name: &ServiceName) -> Option<&Bytes> {
+        self.services.get(name)
+    }
+
+    /// The current version of a credential, if nodes need it.
+    pub(super) fn credential(&self, tenant: &TenantName, name: &CredentialName) -> Option<Credential> {
+        let row = self.credentials.get(name).filter(|row| row.reach > 0)?;
+        let record = row.record.as_ref()?;
+        let envelope = row.envelopes.get(&record.version)?.clone();
+        let service = record.service.clone();
+        Some(Credential { tenant: tenant.clone(), name: name.clone(), service, version: record.version, envelope })
+    }
+
+    /// All policies, as the one record that they are to nodes.
+    pub(super) fn policies(&self, tenant: &TenantName) -> Bytes {
+        let policies = self.policies.values().cloned().collect();
+        encode(Change::Policies(wire::TablePolicies { tenant: tenant.to_string(), policies }))
+    }
+
+    pub(super) fn has_no_policy(&self) -> bool {
+        self.policies.is_empty()
+    }
+
+    pub(super) fn set_agent(&mut self, name: AgentName, encoded: Option<Bytes>) {
+        set(&mut self.agents, name, encoded);
+    }
+
+    pub(super) fn set_service(&mut self, name: ServiceName, encoded: Option<Bytes>) {
+        set(&mut self.services, name, encoded);
+    }
+
+    pub(super) fn set_policy(&mut self, id: String, policy: Option<wire::Policy>) {
+        match policy {
+            Some(policy) => drop(self.policies.insert(id, policy)),
+            None => drop(self.policies.remove(&id)),
+        }
+    }
+
+    pub(super) fn set_credential(&mut self, name: &CredentialName, record: Option<wire::Credential>) {
+        let row = self.credentials.entry(name.clone()).or_default();
+        match &record {
+            Some(record) => row.envelopes = row.envelopes.split_off(&record.version),
+            None => row.envelopes.clear(),
+        }
+        row.record = record;
+        self.forget_if_unused(name);
+    }
+
+    pub(super) fn set_envelope(&mut self, name: &CredentialName, version: u32, envelope: Option<Bytes>) {
+        let row = self.credentials.entry(name.clone()).or_default();
+        match envelope {
+            Some(envelope) if row.record.as_ref().is_none_or(|r| version >= r.version) => {
+                row.envelopes.insert(version, envelope);
+            }
+            Some(_) => {}
+            None => drop(row.envelopes.remove(&version)),
+        }
+        self.forget_if_unused(name);
+    }
+
+    pub(super) fn set_tombstone(&mut self, id: TokenId, encoded: Option<Bytes>) {
+        set(&mut self.tombstones, id, encoded);
+    }
+
+    /// Puts or removes a token. Returns what it was, and the credentials that became, or ceased to be, reached.
+    pub(super) fn set_token(
+        &mut self,
+        id: TokenId,
+        new: Option<&wire::Token>,
+    ) -> (Option<wire::Token>, Vec<CredentialName>) {
+        let old = match new {
+            Some(new) => self.tokens.insert(id, encode::token(new)),
+            None => self.tokens.remove(&id),
+        };
+        let old = old.as_ref().and_then(read_token);
+        let mut changed = Vec::new();
+        // The new first: what both reach is never given up in between.
+        for (token, more) in [(new, true), (old.as_ref(), false)] {
+            for grant in token.iter().flat_map(|t| &t.grants) {
+                if let Ok(name) = CredentialName::try_from(grant.credential.as_str())
+                    && self.reach(&name, more)
+                {
+                    changed.push(name);
+                }
+            }
+        }
+        (old, changed)
+    }
+
+    /// Counts a grant; says whether it was the first, or the last that went.
+    fn reach(&mut self, name: &CredentialName, more: bool) -> bool {
+        let row = self.credentials.entry(name.clone()).or_default();
+        let before = row.reach;
+        row.reach = if more { before + 1 } else { before.saturating_sub(1) };
+        let edge = before.min(row.reach) == 0;
+        self.forget_if_unused(name);
+        edge
+    }
+
+    fn forget_if_unused(&mut self, name: &CredentialName) {
+        if self.credentials.get(name).is_some_and(|r| r.record.is_none() && r.reach == 0 && r.envelopes.is_empty()) {
+            self.credentials.remove(name);
+        }
+    }
+}
+
+fn set<N: Eq + Hash>(map: &mut HashMap<N, Bytes>, name: N, value: Option<Bytes>) {
+    match value {
+        Some(value) => drop(map.insert(name, value)),
+        None => drop(map.remove(&name)),
+    }
+}

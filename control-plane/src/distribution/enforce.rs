@@ -1,0 +1,66 @@
+//! "Enforced": no node serves what a change took away. Each node that may hold a lease has applied the change, or its lease is over.
+//!
+//! Why the bound holds: a lease that was granted without knowledge of the change counts from a barrier before the change's
+//! commit, so it has ended TTL after that on a perfect clock, and [`with_skew`](super::fleet::with_skew) of TTL on any clock
+//! that we trust. A grant after this replica learnt of the change names a revision at or after it, and no node takes it before
+//! it has applied that.
+
+use std::time::Duration;
+
+use seks_proto::{table::BootInstant, wire};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::{
+    Inner,
+    fleet::{Standing, millis, with_skew},
+};
+use crate::store::Revision;
+
+/// Acknowledgements of a large fleet come in bursts; one look serves many.
+const COALESCE: Duration = Duration::from_millis(1);
+
+pub(super) async fn wait(inner: &Inner, revision: Revision, timeout: Duration) -> wire::Enforcement {
+    let (start, deadline) = (Instant::now(), Instant::now() + timeout);
+    let mut head = inner.feed.subscribe();
+    let heard = timeout_at(deadline, head.wait_for(|head| *head >= revision)).await.is_ok();
+    let mut changed = inner.fleet.subscribe();
+    let mut state = now(inner, revision);
+    while heard && !state.enforced && Instant::now() < deadline {
+        let expiry = inner.fleet.next_expiry().map(BootInstant::remaining).unwrap_or(timeout);
+        let wake = deadline.min(Instant::now() + expiry + COALESCE);
+        tokio::select! {
+            _ = changed.changed() => sleep(COALESCE).await,
+            () = sleep_until(wake) => {}
+        }
+        changed.mark_unchanged();
+        state = now(inner, revision);
+    }
+    state.waited_ms = millis(start.elapsed());
+    state
+}
+
+pub(super) fn now(inner: &Inner, revision: Revision) -> wire::Enforcement {
+    use wire::node_enforcement::State;
+    let Some(observed) = inner.feed.observed(revision) else {
+        // This replica hasn't even heard of it.
+        let outstanding = inner.fleet.standings(Revision::MAX, BootInstant::from_nanos(u64::MAX));
+        let nodes = outstanding.into_iter().map(|(id, region, _)| node(id.to_string(), region, State::Outstanding, 0));
+        return wire::Enforcement { revision, enforced: false, waited_ms: 0, nodes: nodes.collect() };
+    };
+    let bound = observed.plus(with_skew(inner.config.lease));
+    let standings = inner.fleet.standings(inner.feed.effective(revision), bound);
+    let enforced = standings.iter().all(|(_, _, standing)| *standing != Standing::Outstanding);
+    let nodes = standings.into_iter().map(|(id, region, standing)| {
+        let (state, ms) = match standing {
+            Standing::Applied(at) => (State::Applied, at.since(observed)),
+            Standing::LeaseExpired(at) => (State::LeaseExpired, at.since(observed)),
+            Standing::Outstanding => (State::Outstanding, BootInstant::now().since(observed)),
+        };
+        node(id.to_string(), region, state, millis(ms))
+    });
+    wire::Enforcement { revision, enforced, waited_ms: 0, nodes: nodes.collect() }
+}
+
+fn node(node: String, region: String, state: wire::node_enforcement::State, ms: u64) -> wire::NodeEnforcement {
+    wire::NodeEnforcement { node, region, state: state.into(), ms }
+}

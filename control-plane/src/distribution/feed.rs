@@ -1,0 +1,200 @@
+//! The feed: what changed lately, in order, once for all streams.
+//!
+//! A stream keeps its place by revision alone, so a slow node costs no queue: it reads on where it stopped, and one that has
+//! fallen behind what is kept starts again from a snapshot.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use seks_proto::table::BootInstant;
+use tokio::sync::watch;
+
+use super::item::Item;
+use crate::store::Revision;
+
+/// Most deltas kept.
+const MAX_DELTAS: usize = 8192;
+/// Most bytes kept.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// How many revisions' times are kept, for knowing how old a change is.
+const MAX_TIMES: usize = 8192;
+
+/// What one revision of the store means to nodes. Revisions that mean nothing to them have none.
+pub(super) struct FeedDelta {
+    pub(super) revision: Revision,
+    /// Revocations first.
+    pub(super) items: Vec<Item>,
+}
+
+/// A reader has to start from a snapshot: what it lacks isn't kept any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Behind;
+
+#[derive(Default)]
+struct Ring {
+    deltas: VecDeque<Arc<FeedDelta>>,
+    bytes: usize,
+    /// Who has applied this, or more, can go on with deltas.
+    floor: Revision,
+    /// When this replica learnt of each revision.
+    times: VecDeque<(Revision, BootInstant)>,
+}
+
+/// See the module.
+pub(super) struct Feed {
+    ring: RwLock<Ring>,
+    head: watch::Sender<Revision>,
+}
+
+impl Feed {
+    /// A feed that begins after `floor`.
+    pub(super) fn new(floor: Revision) -> Self {
+        let feed = Self { ring: RwLock::default(), head: watch::Sender::new(0) };
+        feed.reset(floor);
+        feed
+    }
+
+    /// The newest revision: everything up to it is here, or meant nothing to nodes.
+    pub(super) fn head(&self) -> Revision {
+        *self.head.borrow()
+    }
+
+    /// Wakes whenever the head moves.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Revision> {
+        self.head.subscribe()
+    }
+
+    /// Forgets everything: history has a gap before `floor`.
+    pub(super) fn reset(&self, floor: Revision) {
+        let mut ring = self.write();
+        *ring = Ring { floor, times: VecDeque::from([(floor, BootInstant::now())]), ..Ring::default() };
+        self.head.send_replace(floor);
+    }
+
+    /// Adds what `revision` did; no items: nothing to nodes.
+    pub(super) fn push(&self, revision: Revision, items: Vec<Item>) {
+        let mut ring = self.write();
+        ring.times.push_back((revision, BootInstant::now()));
+        if ring.times.len() > MAX_TIMES {
+            ring.times.pop_front();
+        }
+        if !items.is_empty() {
+            ring.bytes += size(&items);
+            ring.deltas.push_back(Arc::new(FeedDelta { revision, items }));
+        }
+        while ring.deltas.len() > MAX_DELTAS || (ring.bytes > MAX_BYTES && ring.deltas.len() > 1) {
+            if let Some(oldest) = ring.deltas.pop_front() {
+                ring.bytes = ring.bytes.saturating_sub(size(&oldest.items));
+                ring.floor = oldest.revision;
+            }
+        }
+        // Under the lock: who sees the head finds the delta.
+        self.head.send_replace(revision);
+    }
+
+    /// Whether who has applied `revision` can go on with deltas.
+    pub(super) fn reaches(&self, revision: Revision) -> bool {
+        let floor = self.read().floor;
+        floor <= revision && revision <= self.head()
+    }
+
+    /// The first delta after `revision`, `None` when there is none yet.
+    pub(super) fn next(&self, revision: Revision) -> Result<Option<Arc<FeedDelta>>, Behind> {
+        let ring = self.read();
+        if revision < ring.floor {
+            return Err(Behind);
+        }
+        let at = ring.deltas.partition_point(|d| d.revision <= revision);
+        Ok(ring.deltas.get(at).cloned())
+    }
+
+    /// The last revision up to `revision` that meant anything to nodes: who has applied it has applied `revision`.
+    pub(super) fn effective(&self, revision: Revision) -> Revision {
+        let ring = self.read();
+        let at = ring.deltas.partition_point(|d| d.revision <= revision);
+        match at.checked_sub(1).and_then(|last| ring.deltas.get(last)) {
+            Some(delta) => delta.revision,
+            // Whatever it was, it isn't kept: the floor is the least that is known to suffice, if it isn't later.
+            None => ring.floor.min(revision),
+        }
+    }
+
+    /// When this replica learnt of `revision`, or of something after it: never too early.
+    pub(super) fn observed(&self, revision: Revision) -> Option<BootInstant> {
+        let ring = self.read();
+        let at = ring.times.partition_point(|(r, _)| *r < revision);
+        ring.times.get(at).map(|(_, time)| *time)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Ring> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Ring> {
+        self.ring.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn size(items: &[Item]) -> usize {
+    items.iter().map(|item| item.size() + 64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn item(bytes: usize) -> Vec<Item> {
+        vec![Item::plain(Bytes::from(vec![0; bytes]), false)]
+    }
+
+    #[test]
+    fn a_reader_reads_on_where_it_stopped_and_empty_revisions_cost_nothing() {
+        let feed = Feed::new(10);
+        feed.push(12, item(1));
+        feed.push(13, Vec::new());
+        feed.push(17, item(1));
+        let next = |after| feed.next(after).unwrap().map(|d| d.revision);
+        assert_eq!((next(10), next(11), next(12), next(13), next(17)), (Some(12), Some(12), Some(17), Some(17), None));
+        assert_eq!(feed.next(9).err(), Some(Behind));
+        assert!(feed.reaches(10) && feed.reaches(17) && !feed.reaches(9) && !feed.reaches(18));
+        assert_eq!((feed.effective(11), feed.effective(13), feed.effective(16), feed.effective(99)), (10, 12, 12, 17));
+    }
+
+    #[test]
+    fn history_is_bounded_by_number_and_by_bytes() {
+        let feed = Feed::new(0);
+        for revision in 1..=MAX_DELTAS as u64 + 5 {
+            feed.push(revision, item(1));
+        }
+        assert!(!feed.reaches(4) && feed.reaches(5));
+        let feed = Feed::new(0);
+        for revision in 1..=5 {
+            feed.push(revision, item(MAX_BYTES / 2));
+        }
+        assert!(!feed.reaches(3) && feed.reaches(4), "one delta always stays");
+        assert_eq!(feed.next(3).err(), Some(Behind));
+    }
+
+    #[test]
+    fn a_reset_sends_everybody_to_a_snapshot() {
+        let feed = Feed::new(1);
+        feed.push(2, item(1));
+        feed.reset(50);
+        assert!(feed.next(2).is_err() && feed.next(50).unwrap().is_none() && feed.head() == 50);
+    }
+
+    #[test]
+    fn the_time_of_a_revision_is_never_too_early() {
+        let feed = Feed::new(1);
+        feed.push(5, item(1));
+        let before = BootInstant::now();
+        feed.push(9, Vec::new());
+        assert!(feed.observed(5).unwrap() <= before);
+        assert!(feed.observed(6).unwrap() >= before, "between two revisions the later counts");
+        assert_eq!(feed.observed(10), None);
+    }
+}

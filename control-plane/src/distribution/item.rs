@@ -1,0 +1,100 @@
+//! What is sent to nodes: encoded once and shared, but for credentials, which are sealed to each stream.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use seks_proto::{
+    id::{CredentialName, TenantName},
+    table::SessionKey,
+    wire::{self, change::Change, remove::What},
+};
+
+use crate::seal::{RecordId, Sealer};
+
+/// The current version of a credential, sealed as the store has it.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Credential {
+    pub(super) tenant: TenantName,
+    pub(super) name: CredentialName,
+    pub(super) service: String,
+    pub(super) version: u32,
+    pub(super) envelope: Bytes,
+}
+
+/// One change of a delta.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Item {
+    /// The same for all nodes.
+    Plain { change: Bytes, narrows: bool },
+    /// Sealed for each.
+    Credential(Arc<Credential>),
+}
+
+impl Item {
+    pub(super) fn plain(change: Bytes, narrows: bool) -> Self {
+        Self::Plain { change, narrows }
+    }
+
+    pub(super) fn removal(what: What) -> Self {
+        Self::plain(removal(what), true)
+    }
+
+    /// Whether it takes rights away: such items come first.
+    pub(super) fn narrows(&self) -> bool {
+        matches!(self, Self::Plain { narrows: true, .. })
+    }
+
+    /// The encoded change of a plain item.
+    pub(super) fn encoded(&self) -> Bytes {
+        match self {
+            Self::Plain { change, .. } => change.clone(),
+            Self::Credential(_) => Bytes::new(),
+        }
+    }
+
+    /// Bytes that it keeps in memory, about.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Plain { change, .. } => change.len(),
+            Self::Credential(credential) => credential.size_bound(),
+        }
+    }
+}
+
+fn removal(what: What) -> Bytes {
+    let remove = wire::Remove { what: Some(what) };
+    wire::Change { change: Some(Change::Remove(remove)) }.encode_to_vec().into()
+}
+
+impl Credential {
+    /// The change for one node: opened, and sealed to the stream's key. When the envelope doesn't open (a missing KEK, damage) the
+    /// node is told that there is no such credential: requests for it are refused, everything else goes on.
+    pub(super) fn seal_to(&self, epoch: &str, sealer: &Sealer, key: &SessionKey) -> Bytes {
+        let Self { tenant, name, version, envelope, .. } = self;
+        let aad = seks_proto::table::credential_aad(epoch, tenant.as_str(), name.as_str(), *version);
+        let opened = sealer.open(&RecordId::credential(epoch, tenant, name, *version), envelope);
+        let sealed = opened.map_err(|e| e.to_string()).and_then(|s| key.seal(&aad, &s).map_err(|e| e.to_string()));
+        match sealed {
+            Ok(sealed) => {
+                let (tenant, name, service) = (tenant.to_string(), name.to_string(), self.service.clone());
+                let change = wire::TableCredential { tenant, name, service, version: *version, sealed };
+                wire::Change { change: Some(Change::Credential(change)) }.encode_to_vec().into()
+            }
+            Err(error) => {
+                tracing::error!(seks.tenant = %tenant, seks.credential = %name, error, "a credential cannot be sent to nodes");
+                self.withheld()
+            }
+        }
+    }
+
+    /// The change for a node that must not have it.
+    pub(super) fn withheld(&self) -> Bytes {
+        removal(What::Credential(wire::Name { tenant: self.tenant.to_string(), name: self.name.to_string() }))
+    }
+
+    /// At least the size of [`seal_to`](Self::seal_to)'s result: an envelope is longer than what it is sealed again as.
+    pub(super) fn size_bound(&self) -> usize {
+        self.tenant.as_str().len() + self.name.as_str().len() + self.service.len() + self.envelope.len() + 64
+    }
+}

@@ -1,0 +1,65 @@
+//! Leases, rooted in the store: a node may serve because this replica, a moment ago, had seen everything that was committed.
+//!
+//! Every second: note the time, *then* ask the store for its revision by a linearizable read; once the watch has brought that revision, the time
+//! becomes a [`Barrier`]. A lease is counted from the barrier's time, so a replica that is cut off from the store, or whose
+//! watch has stalled, can extend nothing, however long it goes on talking to its nodes.
+
+use std::{sync::Arc, time::Duration};
+
+use seks_proto::table::BootInstant;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::feed::Feed;
+use crate::store::{Revision, Store};
+
+/// How often a barrier is raised.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How long the watch may take to bring what the store has.
+const WATCH_LIMIT: Duration = Duration::from_secs(3);
+
+/// Everything that was committed before `at` is at or before `revision`, and in the feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Barrier {
+    pub(super) at: BootInstant,
+    pub(super) revision: Revision,
+}
+
+/// What is left of a lease of `ttl` that counts from `barrier`.
+pub(super) fn ttl_left(barrier: Barrier, ttl: Duration) -> Duration {
+    ttl.saturating_sub(BootInstant::now().since(barrier.at))
+}
+
+/// Raises barriers for ever; `stalled` is told when the watch doesn't bring what the store has.
+pub(super) async fn run(
+    store: Arc<dyn Store>,
+    feed: Arc<Feed>,
+    ttl: Duration,
+    barrier: watch::Sender<Option<Barrier>>,
+    stalled: Arc<tokio::sync::Notify>,
+) {
+    let period = PERIOD.min(ttl / 5);
+    loop {
+        let at = BootInstant::now();
+        match timeout(ttl, store.revision()).await {
+            Ok(Ok(revision)) => {
+                if timeout(WATCH_LIMIT, reached(&feed, revision)).await.is_ok() {
+                    barrier.send_replace(Some(Barrier { at, revision }));
+                } else {
+                    tracing::warn!(revision, applied = feed.head(), "the store's watch has stalled; watching anew");
+                    stalled.notify_one();
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "the store's revision can't be read; leases aren't renewed"),
+            Err(_) => tracing::warn!("the store is silent; leases aren't renewed"),
+        }
+        sleep(period).await;
+    }
+}
+
+async fn reached(feed: &Feed, revision: Revision) {
+    // An error means that the feed is gone, and with it this task.
+    let _ = feed.subscribe().wait_for(|head| *head >= revision).await;
+}
