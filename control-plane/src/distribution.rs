@@ -26,7 +26,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use serde::Deserialize;
 use seks_proto::{
     id::NodeId,
     table::MESSAGE_BYTES,
@@ -37,24 +36,23 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{feed::Feed, fleet::Fleet, follow::Follow, lease::Barrier, metrics::Metrics, snapshot::Snapshots};
 use crate::{
+    registry::Registry,
     seal::Sealer,
     store::{Key, Revision, Store, StoreError, key::prefix},
 };
 
-/// How the replica serves nodes.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DistributionConfig {
-    /// This replica's name, for nodes' logs. Default: the machine's.
+/// How the replica serves nodes: `[distribution]` without its listener.
+#[derive(Clone, Debug)]
+pub struct DistributionOptions {
+    /// This replica's name, for nodes' logs.
     pub replica: String,
     /// How long a node serves without hearing from a control plane. Default: 10 s; 2 s to 60 s.
-    #[serde(with = "humantime_serde")]
     pub lease: Duration,
     /// Nodes that load a snapshot at the same time; more wait. Default: 32.
     pub max_snapshots: usize,
 }
 
-impl Default for DistributionConfig {
+impl Default for DistributionOptions {
     fn default() -> Self {
         Self { replica: String::new(), lease: Duration::from_secs(10), max_snapshots: 32 }
     }
@@ -82,13 +80,14 @@ pub struct Distribution(Arc<Inner>);
 
 struct Inner {
     store: Arc<dyn Store>,
+    registry: Registry,
     sealer: Arc<Sealer>,
-    config: DistributionConfig,
+    config: DistributionOptions,
     snapshots: Arc<Snapshots>,
     feed: Arc<Feed>,
     fleet: Fleet,
     barrier: watch::Sender<Option<Barrier>>,
-    loading: Semaphore,
+    loading: Arc<Semaphore>,
     streams: AtomicU64,
     metrics: Metrics,
     stop: CancellationToken,
@@ -103,7 +102,7 @@ impl Distribution {
     pub async fn start(
         store: Arc<dyn Store>,
         sealer: Arc<Sealer>,
-        config: DistributionConfig,
+        config: DistributionOptions,
     ) -> Result<Self, DistributionError> {
         if !(Duration::from_secs(2)..=Duration::from_secs(60)).contains(&config.lease) {
             return Err(DistributionError::Config { key: "lease", reason: "2s to 60s" });
@@ -118,11 +117,12 @@ impl Distribution {
             snapshots: Arc::new(Snapshots::new(table, revision)),
             feed: Arc::new(Feed::new(revision)),
             barrier: watch::Sender::new(None),
-            loading: Semaphore::new(config.max_snapshots),
+            loading: Arc::new(Semaphore::new(config.max_snapshots)),
             streams: AtomicU64::new(1),
             metrics: Metrics::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            registry: Registry::new(store.clone(), sealer.clone()),
             store,
             sealer,
             config,

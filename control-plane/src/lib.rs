@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod authority;
 pub mod config;
+pub mod distribution;
 pub mod registry;
 pub mod seal;
 pub mod server;
@@ -16,5 +17,6 @@ pub mod telemetry;
 
 pub use self::{
     config::Config,
+    distribution::{Distribution, DistributionOptions},
     server::{ControlPlane, Foundation, OperatorIdentity, StartError},
 };

@@ -154,7 +154,8 @@ impl Materialised {
                 // All of it: when a deletion is taken back, nodes have nothing of the tenant left.
                 Some(tenant) => {
                     let mut credentials = Vec::new();
-                    tenant.export(name, &mut |e| items.push(Item::plain(e.clone(), false)), &mut |c| credentials.push(c));
+                    tenant
+                        .export(name, &mut |e| items.push(Item::plain(e.clone(), false)), &mut |c| credentials.push(c));
                     items.extend(credentials.into_iter().map(|c| Item::Credential(c.into())));
                 }
                 None => items.push(Item::removal(What::Tenant(name.to_string()))),

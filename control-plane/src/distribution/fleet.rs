@@ -64,7 +64,9 @@ impl Fleet {
     pub(super) fn join(&self, id: &NodeId, stream: u64, hello: &wire::Hello) -> CancellationToken {
         let token = CancellationToken::new();
         let mut nodes = self.lock();
-        let new = || NodeState::new(wire::Node { first_seen_at: unix_now(), ..Default::default() }, BootInstant::from_nanos(0));
+        let new = || {
+            NodeState::new(wire::Node { first_seen_at: unix_now(), ..Default::default() }, BootInstant::from_nanos(0))
+        };
         let node = nodes.entry(id.clone()).or_insert_with(new);
         if let Some((_, older)) = node.stream.replace((stream, token.clone())) {
             older.cancel();

@@ -1,0 +1,288 @@
+//! One node's stream: Hello → Welcome → a snapshot or nothing → deltas, grants and acknowledgements until it ends.
+//!
+//! A session keeps its place in the feed and a handful of messages in front of HTTP/2, nothing else: a node that doesn't read
+//! costs the same as one that does, and its stream ends when it has read nothing for a lease's time or has fallen behind the
+//! feed. Deltas go first, also between the chunks of a snapshot: a revocation waits for one chunk at most.
+
+mod hello;
+mod next;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, OptionFuture};
+use seks_proto::{
+    id::NodeId,
+    table::SessionKey,
+    wire::{self, ReplicaMessage, node_message::Message as FromNode, replica_message::Message as ToNode},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use self::{
+    hello::{Greeting, greet},
+    next::{Loaded, Loading, Pending},
+};
+use super::{Distribution, Inner};
+use crate::{
+    authority::{Identity, Peer},
+    store::Revision,
+};
+
+/// Largest message of a node, in bytes: a Hello with its features.
+pub(super) const MAX_NODE_MESSAGE_BYTES: usize = 16 * 1024;
+/// Messages between a session and HTTP/2, of a chunk's size at most as a rule.
+const OUTBOX: usize = 4;
+/// A node that rejects this many snapshots on one stream won't take the next one either.
+const MAX_NACKS: u32 = 3;
+/// How long a parting word may take to be queued.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    /// The node closed it, or is gone.
+    #[error("the node is gone")]
+    Gone,
+    /// A newer stream speaks for the node.
+    #[error("another stream speaks for this node")]
+    Fenced,
+    /// It read too slowly for what is kept.
+    #[error("the node has fallen behind; it has to begin again")]
+    Behind,
+    /// It has read nothing, or said nothing, for too long.
+    #[error("the node is stuck")]
+    Stuck,
+    /// It acknowledged what it can't have.
+    #[error("acknowledged revision {acked}, but only {sent} was sent")]
+    FalseAck { acked: Revision, sent: Revision },
+    /// It took no snapshot.
+    #[error("the node rejects what it is sent: {0}")]
+    Rejected(String),
+    /// What it said is not of the protocol.
+    #[error("{0}")]
+    Protocol(&'static str),
+    /// Its table is of another lifetime of the store, or of this one's future: an old backup was restored here, or there.
+    #[error(
+        "the node has epoch `{node_epoch}` at {node_revision}, this store is `{epoch}` at {revision}: a person must decide"
+    )]
+    Diverged { node_epoch: String, node_revision: Revision, epoch: String, revision: Revision },
+    /// The store doesn't answer.
+    #[error("this replica can't reach its store")]
+    Store,
+}
+
+impl From<&End> for Status {
+    fn from(end: &End) -> Self {
+        let message = end.to_string();
+        match end {
+            End::Gone | End::Stuck | End::Store => Status::unavailable(message),
+            End::Fenced | End::Behind => Status::aborted(message),
+            End::FalseAck { .. } => Status::permission_denied(message),
+            End::Rejected(_) | End::Diverged { .. } => Status::failed_precondition(message),
+            End::Protocol(_) => Status::invalid_argument(message),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl wire::distribution_server::Distribution for Distribution {
+    type SyncStream = ReceiverStream<Result<ReplicaMessage, Status>>;
+
+    async fn sync(&self, request: Request<Streaming<wire::NodeMessage>>) -> Result<Response<Self::SyncStream>, Status> {
+        let Some(Peer { identity: Identity::Node(node), region, .. }) = Peer::of(request.extensions()) else {
+            return Err(Status::unauthenticated("a node's certificate is needed"));
+        };
+        let (outbox, stream) = mpsc::channel(OUTBOX);
+        let (inner, inbound) = (self.0.clone(), request.into_inner());
+        self.0.spawn(async move {
+            let Err(end) = serve(inner, node.clone(), region, inbound, &outbox).await;
+            if matches!(end, End::FalseAck { .. } | End::Diverged { .. } | End::Rejected(_)) {
+                tracing::error!(seks.node = %node, reason = %end, "a node's stream was ended");
+            } else {
+                tracing::info!(seks.node = %node, reason = %end, "a node's stream has ended");
+            }
+            let _ = timeout(GOODBYE, outbox.send(Err(Status::from(&end)))).await;
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// What [`serve`] returns when it is done: it only ever ends for a reason.
+enum Never {}
+
+async fn serve(
+    inner: Arc<Inner>,
+    node: NodeId,
+    region: String,
+    mut inbound: Streaming<wire::NodeMessage>,
+    outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
+) -> Result<Never, End> {
+    let Greeting { hello, key, welcome } = greet(&inner, &node, region, &mut inbound).await?;
+    let stream = inner.next_stream();
+    let fenced = inner.fleet.join(&node, stream, &hello);
+    tracing::info!(seks.node = %node, region = hello.region, resumed = welcome.resumed, "a node's stream begins");
+    let mut session = Session {
+        sent: hello.applied_revision,
+        complete: welcome.resumed,
+        withhold: !hello::is_whole(&hello.features),
+        loading: None,
+        renew: None,
+        nacks: 0,
+        inner: inner.clone(),
+        node,
+        stream,
+        key,
+    };
+    if welcome.resumed {
+        // What it holds was acknowledged on a stream before, or in vain; its certificate says so again.
+        session.inner.fleet.ack(&session.node, stream, hello.applied_revision);
+    } else {
+        session.sent = 0;
+        session.loading = Some(Loading::new(&session.inner));
+    }
+    let _leave = Leave { inner, node: session.node.clone(), stream };
+    send(outbox, ToNode::Welcome(welcome)).await?;
+    session.run(&mut inbound, outbox, fenced).await
+}
+
+/// Takes the stream out of the fleet, however it ends.
+struct Leave {
+    inner: Arc<Inner>,
+    node: NodeId,
+    stream: u64,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.inner.fleet.leave(&self.node, self.stream);
+    }
+}
+
+struct Session {
+    inner: Arc<Inner>,
+    node: NodeId,
+    stream: u64,
+    key: SessionKey,
+    /// Everything up to here was sent.
+    sent: Revision,
+    /// The node has a whole table, once it has applied what was sent.
+    complete: bool,
+    /// It lacks a feature that every credential needs.
+    withhold: bool,
+    loading: Option<Loading>,
+    /// The nonce of a Renew that hasn't been answered; a later one replaces it.
+    renew: Option<u64>,
+    nacks: u32,
+}
+
+impl Session {
+    async fn run(
+        &mut self,
+        inbound: &mut Streaming<wire::NodeMessage>,
+        outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
+        fenced: CancellationToken,
+    ) -> Result<Never, End> {
+        let (mut head, mut barrier) = (self.inner.feed.subscribe(), self.inner.barrier.subscribe());
+        let patience = self.inner.config.lease * 2;
+        let (mut heard, mut moved) = (Instant::now(), Instant::now());
+        let mut recording = self.record();
+        loop {
+            let pending = self.pending()?;
+            let waiting = matches!(pending, Pending::Nothing);
+            if waiting {
+                moved = Instant::now();
+            }
+            tokio::select! {
+                biased;
+                () = fenced.cancelled() => {
+                    let fence = wire::Fence { epoch: self.epoch(), reason: End::Fenced.to_string() };
+                    let _ = timeout(GOODBYE, send(outbox, ToNode::Fence(fence))).await;
+                    return Err(End::Fenced);
+                }
+                message = inbound.message() => {
+                    heard = Instant::now();
+                    let message = message.ok().flatten().ok_or(End::Gone)?;
+                    self.receive(message.message.ok_or(End::Protocol("an empty message"))?)?;
+                    if recording.is_none() && self.renew.is_some() {
+                        recording = self.record();
+                    }
+                }
+                Some(()) = OptionFuture::from(recording.as_mut()) => recording = None,
+                loaded = next::prepared(&mut self.loading) => self.begin(loaded),
+                permit = outbox.reserve(), if !waiting => {
+                    let message = self.make(pending);
+                    permit.map_err(|_| End::Gone)?.send(Ok(ReplicaMessage { message: Some(message) }));
+                    moved = Instant::now();
+                }
+                _ = head.changed(), if waiting => {}
+                _ = barrier.changed(), if waiting && self.renew.is_some() => {}
+                () = sleep_until(heard.min(moved) + patience) => return Err(End::Stuck),
+            }
+        }
+    }
+
+    fn receive(&mut self, message: FromNode) -> Result<(), End> {
+        match message {
+            FromNode::Ack(ack) => self.acknowledged(ack.revision)?,
+            FromNode::Nack(nack) => {
+                self.nacks += 1;
+                let reason: String = nack.reason.chars().filter(|c| !c.is_control()).take(200).collect();
+                tracing::warn!(seks.node = %self.node, revision = nack.revision, reason, "a node asks for a snapshot");
+                if self.nacks > MAX_NACKS {
+                    return Err(End::Rejected(reason));
+                }
+                self.complete = false;
+                self.loading = Some(Loading::new(&self.inner));
+            }
+            FromNode::Renew(renew) => self.renew = Some(renew.nonce),
+            FromNode::Hello(_) => return Err(End::Protocol("a second Hello")),
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&self, revision: Revision) -> Result<(), End> {
+        // Before its snapshot is whole a node has nothing to acknowledge.
+        let sent = if self.complete { self.sent } else { 0 };
+        if revision > sent {
+            return Err(End::FalseAck { acked: revision, sent });
+        }
+        let news = self.inner.fleet.ack(&self.node, self.stream, revision);
+        if news
+            && let (Some(push), Some(observed)) = (&self.inner.metrics.push, self.inner.feed.observed(revision))
+            && self.inner.feed.effective(revision) == revision
+        {
+            push.observe(seks_proto::table::BootInstant::now().since(observed).as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// Begins to write down that the node may hold leases; `None`: the store knows.
+    fn record(&self) -> Option<BoxFuture<'static, ()>> {
+        let record = self.inner.fleet.to_record(&self.node, self.inner.config.lease)?;
+        let (inner, node) = (self.inner.clone(), self.node.clone());
+        Some(Box::pin(async move {
+            match inner.registry.put_node(&node, &record).await {
+                Ok(_) => inner.fleet.recorded(&node, &record),
+                Err(error) => tracing::warn!(seks.node = %node, %error, "a node can't be recorded; it gets no lease"),
+            }
+        }))
+    }
+
+    fn begin(&mut self, loaded: Loaded) {
+        self.sent = loaded.revision();
+        self.loading = Some(Loading::Sending(Box::new(loaded)));
+    }
+
+    fn epoch(&self) -> String {
+        self.inner.store.epoch().to_owned()
+    }
+}
+
+async fn send(outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>, message: ToNode) -> Result<(), End> {
+    outbox.send(Ok(ReplicaMessage { message: Some(message) })).await.map_err(|_| End::Gone)
+}

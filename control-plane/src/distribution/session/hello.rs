@@ -1,0 +1,103 @@
+//! The beginning of a stream: who is there, what does it hold, and can we go on from that.
+
+use std::time::Duration;
+
+use seks_proto::{
+    id::NodeId,
+    table::{PROTOCOL, SessionKey, features},
+    wire::{self, node_message::Message as FromNode},
+};
+use tokio::time::timeout;
+use tonic::Streaming;
+
+use super::{End, Inner};
+
+/// A node says Hello at once.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
+/// How long a replica may take to catch up with a node that has heard more from another.
+const CATCH_UP: Duration = Duration::from_secs(2);
+const MAX_FEATURES: usize = 64;
+const MAX_TEXT_BYTES: usize = 128;
+
+/// A Hello that was accepted, and its answer.
+pub(super) struct Greeting {
+    pub(super) hello: wire::Hello,
+    pub(super) key: SessionKey,
+    pub(super) welcome: wire::Welcome,
+}
+
+pub(super) async fn greet(
+    inner: &Inner,
+    node: &NodeId,
+    region: String,
+    inbound: &mut Streaming<wire::NodeMessage>,
+) -> Result<Greeting, End> {
+    let first = timeout(HELLO_LIMIT, inbound.message()).await.map_err(|_| End::Protocol("no Hello"))?;
+    let first = first.ok().flatten().ok_or(End::Gone)?;
+    let Some(FromNode::Hello(mut hello)) = first.message else {
+        return Err(End::Protocol("the first message is Hello"));
+    };
+    check(&hello, node)?;
+    if !region.is_empty() {
+        hello.region = region; // the certificate's word counts
+    }
+    let resumed = can_resume(inner, &hello).await?;
+    let (key, session_enc, session_sealed) =
+        SessionKey::offer(&hello.session_key).map_err(|_| End::Protocol("the session key is not an X25519 key"))?;
+    let welcome = wire::Welcome {
+        replica: inner.config.replica.clone(),
+        epoch: inner.store.epoch().to_owned(),
+        session_enc,
+        session_sealed,
+        lease_ttl_ms: super::super::fleet::millis(inner.config.lease),
+        resumed,
+    };
+    Ok(Greeting { hello, key, welcome })
+}
+
+fn check(hello: &wire::Hello, node: &NodeId) -> Result<(), End> {
+    let short = |text: &str| text.len() <= MAX_TEXT_BYTES && !text.chars().any(char::is_control);
+    if hello.protocol != PROTOCOL {
+        return Err(End::Protocol("unknown protocol version"));
+    }
+    if hello.node != node.as_str() {
+        return Err(End::Protocol("the Hello names another node than the certificate"));
+    }
+    let texts = [&hello.region, &hello.version, &hello.epoch];
+    if !texts.into_iter().chain(&hello.features).all(|t| short(t)) || hello.features.len() > MAX_FEATURES {
+        return Err(End::Protocol("the Hello is too long"));
+    }
+    Ok(())
+}
+
+/// Whether the node can evaluate and inject everything that this build can ask for. What it can't do, it must not get.
+pub(super) fn is_whole(known: &[String]) -> bool {
+    features::ALL.iter().all(|feature| known.iter().any(|k| k == feature))
+}
+
+/// Whether deltas lead on from what the node holds. A node that holds what this store can't have is turned away.
+async fn can_resume(inner: &Inner, hello: &wire::Hello) -> Result<bool, End> {
+    if hello.epoch.is_empty() {
+        return Ok(false);
+    }
+    let diverged = |revision| End::Diverged {
+        node_epoch: hello.epoch.clone(),
+        node_revision: hello.applied_revision,
+        epoch: inner.store.epoch().to_owned(),
+        revision,
+    };
+    if hello.epoch != inner.store.epoch() {
+        return Err(diverged(inner.feed.head()));
+    }
+    if hello.applied_revision > inner.feed.head() {
+        // Another replica was faster, or the store has gone back. The store itself knows.
+        let revision = inner.store.revision().await.map_err(|_| End::Store)?;
+        if hello.applied_revision > revision {
+            return Err(diverged(revision));
+        }
+        let mut head = inner.feed.subscribe();
+        let caught_up = timeout(CATCH_UP, head.wait_for(|head| *head >= hello.applied_revision)).await;
+        caught_up.map_err(|_| End::Store)?.map_err(|_| End::Store)?;
+    }
+    Ok(inner.feed.reaches(hello.applied_revision))
+}
