@@ -4,10 +4,15 @@
 //! `forward` → `scrub` → `audit`).
 
 pub mod config;
+mod health;
 pub mod listener;
+mod node;
 pub mod proxy;
 pub mod table;
 pub mod telemetry;
 pub mod upstream;
 
-pub use config::Config;
+pub use self::{
+    config::Config,
+    node::{Node, StartError},
+};

@@ -1,0 +1,177 @@
+//! A node: the proxy, its health listener and the stream that keeps its table.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use seks_proto::{
+    runtime::telemetry::{Telemetry, TelemetryError},
+    table::SessionError,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Config, ConfigError},
+    health::Health,
+    listener::{ListenError, Listener},
+    proxy::{
+        Proxy,
+        audit::{Audit, AuditError},
+    },
+    table::Table,
+    telemetry::{Metrics, TableState},
+    upstream::CaFileError,
+};
+
+/// Where health and metrics are served unless `telemetry.metrics_listen` says otherwise.
+const METRICS_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8302);
+/// How often tombstones and unused parts of the table are thrown away.
+const TABLE_SWEEP: Duration = Duration::from_secs(60);
+/// How often `ready` looks.
+const READY_POLL: Duration = Duration::from_millis(5);
+
+/// A running node. Dropping it stops it at once; [`Node::shutdown`] lets requests in flight finish.
+pub struct Node {
+    proxy_addr: SocketAddr,
+    metrics_addr: SocketAddr,
+    table: Arc<Table>,
+    health: Health,
+    stop: CancellationToken,
+    end: CancellationToken,
+    serving: Option<JoinHandle<()>>,
+}
+
+/// Why a node can't start. All of these are the configuration's or the machine's: exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A value.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The agents' listener.
+    #[error("proxy.listen: {0}")]
+    Listen(#[source] ListenError),
+    /// The health listener.
+    #[error("telemetry.metrics_listen: cannot listen on {address}: {source}")]
+    Metrics {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The extra roots.
+    #[error("upstream.ca_file: {0}")]
+    CaFile(#[from] CaFileError),
+    /// The audit trail.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// Telemetry.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The memory key.
+    #[error("table: {0}")]
+    Table(#[from] SessionError),
+}
+
+impl Node {
+    /// Starts a node: it listens, and serves as soon as a control plane has given it a table and a lease.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
+        Self::with_table(config, telemetry, Arc::new(Table::new()?)).await
+    }
+
+    /// Starts a node that serves from `table` and leaves filling it to the caller.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn with_table(mut config: Config, telemetry: Telemetry, table: Arc<Table>) -> Result<Self, StartError> {
+        config.check()?;
+        let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+        let state = table.clone();
+        let metrics = Metrics::new(telemetry.queue().clone(), move || table_state(&state));
+        let audit = Audit::new(telemetry, metrics.clone(), config.audit.mode, &config.node.name, &config.node.region)?;
+
+        let listener = Listener::bind(&config.proxy).await.map_err(StartError::Listen)?;
+        let proxy_addr = listener.address();
+        config.proxy.listen = proxy_addr;
+        let listen = config.telemetry.metrics_listen.unwrap_or(METRICS_LISTEN);
+        let proxy = Arc::new(Proxy::new(table.clone(), audit, config)?);
+        let health = Health::new(table.clone(), metrics, stop.clone());
+        let metrics_addr = health
+            .clone()
+            .start(listen, end.clone())
+            .await
+            .map_err(|source| StartError::Metrics { address: listen, source })?;
+
+        tokio::spawn(end.clone().run_until_cancelled_owned(sweep(table.clone())));
+        let serving = tokio::spawn(serve(listener, proxy, stop.clone()));
+        Ok(Self { proxy_addr, metrics_addr, table, health, stop, end, serving: Some(serving) })
+    }
+
+    /// Where agents connect.
+    #[must_use]
+    pub fn proxy_addr(&self) -> SocketAddr {
+        self.proxy_addr
+    }
+
+    /// Where `/healthz`, `/readyz` and `/metrics` are.
+    #[must_use]
+    pub fn metrics_addr(&self) -> SocketAddr {
+        self.metrics_addr
+    }
+
+    /// What it serves from.
+    #[must_use]
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// Waits until it has a table and a valid lease.
+    pub async fn ready(&self) {
+        while !self.health.is_ready() {
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    /// Stops accepting, lets requests in flight finish for at most `proxy.limits.drain`, then stops the rest.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        if let Some(serving) = self.serving.take() {
+            // A panic in there has been reported, and there is nothing left to stop.
+            let _ = serving.await;
+        }
+        self.end.cancel();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.end.cancel();
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+        }
+    }
+}
+
+async fn serve(listener: Listener, proxy: Arc<Proxy>, stop: CancellationToken) {
+    listener.serve(proxy.clone(), stop).await;
+    proxy.close();
+}
+
+async fn sweep(table: Arc<Table>) {
+    loop {
+        tokio::time::sleep(TABLE_SWEEP).await;
+        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs());
+        table.sweep(i64::try_from(now).unwrap_or(i64::MAX));
+    }
+}
+
+fn table_state(table: &Table) -> TableState {
+    TableState {
+        revision: table.revision(),
+        tokens: table.len() as u64,
+        lag: Duration::ZERO,
+        lease: table.lease().remaining(),
+    }
+}
