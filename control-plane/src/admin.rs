@@ -101,7 +101,7 @@ macro_rules! methods {
         #[tonic::async_trait]
         impl admin_server::Admin for Admin {
             $(async fn $name(&self, request: Request<wire::$message>) -> Result<Response<wire::$answer>, Status> {
-                let call = Call::begin(self, Method::$method, request.get_ref());
+                let mut call = Call::begin(self, Method::$method, request.get_ref());
                 let span = call.span();
                 let outcome = async {
                     let caller = auth::identify(self, request.extensions()).await?;

@@ -18,6 +18,9 @@ use crate::telemetry::Metrics;
 /// A call that isn't over.
 pub(super) struct Call {
     method: Method,
+    operator: String,
+    tenant: String,
+    object: String,
     span: Span,
     metrics: Metrics,
     over: bool,
@@ -38,15 +41,16 @@ impl Call {
                 seks.outcome = field::Empty,
             )
         });
-        Self { method, span, metrics: admin.0.metrics.clone(), over: false }
+        Self { method, operator: String::new(), tenant, object, span, metrics: admin.0.metrics.clone(), over: false }
     }
 
     pub(super) fn span(&self) -> Span {
         self.span.clone()
     }
 
-    pub(super) fn caller(&self, caller: &Caller) {
-        self.span.record("seks.operator", caller.operator().name.as_str());
+    pub(super) fn caller(&mut self, caller: &Caller) {
+        self.operator.clone_from(&caller.operator().name);
+        self.span.record("seks.operator", self.operator.as_str());
     }
 
     /// Closes the record and turns the outcome into tonic's.
@@ -60,9 +64,9 @@ impl Call {
         self.over = true;
         self.span.record("seks.outcome", outcome);
         self.metrics.admin_request(self.method.name(), outcome);
-        let _entered = self.span.enter();
+        let Self { operator, tenant, object, .. } = self;
         let verb = self.method.name();
-        tracing::info!(target: "seks.admin", verb, outcome, "admin call");
+        tracing::info!(target: "seks.admin", operator, verb, tenant, object, outcome, "admin call");
     }
 }
 

@@ -177,3 +177,6 @@ fn role_name(role: Role) -> &'static str {
         Role::Owner => "owner",
     }
 }
+
+#[cfg(test)]
+mod tests;

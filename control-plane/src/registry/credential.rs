@@ -162,7 +162,8 @@ impl Registry {
     ) -> Result<Revision, RegistryError> {
         let granted = |token: &Token| token.grants.iter().any(|g| g.credential == name.as_str());
         decide(|| async {
-            let credential = self.load_credential(tenant, name).await?;
+            let mut credential = self.load_credential(tenant, name).await?;
+            credential.value.deleting = false; // a mark that another delete left is not to be restored
             let marked = Credential { deleting: true, ..credential.value.clone() };
             let (envelopes, _) = self.store().list(&prefix::envelopes(tenant, name)).await?;
             let also = envelopes.into_iter().map(|record| record.key).collect();

@@ -132,7 +132,8 @@ impl Registry {
     /// [`RegistryError::NotFound`]; [`RegistryError::Conflict`] names what uses it.
     pub async fn delete_service(&self, tenant: &TenantName, name: &ServiceName) -> Result<Revision, RegistryError> {
         decide(|| async {
-            let service = self.load_service(tenant, name).await?;
+            let mut service = self.load_service(tenant, name).await?;
+            service.value.deleting = false; // a mark that another delete left is not to be restored
             let marked = Service { deleting: true, ..service.value.clone() };
             self.delete_unused(&service, &marked, Vec::new(), || self.service_in_use(tenant, name)).await
         })

@@ -87,7 +87,7 @@ impl Registry {
         self.commit(Change::new().delete(Key::Tenant(name.clone()))).await
     }
 
-    async fn mark_tenant(&self, name: &TenantName) -> Result<(), RegistryError> {
+    pub(super) async fn mark_tenant(&self, name: &TenantName) -> Result<(), RegistryError> {
         let mut tenant = self.load_tenant(name).await?;
         if tenant.value.deleting {
             return Ok(());

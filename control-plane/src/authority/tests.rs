@@ -1,0 +1,116 @@
+use std::time::Duration;
+
+use rcgen::{CertificateParams, CertificateSigningRequestParams, KeyPair, SanType};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+
+use super::*;
+use crate::{
+    seal::SealConfig,
+    store::{StoreConfig, Write},
+};
+
+async fn authority() -> (Authority, tempfile::TempDir, std::sync::Arc<dyn Store>, Sealer) {
+    let dir = tempfile::tempdir().unwrap();
+    Sealer::create_file(&dir.path().join("kek")).unwrap();
+    let sealer = Sealer::load(&SealConfig::file(dir.path().join("kek"))).unwrap();
+    let store = crate::store::open(&StoreConfig::embedded(dir.path().join("data/store"))).await.unwrap();
+    let authority = Authority::load_or_create(store.as_ref(), &sealer, Transaction::default).await.unwrap();
+    (authority, dir, store, sealer)
+}
+
+fn request(names: &[SanType]) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = names.to_vec();
+    params.serialize_request(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+}
+
+fn peer(pem: &str) -> Option<Peer> {
+    Peer::from_certificate(&CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
+}
+
+#[tokio::test]
+async fn the_authority_is_made_once_and_its_key_is_not_readable_in_the_store() {
+    let (first, _dir, store, sealer) = authority().await;
+    let again = Authority::load_or_create(store.as_ref(), &sealer, Transaction::default).await.unwrap();
+    assert_eq!((first.ca_pem(), first.pin()), (again.ca_pem(), again.pin()));
+    let record = store.get(&Key::Authority).await.unwrap().unwrap();
+    let key = first.issuer.key().serialized_der();
+    assert!(!record.value.windows(16).any(|w| key.windows(16).any(|k| k == w)), "its key lies open in the store");
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_refused() {
+    let (_, _dir, store, sealer) = authority().await;
+    let mut value = store.get(&Key::Authority).await.unwrap().unwrap().value.to_vec();
+    *value.last_mut().unwrap() ^= 1;
+    let writes = vec![Write::Put(Key::Authority, value.into())];
+    store.commit(Transaction { checks: Vec::new(), writes }).await.unwrap();
+    assert!(Authority::load_or_create(store.as_ref(), &sealer, Transaction::default).await.is_err());
+}
+
+#[tokio::test]
+async fn the_names_in_a_certificate_are_ours_whatever_was_asked_for() {
+    let (authority, ..) = authority().await;
+    let root = SanType::URI("spiffe://seks/operator/root".try_into().unwrap());
+    let host = SanType::DnsName("seks-control-plane".try_into().unwrap());
+    let request = Request::parse(&request(&[root, host])).unwrap();
+    let pem = authority.sign_node(&request, &"n-1".parse().unwrap(), "eu-1").unwrap();
+    let peer = peer(&pem).unwrap();
+    assert_eq!((peer.identity, peer.region.as_str()), (Identity::Node("n-1".parse().unwrap()), "eu-1"));
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
+    let names = parsed.subject_alternative_name().unwrap().unwrap();
+    assert_eq!(names.value.general_names.len(), 1);
+    let usage = parsed.extended_key_usage().unwrap().unwrap().value;
+    assert!(usage.client_auth && !usage.server_auth && !parsed.is_ca());
+    assert!(parsed.validity().not_after.timestamp() - peer.signed_at <= 24 * 3600);
+}
+
+#[tokio::test]
+async fn requests_that_their_key_did_not_sign_are_refused() {
+    let (authority, ..) = authority().await;
+    let mut forged = request(&[]);
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    for bad in [forged, Vec::new(), b"no DER".to_vec(), vec![0x30; 20_000]] {
+        assert!(matches!(Request::parse(&bad), Err(AuthorityError::Request(_))));
+    }
+    // The same key with another's signature.
+    let (mine, other) = (request(&[]), request(&[]));
+    let mut mixed = mine[..mine.len() - 64].to_vec();
+    mixed.extend_from_slice(&other[other.len() - 64..]);
+    assert!(Request::parse(&mixed).is_err());
+    let good = Request::parse(&request(&[])).unwrap();
+    for ttl in [Duration::from_secs(59), Duration::from_secs(367 * 24 * 3600)] {
+        let signed = authority.sign_operator(&good, &"root".parse().unwrap(), ttl);
+        assert!(matches!(signed, Err(AuthorityError::Lifetime(_))));
+    }
+}
+
+#[tokio::test]
+async fn only_one_uri_of_ours_is_an_identity() {
+    let (authority, ..) = authority().await;
+    let sign = |uris: &[&str]| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "spiffe://seks/operator/root");
+        params.subject_alt_names = uris.iter().map(|u| SanType::URI((*u).try_into().unwrap())).collect();
+        params.signed_by(&key, &authority.issuer).unwrap().pem()
+    };
+    let root = "spiffe://seks/operator/root";
+    assert!(peer(&sign(&[root])).is_some());
+    for bad in [
+        &[][..],
+        &[root, "spiffe://seks/operator/other"],
+        &["spiffe://seks/operator/"],
+        &["spiffe://seks/operator/Root"],
+        &["spiffe://seks/operator/root/x"],
+        &["spiffe://seks.evil/operator/root"],
+        &["https://seks/operator/root"],
+    ] {
+        assert_eq!(peer(&sign(bad)), None, "{bad:?}");
+    }
+    let key = KeyPair::generate().unwrap();
+    let csr = CertificateParams::default().serialize_request(&key).unwrap();
+    assert!(CertificateSigningRequestParams::from_der(csr.der()).is_ok());
+}

@@ -1,0 +1,123 @@
+//! Many operators at once: what was revoked stays revoked, what is used is there.
+
+use super::*;
+
+/// Small and repeatable: which of the writers does what, and when it yields.
+fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move |sides| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % sides
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_rotation_brings_a_revoked_token_back() {
+    let f = Fixture::furnished().await;
+    for round in 0..25 {
+        let id: TokenId = name(&f.token().await.token.id);
+        let writers: Vec<_> = (0..8_u64)
+            .map(|writer| {
+                let (registry, tenant, id, by) = (Arc::clone(&f.registry), f.tenant.clone(), id.clone(), f.by.clone());
+                tokio::spawn(async move {
+                    let mut dice = dice(round * 8 + writer);
+                    for _ in 0..dice(6) {
+                        tokio::task::yield_now().await;
+                    }
+                    if writer == 0 {
+                        registry.revoke_token(&tenant, &id).await.unwrap();
+                        // From here on it must not be there, whatever the others still do.
+                        let gone = registry.token(&tenant, &id).await;
+                        assert!(matches!(gone, Err(RegistryError::NotFound { .. })), "{gone:?}");
+                    } else {
+                        match registry.rotate_token(&tenant, &id, &by).await {
+                            Ok(_) | Err(RegistryError::NotFound { .. } | RegistryError::Busy) => {}
+                            Err(error) => panic!("{error:?}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert!(f.tokens().await.is_empty(), "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_service_is_never_deleted_from_under_a_credential() {
+    let f = Fixture::new().await;
+    for round in 0..25 {
+        f.registry.apply_service(service("api"), false).await.unwrap();
+        let (registry, tenant) = (Arc::clone(&f.registry), f.tenant.clone());
+        let delete = tokio::spawn(async move { registry.delete_service(&tenant, &name("api")).await });
+        let put = f.put("key", "api", "sk").await;
+        let deleted = delete.await.unwrap();
+        let there = f.registry.service(&f.tenant, &name("api")).await.is_ok();
+        let credential = f.registry.credential(&f.tenant, &name("key")).await.is_ok();
+        assert_eq!((deleted.is_ok(), put.is_ok()), (!there, credential), "round {round}: {deleted:?} {put:?}");
+        assert!(there || !credential, "round {round}: a credential without its service");
+        if credential {
+            f.registry.delete_credential(&f.tenant, &name("key")).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn retries_at_once_with_one_request_id_make_one_token() {
+    let f = Fixture::furnished().await;
+    let issue = Issue { request_id: "once".into(), ..f.issue() };
+    let tries: Vec<_> = (0..8)
+        .map(|_| {
+            let (registry, tenant, issue) = (Arc::clone(&f.registry), f.tenant.clone(), issue.clone());
+            tokio::spawn(async move { registry.issue_token(&tenant, issue).await })
+        })
+        .collect();
+    let mut made = 0;
+    for attempt in tries {
+        match attempt.await.unwrap() {
+            Ok(_) => made += 1,
+            Err(RegistryError::TokenIssued { .. }) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert_eq!((made, f.tokens().await.len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn versions_of_a_credential_are_never_lost_or_doubled() {
+    let f = Arc::new(Fixture::furnished().await);
+    let puts: Vec<_> = (0..8)
+        .map(|n| {
+            let f = Arc::clone(&f);
+            tokio::spawn(async move { f.put("key", "api", &format!("sk-{n}")).await.unwrap().0.version })
+        })
+        .collect();
+    let mut versions = Vec::new();
+    for put in puts {
+        versions.push(put.await.unwrap());
+    }
+    versions.sort_unstable();
+    assert_eq!(versions, (2..=9).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_first_operators_are_impossible() {
+    let f = Fixture::new().await;
+    let sealed = bytes::Bytes::from_static(b"the authority's record");
+    f.registry.commit(super::super::Change::new().put_bytes(Key::Authority, sealed)).await.unwrap();
+    let tries: Vec<_> = (0..8)
+        .map(|n| {
+            let registry = Arc::clone(&f.registry);
+            tokio::spawn(async move { registry.create_first_operator(&name(&format!("op-{n}"))).await.unwrap() })
+        })
+        .collect();
+    let mut made = 0;
+    for attempt in tries {
+        made += usize::from(attempt.await.unwrap().is_some());
+    }
+    assert_eq!((made, f.registry.operators().await.unwrap().len()), (1, 1));
+}
