@@ -8,6 +8,7 @@ use crate::store::{MAX_VALUE_BYTES, WatchEvent};
 pub(super) async fn run(subject: &dyn Subject) {
     in_time("grouping", a_revisions_changes_come_together_and_sorted(subject)).await;
     in_time("the past", a_watch_starts_in_the_past(subject)).await;
+    in_time("a long past", a_long_past_comes_whole(subject)).await;
     in_time("no event", what_changes_nothing_is_no_event(subject)).await;
     in_time("disturbances", nothing_is_missed_or_repeated_whatever_happens(subject)).await;
     in_time("large values", large_values_pass(subject)).await;
@@ -58,6 +59,20 @@ async fn a_watch_starts_in_the_past(subject: &dyn Subject) {
     let (last, before) = (revisions[10], revisions[9]);
     assert_eq!(next(&mut store.watch(last - 1)).await.0, last);
     assert!(before < last);
+}
+
+/// More than etcd hands out in one message: a watcher that trusts a message's header loses the rest.
+async fn a_long_past_comes_whole(subject: &dyn Subject) {
+    const CHANGES: usize = 1_200;
+    let store = subject.fresh().await;
+    let start = store.revision().await.unwrap();
+    let commits = (0..CHANGES).map(|n| store.commit(writes(vec![put(agent(n), n.to_string())])));
+    let mut made = futures_util::future::try_join_all(commits).await.unwrap();
+    made.sort_unstable();
+    let mut watch = store.watch(start);
+    for (n, at) in made.iter().enumerate() {
+        assert_eq!(next(&mut watch).await.0, *at, "change {n}");
+    }
 }
 
 async fn what_changes_nothing_is_no_event(subject: &dyn Subject) {

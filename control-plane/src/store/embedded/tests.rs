@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use super::*;
 use crate::store::conformance::{self, Subject};
 
-/// Stores in a directory of their own, whose log forgets after some hundred revisions.
+/// Stores in a directory of their own, whose log forgets after some thousand revisions.
 struct Fresh(tempfile::TempDir, std::sync::atomic::AtomicUsize);
 
-const REVISIONS: u64 = 300;
+const REVISIONS: u64 = 1_500;
 
 impl Subject for Fresh {
     fn fresh(&self) -> BoxFuture<'_, Arc<dyn Store>> {
