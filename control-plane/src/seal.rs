@@ -2,12 +2,13 @@
 //!
 //! Every write gets a fresh data key (DEK); the DEK is wrapped by the key-encryption key (KEK), which is not in the store. The
 //! envelope is bound to its record ([`RecordId`]): copied to another tenant, name, version or store it no longer opens.
-//! [`verify`](Sealer::verify) tells at start that this KEK is the store's.
+//! [`rotate`] moves a store from one KEK to the next; [`verify`](Sealer::verify) tells at start that this KEK is the store's.
 
 mod canary;
 mod config;
 pub mod envelope;
 pub mod kek;
+pub mod rotate;
 
 use std::path::Path;
 

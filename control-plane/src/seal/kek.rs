@@ -141,3 +141,88 @@ pub(super) fn create_file(path: &Path) -> Result<(), SealError> {
     let removed = std::fs::remove_file(&draft);
     written.and(removed).and_then(|()| File::open(directory)?.sync_all()).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+
+    use super::*;
+
+    const HEX: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
+
+    fn file(directory: &Path, name: &str, content: &str, mode: u32) -> PathBuf {
+        let path = directory.join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_key_is_64_hexadecimal_characters_and_a_newline_at_most() {
+        let directory = tempfile::tempdir().unwrap();
+        let read = |content: &str| Kek::from_file(&file(directory.path(), "kek", content, 0o600)).map(|kek| kek.id());
+        let id = read(HEX).unwrap();
+        assert_eq!(read(&format!("{HEX}\n")).unwrap(), id);
+        assert_eq!(read(&format!("{HEX}\r\n")).unwrap(), id);
+        assert_eq!(read(&HEX.to_lowercase()).unwrap(), id);
+        for (bad, reason) in [
+            (String::new(), "empty"),
+            ("\n".into(), "empty"),
+            (HEX[..63].into(), "length"),
+            (format!("{HEX}0"), "length"),
+            (format!("{HEX}\n\n"), "length"),
+            (format!(" {HEX}"), "length"),
+            (HEX.repeat(1000), "length"),
+            (HEX.replace('0', "g"), "characters"),
+            ("+1".repeat(32), "characters"),
+            ("0".repeat(64), "zeros"),
+        ] {
+            let error = read(&bad).unwrap_err().to_string();
+            assert!(error.contains(reason) && !error.contains('\n'), "{error}");
+            assert!(bad.len() < 8 || !error.contains(&bad[..8]), "the error repeats the key: {error}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_others_could_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        for mode in [0o604, 0o640, 0o644, 0o601, 0o660] {
+            let path = file(directory.path(), "open", HEX, mode);
+            let link = directory.path().join(format!("link-{mode:o}"));
+            std::os::unix::fs::symlink(&path, &link).unwrap();
+            for path in [path, link] {
+                let error = Kek::from_file(&path).err().unwrap();
+                assert!(matches!(error, SealError::KeyExposed { .. }), "{mode:o}: {error}");
+            }
+        }
+        let path = file(directory.path(), "closed", HEX, 0o400);
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(path, &link).unwrap();
+        assert!(Kek::from_file(&link).is_ok());
+        assert!(matches!(Kek::from_file(directory.path()).err().unwrap(), SealError::KeyExposed { .. }));
+        let missing = Kek::from_file(&directory.path().join("missing")).err().unwrap();
+        assert!(matches!(missing, SealError::KeyFile { .. }), "{missing}");
+    }
+
+    #[test]
+    fn a_variable_that_is_not_set_or_not_a_key_is_named() {
+        let error = |variable| Kek::from_env(variable).err().unwrap().to_string();
+        assert_eq!(error("SEKS_TEST_NO_SUCH_KEY"), "environment variable `SEKS_TEST_NO_SUCH_KEY` is not set");
+        assert!(error("PATH").starts_with("environment variable `PATH`: a key-encryption key is 64"));
+    }
+
+    #[test]
+    fn a_new_key_file_is_private_complete_and_never_replaces_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kek");
+        create_file(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let id = Kek::from_file(&path).unwrap().id();
+        assert!(matches!(create_file(&path), Err(SealError::KeyFile { .. })));
+        assert_eq!(Kek::from_file(&path).unwrap().id(), id, "the key that was there is gone");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "a draft is left");
+        let other = directory.path().join("other");
+        create_file(&other).unwrap();
+        assert_ne!(Kek::from_file(&other).unwrap().id(), id);
+    }
+}
