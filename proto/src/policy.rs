@@ -5,17 +5,21 @@
 //! A tenant's policies are compiled once ([`Policies::compile`]), sliced for an agent and a service when they first meet
 //! ([`Policies::scope`]), and asked for every request ([`Scope::decide`]).
 
+mod condition;
 mod decide;
+mod loose;
 mod parse;
+mod pattern;
 mod schema;
 mod slice;
+mod tree;
 
 use std::{net::IpAddr, sync::Arc};
 
 use http::Method;
 
 pub use self::{
-    parse::{PolicyError, parse_file},
+    parse::{PolicyError, parse_file, warnings},
     slice::{Policies, Scope},
 };
 use crate::{
@@ -78,3 +82,6 @@ pub struct Decision {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot evaluate policy `{0}`")]
 pub struct EvaluateError(pub PolicyId);
+
+#[cfg(test)]
+mod tests;

@@ -1,75 +1,321 @@
-//! Evaluation of what a slice left over.
+//! A decision: every policy of a slice on one call, as it is sent and in its loosest reading.
 
-use std::sync::Arc;
+use std::{borrow::Cow, cell::OnceCell, sync::Arc};
 
-use cedar_policy::{
-    Authorizer, Context, Decision as Verdict, PolicyId as CedarId, Request, Response, RestrictedExpression as Value,
-};
+use cedar_policy::{Context, Entities, EvalResult, Request, RestrictedExpression as Value, eval_expression};
 
 use super::{
     Body, Call, Decision, EvaluateError,
+    condition::{Answers, Condition, Leaf, Truth},
+    loose,
+    parse::Checked,
     schema::{action_index, vocabulary},
-    slice::Cedar,
+    slice::Scope,
+    tree::Mentions,
 };
-use crate::{id::PolicyId, request};
+use crate::{
+    id::PolicyId,
+    request::{self, BodyFacts},
+};
 
 pub(super) fn denied() -> Decision {
     Decision { allowed: false, policy_ids: Arc::default(), audited: Arc::default(), error: None }
 }
 
-pub(super) fn evaluate(cedar: &Cedar, call: &Call<'_>, needs_body: bool) -> Option<Decision> {
-    let v = vocabulary()?;
-    if needs_body && matches!(call.body, Body::Opaque | Body::NotRead) {
-        return None;
+/// Asks Cedar.
+pub(super) fn truth_of(leaf: &Leaf, request: &Request, entities: &Entities) -> Truth {
+    match eval_expression(request, entities, &leaf.expression) {
+        Ok(EvalResult::Bool(value)) => value.into(),
+        Ok(_) | Err(_) => Truth::Failed,
     }
-    let action = v.actions.get(action_index(call.method)?)?.clone();
-    let services = call.services.iter().map(|s| Value::new_entity_uid(v.service(s.as_str())));
-    let token = Value::new_record([
-        ("id".to_owned(), Value::new_string(call.token.as_str().into())),
-        ("services".to_owned(), Value::new_set(services)),
-        ("age_seconds".to_owned(), Value::new_long(call.age_seconds)),
-    ])
-    .ok()?;
-    let names = request::names(call.query).map(|n| Value::new_string(n.into_owned()));
-    let mut pairs = vec![
-        ("path".to_owned(), Value::new_string(call.path.into())),
-        ("query_keys".to_owned(), Value::new_set(names)),
-        ("token".to_owned(), token),
-        ("source".to_owned(), Value::new_ip(call.source.to_string())),
-        ("body_inspected".to_owned(), Value::new_bool(!matches!(call.body, Body::Opaque | Body::NotRead))),
-    ];
-    if let Body::Inspected(facts) = call.body {
+}
+
+/// A policy whose head covers the slice.
+pub(super) struct Member {
+    /// Its id, ready to be put into a decision.
+    id: Arc<[PolicyId]>,
+    forbids: bool,
+    audit: bool,
+    strict: Condition,
+    /// `None`: reads the same.
+    loose: Option<Condition>,
+}
+
+impl Member {
+    pub(super) fn new(policy: &Checked, strict: Condition, loose: Option<Condition>) -> Self {
+        Self { id: Arc::new([policy.id.clone()]), forbids: policy.forbids(), audit: policy.audit, strict, loose }
+    }
+
+    fn condition(&self, loose: bool) -> &Condition {
+        self.loose.as_ref().filter(|_| loose).unwrap_or(&self.strict)
+    }
+
+    fn mentions(&self) -> Mentions {
+        self.strict.mentions() | self.loose.as_ref().map_or(Mentions::NOTHING, Condition::mentions)
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!((&self.strict, &self.loose), (Condition::Const(_), None | Some(Condition::Const(_))))
+    }
+}
+
+/// What is to be done for a call of one method, by one agent, to one service.
+pub(super) struct Plan {
+    /// Settled: it depends on nothing else. Most requests end here.
+    decided: Option<Decision>,
+    members: Vec<Member>,
+    granted: bool,
+    mentions: Mentions,
+    /// A policy's loosest reading is not its text.
+    loose_differs: bool,
+}
+
+impl Plan {
+    pub(super) fn new(members: Vec<Member>, granted: bool) -> Self {
+        let mut plan = Self {
+            decided: None,
+            granted,
+            mentions: members.iter().fold(Mentions::NOTHING, |m, p| m | p.mentions()),
+            loose_differs: members.iter().any(|m| m.loose.is_some()),
+            members,
+        };
+        plan.decided = plan.settled();
+        plan
+    }
+
+    /// The decision, when nothing of a call can change it: everything is settled, or a forbid is.
+    fn settled(&self) -> Option<Decision> {
+        let forbidden = |m: &&Member| m.forbids && !m.audit && matches!(m.strict, Condition::Const(Truth::True));
+        if self.members.iter().all(Member::is_settled) {
+            let (strict, loose) = (Tally::of(self, &Settled, false), Tally::of(self, &Settled, true));
+            return Some(strict.decision(Some(loose)));
+        }
+        let ids: Vec<PolicyId> = self.members.iter().filter(forbidden).flat_map(|m| m.id.iter().cloned()).collect();
+        (!ids.is_empty()).then(|| Decision { policy_ids: ids.into(), ..denied() })
+    }
+
+    pub(super) fn needs_body(&self, scope: &Scope, call: &Call<'_>) -> bool {
+        if self.decided.is_some() || !self.mentions.any(Mentions::BODY) {
+            return false;
+        }
+        let unread = Call { body: Body::NotRead, ..call.clone() };
+        let unknown = |loose: bool| {
+            let asked = Asked::new(scope, self, &unread, loose);
+            self.members.iter().any(|m| m.condition(loose).evaluate(&asked) == Truth::Unknown)
+        };
+        unknown(false) || unknown(true)
+    }
+
+    pub(super) fn decide(&self, scope: &Scope, call: &Call<'_>) -> Decision {
+        if let Some(decided) = &self.decided {
+            return decided.clone();
+        }
+        let strict = Tally::of(self, &Asked::new(scope, self, call, false), false);
+        if !strict.allows() || !(self.loose_differs || self.spelled_otherwise(call)) {
+            return strict.decision(None);
+        }
+        strict.decision(Some(Tally::of(self, &Asked::new(scope, self, call, true), true)))
+    }
+
+    /// Whether the call's loosest reading is another than the call.
+    fn spelled_otherwise(&self, call: &Call<'_>) -> bool {
+        let odd = |text: &str| text.bytes().any(|b| b == b'%' || b.is_ascii_uppercase());
+        let model = |m: &String| loose::model(m) != m.as_str();
+        self.mentions.any(Mentions::PATH) && odd(call.path)
+            || self.mentions.any(Mentions::QUERY) && odd(call.query)
+            || matches!(call.body, Body::Inspected(facts) if facts.model.as_ref().is_some_and(model))
+    }
+}
+
+/// Answers where every condition is a constant.
+struct Settled;
+
+impl Answers for Settled {
+    fn path(&self) -> &str {
+        ""
+    }
+    fn has_query(&self, _: &str) -> bool {
+        false
+    }
+    fn granted(&self) -> bool {
+        false
+    }
+    fn leaf(&self, _: &Leaf) -> Truth {
+        Truth::Failed
+    }
+}
+
+/// One reading of a call.
+struct Asked<'a> {
+    scope: &'a Scope,
+    plan: &'a Plan,
+    call: &'a Call<'a>,
+    path: Cow<'a, str>,
+    loose: bool,
+    /// Made when Cedar is asked for the first time.
+    request: OnceCell<Option<Request>>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(scope: &'a Scope, plan: &'a Plan, call: &'a Call<'a>, loose: bool) -> Self {
+        let path = if loose { loose::path(call.path) } else { Cow::Borrowed(call.path) };
+        Self { scope, plan, call, path, loose, request: OnceCell::new() }
+    }
+
+    fn names(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        request::names(self.call.query).map(|n| if self.loose { Cow::Owned(loose::lower(&n).into_owned()) } else { n })
+    }
+
+    /// The request as the schema has it, but for what no policy of the slice mentions.
+    fn request(&self) -> Option<Request> {
+        let (v, ground) = (vocabulary()?, self.scope.ground()?);
+        let action = v.action(action_index(self.call.method)?)?.method.clone();
+        let mentions = self.plan.mentions;
+        let mut context = Vec::with_capacity(6);
+        if mentions.any(Mentions::PATH) {
+            context.push(("path", Value::new_string(self.path.clone().into_owned())));
+        }
+        if mentions.any(Mentions::QUERY) {
+            let names = self.names().map(|n| Value::new_string(n.into_owned()));
+            context.push(("query_keys", Value::new_set(names)));
+        }
+        if mentions.any(Mentions::TOKEN) {
+            let services = self.call.services.iter().map(|s| Value::new_entity_uid(v.service(s.as_str())));
+            let token = [
+                ("id".to_owned(), Value::new_string(self.call.token.as_str().into())),
+                ("services".to_owned(), Value::new_set(services)),
+                ("age_seconds".to_owned(), Value::new_long(self.call.age_seconds)),
+            ];
+            context.push(("token", Value::new_record(token).ok()?));
+        }
+        if mentions.any(Mentions::SOURCE) {
+            context.push(("source", Value::new_ip(self.call.source.to_canonical().to_string())));
+        }
+        if mentions.any(Mentions::BODY) {
+            context.push(("body_inspected", Value::new_bool(true)));
+            if let Body::Inspected(facts) = self.call.body {
+                context.push(("body", self.body(facts)?));
+            }
+        }
+        let context = Context::from_pairs(context.into_iter().map(|(k, v)| (k.to_owned(), v))).ok()?;
+        Request::new(ground.agent.clone(), action, ground.service.clone(), context, None).ok()
+    }
+
+    fn body(&self, facts: &BodyFacts) -> Option<Value> {
+        let model =
+            facts.model.as_deref().map(|m| if self.loose { loose::model(m).into_owned() } else { m.to_owned() });
         let fields = [
-            facts.model.clone().map(|m| ("model".to_owned(), Value::new_string(m))),
+            model.map(|m| ("model".to_owned(), Value::new_string(m))),
             facts.stream.map(|s| ("stream".to_owned(), Value::new_bool(s))),
             facts.max_tokens.map(|n| ("max_tokens".to_owned(), Value::new_long(n))),
         ];
-        pairs.push(("body".to_owned(), Value::new_record(fields.into_iter().flatten()).ok()?));
+        Value::new_record(fields.into_iter().flatten()).ok()
     }
-    let context = Context::from_pairs(pairs).ok()?;
-    let request = Request::new(cedar.agent.clone(), action, cedar.service.clone(), context, Some(&v.schema)).ok()?;
-    let authorizer = Authorizer::new();
-    let response = authorizer.is_authorized(&request, &cedar.enforced, &cedar.entities);
-    let audited = authorizer.is_authorized(&request, &cedar.audited, &cedar.entities);
-    let error = error(&response);
-    Some(Decision {
-        allowed: response.decision() == Verdict::Allow && error.is_none(),
-        policy_ids: ids(response.diagnostics().reason()),
-        audited: ids(audited.diagnostics().reason()),
-        error,
-    })
 }
 
-fn error(response: &Response) -> Option<EvaluateError> {
-    response.diagnostics().errors().next().map(|e| match e {
-        cedar_policy::AuthorizationError::PolicyEvaluationError(e) => EvaluateError(id(e.policy_id())?).into(),
-    })?
+impl Answers for Asked<'_> {
+    fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn has_query(&self, name: &str) -> bool {
+        self.names().any(|n| n == name)
+    }
+
+    fn granted(&self) -> bool {
+        self.plan.granted
+    }
+
+    fn leaf(&self, leaf: &Leaf) -> Truth {
+        if leaf.mentions.any(Mentions::BODY) && matches!(self.call.body, Body::NotRead | Body::Opaque) {
+            return Truth::Unknown;
+        }
+        match (self.request.get_or_init(|| self.request()), self.scope.ground()) {
+            (Some(request), Some(ground)) => truth_of(leaf, request, &ground.entities),
+            _ => Truth::Failed,
+        }
+    }
 }
 
-fn ids<'a>(ids: impl Iterator<Item = &'a CedarId>) -> Arc<[PolicyId]> {
-    ids.filter_map(id).collect()
+/// What the policies of a slice say to one reading of a call.
+#[derive(Default)]
+struct Tally {
+    permits: Ids,
+    forbids: Ids,
+    /// In force, and hanging on a body that can't be inspected.
+    unknown: Ids,
+    audited: Ids,
+    failed: Option<PolicyId>,
+    audit_failed: Option<PolicyId>,
 }
 
-fn id(id: &CedarId) -> Option<PolicyId> {
-    PolicyId::try_from(AsRef::<str>::as_ref(id)).ok()
+impl Tally {
+    fn of(plan: &Plan, answers: &impl Answers, loose: bool) -> Self {
+        let mut tally = Self::default();
+        for member in &plan.members {
+            let id = &member.id;
+            match (member.condition(loose).evaluate(answers), member.audit) {
+                (Truth::True, true) => tally.audited.add(id),
+                (Truth::True, false) if member.forbids => tally.forbids.add(id),
+                (Truth::True, false) => tally.permits.add(id),
+                (Truth::Unknown, false) => tally.unknown.add(id),
+                (Truth::Failed, false) => tally.failed = tally.failed.or_else(|| id.first().cloned()),
+                (Truth::Failed, true) => tally.audit_failed = tally.audit_failed.or_else(|| id.first().cloned()),
+                (Truth::False, _) | (Truth::Unknown, true) => {}
+            }
+        }
+        tally
+    }
+
+    fn allows(&self) -> bool {
+        self.failed.is_none() && self.unknown.is_empty() && self.forbids.is_empty() && !self.permits.is_empty()
+    }
+
+    /// The decision on a call as it was sent (`self`) and in its loosest reading, where that is another.
+    fn decision(self, loose: Option<Self>) -> Decision {
+        let (allowed, audited) = (self.allows(), self.audited.arc());
+        let error = self.failed.clone().or(self.audit_failed.clone()).map(EvaluateError);
+        match loose {
+            Some(loose) if allowed && !loose.allows() => Decision { audited, ..loose.decision(None) },
+            _ => {
+                let ids = match allowed {
+                    true => self.permits,
+                    false if self.forbids.is_empty() => self.unknown,
+                    false => self.forbids,
+                };
+                Decision { allowed, policy_ids: ids.arc(), audited, error }
+            }
+        }
+    }
+}
+
+/// Ids of policies. One is the common case, and costs nothing to hand out.
+#[derive(Default)]
+enum Ids {
+    #[default]
+    None,
+    One(Arc<[PolicyId]>),
+    Many(Vec<PolicyId>),
+}
+
+impl Ids {
+    fn add(&mut self, id: &Arc<[PolicyId]>) {
+        match self {
+            Self::None => *self = Self::One(Arc::clone(id)),
+            Self::One(first) => *self = Self::Many(first.iter().chain(id.iter()).cloned().collect()),
+            Self::Many(ids) => ids.extend(id.iter().cloned()),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::None)
+    }
+
+    fn arc(self) -> Arc<[PolicyId]> {
+        match self {
+            Self::None => Arc::default(),
+            Self::One(id) => id,
+            Self::Many(ids) => ids.into(),
+        }
+    }
 }

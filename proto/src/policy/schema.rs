@@ -2,7 +2,7 @@
 
 use std::{str::FromStr as _, sync::LazyLock};
 
-use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema};
+use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema, Validator};
 use http::Method;
 
 /// Contract §8, as published.
@@ -14,25 +14,32 @@ pub(super) const METHODS: [Method; 7] =
 
 /// The compiled schema and the entity names that every decision needs.
 pub(super) struct Vocabulary {
-    pub(super) schema: Schema,
+    pub(super) validator: Validator,
     agent: EntityTypeName,
     group: EntityTypeName,
     service: EntityTypeName,
-    /// In the order of [`METHODS`].
-    pub(super) actions: Vec<EntityUid>,
+    /// Each of [`METHODS`], in that order, with the group that it is in.
+    actions: Vec<Action>,
+}
+
+/// A method and its group, as entities.
+pub(super) struct Action {
+    pub(super) method: EntityUid,
+    pub(super) group: EntityUid,
 }
 
 static VOCABULARY: LazyLock<Option<Vocabulary>> = LazyLock::new(|| {
     let (schema, _) = Schema::from_cedarschema_str(SOURCE).ok()?;
     let kind = |name| EntityTypeName::from_str(name).ok();
     let action = kind("Seks::Action")?;
-    let actions = METHODS.iter().map(|m| uid(&action, m.as_str())).collect();
+    let group = |m: &Method| if m.is_safe() { "read" } else { "write" };
+    let entities = |m: &Method| Action { method: uid(&action, m.as_str()), group: uid(&action, group(m)) };
     Some(Vocabulary {
-        schema,
+        validator: Validator::new(schema),
         agent: kind("Seks::Agent")?,
         group: kind("Seks::Group")?,
         service: kind("Seks::Service")?,
-        actions,
+        actions: METHODS.iter().map(entities).collect(),
     })
 });
 
@@ -46,6 +53,15 @@ fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
 }
 
 impl Vocabulary {
+    pub(super) fn schema(&self) -> &Schema {
+        self.validator.schema()
+    }
+
+    /// The action at this place of [`METHODS`].
+    pub(super) fn action(&self, index: usize) -> Option<&Action> {
+        self.actions.get(index)
+    }
+
     pub(super) fn agent(&self, name: &str) -> EntityUid {
         uid(&self.agent, name)
     }
@@ -56,6 +72,16 @@ impl Vocabulary {
 
     pub(super) fn service(&self, name: &str) -> EntityUid {
         uid(&self.service, name)
+    }
+}
+
+impl Vocabulary {
+    pub(super) fn is_agent(&self, kind: &EntityTypeName) -> bool {
+        *kind == self.agent
+    }
+
+    pub(super) fn is_service(&self, kind: &EntityTypeName) -> bool {
+        *kind == self.service
     }
 }
 

@@ -1,9 +1,14 @@
 //! What a policy may know of a body: a few fields of a JSON object that has one reading only.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fmt};
 
-use http::{HeaderMap, header};
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use http::{HeaderMap, HeaderName, header};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+/// Deepest nesting of a body that is inspected. Requests of known APIs stay below 20.
+const MAX_DEPTH: usize = 64;
+/// Longest `model`, in bytes.
+const MAX_MODEL: usize = 256;
 
 /// The fields of a JSON body that policies may look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,22 +24,25 @@ pub struct BodyFacts {
 impl BodyFacts {
     /// Reads a whole body. `None`: it can't be inspected, which policy takes for a refusal.
     ///
-    /// One `Content-Type`, `application/json` in UTF-8; no `Content-Encoding`; and then as [`BodyFacts::from_json`].
+    /// Exactly one `Content-Type`, `application/json` in UTF-8; no `Content-Encoding`; and then as [`BodyFacts::from_json`].
     #[must_use]
     pub fn read(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
         (is_json(headers) && is_plain(headers)).then(|| Self::from_json(body)).flatten()
     }
 
-    /// Reads JSON. `None` unless it is one object in strict JSON (RFC 8259) of which all parsers give the same reading: no name
-    /// twice at the top level, no name that only resembles one of ours, numbers within 64 bits, nested at most 128 deep.
+    /// Reads JSON, in time linear in its length. `None` unless it is one object in strict JSON (RFC 8259) that all parsers read
+    /// alike: at the top level no name stands twice, by whatever escapes, and none only resembles one of ours (`Model`,
+    /// `model `); numbers fit 64 bits or a finite double; it is nested at most 64 deep.
     #[must_use]
     pub fn from_json(body: &[u8]) -> Option<Self> {
-        serde_json::from_slice(body).ok()
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        let facts = reader.deserialize_map(TopLevel).ok()?;
+        reader.end().ok().map(|()| facts)
     }
 }
 
-/// Exactly one header with this name, as text.
-fn only(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+/// The value of a header that stands exactly once.
+fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     let (first, second) = (values.next()?, values.next());
     if second.is_some() { None } else { first.to_str().ok() }
@@ -47,7 +55,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     let mut parts = value.split(';').map(str::trim);
     let charset = |p: &str| {
         p.split_once('=').is_some_and(|(name, value)| {
-            name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+            name.eq_ignore_ascii_case("charset")
+                && (value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("\"utf-8\""))
         })
     };
     parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"))
@@ -60,18 +69,12 @@ fn is_plain(headers: &HeaderMap) -> bool {
         || only(headers, header::CONTENT_ENCODING).is_some_and(|v| v.trim().eq_ignore_ascii_case("identity"))
 }
 
-impl<'de> Deserialize<'de> for BodyFacts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(TopLevel)
-    }
-}
-
 struct TopLevel;
 
 impl<'de> Visitor<'de> for TopLevel {
     type Value = BodyFacts;
 
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
@@ -82,14 +85,193 @@ impl<'de> Visitor<'de> for TopLevel {
                 "model" => facts.model = map.next_value()?,
                 "stream" => facts.stream = map.next_value()?,
                 "max_tokens" => facts.max_tokens = map.next_value()?,
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                }
+                other if resembles_ours(other) => return Err(A::Error::custom("a name that resembles another")),
+                _ => map.next_value_seed(Strict { depth: MAX_DEPTH - 1 })?,
             }
             if !seen.insert(name) {
                 return Err(A::Error::custom("a name stands twice"));
             }
         }
+        if facts.model.as_ref().is_some_and(|m| m.len() > MAX_MODEL) {
+            return Err(A::Error::custom("a model's name that is too long"));
+        }
         Ok(facts)
+    }
+}
+
+/// Whether a decoder that ignores case (Go's `encoding/json`, which also folds `ſ` to `s` and the Kelvin sign to `k`), white
+/// space or characters that aren't seen could take `name` for one of ours.
+fn resembles_ours(name: &str) -> bool {
+    let seen = name.chars().flat_map(char::to_lowercase).map(|c| if c == 'ſ' { 's' } else { c });
+    let seen: String = seen.filter(char::is_ascii_graphic).collect();
+    matches!(seen.as_str(), "model" | "stream" | "max_tokens")
+}
+
+/// Any value, for being well formed: strings in UTF-8, numbers in range, nothing nested deeper than `depth`.
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn below<E: serde::de::Error>(&self) -> Result<Self, E> {
+        self.depth.checked_sub(1).map(|depth| Self { depth }).ok_or_else(|| E::custom("nested too deep"))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+        if value.is_finite() { Ok(()) } else { Err(E::custom("a number out of range")) }
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(self.below()?)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        // The name is read as text so that its UTF-8 and its escapes are checked.
+        while map.next_key_seed(self.below()?)?.is_some() {
+            map.next_value_seed(self.below()?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn an_ordinary_request_is_read() {
+        let body = br#" {"model":"gpt-4o","messages":[{"role":"user","content":"\u00fc\n"}],"stream":true,"max_tokens":5,"temperature":0.5} "#;
+        let facts = BodyFacts { model: Some("gpt-4o".into()), stream: Some(true), max_tokens: Some(5) };
+        assert_eq!(BodyFacts::from_json(body), Some(facts));
+        assert_eq!(BodyFacts::from_json(b"{}"), Some(BodyFacts::default()));
+        let null = br#"{"model":null,"stream":null,"other":{"model":1,"Model":[]}}"#;
+        assert_eq!(BodyFacts::from_json(null), Some(BodyFacts::default()), "other levels are not ours");
+        assert_eq!(BodyFacts::from_json(br#"{"\u006dodel":"x"}"#).unwrap().model.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn what_two_parsers_could_read_in_two_ways_is_not_inspected() {
+        for body in [
+            r#"{"model":"a","model":"b"}"#,
+            r#"{"model":"a","\u006dodel":"b"}"#,
+            r#"{"model":null,"model":"b"}"#,
+            r#"{"x":1,"x":2}"#,
+            r#"{"Model":"a"}"#,
+            r#"{"model ":"a"}"#,
+            r#"{"model\u0000":"a"}"#,
+            r#"{"mo\u200bdel":"a"}"#,
+            r#"{"\ufeffmodel":"a"}"#,
+            r#"{"\u017ftream":true}"#,
+            r#"{"max_to\u212aens":1}"#,
+            r#"{"MAX_TOKENS":1}"#,
+            r#"{"model":5}"#,
+            r#"{"model":["a"]}"#,
+            r#"{"stream":"true"}"#,
+            r#"{"max_tokens":1.5}"#,
+            r#"{"max_tokens":1e3}"#,
+            r#"{"max_tokens":9223372036854775808}"#,
+            r#"{"x":1e400}"#,
+            r#"{"x":"\ud800"}"#,
+            r#"{"x":1,}"#,
+            r#"{"x":NaN}"#,
+            r#"{'x':1}"#,
+            r#"{"x":01}"#,
+            r#"{"x":1}{"x":1}"#,
+            r#"{"x":1} x"#,
+            "{/* */}",
+            "\u{feff}{}",
+            "[]",
+            "\"x\"",
+            "",
+            "{",
+        ] {
+            assert_eq!(BodyFacts::from_json(body.as_bytes()), None, "{body}");
+        }
+        assert_eq!(BodyFacts::from_json(b"{\"x\":\"\xff\"}"), None);
+        assert_eq!(BodyFacts::from_json(b"{\"x\":{\"\xff\":1}}"), None);
+        assert_eq!(BodyFacts::from_json(format!(r#"{{"model":"{}"}}"#, "x".repeat(257)).as_bytes()), None);
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = |n: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(n), "]".repeat(n));
+        assert!(BodyFacts::from_json(nested(MAX_DEPTH - 1).as_bytes()).is_some());
+        assert_eq!(BodyFacts::from_json(nested(MAX_DEPTH).as_bytes()), None);
+        assert_eq!(BodyFacts::from_json(nested(100_000).as_bytes()), None);
+        assert_eq!(BodyFacts::from_json("{\"x\":".repeat(100_000).as_bytes()), None);
+    }
+
+    #[test]
+    fn only_plain_json_in_utf_8_is_inspected() {
+        let read = |headers: &[(HeaderName, &'static str)]| {
+            let map = headers.iter().map(|(n, v)| (n.clone(), HeaderValue::from_static(v))).collect::<HeaderMap>();
+            BodyFacts::read(&map, b"{}").is_some()
+        };
+        let typed = |value| read(&[(header::CONTENT_TYPE, value)]);
+        for good in [
+            "application/json",
+            "Application/JSON",
+            "application/json; charset=utf-8",
+            "application/json;charset=\"UTF-8\"",
+        ] {
+            assert!(typed(good), "{good}");
+        }
+        for bad in [
+            "text/plain",
+            "application/JSON;charset=utf-7",
+            "application/json, text/plain",
+            "application/vnd.api+json",
+            "multipart/form-data",
+            "application/x-www-form-urlencoded",
+            "application/json; charset=utf-8; x=y",
+            "application/json; boundary=x",
+            "",
+        ] {
+            assert!(!typed(bad), "{bad}");
+        }
+        let json = (header::CONTENT_TYPE, "application/json");
+        assert!(!read(&[]));
+        let encoded = |value| read(&[json.clone(), (header::CONTENT_ENCODING, value)]);
+        assert!(encoded("identity"));
+        for coding in ["gzip", "br", "zstd", "gzip, gzip", "x-unknown", ""] {
+            assert!(!encoded(coding), "{coding}");
+        }
+        let mut twice = HeaderMap::new();
+        twice.append(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        twice.append(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        assert_eq!(BodyFacts::read(&twice, b"{}"), None);
     }
 }

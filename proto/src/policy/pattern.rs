@@ -1,0 +1,43 @@
+//! `like` patterns, matched in time linear in the text.
+
+use cedar_policy::pst::PatternElem;
+use memchr::memmem;
+
+/// A compiled pattern: literal stretches with any text between them.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    /// Before the first wildcard.
+    prefix: String,
+    /// Between wildcards, in order; none is empty.
+    middle: Vec<memmem::Finder<'static>>,
+    /// Behind the last wildcard; `None`: there is no wildcard, and the prefix is everything.
+    suffix: Option<String>,
+}
+
+impl Pattern {
+    pub(super) fn new(pattern: &[PatternElem]) -> Self {
+        let mut stretches = pattern.split(|e| matches!(e, PatternElem::Wildcard)).map(|stretch| {
+            let chars = stretch.iter().filter_map(|e| if let PatternElem::Char(c) = e { Some(*c) } else { None });
+            chars.collect::<String>()
+        });
+        let prefix = stretches.next().unwrap_or_default();
+        let mut middle: Vec<String> = stretches.collect();
+        let suffix = middle.pop();
+        let middle = middle.iter().filter(|s| !s.is_empty()).map(|s| memmem::Finder::new(s).into_owned()).collect();
+        Self { prefix, middle, suffix }
+    }
+
+    /// Whether it matches all of `text`. Taking each stretch where it first occurs leaves the most for the rest, so there is
+    /// nothing to go back for.
+    pub(super) fn matches(&self, text: &str) -> bool {
+        let Some(suffix) = &self.suffix else { return text == self.prefix };
+        let inner = text.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_suffix(suffix.as_str()));
+        let Some(mut rest) = inner.map(str::as_bytes) else { return false };
+        for finder in &self.middle {
+            let found = finder.find(rest).and_then(|at| rest.get(at + finder.needle().len()..));
+            let Some(after) = found else { return false };
+            rest = after;
+        }
+        true
+    }
+}

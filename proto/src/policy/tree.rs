@@ -1,0 +1,168 @@
+//! What a condition mentions, read off its syntax tree.
+
+use std::{ops::BitOr, sync::Arc};
+
+use cedar_policy::pst::{BinaryOp, Expr, Literal, UnaryOp, Var};
+
+/// Deepest nesting of a condition. Bounds the stack of everything that walks one, here and in Cedar.
+const MAX_DEPTH: usize = 512;
+
+/// The parts of a call that a condition mentions, and whether evaluating it can fail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mentions(u16);
+
+impl Mentions {
+    pub(super) const NOTHING: Self = Self(0);
+    pub(super) const PATH: Self = Self(1);
+    pub(super) const QUERY: Self = Self(1 << 1);
+    pub(super) const TOKEN: Self = Self(1 << 2);
+    pub(super) const SOURCE: Self = Self(1 << 3);
+    pub(super) const BODY: Self = Self(1 << 4);
+    /// Arithmetic can overflow, an extension's constructor can get text that it can't read.
+    pub(super) const FAILURE: Self = Self(1 << 5);
+    /// All parts of a call.
+    pub(super) const CALL: Self = Self(0b1_1111);
+
+    pub(super) fn any(self, of: Self) -> bool {
+        self.0 & of.0 != 0
+    }
+}
+
+impl BitOr for Mentions {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// A part of the call, named in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Path,
+    QueryKeys,
+    Services,
+    Model,
+    /// Another, or more than one: the mentions that it stands for.
+    Other(Mentions),
+}
+
+/// What a chain of attributes that begins at `context` names; `None` when the expression is something else.
+pub(super) fn part(expr: &Expr) -> Option<Part> {
+    chain(expr).map(|names| named(&names))
+}
+
+fn named(names: &[&str]) -> Part {
+    match names {
+        ["path", ..] => Part::Path,
+        ["query_keys", ..] => Part::QueryKeys,
+        ["token", "services", ..] => Part::Services,
+        ["token", ..] => Part::Other(Mentions::TOKEN),
+        ["source", ..] => Part::Other(Mentions::SOURCE),
+        ["body", "model", ..] => Part::Model,
+        ["body" | "body_inspected", ..] => Part::Other(Mentions::BODY),
+        _ => Part::Other(Mentions::CALL),
+    }
+}
+
+impl Part {
+    fn mentions(self) -> Mentions {
+        match self {
+            Self::Path => Mentions::PATH,
+            Self::QueryKeys => Mentions::QUERY,
+            Self::Services => Mentions::TOKEN,
+            Self::Model => Mentions::BODY,
+            Self::Other(mentions) => mentions,
+        }
+    }
+}
+
+fn chain(expr: &Expr) -> Option<Vec<&str>> {
+    match expr {
+        Expr::Var(Var::Context) => Some(Vec::new()),
+        Expr::GetAttr { expr, attr } => {
+            let mut names = chain(expr)?;
+            names.push(attr.as_str());
+            Some(names)
+        }
+        _ => None,
+    }
+}
+
+/// What `expr` mentions. Only for expressions that are [`shallow`].
+pub(super) fn mentions(expr: &Expr) -> Mentions {
+    expr.reduce(&node, &|a, b| a | b, Mentions::NOTHING)
+}
+
+/// The mentions of a node that ends the walk.
+fn node(expr: &Expr) -> Option<Mentions> {
+    match expr {
+        Expr::HasAttr { expr, attrs } => {
+            let mut names = chain(expr)?;
+            names.extend(attrs.iter().map(|a| a.as_str()));
+            Some(named(&names).mentions())
+        }
+        Expr::UnaryOp { op, expr } if fails_on(*op, expr) => Some(mentions(expr) | Mentions::FAILURE),
+        Expr::BinaryOp { op, left, right } if can_fail(*op) => {
+            Some(mentions(left) | mentions(right) | Mentions::FAILURE)
+        }
+        other => part(other).map(Part::mentions),
+    }
+}
+
+/// Validation has checked literals; what is computed can be anything.
+fn fails_on(op: UnaryOp, operand: &Arc<Expr>) -> bool {
+    match op {
+        UnaryOp::Not | UnaryOp::IsEmpty | UnaryOp::IsIPv4 | UnaryOp::IsIPV6 => false,
+        UnaryOp::IsLoopback | UnaryOp::IsMulticast => false,
+        UnaryOp::Ip | UnaryOp::Decimal | UnaryOp::Datetime | UnaryOp::Duration => {
+            !matches!(**operand, Expr::Literal(Literal::String(_)))
+        }
+        _ => true,
+    }
+}
+
+fn can_fail(op: BinaryOp) -> bool {
+    use BinaryOp as B;
+    !matches!(
+        op,
+        B::Eq
+            | B::NotEq
+            | B::Less
+            | B::LessEq
+            | B::Greater
+            | B::GreaterEq
+            | B::And
+            | B::Or
+            | B::In
+            | B::Contains
+            | B::ContainsAll
+            | B::ContainsAny
+            | B::GetTag
+            | B::HasTag
+            | B::IsInRange
+    )
+}
+
+/// Whether `expr` is nested at most [`MAX_DEPTH`] deep and made of what this code knows: a kind of expression that a newer Cedar
+/// brings is refused rather than misjudged.
+pub(super) fn shallow(expr: &Expr) -> bool {
+    depth_within(expr, MAX_DEPTH)
+}
+
+fn depth_within(expr: &Expr, left: usize) -> bool {
+    let Some(left) = left.checked_sub(1) else { return false };
+    let within = |e: &Arc<Expr>| depth_within(e, left);
+    match expr {
+        Expr::UnaryOp { expr, .. }
+        | Expr::GetAttr { expr, .. }
+        | Expr::HasAttr { expr, .. }
+        | Expr::Like { expr, .. } => within(expr),
+        Expr::BinaryOp { left, right, .. } => within(left) && within(right),
+        Expr::Is { expr, in_expr, .. } => within(expr) && in_expr.as_ref().is_none_or(within),
+        Expr::IfThenElse { cond, then_expr, else_expr } => within(cond) && within(then_expr) && within(else_expr),
+        Expr::Set(items) => items.iter().all(within),
+        Expr::Record(fields) => fields.values().all(within),
+        Expr::Literal(_) | Expr::Var(_) => true,
+        _ => false,
+    }
+}
