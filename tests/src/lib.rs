@@ -15,6 +15,7 @@
 pub mod collector;
 pub mod etcd;
 pub mod forwarder;
+pub mod metrics;
 pub mod oracle;
 pub mod process;
 pub mod raw;

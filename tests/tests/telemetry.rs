@@ -3,7 +3,9 @@
 
 use std::net::TcpListener;
 
-use seks_tests::{Collector, Sandbox, Upstream, collector::Span, oracle, raw, sandbox::Options, upstream::Answer};
+use seks_tests::{
+    Collector, Sandbox, Upstream, collector::Span, metrics::NAMES, oracle, raw, sandbox::Options, upstream::Answer,
+};
 
 const KEY: &str = r#"sk-real-telemetry/key+with="odd\bytes-0001"#;
 
@@ -111,24 +113,6 @@ fn no_secret(emitted: &str, token: &str) {
 
 #[test]
 fn the_metrics_page_has_every_name_that_dashboards_use() {
-    const NAMES: &[&str] = &[
-        "seks_proxy_requests_total",
-        "seks_proxy_request_duration_seconds_bucket",
-        "seks_proxy_overhead_seconds_bucket",
-        "seks_proxy_inflight",
-        "seks_upstream_connections",
-        "seks_scrubbed_total",
-        "seks_table_revision",
-        "seks_table_tokens",
-        "seks_table_lag_seconds",
-        "seks_lease_remaining_seconds",
-        "seks_audit_queue",
-        "seks_audit_dropped_total",
-        "seks_control_streams",
-        "seks_control_push_seconds_bucket",
-        "seks_store_watch_lag_seconds",
-        "seks_admin_requests_total",
-    ];
     let upstream = Upstream::start(|r| Answer::text(&r.head));
     let sandbox = Sandbox::start();
     sandbox.service("openai", &upstream, KEY);

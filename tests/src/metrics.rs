@@ -1,0 +1,21 @@
+//! The metrics that are an interface: dashboards and alerts are written against these names.
+
+/// Their names, without a histogram's suffixes.
+pub const NAMES: &[&str] = &[
+    "seks_proxy_requests_total",
+    "seks_proxy_request_duration_seconds",
+    "seks_proxy_overhead_seconds",
+    "seks_proxy_inflight",
+    "seks_upstream_connections",
+    "seks_scrubbed_total",
+    "seks_table_revision",
+    "seks_table_tokens",
+    "seks_table_lag_seconds",
+    "seks_lease_remaining_seconds",
+    "seks_audit_queue",
+    "seks_audit_dropped_total",
+    "seks_control_streams",
+    "seks_control_push_seconds",
+    "seks_store_watch_lag_seconds",
+    "seks_admin_requests_total",
+];

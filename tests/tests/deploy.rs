@@ -1,0 +1,55 @@
+//! What `deploy/` ships fits what the binaries read and say.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
+
+use std::{fs, path::PathBuf};
+
+use seks_tests::metrics::NAMES;
+
+fn file(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn the_example_configurations_are_accepted() {
+    for name in ["examples/control-plane.toml", "docker/control-1.toml", "docker/control-2.toml"] {
+        let config: seks_control_plane::Config = toml::from_str(&file(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        config.seal.check().unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    for name in ["examples/data-plane.toml", "docker/node.toml"] {
+        let config: seks_data_plane::Config = toml::from_str(&file(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(!config.control.endpoints.is_empty(), "{name}");
+    }
+}
+
+/// Every `seks_…` name in a text, histogram suffixes taken off.
+fn names(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let metrics = words.filter(|w| w.starts_with("seks_") && !w.starts_with("seks_token_"));
+    metrics.map(|w| w.trim_end_matches("_bucket").to_owned()).collect()
+}
+
+#[test]
+fn dashboards_and_alerts_use_metrics_that_exist() {
+    for name in ["grafana/seks.json", "prometheus/alerts.yml"] {
+        let text = file(name);
+        let used = names(&text);
+        assert!(used.len() > 5, "{name}");
+        for metric in used {
+            assert!(NAMES.contains(&metric.as_str()), "{name} asks for {metric}");
+        }
+    }
+    let shown = names(&file("grafana/seks.json"));
+    for metric in NAMES {
+        assert!(shown.iter().any(|s| s == metric), "the dashboard doesn't show {metric}");
+    }
+}
+
+#[test]
+fn a_fixed_etcd_is_shipped() {
+    let compose = file("compose.yaml");
+    let version = compose.split("etcd:v").nth(1).and_then(|v| v.split_whitespace().next()).unwrap();
+    let parts: Vec<u32> = version.split('.').map(|p| p.parse().unwrap()).collect();
+    // The floors of SECURITY.md.
+    assert!(parts >= vec![3, 5, 33] && (parts[1] != 6 || parts[2] >= 14), "{version}");
+}
