@@ -61,6 +61,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Control plane, store, nodes: what is there and how far it is
+    #[command(after_help = "Example:\n  seks status -o json")]
     Status,
     /// Isolation boundaries
     #[command(subcommand)]

@@ -1,11 +1,13 @@
 //! The connection to a control plane: mutual TLS from a context, deadlines on everything, and answers turned into errors.
 
-use std::{error::Error as StdError, future::Future, time::Duration};
+mod probe;
+
+use std::{error::Error as StdError, future::Future, sync::Arc, time::Duration};
 
 use rustls::{AlertDescription, CertificateError};
 use seks_proto::wire::{self, admin_client::AdminClient};
 use tonic::{
-    Response, Status,
+    Code, Response, Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
@@ -25,10 +27,9 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct Client {
     rpc: AdminClient<Channel>,
-    endpoint: String,
+    context: Arc<Context>,
     tenant: String,
     timeout: Duration,
-    proxy: Option<String>,
 }
 
 impl Client {
@@ -55,10 +56,9 @@ impl Client {
         };
         Ok(Self {
             rpc: AdminClient::new(channel).max_decoding_message_size(MAX_ANSWER),
-            endpoint: context.endpoint.clone(),
+            context: Arc::new(context.clone()),
             tenant: tenant.or(context.tenant.as_deref()).unwrap_or("default").into(),
             timeout,
-            proxy: context.proxy.clone(),
         })
     }
 
@@ -77,7 +77,7 @@ impl Client {
     /// Where agents reach the proxy, when the context says so.
     #[must_use]
     pub fn proxy(&self) -> Option<&str> {
-        self.proxy.as_deref()
+        self.context.proxy.as_deref()
     }
 
     /// What a change says about waiting until it is enforced.
@@ -136,7 +136,7 @@ impl Client {
     ) -> Result<T> {
         match tokio::time::timeout(limit, answer).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(self.refused(what, &status)),
+            Ok(Err(status)) => Err(self.refused(what, &status).await),
             Err(_) => {
                 let why = format!("no answer within {}", humantime::format_duration(limit));
                 Err(CliError::new(Exit::Unreachable, what, why).hint(OUTCOME_UNKNOWN))
@@ -144,10 +144,15 @@ impl Client {
         }
     }
 
-    /// With TLS 1.3 a server's refusal of our certificate arrives only with the first call.
-    fn refused(&self, what: &str, status: &Status) -> CliError {
-        match status.source().and_then(tls_error) {
-            Some(error) => tls_refusal(&format!("control plane {}", self.endpoint), error),
+    async fn refused(&self, what: &str, status: &Status) -> CliError {
+        let tls = match status.source().and_then(tls_error) {
+            None if matches!(status.code(), Code::Cancelled | Code::Unavailable | Code::Unknown) => {
+                probe::refusal(&self.context).await
+            }
+            known => known.cloned(),
+        };
+        match tls {
+            Some(error) => tls_refusal(&format!("control plane {}", self.context.endpoint), &error),
             None => CliError::status(what, status),
         }
     }
@@ -156,15 +161,29 @@ impl Client {
 const IS_IT_RUNNING: &str = "is it running? `seks dev` starts one on this machine";
 const OUTCOME_UNKNOWN: &str = "the change may have been made all the same: look before repeating it";
 
+/// Until when a certificate is valid, in Unix seconds.
+fn valid_until(pem: &str) -> Option<i64> {
+    let (_, parsed) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+    Some(parsed.parse_x509().ok()?.validity().not_after.timestamp())
+}
+
+fn now() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.ok().and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or_default()
+}
+
+/// Whether a certificate is good for another week.
+#[must_use]
+pub fn is_fresh(pem: &str) -> bool {
+    const WEEK: i64 = 7 * 24 * 3600;
+    valid_until(pem).is_some_and(|until| until - WEEK > now())
+}
+
 /// An expired certificate of our own is known without asking anybody.
 fn check_own_certificate(pem: &str) -> Result<()> {
     let what = "the context's certificate";
-    let (_, parsed) =
-        x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|_| CliError::usage(what, "not a certificate"))?;
-    let certificate = parsed.parse_x509().map_err(|_| CliError::usage(what, "not a certificate"))?;
-    let until = certificate.validity().not_after.timestamp();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    if i64::try_from(now).is_ok_and(|now| now > until) {
+    let until = valid_until(pem).ok_or_else(|| CliError::usage(what, "not a certificate"))?;
+    if now() > until {
         let why = format!("expired at {}", crate::output::time(until));
         return Err(CliError::new(Exit::NotPermitted, what, why)
             .hint("an owner makes a new one with `seks operator create`; `seks dev` renews its own when it starts"));

@@ -38,6 +38,13 @@ impl CliError {
         Self::usage(path.display().to_string(), plain_io(error))
     }
 
+    /// The same with another exit code.
+    #[must_use]
+    pub fn exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

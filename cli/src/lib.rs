@@ -8,6 +8,7 @@ pub mod client;
 pub mod commands;
 pub mod confirm;
 pub mod context;
+mod dev;
 pub mod error;
 pub mod files;
 pub mod output;
@@ -34,6 +35,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: args::Cli) -> error::Result<ExitCode> {
+    if matches!(cli.command, args::Command::Dev(_) | args::Command::Credential(_)) {
+        // Before the first key is read and the second thread is started.
+        seks_proto::runtime::harden::process()
+            .map_err(|e| error::CliError::new(error::Exit::Failed, "hardening", error::plain_io(&e)))?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

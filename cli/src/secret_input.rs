@@ -50,6 +50,12 @@ impl SecretInput {
     }
 }
 
+/// The bytes for the message that carries them to the seal; the binary's allocator wipes what becomes of them.
+#[must_use]
+pub fn for_the_wire(secret: &Secret) -> Vec<u8> {
+    secret.expose().to_vec()
+}
+
 /// Reads to the end without ever growing a buffer: a growing one leaves copies of the secret behind.
 fn read_all(source: &mut impl Read, name: &str) -> Result<Secret> {
     let mut buffer = vec![0_u8; MAX_BYTES + 1];

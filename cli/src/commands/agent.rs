@@ -40,6 +40,9 @@ pub enum Verb {
     Disable {
         /// Its name
         name: String,
+        /// Whether to ask.
+        #[command(flatten)]
+        confirm: Confirm,
         /// Whether to wait for the nodes.
         #[command(flatten)]
         waiting: Waiting,
@@ -128,7 +131,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let agent = client.call(&format!("agent `{name}`"), client.rpc().get_agent(client.named(&name))).await?;
             output.one(&AgentView::from(agent))
         }
-        Verb::Disable { name, waiting } => set_disabled(global, &name, true, waiting).await,
+        Verb::Disable { name, confirm, waiting } => {
+            confirm.ask_if_possible(&format!("disable agent `{name}`"))?;
+            set_disabled(global, &name, true, waiting).await
+        }
         Verb::Enable { name, waiting } => set_disabled(global, &name, false, waiting).await,
         Verb::Delete { name, confirm, waiting } => {
             confirm.ask(&format!("delete agent `{name}` and its tokens"))?;

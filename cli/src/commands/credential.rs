@@ -11,7 +11,7 @@ use crate::{
     confirm::Confirm,
     error::Result,
     output::{Output, View, time_or_null},
-    secret_input::SecretInput,
+    secret_input::{SecretInput, for_the_wire},
 };
 
 /// What can be done with credentials.
@@ -183,12 +183,11 @@ async fn put(
 ) -> Result<()> {
     let what = format!("credential `{name}`");
     let secret = input.read(&format!("Secret for `{service}` (not shown): "))?;
-    // tonic takes the message whole; what it frees is wiped by the binary's allocator.
     let request = wire::PutCredentialRequest {
         tenant: client.tenant(),
         name,
         service,
-        secret: secret.expose().to_vec(),
+        secret: for_the_wire(&secret),
         wait: Some(client.wait(waiting.no_wait)),
     };
     let response = client.change(&what, client.rpc().put_credential(request)).await?;

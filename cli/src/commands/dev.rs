@@ -1,18 +1,51 @@
 //! `seks dev`: control plane and proxy in one process, for one machine.
 
+use std::{net::SocketAddr, path::PathBuf};
+
 use clap::Args;
 
-use crate::error::{CliError, Exit, Result};
+use crate::{dev, error::Result};
 
 /// How to start it.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  seks dev --demo
+  seks dev --data-dir /var/lib/seks --proxy-listen 127.0.0.1:9000
+  seks dev --proxy-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --ready-file ready.json
+
+While it runs, every other `seks` command in this folder talks to it. SIGTERM and Ctrl-C drain and end it.")]
 pub struct DevArgs {
-    /// Also start a stand-in upstream and show one request through the proxy
+    /// Also start a stand-in upstream, and show one request on its way through the proxy
     #[arg(long)]
     pub demo: bool,
+    /// Where everything is kept; made with mode 0700
+    #[arg(long, value_name = "DIR", default_value = ".seks-data", env = "SEKS_DEV_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Where agents connect; port 0 picks a free one [default: 127.0.0.1:8300]
+    #[arg(long, value_name = "ADDRESS")]
+    pub proxy_listen: Option<SocketAddr>,
+    /// Where operators connect
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8301")]
+    pub admin_listen: SocketAddr,
+    /// Where /metrics, /healthz and /readyz are [default: 127.0.0.1:8302]
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Write the addresses to this file, as JSON, once all listeners serve
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// TOML with the sections [proxy], [upstream], [audit] and [telemetry] of data-plane.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A Host name that agents may use, beside localhost and the address; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
 }
 
-/// Runs it.
-pub async fn run(_args: DevArgs) -> Result<()> {
-    Err(CliError::new(Exit::Failed, "dev", "not built yet"))
+/// Serves until it is told to stop.
+///
+/// # Errors
+/// Exit code 2 for what is wrong with the arguments, the configuration, the data directory or an address.
+pub async fn run(args: DevArgs) -> Result<()> {
+    dev::run(args).await
 }

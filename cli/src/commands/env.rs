@@ -41,7 +41,7 @@ pub struct Wanted {
     #[arg(long, value_name = "SERVICE[=CREDENTIAL]", value_parser = token::grant)]
     service: Vec<wire::Grant>,
     /// Where the agent reaches the proxy [default: what the control plane or the context says]
-    #[arg(long, value_name = "URL", env = "SEKS_PROXY")]
+    #[arg(long, value_name = "URL", env = "SEKS_BASE_URL")]
     proxy: Option<String>,
 }
 
@@ -151,7 +151,7 @@ impl Wanted {
     }
 }
 
-/// Every service's variables; `SEKS_TOKEN` and `SEKS_PROXY` are always there.
+/// Every service's variables; `SEKS_TOKEN` and `SEKS_BASE_URL` are always there.
 fn variables(services: &[(wire::Service, wire::Grant)], proxy: &str, token: &str) -> Variables {
     let mut variables = Variables::new();
     for (service, _) in services {
@@ -160,7 +160,7 @@ fn variables(services: &[(wire::Service, wire::Grant)], proxy: &str, token: &str
             variables.insert(name.clone(), fill(template, &base, token, host(proxy)));
         }
     }
-    variables.insert("SEKS_PROXY".into(), proxy.into());
+    variables.insert("SEKS_BASE_URL".into(), proxy.into());
     variables.insert("SEKS_TOKEN".into(), token.into());
     variables
 }

@@ -46,9 +46,17 @@ pub enum LogError {
 /// # Errors
 /// When [`FILTER_VARIABLE`] can't be read, or a subscriber is installed already.
 pub fn init() -> Result<(), LogError> {
+    init_with_default("info")
+}
+
+/// The same with another filter where [`FILTER_VARIABLE`] says none: at a terminal a person reads along.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_with_default(default: &str) -> Result<(), LogError> {
     let filter = match std::env::var(FILTER_VARIABLE) {
         Ok(text) => filter(&text)?,
-        Err(_) => filter("info")?,
+        Err(_) => filter(default)?,
     };
     let json = !io::stderr().is_terminal();
     tracing::subscriber::set_global_default(subscriber(filter, json, io::stderr)).map_err(|_| LogError::Twice)

@@ -14,6 +14,7 @@ const OTHERS: &[&str] = &[
     "CONTEXT_FILE",
     "TENANT",
     "TOKEN",
+    "BASE_URL",
     "TIMEOUT",
     "KEK",
     "KEK_",

@@ -1,0 +1,177 @@
+//! `seks dev`: a control plane on the embedded store and one node, in one process for one machine, joined by the same
+//! stream over the same mutual TLS as in production.
+
+mod config;
+mod data_dir;
+mod demo;
+mod operator;
+mod ready;
+
+use std::{net::SocketAddr, time::Duration};
+
+use seks_control_plane::ControlPlane;
+use seks_data_plane::Node;
+use seks_proto::runtime::{logs, shutdown::Shutdown, telemetry::Telemetry};
+
+pub(crate) use self::ready::Ready;
+use self::{config::DevConfig, data_dir::DataDir, demo::Demo};
+use crate::{
+    commands::dev::DevArgs,
+    context::DEV_FILE,
+    error::{CliError, Exit, Result, plain_io},
+    output::{Format, Output},
+};
+
+/// How long the node may take to have its first table.
+const READY: Duration = Duration::from_secs(30);
+/// How long the last spans may take to the collector.
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// Starts both planes and serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Exit code 2 in one line for what is wrong with the arguments, the configuration, the data directory or an address.
+pub(crate) async fn run(args: DevArgs) -> Result<()> {
+    let mut shutdown = Shutdown::listen().map_err(|e| CliError::new(Exit::Failed, "signals", plain_io(&e)))?;
+    let config = DevConfig::load(&args)?;
+    start_logs()?;
+    let dir = DataDir::open(&args.data_dir)?;
+    let running = tokio::select! {
+        started = Running::start(&args, config, &dir) => started?,
+        _ = shutdown.requested() => return Ok(()),
+    };
+    let output = Output::new(Format::Table);
+    if let Some(path) = &args.ready_file {
+        running.ready.write(path)?;
+    }
+    output.text(&running.ready.greeting())?;
+    let demo = if args.demo {
+        tokio::select! {
+            told = Demo::run(&running.ready) => Some(told?),
+            _ = shutdown.requested() => None,
+        }
+    } else {
+        None
+    };
+    if demo.is_some() || !args.demo {
+        tracing::info!("serving until SIGTERM or Ctrl-C");
+        shutdown.requested().await;
+    }
+    tokio::select! {
+        () = running.stop() => {}
+        _ = shutdown.requested() => {} // asked twice: at once
+    }
+    drop((demo, dir));
+    Ok(())
+}
+
+/// At a terminal only what is wrong is logged: what is printed there is for reading.
+fn start_logs() -> Result<()> {
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    logs::init_with_default(if terminal { "warn" } else { "info" }).map_err(|e| CliError::usage("logs", e))
+}
+
+/// Both planes.
+struct Running {
+    control: ControlPlane,
+    node: Node,
+    telemetry: Telemetry,
+    ready: Ready,
+}
+
+impl Running {
+    async fn start(args: &DevArgs, config: DevConfig, dir: &DataDir) -> Result<Self> {
+        let scheme = config.proxy_scheme();
+        let telemetry = Telemetry::start(config.telemetry(), "seks-dev", "dev").map_err(|e| start_error(&e))?;
+        let control = ControlPlane::start(config.control(args, dir), telemetry.clone())
+            .await
+            .map_err(|e| start_error(&e).exit(e.exit()))?;
+        match Self::join(&control, config, dir, telemetry.clone()).await {
+            Ok(node) => {
+                let ready = Ready {
+                    proxy: format!("{scheme}://{}", reachable(node.proxy_addr())),
+                    admin: format!("https://{}", reachable(control.admin_addr())),
+                    metrics: format!("http://{}", reachable(node.metrics_addr())),
+                    context_file: dir.context(),
+                    found_by_default: std::fs::canonicalize(DEV_FILE).is_ok_and(|found| found == dir.context()),
+                };
+                let running = Self { control, node, telemetry, ready };
+                match operator::write_context(&running.control, &running.ready).await {
+                    Ok(()) => Ok(running),
+                    Err(error) => {
+                        running.stop().await;
+                        Err(error)
+                    }
+                }
+            }
+            Err(error) => {
+                control.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The node, with a table. At the first start it enrols with a join token, as any node does.
+    async fn join(control: &ControlPlane, config: DevConfig, dir: &DataDir, telemetry: Telemetry) -> Result<Node> {
+        if !dir.has_node() {
+            let token = control.join_token("local").await.map_err(|e| CliError::new(Exit::Failed, "join token", e))?;
+            crate::files::write_private(&dir.join_token(), token.text.as_bytes())?;
+        }
+        let node = Node::start(config.node(control.distribution_addr(), dir), telemetry).await;
+        let node = node.map_err(|e| start_error(&e))?;
+        let _ = std::fs::remove_file(dir.join_token()); // used up
+        if tokio::time::timeout(READY, node.ready()).await.is_err() {
+            node.shutdown().await;
+            return Err(CliError::new(Exit::Failed, "node", "no table from the control plane in time"));
+        }
+        Ok(node)
+    }
+
+    /// Drains the node first: what it still serves may want the control plane.
+    async fn stop(self) {
+        self.node.shutdown().await;
+        self.control.shutdown().await;
+        self.telemetry.shutdown(FLUSH).await;
+    }
+}
+
+/// A start that fails is the operator's to repair: one line and exit code 2.
+fn start_error(error: &(dyn std::error::Error + 'static)) -> CliError {
+    let text = crate::error::one_line(&error.to_string());
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    match text.split_once(": ") {
+        Some((what, why)) => CliError::usage(what, why),
+        None => CliError::usage("start", text),
+    }
+}
+
+/// An address that a client on this machine can connect to.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_address_is_reached_over_loopback() {
+        for (bound, reached) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.1:1", "10.0.0.1:1")] {
+            assert_eq!(reachable(bound.parse().unwrap()), reached.parse().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_start_error_keeps_its_key_in_front_and_loses_the_number() {
+        let error =
+            std::io::Error::other("admin.listen: cannot listen on 127.0.0.1:1: Address already in use (os error 98)");
+        let error = start_error(&error);
+        assert_eq!(error.lines(), "error: admin.listen: cannot listen on 127.0.0.1:1: Address already in use\n");
+        assert_eq!(error.exit as u8, 2);
+    }
+}

@@ -1,0 +1,86 @@
+//! The two planes' configurations, from what `seks dev` takes.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use seks_control_plane::{Config as ControlConfig, config as control};
+use seks_data_plane::{Config as NodeConfig, config as node};
+use seks_proto::runtime::{config::Loader, telemetry::TelemetryConfig};
+use serde::Deserialize;
+
+use super::data_dir::DataDir;
+use crate::{
+    commands::dev::DevArgs,
+    error::{CliError, Result},
+};
+
+/// `--config FILE`: what of `data-plane.toml` makes sense here; the rest `seks dev` decides itself.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DevConfig {
+    proxy: node::ProxyConfig,
+    upstream: node::UpstreamConfig,
+    audit: node::AuditConfig,
+    telemetry: TelemetryConfig,
+}
+
+impl DevConfig {
+    /// Reads file, environment and flags.
+    ///
+    /// # Errors
+    /// Exit code 2: the file, the key and the reason.
+    pub(crate) fn load(args: &DevArgs) -> Result<Self> {
+        let text = |address: &SocketAddr| address.to_string();
+        let mut config: Self = Loader::new()
+            .file(args.config.as_deref())
+            .process_environment()
+            .flag("proxy.listen", args.proxy_listen.as_ref().map(text))
+            .flag("telemetry.metrics_listen", args.metrics_listen.as_ref().map(text))
+            .load()
+            .map_err(|e| {
+                let at = if e.key.is_empty() { e.origin.to_string() } else { format!("{}: {}", e.origin, e.key) };
+                CliError::usage(at, e.reason)
+            })?;
+        config.proxy.hosts.extend(args.host.iter().cloned());
+        Ok(config)
+    }
+
+    /// Whether agents speak TLS to the proxy.
+    pub(crate) fn proxy_scheme(&self) -> &'static str {
+        if self.proxy.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// Where spans go; both planes' go the same way.
+    pub(crate) fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
+    }
+
+    /// The control plane's configuration: the embedded store, and a distribution listener of loopback on any port.
+    pub(crate) fn control(&self, args: &DevArgs, dir: &DataDir) -> ControlConfig {
+        ControlConfig {
+            store: seks_control_plane::store::StoreConfig::embedded(dir.store()),
+            seal: seks_control_plane::seal::SealConfig::file(dir.kek()),
+            admin: control::AdminConfig { listen: args.admin_listen, ..Default::default() },
+            distribution: control::DistributionConfig {
+                listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    /// The node's, which joins that control plane as any node would.
+    pub(crate) fn node(self, distribution: SocketAddr, dir: &DataDir) -> NodeConfig {
+        NodeConfig {
+            node: node::NodeConfig { data_dir: dir.node(), ..Default::default() },
+            control: node::ControlConfig {
+                endpoints: vec![format!("https://{distribution}")],
+                join_token_file: Some(dir.join_token()),
+                ..Default::default()
+            },
+            proxy: self.proxy,
+            upstream: self.upstream,
+            audit: self.audit,
+            telemetry: self.telemetry,
+        }
+    }
+}

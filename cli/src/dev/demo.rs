@@ -1,0 +1,123 @@
+//! `seks dev --demo`: one request of an agent, from all three sides, set up by the admin API as a user would do it.
+
+mod agent;
+mod story;
+mod upstream;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use seks_proto::{
+    service::spec::{Inject, Spec},
+    token::FreshToken,
+    wire,
+};
+use tonic::{Code, Response, Status};
+
+use self::{story::Story, upstream::Upstream};
+use crate::{
+    client::Client,
+    commands::{change::Waiting, token},
+    context::Choice,
+    error::{CliError, Exit, Result},
+    output::{Format, Output},
+};
+
+/// Service, credential and agent of the demonstration.
+const SERVICE: &str = "demo";
+const CREDENTIAL: &str = "demo-key";
+const AGENT: &str = "demo-agent";
+/// How long its token is good for trying things out by hand.
+const TTL: Duration = Duration::from_secs(3600);
+/// Longest wait for each step.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The running demonstration: the stand-in goes on answering while this lives.
+pub(crate) struct Demo {
+    _upstream: Upstream,
+}
+
+impl Demo {
+    /// Sets everything up, sends the request and prints what happened. A second time with the same data it uses what is there.
+    ///
+    /// # Errors
+    /// When a step fails, or the key was seen where it must not be.
+    pub(crate) async fn run(ready: &super::Ready) -> Result<Self> {
+        let failed = |e: std::io::Error| CliError::new(Exit::Failed, "demo", crate::error::plain_io(&e));
+        let upstream = Upstream::start().await.map_err(failed)?;
+        let context = Choice { file: Some(ready.context_file.clone()), name: None }.load()?;
+        let client = Client::connect(&context, None, TIMEOUT).await?;
+        apply_service(&client, &upstream.origin()).await?;
+        put_credential(&client).await?;
+        create_agent(&client).await?;
+        let token = issue_token(&client).await?;
+        let authority = ready.proxy.split("://").nth(1).unwrap_or_default();
+        let answer = agent::ask(authority, &token).await?;
+        let received = upstream.last().unwrap_or_default();
+        let story = Story { ready, origin: upstream.origin(), token, received, answer };
+        Output::new(Format::Table).text(&story.told())?;
+        story.check()?;
+        Ok(Self { _upstream: upstream })
+    }
+}
+
+async fn apply_service(client: &Client, origin: &str) -> Result<()> {
+    let spec = Spec {
+        name: SERVICE.into(),
+        title: "Stand-in of `seks dev --demo`".into(),
+        upstream: origin.into(),
+        base_path: "/v1".into(),
+        inject: Inject::bearer(),
+        allow_private: true,
+        ..Spec::default()
+    };
+    let service = spec.to_wire(&client.tenant()).map_err(|e| CliError::new(Exit::Failed, "demo service", e))?;
+    let request = wire::ApplyServiceRequest { service: Some(service), wait: Some(client.wait(false)) };
+    client.change("demo service", client.rpc().apply_service(request)).await.map(drop)
+}
+
+/// Stores a random key, the first time: it is never shown again, so nobody could compare a second one with it.
+async fn put_credential(client: &Client) -> Result<()> {
+    let known = client.call("demo credential", client.rpc().list_credentials(client.list())).await?.credentials;
+    if known.iter().any(|c| c.name == CREDENTIAL) {
+        return Ok(());
+    }
+    let random = FreshToken::generate().map_err(|e| CliError::new(Exit::Failed, "demo credential", e))?;
+    let digits = random.as_str().trim_start_matches(seks_proto::token::PREFIX);
+    let request = wire::PutCredentialRequest {
+        tenant: client.tenant(),
+        name: CREDENTIAL.into(),
+        service: SERVICE.into(),
+        secret: format!("sk-demo-{digits}").into_bytes(),
+        wait: Some(client.wait(false)),
+    };
+    client.change("demo credential", client.rpc().put_credential(request)).await.map(drop)
+}
+
+async fn create_agent(client: &Client) -> Result<()> {
+    let attributes = BTreeMap::from([("purpose".into(), "demonstration".into())]);
+    let request = wire::CreateAgentRequest { tenant: client.tenant(), name: AGENT.into(), attributes };
+    let mut rpc = client.rpc();
+    let created = async { or_there_already(rpc.create_agent(request).await, wire::Agent::default()) };
+    client.change("demo agent", created).await.map(drop)
+}
+
+fn or_there_already<T>(
+    answer: std::result::Result<Response<T>, Status>,
+    known: T,
+) -> std::result::Result<Response<T>, Status> {
+    match answer {
+        Err(status) if status.code() == Code::AlreadyExists => Ok(Response::new(known)),
+        other => other,
+    }
+}
+
+/// A new token, and the ones of earlier demonstrations revoked: nobody remembers them.
+async fn issue_token(client: &Client) -> Result<String> {
+    let earlier = client.call("demo tokens", client.rpc().list_tokens(client.list())).await?.tokens;
+    for old in earlier.into_iter().filter(|t| t.agent == AGENT) {
+        client.change("demo tokens", client.rpc().revoke_token(client.delete(&old.id, true))).await?;
+    }
+    let grant = wire::Grant { service: SERVICE.into(), credential: CREDENTIAL.into() };
+    let request = token::request(client, AGENT.into(), vec![grant], TTL, Waiting::default())?;
+    Ok(token::issue(client, request).await?.secret)
+}

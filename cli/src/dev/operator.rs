@@ -1,0 +1,53 @@
+//! The first operator, and the context with which `seks` finds this control plane.
+
+use seks_control_plane::ControlPlane;
+use seks_proto::id::OperatorName;
+
+use super::Ready;
+use crate::{
+    context::{Context, ContextFile},
+    error::{CliError, Exit, Result},
+};
+
+/// Its name, and the context's.
+const NAME: &str = "dev";
+
+/// Writes the context with today's addresses. The operator's key is in no other place: where the file is lost, or its
+/// certificate about to expire, the operator gets a new one.
+///
+/// # Errors
+/// When the file can't be written, or is there and can't be read.
+pub(super) async fn write_context(control: &ControlPlane, ready: &Ready) -> Result<()> {
+    let path = &ready.context_file;
+    let mut file = if path.exists() { ContextFile::read(path)? } else { ContextFile::default() };
+    let known = file.contexts.remove(NAME);
+    let context = match known {
+        Some(known) if known.ca == control.ca_pem() && crate::client::is_fresh(&known.certificate) => {
+            Context { endpoint: ready.admin.clone(), proxy: Some(ready.proxy.clone()), ..known }
+        }
+        _ => identity(control, ready).await?,
+    };
+    file.contexts.insert(NAME.into(), context);
+    if file.current.is_empty() {
+        file.current = NAME.into();
+    }
+    file.write(path)
+}
+
+async fn identity(control: &ControlPlane, ready: &Ready) -> Result<Context> {
+    let failed = |e: &dyn std::fmt::Display| CliError::new(Exit::Failed, "first operator", e);
+    let name = OperatorName::try_from(NAME).map_err(|e| failed(&e))?;
+    let first = control.bootstrap_operator(&name).await.map_err(|e| failed(&e))?;
+    let identity = match first {
+        Some(identity) => identity,
+        None => control.renew_operator(&name).await.map_err(|e| failed(&e))?,
+    };
+    Ok(Context {
+        endpoint: ready.admin.clone(),
+        proxy: Some(ready.proxy.clone()),
+        tenant: None,
+        ca: control.ca_pem(),
+        certificate: identity.cert_pem.clone(),
+        key: identity.key_pem.to_string(),
+    })
+}

@@ -1,0 +1,73 @@
+//! What others need to know of a `seks dev` that serves.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::{
+    error::{CliError, Result},
+    files::write_public,
+};
+
+/// The content of `--ready-file`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Ready {
+    /// Base URL for agents.
+    pub(crate) proxy: String,
+    /// The admin API.
+    pub(crate) admin: String,
+    /// `/metrics`, `/healthz`, `/readyz`.
+    pub(crate) metrics: String,
+    /// The CLI's context.
+    pub(crate) context_file: PathBuf,
+    /// Whether `seks` in this folder finds that context by itself.
+    #[serde(skip)]
+    pub(crate) found_by_default: bool,
+}
+
+impl Ready {
+    /// Writes the file, whole or not at all.
+    ///
+    /// # Errors
+    /// Exit code 2, naming the file.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let json = serde_json::to_vec(self).map_err(|e| CliError::usage(path.display().to_string(), e))?;
+        write_public(path, &json)
+    }
+
+    /// For the terminal.
+    pub(crate) fn greeting(&self) -> String {
+        format!(
+            "SEKS is serving.\n  proxy    {}/api/SERVICE\n  admin    {}\n  metrics  {}/metrics\n  context  {}\n",
+            self.proxy,
+            self.admin,
+            self.metrics,
+            self.context_file.display()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_file_is_one_json_object_with_the_contracts_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ready.json");
+        let ready = Ready {
+            proxy: "http://127.0.0.1:1".into(),
+            admin: "https://127.0.0.1:2".into(),
+            metrics: "http://127.0.0.1:3".into(),
+            context_file: "/x/context.toml".into(),
+            found_by_default: false,
+        };
+        ready.write(&path).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"proxy": "http://127.0.0.1:1", "admin": "https://127.0.0.1:2",
+                "metrics": "http://127.0.0.1:3", "context_file": "/x/context.toml"})
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! `seks dev`: what it leaves on disk, what survives a restart, and how it refuses to start.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use rustix::process::Signal;
+use seks_tests::{
+    Sandbox, Upstream,
+    process::{Finished, Process, binary, run, skip, wait_for},
+    raw,
+};
+use serde_json::Value;
+
+const PORTS: [&str; 6] =
+    ["--proxy-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"];
+
+fn dev(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("seks"));
+    command.current_dir(folder).env_clear().env("HOME", folder).arg("dev").args(PORTS).args(arguments);
+    command
+}
+
+/// Runs a `seks dev` that can't start; the error line.
+#[track_caller]
+fn refused(command: &mut Command) -> String {
+    let Finished { code, stderr, .. } = run(command, b"");
+    let lines: Vec<_> = stderr.lines().filter(|l| !l.starts_with('{')).collect();
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(lines[0].starts_with("error: "), "{stderr}");
+    assert!(lines.len() == 1 || (lines.len() == 2 && lines[1].starts_with("hint: ")), "{stderr}");
+    lines[0].into()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn the_data_directory_is_private_and_the_ready_file_says_where_everything_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::spawn("dev", folder.path(), &mut dev(folder.path(), &["--ready-file", "ready.json"]));
+    let ready: Value = process.wait_for("the ready file", || {
+        Some(serde_json::from_slice(&fs::read(folder.path().join("ready.json")).ok()?).unwrap())
+    });
+    let data = folder.path().join(".seks-data");
+    assert_eq!(mode(&data), 0o700);
+    for file in ["kek", "context.toml", "store.redb"] {
+        assert_eq!(mode(&data.join(file)), 0o600, "{file}");
+    }
+    assert_eq!(
+        Path::new(ready["context_file"].as_str().unwrap()),
+        fs::canonicalize(data.join("context.toml")).unwrap()
+    );
+    let metrics = ready["metrics"].as_str().unwrap().trim_start_matches("http://").parse().unwrap();
+    for path in ["/healthz", "/readyz"] {
+        let answer =
+            raw::exchange(metrics, format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
+        assert_eq!(answer.status, 200, "{path}");
+    }
+    // In this folder `seks` finds the context by itself.
+    let mut status = Command::new(binary("seks"));
+    status.current_dir(&folder).env_clear().env("HOME", "/nonexistent").args(["status", "-o", "json"]);
+    let status = run(&mut status, b"");
+    assert_eq!(status.code, Some(0), "{status:?}");
+    assert!(process.terminate().success());
+}
+
+#[test]
+fn both_signals_end_it_with_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut sandbox = Sandbox::start();
+        sandbox.process().signal(signal);
+        let process = sandbox.process();
+        wait_for("it to end", || (!process.is_alive()).then_some(()));
+        assert!(process.terminate().success(), "{signal:?}: {}", process.output());
+    }
+}
+
+#[test]
+fn a_restart_keeps_everything() {
+    let upstream = Upstream::ok();
+    let mut sandbox = Sandbox::start();
+    sandbox.service("openai", &upstream, "sk-real-restart-key-0000000001");
+    let token = sandbox.token("bot", &["openai"]);
+    let lists = |sandbox: &Sandbox| -> Vec<Value> {
+        ["service", "credential", "agent", "token", "policy", "operator", "tenant"]
+            .map(|noun| sandbox.cli().json(&[noun, "list"]))
+            .into()
+    };
+    let node = |sandbox: &Sandbox| sandbox.cli().json(&["node", "list"]).as_array().unwrap().len();
+    let before = lists(&sandbox);
+    for _ in 0..2 {
+        sandbox.restart();
+        assert_eq!(lists(&sandbox), before);
+        assert_eq!(node(&sandbox), 1, "it is the same node, not another");
+        assert_eq!(sandbox.get("/api/openai/v1/models", &token.secret).status, 200);
+    }
+    sandbox.crash();
+    assert_eq!(lists(&sandbox), before);
+    assert_eq!(sandbox.get("/api/openai/v1/models", &token.secret).status, 200);
+}
+
+#[test]
+fn a_lost_context_file_is_made_anew() {
+    let mut sandbox = Sandbox::start();
+    sandbox.cli().create_agent("bot");
+    let context = sandbox.data_dir().join("context.toml");
+    fs::remove_file(&context).unwrap();
+    sandbox.restart();
+    assert_eq!(mode(&context), 0o600);
+    assert_eq!(sandbox.cli().json(&["agent", "show", "bot"])["name"], "bot");
+}
+
+#[test]
+fn a_second_one_on_the_same_data_is_refused_and_the_first_goes_on() {
+    let sandbox = Sandbox::start();
+    let folder = sandbox.data_dir();
+    let line = refused(&mut dev(&folder, &["--data-dir", "."]));
+    assert!(line.contains("in use by another `seks dev`"), "{line}");
+    sandbox.cli().create_agent("still-there");
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for flag in ["--proxy-listen", "--admin-listen", "--metrics-listen"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(binary("seks"));
+        command.current_dir(&folder).env_clear().arg("dev");
+        for listener in PORTS.chunks(2) {
+            command.args([listener[0], if listener[0] == flag { &address } else { listener[1] }]);
+        }
+        let line = refused(&mut command);
+        assert!(line.contains(&address) && line.to_lowercase().contains("in use"), "{flag}: {line}");
+    }
+}
+
+#[test]
+fn bad_configuration_names_the_file_the_key_and_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dev.toml");
+    for (text, expect) in [
+        ("[proxy]\nnope = 1\n", "nope"),
+        ("[nope]\n", "nope"),
+        ("[store]\nkind = \"etcd\"\n", "store"),
+        ("[upstream]\nconnect_timeout = 3\n", "upstream.connect_timeout"),
+        ("[audit]\nmode = \"sometimes\"\n", "audit.mode"),
+        ("[proxy\n", "line 1"),
+        ("[proxy.limits]\nheader_bytes = \"many\"\n", "proxy.limits.header_bytes"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let line = refused(&mut dev(folder.path(), &["--config", "dev.toml"]));
+        assert!(line.contains("dev.toml") && line.contains(expect), "{text:?}: {line}");
+        assert!(!folder.path().join(".seks-data").exists(), "nothing is made for a start that fails");
+    }
+    let mut command = dev(folder.path(), &[]);
+    let line = refused(command.env("SEKS_PROXY_NOPE", "1"));
+    assert!(line.contains("SEKS_PROXY_NOPE"), "{line}");
+}
+
+/// A command in a mount namespace of its own, with a small file system at `at`; it goes away with the command.
+fn on_a_small_disk(at: &Path, options: &str, command: &Command) -> Option<Command> {
+    let quoted = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap());
+    let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).map(quoted).collect();
+    let script = format!("mount -t tmpfs -o {options} tmpfs '{}' && exec {}", at.display(), words.join(" "));
+    let mut wrapped = Command::new("unshare");
+    wrapped.current_dir(at.parent().unwrap()).args(["-rm", "sh", "-c", &script]);
+    let probe = run(Command::new("unshare").args(["-rm", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]), b"");
+    (probe.code == Some(0)).then_some(wrapped)
+}
+
+fn empty_folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    (folder, data)
+}
+
+#[test]
+fn a_read_only_data_directory_is_named() {
+    let (folder, data) = empty_folder();
+    match on_a_small_disk(&data, "ro,size=1m", &dev(folder.path(), &["--data-dir", "data"])) {
+        Some(mut command) => {
+            let line = refused(&mut command);
+            assert!(line.contains("data/lock: read-only file system"), "{line}");
+        }
+        None => skip("a read-only data directory", "no mount namespaces here"),
+    }
+}
+
+#[test]
+fn a_full_disk_at_the_first_start_is_one_line_and_leaves_no_half_key() {
+    for size in ["4k", "16k", "64k"] {
+        let (folder, data) = empty_folder();
+        let Some(mut command) =
+            on_a_small_disk(&data, &format!("size={size}"), &dev(folder.path(), &["--data-dir", "data"]))
+        else {
+            skip("a full disk", "no mount namespaces here");
+            return;
+        };
+        let line = refused(&mut command);
+        assert!(line.contains("no space left") || line.contains("No space left"), "{size}: {line}");
+    }
+}
+
+#[test]
+fn a_damaged_or_missing_key_is_refused_and_nothing_is_overwritten() {
+    let mut sandbox = Sandbox::start();
+    sandbox.cli().create_agent("bot");
+    assert!(sandbox.process().terminate().success());
+    let (data, kek) = (sandbox.data_dir(), sandbox.data_dir().join("kek"));
+    let good = fs::read(&kek).unwrap();
+    let start = || refused(&mut dev(&data, &["--data-dir", "."]));
+    let other = format!("{}\n", "5a".repeat(32));
+    for (bytes, expect) in [(&b"short"[..], "key"), (other.as_bytes(), "key-encryption key")] {
+        fs::write(&kek, bytes).unwrap();
+        let line = start();
+        assert!(line.contains(expect) && !line.contains("5a5a"), "{line}");
+    }
+    fs::remove_file(&kek).unwrap();
+    assert!(start().contains("missing"));
+    assert!(!kek.exists(), "no new key is made for an old store");
+    fs::write(&kek, &good).unwrap();
+    fs::set_permissions(&kek, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(start().contains("kek"), "readable by others");
+    fs::set_permissions(&kek, fs::Permissions::from_mode(0o600)).unwrap();
+    sandbox.crash(); // it has ended already: this starts it again
+    assert_eq!(sandbox.cli().json(&["agent", "show", "bot"])["name"], "bot");
+}
+
+#[test]
+fn an_accepted_host_name_can_be_added() {
+    let upstream = Upstream::ok();
+    let sandbox = Sandbox::with(seks_tests::sandbox::Options { hosts: vec!["seks.test".into()], ..Default::default() });
+    sandbox.service("openai", &upstream, "sk-real-host-key-00000000000001");
+    let token = sandbox.token("bot", &["openai"]).secret;
+    let ask = |host: &str| {
+        let head = format!(
+            "GET /api/openai/v1/models HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        raw::exchange(sandbox.proxy(), head).status
+    };
+    assert_eq!((ask("seks.test"), ask("localhost"), ask("other.test")), (200, 200, 400));
+}

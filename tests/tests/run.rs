@@ -1,0 +1,130 @@
+//! `seks run` and `seks env`: a command gets a token of its own for as long as it runs, and ends as it would have ended alone.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
+
+use std::{fs, path::Path, process::Command};
+
+use rustix::process::Signal;
+use seks_tests::{
+    Sandbox, Upstream,
+    process::{Process, binary, run, wait_for},
+};
+
+const KEY: &str = "sk-real-run-CANARY-000000000001";
+const PATH: &str = "/api/openai/v1/models";
+
+fn sandbox(upstream: &Upstream) -> Sandbox {
+    let sandbox = Sandbox::start();
+    sandbox.service("openai", upstream, KEY);
+    sandbox.cli().create_agent("bot");
+    sandbox
+}
+
+fn tokens(sandbox: &Sandbox) -> usize {
+    sandbox.cli().json(&["token", "list"]).as_array().unwrap().len()
+}
+
+#[test]
+fn the_commands_exit_code_is_ours() {
+    let upstream = Upstream::ok();
+    let sandbox = sandbox(&upstream);
+    for (script, code) in
+        [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -TERM $$", 143), ("kill -KILL $$", 137)]
+    {
+        let finished = sandbox.cli().run(&["run", "--agent", "bot", "--", "sh", "-c", script], "");
+        assert_eq!((finished.code, finished.stderr.as_str()), (Some(code), ""), "{script}");
+    }
+    for (program, code) in [("/nonexistent/program", 127), ("/etc/passwd", 126)] {
+        let finished = sandbox.cli().run(&["run", "--agent", "bot", "--", program], "");
+        assert_eq!(finished.code, Some(code), "{finished:?}");
+        assert!(finished.stderr.starts_with(&format!("error: {program}: ")), "{finished:?}");
+    }
+    assert_eq!(tokens(&sandbox), 0, "every token was revoked");
+}
+
+#[test]
+fn the_command_has_a_working_token_until_it_ends() {
+    let upstream = Upstream::ok();
+    let sandbox = sandbox(&upstream);
+    let script = "printf '%s\\n' \"$OPENAI_API_KEY\" \"$OPENAI_BASE_URL\" \"${SEKS_CONTEXT_FILE-unset}\"; cat";
+    // The tenant has one agent, so nobody needs to say which.
+    let finished = sandbox.cli().run(&["run", "--", "sh", "-c", script], "standard input is the command's");
+    let lines: Vec<_> = finished.stdout.lines().collect();
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(lines[0].starts_with("seks_token_"), "{finished:?}");
+    assert_eq!(lines[1], format!("{}/api/openai/v1", sandbox.proxy_url()));
+    assert_eq!(lines[2..], ["unset", "standard input is the command's"]);
+    assert_eq!(sandbox.get(PATH, lines[0]).status, 401, "revoked when it ended");
+}
+
+fn start(sandbox: &Sandbox, folder: &Path, script: &str) -> Process {
+    let mut command = Command::new(binary("seks"));
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).arg("--context-file");
+    command.arg(sandbox.data_dir().join("context.toml")).args(["run", "--agent", "bot", "--", "sh", "-c", script]);
+    Process::spawn("run", folder, &mut command)
+}
+
+#[test]
+fn signals_reach_the_command_and_its_end_is_waited_for() {
+    let upstream = Upstream::ok();
+    let sandbox = sandbox(&upstream);
+    for (signal, name) in [(Signal::TERM, "TERM"), (Signal::INT, "INT"), (Signal::HUP, "HUP"), (Signal::USR1, "USR1")] {
+        let folder = tempfile::tempdir().unwrap();
+        let script =
+            format!("trap 'echo got {name}; exit 9' {name}; echo \"$OPENAI_API_KEY\"; while :; do sleep 0.02; done");
+        let mut process = start(&sandbox, folder.path(), &script);
+        let token = process.wait_for("the command to run", || {
+            let text = fs::read_to_string(folder.path().join("run.out")).ok()?;
+            text.ends_with('\n').then(|| text.trim().to_owned())
+        });
+        assert_eq!(sandbox.get(PATH, &token).status, 200, "it works meanwhile");
+        process.signal(signal);
+        wait_for("it to end", || (!process.is_alive()).then_some(()));
+        assert_eq!(process.terminate().code(), Some(9), "{name}: {}", process.output());
+        assert!(process.output().contains(&format!("got {name}")), "{}", process.output());
+        assert_eq!(sandbox.get(PATH, &token).status, 401, "{name}: the token is revoked");
+    }
+}
+
+#[test]
+fn nothing_is_run_when_there_is_no_token_to_be_had() {
+    let upstream = Upstream::ok();
+    let sandbox = sandbox(&upstream);
+    let touch = sandbox.data_dir().join("../touched");
+    let path = touch.to_str().unwrap();
+    for (more, code) in [
+        (&["--agent", "nobody"][..], 3),
+        (&["--agent", "bot", "--service", "github"], 3),
+        (&["--agent", "bot", "--proxy", "nonsense"], 2),
+    ] {
+        let line = [&["run"], more, &["--", "touch", path]].concat();
+        assert_eq!(sandbox.cli().run(&line, "").code, Some(code), "{more:?}");
+    }
+    sandbox.cli().create_agent("second");
+    assert_eq!(sandbox.cli().run(&["run", "--", "touch", path], "").code, Some(2), "which of the two?");
+    assert!(!touch.exists());
+}
+
+#[test]
+fn env_prints_lines_that_a_shell_can_evaluate() {
+    let upstream = Upstream::ok();
+    let sandbox = sandbox(&upstream);
+    let lines = sandbox.cli().run(&["env", "--agent", "bot"], "").stdout;
+    let script = format!("{lines}\nprintf '%s %s' \"$OPENAI_API_KEY\" \"$OPENAI_BASE_URL\"");
+    let told = run(Command::new("sh").env_clear().arg("-c").arg(&script), b"").stdout;
+    let (token, base) = told.split_once(' ').unwrap();
+    assert_eq!(sandbox.get(PATH, token).status, 200);
+    assert_eq!(base, format!("{}/api/openai/v1", sandbox.proxy_url()));
+    let json = sandbox.cli().json(&["env", "--agent", "bot", "--token", token, "--proxy", "https://proxy.test/"]);
+    assert_eq!(json["OPENAI_API_KEY"], token);
+    assert_eq!(json["OPENAI_BASE_URL"], "https://proxy.test/api/openai/v1");
+    assert_eq!(tokens(&sandbox), 1, "a token that is given is used, not another issued");
+    for (line, code) in [
+        (&["env", "--agent", "bot", "--token", "sk-not-ours"][..], 2),
+        (&["env", "--agent", "nobody"], 3),
+        (&["env", "--agent", "bot", "--service", "nothing"], 3),
+    ] {
+        let refused = sandbox.cli().run(line, "");
+        assert_eq!(refused.code, Some(code), "{refused:?}");
+        assert!(!refused.stderr.contains("sk-not-ours"), "{refused:?}");
+    }
+}
