@@ -1,75 +1,54 @@
 //! Removes the credential from what comes back.
 //!
-//! Searched for is exactly what was put into this request, in every form in which an upstream could plausibly repeat it. A
-//! hit is overwritten with `*`, byte for byte: lengths, framing and `Content-Length` stay right, and nothing has to be
-//! held back but a match that may still be completed.
+//! Searched for is exactly what was put into this request, in every form in which an upstream plausibly repeats it: as it is,
+//! in base64 of either alphabet wherever it begins in a group, in hex of either case with or without separators,
+//! percent-encoded, JSON-escaped, as HTML entities, quoted-printable (each of these for any subset of the characters), and in
+//! UTF-16 and UTF-32. Across any split into chunks, in headers, bodies of any type and length, and trailers.
+//!
+//! A hit is overwritten with `*`, byte for byte. That keeps `Content-Length`, framing and streaming as they are, and nothing
+//! is held back but the beginning of a match that the next byte may complete.
+//!
+//! How: a body is skimmed for short windows of the raw, base64, hex and UTF forms ([`skim`]), several bytes a step, and for
+//! the bytes that introduce escapes. Only where one of these fits, a needle is followed token by token ([`matcher`]), in
+//! time linear in the body. The state survives from chunk to chunk ([`scrubber`]).
+//!
+//! What this can't do is stated in SECURITY.md: an upstream that colludes with an agent can return its own credential in an
+//! encoding of their own.
 
-use bytes::Bytes;
-use http::HeaderMap;
+mod body;
+mod matcher;
+mod needles;
+mod scrubber;
+mod skim;
+mod token;
 
-use super::audit::Counters;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+use self::scrubber::Scrubber;
+pub use self::{
+    body::Body,
+    needles::{MIN_ENCODED, MIN_VALUE, Needles},
 };
 
-use http_body::{Frame, SizeHint};
-
-/// What is searched for in one request's answer. Cheap to clone; wiped when the last clone is dropped.
-#[derive(Clone)]
-pub struct Needles(Arc<Vec<Vec<u8>>>);
-
-impl Needles {
-    /// From the values that were put in: each field of the credential, and what was composed of them (the `user:password` of
-    /// Basic before its encoding). Values under 4 bytes are no secrets and are not searched for.
-    pub fn new<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        Self(Arc::new(values.into_iter().filter(|v| v.len() >= 4).map(Into::into).collect()))
-    }
-}
-
-/// Scrubs every value. Returns how many occurrences there were.
+/// Scrubs all headers (or trailers), names included. Returns how many occurrences there were.
 pub fn headers(headers: &mut HeaderMap, needles: &Needles) -> u32 {
-    let mut hits = 0;
+    if needles.is_empty() {
+        return 0;
+    }
+    let mut scrubber = Scrubber::new(needles.clone());
     for value in headers.values_mut() {
-        for needle in needles.0.iter() {
-            if memchr::memmem::find(value.as_bytes(), needle).is_some() {
-                hits += 1;
-                *value = http::HeaderValue::from_static("*");
-            }
+        if let Some(clean) = scrubber.whole(value.as_bytes()) {
+            *value = HeaderValue::from_bytes(&clean).unwrap_or_else(|_| HeaderValue::from_static("*"));
         }
     }
-    hits
+    // A name can't be masked and still be a name: such a header is dropped.
+    let named: Vec<HeaderName> =
+        headers.keys().filter(|name| scrubber.whole(name.as_str().as_bytes()).is_some()).cloned().collect();
+    for name in named {
+        headers.remove(name);
+    }
+    scrubber.take_found()
 }
 
-/// Scrubs a body, and its trailers, as it streams through.
-pub struct Body<B> {
-    inner: B,
-    _needles: Needles,
-    _counters: Arc<Counters>,
-}
-
-impl<B> Body<B> {
-    /// Counts what it finds in `counters`.
-    pub fn new(inner: B, needles: Needles, counters: Arc<Counters>) -> Self {
-        Self { inner, _needles: needles, _counters: counters }
-    }
-}
-
-impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Body<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! Follows one needle through a body, token by token, in time linear in the body whatever the needle (Knuth, Morris, Pratt
+//! over units instead of bytes).
+
+use std::ops::Range;
+
+use super::{
+    needles::{Alphabet, Inner, Needle},
+    token::{self, Schemes, Token},
+};
+
+/// How far a needle has been followed. Positions are those of the buffer that is being searched.
+#[derive(Clone, Copy, Default)]
+pub(super) struct State {
+    /// Units of the text that stand before `position`.
+    matched: usize,
+    /// Where the first of them begins, when there is one.
+    begin: usize,
+    /// Everything before has been read.
+    pub(super) position: usize,
+    /// Tokens that stand for nothing since the last unit.
+    skipped: u8,
+    /// An escape begins at `position` and isn't complete.
+    cut: bool,
+}
+
+impl State {
+    /// The first byte that is part of a match which may yet be completed.
+    pub(super) fn live(&self) -> Option<usize> {
+        if self.matched > 0 { Some(self.begin) } else { self.cut.then_some(self.position) }
+    }
+
+    /// The buffer's first `bytes` bytes are gone.
+    pub(super) fn rebase(&mut self, bytes: usize) {
+        self.begin = self.begin.saturating_sub(bytes);
+        self.position = self.position.saturating_sub(bytes);
+    }
+
+    fn forget(&mut self) {
+        self.matched = 0;
+        self.skipped = 0;
+    }
+}
+
+/// One needle, one buffer.
+pub(super) struct Matcher<'a> {
+    needle: &'a Needle,
+    text: &'a [u8],
+    body: &'a [u8],
+    last: bool,
+}
+
+impl<'a> Matcher<'a> {
+    pub(super) fn new(inner: &'a Inner, needle: &'a Needle, body: &'a [u8], last: bool) -> Self {
+        Self { needle, text: inner.text(needle), body, last }
+    }
+
+    /// Reads from `from` (or from where it has read to) until behind `until` nothing is matched any more, or to the end of
+    /// the buffer. Complete matches go to `hits`.
+    pub(super) fn follow(&self, state: &mut State, from: usize, until: usize, hits: &mut Vec<Range<usize>>) {
+        if state.live().is_none() {
+            state.position = state.position.max(from);
+        }
+        state.cut = false;
+        while state.position < self.body.len() {
+            if state.matched == 0 && state.position >= until {
+                return;
+            }
+            match self.token(state.position) {
+                Token::Text { bytes: [byte, ..], count: 1, length } => self.unit(state, byte, length, hits),
+                Token::Text { bytes, count, length } => {
+                    // The bytes of one character: the last of them moves on.
+                    for (at, byte) in (1..=count).zip(bytes) {
+                        self.unit(state, byte, if at == count { length } else { 0 }, hits);
+                    }
+                }
+                Token::Nothing(length) => self.skip(state, length),
+                Token::Incomplete => {
+                    state.cut = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn token(&self, at: usize) -> Token {
+        let rest = self.body.get(at..).unwrap_or_default();
+        match rest.first() {
+            Some(first) if self.needle.schemes == Schemes::NONE => Token::raw(*first),
+            _ => token::read(rest, self.needle.schemes, self.last),
+        }
+    }
+
+    fn unit(&self, state: &mut State, byte: u8, length: usize, hits: &mut Vec<Range<usize>>) {
+        let Some(unit) = self.needle.alphabet.unit(byte) else { return self.skip(state, length) };
+        while state.matched > 0 && self.text.get(state.matched) != Some(&unit) {
+            self.fall_back(state);
+        }
+        let begin = state.position;
+        state.position += length;
+        if self.text.get(state.matched) != Some(&unit) {
+            return;
+        }
+        if state.matched == 0 {
+            state.begin = begin;
+        }
+        state.matched += 1;
+        state.skipped = 0;
+        if state.matched == self.text.len() {
+            hits.push(state.begin..state.position);
+            state.forget();
+        }
+    }
+
+    /// To the longest shorter match that ends here: its beginning is found by reading again from the old one, which costs no
+    /// more in all than reading once, because it only moves forward.
+    fn fall_back(&self, state: &mut State) {
+        let border = self.needle.border(self.text, state.matched);
+        let mut dropped = state.matched - border;
+        state.matched = border;
+        while border > 0 && state.begin < state.position {
+            let (units, length) = match self.token(state.begin) {
+                Token::Text { bytes: [byte, ..], count: 1, length } => {
+                    (usize::from(self.needle.alphabet.unit(byte).is_some()), length)
+                }
+                Token::Text { count, length, .. } => (count.into(), length),
+                Token::Nothing(length) => (0, length),
+                Token::Incomplete => (0, 1),
+            };
+            if units > dropped || (units > 0 && dropped == 0) {
+                break;
+            }
+            dropped -= units;
+            state.begin += length;
+        }
+    }
+
+    /// A few bytes that stand for nothing may stand between two units: a line break, the NULs of UTF-32. More of them, or an
+    /// empty line, end a match: else an event that ends in a unit and two line breaks would be held back.
+    fn skip(&self, state: &mut State, length: usize) {
+        let at = state.position;
+        state.position += length;
+        if state.matched == 0 {
+            return;
+        }
+        state.skipped = state.skipped.saturating_add(1);
+        let newline = |at: Option<usize>| at.and_then(|at| self.body.get(at)) == Some(&b'\n');
+        let empty_line = self.needle.alphabet != Alphabet::Plain && newline(Some(at)) && newline(at.checked_sub(1));
+        if state.skipped > 3 || empty_line {
+            state.forget();
+        }
+    }
+}

@@ -1,0 +1,317 @@
+use std::{collections::VecDeque, fmt::Write as _};
+
+use base64::engine::general_purpose as b64;
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Chosen so that every escaping changes it.
+const C: &[u8] = br#"sk-REAL-9f3c/A+b=Zq"7\Kx-DEADBEEF0123456789"#;
+
+fn needles(values: &[&[u8]]) -> Needles {
+    Needles::new(values.iter().copied())
+}
+
+/// The scrubbed body, and how many hits there were.
+fn scrub(needles: &Needles, chunks: &[&[u8]]) -> (Vec<u8>, u32) {
+    let mut scrubber = Scrubber::new(needles.clone());
+    let mut out = VecDeque::new();
+    for chunk in chunks {
+        scrubber.push(Bytes::copy_from_slice(chunk), &mut out);
+    }
+    scrubber.finish(&mut out);
+    let body: Vec<u8> = out.iter().flatten().copied().collect();
+    assert_eq!(body.len(), chunks.iter().map(|c| c.len()).sum::<usize>(), "as long as it came");
+    (body, scrubber.take_found())
+}
+
+fn each(bytes: &[u8], write: impl Fn(&mut String, u8)) -> Vec<u8> {
+    let mut out = String::new();
+    bytes.iter().for_each(|b| write(&mut out, *b));
+    out.into_bytes()
+}
+
+/// Every form of `c` that an upstream plausibly writes, by name.
+fn forms(c: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut forms: Vec<(String, Vec<u8>)> = vec![("raw".into(), c.to_vec())];
+    for pad in 0..3 {
+        let padded = [&b"xyz"[..pad], c].concat();
+        for (name, engine) in [
+            ("standard", &b64::STANDARD as &dyn Fn64),
+            ("standard unpadded", &b64::STANDARD_NO_PAD),
+            ("url", &b64::URL_SAFE),
+            ("url unpadded", &b64::URL_SAFE_NO_PAD),
+        ] {
+            let text = engine.encode64(&padded);
+            forms.push((format!("base64 {name} {pad}"), text.clone().into_bytes()));
+            forms.push((format!("base64 {name} {pad} in JSON"), text.replace('/', "\\/").into_bytes()));
+            let percent = text.replace('+', "%2B").replace('/', "%2f").replace('=', "%3D");
+            forms.push((format!("base64 {name} {pad} in a query"), percent.into_bytes()));
+            let lines: Vec<&[u8]> = text.as_bytes().chunks(30).collect();
+            forms.push((format!("base64 {name} {pad} in lines"), lines.join(&b"\r\n"[..])));
+        }
+    }
+    let hex = |separator: &str, upper: bool, group: usize| {
+        let digits: Vec<String> =
+            c.iter().map(|b| if upper { format!("{b:02X}") } else { format!("{b:02x}") }).collect();
+        digits.chunks(group).map(|g| g.concat()).collect::<Vec<_>>().join(separator).into_bytes()
+    };
+    for (separator, group) in [("", 1), (":", 1), (" ", 1), ("-", 1), (" ", 2)] {
+        forms.push((format!("hex {separator:?} {group}"), hex(separator, false, group)));
+        forms.push((format!("HEX {separator:?} {group}"), hex(separator, true, group)));
+    }
+    let mixed = hex("", false, 1).into_iter().enumerate();
+    let mixed = mixed.map(|(i, b)| if i % 3 == 0 { b.to_ascii_uppercase() } else { b });
+    forms.push(("hEx".into(), mixed.collect()));
+    let escapes: [(&str, fn(&mut String, u8)); 9] = [
+        ("%XX", |s, b| write!(s, "%{b:02X}").unwrap()),
+        ("%xx", |s, b| write!(s, "%{b:02x}").unwrap()),
+        ("\\uxxxx", |s, b| write!(s, "\\u{b:04x}").unwrap()),
+        ("\\uXXXX", |s, b| write!(s, "\\u{b:04X}").unwrap()),
+        ("\\xXX", |s, b| write!(s, "\\x{b:02X}").unwrap()),
+        ("&#N;", |s, b| write!(s, "&#{b};").unwrap()),
+        ("&#xX;", |s, b| write!(s, "&#x{b:x};").unwrap()),
+        ("&#000N;", |s, b| write!(s, "&#{b:07};").unwrap()),
+        ("=XX", |s, b| write!(s, "={b:02X}").unwrap()),
+    ];
+    for (name, write) in escapes {
+        forms.push((format!("{name} everywhere"), each(c, write)));
+        forms.push((
+            format!("{name} where it isn't a letter or digit"),
+            each(c, |s, b| if b.is_ascii_alphanumeric() { s.push(b.into()) } else { write(s, b) }),
+        ));
+        let third: String = c.iter().enumerate().fold(String::new(), |mut s, (i, b)| {
+            // The scheme's own introducer can't stand for itself.
+            if i % 3 == 1 || b"%\\&=".contains(b) {
+                write(&mut s, *b)
+            } else {
+                s.push(char::from(*b))
+            }
+            s
+        });
+        forms.push((format!("{name} for every third"), third.into_bytes()));
+    }
+    let text = std::str::from_utf8(c).unwrap();
+    forms.push(("JSON".into(), serde_json::to_vec(text).unwrap()));
+    forms.push(("JSON with \\/".into(), serde_json::to_string(text).unwrap().replace('/', "\\/").into_bytes()));
+    let html = text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('\'', "&apos;");
+    forms.push(("HTML".into(), html.into_bytes()));
+    let quoted = each(c, |s, b| if b == b'=' { s.push_str("=3D") } else { s.push(b.into()) });
+    let lines: Vec<&[u8]> = quoted.chunks(9).collect();
+    // Not within an escape.
+    if lines.iter().all(|l| !l.ends_with(b"=") && !l.ends_with(b"=3")) {
+        forms.push(("quoted-printable in lines".into(), lines.join(&b"=\r\n"[..])));
+    }
+    let wide = |f: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(f).collect::<Vec<u8>>();
+    forms.push(("UTF-16LE".into(), wide(u16::to_le_bytes)));
+    forms.push(("UTF-16BE".into(), wide(u16::to_be_bytes)));
+    forms.push(("UTF-32LE".into(), text.chars().flat_map(|c| (c as u32).to_le_bytes()).collect()));
+    forms.push(("UTF-32BE".into(), text.chars().flat_map(|c| (c as u32).to_be_bytes()).collect()));
+    forms
+}
+
+trait Fn64 {
+    fn encode64(&self, bytes: &[u8]) -> String;
+}
+impl<E: base64::Engine> Fn64 for E {
+    fn encode64(&self, bytes: &[u8]) -> String {
+        self.encode(bytes)
+    }
+}
+
+/// What is left of a form: at most the characters of base64 that also depend on what stands beside it.
+fn assert_masked(name: &str, form: &[u8], body: &[u8], hits: u32) {
+    assert!(hits >= 1, "{name} is not found");
+    let kept = body.iter().zip(form).filter(|(b, f)| b == f && **f != 0).count();
+    assert!(kept <= 12, "{name}: {kept} bytes are left in {}", body.escape_ascii());
+}
+
+#[test]
+fn every_form_is_found_in_one_chunk() {
+    let needles = needles(&[C]);
+    for (name, form) in forms(C) {
+        let body = [b"before ", &form[..], b" after"].concat();
+        let (clean, hits) = scrub(&needles, &[&body]);
+        assert!(clean.starts_with(b"before ") && clean.ends_with(b" after"), "{name}: {}", clean.escape_ascii());
+        assert_masked(&name, &form, &clean[7..7 + form.len()], hits);
+        assert_eq!(hits, 1, "{name} is counted once");
+    }
+}
+
+#[test]
+fn every_form_is_found_at_every_split() {
+    let needles = needles(&[C]);
+    for (name, form) in forms(C) {
+        let body = [b"{\"x\":\"", &form[..], b"\"}\n\n"].concat();
+        let whole = scrub(&needles, &[&body]);
+        for cut in 1..body.len() {
+            assert_eq!(scrub(&needles, &[&body[..cut], b"", &body[cut..]]), whole, "{name} cut at {cut}");
+        }
+        let single: Vec<&[u8]> = body.chunks(1).collect();
+        assert_eq!(scrub(&needles, &single), whole, "{name} byte by byte");
+        let threes: Vec<&[u8]> = body.chunks(3).collect();
+        assert_eq!(scrub(&needles, &threes), whole, "{name} by three bytes");
+    }
+}
+
+#[test]
+fn secrets_that_look_like_escapes_are_found() {
+    let awkward: &[&[u8]] = &[
+        b"%41%42abc%%zz%4",
+        b"=3D=41abcdef==",
+        b"\\u0041\\\\\"/\\/abc\\",
+        b"&amp;&#65;&quotabcd&",
+        b"deadbeef01234567",
+    ];
+    for value in awkward {
+        let needles = needles(&[value]);
+        for prefix in ["", "key=", "%3D", "a%", "x\\", "&", "="] {
+            for suffix in ["", "41", "0041", "amp;", "\"", "=41"] {
+                let body = [prefix.as_bytes(), value, suffix.as_bytes()].concat();
+                let (clean, hits) = scrub(&needles, &[&body]);
+                let range = prefix.len()..prefix.len() + value.len();
+                assert!(hits >= 1 && clean[range].iter().all(|b| *b == b'*'), "{}", clean.escape_ascii());
+            }
+        }
+        for (name, form) in forms(value).into_iter().filter(|(name, _)| name.contains("everywhere")) {
+            let (clean, hits) = scrub(&needles, &[&form]);
+            assert_masked(&name, &form, &clean, hits);
+        }
+    }
+}
+
+#[test]
+fn overlaps_and_near_matches() {
+    let body = b"aaaaaaaaaaaaaaaab aaaaaaaab aaaaaaa";
+    let needles = needles(&[b"aaaaaaaab"]);
+    for cut in 0..body.len() {
+        let (clean, hits) = scrub(&needles, &[&body[..cut], &body[cut..]]);
+        assert_eq!((std::str::from_utf8(&clean).unwrap(), hits), ("aaaaaaaa********* ********* aaaaaaa", 2));
+    }
+}
+
+#[test]
+fn one_value_may_be_a_prefix_of_another() {
+    let needles = needles(&[b"sk-abc", b"sk-abcdefgh"]);
+    let (clean, hits) = scrub(&needles, &[b"1 sk-abc 2 sk-abcdefgh 3 sk-", b"abcdefg", b"h 4"]);
+    assert_eq!((std::str::from_utf8(&clean).unwrap(), hits), ("1 ****** 2 *********** 3 *********** 4", 3));
+}
+
+#[test]
+fn a_name_of_a_few_letters_is_no_secret() {
+    let body = b"me and me, bWU= 6d65 user";
+    assert_eq!(scrub(&needles(&[b"me"]), &[body]).0, body);
+    let (clean, _) = scrub(&needles(&[b"user"]), &[b"user dXNlcg 75736572 %75ser"]);
+    assert_eq!(std::str::from_utf8(&clean).unwrap(), "**** dXNlcg 75736572 ******", "no encodings of short values");
+}
+
+#[test]
+fn only_a_live_match_is_held_back() {
+    let needles = needles(&[C, b"user:password-of-32-characters-xx"]);
+    let mut scrubber = Scrubber::new(needles);
+    let mut out = VecDeque::new();
+    let events = [
+        "data: {\"delta\":\"hello s\"}\n\n",
+        "data: x\n\n",
+        "data: sk-REA\n\n",
+        "data: a\\nb\\\"c&amp;d=e%20f\n\n",
+        "a5\n\n",
+    ];
+    for event in events {
+        scrubber.push(Bytes::from_static(event.as_bytes()), &mut out);
+        assert!(scrubber.is_empty(), "{event:?}");
+    }
+    for (chunk, held) in [("xsk-R", 4), ("EAL-", 8), ("x", 0), ("s\\u00", 5), ("!!", 0), ("data: \\", 1), ("n", 0)] {
+        scrubber.push(Bytes::from_static(chunk.as_bytes()), &mut out);
+        assert_eq!(scrubber.held(), held, "{chunk:?}");
+    }
+    scrubber.finish(&mut out);
+    assert_eq!(scrubber.take_found(), 0);
+}
+
+#[test]
+fn offsets_in_a_large_body() {
+    let needles = needles(&[C]);
+    let mut body = vec![b'.'; 3 << 20];
+    let places = [0, 65_535, (1 << 20) - 10, (3 << 20) - C.len()];
+    places.iter().for_each(|at| body[*at..*at + C.len()].copy_from_slice(C));
+    let chunks: Vec<&[u8]> = body.chunks(65_536).collect();
+    let (clean, hits) = scrub(&needles, &chunks);
+    assert_eq!((hits, clean.iter().filter(|b| **b != b'.' && **b != b'*').count()), (4, 0));
+}
+
+#[test]
+fn headers_lose_it_in_every_form() {
+    let needles = needles(&[C]);
+    for (name, form) in forms(C) {
+        let Ok(value) = HeaderValue::from_bytes(&[b"Bearer error=\"", &form[..], b"\""].concat()) else { continue };
+        let mut map = HeaderMap::new();
+        map.append("www-authenticate", value);
+        map.append("link", "<https://example.com/next?page=2&per_page=3>; rel=\"next\"".parse().unwrap());
+        assert_eq!(headers(&mut map, &needles), 1, "{name}");
+        assert!(map["www-authenticate"].as_bytes().starts_with(b"Bearer error=\""), "{name}");
+        assert!(memchr::memmem::find(map["www-authenticate"].as_bytes(), b"********").is_some(), "{name}");
+        assert_eq!(map["link"], "<https://example.com/next?page=2&per_page=3>; rel=\"next\"");
+    }
+    let lower = self::needles(&[b"0123456789abcdef"]);
+    let mut map = HeaderMap::new();
+    map.append("x-0123456789abcdef", HeaderValue::from_static("1"));
+    assert_eq!((headers(&mut map, &lower), map.len()), (1, 0));
+}
+
+/// Bodies that look like what APIs answer, with what could be mistaken for a match.
+fn clean_body() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        "[a-zA-Z0-9 ]{0,40}".prop_map(String::into_bytes),
+        proptest::collection::vec(any::<u8>(), 0..60),
+        (0..C.len()).prop_map(|n| C[..n].to_vec()),
+        (1..C.len()).prop_map(|n| C[n..].to_vec()),
+        Just(b"\\u0073\\u006b%73%6b&#115;=73=\r\ns\0k\0-\0".to_vec()),
+        Just(b"73:6b:2d:52:45:41:4c c2stUkVBTC05ZjNj\n".to_vec()),
+        Just(b"\\n\\\"\\\\%%&&==\0\0".to_vec()),
+    ];
+    // Apart, or two pieces could make the whole.
+    proptest::collection::vec(piece, 0..12).prop_map(|p| p.join(&b"~"[..]))
+}
+
+fn cuts(body: &[u8], lengths: &[usize]) -> Vec<Vec<u8>> {
+    let mut chunks = Vec::new();
+    let mut rest = body;
+    for length in lengths {
+        let (chunk, tail) = rest.split_at((*length).min(rest.len()));
+        chunks.push(chunk.to_vec());
+        rest = tail;
+    }
+    chunks.push(rest.to_vec());
+    chunks
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 2_000 } else { 20_000 }))]
+
+    #[test]
+    fn clean_bodies_are_unchanged_however_cut(body in clean_body(), lengths in proptest::collection::vec(0_usize..40, 0..20)) {
+        let chunks = cuts(&body, &lengths);
+        let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
+        prop_assert_eq!(scrub(&needles(&[C]), &chunks), (body, 0));
+    }
+
+    #[test]
+    fn any_secret_is_found_in_any_form_however_cut(
+        secret in "[!-~]{8,60}",
+        form in any::<prop::sample::Index>(),
+        before in clean_body(),
+        lengths in proptest::collection::vec(0_usize..60, 0..20),
+    ) {
+        let forms = forms(secret.as_bytes());
+        let (name, form) = &forms[form.index(forms.len())];
+        // Apart, so that what stands before can't be read as the beginning of an escape or of a wide character.
+        let body = [&before[..], b"~ ~ ", form, b" ~"].concat();
+        let chunks = cuts(&body, &lengths);
+        let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
+        let (clean, hits) = scrub(&needles(&[secret.as_bytes()]), &chunks);
+        prop_assert!(hits >= 1, "{} of {:?} is not found", name, secret);
+        prop_assert!(memchr::memmem::find(&clean, form).is_none());
+    }
+}
