@@ -100,9 +100,15 @@ impl ByteSet {
 impl Needles {
     /// From the values that were put in: each field of the credential, and what was composed of them (the `user:password` of
     /// Basic before its encoding). Values under [`MIN_VALUE`] bytes are not searched for.
-    pub fn new<'a>(values: impl IntoIterator<Item = &'a [u8]> + Clone) -> Self {
+    pub fn new<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut inner = Inner::default();
-        let values = || values.clone().into_iter().filter(|v| v.len() >= MIN_VALUE);
+        let mut searched: Vec<&[u8]> = Vec::with_capacity(4);
+        for value in values.into_iter().filter(|v| v.len() >= MIN_VALUE) {
+            if !searched.contains(&value) {
+                searched.push(value);
+            }
+        }
+        let values = || searched.iter().copied();
         let size = |v: &[u8]| if v.len() < MIN_ENCODED { v.len() } else { v.len() * 3 + 4 * v.len() + 12 };
         inner.texts.reserve_exact(values().map(size).sum()); // never grows: that would leave copies behind
         inner.needles.reserve_exact(values().map(|v| if v.len() < MIN_ENCODED { 6 } else { 13 }).sum());
