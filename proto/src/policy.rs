@@ -74,8 +74,10 @@ pub struct Decision {
     pub policy_ids: Arc<[PolicyId]>,
     /// Policies in audit mode that would have applied.
     pub audited: Arc<[PolicyId]>,
-    /// A policy that couldn't be evaluated. In force: the request is denied. In audit mode: it is only reported.
+    /// A policy that couldn't be evaluated: the request is denied.
     pub error: Option<EvaluateError>,
+    /// A policy in audit mode that couldn't be evaluated: it is only reported.
+    pub audit_error: Option<EvaluateError>,
 }
 
 /// A policy could not be evaluated. Names the policy and nothing of the request.

@@ -13,3 +13,6 @@ pub use self::{
     query::{Pair, names},
     target::{Target, TargetError},
 };
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub(super) fn denied() -> Decision {
-    Decision { allowed: false, policy_ids: Arc::default(), audited: Arc::default(), error: None }
+    Decision { allowed: false, policy_ids: Arc::default(), audited: Arc::default(), error: None, audit_error: None }
 }
 
 /// Asks Cedar.
@@ -274,16 +274,16 @@ impl Tally {
     /// The decision on a call as it was sent (`self`) and in its loosest reading, where that is another.
     fn decision(self, loose: Option<Self>) -> Decision {
         let (allowed, audited) = (self.allows(), self.audited.arc());
-        let error = self.failed.clone().or(self.audit_failed.clone()).map(EvaluateError);
+        let (error, audit_error) = (self.failed.map(EvaluateError), self.audit_failed.map(EvaluateError));
         match loose {
-            Some(loose) if allowed && !loose.allows() => Decision { audited, ..loose.decision(None) },
+            Some(loose) if allowed && !loose.allows() => Decision { audited, audit_error, ..loose.decision(None) },
             _ => {
                 let ids = match allowed {
                     true => self.permits,
                     false if self.forbids.is_empty() => self.unknown,
                     false => self.forbids,
                 };
-                Decision { allowed, policy_ids: ids.arc(), audited, error }
+                Decision { allowed, policy_ids: ids.arc(), audited, error, audit_error }
             }
         }
     }

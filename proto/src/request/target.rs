@@ -106,14 +106,17 @@ fn check_path(path: &str, allow_encoded_slash: bool) -> Result<(), TargetError> 
     }
     let segments = path.strip_prefix('/').ok_or(TargetError::NotAbsolute)?;
     check_characters(segments, allow_encoded_slash)?;
-    // An escaped dot never gets here, so these are all the spellings. An opted-in `%2F` separates segments too.
-    for segment in segments.split('/').flat_map(split_escaped_slash) {
-        if matches!(segment, "." | "..") {
-            return Err(TargetError::DotSegment);
+    // An escaped dot never gets here, so these are all the spellings; an opted-in `%2F` separates segments too.
+    let mut segments = segments.split('/').flat_map(split_escaped_slash).peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            "." | ".." => return Err(TargetError::DotSegment),
+            // A last one is the path's final `/`; anywhere else servers differ in what they make of it.
+            "" if segments.peek().is_some() => return Err(TargetError::EmptySegment),
+            _ => {}
         }
     }
-    // A last empty segment is a path's final `/`; anywhere else servers differ in what they make of it.
-    if path.contains("//") { Err(TargetError::EmptySegment) } else { Ok(()) }
+    Ok(())
 }
 
 fn split_escaped_slash(segment: &str) -> impl Iterator<Item = &str> {
