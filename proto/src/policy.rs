@@ -18,6 +18,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use http::Method;
 
+pub(crate) use self::loose::path as loosest_path;
 pub use self::{
     parse::{PolicyError, parse_file, warnings},
     slice::{Policies, Scope},

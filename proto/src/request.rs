@@ -14,5 +14,11 @@ pub use self::{
     target::{Target, TargetError},
 };
 
+/// A path in its loosest reading, for finding what is refused in whatever spelling: escapes decoded, capitals lowered.
+#[must_use]
+pub fn loosest(path: &str) -> std::borrow::Cow<'_, str> {
+    crate::policy::loosest_path(path)
+}
+
 #[cfg(test)]
 mod tests;

@@ -102,12 +102,12 @@ pub enum BasicPart {
     Either,
 }
 
-/// `METHOD /path` with `*` for one segment and a final `/**` for any rest; the method may be `*`.
+/// `METHOD /path` with `*` for one segment or a part of one, and a final `/**` for any rest; the method may be `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeniedPath {
     /// `None`: any.
     pub method: Option<Method>,
-    /// Segments without the leading slash; `*` matches one, a last `**` any number, none included.
+    /// Segments without the leading slash; `*` matches any text within one, a last `**` any number of them, none included.
     pub segments: Vec<String>,
 }
 
@@ -325,31 +325,43 @@ impl DeniedPath {
             if method == "*" { None } else { Some(Method::from_bytes(method.as_bytes()).map_err(|_| wrong())?) };
         let segments: Vec<String> = path.strip_prefix('/').ok_or_else(wrong)?.split('/').map(Into::into).collect();
         let last = segments.len() - 1;
-        if segments.iter().enumerate().any(|(i, s)| s.is_empty() || (s == "**" && i != last)) {
+        let stars = |s: &str| s.bytes().filter(|b| *b == b'*').count();
+        if segments.iter().enumerate().any(|(i, s)| s.is_empty() || (stars(s) > 1 && (s != "**" || i != last))) {
             return Err(wrong());
         }
         Ok(Self { method, segments })
     }
 
-    /// Whether a request is one of these. Path parameters, doubled slashes and escapes never get this far: the node refuses them.
+    /// Whether a request is one of these, in any spelling: APIs differ in whether case counts and when escapes are decoded, and a
+    /// mint reached by another spelling would be the worse surprise. Path parameters, doubled slashes and needless escapes never
+    /// get this far: the node refuses them.
     #[must_use]
     pub fn matches(&self, method: &Method, path: &str) -> bool {
-        if self.method.as_ref().is_some_and(|m| m != method) {
-            return false;
-        }
+        self.method.as_ref().is_none_or(|m| m == method)
+            && (self.covers(path) || (path.contains('%') && self.covers(&crate::request::loosest(path))))
+    }
+
+    fn covers(&self, path: &str) -> bool {
         let mut path = path.trim_start_matches('/').trim_end_matches('/').split('/');
         for segment in &self.segments {
             if segment == "**" {
                 return true;
             }
-            match path.next() {
-                // APIs differ in whether case counts: a mint reached by another spelling would be the worse surprise.
-                Some(have) if segment == "*" || have.eq_ignore_ascii_case(segment) => {}
-                _ => return false,
+            if !path.next().is_some_and(|have| segment_matches(segment, have)) {
+                return false;
             }
         }
         path.next().is_none()
     }
+}
+
+/// A `*` stands for any part of a segment, at most once: `*:generateAccessToken`.
+fn segment_matches(pattern: &str, have: &str) -> bool {
+    let Some((before, after)) = pattern.split_once('*') else { return have.eq_ignore_ascii_case(pattern) };
+    let edge = |part: Option<&str>, want: &str| part.is_some_and(|p| p.eq_ignore_ascii_case(want));
+    have.len() >= before.len() + after.len()
+        && edge(have.get(..before.len()), before)
+        && edge(have.get(have.len() - after.len()..), after)
 }
 
 #[cfg(test)]

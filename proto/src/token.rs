@@ -97,7 +97,7 @@ pub enum Malformed {
 }
 
 /// Finds the token in what an SDK sent: the value itself, or the value behind a vendor's prefix (`sk-ant-seks_token_…`),
-/// which may be letters, digits, `-`, `_` and `.`, at most 32 of them. Grammar and checksum are verified here, before any look-up.
+/// which may be letters, digits, `-`, `_`, `.` and `=` (`Token token=…`), at most 32 of them. Grammar and checksum are verified here, before any look-up.
 ///
 /// # Errors
 /// Says whether the value is foreign or a damaged token; never holds it.
@@ -106,7 +106,7 @@ pub fn parse(value: &[u8]) -> Result<Digest, Malformed> {
     let token = start.and_then(|at| value.get(at..)).unwrap_or_default();
     let shape = start.and_then(|at| value.get(..at)).unwrap_or_default();
     let shape_ok =
-        shape.len() <= 32 && shape.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        shape.len() <= 32 && shape.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'='));
     let (Some(rest), true) = (token.strip_prefix(PREFIX.as_bytes()), shape_ok) else {
         let looks_ours = memchr::memmem::find(value, PREFIX.as_bytes()).is_some();
         return Err(if looks_ours { Malformed::Damaged } else { Malformed::NotOurs });
@@ -200,6 +200,13 @@ mod tests {
             bytes[at] = if bytes[at] == b'x' { b'y' } else { b'x' };
             assert!(parse(&bytes).is_err(), "position {at}");
         }
+    }
+
+    #[test]
+    fn a_parameter_of_a_scheme_is_looked_through() {
+        let token = FreshToken::generate().unwrap();
+        let value = format!("token={}", token.as_str());
+        assert_eq!(parse(value.as_bytes()), Ok(token.digest()), "Authorization: Token token=…");
     }
 
     #[test]

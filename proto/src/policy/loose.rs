@@ -56,7 +56,7 @@ impl Spelled {
 }
 
 /// A path in its loosest reading: escapes decoded, capitals lowered. Paths are ASCII in every escape.
-pub(super) fn path(text: &str) -> Cow<'_, str> {
+pub(crate) fn path(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|b| b == b'%' || b.is_ascii_uppercase()) {
         return Cow::Borrowed(text);
     }

@@ -102,3 +102,20 @@ fn denied_paths_match_whole_segments_in_any_case() {
         assert!(DeniedPath::parse(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn a_denied_path_is_found_in_every_spelling() {
+    let mint = DeniedPath::parse("POST /v1/projects/-/serviceAccounts/*:generateAccessToken").unwrap();
+    for (path, want) in [
+        ("/v1/projects/-/serviceAccounts/a@b.iam:generateAccessToken", true),
+        ("/v1/projects/-/serviceaccounts/a%40b.iam%3AgenerateAccessToken", true),
+        ("/v1/projects/-/serviceAccounts/a@b.iam:signBlob", false),
+        ("/v1/projects/-/serviceAccounts/generateAccessToken", false),
+    ] {
+        assert_eq!(mint.matches(&Method::POST, path), want, "{path}");
+    }
+    let keys = DeniedPath::parse("POST /api/v4/projects/*/access_tokens/**").unwrap();
+    assert!(keys.matches(&Method::POST, "/api/v4/projects/group%2Fproject/access_tokens"));
+    assert!(!keys.matches(&Method::POST, "/api/v4/projects/group%2Fproject/issues"));
+    assert!(DeniedPath::parse("POST /a*b*c").is_err());
+}
