@@ -13,6 +13,7 @@
 )]
 
 pub mod collector;
+pub mod control;
 pub mod etcd;
 pub mod forwarder;
 pub mod metrics;
@@ -26,7 +27,9 @@ use std::sync::OnceLock;
 
 use tokio::runtime::Runtime;
 
-pub use self::{collector::Collector, etcd::Etcd, forwarder::Forwarder, sandbox::Sandbox, upstream::Upstream};
+pub use self::{
+    collector::Collector, control::Control, etcd::Etcd, forwarder::Forwarder, sandbox::Sandbox, upstream::Upstream,
+};
 
 /// Where the stand-in peers run, so that tests themselves can block.
 ///
