@@ -1,9 +1,13 @@
 //! Every noun of the command line against a running `seks dev`: its life, its three forms, its exit codes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
-use std::fs;
+use std::{fs, process::Command};
 
-use seks_tests::{Sandbox, Upstream, process::Finished, sandbox::Cli};
+use seks_tests::{
+    Sandbox, Upstream,
+    process::{Finished, binary, find_program, run, skip},
+    sandbox::Cli,
+};
 use serde_json::Value;
 
 const KEY: &str = "sk-real-cli-CANARY-000000000001";
@@ -316,4 +320,32 @@ fn a_join_token_is_printed_alone() {
     assert!(json["join_token"].is_string() && json["expires_at"].is_string(), "{json}");
     let node = sandbox.cli().json(&["node", "list"])[0]["id"].as_str().unwrap().to_owned();
     assert_eq!(sandbox.cli().json(&["node", "show", &node])["region"], "local");
+}
+
+#[test]
+fn a_secret_can_be_typed_without_being_shown_and_a_question_answered() {
+    let Some(script) = find_program("", "script") else {
+        return skip("prompts on a terminal", "no `script` here");
+    };
+    let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
+    sandbox.cli().enable("openai", "openai", &upstream);
+    let context = sandbox.data_dir().join("context.toml");
+    // `script` gives the command a terminal of its own, types what it is given, and shows what the terminal shows.
+    let typed = |line: &str, input: &str| {
+        let command = format!("{} --context-file {} {line}", binary("seks").display(), context.display());
+        run(Command::new(&script).args(["-qec", &command, "/dev/null"]), input.as_bytes())
+    };
+    let put = typed("credential put key --service openai", &format!("{KEY}\n"));
+    assert_eq!(put.code, Some(0), "{put:?}");
+    assert!(put.stdout.contains("not shown"), "{put:?}");
+    // What is typed ahead of the prompt is echoed by the terminal itself; after the prompt nothing is.
+    let after = put.stdout.split("(not shown):").nth(1).unwrap();
+    assert!(!after.contains("CANARY"), "{put:?}");
+    assert_eq!(sandbox.cli().json(&["credential", "show", "key"])["version"], 1);
+    let no = typed("credential delete key", "n\n");
+    assert!(no.code == Some(1) && no.stdout.contains("[y/N]"), "{no:?}");
+    assert_eq!(sandbox.cli().json(&["credential", "show", "key"])["version"], 1);
+    let yes = typed("credential delete key", "y\n");
+    assert_eq!(yes.code, Some(0), "{yes:?}");
+    assert_eq!(failure(&sandbox.cli().run(&["credential", "show", "key"], "")).0, 3);
 }

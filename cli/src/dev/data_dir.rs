@@ -62,7 +62,7 @@ impl DataDir {
 
     /// Whether the node has been here before.
     pub(crate) fn has_node(&self) -> bool {
-        fs::read_dir(self.node()).is_ok_and(|mut entries| entries.next().is_some())
+        self.node().join("identity.json").exists()
     }
 
     /// The file with the node's first join token.

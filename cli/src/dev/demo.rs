@@ -121,3 +121,21 @@ async fn issue_token(client: &Client) -> Result<String> {
     let request = token::request(client, AGENT.into(), vec![grant], TTL, Waiting::default())?;
     Ok(token::issue(client, request).await?.secret)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_proxy_between_them_the_stand_in_sees_the_token_and_gives_it_away() {
+        let upstream = Upstream::start().await.unwrap();
+        let authority = upstream.origin().replace("http://", "");
+        let answer = agent::ask(&authority, "seks_token_x").await.unwrap();
+        let received = upstream.last().unwrap();
+        assert_eq!(received.line, format!("POST {}", agent::PATH));
+        assert!(received.headers.contains(&("authorization".into(), "Bearer seks_token_x".into())), "{received:?}");
+        assert_eq!(received.body, agent::BODY);
+        assert!(answer.body.contains("Bearer seks_token_x") && answer.body.ends_with("data: [DONE]\n\n"));
+        assert!(answer.first < answer.last, "it streams");
+    }
+}
