@@ -6,6 +6,7 @@
 
 mod database;
 mod log;
+mod reserve;
 mod writer;
 
 #[cfg(test)]

@@ -61,3 +61,90 @@ async fn what_was_written_is_there_after_a_restart() {
     let mode = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(dir.path().join("data")), mode(config.path.clone())), (0o700, 0o600));
 }
+
+#[tokio::test]
+async fn a_second_opener_is_told_and_the_next_one_after_it_gets_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = StoreConfig::embedded(directory.path().join("s.redb"));
+    let first = Embedded::open(&config).await.unwrap();
+    let forgotten = first.watch(0);
+    let error = Embedded::open(&config).await.err().unwrap();
+    assert_eq!(error.to_string(), format!("`{}` is in use by another process", config.path.display()));
+    drop((first, forgotten));
+    Embedded::open(&config).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watcher_that_outlives_the_store_does_not_hold_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = StoreConfig::embedded(directory.path().join("s.redb"));
+    let store = Embedded::open(&config).await.unwrap();
+    let mut watch = store.watch(store.revision().await.unwrap());
+    let task = tokio::spawn(async move { watch.next().await });
+    drop(store);
+    Embedded::open(&config).await.unwrap();
+    assert!(!task.is_finished(), "a watch ends with nothing but a compaction");
+    task.abort();
+}
+
+#[tokio::test]
+async fn what_is_not_a_store_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = |name: &str| Embedded::open_with(directory.path().join(name), LogLimits::default());
+    std::fs::write(directory.path().join("text"), "not a store".repeat(1000)).unwrap();
+    std::fs::create_dir(directory.path().join("directory")).unwrap();
+    let db = redb::Database::create(directory.path().join("other")).unwrap();
+    drop(db);
+    {
+        drop(open("newer").await.unwrap());
+        let db = redb::Database::open(directory.path().join("newer")).unwrap();
+        let tx = db.begin_write().unwrap();
+        tx.open_table(META).unwrap().insert("format", 2).unwrap();
+        tx.commit().unwrap();
+    }
+    for name in ["text", "directory", "other", "newer"] {
+        let error = open(name).await.err().unwrap();
+        let known = matches!(error, OpenError::NotAStore { .. } | OpenError::File { .. });
+        assert!(known && !error.to_string().contains('\n'), "{name}: {error:?}");
+    }
+    assert_eq!(std::fs::read(directory.path().join("text")).unwrap(), "not a store".repeat(1000).into_bytes());
+    let empty = Embedded::open(&StoreConfig::embedded("")).await.err().unwrap();
+    assert_eq!(empty.to_string(), "store.path: is missing");
+}
+
+#[tokio::test]
+async fn a_truncated_file_is_an_error_and_not_a_panic() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.redb");
+    drop(Embedded::open_with(path.clone(), LogLimits::default()).await.unwrap());
+    let whole = std::fs::read(&path).unwrap();
+    for length in [1, 100, 4095, 4096, 8192, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        let opened = Embedded::open_with(path.clone(), LogLimits::default()).await;
+        let error = opened.err().unwrap_or_else(|| panic!("{length} bytes of {}", whole.len())).to_string();
+        assert!(!error.contains('\n'), "{length}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_and_so_the_file_stop_growing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.redb");
+    let limits = LogLimits { revisions: 200, bytes: 400 * 1024 };
+    let store = Embedded::open_with(path.clone(), limits).await.unwrap();
+    let value = "x".repeat(4_000);
+    let mut sizes = Vec::new();
+    for _ in 0..6 {
+        let round = (0..300).map(|_| store.commit(put(&Key::Rotation, &value)));
+        futures_util::future::try_join_all(round).await.unwrap();
+        sizes.push(std::fs::metadata(&path).unwrap().len());
+    }
+    assert_eq!(sizes[2], sizes[5], "{sizes:?}");
+    let kept = store.read(|tx| Ok(redb::ReadableTableMetadata::len(&tx.open_table(database::LOG)?)?)).await.unwrap();
+    assert_eq!(kept, 101, "400 KiB of entries of 4 KB each, and never more than 200");
+    // One change that is larger than the whole log is still handed to those who watch.
+    let at = store.revision().await.unwrap();
+    let mut watch = store.watch(at);
+    store.commit(put(&Key::Rotation, &"y".repeat(500 * 1024))).await.unwrap();
+    assert!(matches!(watch.next().await, Some(WatchEvent::Changes { revision, .. }) if revision == at + 1));
+}

@@ -12,6 +12,7 @@ use super::{
     LogLimits,
     database::{Database, Fault, META, RECORDS, REVISION, counter},
     log,
+    reserve::Reserve,
 };
 use crate::store::{
     MAX_TRANSACTION, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, OpenError, Revision, StoreError, Transaction, Write,
@@ -39,7 +40,8 @@ impl Writer {
     ) -> Result<Self, OpenError> {
         let (jobs, waiting) = mpsc::channel(BATCH);
         let path = database.path().display().to_string();
-        let work = Work { database, head, limits };
+        let reserve = Reserve::beside(database.path());
+        let work = Work { database, head, limits, reserve };
         let thread = thread::Builder::new().name("seks-store".into()).spawn(move || work.run(waiting));
         let thread = thread.map_err(|source| OpenError::File { path, source })?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
@@ -64,6 +66,14 @@ impl Drop for Writer {
     }
 }
 
+/// What a write adds to the store; 0 for deletes.
+fn put_bytes(write: &Write) -> u64 {
+    match write {
+        Write::Put(key, value) => (key.to_string().len() + value.len()) as u64,
+        Write::Delete(_) => 0,
+    }
+}
+
 /// The bounds that both stores keep.
 pub(in crate::store) fn check_size(transaction: &Transaction) -> Result<(), StoreError> {
     let length = |write: &Write| match write {
@@ -83,6 +93,7 @@ struct Work {
     database: Arc<Database>,
     head: watch::Sender<Revision>,
     limits: LogLimits,
+    reserve: Reserve,
 }
 
 impl Work {
@@ -99,13 +110,21 @@ impl Work {
     }
 
     fn serve(&self, batch: Vec<Job>) {
+        let size = |job: &Job| job.transaction.writes.iter().map(put_bytes).sum::<u64>();
+        let bytes: u64 = batch.iter().map(size).sum();
         let transactions: Vec<&Transaction> = batch.iter().map(|job| &job.transaction).collect();
-        match self.commit(&transactions) {
+        let done = match bytes {
+            0 => self.commit(&transactions),
+            _ if self.reserve.has_room_for(bytes) => self.commit(&transactions),
+            _ => Err(StoreError::Full),
+        };
+        match done {
             Ok(outcomes) => batch.into_iter().zip(outcomes).for_each(|(job, outcome)| {
                 let _gone = job.done.send(outcome);
             }),
             // One that can't be written must not take the others with it: each for itself, which tells who it was.
             Err(_) if batch.len() > 1 => batch.into_iter().for_each(|job| self.serve(vec![job])),
+            Err(StoreError::Full) if bytes == 0 && self.reserve.give_up() => self.serve(batch),
             Err(error) => batch.into_iter().for_each(|job| {
                 let _gone = job.done.send(Err(copy(&error)));
             }),

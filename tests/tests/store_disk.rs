@@ -1,0 +1,133 @@
+//! The embedded store on a disk that is full, and in places where it can't write.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::{path::Path, process::Command, sync::Arc};
+
+use bytes::Bytes;
+use seks_control_plane::store::{self, Key, Store, StoreConfig, StoreError, Transaction, Write};
+use seks_tests::process::skip;
+
+/// A small file system of its own; `None` where one may not mount.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new(test: &str, bytes: usize) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(directory.path());
+        if mount.output().is_ok_and(|done| done.status.success()) {
+            return Some(Self(directory));
+        }
+        skip(test, "mounting a small disk takes root");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.0.path()).status());
+    }
+}
+
+fn key(n: usize) -> Key {
+    Key::Agent("acme".parse().unwrap(), format!("a{n}").parse().unwrap())
+}
+
+async fn put(store: &Arc<dyn Store>, n: usize, length: usize) -> Result<u64, StoreError> {
+    let value = Bytes::from(vec![7; length]);
+    store.commit(Transaction { checks: vec![], writes: vec![Write::Put(key(n), value)] }).await
+}
+
+async fn delete(store: &Arc<dyn Store>, n: usize) -> Result<u64, StoreError> {
+    store.commit(Transaction { checks: vec![], writes: vec![Write::Delete(key(n))] }).await
+}
+
+/// Puts until one is refused; says how many were made.
+async fn fill(store: &Arc<dyn Store>) -> usize {
+    for written in 0..10_000 {
+        match put(store, written, 20_000).await {
+            Ok(_) => {}
+            Err(StoreError::Full) => return written,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("never full");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_puts_and_takes_deletes() {
+    let Some(disk) = Disk::new("a full disk", 16 * 1024 * 1024) else { return };
+    let config = StoreConfig::embedded(disk.path().join("store.redb"));
+    let store = store::open(&config).await.unwrap();
+    let written = fill(&store).await;
+    assert!(written > 100, "{written}");
+    assert_eq!(store.list("in/").await.unwrap().0.len(), written, "half a write, or a lost one");
+    drop(store);
+    let store = store::open(&config).await.unwrap();
+    assert_eq!(store.list("in/").await.unwrap().0.len(), written);
+    for n in 0..written {
+        delete(&store, n).await.unwrap();
+    }
+    assert_eq!(store.list("in/").await.unwrap().0.len(), 0);
+}
+
+#[tokio::test]
+async fn when_others_fill_the_disk_to_the_last_byte_revoking_still_works() {
+    let Some(disk) = Disk::new("a disk that others fill", 24 * 1024 * 1024) else { return };
+    let store = store::open(&StoreConfig::embedded(disk.path().join("store.redb"))).await.unwrap();
+    // In few large changes, so that the file has few free pages of its own when the disk is full.
+    for first in (0..1_000).step_by(100) {
+        let writes = (first..first + 100).map(|n| Write::Put(key(n), Bytes::from(vec![7; 4_000])));
+        store.commit(Transaction { checks: vec![], writes: writes.collect() }).await.unwrap();
+    }
+    let filler = disk.path().join("filler");
+    let full = std::fs::write(&filler, vec![1; 24 * 1024 * 1024]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    assert!(matches!(put(&store, 5_000, 1_000).await, Err(StoreError::Full)));
+    let reserve = disk.path().join("store.redb.reserve");
+    assert!(reserve.exists());
+    for first in 0..10 {
+        let writes = (0..100).map(|n| Write::Delete(key(first + n * 10))); // on every page
+        store.commit(Transaction { checks: vec![], writes: writes.collect() }).await.unwrap();
+        assert_eq!(store.list("in/").await.unwrap().0.len(), 900 - first * 100);
+    }
+    assert!(!reserve.exists(), "the disk was not full enough to show anything");
+    assert!(matches!(put(&store, 5_000, 1_000).await, Err(StoreError::Full)));
+    std::fs::remove_file(filler).unwrap();
+    put(&store, 5_000, 1_000).await.unwrap();
+    assert!(reserve.exists());
+    assert_eq!(store.list("in/").await.unwrap().0.len(), 1);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_read_only_is_one_line() {
+    let Some(disk) = Disk::new("a read-only directory", 24 * 1024 * 1024) else { return };
+    let remount = |mode: &str| {
+        let done = Command::new("mount").args(["-o", &format!("remount,{mode}")]).arg(disk.path()).output().unwrap();
+        assert!(done.status.success());
+    };
+    let config = StoreConfig::embedded(disk.path().join("data/store.redb"));
+    let refused = async |what: &str| {
+        let error = store::open(&config).await.err().unwrap().to_string();
+        assert!(error.starts_with('`') && error.contains(what) && !error.contains('\n'), "{error}");
+    };
+    remount("ro");
+    refused("Read-only file system").await;
+    remount("rw");
+    drop(store::open(&config).await.unwrap());
+    remount("ro");
+    refused("Read-only file system").await;
+}
+
+#[tokio::test]
+async fn a_disk_too_small_for_a_store_is_one_line_and_leaves_nothing() {
+    let Some(disk) = Disk::new("a tiny disk", 8 * 1024) else { return };
+    let config = StoreConfig::embedded(disk.path().join("store.redb"));
+    let error = store::open(&config).await.err().unwrap().to_string();
+    assert!(error.contains("No space left") && !error.contains('\n'), "{error}");
+    assert_eq!(std::fs::read_dir(disk.path()).unwrap().count(), 0);
+}
