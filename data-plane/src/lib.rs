@@ -8,6 +8,7 @@ mod health;
 pub mod listener;
 mod node;
 pub mod proxy;
+pub mod sync;
 pub mod table;
 pub mod telemetry;
 pub mod upstream;

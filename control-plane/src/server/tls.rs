@@ -123,7 +123,9 @@ impl Source {
     fn certificate(&self, provider: &CryptoProvider) -> Result<(CertifiedKey, Duration), TlsError> {
         if self.files.is_empty() {
             let made = self.authority.server_certificate(&self.names)?;
-            let key = certified(vec![made.certificate], made.key, provider)?;
+            // The CA goes with it: a node that joins knows the CA by its hash alone.
+            let chain = vec![made.certificate, self.authority.certificate().clone()];
+            let key = certified(chain, made.key, provider)?;
             return Ok((key, made.renew_in));
         }
         let chain = read_chain(&self.files.cert_file)?;

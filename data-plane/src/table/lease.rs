@@ -12,6 +12,8 @@ use seks_proto::table::BootInstant;
 pub struct Lease {
     /// 0: none.
     ends: AtomicU64,
+    /// When the table was last known to hold everything that was committed.
+    current: AtomicU64,
 }
 
 impl Lease {
@@ -36,6 +38,17 @@ impl Lease {
     /// Extends it to `until`; a grant that ends earlier than the present one changes nothing.
     pub fn extend(&self, until: BootInstant) {
         self.ends.fetch_max(until.as_nanos(), SeqCst);
+    }
+
+    /// The table held everything that was committed before `at`.
+    pub fn current_at(&self, at: BootInstant) {
+        self.current.fetch_max(at.as_nanos(), SeqCst);
+    }
+
+    /// How long ago the table was last known to be current; since the machine started when it never was.
+    #[must_use]
+    pub fn lag(&self) -> Duration {
+        BootInstant::now().since(BootInstant::from_nanos(self.current.load(SeqCst)))
     }
 
     /// Ends it now: the node was fenced.

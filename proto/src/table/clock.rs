@@ -22,6 +22,12 @@ impl BootInstant {
         Self(self.0.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)))
     }
 
+    /// `before` earlier, the machine's start at the earliest.
+    #[must_use]
+    pub fn minus(self, before: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(before.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// How long ago `earlier` was, zero when it is still to come.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

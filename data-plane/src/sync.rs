@@ -1,0 +1,196 @@
+//! The node's side of distribution: one stream to the nearest control plane that answers, for ever.
+//!
+//! What arrives is checked, applied and only then acknowledged; what doesn't follow, doesn't decode or doesn't add up is
+//! rejected whole, and the table stays as it was. Without a stream the node goes on serving until its lease ends, and then
+//! refuses: nothing here needs a person to heal.
+
+mod backoff;
+mod channel;
+mod decode;
+pub mod enrol;
+mod identity;
+mod loading;
+mod renewal;
+mod stream;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use seks_proto::table::BootInstant;
+use tokio::{task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    backoff::Backoff,
+    channel::Trust,
+    stream::{End, Stream},
+};
+pub use self::{
+    enrol::EnrolError,
+    identity::{Identity, IdentityError},
+};
+use crate::table::Table;
+
+/// A stream that lasted this long was a good one: the next failure counts as the first.
+const GOOD: Duration = Duration::from_secs(10);
+/// How often the end of the lease is looked for; requests look for themselves, so this bounds only how late a stream is cut.
+const LEASE_LOOK: Duration = Duration::from_millis(250);
+
+/// Where a node's table comes from.
+#[derive(Clone, Debug)]
+pub struct SyncConfig {
+    /// Control planes (`https://host:port`), nearest first.
+    pub endpoints: Vec<String>,
+    /// PEM roots of control planes whose certificates aren't of our own CA; empty: our own.
+    pub roots_pem: String,
+    /// The region to report; the certificate's counts when it names one.
+    pub region: String,
+}
+
+/// How a node's stream is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncStatus {
+    /// The control plane that it is connected to.
+    pub connected: Option<String>,
+    /// Why it is not, or why the last stream ended.
+    pub last_error: Option<String>,
+    /// What a person has to look at: the control plane's store is not the one that this node's table came from.
+    pub alarm: Option<String>,
+    /// Streams that were begun.
+    pub streams: u64,
+    /// Snapshots that were swapped in.
+    pub snapshots: u64,
+    /// Deltas that were applied.
+    pub deltas: u64,
+    /// Whatever was rejected.
+    pub rejected: u64,
+}
+
+/// A running synchronisation. Stops when it is dropped.
+pub struct Sync {
+    status: Arc<Status>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+/// Shared between the stream and who asks.
+#[derive(Default)]
+struct Status(Mutex<SyncStatus>);
+
+impl Status {
+    fn update(&self, change: impl FnOnce(&mut SyncStatus)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Sync {
+    /// Begins to fill `table`, as `identity`. Returns at once; [`Table::is_loaded`] and [`Lease::valid`](crate::table::Lease::valid) tell when
+    /// the node can serve.
+    #[must_use]
+    pub fn start(config: SyncConfig, identity: Identity, table: Arc<Table>) -> Self {
+        let (status, stop) = (Arc::new(Status::default()), CancellationToken::new());
+        let work = run(config, identity, table.clone(), status.clone());
+        let (until, watched) = (stop.clone(), table.clone());
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = watch_lease(watched) => {}
+                () = until.cancelled() => {}
+            }
+        });
+        Self { status, stop, task: Some(task) }
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> SyncStatus {
+        self.status.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Closes the stream. The table stays, and so does the lease until it ends.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        if let Some(task) = self.task.take() {
+            // A panic in there has been reported, and there is nothing left to stop.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Sync {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn run(config: SyncConfig, identity: Identity, table: Arc<Table>, status: Arc<Status>) {
+    let identity = Arc::new(arc_swap::ArcSwap::from_pointee(identity));
+    let trust = Trust { roots_pem: config.roots_pem.clone() };
+    let renewing = renewal::run(config.endpoints.clone(), trust.clone(), identity.clone());
+    let following = follow(&config, &trust, &identity, &table, &status);
+    tokio::select! {
+        () = renewing => {}
+        () = following => {}
+    }
+}
+
+/// One stream after the other: the nearest endpoint first, the next when it fails, a pause when all have.
+async fn follow(
+    config: &SyncConfig,
+    trust: &Trust,
+    identity: &arc_swap::ArcSwap<Identity>,
+    table: &Arc<Table>,
+    status: &Arc<Status>,
+) {
+    let mut backoff = Backoff::default();
+    loop {
+        for endpoint in &config.endpoints {
+            let begun = BootInstant::now();
+            let end = Stream::run(endpoint, trust, &identity.load_full(), config, table, status).await;
+            status.update(|s| {
+                s.connected = None;
+                s.last_error = Some(end.to_string());
+                s.alarm = matches!(end, End::Diverged(_)).then(|| end.to_string()).or(s.alarm.take());
+            });
+            report(endpoint, &end);
+            if matches!(end, End::Fenced(_)) {
+                table.lease().end();
+                table.wake_all();
+            }
+            if BootInstant::now().since(begun) >= GOOD {
+                backoff.reset();
+                break; // the nearest first again
+            }
+        }
+        sleep(backoff.next()).await;
+    }
+}
+
+fn report(endpoint: &str, end: &End) {
+    match end {
+        End::Diverged(_) => {
+            tracing::error!(endpoint, reason = %end, "this node's table is not of the control plane's store")
+        }
+        End::Fenced(_) => tracing::error!(endpoint, reason = %end, "fenced: another process has this node's identity"),
+        _ => tracing::warn!(endpoint, reason = %end, "the stream to the control plane has ended"),
+    }
+}
+
+/// Cuts what is in flight when the lease ends: nothing else would wake it.
+async fn watch_lease(table: Arc<Table>) {
+    let mut was_valid = false;
+    loop {
+        let remaining = table.lease().remaining();
+        let valid = !remaining.is_zero();
+        if was_valid && !valid {
+            tracing::error!("the lease has run out: this node refuses everything until it hears from a control plane");
+            table.wake_all();
+        } else if valid && !was_valid {
+            tracing::info!(revision = table.revision(), tokens = table.len(), "this node may serve");
+        }
+        was_valid = valid;
+        sleep(if valid { remaining.min(LEASE_LOOK) } else { LEASE_LOOK }).await;
+    }
+}

@@ -1,0 +1,50 @@
+//! Pauses between attempts: exponential, with full jitter, so that a fleet that lost its control plane doesn't come back in step.
+
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// How long to wait next.
+#[derive(Default)]
+pub(super) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// Anything between nothing and a bound that doubles with each failure, up to 5 s.
+    pub(super) fn next(&mut self) -> Duration {
+        let bound = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
+        self.failures = self.failures.saturating_add(1);
+        bound.mul_f64(fraction())
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// Uniform in [0, 1); a half when the system has no randomness.
+fn fraction() -> f64 {
+    let mut bytes = [0_u8; 4];
+    if getrandom::fill(&mut bytes).is_err() {
+        return 0.5;
+    }
+    f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_differ() {
+        let mut backoff = Backoff::default();
+        let pauses: Vec<_> = (0..40).map(|_| backoff.next()).collect();
+        assert!(pauses[0] <= FIRST && pauses.iter().all(|p| *p <= LONGEST));
+        assert!(pauses[20..].iter().any(|p| *p > LONGEST / 4), "they grow");
+        assert_ne!(pauses[30], pauses[31]);
+        backoff.reset();
+        assert!(backoff.next() <= FIRST);
+    }
+}

@@ -1,0 +1,130 @@
+//! Wire changes as the table's own. What can't be understood is an error, and the whole message with it; what is understood and
+//! can't be served (a service or policies that this build refuses) takes rights away instead.
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use prost::Message as _;
+use seks_proto::{
+    id::{NameError, TenantName, is_name},
+    policy::Policies,
+    service::Service,
+    table::{SessionError, SessionKey, credential_aad},
+    token::Digest,
+    wire::{self, change, remove},
+};
+
+use crate::table::{Change, TokenRecord};
+
+/// Why a change can't be taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DecodeError {
+    /// It isn't a message at all.
+    #[error("not a message: {0}")]
+    Wire(#[from] prost::DecodeError),
+    /// A kind of a later version.
+    #[error("a change of an unknown kind")]
+    Unknown,
+    /// A name that is none.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A token without a proper digest or id.
+    #[error("a token without a proper {0}")]
+    Token(&'static str),
+    /// A credential that isn't sealed to this stream.
+    #[error("a credential that does not open")]
+    Credential(#[source] SessionError),
+}
+
+/// Decodes one change; credentials are opened with the stream's key.
+pub(super) fn decode(change: Bytes, epoch: &str, key: &SessionKey) -> Result<Change, DecodeError> {
+    take(wire::Change::decode(change)?, epoch, key)
+}
+
+pub(super) fn take(change: wire::Change, epoch: &str, key: &SessionKey) -> Result<Change, DecodeError> {
+    match change.change.ok_or(DecodeError::Unknown)? {
+        change::Change::Tenant(t) => Ok(Change::Tenant(t.name.try_into()?)),
+        change::Change::Agent(a) => Ok(Change::Agent {
+            tenant: a.tenant.try_into()?,
+            name: a.name.try_into()?,
+            attributes: a.attributes,
+            disabled: a.disabled,
+        }),
+        change::Change::Service(s) => service(&s.service.unwrap_or_default()),
+        change::Change::Credential(c) => {
+            let aad = credential_aad(epoch, &c.tenant, &c.name, c.version);
+            let secret = key.open(&aad, &c.sealed).map_err(DecodeError::Credential)?;
+            let (tenant, name, service) = (c.tenant.try_into()?, c.name.try_into()?, c.service.try_into()?);
+            Ok(Change::Credential { tenant, name, service, version: c.version, secret })
+        }
+        change::Change::Policies(p) => Ok(policies(p.tenant.try_into()?, &p.policies)),
+        change::Change::Token(t) => token(t),
+        change::Change::Remove(r) => removal(r.what.ok_or(DecodeError::Unknown)?),
+    }
+}
+
+fn service(record: &wire::Service) -> Result<Change, DecodeError> {
+    match Service::try_from(record) {
+        Ok(service) => Ok(Change::Service(Box::new(service))),
+        Err(error) => {
+            tracing::error!(seks.tenant = record.tenant, seks.service = record.name, %error, "a service can't be served here");
+            Ok(Change::RemoveService(record.tenant.as_str().try_into()?, record.name.as_str().try_into()?))
+        }
+    }
+}
+
+fn policies(tenant: TenantName, policies: &[wire::Policy]) -> Change {
+    match Policies::compile(policies) {
+        Ok(compiled) => Change::Policies(tenant, Some(compiled.into())),
+        Err(error) => {
+            tracing::error!(seks.tenant = %tenant, %error, "policies can't be compiled here: everything is denied");
+            Change::Policies(tenant, None)
+        }
+    }
+}
+
+fn token(t: wire::TableToken) -> Result<Change, DecodeError> {
+    let digest = digest(&t.digest)?;
+    if !is_name(&t.id) {
+        return Err(DecodeError::Token("id"));
+    }
+    let cidrs: Result<Vec<IpNet>, _> = t.cidrs.iter().map(|c| c.parse()).collect();
+    let Ok(cidrs) = cidrs else {
+        // A binding that can't be checked must not be ignored.
+        tracing::error!(seks.token.id = t.id, "a token's networks are not readable: it is not honoured");
+        let (tenant, agent) = (t.tenant.try_into()?, t.agent.try_into()?);
+        return Ok(Change::RevokeToken { digest, id: t.id, tenant, agent, until: 0 });
+    };
+    let grant = |g: wire::Grant| Ok((g.service.try_into()?, g.credential.try_into()?));
+    Ok(Change::Token(Box::new(TokenRecord {
+        digest,
+        id: t.id,
+        tenant: t.tenant.try_into()?,
+        agent: t.agent.try_into()?,
+        grants: t.grants.into_iter().map(grant).collect::<Result<_, NameError>>()?,
+        issued_at: t.issued_at,
+        expires_at: t.expires_at,
+        cidrs,
+    })))
+}
+
+fn digest(bytes: &[u8]) -> Result<Digest, DecodeError> {
+    Digest::try_from(bytes).map_err(|_| DecodeError::Token("digest"))
+}
+
+fn removal(what: remove::What) -> Result<Change, DecodeError> {
+    use remove::What;
+    Ok(match what {
+        What::Tenant(name) => Change::RemoveTenant(name.try_into()?),
+        What::Agent(n) => Change::RemoveAgent(n.tenant.try_into()?, n.name.try_into()?),
+        What::Service(n) => Change::RemoveService(n.tenant.try_into()?, n.name.try_into()?),
+        What::Credential(n) => Change::RemoveCredential(n.tenant.try_into()?, n.name.try_into()?),
+        What::Policies(tenant) => Change::RemovePolicies(tenant.try_into()?),
+        What::Token(t) => Change::RevokeToken {
+            digest: digest(&t.digest)?,
+            id: t.id,
+            tenant: t.tenant.try_into()?,
+            agent: t.agent.try_into()?,
+            until: t.until,
+        },
+    })
+}

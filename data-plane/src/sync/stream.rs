@@ -1,0 +1,327 @@
+//! One stream, from Hello to its end.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use seks_proto::{
+    runtime::VERSION,
+    table::{BootInstant, CLOCK_SKEW, MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, features},
+    wire::{
+        self, NodeMessage, distribution_client::DistributionClient, node_message::Message as ToReplica,
+        replica_message::Message as FromReplica,
+    },
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+
+use super::{
+    Identity, Status, SyncConfig,
+    channel::Trust,
+    decode::{DecodeError, decode},
+    loading::{LoadError, Loading},
+};
+use crate::table::{ApplyError, Change, Delta, Table};
+
+/// A replica answers Hello within this.
+const WELCOME_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for the next part of a snapshot.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30);
+/// Messages to the replica that may wait.
+const OUTBOX: usize = 64;
+/// Renews whose answer may still come.
+const MAX_ASKED: usize = 8;
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("the control plane says: {0}")]
+    Refused(String),
+    #[error("the stream was closed")]
+    Closed,
+    #[error("nothing was heard for {0:?}")]
+    Silent(Duration),
+    #[error("{0}")]
+    Protocol(&'static str),
+    #[error("the session's key: {0}")]
+    Key(#[from] SessionError),
+    #[error("{0}")]
+    Fenced(String),
+    /// An old backup was restored, here or there. Nothing is applied; the lease runs out.
+    #[error("{0}")]
+    Diverged(String),
+}
+
+impl From<tonic::Status> for End {
+    fn from(status: tonic::Status) -> Self {
+        match status.code() {
+            Code::FailedPrecondition => Self::Diverged(status.message().to_owned()),
+            _ => Self::Refused(format!("{}: {}", status.code(), status.message())),
+        }
+    }
+}
+
+/// A change that isn't applied, and why: told to the replica, which answers with a snapshot.
+#[derive(Debug, thiserror::Error)]
+enum Reject {
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+pub(super) struct Stream<'a> {
+    table: &'a Arc<Table>,
+    status: &'a Status,
+    outbox: mpsc::Sender<NodeMessage>,
+    key: SessionKey,
+    epoch: String,
+    ttl: Duration,
+    loading: Option<Loading>,
+    /// What is applied is not what the replica thinks: nothing but a snapshot helps.
+    lost: bool,
+    nonce: u64,
+    /// When each Renew was sent.
+    asked: VecDeque<(u64, BootInstant)>,
+}
+
+impl<'a> Stream<'a> {
+    /// Connects to `endpoint` and follows it until something ends it.
+    pub(super) async fn run(
+        endpoint: &str,
+        trust: &Trust,
+        identity: &Identity,
+        config: &SyncConfig,
+        table: &'a Arc<Table>,
+        status: &'a Status,
+    ) -> End {
+        match Self::try_run(endpoint, trust, identity, config, table, status).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    async fn try_run(
+        endpoint: &str,
+        trust: &Trust,
+        identity: &Identity,
+        config: &SyncConfig,
+        table: &'a Arc<Table>,
+        status: &'a Status,
+    ) -> Result<Never, End> {
+        let channel = trust.connect(endpoint, identity).await?;
+        let mut client = DistributionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
+        let (outbox, messages) = mpsc::channel(OUTBOX);
+        let recipient = Recipient::generate()?;
+        let hello = hello(table, identity, config, &recipient);
+        let _ = outbox.try_send(message(ToReplica::Hello(hello))); // an empty queue takes it
+        let opening = timeout(WELCOME_LIMIT, client.sync(ReceiverStream::new(messages))).await;
+        let mut inbound = opening.map_err(|_| End::Silent(WELCOME_LIMIT))??.into_inner();
+        let first = timeout(WELCOME_LIMIT, inbound.message()).await.map_err(|_| End::Silent(WELCOME_LIMIT))??;
+        let Some(FromReplica::Welcome(welcome)) = first.and_then(|m| m.message) else {
+            return Err(End::Protocol("the first answer is Welcome"));
+        };
+        let mut stream = Self::welcomed(table, status, outbox, &recipient, welcome)?;
+        tracing::info!(endpoint, epoch = stream.epoch, resumed = !stream.lost, "following a control plane");
+        status.update(|s| {
+            s.connected = Some(endpoint.to_owned());
+            s.streams += 1;
+        });
+        stream.follow(&mut inbound).await
+    }
+
+    fn welcomed(
+        table: &'a Arc<Table>,
+        status: &'a Status,
+        outbox: mpsc::Sender<NodeMessage>,
+        recipient: &Recipient,
+        welcome: wire::Welcome,
+    ) -> Result<Self, End> {
+        let held = table.epoch();
+        if !held.is_empty() && *held != *welcome.epoch {
+            return Err(End::Diverged(format!("its store is `{}`, this node's table is of `{held}`", welcome.epoch)));
+        }
+        if welcome.resumed && !table.is_loaded() {
+            return Err(End::Protocol("there is nothing to resume from"));
+        }
+        let key = recipient.accept(&welcome.session_enc, &welcome.session_sealed)?;
+        let ttl = Duration::from_millis(welcome.lease_ttl_ms).clamp(Duration::from_secs(1), Duration::from_secs(3600));
+        let (lost, asked) = (!welcome.resumed, VecDeque::new());
+        Ok(Self { table, status, outbox, key, epoch: welcome.epoch, ttl, loading: None, lost, nonce: 0, asked })
+    }
+
+    async fn follow(&mut self, inbound: &mut Streaming<wire::ReplicaMessage>) -> Result<Never, End> {
+        // Four times in a lease: three answers may be lost before anything happens to the node.
+        let renewal = self.ttl / 4;
+        let (mut heard, mut renew_at) = (Instant::now(), Instant::now());
+        loop {
+            // Grants come all the time; a snapshot may have to wait until other nodes have theirs.
+            let silence = if self.lost { SNAPSHOT_LIMIT } else { self.ttl / 2 };
+            tokio::select! {
+                biased;
+                received = inbound.message() => {
+                    heard = Instant::now();
+                    let was_lost = self.lost;
+                    let received = received?.ok_or(End::Closed)?;
+                    self.receive(received.message.ok_or(End::Protocol("an empty message"))?)?;
+                    if was_lost && !self.lost {
+                        renew_at = Instant::now();
+                    }
+                }
+                () = sleep_until(renew_at), if !self.lost => {
+                    self.renew()?;
+                    renew_at = Instant::now() + renewal;
+                }
+                () = sleep_until(heard + silence) => return Err(End::Silent(silence)),
+            }
+        }
+    }
+
+    fn receive(&mut self, received: FromReplica) -> Result<(), End> {
+        match received {
+            FromReplica::SnapshotBegin(begin) => self.begin(begin),
+            FromReplica::Chunk(chunk) => self.load(|loading, key| loading.chunk(&chunk, key)),
+            FromReplica::SnapshotEnd(end) => self.end(&end),
+            FromReplica::Delta(delta) => {
+                let revision = delta.revision;
+                self.delta(delta).or_else(|reject| self.reject(revision, &reject))
+            }
+            FromReplica::Grant(grant) => {
+                self.granted(&grant);
+                Ok(())
+            }
+            FromReplica::Fence(fence) => Err(End::Fenced(fence.reason)),
+            FromReplica::Welcome(_) => Err(End::Protocol("a second Welcome")),
+        }
+    }
+
+    fn begin(&mut self, begin: wire::SnapshotBegin) -> Result<(), End> {
+        let (held, applied) = (self.table.epoch(), self.table.revision());
+        if *begin.epoch != *self.epoch || (*held == *begin.epoch && begin.revision < applied) {
+            return Err(End::Diverged(format!("a snapshot of revision {}, {applied} is applied", begin.revision)));
+        }
+        let revision = begin.revision;
+        self.loading = None; // at most one is in memory
+        self.lost = true;
+        match Loading::begin(self.table, begin) {
+            Ok(loading) => {
+                self.loading = Some(loading);
+                Ok(())
+            }
+            Err(error) => self.reject(revision, &error.into()),
+        }
+    }
+
+    fn load(&mut self, step: impl FnOnce(&mut Loading, &SessionKey) -> Result<(), LoadError>) -> Result<(), End> {
+        // After a rejected part, the rest of the same snapshot is still on its way.
+        let Some(loading) = &mut self.loading else { return Ok(()) };
+        match step(loading, &self.key) {
+            Ok(()) => Ok(()),
+            Err(error) => self.reject(0, &error.into()),
+        }
+    }
+
+    fn end(&mut self, end: &wire::SnapshotEnd) -> Result<(), End> {
+        let Some(loading) = self.loading.take() else { return Ok(()) };
+        let swapped = loading.end(end).and_then(|staging| Ok(self.table.swap(staging)?));
+        match swapped {
+            Ok(old) => {
+                // Freeing a million entries takes a while.
+                tokio::task::spawn_blocking(move || drop(old));
+                self.lost = false;
+                self.status.update(|s| s.snapshots += 1);
+                self.ack()
+            }
+            Err(error) => self.reject(0, &error.into()),
+        }
+    }
+
+    fn delta(&mut self, delta: wire::Delta) -> Result<(), Reject> {
+        let wire::Delta { epoch, previous, revision, changes } = delta;
+        let bytes = changes.iter().map(bytes::Bytes::len).sum();
+        let decode = |change| decode(change, &epoch, &self.key);
+        let changes: Vec<Change> = changes.into_iter().map(decode).collect::<Result<_, _>>()?;
+        if self.lost {
+            // What takes rights away doesn't wait for the snapshot, if the live table is of the same store at all.
+            if *self.table.epoch() == *epoch {
+                self.table.narrow(&changes);
+            }
+            let delta = Delta { epoch, previous, revision, changes };
+            return match &mut self.loading {
+                Some(loading) => Ok(loading.wait(delta, bytes)?),
+                None => Ok(()), // the snapshot that was asked for is later than this
+            };
+        }
+        self.table.apply(Delta { epoch, previous, revision, changes })?;
+        self.status.update(|s| s.deltas += 1);
+        // A full queue is a dead stream, which the next Renew will notice; the ack is lost with it.
+        let _ = self.ack();
+        Ok(())
+    }
+
+    fn reject(&mut self, revision: u64, reject: &Reject) -> Result<(), End> {
+        let reason: String = reject.to_string().chars().take(200).collect();
+        tracing::warn!(revision, reason, "rejected; the table stays as it was");
+        self.loading = None;
+        self.lost = true;
+        self.status.update(|s| s.rejected += 1);
+        self.send(ToReplica::Nack(wire::Nack { revision, reason }))
+    }
+
+    fn renew(&mut self) -> Result<(), End> {
+        self.nonce += 1;
+        if self.asked.len() == MAX_ASKED {
+            self.asked.pop_front();
+        }
+        // Before it is sent: from here on the lease counts.
+        self.asked.push_back((self.nonce, BootInstant::now()));
+        self.send(ToReplica::Renew(wire::Renew { nonce: self.nonce }))
+    }
+
+    fn granted(&mut self, grant: &wire::LeaseGrant) {
+        let Some(at) = self.asked.iter().position(|(nonce, _)| *nonce == grant.nonce) else { return };
+        let sent = self.asked.drain(..=at).next_back().map(|(_, sent)| sent);
+        // A lease is worth something only to who has applied everything that it vouches for.
+        let current = !self.lost && *grant.epoch == *self.table.epoch() && self.table.revision() >= grant.revision;
+        let (Some(sent), true) = (sent, current) else { return };
+        let left = Duration::from_millis(grant.ttl_left_ms).min(self.ttl);
+        self.table.lease().extend(sent.plus(left.mul_f64(1.0 - CLOCK_SKEW)));
+        // The replica's barrier is as old as what is missing from a whole lease.
+        self.table.lease().current_at(sent.minus(self.ttl.saturating_sub(left)));
+    }
+
+    fn ack(&self) -> Result<(), End> {
+        self.send(ToReplica::Ack(wire::Ack { revision: self.table.revision() }))
+    }
+
+    fn send(&self, to_replica: ToReplica) -> Result<(), End> {
+        self.outbox.try_send(message(to_replica)).map_err(|_| End::Closed)
+    }
+}
+
+/// [`Stream::follow`] only ever ends for a reason.
+enum Never {}
+
+fn message(message: ToReplica) -> NodeMessage {
+    NodeMessage { message: Some(message) }
+}
+
+fn hello(table: &Table, identity: &Identity, config: &SyncConfig, recipient: &Recipient) -> wire::Hello {
+    wire::Hello {
+        protocol: PROTOCOL,
+        node: identity.node().to_owned(),
+        region: config.region.clone(),
+        version: VERSION.to_owned(),
+        epoch: table.epoch().to_string(),
+        applied_revision: table.revision(),
+        table_hash: Vec::new(),
+        features: features::ALL.iter().map(|&f| f.to_owned()).collect(),
+        session_key: recipient.public_key().to_vec(),
+    }
+}
