@@ -30,7 +30,9 @@ use tracing::Instrument as _;
 
 pub(crate) use self::edge::Edge;
 use self::{audit::Call, auth::Method, message::Message as _, problem::Problem};
-use crate::{authority::Authority, registry::Registry, store::Revision, telemetry::Metrics};
+use crate::{
+    authority::Authority, distribution::Distribution, registry::Registry, store::Revision, telemetry::Metrics,
+};
 
 /// Largest message that is decoded, in bytes. [`edge`] lets only those methods near it whose fields can be that long.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -41,38 +43,37 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
-pub struct Admin(Arc<Inner>);
+pub struct Admin(Arc<Parts>);
 
-struct Inner {
-    registry: Arc<Registry>,
-    authority: Arc<Authority>,
-    proxy_url: String,
-    telemetry: Telemetry,
-    metrics: Metrics,
+/// What the service stands on.
+pub struct Parts {
+    /// Reads and writes.
+    pub registry: Arc<Registry>,
+    /// Signs.
+    pub authority: Arc<Authority>,
+    /// Knows the nodes.
+    pub distribution: Distribution,
+    /// Exports the spans of the calls.
+    pub telemetry: Telemetry,
+    /// Counts the calls.
+    pub metrics: Metrics,
+    /// Where agents reach the proxy; may be empty.
+    pub proxy_url: String,
+    /// This replica's name.
+    pub replica: String,
 }
 
 impl Admin {
-    /// The service over a registry.
+    /// The service.
     #[must_use]
-    pub fn new(
-        registry: Arc<Registry>,
-        authority: Arc<Authority>,
-        proxy_url: String,
-        telemetry: Telemetry,
-        metrics: Metrics,
-    ) -> Self {
-        Self(Arc::new(Inner { registry, authority, proxy_url, telemetry, metrics }))
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
     }
 
     /// The service behind its message limits, for a tonic server.
     #[must_use]
     pub fn service(self) -> admin_server::AdminServer<Self> {
         admin_server::AdminServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES)
-    }
-
-    /// The nodes as the fleet's sessions know them.
-    async fn nodes(&self) -> Result<Vec<wire::Node>, Problem> {
-        Ok(self.0.registry.nodes().await?)
     }
 
     fn registry(&self) -> &Registry {
@@ -90,8 +91,7 @@ impl Admin {
             return Some(wire::Enforcement { revision, ..wire::Enforcement::default() });
         }
         let timeout = if wait.timeout_ms == 0 { WAIT } else { Duration::from_millis(wait.timeout_ms).min(MAX_WAIT) };
-        let _ = timeout;
-        Some(wire::Enforcement { revision, enforced: true, ..wire::Enforcement::default() })
+        Some(self.0.distribution.await_enforced(revision, timeout).await)
     }
 }
 

@@ -1,11 +1,11 @@
 //! `control-plane.toml`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use seks_proto::runtime::telemetry::TelemetryConfig;
 use serde::Deserialize;
 
-use crate::{seal::SealConfig, store::StoreConfig};
+use crate::{distribution::DistributionOptions, seal::SealConfig, store::StoreConfig};
 
 /// The whole file. Unknown keys are errors.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -78,15 +78,15 @@ pub struct DistributionConfig {
     pub tls: ListenerTlsConfig,
     /// How long a node serves without hearing from a control plane. Default: 10 s; 2 s to 60 s.
     #[serde(with = "humantime_serde")]
-    pub lease: std::time::Duration,
+    pub lease: Duration,
+    /// Nodes that load a snapshot at the same time; more wait. Default: 32.
+    pub max_snapshots: usize,
 }
 
 impl Default for DistributionConfig {
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8303)),
-            tls: ListenerTlsConfig::default(),
-            lease: std::time::Duration::from_secs(10),
-        }
+        let DistributionOptions { lease, max_snapshots, .. } = DistributionOptions::default();
+        let listen = SocketAddr::from(([127, 0, 0, 1], 8303));
+        Self { listen, tls: ListenerTlsConfig::default(), lease, max_snapshots }
     }
 }

@@ -13,11 +13,10 @@ use seks_proto::{
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{
-    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned},
     task::TaskTracker,
 };
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
-use tower::layer::util::{Identity, Stack};
 
 pub use self::start::{Foundation, OperatorIdentity, StartError};
 use self::{
@@ -25,9 +24,10 @@ use self::{
     tls::{ClientCertificate, Source},
 };
 use crate::{
-    admin::{Admin, Edge},
+    admin::{self, Admin, Edge},
     authority::{Authority, enrolment::Enrolment},
     config::{Config, ListenerTlsConfig},
+    distribution::{Distribution, DistributionOptions},
     registry::{JoinToken, Registry, RegistryError},
     store::Store,
     telemetry::{self, Metrics},
@@ -41,13 +41,16 @@ const JANITOR: Duration = Duration::from_secs(300);
 /// A running control plane.
 pub struct ControlPlane {
     admin: SocketAddr,
-    distribution: SocketAddr,
+    nodes: SocketAddr,
     metrics: Option<SocketAddr>,
     authority: Arc<Authority>,
     registry: Arc<Registry>,
+    distribution: Distribution,
     stop: CancellationToken,
     servers: Vec<JoinHandle<()>>,
     tasks: TaskTracker,
+    /// A start that fails half-way leaves nothing running either.
+    _stop_when_dropped: DropGuard,
 }
 
 impl ControlPlane {
@@ -56,50 +59,78 @@ impl ControlPlane {
     /// # Errors
     /// [`StartError`]; nothing listens then, and with a wrong KEK nothing was written.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
-        let Foundation { store, sealer, authority, registry } = Foundation::open(&config).await?;
-        let _ = sealer;
-        let admin = bind("admin.listen", config.admin.listen).await?;
-        let distribution = bind("distribution.listen", config.distribution.listen).await?;
+        let foundation = Foundation::open(&config).await?;
+        let Foundation { store, sealer, authority, registry } = &foundation;
+        let options = DistributionOptions {
+            replica: config.telemetry.service_instance.clone().unwrap_or_else(|| "control-plane".into()),
+            lease: config.distribution.lease,
+            max_snapshots: config.distribution.max_snapshots,
+        };
+        let replica = options.replica.clone();
+        let distribution = Distribution::start(Arc::clone(store), Arc::clone(sealer), options).await?;
+        let metrics = Metrics::new()?;
+        metrics.add(distribution.collectors())?;
+        let operators = bind("admin.listen", config.admin.listen).await?;
+        let nodes = bind("distribution.listen", config.distribution.listen).await?;
+        let stop = CancellationToken::new();
         let mut plane = Self {
-            admin: admin.address(),
-            distribution: distribution.address(),
+            admin: operators.address(),
+            nodes: nodes.address(),
             metrics: None,
-            authority: Arc::clone(&authority),
-            registry: Arc::clone(&registry),
-            stop: CancellationToken::new(),
+            authority: Arc::clone(authority),
+            registry: Arc::clone(registry),
+            distribution: distribution.clone(),
             servers: Vec::new(),
             tasks: TaskTracker::new(),
+            _stop_when_dropped: stop.clone().drop_guard(),
+            stop,
         };
-        let names = names(&config);
-        let metrics = Metrics::new()?;
         if let Some(address) = config.telemetry.metrics_listen {
-            plane.serve_metrics(address, metrics.clone(), Arc::clone(&store)).await?;
+            plane.serve_metrics(address, metrics.clone(), Arc::clone(store)).await?;
         }
-        let api = Admin::new(
-            Arc::clone(&registry),
-            Arc::clone(&authority),
-            config.admin.proxy_url.clone(),
+        let names = names(&config);
+        plane.serve_nodes(nodes, &config.distribution.tls, &names)?;
+        let parts = admin::Parts {
+            registry: Arc::clone(registry),
+            authority: Arc::clone(authority),
+            distribution,
             telemetry,
-            metrics.clone(),
-        );
-        let incoming = plane.secure("admin", admin, &config.admin.tls, &names, ClientCertificate::Required)?;
+            metrics,
+            proxy_url: config.admin.proxy_url.clone(),
+            replica,
+        };
+        plane.serve_operators(operators, &config.admin.tls, &names, Admin::new(parts)).await?;
+        plane.tasks.spawn(janitor(Arc::clone(registry), plane.stop.clone()));
+        tracing::info!(admin = %plane.admin, distribution = %plane.nodes, store = store.kind(), "serving");
+        Ok(plane)
+    }
+
+    async fn serve_operators(
+        &mut self,
+        listener: Listener,
+        tls: &ListenerTlsConfig,
+        names: &[String],
+        admin: Admin,
+    ) -> Result<(), StartError> {
+        let incoming = self.secure("admin", listener, tls, names, ClientCertificate::Required)?;
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<AdminServer<Admin>>().await;
-        let router = admin_server().add_service(api.service()).add_service(health_service).add_service(reflection()?);
-        plane.serve(|stop| router.serve_with_incoming_shutdown(incoming, stop));
-        let incoming = plane.secure(
-            "distribution",
-            distribution,
-            &config.distribution.tls,
-            &names,
-            ClientCertificate::Optional,
-        )?;
-        let enrolment = Enrolment::service(authority, Arc::clone(&registry));
-        let router = tonic::transport::Server::builder().add_service(enrolment);
-        plane.serve(|stop| router.serve_with_incoming_shutdown(incoming, stop));
-        plane.tasks.spawn(janitor(registry, plane.stop.clone()));
-        tracing::info!(admin = %plane.admin, distribution = %plane.distribution, store = store.kind(), "serving");
-        Ok(plane)
+        let router = grpc_server()
+            .layer(Edge)
+            .add_service(admin.service())
+            .add_service(health_service)
+            .add_service(reflection()?);
+        self.serve(|stop| router.serve_with_incoming_shutdown(incoming, stop));
+        Ok(())
+    }
+
+    /// A certificate is optional here, for the one method by which a node gets its first.
+    fn serve_nodes(&mut self, listener: Listener, tls: &ListenerTlsConfig, names: &[String]) -> Result<(), StartError> {
+        let incoming = self.secure("distribution", listener, tls, names, ClientCertificate::Optional)?;
+        let enrolment = Enrolment::service(Arc::clone(&self.authority), Arc::clone(&self.registry));
+        let router = grpc_server().add_service(self.distribution.service()).add_service(enrolment);
+        self.serve(|stop| router.serve_with_incoming_shutdown(incoming, stop));
+        Ok(())
     }
 
     async fn serve_metrics(
@@ -158,7 +189,7 @@ impl ControlPlane {
     /// Where nodes reach it.
     #[must_use]
     pub fn distribution_addr(&self) -> SocketAddr {
-        self.distribution
+        self.nodes
     }
 
     /// Where `/metrics`, `/healthz` and `/readyz` are, when they are served.
@@ -177,6 +208,12 @@ impl ControlPlane {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// What feeds the nodes.
+    #[must_use]
+    pub fn distribution(&self) -> &Distribution {
+        &self.distribution
     }
 
     /// Makes the first operator, an owner of everything; `None` when there is an operator already.
@@ -211,6 +248,7 @@ impl ControlPlane {
     pub async fn shutdown(self) {
         self.stop.cancel();
         self.tasks.close();
+        self.distribution.shutdown().await; // its streams never end by themselves
         for mut server in self.servers {
             if tokio::time::timeout(DRAIN, &mut server).await.is_err() {
                 tracing::warn!("drain deadline passed, closing connections");
@@ -227,8 +265,8 @@ fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, StartEr
     Ok(builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET).build_v1()?)
 }
 
-/// Limits of an operator's connection; security.md's for HTTP/2 at our edge.
-fn admin_server() -> tonic::transport::Server<Stack<Edge, Identity>> {
+/// Limits of a connection, whoever is at its other end.
+fn grpc_server() -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .max_concurrent_streams(100)
         .initial_stream_window_size(64 * 1024)
@@ -236,7 +274,6 @@ fn admin_server() -> tonic::transport::Server<Stack<Edge, Identity>> {
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .http2_max_header_list_size(16 * 1024)
-        .layer(Edge)
 }
 
 async fn bind(key: &'static str, address: SocketAddr) -> Result<Listener, StartError> {

@@ -4,7 +4,7 @@ mod listener;
 
 use std::sync::Arc;
 
-use prometheus::{IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{IntCounterVec, Opts, Registry, TextEncoder, core::Collector};
 
 pub(crate) use self::listener::serve;
 
@@ -30,10 +30,12 @@ impl Metrics {
         Ok(Self(Arc::new(Inner { registry, admin_requests })))
     }
 
-    /// The registry that all of it is in, for others to add theirs.
-    #[must_use]
-    pub fn registry(&self) -> &Registry {
-        &self.0.registry
+    /// Adds others' metrics.
+    ///
+    /// # Errors
+    /// When one of them has a name that is taken.
+    pub fn add(&self, collectors: Vec<Box<dyn Collector>>) -> Result<(), prometheus::Error> {
+        collectors.into_iter().try_for_each(|collector| self.0.registry.register(collector))
     }
 
     /// Counts a call of the admin API.

@@ -8,12 +8,12 @@ use seks_proto::{
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
 
 pub(super) async fn list(admin: &Admin, _: &Caller, _: ListNodesRequest) -> Answer<ListNodesResponse> {
-    Ok(ListNodesResponse { nodes: admin.nodes().await? })
+    Ok(ListNodesResponse { nodes: admin.0.distribution.nodes() })
 }
 
 pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Node> {
     let id: NodeId = name("name", &message.name)?;
-    let nodes = admin.nodes().await?;
+    let nodes = admin.0.distribution.nodes();
     nodes.into_iter().find(|n| n.id == id.as_str()).ok_or_else(|| Problem::not_found("node", id.as_str()))
 }
 

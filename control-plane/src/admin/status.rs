@@ -7,8 +7,10 @@ use super::{Admin, Answer, auth::Caller};
 /// The fleet is shown to those who have a role in all tenants.
 pub(super) async fn status(admin: &Admin, caller: &Caller, _: StatusRequest) -> Answer<StatusResponse> {
     let mut status = crate::status::of(admin.registry().store().as_ref()).await;
+    status.replica.clone_from(&admin.0.replica);
     if caller.fleet_role() >= Role::Viewer {
-        status.nodes = admin.nodes().await?;
+        status.nodes = admin.0.distribution.nodes();
+        status.tokens = admin.0.distribution.tokens();
     }
     Ok(status)
 }

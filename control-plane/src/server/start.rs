@@ -12,6 +12,7 @@ use super::tls::TlsError;
 use crate::{
     authority::{Authority, AuthorityError},
     config::Config,
+    distribution::DistributionError,
     registry::Registry,
     seal::{SealError, SealKind, Sealer},
     store::{OpenError, Store, StoreError},
@@ -39,6 +40,9 @@ pub enum StartError {
     /// The certificate authority.
     #[error("certificate authority: {0}")]
     Authority(#[from] AuthorityError),
+    /// Distribution.
+    #[error(transparent)]
+    Distribution(#[from] DistributionError),
     /// A listener's certificate.
     #[error("{section}.tls: {source}")]
     Tls {
@@ -77,6 +81,7 @@ impl StartError {
             Self::Store { source: OpenError::Store(error), .. }
             | Self::Seal { source: SealError::Store(error), .. }
             | Self::Authority(AuthorityError::Store(error))
+            | Self::Distribution(DistributionError::Store(error))
                 if away(error) =>
             {
                 Exit::Failed
