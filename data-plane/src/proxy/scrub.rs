@@ -16,19 +16,51 @@
 //! encoding of their own.
 
 mod body;
+mod decode;
 mod matcher;
 mod needles;
 mod scrubber;
 mod skim;
 mod token;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use self::scrubber::Scrubber;
+use super::audit::Counters;
 pub use self::{
     body::Body,
+    decode::{CodingError, DecodeError, Decoded, UnknownCoding},
     needles::{MIN_ENCODED, MIN_VALUE, Needles},
 };
+
+/// Integrity headers are over bytes that may be changed, and they go out before it is known whether they are. An `ETag` stays:
+/// it names the upstream's representation to the upstream and says nothing about bytes.
+const INTEGRITY: [&str; 4] = ["content-md5", "digest", "content-digest", "repr-digest"];
+
+/// Takes what was put into a request out of its answer: content codings come off, headers are scrubbed, body and trailers
+/// are as they stream through. Occurrences are counted in `counters`.
+///
+/// # Errors
+/// [`UnknownCoding`]: the body can't be searched, and the agent must not get it.
+pub fn response<B: http_body::Body<Data = Bytes>>(
+    response: Response<B>,
+    needles: Needles,
+    counters: &Arc<Counters>,
+) -> Result<Response<Body<Decoded<B>>>, UnknownCoding> {
+    let (mut parts, body) = response.into_parts();
+    let codings = if needles.is_empty() { Vec::new() } else { decode::codings(&mut parts.headers)? };
+    if !needles.is_empty() {
+        for name in INTEGRITY {
+            parts.headers.remove(name);
+        }
+        counters.scrubbed(headers(&mut parts.headers, &needles));
+    }
+    let body = Decoded::new(body, codings).map_err(|_| UnknownCoding)?;
+    Ok(Response::from_parts(parts, Body::new(body, needles, Arc::clone(counters))))
+}
 
 /// Scrubs all headers (or trailers), names included. Returns how many occurrences there were.
 pub fn headers(headers: &mut HeaderMap, needles: &Needles) -> u32 {
