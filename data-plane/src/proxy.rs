@@ -129,7 +129,7 @@ impl Proxy {
         let connection = self.connect(&permitted, record).await?;
         let injected = inject::call(permitted, &caller, &self.table, &connection, record)?;
         let answered = forward::call(injected, connection, &self.config.upstream, record).await?;
-        Ok(outgoing::call(answered, self.config.upstream.idle_timeout, in_flight, record))
+        outgoing::call(answered, self.config.upstream.idle_timeout, in_flight, record)
     }
 
     /// A connection for what is permitted, from the pool of exactly this version of this credential.

@@ -51,7 +51,7 @@ pub enum BrokenOff {
 }
 
 struct Relayed {
-    body: scrub::Body<Answer>,
+    body: scrub::Body<scrub::Decoded<Answer>>,
     cut: Cut,
     expires: Option<Instant>,
     idle: Duration,
@@ -62,14 +62,18 @@ struct Relayed {
 
 /// Last stage before the agent: takes out of the answer what was put into the request, and lets it go while the right to it
 /// lasts.
-pub(super) fn call(answered: Answered, idle: Duration, in_flight: InFlight, record: &Record) -> Response<Outgoing> {
-    let Answered { mut response, needles, cut, expires_at } = answered;
-    let counters = record.counters();
-    counters.scrubbed(scrub::headers(response.headers_mut(), &needles));
-    response.map(|body| {
-        let body = scrub::Body::new(body, needles, counters.clone());
-        Outgoing::relayed(body, cut, expires_at, idle, in_flight)
-    })
+pub(super) fn call(
+    answered: Answered,
+    idle: Duration,
+    in_flight: InFlight,
+    record: &mut Record,
+) -> Result<Response<Outgoing>, Refusal> {
+    let Answered { response, needles, cut, expires_at } = answered;
+    let response = scrub::response(response, needles, record.counters()).map_err(|_| {
+        record.upstream_failed(Code::UpstreamUnreachable);
+        Refusal::from(Code::UpstreamUnreachable)
+    })?;
+    Ok(response.map(|body| Outgoing::relayed(body, cut, expires_at, idle, in_flight)))
 }
 
 impl Outgoing {
@@ -77,7 +81,13 @@ impl Outgoing {
         Self(Kind::Fixed(Some(bytes)))
     }
 
-    fn relayed(body: scrub::Body<Answer>, cut: Cut, expires_at: i64, idle: Duration, in_flight: InFlight) -> Self {
+    fn relayed(
+        body: scrub::Body<scrub::Decoded<Answer>>,
+        cut: Cut,
+        expires_at: i64,
+        idle: Duration,
+        in_flight: InFlight,
+    ) -> Self {
         let now = Instant::now();
         let expires = (expires_at > 0).then(|| {
             let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(expires_at).unwrap_or(0));

@@ -29,12 +29,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use self::scrubber::Scrubber;
-use super::audit::Counters;
 pub use self::{
     body::Body,
     decode::{CodingError, DecodeError, Decoded, UnknownCoding},
     needles::{MIN_ENCODED, MIN_VALUE, Needles},
 };
+use super::audit::Counters;
 
 /// Integrity headers are over bytes that may be changed, and they go out before it is known whether they are. An `ETag` stays:
 /// it names the upstream's representation to the upstream and says nothing about bytes.

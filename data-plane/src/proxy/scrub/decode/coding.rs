@@ -88,7 +88,14 @@ impl Decoder {
             Self::Brotli { state, ended } => {
                 let (mut in_left, mut read, mut out_left, mut written) = (input.len(), 0, output.len(), 0);
                 let result = BrotliDecompressStream(
-                    &mut in_left, &mut read, input, &mut out_left, &mut written, output, &mut 0, state,
+                    &mut in_left,
+                    &mut read,
+                    input,
+                    &mut out_left,
+                    &mut written,
+                    output,
+                    &mut 0,
+                    state,
                 );
                 match result {
                     BrotliResult::ResultFailure => return Err(CodingError::Corrupt),
@@ -155,10 +162,8 @@ fn inflate(decompress: &mut Decompress, input: &[u8], output: &mut [u8]) -> Resu
     let (before_in, before_out) = (decompress.total_in(), decompress.total_out());
     let status = decompress.decompress(input, output, FlushDecompress::None).map_err(|_| CodingError::Corrupt)?;
     let delta = |now: u64, before: u64| usize::try_from(now - before).unwrap_or_default();
-    let step = Step {
-        read: delta(decompress.total_in(), before_in),
-        written: delta(decompress.total_out(), before_out),
-    };
+    let step =
+        Step { read: delta(decompress.total_in(), before_in), written: delta(decompress.total_out(), before_out) };
     Ok((step, status == Status::StreamEnd))
 }
 

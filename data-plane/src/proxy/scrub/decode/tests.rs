@@ -10,7 +10,8 @@ fn coded(coding: &str, text: &[u8]) -> Vec<u8> {
     let level = flate2::Compression::default();
     match coding {
         "gzip" => {
-            let mut w = flate2::GzBuilder::new().filename("name").comment("c").extra(&b"xy"[..]).write(Vec::new(), level);
+            let mut w =
+                flate2::GzBuilder::new().filename("name").comment("c").extra(&b"xy"[..]).write(Vec::new(), level);
             w.write_all(text).unwrap();
             w.finish().unwrap()
         }
@@ -47,7 +48,8 @@ fn decode(coding: &str, body: &[u8], chunk: usize) -> Result<Vec<u8>, String> {
     let mut headers = headers(coding);
     let codings = codings(&mut headers).map_err(|e| e.to_string())?;
     assert!(headers.is_empty(), "{headers:?}");
-    let frames: Vec<_> = body.chunks(chunk).map(|c| Ok::<_, std::io::Error>(Frame::data(Bytes::copy_from_slice(c)))).collect();
+    let frames: Vec<_> =
+        body.chunks(chunk).map(|c| Ok::<_, std::io::Error>(Frame::data(Bytes::copy_from_slice(c)))).collect();
     let body = Decoded::new(StreamBody::new(futures_util::stream::iter(frames)), codings).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(body.collect()).map(|b| b.to_bytes().to_vec()).map_err(|e| e.to_string())
