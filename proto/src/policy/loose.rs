@@ -55,7 +55,7 @@ impl Spelled {
     }
 }
 
-/// A path in its loosest reading: escapes decoded, capitals lowered. Paths are ASCII in every escape.
+/// A path in its loosest reading: escapes decoded, capitals lowered, doubled slashes (an opted-in `%2F` can make one) single.
 pub(crate) fn path(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|b| b == b'%' || b.is_ascii_uppercase()) {
         return Cow::Borrowed(text);
@@ -67,7 +67,10 @@ pub(crate) fn path(text: &str) -> Cow<'_, str> {
         if decoded.is_some() {
             rest = rest.as_str().get(2..).unwrap_or_default().chars();
         }
-        out.push(decoded.unwrap_or(c).to_ascii_lowercase());
+        let c = decoded.unwrap_or(c).to_ascii_lowercase();
+        if c != '/' || !out.ends_with('/') {
+            out.push(c);
+        }
     }
     Cow::Owned(out)
 }

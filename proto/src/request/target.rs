@@ -106,21 +106,18 @@ fn check_path(path: &str, allow_encoded_slash: bool) -> Result<(), TargetError> 
     }
     let segments = path.strip_prefix('/').ok_or(TargetError::NotAbsolute)?;
     check_characters(segments, allow_encoded_slash)?;
-    // An escaped dot never gets here, so these are all the spellings; an opted-in `%2F` separates segments too.
-    let mut segments = segments.split('/').flat_map(split_escaped_slash).peekable();
-    while let Some(segment) = segments.next() {
-        match segment {
-            "." | ".." => return Err(TargetError::DotSegment),
-            // A last one is the path's final `/`; anywhere else servers differ in what they make of it.
-            "" if segments.peek().is_some() => return Err(TargetError::EmptySegment),
-            _ => {}
-        }
+    // A last empty segment is the path's final `/`; anywhere else servers differ in what they make of it. An opted-in `%2F` may
+    // stand beside another slash (`/sites/https%3A%2F%2Fexample.com%2F/pages`), but not make a network path of the whole.
+    if segments.contains("//")
+        || segments.starts_with('/')
+        || segments.starts_with("%2F")
+        || segments.starts_with("%2f")
+    {
+        return Err(TargetError::EmptySegment);
     }
-    Ok(())
-}
-
-fn split_escaped_slash(segment: &str) -> impl Iterator<Item = &str> {
-    segment.split("%2F").flat_map(|s| s.split("%2f"))
+    // An escaped dot never gets here, so these are all the spellings; an opted-in `%2F` separates segments too.
+    let mut segments = segments.split('/').flat_map(|s| s.split("%2F")).flat_map(|s| s.split("%2f"));
+    if segments.any(|segment| matches!(segment, "." | "..")) { Err(TargetError::DotSegment) } else { Ok(()) }
 }
 
 fn check_characters(segments: &str, allow_encoded_slash: bool) -> Result<(), TargetError> {

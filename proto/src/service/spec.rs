@@ -88,6 +88,13 @@ impl Spec {
     /// [`ServiceError`], naming the key.
     pub fn to_wire(&self, tenant: &str) -> Result<wire::Service, ServiceError> {
         let sites = self.inject.sites();
+        if sites.is_empty() {
+            return Err(super::invalid("inject", "\"bearer\", or a table of header, headers, basic, query, path"));
+        }
+        let fields = if self.fields.is_empty() { inject::fields(&sites) } else { self.fields.clone() };
+        if fields.is_empty() {
+            return Err(super::invalid("inject", "nothing of the credential is in it, such as {key}"));
+        }
         let slots = match self.slots.as_slice() {
             [] => slot::infer(&sites),
             slots => slots.iter().map(|s| slot::parse(s)).collect::<Result<_, _>>()?,
@@ -101,7 +108,7 @@ impl Spec {
             title: if self.title.is_empty() { self.name.clone() } else { self.title.clone() },
             upstream: self.upstream.clone(),
             base_path: self.base_path.clone(),
-            fields: if self.fields.is_empty() { inject::fields(&sites) } else { self.fields.clone() },
+            fields,
             injection: Some(wire::Injection { sites }),
             slots,
             allow_private: self.allow_private,
