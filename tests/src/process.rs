@@ -136,6 +136,15 @@ impl Process {
             found
         })
     }
+
+    /// As [`Self::wait_for`], for something that it prints to standard error.
+    ///
+    /// # Panics
+    /// When it ends, or after [`PATIENCE`].
+    pub fn wait_for_output<T>(&mut self, what: &str, find: impl Fn(String) -> Option<T>) -> T {
+        let stderr = self.stderr.clone();
+        self.wait_for(what, || find(String::from_utf8_lossy(&fs::read(&stderr).ok()?).into_owned()))
+    }
 }
 
 impl Drop for Process {

@@ -1,6 +1,9 @@
 //! A whole SEKS on this machine, as a user runs it: `seks dev` on free ports with a data directory of its own, and the CLI.
+//! Or, for what is about production: a control plane and a node as processes of their own ([`Shape::Planes`]).
 
 pub mod cli;
+
+mod planes;
 
 use std::{fs, net::SocketAddr, path::PathBuf, process::Command};
 
@@ -14,10 +17,25 @@ use crate::{
     raw::{self, Reply},
 };
 
+/// Which processes it is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// `seks dev`.
+    #[default]
+    Dev,
+    /// `seks-control-plane` with this `[store]`, and one `seks-data-plane`.
+    Planes {
+        /// TOML; empty: the embedded store.
+        store: String,
+    },
+}
+
 /// How to start it.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// TOML for `--config`.
+    /// Which processes.
+    pub shape: Shape,
+    /// TOML for `--config`: `[proxy]`, `[upstream]`, `[audit]`, `[telemetry]`.
     pub config: String,
     /// Accepted Host names beside the listen address.
     pub hosts: Vec<String>,
@@ -26,6 +44,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Control plane and node as processes of their own, on this `[store]`.
+    pub fn planes(store: impl Into<String>) -> Self {
+        Self { shape: Shape::Planes { store: store.into() }, ..Self::default() }
+    }
+
     /// Sends spans to a collector, without waiting for a batch to fill.
     #[must_use]
     pub fn collector(mut self, collector: &Collector) -> Self {
@@ -44,11 +67,12 @@ struct Ready {
     context_file: PathBuf,
 }
 
-/// A running `seks dev`.
+/// A running SEKS.
 pub struct Sandbox {
     directory: TempDir,
     options: Options,
-    process: Process,
+    /// `seks dev`; or the control plane, then the node.
+    processes: Vec<Process>,
     ready: Ready,
     cli: Cli,
 }
@@ -71,9 +95,9 @@ impl Sandbox {
     /// When it doesn't come up.
     pub fn with(options: Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (process, ready) = launch(&directory, &options);
+        let (processes, ready) = launch(&directory, &options);
         let cli = Cli::new(directory.path(), &ready.context_file);
-        Self { directory, options, process, ready, cli }
+        Self { directory, options, processes, ready, cli }
     }
 
     /// Stops it as a service manager would and starts it again on the same data.
@@ -81,24 +105,26 @@ impl Sandbox {
     /// # Panics
     /// When it doesn't end with status 0, or doesn't come up again.
     pub fn restart(&mut self) {
-        let status = self.process.terminate();
-        assert!(status.success(), "{status}: {}", self.process.output());
+        for process in self.processes.iter_mut().rev() {
+            let status = process.terminate();
+            assert!(status.success(), "{status}: {}", process.output());
+        }
         self.start_again();
     }
 
     /// Kills it as a crash would and starts it again on the same data.
     pub fn crash(&mut self) {
-        self.process.kill();
+        self.processes.iter_mut().for_each(Process::kill);
         self.start_again();
     }
 
     /// Sends `SIGKILL` and returns at once; [`Self::crash`] brings it up again.
     pub fn stab(&self) {
-        self.process.signal(rustix::process::Signal::KILL);
+        self.processes.iter().for_each(|process| process.signal(rustix::process::Signal::KILL));
     }
 
     fn start_again(&mut self) {
-        (self.process, self.ready) = launch(&self.directory, &self.options);
+        (self.processes, self.ready) = launch(&self.directory, &self.options);
         self.cli = Cli::new(self.directory.path(), &self.ready.context_file);
     }
 
@@ -127,9 +153,14 @@ impl Sandbox {
         self.directory.path().join("data")
     }
 
-    /// The process.
+    /// The process that serves agents.
     pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+        self.processes.last_mut().unwrap()
+    }
+
+    /// The process that serves operators; the same one in `seks dev`.
+    pub fn control(&mut self) -> &mut Process {
+        self.processes.first_mut().unwrap()
     }
 
     /// The administrator's command line.
@@ -166,7 +197,8 @@ impl Sandbox {
 
     /// All that the process and the CLI have printed, and the metrics page.
     pub fn everything_emitted(&self) -> String {
-        self.process.output() + &self.cli.everything_printed() + &self.metrics_page()
+        let printed: String = self.processes.iter().map(Process::output).collect();
+        printed + &self.cli.everything_printed() + &self.metrics_page()
     }
 }
 
@@ -175,7 +207,17 @@ fn address(url: &str) -> SocketAddr {
     authority.trim_end_matches('/').parse().unwrap_or_else(|_| panic!("`{url}` names no address"))
 }
 
-fn launch(directory: &TempDir, options: &Options) -> (Process, Ready) {
+fn launch(directory: &TempDir, options: &Options) -> (Vec<Process>, Ready) {
+    // For a developer who wants every test on separate planes.
+    let asked = std::env::var("SEKS_TEST_PLANES").is_ok();
+    match &options.shape {
+        Shape::Planes { store } => planes::launch(directory.path(), options, store),
+        Shape::Dev if asked => planes::launch(directory.path(), options, ""),
+        Shape::Dev => launch_dev(directory, options),
+    }
+}
+
+fn launch_dev(directory: &TempDir, options: &Options) -> (Vec<Process>, Ready) {
     let ready_file = directory.path().join("ready.json");
     drop(fs::remove_file(&ready_file));
     let mut command = Command::new(binary("seks"));
@@ -196,5 +238,5 @@ fn launch(directory: &TempDir, options: &Options) -> (Process, Ready) {
     let ready: Ready =
         process.wait_for("seks dev to be ready", || serde_json::from_slice(&fs::read(&ready_file).ok()?).ok());
     let ready = Ready { context_file: directory.path().join(&ready.context_file), ..ready };
-    (process, ready)
+    (vec![process], ready)
 }

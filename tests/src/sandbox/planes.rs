@@ -1,0 +1,125 @@
+//! The two planes as processes of their own, set up as `deploy/` describes.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use super::{Options, Ready, cli};
+use crate::{
+    process::{self, Process, binary},
+    raw,
+    sandbox::Cli,
+};
+
+/// Starts both, on what an earlier start has left in the directory.
+pub(super) fn launch(directory: &Path, options: &Options, store: &str) -> (Vec<Process>, Ready) {
+    if !directory.join("control-plane.toml").exists() {
+        write_private(&directory.join("kek"), &"4b".repeat(32));
+        write_control(directory, store, "127.0.0.1:0", "127.0.0.1:0");
+        bootstrap(directory);
+    }
+    let mut control = plane("seks-control-plane", directory, options);
+    let serving = where_it_serves(&mut control);
+    let (admin, distribution) = (field(&serving, "admin"), field(&serving, "distribution"));
+    // The node's configuration names these ports: a second start has to keep them.
+    write_control(directory, store, &admin, &distribution);
+    let context_file = write_context(directory, &admin);
+    if !directory.join("data-plane.toml").exists() {
+        write_node(directory, options, &context_file, &distribution);
+    }
+    let mut node = plane("seks-data-plane", directory, options);
+    let serving = where_it_serves(&mut node);
+    let ready = Ready {
+        proxy: format!("http://{}", field(&serving, "proxy")),
+        admin: format!("https://{admin}"),
+        metrics: format!("http://{}", field(&serving, "metrics")),
+        context_file,
+    };
+    let page = super::address(&ready.metrics);
+    node.wait_for("the node to be ready", || {
+        let request = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        (raw::exchange(page, request).status == 200).then_some(())
+    });
+    (vec![control, node], ready)
+}
+
+fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn write_control(directory: &Path, store: &str, admin: &str, distribution: &str) {
+    let embedded = "kind = \"embedded\"\npath = \"store/seks.redb\"\n";
+    let store = if store.is_empty() { embedded } else { store };
+    let config = format!(
+        "[store]\n{store}\n[seal]\npath = \"kek\"\n[admin]\nlisten = \"{admin}\"\n[distribution]\n\
+         listen = \"{distribution}\"\n[telemetry]\nmetrics_listen = \"127.0.0.1:0\"\n"
+    );
+    fs::write(directory.join("control-plane.toml"), config).unwrap();
+}
+
+fn bootstrap(directory: &Path) {
+    let mut command = Command::new(binary("seks-control-plane"));
+    command.current_dir(directory).args(["--config", "control-plane.toml", "bootstrap-operator"]);
+    command.args(["--name", "root", "--out", "operator"]);
+    cli::clean_environment(&mut command);
+    let done = process::run(&mut command, b"");
+    assert_eq!(done.code, Some(0), "{}{}", done.stdout, done.stderr);
+}
+
+fn write_context(directory: &Path, admin: &str) -> PathBuf {
+    let path = directory.join("context.toml");
+    let text = format!(
+        "current = \"test\"\n[contexts.test]\nendpoint = \"https://{admin}\"\nca = \"operator/ca.pem\"\n\
+         certificate = \"operator/operator.pem\"\nkey = \"operator/operator.key\"\n"
+    );
+    write_private(&path, &text);
+    path
+}
+
+fn write_node(directory: &Path, options: &Options, context_file: &Path, distribution: &str) {
+    let enrolled = Cli::new(directory, context_file).json(&["node", "enroll", "--region", "test"]);
+    let join = enrolled["join_token"].as_str().unwrap_or_else(|| panic!("no `join_token`: {enrolled}"));
+    write_private(&directory.join("join-token"), join);
+    let hosts: Vec<String> = options.hosts.iter().map(|host| format!("\"{host}\"")).collect();
+    let config = format!(
+        "proxy.hosts = [{}]\n[node]\nregion = \"test\"\ndata_dir = \"node\"\n[control]\n\
+         endpoints = [\"https://{distribution}\"]\njoin_token_file = \"join-token\"\n{}",
+        hosts.join(", "),
+        options.config
+    );
+    fs::write(directory.join("data-plane.toml"), config).unwrap();
+}
+
+/// Starts one plane. Its log begins anew: it is where the ports are read.
+fn plane(name: &str, directory: &Path, options: &Options) -> Process {
+    let mut command = Command::new(binary(name));
+    command.current_dir(directory).args(["--config", &format!("{}.toml", name.trim_start_matches("seks-"))]);
+    if name == "seks-data-plane" {
+        command.args(["--proxy-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
+    }
+    cli::clean_environment(&mut command);
+    command.envs(options.environment.iter().map(|(k, v)| (k, v)));
+    let _ = fs::rename(directory.join(format!("{name}.err")), directory.join(format!("{name}.err.before")));
+    Process::spawn(name, directory, &mut command)
+}
+
+/// The log line that says where a plane serves.
+fn where_it_serves(process: &mut Process) -> Value {
+    let find = |log: String| {
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect::<Vec<_>>();
+        lines.retain(|line| line["message"] == "serving" || line["fields"]["message"] == "serving");
+        lines.pop()
+    };
+    process.wait_for_output("its listeners", find)
+}
+
+fn field(line: &Value, name: &str) -> String {
+    let value = line[name].as_str().or_else(|| line["fields"][name].as_str());
+    value.unwrap_or_else(|| panic!("no `{name}` in {line}")).to_owned()
+}
