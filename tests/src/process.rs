@@ -128,13 +128,18 @@ impl Process {
     /// # Panics
     /// When it ends, or after [`PATIENCE`].
     pub fn wait_for<T>(&mut self, what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
-        wait_for(what, || {
-            let found = poll();
-            if found.is_none() && !self.is_alive() {
-                panic!("{} ended while waiting for {what}:\n{}", self.name, self.output());
+        let start = Instant::now();
+        loop {
+            if let Some(found) = poll() {
+                return found;
             }
-            found
-        })
+            let alive = self.is_alive();
+            if !alive || start.elapsed() > PATIENCE {
+                let state = if alive { "runs" } else { "ended" };
+                panic!("{} {state} and {what} did not come:\n{}", self.name, self.output());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// As [`Self::wait_for`], for something that it prints to standard error.
