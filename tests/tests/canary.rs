@@ -7,11 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use seks_tests::{
-    Collector, Sandbox, Upstream, oracle, raw,
-    sandbox::Options,
-    upstream::Answer,
-};
+use seks_tests::{Collector, Sandbox, Upstream, oracle, raw, sandbox::Options, upstream::Answer};
 
 /// Where a secret may not be, and what is there.
 type Sinks = Vec<(String, Vec<u8>)>;
@@ -71,7 +67,8 @@ impl World {
     /// What administrators do, well and badly.
     fn administer(&mut self) -> Vec<String> {
         let (first, second) = (self.secret("canary-first/4fA+9=\"x\\y"), self.secret("canary-second/7bC+2=\"p\\q"));
-        let (refused, key) = (self.secret("canary-refused-0d1e2f3a4b5c"), self.secret("AIzaCanaryInTheQuery0123456789"));
+        let (refused, key) =
+            (self.secret("canary-refused-0d1e2f3a4b5c"), self.secret("AIzaCanaryInTheQuery0123456789"));
         let upstream = &self.upstream;
         let sandbox = &self.sandbox;
         sandbox.service("openai", upstream, &first);
@@ -118,7 +115,8 @@ impl World {
             let status = self.get("/api/openai/v1/models", &secret);
             assert!(matches!(status, 400 | 401), "{status}");
         }
-        let by_key = |path: &str| format!("POST {path}?key={live} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{{}}");
+        let by_key =
+            |path: &str| format!("POST {path}?key={live} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{{}}");
         assert_eq!(self.ask(by_key("/api/gemini/v1beta/models/m:generateContent")), 200);
         assert_eq!(self.ask(by_key("/api/dead/v1beta/models/m:generateContent")), 502);
         assert_eq!(self.ask(by_key("/api/openai/v1/models")), 401);
@@ -127,9 +125,13 @@ impl World {
         self.ask(format!("{live} /api/openai HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     }
 
-    fn sinks(&self) -> Sinks {
+    /// Ends the broker and gathers what it leaves behind.
+    fn sinks(&mut self) -> Sinks {
+        let mut emitted = self.sandbox.everything_emitted();
+        self.sandbox.process().terminate();
+        emitted.push_str(&self.sandbox.process().output());
         let mut sinks = vec![
-            ("what was printed, and metrics".to_owned(), self.sandbox.everything_emitted().into_bytes()),
+            ("what was printed, and metrics".to_owned(), emitted.into_bytes()),
             ("spans".to_owned(), self.collector.everything().into_bytes()),
             ("what agents got back".to_owned(), self.replies.clone()),
         ];
@@ -148,7 +150,6 @@ fn no_secret_is_in_any_sink() {
     let tokens = world.tokens.clone();
     world.call(&tokens);
     world.collector.wait_for("the last span", |s| s.name == "seks.proxy" && s.get("seks.reason") == "request_invalid");
-    world.sandbox.process().terminate();
     assert!(oracle::contains(&world.upstream.received(), world.secrets[0].as_bytes()), "the canary has flown");
 
     let mut found = Vec::new();

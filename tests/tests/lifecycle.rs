@@ -10,10 +10,11 @@ use std::{
 };
 
 use seks_tests::{
-    Sandbox, Upstream,
+    Etcd, Sandbox, Upstream,
     process::wait_for,
     raw::Connection,
-    sandbox::Cli,
+    runtime,
+    sandbox::{Cli, Options},
     upstream::{
         Answer, Gate,
         answer::{Step, chunk},
@@ -142,8 +143,8 @@ fn another_tenants_token_reaches_nothing_here() {
 }
 
 /// Everything that was made before is there afterwards, and nothing that was taken away.
-fn keeps_everything(again: impl Fn(&mut Sandbox)) {
-    let (mut sandbox, upstream) = (Sandbox::start(), Upstream::ok());
+fn keeps_everything(mut sandbox: Sandbox, again: impl Fn(&mut Sandbox)) {
+    let upstream = Upstream::ok();
     sandbox.service("openai", &upstream, KEY);
     let token = sandbox.token("agent", &["openai"]);
     let revoked = sandbox.token("other", &["openai"]);
@@ -171,12 +172,33 @@ fn keeps_everything(again: impl Fn(&mut Sandbox)) {
 
 #[test]
 fn a_restart_keeps_everything() {
-    keeps_everything(Sandbox::restart);
+    keeps_everything(Sandbox::start(), Sandbox::restart);
 }
 
 #[test]
 fn a_crash_keeps_everything() {
-    keeps_everything(Sandbox::crash);
+    keeps_everything(Sandbox::start(), Sandbox::crash);
+}
+
+#[test]
+fn planes_of_their_own_keep_everything() {
+    keeps_everything(Sandbox::with(Options::planes("")), Sandbox::restart);
+}
+
+#[test]
+fn planes_on_etcd_keep_everything() {
+    let etcd = runtime().block_on(Etcd::start("planes_on_etcd_keep_everything"));
+    let Some(etcd) = etcd else { return };
+    let store = format!("kind = \"etcd\"\nendpoints = [\"{}\"]\nallow_plaintext = true", etcd.url());
+    keeps_everything(Sandbox::with(Options::planes(store)), Sandbox::restart);
+}
+
+#[test]
+fn planes_on_etcd_survive_crashes() {
+    let etcd = runtime().block_on(Etcd::start("planes_on_etcd_survive_crashes"));
+    let Some(etcd) = etcd else { return };
+    let store = format!("kind = \"etcd\"\nendpoints = [\"{}\"]\nallow_plaintext = true", etcd.url());
+    keeps_everything(Sandbox::with(Options::planes(store)), Sandbox::crash);
 }
 
 /// Creates agents one after the other until told to stop; the names of those that the CLI reported as done.
