@@ -3,10 +3,7 @@
 use std::{
     future::Future as _,
     pin::Pin,
-    sync::{
-        OnceLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,27 +11,22 @@ use std::{
 use tokio::time::{Instant, Sleep};
 
 /// Requests in flight at one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Activity {
+    began: Instant,
     in_flight: AtomicU32,
-    idle_since_ms: AtomicU64,
-}
-
-fn epoch() -> Instant {
-    static EPOCH: OnceLock<Instant> = OnceLock::new();
-    *EPOCH.get_or_init(Instant::now)
+    /// Milliseconds from `began`.
+    idle_since: AtomicU64,
 }
 
 impl Activity {
     pub(crate) fn new() -> Self {
-        let this = Self::default();
-        this.touch();
-        this
+        Self { began: Instant::now(), in_flight: AtomicU32::new(0), idle_since: AtomicU64::new(0) }
     }
 
     fn touch(&self) {
-        let now = u64::try_from(epoch().elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.idle_since_ms.store(now, Ordering::Relaxed);
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.idle_since.store(now, Ordering::Relaxed);
     }
 
     /// A request begins.
@@ -51,7 +43,7 @@ impl Activity {
     /// Since when nothing is in flight; `None`: something is.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         (self.in_flight.load(Ordering::Acquire) == 0)
-            .then(|| epoch() + Duration::from_millis(self.idle_since_ms.load(Ordering::Relaxed)))
+            .then(|| self.began + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
     }
 }
 
