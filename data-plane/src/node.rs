@@ -1,6 +1,6 @@
 //! A node: the proxy, its health listener and the stream that keeps its table.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use seks_proto::{
     runtime::telemetry::{Telemetry, TelemetryError},
@@ -16,6 +16,10 @@ use crate::{
     proxy::{
         Proxy,
         audit::{Audit, AuditError},
+    },
+    sync::{
+        EnrolError, Sync, SyncConfig,
+        enrol::{self, EnrolConfig},
     },
     table::Table,
     telemetry::{Metrics, TableState},
@@ -38,6 +42,7 @@ pub struct Node {
     stop: CancellationToken,
     end: CancellationToken,
     serving: Option<JoinHandle<()>>,
+    sync: Option<Sync>,
 }
 
 /// Why a node can't start. All of these are the configuration's or the machine's: exit code 2.
@@ -66,18 +71,45 @@ pub enum StartError {
     /// Telemetry.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    /// The roots of the control planes.
+    #[error("control.ca_file: `{path}`: {source}")]
+    ControlCa {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no identity to be had.
+    #[error(transparent)]
+    Enrol(#[from] EnrolError),
     /// The memory key.
     #[error("table: {0}")]
     Table(#[from] SessionError),
 }
 
 impl Node {
-    /// Starts a node: it listens, and serves as soon as a control plane has given it a table and a lease.
+    /// Starts a node: it enrols where it has no identity yet, listens, and serves as soon as a control plane has given it a
+    /// table and a lease.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running.
-    pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
-        Self::with_table(config, telemetry, Arc::new(Table::new()?)).await
+    pub async fn start(mut config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
+        config.check()?;
+        let enrolment = enrolment(&config)?;
+        let identity = enrol::obtain(&enrolment).await?;
+        config.node.name = identity.node().into();
+        if !identity.region().is_empty() {
+            config.node.region = identity.region().into();
+        }
+        let sync = SyncConfig {
+            endpoints: enrolment.endpoints,
+            roots_pem: enrolment.roots_pem,
+            region: config.node.region.clone(),
+        };
+        let table = Arc::new(Table::new()?);
+        let mut node = Self::with_table(config, telemetry, table.clone()).await?;
+        node.sync = Some(Sync::start(sync, identity, table));
+        Ok(node)
     }
 
     /// Starts a node that serves from `table` and leaves filling it to the caller.
@@ -105,7 +137,7 @@ impl Node {
 
         tokio::spawn(end.clone().run_until_cancelled_owned(sweep(table.clone())));
         let serving = tokio::spawn(serve(listener, proxy, stop.clone()));
-        Ok(Self { proxy_addr, metrics_addr, table, health, stop, end, serving: Some(serving) })
+        Ok(Self { proxy_addr, metrics_addr, table, health, stop, end, serving: Some(serving), sync: None })
     }
 
     /// Where agents connect.
@@ -140,6 +172,9 @@ impl Node {
             // A panic in there has been reported, and there is nothing left to stop.
             let _ = serving.await;
         }
+        if let Some(sync) = self.sync.take() {
+            sync.shutdown().await; // last: a revocation must reach what still drains
+        }
         self.end.cancel();
     }
 }
@@ -152,6 +187,21 @@ impl Drop for Node {
             serving.abort();
         }
     }
+}
+
+fn enrolment(config: &Config) -> Result<EnrolConfig, StartError> {
+    let roots_pem = match &config.control.ca_file {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|source| StartError::ControlCa { path: path.clone(), source })?,
+        None => String::new(),
+    };
+    Ok(EnrolConfig {
+        endpoints: config.control.endpoints.clone(),
+        roots_pem,
+        node: config.node.name.clone(),
+        data_dir: config.node.data_dir.clone(),
+        join_token_file: config.control.join_token_file.clone(),
+    })
 }
 
 async fn serve(listener: Listener, proxy: Arc<Proxy>, stop: CancellationToken) {
