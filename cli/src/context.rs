@@ -69,8 +69,8 @@ pub struct Choice {
     pub name: Option<String>,
 }
 
-/// `./.seks-data/context.toml`, as `seks dev` leaves it.
-pub const DEV_FILE: &str = ".seks-data/context.toml";
+/// Where `seks dev` keeps its data unless it is told otherwise: `seks` looks there for a context.
+pub const DEV_FOLDER: &str = ".seks-data";
 
 impl Choice {
     /// Finds and reads the context, its PEM files included.
@@ -103,7 +103,7 @@ impl Choice {
         if let Some(file) = &self.file {
             return Ok(file.clone());
         }
-        let dev = PathBuf::from(DEV_FILE);
+        let dev = Path::new(DEV_FOLDER).join("context.toml");
         if dev.exists() {
             return Ok(dev);
         }

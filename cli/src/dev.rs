@@ -9,7 +9,7 @@ mod ready;
 
 use std::{net::SocketAddr, time::Duration};
 
-use seks_control_plane::ControlPlane;
+use seks_control_plane::{ControlPlane, StartError};
 use seks_data_plane::Node;
 use seks_proto::runtime::{logs, shutdown::Shutdown, telemetry::Telemetry};
 
@@ -17,7 +17,7 @@ pub(crate) use self::ready::Ready;
 use self::{config::DevConfig, data_dir::DataDir, demo::Demo};
 use crate::{
     commands::dev::DevArgs,
-    context::DEV_FILE,
+    context::DEV_FOLDER,
     error::{CliError, Exit, Result, plain_io},
     output::{Format, Output},
 };
@@ -83,9 +83,13 @@ impl Running {
     async fn start(args: &DevArgs, config: DevConfig, dir: &DataDir) -> Result<Self> {
         let scheme = config.proxy_scheme();
         let telemetry = Telemetry::start(config.telemetry(), "seks-dev", "dev").map_err(|e| start_error(&e))?;
-        let control = ControlPlane::start(config.control(args, dir), telemetry.clone())
-            .await
-            .map_err(|e| start_error(&e).exit(e.exit()))?;
+        let started = ControlPlane::start(config.control(args, dir), telemetry.clone()).await;
+        let control = started.map_err(|e| match e {
+            StartError::Store { .. } | StartError::Seal { .. } | StartError::Authority(_) => {
+                start_error(&e).exit(e.exit()).hint(dir.hint())
+            }
+            _ => start_error(&e).exit(e.exit()),
+        })?;
         match Self::join(&control, config, dir, telemetry.clone()).await {
             Ok(node) => {
                 let ready = Ready {
@@ -93,7 +97,7 @@ impl Running {
                     admin: format!("https://{}", reachable(control.admin_addr())),
                     metrics: format!("http://{}", reachable(node.metrics_addr())),
                     context_file: dir.context(),
-                    found_by_default: std::fs::canonicalize(DEV_FILE).is_ok_and(|found| found == dir.context()),
+                    found_by_default: dir.is(DEV_FOLDER),
                 };
                 let running = Self { control, node, telemetry, ready };
                 match operator::write_context(&running.control, &running.ready).await {
@@ -135,9 +139,17 @@ impl Running {
     }
 }
 
-/// A start that fails is the operator's to repair: one line and exit code 2.
+/// A start that fails is the operator's to repair: one line with the cause at its end, and exit code 2.
 fn start_error(error: &(dyn std::error::Error + 'static)) -> CliError {
-    let text = crate::error::one_line(&error.to_string());
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let cause = source.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        next = source.source();
+    }
     let text = text.split(" (os error ").next().unwrap_or_default();
     match text.split_once(": ") {
         Some((what, why)) => CliError::usage(what, why),

@@ -191,8 +191,9 @@ impl Drop for Node {
 
 fn enrolment(config: &Config) -> Result<EnrolConfig, StartError> {
     let roots_pem = match &config.control.ca_file {
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|source| StartError::ControlCa { path: path.clone(), source })?,
+        Some(path) => {
+            std::fs::read_to_string(path).map_err(|source| StartError::ControlCa { path: path.clone(), source })?
+        }
         None => String::new(),
     };
     Ok(EnrolConfig {

@@ -45,6 +45,16 @@ impl DataDir {
         Sealer::create_file(&kek).map_err(|e| CliError::usage("data directory", e))
     }
 
+    /// Where to look when something is wrong with what is kept.
+    pub(crate) fn hint(&self) -> String {
+        format!("the data directory is {}", self.path.display())
+    }
+
+    /// Whether it is this folder.
+    pub(crate) fn is(&self, folder: &str) -> bool {
+        fs::canonicalize(folder).is_ok_and(|found| found == self.path)
+    }
+
     /// The key-encryption key's file.
     pub(crate) fn kek(&self) -> PathBuf {
         self.path.join("kek")
