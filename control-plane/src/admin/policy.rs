@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::Method;
 use seks_proto::{
     id::{AgentName, ServiceName, TenantName, TokenId},
-    policy::{Body, Call, Decision, Policies},
+    policy::{self, Body, Call, Decision, Policies},
     request::{BodyFacts, Target},
     service::Service,
     wire::{
@@ -21,7 +21,11 @@ pub(super) async fn apply(admin: &Admin, _: &Caller, message: ApplyPoliciesReque
     let tenant = name("tenant", &message.tenant)?;
     let (policies, revision) = admin.registry().apply_policies(&tenant, &message.text).await?;
     let enforcement = admin.enforced(revision, message.wait).await;
-    Ok(ApplyPoliciesResponse { policies, enforcement, warnings: Vec::new() })
+    Ok(ApplyPoliciesResponse { policies, enforcement, warnings: warnings(&message.text) })
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    policy::warnings(text).iter().map(ToString::to_string).collect()
 }
 
 pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListPoliciesResponse> {
@@ -44,7 +48,7 @@ pub(super) async fn check(admin: &Admin, _: &Caller, message: CheckPoliciesReque
     match check_policies(&message.text) {
         Ok(policies) => {
             let policy_ids = policies.into_iter().map(|(id, _)| id.to_string()).collect();
-            Ok(CheckPoliciesResponse { policy_ids, ..CheckPoliciesResponse::default() })
+            Ok(CheckPoliciesResponse { policy_ids, errors: Vec::new(), warnings: warnings(&message.text) })
         }
         Err(RegistryError::Policies(errors)) => {
             let errors = errors.iter().map(ToString::to_string).collect();

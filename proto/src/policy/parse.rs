@@ -74,16 +74,20 @@ pub(super) fn check(text: &str) -> Result<Vec<Checked>, Vec<PolicyError>> {
     if text.len() > MAX_FILE {
         return Err(vec![PolicyError { line: 1, reason: format!("longer than {MAX_FILE} bytes") }]);
     }
+    let failed = || vec![PolicyError { line: 1, reason: "the policies could not be checked".into() }];
+    on_deep_stack(|| check_all(text)).ok_or_else(failed)?
+}
+
+/// Does `work` on a stack that Cedar can recurse on. `None` when there is no memory for one.
+pub(super) fn on_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     thread::scope(|scope| {
-        let worker =
-            thread::Builder::new().name("policy".into()).stack_size(STACK).spawn_scoped(scope, || check_all(text));
-        let checked = worker.map(|w| w.join());
-        let failed = || vec![PolicyError { line: 1, reason: "the policies could not be checked".into() }];
-        checked.map_err(|_| failed())?.map_err(|_| failed())?
+        let worker = thread::Builder::new().name("policy".into()).stack_size(STACK).spawn_scoped(scope, work);
+        worker.ok()?.join().ok()
     })
 }
 
-fn check_all(text: &str) -> Result<Vec<Checked>, Vec<PolicyError>> {
+/// As [`check`], where the stack is deep already.
+pub(super) fn check_all(text: &str) -> Result<Vec<Checked>, Vec<PolicyError>> {
     let (mut checked, mut errors, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     for statement in statements(text) {
         match statement.check() {

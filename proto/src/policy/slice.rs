@@ -16,7 +16,7 @@ use super::{
     Call, Decision, PolicyError,
     condition::{Condition, Leaf, Truth},
     decide::{self, Plan, truth_of},
-    parse::{Checked, check},
+    parse::{Checked, check_all, on_deep_stack},
     schema::{METHODS, action_index, vocabulary},
 };
 use crate::{
@@ -45,16 +45,8 @@ impl Policies {
     /// # Errors
     /// The first policy that doesn't pass: a tenant's policies hold together or not at all.
     pub fn compile(policies: &[wire::Policy]) -> Result<Self, PolicyError> {
-        let (mut compiled, mut seen) = (Vec::with_capacity(policies.len()), HashSet::new());
-        for policy in policies {
-            let wrong = |reason: &str| PolicyError { line: 1, reason: format!("policy `{}`: {reason}", policy.id) };
-            let mut checked = check(&policy.text)
-                .map_err(|e| e.into_iter().next().map_or_else(|| wrong("not acceptable"), |e| wrong(&e.reason)))?;
-            match (checked.pop(), checked.is_empty()) {
-                (Some(one), true) if one.id.as_str() == policy.id && seen.insert(one.id.clone()) => compiled.push(one),
-                _ => return Err(wrong("not one policy with this @id")),
-            }
-        }
+        let failed = || PolicyError { line: 1, reason: "the policies could not be checked".into() };
+        let compiled = on_deep_stack(|| compile(policies)).ok_or_else(failed)??;
         Ok(Self { policies: compiled.into(), ..Self::default() })
     }
 
@@ -75,6 +67,20 @@ impl Policies {
         self.scopes.insert(key, Arc::clone(&scope));
         scope
     }
+}
+
+fn compile(policies: &[wire::Policy]) -> Result<Vec<Checked>, PolicyError> {
+    let (mut compiled, mut seen) = (Vec::with_capacity(policies.len()), HashSet::new());
+    for policy in policies {
+        let wrong = |reason: &str| PolicyError { line: 1, reason: format!("policy `{}`: {reason}", policy.id) };
+        let mut checked = check_all(&policy.text)
+            .map_err(|e| e.into_iter().next().map_or_else(|| wrong("not acceptable"), |e| wrong(&e.reason)))?;
+        match (checked.pop(), checked.is_empty()) {
+            (Some(one), true) if one.id.as_str() == policy.id && seen.insert(one.id.clone()) => compiled.push(one),
+            _ => return Err(wrong("not one policy with this @id")),
+        }
+    }
+    Ok(compiled)
 }
 
 /// What decides for one agent and one service.

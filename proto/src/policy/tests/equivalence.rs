@@ -247,7 +247,7 @@ fn allows(response: &Response) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn a_decision_is_cedars_in_both_readings(text in file(), calls in prop::collection::vec(asked(), 48)) {
