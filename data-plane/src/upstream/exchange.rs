@@ -120,7 +120,9 @@ impl Connection {
                 reusable &= upload.is_none_or(UploadState::is_done);
                 let carrier = Carrier { h1, pool: reusable.then_some(self.pool) };
                 let mut answer = response.map(|body| Answer { body, carrier: Some(carrier) });
-                answer.body_mut().release_at_end(&mut Context::from_waker(Waker::noop()));
+                if answer.body().is_end_stream() {
+                    answer.body_mut().release(&mut Context::from_waker(Waker::noop()));
+                }
                 Ok(answer)
             }
         }
@@ -147,11 +149,8 @@ struct Carrier {
 }
 
 impl Answer {
-    /// Gives the connection back when nothing of the answer is left to read and the upstream agrees.
-    fn release_at_end(&mut self, cx: &mut Context<'_>) {
-        if !self.body.is_end_stream() {
-            return;
-        }
+    /// Nothing of the answer is left to read: gives the connection back, if it is as idle as that.
+    fn release(&mut self, cx: &mut Context<'_>) {
         if let Some(Carrier { mut h1, pool: Some(pool) }) = self.carrier.take()
             && h1.is_idle(cx)
         {
@@ -175,9 +174,11 @@ impl Body for Answer {
             frame = Pin::new(&mut this.body).poll_frame(cx);
         }
         match &frame {
-            Poll::Ready(Some(Ok(_)) | None) => this.release_at_end(cx),
+            Poll::Ready(None) => this.release(cx),
+            // Nobody asks for what comes after the last counted byte, or after trailers.
+            Poll::Ready(Some(Ok(f))) if f.is_trailers() || this.body.is_end_stream() => this.release(cx),
             Poll::Ready(Some(Err(_))) => this.carrier = None,
-            Poll::Pending => {}
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
         }
         frame
     }

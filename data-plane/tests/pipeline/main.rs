@@ -1,12 +1,12 @@
 //! The path of a request, in one process: a node that serves from a table which the test filled, a raw client, a raw upstream.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs,
-    unreachable_pub
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(missing_docs, unreachable_pub, reason = "a test")]
 
+mod cut;
+mod edge;
+mod h2;
+mod hostile;
+mod pool;
 mod rig;
 mod thin;
+mod tokens;

@@ -42,6 +42,17 @@ impl Seen {
         self.connections().concat()
     }
 
+    /// Begins the record of a connection.
+    pub fn open(&self) -> usize {
+        let mut all = self.0.lock().unwrap();
+        all.push(Vec::new());
+        all.len() - 1
+    }
+
+    pub fn record(&self, index: usize, bytes: &[u8]) {
+        self.0.lock().unwrap()[index].extend_from_slice(bytes);
+    }
+
     /// Requests whose head arrived.
     pub fn requests(&self) -> usize {
         self.text().matches(" HTTP/1.1\r\n").count()
@@ -80,11 +91,7 @@ pub async fn upstream(script: impl Fn(&str) -> (Vec<u8>, bool) + Send + Sync + '
 }
 
 async fn answer(mut tcp: TcpStream, seen: Seen, script: Script) {
-    let index = {
-        let mut all = seen.0.lock().unwrap();
-        all.push(Vec::new());
-        all.len() - 1
-    };
+    let index = seen.open();
     let mut buffer = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -98,11 +105,37 @@ async fn answer(mut tcp: TcpStream, seen: Seen, script: Script) {
         match tcp.read(&mut chunk).await {
             Ok(n) if n > 0 => {
                 buffer.extend_from_slice(&chunk[..n]);
-                seen.0.lock().unwrap()[index].extend_from_slice(&chunk[..n]);
+                seen.record(index, &chunk[..n]);
             }
             _ => return,
         }
     }
+}
+
+/// Answers 401 to whatever comes, before any body, and keeps the connection.
+pub async fn upstream_that_answers_at_once() -> (SocketAddr, Seen) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Seen::default();
+    let recorder = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let index = recorder.open();
+            let recorder = recorder.clone();
+            tokio::spawn(async move {
+                let mut chunk = [0; 4096];
+                while let Ok(n) = tcp.read(&mut chunk).await {
+                    if n == 0 {
+                        return;
+                    }
+                    recorder.record(index, &chunk[..n]);
+                    let answer = "HTTP/1.1 401 Unauthorized\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}";
+                    let _ = tcp.write_all(answer.as_bytes()).await;
+                }
+            });
+        }
+    });
+    (address, seen)
 }
 
 /// Length of the request at the beginning of `bytes`, if it is all there.
