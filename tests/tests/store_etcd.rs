@@ -47,7 +47,9 @@ fn put(n: usize, value: &str) -> Transaction {
 
 async fn next(watch: &mut BoxStream<'static, WatchEvent>) -> (Revision, Vec<Write>) {
     loop {
-        let event = tokio::time::timeout(Duration::from_secs(30), watch.next()).await.expect("no event in 30 s");
+        let event = tokio::time::timeout(Duration::from_secs(30), watch.next())
+            .await
+            .unwrap_or_else(|_| panic!("no event in 30 s"));
         match event {
             Some(WatchEvent::Changes { revision, changes }) => return (revision, changes),
             Some(WatchEvent::Progress(_)) => {}
@@ -182,6 +184,35 @@ async fn a_commit_whose_answer_was_lost_is_made_once() {
     // Nothing else has happened.
     let at = other.commit(put(3, "end")).await.unwrap();
     assert_eq!(next(&mut watch).await.0, at);
+}
+
+#[tokio::test]
+async fn a_watch_keeps_level_where_others_write() {
+    install_crypto_provider();
+    let Some(etcd) = Etcd::start("a shared etcd").await else { return };
+    let store = open(&etcd).await;
+    let mut watch = store.watch(store.revision().await.unwrap());
+    for _ in 0..3 {
+        for _ in 0..5 {
+            etcd.call("kv/put", json!({"key": "L290aGVy", "value": "eA=="})).await; // "/other"
+        }
+        let at = store.revision().await.unwrap();
+        let level = async {
+            loop {
+                match watch.next().await {
+                    Some(WatchEvent::Progress(reached)) if reached >= at => break,
+                    Some(WatchEvent::Progress(_)) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), level).await.unwrap_or_else(|_| panic!("the watch stays behind"));
+    }
+    // Level, it is quiet.
+    let at = store.revision().await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_secs(2), watch.next()).await.is_err());
+    assert_eq!(store.revision().await.unwrap(), at);
+    assert_eq!(store.list("").await.unwrap().0.len(), 1, "a pulse is no record");
 }
 
 #[tokio::test]

@@ -41,6 +41,9 @@ pub enum Key {
     Request(TenantName, String),
 }
 
+/// Not a record: what the etcd store writes to see its own watch move, see `store::etcd::watch`.
+pub(super) const PULSE: &str = "meta/pulse";
+
 /// Prefixes for `Store::list`.
 pub mod prefix {
     use seks_proto::id::{CredentialName, TenantName};

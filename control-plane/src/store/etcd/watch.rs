@@ -2,23 +2,31 @@
 //!
 //! Where it resumes is the revision of the last *event* (or of a periodic progress note). The revision in a message's header is
 //! not that: while etcd lets a watcher catch up, the header is already at the store's head and more events follow.
+//!
+//! Where others share the etcd, its revision grows without an event of ours, and nobody could tell a watch that has nothing to
+//! say from one that is late. So a watcher that stays behind writes a *pulse*, a key of no meaning, whose event brings it level.
+//! (To ask etcd for a progress note is no way: before 3.4.25 and 3.5.8 the answer can overtake events, etcd issue 15220.)
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
-use etcd_client::{Event, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{Event, GetOptions, WatchOptions, WatchResponse, WatchStream};
 use futures_util::stream::{self, Stream};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     failure::Failure,
     link::{self, Link, Patience},
     revision, stamp,
 };
-use crate::store::{Revision, WatchEvent, Write};
+use crate::store::{Key, Revision, WatchEvent, Write, key::PULSE};
+
+/// How long a watch may be behind before it looks whether it is, and again before it pulses.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Every change after `after`.
 pub(super) fn watch(link: Link, after: Revision) -> impl Stream<Item = WatchEvent> + Send + 'static {
-    let state =
-        Watch { link, after, stream: None, ready: VecDeque::new(), ended: false, patience: Patience::endless() };
+    let (ready, patience, look) = (VecDeque::new(), Patience::endless(), Instant::now() + LOOK);
+    let state = Watch { link, after, stream: None, ready, ended: false, patience, look, behind: None };
     stream::unfold(state, Watch::next)
 }
 
@@ -29,6 +37,10 @@ struct Watch {
     ready: VecDeque<WatchEvent>,
     ended: bool,
     patience: Patience,
+    /// When to look next.
+    look: Instant,
+    /// What the store's revision was at the last look, if it was ahead.
+    behind: Option<Revision>,
 }
 
 impl Watch {
@@ -42,10 +54,11 @@ impl Watch {
             }
             match self.stream.as_mut() {
                 None => self.connect().await,
-                Some(stream) => match stream.message().await {
-                    Ok(Some(message)) => self.take(&message),
-                    Ok(None) => self.lost("the stream ended").await,
-                    Err(error) => match Failure::of(error) {
+                Some(stream) => match timeout_at(self.look, stream.message()).await {
+                    Err(_) => self.look().await,
+                    Ok(Ok(Some(message))) => self.take(&message),
+                    Ok(Ok(None)) => self.lost("the stream ended").await,
+                    Ok(Err(error)) => match Failure::of(error) {
                         Failure::Compacted => self.compacted(),
                         failure => self.lost(&format!("{failure:?}")).await,
                     },
@@ -70,6 +83,24 @@ impl Watch {
                 self.patience.wait().await;
             }
         }
+    }
+
+    /// Pulses when the store is ahead of us and was so at the last look. A failure is noticed by those who wait for us.
+    async fn look(&mut self) {
+        let epoch = self.link.path(&Key::Epoch.to_string());
+        let options = GetOptions::new().with_keys_only();
+        let read = self.link.once(|client| async move { link::kv(&client).get(epoch, Some(options)).await });
+        let head = read.await.ok().and_then(|found| found.header().map(|header| revision(header.revision())));
+        if self.behind.take().is_some_and(|behind| behind > self.after) {
+            let pulse = self.link.path(PULSE);
+            let write = self.link.once(|client| async move { link::kv(&client).put(pulse, [], None).await });
+            if let Err(failure) = write.await {
+                tracing::debug!(?failure, "no pulse");
+            }
+        } else {
+            self.behind = head.filter(|head| *head > self.after);
+        }
+        self.look = Instant::now() + LOOK;
     }
 
     /// The next endpoint takes over.
