@@ -1,0 +1,30 @@
+//! Distribution over real loopback TLS: every change to every node, and nothing said to be enforced that isn't.
+//!
+//! [`replica`] is a replica on an embedded store; [`node`] a node's table and its synchronisation; [`peer`] a node that speaks
+//! the protocol by hand, truthfully or not; [`impostor`] a control plane that can be made to misbehave.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, reason = "tests")]
+#![allow(unreachable_pub, reason = "the modules are this test's own")]
+
+mod enforcement;
+mod hostile_node;
+mod hostile_replica;
+mod impostor;
+mod lifecycle;
+mod node;
+mod peer;
+mod replica;
+
+use std::time::{Duration, Instant};
+
+/// Waits for `condition`, which has to come true.
+#[track_caller]
+fn until(what: &str, mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let what = what.to_owned();
+    async move {
+        while !condition() {
+            assert!(Instant::now() < deadline, "never: {what}");
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A node that speaks the protocol by hand.
+
+use std::time::Duration;
+
+use seks_proto::{
+    table::{MESSAGE_BYTES, Recipient, features},
+    wire::{
+        self, NodeMessage, distribution_client::DistributionClient, node_message::Message as ToReplica,
+        replica_message::Message as FromReplica,
+    },
+};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Status, Streaming,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
+
+use super::replica::Replica;
+
+pub struct Peer {
+    outbox: mpsc::Sender<NodeMessage>,
+    pub inbound: Streaming<wire::ReplicaMessage>,
+}
+
+pub fn hello(node: &str) -> wire::Hello {
+    wire::Hello {
+        protocol: 1,
+        node: node.into(),
+        region: "eu".into(),
+        version: "test".into(),
+        features: features::ALL.iter().map(|&f| f.into()).collect(),
+        session_key: Recipient::generate().unwrap().public_key().to_vec(),
+        ..Default::default()
+    }
+}
+
+/// A connection with a small window, so that who doesn't read is noticed, as `pems` (certificate, key) or as nobody.
+pub async fn channel(replica: &Replica, pems: Option<(String, String)>) -> Channel {
+    let ca = Certificate::from_pem(replica.foundation.authority.ca_pem());
+    let mut tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("seks-control-plane");
+    if let Some((certificate, key)) = pems {
+        tls = tls.identity(Identity::from_pem(certificate, key));
+    }
+    let endpoint = Endpoint::from_shared(replica.endpoint()).unwrap().initial_stream_window_size(64 * 1024);
+    endpoint.initial_connection_window_size(64 * 1024).tls_config(tls).unwrap().connect().await.unwrap()
+}
+
+impl Peer {
+    /// Says `hello` as the node `name`.
+    pub async fn say(replica: &Replica, name: &str, hello: wire::Hello) -> Result<Self, Status> {
+        let (certificate, key, _) = replica.pems(name);
+        let channel = channel(replica, Some((certificate, key))).await;
+        let (outbox, messages) = mpsc::channel(64);
+        outbox.send(NodeMessage { message: Some(ToReplica::Hello(hello)) }).await.unwrap();
+        let mut client = DistributionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
+        let inbound = client.sync(ReceiverStream::new(messages)).await?.into_inner();
+        Ok(Self { outbox, inbound })
+    }
+
+    /// A stream of the node `name` that begins with nothing, up to its Welcome.
+    pub async fn welcome(replica: &Replica, name: &str) -> Self {
+        let mut peer = Self::say(replica, name, hello(name)).await.unwrap();
+        assert!(matches!(peer.next().await, Ok(FromReplica::Welcome(_))));
+        peer
+    }
+
+    /// As [`welcome`](Self::welcome), with the snapshot read to its end, whose revision is returned.
+    pub async fn loaded(replica: &Replica, name: &str) -> (Self, u64) {
+        let mut peer = Self::welcome(replica, name).await;
+        let mut revision = 0;
+        loop {
+            match peer.next().await.unwrap() {
+                FromReplica::SnapshotBegin(begin) => revision = begin.revision,
+                FromReplica::Delta(delta) => revision = delta.revision,
+                FromReplica::SnapshotEnd(_) => return (peer, revision),
+                _ => {}
+            }
+        }
+    }
+
+    pub async fn send(&self, message: ToReplica) {
+        // The stream may be over: then the replica says why.
+        let _ = self.outbox.send(NodeMessage { message: Some(message) }).await;
+    }
+
+    pub async fn ack(&self, revision: u64) {
+        self.send(ToReplica::Ack(wire::Ack { revision })).await;
+    }
+
+    /// The next message, or how the stream ended.
+    pub async fn next(&mut self) -> Result<FromReplica, Status> {
+        let next = timeout(Duration::from_secs(30), self.inbound.message()).await.expect("the replica is silent");
+        next?.and_then(|m| m.message).ok_or_else(|| Status::ok("closed"))
+    }
+
+    /// How the stream ends; what comes before doesn't matter.
+    pub async fn end(&mut self) -> Status {
+        loop {
+            if let Err(status) = self.next().await {
+                return status;
+            }
+        }
+    }
+
+    /// A lease: how much of it is left, and the revision that it is for.
+    pub async fn lease(&mut self) -> wire::LeaseGrant {
+        self.send(ToReplica::Renew(wire::Renew { nonce: 7 })).await;
+        loop {
+            if let FromReplica::Grant(grant) = self.next().await.unwrap() {
+                return grant;
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! A replica on an embedded store, and the records that tests begin with.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rcgen::{CertificateParams, KeyPair};
+use seks_control_plane::{
+    Config, Distribution, DistributionOptions,
+    authority::{Request, enrolment::Enrolment},
+    config::ListenerTlsConfig,
+    registry::Issue,
+    seal::{SealConfig, Sealer},
+    server::{
+        Foundation,
+        listener::Listener,
+        tls::{ClientCertificate, Source},
+    },
+    store::{Key, Revision, StoreConfig, Transaction, Write},
+};
+use seks_data_plane::sync::Identity;
+use seks_proto::{
+    id::{TenantName, TokenId},
+    secret::Secret,
+    token::Digest,
+    wire::{self, node_enforcement::State},
+};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+pub const REAL: &str = "sk-REAL-9f3c-DEADBEEF0123456789";
+/// The shortest lease: a test that waits for one to end waits for this.
+pub const LEASE: Duration = Duration::from_secs(2);
+
+/// Everything of a replica that outlives its process.
+pub struct Site {
+    config: Config,
+    _dir: TempDir,
+}
+
+pub struct Replica {
+    pub foundation: Foundation,
+    pub distribution: Distribution,
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+/// A token that was issued.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    pub id: TokenId,
+    pub digest: Digest,
+    pub revision: Revision,
+}
+
+pub fn tenant() -> TenantName {
+    "default".parse().unwrap()
+}
+
+impl Site {
+    pub fn new() -> Self {
+        seks_tests::install_crypto_provider();
+        let dir = tempfile::tempdir().unwrap();
+        let kek = dir.path().join("kek");
+        Sealer::create_file(&kek).unwrap();
+        let store = StoreConfig::embedded(dir.path().join("data/store"));
+        Self { config: Config { store, seal: SealConfig::file(kek), ..Config::default() }, _dir: dir }
+    }
+
+    /// Starts a replica; one at a time.
+    pub async fn start(&self) -> Replica {
+        let foundation = Foundation::open(&self.config).await.unwrap();
+        let options = DistributionOptions { replica: "r1".into(), lease: LEASE, ..DistributionOptions::default() };
+        let (store, sealer) = (foundation.store.clone(), foundation.sealer.clone());
+        let distribution = Distribution::start(store, sealer, options).await.unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (address, stop) = (listener.address(), CancellationToken::new());
+        let source = Source::new(foundation.authority.clone(), ListenerTlsConfig::default(), Vec::new());
+        let (tls, _presented) = source.server_config(ClientCertificate::Optional).unwrap();
+        let enrolment = Enrolment::service(foundation.authority.clone(), foundation.registry.clone());
+        let router = tonic::transport::Server::builder().add_service(distribution.service()).add_service(enrolment);
+        let incoming = listener.accept(tls, stop.clone());
+        let stopped = stop.clone().cancelled_owned();
+        let serving =
+            tokio::spawn(async move { router.serve_with_incoming_shutdown(incoming, stopped).await.unwrap() });
+        Replica { foundation, distribution, address, stop, serving }
+    }
+}
+
+impl Replica {
+    /// A replica with a service, a credential, and the agent `bot`.
+    pub async fn furnished() -> (Site, Self) {
+        let site = Site::new();
+        let replica = site.start().await;
+        let (registry, tenant) = (&replica.foundation.registry, tenant());
+        let value = wire::injection::NamedValue { name: "authorization".into(), value: "Bearer {key}".into() };
+        let at = Some(wire::injection::site::At::Header(value));
+        let service = wire::Service {
+            tenant: tenant.to_string(),
+            name: "api".into(),
+            upstream: "https://api.example.com".into(),
+            fields: vec!["key".into()],
+            injection: Some(wire::Injection { sites: vec![wire::injection::Site { at }] }),
+            slots: vec![wire::TokenSlot { at: Some(wire::token_slot::At::Scheme("Bearer".into())) }],
+            ..Default::default()
+        };
+        registry.apply_service(service, true).await.unwrap();
+        replica.put_credential(REAL).await;
+        registry.create_agent(&tenant, &"bot".parse().unwrap(), Default::default()).await.unwrap();
+        (site, replica)
+    }
+
+    pub async fn put_credential(&self, secret: &str) -> Revision {
+        let (name, service, by) = ("main".parse().unwrap(), "api".parse().unwrap(), "root".parse().unwrap());
+        let secret = Secret::new(secret.into());
+        self.foundation.registry.put_credential(&tenant(), &name, &service, &secret, &by).await.unwrap().1
+    }
+
+    pub async fn issue(&self) -> Issued {
+        let issue = Issue {
+            agent: "bot".parse().unwrap(),
+            grants: vec![("api".parse().unwrap(), None)],
+            ttl: None,
+            cidrs: Vec::new(),
+            shape: String::new(),
+            request_id: String::new(),
+            by: "root".parse().unwrap(),
+        };
+        let issued = self.foundation.registry.issue_token(&tenant(), issue).await.unwrap();
+        let id = issued.token.id.parse().unwrap();
+        Issued { id, digest: issued.secret.digest(), revision: issued.revision }
+    }
+
+    pub async fn revoke(&self, token: &Issued) -> Revision {
+        self.foundation.registry.revoke_token(&tenant(), &token.id).await.unwrap()
+    }
+
+    /// Writes `count` tokens, a hundred a transaction; returns their digests.
+    pub async fn issue_many(&self, count: u64) -> Vec<Digest> {
+        let digests: Vec<Digest> = (0..count).map(|n| Digest::of(&n.to_be_bytes())).collect();
+        let grants = vec![wire::Grant { service: "api".into(), credential: "main".into() }];
+        for (batch, chunk) in digests.chunks(100).enumerate() {
+            let writes = chunk.iter().enumerate().map(|(n, digest)| {
+                let id = format!("tok-{batch}-{n}");
+                let token = wire::Token {
+                    id: id.clone(),
+                    tenant: tenant().to_string(),
+                    agent: "bot".into(),
+                    grants: grants.clone(),
+                    expires_at: i64::MAX,
+                    digest: digest.0.to_vec(),
+                    ..Default::default()
+                };
+                Write::Put(Key::Token(tenant(), id.parse().unwrap()), prost::Message::encode_to_vec(&token).into())
+            });
+            let transaction = Transaction { writes: writes.collect(), ..Transaction::default() };
+            self.foundation.store.commit(transaction).await.unwrap();
+        }
+        digests
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// A certificate for a node, signed as enrolment would.
+    pub fn identity(&self, node: &str) -> Identity {
+        let (key, csr) = request();
+        let authority = &self.foundation.authority;
+        let node = node.parse().unwrap();
+        let certificate = authority.sign_node(&Request::parse(&csr).unwrap(), &node, "eu").unwrap();
+        Identity::new(&node, "eu".into(), certificate, Zeroizing::new(key.serialize_pem()), authority.ca_pem())
+    }
+
+    /// Certificate, key and CA of `node`, in PEM.
+    pub fn pems(&self, node: &str) -> (String, String, String) {
+        let (key, csr) = request();
+        let authority = &self.foundation.authority;
+        let certificate = authority.sign_node(&Request::parse(&csr).unwrap(), &node.parse().unwrap(), "eu").unwrap();
+        (certificate, key.serialize_pem(), authority.ca_pem())
+    }
+
+    /// How `node` stands to `revision` now.
+    pub fn state(&self, revision: Revision, node: &str) -> State {
+        let enforcement = self.distribution.enforcement(revision);
+        enforcement.nodes.iter().find(|n| n.node == node).map_or(State::Unspecified, wire::NodeEnforcement::state)
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.distribution.shutdown().await;
+        self.serving.await.unwrap();
+    }
+}
+
+fn request() -> (KeyPair, Vec<u8>) {
+    let key = KeyPair::generate().unwrap();
+    let csr = CertificateParams::default().serialize_request(&key).unwrap();
+    (key, csr.der().to_vec())
+}
