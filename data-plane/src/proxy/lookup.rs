@@ -238,6 +238,9 @@ impl<'a> Presented<'a> {
                 (None, Route::Service { .. }) => true,
                 (None, Route::Discovery) => matches!(place, Place::Scheme(_) | Place::Basic(_) | Place::Header(_)),
             };
+            if counts && place.stands_twice(&admitted.parts.headers) {
+                return Err(Code::TokenAmbiguous.into());
+            }
             if counts && chosen.replace((token, *digest, service, matches!(place, Place::Path(_)))).is_some() {
                 return Err(Code::TokenAmbiguous.into());
             }
@@ -259,6 +262,16 @@ fn service_of(admitted: &Admitted, token: &TokenEntry, table: &Table) -> Option<
 }
 
 impl Place<'_> {
+    /// Whether its header has another value as well, a token or not: which of the two counts, everybody guesses differently.
+    fn stands_twice(&self, headers: &HeaderMap) -> bool {
+        let name = match self {
+            Self::Scheme(_) | Self::Basic(_) => &header::AUTHORIZATION,
+            Self::Header(name) => *name,
+            Self::Query(_) | Self::Path(_) => return false,
+        };
+        headers.get_all(name).iter().nth(1).is_some()
+    }
+
     fn is(&self, slot: &Slot) -> bool {
         match (self, slot) {
             (Self::Scheme(have), Slot::Scheme(want)) => have.eq_ignore_ascii_case(want.as_bytes()),
