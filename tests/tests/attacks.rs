@@ -1,4 +1,4 @@
-//! Every attack of `data/attacks.json`, byte for byte on a fresh connection each, against a running node.
+//! Every attack of `data/attacks.json` and of `data/more-attacks.json` (other members of the same classes), byte for byte on a fresh connection each, against a running node.
 //!
 //! A case says what must come back (`status`; 0 is a connection closed without an answer), how many requests the upstream
 //! may see (`upstream`; `upstream_complete` where a head may already have been streamed), what must not be among the bytes
@@ -12,6 +12,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use seks_tests::{
     Sandbox, Upstream, oracle,
+    process::wait_for,
     raw::{Connection, Reply},
     sandbox::Options,
     upstream::{Framing, Request},
@@ -81,6 +82,9 @@ struct World {
     evil: Upstream,
     good: String,
     inspected: String,
+    revoked: String,
+    expired: String,
+    foreign: String,
 }
 
 impl World {
@@ -93,7 +97,14 @@ impl World {
         sandbox.cli().apply_policies(POLICIES);
         let good = sandbox.token("good", &["openai"]).secret;
         let inspected = sandbox.token("inspected", &["openai"]).secret;
-        Self { sandbox, openai, github, evil, good, inspected }
+        let revoked = sandbox.cli().issue("good", &["openai"], &[]);
+        sandbox.cli().revoke(&revoked.id);
+        let expired = sandbox.cli().issue("good", &["openai"], &["--ttl", "1s"]).secret;
+        wait_for("a token to expire", || {
+            (seks_tests::raw::get(sandbox.proxy(), "/api/openai/v1/x", &expired).status == 401).then_some(())
+        });
+        let foreign = other_tenant(&sandbox);
+        Self { sandbox, openai, github, evil, good, inspected, revoked: revoked.secret, expired, foreign }
     }
 
     fn bytes(&self, case: &Case) -> Vec<u8> {
@@ -104,6 +115,9 @@ impl World {
             .replace("{T1_TAIL}", token.trim_start_matches("seks_token_"))
             .replace("{T1}", token)
             .replace("{C}", CREDENTIAL)
+            .replace("{T_REVOKED}", &self.revoked)
+            .replace("{T_EXPIRED}", &self.expired)
+            .replace("{T2}", &self.foreign)
             .replace("{EVIL}", &self.evil.address().to_string());
         text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect()
     }
@@ -121,6 +135,18 @@ impl World {
         let seen = self.openai.requests().into_iter().filter(|r| r.target() != "/v1/fence").collect();
         Outcome { reply: Reply { wire: connection.wire().to_vec(), ..reply }, closed, seen }
     }
+}
+
+/// A good token of another tenant, for a service of the same name there.
+fn other_tenant(sandbox: &Sandbox) -> String {
+    let (cli, upstream) = (sandbox.cli(), Upstream::ok());
+    cli.json(&["tenant", "create", "other"]);
+    cli.json(&["agent", "create", "agent", "--tenant", "other"]);
+    let origin = upstream.origin();
+    cli.json(&["service", "enable", "github", "--upstream", &origin, "--allow-private", "--tenant", "other"]);
+    let put = ["credential", "put", "github", "--service", "github", "--from-stdin", "--tenant", "other"];
+    cli.json_with(&put, "ghp_a-credential-of-the-other-tenant");
+    cli.issue("agent", &["github"], &["--tenant", "other"]).secret
 }
 
 fn honest(proxy: SocketAddr, token: &str) -> Reply {
@@ -221,4 +247,9 @@ fn run(data: &str) {
 #[test]
 fn every_attack_ends_as_it_must() {
     run(include_str!("../data/attacks.json"));
+}
+
+#[test]
+fn so_does_every_other_member_of_their_classes() {
+    run(include_str!("../data/more-attacks.json"));
 }
