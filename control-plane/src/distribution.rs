@@ -58,6 +58,22 @@ impl Default for DistributionOptions {
     }
 }
 
+impl DistributionOptions {
+    /// Whether the values are within bounds, before anything is opened.
+    ///
+    /// # Errors
+    /// [`DistributionError::Config`] names the key.
+    pub fn check(&self) -> Result<(), DistributionError> {
+        if !(Duration::from_secs(2)..=Duration::from_secs(60)).contains(&self.lease) {
+            return Err(DistributionError::Config { key: "lease", reason: "2s to 60s" });
+        }
+        if self.max_snapshots == 0 {
+            return Err(DistributionError::Config { key: "max_snapshots", reason: "at least 1" });
+        }
+        Ok(())
+    }
+}
+
 /// Why distribution can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum DistributionError {
@@ -104,12 +120,7 @@ impl Distribution {
         sealer: Arc<Sealer>,
         config: DistributionOptions,
     ) -> Result<Self, DistributionError> {
-        if !(Duration::from_secs(2)..=Duration::from_secs(60)).contains(&config.lease) {
-            return Err(DistributionError::Config { key: "lease", reason: "2s to 60s" });
-        }
-        if config.max_snapshots == 0 {
-            return Err(DistributionError::Config { key: "max_snapshots", reason: "at least 1" });
-        }
+        config.check()?;
         let known = known_nodes(&*store).await?;
         let (table, revision) = follow::list(&*store).await?;
         let inner = Arc::new(Inner {

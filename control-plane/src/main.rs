@@ -29,6 +29,7 @@ const FLUSH: Duration = Duration::from_secs(5);
 
 const EXAMPLES: &str = "\
 Examples:
+  seks-control-plane create-kek --out /etc/seks/kek
   seks-control-plane --config /etc/seks/control-plane.toml
   seks-control-plane --config control-plane.toml bootstrap-operator --name root --out ./root
   SEKS_ADMIN_LISTEN=0.0.0.0:8301 seks-control-plane --config control-plane.toml
@@ -59,6 +60,15 @@ struct Arguments {
 enum Command {
     /// Serves; what happens without a command as well.
     Serve,
+    /// Makes a key-encryption key: a new file of mode 0600, for `[seal] path`.
+    CreateKek {
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Re-wraps every sealed record under the active key-encryption key. Can be interrupted and repeated. With an embedded store
+    /// the control plane must be stopped meanwhile.
+    RotateKek,
     /// Makes the first operator, an owner of everything: its certificate, its key and the CA's certificate, as files.
     BootstrapOperator {
         /// Its name.
@@ -91,12 +101,16 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     logs::init().map_err(|e| Failure::usage(&e))?;
     harden::process().map_err(|e| Failure::new(Exit::Failed, &format!("cannot harden the process: {e}")))?;
     let file = arguments.config.as_ref().map(|path| path.display().to_string());
+    if let Some(Command::CreateKek { out }) = &arguments.command {
+        return tools::create_kek(out); // needs no configuration: there may be none yet
+    }
     let config = load(&arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Exit::Failed, &e))?;
     let located = |failure: Failure| failure.located(file.as_deref());
     match arguments.command {
-        None | Some(Command::Serve) => runtime.block_on(serve(config)).map_err(located),
+        Some(Command::RotateKek) => runtime.block_on(tools::rotate_kek(&config)).map_err(located),
+        None | Some(Command::Serve | Command::CreateKek { .. }) => runtime.block_on(serve(config)).map_err(located),
         Some(Command::BootstrapOperator { name, out }) => {
             runtime.block_on(tools::bootstrap_operator(&config, &name, &out)).map_err(located)
         }

@@ -59,13 +59,14 @@ impl ControlPlane {
     /// # Errors
     /// [`StartError`]; nothing listens then, and with a wrong KEK nothing was written.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
-        let foundation = Foundation::open(&config).await?;
-        let Foundation { store, sealer, authority, registry } = &foundation;
         let options = DistributionOptions {
             replica: config.telemetry.service_instance.clone().unwrap_or_else(|| "control-plane".into()),
             lease: config.distribution.lease,
             max_snapshots: config.distribution.max_snapshots,
         };
+        options.check()?; // before anything is written
+        let foundation = Foundation::open(&config).await?;
+        let Foundation { store, sealer, authority, registry } = &foundation;
         let replica = options.replica.clone();
         let distribution = Distribution::start(Arc::clone(store), Arc::clone(sealer), options).await?;
         let metrics = Metrics::new()?;

@@ -1,4 +1,4 @@
-//! What is done once, on the machine that has the key: the first operator.
+//! What is done on the machine that has the key: making it, changing it, making the first operator.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -7,10 +7,32 @@ use std::{
     path::Path,
 };
 
-use seks_control_plane::{Config, Foundation, OperatorIdentity};
+use seks_control_plane::{
+    Config, Foundation, OperatorIdentity,
+    seal::{Sealer, rotate},
+};
 use seks_proto::{id::OperatorName, runtime::Exit};
 
 use crate::Failure;
+
+/// Makes a key-encryption key.
+pub(crate) fn create_kek(out: &Path) -> Result<(), Failure> {
+    Sealer::create_file(out).map_err(|e| Failure::usage(&format!("--out: {e}")))
+}
+
+/// Re-wraps every sealed record under the active key-encryption key, and says what came of it on stdout.
+pub(crate) async fn rotate_kek(config: &Config) -> Result<(), Failure> {
+    let foundation = Foundation::open(config).await?;
+    let report = rotate::rotate(&foundation.sealer, foundation.store.as_ref()).await;
+    let report = report.map_err(|e| Failure::new(Exit::Failed, &e))?;
+    if let Some((key, error)) = report.left.first() {
+        let left = report.left.len();
+        let text = format!("{left} sealed records still need another key, {key} among them: {error}; keep the old key");
+        return Err(Failure::new(Exit::Failed, &text));
+    }
+    let line = format!("{} records re-wrapped; key {} is the only one needed now\n", report.rewrapped, report.active);
+    std::io::stdout().write_all(line.as_bytes()).map_err(|e| Failure::new(Exit::Failed, &e))
+}
 
 /// Makes the first operator and writes `ca.pem`, `operator.pem` and `operator.key` (mode 0600) to a new directory. The files are
 /// written before the operator is: one whose key is lost can't be made a second time.

@@ -76,11 +76,7 @@ impl Control {
     /// # Panics
     /// When `pair` isn't PEM.
     pub fn channel(&self, pair: &Pair) -> Channel {
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(self.plane.ca_pem()))
-            .identity(Identity::from_pem(&pair.certificate, &pair.key));
-        let endpoint = Endpoint::from_shared(format!("https://{}", self.plane.admin_addr())).unwrap();
-        endpoint.timeout(Duration::from_secs(60)).tls_config(tls).unwrap().connect_lazy()
+        connect(&self.plane.admin_addr().to_string(), &self.plane.ca_pem(), pair)
     }
 
     /// A client that shows `pair`.
@@ -129,6 +125,18 @@ impl Control {
     pub async fn forge(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
         forge(&self.ca().await, change)
     }
+}
+
+/// A connection to the admin API at `address` that trusts `ca_pem` and shows `pair`, opened by its first call.
+///
+/// # Panics
+/// When something isn't PEM, or outside of a runtime.
+pub fn connect(address: &str, ca_pem: &str, pair: &Pair) -> Channel {
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(ca_pem))
+        .identity(Identity::from_pem(&pair.certificate, &pair.key));
+    let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
+    endpoint.timeout(Duration::from_secs(60)).tls_config(tls).unwrap().connect_lazy()
 }
 
 /// A certificate of any CA, as `change` wants it; without a change it is that of `root`.

@@ -16,12 +16,16 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-/// Policies and credentials are long texts; a service may carry certificates; all else is names.
+use crate::registry::limits;
+
+/// Policies and credentials are long texts; a service may carry certificates; all else is names within [`limits`].
 fn limit(path: &str) -> usize {
     match path.rsplit('/').next().unwrap_or_default() {
         "ApplyPolicies" | "CheckPolicies" | "PutCredential" => super::MAX_MESSAGE_BYTES,
         "Simulate" => 2 * 1024 * 1024,
-        _ => 256 * 1024,
+        "ApplyService" | "EnableService" => limits::SERVICE_BYTES + 16 * 1024,
+        "CreateAgent" | "CreateOperator" => 32 * 1024,
+        _ => 16 * 1024,
     }
 }
 
