@@ -213,13 +213,19 @@ pub struct ConfigError {
     reason: String,
 }
 
+impl ConfigError {
+    pub(crate) fn new(key: &'static str, reason: impl Into<String>) -> Self {
+        Self { key, reason: reason.into() }
+    }
+}
+
 impl Config {
     /// Checks what the types can't: names, ranges and files that must be there.
     ///
     /// # Errors
     /// The first key that is wrong, and why.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let fail = |key, reason: &str| Err(ConfigError { key, reason: reason.into() });
+        let fail = |key, reason: &str| Err(ConfigError::new(key, reason));
         let limits = &self.proxy.limits;
         if !self.node.name.is_empty() && !seks_proto::id::is_name(&self.node.name) {
             return fail("node.name", "1 to 63 of a-z, 0-9 and `-`");

@@ -39,16 +39,15 @@ pub(crate) struct Listener {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The address.
-    #[error("cannot listen on {address}")]
+    #[error("listen: cannot listen on {address}: {source}")]
     Bind {
         /// Which.
         address: SocketAddr,
         /// Why.
-        #[source]
         source: io::Error,
     },
     /// Certificate or key.
-    #[error(transparent)]
+    #[error("tls: {0}")]
     Tls(#[from] TlsError),
 }
 

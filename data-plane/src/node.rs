@@ -52,8 +52,8 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The agents' listener.
-    #[error("proxy.listen: {0}")]
-    Listen(#[source] ListenError),
+    #[error("proxy.{0}")]
+    Listen(#[from] ListenError),
     /// The health listener.
     #[error("telemetry.metrics_listen: cannot listen on {address}: {source}")]
     Metrics {
@@ -95,6 +95,9 @@ impl Node {
     /// [`StartError`]; nothing is left running.
     pub async fn start(mut config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         config.check()?;
+        if config.control.endpoints.is_empty() {
+            return Err(ConfigError::new("control.endpoints", "at least one `https://host:port`").into());
+        }
         let enrolment = enrolment(&config)?;
         let identity = enrol::obtain(&enrolment).await?;
         config.node.name = identity.node().into();
@@ -123,7 +126,7 @@ impl Node {
         let metrics = Metrics::new(telemetry.queue().clone(), move || table_state(&state));
         let audit = Audit::new(telemetry, metrics.clone(), config.audit.mode, &config.node.name, &config.node.region)?;
 
-        let listener = Listener::bind(&config.proxy).await.map_err(StartError::Listen)?;
+        let listener = Listener::bind(&config.proxy).await?;
         let proxy_addr = listener.address();
         config.proxy.listen = proxy_addr;
         let listen = config.telemetry.metrics_listen.unwrap_or(METRICS_LISTEN);

@@ -226,7 +226,9 @@ fn check_fields(lines: Lines<'_>, version: HttpVersion, limits: &HeadLimits) -> 
                 }
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                if !trim(value).eq_ignore_ascii_case(b"chunked") || coding.replace(()).is_some() {
+                let chunked = trim(value).eq_ignore_ascii_case(b"chunked");
+                let doubled = coding.replace(()).is_some();
+                if doubled || !chunked {
                     return Err(Violation::Coding);
                 }
             }

@@ -24,16 +24,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file.
-    #[error("cannot read `{path}` as PEM")]
+    #[error("cannot read `{path}` as PEM: {source}")]
     File {
         /// Which.
         path: PathBuf,
         /// Why.
-        #[source]
         source: rustls_pki_types::pem::Error,
     },
     /// Certificate and key are not a pair, or are of no use.
-    #[error("certificate and key cannot be used")]
+    #[error("certificate and key cannot be used: {0}")]
     Pair(#[source] rustls::Error),
     /// The roots for client certificates.
     #[error("the client CA cannot be used")]

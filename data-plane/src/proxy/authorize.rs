@@ -28,10 +28,8 @@ use crate::{
     upstream::{Meter, Streaming, Upload, UploadError},
 };
 
-/// Says that a request was decided, and by which policies. Nothing else can make one.
-pub(super) struct Permit {
-    policies: Arc<[PolicyId]>,
-}
+/// Says that a request was decided. Nothing but this file can make one.
+pub(super) struct Permit(());
 
 /// A request that may be sent.
 pub(super) struct Permitted {
@@ -130,8 +128,7 @@ pub(super) async fn call(
     if let Some(facts) = &facts {
         call.body = facts.into();
     }
-    let permit = decide(&scope, &call)?;
-    record.decided(true, &permit.policies);
+    let permit = decide(&scope, &call, record)?;
     record.credential(&credential.name, credential.version);
     Ok(Permitted { permit, service, credential, line, body, identified })
 }
@@ -143,18 +140,27 @@ fn scope(identified: &Identified, service: &ServiceEntry) -> Result<Arc<Scope>, 
     Ok(policies.scope(&agent.name, &agent.attributes, &service.name))
 }
 
-fn decide(scope: &Scope, call: &Call<'_>) -> Result<Permit, Refusal> {
+fn decide(scope: &Scope, call: &Call<'_>, record: &mut Record) -> Result<Permit, Refusal> {
     let decision = scope.decide(call);
-    if decision.allowed && decision.error.is_none() {
-        return Ok(Permit { policies: decision.policy_ids });
+    if !decision.audited.is_empty() {
+        let policies = names(&decision.audited);
+        tracing::info!(request_id = record.id().as_str(), policies, "policies in audit mode would have applied");
     }
-    let names = decision.policy_ids.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ");
+    if decision.allowed && decision.error.is_none() {
+        record.decided(true, &decision.policy_ids);
+        return Ok(Permit(()));
+    }
+    let names = names(&decision.policy_ids);
     let detail = match (&decision.error, names.is_empty()) {
         (Some(error), _) => error.to_string(),
         (None, true) => "no policy permits this request".to_owned(),
         (None, false) => format!("denied by {names}"),
     };
     Err(Refusal::from(Code::PolicyDenied).with_detail(detail).with_policies(decision.policy_ids))
+}
+
+fn names(policies: &[PolicyId]) -> String {
+    policies.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn stream(body: Incoming, limits: &Limits, record: &Record) -> Upload {

@@ -48,7 +48,7 @@ pub(super) async fn call(
     config: &UpstreamConfig,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let Injected { permit: _, service, request, needles, mut cut, expires_at } = injected;
+    let Injected { service, request, needles, mut cut, expires_at } = injected;
     let upload = match request.body() {
         Upload::Stream(stream) => Some(stream.state()),
         _ => None,

@@ -20,7 +20,7 @@ use zeroize::Zeroize as _;
 use super::{
     Caller,
     audit::Record,
-    authorize::{Permit, Permitted},
+    authorize::Permitted,
     filter, lookup,
     refusal::{Code, Refusal},
     scrub::Needles,
@@ -32,7 +32,6 @@ use crate::{
 
 /// A request as it goes to the upstream, with the credential in it.
 pub(super) struct Injected {
-    pub(super) permit: Permit,
     pub(super) service: Arc<ServiceEntry>,
     pub(super) request: Request<Upload>,
     /// What was put in, to be taken out of the answer.
@@ -71,7 +70,7 @@ pub(super) fn call(
     connection: &Connection,
     record: &mut Record,
 ) -> Result<Injected, Refusal> {
-    let Permitted { permit, identified, service, credential, line, body } = permitted;
+    let Permitted { permit: _, identified, service, credential, line, body } = permitted;
     // Registered before the check: a revocation is either seen by it or wakes the cut.
     let mut cut = table.register(identified.digest, &identified.token, &service.name).ok_or(Code::ServiceNotGranted)?;
     if let Some(reason) = cut.reason() {
@@ -101,14 +100,7 @@ pub(super) fn call(
         parts.headers.insert(header::HOST, kept.host.clone());
     }
     *request.headers_mut() = parts.headers;
-    Ok(Injected {
-        permit,
-        service,
-        request,
-        needles: kept.needles.clone(),
-        cut,
-        expires_at: identified.token.expires_at(),
-    })
+    Ok(Injected { service, request, needles: kept.needles.clone(), cut, expires_at: identified.token.expires_at() })
 }
 
 impl Kept {

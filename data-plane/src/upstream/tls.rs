@@ -28,7 +28,7 @@ pub(super) struct Trust {
 
 /// Why `[upstream] ca_file` can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read `{path}` as PEM certificates")]
+#[error("cannot read `{path}` as PEM certificates{}", source.as_ref().map_or(String::new(), |e| format!(": {e}")))]
 pub struct CaFileError {
     path: String,
     #[source]

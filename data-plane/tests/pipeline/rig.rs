@@ -291,9 +291,8 @@ pub async fn read_reply(tcp: &mut TcpStream, head_only: bool) -> Reply {
     loop {
         let enough = {
             let text = String::from_utf8_lossy(&bytes);
-            text.starts_with("HTTP/1.1 1")
-                .then_some(false)
-                .unwrap_or_else(|| (head_only && text.contains("\r\n\r\n")) || whole_answer(&bytes))
+            let whole = (head_only && text.contains("\r\n\r\n")) || whole_answer(&bytes);
+            whole && !text.starts_with("HTTP/1.1 1")
         };
         let wait = if enough { Duration::from_millis(100) } else { PATIENCE };
         match tokio::time::timeout(wait, tcp.read(&mut chunk)).await {
