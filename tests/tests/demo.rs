@@ -24,7 +24,7 @@ fn start(folder: &Path) -> (Process, String) {
 fn block<'a>(told: &'a str, number: &str) -> &'a str {
     let start = told.find(&format!("── {number}. ")).unwrap_or_else(|| panic!("no block {number}: {told}"));
     let rest = &told[start..];
-    rest[4..].find("\n── ").map_or(rest, |end| &rest[..end + 4])
+    rest.find("\n── ").map_or(rest, |end| &rest[..end])
 }
 
 fn word<'a>(text: &'a str, prefix: &str) -> &'a str {
