@@ -167,7 +167,8 @@ fn valid_until(pem: &str) -> Option<i64> {
     Some(parsed.parse_x509().ok()?.validity().not_after.timestamp())
 }
 
-fn now() -> i64 {
+/// Unix seconds.
+pub(crate) fn now() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.ok().and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or_default()
 }

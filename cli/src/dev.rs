@@ -4,6 +4,7 @@
 mod config;
 mod data_dir;
 mod demo;
+mod node;
 mod operator;
 mod ready;
 
@@ -90,7 +91,7 @@ impl Running {
             }
             _ => start_error(&e).exit(e.exit()),
         })?;
-        match Self::join(&control, config, dir, telemetry.clone()).await {
+        match node::join(&control, config, dir, telemetry.clone()).await {
             Ok(node) => {
                 let ready = Ready {
                     proxy: format!("{scheme}://{}", reachable(node.proxy_addr())),
@@ -115,22 +116,6 @@ impl Running {
         }
     }
 
-    /// The node, with a table. At the first start it enrols with a join token, as any node does.
-    async fn join(control: &ControlPlane, config: DevConfig, dir: &DataDir, telemetry: Telemetry) -> Result<Node> {
-        if !dir.has_node() {
-            let token = control.join_token("local").await.map_err(|e| CliError::new(Exit::Failed, "join token", e))?;
-            crate::files::write_private(&dir.join_token(), token.text.as_bytes())?;
-        }
-        let node = Node::start(config.node(control.distribution_addr(), dir), telemetry).await;
-        let node = node.map_err(|e| start_error(&e))?;
-        let _ = std::fs::remove_file(dir.join_token()); // used up
-        if tokio::time::timeout(READY, node.ready()).await.is_err() {
-            node.shutdown().await;
-            return Err(CliError::new(Exit::Failed, "node", "no table from the control plane in time"));
-        }
-        Ok(node)
-    }
-
     /// Drains the node first: what it still serves may want the control plane.
     async fn stop(self) {
         self.node.shutdown().await;
@@ -151,10 +136,15 @@ fn start_error(error: &(dyn std::error::Error + 'static)) -> CliError {
         next = source.source();
     }
     let text = text.split(" (os error ").next().unwrap_or_default();
-    match text.split_once(": ") {
+    let error = match text.split_once(": ") {
         Some((what, why)) => CliError::usage(what, why),
         None => CliError::usage("start", text),
+    };
+    if text.contains("in use") {
+        return error
+            .hint("--proxy-listen, --admin-listen and --metrics-listen take another address; port 0 is any free one");
     }
+    error
 }
 
 /// An address that a client on this machine can connect to.
@@ -183,7 +173,8 @@ mod tests {
         let error =
             std::io::Error::other("admin.listen: cannot listen on 127.0.0.1:1: Address already in use (os error 98)");
         let error = start_error(&error);
-        assert_eq!(error.lines(), "error: admin.listen: cannot listen on 127.0.0.1:1: Address already in use\n");
+        let line = "error: admin.listen: cannot listen on 127.0.0.1:1: Address already in use";
+        assert_eq!(error.lines().lines().next(), Some(line));
         assert_eq!(error.exit as u8, 2);
     }
 }

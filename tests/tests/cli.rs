@@ -187,6 +187,9 @@ fn a_token_is_printed_once_and_can_be_rotated_and_revoked() {
     );
     assert_eq!(failure(&sandbox.cli().run(&["token", "revoke", "tok-0000000000000000"], "")).0, 3);
     assert_eq!(failure(&sandbox.cli().run(&["token", "issue", "--agent", "none", "--service", "openai"], "")).0, 3);
+    let unwaited = sandbox.cli().issue("bot", &["openai"], &["--no-wait"]);
+    let unwaited = sandbox.cli().json(&["token", "revoke", &unwaited.id, "--no-wait"]);
+    assert_eq!((&unwaited["enforced"], unwaited["revision"].is_u64()), (&false.into(), true), "{unwaited}");
     let list = sandbox.cli().json(&["token", "list", "--agent", "nobody"]);
     assert_eq!(list, serde_json::json!([]));
 }

@@ -107,6 +107,22 @@ fn a_restart_keeps_everything() {
 }
 
 #[test]
+fn a_node_that_rested_for_longer_than_its_certificate_lives_is_enrolled_again_as_the_same() {
+    let mut sandbox = Sandbox::start();
+    assert!(sandbox.process().terminate().success());
+    let path = sandbox.data_dir().join("node/identity.json");
+    let mut identity: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["x".into()]).unwrap();
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2020, 1, 2));
+    identity["certificate_pem"] = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().into();
+    fs::write(&path, identity.to_string()).unwrap();
+    sandbox.crash(); // it has ended already: this starts it again
+    let nodes = sandbox.cli().json(&["node", "list"]);
+    assert_eq!((nodes.as_array().unwrap().len(), &nodes[0]["id"]), (1, &identity["node"]), "{nodes}");
+    assert_eq!(nodes[0]["connected"], true, "{nodes}");
+}
+
+#[test]
 fn a_lost_context_file_is_made_anew() {
     let mut sandbox = Sandbox::start();
     sandbox.cli().create_agent("bot");

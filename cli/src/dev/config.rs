@@ -69,9 +69,9 @@ impl DevConfig {
     }
 
     /// The node's, which joins that control plane as any node would.
-    pub(crate) fn node(self, distribution: SocketAddr, dir: &DataDir) -> NodeConfig {
+    pub(crate) fn node(self, name: String, distribution: SocketAddr, dir: &DataDir) -> NodeConfig {
         NodeConfig {
-            node: node::NodeConfig { data_dir: dir.node(), ..Default::default() },
+            node: node::NodeConfig { name, data_dir: dir.node(), ..Default::default() },
             control: node::ControlConfig {
                 endpoints: vec![format!("https://{distribution}")],
                 join_token_file: Some(dir.join_token()),

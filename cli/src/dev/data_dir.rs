@@ -70,11 +70,6 @@ impl DataDir {
         self.path.join("node")
     }
 
-    /// Whether the node has been here before.
-    pub(crate) fn has_node(&self) -> bool {
-        self.node().join("identity.json").exists()
-    }
-
     /// The file with the node's first join token.
     pub(crate) fn join_token(&self) -> PathBuf {
         self.path.join("join-token")

@@ -87,7 +87,8 @@ impl Identity {
     }
 
     /// When the certificate begins and ends, in unix seconds; `None` when it can't be read.
-    pub(super) fn validity(&self) -> Option<(i64, i64)> {
+    #[must_use]
+    pub fn validity(&self) -> Option<(i64, i64)> {
         let certificate = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).ok()?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
         let validity = parsed.validity();
