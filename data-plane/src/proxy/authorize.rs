@@ -200,17 +200,19 @@ async fn inspect(
     let limit = limits.inspect_bytes as u64;
     let announced = body.size_hint();
     if announced.lower() > limit {
-        return Ok((Upload::Empty, Some(Facts::Opaque)));
+        return Ok((self::stream(body, limits, record), Some(Facts::Opaque)));
     }
     // Sized once where the length is known; a body in chunks grows as it comes, so one byte never reserves a megabyte.
     let mut whole = BytesMut::with_capacity(announced.exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
     let mut stream = Streaming::new(body, limits.body_bytes, limits.idle_timeout, record.counters().clone());
     while let Some(frame) = stream.frame().await {
         let Ok(data) = frame.map_err(Refusal::from)?.into_data() else { continue };
-        if whole.len() + data.len() > limits.inspect_bytes {
-            return Ok((Upload::Empty, Some(Facts::Opaque)));
-        }
         whole.extend_from_slice(&data);
+        if whole.len() > limits.inspect_bytes {
+            // Denied, unless only policies in audit mode wanted to know: then all of it is sent.
+            stream.put_back(whole.freeze());
+            return Ok((Upload::Stream(Box::new(stream)), Some(Facts::Opaque)));
+        }
     }
     let facts = BodyFacts::read(headers, &whole).map_or(Facts::Opaque, Facts::Known);
     Ok((Upload::Whole(Some(whole.freeze())), Some(facts)))

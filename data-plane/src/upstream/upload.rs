@@ -33,6 +33,8 @@ pub enum Upload {
 /// An agent's body that is passed on as it comes.
 pub struct Streaming {
     body: Incoming,
+    /// Read already, and to be sent first.
+    ahead: Option<Bytes>,
     state: Arc<UploadState>,
     meter: Arc<dyn Meter>,
     limit: u64,
@@ -104,7 +106,7 @@ impl Streaming {
     /// Passes `body` on: at most `limit` bytes, and some progress in every `idle`.
     #[must_use]
     pub fn new(body: Incoming, limit: u64, idle: Duration, meter: Arc<dyn Meter>) -> Self {
-        Self { body, state: Arc::default(), meter, limit, idle, timer: None, seen_at_timer: 0 }
+        Self { body, ahead: None, state: Arc::default(), meter, limit, idle, timer: None, seen_at_timer: 0 }
     }
 
     /// What can be watched from outside.
@@ -113,7 +115,17 @@ impl Streaming {
         self.state.clone()
     }
 
+    /// Puts back what was read of it: somebody looked, and it is to be passed on after all.
+    pub fn put_back(&mut self, read: Bytes) {
+        self.state.done.store(false, Ordering::Release);
+        self.ahead = Some(read).filter(|read| !read.is_empty());
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        if let Some(read) = self.ahead.take() {
+            self.state.done.store(self.body.is_end_stream(), Ordering::Release);
+            return Poll::Ready(Some(Ok(Frame::data(read))));
+        }
         loop {
             let frame = match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => return self.poll_idle(cx).map(|e| Some(Err(e))),
@@ -164,11 +176,17 @@ impl Body for Streaming {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.ahead.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (rest, ahead) = (self.body.size_hint(), self.ahead.as_ref().map_or(0, |read| read.len() as u64));
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + ahead);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + ahead);
+        }
+        hint
     }
 }
 

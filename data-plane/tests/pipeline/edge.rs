@@ -145,6 +145,26 @@ async fn a_policy_that_looks_at_the_body_decides_on_the_bytes_that_are_sent() {
 }
 
 #[tokio::test]
+async fn a_body_that_only_an_audit_policy_looks_at_is_sent_whole() {
+    let (address, seen) = upstream(|_| (ok("{}"), false)).await;
+    let rig = Rig::start(address).await;
+    let watch =
+        r#"@mode("audit") forbid (principal, action, resource) when { context has body && context.body has model };"#;
+    rig.apply(vec![tenant_policies(&[("all", "permit (principal, action, resource);"), ("watch", watch)])]);
+    let long = format!("{{\"x\":\"{}\"}}", "~".repeat(2 << 20));
+    let head = format!("POST /api/openai/x HTTP/1.1\r\nHost: broker\r\n{AUTH}Content-Type: application/json\r\n");
+    let (first, rest) = long.split_at(5);
+    for framed in [
+        format!("Content-Length: {}\r\n\r\n{long}", long.len()),
+        format!("Transfer-Encoding: chunked\r\n\r\n5\r\n{first}\r\n{:x}\r\n{rest}\r\n0\r\n\r\n", rest.len()),
+    ] {
+        assert_eq!(rig.send(&[head.as_str(), &framed].concat()).await.status, 200);
+    }
+    let sent = seen.text().bytes().filter(|b| *b == b'~').count();
+    assert_eq!(sent, 2 * (2 << 20), "no byte is lost");
+}
+
+#[tokio::test]
 async fn headers_that_would_make_one_request_another_stay_behind() {
     let (address, seen) = upstream(|_| (ok("{}"), false)).await;
     let rig = Rig::start(address).await;
