@@ -65,6 +65,9 @@ impl<'a> Matcher<'a> {
             if state.matched == 0 && state.position >= until {
                 return;
             }
+            if state.matched > 0 && self.go_on(state) > 0 {
+                continue;
+            }
             match self.token(state.position) {
                 Token::Text { bytes: [byte, ..], count: 1, length } => self.unit(state, byte, length, hits),
                 Token::Text { bytes, count, length } => {
@@ -82,6 +85,25 @@ impl<'a> Matcher<'a> {
         }
     }
 
+    /// Raw bytes that go on with the match, all but its last: the common case, without a token for each. A byte that equals one
+    /// of the text's stands for it in every alphabet. Returns how many there were.
+    fn go_on(&self, state: &mut State) -> usize {
+        let rest = self.body.get(state.position..).unwrap_or_default();
+        let expected = self.text.get(state.matched..self.text.len() - 1).unwrap_or_default();
+        let mut count = common_prefix(rest, expected);
+        if self.needle.has_introducer {
+            let raw = |b: &&u8| !self.needle.schemes.contains(Schemes::introduced_by(**b));
+            count = rest.iter().take(count).take_while(raw).count();
+        }
+        state.matched += count;
+        state.position += count;
+        if count > 0 {
+            state.skipped = 0;
+        }
+        count
+    }
+
+    #[inline]
     fn token(&self, at: usize) -> Token {
         let rest = self.body.get(at..).unwrap_or_default();
         match rest.first() {
@@ -90,6 +112,7 @@ impl<'a> Matcher<'a> {
         }
     }
 
+    #[inline]
     fn unit(&self, state: &mut State, byte: u8, length: usize, hits: &mut Vec<Range<usize>>) {
         let Some(unit) = self.needle.alphabet.unit(byte) else { return self.skip(state, length) };
         while state.matched > 0 && self.text.get(state.matched) != Some(&unit) {
@@ -149,4 +172,12 @@ impl<'a> Matcher<'a> {
             state.forget();
         }
     }
+}
+
+/// How many bytes are the same from the beginning on.
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    let (a16, b16) = (a.as_chunks::<16>().0, b.as_chunks::<16>().0);
+    let whole = 16 * a16.iter().zip(b16).take_while(|(a, b)| a == b).count();
+    let (a, b) = (a.get(whole..).unwrap_or_default(), b.get(whole..).unwrap_or_default());
+    whole + a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

@@ -46,6 +46,8 @@ pub(super) struct Needle {
     pub(super) schemes: Schemes,
     /// Of the text's bytes.
     pub(super) bytes: ByteSet,
+    /// The text holds a byte that introduces an escape of one of the schemes.
+    pub(super) has_introducer: bool,
     /// Length of the longest proper prefix that is a suffix, of every prefix (Knuth, Morris, Pratt). Made when the needle is
     /// first looked at closely, which on clean bodies is never.
     borders: OnceLock<Box<[u16]>>,
@@ -159,11 +161,13 @@ impl Inner {
 
     fn needle(&mut self, begin: usize, end: usize, alphabet: Alphabet, schemes: Schemes) {
         let mut bytes = ByteSet::default();
-        self.texts.get(begin..end).unwrap_or_default().iter().for_each(|b| bytes.insert(*b));
+        let text = self.texts.get(begin..end).unwrap_or_default();
+        text.iter().for_each(|b| bytes.insert(*b));
+        let has_introducer = text.iter().any(|b| schemes.contains(Schemes::introduced_by(*b)));
         if schemes != Schemes::NONE {
             self.escaped.join(&bytes);
         }
-        self.needles.push(Needle { begin, end, alphabet, schemes, bytes, borders: OnceLock::new() });
+        self.needles.push(Needle { begin, end, alphabet, schemes, bytes, has_introducer, borders: OnceLock::new() });
     }
 
     /// UTF-16 and UTF-32 of ASCII: NULs between.
@@ -175,7 +179,8 @@ impl Inner {
                     *place = *byte;
                 }
             }
-            let length = Skim::WINDOW.min(value.len() * (gap + 1) - gap);
+            // Ending in a character: a run of NULs, common in binary bodies, is then never the end of a window.
+            let length = Skim::WINDOW.min(value.len() * (gap + 1)) - gap;
             self.skim.add(window.get(..length).unwrap_or_default(), needle, 0);
             window.zeroize();
         }

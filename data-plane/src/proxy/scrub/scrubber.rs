@@ -228,18 +228,26 @@ impl Search<'_> {
     fn noticed_unit(&mut self, at: usize, scheme: Schemes, byte: u8) {
         let inner = self.inner;
         for (index, needle) in inner.needles.iter().enumerate() {
-            if needle.schemes.contains(scheme) && needle.alphabet.unit(byte).is_some_and(|u| needle.bytes.contains(u)) {
+            if needle.schemes.contains(scheme)
+                && !self.has_read(index, at)
+                && needle.alphabet.unit(byte).is_some_and(|u| needle.bytes.contains(u))
+            {
                 let from = self.raw_before(index, at);
                 self.follow(index, from, at + 1);
             }
         }
     }
 
+    fn has_read(&self, needle: usize, at: usize) -> bool {
+        self.states.get(needle).is_some_and(|s| s.position > at)
+    }
+
     /// An escape that stands for nothing, or may become anything: of interest behind `least` bytes that may be a text's.
     fn noticed(&mut self, at: usize, scheme: Schemes, least: usize) {
         let inner = self.inner;
         for (index, needle) in inner.needles.iter().enumerate() {
-            if needle.schemes.contains(scheme) && (least == 0 || needle.alphabet == Alphabet::Base64) {
+            let fits = least == 0 || needle.alphabet == Alphabet::Base64;
+            if needle.schemes.contains(scheme) && fits && !self.has_read(index, at) {
                 let from = self.raw_before(index, at);
                 if at - from >= least {
                     self.follow(index, from, at + 1);

@@ -39,15 +39,13 @@ impl Default for Skim {
     }
 }
 
-/// Case and the top bit's neighbour are folded: hex digits of either case look alike, and a false alarm costs little.
-const FOLD: u8 = 0x20;
-
-fn fold(byte: u8) -> usize {
-    usize::from(byte | FOLD)
+/// Letters without their case, so that hex digits of either look alike; a false alarm costs little.
+fn fold(byte: u8) -> u8 {
+    byte | (byte & 0x40) >> 1
 }
 
 fn slot(a: u8, b: u8) -> usize {
-    (fold(a) ^ fold(b) << 4) & (TABLE - 1)
+    (usize::from(fold(a)) ^ usize::from(fold(b)) << 4) & (TABLE - 1)
 }
 
 impl Skim {
@@ -60,7 +58,7 @@ impl Skim {
         self.length = self.length.min(length);
         let mut bytes = [0; Self::WINDOW];
         for (to, from) in bytes.iter_mut().zip(text) {
-            *to = from | FOLD;
+            *to = fold(*from);
         }
         self.windows.push(Window { value: u128::from_le_bytes(bytes), needle, back });
         bytes.zeroize();
@@ -116,7 +114,7 @@ impl Skim {
         let begin = end - self.length;
         let mut bytes = [0; Self::WINDOW];
         for (to, from) in bytes.iter_mut().zip(body.get(begin..end).unwrap_or_default()) {
-            *to = from | FOLD;
+            *to = fold(*from);
         }
         let value = u128::from_le_bytes(bytes);
         for window in self.windows.iter().filter(|w| w.value == value) {
