@@ -201,7 +201,7 @@ fn an_http2_agent_is_served_over_one_connection() {
         assert_eq!(status, StatusCode::UNAUTHORIZED);
         assert!(body.windows(15).any(|w| w == b"token_malformed"), "{body:?}");
         let foreign = format!("http://evil.test{PATH}");
-        assert_eq!(ask(&mut sender, &foreign, &token, "x").await.0, StatusCode::BAD_REQUEST);
+        assert_eq!(ask(&mut sender, &foreign, &token, "x").await.0, StatusCode::MISDIRECTED_REQUEST);
     });
     for request in upstream.requests() {
         assert_eq!(request.header("authorization"), Some(format!("Bearer {KEY}")));
