@@ -68,7 +68,7 @@ fn every_request_closes_one_span_with_all_attributes() {
         ("seks.policy.ids", "granted-services"),
         ("seks.scrub.count", "1"),
         ("http.request.method", "POST"),
-        ("url.path", "/v1/chat/completions"),
+        ("url.path", "/api/openai/v1/chat/completions"),
         ("http.response.status_code", "200"),
         ("server.address", "127.0.0.1"),
         ("http.request.body.size", "2"),

@@ -141,8 +141,9 @@ impl Telemetry {
         self.inner.provider.is_some()
     }
 
-    /// Runs `make` where the `tracing` spans that it makes are exported. Such a span remembers where it belongs, so only
-    /// its making needs this: it can be recorded to, be a parent and be dropped anywhere.
+    /// Runs `make` where the `tracing` spans that it makes are exported. Such a span remembers where it belongs: it can be
+    /// recorded to and be a parent anywhere. A child must be dropped in here, however: the registry gives its hold on its parent
+    /// back to the subscriber that is current then, and another one knows no such span and panics.
     pub fn scope<R>(&self, make: impl FnOnce() -> R) -> R {
         tracing::dispatcher::with_default(&self.inner.dispatch, make)
     }

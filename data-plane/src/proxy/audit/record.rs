@@ -226,6 +226,7 @@ impl Record {
         if let Some(span) = self.open.upstream.take() {
             span.set_attribute("error.type", code.as_str());
             span.set_status(Status::error(code.as_str()));
+            self.open.audit.telemetry.scope(|| drop(span));
         }
         self.refused(code);
     }
@@ -304,8 +305,11 @@ impl Open {
             self.span.set_status(Status::error("aborted"));
         }
         // The child first, then the record itself, then the place in the queue.
-        drop(self.upstream.take());
-        drop(mem::replace(&mut self.span, Span::none()));
+        let (upstream, span) = (self.upstream.take(), mem::replace(&mut self.span, Span::none()));
+        self.audit.telemetry.scope(|| {
+            drop(upstream);
+            drop(span);
+        });
         drop(self.permit.take());
     }
 
