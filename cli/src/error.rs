@@ -4,6 +4,7 @@ use std::fmt;
 
 pub use seks_proto::runtime::Exit;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 /// A failed command. Holds no secret: it is printed as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +57,7 @@ impl CliError {
     #[must_use]
     pub fn status(what: impl Into<String>, status: &Status) -> Self {
         let error = |exit| Self::new(exit, what, reason(status));
-        match status.code() {
+        let mut failure = match status.code() {
             Code::NotFound => error(Exit::NotFound),
             Code::PermissionDenied => {
                 error(Exit::NotPermitted).hint("`seks operator whoami` shows the roles of this context's operator")
@@ -70,7 +71,9 @@ impl CliError {
                 error(Exit::Unreachable).hint("a change may have been made all the same: look before repeating it")
             }
             _ => error(Exit::Failed),
-        }
+        };
+        failure.hint = told_hint(status).or(failure.hint);
+        failure
     }
 
     /// The lines for stderr. Line breaks and control characters in them are replaced: an answer can't forge a line.
@@ -82,6 +85,11 @@ impl CliError {
         }
         out
     }
+}
+
+/// What the control plane itself says to do about it: `hint` in the metadata of its `google.rpc.ErrorInfo`.
+fn told_hint(status: &Status) -> Option<String> {
+    status.get_details_error_info().and_then(|mut info| info.metadata.remove("hint"))
 }
 
 fn reason(status: &Status) -> String {
@@ -145,6 +153,15 @@ mod tests {
         let status = Status::not_found("no\nerror: forged\r\n\u{1b}[2Jx");
         let lines = CliError::status("agent a", &status).lines();
         assert_eq!(lines, "error: agent a: no error: forged \\u{1b}[2Jx\n");
+    }
+
+    #[test]
+    fn the_control_planes_own_hint_comes_first() {
+        let metadata = std::collections::HashMap::from([("hint".to_owned(), "revoke it first".to_owned())]);
+        let details = tonic_types::ErrorDetails::with_error_info("CONFLICT", "seks", metadata);
+        let status = Status::with_error_details(Code::FailedPrecondition, "in use", details);
+        assert_eq!(CliError::status("a", &status).hint.as_deref(), Some("revoke it first"));
+        assert!(CliError::status("a", &Status::permission_denied("no")).hint.is_some(), "ours where it says nothing");
     }
 
     #[test]
