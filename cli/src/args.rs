@@ -26,9 +26,9 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  seks dev --demo                                          everything in one process, with a demonstration
+  seks dev --demo                                   all of it in one process, demonstrated
   seks service enable openai
-  seks credential put openai-key --service openai          asks for the key, without echo
+  seks credential put openai-key --service openai   asks for the key, without echo
   seks agent create ci-bot --attr team=infra
   seks token issue --agent ci-bot --service openai --ttl 24h
   seks run --agent ci-bot -- python agent.py
@@ -52,8 +52,9 @@ pub struct Global {
     /// Longest wait for the control plane, and for a change to be enforced
     #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub timeout: Duration,
-    /// Form of the answer
+    /// Form of the answer: table (for people), json (stable) or yaml
     #[arg(long, short, global = true, value_enum, value_name = "FORM", default_value = "table")]
+    #[arg(hide_possible_values = true)]
     pub output: Format,
 }
 

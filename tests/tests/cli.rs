@@ -287,6 +287,10 @@ fn an_operator_can_do_what_its_role_says_until_it_is_deleted() {
     succeed(as_ann(&["agent", "list"]));
     assert_eq!(failure(&as_ann(&["agent", "create", "x"])).0, 4);
     assert_eq!(failure(&as_ann(&["tenant", "create", "x"])).0, 4);
+    let renewed = folder.path().join("renewed.toml");
+    sandbox.cli().json(&["operator", "create", "ann", "--out", renewed.to_str().unwrap()]);
+    succeed(Cli::new(folder.path(), &renewed).run(&["agent", "list"], ""));
+    assert_eq!(failure(&Cli::new(folder.path(), &renewed).run(&["agent", "create", "x"], "")).0, 4, "the same roles");
     sandbox.cli().json(&["operator", "delete", "ann", "--yes"]);
     assert_eq!(failure(&as_ann(&["agent", "list"])).0, 4);
 }

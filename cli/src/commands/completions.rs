@@ -18,7 +18,7 @@ Examples:
   seks completions fish > ~/.config/fish/completions/seks.fish")]
 pub struct CompletionsArgs {
     /// bash, zsh or fish
-    #[arg(value_enum)]
+    #[arg(value_enum, hide_possible_values = true)]
     shell: Name,
 }
 

@@ -12,7 +12,7 @@ use crate::{dev, error::Result};
 Examples:
   seks dev --demo
   seks dev --data-dir /var/lib/seks --proxy-listen 127.0.0.1:9000
-  seks dev --proxy-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --ready-file ready.json
+  seks dev --proxy-listen 127.0.0.1:0 --ready-file ready.json
 
 While it runs, every other `seks` command in this folder talks to it. SIGTERM and Ctrl-C drain and end it.")]
 pub struct DevArgs {

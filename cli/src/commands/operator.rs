@@ -21,13 +21,14 @@ pub enum Verb {
     /// Create an operator, or renew one's certificate, and write the context file to give to it
     #[command(after_help = "\
 Examples:
-  seks operator create ann --role owner --out ann.toml            every tenant, and the fleet
-  seks operator create ci --role editor:acme --out ci.toml        one tenant")]
+  seks operator create ann --role owner --out ann.toml       every tenant, and the fleet
+  seks operator create ci --role editor:acme --out ci.toml   one tenant
+  seks operator create ann --out ann-2027.toml               a new certificate for ann")]
     Create {
         /// 1 to 63 of a-z, 0-9 and `-`
         name: String,
-        /// owner, editor or viewer, of one tenant or of everything; repeatable
-        #[arg(long, required = true, value_name = "ROLE[:TENANT]", value_parser = role)]
+        /// owner, editor or viewer, of one tenant or of everything; repeatable; none to renew
+        #[arg(long, value_name = "ROLE[:TENANT]", value_parser = role)]
         role: Vec<wire::RoleBinding>,
         /// How long its certificate is valid
         #[arg(long, default_value = "90d", value_parser = duration)]

@@ -60,7 +60,7 @@ pub enum Verb {
     /// Say what a node would decide about a request, and which policies determine it
     #[command(after_help = "\
 Example:
-  seks policy simulate --agent ci-bot --service openai --method POST --path /v1/chat/completions --body request.json")]
+  seks policy simulate --agent ci-bot --service openai --method GET --path /v1/models")]
     Simulate(SimulateArgs),
 }
 

@@ -22,8 +22,8 @@ pub enum Verb {
     #[command(after_help = "\
 Examples:
   seks token issue --agent ci-bot --service openai
-  seks token issue --agent ci-bot --service openai=team-key --service github --ttl 8h --cidr 10.0.0.0/8
-  export OPENAI_API_KEY=$(seks token issue --agent ci-bot --service openai -o json | jq -r .token)")]
+  seks token issue --agent ci-bot --service openai=team-key --service github --ttl 8h
+  seks token issue --agent ci-bot --service openai --cidr 10.0.0.0/8 -o json | jq -r .token")]
     Issue(IssueArgs),
     /// List the tenant's tokens
     #[command(alias = "ls", after_help = "Example:\n  seks token list --agent ci-bot")]
