@@ -173,6 +173,3 @@ fn refused(refusal: &Refusal, unread: bool, record: &mut Record) -> Response<Out
 fn close_after(headers: &mut HeaderMap) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
-
-#[cfg(test)]
-mod tests;

@@ -31,6 +31,11 @@ use crate::{
 /// Says that a request was decided. Nothing but this file can make one.
 pub(super) struct Permit(());
 
+impl Permit {
+    /// Uses it up: it was for one request.
+    pub(super) fn spend(self) {}
+}
+
 /// A request that may be sent.
 pub(super) struct Permitted {
     pub(super) permit: Permit,

@@ -70,7 +70,8 @@ pub(super) fn call(
     connection: &Connection,
     record: &mut Record,
 ) -> Result<Injected, Refusal> {
-    let Permitted { permit: _, identified, service, credential, line, body } = permitted;
+    let Permitted { permit, identified, service, credential, line, body } = permitted;
+    permit.spend();
     // Registered before the check: a revocation is either seen by it or wakes the cut.
     let mut cut = table.register(identified.digest, &identified.token, &service.name).ok_or(Code::ServiceNotGranted)?;
     if let Some(reason) = cut.reason() {

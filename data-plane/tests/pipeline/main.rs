@@ -9,4 +9,5 @@ mod hostile;
 mod pool;
 mod rig;
 mod thin;
+mod tls;
 mod tokens;
