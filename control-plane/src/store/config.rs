@@ -124,3 +124,22 @@ pub enum OpenError {
     #[error(transparent)]
     Store(#[from] super::StoreError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_written_out_and_unknown_keys_refused() {
+        let read = |text: &str| toml::from_str::<StoreConfig>(text).map_err(|e| e.message().to_owned());
+        assert_eq!(read("").unwrap(), StoreConfig::default());
+        let etcd =
+            read("kind = \"etcd\"\nendpoints = [\"https://e:2379\"]\nkeep_alive = \"3s\"\n[tls]\nca_file = \"ca\"");
+        let etcd = etcd.unwrap();
+        assert_eq!((etcd.kind, etcd.keep_alive), (StoreKind::Etcd, Duration::from_secs(3)));
+        assert_eq!(etcd.tls.ca_file, PathBuf::from("ca"));
+        for bad in ["kind = \"redis\"", "keep_alive = 3", "paht = \"x\"", "[tls]\nca = \"x\"", "endpoints = \"x\""] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

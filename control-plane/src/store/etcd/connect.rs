@@ -117,3 +117,83 @@ fn read(path: &Path, access: Access) -> Result<Zeroizing<Vec<u8>>, OpenError> {
     file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::PermissionsExt as _, path::PathBuf};
+
+    use super::*;
+    use crate::store::{StoreKind, StoreTlsConfig};
+
+    fn config(endpoints: &[&str]) -> StoreConfig {
+        let endpoints = endpoints.iter().map(|&url| url.to_owned()).collect();
+        StoreConfig { kind: StoreKind::Etcd, endpoints, ..StoreConfig::default() }
+    }
+
+    fn refusal(config: &StoreConfig) -> String {
+        let text = link(config).err().unwrap().to_string();
+        assert!(!text.contains('\n'), "{text}");
+        text
+    }
+
+    fn file(directory: &tempfile::TempDir, name: &str, mode: u32) -> PathBuf {
+        let path = directory.path().join(name);
+        std::fs::write(&path, "content").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn an_endpoint_without_encryption_needs_leave() {
+        assert_eq!(refusal(&config(&[])), "store.endpoints: is missing");
+        assert!(refusal(&config(&["http://127.0.0.1:2379"])).contains("is not encrypted"));
+        assert!(refusal(&config(&["https://127.0.0.1:2379"])).starts_with("store.tls.ca_file: is missing"));
+        for odd in ["127.0.0.1:2379", "https://", "ftp://127.0.0.1", ""] {
+            assert!(refusal(&config(&[odd])).contains("is not of the form https://host:port"), "{odd}");
+        }
+        let allowed = StoreConfig { allow_plaintext: true, ..config(&["http://127.0.0.1:2379"]) };
+        assert!(link(&allowed).is_ok());
+    }
+
+    #[test]
+    fn keys_that_belong_together_are_asked_for_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = file(&directory, "private", 0o600);
+        let plain = StoreConfig { allow_plaintext: true, ..config(&["http://127.0.0.1:2379"]) };
+        assert!(
+            refusal(&StoreConfig { user: "u".into(), ..plain.clone() }).starts_with("store.password_file: is missing")
+        );
+        assert!(
+            refusal(&StoreConfig { password_file: path.clone(), ..plain.clone() })
+                .starts_with("store.user: is missing")
+        );
+        let tls = |tls: StoreTlsConfig| StoreConfig { tls, ..config(&["https://127.0.0.1:2379"]) };
+        let ca = StoreTlsConfig { ca_file: path.clone(), ..StoreTlsConfig::default() };
+        let half = tls(StoreTlsConfig { cert_file: path.clone(), ..ca.clone() });
+        assert!(refusal(&half).starts_with("store.tls.key_file: is missing"));
+        let half = tls(StoreTlsConfig { key_file: path, ..ca });
+        assert!(refusal(&half).starts_with("store.tls.cert_file: is missing"));
+    }
+
+    #[test]
+    fn a_password_file_must_be_there_and_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let with = |password_file: PathBuf| StoreConfig {
+            user: "u".into(),
+            password_file,
+            allow_plaintext: true,
+            ..config(&["http://127.0.0.1:2379"])
+        };
+        assert!(refusal(&with(file(&directory, "open", 0o644))).contains("every user of this machine can read it"));
+        assert!(refusal(&with(directory.path().join("missing"))).contains("No such file"));
+        assert!(link(&with(file(&directory, "private", 0o600))).is_ok());
+    }
+
+    #[test]
+    fn a_prefix_ends_with_one_slash() {
+        for (given, used) in [("/seks/", "/seks/"), ("/seks", "/seks/"), ("a//", "a/"), ("", "/")] {
+            let plain = StoreConfig { allow_plaintext: true, ..config(&["http://127.0.0.1:2379"]) };
+            assert_eq!(&*link(&StoreConfig { prefix: given.into(), ..plain }).unwrap().prefix, used);
+        }
+    }
+}
