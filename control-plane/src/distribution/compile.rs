@@ -184,3 +184,6 @@ impl Materialised {
 fn tenant_record(name: &TenantName) -> Bytes {
     encode(Change::Tenant(wire::TableTenant { name: name.to_string() }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -150,12 +150,12 @@ impl Tenant {
         (old, changed)
     }
 
-    /// Counts a grant; says whether it was the first, or the last that went.
+    /// Counts a grant; says whether nodes must be told: it was the first, or the last that went, of a credential that exists.
     fn reach(&mut self, name: &CredentialName, more: bool) -> bool {
         let row = self.credentials.entry(name.clone()).or_default();
         let before = row.reach;
         row.reach = if more { before + 1 } else { before.saturating_sub(1) };
-        let edge = before.min(row.reach) == 0;
+        let edge = before.min(row.reach) == 0 && row.record.is_some();
         self.forget_if_unused(name);
         edge
     }
