@@ -27,18 +27,24 @@ use std::{
 };
 
 use seks_proto::{
-    id::NodeId,
     table::MESSAGE_BYTES,
     wire::{self, distribution_server::DistributionServer},
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{feed::Feed, fleet::Fleet, follow::Follow, lease::Barrier, metrics::Metrics, snapshot::Snapshots};
+use self::{
+    feed::Feed,
+    fleet::Fleet,
+    follow::{Follow, Listing},
+    lease::Barrier,
+    metrics::Metrics,
+    snapshot::Snapshots,
+};
 use crate::{
     registry::Registry,
     seal::Sealer,
-    store::{Key, Revision, Store, StoreError, key::prefix},
+    store::{Revision, Store, StoreError},
 };
 
 /// How the replica serves nodes: `[distribution]` without its listener.
@@ -101,8 +107,10 @@ struct Inner {
     config: DistributionOptions,
     snapshots: Arc<Snapshots>,
     feed: Arc<Feed>,
-    fleet: Fleet,
+    fleet: Arc<Fleet>,
     barrier: watch::Sender<Option<Barrier>>,
+    /// Asks for a barrier now.
+    hurry: Arc<Notify>,
     loading: Arc<Semaphore>,
     streams: AtomicU64,
     metrics: Metrics,
@@ -121,13 +129,14 @@ impl Distribution {
         config: DistributionOptions,
     ) -> Result<Self, DistributionError> {
         config.check()?;
-        let known = known_nodes(&*store).await?;
-        let (table, revision) = follow::list(&*store).await?;
+        let Listing { table, nodes, revision } = follow::list(&*store).await?;
+        let shared = store.kind() != "embedded";
         let inner = Arc::new(Inner {
-            fleet: Fleet::new(known, config.lease),
+            fleet: Arc::new(Fleet::new(nodes, config.lease, shared)),
             snapshots: Arc::new(Snapshots::new(table, revision)),
             feed: Arc::new(Feed::new(revision)),
             barrier: watch::Sender::new(None),
+            hurry: Arc::new(Notify::new()),
             loading: Arc::new(Semaphore::new(config.max_snapshots)),
             streams: AtomicU64::new(1),
             metrics: Metrics::default(),
@@ -216,10 +225,11 @@ impl Inner {
             store: self.store.clone(),
             snapshots: self.snapshots.clone(),
             feed: self.feed.clone(),
+            fleet: self.fleet.clone(),
             stalled: stalled.clone(),
         };
-        let barriers =
-            lease::run(self.store.clone(), self.feed.clone(), self.config.lease, self.barrier.clone(), stalled);
+        let (store, feed, barrier) = (self.store.clone(), self.feed.clone(), self.barrier.clone());
+        let barriers = lease::run(store, feed, self.config.lease, barrier, stalled, self.hurry.clone());
         self.spawn(follow.run());
         self.spawn(barriers);
     }
@@ -238,16 +248,6 @@ impl Inner {
     fn next_stream(&self) -> u64 {
         self.streams.fetch_add(1, Relaxed)
     }
-}
-
-/// Nodes that the store knows: each may hold a lease of a replica before this one.
-async fn known_nodes(store: &dyn Store) -> Result<Vec<(NodeId, wire::Node)>, StoreError> {
-    let (records, _) = store.list(prefix::NODES).await?;
-    let node = |record: crate::store::Record| match record.key {
-        Key::Node(id) => Some((id, <wire::Node as prost::Message>::decode(record.value).unwrap_or_default())),
-        _ => None,
-    };
-    Ok(records.into_iter().filter_map(node).collect())
 }
 
 /// Unix seconds, for people to read.

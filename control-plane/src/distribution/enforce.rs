@@ -26,8 +26,10 @@ pub(super) async fn wait(inner: &Inner, revision: Revision, timeout: Duration) -
     let mut changed = inner.fleet.subscribe();
     let mut state = now(inner, revision);
     while heard && !state.enforced && Instant::now() < deadline {
-        let expiry = inner.fleet.next_expiry().map(BootInstant::remaining).unwrap_or(timeout);
-        let wake = deadline.min(Instant::now() + expiry + COALESCE);
+        let bound = inner.feed.observed(revision).map(|at| at.plus(with_skew(inner.config.lease)).remaining());
+        let expiry = inner.fleet.next_expiry().map(BootInstant::remaining);
+        let sleep_for = [bound, expiry].into_iter().flatten().filter(|left| !left.is_zero()).min().unwrap_or(timeout);
+        let wake = deadline.min(Instant::now() + sleep_for + COALESCE);
         tokio::select! {
             _ = changed.changed() => sleep(COALESCE).await,
             () = sleep_until(wake) => {}

@@ -19,8 +19,9 @@ const MAX_ACKS: usize = 64;
 /// One node, as this replica knows it.
 struct NodeState {
     record: wire::Node,
-    /// Whether [`record`](Self::record) is in the store: no lease is granted before.
-    recorded: bool,
+    /// The revision at which [`record`](Self::record) came into the store: no lease is granted that isn't rooted after it, so
+    /// that whoever has seen a later revision knows of the node.
+    recorded: Option<Revision>,
     /// The stream that speaks for it, by number; older ones are fenced.
     stream: Option<(u64, CancellationToken)>,
     /// Highest revision that it said it has applied, on its latest stream.
@@ -44,6 +45,9 @@ pub(super) enum Standing {
 /// All nodes that are known.
 pub(super) struct Fleet {
     nodes: Mutex<BTreeMap<NodeId, NodeState>>,
+    ttl: Duration,
+    /// Other replicas may serve from the same store: of a node that isn't connected here, nobody here knows the lease.
+    shared: bool,
     /// Moves with everything that may change an answer.
     changed: watch::Sender<u64>,
 }
@@ -51,13 +55,33 @@ pub(super) struct Fleet {
 impl Fleet {
     /// The nodes that the store knows. Each may hold a lease that this replica's predecessor granted just before now, for at
     /// most the TTL that stands in its record.
-    pub(super) fn new(records: impl IntoIterator<Item = (NodeId, wire::Node)>, ttl: Duration) -> Self {
-        let now = BootInstant::now();
-        let nodes = records.into_iter().map(|(id, record)| {
-            let granted = Duration::from_millis(record.lease_ttl_ms).max(ttl);
-            (id, NodeState { recorded: true, ..NodeState::new(record, now.plus(with_skew(granted))) })
-        });
-        Self { nodes: Mutex::new(nodes.collect()), changed: watch::Sender::new(0) }
+    pub(super) fn new(records: Vec<(NodeId, wire::Node)>, ttl: Duration, shared: bool) -> Self {
+        let fleet = Self { nodes: Mutex::default(), ttl, shared, changed: watch::Sender::new(0) };
+        records.into_iter().for_each(|(id, record)| fleet.learn(id, Some(record), 0));
+        fleet
+    }
+
+    /// The store says of a node that it may hold leases, or that it may not any more (`None`).
+    pub(super) fn learn(&self, id: NodeId, record: Option<wire::Node>, revision: Revision) {
+        let mut nodes = self.lock();
+        let known = nodes.get_mut(&id);
+        match (record, known) {
+            (Some(record), Some(node)) => {
+                node.record.lease_ttl_ms = node.record.lease_ttl_ms.max(record.lease_ttl_ms);
+            }
+            (Some(record), None) => {
+                let granted = Duration::from_millis(record.lease_ttl_ms).max(self.ttl);
+                let ends = BootInstant::now().plus(with_skew(granted));
+                nodes.insert(id, NodeState { recorded: Some(revision), ..NodeState::new(record, ends) });
+            }
+            (None, Some(node)) if node.stream.is_none() && !node.lease_ends.remaining().is_zero() => {
+                node.recorded = None; // it goes when its lease has
+            }
+            (None, Some(node)) if node.stream.is_some() => node.recorded = None,
+            (None, _) => drop(nodes.remove(&id)),
+        }
+        drop(nodes);
+        self.notify();
     }
 
     /// A stream of `id` begins: it speaks for the node from now on, and an older one no more. The token ends it in turn.
@@ -72,7 +96,11 @@ impl Fleet {
             older.cancel();
         }
         if node.record.region != hello.region {
-            node.recorded = false;
+            node.recorded = None;
+        }
+        if self.shared {
+            // Another replica may have granted it a lease a moment ago.
+            node.lease_ends = node.lease_ends.max(BootInstant::now().plus(with_skew(self.ttl)));
         }
         node.record.id = id.to_string();
         node.record.region.clone_from(&hello.region);
@@ -116,15 +144,23 @@ impl Fleet {
         let node = nodes.get(id)?;
         let ttl = millis(ttl);
         let record = wire::Node { lease_ttl_ms: ttl.max(node.record.lease_ttl_ms), ..node.record.clone() };
-        (!node.recorded || node.record.lease_ttl_ms < ttl).then_some(record)
+        (node.recorded.is_none() || node.record.lease_ttl_ms < ttl).then_some(record)
     }
 
-    /// `record` is in the store now.
-    pub(super) fn recorded(&self, id: &NodeId, record: &wire::Node) {
+    /// `record` is in the store since `revision`.
+    pub(super) fn recorded(&self, id: &NodeId, record: &wire::Node, revision: Revision) {
         if let Some(node) = self.lock().get_mut(id) {
-            node.recorded = node.record.region == record.region;
+            node.recorded = (node.record.region == record.region).then_some(revision);
             node.record.lease_ttl_ms = record.lease_ttl_ms;
         }
+    }
+
+    /// Whether a lease of up to `ttl` that is rooted at `barrier` may be granted: the store has known the node since before.
+    pub(super) fn may_grant(&self, id: &NodeId, ttl: Duration, barrier: Revision) -> bool {
+        let nodes = self.lock();
+        nodes.get(id).is_some_and(|node| {
+            node.recorded.is_some_and(|since| since <= barrier) && node.record.lease_ttl_ms >= millis(ttl)
+        })
     }
 
     /// The node is about to be granted a lease that ends by `ends`. `false`: the stream is no longer its.
@@ -142,10 +178,14 @@ impl Fleet {
                 let at = node.acks.iter().find(|(revision, _)| *revision >= effective).map(|(_, at)| *at);
                 return Standing::Applied(at.unwrap_or(now));
             }
-            let ends = node.lease_ends.min(bound);
+            let elsewhere = self.shared && node.stream.is_none();
+            let ends = if elsewhere { bound } else { node.lease_ends.min(bound) };
             if ends <= now { Standing::LeaseExpired(ends) } else { Standing::Outstanding }
         };
-        self.lock().iter().map(|(id, node)| (id.clone(), node.record.region.clone(), standing(node))).collect()
+        let mut nodes = self.lock();
+        // Whom the store has forgotten, and who can't serve any more, is of no interest.
+        nodes.retain(|_, n| n.recorded.is_some() || n.stream.is_some() || n.lease_ends > now);
+        nodes.iter().map(|(id, node)| (id.clone(), node.record.region.clone(), standing(node))).collect()
     }
 
     /// The earliest moment at which a lease that matters now ends.
@@ -198,7 +238,7 @@ impl Fleet {
 
 impl NodeState {
     fn new(record: wire::Node, lease_ends: BootInstant) -> Self {
-        Self { record, recorded: false, stream: None, acked: 0, acks: VecDeque::new(), lease_ends }
+        Self { record, recorded: None, stream: None, acked: 0, acks: VecDeque::new(), lease_ends }
     }
 }
 
@@ -236,7 +276,7 @@ mod tests {
 
     #[test]
     fn an_ack_counts_for_the_stream_that_speaks_for_the_node() {
-        let fleet = Fleet::new([], TTL);
+        let fleet = Fleet::new(Vec::new(), TTL, false);
         let old = fleet.join(&id("a"), 1, &hello("eu"));
         assert!(fleet.grant(&id("a"), 1, later()) && fleet.ack(&id("a"), 1, 5));
         assert!(matches!(standing(&fleet, "a", 5, later()), Standing::Applied(_)));
@@ -251,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_node_is_done_with_a_change_when_it_has_applied_it_or_its_lease_is_over() {
-        let fleet = Fleet::new([], TTL);
+        let fleet = Fleet::new(Vec::new(), TTL, false);
         fleet.join(&id("a"), 1, &hello("eu"));
         let past = BootInstant::now();
         assert!(matches!(standing(&fleet, "a", 5, later()), Standing::LeaseExpired(_)), "it never had one");
@@ -264,7 +304,7 @@ mod tests {
     #[test]
     fn nodes_of_the_store_may_hold_the_leases_of_a_replica_before() {
         let minute = wire::Node { lease_ttl_ms: 60_000, ..Default::default() };
-        let fleet = Fleet::new([(id("a"), wire::Node::default()), (id("b"), minute)], TTL);
+        let fleet = Fleet::new(vec![(id("a"), wire::Node::default()), (id("b"), minute)], TTL, false);
         assert_eq!(standing(&fleet, "a", 1, later()), Standing::Outstanding);
         let list = fleet.list(1, 1);
         assert!((10_000..=11_000).contains(&list[0].lease_remaining_ms), "TTL and skew");
@@ -273,14 +313,27 @@ mod tests {
 
     #[test]
     fn a_node_is_recorded_before_its_first_lease_and_when_what_matters_changes() {
-        let fleet = Fleet::new([], TTL);
+        let fleet = Fleet::new(Vec::new(), TTL, false);
         fleet.join(&id("a"), 1, &hello("eu"));
         let record = fleet.to_record(&id("a"), TTL).unwrap();
         assert_eq!((record.id.as_str(), record.region.as_str(), record.lease_ttl_ms), ("a", "eu", 10_000));
-        fleet.recorded(&id("a"), &record);
+        assert!(!fleet.may_grant(&id("a"), TTL, 99));
+        fleet.recorded(&id("a"), &record, 7);
         assert!(fleet.to_record(&id("a"), TTL).is_none());
+        assert!(fleet.may_grant(&id("a"), TTL, 7) && !fleet.may_grant(&id("a"), TTL, 6));
         assert_eq!(fleet.to_record(&id("a"), TTL * 2).unwrap().lease_ttl_ms, 20_000);
         fleet.join(&id("a"), 2, &hello("us"));
         assert!(fleet.to_record(&id("a"), TTL).is_some());
+    }
+    #[test]
+    fn with_other_replicas_only_the_bound_speaks_for_who_is_not_connected_here() {
+        let fleet = Fleet::new(Vec::new(), TTL, true);
+        fleet.learn(id("a"), Some(wire::Node::default()), 3);
+        fleet.join(&id("b"), 1, &hello("eu"));
+        assert_eq!(standing(&fleet, "a", 5, later()), Standing::Outstanding);
+        assert_eq!(standing(&fleet, "b", 5, later()), Standing::Outstanding, "it may come from another replica");
+        assert!(matches!(standing(&fleet, "a", 5, BootInstant::now()), Standing::LeaseExpired(_)));
+        fleet.learn(id("a"), None, 4);
+        assert_eq!(standing(&fleet, "a", 5, later()), Standing::Outstanding, "forgotten when its lease has ended");
     }
 }

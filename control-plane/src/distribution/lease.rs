@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use seks_proto::table::BootInstant;
 use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
+    sync::{Notify, watch},
+    time::timeout,
 };
 
 use super::feed::Feed;
@@ -32,13 +32,14 @@ pub(super) fn ttl_left(barrier: Barrier, ttl: Duration) -> Duration {
     ttl.saturating_sub(BootInstant::now().since(barrier.at))
 }
 
-/// Raises barriers for ever; `stalled` is told when the watch doesn't bring what the store has.
+/// Raises barriers for ever, the next at once when `hurry` asks; `stalled` is told when the watch doesn't bring what the store has.
 pub(super) async fn run(
     store: Arc<dyn Store>,
     feed: Arc<Feed>,
     ttl: Duration,
     barrier: watch::Sender<Option<Barrier>>,
-    stalled: Arc<tokio::sync::Notify>,
+    stalled: Arc<Notify>,
+    hurry: Arc<Notify>,
 ) {
     let period = PERIOD.min(ttl / 5);
     loop {
@@ -55,7 +56,8 @@ pub(super) async fn run(
             Ok(Err(error)) => tracing::warn!(%error, "the store's revision can't be read; leases aren't renewed"),
             Err(_) => tracing::warn!("the store is silent; leases aren't renewed"),
         }
-        sleep(period).await;
+        // Somebody's first lease waits for a barrier after its record; everybody else's doesn't.
+        let _ = timeout(period, hurry.notified()).await;
     }
 }
 

@@ -267,7 +267,10 @@ impl Session {
         let (inner, node) = (self.inner.clone(), self.node.clone());
         Some(Box::pin(async move {
             match inner.registry.put_node(&node, &record).await {
-                Ok(_) => inner.fleet.recorded(&node, &record),
+                Ok(revision) => {
+                    inner.fleet.recorded(&node, &record, revision);
+                    inner.hurry.notify_one();
+                }
                 Err(error) => tracing::warn!(seks.node = %node, %error, "a node can't be recorded; it gets no lease"),
             }
         }))

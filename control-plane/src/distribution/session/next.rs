@@ -101,7 +101,7 @@ impl Session {
         let ttl = self.inner.config.lease;
         // Below half of it another barrier is due any moment; unless the store is gone, and then a short lease is of little use.
         let fresh = ttl_left(barrier, ttl) >= ttl / 2;
-        let known = self.inner.fleet.to_record(&self.node, ttl).is_none();
+        let known = self.inner.fleet.may_grant(&self.node, ttl, barrier.revision);
         Ok(match () {
             () if !fresh || !known || head < barrier.revision => Pending::Nothing,
             () if self.sent < head => Pending::Advance(head),
