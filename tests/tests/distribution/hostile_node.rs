@@ -128,6 +128,7 @@ async fn a_revocation_overtakes_a_snapshot_that_is_on_its_way() {
     assert!(matches!(peer.next().await, Ok(FromReplica::SnapshotBegin(_))));
     let token = replica.issue().await;
     let revision = replica.revoke(&token).await;
+    until("the replica knows", || replica.distribution.applied() >= revision).await;
     let (mut chunks, mut after) = (0, None);
     loop {
         match peer.next().await.unwrap() {
