@@ -141,9 +141,9 @@ impl Telemetry {
         self.inner.provider.is_some()
     }
 
-    /// Runs `make` where the `tracing` spans that it makes are exported. Such a span remembers where it belongs: it can be
-    /// recorded to and be a parent anywhere. A child must be dropped in here, however: the registry gives its hold on its parent
-    /// back to the subscriber that is current then, and another one knows no such span and panics.
+    /// Runs `make` where the `tracing` spans that it makes are exported. Such a span remembers where it belongs, so only
+    /// its making needs this: it can be recorded to and dropped anywhere. Make it with `parent: None` and give it a parent by
+    /// `OpenTelemetrySpanExt::set_parent`: the registry drops a parent through the default subscriber, which is another.
     pub fn scope<R>(&self, make: impl FnOnce() -> R) -> R {
         tracing::dispatcher::with_default(&self.inner.dispatch, make)
     }

@@ -84,7 +84,9 @@ impl Record {
         audit.metrics.began();
         let permit = audit.telemetry.queue().reserve();
         let span = if permit.is_some() {
-            audit.telemetry.scope(|| tracing::info_span!(target: AUDIT_TARGET, "seks.proxy", otel.kind = "server"))
+            audit
+                .telemetry
+                .scope(|| tracing::info_span!(target: AUDIT_TARGET, parent: None, "seks.proxy", otel.kind = "server"))
         } else {
             Span::none()
         };
@@ -201,11 +203,14 @@ impl Record {
         if open.span.is_none() {
             return None;
         }
-        let parent = &open.span;
+        // A child by OpenTelemetry's lights only: the registry would let go of its parent through whatever subscriber is the
+        // default where the child is dropped, and that is the log's.
         let span = open
             .audit
             .telemetry
-            .scope(|| tracing::info_span!(target: AUDIT_TARGET, parent: parent, "seks.upstream", otel.kind = "client"));
+            .scope(|| tracing::info_span!(target: AUDIT_TARGET, parent: None, "seks.upstream", otel.kind = "client"));
+        // An error says that the span was made without a layer, and then nothing is recorded anyway.
+        let _ = span.set_parent(open.span.context());
         let header = if pass_context { context::header(span.context().span().span_context()) } else { None };
         open.upstream = Some(span);
         header
@@ -226,7 +231,6 @@ impl Record {
         if let Some(span) = self.open.upstream.take() {
             span.set_attribute("error.type", code.as_str());
             span.set_status(Status::error(code.as_str()));
-            self.open.audit.telemetry.scope(|| drop(span));
         }
         self.refused(code);
     }
@@ -305,11 +309,8 @@ impl Open {
             self.span.set_status(Status::error("aborted"));
         }
         // The child first, then the record itself, then the place in the queue.
-        let (upstream, span) = (self.upstream.take(), mem::replace(&mut self.span, Span::none()));
-        self.audit.telemetry.scope(|| {
-            drop(upstream);
-            drop(span);
-        });
+        drop(self.upstream.take());
+        drop(mem::replace(&mut self.span, Span::none()));
         drop(self.permit.take());
     }
 

@@ -98,3 +98,23 @@ async fn a_body_closes_its_record_at_its_end() {
     drop(answered().body(Full::new(Bytes::from_static(b"never read"))));
     assert_eq!(line(&audit, r#"status_class="aborted""#), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_call_is_a_child_and_may_be_passed_on() {
+    let audit = audit(dead_collector(100), AuditMode::Required).unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap());
+    for (pass, traced) in [(false, false), (true, true)] {
+        let mut record = audit.open(&Method::GET, "/api/openai/v1/models", &headers);
+        record.service(&ServiceName::try_from("openai").unwrap(), "api.openai.com");
+        record.decided(true, &["granted-services".parse().unwrap()]);
+        let parent = record.upstream_began(pass);
+        let kept =
+            parent.as_ref().is_some_and(|p| p.to_str().unwrap().starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
+        assert_eq!((parent.is_some(), kept), (traced, traced));
+        record.upstream_answered(http::StatusCode::OK);
+        record.answered(http::StatusCode::OK);
+        tokio::spawn(async move { record.complete() }).await.unwrap();
+    }
+    assert_eq!(audit.inner.telemetry.queue().len(), 4, "a record and a child each");
+}
