@@ -35,7 +35,8 @@ use crate::{
     config::Config,
     listener::{Activity, is_stand_in},
     table::Table,
-    upstream::{CaFileError, Connection, Key, Upstreams},
+    telemetry::ServiceMetrics,
+    upstream::{About, CaFileError, Connection, Gauge, Key, Upstreams},
 };
 
 /// Serves requests. One a node; shared by all connections.
@@ -136,15 +137,17 @@ impl Proxy {
     async fn connect(&self, permitted: &Permitted, record: &mut Record) -> Result<Connection, Refusal> {
         let (service, credential) = (&permitted.service, &permitted.credential);
         let key = Key { service: service.generation, credential: credential.generation };
-        let is_current = || {
+        let about = || {
             let (table, tenant) = (self.table.clone(), service.tenant.clone());
             let (service, credential) = (service.name.clone(), credential.name.clone());
-            Box::new(move || {
+            let gauge = self.audit.metrics().service(&service);
+            let is_current = Box::new(move || {
                 table.service(&tenant, &service).is_some_and(|s| s.generation == key.service)
                     && table.credential(&tenant, &credential).is_some_and(|c| c.generation == key.credential)
-            }) as Box<dyn Fn() -> bool + Send>
+            });
+            About { is_current, gauge }
         };
-        self.upstreams.connect(key, service, is_current).await.map_err(|error| {
+        self.upstreams.connect(key, service, about).await.map_err(|error| {
             tracing::debug!(service = %service.name, %error, "no connection");
             let refusal = Refusal::from(error);
             record.upstream_failed(refusal.code);
@@ -155,6 +158,12 @@ impl Proxy {
     /// Closes all connections to upstreams.
     pub(crate) fn close(&self) {
         self.upstreams.close();
+    }
+}
+
+impl Gauge for ServiceMetrics {
+    fn connections(&self, active: bool, change: i64) {
+        Self::connections(self, active, change);
     }
 }
 

@@ -34,6 +34,20 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Tells whether a pool's service and credential are the current ones.
 pub type IsCurrent = Box<dyn Fn() -> bool + Send>;
 
+/// Counts a service's connections for somebody else.
+pub trait Gauge: Send + Sync {
+    /// Connections in use (`active`) or kept for the next request, more or fewer by `change`.
+    fn connections(&self, active: bool, change: i64);
+}
+
+/// What a new pool is told by whoever wants it.
+pub struct About {
+    /// Asked every second; once it says no, the pool is closed.
+    pub is_current: IsCurrent,
+    /// Told of every connection that comes, goes, or is put aside.
+    pub gauge: Arc<dyn Gauge>,
+}
+
 /// Why an upstream did not answer. Agents get fixed texts for these; the `&str` is for operators and as fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
@@ -76,8 +90,7 @@ impl Upstreams {
 
     /// A connection for one request: one that is idle, or a new one.
     ///
-    /// `is_current` makes what tells whether `key` is still the current service and credential; the pool is closed once it
-    /// says no.
+    /// `about` is asked when `key` has no pool yet.
     ///
     /// # Errors
     /// When there is no connection within `connect_timeout`.
@@ -85,11 +98,11 @@ impl Upstreams {
         self: &Arc<Self>,
         key: Key,
         service: &Service,
-        is_current: impl FnOnce() -> IsCurrent,
+        about: impl FnOnce() -> About,
     ) -> Result<Connection, UpstreamError> {
         let pool = match self.pools.get(&key).map(|p| p.clone()) {
             Some(pool) => pool,
-            None => self.open_pool(key, service, is_current)?,
+            None => self.open_pool(key, service, about)?,
         };
         if let Some(connection) = poll_fn(|cx| Poll::Ready(pool.take(cx))).await {
             return Ok(connection);
@@ -101,12 +114,13 @@ impl Upstreams {
         self: &Arc<Self>,
         key: Key,
         service: &Service,
-        is_current: impl FnOnce() -> IsCurrent,
+        about: impl FnOnce() -> About,
     ) -> Result<Arc<Pool>, UpstreamError> {
-        let fresh = Arc::new(Pool::new(service, &self.trust, self.config.max_idle)?);
+        let About { is_current, gauge } = about();
+        let fresh = Arc::new(Pool::new(service, &self.trust, self.config.max_idle, gauge)?);
         let pool = self.pools.entry(key).or_insert_with(|| fresh.clone()).clone();
         if Arc::ptr_eq(&pool, &fresh) {
-            tokio::spawn(tend(Arc::downgrade(self), key, fresh, self.config.keep_alive, is_current()));
+            tokio::spawn(tend(Arc::downgrade(self), key, fresh, self.config.keep_alive, is_current));
         }
         Ok(pool)
     }

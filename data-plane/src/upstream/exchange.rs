@@ -24,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use super::{
     UpstreamError,
     connect::Stream,
-    pool::Pool,
+    pool::{Counted, Pool},
     upload::{Upload, UploadState},
 };
 
@@ -33,6 +33,7 @@ pub(super) struct H1 {
     sender: http1::SendRequest<Upload>,
     driver: http1::Connection<TokioIo<Stream>, Upload>,
     open: bool,
+    pub(super) counted: Counted,
 }
 
 /// A connection that is ready for one request.
@@ -47,8 +48,12 @@ enum Kind {
 }
 
 impl H1 {
-    pub(super) fn new(sender: http1::SendRequest<Upload>, driver: http1::Connection<TokioIo<Stream>, Upload>) -> Self {
-        Self { sender, driver, open: true }
+    pub(super) fn new(
+        sender: http1::SendRequest<Upload>,
+        driver: http1::Connection<TokioIo<Stream>, Upload>,
+        counted: Counted,
+    ) -> Self {
+        Self { sender, driver, open: true, counted }
     }
 
     /// Moves bytes. A connection that has ended is never polled again.

@@ -20,7 +20,7 @@ use seks_proto::service::Service;
 use tokio_rustls::TlsConnector;
 
 use super::{
-    UpstreamError,
+    Gauge, UpstreamError,
     connect::{self, Stream},
     exchange::{Connection, H1},
     resolve::resolve,
@@ -44,6 +44,7 @@ pub struct Pool {
     shared: Mutex<Vec<http2::SendRequest<Upload>>>,
     closed: AtomicBool,
     beside: OnceLock<Arc<dyn Any + Send + Sync>>,
+    gauge: Arc<dyn Gauge>,
 }
 
 struct Idle {
@@ -52,7 +53,12 @@ struct Idle {
 }
 
 impl Pool {
-    pub(super) fn new(service: &Service, trust: &Trust, max_idle: usize) -> Result<Self, UpstreamError> {
+    pub(super) fn new(
+        service: &Service,
+        trust: &Trust,
+        max_idle: usize,
+        gauge: Arc<dyn Gauge>,
+    ) -> Result<Self, UpstreamError> {
         let upstream = service.upstream.clone();
         let tls = match upstream.tls() {
             true => Some((trust.connector(&service.upstream_ca_pem)?, tls::server_name(&upstream)?)),
@@ -67,6 +73,7 @@ impl Pool {
             shared: Mutex::default(),
             closed: AtomicBool::new(false),
             beside: OnceLock::new(),
+            gauge,
         })
     }
 
@@ -76,6 +83,7 @@ impl Pool {
             let idle = lock(&self.idle).pop();
             let Some(mut idle) = idle else { break };
             if idle.h1.is_idle(cx) {
+                idle.h1.counted.set_active(true);
                 return Some(Connection::h1(idle.h1, self.clone()));
             }
         }
@@ -98,7 +106,7 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|_| UpstreamError::Unreachable("no HTTP/1.1"))?;
-        Ok(Connection::h1(Box::new(H1::new(sender, driver)), self.clone()))
+        Ok(Connection::h1(Box::new(H1::new(sender, driver, Counted::new(self.gauge.clone()))), self.clone()))
     }
 
     async fn shake_h2(self: &Arc<Self>, stream: Stream) -> Result<Connection, UpstreamError> {
@@ -114,8 +122,10 @@ impl Pool {
             .await
             .map_err(|_| UpstreamError::Unreachable("no HTTP/2"))?;
         // Ends when the last sender is gone: the pool's copy goes with `close` or `sweep`.
+        let counted = Counted::new(self.gauge.clone());
         tokio::spawn(async move {
             let _ = driver.await;
+            drop(counted);
         });
         if !self.is_closed() {
             lock(&self.shared).push(sender.clone());
@@ -124,10 +134,11 @@ impl Pool {
     }
 
     /// Takes a connection back.
-    pub(super) fn put(&self, h1: Box<H1>) {
+    pub(super) fn put(&self, mut h1: Box<H1>) {
         let mut idle = lock(&self.idle);
         // Checked under the lock that `close` takes: nothing is put back behind its back.
         if !self.is_closed() && idle.len() < self.max_idle {
+            h1.counted.set_active(false);
             idle.push(Idle { h1, since: Instant::now() });
         }
     }
@@ -163,6 +174,31 @@ impl Pool {
 
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+}
+
+/// One connection, as the gauge sees it: in use or put aside, and gone when this is dropped.
+pub(super) struct Counted {
+    gauge: Arc<dyn Gauge>,
+    active: bool,
+}
+
+impl Counted {
+    fn new(gauge: Arc<dyn Gauge>) -> Self {
+        gauge.connections(true, 1);
+        Self { gauge, active: true }
+    }
+
+    fn set_active(&mut self, active: bool) {
+        self.gauge.connections(self.active, -1);
+        self.gauge.connections(active, 1);
+        self.active = active;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.gauge.connections(self.active, -1);
     }
 }
 

@@ -24,6 +24,26 @@ async fn listener() -> (tokio::net::TcpListener, Service) {
     (listener, service)
 }
 
+/// Connections in use, connections put aside.
+#[derive(Default)]
+struct Counts([std::sync::atomic::AtomicI64; 2]);
+
+impl Gauge for Counts {
+    fn connections(&self, active: bool, change: i64) {
+        self.0[usize::from(!active)].fetch_add(change, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Counts {
+    fn now(&self) -> [i64; 2] {
+        self.0.each_ref().map(|c| c.load(std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+fn about() -> About {
+    About { is_current: Box::new(|| true), gauge: Arc::new(Counts::default()) }
+}
+
 const KEY: Key = Key { service: 1, credential: 1 };
 
 #[tokio::test(start_paused = true)]
@@ -32,11 +52,15 @@ async fn a_pool_is_closed_once_its_credential_is_not_the_current_one() {
     let upstreams = Arc::new(Upstreams::new(UpstreamConfig::default()).unwrap());
     let current = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let asked = current.clone();
-    let is_current = move || Box::new(move || asked.load(std::sync::atomic::Ordering::Relaxed)) as IsCurrent;
-    let connection = upstreams.connect(KEY, &service, is_current).await.unwrap();
+    let counts = Arc::new(Counts::default());
+    let is_current = Box::new(move || asked.load(std::sync::atomic::Ordering::Relaxed));
+    let about = About { is_current, gauge: counts.clone() };
+    let connection = upstreams.connect(KEY, &service, || about).await.unwrap();
+    assert_eq!(counts.now(), [1, 0]);
     let kept = connection.beside(|| Some("made from the credential".to_owned())).unwrap();
     let watched = Arc::downgrade(&kept);
     drop((connection, kept));
+    assert_eq!(counts.now(), [0, 0]);
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(upstreams.pools.contains_key(&KEY) && watched.strong_count() == 1);
     current.store(false, std::sync::atomic::Ordering::Relaxed);
@@ -48,7 +72,7 @@ async fn a_pool_is_closed_once_its_credential_is_not_the_current_one() {
 async fn what_is_kept_beside_a_pool_is_made_once_for_each_key() {
     let (_listener, service) = listener().await;
     let upstreams = Arc::new(Upstreams::new(UpstreamConfig::default()).unwrap());
-    let connect = |key| upstreams.connect(key, &service, || Box::new(|| true));
+    let connect = |key| upstreams.connect(key, &service, about);
     let other = Key { credential: 2, ..KEY };
     let (a, b, c) = (connect(KEY).await.unwrap(), connect(KEY).await.unwrap(), connect(other).await.unwrap());
     assert_eq!(*a.beside(|| Some(1)).unwrap(), 1);
@@ -63,6 +87,6 @@ async fn connecting_takes_so_long_and_no_longer() {
     let silent = service(&format!("https://{}", listener.local_addr().unwrap()));
     let upstreams = Arc::new(Upstreams::new(UpstreamConfig::default()).unwrap());
     let began = tokio::time::Instant::now();
-    let result = upstreams.connect(KEY, &silent, || Box::new(|| true)).await;
+    let result = upstreams.connect(KEY, &silent, about).await;
     assert_eq!((result.err(), began.elapsed().as_secs()), (Some(UpstreamError::Timeout), 10));
 }

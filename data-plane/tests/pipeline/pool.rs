@@ -27,6 +27,9 @@ async fn a_connection_is_used_again_after_a_whole_answer_of_any_kind() {
     let head = rig.send("HEAD /api/openai/head HTTP/1.1\r\nHost: broker\r\nAuthorization: Bearer {T1}\r\n\r\n").await;
     assert!(head.status == 200 && head.text.contains("content-length: 10"), "{head:?}");
     assert_eq!((seen.connections().len(), seen.requests()), (1, 7));
+    let metrics = crate::rig::metrics(&rig).await;
+    assert!(metrics.contains("seks_upstream_connections{service=\"openai\",state=\"idle\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("seks_upstream_connections{service=\"openai\",state=\"active\"} 0\n"), "{metrics}");
 }
 
 #[tokio::test]

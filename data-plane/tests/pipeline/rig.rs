@@ -161,6 +161,15 @@ fn whole(bytes: &[u8]) -> Option<usize> {
     Some(head)
 }
 
+/// What the node's `/metrics` say.
+pub async fn metrics(rig: &Rig) -> String {
+    let mut tcp = TcpStream::connect(rig.node.metrics_addr()).await.unwrap();
+    tcp.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    tcp.read_to_string(&mut text).await.unwrap();
+    text
+}
+
 pub fn ok(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         .into_bytes()
