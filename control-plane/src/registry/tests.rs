@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod races;
+mod tokens;
 
 struct Fixture {
     registry: Arc<Registry>,
@@ -299,84 +300,6 @@ async fn hostile_services_are_refused_before_anything_is_written() {
         invalid(f.registry.apply_service(bad, true).await);
     }
     assert_eq!(f.registry.store().revision().await.unwrap(), before);
-}
-
-#[tokio::test]
-async fn a_grant_without_a_credential_takes_the_services_only_one() {
-    let f = Fixture::furnished().await;
-    assert_eq!(f.token().await.token.grants, [Grant { service: "api".into(), credential: "key".into() }]);
-    f.put("second", "api", "x").await.unwrap();
-    let refusal = conflict(f.registry.issue_token(&f.tenant, f.issue()).await);
-    assert!(refusal.contains("`key`, `second`"), "{refusal}");
-    let named = Issue { grants: vec![(name("api"), Some(name("second")))], ..f.issue() };
-    assert_eq!(f.registry.issue_token(&f.tenant, named).await.unwrap().token.grants[0].credential, "second");
-    f.registry.apply_service(service("bare"), false).await.unwrap();
-    let bare = Issue { grants: vec![(name("bare"), None)], ..f.issue() };
-    assert!(conflict(f.registry.issue_token(&f.tenant, bare).await).contains("no credential"));
-    let wrong = Issue { grants: vec![(name("bare"), Some(name("key")))], ..f.issue() };
-    assert_eq!(invalid(f.registry.issue_token(&f.tenant, wrong).await), "grants");
-}
-
-#[tokio::test]
-async fn a_repeated_request_makes_no_second_token() {
-    let f = Fixture::furnished().await;
-    let issue = Issue { request_id: "r-1".into(), ..f.issue() };
-    let first = f.registry.issue_token(&f.tenant, issue.clone()).await.unwrap().token.id;
-    for _ in 0..3 {
-        let again = f.registry.issue_token(&f.tenant, issue.clone()).await.err().unwrap();
-        assert!(matches!(&again, RegistryError::TokenIssued { id } if *id == first), "{again:?}");
-    }
-    assert_eq!(f.tokens().await.len(), 1);
-}
-
-#[tokio::test]
-async fn out_of_bounds_tokens_are_refused() {
-    let f = Fixture::furnished().await;
-    let many = |n: usize| (0..n).map(|i| format!("10.0.{i}.0/24")).collect::<Vec<_>>();
-    for (bad, field) in [
-        (Issue { cidrs: vec!["10.1.2.3/8".into()], ..f.issue() }, "cidrs"),
-        (Issue { cidrs: vec!["10.0.0.0/33".into()], ..f.issue() }, "cidrs"),
-        (Issue { cidrs: vec!["localhost".into()], ..f.issue() }, "cidrs"),
-        (Issue { cidrs: many(limits::CIDRS + 1), ..f.issue() }, "cidrs"),
-        (Issue { ttl: Some(Duration::from_secs(limits::MAX_TOKEN_TTL_SECONDS + 1)), ..f.issue() }, "ttl_seconds"),
-        (Issue { ttl: Some(Duration::ZERO), ..f.issue() }, "ttl_seconds"),
-        (Issue { shape: "nobody".into(), ..f.issue() }, "shape"),
-        (Issue { grants: Vec::new(), ..f.issue() }, "grants"),
-        (Issue { grants: vec![(name("api"), None); 2], ..f.issue() }, "grants"),
-        (Issue { request_id: "a/b".into(), ..f.issue() }, "request_id"),
-    ] {
-        assert_eq!(invalid(f.registry.issue_token(&f.tenant, bad).await), field);
-    }
-    assert!(f.tokens().await.is_empty());
-    let bound = Issue { cidrs: vec!["192.0.2.7".into(), "2001:db8::/32".into()], ..f.issue() };
-    let bound = f.registry.issue_token(&f.tenant, bound).await.unwrap().token;
-    assert_eq!(bound.cidrs, ["192.0.2.7/32", "2001:db8::/32"]);
-    assert_eq!(bound.expires_at - bound.issued_at, 24 * 3600);
-}
-
-#[tokio::test]
-async fn a_rotated_token_keeps_its_id_and_its_old_secret_is_revoked() {
-    let f = Fixture::furnished().await;
-    let first = f.token().await;
-    let id: TokenId = name(&first.token.id);
-    let second = f.registry.rotate_token(&f.tenant, &id, &f.by).await.unwrap();
-    assert_eq!(second.token.id, first.token.id);
-    assert_ne!(second.secret.digest(), first.secret.digest());
-    let tombstones = f.registry.values::<Token>(&prefix::kind(&f.tenant, "tombstone")).await.unwrap();
-    assert_eq!(tombstones.iter().map(|t| &t.digest).collect::<Vec<_>>(), [&first.token.digest]);
-    f.registry.revoke_token(&f.tenant, &id).await.unwrap();
-    assert!(f.tokens().await.is_empty(), "its id revokes whatever it has become");
-}
-
-#[tokio::test]
-async fn revoking_can_be_repeated_and_an_unknown_token_is_not_found() {
-    let f = Fixture::furnished().await;
-    let id: TokenId = name(&f.token().await.token.id);
-    let revision = f.registry.revoke_token(&f.tenant, &id).await.unwrap();
-    assert!(f.registry.revoke_token(&f.tenant, &id).await.unwrap() >= revision);
-    let unknown = f.registry.revoke_token(&f.tenant, &name("tok-unknown")).await;
-    assert!(matches!(unknown, Err(RegistryError::NotFound { kind: "token", .. })));
-    assert!(matches!(f.registry.rotate_token(&f.tenant, &id, &f.by).await, Err(RegistryError::NotFound { .. })));
 }
 
 #[tokio::test]
