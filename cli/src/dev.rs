@@ -93,6 +93,8 @@ impl Running {
         })?;
         match node::join(&control, config, dir, telemetry.clone()).await {
             Ok(node) => {
+                let metrics = control.metrics().clone();
+                node.metrics().append(move || metrics.text()); // one process, one page
                 let ready = Ready {
                     proxy: format!("{scheme}://{}", reachable(node.proxy_addr())),
                     admin: format!("https://{}", reachable(control.admin_addr())),

@@ -42,7 +42,8 @@ const JANITOR: Duration = Duration::from_secs(300);
 pub struct ControlPlane {
     admin: SocketAddr,
     nodes: SocketAddr,
-    metrics: Option<SocketAddr>,
+    metrics_addr: Option<SocketAddr>,
+    metrics: Metrics,
     authority: Arc<Authority>,
     registry: Arc<Registry>,
     distribution: Distribution,
@@ -77,7 +78,8 @@ impl ControlPlane {
         let mut plane = Self {
             admin: operators.address(),
             nodes: nodes.address(),
-            metrics: None,
+            metrics_addr: None,
+            metrics: metrics.clone(),
             authority: Arc::clone(authority),
             registry: Arc::clone(registry),
             distribution: distribution.clone(),
@@ -142,7 +144,7 @@ impl ControlPlane {
     ) -> Result<(), StartError> {
         let listen = |source| StartError::Listen { key: "telemetry.metrics_listen", address, source };
         let socket = TcpListener::bind(address).await.map_err(listen)?;
-        self.metrics = Some(socket.local_addr().map_err(listen)?);
+        self.metrics_addr = Some(socket.local_addr().map_err(listen)?);
         self.tasks.spawn(telemetry::serve(socket, metrics, store, self.stop.clone()));
         Ok(())
     }
@@ -196,7 +198,13 @@ impl ControlPlane {
     /// Where `/metrics`, `/healthz` and `/readyz` are, when they are served.
     #[must_use]
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
-        self.metrics
+        self.metrics_addr
+    }
+
+    /// Its metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The CA that operators and nodes must trust.

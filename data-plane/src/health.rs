@@ -30,6 +30,11 @@ impl Health {
         Self { table, metrics, stop }
     }
 
+    /// What `/metrics` shows.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Whether agents are served: there is a table, its lease is valid, and the node isn't stopping.
     pub(crate) fn is_ready(&self) -> bool {
         self.table.is_loaded() && self.table.lease().valid() && !self.stop.is_cancelled()

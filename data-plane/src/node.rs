@@ -155,6 +155,12 @@ impl Node {
         self.metrics_addr
     }
 
+    /// Its metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        self.health.metrics()
+    }
+
     /// What it serves from.
     #[must_use]
     pub fn table(&self) -> &Arc<Table> {

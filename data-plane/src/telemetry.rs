@@ -9,7 +9,7 @@ mod service;
 use std::{
     fmt::Write as _,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -39,6 +39,8 @@ struct Inner {
     /// The audit queue, which counts for itself.
     audit: Arc<Queue>,
     table: Box<dyn Fn() -> TableState + Send + Sync>,
+    /// Another part of this process that has metrics of its own.
+    others: OnceLock<Box<dyn Fn() -> String + Send + Sync>>,
 }
 
 /// What the table says of itself when metrics are read.
@@ -65,6 +67,7 @@ impl Metrics {
             inflight: AtomicU64::new(0),
             audit,
             table: Box::new(table),
+            others: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -83,6 +86,11 @@ impl Metrics {
     #[must_use]
     pub fn unresolved(&self) -> &Arc<ServiceMetrics> {
         &self.inner.unresolved
+    }
+
+    /// Shows what `others` gives, in the same text format, below these. The first call counts.
+    pub fn append(&self, others: impl Fn() -> String + Send + Sync + 'static) {
+        let _ = self.inner.others.set(Box::new(others)); // Err: there is one already
     }
 
     /// A request has begun.
@@ -108,6 +116,9 @@ impl Metrics {
         self.inner.duration.render("seks_proxy_request_duration_seconds", "Whole requests.", &mut out);
         self.inner.overhead.render("seks_proxy_overhead_seconds", "Requests without their upstream.", &mut out);
         self.render_gauges(&mut out);
+        if let Some(others) = self.inner.others.get() {
+            out.push_str(&others());
+        }
         out
     }
 
