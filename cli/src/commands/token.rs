@@ -156,11 +156,23 @@ struct IssuedView {
     enforced: Enforced,
 }
 
+/// Where an id belongs, the token itself may have been pasted: it is not sent anywhere and not shown again.
+fn refuse_token(id: &str) -> Result<()> {
+    if id.contains(seks_proto::token::PREFIX) {
+        let error = CliError::usage("token", "this is the token itself, not its id");
+        return Err(error.hint("`seks token list` shows the ids; a token that stood in a command line should be revoked"));
+    }
+    Ok(())
+}
+
 /// Runs a verb.
 ///
 /// # Errors
 /// See [`crate::error`].
 pub async fn run(global: &Global, verb: Verb) -> Result<()> {
+    if let Verb::Show { id } | Verb::Revoke { id, .. } | Verb::Rotate { id, .. } = &verb {
+        refuse_token(id)?;
+    }
     let output = global.output();
     let client = match &verb {
         Verb::Revoke { id, confirm, .. } => {
