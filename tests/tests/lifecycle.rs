@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -116,7 +116,7 @@ fn an_expired_token_is_refused() {
     sandbox.service("openai", &upstream, KEY);
     sandbox.cli().create_agent("agent");
     let token = sandbox.cli().issue("agent", &["openai"], &["--ttl", "1s"]).secret;
-    let refused = wait_for("the token to expire", || Some(sandbox.get(PATH, &token)).filter(|r| r.status != 200));
+    let refused = wait_for("the token to expire", || Some(sandbox.get(PATH, &token)).filter(|r| r.status == 401));
     assert_eq!((refused.status, refused.code().as_str()), (401, "token_expired"));
 }
 
@@ -201,19 +201,17 @@ fn planes_on_etcd_survive_crashes() {
     keeps_everything(Sandbox::with(Options::planes(store)), Sandbox::crash);
 }
 
-/// Creates agents one after the other until told to stop; the names of those that the CLI reported as done.
-fn write_until(cli: &Cli, round: usize, stop: &AtomicBool) -> Vec<String> {
-    let mut acknowledged = Vec::new();
+/// Creates agents one after the other until told to stop, and notes those that the CLI reported as done.
+fn write_until(cli: &Cli, round: u64, stop: &AtomicBool, acknowledged: &Mutex<Vec<String>>) {
     for n in 0.. {
         let name = format!("agent-{round}-{n}");
         if cli.run(&["agent", "create", &name], "").code == Some(0) {
-            acknowledged.push(name);
+            acknowledged.lock().unwrap().push(name);
         }
         if stop.load(Ordering::Relaxed) {
             break;
         }
     }
-    acknowledged
 }
 
 /// `SEKS_CRASH_ROUNDS` says how often; `tests/run` has it done a hundred times.
@@ -223,12 +221,13 @@ fn every_acknowledged_write_survives_a_crash_amid_writes() {
     let mut sandbox = Sandbox::start();
     let mut acknowledged = Vec::new();
     for round in 0..rounds {
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = AtomicBool::new(false);
         let written = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
-            scope.spawn(|| *written.lock().unwrap() = write_until(sandbox.cli(), round, &stop));
+            scope.spawn(|| write_until(sandbox.cli(), round, &stop, &written));
+            wait_for("the first write of the round", || (!written.lock().unwrap().is_empty()).then_some(()));
             // Not a wait for anything: it spreads the blow over the whole of a write, some 50 ms long.
-            std::thread::sleep(Duration::from_millis(60 + 13 * (round as u64 % 17)));
+            std::thread::sleep(Duration::from_millis(7 * (round % 17)));
             sandbox.stab();
             stop.store(true, Ordering::Relaxed);
         });
@@ -239,7 +238,6 @@ fn every_acknowledged_write_survives_a_crash_amid_writes() {
     let listed: Vec<&str> = listed.as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
     let lost: Vec<_> = acknowledged.iter().filter(|name| !listed.contains(&name.as_str())).collect();
     assert!(lost.is_empty(), "lost: {lost:?}");
-    assert!(acknowledged.len() >= rounds / 4, "only {} writes in {rounds} rounds", acknowledged.len());
 }
 
 #[test]
