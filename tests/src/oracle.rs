@@ -88,19 +88,36 @@ fn html_char(byte: u8) -> String {
 
 /// The name of a form in which `haystack` holds `secret`; `None` when it doesn't.
 pub fn find(haystack: &[u8], secret: &str) -> Option<String> {
-    let spelled = forms(secret).into_iter().find(|f| contains(haystack, core_of(f)));
-    if let Some(form) = spelled {
-        return Some(form.name);
+    Haystack::new(haystack).find(secret)
+}
+
+/// Bytes with all their decodings, for looking for many secrets.
+pub struct Haystack<'a> {
+    bytes: &'a [u8],
+    decoded: [(&'static str, Vec<u8>); 5],
+}
+
+impl<'a> Haystack<'a> {
+    /// Decodes them.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        let decoded = [
+            ("percent-decoded", unescape(bytes, b'%', percent_at)),
+            ("json-decoded", unescape(bytes, b'\\', json_at)),
+            ("html-decoded", unescape(bytes, b'&', html_at)),
+            ("hex-decoded", unhex(bytes)),
+            ("utf-16 decoded", bytes.iter().copied().filter(|b| *b != 0).collect()),
+        ];
+        Self { bytes, decoded }
     }
-    let plain = secret.as_bytes();
-    let decoded: [(&str, Vec<u8>); 5] = [
-        ("percent-decoded", unescape(haystack, percent_at)),
-        ("json-decoded", unescape(haystack, json_at)),
-        ("html-decoded", unescape(haystack, html_at)),
-        ("hex-decoded", unhex(haystack)),
-        ("utf-16 decoded", haystack.iter().copied().filter(|b| *b != 0).collect()),
-    ];
-    decoded.into_iter().find(|(_, bytes)| contains(bytes, plain)).map(|(name, _)| name.into())
+
+    /// The name of a form in which they hold `secret`.
+    pub fn find(&self, secret: &str) -> Option<String> {
+        if let Some(form) = forms(secret).into_iter().find(|f| contains(self.bytes, core_of(f))) {
+            return Some(form.name);
+        }
+        let plain = secret.as_bytes();
+        self.decoded.iter().find(|(_, bytes)| contains(bytes, plain)).map(|(name, _)| (*name).into())
+    }
 }
 
 /// The part of a form that the secret alone determines: base64 at an offset shares its first and last characters with its neighbours.
@@ -116,17 +133,20 @@ fn core_of(form: &Form) -> &[u8] {
 
 /// Whether bytes stand in others.
 pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    !needle.is_empty() && haystack.windows(needle.len()).any(|w| w == needle)
+    !needle.is_empty() && memchr::memmem::find(haystack, needle).is_some()
 }
 
-/// Replaces every escape that `at` recognises (its value and length) by the byte that it stands for.
-fn unescape(text: &[u8], at: impl Fn(&[u8]) -> Option<(u8, usize)>) -> Vec<u8> {
+/// Replaces every escape that begins with `mark` and that `at` recognises (its value and length) by the byte that it stands for.
+fn unescape(text: &[u8], mark: u8, at: impl Fn(&[u8]) -> Option<(u8, usize)>) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::with_capacity(text.len()), text);
-    while let Some((first, after)) = rest.split_first() {
-        let (byte, length) = at(rest).unwrap_or((*first, rest.len() - after.len()));
+    while let Some(before) = memchr::memchr(mark, rest) {
+        out.extend_from_slice(&rest[..before]);
+        rest = &rest[before..];
+        let (byte, length) = at(rest).unwrap_or((mark, 1));
         out.push(byte);
         rest = &rest[length..];
     }
+    out.extend_from_slice(rest);
     out
 }
 

@@ -160,7 +160,9 @@ struct IssuedView {
 fn refuse_token(id: &str) -> Result<()> {
     if id.contains(seks_proto::token::PREFIX) {
         let error = CliError::usage("token", "this is the token itself, not its id");
-        return Err(error.hint("`seks token list` shows the ids; a token that stood in a command line should be revoked"));
+        return Err(
+            error.hint("`seks token list` shows the ids; a token that stood in a command line should be revoked")
+        );
     }
     Ok(())
 }
