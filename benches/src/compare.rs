@@ -89,7 +89,8 @@ impl World {
         let path = directory.path();
         let stub = contestants::own(&["stub", "--size", &args.size.to_string()]);
         let collector = contestants::own(&["collector"]);
-        let (seks, tokens) = contestants::seks(path, &args.seks, stub.address, collector.address, args.tokens);
+        let program = args.seks.canonicalize().unwrap();
+        let (seks, tokens) = contestants::seks(path, &program, stub.address, collector.address, args.tokens);
         let mut all = vec![contestants::direct(stub.address)];
         if let Some(nginx) = &args.nginx {
             all.push(contestants::nginx(path, nginx, stub.address, &tokens, false));
