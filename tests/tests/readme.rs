@@ -1,0 +1,75 @@
+//! The README's quick start, run as it is written: the commands verbatim, the SDK snippet with the issued token and this
+//! machine's port in it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
+
+use std::{fs, path::Path, process::Command};
+
+use seks_tests::{
+    Sandbox,
+    process::{binary, run, skip},
+    upstream::vendors::Vendor,
+};
+
+const KEY: &str = "sk-proj-readme-key-0000000000000000001";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// The fenced block behind `<!-- NAME -->`.
+fn block(name: &str) -> String {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let after = readme.split_once(&format!("<!-- {name} -->\n```")).unwrap_or_else(|| panic!("no block `{name}`")).1;
+    after.split_once('\n').unwrap().1.split_once("\n```").unwrap().0.to_owned()
+}
+
+/// Runs the quick start's commands against a broker; gives what the last one printed.
+fn quick_start(sandbox: &Sandbox) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("key.txt"), format!("{KEY}\n")).unwrap();
+    let binaries = binary("seks").parent().unwrap().to_path_buf();
+    let path = std::env::join_paths(
+        std::iter::once(binaries).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+    );
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", &block("quick-start")]).current_dir(directory.path());
+    command.env("PATH", path.unwrap()).env("SEKS_CONTEXT_FILE", sandbox.data_dir().join("context.toml"));
+    let finished = run(&mut command, b"");
+    assert_eq!(finished.code, Some(0), "{}{}", finished.stdout, finished.stderr);
+    finished.stdout
+}
+
+fn token_in(text: &str) -> &str {
+    let start = text.find("seks_token_").unwrap_or_else(|| panic!("no token in: {text}"));
+    text.get(start..start + 60).unwrap()
+}
+
+#[test]
+fn the_quick_start_ends_with_a_token_that_is_answered_for() {
+    let (sandbox, vendor) = (Sandbox::start(), Vendor::OpenAi.start(KEY));
+    let printed = quick_start(&sandbox);
+    sandbox.cli().enable("openai", "openai", &vendor); // the vendor itself is out of reach for a test
+    let reply = sandbox.get("/api/openai/v1/models", token_in(&printed));
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert!(!printed.contains(KEY) && !sandbox.everything_emitted().contains(KEY));
+}
+
+#[test]
+fn the_sdk_snippet_runs_with_that_token() {
+    let python = root().join(".test-env/python/bin/python");
+    if !python.exists() {
+        return skip("the README's SDK snippet", "tests/sdk/install has not put the SDK into .test-env");
+    }
+    let (sandbox, vendor) = (Sandbox::start(), Vendor::OpenAi.start(KEY));
+    let printed = quick_start(&sandbox);
+    sandbox.cli().enable("openai", "openai", &vendor);
+    let snippet = block("quick-start-sdk");
+    for placeholder in ["seks_token_…", "http://127.0.0.1:8300"] {
+        assert!(snippet.contains(placeholder), "the snippet has lost `{placeholder}`");
+    }
+    let snippet =
+        snippet.replace("seks_token_…", token_in(&printed)).replace("http://127.0.0.1:8300", sandbox.proxy_url());
+    let finished = run(Command::new(python).args(["-c", &snippet]), b"");
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stdout.contains("Hello"), "{}", finished.stdout);
+}
