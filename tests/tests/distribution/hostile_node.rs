@@ -37,7 +37,8 @@ async fn who_has_no_nodes_certificate_gets_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hello_that_is_not_the_certificates_or_out_of_bounds_ends_the_stream() {
     let (_site, replica) = Replica::furnished().await;
-    let cases: [(fn(&mut wire::Hello), Code); 6] = [
+    type Spoil = fn(&mut wire::Hello);
+    let cases: [(Spoil, Code); 6] = [
         (|h| h.node = "n2".into(), Code::InvalidArgument),
         (|h| h.protocol = 99, Code::InvalidArgument),
         (|h| h.version = "x".repeat(10_000), Code::InvalidArgument),

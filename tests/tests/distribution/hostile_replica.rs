@@ -82,7 +82,8 @@ async fn a_dropped_delta_is_noticed_and_no_lease_is_renewed_until_it_is_mended()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_does_not_add_up_is_rejected_whole() {
-    let spoilt: [(&str, fn(&mut Snapshot)); 9] = [
+    type Spoil = fn(&mut Snapshot);
+    let spoilt: [(&str, Spoil); 9] = [
         ("a flipped bit", |s| {
             let mut bytes = s.chunks[5].changes.to_vec();
             let last = bytes.len() - 1;
