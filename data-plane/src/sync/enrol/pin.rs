@@ -141,7 +141,7 @@ mod tests {
         assert!(verify(pin(&ca), &leaf, std::slice::from_ref(&ca), "cp"));
         assert!(!verify(pin(&ca), &leaf, std::slice::from_ref(&ca), "other"), "the name is checked");
         assert!(!verify(pin(&ca), &leaf, &[], "cp"), "the CA has to be shown");
-        assert!(!verify(pin(&ca), &other_leaf, &[other_ca.clone()], "cp"));
+        assert!(!verify(pin(&ca), &other_leaf, std::slice::from_ref(&other_ca), "cp"));
         assert!(!verify(pin(&ca), &other_leaf, &[other_ca, ca.clone()], "cp"), "showing it is not being signed by it");
     }
 }
