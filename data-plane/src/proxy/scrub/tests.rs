@@ -64,7 +64,8 @@ fn forms(c: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mixed = hex("", false, 1).into_iter().enumerate();
     let mixed = mixed.map(|(i, b)| if i % 3 == 0 { b.to_ascii_uppercase() } else { b });
     forms.push(("hEx".into(), mixed.collect()));
-    let escapes: [(&str, fn(&mut String, u8)); 9] = [
+    type Write = fn(&mut String, u8);
+    let escapes: [(&str, Write); 9] = [
         ("%XX", |s, b| write!(s, "%{b:02X}").unwrap()),
         ("%xx", |s, b| write!(s, "%{b:02x}").unwrap()),
         ("\\uxxxx", |s, b| write!(s, "\\u{b:04x}").unwrap()),

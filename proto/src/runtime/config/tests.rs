@@ -95,7 +95,8 @@ fn a_variable_finds_its_key_however_deep() {
 
 #[test]
 fn errors_are_one_line_with_place_key_and_reason() {
-    let cases: &[(&str, &[(&str, &str)], &str)] = &[
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+    let cases: &[Case<'_>] = &[
         ("[proxy]\nlissten = 1", &[], "FILE: proxy.lissten: no such key; known are `listen`, "),
         ("proxy = 1", &[], "FILE: proxy: expected struct Proxy, found a whole number"),
         ("[proxy]\nlisten = 'nowhere'", &[], "FILE: proxy.listen: invalid socket address syntax"),
