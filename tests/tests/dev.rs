@@ -187,6 +187,8 @@ fn on_a_small_disk(at: &Path, options: &str, command: &Command) -> Option<Comman
     let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).map(quoted).collect();
     let script = format!("mount -t tmpfs -o {options} tmpfs '{}' && exec {}", at.display(), words.join(" "));
     let mut wrapped = Command::new("unshare");
+    // As bare as the command's own environment, but for what finds the tools.
+    wrapped.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     wrapped.current_dir(at.parent().unwrap()).args(["-rm", "sh", "-c", &script]);
     let probe = run(Command::new("unshare").args(["-rm", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]), b"");
     (probe.code == Some(0)).then_some(wrapped)
