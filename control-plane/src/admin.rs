@@ -1,6 +1,6 @@
 //! The admin API: one file a noun, each handler a few lines: parse, call the registry, answer.
 //!
-//! Every call takes the same way, which [`methods`] spells out once: who is it ([`auth`]), may it ([`auth`]), do it, say what
+//! Every call takes the same way, which `methods` spells out once: who is it ([`auth`]), may it ([`auth`]), do it, say what
 //! came of it ([`audit`]). A handler that isn't in the table doesn't exist, and a method without a rule doesn't compile.
 
 mod agent;

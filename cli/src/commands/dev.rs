@@ -34,7 +34,7 @@ pub struct DevArgs {
     /// Write the addresses to this file, as JSON, once all listeners serve
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
-    /// TOML with the sections [proxy], [upstream], [audit] and [telemetry] of data-plane.toml
+    /// TOML with the sections proxy, upstream, audit and telemetry of data-plane.toml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// A Host name that agents may use, beside localhost and the address; repeatable

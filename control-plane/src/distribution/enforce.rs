@@ -1,7 +1,7 @@
 //! "Enforced": no node serves what a change took away. Each node that may hold a lease has applied the change, or its lease is over.
 //!
 //! Why the bound holds: a lease that was granted without knowledge of the change counts from a barrier before the change's
-//! commit, so it has ended TTL after that on a perfect clock, and [`with_skew`](super::fleet::with_skew) of TTL on any clock
+//! commit, so it has ended TTL after that on a perfect clock, and [`with_skew`] of TTL on any clock
 //! that we trust. A grant after this replica learnt of the change names a revision at or after it, and no node takes it before
 //! it has applied that.
 
