@@ -1,7 +1,13 @@
 //! The generated gRPC messages, clients and servers, and nothing else.
 //!
 //! Named only in this crate, in `control-plane`'s `admin` and `distribution`, in `data-plane`'s `sync`, and in the CLI.
-#![allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all, reason = "generated; documented in the .proto files")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    rustdoc::all,
+    reason = "generated; documented in the .proto files"
+)]
 
 use std::fmt;
 

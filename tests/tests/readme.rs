@@ -23,16 +23,17 @@ fn block(name: &str) -> String {
     after.split_once('\n').unwrap().1.split_once("\n```").unwrap().0.to_owned()
 }
 
-/// Runs the quick start's commands against a broker; gives what the last one printed.
-fn quick_start(sandbox: &Sandbox) -> String {
+/// Runs a block of commands against a broker; gives what they printed.
+fn commands(name: &str, sandbox: &Sandbox) -> String {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("key.txt"), format!("{KEY}\n")).unwrap();
+    fs::write(directory.path().join("policies.cedar"), block("policy")).unwrap();
     let binaries = binary("seks").parent().unwrap().to_path_buf();
     let path = std::env::join_paths(
         std::iter::once(binaries).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
     );
     let mut command = Command::new("bash");
-    command.args(["-euo", "pipefail", "-c", &block("quick-start")]).current_dir(directory.path());
+    command.args(["-euo", "pipefail", "-c", &block(name)]).current_dir(directory.path());
     command.env("PATH", path.unwrap()).env("SEKS_CONTEXT_FILE", sandbox.data_dir().join("context.toml"));
     let finished = run(&mut command, b"");
     assert_eq!(finished.code, Some(0), "{}{}", finished.stdout, finished.stderr);
@@ -47,7 +48,7 @@ fn token_in(text: &str) -> &str {
 #[test]
 fn the_quick_start_ends_with_a_token_that_is_answered_for() {
     let (sandbox, vendor) = (Sandbox::start(), Vendor::OpenAi.start(KEY));
-    let printed = quick_start(&sandbox);
+    let printed = commands("quick-start", &sandbox);
     sandbox.cli().enable("openai", "openai", &vendor); // the vendor itself is out of reach for a test
     let reply = sandbox.get("/api/openai/v1/models", token_in(&printed));
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -61,7 +62,7 @@ fn the_sdk_snippet_runs_with_that_token() {
         return skip("the README's SDK snippet", "tests/sdk/install has not put the SDK into .test-env");
     }
     let (sandbox, vendor) = (Sandbox::start(), Vendor::OpenAi.start(KEY));
-    let printed = quick_start(&sandbox);
+    let printed = commands("quick-start", &sandbox);
     sandbox.cli().enable("openai", "openai", &vendor);
     let snippet = block("quick-start-sdk");
     for placeholder in ["seks_token_…", "http://127.0.0.1:8300"] {
@@ -72,4 +73,13 @@ fn the_sdk_snippet_runs_with_that_token() {
     let finished = run(Command::new(python).args(["-c", &snippet]), b"");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     assert!(finished.stdout.contains("Hello"), "{}", finished.stdout);
+}
+
+#[test]
+fn the_policy_and_the_service_are_accepted_as_written() {
+    let (sandbox, vendor) = (Sandbox::start(), Vendor::OpenAi.start(KEY));
+    sandbox.cli().enable("openai", "openai", &vendor);
+    assert!(commands("policy-commands", &sandbox).contains("deny"), "/v1/models is not what the policy permits");
+    sandbox.cli().apply_service(&block("service"));
+    assert_eq!(sandbox.cli().json(&["service", "show", "tickets"])["upstream"], "https://tickets.example.com");
 }
