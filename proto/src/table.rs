@@ -1,6 +1,7 @@
 //! What replica and node must agree on about the table, beyond the messages themselves.
 
 pub mod clock;
+pub mod rules;
 pub mod session;
 
 pub use self::{

@@ -1,18 +1,21 @@
 //! "Enforced": no node serves what a change took away. Each node that may hold a lease has applied the change, or its lease is over.
 //!
 //! Why the bound holds: a lease that was granted without knowledge of the change counts from a barrier before the change's
-//! commit, so it has ended TTL after that on a perfect clock, and [`with_skew`] of TTL on any clock
+//! commit, so it has ended TTL after that on a perfect clock, and [`rules::with_skew`] of TTL on any clock
 //! that we trust. A grant after this replica learnt of the change names a revision at or after it, and no node takes it before
 //! it has applied that.
 
 use std::time::Duration;
 
-use seks_proto::{table::BootInstant, wire};
+use seks_proto::{
+    table::{BootInstant, rules},
+    wire,
+};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
     Inner,
-    fleet::{Standing, millis, with_skew},
+    fleet::{Standing, millis},
 };
 use crate::store::Revision;
 
@@ -26,7 +29,7 @@ pub(super) async fn wait(inner: &Inner, revision: Revision, timeout: Duration) -
     let mut changed = inner.fleet.subscribe();
     let mut state = now(inner, revision);
     while heard && !state.enforced && Instant::now() < deadline {
-        let bound = inner.feed.observed(revision).map(|at| at.plus(with_skew(inner.config.lease)).remaining());
+        let bound = inner.feed.observed(revision).map(|at| rules::bound(at, inner.config.lease).remaining());
         let expiry = inner.fleet.next_expiry().map(BootInstant::remaining);
         let sleep_for = [bound, expiry].into_iter().flatten().filter(|left| !left.is_zero()).min().unwrap_or(timeout);
         let wake = deadline.min(Instant::now() + sleep_for + COALESCE);
@@ -49,7 +52,7 @@ pub(super) fn now(inner: &Inner, revision: Revision) -> wire::Enforcement {
         let nodes = outstanding.into_iter().map(|(id, region, _)| node(id.to_string(), region, State::Outstanding, 0));
         return wire::Enforcement { revision, enforced: false, waited_ms: 0, nodes: nodes.collect() };
     };
-    let bound = observed.plus(with_skew(inner.config.lease));
+    let bound = rules::bound(observed, inner.config.lease);
     let standings = inner.fleet.standings(inner.feed.effective(revision), bound);
     let enforced = standings.iter().all(|(_, _, standing)| *standing != Standing::Outstanding);
     let nodes = standings.into_iter().map(|(id, region, standing)| {

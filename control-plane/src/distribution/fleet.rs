@@ -6,7 +6,14 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{id::NodeId, table::BootInstant, wire};
+use seks_proto::{
+    id::NodeId,
+    table::{
+        BootInstant,
+        rules::{self, with_skew},
+    },
+    wire,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -159,7 +166,7 @@ impl Fleet {
     pub(super) fn may_grant(&self, id: &NodeId, ttl: Duration, barrier: Revision) -> bool {
         let nodes = self.lock();
         nodes.get(id).is_some_and(|node| {
-            node.recorded.is_some_and(|since| since <= barrier) && node.record.lease_ttl_ms >= millis(ttl)
+            rules::may_grant(node.recorded, Duration::from_millis(node.record.lease_ttl_ms), ttl, barrier)
         })
     }
 
@@ -174,13 +181,16 @@ impl Fleet {
     pub(super) fn standings(&self, effective: Revision, bound: BootInstant) -> Vec<(NodeId, String, Standing)> {
         let now = BootInstant::now();
         let standing = |node: &NodeState| {
-            if node.acked >= effective {
-                let at = node.acks.iter().find(|(revision, _)| *revision >= effective).map(|(_, at)| *at);
-                return Standing::Applied(at.unwrap_or(now));
-            }
             let elsewhere = self.shared && node.stream.is_none();
-            let ends = if elsewhere { bound } else { node.lease_ends.min(bound) };
-            if ends <= now { Standing::LeaseExpired(ends) } else { Standing::Outstanding }
+            let ends = (!elsewhere).then_some(node.lease_ends);
+            match rules::standing(node.acked, effective, ends, bound, now) {
+                rules::Standing::Applied => {
+                    let at = node.acks.iter().find(|(revision, _)| *revision >= effective).map(|(_, at)| *at);
+                    Standing::Applied(at.unwrap_or(now))
+                }
+                rules::Standing::LeaseExpired(ends) => Standing::LeaseExpired(ends),
+                rules::Standing::Outstanding => Standing::Outstanding,
+            }
         };
         let mut nodes = self.lock();
         // Whom the store has forgotten, and who can't serve any more, is of no interest.
@@ -240,11 +250,6 @@ impl NodeState {
     fn new(record: wire::Node, lease_ends: BootInstant) -> Self {
         Self { record, recorded: None, stream: None, acked: 0, acks: VecDeque::new(), lease_ends }
     }
-}
-
-/// How long to wait on this clock for `time` to have passed on every node's.
-pub(super) fn with_skew(time: Duration) -> Duration {
-    time.mul_f64(1.0 + seks_proto::table::CLOCK_SKEW)
 }
 
 pub(super) fn millis(time: Duration) -> u64 {

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use seks_proto::table::BootInstant;
+use seks_proto::table::{BootInstant, rules};
 use tokio::{
     sync::{Notify, watch},
     time::timeout,
@@ -29,7 +29,7 @@ pub(super) struct Barrier {
 
 /// What is left of a lease of `ttl` that counts from `barrier`.
 pub(super) fn ttl_left(barrier: Barrier, ttl: Duration) -> Duration {
-    ttl.saturating_sub(BootInstant::now().since(barrier.at))
+    rules::ttl_left(barrier.at, BootInstant::now(), ttl)
 }
 
 /// Raises barriers for ever, the next at once when `hurry` asks; `stalled` is told when the watch doesn't bring what the store has.

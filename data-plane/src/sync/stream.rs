@@ -4,7 +4,10 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use seks_proto::{
     runtime::VERSION,
-    table::{BootInstant, CLOCK_SKEW, MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, features},
+    table::{
+        BootInstant, MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, features,
+        rules::{self, Position},
+    },
     wire::{
         self, NodeMessage, distribution_client::DistributionClient, node_message::Message as ToReplica,
         replica_message::Message as FromReplica,
@@ -288,10 +291,12 @@ impl<'a> Stream<'a> {
         let Some(at) = self.asked.iter().position(|(nonce, _)| *nonce == grant.nonce) else { return };
         let sent = self.asked.drain(..=at).next_back().map(|(_, sent)| sent);
         // A lease is worth something only to who has applied everything that it vouches for.
-        let current = !self.lost && *grant.epoch == *self.table.epoch() && self.table.revision() >= grant.revision;
-        let (Some(sent), true) = (sent, current) else { return };
+        let (epoch, revision) = (self.table.epoch(), self.table.revision());
+        let (held, granted) =
+            (Position { epoch: &epoch, revision }, Position { epoch: &grant.epoch, revision: grant.revision });
+        let (Some(sent), true) = (sent, !self.lost && rules::takes(held, granted)) else { return };
         let left = Duration::from_millis(grant.ttl_left_ms).min(self.ttl);
-        self.table.lease().extend(sent.plus(left.mul_f64(1.0 - CLOCK_SKEW)));
+        self.table.lease().extend(rules::lease_ends(sent, left, self.ttl));
         // The replica's barrier is as old as what is missing from a whole lease.
         self.table.lease().current_at(sent.minus(self.ttl.saturating_sub(left)));
     }

@@ -7,7 +7,10 @@ use std::sync::{
 
 use seks_proto::{
     service::Service,
-    table::{SessionError, SessionKey},
+    table::{
+        SessionError, SessionKey,
+        rules::{self, Misfit, Position},
+    },
 };
 use sha2::{Digest as _, Sha256};
 
@@ -53,16 +56,12 @@ pub enum ApplyError {
 
 /// Applies `delta`: all of it or, on an error, nothing.
 pub(super) fn apply(table: &Generation, key: &Arc<SessionKey>, delta: Delta) -> Result<(), ApplyError> {
-    let applied = table.revision();
-    if **table.epoch() != *delta.epoch {
-        return Err(ApplyError::Epoch { applied: table.epoch().to_string(), offered: delta.epoch });
-    }
-    if delta.previous != applied {
-        return Err(ApplyError::Gap { applied, previous: delta.previous });
-    }
-    if delta.revision < applied {
-        return Err(ApplyError::Backwards { applied, offered: delta.revision });
-    }
+    let held = Position { epoch: table.epoch(), revision: table.revision() };
+    rules::follows(held, &delta.epoch, delta.previous, delta.revision).map_err(|misfit| match misfit {
+        Misfit::Epoch => ApplyError::Epoch { applied: held.epoch.to_owned(), offered: delta.epoch.clone() },
+        Misfit::Gap => ApplyError::Gap { applied: held.revision, previous: delta.previous },
+        Misfit::Backwards => ApplyError::Backwards { applied: held.revision, offered: delta.revision },
+    })?;
     // Everything that can fail comes first.
     let steps = delta.changes.into_iter().map(|c| Step::new(key, c)).collect::<Result<Vec<_>, _>>()?;
     // A delta names each record at most once, so its changes commute: revocations needn't wait.

@@ -4,7 +4,7 @@ use std::{future::pending, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use seks_proto::{
-    table::BootInstant,
+    table::{BootInstant, rules},
     wire::{self, replica_message::Message as ToNode},
 };
 use sha2::{Digest as _, Sha256};
@@ -14,7 +14,7 @@ use super::{
     super::{
         Inner,
         feed::FeedDelta,
-        fleet::{millis, with_skew},
+        fleet::millis,
         item::Item,
         lease::{Barrier, ttl_left},
         snapshot::{Packer, Snapshot},
@@ -135,7 +135,7 @@ impl Session {
         self.renew = None;
         let ttl = self.inner.config.lease;
         // By this replica's clock and any that we trust, nothing that comes of this grant outlives it.
-        let speaks = self.inner.fleet.grant(&self.node, self.stream, barrier.at.plus(with_skew(ttl)));
+        let speaks = self.inner.fleet.grant(&self.node, self.stream, rules::grant_ends(barrier.at, ttl));
         let left = if speaks { ttl_left(barrier, ttl) } else { std::time::Duration::ZERO };
         debug_assert!(BootInstant::now() >= barrier.at);
         ToNode::Grant(wire::LeaseGrant { nonce, epoch: self.epoch(), revision: self.sent, ttl_left_ms: millis(left) })
