@@ -14,6 +14,7 @@ mod fleet;
 mod follow;
 mod item;
 mod lease;
+mod members;
 mod metrics;
 mod session;
 mod snapshot;
@@ -38,6 +39,7 @@ use self::{
     fleet::Fleet,
     follow::{Follow, Listing},
     lease::Barrier,
+    members::Members,
     metrics::Metrics,
     snapshot::Snapshots,
 };
@@ -108,6 +110,7 @@ struct Inner {
     snapshots: Arc<Snapshots>,
     feed: Arc<Feed>,
     fleet: Arc<Fleet>,
+    members: Arc<Members>,
     barrier: watch::Sender<Option<Barrier>>,
     /// Asks for a barrier now.
     hurry: Arc<Notify>,
@@ -131,8 +134,11 @@ impl Distribution {
         config.check()?;
         let Listing { table, nodes, revision } = follow::list(&*store).await?;
         let shared = store.kind() != "embedded";
+        let members = Arc::new(Members::default());
+        members.reset(&nodes);
         let inner = Arc::new(Inner {
             fleet: Arc::new(Fleet::new(nodes, config.lease, shared)),
+            members,
             snapshots: Arc::new(Snapshots::new(table, revision)),
             feed: Arc::new(Feed::new(revision)),
             barrier: watch::Sender::new(None),
@@ -172,11 +178,13 @@ impl Distribution {
         enforce::now(&self.0, revision)
     }
 
-    /// Every node that was ever seen.
+    /// Every node of the fleet, also one that was never seen.
     #[must_use]
     pub fn nodes(&self) -> Vec<wire::Node> {
         let head = self.0.feed.head();
-        self.0.fleet.list(head, self.0.feed.effective(head))
+        let mut nodes = self.0.fleet.list(head, self.0.feed.effective(head));
+        self.0.members.complete(&mut nodes);
+        nodes
     }
 
     /// Tokens that nodes honour.
@@ -226,6 +234,7 @@ impl Inner {
             snapshots: self.snapshots.clone(),
             feed: self.feed.clone(),
             fleet: self.fleet.clone(),
+            members: self.members.clone(),
             stalled: stalled.clone(),
         };
         let (store, feed, barrier) = (self.store.clone(), self.feed.clone(), self.barrier.clone());

@@ -33,7 +33,7 @@ pub(crate) use self::policy::check_file as check_policies;
 use self::{change::Change, record::Stored};
 pub use self::{
     error::RegistryError,
-    join::{JoinToken, Joined},
+    join::{Admission, JoinToken, Joining},
     operator::EVERYWHERE,
     token::{Issue, Issued},
 };

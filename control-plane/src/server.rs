@@ -28,7 +28,7 @@ use crate::{
     authority::{Authority, enrolment::Enrolment},
     config::{Config, ListenerTlsConfig},
     distribution::{Distribution, DistributionOptions},
-    registry::{JoinToken, Registry, RegistryError},
+    registry::{Admission, JoinToken, Registry, RegistryError},
     store::Store,
     telemetry::{self, Metrics},
 };
@@ -250,7 +250,20 @@ impl ControlPlane {
     /// # Errors
     /// Of the store.
     pub async fn join_token(&self, region: &str) -> Result<JoinToken, RegistryError> {
-        self.registry.create_join_token(region, 0, self.authority.pin()).await
+        let admission = Admission { region: region.into(), ..Admission::default() };
+        self.registry.create_join_token(admission, self.authority.pin()).await
+    }
+
+    /// Makes room for a node that enrols again under its old name, which it may not have had.
+    ///
+    /// # Errors
+    /// Of the store; a name that isn't one.
+    pub async fn forget_node(&self, name: &str) -> Result<(), RegistryError> {
+        let id = name.parse().map_err(|e: seks_proto::id::NameError| RegistryError::invalid("name", e.to_string()))?;
+        match self.registry.revoke_node(&id).await {
+            Ok(_) | Err(RegistryError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Accepts nothing more, lets running calls finish for at most 10 s, and stops.

@@ -25,11 +25,16 @@ pub enum Verb {
         id: String,
     },
     /// Print a join token, with which one new node can enrol once
-    #[command(after_help = "Example:\n  seks node enroll --region eu-1 > join-token")]
+    #[command(
+        after_help = "Examples:\n  seks node enroll --region eu-1 > join-token\n  seks node enroll --region eu-1 --tenant acme --tenant globex"
+    )]
     Enroll {
         /// The new node's region
         #[arg(long)]
         region: String,
+        /// A tenant whose tokens and credentials the node may hold (repeatable) [default: every tenant]
+        #[arg(id = "tenant", long = "tenant", value_name = "NAME")]
+        tenants: Vec<String>,
         /// How long the join token is valid
         #[arg(long, default_value = "10m", value_parser = duration)]
         ttl: Duration,
@@ -47,6 +52,8 @@ pub struct NodeView {
     lag: u64,
     lease_remaining_ms: u64,
     tokens: u64,
+    tenants: Vec<String>,
+    enrolled_at: Option<String>,
     first_seen_at: Option<String>,
     last_seen_at: Option<String>,
     features: Vec<String>,
@@ -63,6 +70,8 @@ impl From<wire::Node> for NodeView {
             lag: n.lag,
             lease_remaining_ms: n.lease_remaining_ms,
             tokens: n.tokens,
+            tenants: n.tenants,
+            enrolled_at: time_or_null(n.enrolled_at),
             first_seen_at: time_or_null(n.first_seen_at),
             last_seen_at: time_or_null(n.last_seen_at),
             features: n.features,
@@ -72,12 +81,18 @@ impl From<wire::Node> for NodeView {
 
 impl View for NodeView {
     const COLUMNS: &'static [&'static str] =
-        &["node", "region", "state", "applied", "lag", "tokens", "version", "seen"];
+        &["node", "region", "tenants", "state", "applied", "lag", "tokens", "version", "seen"];
     fn row(&self) -> Vec<String> {
         vec![
             self.id.clone(),
             self.region.clone(),
-            if self.connected { "connected" } else { "gone" }.into(),
+            if self.tenants.is_empty() { "all".into() } else { self.tenants.join(",") },
+            match (self.connected, &self.first_seen_at) {
+                (true, _) => "connected",
+                (false, Some(_)) => "gone",
+                (false, None) => "enrolled",
+            }
+            .into(),
             self.applied_revision.to_string(),
             self.lag.to_string(),
             self.tokens.to_string(),
@@ -91,6 +106,7 @@ impl View for NodeView {
 struct JoinView {
     join_token: String,
     region: String,
+    tenants: Vec<String>,
     expires_at: Option<String>,
 }
 
@@ -111,10 +127,15 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let node = client.call(&format!("node `{id}`"), client.rpc().get_node(request)).await?;
             output.one(&NodeView::from(node))
         }
-        Verb::Enroll { region, ttl } => {
-            let request = wire::EnrollNodeRequest { region: region.clone(), ttl_seconds: ttl.as_secs() };
+        Verb::Enroll { region, tenants, ttl } => {
+            let request = wire::EnrollNodeRequest {
+                region: region.clone(),
+                tenants: tenants.clone(),
+                ttl_seconds: ttl.as_secs(),
+            };
             let answer = client.call("node enroll", client.rpc().enroll_node(request)).await?;
-            let view = JoinView { join_token: answer.join_token, region, expires_at: time_or_null(answer.expires_at) };
+            let expires_at = time_or_null(answer.expires_at);
+            let view = JoinView { join_token: answer.join_token, region, tenants, expires_at };
             if output.is_table() {
                 output.text(&view.join_token)?; // alone on stdout: it goes into a file
                 notice(&format!("valid once, until {}", view.expires_at.as_deref().unwrap_or_default()));

@@ -48,6 +48,7 @@ async fn enrol(control: &ControlPlane, dir: &DataDir) -> Result<String> {
     if known.is_some() {
         std::fs::remove_dir_all(dir.node()).map_err(|e| CliError::file(&dir.node(), &e))?;
     }
+    control.forget_node(&name).await.map_err(|e| CliError::new(Exit::Failed, "node", e))?;
     let token = control.join_token("local").await.map_err(|e| CliError::new(Exit::Failed, "join token", e))?;
     write_private(&dir.join_token(), token.text.as_bytes())?;
     Ok(name)

@@ -6,6 +6,7 @@ use seks_proto::{
 };
 
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
+use crate::registry::Admission;
 
 pub(super) async fn list(admin: &Admin, _: &Caller, _: ListNodesRequest) -> Answer<ListNodesResponse> {
     Ok(ListNodesResponse { nodes: admin.0.distribution.nodes() })
@@ -18,7 +19,8 @@ pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answ
 }
 
 pub(super) async fn enroll(admin: &Admin, _: &Caller, message: EnrollNodeRequest) -> Answer<EnrollNodeResponse> {
-    let pin = admin.authority().pin();
-    let token = admin.registry().create_join_token(&message.region, message.ttl_seconds, pin).await?;
+    let tenants = message.tenants.iter().map(|t| name("tenants", t)).collect::<Result<_, _>>()?;
+    let admission = Admission { region: message.region, tenants, ttl_seconds: message.ttl_seconds };
+    let token = admin.registry().create_join_token(admission, admin.authority().pin()).await?;
     Ok(EnrollNodeResponse { join_token: token.text.to_string(), expires_at: token.expires_at })
 }

@@ -87,6 +87,7 @@ impl From<RegistryError> for Problem {
             }
             E::OwnerOnly(reason) => Self::denied(reason),
             E::JoinRefused => Self::denied(message),
+            E::NodeExists(_) => Self::new(Code::AlreadyExists, "EXISTS", message),
             E::Quota { .. } => Self::new(Code::ResourceExhausted, "QUOTA", message),
             E::Busy => Self::new(Code::Aborted, "BUSY", message),
             E::Store(error) => error.into(),

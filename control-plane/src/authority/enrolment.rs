@@ -11,7 +11,7 @@ use seks_proto::{
 use tonic::{Request, Response, Status};
 
 use super::{Authority, AuthorityError, Identity, Peer, Request as SigningRequest};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{Joining, Registry, RegistryError};
 
 /// Largest message, in bytes: a token and a signing request.
 const MAX_MESSAGE_BYTES: usize = 32 * 1024;
@@ -30,21 +30,28 @@ impl Enrolment {
 
     async fn enrol(&self, peer: Option<Peer>, message: &JoinRequest) -> Result<JoinResponse, EnrolError> {
         let request = SigningRequest::parse(&message.csr_der)?; // a token isn't spent on a request that can't be signed
-        let (node, region) = if message.join_token.is_empty() {
-            match peer {
-                Some(Peer { identity: Identity::Node(node), region, .. }) => (node, region),
-                _ => return Err(EnrolError::Nobody),
-            }
+        let node = if message.join_token.is_empty() {
+            self.renewing(peer).await?
         } else {
-            let node = match message.node.as_str() {
-                "" => pick_name()?,
-                name => name.parse().map_err(|e: seks_proto::id::NameError| EnrolError::Name(e.to_string()))?,
+            let name = match message.node.as_str() {
+                "" => None,
+                name => Some(name.parse().map_err(|e: seks_proto::id::NameError| EnrolError::Name(e.to_string()))?),
             };
-            (node, self.registry.use_join_token(&message.join_token).await?.region)
+            let joining = Joining { token: &message.join_token, node: name, key_sha256: request.key_sha256() };
+            self.registry.enrol(&joining).await?
         };
-        let certificate_pem = self.authority.sign_node(&request, &node, &region)?;
-        tracing::info!(seks.node = %node, seks.region = region, "node certificate signed");
-        Ok(JoinResponse { node: node.to_string(), region, certificate_pem, ca_pem: self.authority.ca_pem() })
+        let id: NodeId = node.id.parse().map_err(|e: seks_proto::id::NameError| EnrolError::Name(e.to_string()))?;
+        let certificate_pem = self.authority.sign_node(&request, &id, &node.enrolment)?;
+        let (node, region) = (node.id, node.region);
+        tracing::info!(seks.node = node, seks.region = region, "node certificate signed");
+        Ok(JoinResponse { node, region, certificate_pem, ca_pem: self.authority.ca_pem() })
+    }
+
+    /// The node that shows its certificate, if it is still of the fleet. Nothing is written: this works while the store is full.
+    async fn renewing(&self, peer: Option<Peer>) -> Result<wire::Node, EnrolError> {
+        let Some(Peer { identity: Identity::Node(id), enrolment, .. }) = peer else { return Err(EnrolError::Nobody) };
+        let node = self.registry.node(&id).await?.filter(|node| node.enrolment == enrolment);
+        node.ok_or(EnrolError::Revoked(id))
     }
 }
 
@@ -59,16 +66,12 @@ impl wire::enrolment_server::Enrolment for Enrolment {
     }
 }
 
-fn pick_name() -> Result<NodeId, EnrolError> {
-    let id = seks_proto::id::TokenId::generate().map_err(|e| EnrolError::Registry(RegistryError::Random(e)))?;
-    let name = id.as_str().replacen("tok-", "node-", 1);
-    name.parse().map_err(|e: seks_proto::id::NameError| EnrolError::Name(e.to_string()))
-}
-
 #[derive(Debug, thiserror::Error)]
 enum EnrolError {
     #[error("a join token is needed, or the certificate of a node that renews it")]
     Nobody,
+    #[error("node `{0}` is not of the fleet: it was revoked, or enrolled anew")]
+    Revoked(NodeId),
     #[error("node: {0}")]
     Name(String),
     #[error(transparent)]
@@ -83,7 +86,10 @@ impl EnrolError {
         match self {
             Self::Nobody => Status::unauthenticated(self.to_string()),
             Self::Name(_) | Self::Authority(AuthorityError::Request(_)) => Status::invalid_argument(self.to_string()),
-            Self::Registry(RegistryError::JoinRefused) => Status::permission_denied(self.to_string()),
+            Self::Registry(RegistryError::JoinRefused) | Self::Revoked(_) => {
+                Status::permission_denied(self.to_string())
+            }
+            Self::Registry(RegistryError::NodeExists(_)) => Status::already_exists(self.to_string()),
             Self::Registry(RegistryError::Store(_)) => Status::unavailable("the store does not answer"),
             _ => Status::internal("the node can't be enrolled"),
         }

@@ -8,12 +8,15 @@ use tonic::Extensions;
 use x509_parser::{
     certificate::X509Certificate,
     extensions::{GeneralName, ParsedExtension},
+    oid_registry,
 };
 
 use super::sign::BACKDATE;
 
 /// The DNS name in every listener's certificate.
 pub const SERVER_NAME: &str = "seks-control-plane";
+/// Where a node's certificate has the id of its enrolment: the subject's serialNumber, id-at 5 (X.520, 6.2.9).
+pub(super) const ENROLMENT: &[u64] = &[2, 5, 4, 5];
 const OPERATOR: &str = "spiffe://seks/operator/";
 const NODE: &str = "spiffe://seks/node/";
 
@@ -31,8 +34,8 @@ pub enum Identity {
 pub struct Peer {
     /// Who.
     pub identity: Identity,
-    /// Where, for a node; may be empty.
-    pub region: String,
+    /// Of which enrolment, for a node; may be empty.
+    pub enrolment: String,
     /// When its certificate was signed, in unix seconds.
     pub signed_at: i64,
 }
@@ -56,11 +59,11 @@ impl Peer {
             (_, Some(id)) => Identity::Node(id.parse().ok()?),
             _ => return None,
         };
-        let region = parsed.subject().iter_organizational_unit().next();
-        let region = region.and_then(|ou| ou.as_str().ok()).unwrap_or_default().to_owned();
+        let enrolment = parsed.subject().iter_by_oid(&oid_registry::OID_X509_SERIALNUMBER).next();
+        let enrolment = enrolment.and_then(|e| e.as_str().ok()).unwrap_or_default().to_owned();
         let backdate = i64::try_from(BACKDATE.as_secs()).unwrap_or_default();
         let signed_at = parsed.validity().not_before.timestamp() + backdate;
-        Some(Self { identity, region, signed_at })
+        Some(Self { identity, enrolment, signed_at })
     }
 }
 

@@ -12,6 +12,7 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 use seks_proto::id::{NodeId, OperatorName};
+use sha2::{Digest as _, Sha256};
 
 use super::{Authority, AuthorityError, identity};
 
@@ -45,6 +46,12 @@ impl Request {
             .map_err(|error| AuthorityError::Request(error.to_string()))?;
         Ok(Self(request.public_key))
     }
+
+    /// SHA-256 of the key (its SPKI).
+    #[must_use]
+    pub fn key_sha256(&self) -> [u8; 32] {
+        Sha256::digest(self.0.subject_public_key_info()).into()
+    }
 }
 
 /// A listener's certificate with its key.
@@ -76,15 +83,14 @@ impl Authority {
         Ok(pem(params.signed_by(&request.0, &self.issuer)?.der()))
     }
 
-    /// A client certificate for a node in `region`, good for [`NODE_TTL`], as PEM.
+    /// A client certificate for a node, good for [`NODE_TTL`], as PEM. It says who the node is, and of which enrolment; where
+    /// it is and what it may hold is in its record, so that neither outlives it.
     ///
     /// # Errors
     /// [`AuthorityError::Sign`].
-    pub fn sign_node(&self, request: &Request, node: &NodeId, region: &str) -> Result<String, AuthorityError> {
+    pub fn sign_node(&self, request: &Request, node: &NodeId, enrolment: &str) -> Result<String, AuthorityError> {
         let mut params = leaf(node.as_str(), NODE_TTL, ExtendedKeyUsagePurpose::ClientAuth)?;
-        if !region.is_empty() {
-            params.distinguished_name.push(DnType::OrganizationalUnitName, region);
-        }
+        params.distinguished_name.push(DnType::CustomDnType(identity::ENROLMENT.to_vec()), enrolment);
         params.subject_alt_names.push(SanType::URI(identity::node_uri(node).try_into()?));
         Ok(pem(params.signed_by(&request.0, &self.issuer)?.der()))
     }

@@ -54,9 +54,9 @@ async fn the_names_in_a_certificate_are_ours_whatever_was_asked_for() {
     let root = SanType::URI("spiffe://seks/operator/root".try_into().unwrap());
     let host = SanType::DnsName("seks-control-plane".try_into().unwrap());
     let request = Request::parse(&request(&[root, host])).unwrap();
-    let pem = authority.sign_node(&request, &"n-1".parse().unwrap(), "eu-1").unwrap();
+    let pem = authority.sign_node(&request, &"n-1".parse().unwrap(), "j1").unwrap();
     let peer = peer(&pem).unwrap();
-    assert_eq!((peer.identity, peer.region.as_str()), (Identity::Node("n-1".parse().unwrap()), "eu-1"));
+    assert_eq!((peer.identity, peer.enrolment.as_str()), (Identity::Node("n-1".parse().unwrap()), "j1"));
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
     let names = parsed.subject_alternative_name().unwrap().unwrap();

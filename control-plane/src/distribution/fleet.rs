@@ -73,6 +73,7 @@ impl Fleet {
         let mut nodes = self.lock();
         let known = nodes.get_mut(&id);
         match (record, known) {
+            (Some(record), _) if record.lease_ttl_ms == 0 => {} // enrolled, and never granted a lease
             (Some(record), Some(node)) => {
                 node.record.lease_ttl_ms = node.record.lease_ttl_ms.max(record.lease_ttl_ms);
             }
@@ -309,7 +310,8 @@ mod tests {
     #[test]
     fn nodes_of_the_store_may_hold_the_leases_of_a_replica_before() {
         let minute = wire::Node { lease_ttl_ms: 60_000, ..Default::default() };
-        let fleet = Fleet::new(vec![(id("a"), wire::Node::default()), (id("b"), minute)], TTL, false);
+        let short = wire::Node { lease_ttl_ms: 1, ..Default::default() };
+        let fleet = Fleet::new(vec![(id("a"), short), (id("b"), minute)], TTL, false);
         assert_eq!(standing(&fleet, "a", 1, later()), Standing::Outstanding);
         let list = fleet.list(1, 1);
         assert!((10_000..=11_000).contains(&list[0].lease_remaining_ms), "TTL and skew");
@@ -333,7 +335,7 @@ mod tests {
     #[test]
     fn with_other_replicas_only_the_bound_speaks_for_who_is_not_connected_here() {
         let fleet = Fleet::new(Vec::new(), TTL, true);
-        fleet.learn(id("a"), Some(wire::Node::default()), 3);
+        fleet.learn(id("a"), Some(wire::Node { lease_ttl_ms: 1, ..Default::default() }), 3);
         fleet.join(&id("b"), 1, &hello("eu"));
         assert_eq!(standing(&fleet, "a", 5, later()), Standing::Outstanding);
         assert_eq!(standing(&fleet, "b", 5, later()), Standing::Outstanding, "it may come from another replica");

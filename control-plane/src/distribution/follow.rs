@@ -7,7 +7,7 @@ use prost::Message as _;
 use seks_proto::{id::NodeId, wire};
 use tokio::{sync::Notify, time::sleep};
 
-use super::{compile::Materialised, feed::Feed, fleet::Fleet, snapshot::Snapshots};
+use super::{compile::Materialised, feed::Feed, fleet::Fleet, members::Members, snapshot::Snapshots};
 use crate::store::{Key, Record, Revision, Store, StoreError, WatchEvent, Write, key::prefix};
 
 /// Pause before a listing that failed is tried again.
@@ -19,6 +19,7 @@ pub(super) struct Follow {
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) feed: Arc<Feed>,
     pub(super) fleet: Arc<Fleet>,
+    pub(super) members: Arc<Members>,
     /// The watch has stalled: begin another.
     pub(super) stalled: Arc<Notify>,
 }
@@ -67,9 +68,13 @@ impl Follow {
             match change {
                 Write::Put(Key::Node(id), value) => {
                     let record = wire::Node::decode(value.clone()).unwrap_or_default();
+                    self.members.learn(id, Some(&record));
                     self.fleet.learn(id.clone(), Some(record), revision);
                 }
-                Write::Delete(Key::Node(id)) => self.fleet.learn(id.clone(), None, revision),
+                Write::Delete(Key::Node(id)) => {
+                    self.members.learn(id, None);
+                    self.fleet.learn(id.clone(), None, revision);
+                }
                 _ => {}
             }
         }
@@ -80,6 +85,7 @@ impl Follow {
         tracing::warn!("the store has compacted the history that was asked for; listing it again");
         match list(&*self.store).await {
             Ok(Listing { table, nodes, revision }) => {
+                self.members.reset(&nodes);
                 nodes.into_iter().for_each(|(id, record)| self.fleet.learn(id, Some(record), revision));
                 self.snapshots.update(revision, |old| *old = table, |()| self.feed.reset(revision));
                 true

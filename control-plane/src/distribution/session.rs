@@ -27,7 +27,7 @@ use self::{
     hello::{Greeting, greet},
     next::{Loaded, Loading, Pending},
 };
-use super::{Distribution, Inner};
+use super::{Distribution, Inner, members::Member};
 use crate::{
     authority::{Identity, Peer},
     store::Revision,
@@ -51,6 +51,9 @@ enum End {
     /// A newer stream speaks for the node.
     #[error("another stream speaks for this node")]
     Fenced,
+    /// It has no record any more, or its certificate is of another enrolment.
+    #[error("this node is not of the fleet: it was revoked, or enrolled anew")]
+    Revoked,
     /// It read too slowly for what is kept.
     #[error("the node has fallen behind; it has to begin again")]
     Behind,
@@ -82,7 +85,7 @@ impl From<&End> for Status {
         match end {
             End::Gone | End::Stuck | End::Store => Status::unavailable(message),
             End::Fenced | End::Behind => Status::aborted(message),
-            End::FalseAck { .. } => Status::permission_denied(message),
+            End::FalseAck { .. } | End::Revoked => Status::permission_denied(message),
             End::Rejected(_) | End::Diverged { .. } => Status::failed_precondition(message),
             End::Protocol(_) => Status::invalid_argument(message),
         }
@@ -94,22 +97,41 @@ impl wire::distribution_server::Distribution for Distribution {
     type SyncStream = ReceiverStream<Result<ReplicaMessage, Status>>;
 
     async fn sync(&self, request: Request<Streaming<wire::NodeMessage>>) -> Result<Response<Self::SyncStream>, Status> {
-        let Some(Peer { identity: Identity::Node(node), region, .. }) = Peer::of(request.extensions()) else {
+        let peer = Peer::of(request.extensions());
+        let Some(Peer { identity: Identity::Node(node), .. }) = &peer else {
             return Err(Status::unauthenticated("a node's certificate is needed"));
         };
+        let node = node.clone();
+        let member = admit(&self.0, &node, peer.as_ref()).await.map_err(|end| Status::from(&end))?;
         let (outbox, stream) = mpsc::channel(OUTBOX);
         let (inner, inbound) = (self.0.clone(), request.into_inner());
         self.0.spawn(async move {
-            let Err(end) = serve(inner, node.clone(), region, inbound, &outbox).await;
+            let Err(end) = serve(inner, node.clone(), member, inbound, &outbox).await;
             if matches!(end, End::FalseAck { .. } | End::Diverged { .. } | End::Rejected(_)) {
                 tracing::error!(seks.node = %node, reason = %end, "a node's stream was ended");
             } else {
                 tracing::info!(seks.node = %node, reason = %end, "a node's stream has ended");
             }
+            if matches!(end, End::Revoked) {
+                let fence = ToNode::Fence(wire::Fence { epoch: String::new(), reason: end.to_string() });
+                let _ = timeout(GOODBYE, send(&outbox, fence)).await;
+            }
             let _ = timeout(GOODBYE, outbox.send(Err(Status::from(&end)))).await;
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
+}
+
+/// The membership of a node that has shown its certificate. A replica that doesn't know it yet asks the store how far it is
+/// behind: enrolment may have happened at another replica just now.
+async fn admit(inner: &Inner, node: &NodeId, peer: Option<&Peer>) -> Result<Member, End> {
+    let look = || peer.and_then(|peer| inner.members.admit(node, peer));
+    if let Some(member) = look() {
+        return Ok(member);
+    }
+    let revision = inner.store.revision().await.map_err(|_| End::Store)?;
+    hello::catch_up(inner, revision).await?;
+    look().ok_or(End::Revoked)
 }
 
 /// What [`serve`] returns when it is done: it only ever ends for a reason.
@@ -118,11 +140,11 @@ enum Never {}
 async fn serve(
     inner: Arc<Inner>,
     node: NodeId,
-    region: String,
+    member: Member,
     mut inbound: Streaming<wire::NodeMessage>,
     outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
 ) -> Result<Never, End> {
-    let Greeting { hello, key, welcome } = greet(&inner, &node, region, &mut inbound).await?;
+    let Greeting { hello, key, welcome } = greet(&inner, &node, member.record.region.clone(), &mut inbound).await?;
     let stream = inner.next_stream();
     let fenced = inner.fleet.join(&node, stream, &hello);
     tracing::info!(seks.node = %node, region = hello.region, resumed = welcome.resumed, "a node's stream begins");
@@ -147,7 +169,11 @@ async fn serve(
     }
     let _leave = Leave { inner, node: session.node.clone(), stream };
     send(outbox, ToNode::Welcome(welcome)).await?;
-    session.run(&mut inbound, outbox, fenced).await
+    tokio::select! {
+        biased;
+        () = member.revoked.cancelled() => Err(End::Revoked),
+        end = session.run(&mut inbound, outbox, fenced) => end,
+    }
 }
 
 /// Takes the stream out of the fleet, however it ends.
@@ -266,7 +292,7 @@ impl Session {
         let record = self.inner.fleet.to_record(&self.node, self.inner.config.lease)?;
         let (inner, node) = (self.inner.clone(), self.node.clone());
         Some(Box::pin(async move {
-            match inner.registry.put_node(&node, &record).await {
+            match inner.registry.see_node(&node, &record).await {
                 Ok(revision) => {
                     inner.fleet.recorded(&node, &record, revision);
                     inner.hurry.notify_one();

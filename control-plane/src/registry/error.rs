@@ -1,6 +1,6 @@
 //! Why the registry refuses.
 
-use seks_proto::policy::PolicyError;
+use seks_proto::{id::NodeId, policy::PolicyError};
 
 use crate::{authority::AuthorityError, seal::SealError, store::StoreError};
 
@@ -53,6 +53,9 @@ pub enum RegistryError {
     /// A join token that doesn't exist, was used, has expired or is wrong: it doesn't say which.
     #[error("the join token is not valid: it may have been used or have expired")]
     JoinRefused,
+    /// A join token is good, but the name that it was presented with is taken.
+    #[error("node `{0}` exists already")]
+    NodeExists(NodeId),
     /// Allowed to owners of the tenant alone.
     #[error("{0}")]
     OwnerOnly(String),

@@ -1,7 +1,10 @@
 //! Join tokens: how a node proves, once, that an operator wants it. `seks_join_ID.SECRET.CAPIN`; the store keeps a hash.
+//!
+//! What uses a token up makes the node's record, in one transaction: there is no node without a record, and no second one
+//! of a name. The id of the token becomes the id of the enrolment, which the node's certificates carry.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use seks_proto::id::TokenId;
+use seks_proto::id::{NodeId, TenantName, TokenId};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, Zeroizing};
@@ -10,7 +13,7 @@ use super::{
     Change, Registry, RegistryError,
     change::decide,
     limits, now,
-    record::{JoinRecord, Stored},
+    record::{JoinRecord, Node, Stored},
 };
 use crate::store::{Key, key::prefix};
 
@@ -24,31 +27,49 @@ pub struct JoinToken {
     pub expires_at: i64,
 }
 
-/// What a used join token entitles to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Joined {
-    /// Where the node is.
+/// What an operator grants with a join token.
+#[derive(Clone, Debug, Default)]
+pub struct Admission {
+    /// Where the node will be.
     pub region: String,
+    /// Whose tokens and credentials it may hold; none: every tenant's.
+    pub tenants: Vec<TenantName>,
+    /// Of the token; 0: [`limits::JOIN_TTL_SECONDS`].
+    pub ttl_seconds: u64,
+}
+
+/// A node that presents a join token.
+pub struct Joining<'a> {
+    /// The token.
+    pub token: &'a str,
+    /// The name that it wants; `None`: we pick one.
+    pub node: Option<NodeId>,
+    /// SHA-256 of its public key, whose private half it has shown to hold.
+    pub key_sha256: [u8; 32],
 }
 
 impl Registry {
-    /// Makes a join token for a node in `region`. `ca_pin` is the SHA-256 of the CA's public key, in hexadecimal: the node
-    /// trusts no other control plane. `ttl_seconds` 0: [`limits::JOIN_TTL_SECONDS`].
+    /// Makes a join token. `ca_pin` is the SHA-256 of the CA's public key, in hexadecimal: the node trusts no other control
+    /// plane.
     ///
     /// # Errors
-    /// [`RegistryError::Invalid`].
-    pub async fn create_join_token(
-        &self,
-        region: &str,
-        ttl_seconds: u64,
-        ca_pin: &str,
-    ) -> Result<JoinToken, RegistryError> {
-        if !region.is_empty() && !seks_proto::id::is_name(region) {
+    /// [`RegistryError::Invalid`], [`RegistryError::NotFound`] for a tenant that isn't there.
+    pub async fn create_join_token(&self, admission: Admission, ca_pin: &str) -> Result<JoinToken, RegistryError> {
+        let Admission { region, mut tenants, ttl_seconds } = admission;
+        if !region.is_empty() && !seks_proto::id::is_name(&region) {
             return Err(RegistryError::invalid("region", "1 to 63 of a-z, 0-9 and `-`"));
         }
         let ttl = if ttl_seconds == 0 { limits::JOIN_TTL_SECONDS } else { ttl_seconds };
         if ttl > limits::MAX_JOIN_TTL_SECONDS {
             return Err(RegistryError::invalid("ttl_seconds", "1 second to 24 hours"));
+        }
+        tenants.sort_unstable();
+        tenants.dedup();
+        if tenants.len() > limits::NODE_TENANTS {
+            return Err(RegistryError::invalid("tenants", format!("{} at most", limits::NODE_TENANTS)));
+        }
+        for tenant in &tenants {
+            self.living_tenant(tenant).await?; // a typing error would leave the node with nothing to serve
         }
         let id = TokenId::generate().map_err(RegistryError::Random)?;
         let id = id.as_str().trim_start_matches("tok-");
@@ -57,38 +78,64 @@ impl Registry {
         let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(random));
         random.zeroize();
         let expires_at = now().saturating_add(i64::try_from(ttl).unwrap_or(i64::MAX));
-        let record = JoinRecord { hash: hash(&secret), region: region.into(), expires_at };
+        let tenants = tenants.iter().map(ToString::to_string).collect();
+        let record = JoinRecord { hash: hash(&secret), region, expires_at, tenants };
         let key = Key::Join(id.into());
         self.commit(Change::new().check_absent(key.clone()).put(key, &record)).await?;
         let text = Zeroizing::new(format!("{PREFIX}{id}.{}.{ca_pin}", *secret));
         Ok(JoinToken { text, expires_at })
     }
 
-    /// Uses a join token up. Whatever is wrong with it, the refusal is the same.
+    /// Uses a join token up and makes the node that it stands for. Whatever is wrong with the token, the refusal is the same.
+    /// A node that didn't get the answer may ask again with the same token and the same key, and is the same node.
     ///
     /// # Errors
-    /// [`RegistryError::JoinRefused`].
-    pub async fn use_join_token(&self, text: &str) -> Result<Joined, RegistryError> {
-        let mut parts = text.strip_prefix(PREFIX).unwrap_or_default().split('.');
-        let (Some(id), Some(secret), Some(_pin), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(RegistryError::JoinRefused);
-        };
-        if id.is_empty() || id.len() > 32 || !id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
-            return Err(RegistryError::JoinRefused);
-        }
+    /// [`RegistryError::JoinRefused`]; [`RegistryError::NodeExists`] when the name is taken, and then the token is still good.
+    pub async fn enrol(&self, joining: &Joining<'_>) -> Result<Node, RegistryError> {
+        let (id, secret) = parts(joining.token).ok_or(RegistryError::JoinRefused)?;
         let presented = hash(secret);
+        let picked = match &joining.node {
+            Some(name) => name.clone(),
+            None => pick_name()?,
+        };
         decide(|| async {
             let stored: Option<Stored<JoinRecord>> = self.load(Key::Join(id.into())).await?;
             // An unknown id costs the same comparison as a known one.
             let empty = [0_u8; 32];
             let wanted = stored.as_ref().map_or(&empty[..], |s| s.value.hash.as_slice());
             let right = bool::from(wanted.ct_eq(&presented));
-            let join = stored.filter(|s| right && s.value.expires_at > now()).ok_or(RegistryError::JoinRefused)?;
-            self.commit(Change::new().check(&join).delete(join.key.clone())).await?;
-            Ok(Joined { region: join.value.region })
+            let Some(join) = stored.filter(|s| right && s.value.expires_at > now()) else {
+                return self.enrolled_before(id, joining).await?.ok_or(RegistryError::JoinRefused);
+            };
+            let key = Key::Node(picked.clone());
+            if self.store().get(&key).await?.is_some() {
+                return Err(RegistryError::NodeExists(picked.clone()));
+            }
+            let node = Node {
+                id: picked.to_string(),
+                region: join.value.region.clone(),
+                tenants: join.value.tenants.clone(),
+                enrolment: id.into(),
+                key_sha256: joining.key_sha256.to_vec(),
+                enrolled_at: now(),
+                ..Node::default()
+            };
+            let change = Change::new().check(&join).check_absent(key.clone());
+            self.commit(change.delete(join.key.clone()).put(key, &node)).await?;
+            Ok(node)
         })
         .await
+    }
+
+    /// The node that this very enrolment has made a moment ago, for the holder of the same key.
+    async fn enrolled_before(&self, id: &str, joining: &Joining<'_>) -> Result<Option<Node>, RegistryError> {
+        let retried = |node: &Node| {
+            node.enrolment == id
+                && node.key_sha256 == joining.key_sha256
+                && joining.node.as_ref().is_none_or(|name| node.id == name.as_str())
+                && now() - node.enrolled_at <= limits::ENROLMENT_RETRY_SECONDS
+        };
+        Ok(self.nodes().await?.into_iter().find(retried))
     }
 
     /// Deletes join tokens that nobody used in time.
@@ -100,6 +147,22 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+/// The id and the secret of a token that looks like one.
+fn parts(text: &str) -> Option<(&str, &str)> {
+    let mut parts = text.strip_prefix(PREFIX)?.split('.');
+    let (Some(id), Some(secret), Some(_pin), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return None;
+    };
+    let is_id = !id.is_empty() && id.len() <= 32 && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    is_id.then_some((id, secret))
+}
+
+fn pick_name() -> Result<NodeId, RegistryError> {
+    let id = TokenId::generate().map_err(RegistryError::Random)?;
+    let name = id.as_str().replacen("tok-", "node-", 1);
+    name.parse().map_err(|_| RegistryError::invalid("node", "cannot pick a name"))
 }
 
 fn hash(secret: &str) -> Vec<u8> {

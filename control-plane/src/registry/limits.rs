@@ -34,6 +34,10 @@ pub const POLICIES_PER_APPLY: usize = 100;
 pub const JOIN_TTL_SECONDS: u64 = 10 * 60;
 /// Most seconds that a join token may live: 24 h.
 pub const MAX_JOIN_TTL_SECONDS: u64 = 24 * 60 * 60;
+/// Seconds within which a node that has used its join token may ask for the same answer again: 10 min.
+pub const ENROLMENT_RETRY_SECONDS: i64 = 10 * 60;
+/// Tenants that a node may be limited to.
+pub const NODE_TENANTS: usize = 256;
 /// Roles of an operator.
 pub const ROLES: usize = 64;
 

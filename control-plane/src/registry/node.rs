@@ -1,20 +1,61 @@
-//! Nodes that were seen, and so may hold a lease.
+//! Nodes. A node is who has a record here: enrolment makes it, and without it no certificate is worth anything.
 
 use seks_proto::id::NodeId;
 
-use super::{Change, Registry, RegistryError, record::Node};
+use super::{Change, Registry, RegistryError, change::decide, record::Node};
 use crate::store::{Key, Revision, key::prefix};
 
+const KIND: &str = "node";
+
 impl Registry {
-    /// Remembers a node, before it is granted its first lease.
+    /// Remembers what a node is like, before it is granted a lease of up to `seen.lease_ttl_ms`. Never makes a node: one
+    /// that was revoked meanwhile stays so.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] without a record of the same enrolment.
+    pub async fn see_node(&self, id: &NodeId, seen: &Node) -> Result<Revision, RegistryError> {
+        decide(|| async {
+            let stored = self.load::<Node>(Key::Node(id.clone())).await?;
+            let mut stored = stored.ok_or_else(|| RegistryError::not_found(KIND, id))?;
+            let node = &mut stored.value;
+            node.version.clone_from(&seen.version);
+            node.features.clone_from(&seen.features);
+            node.last_seen_at = seen.last_seen_at;
+            node.lease_ttl_ms = node.lease_ttl_ms.max(seen.lease_ttl_ms);
+            if node.first_seen_at == 0 {
+                node.first_seen_at = seen.first_seen_at;
+            }
+            if node.region.is_empty() {
+                node.region.clone_from(&seen.region); // enrolment's word counts
+            }
+            self.commit(Change::new().check(&stored).put(stored.key.clone(), &stored.value)).await
+        })
+        .await
+    }
+
+    /// Takes a node out of the fleet. It is a delete, and so works in a full store: no control plane feeds the node any more,
+    /// or renews its certificate, and whoever joins under its name has another enrolment.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`].
+    pub async fn revoke_node(&self, id: &NodeId) -> Result<Revision, RegistryError> {
+        decide(|| async {
+            let stored = self.load::<Node>(Key::Node(id.clone())).await?;
+            let stored = stored.ok_or_else(|| RegistryError::not_found(KIND, id))?;
+            self.commit(Change::new().check(&stored).delete(stored.key.clone())).await
+        })
+        .await
+    }
+
+    /// One node, or nothing.
     ///
     /// # Errors
     /// Of the store.
-    pub async fn put_node(&self, id: &NodeId, node: &Node) -> Result<Revision, RegistryError> {
-        self.commit(Change::new().put(Key::Node(id.clone()), node)).await
+    pub async fn node(&self, id: &NodeId) -> Result<Option<Node>, RegistryError> {
+        Ok(self.load(Key::Node(id.clone())).await?.map(|stored| stored.value))
     }
 
-    /// All nodes that were ever seen, by id.
+    /// All nodes, by id.
     ///
     /// # Errors
     /// Of the store.

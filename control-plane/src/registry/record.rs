@@ -27,6 +27,9 @@ pub(super) struct JoinRecord {
     /// Unix seconds.
     #[prost(int64, tag = "3")]
     pub(super) expires_at: i64,
+    /// Whose tokens and credentials the node may hold.
+    #[prost(string, repeated, tag = "4")]
+    pub(super) tenants: Vec<String>,
 }
 
 /// The answer to an idempotent request.

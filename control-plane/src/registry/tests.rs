@@ -1,13 +1,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use seks_proto::{
-    id::{AgentName, CredentialName, OperatorName, ServiceName, TenantName, TokenId},
+    id::{AgentName, CredentialName, NodeId, OperatorName, ServiceName, TenantName, TokenId},
     secret::Secret,
     wire,
 };
 use tempfile::TempDir;
 
-use super::{Issue, Issued, Registry, RegistryError, limits, record::*};
+use super::{Admission, Issue, Issued, Joining, Registry, RegistryError, limits, record::*};
 use crate::{
     seal::{RecordId, SealConfig, Sealer},
     store::{Key, Revision, StoreConfig, StoreError, key::prefix},
@@ -373,7 +373,13 @@ async fn the_last_owner_of_everything_stays() {
 #[tokio::test]
 async fn a_join_token_works_once_and_only_as_it_was_made() {
     let f = Fixture::new().await;
-    let token = f.registry.create_join_token("eu-1", 0, "00ff").await.unwrap();
+    let admission = Admission { region: "eu-1".into(), tenants: vec![f.tenant.clone()], ttl_seconds: 0 };
+    let token = f.registry.create_join_token(admission, "00ff").await.unwrap();
+    let enrol = |text: &str, node: &str, key: u8| {
+        let (token, node) = (text.to_owned(), (!node.is_empty()).then(|| name(node)));
+        let registry = &f.registry;
+        async move { registry.enrol(&Joining { token: &token, node, key_sha256: [key; 32] }).await }
+    };
     assert!(token.text.starts_with("seks_join_") && token.text.ends_with(".00ff"));
     let (record, _) = f.registry.store().list(prefix::JOINS).await.unwrap();
     let secret = token.text.split('.').nth(1).unwrap();
@@ -386,10 +392,37 @@ async fn a_join_token_works_once_and_only_as_it_was_made() {
         &token.text.replace(secret, "x"),
         &format!("{}.x", *token.text),
     ] {
-        assert!(matches!(f.registry.use_join_token(bad).await, Err(RegistryError::JoinRefused)), "{bad}");
+        assert!(matches!(enrol(bad, "n-1", 1).await, Err(RegistryError::JoinRefused)), "{bad}");
     }
-    assert_eq!(f.registry.use_join_token(&token.text).await.unwrap().region, "eu-1");
-    assert!(matches!(f.registry.use_join_token(&token.text).await, Err(RegistryError::JoinRefused)));
+    let node = enrol(&token.text, "n-1", 1).await.unwrap();
+    assert_eq!((node.id.as_str(), node.region.as_str(), &node.tenants[..]), ("n-1", "eu-1", &["acme".to_owned()][..]));
+    assert_eq!(enrol(&token.text, "", 1).await.unwrap(), node, "its answer was lost: the same key is the same node");
+    for (node, key) in [("n-1", 2), ("n-2", 1), ("", 2)] {
+        assert!(matches!(enrol(&token.text, node, key).await, Err(RegistryError::JoinRefused)), "{node} {key}");
+    }
+}
+
+#[tokio::test]
+async fn a_join_token_takes_no_name_that_a_node_has_until_that_node_is_revoked() {
+    let f = Fixture::new().await;
+    let (n1, n2): (NodeId, NodeId) = (name("n-1"), name("n-2"));
+    let token = || async { f.registry.create_join_token(Admission::default(), "00ff").await.unwrap().text };
+    let (first, second, third) = (token().await, token().await, token().await);
+    let joining = |token, node: &NodeId| Joining { token, node: Some(node.clone()), key_sha256: [1; 32] };
+    let old = f.registry.enrol(&joining(&first, &n1)).await.unwrap();
+    let taken = f.registry.enrol(&joining(&second, &n1)).await;
+    assert!(matches!(taken, Err(RegistryError::NodeExists(node)) if node == n1));
+    f.registry.enrol(&joining(&second, &n2)).await.unwrap(); // a refusal has not used the token up
+    f.registry.revoke_node(&n1).await.unwrap();
+    assert!(matches!(f.registry.see_node(&n1, &old).await, Err(RegistryError::NotFound { .. })), "it stays revoked");
+    assert!(matches!(f.registry.revoke_node(&n1).await, Err(RegistryError::NotFound { .. })));
+    assert!(matches!(f.registry.enrol(&joining(&first, &n1)).await, Err(RegistryError::JoinRefused)));
+    let new = f.registry.enrol(&joining(&third, &n1)).await.unwrap();
+    assert_ne!(new.enrolment, old.enrolment);
+    assert!(matches!(
+        f.registry.create_join_token(Admission { tenants: vec![name("nobody")], ..Admission::default() }, "00").await,
+        Err(RegistryError::NotFound { .. })
+    ));
 }
 
 #[tokio::test]

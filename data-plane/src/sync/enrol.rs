@@ -97,9 +97,9 @@ pub async fn obtain(config: &EnrolConfig) -> Result<Identity, EnrolError> {
     let path = config.join_token_file.clone().ok_or(EnrolError::NoToken(data_dir))?;
     let token = std::fs::read_to_string(&path).map_err(|source| EnrolError::TokenFile { path, source })?;
     let token = Zeroizing::new(token);
-    let mut backoff = Backoff::default();
+    let (mut backoff, key) = (Backoff::default(), request()?);
     loop {
-        match enrol(config, token.trim()).await {
+        match enrol(config, token.trim(), &key).await {
             Err(EnrolError::Unreachable(reason)) => {
                 tracing::warn!(reason, "no control plane can be reached; trying on")
             }
@@ -109,18 +109,19 @@ pub async fn obtain(config: &EnrolConfig) -> Result<Identity, EnrolError> {
     }
 }
 
-/// Enrols with `token`, trying each endpoint once, and keeps the identity.
-///
-/// # Errors
-/// [`EnrolError`].
-pub async fn enrol(config: &EnrolConfig, token: &str) -> Result<Identity, EnrolError> {
+/// Enrols with `token`, trying each endpoint once, and keeps the identity. The key is the same for all tries: should an answer
+/// be lost, the control plane knows by it that the node which asks again is the one that has used the token up.
+async fn enrol(
+    config: &EnrolConfig,
+    token: &str,
+    (csr_der, key_pem): &(Vec<u8>, Zeroizing<String>),
+) -> Result<Identity, EnrolError> {
     let pin = Pin::of_token(token).ok_or(EnrolError::TokenForm)?;
-    let (csr_der, key_pem) = request()?;
     let mut last = EnrolError::Unreachable("no endpoint is configured".into());
     for endpoint in &config.endpoints {
         let request = JoinRequest { join_token: token.into(), node: config.node.clone(), csr_der: csr_der.clone() };
         match join(endpoint, &config.roots_pem, pin, request).await {
-            Ok(answer) => return accept(config, pin, answer, key_pem),
+            Ok(answer) => return accept(config, pin, answer, key_pem.clone()),
             Err(refused @ EnrolError::Refused(_)) => return Err(refused),
             Err(other) => last = other,
         }
@@ -141,7 +142,7 @@ async fn join(uri: &str, roots_pem: &str, pin: Pin, request: JoinRequest) -> Res
     match answer {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(match status.code() {
-            Code::PermissionDenied | Code::InvalidArgument | Code::Unauthenticated => {
+            Code::PermissionDenied | Code::InvalidArgument | Code::Unauthenticated | Code::AlreadyExists => {
                 EnrolError::Refused(status.message().to_owned())
             }
             _ => EnrolError::Unreachable(chain(&status)),

@@ -120,7 +120,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "ListNodes" list_nodes(wire::ListNodesRequest {});
         "GetNode" get_node(wire::NameRequest { tenant: String::new(), name: "n-1".into() });
         "ListOperators" list_operators(wire::ListOperatorsRequest {});
-        "EnrollNode" enroll_node(wire::EnrollNodeRequest { region: "eu-1".into(), ttl_seconds: 0 });
+        "EnrollNode" enroll_node(wire::EnrollNodeRequest { region: "eu-1".into(), ..Default::default() });
         "CreateOperator" create_operator(wire::CreateOperatorRequest {
             name: "made".into(), roles: everywhere(), csr_der: csr(), ttl_seconds: 0
         });

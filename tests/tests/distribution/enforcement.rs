@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use seks_control_plane::{registry::Admission, server::Foundation};
 use seks_proto::wire::{node_enforcement::State, replica_message::Message as FromReplica};
 use seks_tests::{Forwarder, forwarder::Mode};
 
@@ -35,7 +36,7 @@ async fn a_partitioned_node_denies_by_the_time_that_a_change_is_enforced_and_hea
     let (token, kept) = (replica.issue().await, replica.issue().await);
     let near = TestNode::of(&replica, "near").await;
     let wire = Forwarder::to(replica.address).await;
-    let far = TestNode::follow(replica.identity("far"), vec![format!("https://{}", wire.address())]);
+    let far = TestNode::follow(replica.identity("far").await, vec![format!("https://{}", wire.address())]);
     far.ready().await;
     // Half-open: what the node says arrives, what it is told doesn't.
     wire.set(Mode::Mute);
@@ -133,7 +134,10 @@ async fn revisions_that_mean_nothing_to_nodes_are_enforced_at_once() {
     let (_site, replica) = Replica::furnished().await;
     let node = TestNode::of(&replica, "n1").await;
     until("the node has all of it", || replica.distribution.nodes()[0].lag == 0).await;
-    let token = replica.foundation.registry.create_join_token("eu", 60, replica.foundation.authority.pin()).await;
+    let token = {
+        let Foundation { registry, authority, .. } = &replica.foundation;
+        registry.create_join_token(Admission::default(), authority.pin()).await
+    };
     token.unwrap();
     let revision = replica.foundation.store.revision().await.unwrap();
     let enforcement = replica.distribution.await_enforced(revision, LONG).await;

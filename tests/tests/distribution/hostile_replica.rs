@@ -29,7 +29,7 @@ impl Scene {
         let (site, replica) = Replica::furnished().await;
         let mut impostor = Impostor::start(&replica.foundation).await;
         let endpoint = format!("https://{}", impostor.address);
-        let node = TestNode::follow(replica.identity("n1"), vec![endpoint]);
+        let node = TestNode::follow(replica.identity("n1").await, vec![endpoint]);
         let mut session = impostor.stream().await;
         session.welcome(EPOCH, false).await;
         session.load(session.snapshot(10, &[1, 2])).await;

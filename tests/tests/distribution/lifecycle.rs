@@ -43,7 +43,7 @@ async fn a_node_that_comes_back_gets_what_it_missed_and_no_snapshot() {
     let (_site, replica) = Replica::furnished().await;
     let token = replica.issue().await;
     let wire = Forwarder::to(replica.address).await;
-    let node = TestNode::follow(replica.identity("n1"), vec![format!("https://{}", wire.address())]);
+    let node = TestNode::follow(replica.identity("n1").await, vec![format!("https://{}", wire.address())]);
     node.ready().await;
     wire.set(Mode::Closed);
     wire.cut();
@@ -61,7 +61,7 @@ async fn a_node_survives_its_replica_and_takes_a_snapshot_of_the_next() {
     let (site, replica) = Replica::furnished().await;
     let (kept, revoked) = (replica.issue().await, replica.issue().await);
     let wire = Forwarder::to(replica.address).await;
-    let identity = replica.identity("n1");
+    let identity = replica.identity("n1").await;
     let node = TestNode::follow(identity.clone(), vec![format!("https://{}", wire.address())]);
     node.ready().await;
     replica.stop().await;

@@ -10,6 +10,7 @@ mod hostile_node;
 mod hostile_replica;
 mod impostor;
 mod lifecycle;
+mod membership;
 mod node;
 mod peer;
 mod replica;

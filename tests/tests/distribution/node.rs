@@ -26,7 +26,7 @@ impl TestNode {
 
     /// Follows `replica`, and may serve when this returns.
     pub async fn of(replica: &Replica, name: &str) -> Self {
-        let node = Self::follow(replica.identity(name), vec![replica.endpoint()]);
+        let node = Self::follow(replica.identity(name).await, vec![replica.endpoint()]);
         node.ready().await;
         node
     }

@@ -49,8 +49,13 @@ pub async fn channel(replica: &Replica, pems: Option<(String, String)>) -> Chann
 impl Peer {
     /// Says `hello` as the node `name`.
     pub async fn say(replica: &Replica, name: &str, hello: wire::Hello) -> Result<Self, Status> {
-        let (certificate, key, _) = replica.pems(name);
-        let channel = channel(replica, Some((certificate, key))).await;
+        let (certificate, key, _) = replica.pems(name).await;
+        Self::say_as(replica, (certificate, key), hello).await
+    }
+
+    /// Says `hello` with this certificate and key.
+    pub async fn say_as(replica: &Replica, pems: (String, String), hello: wire::Hello) -> Result<Self, Status> {
+        let channel = channel(replica, Some(pems)).await;
         let (outbox, messages) = mpsc::channel(64);
         outbox.send(NodeMessage { message: Some(ToReplica::Hello(hello)) }).await.unwrap();
         let mut client = DistributionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);

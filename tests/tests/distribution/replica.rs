@@ -7,7 +7,7 @@ use seks_control_plane::{
     Config, Distribution, DistributionOptions,
     authority::{Request, enrolment::Enrolment},
     config::ListenerTlsConfig,
-    registry::Issue,
+    registry::{Admission, Issue, Joining},
     seal::{SealConfig, Sealer},
     server::{
         Foundation,
@@ -164,21 +164,27 @@ impl Replica {
         format!("https://{}", self.address)
     }
 
-    /// A certificate for a node, signed as enrolment would.
-    pub fn identity(&self, node: &str) -> Identity {
-        let (key, csr) = request();
-        let authority = &self.foundation.authority;
-        let node = node.parse().unwrap();
-        let certificate = authority.sign_node(&Request::parse(&csr).unwrap(), &node, "eu").unwrap();
-        Identity::new(&node, "eu".into(), certificate, Zeroizing::new(key.serialize_pem()), authority.ca_pem())
+    /// The identity of a node that enrols; one that has enrolled before gets another certificate.
+    pub async fn identity(&self, node: &str) -> Identity {
+        let (certificate, key, ca) = self.pems(node).await;
+        Identity::new(&node.parse().unwrap(), "eu".into(), certificate, Zeroizing::new(key), ca)
     }
 
     /// Certificate, key and CA of `node`, in PEM.
-    pub fn pems(&self, node: &str) -> (String, String, String) {
+    pub async fn pems(&self, node: &str) -> (String, String, String) {
         let (key, csr) = request();
-        let authority = &self.foundation.authority;
-        let certificate = authority.sign_node(&Request::parse(&csr).unwrap(), &node.parse().unwrap(), "eu").unwrap();
-        (certificate, key.serialize_pem(), authority.ca_pem())
+        let Foundation { authority, registry, .. } = &self.foundation;
+        let (id, csr) = (node.parse().unwrap(), Request::parse(&csr).unwrap());
+        let record = match registry.node(&id).await.unwrap() {
+            Some(record) => record,
+            None => {
+                let admission = Admission { region: "eu".into(), ..Admission::default() };
+                let token = registry.create_join_token(admission, authority.pin()).await.unwrap();
+                let joining = Joining { token: &token.text, node: Some(id.clone()), key_sha256: csr.key_sha256() };
+                registry.enrol(&joining).await.unwrap()
+            }
+        };
+        (authority.sign_node(&csr, &id, &record.enrolment).unwrap(), key.serialize_pem(), authority.ca_pem())
     }
 
     /// How `node` stands to `revision` now.

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tonic::Streaming;
 
 use super::{End, Inner};
+use crate::store::Revision;
 
 /// A node says Hello at once.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
@@ -39,7 +40,7 @@ pub(super) async fn greet(
     };
     check(&hello, node)?;
     if !region.is_empty() {
-        hello.region = region; // the certificate's word counts
+        hello.region = region; // enrolment's word counts
     }
     let resumed = can_resume(inner, &hello).await?;
     let (key, session_enc, session_sealed) =
@@ -75,6 +76,13 @@ pub(super) fn is_whole(known: &[String]) -> bool {
     features::ALL.iter().all(|feature| known.iter().any(|k| k == feature))
 }
 
+/// Waits until this replica has taken in `revision`.
+pub(super) async fn catch_up(inner: &Inner, revision: Revision) -> Result<(), End> {
+    let mut head = inner.feed.subscribe();
+    let caught_up = timeout(CATCH_UP, head.wait_for(|head| *head >= revision)).await;
+    caught_up.map_err(|_| End::Store)?.map_err(|_| End::Store).map(drop)
+}
+
 /// Whether deltas lead on from what the node holds. A node that holds what this store can't have is turned away.
 async fn can_resume(inner: &Inner, hello: &wire::Hello) -> Result<bool, End> {
     if hello.epoch.is_empty() {
@@ -95,9 +103,7 @@ async fn can_resume(inner: &Inner, hello: &wire::Hello) -> Result<bool, End> {
         if hello.applied_revision > revision {
             return Err(diverged(revision));
         }
-        let mut head = inner.feed.subscribe();
-        let caught_up = timeout(CATCH_UP, head.wait_for(|head| *head >= hello.applied_revision)).await;
-        caught_up.map_err(|_| End::Store)?.map_err(|_| End::Store)?;
+        catch_up(inner, hello.applied_revision).await?;
     }
     Ok(inner.feed.reaches(hello.applied_revision))
 }

@@ -1,0 +1,139 @@
+//! Who is of the fleet: every node that has a record in the store, as this replica's watch has brought it.
+//!
+//! A node is fed, and granted leases, only while its record stands and is of the enrolment that its certificate names. The
+//! record also says what the node may hold (`tenants`): it is authenticated by being written at enrolment alone, and unlike a
+//! claim in the certificate it ends at once.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use seks_proto::{id::NodeId, wire};
+use tokio_util::sync::CancellationToken;
+
+use crate::authority::Peer;
+
+/// One node's membership.
+#[derive(Clone)]
+pub(super) struct Member {
+    /// Its record.
+    pub(super) record: Arc<wire::Node>,
+    /// Cancelled when the record is gone, or is another enrolment's.
+    pub(super) revoked: CancellationToken,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Members(Mutex<BTreeMap<NodeId, Member>>);
+
+impl Members {
+    /// The store holds exactly these.
+    pub(super) fn reset(&self, records: &[(NodeId, wire::Node)]) {
+        let mut members = self.lock();
+        members.retain(|id, member| {
+            let stays = records.iter().any(|(known, _)| known == id);
+            if !stays {
+                member.revoked.cancel();
+            }
+            stays
+        });
+        drop(members);
+        records.iter().for_each(|(id, record)| self.learn(id, Some(record)));
+    }
+
+    /// The store says this of a node now; `None`: it has no record any more.
+    pub(super) fn learn(&self, id: &NodeId, record: Option<&wire::Node>) {
+        let mut members = self.lock();
+        let known = members.remove(id);
+        let Some(record) = record else {
+            if let Some(member) = known {
+                member.revoked.cancel();
+            }
+            return;
+        };
+        let record = Arc::new(record.clone());
+        let member = match known {
+            Some(member) if member.record.enrolment == record.enrolment => Member { record, ..member },
+            other => {
+                if let Some(member) = other {
+                    member.revoked.cancel();
+                }
+                Member { record, revoked: CancellationToken::new() }
+            }
+        };
+        members.insert(id.clone(), member);
+    }
+
+    /// The membership of `id`, if its certificate is of the enrolment that counts.
+    pub(super) fn admit(&self, id: &NodeId, peer: &Peer) -> Option<Member> {
+        self.lock().get(id).filter(|member| member.record.enrolment == peer.enrolment).cloned()
+    }
+
+    /// Puts what enrolment said into `nodes`, adds the nodes that were never seen, and leaves out who is no member any more.
+    pub(super) fn complete(&self, nodes: &mut Vec<wire::Node>) {
+        let members = self.lock();
+        for (id, member) in members.iter() {
+            let record = &member.record;
+            match nodes.iter_mut().find(|node| node.id == id.as_str()) {
+                Some(node) => {
+                    node.tenants.clone_from(&record.tenants);
+                    node.enrolment.clone_from(&record.enrolment);
+                    node.enrolled_at = record.enrolled_at;
+                    node.key_sha256.clone_from(&record.key_sha256);
+                }
+                None => nodes.push(wire::Node::clone(record)),
+            }
+        }
+        nodes.retain(|node| node.id.parse::<NodeId>().is_ok_and(|id| members.contains_key(&id)));
+        nodes.sort_by(|a, b| a.id.cmp(&b.id));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Member>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::Identity;
+
+    fn id() -> NodeId {
+        "n1".parse().unwrap()
+    }
+
+    fn of(enrolment: &str) -> (wire::Node, Peer) {
+        let record = wire::Node { id: "n1".into(), enrolment: enrolment.into(), ..Default::default() };
+        (record, Peer { identity: Identity::Node(id()), enrolment: enrolment.into(), signed_at: 0 })
+    }
+
+    #[test]
+    fn a_certificate_is_worth_as_much_as_the_record_of_its_enrolment() {
+        let members = Members::default();
+        let ((first, peer), (second, other)) = (of("a"), of("b"));
+        assert!(members.admit(&id(), &peer).is_none());
+        members.learn(&id(), Some(&first));
+        let member = members.admit(&id(), &peer).unwrap();
+        assert!(members.admit(&id(), &other).is_none());
+        members.learn(&id(), Some(&wire::Node { version: "2".into(), ..first.clone() }));
+        assert!(!member.revoked.is_cancelled(), "the same enrolment, seen again");
+        members.learn(&id(), Some(&second));
+        assert!(member.revoked.is_cancelled() && members.admit(&id(), &peer).is_none());
+        let member = members.admit(&id(), &other).unwrap();
+        members.learn(&id(), None);
+        assert!(member.revoked.is_cancelled() && members.admit(&id(), &other).is_none());
+    }
+
+    #[test]
+    fn a_listing_revokes_who_is_not_in_it() {
+        let members = Members::default();
+        let (record, peer) = of("a");
+        members.reset(&[(id(), record.clone())]);
+        let member = members.admit(&id(), &peer).unwrap();
+        members.reset(&[(id(), record)]);
+        assert!(!member.revoked.is_cancelled());
+        members.reset(&[]);
+        assert!(member.revoked.is_cancelled());
+    }
+}
