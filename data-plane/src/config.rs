@@ -60,6 +60,9 @@ pub struct ProxyConfig {
     pub tls: Option<TlsConfig>,
     /// Host names that agents may use. Beside these `localhost` and the address it listens on are always accepted.
     pub hosts: Vec<String>,
+    /// Host mode: `SERVICE.SUFFIX` is the service `SERVICE`, for SDKs whose base URL can't have a path. TLS takes a certificate for
+    /// `*.SUFFIX`.
+    pub host_suffix: Option<String>,
     /// Bounds on what an agent can take.
     pub limits: Limits,
 }
@@ -167,6 +170,7 @@ impl Default for ProxyConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 8300)),
             tls: None,
             hosts: Vec::new(),
+            host_suffix: None,
             limits: Limits::default(),
         }
     }
@@ -235,6 +239,10 @@ impl Config {
         }
         if let Some(bad) = self.proxy.hosts.iter().find(|h| !is_host(h)) {
             return fail("proxy.hosts", &format!("`{bad}` is no host name: lower case, without scheme, port or path"));
+        }
+        let suffix = self.proxy.host_suffix.as_deref();
+        if suffix.is_some_and(|s| !is_host(s) || s.parse::<std::net::IpAddr>().is_ok() || s.starts_with('[')) {
+            return fail("proxy.host_suffix", "a domain in lower case, such as `broker.example`");
         }
         if !(1024..=1 << 20).contains(&limits.header_bytes) {
             return fail("proxy.limits.header_bytes", "1,024 to 1,048,576");
@@ -315,6 +323,8 @@ mod tests {
         for (text, key) in [
             ("[node]\nname = 'A B'", "node.name"),
             ("[proxy]\nhosts = ['https://x']", "proxy.hosts"),
+            ("[proxy]\nhost_suffix = '*.x'", "proxy.host_suffix"),
+            ("[proxy]\nhost_suffix = '10.0.0.1'", "proxy.host_suffix"),
             ("[proxy.limits]\nheader_bytes = 1", "proxy.limits.header_bytes"),
             ("[upstream]\nconnect_timeout = '0s'", "upstream.connect_timeout"),
         ] {

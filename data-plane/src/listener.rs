@@ -4,6 +4,7 @@ mod activity;
 mod body;
 mod connection;
 mod head;
+mod stalled;
 mod stream;
 mod strict;
 mod tls;
@@ -19,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::tls::TlsError;
 pub(crate) use self::{
     activity::Activity,
+    stalled::polled,
     strict::{is_stand_in, violation_of},
 };
 use self::{connection::Server, tls::Acceptor};

@@ -2,16 +2,19 @@
 //! what only the one before can make.
 
 mod admit;
+mod answer;
 pub mod audit;
 mod authorize;
 mod discovery;
 mod filter;
 mod forward;
+mod grpc;
 mod inject;
 mod lookup;
 mod outgoing;
 pub mod refusal;
 pub mod scrub;
+mod websocket;
 
 use std::{
     net::IpAddr,
@@ -19,17 +22,21 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-pub use self::outgoing::{BrokenOff, Outgoing};
+pub(crate) use self::websocket::Tunnel;
 use self::{
     admit::Hosts,
     audit::{Audit, Record, RequestId},
     authorize::Permitted,
     outgoing::{InFlight, Tokens},
     refusal::Refusal,
+};
+pub use self::{
+    answer::AnswerBody,
+    outgoing::{BrokenOff, Outgoing},
 };
 use crate::{
     config::Config,
@@ -48,9 +55,6 @@ pub struct Proxy {
     audit: Audit,
     config: Config,
 }
-
-/// The body of every answer: closes the request's record when it ends.
-pub type AnswerBody = audit::Body<Outgoing>;
 
 /// Who asks, and when.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +86,7 @@ impl Proxy {
     /// When `[upstream] ca_file` can't be read.
     pub fn new(table: Arc<Table>, audit: Audit, config: Config) -> Result<Self, CaFileError> {
         let upstreams = Arc::new(Upstreams::new(config.upstream.clone())?);
-        let hosts = Hosts::new(&config.proxy.hosts, config.proxy.listen.ip());
+        let hosts = Hosts::new(&config.proxy.hosts, config.proxy.host_suffix.as_deref(), config.proxy.listen.ip());
         Ok(Self { table, upstreams, tokens: Arc::default(), hosts, audit, config })
     }
 
@@ -99,13 +103,14 @@ impl Proxy {
         let mut record = self.audit.open(request.method(), path, request.headers());
         let id = record.id();
         let unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
+        let grpc = grpc::is_asked(request.version(), request.headers());
         let mut response = match self.serve(request, caller, in_flight, &mut record).await {
             Ok(response) => response,
-            Err(refusal) => refused(&refusal, unread, &mut record),
+            Err(refusal) => refused(&refusal, grpc, unread, &mut record),
         };
         response.headers_mut().insert(RequestId::HEADER, id.header());
         record.answered(response.status());
-        response.map(|body| record.body(body))
+        response.map(|body| AnswerBody::new(body, record))
     }
 
     /// The stages, in order.
@@ -130,6 +135,9 @@ impl Proxy {
         let connection = self.connect(&permitted, record).await?;
         let injected = inject::call(permitted, &caller, &self.table, &connection, record)?;
         let answered = forward::call(injected, connection, &self.config.upstream, record).await?;
+        if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return websocket::switch(answered, self.config.upstream.idle_timeout, in_flight, record).await;
+        }
         outgoing::call(answered, self.config.upstream.idle_timeout, in_flight, record)
     }
 
@@ -147,7 +155,12 @@ impl Proxy {
             });
             About { is_current, gauge }
         };
-        self.upstreams.connect(key, service, about).await.map_err(|error| {
+        let connection = if permitted.identified.admitted.websocket {
+            self.upstreams.connect_to_switch(key, service, about).await
+        } else {
+            self.upstreams.connect(key, service, about).await
+        };
+        connection.map_err(|error| {
             tracing::debug!(service = %service.name, %error, "no connection");
             let refusal = Refusal::from(error);
             record.upstream_failed(refusal.code);
@@ -167,12 +180,13 @@ impl Gauge for ServiceMetrics {
     }
 }
 
-fn refused(refusal: &Refusal, unread: bool, record: &mut Record) -> Response<Outgoing> {
+fn refused(refusal: &Refusal, grpc: bool, unread: bool, record: &mut Record) -> Response<Outgoing> {
     record.refused(refusal.code);
     if let Some(policies) = &refusal.policies {
         record.decided(false, policies);
     }
-    let mut response = refusal.response(record.id().as_str()).map(Outgoing::fixed);
+    let as_grpc = if grpc { grpc::refused(refusal) } else { None };
+    let mut response = as_grpc.unwrap_or_else(|| refusal.response(record.id().as_str())).map(Outgoing::fixed);
     if unread || refusal.ends_connection() {
         close_after(response.headers_mut());
     }

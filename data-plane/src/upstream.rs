@@ -21,7 +21,7 @@ use seks_proto::service::Service;
 use tokio::time::timeout;
 
 pub use self::{
-    exchange::{Answer, Connection},
+    exchange::{Answer, Connection, Switched},
     pool::Pool,
     tls::CaFileError,
     upload::{Meter, Streaming, Upload, UploadError, UploadState},
@@ -100,14 +100,37 @@ impl Upstreams {
         service: &Service,
         about: impl FnOnce() -> About,
     ) -> Result<Connection, UpstreamError> {
-        let pool = match self.pools.get(&key).map(|p| p.clone()) {
-            Some(pool) => pool,
-            None => self.open_pool(key, service, about)?,
-        };
+        let pool = self.pool(key, service, about)?;
         if let Some(connection) = poll_fn(|cx| Poll::Ready(pool.take(cx))).await {
             return Ok(connection);
         }
         timeout(self.config.connect_timeout, pool.open()).await.unwrap_or(Err(UpstreamError::Timeout))
+    }
+
+    /// A new connection in HTTP/1.1, for a request that may switch protocols and so keep the connection for itself.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_to_switch(
+        self: &Arc<Self>,
+        key: Key,
+        service: &Service,
+        about: impl FnOnce() -> About,
+    ) -> Result<Connection, UpstreamError> {
+        let pool = self.pool(key, service, about)?;
+        timeout(self.config.connect_timeout, pool.open_h1()).await.unwrap_or(Err(UpstreamError::Timeout))
+    }
+
+    fn pool(
+        self: &Arc<Self>,
+        key: Key,
+        service: &Service,
+        about: impl FnOnce() -> About,
+    ) -> Result<Arc<Pool>, UpstreamError> {
+        match self.pools.get(&key).map(|p| p.clone()) {
+            Some(pool) => Ok(pool),
+            None => self.open_pool(key, service, about),
+        }
     }
 
     fn open_pool(

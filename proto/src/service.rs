@@ -47,6 +47,10 @@ pub struct Service {
     pub allow_encoded_slash: bool,
     /// `Range` is passed on.
     pub allow_range: bool,
+    /// A request may switch to WebSocket.
+    pub allow_websocket: bool,
+    /// The upstream is spoken to in HTTP/2 alone: with prior knowledge over plain `http`, by ALPN over `https`.
+    pub http2: bool,
     /// `traceparent` and `tracestate` are passed on.
     pub forward_trace_context: bool,
     /// How long the upstream may take to its first byte; `None`: the node's default.
@@ -149,6 +153,12 @@ impl TryFrom<&wire::Service> for Service {
         if slots.is_empty() {
             return Err(invalid("slots", "at least one place for the agent's token"));
         }
+        if wire.allow_websocket && wire.http2 {
+            return Err(invalid(
+                "allow_websocket",
+                "WebSocket needs an upstream that speaks HTTP/1.1, and http2 rules it out",
+            ));
+        }
         let headers = wire.headers.iter().map(|(n, v)| fixed_header(n, v)).collect::<Result<_, _>>()?;
         Ok(Self {
             tenant: TenantName::try_from(wire.tenant.as_str())?,
@@ -163,6 +173,8 @@ impl TryFrom<&wire::Service> for Service {
             upstream_ca_pem: wire.upstream_ca_pem.clone(),
             allow_encoded_slash: wire.allow_encoded_slash,
             allow_range: wire.allow_range,
+            allow_websocket: wire.allow_websocket,
+            http2: wire.http2,
             forward_trace_context: wire.forward_trace_context,
             first_byte_timeout: (wire.first_byte_timeout_ms > 0)
                 .then(|| Duration::from_millis(wire.first_byte_timeout_ms.into())),
@@ -308,7 +320,10 @@ impl TryFrom<&wire::TokenSlot> for Slot {
                 }
                 Self::Path(before.into(), after.into())
             }
-            At::Subprotocol(p) => Self::Subprotocol(p.clone()),
+            At::Subprotocol(p) if p.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) => {
+                Self::Subprotocol(p.clone())
+            }
+            At::Subprotocol(p) => return Err(invalid("slots", format!("`{p}` does not begin a subprotocol"))),
         })
     }
 }

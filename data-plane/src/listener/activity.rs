@@ -3,25 +3,54 @@
 use std::{
     future::Future as _,
     pin::Pin,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::time::{Instant, Sleep};
 
+use crate::proxy::Tunnel;
+
 /// Requests in flight at one connection.
-#[derive(Debug)]
 pub(crate) struct Activity {
     began: Instant,
     in_flight: AtomicU32,
     /// Milliseconds from `began`.
     idle_since: AtomicU64,
+    /// The connection is HTTP's no longer: what comes is for the tunnel.
+    switched: AtomicBool,
+    tunnel: Mutex<Option<Box<Tunnel>>>,
 }
 
 impl Activity {
     pub(crate) fn new() -> Self {
-        Self { began: Instant::now(), in_flight: AtomicU32::new(0), idle_since: AtomicU64::new(0) }
+        Self {
+            began: Instant::now(),
+            in_flight: AtomicU32::new(0),
+            idle_since: AtomicU64::new(0),
+            switched: AtomicBool::new(false),
+            tunnel: Mutex::default(),
+        }
+    }
+
+    /// The answer that is about to go out ends HTTP on this connection; then comes `tunnel`.
+    pub(crate) fn switch(&self, tunnel: Box<Tunnel>) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+        self.switched.store(true, Ordering::Release);
+    }
+
+    /// Whether it has been [`switch`](Self::switch)ed.
+    pub(super) fn is_switched(&self) -> bool {
+        self.switched.load(Ordering::Acquire)
+    }
+
+    /// The tunnel that the connection has become.
+    pub(super) fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn touch(&self) {

@@ -15,7 +15,7 @@ use hyper::{
     server::conn::{http1, http2},
     service::Service,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     activity::{Activity, Waiting},
     head::HeadLimits,
+    stalled::{Streams, polled},
     stream::{Inbound, Stream},
     strict::Strict,
     tls::Acceptor,
@@ -62,7 +63,7 @@ pub(super) struct Server {
     /// Closes everything at once.
     pub(super) kill: CancellationToken,
     h1: http1::Builder,
-    h2: http2::Builder<TokioExecutor>,
+    h2: http2::Builder<Streams>,
 }
 
 impl Server {
@@ -100,6 +101,7 @@ impl Server {
             fields: self.limits.header_fields,
             uri: self.limits.uri_bytes,
         };
+        let activity = service.activity.clone();
         let waiting = Waiting::new(began, self.limits.header_timeout, self.limits.keep_alive);
         let io = TokioIo::new(Strict::new(stream, limits, service.activity.clone(), waiting));
         let mut connection = self.h1.serve_connection(io, service);
@@ -117,8 +119,20 @@ impl Server {
                 std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await
             }
         };
-        if ended.is_ok() {
-            linger(connection.into_parts().io.into_inner().into_inner()).await;
+        let tunnel = activity.take_tunnel();
+        if ended.is_err() {
+            return;
+        }
+        let parts = connection.into_parts();
+        let strict = parts.io.into_inner();
+        let clean = strict.is_clean();
+        let stream = match tunnel {
+            // An agent that went on before it was answered is not to be understood.
+            Some(tunnel) if clean => tunnel.run(strict.into_inner(), parts.read_buf, &self.stop).await,
+            _ => Some(strict.into_inner()),
+        };
+        if let Some(stream) = stream {
+            linger(stream).await;
         }
     }
 
@@ -183,8 +197,8 @@ fn h1(limits: &Limits) -> http1::Builder {
     h1
 }
 
-fn h2(limits: &Limits) -> http2::Builder<TokioExecutor> {
-    let mut h2 = http2::Builder::new(TokioExecutor::new());
+fn h2(limits: &Limits) -> http2::Builder<Streams> {
+    let mut h2 = http2::Builder::new(Streams { patience: limits.idle_timeout });
     h2.timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_streams)
         .initial_stream_window_size(H2_STREAM_WINDOW)
@@ -215,6 +229,9 @@ impl Service<Request<Incoming>> for Handler {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (proxy, activity) = (self.proxy.clone(), self.activity.clone());
         let caller = Caller::new(self.source, self.tls);
-        Box::pin(async move { Ok(proxy.handle(request, caller, activity).await) })
+        Box::pin(async move {
+            let mut handled = pin!(proxy.handle(request, caller, activity));
+            Ok(std::future::poll_fn(|cx| polled(handled.as_mut().poll(cx))).await)
+        })
     }
 }

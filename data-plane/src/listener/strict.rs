@@ -63,8 +63,12 @@ impl<IO> Strict<IO> {
         Self { io, limits, activity, waiting, state: State::Head, held, scanned: 0, ready, taken: 0 }
     }
 
-    /// Whether the agent may still be sending what nobody reads: closing at once would reset the connection, and the reset
-    /// could overtake the answer.
+    /// Whether everything that came was hyper's: nothing is held back, nothing was refused.
+    pub(super) fn is_clean(&self) -> bool {
+        matches!(self.state, State::Head) && self.held.is_empty() && self.ready.is_empty()
+    }
+
+    /// The connection itself.
     pub(super) fn into_inner(self) -> IO {
         self.io
     }
@@ -197,6 +201,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Strict<IO> {
             }
             if buf.filled().len() == start {
                 return Poll::Ready(Ok(())); // the agent is done; a head that it left unfinished is nobody's
+            }
+            if this.activity.is_switched() && this.is_clean() {
+                return Poll::Ready(Ok(())); // the tunnel's: hyper passes it on unread
             }
             if this.held.is_empty() {
                 this.take_in_place(buf, start);

@@ -9,29 +9,43 @@ use http::{HeaderMap, Method, StatusCode, Uri, Version, header, request::Parts};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::refusal::{Code, Refusal};
+use super::{
+    refusal::{Code, Refusal},
+    websocket,
+};
 use crate::{config::Limits, listener::violation_of};
 
 /// The names that agents may call this node by.
 #[derive(Clone, Debug)]
-pub(crate) struct Hosts(Vec<Box<str>>);
+pub(crate) struct Hosts {
+    names: Vec<Box<str>>,
+    /// With the dot in front.
+    suffix: Option<Box<str>>,
+}
 
 impl Hosts {
     /// `localhost`, the address that is listened on and, where that is a loopback or unspecified one, any loopback address;
-    /// beside them what is configured.
-    pub(crate) fn new(configured: &[String], listen: IpAddr) -> Self {
-        let mut hosts: Vec<Box<str>> = configured.iter().map(|h| h.as_str().into()).collect();
-        hosts.push("localhost".into());
-        hosts.push(listen.to_string().into());
+    /// beside them what is configured. `suffix`: that of host mode.
+    pub(crate) fn new(configured: &[String], suffix: Option<&str>, listen: IpAddr) -> Self {
+        let mut names: Vec<Box<str>> = configured.iter().map(|h| h.as_str().into()).collect();
+        names.push("localhost".into());
+        names.push(listen.to_string().into());
         if listen.is_loopback() || listen.is_unspecified() {
-            hosts.extend(["127.0.0.1".into(), "::1".into()]);
+            names.extend(["127.0.0.1".into(), "::1".into()]);
         }
-        Self(hosts)
+        Self { names, suffix: suffix.map(|s| format!(".{s}").into()) }
     }
 
     fn accepts(&self, host: &str) -> bool {
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        self.0.iter().any(|h| h.eq_ignore_ascii_case(host))
+        self.names.iter().any(|h| h.eq_ignore_ascii_case(host))
+    }
+
+    /// The one label in front of the suffix of host mode.
+    fn service<'a>(&self, host: &'a str) -> Option<&'a str> {
+        let suffix = self.suffix.as_deref()?;
+        let (label, rest) = host.split_at_checked(host.len().checked_sub(suffix.len())?)?;
+        (rest.eq_ignore_ascii_case(suffix) && seks_proto::id::is_name(label)).then_some(label)
     }
 }
 
@@ -39,14 +53,27 @@ impl Hosts {
 pub(super) struct Admitted {
     pub(super) parts: Parts,
     pub(super) route: Route,
+    /// The agent wants to switch to WebSocket.
+    pub(super) websocket: bool,
 }
 
 /// Where a request is for, as places in its path-and-query.
 pub(super) enum Route {
     /// `/api/SERVICE` + rest.
     Service { name: Range<usize>, rest: usize },
+    /// `SERVICE.SUFFIX` in `Host`: all of the target is the service's.
+    Host { name: Box<str> },
     /// `GET /api/`.
     Discovery,
+}
+
+/// How agents name a service, which is how the node must name it to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `/api/SERVICE`.
+    Path,
+    /// `SERVICE.SUFFIX`.
+    Host,
 }
 
 impl Admitted {
@@ -59,15 +86,25 @@ impl Admitted {
     pub(super) fn service(&self) -> &str {
         match &self.route {
             Route::Service { name, .. } => self.target().get(name.clone()).unwrap_or_default(),
+            Route::Host { name } => name,
             Route::Discovery => "",
         }
     }
 
-    /// What follows `/api/SERVICE`: empty, or from `/` or `?` on.
+    /// What is the service's of the target: empty, or from `/` or `?` on.
     pub(super) fn rest(&self) -> &str {
-        match self.route {
-            Route::Service { rest, .. } => self.target().get(rest..).unwrap_or_default(),
+        match &self.route {
+            Route::Service { rest, .. } => self.target().get(*rest..).unwrap_or_default(),
+            Route::Host { .. } => self.target(),
             Route::Discovery => "",
+        }
+    }
+
+    /// How the agent names the service.
+    pub(super) fn form(&self) -> Form {
+        match self.route {
+            Route::Host { .. } => Form::Host,
+            Route::Service { .. } | Route::Discovery => Form::Path,
         }
     }
 }
@@ -79,10 +116,14 @@ pub(super) fn call(parts: Parts, body: &Incoming, hosts: &Hosts, limits: &Limits
     }
     check_sizes(&parts, body, limits)?;
     check_method(&parts.method)?;
-    check_host(&parts, hosts)?;
+    let service = check_host(&parts, hosts)?;
     check_headers(&parts)?;
-    let route = route(&parts)?;
-    Ok(Admitted { parts, route })
+    let route = match service {
+        Some(name) => Route::Host { name: name.into() },
+        None => route(&parts)?,
+    };
+    let websocket = websocket::is_asked(&parts, !body.is_end_stream())?;
+    Ok(Admitted { parts, route, websocket })
 }
 
 fn check_sizes(parts: &Parts, body: &Incoming, limits: &Limits) -> Result<(), Refusal> {
@@ -110,8 +151,8 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
 }
 
 /// Exactly one name, well-formed, the same wherever it stands, and one of ours: a browser that was led here by another site's
-/// DNS (rebinding) names that site.
-fn check_host(parts: &Parts, hosts: &Hosts) -> Result<(), Refusal> {
+/// DNS (rebinding) names that site. Gives the service that the name is, in host mode.
+fn check_host<'a>(parts: &'a Parts, hosts: &Hosts) -> Result<Option<&'a str>, Refusal> {
     let invalid = Refusal::invalid;
     if parts.uri.scheme_str().is_some_and(|s| s != "http" && s != "https") {
         return Err(invalid("the scheme is neither http nor https"));
@@ -132,7 +173,10 @@ fn check_host(parts: &Parts, hosts: &Hosts) -> Result<(), Refusal> {
     };
     let name = host_of(name).ok_or_else(|| invalid("Host is malformed"))?;
     if hosts.accepts(name) {
-        return Ok(());
+        return Ok(None);
+    }
+    if let Some(service) = hosts.service(name) {
+        return Ok(Some(service));
     }
     Err(invalid("this node doesn't answer to that Host").with_status(StatusCode::MISDIRECTED_REQUEST))
 }
@@ -241,13 +285,31 @@ mod tests {
 
     #[test]
     fn a_node_answers_to_its_own_names_only() {
-        let hosts = Hosts::new(&["broker".into()], IpAddr::from([0, 0, 0, 0]));
+        let hosts = Hosts::new(&["broker".into()], None, IpAddr::from([0, 0, 0, 0]));
         for yes in ["broker", "BROKER", "localhost", "127.0.0.1", "::1", "0.0.0.0"] {
             assert!(hosts.accepts(yes), "{yes}");
         }
         for no in ["evil.test", "broker.evil.test", "10.0.0.1", ""] {
             assert!(!hosts.accepts(no), "{no}");
         }
-        assert!(!Hosts::new(&[], IpAddr::from([10, 0, 0, 1])).accepts("127.0.0.1"));
+        assert!(!Hosts::new(&[], None, IpAddr::from([10, 0, 0, 1])).accepts("127.0.0.1"));
+    }
+
+    #[test]
+    fn in_host_mode_one_label_is_a_service() {
+        let hosts = Hosts::new(&[], Some("broker.example"), IpAddr::from([127, 0, 0, 1]));
+        for (host, service) in [
+            ("openai.broker.example", Some("openai")),
+            ("openai.Broker.EXAMPLE", Some("openai")),
+            ("OpenAI.broker.example", None),
+            ("a.b.broker.example", None),
+            (".broker.example", None),
+            ("broker.example", None),
+            ("openaixbroker.example", None),
+            ("openai.broker.example.evil.test", None),
+        ] {
+            assert_eq!(hosts.service(host), service, "{host}");
+        }
+        assert_eq!(Hosts::new(&[], None, IpAddr::from([127, 0, 0, 1])).service("openai.broker.example"), None);
     }
 }

@@ -19,6 +19,7 @@ use seks_proto::{
 use super::{
     Caller,
     audit::{Counters, Record},
+    grpc,
     lookup::{self, Identified},
     refusal::{Code, Refusal},
 };
@@ -109,6 +110,9 @@ pub(super) async fn call(
     let credential = grant.credential().ok_or_else(|| {
         Refusal::from(Code::ServiceNotGranted).with_detail("this node holds no credential for the service")
     })?;
+    if identified.admitted.websocket && !service.allow_websocket {
+        return Err(Refusal::from(Code::PolicyDenied).with_detail("the service does not allow WebSocket"));
+    }
     let line = Line::read(&identified, &service)?;
     let parts = &identified.admitted.parts;
     if service.denied_paths.iter().any(|d| d.matches(&parts.method, line.path())) {
@@ -127,7 +131,7 @@ pub(super) async fn call(
         body: Body::NotRead,
     };
     let (body, facts) = match scope.needs_body(&call) {
-        false => (stream(body, limits, record), None),
+        false => (stream(body, grpc::is_asked(parts.version, &parts.headers), limits, record), None),
         true => inspect(body, &parts.headers, limits, record).await?,
     };
     if let Some(facts) = &facts {
@@ -168,11 +172,12 @@ fn names(policies: &[PolicyId]) -> String {
     policies.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ")
 }
 
-fn stream(body: Incoming, limits: &Limits, record: &Record) -> Upload {
+fn stream(body: Incoming, grpc: bool, limits: &Limits, record: &Record) -> Upload {
     if body.is_end_stream() {
         return Upload::Empty;
     }
-    Upload::Stream(Box::new(Streaming::new(body, limits.body_bytes, limits.idle_timeout, record.counters().clone())))
+    let stream = Streaming::new(body, limits.body_bytes, limits.idle_timeout, record.counters().clone());
+    Upload::Stream(Box::new(if grpc { stream.both_ways() } else { stream }))
 }
 
 /// What is known of a body that a policy looks at.
@@ -205,7 +210,7 @@ async fn inspect(
     let limit = limits.inspect_bytes as u64;
     let announced = body.size_hint();
     if announced.lower() > limit {
-        return Ok((self::stream(body, limits, record), Some(Facts::Opaque)));
+        return Ok((self::stream(body, false, limits, record), Some(Facts::Opaque)));
     }
     // Sized once where the length is known; a body in chunks grows as it comes, so one byte never reserves a megabyte.
     let mut whole = BytesMut::with_capacity(announced.exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(0));

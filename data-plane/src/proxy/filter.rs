@@ -3,7 +3,10 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use seks_proto::service::{Service, Slot};
 
-use super::{admit, lookup};
+use super::{
+    admit::{self, Form},
+    lookup,
+};
 
 /// Never passed on to an upstream: the connection's own, those that claim to say who asks, those that make one request
 /// another, and what is the node's to say.
@@ -38,7 +41,7 @@ const NEVER_SENT: &[&str] = &[
 
 /// The same by prefix.
 const NEVER_SENT_PREFIXES: &[&str] =
-    &["x-forwarded-", "x-original-", "x-rewrite-", "x-http-method", "x-seks-", "proxy-"];
+    &["x-forwarded-", "x-original-", "x-rewrite-", "x-http-method", "x-seks-", "proxy-", "sec-websocket-"];
 
 /// Never passed back to an agent: the connection's own, and offers to leave the node out.
 const NEVER_RETURNED: [HeaderName; 8] = [
@@ -68,6 +71,11 @@ pub(super) fn request(headers: &mut HeaderMap, service: &Service, strays: bool) 
     }
 }
 
+/// `TE: trailers`, which is the connection's own, but over HTTP/2 says something of the agent.
+pub(super) fn wants_trailers(headers: &HeaderMap) -> bool {
+    headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
+}
+
 fn is_dropped(name: &HeaderName, service: &Service) -> bool {
     let text = name.as_str();
     NEVER_SENT.contains(&text)
@@ -88,7 +96,7 @@ pub(super) fn add_ours(headers: &mut HeaderMap, service: &Service) {
 }
 
 /// Takes out of an upstream's headers what an agent must not get, and points `Location` back at the node.
-pub(super) fn response(headers: &mut HeaderMap, service: &Service) {
+pub(super) fn response(headers: &mut HeaderMap, service: &Service, form: Form) {
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> =
             admit::connection_names(headers).filter_map(|n| HeaderName::from_bytes(n.as_bytes()).ok()).collect();
@@ -99,14 +107,14 @@ pub(super) fn response(headers: &mut HeaderMap, service: &Service) {
     for name in &NEVER_RETURNED {
         headers.remove(name);
     }
-    if let Some(location) = headers.get(header::LOCATION).and_then(|l| rewritten(l, service)) {
+    if let Some(location) = headers.get(header::LOCATION).and_then(|l| rewritten(l, service, form)) {
         headers.insert(header::LOCATION, location);
     }
 }
 
 /// `Location` in the broker's form where it stays on the service's authority; elsewhere it is the agent's to follow, without
 /// the credential.
-fn rewritten(location: &HeaderValue, service: &Service) -> Option<HeaderValue> {
+fn rewritten(location: &HeaderValue, service: &Service, form: Form) -> Option<HeaderValue> {
     let text = location.to_str().ok()?;
     let path = if text.starts_with('/') && !text.starts_with("//") {
         text
@@ -125,5 +133,8 @@ fn rewritten(location: &HeaderValue, service: &Service) -> Option<HeaderValue> {
         }
         path
     };
-    HeaderValue::try_from(format!("/api/{}{path}", service.name)).ok()
+    match form {
+        Form::Path => HeaderValue::try_from(format!("/api/{}{path}", service.name)).ok(),
+        Form::Host => HeaderValue::try_from(path).ok(),
+    }
 }

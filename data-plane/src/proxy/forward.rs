@@ -16,6 +16,7 @@ use super::{
     inject::Injected,
     refusal::{Code, Refusal},
     scrub::Needles,
+    websocket::Offer,
 };
 use crate::{
     config::UpstreamConfig,
@@ -29,6 +30,8 @@ pub(super) struct Answered {
     pub(super) needles: Needles,
     pub(super) cut: Cut,
     pub(super) expires_at: i64,
+    /// What was offered with a WebSocket handshake.
+    pub(super) offer: Option<Box<Offer>>,
 }
 
 impl From<UpstreamError> for Refusal {
@@ -48,7 +51,7 @@ pub(super) async fn call(
     config: &UpstreamConfig,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let Injected { service, request, needles, mut cut, expires_at } = injected;
+    let Injected { service, request, needles, mut cut, expires_at, offer, form } = injected;
     let upload = match request.body() {
         Upload::Stream(stream) => Some(stream.state()),
         _ => None,
@@ -56,17 +59,20 @@ pub(super) async fn call(
     let first_byte = service.first_byte_timeout.unwrap_or(config.request_timeout);
     let exchange = connection.send(request, upload.as_deref());
     let answer = answer(exchange, &mut cut, upload.as_deref(), first_byte).await;
-    let answer = answer.and_then(|response| check(&response).map(|()| response));
+    let answer = answer.and_then(|response| check(response, offer.as_deref()));
     let mut response = answer.map_err(|refusal| {
         // The upstream saw a broken request because the agent sent one.
         let refusal = upload.as_deref().and_then(UploadState::failure).map_or(refusal, Refusal::from);
         record.upstream_failed(refusal.code);
         refusal
     })?;
+    if let Some(upload) = &upload {
+        upload.answer_began();
+    }
     record.upstream_answered(response.status());
     response.extensions_mut().clear(); // the upstream's reason phrase
-    filter::response(response.headers_mut(), &service);
-    Ok(Answered { response, needles, cut, expires_at })
+    filter::response(response.headers_mut(), &service, form);
+    Ok(Answered { response, needles, cut, expires_at, offer })
 }
 
 /// The head of the answer, unless the right to it or the time for it ends first.
@@ -96,13 +102,17 @@ async fn answer(
     .await
 }
 
-/// An answer that could be read in two ways, or that changes the protocol, is not relayed.
-fn check(response: &Response<Answer>) -> Result<(), Refusal> {
+/// An answer that could be read in two ways, or that changes the protocol unasked, is not relayed.
+fn check(mut response: Response<Answer>, offer: Option<&Offer>) -> Result<Response<Answer>, Refusal> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        offer.ok_or(Code::UpstreamUnreachable)?.accepted(&mut response)?;
+        return Ok(response);
+    }
     let headers = response.headers();
     let doubtful = headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH);
     let doubled = headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some();
-    if doubtful || doubled || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    if doubtful || doubled {
         return Err(Code::UpstreamUnreachable.into());
     }
-    Ok(())
+    Ok(response)
 }

@@ -19,11 +19,13 @@ use zeroize::Zeroize as _;
 
 use super::{
     Caller,
+    admit::Form,
     audit::Record,
     authorize::Permitted,
     filter, lookup,
     refusal::{Code, Refusal},
     scrub::Needles,
+    websocket::Offer,
 };
 use crate::{
     table::{Cut, CutReason, ServiceEntry, Table},
@@ -40,6 +42,10 @@ pub(super) struct Injected {
     pub(super) cut: Cut,
     /// Unix seconds; 0: never.
     pub(super) expires_at: i64,
+    /// What is offered with a WebSocket handshake.
+    pub(super) offer: Option<Box<Offer>>,
+    /// How the agent names the service.
+    pub(super) form: Form,
 }
 
 impl From<CutReason> for Code {
@@ -82,11 +88,24 @@ pub(super) fn call(
     let broken = Code::UpstreamUnreachable;
     let fields = credential.open().map_err(|_| broken)?;
     let kept = connection.beside(|| Kept::new(&service, &fields)).ok_or(broken)?;
+    let form = identified.admitted.form();
+    // gRPC: whoever asks for trailers says that it reads them.
+    let wants_trailers = connection.is_h2() && filter::wants_trailers(&identified.admitted.parts.headers);
     let mut parts = identified.admitted.parts;
+    let offer = match identified.admitted.websocket {
+        true => Some(Box::new(Offer::new(&parts.headers).ok_or(broken)?)),
+        false => None,
+    };
     filter::request(&mut parts.headers, &service, identified.strays);
     filter::add_ours(&mut parts.headers, &service);
     if let Some(traceparent) = record.upstream_began(service.forward_trace_context) {
         parts.headers.insert("traceparent", traceparent);
+    }
+    if wants_trailers {
+        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(offer) = &offer {
+        offer.write(&mut parts.headers).ok_or(broken)?;
     }
     let mut line = Zeroizing(line.text, line.path);
     for site in &service.injection {
@@ -101,7 +120,15 @@ pub(super) fn call(
         parts.headers.insert(header::HOST, kept.host.clone());
     }
     *request.headers_mut() = parts.headers;
-    Ok(Injected { service, request, needles: kept.needles.clone(), cut, expires_at: identified.token.expires_at() })
+    Ok(Injected {
+        service,
+        request,
+        needles: kept.needles.clone(),
+        cut,
+        expires_at: identified.token.expires_at(),
+        offer,
+        form,
+    })
 }
 
 impl Kept {

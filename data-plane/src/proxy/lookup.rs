@@ -42,6 +42,8 @@ enum Place<'a> {
     Header(&'a HeaderName),
     Query(std::borrow::Cow<'a, str>),
     Path(&'a [u8]),
+    /// One of the values of `Sec-WebSocket-Protocol`.
+    Subprotocol(&'a [u8]),
 }
 
 /// More tokens than this in one request are not told apart: it is ambiguous anyway.
@@ -112,7 +114,7 @@ pub(super) fn call(
     let strays = presented.tokens.len() > 1 || presented.damaged;
     check(&token, caller)?;
     let service = match (service, &admitted.route) {
-        (None, Route::Service { .. }) => return Err(Code::ServiceUnknown.into()),
+        (None, Route::Service { .. } | Route::Host { .. }) => return Err(Code::ServiceUnknown.into()),
         (service, _) => service,
     };
     Ok(Identified { admitted, digest, token, service, in_path, strays })
@@ -154,8 +156,17 @@ impl<'a> Presented<'a> {
             if name == header::AUTHORIZATION {
                 self.read_authorization(value);
             } else if has_token(value) {
-                self.add(Place::Header(name), value);
+                match *name {
+                    header::SEC_WEBSOCKET_PROTOCOL => self.read_subprotocols(value),
+                    _ => self.add(Place::Header(name), value),
+                }
             }
+        }
+    }
+
+    fn read_subprotocols(&mut self, value: &'a [u8]) {
+        for protocol in value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|p| has_token(p)) {
+            self.add(Place::Subprotocol(protocol), protocol);
         }
     }
 
@@ -235,7 +246,7 @@ impl<'a> Presented<'a> {
             let counts = match (&service, &admitted.route) {
                 (Some(service), _) => service.slots.iter().any(|slot| place.is(slot)),
                 // Of a service that doesn't exist nobody knows where its SDKs put a key.
-                (None, Route::Service { .. }) => true,
+                (None, Route::Service { .. } | Route::Host { .. }) => true,
                 (None, Route::Discovery) => matches!(place, Place::Scheme(_) | Place::Basic(_) | Place::Header(_)),
             };
             if counts && place.stands_twice(&admitted.parts.headers) {
@@ -267,7 +278,7 @@ impl Place<'_> {
         let name = match self {
             Self::Scheme(_) | Self::Basic(_) => &header::AUTHORIZATION,
             Self::Header(name) => *name,
-            Self::Query(_) | Self::Path(_) => return false,
+            Self::Query(_) | Self::Path(_) | Self::Subprotocol(_) => return false,
         };
         headers.get_all(name).iter().nth(1).is_some()
     }
@@ -282,6 +293,9 @@ impl Place<'_> {
                 .strip_prefix(before.as_bytes())
                 .and_then(|rest| rest.strip_suffix(after.as_bytes()))
                 .is_some_and(|token| token::parse(token).is_ok()),
+            (Self::Subprotocol(have), Slot::Subprotocol(before)) => {
+                have.strip_prefix(before.as_bytes()).is_some_and(|token| token::parse(token).is_ok())
+            }
             _ => false,
         }
     }

@@ -20,6 +20,7 @@ use super::{
     forward::Answered,
     refusal::{Code, Refusal},
     scrub,
+    websocket::Tunnel,
 };
 use crate::{listener::Activity, table::Cut, upstream::Answer};
 
@@ -31,6 +32,8 @@ enum Kind {
     Fixed(Option<Bytes>),
     /// The upstream's.
     Relayed(Box<Relayed>),
+    /// None: the connection becomes a tunnel.
+    Tunnel(Box<Tunnel>),
 }
 
 /// Why an answer was broken off. hyper resets the stream, or the connection, so that nobody takes it for whole.
@@ -68,17 +71,32 @@ pub(super) fn call(
     in_flight: InFlight,
     record: &mut Record,
 ) -> Result<Response<Outgoing>, Refusal> {
-    let Answered { response, needles, cut, expires_at } = answered;
-    let response = scrub::response(response, needles, record.counters()).map_err(|_| {
+    let Answered { response, needles, cut, expires_at, offer } = answered;
+    let mut response = scrub::response(response, needles, record.counters()).map_err(|_| {
         record.upstream_failed(Code::UpstreamUnreachable);
         Refusal::from(Code::UpstreamUnreachable)
     })?;
+    if offer.is_some() {
+        super::close_after(response.headers_mut()); // the agent may believe that its connection is another protocol's by now
+    }
     Ok(response.map(|body| Outgoing::relayed(body, cut, expires_at, idle, in_flight)))
 }
 
 impl Outgoing {
     pub(super) fn fixed(bytes: Bytes) -> Self {
         Self(Kind::Fixed(Some(bytes)))
+    }
+
+    pub(super) fn tunnel(tunnel: Tunnel) -> Self {
+        Self(Kind::Tunnel(Box::new(tunnel)))
+    }
+
+    /// The tunnel that it stands for, or itself.
+    pub(super) fn into_tunnel(self) -> Result<Box<Tunnel>, Self> {
+        match self.0 {
+            Kind::Tunnel(tunnel) => Ok(tunnel),
+            kind => Err(Self(kind)),
+        }
     }
 
     fn relayed(
@@ -88,21 +106,24 @@ impl Outgoing {
         idle: Duration,
         in_flight: InFlight,
     ) -> Self {
-        let now = Instant::now();
-        let expires = (expires_at > 0).then(|| {
-            let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(expires_at).unwrap_or(0));
-            now + at.duration_since(SystemTime::now()).unwrap_or_default()
-        });
         Self(Kind::Relayed(Box::new(Relayed {
             body,
             cut,
-            expires,
+            expires: expiry(expires_at),
             idle,
-            last: now,
+            last: Instant::now(),
             timer: None,
             _in_flight: in_flight,
         })))
     }
+}
+
+/// When a token that expires at `expires_at` (unix seconds; 0: never) does so.
+pub(super) fn expiry(expires_at: i64) -> Option<Instant> {
+    (expires_at > 0).then(|| {
+        let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(expires_at).unwrap_or(0));
+        Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default()
+    })
 }
 
 impl Relayed {
@@ -148,6 +169,7 @@ impl Body for Outgoing {
         match &mut self.get_mut().0 {
             Kind::Fixed(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Kind::Relayed(relayed) => relayed.poll(cx),
+            Kind::Tunnel(_) => Poll::Ready(None),
         }
     }
 
@@ -155,6 +177,7 @@ impl Body for Outgoing {
         match &self.0 {
             Kind::Fixed(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Kind::Relayed(relayed) => relayed.body.is_end_stream(),
+            Kind::Tunnel(_) => true,
         }
     }
 
@@ -162,6 +185,7 @@ impl Body for Outgoing {
         match &self.0 {
             Kind::Fixed(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Kind::Relayed(relayed) => relayed.body.size_hint(),
+            Kind::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }
@@ -171,14 +195,19 @@ pub(super) type Tokens = DashMap<Digest, u32>;
 
 /// One request in flight, at its connection and, once that is known, of its token.
 pub(super) struct InFlight {
-    activity: Arc<Activity>,
+    activity: Option<Arc<Activity>>,
     token: Option<(Arc<Tokens>, Digest)>,
 }
 
 impl InFlight {
     pub(super) fn begin(activity: Arc<Activity>) -> Self {
         activity.begin();
-        Self { activity, token: None }
+        Self { activity: Some(activity), token: None }
+    }
+
+    /// From here on it is the token's alone.
+    pub(super) fn leave_connection(&mut self) -> Option<Arc<Activity>> {
+        self.activity.take().inspect(|activity| activity.end())
     }
 
     /// Counts it for its token.
@@ -197,7 +226,9 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.activity.end();
+        if let Some(activity) = &self.activity {
+            activity.end();
+        }
         if let Some((tokens, digest)) = self.token.take() {
             tokens.remove_if_mut(&digest, |_, count| {
                 *count = count.saturating_sub(1);

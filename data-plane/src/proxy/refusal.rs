@@ -156,11 +156,17 @@ impl Refusal {
         self
     }
 
+    /// What it says to a person.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        if self.detail.is_empty() { self.code.row().2 } else { &self.detail }
+    }
+
     /// The answer's body: `application/problem+json`, with the `error` object that vendors' SDKs show.
     #[must_use]
     pub fn body(&self, request_id: &str) -> Bytes {
         let (code, _, title) = self.code.row();
-        let detail = if self.detail.is_empty() { title } else { &*self.detail };
+        let detail = self.text();
         let problem = serde_json::json!({
             "type": format!("urn:seks:error:{code}"),
             "title": title,

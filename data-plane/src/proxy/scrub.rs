@@ -18,6 +18,7 @@
 mod body;
 mod decode;
 mod matcher;
+mod messages;
 mod needles;
 mod scrubber;
 mod skim;
@@ -32,6 +33,7 @@ use self::scrubber::Scrubber;
 pub use self::{
     body::Body,
     decode::{CodingError, DecodeError, Decoded, UnknownCoding},
+    messages::Messages,
     needles::{MIN_ENCODED, MIN_VALUE, Needles},
 };
 use super::audit::Counters;

@@ -23,7 +23,7 @@ use super::UpstreamError;
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// Bytes to and from an upstream.
-pub(super) enum Stream {
+pub(crate) enum Stream {
     /// Plain, for upstreams that were allowed it.
     Plain(TcpStream),
     /// Verified.

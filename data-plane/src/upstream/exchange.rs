@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
@@ -124,8 +124,9 @@ impl Connection {
                 // An answer before the end of the upload: the rest of the body would be read as a request.
                 reusable &= upload.is_none_or(UploadState::is_done);
                 let carrier = Carrier { h1, pool: reusable.then_some(self.pool) };
+                let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 let mut answer = response.map(|body| Answer { body, carrier: Some(carrier) });
-                if answer.body().is_end_stream() {
+                if answer.body().is_end_stream() && !switched {
                     answer.body_mut().release(&mut Context::from_waker(Waker::noop()));
                 }
                 Ok(answer)
@@ -142,6 +143,16 @@ fn failed(error: &hyper::Error) -> UpstreamError {
     }
 }
 
+/// A connection whose upstream has agreed to speak another protocol on it.
+pub struct Switched {
+    /// The connection.
+    pub(crate) stream: Stream,
+    /// What the upstream has said already.
+    pub(crate) ahead: Bytes,
+    /// Counts it for as long as it lasts.
+    pub(crate) counted: Counted,
+}
+
 /// An answer's body. Read to its end, it gives its connection back; dropped before, it closes it.
 pub struct Answer {
     body: Incoming,
@@ -154,6 +165,20 @@ struct Carrier {
 }
 
 impl Answer {
+    /// The connection itself, behind a `101`. `None`: it is HTTP/2's, or is given back already.
+    pub async fn switch(mut self) -> Option<Switched> {
+        let Carrier { mut h1, .. } = self.carrier.take()?;
+        // hyper ends its own part once it has read the head of a 101.
+        poll_fn(|cx| {
+            h1.drive(cx);
+            if h1.open { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        let H1 { driver, counted, .. } = *h1;
+        let parts = driver.into_parts();
+        Some(Switched { stream: parts.io.into_inner(), ahead: parts.read_buf, counted })
+    }
+
     /// Nothing of the answer is left to read: gives the connection back, if it is as idle as that.
     fn release(&mut self, cx: &mut Context<'_>) {
         if let Some(Carrier { mut h1, pool: Some(pool) }) = self.carrier.take()

@@ -39,6 +39,8 @@ pub struct Pool {
     upstream: seks_proto::service::Upstream,
     allow_private: bool,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// HTTP/2 alone is spoken.
+    http2: bool,
     max_idle: usize,
     idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<http2::SendRequest<Upload>>>,
@@ -60,14 +62,16 @@ impl Pool {
         gauge: Arc<dyn Gauge>,
     ) -> Result<Self, UpstreamError> {
         let upstream = service.upstream.clone();
+        let protocols = if service.http2 { &[tls::H2][..] } else { &[tls::H2, tls::H1] };
         let tls = match upstream.tls() {
-            true => Some((trust.connector(&service.upstream_ca_pem)?, tls::server_name(&upstream)?)),
+            true => Some((trust.connector(&service.upstream_ca_pem, protocols)?, tls::server_name(&upstream)?)),
             false => None,
         };
         Ok(Self {
             upstream,
             allow_private: service.allow_private,
             tls,
+            http2: service.http2,
             max_idle,
             idle: Mutex::default(),
             shared: Mutex::default(),
@@ -96,7 +100,18 @@ impl Pool {
     pub(super) async fn open(self: &Arc<Self>) -> Result<Connection, UpstreamError> {
         let addresses = resolve(&self.upstream, self.allow_private).await?;
         let stream = connect::connect(addresses, self.tls.as_ref()).await?;
-        if stream.is_h2() { self.shake_h2(stream).await } else { self.shake_h1(stream).await }
+        let chose_h2 = stream.is_h2();
+        if self.http2 && self.tls.is_some() && !chose_h2 {
+            return Err(UpstreamError::Unreachable("no HTTP/2"));
+        }
+        if chose_h2 || self.http2 { self.shake_h2(stream).await } else { self.shake_h1(stream).await }
+    }
+
+    /// A new connection for HTTP/1.1, whatever else the upstream speaks: HTTP/2 has no `Upgrade`.
+    pub(super) async fn open_h1(self: &Arc<Self>) -> Result<Connection, UpstreamError> {
+        let addresses = resolve(&self.upstream, self.allow_private).await?;
+        let tls = self.tls.as_ref().map(|(connector, name)| (tls::only_h1(connector), name.clone()));
+        self.shake_h1(connect::connect(addresses, tls.as_ref()).await?).await
     }
 
     async fn shake_h1(self: &Arc<Self>, stream: Stream) -> Result<Connection, UpstreamError> {
@@ -178,7 +193,7 @@ impl Pool {
 }
 
 /// One connection, as the gauge sees it: in use or put aside, and gone when this is dropped.
-pub(super) struct Counted {
+pub(crate) struct Counted {
     gauge: Arc<dyn Gauge>,
     active: bool,
 }

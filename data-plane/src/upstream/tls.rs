@@ -19,6 +19,11 @@ use tokio_rustls::TlsConnector;
 
 use super::UpstreamError;
 
+/// ALPN.
+pub(super) const H2: &[u8] = b"h2";
+/// ALPN.
+pub(super) const H1: &[u8] = b"http/1.1";
+
 /// Makes connectors; holds the machine's roots, which are read once.
 pub(super) struct Trust {
     extra: Vec<CertificateDer<'static>>,
@@ -51,8 +56,8 @@ impl Trust {
         Ok(Self { extra, provider, platform: OnceLock::new() })
     }
 
-    /// A connector for one pool: the service's own roots only, where it has some, else the machine's.
-    pub(super) fn connector(&self, service_ca_pem: &str) -> Result<TlsConnector, UpstreamError> {
+    /// A connector for one pool that offers `protocols`: the service's own roots only, where it has some, else the machine's.
+    pub(super) fn connector(&self, service_ca_pem: &str, protocols: &[&[u8]]) -> Result<TlsConnector, UpstreamError> {
         let verifier = if service_ca_pem.is_empty() { self.platform()? } else { self.only(service_ca_pem)? };
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -60,7 +65,7 @@ impl Trust {
             .dangerous() // only in name: both verifiers check chain and name
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
         config.enable_early_data = false;
         Ok(TlsConnector::from(Arc::new(config)))
     }
@@ -85,6 +90,13 @@ impl Trust {
     }
 }
 
+/// The same connector, offering HTTP/1.1 alone.
+pub(super) fn only_h1(connector: &TlsConnector) -> TlsConnector {
+    let mut config = ClientConfig::clone(connector.config());
+    config.alpn_protocols = vec![H1.to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
 /// The name that the certificate must be for, and the SNI: the service's host.
 pub(super) fn server_name(upstream: &Upstream) -> Result<ServerName<'static>, UpstreamError> {
     ServerName::try_from(upstream.host().to_owned()).map_err(|_| UpstreamError::Tls)
@@ -98,9 +110,10 @@ mod tests {
     fn a_connector_offers_both_protocols_and_logs_no_keys() {
         let trust = Trust::load(None).unwrap();
         let key = rcgen::generate_simple_self_signed(vec!["ca.test".into()]).unwrap();
-        let connector = trust.connector(&key.cert.pem()).unwrap();
+        let connector = trust.connector(&key.cert.pem(), &[H2, H1]).unwrap();
         let config = connector.config();
         assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        assert_eq!(only_h1(&connector).config().alpn_protocols, [b"http/1.1".to_vec()]);
         assert!(!config.enable_early_data && !config.key_log.will_log("CLIENT_RANDOM"));
     }
 

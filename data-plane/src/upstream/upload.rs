@@ -41,6 +41,7 @@ pub struct Streaming {
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     seen_at_timer: u64,
+    both_ways: bool,
 }
 
 /// Counts an upload for somebody else.
@@ -54,6 +55,7 @@ pub trait Meter: Send + Sync {
 pub struct UploadState {
     bytes: AtomicU64,
     done: AtomicBool,
+    answered: AtomicBool,
     failure: AtomicU8,
 }
 
@@ -85,6 +87,11 @@ impl UploadState {
         self.done.load(Ordering::Acquire)
     }
 
+    /// The head of the answer is there. A stream that goes both ways may then be silent for as long as the other way is watched.
+    pub fn answer_began(&self) {
+        self.answered.store(true, Ordering::Release);
+    }
+
     /// Why it stopped, if it did.
     #[must_use]
     pub fn failure(&self) -> Option<UploadError> {
@@ -106,7 +113,24 @@ impl Streaming {
     /// Passes `body` on: at most `limit` bytes, and some progress in every `idle`.
     #[must_use]
     pub fn new(body: Incoming, limit: u64, idle: Duration, meter: Arc<dyn Meter>) -> Self {
-        Self { body, ahead: None, state: Arc::default(), meter, limit, idle, timer: None, seen_at_timer: 0 }
+        Self {
+            body,
+            ahead: None,
+            state: Arc::default(),
+            meter,
+            limit,
+            idle,
+            timer: None,
+            seen_at_timer: 0,
+            both_ways: false,
+        }
+    }
+
+    /// The agent goes on sending while it is answered, at its leisure (gRPC): once the answer has begun, only that is watched.
+    #[must_use]
+    pub fn both_ways(mut self) -> Self {
+        self.both_ways = true;
+        self
     }
 
     /// What can be watched from outside.
@@ -158,6 +182,10 @@ impl Streaming {
         loop {
             ready!(timer.as_mut().poll(cx));
             let seen = self.state.bytes();
+            if self.both_ways && self.state.answered.load(Ordering::Acquire) {
+                timer.as_mut().reset(Instant::now() + self.idle);
+                continue;
+            }
             if seen < self.seen_at_timer + MIN_PROGRESS_BYTES {
                 return Poll::Ready(self.state.fail(UploadError::TooSlow));
             }

@@ -219,3 +219,20 @@ async fn a_token_has_so_many_requests_in_flight_and_no_more() {
     }
     assert_eq!(freed, 0);
 }
+
+#[tokio::test]
+async fn a_range_is_passed_on_where_the_service_allows_it_and_nowhere_else() {
+    let part = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 5-6/9\r\nContent-Length: 2\r\n\r\nab";
+    for (allowed, status) in [(true, 206), (false, 200)] {
+        let (address, seen) = upstream(move |request| {
+            let ranged = request.to_lowercase().contains("range: bytes=5-6");
+            (if ranged { part.as_bytes().to_vec() } else { ok("123456789") }, false)
+        })
+        .await;
+        let rig = Rig::with(address, |s| s.allow_range = allowed, |_| {}).await;
+        let asked = format!("GET /api/openai/x HTTP/1.1\r\nHost: broker\r\n{AUTH}Range: bytes=5-6\r\n\r\n");
+        let reply = rig.send(&asked).await;
+        assert_eq!(reply.status, status, "{reply:?} {}", seen.text());
+        assert_eq!(reply.text.to_lowercase().contains("content-range: bytes 5-6/9"), allowed);
+    }
+}

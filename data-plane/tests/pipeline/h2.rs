@@ -1,5 +1,7 @@
 //! HTTP/2 from agents, by preface over plain TCP.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Method, Request, Version};
 
@@ -61,4 +63,39 @@ async fn h2_heads_are_held_to_the_same_rules() {
         assert_eq!(send(request.body(()).unwrap()).await, status);
     }
     assert_eq!(seen.requests(), 0);
+}
+
+#[tokio::test]
+async fn an_agent_that_keeps_its_window_shut_loses_the_stream_and_no_other() {
+    let (address, _) = upstream(|request| {
+        let big = request.contains("/big ");
+        (ok(&"x".repeat(if big { 4 << 20 } else { 2 })), false)
+    })
+    .await;
+    let rig = Rig::with(address, |_| {}, |c| c.proxy.limits.idle_timeout = Duration::from_millis(500)).await;
+    let mut client = client(&rig).await;
+    let (stalled, _) =
+        client.send_request(request(&rig, "http://broker/api/openai/big").body(()).unwrap(), true).unwrap();
+    let mut stalled = stalled.await.unwrap().into_body();
+    let first = stalled.data().await.unwrap().unwrap();
+    assert!(!first.is_empty());
+    let page = || async { crate::rig::metrics(&rig).await };
+    let active = "seks_upstream_connections{service=\"openai\",state=\"active\"} ";
+    assert!(page().await.contains(&format!("{active}1")));
+    let mut broke = None;
+    for _ in 0..2000 {
+        // What has been sent ahead is read without giving window back, so that it stays shut.
+        match tokio::time::timeout(Duration::from_secs(10), stalled.data()).await.expect("it ends by itself") {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => {
+                broke = Some(error);
+                break;
+            }
+            None => break,
+        }
+    }
+    assert!(broke.expect("reset, not ended").is_reset());
+    assert!(page().await.contains(&format!("{active}0")), "the upstream is let go of");
+    let (answer, _) = client.send_request(request(&rig, "http://broker/api/openai/x").body(()).unwrap(), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 200, "the connection still serves");
 }

@@ -4,10 +4,13 @@
 
 mod cut;
 mod edge;
+mod grpc;
 mod h2;
+mod host;
 mod hostile;
 mod pool;
 mod rig;
 mod thin;
 mod tls;
 mod tokens;
+mod websocket;

@@ -93,7 +93,7 @@ pub async fn upstream(script: impl Fn(&str) -> (Vec<u8>, bool) + Send + Sync + '
 async fn answer(mut tcp: TcpStream, seen: Seen, script: Script) {
     let index = seen.open();
     let mut buffer = Vec::new();
-    let mut chunk = [0; 4096];
+    let mut chunk = vec![0; 256 << 10]; // a large body is looked at often enough as it is;
     loop {
         while let Some(len) = whole(&buffer) {
             let request: Vec<u8> = buffer.drain(..len).collect();
@@ -377,7 +377,7 @@ pub fn credential(name_: &str, service: &str, key: &str, version: u32) -> Change
     }
 }
 
-fn grant(token: &FreshToken, id: &str, expires_at: i64) -> Change {
+pub fn grant(token: &FreshToken, id: &str, expires_at: i64) -> Change {
     Change::Token(Box::new(TokenRecord {
         digest: token.digest(),
         id: id.into(),

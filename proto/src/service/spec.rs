@@ -61,6 +61,12 @@ pub struct Spec {
     /// `Range` is passed on.
     #[serde(skip_serializing_if = "is_false")]
     pub allow_range: bool,
+    /// A request may switch to WebSocket.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_websocket: bool,
+    /// The upstream speaks HTTP/2 alone, with prior knowledge over plain `http`: gRPC servers.
+    #[serde(skip_serializing_if = "is_false")]
+    pub http2: bool,
     /// Private, loopback and plain-`http` upstreams.
     #[serde(skip_serializing_if = "is_false")]
     pub allow_private: bool,
@@ -115,6 +121,8 @@ impl Spec {
             upstream_ca_pem: self.upstream_ca_pem.clone(),
             allow_encoded_slash: self.allow_encoded_slash,
             allow_range: self.allow_range,
+            allow_websocket: self.allow_websocket,
+            http2: self.http2,
             forward_trace_context: self.forward_trace_context,
             first_byte_timeout_ms: self.first_byte_timeout.map(millis).transpose()?.unwrap_or_default(),
             denied_paths: self.denied_paths.clone(),
@@ -155,6 +163,8 @@ impl From<&wire::Service> for Spec {
                 .then(|| Duration::from_millis(service.first_byte_timeout_ms.into())),
             allow_encoded_slash: service.allow_encoded_slash,
             allow_range: service.allow_range,
+            allow_websocket: service.allow_websocket,
+            http2: service.http2,
             allow_private: service.allow_private,
             forward_trace_context: service.forward_trace_context,
             upstream_ca_pem: service.upstream_ca_pem.clone(),

@@ -17,6 +17,9 @@ const MASK: u8 = b'*';
 /// rest can go through without being copied.
 const PIECE: usize = 256;
 
+/// At the end of a message so much of a match is masked at once: the rest may be in the next message, and nothing is held over.
+const TELLING: usize = 8;
+
 /// An escaped line break is taken for one within base64 behind so many bytes that fit: they are common in JSON.
 const LINE: usize = 8;
 
@@ -28,6 +31,8 @@ pub(super) struct Scrubber {
     held: BytesMut,
     /// How much of `held` has been searched.
     searched: usize,
+    /// How much of `held` has gone on already.
+    gone: usize,
     hits: Vec<Range<usize>>,
     found: u32,
 }
@@ -35,7 +40,7 @@ pub(super) struct Scrubber {
 impl Scrubber {
     pub(super) fn new(needles: Needles) -> Self {
         let states = vec![State::default(); needles.inner().needles.len()].into_boxed_slice();
-        Self { needles, states, held: BytesMut::new(), searched: 0, hits: Vec::new(), found: 0 }
+        Self { needles, states, held: BytesMut::new(), searched: 0, gone: 0, hits: Vec::new(), found: 0 }
     }
 
     /// Occurrences found since this was last asked.
@@ -45,12 +50,12 @@ impl Scrubber {
 
     /// Whether nothing is held back.
     pub(super) fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.held() == 0
     }
 
     /// How many bytes are held back.
     pub(super) fn held(&self) -> usize {
-        self.held.len()
+        self.held.len() - self.gone
     }
 
     /// Takes the next chunk; what can go on is put into `out`.
@@ -75,6 +80,23 @@ impl Scrubber {
         if !self.held.is_empty() {
             self.search_held(true, out);
         }
+    }
+
+    /// A message has ended: what is held goes on, and a match may still be completed by the next message. What is then known of
+    /// it is masked, unless that is next to nothing.
+    pub(super) fn let_out(&mut self, out: &mut VecDeque<Bytes>) {
+        let length = self.held.len();
+        if length == self.gone {
+            return;
+        }
+        let mut piece = BytesMut::from(&self.held[..]);
+        self.mask(&mut piece);
+        let telling = self.states.iter().filter_map(State::live).filter(|begin| length - begin >= TELLING).min();
+        if let Some(known) = telling.and_then(|begin| piece.get_mut(begin..)) {
+            known.fill(MASK);
+        }
+        out.push_back(piece.split_off(self.gone).freeze());
+        self.gone = length;
     }
 
     /// Scrubs a whole text. Returns what it is to be replaced by, when there is something in it.
@@ -109,7 +131,11 @@ impl Scrubber {
         if chunk.is_empty() {
             return;
         }
-        if self.hits.is_empty() {
+        let gone = std::mem::take(&mut self.gone);
+        if gone >= length {
+            self.gone = gone - length;
+        }
+        if self.hits.is_empty() && gone == 0 {
             return out.push_back(chunk);
         }
         let mut chunk = chunk.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
@@ -118,7 +144,10 @@ impl Scrubber {
         for hit in &mut self.hits {
             *hit = hit.start.saturating_sub(length)..hit.end - length;
         }
-        out.push_back(chunk.freeze());
+        let rest = chunk.split_off(gone.min(length)).freeze();
+        if !rest.is_empty() {
+            out.push_back(rest);
+        }
     }
 
     /// Counts each hit where it begins, so that one that leaves in two parts counts once.

@@ -45,6 +45,7 @@ fn everything_can_be_said() {
         first_byte_timeout = "10m"
         allow_encoded_slash = true
         allow_range = true
+        allow_websocket = true
         forward_trace_context = true
         "#,
     )
@@ -53,6 +54,7 @@ fn everything_can_be_said() {
     assert_eq!((service.fields.len(), service.slots.len()), (2, 8));
     assert_eq!(service.first_byte_timeout, Some(Duration::from_secs(600)));
     assert!(service.allow_encoded_slash && service.allow_range && service.forward_trace_context);
+    assert!(service.allow_websocket && !service.http2);
     assert!(matches!(service.injection.as_slice(), [Site::Header(..)]));
 }
 
@@ -78,6 +80,8 @@ fn an_error_is_one_line_and_names_the_key() {
         ("inject = 'bearer'\nfirst_byte_timeout = 'soon'", "expected"),
         ("inject = 'bearer'\nfirst_byte_timeout = '100days'", "first_byte_timeout: at most 49 days"),
         ("inject = 'bearer'\nallow_range = 'yes'", "expected a boolean"),
+        ("inject = 'bearer'\nslots = ['subprotocol:a, b']", "slots: `a, b` does not begin a subprotocol"),
+        ("inject = 'bearer'\nallow_websocket = true\nhttp2 = true", "allow_websocket: "),
     ] {
         let error = service(rest).expect_err(rest);
         assert!(error.contains(says) && !error.contains('\n'), "{rest}: {error}");

@@ -1,0 +1,225 @@
+//! The tunnel behind a `101`: both directions, and what has to hold as long as it is open.
+
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Response;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, split},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{agent::FromAgent, handshake, upstream::FromUpstream};
+use crate::{
+    proxy::{
+        audit::{Counters, Record},
+        forward::Answered,
+        outgoing::{InFlight, Outgoing, expiry},
+        refusal::{Code, Refusal},
+        scrub::{self, Messages, Needles},
+    },
+    table::{Cut, CutReason},
+    upstream::Switched,
+};
+
+/// Read at a time, in each direction.
+pub(super) const BUFFER: usize = 16 * 1024;
+/// After a Close has been passed on one way, the other way has this long to answer it.
+const CLOSING: Duration = Duration::from_secs(5);
+/// How long an agent may take to be told why its tunnel ends.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A tunnel that is about to open: the agent has yet to be told.
+pub(crate) struct Tunnel {
+    upstream: Switched,
+    needles: Needles,
+    cut: Cut,
+    expires: Option<Instant>,
+    idle: Duration,
+    in_flight: InFlight,
+    record: Option<Record>,
+}
+
+/// Why a tunnel ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// One end has said Close.
+    Closed,
+    /// Without a Close.
+    AgentGone,
+    /// Without a Close.
+    UpstreamGone,
+    /// It sent what isn't a frame.
+    AgentBroken,
+    /// It sent what isn't a frame.
+    UpstreamBroken,
+    /// The right to it has ended.
+    Cut(CutReason),
+    /// The token has expired.
+    Expired,
+    /// Neither end said anything for long.
+    Idle,
+    /// The node stops.
+    Stopping,
+}
+
+impl End {
+    /// What the agent is told (the code as IANA lists them), and what the record says.
+    fn goodbye(self) -> Option<(u16, &'static str, Option<Code>)> {
+        let broken = Code::UpstreamUnreachable;
+        Some(match self {
+            Self::Closed | Self::AgentGone => return None,
+            Self::AgentBroken => (1002, "request_invalid", Some(Code::RequestInvalid)),
+            Self::UpstreamGone | Self::UpstreamBroken => (1014, broken.as_str(), Some(broken)),
+            Self::Cut(CutReason::LeaseExpired) => (1013, Code::NodeStale.as_str(), Some(Code::NodeStale)),
+            Self::Cut(reason) => (1008, Code::from(reason).as_str(), Some(Code::from(reason))),
+            Self::Expired => (1008, Code::TokenExpired.as_str(), Some(Code::TokenExpired)),
+            Self::Idle => (1001, "idle", None),
+            Self::Stopping => (1001, "the node is stopping", None),
+        })
+    }
+}
+
+/// Shows that there is life, and counts it.
+#[derive(Clone)]
+pub(super) struct Pulse {
+    began: Instant,
+    last: Arc<AtomicU64>,
+    counters: Arc<Counters>,
+}
+
+impl Pulse {
+    fn new(counters: Arc<Counters>) -> Self {
+        Self { began: Instant::now(), last: Arc::default(), counters }
+    }
+
+    /// Something came.
+    pub(super) fn beat(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
+    }
+
+    /// So many bytes came from the agent.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.beat();
+        self.counters.sent(bytes);
+    }
+
+    /// So many bytes went to the agent.
+    pub(super) fn received(&self, bytes: usize) {
+        self.counters.received(bytes);
+    }
+
+    /// Ends when nothing came for `idle`.
+    async fn stopped(&self, idle: Duration) {
+        loop {
+            let deadline = self.began + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
+            if Instant::now() >= deadline {
+                return;
+            }
+            sleep_until(deadline).await;
+        }
+    }
+}
+
+/// Makes of an upstream's `101` the agent's, and of the connection a tunnel.
+pub(in crate::proxy) async fn switch(
+    answered: Answered,
+    idle: Duration,
+    in_flight: InFlight,
+    record: &Record,
+) -> Result<Response<Outgoing>, Refusal> {
+    let Answered { response, needles, cut, expires_at, .. } = answered;
+    let (mut parts, body) = response.into_parts();
+    record.counters().scrubbed(scrub::headers(&mut parts.headers, &needles));
+    handshake::announce(&mut parts.headers);
+    let upstream = body.switch().await.ok_or(Code::UpstreamUnreachable)?;
+    let tunnel = Tunnel { upstream, needles, cut, expires: expiry(expires_at), idle, in_flight, record: None };
+    Ok(Response::from_parts(parts, Outgoing::tunnel(tunnel)))
+}
+
+impl Tunnel {
+    /// Hands the tunnel to the connection that the `101` goes out on; it closes `record` when it ends.
+    pub(in crate::proxy) fn hand_over(mut self: Box<Self>, record: Record) {
+        self.record = Some(record);
+        if let Some(activity) = self.in_flight.leave_connection() {
+            activity.switch(self);
+        }
+    }
+
+    /// Passes frames both ways until the end. Gives the agent's connection back, to be closed gently. `ahead` is what the agent sent
+    /// right behind its handshake.
+    pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+        self: Box<Self>,
+        agent: S,
+        ahead: Bytes,
+        stop: &CancellationToken,
+    ) -> Option<S> {
+        let Self { upstream, needles, mut cut, expires, idle, in_flight, record } = *self;
+        let mut record = record?;
+        let Switched { stream, ahead: upstream_ahead, counted } = upstream;
+        let pulse = Pulse::new(record.counters().clone());
+        let scrubber = Messages::new(needles, record.counters().clone());
+        let (from_agent, to_agent) = split(agent);
+        let (from_upstream, to_upstream) = split(stream);
+        let mut up = FromAgent::new(from_agent, &ahead, to_upstream, pulse.clone());
+        let mut down = FromUpstream::new(from_upstream, &upstream_ahead, to_agent, scrubber, pulse.clone());
+        let expired = async {
+            match expires {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        let end = tokio::select! {
+            biased; // the right to it comes first
+            reason = &mut cut => End::Cut(reason),
+            () = expired => End::Expired,
+            () = pulse.stopped(idle) => End::Idle,
+            () = stop.cancelled() => End::Stopping,
+            end = both(&mut up, &mut down) => end,
+        };
+        let from_agent = up.finish();
+        let to_agent = down.finish(end.goodbye().map(|(code, reason, _)| (code, reason)), GOODBYE).await;
+        drop((counted, in_flight));
+        match end.goodbye() {
+            None if end == End::Closed => record.complete(),
+            None | Some((_, _, None)) => drop(record),
+            Some((_, _, Some(code))) => {
+                record.refused(code);
+                drop(record);
+            }
+        }
+        Some(from_agent.unsplit(to_agent))
+    }
+}
+
+async fn both<A, B, C, D>(up: &mut FromAgent<A, B>, down: &mut FromUpstream<C, D>) -> End
+where
+    A: AsyncRead + Unpin,
+    B: AsyncWrite + Unpin,
+    C: AsyncRead + Unpin,
+    D: AsyncWrite + Unpin,
+{
+    let (mut up, mut down) = (std::pin::pin!(up.run()), std::pin::pin!(down.run()));
+    let (end, other_is_up) = tokio::select! {
+        end = &mut up => (end, false),
+        end = &mut down => (end, true),
+    };
+    match (end, other_is_up) {
+        // Closed one way: whatever the other way does now, it was a clean end.
+        (End::Closed, true) => drop(timeout(CLOSING, up).await),
+        (End::Closed, false) => drop(timeout(CLOSING, down).await),
+        // The upstream takes no more: it may have said why.
+        (End::UpstreamGone, false) => return timeout(CLOSING, down).await.unwrap_or(end),
+        _ => return end,
+    }
+    End::Closed
+}
