@@ -154,7 +154,9 @@ mod tests {
             &|p| drop(p.headers.remove("connection")),
             &|p| drop(p.headers.insert("sec-websocket-version", "8".parse().unwrap())),
             &|p| drop(p.headers.insert("sec-websocket-key", "short".parse().unwrap())),
-            &|p| drop(p.headers.append("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==".parse().unwrap())),
+            &|p| {
+                p.headers.append("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==".parse().unwrap());
+            },
             &|p| drop(p.headers.remove("sec-websocket-key")),
         ];
         for change in wrong {
@@ -193,7 +195,9 @@ mod tests {
             &|h| drop(h.insert("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".parse().unwrap())),
             &|h| drop(h.insert("sec-websocket-protocol", "other".parse().unwrap())),
             &|h| drop(h.insert("sec-websocket-extensions", "permessage-deflate".parse().unwrap())),
-            &|h| drop(h.append("upgrade", "h2c".parse().unwrap())),
+            &|h| {
+                h.append("upgrade", "h2c".parse().unwrap());
+            },
         ];
         for change in wrong {
             assert_eq!(answer(change).unwrap_err().code, Code::UpstreamUnreachable);
