@@ -3,19 +3,19 @@
 //! A [`Record`] is opened when a request's head has been read, is told by each stage what that stage found, and closes
 //! exactly once: when the answer has been sent, or when it is dropped. Closing writes the `seks.proxy` span and the metrics.
 //! Its values are an allow-list: names and numbers that the node knows, and of the agent's bytes only a method and a path,
-//! both cleaned. Nothing here formats, locks or waits on the path of a request: spans go into a queue, and a task of
-//! its own exports them.
+//! both cleaned. Nothing here waits on the path of a request: a record is written as the bytes that the collector gets,
+//! appended to a queue, and a task of its own exports them.
 
 mod body;
 mod clean;
 mod context;
 mod record;
 mod request_id;
+mod trace_id;
 
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
-use opentelemetry::StringValue;
 use seks_proto::runtime::telemetry::Telemetry;
 
 pub use self::{
@@ -43,9 +43,10 @@ struct Inner {
     telemetry: Telemetry,
     metrics: Metrics,
     mode: AuditMode,
-    node: StringValue,
-    region: StringValue,
+    node: Box<str>,
+    region: Box<str>,
     ids: request_id::Source,
+    trace_ids: trace_id::Source,
 }
 
 impl Audit {
@@ -62,9 +63,9 @@ impl Audit {
         if mode == AuditMode::Required && !telemetry.is_enabled() {
             return Err(AuditError::NoCollector);
         }
-        let shared = |s: &str| StringValue::from(Arc::<str>::from(s));
-        let (node, region, ids) = (shared(node), shared(region), request_id::Source::new());
-        Ok(Self { inner: Arc::new(Inner { telemetry, metrics, mode, node, region, ids }) })
+        let (ids, trace_ids) = (request_id::Source::new(), trace_id::Source::new());
+        let (node, region) = (node.into(), region.into());
+        Ok(Self { inner: Arc::new(Inner { telemetry, metrics, mode, node, region, ids, trace_ids }) })
     }
 
     /// Begins a record. Ask [`Record::refusal`] before anything else is done: a node that must record and can't, doesn't

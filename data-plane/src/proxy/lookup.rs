@@ -3,10 +3,11 @@
 //! Services belong to a tenant and the token says which, so tokens are looked for everywhere first; then the service says
 //! which of the places count. A token anywhere else is never used and never forwarded.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
 use http::{HeaderMap, HeaderName, header};
+use memchr::memmem::Finder;
 use seks_proto::{
     request,
     service::{BasicPart, Service, Slot},
@@ -57,33 +58,33 @@ struct Presented<'a> {
 }
 
 /// Headers in which SDKs put keys, for telling "nothing was presented" from "what was presented is no token", and for
-/// stripping credentials that aren't the node's.
+/// stripping credentials that aren't the node's. In order: it is searched by halves.
 pub(super) const CREDENTIAL_HEADERS: &[&str] = &[
-    "authorization",
-    "proxy-authorization",
-    "cookie",
-    "x-api-key",
     "api-key",
     "apikey",
-    "x-apikey",
-    "x-goog-api-key",
-    "x-auth-token",
-    "x-access-token",
-    "x-auth-key",
-    "x-token",
-    "private-token",
-    "job-token",
-    "deploy-token",
-    "x-vault-token",
-    "x-amz-security-token",
-    "ocp-apim-subscription-key",
-    "x-subscription-token",
-    "x-rapidapi-key",
-    "x-figma-token",
-    "x-shopify-access-token",
-    "xi-api-key",
+    "authorization",
+    "cookie",
     "dd-api-key",
     "dd-application-key",
+    "deploy-token",
+    "job-token",
+    "ocp-apim-subscription-key",
+    "private-token",
+    "proxy-authorization",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-apikey",
+    "x-auth-key",
+    "x-auth-token",
+    "x-figma-token",
+    "x-goog-api-key",
+    "x-rapidapi-key",
+    "x-shopify-access-token",
+    "x-subscription-token",
+    "x-token",
+    "x-vault-token",
+    "xi-api-key",
 ];
 
 /// Identifies a request, or says why it is nobody's.
@@ -228,13 +229,13 @@ impl<'a> Presented<'a> {
     /// The one token that stands where its service wants it.
     fn choose(&self, admitted: &Admitted, table: &Table, record: &mut Record) -> Result<Option<Chosen>, Refusal> {
         let mut chosen: Option<Chosen> = None;
-        let mut refused = None;
+        let (mut refused, mut revoked) = (None, None);
         for (place, digest) in &self.tokens {
             let token = match table.find(digest) {
                 Found::Token(token) => token,
                 Found::Revoked(token) => {
-                    record.identified(&token.tenant, &token.agent, &token.id);
                     refused = Some(Code::TokenRevoked);
+                    revoked = Some(token);
                     continue;
                 }
                 Found::Unknown => {
@@ -258,7 +259,12 @@ impl<'a> Presented<'a> {
         }
         match (&chosen, refused) {
             (None, Some(_)) if self.tokens.len() > 1 => Err(Code::TokenAmbiguous.into()),
-            (None, Some(code)) => Err(code.into()),
+            (None, Some(code)) => {
+                if let Some(token) = revoked {
+                    record.identified(&token.tenant, &token.agent, &token.id);
+                }
+                Err(code.into())
+            }
             _ => Ok(chosen),
         }
     }
@@ -303,7 +309,8 @@ impl Place<'_> {
 
 /// Whether `value` holds the beginning of a token anywhere.
 pub(super) fn has_token(value: &[u8]) -> bool {
-    value.len() >= token::PREFIX.len() && memchr::memmem::find(value, token::PREFIX.as_bytes()).is_some()
+    static PREFIX: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(token::PREFIX));
+    value.len() >= token::PREFIX.len() && PREFIX.find(value).is_some()
 }
 
 /// Whether a query parameter of this name is a slot of the service, or a place that the credential goes to: whatever an agent

@@ -22,13 +22,9 @@ const CAPPED: &[&str] = &[
     "etcd_client",
     "opentelemetry",
     "opentelemetry_sdk",
-    "opentelemetry_otlp",
     "cedar_policy",
     "cedar_policy_core",
 ];
-
-/// The target of audit spans: they go to the collector, not to the log.
-pub const AUDIT_TARGET: &str = "seks.audit";
 
 /// Why logging can't start.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +78,7 @@ where
 
 fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     let root = metadata.target().split("::").next().unwrap_or_default();
-    root != AUDIT_TARGET && (*metadata.level() <= Level::WARN || !CAPPED.contains(&root))
+    *metadata.level() <= Level::WARN || !CAPPED.contains(&root)
 }
 
 #[cfg(test)]
@@ -120,7 +116,7 @@ mod tests {
             tracing::debug!(target: "h2::codec", "authorization: Bearer sk-REAL");
             tracing::info!(target: "rustls", "sk-REAL");
             tracing::warn!(target: "hyper", "a warning");
-            tracing::info_span!(target: AUDIT_TARGET, "seks.proxy").in_scope(|| tracing::debug!("ours"));
+            tracing::debug!("ours");
         });
         assert!(!text.contains("sk-REAL") && text.contains("a warning") && text.contains("ours"), "{text}");
     }

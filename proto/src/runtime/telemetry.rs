@@ -2,6 +2,8 @@
 
 mod export;
 mod queue;
+mod sdk;
+mod span;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -17,6 +19,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 pub use self::{
     export::Protocol,
     queue::{Permit, Queue},
+    span::{CLIENT, SERVER, SpanContext, Spans},
 };
 
 /// `[telemetry]` of either plane. `OTEL_EXPORTER_OTLP_ENDPOINT`, `…_TRACES_ENDPOINT`, `…_HEADERS`, `…_TIMEOUT`,
@@ -26,15 +29,15 @@ pub use self::{
 pub struct TelemetryConfig {
     /// The collector, `http://127.0.0.1:4317`. Absent, and no variable either: no spans are made.
     pub otlp_endpoint: Option<String>,
-    /// How it is spoken to. Default: `grpc`.
-    pub otlp_protocol: Protocol,
+    /// How it is spoken to: `grpc` or `http/protobuf`. Default: `OTEL_EXPORTER_OTLP_PROTOCOL`, else `grpc`.
+    pub otlp_protocol: Option<Protocol>,
     /// PEM roots for an `https` collector. Default: the machine's.
     pub otlp_ca_file: Option<PathBuf>,
     /// `service.instance.id` of every span. Default: the node's name, or the control plane's.
     pub service_instance: Option<String>,
     /// Where `/metrics`, `/healthz` and `/readyz` are served. Default: the plane's own.
     pub metrics_listen: Option<SocketAddr>,
-    /// Most spans held for the collector, a request having one or two. Default: 65,536 (about 60 MiB when full).
+    /// Most spans held for the collector, a request having one or two. Default: 65,536 (about 30 MiB when full).
     pub queue_spans: usize,
     /// How long one export may take before it is tried again. Default: 10 s; 100 ms to 60 s.
     #[serde(with = "humantime_serde")]
@@ -48,7 +51,7 @@ impl Default for TelemetryConfig {
     fn default() -> Self {
         Self {
             otlp_endpoint: None,
-            otlp_protocol: Protocol::default(),
+            otlp_protocol: None,
             otlp_ca_file: None,
             service_instance: None,
             metrics_listen: None,
@@ -114,14 +117,14 @@ impl Telemetry {
                 KeyValue::new("service.version", super::VERSION),
             ])
             .build();
-        let exporter = export::exporter(config, &endpoint)?;
+        let exporter = export::Exporter::new(config, &endpoint, &resource)?;
         let queue = Queue::open(config.queue_spans);
-        let processor = queue::Processor::start(Arc::clone(&queue), exporter, config);
+        tokio::spawn(queue::run(Arc::clone(&queue), exporter, config.clone()));
         // An audit record is never sampled away, whatever an agent's `traceparent` says.
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::AlwaysOn)
             .with_resource(resource)
-            .with_span_processor(processor)
+            .with_span_processor(sdk::Processor(Arc::clone(&queue)))
             .build();
         let layer = tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("seks"))

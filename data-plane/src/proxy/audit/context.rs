@@ -1,46 +1,49 @@
 //! W3C trace context: `traceparent`, read from an agent and, where a service says so, passed on as a span of ours.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opentelemetry::{
-    Context,
-    trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState},
-};
+use seks_proto::runtime::telemetry::SpanContext;
 
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The agent's span, when it sent one `traceparent` and that is well-formed (W3C Trace Context, 3.2).
-pub(super) fn parent(headers: &HeaderMap) -> Option<Context> {
+pub(super) fn parent(headers: &HeaderMap) -> Option<SpanContext> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let value = values.next()?.as_bytes();
     if values.next().is_some() {
         return None;
     }
-    let span = parse(value)?;
-    Some(Context::new().with_remote_span_context(span))
+    parse(value)
 }
 
 fn parse(value: &[u8]) -> Option<SpanContext> {
     let text = std::str::from_utf8(value).ok()?;
-    let lower_hex = |s: &str| s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let mut parts = text.split('-');
     let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let lengths = (version.len(), trace.len(), span.len(), flags.len()) == (2, 32, 16, 2);
-    if !lengths || ![version, trace, span, flags].iter().all(|p| lower_hex(p)) || version == "ff" {
+    if version == "ff" || (version == "00" && parts.next().is_some()) {
         return None;
     }
-    if version == "00" && parts.next().is_some() {
+    let [_]: [u8; 1] = hex(version)?;
+    let [flags]: [u8; 1] = hex(flags)?;
+    let context = SpanContext { trace: hex(trace)?, span: hex(span)?, flags: flags & 1 };
+    (context.trace != [0; 16] && context.span != [0; 8]).then_some(context)
+}
+
+/// Exactly `N` bytes in lower-case hexadecimal digits.
+fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != 2 * N || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
         return None;
     }
-    let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()? & 1);
-    let (trace, span) = (TraceId::from_hex(trace).ok()?, SpanId::from_hex(span).ok()?);
-    let context = SpanContext::new(trace, span, flags, true, TraceState::default());
-    context.is_valid().then_some(context)
+    let mut bytes = [0; N];
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// `traceparent` of a span of ours.
 pub(super) fn header(span: &SpanContext) -> Option<HeaderValue> {
-    let flags = span.trace_flags().to_u8();
-    HeaderValue::try_from(format!("00-{}-{}-{flags:02x}", span.trace_id(), span.span_id())).ok()
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    HeaderValue::try_from(format!("00-{}-{}-{:02x}", hex(&span.trace), hex(&span.span), span.flags)).ok()
 }
 
 #[cfg(test)]

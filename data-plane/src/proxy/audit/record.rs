@@ -1,25 +1,18 @@
 //! One request's record, from its head to its end.
 
 use std::{
-    mem,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use opentelemetry::{
-    Key, StringValue, Value,
-    trace::{Status, TraceContextExt as _},
-};
 use seks_proto::{
     id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName},
-    runtime::{logs::AUDIT_TARGET, telemetry::Permit},
+    runtime::telemetry::{CLIENT, Permit, SERVER, SpanContext, Spans},
 };
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::{Body, Inner, RequestId, clean, context};
 use crate::{
@@ -53,7 +46,7 @@ impl Counters {
     }
 }
 
-/// An open record. Every setter may be called at any time; the last call counts.
+/// An open record. Each setter writes what its stage found, and is called once at most: an attribute stands once in a span.
 pub struct Record {
     // Boxed: a record moves through every stage.
     open: Box<Open>,
@@ -62,9 +55,9 @@ pub struct Record {
 struct Open {
     audit: Arc<Inner>,
     id: RequestId,
-    span: Span,
-    upstream: Option<Span>,
-    /// Given back after the span has gone into the queue.
+    /// Absent: nothing is recorded.
+    trace: Option<Trace>,
+    /// Given back after the spans have gone into the queue.
     permit: Option<Permit>,
     service: Arc<ServiceMetrics>,
     service_name: Option<ServiceName>,
@@ -79,62 +72,52 @@ struct Open {
     completed: bool,
 }
 
+/// The spans of a record while they are written.
+struct Trace {
+    spans: Spans,
+    own: SpanContext,
+    /// Unix nanoseconds; everything later is counted from it on a clock that isn't set.
+    began: u64,
+    upstream: Option<Upstream>,
+}
+
+/// The upstream's span: written behind the record's own.
+struct Upstream {
+    context: SpanContext,
+    began: Duration,
+    status: Option<StatusCode>,
+    failed: Option<Code>,
+}
+
+/// Room for an ordinary record: its names, its numbers and some 40 bytes an attribute.
+const RECORD_BYTES: usize = 1280;
+
 impl Record {
     pub(super) fn open(audit: &Arc<Inner>, method: &Method, path: &str, headers: &HeaderMap) -> Self {
         audit.metrics.began();
-        let permit = audit.telemetry.queue().reserve();
-        let span = if permit.is_some() {
-            audit
-                .telemetry
-                .scope(|| tracing::info_span!(target: AUDIT_TARGET, parent: None, "seks.proxy", otel.kind = "server"))
-        } else {
-            Span::none()
-        };
+        let (id, permit) = (audit.ids.next(), audit.telemetry.queue().reserve());
         if permit.is_none() && audit.telemetry.is_enabled() {
             audit.telemetry.queue().count_dropped(1);
         }
-        let record = Self {
-            open: Box::new(Open {
-                audit: Arc::clone(audit),
-                id: audit.ids.next(),
-                span,
-                upstream: None,
-                permit,
-                service: Arc::clone(audit.metrics.unresolved()),
-                service_name: None,
-                counters: Arc::default(),
-                began: Instant::now(),
-                upstream_began: None,
-                upstream_took: Duration::ZERO,
-                overhead: None,
-                allowed: false,
-                reason: None,
-                status: None,
-                completed: false,
-            }),
-        };
-        record.describe(method, path, headers);
-        record
-    }
-
-    fn describe(&self, method: &Method, path: &str, headers: &HeaderMap) {
-        let open = &*self.open;
-        if open.span.is_none() {
-            return;
-        }
-        if let Some(parent) = context::parent(headers) {
-            // An error says that the span was made without a layer, and then nothing is recorded anyway.
-            let _ = open.span.set_parent(parent);
-        }
-        let (path, cut) = clean::path(path);
-        open.set("http.request.method", known(method));
-        open.set("url.path", path);
-        if cut {
-            open.set("seks.truncated", true);
-        }
-        open.set("seks.request.id", open.id.as_str().to_owned());
-        open.set("seks.node", open.audit.node.clone());
-        open.set("seks.region", open.audit.region.clone());
+        let trace = permit.is_some().then(|| Trace::begin(audit, &id, method, path, headers));
+        let open = Box::new(Open {
+            audit: Arc::clone(audit),
+            id,
+            trace,
+            permit,
+            service: Arc::clone(audit.metrics.unresolved()),
+            service_name: None,
+            counters: Arc::default(),
+            began: Instant::now(),
+            upstream_began: None,
+            upstream_took: Duration::ZERO,
+            overhead: None,
+            allowed: false,
+            reason: None,
+            status: None,
+            completed: false,
+        });
+        Self { open }
     }
 
     /// Names the request to the agent, in [`RequestId::HEADER`] and in refusals.
@@ -158,37 +141,45 @@ impl Record {
 
     /// The revision that the table had applied when it was asked.
     pub fn table(&mut self, revision: u64) {
-        self.open.set("seks.table.revision", i64::try_from(revision).unwrap_or(i64::MAX));
+        self.write(|s| s.int("seks.table.revision", revision));
     }
 
     /// Whose token it is. Also set for tokens that are refused, as far as they are known.
     pub fn identified(&mut self, tenant: &TenantName, agent: &AgentName, token_id: &str) {
-        self.open.set("seks.tenant", tenant.shared());
-        self.open.set("seks.agent", agent.shared());
-        self.open.set("seks.token.id", token_id.to_owned());
+        self.write(|s| {
+            s.text("seks.tenant", tenant.as_str());
+            s.text("seks.agent", agent.as_str());
+            s.text("seks.token.id", token_id);
+        });
     }
 
     /// The service that is called, one of the table's, and its upstream's host.
     pub fn service(&mut self, service: &ServiceName, host: &str) {
         self.open.service = self.open.audit.metrics.service(service);
-        self.open.service_name = Some(service.clone());
-        self.open.set("seks.service", service.shared());
-        self.open.set("server.address", host.to_owned());
+        if self.open.trace.is_none() {
+            self.open.service_name = Some(service.clone());
+        }
+        self.write(|s| {
+            s.text("seks.service", service.as_str());
+            s.text("server.address", host);
+        });
     }
 
     /// What policy decided, and which policies determined it.
     pub fn decided(&mut self, allowed: bool, policies: &[PolicyId]) {
         self.open.allowed = allowed;
         if !policies.is_empty() {
-            let ids = policies.iter().take(MAX_POLICIES).map(|p| StringValue::from(p.shared())).collect();
-            self.open.set("seks.policy.ids", Value::Array(opentelemetry::Array::String(ids)));
+            let ids = policies.iter().take(MAX_POLICIES).map(PolicyId::as_str);
+            self.write(|s| s.texts("seks.policy.ids", ids));
         }
     }
 
     /// The credential that is put in.
     pub fn credential(&mut self, name: &CredentialName, version: u32) {
-        self.open.set("seks.credential", name.shared());
-        self.open.set("seks.credential.version", i64::from(version));
+        self.write(|s| {
+            s.text("seks.credential", name.as_str());
+            s.int("seks.credential.version", version.into());
+        });
     }
 
     /// Why it was refused, or why an allowed request failed.
@@ -199,38 +190,30 @@ impl Record {
     /// The upstream call begins. Returns what goes to the upstream as `traceparent` if the service passes it on.
     pub fn upstream_began(&mut self, pass_context: bool) -> Option<HeaderValue> {
         let open = &mut *self.open;
-        open.upstream_began = Some(Instant::now());
-        if open.span.is_none() {
-            return None;
-        }
-        // A child by OpenTelemetry's lights only: the registry would let go of its parent through whatever subscriber is the
-        // default where the child is dropped, and that is the log's.
-        let span = open
-            .audit
-            .telemetry
-            .scope(|| tracing::info_span!(target: AUDIT_TARGET, parent: None, "seks.upstream", otel.kind = "client"));
-        // An error says that the span was made without a layer, and then nothing is recorded anyway.
-        let _ = span.set_parent(open.span.context());
-        let header = if pass_context { context::header(span.context().span().span_context()) } else { None };
-        open.upstream = Some(span);
-        header
+        let now = Instant::now();
+        open.upstream_began = Some(now);
+        let trace = open.trace.as_mut()?;
+        let context = SpanContext { span: open.audit.trace_ids.span(), ..trace.own };
+        let began = now.duration_since(open.began);
+        trace.upstream = Some(Upstream { context, began, status: None, failed: None });
+        if pass_context { context::header(&context) } else { None }
     }
 
     /// The upstream's head has arrived.
     pub fn upstream_answered(&mut self, status: StatusCode) {
         let open = &mut *self.open;
         open.upstream_took = open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
-        if let Some(span) = &open.upstream {
-            span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
+        if let Some(upstream) = open.trace.as_mut().and_then(|t| t.upstream.as_mut()) {
+            upstream.status = Some(status);
         }
     }
 
     /// The upstream call has failed, with what the agent is told.
     pub fn upstream_failed(&mut self, code: Code) {
-        self.open.upstream_took = self.open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
-        if let Some(span) = self.open.upstream.take() {
-            span.set_attribute("error.type", code.as_str());
-            span.set_status(Status::error(code.as_str()));
+        let open = &mut *self.open;
+        open.upstream_took = open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
+        if let Some(upstream) = open.trace.as_mut().and_then(|t| t.upstream.as_mut()) {
+            upstream.failed = Some(code);
         }
         self.refused(code);
     }
@@ -244,6 +227,12 @@ impl Record {
     /// The answer was sent to its end. Closes the record; dropping it instead says that the answer broke off.
     pub fn complete(mut self) {
         self.open.completed = true;
+    }
+
+    fn write(&mut self, attributes: impl FnOnce(&mut Spans)) {
+        if let Some(trace) = &mut self.open.trace {
+            attributes(&mut trace.spans);
+        }
     }
 
     /// Wraps the answer's body: the record closes when the body does.
@@ -272,13 +261,52 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-impl Open {
-    fn set(&self, key: &'static str, value: impl Into<Value>) {
-        if !self.span.is_none() {
-            self.span.set_attribute(Key::from_static_str(key), value);
+impl Trace {
+    fn begin(audit: &Inner, id: &RequestId, method: &Method, path: &str, headers: &HeaderMap) -> Self {
+        let parent = context::parent(headers);
+        let trace = parent.map_or_else(|| audit.trace_ids.trace(), |p| p.trace);
+        // Sampled, whatever the agent says: an audit record is never sampled away.
+        let own = SpanContext { trace, span: audit.trace_ids.span(), flags: 1 };
+        let began = UNIX_EPOCH.elapsed().map_or(0, nanos);
+        let (path, cut) = clean::path(path);
+        let mut spans = Spans::with_capacity(RECORD_BYTES + path.len());
+        spans.begin("seks.proxy", SERVER, &own, parent.map(|p| p.span), began);
+        spans.text("http.request.method", known(method));
+        spans.text("url.path", &path);
+        if cut {
+            spans.flag("seks.truncated");
         }
+        spans.text("seks.request.id", id.as_str());
+        spans.text("seks.node", &audit.node);
+        spans.text("seks.region", &audit.region);
+        Self { spans, own, began, upstream: None }
     }
 
+    fn at(&self, since: Duration) -> u64 {
+        self.began.saturating_add(nanos(since))
+    }
+
+    /// Ends the record's own span, and writes the upstream's.
+    fn end(&mut self, whole: Duration, upstream_took: Duration) {
+        self.spans.end(self.at(whole));
+        let Some(Upstream { context, began, status, failed }) = self.upstream.take() else { return };
+        self.spans.begin("seks.upstream", CLIENT, &context, Some(self.own.span), self.at(began));
+        if let Some(status) = status {
+            self.spans.int("http.response.status_code", status.as_u16().into());
+        }
+        if let Some(code) = failed {
+            self.spans.text("error.type", code.as_str());
+            self.spans.error(code.as_str());
+        }
+        self.spans.end(self.at(if upstream_took.is_zero() { whole } else { began + upstream_took }));
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Open {
     fn close(&mut self) {
         let scrubbed = self.counters.scrubbed.load(Relaxed);
         let status = self.status.filter(|_| self.completed);
@@ -287,30 +315,30 @@ impl Open {
         let whole = self.began.elapsed();
         let overhead = self.overhead.unwrap_or_else(|| whole.saturating_sub(self.upstream_took));
         self.audit.metrics.ended(whole, overhead);
-        if self.span.is_none() {
+        let Some(mut trace) = self.trace.take() else {
             if !self.audit.telemetry.is_enabled() {
                 self.log(whole, scrubbed);
             }
             return;
-        }
-        self.set("seks.decision", if self.allowed { "allow" } else { "deny" });
+        };
+        let spans = &mut trace.spans;
+        spans.text("seks.decision", if self.allowed { "allow" } else { "deny" });
         if let Some(reason) = self.reason {
-            self.set("seks.reason", reason.as_str());
+            spans.text("seks.reason", reason.as_str());
         }
         if let Some(status) = self.status {
-            self.set("http.response.status_code", i64::from(status.as_u16()));
+            spans.int("http.response.status_code", status.as_u16().into());
         }
-        self.set("seks.scrub.count", i64::from(scrubbed));
-        let bytes = |count: &AtomicU64| i64::try_from(count.load(Relaxed)).unwrap_or(i64::MAX);
-        self.set("http.request.body.size", bytes(&self.counters.request_bytes));
-        self.set("http.response.body.size", bytes(&self.counters.response_bytes));
+        spans.int("seks.scrub.count", scrubbed.into());
+        spans.int("http.request.body.size", self.counters.request_bytes.load(Relaxed));
+        spans.int("http.response.body.size", self.counters.response_bytes.load(Relaxed));
         if !self.completed {
-            self.set("error.type", "aborted");
-            self.span.set_status(Status::error("aborted"));
+            spans.text("error.type", "aborted");
+            spans.error("aborted");
         }
-        // The child first, then the record itself, then the place in the queue.
-        drop(self.upstream.take());
-        drop(mem::replace(&mut self.span, Span::none()));
+        trace.end(whole, self.upstream_took);
+        self.audit.telemetry.queue().push(&trace.spans);
+        // The record is in the queue: its place goes back.
         drop(self.permit.take());
     }
 

@@ -1,53 +1,183 @@
-//! The OTLP exporter, from configuration.
+//! The way to the collector, of spans that are bytes already: OTLP over gRPC or over HTTP.
 
-use std::fs;
+mod grpc;
+mod http;
 
-use opentelemetry_otlp::{RetryPolicy, SpanExporter, WithExportConfig as _, WithTonicConfig as _};
+use std::{env, fs, sync::Arc, time::Duration};
+
+use ::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use bytes::Bytes;
+use opentelemetry_proto::{
+    tonic::{common::v1::InstrumentationScope, resource::v1, trace::v1::ScopeSpans},
+    transform::common::tonic::ResourceAttributesWithSchema,
+};
+use opentelemetry_sdk::Resource;
+use prost::Message as _;
 use serde::Deserialize;
-use tonic::transport::{Certificate, ClientTlsConfig};
 
-use super::{TelemetryConfig, TelemetryError};
+use self::{grpc::Grpc, http::Http};
+use super::{TelemetryConfig, TelemetryError, span};
 
 /// How the collector is spoken to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Protocol {
     /// OTLP over gRPC, port 4317 by convention.
-    #[default]
+    #[serde(rename = "grpc")]
     Grpc,
+    /// OTLP over HTTP in protobuf, port 4318 by convention.
+    #[serde(rename = "http/protobuf", alias = "http")]
+    Http,
+}
+
+/// Why a batch didn't get through. Never holds a span.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct ExportError(Arc<str>);
+
+/// Sends batches to one collector.
+pub(super) struct Exporter {
+    way: Way,
+    /// `ResourceSpans.resource`, encoded.
+    resource: Vec<u8>,
+    /// `ScopeSpans.scope`, encoded.
+    scope: Vec<u8>,
+}
+
+enum Way {
+    Grpc(Box<Grpc>),
+    Http(Box<Http>),
+}
+
+/// Where the collector is, and how it wants to be spoken to.
+struct Target {
+    uri: Uri,
+    /// The path is the resource's own, not the collector's.
+    is_resource: bool,
+    /// TLS; trusting these PEM roots, or the machine's.
+    tls: Option<Option<Vec<u8>>>,
+    headers: HeaderMap,
+    gzip: bool,
+    timeout: Duration,
+}
+
+impl Exporter {
+    /// Opens no connection: that happens at the first export, and again after every failure.
+    pub(super) fn new(config: &TelemetryConfig, endpoint: &str, resource: &Resource) -> Result<Self, TelemetryError> {
+        let target = Target::new(config, endpoint)?;
+        let way = match protocol(config)? {
+            Protocol::Grpc => Way::Grpc(Box::new(Grpc::new(target)?)),
+            Protocol::Http => Way::Http(Box::new(Http::new(target)?)),
+        };
+        let attributes = ResourceAttributesWithSchema::from(resource).attributes.0;
+        let resource = v1::Resource { attributes, ..Default::default() };
+        let scope = InstrumentationScope { name: "seks".into(), ..Default::default() };
+        let scope = ScopeSpans { scope: Some(scope), ..Default::default() };
+        Ok(Self { way, resource: span::message(1, &resource.encode_to_vec()), scope: scope.encode_to_vec() })
+    }
+
+    /// Sends `spans` (`ScopeSpans.spans`, repeated). Returns how many of them the collector will never take.
+    pub(super) async fn export(&mut self, spans: Bytes) -> Result<u64, ExportError> {
+        let scope_spans = span::head(2, self.scope.len() + spans.len());
+        let length = self.resource.len() + scope_spans.len() + self.scope.len() + spans.len();
+        let head = [&span::head(1, length)[..], &self.resource, &scope_spans, &self.scope].concat().into();
+        let reply = match &mut self.way {
+            Way::Grpc(grpc) => grpc.send(head, spans).await?,
+            Way::Http(http) => http.send(head, spans).await?,
+        };
+        Ok(reply.partial_success.map_or(0, |p| u64::try_from(p.rejected_spans).unwrap_or(0)))
+    }
+}
+
+impl Target {
+    fn new(config: &TelemetryConfig, endpoint: &str) -> Result<Self, TelemetryError> {
+        let uri: Uri = endpoint.parse().map_err(|_| invalid("otlp_endpoint", "not a URL"))?;
+        let tls = match uri.scheme_str() {
+            Some("http") => None,
+            Some("https") => Some(roots(config)?),
+            _ => return Err(invalid("otlp_endpoint", "expected `http://…` or `https://…`")),
+        };
+        if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
+            return Err(invalid("otlp_endpoint", "credentials don't belong in a URL; use OTEL_EXPORTER_OTLP_HEADERS"));
+        }
+        let gzip = match variable("COMPRESSION").as_deref() {
+            None | Some("none") => false,
+            Some("gzip") => true,
+            Some(_) => return Err(invalid("otlp_endpoint", "OTEL_EXPORTER_OTLP_COMPRESSION: `gzip` or `none`")),
+        };
+        let is_resource = config.otlp_endpoint.is_none() && set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").is_some();
+        Ok(Self { uri, is_resource, tls, headers: headers()?, gzip, timeout: config.export_timeout })
+    }
 }
 
 fn invalid(key: &'static str, reason: impl Into<String>) -> TelemetryError {
     TelemetryError::Invalid { key, reason: reason.into() }
 }
 
-/// Opens no connection: that happens at the first export, and again after every failure.
-pub(super) fn exporter(config: &TelemetryConfig, endpoint: &str) -> Result<SpanExporter, TelemetryError> {
-    let uri: http::Uri = endpoint.parse().map_err(|_| invalid("otlp_endpoint", "not a URL"))?;
-    let tls = match uri.scheme_str() {
-        Some("http") => None,
-        Some("https") => Some(tls(config)?),
-        _ => return Err(invalid("otlp_endpoint", "expected `http://…` or `https://…`")),
-    };
-    if let Some(authority) = uri.authority()
-        && authority.as_str().contains('@')
-    {
-        return Err(invalid("otlp_endpoint", "credentials don't belong in a URL; use OTEL_EXPORTER_OTLP_HEADERS"));
-    }
-    // Retrying is the queue's: its own retries would hold a batch that the queue doesn't count.
-    let mut builder = SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .with_timeout(config.export_timeout)
-        .with_retry_policy(RetryPolicy::disabled());
-    if let Some(tls) = tls {
-        builder = builder.with_tls_config(tls);
-    }
-    builder.build().map_err(|e| invalid("otlp_endpoint", e.to_string()))
+fn set(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|v| !v.is_empty())
 }
 
-fn tls(config: &TelemetryConfig) -> Result<ClientTlsConfig, TelemetryError> {
-    let Some(path) = &config.otlp_ca_file else { return Ok(ClientTlsConfig::new().with_native_roots()) };
-    let pem = fs::read(path).map_err(|e| invalid("otlp_ca_file", format!("{}: {e}", path.display())))?;
-    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
+/// A standard variable, the signal's own before the general one.
+fn variable(name: &str) -> Option<String> {
+    set(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}")).or_else(|| set(&format!("OTEL_EXPORTER_OTLP_{name}")))
+}
+
+fn protocol(config: &TelemetryConfig) -> Result<Protocol, TelemetryError> {
+    match (config.otlp_protocol, variable("PROTOCOL").as_deref()) {
+        (Some(protocol), _) => Ok(protocol),
+        (None, None | Some("grpc")) => Ok(Protocol::Grpc),
+        (None, Some("http/protobuf")) => Ok(Protocol::Http),
+        (None, Some(_)) => Err(invalid("otlp_protocol", "OTEL_EXPORTER_OTLP_PROTOCOL: `grpc` or `http/protobuf`")),
+    }
+}
+
+fn roots(config: &TelemetryConfig) -> Result<Option<Vec<u8>>, TelemetryError> {
+    let Some(path) = &config.otlp_ca_file else { return Ok(None) };
+    fs::read(path).map(Some).map_err(|e| invalid("otlp_ca_file", format!("{}: {e}", path.display())))
+}
+
+/// `OTEL_EXPORTER_OTLP_HEADERS`: `key=value,key=value`, values percent-encoded. Often a collector's key, so what is wrong
+/// with it is said without it.
+fn headers() -> Result<HeaderMap, TelemetryError> {
+    let mut map = HeaderMap::new();
+    let wrong = || invalid("otlp_endpoint", "OTEL_EXPORTER_OTLP_HEADERS: expected `key=value,key=value`");
+    for pair in variable("HEADERS").unwrap_or_default().split(',').filter(|p| !p.trim().is_empty()) {
+        let (key, value) = pair.split_once('=').ok_or_else(wrong)?;
+        let key = HeaderName::from_bytes(key.trim().as_bytes()).map_err(|_| wrong())?;
+        let value = unescape(value.trim()).and_then(|v| HeaderValue::from_bytes(&v).ok());
+        let mut value = value.ok_or_else(wrong)?;
+        value.set_sensitive(true);
+        map.insert(key, value);
+    }
+    Ok(map)
+}
+
+fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let escaped = tail.get(..2).filter(|_| *first == b'%').and_then(|d| std::str::from_utf8(d).ok());
+        rest = match escaped.and_then(|d| u8::from_str_radix(d, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                tail.get(2..)?
+            }
+            None => {
+                out.push(*first);
+                tail
+            }
+        };
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_values_are_unescaped() {
+        assert_eq!(unescape("Bearer%20a%2Fb%").unwrap(), b"Bearer a/b%");
+        assert_eq!(unescape("%zz%4").unwrap(), b"%zz%4");
+    }
 }

@@ -2,10 +2,11 @@
 //!
 //! OpenTelemetry's own batch processor drops silently above 2,048 spans. This one has a bound that is configured, counts
 //! what it loses, lets a caller reserve a place before the work that must be recorded begins, and tries a batch again
-//! until the collector has it.
+//! until the collector has it. Spans wait as the bytes that are sent: a batch costs the exporting task one copy.
 
 use std::{
-    fmt, mem,
+    collections::VecDeque,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -13,30 +14,27 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::Context;
-use opentelemetry_sdk::{
-    Resource,
-    error::OTelSdkResult,
-    trace::{Span, SpanData, SpanExporter, SpanProcessor},
-};
+use bytes::Bytes;
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
 
-use super::TelemetryConfig;
+use super::{TelemetryConfig, export::Exporter, span::Spans};
 
 /// Most spans in one export.
 const BATCH: usize = 512;
+/// Most bytes in one, but for a single record: gRPC servers take 4 MiB unless told otherwise.
+const BATCH_BYTES: usize = 1024 * 1024;
 
-/// A batch that the collector refuses for this long (or says it will never take) is dropped and counted, unless a
-/// place was reserved: then it is kept until the process ends.
+/// A batch that the collector refuses is tried again after these pauses, for as long as the process lives: the bound is the
+/// queue's. When it is full, new spans are refused or counted as lost, and those that were accepted are kept.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What waits for the collector. Everything here is safe to read from any thread at any time.
 pub struct Queue {
-    waiting: Mutex<Vec<SpanData>>,
+    waiting: Mutex<VecDeque<Batch>>,
     /// Places taken: waiting, in an export that isn't confirmed, and reserved by requests under way.
     taken: AtomicUsize,
     capacity: usize,
@@ -47,6 +45,13 @@ pub struct Queue {
     /// The exporting task has ended.
     done: Notify,
     ended: AtomicBool,
+}
+
+/// Encoded spans that go out together.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    spans: usize,
 }
 
 /// A place in the queue, taken before the work that must be recorded begins. It goes back when this is dropped, which
@@ -125,26 +130,52 @@ impl Queue {
         self.dropped.fetch_add(spans, Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<SpanData>> {
+    /// Takes a record's spans, all or none.
+    ///
+    /// A reserved record finds its own reservation counted, so twice the capacity is the bound of what is held: one whose
+    /// place was reserved is never the one that is dropped.
+    pub fn push(&self, spans: &Spans) {
+        let count = spans.count();
+        if self.taken.load(Relaxed) > self.capacity {
+            self.dropped.fetch_add(count as u64, Relaxed);
+            return;
+        }
+        self.taken.fetch_add(count, Relaxed);
+        let (before, after) = self.append(spans.as_bytes(), count);
+        if before == 0 || (before < BATCH && after >= BATCH) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Returns how many spans were in the last batch before, and are now.
+    fn append(&self, bytes: &[u8], count: usize) -> (usize, usize) {
+        let mut waiting = self.lock();
+        let first = waiting.is_empty();
+        let full = |b: &Batch| b.spans >= BATCH || b.bytes.len() + bytes.len() > BATCH_BYTES;
+        if waiting.back().is_none_or(full) {
+            // As large as the one before has become: batches are alike.
+            let room = waiting.back().map_or(bytes.len(), |b| b.bytes.len());
+            waiting.push_back(Batch { bytes: Vec::with_capacity(room), spans: 0 });
+        }
+        let Some(batch) = waiting.back_mut() else { return (0, 0) };
+        let before = batch.spans;
+        batch.bytes.extend_from_slice(bytes);
+        batch.spans += count;
+        (if first { 0 } else { before.max(1) }, batch.spans)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Batch>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A reserved span finds its own reservation counted, so twice the capacity is the bound of what is held: a span
-    /// whose place was reserved is never the one that is dropped.
-    fn push(&self, span: SpanData) {
-        if self.taken.load(Relaxed) > self.capacity {
-            self.dropped.fetch_add(1, Relaxed);
-            return;
-        }
-        self.taken.fetch_add(1, Relaxed);
-        let length = {
-            let mut waiting = self.lock();
-            waiting.push(span);
-            waiting.len()
-        };
-        if length == 1 || length == BATCH {
-            self.wake.notify_one();
-        }
+    /// Whether a whole batch waits.
+    fn has_batch(&self) -> bool {
+        let waiting = self.lock();
+        waiting.len() > 1 || waiting.front().is_some_and(|b| b.spans >= BATCH)
+    }
+
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
     }
 
     pub(super) fn close(&self) {
@@ -163,73 +194,19 @@ impl Queue {
     }
 }
 
-/// Puts ended spans into the queue. Its exporter runs in a task of its own.
-#[derive(Debug)]
-pub(super) struct Processor {
-    queue: Arc<Queue>,
-    /// The exporter, until the provider has said what the resource is.
-    pending: Option<Pending>,
-}
-
-#[derive(Debug)]
-struct Pending {
-    exporter: opentelemetry_otlp::SpanExporter,
-    interval: Duration,
-    timeout: Duration,
-}
-
-impl Processor {
-    pub(super) fn start(
-        queue: Arc<Queue>,
-        exporter: opentelemetry_otlp::SpanExporter,
-        config: &TelemetryConfig,
-    ) -> Self {
-        let pending = Pending { exporter, interval: config.export_interval, timeout: config.export_timeout };
-        Self { queue, pending: Some(pending) }
-    }
-}
-
-impl SpanProcessor for Processor {
-    fn on_start(&self, _: &mut Span, _: &Context) {}
-
-    fn on_end(&self, span: SpanData) {
-        self.queue.push(span);
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.queue.wake.notify_one();
-        Ok(())
-    }
-
-    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
-        self.queue.close();
-        Ok(())
-    }
-
-    /// Called once, when the provider is built: the exporter knows all that it needs and can start.
-    fn set_resource(&mut self, resource: &Resource) {
-        let Some(Pending { mut exporter, interval, timeout }) = self.pending.take() else { return };
-        exporter.set_resource(resource);
-        tokio::spawn(run(Arc::clone(&self.queue), exporter, interval, timeout));
-    }
-}
-
-async fn run(queue: Arc<Queue>, exporter: impl SpanExporter, interval: Duration, patience: Duration) {
+/// Exports what is queued until the queue is closed and empty.
+pub(super) async fn run(queue: Arc<Queue>, mut exporter: Exporter, config: TelemetryConfig) {
     loop {
         queue.wake.notified().await;
-        let closing = queue.closed.load(Relaxed);
-        if !closing && queue.lock().len() < BATCH {
+        if !queue.closed.load(Relaxed) && !queue.has_batch() {
             // A batch fills up, or its time is over, or the queue is closed.
-            let _ = timeout(interval, queue.wake.notified()).await;
+            let _ = timeout(config.export_interval, queue.wake.notified()).await;
         }
         loop {
-            let batch = take(&queue);
-            if batch.is_empty() {
-                break;
-            }
-            let count = batch.len();
-            send(&queue, &exporter, batch, patience).await;
-            queue.taken.fetch_sub(count, Relaxed);
+            let batch = queue.lock().pop_front();
+            let Some(Batch { bytes, spans }) = batch else { break };
+            send(&queue, &mut exporter, bytes.into(), spans, config.export_timeout).await;
+            queue.taken.fetch_sub(spans, Relaxed);
         }
         if queue.closed.load(Relaxed) && queue.lock().is_empty() {
             break;
@@ -239,21 +216,18 @@ async fn run(queue: Arc<Queue>, exporter: impl SpanExporter, interval: Duration,
     queue.done.notify_waiters();
 }
 
-fn take(queue: &Queue) -> Vec<SpanData> {
-    let mut waiting = queue.lock();
-    if waiting.len() <= BATCH {
-        return mem::take(&mut *waiting);
-    }
-    waiting.drain(..BATCH).collect()
-}
-
-/// Until the collector has it. The bound is the queue's: when it is full, new spans are refused or counted as lost, and
-/// those that were accepted are kept.
-async fn send(queue: &Queue, exporter: &impl SpanExporter, batch: Vec<SpanData>, patience: Duration) {
+/// Until the collector has it.
+async fn send(queue: &Queue, exporter: &mut Exporter, batch: Bytes, spans: usize, patience: Duration) {
     let mut pause = FIRST_PAUSE;
     loop {
         match timeout(patience, exporter.export(batch.clone())).await {
-            Ok(Ok(())) => return,
+            Ok(Ok(0)) => return,
+            Ok(Ok(rejected)) => {
+                // It has said that it will never take these: trying again would not help.
+                let rejected = rejected.min(spans as u64);
+                tracing::error!(rejected, "the collector rejects spans");
+                return queue.count_dropped(rejected);
+            }
             Ok(Err(error)) => tracing::warn!(waiting = queue.len(), %error, "the collector doesn't take spans"),
             Err(_) => tracing::warn!(waiting = queue.len(), "the collector doesn't answer"),
         }

@@ -1,0 +1,35 @@
+//! Spans that are made with `tracing`: the SDK ends them here, and they join the others in the queue.
+
+use std::{sync::Arc, time::Duration};
+
+use opentelemetry::Context;
+use opentelemetry_proto::tonic::trace::v1;
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    trace::{Span, SpanData, SpanProcessor},
+};
+use prost::Message as _;
+
+use super::{queue::Queue, span::Spans};
+
+/// Puts ended spans into the queue.
+#[derive(Debug)]
+pub(super) struct Processor(pub(super) Arc<Queue>);
+
+impl SpanProcessor for Processor {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        self.0.push(&Spans::encoded(&v1::Span::from(span).encode_to_vec()));
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.wake();
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        self.0.close();
+        Ok(())
+    }
+}
