@@ -72,7 +72,7 @@ impl Fixture {
             method: &Method::POST,
             path,
             query: "",
-            token: &self.token,
+            token: self.token.as_str(),
             services: std::slice::from_ref(&self.service),
             age_seconds: 60,
             source: [10, 1, 2, 3].into(),

@@ -31,7 +31,7 @@ use self::{
     admit::Hosts,
     audit::{Audit, Record, RequestId},
     authorize::Permitted,
-    outgoing::{InFlight, Tokens},
+    outgoing::InFlight,
     refusal::Refusal,
 };
 pub use self::{
@@ -50,7 +50,6 @@ use crate::{
 pub struct Proxy {
     table: Arc<Table>,
     upstreams: Arc<Upstreams>,
-    tokens: Arc<Tokens>,
     hosts: Hosts,
     audit: Audit,
     config: Config,
@@ -87,7 +86,7 @@ impl Proxy {
     pub fn new(table: Arc<Table>, audit: Audit, config: Config) -> Result<Self, CaFileError> {
         let upstreams = Arc::new(Upstreams::new(config.upstream.clone())?);
         let hosts = Hosts::new(&config.proxy.hosts, config.proxy.host_suffix.as_deref(), config.proxy.listen.ip());
-        Ok(Self { table, upstreams, tokens: Arc::default(), hosts, audit, config })
+        Ok(Self { table, upstreams, hosts, audit, config })
     }
 
     /// Answers one request. Every answer has an `x-seks-request-id` and closes one record; a refusal that leaves a body unread
@@ -126,7 +125,7 @@ impl Proxy {
         let (parts, body) = request.into_parts();
         let admitted = admit::call(parts, &body, &self.hosts, limits)?;
         let identified = lookup::call(admitted, &caller, &self.table, record)?;
-        let in_flight = in_flight.of(self.tokens.clone(), identified.digest, limits.max_in_flight)?;
+        let in_flight = in_flight.of(&identified.token, limits.max_in_flight)?;
         if identified.service.is_none() {
             record.decided(true, &[]);
             return Ok(discovery::call(&identified, &caller));

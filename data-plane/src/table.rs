@@ -29,7 +29,6 @@ use arc_swap::ArcSwap;
 use seks_proto::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
     policy::Policies,
-    secret::Secret,
     table::{SessionError, SessionKey},
     token::Digest,
 };
@@ -229,19 +228,8 @@ impl Table {
 pub type Attributes = BTreeMap<String, String>;
 
 /// Additional data of a credential that is sealed in this process's memory.
-fn memory_aad(tenant: &TenantName, name: &CredentialName, version: u32) -> Vec<u8> {
-    seks_proto::table::credential_aad("memory", tenant.as_str(), name.as_str(), version)
-}
-
-fn seal_in_memory(
-    key: &SessionKey,
-    tenant: &TenantName,
-    name: &CredentialName,
-    version: u32,
-    secret: &Secret,
-) -> Result<Box<[u8]>, ApplyError> {
-    let sealed = key.seal(&memory_aad(tenant, name, version), secret)?;
-    Ok(sealed.into_boxed_slice())
+fn memory_aad(tenant: &TenantName, name: &CredentialName, version: u32) -> Box<[u8]> {
+    seks_proto::table::credential_aad("memory", tenant.as_str(), name.as_str(), version).into()
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub struct Metrics {
 }
 
 struct Inner {
-    services: DashMap<ServiceName, Arc<ServiceMetrics>>,
+    services: DashMap<ServiceName, Arc<ServiceMetrics>, foldhash::quality::RandomState>,
     /// Requests that were refused before their service was known.
     unresolved: Arc<ServiceMetrics>,
     duration: Histogram,
@@ -60,7 +60,7 @@ impl Metrics {
     /// `audit` is the queue in front of the collector; `table` is asked at every scrape.
     pub fn new(audit: Arc<Queue>, table: impl Fn() -> TableState + Send + Sync + 'static) -> Self {
         let inner = Inner {
-            services: DashMap::new(),
+            services: DashMap::default(),
             unresolved: Arc::new(ServiceMetrics::new("")),
             duration: Histogram::new(),
             overhead: Histogram::new(),

@@ -73,7 +73,7 @@ pub struct Key {
 
 /// All pools of a node.
 pub struct Upstreams {
-    pools: DashMap<Key, Arc<Pool>>,
+    pools: DashMap<Key, Arc<Pool>, foldhash::quality::RandomState>,
     trust: tls::Trust,
     config: UpstreamConfig,
 }
@@ -85,7 +85,7 @@ impl Upstreams {
     /// When `ca_file` can't be read.
     pub fn new(config: UpstreamConfig) -> Result<Self, CaFileError> {
         let trust = tls::Trust::load(config.ca_file.as_deref())?;
-        Ok(Self { pools: DashMap::new(), trust, config })
+        Ok(Self { pools: DashMap::default(), trust, config })
     }
 
     /// A connection for one request: one that is idle, or a new one.

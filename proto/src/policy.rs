@@ -24,7 +24,7 @@ pub use self::{
     slice::{Policies, Scope},
 };
 use crate::{
-    id::{PolicyId, ServiceName, TokenId},
+    id::{PolicyId, ServiceName},
     request::BodyFacts,
 };
 
@@ -42,7 +42,7 @@ pub struct Call<'a> {
     /// [`crate::request::Target::query`], or `""`. Policy sees the names only.
     pub query: &'a str,
     /// The token's id.
-    pub token: &'a TokenId,
+    pub token: &'a str,
     /// What the token was issued for.
     pub services: &'a [ServiceName],
     /// Seconds since the token was issued.

@@ -2,10 +2,17 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
+    io::Read as _,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::Bytes;
+use http::{StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -13,6 +20,7 @@ use opentelemetry_proto::tonic::{
     },
     common::v1::{AnyValue, any_value::Value},
 };
+use prost::Message as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, codec::CompressionEncoding};
 
@@ -42,30 +50,57 @@ impl Span {
     }
 }
 
-/// Receives spans over OTLP/gRPC on a free loopback port.
+/// Receives spans over OTLP on a free loopback port.
 pub struct Collector {
     address: SocketAddr,
     spans: Arc<Mutex<Vec<Span>>>,
 }
 
+#[derive(Clone)]
 struct Sink(Arc<Mutex<Vec<Span>>>);
 
 impl Collector {
-    /// Starts one.
+    /// Starts one that speaks gRPC.
     ///
     /// # Panics
     /// When no port is free.
     pub fn start() -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        let spans = Arc::new(Mutex::default());
-        let service = TraceServiceServer::new(Sink(Arc::clone(&spans))).accept_compressed(CompressionEncoding::Gzip);
+        let (listener, collector) = Self::listen();
+        let service = TraceServiceServer::new(collector.sink()).accept_compressed(CompressionEncoding::Gzip);
         crate::runtime().spawn(async move {
             let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
             drop(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await);
         });
-        Self { address, spans }
+        collector
+    }
+
+    /// Starts one that speaks HTTP, at `/v1/traces`.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub fn start_http() -> Self {
+        let (listener, collector) = Self::listen();
+        let sink = collector.sink();
+        crate::runtime().spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                let sink = sink.clone();
+                let service = service_fn(move |request| sink.clone().post(request));
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        collector
+    }
+
+    fn listen() -> (std::net::TcpListener, Self) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, Self { address, spans: Arc::default() })
+    }
+
+    fn sink(&self) -> Sink {
+        Sink(Arc::clone(&self.spans))
     }
 
     /// What goes into `OTEL_EXPORTER_OTLP_ENDPOINT`.
@@ -96,13 +131,9 @@ impl Collector {
     }
 }
 
-#[tonic::async_trait]
-impl TraceService for Sink {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let spans = request.into_inner().resource_spans.into_iter().flat_map(|r| r.scope_spans).flat_map(|s| s.spans);
+impl Sink {
+    fn take(&self, request: ExportTraceServiceRequest) {
+        let spans = request.resource_spans.into_iter().flat_map(|r| r.scope_spans).flat_map(|s| s.spans);
         let spans = spans.map(|span| Span {
             name: span.name,
             kind: span.kind,
@@ -116,6 +147,36 @@ impl TraceService for Sink {
                 .collect(),
         });
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(spans);
+    }
+
+    async fn post(self, request: http::Request<Incoming>) -> Result<http::Response<Full<Bytes>>, Infallible> {
+        let (parts, body) = request.into_parts();
+        let is = |name, value: &str| parts.headers.get(name).is_some_and(|v| v == value);
+        let body = body.collect().await.unwrap().to_bytes();
+        let right = parts.method == "POST" && parts.uri.path() == "/v1/traces";
+        let mut reply = http::Response::new(Full::default());
+        if !right || !is(header::CONTENT_TYPE, "application/x-protobuf") || !is(header::AUTHORIZATION, "Bearer abc") {
+            *reply.status_mut() = StatusCode::BAD_REQUEST;
+            return Ok(reply);
+        }
+        let mut plain = Vec::new();
+        if is(header::CONTENT_ENCODING, "gzip") {
+            flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut plain).unwrap();
+        } else {
+            plain.extend_from_slice(&body);
+        }
+        self.take(ExportTraceServiceRequest::decode(&plain[..]).unwrap());
+        Ok(reply)
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Sink {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.take(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }

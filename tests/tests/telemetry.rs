@@ -112,6 +112,28 @@ fn no_secret(emitted: &str, token: &str) {
 }
 
 #[test]
+fn a_collector_that_speaks_http_is_told_the_same() {
+    for gzip in ["none", "gzip"] {
+        let (collector, upstream) = (Collector::start_http(), Upstream::ok());
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf".into()),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", gzip.into()),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abc".into()),
+        ];
+        let environment = variables.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        let sandbox = Sandbox::with(Options { environment, ..Options::default() });
+        sandbox.service("openai", &upstream, KEY);
+        let token = sandbox.token("agent", &["openai"]).secret;
+        let reply = sandbox.get("/api/openai/v1/models", &token);
+        let span = collector.wait_for(gzip, by_request_id(reply.header("x-seks-request-id").unwrap()));
+        assert_eq!(missing(&span, &[ALWAYS, ALLOWED].concat()), [""; 0]);
+        collector.wait_for("an administrator's span", |s| s.name == "seks.admin");
+        assert!(!sandbox.everything_emitted().contains("Bearer abc"));
+    }
+}
+
+#[test]
 fn the_metrics_page_has_every_name_that_dashboards_use() {
     let upstream = Upstream::start(|r| Answer::text(&r.head));
     let sandbox = Sandbox::start();

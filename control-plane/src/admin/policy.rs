@@ -98,7 +98,7 @@ pub(super) async fn simulate(admin: &Admin, _: &Caller, message: SimulateRequest
         method: &method,
         path: target.path(),
         query: target.query().unwrap_or_default(),
-        token: &token,
+        token: token.as_str(),
         services: std::slice::from_ref(&service),
         age_seconds: 0,
         source,

@@ -189,7 +189,7 @@ fn check_request_line(line: &[u8], limits: &HeadLimits) -> Result<HttpVersion, V
         || target == b"*"
         || method == b"CONNECT";
     // `#` would be cut off unseen by whoever parses the URI next; the others are no URI's.
-    if !form_ok || !target.iter().all(|b| b.is_ascii_graphic() && !b"#\\<>\"`".contains(b)) {
+    if !form_ok || !target.iter().all(|b| is_target(*b)) {
         return Err(Violation::Target);
     }
     match version {
@@ -263,6 +263,21 @@ fn trim(mut value: &[u8]) -> &[u8] {
         value = rest;
     }
     value
+}
+
+/// What may stand in a target: visible ASCII but for what no URI holds.
+fn is_target(b: u8) -> bool {
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut b = 0;
+        #[allow(clippy::indexing_slicing, reason = "in bounds, at compile time")]
+        while b < 128 {
+            table[b] = (b as u8).is_ascii_graphic() && !matches!(b as u8, b'#' | b'\\' | b'<' | b'>' | b'"' | b'`');
+            b += 1;
+        }
+        table
+    };
+    TABLE.get(usize::from(b)).copied().unwrap_or(false)
 }
 
 /// RFC 9110, 5.6.2.

@@ -119,12 +119,11 @@ pub(super) async fn call(
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service refuses endpoints that hand out keys"));
     }
     let scope = scope(&identified, &service)?;
-    let token_id = token.token_id().map_err(|_| Code::TokenUnknown)?;
     let mut call = Call {
         method: &parts.method,
         path: line.path(),
         query: line.query(),
-        token: &token_id,
+        token: token.id(),
         services: token.services(),
         age_seconds: caller.now.saturating_sub(token.issued_at()).max(0),
         source: caller.source,

@@ -72,11 +72,33 @@ pub(super) fn wants_trailers(headers: &HeaderMap) -> bool {
     headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
 }
 
+/// Whether a listed name begins with the same letter and is as long: most names that agents send don't pass.
+fn may_be_listed(name: &str) -> bool {
+    /// By length: the first letters, a bit each.
+    const LETTERS: [u32; 64] = {
+        let mut letters = [0; 64];
+        let lists = [NEVER_SENT, lookup::CREDENTIAL_HEADERS];
+        let mut list = 0;
+        #[allow(clippy::indexing_slicing, reason = "in bounds, at compile time")]
+        while list < lists.len() {
+            let mut at = 0;
+            while at < lists[list].len() {
+                let name = lists[list][at].as_bytes();
+                letters[name.len()] |= 1 << (name[0] & 31);
+                at += 1;
+            }
+            list += 1;
+        }
+        letters
+    };
+    let first = name.as_bytes().first().map_or(0, |b| 1 << (b & 31));
+    LETTERS.get(name.len()).is_some_and(|letters| letters & first != 0)
+}
+
 fn is_dropped(name: &HeaderName, service: &Service) -> bool {
     let text = name.as_str();
     let listed = |names: &[&str]| names.binary_search(&text).is_ok();
-    listed(NEVER_SENT)
-        || listed(lookup::CREDENTIAL_HEADERS)
+    (may_be_listed(text) && (listed(NEVER_SENT) || listed(lookup::CREDENTIAL_HEADERS)))
         || (text.starts_with(['x', 'p']) && NEVER_SENT_PREFIXES.iter().any(|p| text.starts_with(p)))
         || memchr::memchr(b'_', text.as_bytes()).is_some()
         || service.slots.iter().any(|s| matches!(s, Slot::Header(n) if n == name))
@@ -143,6 +165,8 @@ mod tests {
     #[test]
     fn lists_that_are_searched_by_halves_are_in_order() {
         assert!(NEVER_SENT.is_sorted() && lookup::CREDENTIAL_HEADERS.is_sorted());
+        assert!(NEVER_SENT.iter().chain(lookup::CREDENTIAL_HEADERS).all(|name| may_be_listed(name)));
+        assert!(!may_be_listed("user-agent") && !may_be_listed("") && !may_be_listed(&"x".repeat(64)));
         assert!(NEVER_SENT_PREFIXES.iter().all(|p| p.starts_with(['x', 'p'])));
     }
 }

@@ -9,10 +9,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use dashmap::DashMap;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
-use seks_proto::token::Digest;
 use tokio::time::{Instant, Sleep};
 
 use super::{
@@ -22,7 +20,11 @@ use super::{
     scrub,
     websocket::Tunnel,
 };
-use crate::{listener::Activity, table::Cut, upstream::Answer};
+use crate::{
+    listener::Activity,
+    table::{Cut, TokenEntry},
+    upstream::Answer,
+};
 
 /// The body of an answer.
 pub struct Outgoing(Kind);
@@ -190,13 +192,10 @@ impl Body for Outgoing {
     }
 }
 
-/// How many requests each token has in flight; a token with none has no entry.
-pub(super) type Tokens = DashMap<Digest, u32>;
-
 /// One request in flight, at its connection and, once that is known, of its token.
 pub(super) struct InFlight {
     activity: Option<Arc<Activity>>,
-    token: Option<(Arc<Tokens>, Digest)>,
+    token: Option<Arc<TokenEntry>>,
 }
 
 impl InFlight {
@@ -211,15 +210,11 @@ impl InFlight {
     }
 
     /// Counts it for its token.
-    pub(super) fn of(mut self, tokens: Arc<Tokens>, digest: Digest, most: u32) -> Result<Self, Refusal> {
-        {
-            let mut count = tokens.entry(digest).or_insert(0);
-            if *count >= most {
-                return Err(Code::LimitExceeded.into());
-            }
-            *count += 1;
+    pub(super) fn of(mut self, token: &Arc<TokenEntry>, most: u32) -> Result<Self, Refusal> {
+        if !token.enter(most) {
+            return Err(Code::LimitExceeded.into());
         }
-        self.token = Some((tokens, digest));
+        self.token = Some(token.clone());
         Ok(self)
     }
 }
@@ -229,11 +224,8 @@ impl Drop for InFlight {
         if let Some(activity) = &self.activity {
             activity.end();
         }
-        if let Some((tokens, digest)) = self.token.take() {
-            tokens.remove_if_mut(&digest, |_, count| {
-                *count = count.saturating_sub(1);
-                *count == 0
-            });
+        if let Some(token) = &self.token {
+            token.leave();
         }
     }
 }

@@ -40,7 +40,12 @@ use super::audit::Counters;
 
 /// Integrity headers are over bytes that may be changed, and they go out before it is known whether they are. An `ETag` stays:
 /// it names the upstream's representation to the upstream and says nothing about bytes.
-const INTEGRITY: [&str; 4] = ["content-md5", "digest", "content-digest", "repr-digest"];
+const INTEGRITY: [HeaderName; 4] = [
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+];
 
 /// Takes what was put into a request out of its answer: content codings come off, headers are scrubbed, body and trailers
 /// are as they stream through. Occurrences are counted in `counters`.
@@ -53,15 +58,17 @@ pub fn response<B: http_body::Body<Data = Bytes>>(
     counters: &Arc<Counters>,
 ) -> Result<Response<Body<Decoded<B>>>, UnknownCoding> {
     let (mut parts, body) = response.into_parts();
-    let codings = if needles.is_empty() { Vec::new() } else { decode::codings(&mut parts.headers)? };
+    let (mut codings, mut scrubber) = (Vec::new(), None);
     if !needles.is_empty() {
-        for name in INTEGRITY {
+        codings = decode::codings(&mut parts.headers)?;
+        for name in &INTEGRITY {
             parts.headers.remove(name);
         }
-        counters.scrubbed(headers(&mut parts.headers, &needles));
+        let scrubber = scrubber.insert(Scrubber::new(needles.clone()));
+        counters.scrubbed(scrub_headers(&mut parts.headers, scrubber));
     }
     let body = Decoded::new(body, codings).map_err(|_| UnknownCoding)?;
-    Ok(Response::from_parts(parts, Body::new(body, needles, Arc::clone(counters))))
+    Ok(Response::from_parts(parts, Body::with(body, scrubber, needles, Arc::clone(counters))))
 }
 
 /// Scrubs all headers (or trailers), names included. Returns how many occurrences there were.
@@ -69,7 +76,10 @@ pub fn headers(headers: &mut HeaderMap, needles: &Needles) -> u32 {
     if needles.is_empty() {
         return 0;
     }
-    let mut scrubber = Scrubber::new(needles.clone());
+    scrub_headers(headers, &mut Scrubber::new(needles.clone()))
+}
+
+fn scrub_headers(headers: &mut HeaderMap, scrubber: &mut Scrubber) -> u32 {
     for value in headers.values_mut() {
         if let Some(clean) = scrubber.whole(value.as_bytes()) {
             *value = HeaderValue::from_bytes(&clean).unwrap_or_else(|_| HeaderValue::from_static("*"));

@@ -18,7 +18,7 @@ use super::{
     Change, Delta,
     entry::{AgentEntry, CredentialEntry, ServiceEntry},
     generation::Generation,
-    seal_in_memory,
+    memory_aad,
     token::RevokedEntry,
 };
 
@@ -98,11 +98,10 @@ impl Step {
         let Change::Credential { tenant, name, service, version, secret } = change else {
             return Ok(Self::Other(change));
         };
-        let sealed = seal_in_memory(key, &tenant, &name, version, &secret)?;
-        let generation = next_generation();
-        let memory_key = key.clone();
-        let of = tenant.clone();
-        Ok(Self::Credential(of, CredentialEntry { name, service, version, generation, tenant, sealed, memory_key }))
+        let aad = memory_aad(&tenant, &name, version);
+        let sealed = key.seal(&aad, &secret)?.into_boxed_slice();
+        let (generation, memory_key) = (next_generation(), key.clone());
+        Ok(Self::Credential(tenant, CredentialEntry { name, service, version, generation, sealed, aad, memory_key }))
     }
 
     fn narrows(&self) -> bool {

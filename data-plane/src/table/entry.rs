@@ -3,13 +3,13 @@
 use std::{ops::Deref, sync::Arc};
 
 use seks_proto::{
-    id::{AgentName, CredentialName, ServiceName, TenantName},
+    id::{AgentName, CredentialName, ServiceName},
     secret::{Fields, FieldsError},
     service::Service,
     table::{SessionError, SessionKey},
 };
 
-use super::{Attributes, memory_aad};
+use super::Attributes;
 
 /// An agent.
 pub struct AgentEntry {
@@ -56,8 +56,9 @@ pub struct CredentialEntry {
     pub version: u32,
     /// As [`ServiceEntry::generation`]: pools of upstream connections are keyed by it.
     pub generation: u64,
-    pub(super) tenant: TenantName,
     pub(super) sealed: Box<[u8]>,
+    /// What the sealed bytes are bound to.
+    pub(super) aad: Box<[u8]>,
     pub(super) memory_key: Arc<SessionKey>,
 }
 
@@ -67,7 +68,6 @@ impl CredentialEntry {
     /// # Errors
     /// When memory has been damaged; the request is refused then.
     pub fn open(&self) -> Result<Fields, OpenError> {
-        let aad = memory_aad(&self.tenant, &self.name, self.version);
-        Ok(Fields::decode(self.memory_key.open(&aad, &self.sealed)?)?)
+        Ok(Fields::decode(self.memory_key.open(&self.aad, &self.sealed)?)?)
     }
 }

@@ -166,6 +166,7 @@ impl Generation {
             issued_at: record.issued_at,
             expires_at: record.expires_at,
             id: Id::new(&record.id),
+            in_flight: 0.into(),
             cut: false.into(),
         };
         // Terms of a token never change after issue; should they, requests under the old ones end.

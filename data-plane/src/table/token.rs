@@ -6,13 +6,16 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicU32,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
 };
 
 use ipnet::IpNet;
 use seks_proto::{
-    id::{AgentName, CredentialName, NameError, ServiceName, TenantName, TokenId},
+    id::{AgentName, CredentialName, ServiceName, TenantName},
     policy::Policies,
 };
 
@@ -68,6 +71,8 @@ pub struct TokenEntry {
     pub(super) issued_at: i64,
     pub(super) expires_at: i64,
     pub(super) id: Id,
+    /// Requests under way.
+    pub(super) in_flight: AtomicU32,
     pub(super) cut: AtomicBool,
 }
 
@@ -76,14 +81,6 @@ impl TokenEntry {
     #[must_use]
     pub fn id(&self) -> &str {
         self.id.as_str()
-    }
-
-    /// [`id`](Self::id) as a type: one allocation, for who can't do with the text.
-    ///
-    /// # Errors
-    /// Never for an entry that [`sync`](crate::sync) made: it has checked the id.
-    pub fn token_id(&self) -> Result<TokenId, NameError> {
-        TokenId::try_from(self.id())
     }
 
     /// The tenant that it belongs to.
@@ -157,6 +154,21 @@ impl TokenEntry {
     pub fn admits(&self, source: IpAddr) -> bool {
         let source = source.to_canonical();
         self.terms.cidrs.is_empty() || self.terms.cidrs.iter().any(|net| net.contains(&source))
+    }
+
+    /// Counts a request in, unless `most` are under way. A new snapshot begins to count anew.
+    #[must_use]
+    pub fn enter(&self, most: u32) -> bool {
+        if self.in_flight.fetch_add(1, Relaxed) < most {
+            return true;
+        }
+        self.leave();
+        false
+    }
+
+    /// Counts one out that [`enter`](Self::enter) let in.
+    pub fn leave(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
     }
 
     /// Whether it has been revoked or replaced since it was found. [`Table::register`](super::Table::register) looks further:

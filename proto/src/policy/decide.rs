@@ -182,7 +182,7 @@ impl<'a> Asked<'a> {
         if mentions.any(Mentions::TOKEN) {
             let services = self.call.services.iter().map(|s| Value::new_entity_uid(v.service(s.as_str())));
             let token = [
-                ("id".to_owned(), Value::new_string(self.call.token.as_str().into())),
+                ("id".to_owned(), Value::new_string(self.call.token.into())),
                 ("services".to_owned(), Value::new_set(services)),
                 ("age_seconds".to_owned(), Value::new_long(self.call.age_seconds)),
             ];

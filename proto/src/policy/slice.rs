@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    hash::{BuildHasher as _, RandomState},
+    hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState},
     sync::{Arc, OnceLock},
 };
 
@@ -35,8 +35,22 @@ const GROUP: &str = "group";
 pub struct Policies {
     policies: Arc<[Checked]>,
     /// By a keyed hash of agent and service; an entry says itself whose it is.
-    scopes: DashMap<u64, Arc<Scope>>,
+    scopes: DashMap<u64, Arc<Scope>, BuildHasherDefault<Hashed>>,
     hasher: RandomState,
+}
+
+/// For keys that are hashes.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {}
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
 }
 
 impl Policies {

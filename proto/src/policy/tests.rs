@@ -10,7 +10,7 @@ struct Fixture {
     policies: Policies,
     attributes: BTreeMap<String, String>,
     services: Vec<ServiceName>,
-    token: TokenId,
+    token: String,
 }
 
 impl Fixture {
@@ -23,7 +23,7 @@ impl Fixture {
             policies: Policies::compile(&policies).unwrap(),
             attributes: BTreeMap::new(),
             services: vec![ServiceName::try_from("openai").unwrap()],
-            token: TokenId::try_from("tok-1").unwrap(),
+            token: "tok-1".into(),
         }
     }
 
@@ -43,7 +43,7 @@ impl Fixture {
             method,
             path,
             query,
-            token: &self.token,
+            token: self.token.as_str(),
             services: &self.services,
             age_seconds: 60,
             source: "10.1.2.3".parse().unwrap(),

@@ -1,6 +1,8 @@
 //! Agents' text, made fit for a record: bounded, without control characters, without tokens.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _, sync::LazyLock};
+
+use memchr::memmem::Finder;
 
 /// Longest path of a record, in bytes; a longer one is cut and marked.
 pub(super) const MAX_PATH: usize = 1024;
@@ -13,7 +15,12 @@ const TOKEN: &str = "seks_token_";
 /// Whatever isn't printable ASCII is percent-encoded, so a record can neither break a line, move a terminal's cursor nor
 /// turn text around. Where an SDK puts its key into the path, the token is taken out; where one is hidden behind
 /// escapes, the whole path is.
-pub(super) fn path(path: &str) -> (String, bool) {
+pub(super) fn path(path: &str) -> (Cow<'_, str>, bool) {
+    static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(TOKEN));
+    let plain = path.len() <= MAX_PATH && path.bytes().all(|b| b.is_ascii_graphic() && b != b'%');
+    if plain && FINDER.find(path.as_bytes()).is_none() {
+        return (Cow::Borrowed(path), false);
+    }
     if hides_token(path) {
         return ("(a token in an escaped path)".into(), false);
     }
@@ -31,7 +38,7 @@ pub(super) fn path(path: &str) -> (String, bool) {
     push(rest, &mut clean);
     let cut = clean.len() > MAX_PATH;
     clean.truncate(MAX_PATH); // ASCII only by now
-    (clean, cut)
+    (clean.into(), cut)
 }
 
 fn push(text: &str, clean: &mut String) {

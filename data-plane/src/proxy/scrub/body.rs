@@ -30,6 +30,11 @@ impl<B> Body<B> {
     /// Counts what it finds in `counters`.
     pub fn new(inner: B, needles: Needles, counters: Arc<Counters>) -> Self {
         let scrubber = (!needles.is_empty()).then(|| Scrubber::new(needles.clone()));
+        Self::with(inner, scrubber, needles, counters)
+    }
+
+    /// The same with a scrubber that is there already, at its beginning.
+    pub(super) fn with(inner: B, scrubber: Option<Scrubber>, needles: Needles, counters: Arc<Counters>) -> Self {
         Self { inner, scrubber, needles, counters, ready: VecDeque::new(), trailers: None, ended: false }
     }
 

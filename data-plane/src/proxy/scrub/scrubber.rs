@@ -27,6 +27,8 @@ const LINE: usize = 8;
 pub(super) struct Scrubber {
     needles: Needles,
     states: Box<[State]>,
+    /// A needle has been followed: `states` aren't what they were at the beginning.
+    moved: bool,
     /// Held back: the beginning of what may become a match.
     held: BytesMut,
     /// How much of `held` has been searched.
@@ -40,7 +42,7 @@ pub(super) struct Scrubber {
 impl Scrubber {
     pub(super) fn new(needles: Needles) -> Self {
         let states = vec![State::default(); needles.inner().needles.len()].into_boxed_slice();
-        Self { needles, states, held: BytesMut::new(), searched: 0, gone: 0, hits: Vec::new(), found: 0 }
+        Self { needles, states, moved: false, held: BytesMut::new(), searched: 0, gone: 0, hits: Vec::new(), found: 0 }
     }
 
     /// Occurrences found since this was last asked.
@@ -104,8 +106,8 @@ impl Scrubber {
         if text.len() < self.needles.inner().skim.length() {
             return None;
         }
-        self.states.fill(State::default());
         self.search(text, 0, true);
+        self.reset();
         if self.hits.is_empty() {
             return None;
         }
@@ -113,6 +115,12 @@ impl Scrubber {
         self.mask(&mut text);
         self.hits.clear();
         Some(text)
+    }
+
+    fn reset(&mut self) {
+        if std::mem::take(&mut self.moved) {
+            self.states.fill(State::default());
+        }
     }
 
     fn search_held(&mut self, last: bool, out: &mut VecDeque<Bytes>) {
@@ -127,7 +135,9 @@ impl Scrubber {
     /// `chunk` leaves: what is to be masked in it is, and positions now count from its end.
     fn let_go(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) {
         let length = chunk.len();
-        self.states.iter_mut().for_each(|s| s.rebase(length));
+        if self.moved {
+            self.states.iter_mut().for_each(|s| s.rebase(length));
+        }
         if chunk.is_empty() {
             return;
         }
@@ -163,10 +173,10 @@ impl Scrubber {
     /// Searches `body`, of which everything before `searched` has been searched before. Returns where what must be held
     /// begins.
     fn search(&mut self, body: &[u8], searched: usize, last: bool) -> usize {
-        let Self { needles, states, hits, found, .. } = self;
+        let Self { needles, states, moved, hits, found, .. } = self;
         let inner = needles.inner();
         let known = hits.len();
-        let mut search = Search { inner, states, hits, body, last };
+        let mut search = Search { inner, states, moved, hits, body, last };
         search.continue_live();
         search.windows(searched);
         search.escapes(searched);
@@ -196,6 +206,7 @@ fn merge(hits: &mut Vec<Range<usize>>, known: usize) -> u32 {
 struct Search<'a> {
     inner: &'a Inner,
     states: &'a mut [State],
+    moved: &'a mut bool,
     hits: &'a mut Vec<Range<usize>>,
     body: &'a [u8],
     last: bool,
@@ -205,12 +216,16 @@ impl Search<'_> {
     fn follow(&mut self, needle: usize, from: usize, until: usize) {
         let (Some(n), Some(state)) = (self.inner.needles.get(needle), self.states.get_mut(needle)) else { return };
         if until > state.position || state.live().is_some() {
+            *self.moved = true;
             Matcher::new(self.inner, n, self.body, self.last).follow(state, from, until, self.hits);
         }
     }
 
     /// What was held back in the chunk before.
     fn continue_live(&mut self) {
+        if !*self.moved {
+            return;
+        }
         for needle in 0..self.states.len() {
             if let Some(state) = self.states.get(needle)
                 && state.live().is_some()
@@ -310,6 +325,9 @@ impl Search<'_> {
                     self.follow(index, from, end);
                 }
             }
+        }
+        if !*self.moved {
+            return end;
         }
         self.states.iter().filter_map(State::live).min().unwrap_or(end)
     }
