@@ -254,6 +254,12 @@ impl Inner {
         });
     }
 
+    /// Whether the store hasn't been heard for so long that nothing of any lease is left to grant.
+    fn is_cut_off(&self) -> bool {
+        let barrier = *self.barrier.borrow();
+        barrier.is_some_and(|barrier| lease::ttl_left(barrier, self.config.lease).is_zero())
+    }
+
     fn next_stream(&self) -> u64 {
         self.streams.fetch_add(1, Relaxed)
     }

@@ -146,7 +146,7 @@ async fn follow(
 ) {
     let mut backoff = Backoff::default();
     loop {
-        for endpoint in &config.endpoints {
+        for (place, endpoint) in config.endpoints.iter().enumerate() {
             let begun = BootInstant::now();
             let end = Stream::run(endpoint, trust, &identity.load_full(), config, table, status).await;
             status.update(|s| {
@@ -161,7 +161,10 @@ async fn follow(
             }
             if BootInstant::now().since(begun) >= GOOD {
                 backoff.reset();
-                break; // the nearest first again
+                // The nearest first again. Unless it was that: it may go on accepting streams and have no lease to give.
+                if place > 0 {
+                    break;
+                }
             }
         }
         sleep(backoff.next()).await;

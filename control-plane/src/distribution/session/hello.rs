@@ -42,6 +42,9 @@ pub(super) async fn greet(
     if !region.is_empty() {
         hello.region = region; // enrolment's word counts
     }
+    if inner.is_cut_off() {
+        return Err(End::Store); // it is better off with another replica
+    }
     let resumed = can_resume(inner, &hello).await?;
     let (key, session_enc, session_sealed) =
         SessionKey::offer(&hello.session_key).map_err(|_| End::Protocol("the session key is not an X25519 key"))?;
