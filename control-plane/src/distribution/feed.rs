@@ -14,12 +14,12 @@ use tokio::sync::watch;
 use super::item::Item;
 use crate::store::Revision;
 
-/// Most deltas kept.
-const MAX_DELTAS: usize = 8192;
+/// Most deltas kept: several seconds of the busiest store.
+const MAX_DELTAS: usize = 64 * 1024;
 /// Most bytes kept.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// How many revisions' times are kept, for knowing how old a change is.
-const MAX_TIMES: usize = 8192;
+const MAX_TIMES: usize = 64 * 1024;
 
 /// What one revision of the store means to nodes. Revisions that mean nothing to them have none.
 pub(super) struct FeedDelta {
@@ -110,6 +110,21 @@ impl Feed {
         Ok(ring.deltas.get(at).cloned())
     }
 
+    /// The deltas after `revision`, as many as there are and `bytes` hold.
+    pub(super) fn after(&self, revision: Revision, bytes: usize) -> Vec<Arc<FeedDelta>> {
+        let ring = self.read();
+        let at = ring.deltas.partition_point(|d| d.revision <= revision);
+        let mut room = bytes;
+        let fits = |delta: &&Arc<FeedDelta>| {
+            let size = size(&delta.items);
+            room.checked_sub(size).is_some_and(|left| {
+                room = left;
+                true
+            })
+        };
+        ring.deltas.range(at..).take_while(fits).cloned().collect()
+    }
+
     /// The last revision up to `revision` that meant anything to nodes: who has applied it has applied `revision`.
     pub(super) fn effective(&self, revision: Revision) -> Revision {
         let ring = self.read();
@@ -162,6 +177,16 @@ mod tests {
         assert_eq!(feed.next(9).err(), Some(Behind));
         assert!(feed.reaches(10) && feed.reaches(17) && !feed.reaches(9) && !feed.reaches(18));
         assert_eq!((feed.effective(11), feed.effective(13), feed.effective(16), feed.effective(99)), (10, 12, 12, 17));
+    }
+
+    #[test]
+    fn what_has_piled_up_is_taken_in_order_and_within_bounds() {
+        let feed = Feed::new(0);
+        (1..=5).for_each(|revision| feed.push(revision, item(100)));
+        let after = |revision, bytes| feed.after(revision, bytes).iter().map(|d| d.revision).collect::<Vec<_>>();
+        assert_eq!(after(1, 10_000), [2, 3, 4, 5]);
+        assert_eq!(after(1, 400), [2, 3], "164 bytes each");
+        assert!(after(1, 100).is_empty() && after(5, 10_000).is_empty());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A session keeps its place in the feed and a handful of messages in front of HTTP/2, nothing else: a node that doesn't read
 //! costs the same as one that does, and its stream ends when it has read nothing for a lease's time or has fallen behind the
-//! feed. Deltas go first, also between the chunks of a snapshot: a revocation waits for one chunk at most.
+//! feed. Deltas go first, also between the chunks of a snapshot: a revocation waits for one chunk at most. What has piled up goes in
+//! one message, so that the cost of a busy store is one message a flush, not one a change.
 
 mod hello;
 mod next;
@@ -12,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::{BoxFuture, OptionFuture};
 use seks_proto::{
     id::NodeId,
-    table::SessionKey,
+    table::{SessionKey, features},
     wire::{self, ReplicaMessage, node_message::Message as FromNode, replica_message::Message as ToNode},
 };
 use tokio::{
@@ -152,6 +153,8 @@ async fn serve(
         sent: hello.applied_revision,
         complete: welcome.resumed,
         withhold: !hello::is_whole(&hello.features),
+        takes_deltas: hello.features.iter().any(|feature| feature == features::DELTAS),
+        chunk_is_due: false,
         loading: None,
         renew: None,
         nacks: 0,
@@ -200,6 +203,10 @@ struct Session {
     complete: bool,
     /// It lacks a feature that every credential needs.
     withhold: bool,
+    /// It takes several deltas in one message.
+    takes_deltas: bool,
+    /// Deltas were sent last: however many there are, a snapshot gets on.
+    chunk_is_due: bool,
     loading: Option<Loading>,
     /// The nonce of a Renew that hasn't been answered; a later one replaces it.
     renew: Option<u64>,

@@ -191,10 +191,8 @@ impl<'a> Stream<'a> {
             FromReplica::SnapshotBegin(begin) => self.begin(begin),
             FromReplica::Chunk(chunk) => self.load(|loading, key| loading.chunk(&chunk, key)),
             FromReplica::SnapshotEnd(end) => self.end(&end),
-            FromReplica::Delta(delta) => {
-                let revision = delta.revision;
-                self.delta(delta).or_else(|reject| self.reject(revision, &reject))
-            }
+            FromReplica::Delta(delta) => self.deltas([delta]),
+            FromReplica::Deltas(several) => self.deltas(several.deltas),
             FromReplica::Grant(grant) => {
                 self.granted(&grant);
                 Ok(())
@@ -245,7 +243,29 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn delta(&mut self, delta: wire::Delta) -> Result<(), Reject> {
+    /// Applies one after the other, and acknowledges them together.
+    fn deltas(&mut self, deltas: impl IntoIterator<Item = wire::Delta>) -> Result<(), End> {
+        let mut applied = 0;
+        for delta in deltas {
+            let revision = delta.revision;
+            match self.delta(delta) {
+                Ok(true) => applied += 1,
+                Ok(false) => {}
+                Err(reject) => self.reject(revision, &reject)?,
+            }
+        }
+        if applied > 0 {
+            self.status.update(|s| s.deltas += applied);
+        }
+        if applied > 0 && !self.lost {
+            // A full queue is a dead stream, which the next Renew will notice; the ack is lost with it.
+            let _ = self.ack();
+        }
+        Ok(())
+    }
+
+    /// Says whether the table has it now; otherwise the snapshot will.
+    fn delta(&mut self, delta: wire::Delta) -> Result<bool, Reject> {
         let wire::Delta { epoch, previous, revision, changes } = delta;
         let bytes = changes.iter().map(bytes::Bytes::len).sum();
         let decode = |change| decode(change, &epoch, &self.key);
@@ -256,16 +276,13 @@ impl<'a> Stream<'a> {
                 self.table.narrow(&changes);
             }
             let delta = Delta { epoch, previous, revision, changes };
-            return match &mut self.loading {
-                Some(loading) => Ok(loading.wait(delta, bytes)?),
-                None => Ok(()), // the snapshot that was asked for is later than this
-            };
+            if let Some(loading) = &mut self.loading {
+                loading.wait(delta, bytes)?;
+            } // otherwise the snapshot that was asked for is later than this
+            return Ok(false);
         }
         self.table.apply(Delta { epoch, previous, revision, changes })?;
-        self.status.update(|s| s.deltas += 1);
-        // A full queue is a dead stream, which the next Renew will notice; the ack is lost with it.
-        let _ = self.ack();
-        Ok(())
+        Ok(true)
     }
 
     fn reject(&mut self, revision: u64, reject: &Reject) -> Result<(), End> {
@@ -326,7 +343,7 @@ fn hello(table: &Table, identity: &Identity, config: &SyncConfig, recipient: &Re
         epoch: table.epoch().to_string(),
         applied_revision: table.revision(),
         table_hash: Vec::new(),
-        features: features::ALL.iter().map(|&f| f.to_owned()).collect(),
+        features: features::ALL.iter().chain([&features::DELTAS]).map(|&f| f.to_owned()).collect(),
         session_key: recipient.public_key().to_vec(),
     }
 }

@@ -23,6 +23,9 @@ use super::{
 };
 use crate::store::Revision;
 
+/// Most that one message of several deltas holds, in bytes: what comes next waits behind no more than that.
+const DELTAS_BYTES: usize = seks_proto::table::CHUNK_BYTES;
+
 /// A snapshot on its way.
 pub(super) enum Loading {
     /// Waiting for a place among those that load, and for the encoding.
@@ -89,11 +92,11 @@ impl Session {
         }
         // Before the look for a delta: what is up to `head` is found by it.
         let head = self.inner.feed.head();
-        if let Some(delta) = self.inner.feed.next(self.sent).map_err(|_| End::Behind)? {
-            return Ok(Pending::Delta(delta));
-        }
-        if self.loading.is_some() {
-            return Ok(Pending::Chunk);
+        let delta = self.inner.feed.next(self.sent).map_err(|_| End::Behind)?;
+        match delta {
+            Some(delta) if self.loading.is_none() || !self.chunk_is_due => return Ok(Pending::Delta(delta)),
+            _ if self.loading.is_some() => return Ok(Pending::Chunk),
+            _ => {}
         }
         let (Some(nonce), Some(barrier)) = (self.renew, *self.inner.barrier.borrow()) else {
             return Ok(Pending::Nothing);
@@ -112,23 +115,39 @@ impl Session {
     /// The message for `pending`, which is sent for certain: the session's place moves with it.
     pub(super) fn make(&mut self, pending: Pending) -> ToNode {
         match pending {
-            Pending::Delta(delta) => {
-                let changes = delta.items.iter().map(|item| match item {
-                    Item::Plain { change, .. } => change.clone(),
-                    Item::Credential(c) if self.withhold => c.withheld(),
-                    Item::Credential(c) => c.seal_to(self.inner.store.epoch(), &self.inner.sealer, &self.key),
-                });
-                self.delta(delta.revision, changes.collect())
-            }
-            Pending::Advance(head) => self.delta(head, Vec::new()),
+            Pending::Delta(first) => self.deltas(&first),
+            Pending::Advance(head) => ToNode::Delta(self.delta(head, Vec::new())),
             Pending::Grant(nonce, barrier) => self.grant(nonce, barrier),
             Pending::Begin | Pending::Chunk | Pending::Nothing => self.load(),
         }
     }
 
-    fn delta(&mut self, revision: Revision, changes: Vec<bytes::Bytes>) -> ToNode {
+    /// `first`, and what has piled up behind it.
+    fn deltas(&mut self, first: &FeedDelta) -> ToNode {
+        self.chunk_is_due = true;
+        let room = DELTAS_BYTES.saturating_sub(first.items.iter().map(Item::size).sum());
+        let more = if self.takes_deltas { self.inner.feed.after(first.revision, room) } else { Vec::new() };
+        let first = self.seal(first);
+        if more.is_empty() {
+            return ToNode::Delta(first);
+        }
+        let deltas = std::iter::once(first).chain(more.iter().map(|delta| self.seal(delta))).collect();
+        ToNode::Deltas(wire::Deltas { deltas })
+    }
+
+    /// The next delta, for this stream.
+    fn seal(&mut self, delta: &FeedDelta) -> wire::Delta {
+        let changes = delta.items.iter().map(|item| match item {
+            Item::Plain { change, .. } => change.clone(),
+            Item::Credential(c) if self.withhold => c.withheld(),
+            Item::Credential(c) => c.seal_to(self.inner.store.epoch(), &self.inner.sealer, &self.key),
+        });
+        self.delta(delta.revision, changes.collect())
+    }
+
+    fn delta(&mut self, revision: Revision, changes: Vec<bytes::Bytes>) -> wire::Delta {
         let previous = std::mem::replace(&mut self.sent, revision);
-        ToNode::Delta(wire::Delta { epoch: self.epoch(), previous, revision, changes })
+        wire::Delta { epoch: self.epoch(), previous, revision, changes }
     }
 
     fn grant(&mut self, nonce: u64, barrier: Barrier) -> ToNode {
@@ -143,6 +162,7 @@ impl Session {
 
     /// The next part of the snapshot.
     fn load(&mut self) -> ToNode {
+        self.chunk_is_due = false;
         let epoch = self.epoch();
         let Some(Loading::Sending(loaded)) = &mut self.loading else {
             return ToNode::Fence(wire::Fence { epoch, reason: "out of step".into() }); // `pending` says otherwise
