@@ -124,7 +124,7 @@ methods! {
     list_tenants ListTenants(ListTenantsRequest) -> ListTenantsResponse = tenant::list;
     get_tenant GetTenant(NameRequest) -> Tenant = tenant::get;
     delete_tenant DeleteTenant(DeleteRequest) -> ChangeResponse = tenant::delete;
-    list_catalogue ListCatalogue(ListCatalogueRequest) -> ListServicesResponse = service::catalogue;
+    list_catalogue ListCatalogue(ListCatalogueRequest) -> ListCatalogueResponse = service::catalogue;
     enable_service EnableService(EnableServiceRequest) -> ServiceResponse = service::enable;
     apply_service ApplyService(ApplyServiceRequest) -> ServiceResponse = service::apply;
     list_services ListServices(ListRequest) -> ListServicesResponse = service::list;
