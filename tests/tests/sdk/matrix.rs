@@ -53,7 +53,6 @@ struct Said {
 enum Language {
     Python,
     Node,
-    Go,
     Java,
 }
 
@@ -62,7 +61,6 @@ impl Language {
         match self {
             Self::Python => "python",
             Self::Node => "node",
-            Self::Go => "go",
             Self::Java => "java",
         }
     }
@@ -83,7 +81,6 @@ impl Language {
                 command.env("SDK_MODULES", modules.parent()?);
                 command
             }
-            Self::Go => program(installed("go/sdk")?, &[name.into()]),
             Self::Java => {
                 let classes = installed("java/classes")?;
                 let path = format!("{}:{}/lib/*", classes.display(), classes.parent()?.display());
@@ -231,10 +228,6 @@ cells! {
     github_for_node: Node "github",
     openai_for_node: Node "openai",
     stripe_for_node: Node "stripe",
-    anthropic_for_go: Go "anthropic",
-    github_for_go: Go "github",
-    openai_for_go: Go "openai",
-    stripe_for_go: Go "stripe",
     anthropic_for_java: Java "anthropic",
     openai_for_java: Java "openai",
     stripe_for_java: Java "stripe",
