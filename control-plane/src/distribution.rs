@@ -4,8 +4,8 @@
 //! each node's [`session`] sends it what it lacks; [`fleet`] knows what each has acknowledged and until when it may hold a
 //! [`lease`]; from both follows whether a change is enforced ([`enforce`]).
 //!
-//! One replica's word suffices while there is one: `await_enforced` speaks for the nodes that this replica serves or that the
-//! store knows, and with several replicas waits for the leases of those that another one serves.
+//! Any number of replicas serve from one store, and none leads: each knows of its own nodes, and tells the others by one small
+//! record how far all of them are ([`presence`], [`replicas`]).
 
 mod compile;
 mod enforce;
@@ -16,6 +16,8 @@ mod item;
 mod lease;
 mod members;
 mod metrics;
+mod presence;
+mod replicas;
 mod session;
 mod snapshot;
 
@@ -41,6 +43,8 @@ use self::{
     lease::Barrier,
     members::Members,
     metrics::Metrics,
+    presence::Life,
+    replicas::Replicas,
     snapshot::Snapshots,
 };
 use crate::{
@@ -48,6 +52,9 @@ use crate::{
     seal::Sealer,
     store::{Revision, Store, StoreError},
 };
+
+/// How much longer than its nodes a replica that leaves may take with its last word.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// How the replica serves nodes: `[distribution]` without its listener.
 #[derive(Clone, Debug)]
@@ -111,12 +118,17 @@ struct Inner {
     feed: Arc<Feed>,
     fleet: Arc<Fleet>,
     members: Arc<Members>,
+    replicas: Arc<Replicas>,
     barrier: watch::Sender<Option<Barrier>>,
     /// Asks for a barrier now.
     hurry: Arc<Notify>,
     loading: Arc<Semaphore>,
     streams: AtomicU64,
     metrics: Metrics,
+    /// This replica is about to stop: its nodes are to move.
+    leaving: CancellationToken,
+    /// Its last word among the others has been said.
+    parted: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -132,12 +144,14 @@ impl Distribution {
         config: DistributionOptions,
     ) -> Result<Self, DistributionError> {
         config.check()?;
-        let Listing { table, nodes, revision } = follow::list(&*store).await?;
-        let shared = store.kind() != "embedded";
+        let Listing { table, nodes, replicas: records, revision } = follow::list(&*store).await?;
+        let replicas = Replicas::new(config.lease, store.kind() == "embedded");
+        replicas.reset(records);
         let members = Arc::new(Members::default());
         members.reset(&nodes);
         let inner = Arc::new(Inner {
-            fleet: Arc::new(Fleet::new(nodes, config.lease, shared)),
+            fleet: Arc::new(Fleet::new(nodes, replicas.longest_ttl())),
+            replicas: Arc::new(replicas),
             members,
             snapshots: Arc::new(Snapshots::new(table, revision)),
             feed: Arc::new(Feed::new(revision)),
@@ -146,6 +160,8 @@ impl Distribution {
             loading: Arc::new(Semaphore::new(config.max_snapshots)),
             streams: AtomicU64::new(1),
             metrics: Metrics::default(),
+            leaving: CancellationToken::new(),
+            parted: CancellationToken::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             registry: Registry::new(store.clone(), sealer.clone()),
@@ -153,7 +169,9 @@ impl Distribution {
             sealer,
             config,
         });
-        inner.run();
+        // A store that is full can still be served from, though no lease is granted before this replica is in it.
+        let life = Life::register(&inner).await;
+        inner.run(life.ok());
         Ok(Self(inner))
     }
 
@@ -182,9 +200,16 @@ impl Distribution {
     #[must_use]
     pub fn nodes(&self) -> Vec<wire::Node> {
         let head = self.0.feed.head();
-        let mut nodes = self.0.fleet.list(head, self.0.feed.effective(head));
+        let elsewhere = |replica: &str| self.0.replicas.host(replica).filter(|h| h.serving).map(|h| h.watermark);
+        let mut nodes = self.0.fleet.list(head, self.0.feed.effective(head), elsewhere);
         self.0.members.complete(&mut nodes);
         nodes
+    }
+
+    /// Every replica that may grant leases, or whose leases may not be over.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<wire::Replica> {
+        self.0.replicas.list()
     }
 
     /// Tokens that nodes honour.
@@ -218,8 +243,13 @@ impl Distribution {
         metrics::collectors(&self.0)
     }
 
-    /// Ends every stream and stops following the store. Nodes go on until their leases end, or another replica takes them.
+    /// Asks every node to move to another replica, waits for that for at most half a lease, ends every stream and stops following
+    /// the store. Nodes go on until their leases end, or another replica takes them.
     pub async fn shutdown(&self) {
+        self.0.leaving.cancel();
+        // With a store that is gone there is nobody to say it to.
+        let patience = presence::handover(self.0.config.lease) + GOODBYE;
+        let _ = tokio::time::timeout(patience, self.0.parted.cancelled()).await;
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -227,7 +257,7 @@ impl Distribution {
 }
 
 impl Inner {
-    fn run(self: &Arc<Self>) {
+    fn run(self: &Arc<Self>, life: Option<Life>) {
         let stalled = Arc::new(Notify::new());
         let follow = Follow {
             store: self.store.clone(),
@@ -235,12 +265,14 @@ impl Inner {
             feed: self.feed.clone(),
             fleet: self.fleet.clone(),
             members: self.members.clone(),
+            replicas: self.replicas.clone(),
             stalled: stalled.clone(),
         };
         let (store, feed, barrier) = (self.store.clone(), self.feed.clone(), self.barrier.clone());
         let barriers = lease::run(store, feed, self.config.lease, barrier, stalled, self.hurry.clone());
         self.spawn(follow.run());
         self.spawn(barriers);
+        self.spawn(presence::run(self.clone(), life));
     }
 
     /// Runs `task` until it ends or distribution does.

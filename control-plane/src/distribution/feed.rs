@@ -128,6 +128,13 @@ impl Feed {
         ring.times.get(at).map(|(_, time)| *time)
     }
 
+    /// The last revision that this replica had learnt of by `then`; 0: of none that is remembered.
+    pub(super) fn known_at(&self, then: BootInstant) -> Revision {
+        let ring = self.read();
+        let at = ring.times.partition_point(|(_, time)| *time <= then);
+        at.checked_sub(1).and_then(|last| ring.times.get(last)).map_or(0, |(revision, _)| *revision)
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Ring> {
         self.ring.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -196,5 +203,7 @@ mod tests {
         assert!(feed.observed(5).unwrap() <= before);
         assert!(feed.observed(6).unwrap() >= before, "between two revisions the later counts");
         assert_eq!(feed.observed(10), None);
+        assert_eq!((feed.known_at(before), feed.known_at(BootInstant::now())), (5, 9));
+        assert_eq!(feed.known_at(BootInstant::from_nanos(0)), 0);
     }
 }

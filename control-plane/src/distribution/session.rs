@@ -17,7 +17,7 @@ use seks_proto::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ use self::{
     hello::{Greeting, greet},
     next::{Loaded, Loading, Pending},
 };
-use super::{Distribution, Inner, members::Member};
+use super::{Distribution, Inner, members::Member, presence};
 use crate::{
     authority::{Identity, Peer},
     store::Revision,
@@ -39,6 +39,8 @@ pub(super) const MAX_NODE_MESSAGE_BYTES: usize = 16 * 1024;
 const OUTBOX: usize = 4;
 /// A node that rejects this many snapshots on one stream won't take the next one either.
 const MAX_NACKS: u32 = 3;
+/// In how many groups nodes are sent away.
+const TURNS: u64 = 64;
 /// How long a parting word may take to be queued.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -101,6 +103,9 @@ impl wire::distribution_server::Distribution for Distribution {
         let Some(Peer { identity: Identity::Node(node), .. }) = &peer else {
             return Err(Status::unauthenticated("a node's certificate is needed"));
         };
+        if self.0.leaving.is_cancelled() {
+            return Err(Status::unavailable("this replica is about to stop"));
+        }
         let node = node.clone();
         let member = admit(&self.0, &node, peer.as_ref()).await.map_err(|end| Status::from(&end))?;
         let (outbox, stream) = mpsc::channel(OUTBOX);
@@ -217,6 +222,8 @@ impl Session {
         let patience = self.inner.config.lease * 2;
         let (mut heard, mut moved) = (Instant::now(), Instant::now());
         let mut recording = self.record();
+        tokio::pin!(let turn = self.turn(););
+        let mut asked_to_go = false;
         loop {
             let pending = self.pending()?;
             let waiting = matches!(pending, Pending::Nothing);
@@ -229,6 +236,11 @@ impl Session {
                     let fence = wire::Fence { epoch: self.epoch(), reason: End::Fenced.to_string() };
                     let _ = timeout(GOODBYE, send(outbox, ToNode::Fence(fence))).await;
                     return Err(End::Fenced);
+                }
+                () = &mut turn, if !asked_to_go => {
+                    asked_to_go = true;
+                    let go = wire::GoAway { reason: "this replica is about to stop".into() };
+                    send(outbox, ToNode::GoAway(go)).await?;
                 }
                 message = inbound.message() => {
                     heard = Instant::now();
@@ -249,6 +261,16 @@ impl Session {
                 _ = barrier.changed(), if waiting && self.renew.is_some() => {}
                 () = sleep_until(heard.min(moved) + patience) => return Err(End::Stuck),
             }
+        }
+    }
+
+    /// Ready when it is this node's turn to move: a thousand at once would keep each other from it.
+    fn turn(&self) -> impl Future<Output = ()> + use<> {
+        let leaving = self.inner.leaving.clone();
+        let turn = presence::handover(self.inner.config.lease).mul_f64((self.stream % TURNS) as f64 / (4 * TURNS) as f64);
+        async move {
+            leaving.cancelled().await;
+            sleep(turn).await;
         }
     }
 
@@ -287,9 +309,10 @@ impl Session {
         Ok(())
     }
 
-    /// Begins to write down that the node may hold leases; `None`: the store knows.
+    /// Begins to write down that we answer for the node's leases; `None`: the store knows, or it is too early.
     fn record(&self) -> Option<BoxFuture<'static, ()>> {
-        let record = self.inner.fleet.to_record(&self.node, self.inner.config.lease)?;
+        let effective = |revision| self.inner.feed.effective(revision);
+        let record = self.inner.fleet.to_record(&self.node, self.inner.config.lease, effective)?;
         let (inner, node) = (self.inner.clone(), self.node.clone());
         Some(Box::pin(async move {
             match inner.registry.see_node(&node, &record).await {

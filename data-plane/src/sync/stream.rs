@@ -54,6 +54,10 @@ pub(super) enum End {
     Key(#[from] SessionError),
     #[error("{0}")]
     Fenced(String),
+    #[error("the control plane says: {0}")]
+    GoAway(String),
+    #[error("a nearer control plane is back")]
+    Nearer(usize),
     /// An old backup was restored, here or there. Nothing is applied; the lease runs out.
     #[error("{0}")]
     Diverged(String),
@@ -199,6 +203,7 @@ impl<'a> Stream<'a> {
                 self.granted(&grant);
                 Ok(())
             }
+            FromReplica::GoAway(go) => Err(End::GoAway(go.reason)),
             FromReplica::Fence(fence) => Err(End::Fenced(fence.reason)),
             FromReplica::Welcome(_) => Err(End::Protocol("a second Welcome")),
         }

@@ -14,6 +14,7 @@ mod membership;
 mod node;
 mod peer;
 mod replica;
+mod replicas;
 
 use std::time::{Duration, Instant};
 

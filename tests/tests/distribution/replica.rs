@@ -14,7 +14,7 @@ use seks_control_plane::{
         listener::Listener,
         tls::{ClientCertificate, Source},
     },
-    store::{Key, Revision, StoreConfig, Transaction, Write},
+    store::{Key, Revision, StoreConfig, StoreKind, Transaction, Write},
 };
 use seks_data_plane::sync::Identity;
 use seks_proto::{
@@ -23,6 +23,7 @@ use seks_proto::{
     token::Digest,
     wire::{self, node_enforcement::State},
 };
+use seks_tests::Etcd;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -68,10 +69,31 @@ impl Site {
         Self { config: Config { store, seal: SealConfig::file(kek), ..Config::default() }, _dir: dir }
     }
 
-    /// Starts a replica; one at a time.
+    /// A site whose store is an etcd, for any number of replicas.
+    pub fn on_etcd(etcd: &Etcd) -> Self {
+        let mut site = Self::new();
+        site.config.store = StoreConfig {
+            kind: StoreKind::Etcd,
+            endpoints: vec![etcd.url()],
+            allow_plaintext: true,
+            ..StoreConfig::default()
+        };
+        site
+    }
+
+    /// Starts a replica; one at a time on an embedded store.
     pub async fn start(&self) -> Replica {
-        let foundation = Foundation::open(&self.config).await.unwrap();
-        let options = DistributionOptions { replica: "r1".into(), lease: LEASE, ..DistributionOptions::default() };
+        self.start_as("r1", &[]).await
+    }
+
+    /// Starts a replica of this name that reaches the store at `endpoints`; none: as the site says.
+    pub async fn start_as(&self, name: &str, endpoints: &[String]) -> Replica {
+        let mut config = self.config.clone();
+        if !endpoints.is_empty() {
+            config.store.endpoints = endpoints.to_vec();
+        }
+        let foundation = Foundation::open(&config).await.unwrap();
+        let options = DistributionOptions { replica: name.into(), lease: LEASE, ..DistributionOptions::default() };
         let (store, sealer) = (foundation.store.clone(), foundation.sealer.clone());
         let distribution = Distribution::start(store, sealer, options).await.unwrap();
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -93,7 +115,13 @@ impl Replica {
     pub async fn furnished() -> (Site, Self) {
         let site = Site::new();
         let replica = site.start().await;
-        let (registry, tenant) = (&replica.foundation.registry, tenant());
+        replica.furnish().await;
+        (site, replica)
+    }
+
+    /// Makes the service, the credential and the agent.
+    pub async fn furnish(&self) {
+        let (registry, tenant) = (&self.foundation.registry, tenant());
         let value = wire::injection::NamedValue { name: "authorization".into(), value: "Bearer {key}".into() };
         let at = Some(wire::injection::site::At::Header(value));
         let service = wire::Service {
@@ -106,9 +134,8 @@ impl Replica {
             ..Default::default()
         };
         registry.apply_service(service, true).await.unwrap();
-        replica.put_credential(REAL).await;
+        self.put_credential(REAL).await;
         registry.create_agent(&tenant, &"bot".parse().unwrap(), Default::default()).await.unwrap();
-        (site, replica)
     }
 
     pub async fn put_credential(&self, secret: &str) -> Revision {
