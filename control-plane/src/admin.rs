@@ -133,6 +133,7 @@ methods! {
     put_credential PutCredential(PutCredentialRequest) -> CredentialResponse = credential::put;
     list_credentials ListCredentials(ListRequest) -> ListCredentialsResponse = credential::list;
     get_credential GetCredential(NameRequest) -> Credential = credential::get;
+    where_credential WhereCredential(NameRequest) -> ListNodesResponse = credential::locate;
     rollback_credential RollbackCredential(RollbackCredentialRequest) -> CredentialResponse = credential::rollback;
     delete_credential DeleteCredential(DeleteRequest) -> ChangeResponse = credential::delete;
     create_agent CreateAgent(CreateAgentRequest) -> Agent = agent::create;

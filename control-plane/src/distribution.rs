@@ -18,8 +18,10 @@ mod members;
 mod metrics;
 mod presence;
 mod replicas;
+mod scope;
 mod session;
 mod snapshot;
+mod verify;
 
 use std::{
     sync::{
@@ -30,6 +32,7 @@ use std::{
 };
 
 use seks_proto::{
+    id::{CredentialName, TenantName},
     table::MESSAGE_BYTES,
     wire::{self, distribution_server::DistributionServer},
 };
@@ -45,6 +48,7 @@ use self::{
     metrics::Metrics,
     presence::Life,
     replicas::Replicas,
+    scope::Scope,
     snapshot::Snapshots,
 };
 use crate::{
@@ -65,11 +69,18 @@ pub struct DistributionOptions {
     pub lease: Duration,
     /// Nodes that load a snapshot at the same time; more wait. Default: 32.
     pub max_snapshots: usize,
+    /// How often the replica's table is compared with the store, if that takes no more than a fiftieth of the time. Default: 60 s.
+    pub verify_every: Duration,
 }
 
 impl Default for DistributionOptions {
     fn default() -> Self {
-        Self { replica: String::new(), lease: Duration::from_secs(10), max_snapshots: 32 }
+        Self {
+            replica: String::new(),
+            lease: Duration::from_secs(10),
+            max_snapshots: 32,
+            verify_every: Duration::from_secs(60),
+        }
     }
 }
 
@@ -206,6 +217,18 @@ impl Distribution {
         nodes
     }
 
+    /// The nodes that hold a credential and may use it: within their scope, with every feature that it takes, connected or with a lease.
+    #[must_use]
+    pub fn holders(&self, tenant: &TenantName, credential: &CredentialName) -> Vec<wire::Node> {
+        let mut nodes = self.nodes();
+        let reached = self.0.snapshots.sends(tenant, credential);
+        nodes.retain(|node| {
+            let serves = node.connected || node.lease_remaining_ms > 0;
+            reached && serves && Scope::of(&node.tenants).holds(tenant) && session::is_whole(&node.features)
+        });
+        nodes
+    }
+
     /// Every replica that may grant leases, or whose leases may not be over.
     #[must_use]
     pub fn replicas(&self) -> Vec<wire::Replica> {
@@ -258,7 +281,7 @@ impl Distribution {
 
 impl Inner {
     fn run(self: &Arc<Self>, life: Option<Life>) {
-        let stalled = Arc::new(Notify::new());
+        let (stalled, damaged) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let follow = Follow {
             store: self.store.clone(),
             snapshots: self.snapshots.clone(),
@@ -267,11 +290,13 @@ impl Inner {
             members: self.members.clone(),
             replicas: self.replicas.clone(),
             stalled: stalled.clone(),
+            damaged: damaged.clone(),
         };
         let (store, feed, barrier) = (self.store.clone(), self.feed.clone(), self.barrier.clone());
         let barriers = lease::run(store, feed, self.config.lease, barrier, stalled, self.hurry.clone());
         self.spawn(follow.run());
         self.spawn(barriers);
+        self.spawn(verify::run(self.clone(), damaged));
         self.spawn(presence::run(self.clone(), life));
     }
 

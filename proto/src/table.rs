@@ -3,10 +3,12 @@
 pub mod clock;
 pub mod rules;
 pub mod session;
+pub mod sum;
 
 pub use self::{
     clock::BootInstant,
     session::{Recipient, SessionError, SessionKey},
+    sum::TableSum,
 };
 
 /// Protocol version in `Hello`.

@@ -78,7 +78,8 @@ pub(super) fn now(inner: &Inner, revision: Revision) -> wire::Enforcement {
         node(id.to_string(), region, state, millis(ms))
     });
     let silent = others.iter().filter(|(_, standing)| **standing == Standing::Outstanding);
-    let replicas = silent.map(|(id, _)| inner.replicas.host(id.as_str()).map_or_else(|| id.to_string(), |host| host.name));
+    let replicas =
+        silent.map(|(id, _)| inner.replicas.host(id.as_str()).map_or_else(|| id.to_string(), |host| host.name));
     wire::Enforcement { revision, enforced, waited_ms: 0, replicas: replicas.collect(), nodes: nodes.collect() }
 }
 

@@ -8,10 +8,13 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use seks_proto::table::BootInstant;
+use seks_proto::{id::TenantName, table::BootInstant};
 use tokio::sync::watch;
 
-use super::item::Item;
+use super::{
+    compile::{Compiled, Sums},
+    item::Item,
+};
 use crate::store::Revision;
 
 /// Most deltas kept.
@@ -26,6 +29,14 @@ pub(super) struct FeedDelta {
     pub(super) revision: Revision,
     /// Revocations first.
     pub(super) items: Vec<Item>,
+    pub(super) shifts: Vec<Shift>,
+}
+
+/// By what a revision changed the sum of a tenant's records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shift {
+    pub(super) tenant: TenantName,
+    pub(super) by: Sums,
 }
 
 /// A reader has to start from a snapshot: what it lacks isn't kept any more.
@@ -74,15 +85,16 @@ impl Feed {
     }
 
     /// Adds what `revision` did; no items: nothing to nodes.
-    pub(super) fn push(&self, revision: Revision, items: Vec<Item>) {
+    pub(super) fn push(&self, revision: Revision, compiled: Compiled) {
+        let Compiled { items, shifts } = compiled;
         let mut ring = self.write();
         ring.times.push_back((revision, BootInstant::now()));
         if ring.times.len() > MAX_TIMES {
             ring.times.pop_front();
         }
-        if !items.is_empty() {
+        if !items.is_empty() || !shifts.is_empty() {
             ring.bytes += size(&items);
-            ring.deltas.push_back(Arc::new(FeedDelta { revision, items }));
+            ring.deltas.push_back(Arc::new(FeedDelta { revision, items, shifts }));
         }
         while ring.deltas.len() > MAX_DELTAS || (ring.bytes > MAX_BYTES && ring.deltas.len() > 1) {
             if let Some(oldest) = ring.deltas.pop_front() {
@@ -121,6 +133,17 @@ impl Feed {
         }
     }
 
+    /// By what the tenants that `wanted` picks have changed since `revision`; `None` when that isn't kept any more.
+    pub(super) fn shifted_since(&self, revision: Revision, wanted: impl Fn(&TenantName) -> bool) -> Option<Sums> {
+        let ring = self.read();
+        if revision < ring.floor {
+            return None;
+        }
+        let at = ring.deltas.partition_point(|d| d.revision <= revision);
+        let shifts = ring.deltas.iter().skip(at).flat_map(|d| &d.shifts);
+        Some(shifts.filter(|s| wanted(&s.tenant)).fold(Sums::default(), |sum, s| sum.plus(s.by)))
+    }
+
     /// When this replica learnt of `revision`, or of something after it: never too early.
     pub(super) fn observed(&self, revision: Revision) -> Option<BootInstant> {
         let ring = self.read();
@@ -154,15 +177,16 @@ mod tests {
 
     use super::*;
 
-    fn item(bytes: usize) -> Vec<Item> {
-        vec![Item::plain(Bytes::from(vec![0; bytes]), false)]
+    fn item(bytes: usize) -> Compiled {
+        let item = Item::plain(&"t".parse().unwrap(), Bytes::from(vec![0; bytes]), false);
+        Compiled { items: vec![item], shifts: Vec::new() }
     }
 
     #[test]
     fn a_reader_reads_on_where_it_stopped_and_empty_revisions_cost_nothing() {
         let feed = Feed::new(10);
         feed.push(12, item(1));
-        feed.push(13, Vec::new());
+        feed.push(13, Compiled::default());
         feed.push(17, item(1));
         let next = |after| feed.next(after).unwrap().map(|d| d.revision);
         assert_eq!((next(10), next(11), next(12), next(13), next(17)), (Some(12), Some(12), Some(17), Some(17), None));
@@ -199,7 +223,7 @@ mod tests {
         let feed = Feed::new(1);
         feed.push(5, item(1));
         let before = BootInstant::now();
-        feed.push(9, Vec::new());
+        feed.push(9, Compiled::default());
         assert!(feed.observed(5).unwrap() <= before);
         assert!(feed.observed(6).unwrap() >= before, "between two revisions the later counts");
         assert_eq!(feed.observed(10), None);

@@ -30,6 +30,9 @@ const MAX_ACKS: usize = 64;
 /// Before every lease.
 const NEVER: BootInstant = BootInstant::from_nanos(0);
 
+/// After every lease.
+const FOREVER: BootInstant = BootInstant::from_nanos(u64::MAX);
+
 /// One node, as this replica knows it.
 struct NodeState {
     /// As the store has it, with what the node has said since.
@@ -39,6 +42,9 @@ struct NodeState {
     /// The revision at which the store came to say that we answer for the node: no lease is granted that isn't rooted after
     /// it, so that whoever has seen a later revision knows whom to ask.
     recorded: Option<Revision>,
+    /// The stream on which it was granted a lease last, or is about to be: one that began later has nothing to do with what the
+    /// store says of it from before.
+    answered: Option<u64>,
     /// The stream that speaks for it, by number; older ones are fenced.
     stream: Option<(u64, CancellationToken)>,
     /// Highest revision that it said it has applied, on its latest stream.
@@ -216,6 +222,7 @@ impl Fleet {
             return None;
         }
         node.hold(BootInstant::now().plus(with_skew(*longest)));
+        node.answered = node.stream.as_ref().map(|(stream, _)| *stream);
         let (replica, lease_ttl_ms) = (me.to_string(), ttl.max(node.record.lease_ttl_ms));
         Some(wire::Node { replica, lease_ttl_ms, ..node.record.clone() })
     }
@@ -255,7 +262,11 @@ impl Fleet {
     /// The node is about to be granted a lease that ends by `ends`. `false`: the stream is no longer its.
     #[must_use]
     pub(super) fn grant(&self, id: &NodeId, stream: u64, ends: BootInstant) -> bool {
-        self.of(id, stream, |node| node.hold(ends)).is_some()
+        let granted = self.of(id, stream, |node| {
+            node.hold(ends);
+            node.answered = Some(stream);
+        });
+        granted.is_some()
     }
 
     /// How each node stands to a change that is applied with revision `effective`; `bound`: when every lease that was granted
@@ -269,7 +280,9 @@ impl Fleet {
         let now = BootInstant::now();
         let mut state = self.lock();
         // Whom the store has forgotten, and who can't serve any more, is of no interest.
-        state.nodes.retain(|_, n| n.stored > 0 || n.stream.is_some() || n.lease_ends > now || n.lingers_at(now).is_some());
+        state
+            .nodes
+            .retain(|_, n| n.stored > 0 || n.stream.is_some() || n.lease_ends > now || n.lingers_at(now).is_some());
         let me = state.me.as_ref().map_or("", ReplicaId::as_str);
         let standing = |node: &NodeState| match (node.standing(effective, bound, now), node.host(now)) {
             // Nothing of its leases is ours to answer for: whoever does knows more.
@@ -290,7 +303,10 @@ impl Fleet {
     ) -> Revision {
         let now = BootInstant::now();
         let mut state = self.lock();
-        let holders = state.nodes.values().map(|node| (node.acked, node.lease_ends));
+        // Who has a table and waits to be answered for holds the promise where it can be reached.
+        let waits = |node: &NodeState| node.stream.is_some() && node.recorded.is_none() && node.acked > 0;
+        let ends = |node: &NodeState| if waits(node) { FOREVER } else { node.lease_ends };
+        let holders = state.nodes.values().map(|node| (node.acked, ends(node)));
         let low = rules::watermark(holders, head, effective(head), now);
         state.promised = state.promised.max(low).max(settled);
         state.promised
@@ -341,7 +357,11 @@ impl Fleet {
                 applied_revision: applied,
                 lag: if applied >= effective { 0 } else { head.saturating_sub(applied) },
                 // Of a lease that another replica grants only the length is known here.
-                lease_remaining_ms: if host.is_some() { node.record.lease_ttl_ms } else { millis(node.lease_ends.since(now)) },
+                lease_remaining_ms: if host.is_some() {
+                    node.record.lease_ttl_ms
+                } else {
+                    millis(node.lease_ends.since(now))
+                },
                 ..node.record.clone()
             }
         };
@@ -384,6 +404,7 @@ impl NodeState {
             record: wire::Node::default(),
             stored: 0,
             recorded: None,
+            answered: None,
             stream: None,
             acked: 0,
             acks: VecDeque::new(),
@@ -402,12 +423,12 @@ impl NodeState {
             self.recorded = Some(revision);
             self.hold(lease);
         } else if !record.replica.is_empty() {
-            // Another answers for it now, whatever lease it has. If we did until now, a stream that is left here is not the node's; a
-            // stream for which we are about to write the next record is.
-            match self.stream.take() {
-                Some(stream) if had.is_none() => self.stream = Some(stream),
-                Some((_, stream)) => stream.cancel(),
-                None => {}
+            // Another answers for it now, whatever lease it has. If we did on the stream that is here, that isn't the node's any more;
+            // a stream that has come since, or for which we are about to write the next record, is.
+            let displaced =
+                |(stream, _): &mut (u64, CancellationToken)| had.is_some() && self.answered == Some(*stream);
+            if let Some((_, stream)) = self.stream.take_if(displaced) {
+                stream.cancel();
             }
             if self.stream.is_none() {
                 self.lease_ends = NEVER;

@@ -11,7 +11,12 @@ use seks_proto::{
 use tokio::{sync::Notify, time::sleep};
 
 use super::{
-    compile::Materialised, feed::Feed, fleet::Fleet, members::Members, replicas::Replicas, snapshot::Snapshots,
+    compile::{Compiled, Materialised},
+    feed::Feed,
+    fleet::Fleet,
+    members::Members,
+    replicas::Replicas,
+    snapshot::Snapshots,
 };
 use crate::store::{Key, Record, Revision, Store, StoreError, WatchEvent, Write, key::prefix};
 
@@ -28,6 +33,8 @@ pub(super) struct Follow {
     pub(super) replicas: Arc<Replicas>,
     /// The watch has stalled: begin another.
     pub(super) stalled: Arc<Notify>,
+    /// What was followed isn't what the store holds: list it again.
+    pub(super) damaged: Arc<Notify>,
 }
 
 impl Follow {
@@ -35,17 +42,18 @@ impl Follow {
     pub(super) async fn run(self) {
         loop {
             let mut watch = self.store.watch(self.feed.head());
-            let compacted = loop {
+            let lost = loop {
                 tokio::select! {
                     event = watch.next() => match event {
                         Some(event) => if self.take(event) { break true },
                         None => break true,
                     },
+                    () = self.damaged.notified() => break true,
                     () = self.stalled.notified() => break false,
                 }
             };
             drop(watch);
-            while compacted && !self.relist().await {
+            while lost && !self.relist().await {
                 sleep(RETRY).await;
             }
         }
@@ -57,11 +65,11 @@ impl Follow {
             WatchEvent::Changes { revision, changes } if revision > self.feed.head() => {
                 // Before the head moves: who has seen this revision knows the nodes in it.
                 self.learn(&changes, revision);
-                let push = |items| self.feed.push(revision, items);
+                let push = |compiled| self.feed.push(revision, compiled);
                 self.snapshots.update(revision, |table| table.apply(changes), push);
             }
             WatchEvent::Progress(revision) if revision > self.feed.head() => {
-                self.snapshots.update(revision, |_| (), |()| self.feed.push(revision, Vec::new()));
+                self.snapshots.update(revision, |_| (), |()| self.feed.push(revision, Compiled::default()));
             }
             WatchEvent::Changes { .. } | WatchEvent::Progress(_) => {}
             WatchEvent::Compacted => return true,
@@ -101,7 +109,9 @@ impl Follow {
 
     /// Starts again from a listing: every node gets a snapshot, because nobody knows what the gap held.
     async fn relist(&self) -> bool {
-        tracing::warn!("the store has compacted the history that was asked for; listing it again");
+        tracing::warn!(
+            "history was lost (the store has compacted it, or an event is missing); listing the store again"
+        );
         match list(&*self.store).await {
             Ok(Listing { table, nodes, replicas, revision }) => {
                 self.members.reset(&nodes);
@@ -138,9 +148,7 @@ pub(super) async fn list(store: &dyn Store) -> Result<Listing, StoreError> {
     let (mut nodes, mut replicas) = (Vec::new(), Vec::new());
     for Record { key, value, modified } in &records {
         match key {
-            Key::Node(id) => {
-                nodes.push((id.clone(), wire::Node::decode(value.clone()).unwrap_or_default(), *modified))
-            }
+            Key::Node(id) => nodes.push((id.clone(), wire::Node::decode(value.clone()).unwrap_or_default(), *modified)),
             Key::Replica(id) => {
                 replicas.push((id.clone(), wire::Replica::decode(value.clone()).unwrap_or_default(), *modified));
             }

@@ -8,10 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use seks_proto::{
     id::ReplicaId,
-    table::{
-        BootInstant,
-        rules::with_skew,
-    },
+    table::{BootInstant, rules::with_skew},
     wire,
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout};

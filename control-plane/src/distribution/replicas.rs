@@ -264,7 +264,8 @@ mod tests {
     fn who_answers_for_no_node_is_not_waited_for_once_all_old_records_have_had_their_time() {
         let mut replicas = Replicas::new(TTL, false);
         replicas.learn(&id("a"), Some(record("a", 5)), 2);
-        let idle = |replicas: &Replicas| *replicas.standings(None, 6, BootInstant::now(), |_| false).values().next().unwrap();
+        let idle =
+            |replicas: &Replicas| *replicas.standings(None, 6, BootInstant::now(), |_| false).values().next().unwrap();
         assert_eq!(idle(&replicas), Standing::Outstanding);
         replicas.since = BootInstant::now().minus(TTL * 2);
         assert!(matches!(idle(&replicas), Standing::LeaseExpired(_)));

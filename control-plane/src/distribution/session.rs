@@ -4,6 +4,7 @@
 //! costs the same as one that does, and its stream ends when it has read nothing for a lease's time or has fallen behind the
 //! feed. Deltas go first, also between the chunks of a snapshot: a revocation waits for one chunk at most.
 
+mod check;
 mod hello;
 mod next;
 
@@ -23,11 +24,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+pub(super) use self::hello::is_whole;
 use self::{
+    check::Check,
     hello::{Greeting, greet},
     next::{Loaded, Loading, Pending},
 };
-use super::{Distribution, Inner, members::Member, presence};
+use super::{Distribution, Inner, members::Member, presence, scope::Scope};
 use crate::{
     authority::{Identity, Peer},
     store::Revision,
@@ -149,14 +152,17 @@ async fn serve(
     mut inbound: Streaming<wire::NodeMessage>,
     outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
 ) -> Result<Never, End> {
-    let Greeting { hello, key, welcome } = greet(&inner, &node, member.record.region.clone(), &mut inbound).await?;
+    let scope = Scope::of(&member.record.tenants);
+    let greeted = greet(&inner, &node, member.record.region.clone(), scope, &mut inbound).await?;
+    let Greeting { hello, key, welcome, check } = greeted;
     let stream = inner.next_stream();
     let fenced = inner.fleet.join(&node, stream, &hello);
     tracing::info!(seks.node = %node, region = hello.region, resumed = welcome.resumed, "a node's stream begins");
     let mut session = Session {
         sent: hello.applied_revision,
+        was_sent: 0,
         complete: welcome.resumed,
-        withhold: !hello::is_whole(&hello.features),
+        check,
         loading: None,
         renew: None,
         nacks: 0,
@@ -170,7 +176,7 @@ async fn serve(
         session.inner.fleet.ack(&session.node, stream, hello.applied_revision);
     } else {
         session.sent = 0;
-        session.loading = Some(Loading::new(&session.inner));
+        session.load_from(hello.applied_revision);
     }
     let _leave = Leave { inner, node: session.node.clone(), stream };
     send(outbox, ToNode::Welcome(welcome)).await?;
@@ -201,10 +207,12 @@ struct Session {
     key: SessionKey,
     /// Everything up to here was sent.
     sent: Revision,
+    /// What had been sent when a table that differed began to be replaced: acknowledgements of it may still come.
+    was_sent: Revision,
     /// The node has a whole table, once it has applied what was sent.
     complete: bool,
-    /// It lacks a feature that every credential needs.
-    withhold: bool,
+    /// What the node may hold, and what that should add up to.
+    check: Check,
     loading: Option<Loading>,
     /// The nonce of a Renew that hasn't been answered; a later one replaces it.
     renew: Option<u64>,
@@ -267,7 +275,8 @@ impl Session {
     /// Ready when it is this node's turn to move: a thousand at once would keep each other from it.
     fn turn(&self) -> impl Future<Output = ()> + use<> {
         let leaving = self.inner.leaving.clone();
-        let turn = presence::handover(self.inner.config.lease).mul_f64((self.stream % TURNS) as f64 / (4 * TURNS) as f64);
+        let turn =
+            presence::handover(self.inner.config.lease).mul_f64((self.stream % TURNS) as f64 / (4 * TURNS) as f64);
         async move {
             leaving.cancelled().await;
             sleep(turn).await;
@@ -276,7 +285,12 @@ impl Session {
 
     fn receive(&mut self, message: FromNode) -> Result<(), End> {
         match message {
-            FromNode::Ack(ack) => self.acknowledged(ack.revision)?,
+            FromNode::Ack(ack) => {
+                self.acknowledged(ack.revision)?;
+                if self.complete && !self.check.agrees(ack.revision, &ack.table_hash) {
+                    self.repair(ack.revision);
+                }
+            }
             FromNode::Nack(nack) => {
                 self.nacks += 1;
                 let reason: String = nack.reason.chars().filter(|c| !c.is_control()).take(200).collect();
@@ -285,7 +299,7 @@ impl Session {
                     return Err(End::Rejected(reason));
                 }
                 self.complete = false;
-                self.loading = Some(Loading::new(&self.inner));
+                self.load_from(self.sent);
             }
             FromNode::Renew(renew) => self.renew = Some(renew.nonce),
             FromNode::Hello(_) => return Err(End::Protocol("a second Hello")),
@@ -295,7 +309,7 @@ impl Session {
 
     fn acknowledged(&self, revision: Revision) -> Result<(), End> {
         // Before its snapshot is whole a node has nothing to acknowledge.
-        let sent = if self.complete { self.sent } else { 0 };
+        let sent = if self.complete { self.sent } else { self.was_sent };
         if revision > sent {
             return Err(End::FalseAck { acked: revision, sent });
         }
@@ -325,8 +339,25 @@ impl Session {
         }))
     }
 
+    /// The node's table isn't what it should be: an event was lost, or a record damaged. It gets another, and somebody looks into it.
+    fn repair(&mut self, revision: Revision) {
+        self.inner.metrics.diverged("node");
+        tracing::error!(seks.node = %self.node, revision, "a node's table differs from what it should hold");
+        if self.check.may_repair() {
+            self.was_sent = self.sent;
+            self.complete = false;
+            self.load_from(self.sent);
+        }
+    }
+
+    /// Prepares a snapshot that is not older than `revision`, which the node may have.
+    fn load_from(&mut self, revision: Revision) {
+        self.loading = Some(Loading::new(&self.inner, self.check.scope().clone(), revision));
+    }
+
     fn begin(&mut self, loaded: Loaded) {
         self.sent = loaded.revision();
+        self.check.restart(loaded.revision(), loaded.sums());
         self.loading = Some(Loading::Sending(Box::new(loaded)));
     }
 

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use seks_proto::id::{AgentName, CredentialName, NodeId, OperatorName, PolicyId, ReplicaId, ServiceName, TenantName, TokenId};
+use seks_proto::id::{
+    AgentName, CredentialName, NodeId, OperatorName, PolicyId, ReplicaId, ServiceName, TenantName, TokenId,
+};
 
 /// The key of one record, relative to the store's prefix.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

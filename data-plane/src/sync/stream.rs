@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use seks_proto::{
     runtime::VERSION,
     table::{
-        BootInstant, MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, features,
+        BootInstant, MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, TableSum, features,
         rules::{self, Position},
     },
     wire::{
@@ -254,19 +254,21 @@ impl<'a> Stream<'a> {
         let wire::Delta { epoch, previous, revision, changes } = delta;
         let bytes = changes.iter().map(bytes::Bytes::len).sum();
         let decode = |change| decode(change, &epoch, &self.key);
-        let changes: Vec<Change> = changes.into_iter().map(decode).collect::<Result<_, _>>()?;
+        let decoded: Vec<_> = changes.into_iter().map(decode).collect::<Result<_, _>>()?;
+        let (changes, marks): (Vec<Change>, Vec<_>) = decoded.into_iter().unzip();
+        let marks = marks.into_iter().flatten().collect();
         if self.lost {
             // What takes rights away doesn't wait for the snapshot, if the live table is of the same store at all.
             if *self.table.epoch() == *epoch {
                 self.table.narrow(&changes);
             }
-            let delta = Delta { epoch, previous, revision, changes };
+            let delta = Delta { epoch, previous, revision, changes, marks };
             return match &mut self.loading {
                 Some(loading) => Ok(loading.wait(delta, bytes)?),
                 None => Ok(()), // the snapshot that was asked for is later than this
             };
         }
-        self.table.apply(Delta { epoch, previous, revision, changes })?;
+        self.table.apply(Delta { epoch, previous, revision, changes, marks })?;
         self.status.update(|s| s.deltas += 1);
         // A full queue is a dead stream, which the next Renew will notice; the ack is lost with it.
         let _ = self.ack();
@@ -307,7 +309,8 @@ impl<'a> Stream<'a> {
     }
 
     fn ack(&self) -> Result<(), End> {
-        self.send(ToReplica::Ack(wire::Ack { revision: self.table.revision() }))
+        let (revision, table_hash) = (self.table.revision(), hash(self.table));
+        self.send(ToReplica::Ack(wire::Ack { revision, table_hash }))
     }
 
     fn send(&self, to_replica: ToReplica) -> Result<(), End> {
@@ -317,6 +320,11 @@ impl<'a> Stream<'a> {
 
 /// [`Stream::follow`] only ever ends for a reason.
 enum Never {}
+
+/// What the table adds up to; empty when there is none.
+fn hash(table: &Table) -> Vec<u8> {
+    table.sum().map(TableSum::to_bytes).unwrap_or_default()
+}
 
 fn message(message: ToReplica) -> NodeMessage {
     NodeMessage { message: Some(message) }
@@ -330,7 +338,7 @@ fn hello(table: &Table, identity: &Identity, config: &SyncConfig, recipient: &Re
         version: VERSION.to_owned(),
         epoch: table.epoch().to_string(),
         applied_revision: table.revision(),
-        table_hash: Vec::new(),
+        table_hash: hash(table),
         features: features::ALL.iter().map(|&f| f.to_owned()).collect(),
         session_key: recipient.public_key().to_vec(),
     }

@@ -89,7 +89,7 @@ fn whole() -> Vec<Change> {
 }
 
 fn delta(previous: u64, revision: u64, changes: Vec<Change>) -> Delta {
-    Delta { epoch: "e1".into(), previous, revision, changes }
+    Delta { epoch: "e1".into(), previous, revision, changes, marks: Vec::new() }
 }
 
 fn loaded() -> Arc<Table> {

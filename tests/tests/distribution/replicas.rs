@@ -29,10 +29,7 @@ async fn pair(test: &str) -> Option<Pair> {
     a.furnish().await;
     let wire = Forwarder::to(etcd.address()).await;
     let b = site.start_as("b", &[format!("http://{}", wire.address())]).await;
-    until("they know each other", || {
-        [&a, &b].iter().all(|r| r.distribution.replicas().len() == 2)
-    })
-    .await;
+    until("they know each other", || [&a, &b].iter().all(|r| r.distribution.replicas().len() == 2)).await;
     Some(Pair { a, b, wire, site, _etcd: etcd })
 }
 
@@ -122,4 +119,46 @@ async fn a_replica_that_is_silent_for_long_is_forgotten_and_comes_back_as_anothe
     a.stop().await;
     b.stop().await;
     drop(site);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_stops_hands_its_nodes_over_and_no_lease_lapses() {
+    let Some(pair) = pair("a_replica_that_stops_hands_its_nodes_over").await else { return };
+    let token = pair.a.issue().await;
+    let endpoints = vec![pair.a.endpoint(), pair.b.endpoint()];
+    let identities = [pair.a.identity("n1").await, pair.a.identity("n2").await];
+    let nodes = identities.map(|identity| TestNode::follow(identity, endpoints.clone()));
+    for node in &nodes {
+        node.ready().await;
+        until("it has the token", || node.honours(&token.digest)).await;
+        assert_eq!(node.status().connected, Some(pair.a.endpoint()));
+    }
+    let Pair { a, b, wire: _wire, site: _site, _etcd } = pair;
+    let stopping = tokio::spawn(a.stop());
+    while !stopping.is_finished() {
+        assert!(nodes.iter().all(|node| node.honours(&token.digest)), "a request would have been refused");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    until("all are with the other", || b.distribution.streams() == nodes.len()).await;
+    until("nothing is left of the one that stopped", || b.distribution.replicas().len() == 1).await;
+    let revision = b.revoke(&token).await;
+    let enforcement = b.distribution.await_enforced(revision, LONG).await;
+    assert!(enforcement.enforced && enforcement.waited_ms < LEASE.as_millis() as u64 / 2, "{enforcement:?}");
+    assert!(nodes.iter().all(|node| !node.honours(&token.digest) && node.status().snapshots == 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_returns_to_a_nearer_control_plane_that_is_back() {
+    let Some(pair) = pair("a_node_returns_to_a_nearer_control_plane").await else { return };
+    let near = Forwarder::to(pair.a.address).await;
+    let endpoint = format!("https://{}", near.address());
+    near.set(Mode::Closed);
+    let node = TestNode::follow(pair.a.identity("n1").await, vec![endpoint.clone(), pair.b.endpoint()]);
+    node.ready().await;
+    assert_eq!(node.status().connected, Some(pair.b.endpoint()));
+    near.set(Mode::Open);
+    until("it is with the nearer one", || node.status().connected.as_ref() == Some(&endpoint)).await;
+    let token = pair.b.issue().await;
+    until("it goes on", || node.honours(&token.digest)).await;
+    assert_eq!((node.status().snapshots, node.status().rejected), (1, 0));
 }

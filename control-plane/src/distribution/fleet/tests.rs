@@ -148,6 +148,27 @@ fn nobody_comes_in_below_what_was_promised() {
 }
 
 #[test]
+fn who_waits_to_come_in_is_not_run_away_from() {
+    let fleet = fleet();
+    fleet.join(&id("a"), 1, &hello("eu"));
+    assert_eq!(fleet.watermark(7, 0, |r| r), 7, "it has no table yet");
+    fleet.ack(&id("a"), 1, 6);
+    assert_eq!(fleet.watermark(9, 0, |r| r), 7);
+    fleet.ack(&id("a"), 1, 8);
+    assert_eq!(fleet.watermark(12, 0, |r| r), 8);
+    assert!(to_record(&fleet, "a").is_some());
+}
+
+#[test]
+fn a_stream_that_came_back_is_not_fenced_for_what_happened_while_it_was_away() {
+    let fleet = with_a();
+    fleet.leave(&id("a"), 1);
+    let back = fleet.join(&id("a"), 2, &hello("eu"));
+    fleet.learn(id("a"), Some(record("r2")), 6);
+    assert!(!back.is_cancelled() && to_record(&fleet, "a").is_some());
+}
+
+#[test]
 fn what_no_lease_from_before_is_left_of_is_passed_whoever_is_silent() {
     let fleet = with_a();
     assert_eq!((fleet.watermark(9, 0, |r| r), fleet.watermark(9, 7, |r| r)), (0, 7));

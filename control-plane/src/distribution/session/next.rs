@@ -13,10 +13,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     super::{
         Inner,
+        compile::Sums,
         feed::FeedDelta,
         fleet::millis,
-        item::Item,
+        item::Body,
         lease::{Barrier, ttl_left},
+        scope::Scope,
         snapshot::{Packer, Snapshot},
     },
     End, Session,
@@ -32,12 +34,16 @@ pub(super) enum Loading {
 }
 
 impl Loading {
-    pub(super) fn new(inner: &Arc<Inner>) -> Self {
+    /// For `scope`, not older than `at_least`.
+    pub(super) fn new(inner: &Arc<Inner>, scope: Scope, at_least: Revision) -> Self {
         let inner = inner.clone();
         Self::Preparing(Box::pin(async move {
             let Ok(place) = inner.loading.clone().acquire_owned().await else { return pending().await };
             let (snapshots, feed) = (inner.snapshots.clone(), inner.feed.clone());
-            let taken = tokio::task::spawn_blocking(move || snapshots.get(|revision| feed.reaches(revision))).await;
+            let taken = tokio::task::spawn_blocking(move || {
+                snapshots.get(&scope, |revision| revision >= at_least && feed.reaches(revision))
+            })
+            .await;
             match taken {
                 Ok(snapshot) => Loaded { hash: snapshot.hash.clone(), snapshot, next: 0, begun: false, _place: place },
                 Err(_) => pending().await, // the runtime is shutting down
@@ -58,6 +64,10 @@ pub(super) struct Loaded {
 impl Loaded {
     pub(super) fn revision(&self) -> Revision {
         self.snapshot.revision
+    }
+
+    pub(super) fn sums(&self) -> Sums {
+        self.snapshot.sums
     }
 }
 
@@ -113,12 +123,15 @@ impl Session {
     pub(super) fn make(&mut self, pending: Pending) -> ToNode {
         match pending {
             Pending::Delta(delta) => {
-                let changes = delta.items.iter().map(|item| match item {
-                    Item::Plain { change, .. } => change.clone(),
-                    Item::Credential(c) if self.withhold => c.withheld(),
-                    Item::Credential(c) => c.seal_to(self.inner.store.epoch(), &self.inner.sealer, &self.key),
+                let needed = delta.items.iter().filter(|item| self.check.scope().holds(&item.tenant));
+                let changes = needed.map(|item| match &item.body {
+                    Body::Plain { change, .. } => change.clone(),
+                    Body::Credential(c) if self.check.withholds() => c.withheld(),
+                    Body::Credential(c) => c.seal_to(self.inner.store.epoch(), &self.inner.sealer, &self.key),
                 });
-                self.delta(delta.revision, changes.collect())
+                let changes = changes.collect();
+                self.check.send(&delta);
+                self.delta(delta.revision, changes)
             }
             Pending::Advance(head) => self.delta(head, Vec::new()),
             Pending::Grant(nonce, barrier) => self.grant(nonce, barrier),
@@ -181,7 +194,7 @@ impl Session {
         let range = snapshot.groups.get(group).cloned().unwrap_or_default();
         let mut packer = Packer::default();
         for credential in snapshot.credentials.get(range).unwrap_or_default() {
-            packer.add(&match self.withhold {
+            packer.add(&match self.check.withholds() {
                 true => credential.withheld(),
                 false => credential.seal_to(self.inner.store.epoch(), &self.inner.sealer, &self.key),
             });
