@@ -8,6 +8,7 @@
 //! record how far all of them are ([`presence`], [`replicas`]).
 
 mod compile;
+mod doors;
 mod enforce;
 mod feed;
 mod fleet;
@@ -40,6 +41,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    doors::Doors,
     feed::Feed,
     fleet::Fleet,
     follow::{Follow, Listing},
@@ -134,6 +136,7 @@ struct Inner {
     /// Asks for a barrier now.
     hurry: Arc<Notify>,
     loading: Arc<Semaphore>,
+    doors: Doors,
     streams: AtomicU64,
     metrics: Metrics,
     /// This replica is about to stop: its nodes are to move.
@@ -169,6 +172,7 @@ impl Distribution {
             barrier: watch::Sender::new(None),
             hurry: Arc::new(Notify::new()),
             loading: Arc::new(Semaphore::new(config.max_snapshots)),
+            doors: Doors::default(),
             streams: AtomicU64::new(1),
             metrics: Metrics::default(),
             leaving: CancellationToken::new(),

@@ -30,7 +30,7 @@ use self::{
     hello::{Greeting, greet},
     next::{Loaded, Loading, Pending},
 };
-use super::{Distribution, Inner, members::Member, presence, scope::Scope};
+use super::{Distribution, Inner, doors::Opening, members::Member, presence, scope::Scope};
 use crate::{
     authority::{Identity, Peer},
     store::Revision,
@@ -110,11 +110,14 @@ impl wire::distribution_server::Distribution for Distribution {
             return Err(Status::unavailable("this replica is about to stop"));
         }
         let node = node.clone();
+        let Some(opening) = self.0.doors.enter(&node) else {
+            return Err(Status::resource_exhausted("too many streams of this node are beginning"));
+        };
         let member = admit(&self.0, &node, peer.as_ref()).await.map_err(|end| Status::from(&end))?;
         let (outbox, stream) = mpsc::channel(OUTBOX);
         let (inner, inbound) = (self.0.clone(), request.into_inner());
         self.0.spawn(async move {
-            let Err(end) = serve(inner, node.clone(), member, inbound, &outbox).await;
+            let Err(end) = serve(inner, node.clone(), (member, opening), inbound, &outbox).await;
             if matches!(end, End::FalseAck { .. } | End::Diverged { .. } | End::Rejected(_)) {
                 tracing::error!(seks.node = %node, reason = %end, "a node's stream was ended");
             } else {
@@ -148,13 +151,14 @@ enum Never {}
 async fn serve(
     inner: Arc<Inner>,
     node: NodeId,
-    member: Member,
+    (member, opening): (Member, Opening),
     mut inbound: Streaming<wire::NodeMessage>,
     outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
 ) -> Result<Never, End> {
     let scope = Scope::of(&member.record.tenants);
     let greeted = greet(&inner, &node, member.record.region.clone(), scope, &mut inbound).await?;
     let Greeting { hello, key, welcome, check } = greeted;
+    drop(opening);
     let stream = inner.next_stream();
     let fenced = inner.fleet.join(&node, stream, &hello);
     tracing::info!(seks.node = %node, region = hello.region, resumed = welcome.resumed, "a node's stream begins");

@@ -15,8 +15,7 @@ async fn a_node_gets_what_its_tenants_need_and_no_more_by_snapshot_and_by_delta(
     replica.foundation.registry.create_tenant(&acme, false).await.unwrap();
     replica.furnish_in(&acme).await;
     let early = [replica.issue().await, replica.issue_in(&acme).await];
-    let within = |names: &[TenantName]| names.to_vec();
-    let identity = replica.identity_within("narrow", &within(&[acme.clone()])).await;
+    let identity = replica.identity_within("narrow", std::slice::from_ref(&acme)).await;
     let narrow = TestNode::follow(identity, vec![replica.endpoint()]);
     narrow.ready().await;
     let wide = TestNode::of(&replica, "wide").await;
