@@ -1,4 +1,5 @@
-//! Whole-system benchmarks: what a request costs through SEKS, through nginx doing the header swap alone, and directly.
+//! Whole-system benchmarks: what a request costs through SEKS, through nginx doing the header swap alone, and directly; and
+//! what a fleet of nodes costs a replica ([`fleet`]).
 //!
 //! `benches/run` builds and runs it; `benches/README.md` has the method and the last figures. One binary plays every part,
 //! each in a process of its own pinned to a core: [`stub`] the upstream, [`load`] the agents, [`collector`] the OTLP sink;
@@ -16,6 +17,7 @@
 pub mod collector;
 pub mod compare;
 pub mod contestants;
+pub mod fleet;
 pub mod load;
 pub mod report;
 pub mod stub;

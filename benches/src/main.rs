@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that can't go on stops")]
 
 use clap::{Parser, Subcommand};
-use seks_benches::{collector, compare, load, stub};
+use seks_benches::{collector, compare, fleet, load, stub};
 
 #[derive(Parser)]
-#[command(about = "What a request costs through SEKS, through nginx, and directly")]
+#[command(about = "What a request costs through SEKS, and what a fleet of nodes costs a replica")]
 struct Args {
     #[command(subcommand)]
     part: Part,
@@ -19,6 +19,8 @@ enum Part {
     Stub(stub::Args),
     /// Closed-loop load on keep-alive connections
     Load(load::Args),
+    /// A thousand nodes on one replica
+    Fleet(fleet::Args),
     /// OTLP sink: counts spans and forgets them
     Collector,
 }
@@ -32,6 +34,11 @@ fn main() {
         Part::Load(args) => {
             let result = runtime.block_on(load::run(args));
             println!("{}", serde_json::to_string(&result).unwrap());
+        }
+        // Replica and nodes share the machine's cores: a single thread would be the bottleneck.
+        Part::Fleet(args) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            runtime.block_on(fleet::run(args));
         }
         Part::Collector => runtime.block_on(collector::run()),
     }

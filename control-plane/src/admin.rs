@@ -124,7 +124,7 @@ methods! {
     list_tenants ListTenants(ListTenantsRequest) -> ListTenantsResponse = tenant::list;
     get_tenant GetTenant(NameRequest) -> Tenant = tenant::get;
     delete_tenant DeleteTenant(DeleteRequest) -> ChangeResponse = tenant::delete;
-    list_catalogue ListCatalogue(ListCatalogueRequest) -> ListServicesResponse = service::catalogue;
+    list_catalogue ListCatalogue(ListCatalogueRequest) -> ListCatalogueResponse = service::catalogue;
     enable_service EnableService(EnableServiceRequest) -> ServiceResponse = service::enable;
     apply_service ApplyService(ApplyServiceRequest) -> ServiceResponse = service::apply;
     list_services ListServices(ListRequest) -> ListServicesResponse = service::list;
@@ -133,6 +133,7 @@ methods! {
     put_credential PutCredential(PutCredentialRequest) -> CredentialResponse = credential::put;
     list_credentials ListCredentials(ListRequest) -> ListCredentialsResponse = credential::list;
     get_credential GetCredential(NameRequest) -> Credential = credential::get;
+    where_credential WhereCredential(NameRequest) -> ListNodesResponse = credential::locate;
     rollback_credential RollbackCredential(RollbackCredentialRequest) -> CredentialResponse = credential::rollback;
     delete_credential DeleteCredential(DeleteRequest) -> ChangeResponse = credential::delete;
     create_agent CreateAgent(CreateAgentRequest) -> Agent = agent::create;

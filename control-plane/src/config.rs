@@ -81,12 +81,15 @@ pub struct DistributionConfig {
     pub lease: Duration,
     /// Nodes that load a snapshot at the same time; more wait. Default: 32.
     pub max_snapshots: usize,
+    /// How often the replica's table is compared with the store. Default: 60 s; a large store is listed less often.
+    #[serde(with = "humantime_serde")]
+    pub verify_every: Duration,
 }
 
 impl Default for DistributionConfig {
     fn default() -> Self {
-        let DistributionOptions { lease, max_snapshots, .. } = DistributionOptions::default();
+        let DistributionOptions { lease, max_snapshots, verify_every, .. } = DistributionOptions::default();
         let listen = SocketAddr::from(([127, 0, 0, 1], 8303));
-        Self { listen, tls: ListenerTlsConfig::default(), lease, max_snapshots }
+        Self { listen, tls: ListenerTlsConfig::default(), lease, max_snapshots, verify_every }
     }
 }

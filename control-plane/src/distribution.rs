@@ -4,10 +4,11 @@
 //! each node's [`session`] sends it what it lacks; [`fleet`] knows what each has acknowledged and until when it may hold a
 //! [`lease`]; from both follows whether a change is enforced ([`enforce`]).
 //!
-//! One replica's word suffices while there is one: `await_enforced` speaks for the nodes that this replica serves or that the
-//! store knows, and with several replicas waits for the leases of those that another one serves.
+//! Any number of replicas serve from one store, and none leads: each knows of its own nodes, and tells the others by one small
+//! record how far all of them are ([`presence`], [`replicas`]).
 
 mod compile;
+mod doors;
 mod enforce;
 mod feed;
 mod fleet;
@@ -16,8 +17,12 @@ mod item;
 mod lease;
 mod members;
 mod metrics;
+mod presence;
+mod replicas;
+mod scope;
 mod session;
 mod snapshot;
+mod verify;
 
 use std::{
     sync::{
@@ -28,6 +33,7 @@ use std::{
 };
 
 use seks_proto::{
+    id::{CredentialName, TenantName},
     table::MESSAGE_BYTES,
     wire::{self, distribution_server::DistributionServer},
 };
@@ -35,12 +41,16 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    doors::Doors,
     feed::Feed,
     fleet::Fleet,
     follow::{Follow, Listing},
     lease::Barrier,
     members::Members,
     metrics::Metrics,
+    presence::Life,
+    replicas::Replicas,
+    scope::Scope,
     snapshot::Snapshots,
 };
 use crate::{
@@ -48,6 +58,9 @@ use crate::{
     seal::Sealer,
     store::{Revision, Store, StoreError},
 };
+
+/// How much longer than its nodes a replica that leaves may take with its last word.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// How the replica serves nodes: `[distribution]` without its listener.
 #[derive(Clone, Debug)]
@@ -58,11 +71,18 @@ pub struct DistributionOptions {
     pub lease: Duration,
     /// Nodes that load a snapshot at the same time; more wait. Default: 32.
     pub max_snapshots: usize,
+    /// How often the replica's table is compared with the store, if that takes no more than a fiftieth of the time. Default: 60 s.
+    pub verify_every: Duration,
 }
 
 impl Default for DistributionOptions {
     fn default() -> Self {
-        Self { replica: String::new(), lease: Duration::from_secs(10), max_snapshots: 32 }
+        Self {
+            replica: String::new(),
+            lease: Duration::from_secs(10),
+            max_snapshots: 32,
+            verify_every: Duration::from_secs(60),
+        }
     }
 }
 
@@ -111,12 +131,18 @@ struct Inner {
     feed: Arc<Feed>,
     fleet: Arc<Fleet>,
     members: Arc<Members>,
+    replicas: Arc<Replicas>,
     barrier: watch::Sender<Option<Barrier>>,
     /// Asks for a barrier now.
     hurry: Arc<Notify>,
     loading: Arc<Semaphore>,
+    doors: Doors,
     streams: AtomicU64,
     metrics: Metrics,
+    /// This replica is about to stop: its nodes are to move.
+    leaving: CancellationToken,
+    /// Its last word among the others has been said.
+    parted: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -132,20 +158,25 @@ impl Distribution {
         config: DistributionOptions,
     ) -> Result<Self, DistributionError> {
         config.check()?;
-        let Listing { table, nodes, revision } = follow::list(&*store).await?;
-        let shared = store.kind() != "embedded";
+        let Listing { table, nodes, replicas: records, revision } = follow::list(&*store).await?;
+        let replicas = Replicas::new(config.lease, store.kind() == "embedded");
+        replicas.reset(records);
         let members = Arc::new(Members::default());
         members.reset(&nodes);
         let inner = Arc::new(Inner {
-            fleet: Arc::new(Fleet::new(nodes, config.lease, shared)),
+            fleet: Arc::new(Fleet::new(nodes, replicas.longest_ttl())),
+            replicas: Arc::new(replicas),
             members,
             snapshots: Arc::new(Snapshots::new(table, revision)),
             feed: Arc::new(Feed::new(revision)),
             barrier: watch::Sender::new(None),
             hurry: Arc::new(Notify::new()),
             loading: Arc::new(Semaphore::new(config.max_snapshots)),
+            doors: Doors::default(),
             streams: AtomicU64::new(1),
             metrics: Metrics::default(),
+            leaving: CancellationToken::new(),
+            parted: CancellationToken::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             registry: Registry::new(store.clone(), sealer.clone()),
@@ -153,7 +184,9 @@ impl Distribution {
             sealer,
             config,
         });
-        inner.run();
+        // A store that is full can still be served from, though no lease is granted before this replica is in it.
+        let life = Life::register(&inner).await;
+        inner.run(life.ok());
         Ok(Self(inner))
     }
 
@@ -182,9 +215,28 @@ impl Distribution {
     #[must_use]
     pub fn nodes(&self) -> Vec<wire::Node> {
         let head = self.0.feed.head();
-        let mut nodes = self.0.fleet.list(head, self.0.feed.effective(head));
+        let elsewhere = |replica: &str| self.0.replicas.host(replica).filter(|h| h.serving).map(|h| h.watermark);
+        let mut nodes = self.0.fleet.list(head, self.0.feed.effective(head), elsewhere);
         self.0.members.complete(&mut nodes);
         nodes
+    }
+
+    /// The nodes that hold a credential and may use it: within their scope, with every feature that it takes, connected or with a lease.
+    #[must_use]
+    pub fn holders(&self, tenant: &TenantName, credential: &CredentialName) -> Vec<wire::Node> {
+        let mut nodes = self.nodes();
+        let reached = self.0.snapshots.sends(tenant, credential);
+        nodes.retain(|node| {
+            let serves = node.connected || node.lease_remaining_ms > 0;
+            reached && serves && Scope::of(&node.tenants).holds(tenant) && session::is_whole(&node.features)
+        });
+        nodes
+    }
+
+    /// Every replica that may grant leases, or whose leases may not be over.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<wire::Replica> {
+        self.0.replicas.list()
     }
 
     /// Tokens that nodes honour.
@@ -218,8 +270,13 @@ impl Distribution {
         metrics::collectors(&self.0)
     }
 
-    /// Ends every stream and stops following the store. Nodes go on until their leases end, or another replica takes them.
+    /// Asks every node to move to another replica, waits for that for at most half a lease, ends every stream and stops following
+    /// the store. Nodes go on until their leases end, or another replica takes them.
     pub async fn shutdown(&self) {
+        self.0.leaving.cancel();
+        // With a store that is gone there is nobody to say it to.
+        let patience = presence::handover(self.0.config.lease) + GOODBYE;
+        let _ = tokio::time::timeout(patience, self.0.parted.cancelled()).await;
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -227,20 +284,24 @@ impl Distribution {
 }
 
 impl Inner {
-    fn run(self: &Arc<Self>) {
-        let stalled = Arc::new(Notify::new());
+    fn run(self: &Arc<Self>, life: Option<Life>) {
+        let (stalled, damaged) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let follow = Follow {
             store: self.store.clone(),
             snapshots: self.snapshots.clone(),
             feed: self.feed.clone(),
             fleet: self.fleet.clone(),
             members: self.members.clone(),
+            replicas: self.replicas.clone(),
             stalled: stalled.clone(),
+            damaged: damaged.clone(),
         };
         let (store, feed, barrier) = (self.store.clone(), self.feed.clone(), self.barrier.clone());
         let barriers = lease::run(store, feed, self.config.lease, barrier, stalled, self.hurry.clone());
         self.spawn(follow.run());
         self.spawn(barriers);
+        self.spawn(verify::run(self.clone(), damaged));
+        self.spawn(presence::run(self.clone(), life));
     }
 
     /// Runs `task` until it ends or distribution does.
@@ -252,6 +313,12 @@ impl Inner {
                 () = stop.cancelled() => {}
             }
         });
+    }
+
+    /// Whether the store hasn't been heard for so long that nothing of any lease is left to grant.
+    fn is_cut_off(&self) -> bool {
+        let barrier = *self.barrier.borrow();
+        barrier.is_some_and(|barrier| lease::ttl_left(barrier, self.config.lease).is_zero())
     }
 
     fn next_stream(&self) -> u64 {

@@ -18,6 +18,7 @@ mod node;
 mod operator;
 mod policy;
 pub mod record;
+mod replica;
 mod service;
 mod tenant;
 mod token;

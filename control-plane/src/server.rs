@@ -64,6 +64,7 @@ impl ControlPlane {
             replica: config.telemetry.service_instance.clone().unwrap_or_else(|| "control-plane".into()),
             lease: config.distribution.lease,
             max_snapshots: config.distribution.max_snapshots,
+            verify_every: config.distribution.verify_every,
         };
         options.check()?; // before anything is written
         let foundation = Foundation::open(&config).await?;

@@ -108,6 +108,7 @@ impl Node {
             endpoints: enrolment.endpoints,
             roots_pem: enrolment.roots_pem,
             region: config.node.region.clone(),
+            ..SyncConfig::default()
         };
         let table = Arc::new(Table::new()?);
         let mut node = Self::with_table(config, telemetry, table.clone()).await?;

@@ -102,10 +102,10 @@ impl Proxy {
         let mut record = self.audit.open(request.method(), path, request.headers());
         let id = record.id();
         let unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
-        let grpc = grpc::is_asked(request.version(), request.headers());
+        let form = refusal::Form::asked_for(request.version(), request.headers());
         let mut response = match self.serve(request, caller, in_flight, &mut record).await {
             Ok(response) => response,
-            Err(refusal) => refused(&refusal, grpc, unread, &mut record),
+            Err(refusal) => refused(&refusal, form, unread, &mut record),
         };
         response.headers_mut().insert(RequestId::HEADER, id.header());
         record.answered(response.status());
@@ -179,13 +179,16 @@ impl Gauge for ServiceMetrics {
     }
 }
 
-fn refused(refusal: &Refusal, grpc: bool, unread: bool, record: &mut Record) -> Response<Outgoing> {
+fn refused(refusal: &Refusal, form: refusal::Form, unread: bool, record: &mut Record) -> Response<Outgoing> {
     record.refused(refusal.code);
     if let Some(policies) = &refusal.policies {
         record.decided(false, policies);
     }
-    let as_grpc = if grpc { grpc::refused(refusal) } else { None };
+    let as_grpc = if form == refusal::Form::Grpc { grpc::refused(refusal) } else { None };
     let mut response = as_grpc.unwrap_or_else(|| refusal.response(record.id().as_str())).map(Outgoing::fixed);
+    if form == refusal::Form::ProblemAsText {
+        response.headers_mut().insert(header::CONTENT_TYPE, refusal::PROBLEM_AS_TEXT);
+    }
     if unread || refusal.ends_connection() {
         close_after(response.headers_mut());
     }

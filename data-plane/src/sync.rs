@@ -11,6 +11,7 @@ pub mod enrol;
 mod identity;
 mod loading;
 mod renewal;
+mod route;
 mod stream;
 
 use std::{
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     backoff::Backoff,
     channel::Trust,
+    route::Route,
     stream::{End, Stream},
 };
 pub use self::{
@@ -47,6 +49,19 @@ pub struct SyncConfig {
     pub roots_pem: String,
     /// The region to report; the certificate's counts when it names one.
     pub region: String,
+    /// How often a node that had to go to a farther control plane looks whether a nearer one is back. Default: 30 s.
+    pub return_every: Duration,
+}
+
+impl Default for SyncConfig {
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            roots_pem: String::new(),
+            region: String::new(),
+            return_every: Duration::from_secs(30),
+        }
+    }
 }
 
 /// How a node's stream is doing.
@@ -136,7 +151,7 @@ async fn run(config: SyncConfig, identity: Identity, table: Arc<Table>, status: 
     }
 }
 
-/// One stream after the other: the nearest endpoint first, the next when it fails, a pause when all have.
+/// One stream after the other: to the nearest control plane that takes us, and back to a nearer one when it is there again.
 async fn follow(
     config: &SyncConfig,
     trust: &Trust,
@@ -144,27 +159,57 @@ async fn follow(
     table: &Arc<Table>,
     status: &Arc<Status>,
 ) {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut route) = (Backoff::default(), Route::new(config.endpoints.len()));
     loop {
-        for endpoint in &config.endpoints {
-            let begun = BootInstant::now();
-            let end = Stream::run(endpoint, trust, &identity.load_full(), config, table, status).await;
-            status.update(|s| {
-                s.connected = None;
-                s.last_error = Some(end.to_string());
-                s.alarm = matches!(end, End::Diverged(_)).then(|| end.to_string()).or(s.alarm.take());
-            });
-            report(endpoint, &end);
-            if matches!(end, End::Fenced(_)) {
-                table.lease().end();
-                table.wake_all();
-            }
-            if BootInstant::now().since(begun) >= GOOD {
-                backoff.reset();
-                break; // the nearest first again
+        let Some(endpoint) = config.endpoints.get(route.at()) else { return std::future::pending().await };
+        let (begun, own) = (BootInstant::now(), identity.load_full());
+        let end = tokio::select! {
+            end = Stream::run(endpoint, trust, &own, config, table, status) => end,
+            nearer = return_to_nearer(config, trust, &own, table, &route) => End::Nearer(nearer),
+        };
+        status.update(|s| {
+            s.connected = None;
+            s.last_error = Some(end.to_string());
+            s.alarm = matches!(end, End::Diverged(_)).then(|| end.to_string()).or(s.alarm.take());
+        });
+        report(endpoint, &end);
+        if matches!(end, End::Fenced(_)) {
+            table.lease().end();
+            table.wake_all();
+        }
+        let good = BootInstant::now().since(begun) >= GOOD;
+        if good {
+            backoff.reset();
+        }
+        let pause = match end {
+            End::Nearer(index) => route.go(index),
+            _ => route.fail(good),
+        };
+        if pause {
+            sleep(backoff.next()).await;
+        }
+    }
+}
+
+/// Ready with the index of a nearer control plane than that of `route`, once one can be reached again. It is only looked for
+/// while the node serves: moving must not cost what a stream that works would have saved.
+async fn return_to_nearer(
+    config: &SyncConfig,
+    trust: &Trust,
+    identity: &Identity,
+    table: &Table,
+    route: &Route,
+) -> usize {
+    let mut pause = config.return_every.saturating_mul(route.patience());
+    loop {
+        // Jitter, so that a fleet doesn't come back to a control plane all at once.
+        sleep(pause.div_f64(2.0) + pause.mul_f64(backoff::fraction())).await;
+        for (index, endpoint) in config.endpoints.iter().enumerate().take(route.at()) {
+            if table.lease().valid() && trust.connect(endpoint, identity).await.is_ok() {
+                return index;
             }
         }
-        sleep(backoff.next()).await;
+        pause = config.return_every;
     }
 }
 
@@ -174,6 +219,7 @@ fn report(endpoint: &str, end: &End) {
             tracing::error!(endpoint, reason = %end, "this node's table is not of the control plane's store")
         }
         End::Fenced(_) => tracing::error!(endpoint, reason = %end, "fenced: another process has this node's identity"),
+        End::GoAway(_) | End::Nearer(_) => tracing::info!(endpoint, reason = %end, "moving to another control plane"),
         _ => tracing::warn!(endpoint, reason = %end, "the stream to the control plane has ended"),
     }
 }

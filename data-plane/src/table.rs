@@ -12,6 +12,7 @@ mod cut;
 mod entry;
 mod generation;
 mod lease;
+mod ledger;
 mod slot;
 mod staging;
 mod token;
@@ -29,14 +30,14 @@ use arc_swap::ArcSwap;
 use seks_proto::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
     policy::Policies,
-    table::{SessionError, SessionKey},
+    table::{SessionError, SessionKey, TableSum},
     token::Digest,
 };
 
 use self::generation::Generation;
 pub use self::{
     apply::ApplyError,
-    change::{Change, Delta, TokenRecord},
+    change::{Change, Delta, Mark, MarkKind, TokenRecord},
     cut::{Cut, CutReason},
     entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
     lease::Lease,
@@ -128,6 +129,13 @@ impl Table {
     #[must_use]
     pub fn epoch(&self) -> Arc<str> {
         self.current.load().epoch().clone()
+    }
+
+    /// What its records add up to; `None` when it isn't the table of any revision.
+    #[must_use]
+    pub fn sum(&self) -> Option<TableSum> {
+        let current = self.current.load();
+        if current.epoch().is_empty() { None } else { current.ledger().sum() }
     }
 
     /// Whether a snapshot has ever been loaded.

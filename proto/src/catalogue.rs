@@ -57,7 +57,10 @@ mod tests {
     use super::*;
     use crate::{
         request::Target,
-        service::{Service, Site, Slot},
+        service::{
+            Service, Site, Slot,
+            probe::{Probe, Verdict},
+        },
     };
 
     fn service(name: &str) -> Service {
@@ -125,6 +128,25 @@ mod tests {
                 assert!(below, "{}: {denied} is out of the base path and never matches", service.name);
             }
         }
+    }
+
+    #[test]
+    fn a_test_call_is_one_that_an_agent_may_make() {
+        let mut with = 0;
+        for entry in entries() {
+            let (service, name) = (checked(entry), &entry.service.name);
+            let Some(probe) = Probe::parse(&entry.service.test).unwrap_or_else(|e| panic!("{name}: {e}")) else {
+                continue;
+            };
+            with += 1;
+            let target = Target::parse(&service, &probe.target).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let denied = service.denied_paths.iter().any(|d| d.matches(&probe.method, target.path()));
+            assert!(!denied, "{name}: its own denied_paths refuse {}", probe.target);
+            assert!(target.path().starts_with(&service.base_path), "{name}");
+            assert_eq!(probe.verdict(401, b""), Verdict::Rejected, "{name}");
+            assert!(probe.body.is_none() || probe.method == http::Method::POST, "{name}");
+        }
+        assert!(with >= 90, "{with} entries have a test call");
     }
 
     #[test]

@@ -91,6 +91,8 @@ names! {
     PolicyId = "policy";
     /// A data-plane process.
     NodeId = "node";
+    /// One life of a control-plane process.
+    ReplicaId = "replica";
     /// A human or a pipeline that administers.
     OperatorName = "operator";
 }
@@ -101,20 +103,41 @@ impl TokenId {
     /// # Errors
     /// When the operating system has no randomness to give.
     pub fn generate() -> Result<Self, getrandom::Error> {
-        const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-        let mut id = String::from("tok-");
-        while id.len() < 20 {
-            let mut byte = [0_u8];
-            getrandom::fill(&mut byte)?;
-            // 252 is the largest multiple of 36 in a byte: above it the result would be biased.
-            if byte[0] < 252
-                && let Some(c) = ALPHABET.get(usize::from(byte[0] % 36))
-            {
-                id.push(char::from(*c));
-            }
-        }
-        Ok(Self(id.into()))
+        Ok(Self(random("tok-".into(), 16)?.into()))
     }
+}
+
+impl ReplicaId {
+    /// A fresh id for a process of this `name`, which need not be one by our grammar: `NAME-` and 12 of base 36.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn generate(name: &str) -> Result<Self, getrandom::Error> {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let mut id: String = name.chars().map(plain).skip_while(|c| *c == '-').take(40).collect();
+        if id.is_empty() {
+            id.push('r');
+        }
+        id.push('-');
+        Ok(Self(random(id, 12)?.into()))
+    }
+}
+
+/// `text` and `count` random characters of base 36.
+fn random(mut text: String, count: usize) -> Result<String, getrandom::Error> {
+    const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let length = text.len() + count;
+    while text.len() < length {
+        let mut byte = [0_u8];
+        getrandom::fill(&mut byte)?;
+        // 252 is the largest multiple of 36 in a byte: above it the result would be biased.
+        if byte[0] < 252
+            && let Some(c) = ALPHABET.get(usize::from(byte[0] % 36))
+        {
+            text.push(char::from(*c));
+        }
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -137,5 +160,13 @@ mod tests {
     fn token_ids_are_names_and_differ() {
         let (a, b) = (TokenId::generate().unwrap(), TokenId::generate().unwrap());
         assert!(is_name(a.as_str()) && a != b);
+    }
+
+    #[test]
+    fn replica_ids_are_names_whatever_the_process_is_called() {
+        for name in ["", "control-plane", "--Pod.7/é", &"x".repeat(200)] {
+            let (a, b) = (ReplicaId::generate(name).unwrap(), ReplicaId::generate(name).unwrap());
+            assert!(is_name(a.as_str()) && a != b, "{a}");
+        }
     }
 }

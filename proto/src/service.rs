@@ -3,6 +3,7 @@
 //! [`Service`] is the checked form of [`wire::Service`]: everything that can be refused is refused here, once, when an
 //! operator applies it, and again when a node loads it. Nothing on the path of a request parses it again.
 
+pub mod probe;
 pub mod spec;
 pub mod template;
 pub mod upstream;
@@ -159,6 +160,7 @@ impl TryFrom<&wire::Service> for Service {
                 "WebSocket needs an upstream that speaks HTTP/1.1, and http2 rules it out",
             ));
         }
+        probe::Probe::parse(&wire.test)?; // for operators alone: no node keeps it
         let headers = wire.headers.iter().map(|(n, v)| fixed_header(n, v)).collect::<Result<_, _>>()?;
         Ok(Self {
             tenant: TenantName::try_from(wire.tenant.as_str())?,

@@ -3,10 +3,12 @@
 pub mod clock;
 pub mod rules;
 pub mod session;
+pub mod sum;
 
 pub use self::{
     clock::BootInstant,
     session::{Recipient, SessionError, SessionKey},
+    sum::TableSum,
 };
 
 /// Protocol version in `Hello`.
@@ -29,8 +31,10 @@ pub mod features {
     pub const INJECT_V1: &str = "inject-v1";
     /// Cedar policies over the schema of contract §8.
     pub const POLICY_V1: &str = "policy-v1";
-    /// All of this build.
+    /// What a grant may need: all of this build.
     pub const ALL: &[&str] = &[INJECT_V1, POLICY_V1];
+    /// Takes several deltas in one message. No grant needs it.
+    pub const DELTAS: &str = "deltas";
 }
 
 /// The HPKE `info` of the session key: ties the ciphertext to this protocol and use.

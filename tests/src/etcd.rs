@@ -1,4 +1,6 @@
-//! A real etcd process on free ports, with a data directory of its own.
+//! A real etcd process on free ports, with a data directory of its own; or a [`Cluster`] of them.
+
+pub mod cluster;
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -13,6 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
+pub use self::cluster::Cluster;
 use crate::process::{Process, find_program, skip};
 
 /// The variable that names another etcd than the one on `PATH`.
@@ -40,10 +43,7 @@ impl Etcd {
     /// # Panics
     /// When it doesn't come up.
     pub async fn with(test: &str, tls: Option<&Tls>, arguments: &[&str]) -> Option<Self> {
-        let Some(binary) = find_program(VARIABLE, "etcd") else {
-            skip(test, "no etcd on PATH or in SEKS_ETCD (Debian: apt-get install etcd-server)");
-            return None;
-        };
+        let binary = find(test)?;
         let mut arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         if let Some(tls) = tls {
             arguments.extend(tls.arguments());
@@ -55,7 +55,7 @@ impl Etcd {
             let secure = tls.map(|_| secure);
             let mut all = listeners(client, peer, secure);
             all.extend(arguments.iter().cloned());
-            let process = launch(&binary, directory.path(), &all);
+            let process = launch(&binary, "etcd", directory.path(), &all);
             let mut etcd = Self { binary: binary.clone(), directory, process, client, tls: secure, arguments: all };
             if etcd.healthy().await {
                 return Some(etcd);
@@ -95,7 +95,7 @@ impl Etcd {
     /// # Panics
     /// When it doesn't come up.
     pub async fn restart(&mut self) {
-        self.process = launch(&self.binary, self.directory.path(), &self.arguments);
+        self.process = launch(&self.binary, "etcd", self.directory.path(), &self.arguments);
         assert!(self.healthy().await, "etcd does not start again:\n{}", self.process.output());
     }
 
@@ -166,11 +166,20 @@ impl Tls {
     }
 }
 
-fn launch(binary: &Path, directory: &Path, arguments: &[String]) -> Process {
+/// The program; `None`, with a note for the reader, when there is none.
+fn find(test: &str) -> Option<PathBuf> {
+    let found = find_program(VARIABLE, "etcd");
+    if found.is_none() {
+        skip(test, "no etcd on PATH or in SEKS_ETCD (Debian: apt-get install etcd-server)");
+    }
+    found
+}
+
+fn launch(binary: &Path, name: &str, directory: &Path, arguments: &[String]) -> Process {
     let mut command = Command::new(binary);
-    command.arg("--data-dir").arg(directory.join("data")).args(arguments).arg("--unsafe-no-fsync");
+    command.arg("--data-dir").arg(directory.join(format!("{name}-data"))).args(arguments).arg("--unsafe-no-fsync");
     command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
-    Process::spawn("etcd", directory, &mut command)
+    Process::spawn(name, directory, &mut command)
 }
 
 fn listeners(client: SocketAddr, peer: SocketAddr, tls: Option<SocketAddr>) -> Vec<String> {

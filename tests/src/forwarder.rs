@@ -1,13 +1,20 @@
-//! A wire that can be cut: forwards TCP connections to one target, until told otherwise.
+//! A wire that can be cut, held or long: forwards TCP connections to one target, until told otherwise.
+//!
+//! It stands in for `tc netem`, which needs root and a kernel that has it: bytes arrive in order after [`Forwarder::delay`], and
+//! what is sent into a wire that is [`Mode::Held`] arrives late, as TCP would have it after a partition.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinHandle,
+    time::{Instant, sleep_until},
 };
+
+/// Reads that may be on their way at once, in each direction of a connection.
+const IN_FLIGHT: usize = 1024;
 
 /// What the wire does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +23,8 @@ pub enum Mode {
     Open,
     /// What the target says is lost; what it is told still passes.
     Mute,
+    /// Nothing passes in either direction, and nobody is told: what is sent arrives when the wire is open again.
+    Held,
     /// New connections are closed at once.
     Closed,
 }
@@ -24,6 +33,7 @@ pub enum Mode {
 struct State {
     mode: Mode,
     cuts: usize,
+    delay: Duration,
     mute_after: Option<&'static str>,
 }
 
@@ -43,7 +53,8 @@ impl Forwarder {
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(watch::Sender::new(State { mode: Mode::Open, cuts: 0, mute_after: None }));
+        let state = State { mode: Mode::Open, cuts: 0, delay: Duration::ZERO, mute_after: None };
+        let state = Arc::new(watch::Sender::new(state));
         let accepting = tokio::spawn(accept(listener, target, Arc::clone(&state)));
         Self { address, state, accepting }
     }
@@ -62,6 +73,11 @@ impl Forwarder {
     /// From now on.
     pub fn set(&self, mode: Mode) {
         self.state.send_modify(|state| state.mode = mode);
+    }
+
+    /// How long everything takes from now on, each way.
+    pub fn delay(&self, delay: Duration) {
+        self.state.send_modify(|state| state.delay = delay);
     }
 
     /// [`Mode::Mute`] from the moment when the target is told `text`.
@@ -88,12 +104,15 @@ async fn accept(listener: TcpListener, target: SocketAddr, state: Arc<watch::Sen
 async fn forward(near: TcpStream, target: SocketAddr, state: Arc<watch::Sender<State>>) {
     let cuts = state.borrow().cuts;
     let Ok(far) = TcpStream::connect(target).await else { return };
+    for end in [&near, &far] {
+        drop(end.set_nodelay(true)); // or the wire would add delays of its own
+    }
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
     let mut cut = state.subscribe();
     tokio::select! {
         _cut = cut.wait_for(|state| state.cuts != cuts) => {}
-        () = pump(near_in, far_out, |told| listen_for_trigger(&state, told)) => {}
-        () = pump(far_in, near_out, |_| state.borrow().mode != Mode::Mute) => {}
+        () = pump(near_in, far_out, &state, |told| listen_for_trigger(&state, told)) => {}
+        () = pump(far_in, near_out, &state, |_| state.borrow().mode != Mode::Mute) => {}
     }
 }
 
@@ -111,11 +130,39 @@ fn listen_for_trigger(state: &watch::Sender<State>, told: &[u8]) -> bool {
     true
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, passes: impl Fn(&[u8]) -> bool) {
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if passes(&buffer[..length]) && to.write_all(&buffer[..length]).await.is_err() {
-            return;
+/// One direction, until its source ends and all of it has arrived, or its sink is gone.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    state: &watch::Sender<State>,
+    passes: impl Fn(&[u8]) -> bool,
+) {
+    let (queue, mut queued) = mpsc::channel::<(Instant, Vec<u8>)>(IN_FLIGHT);
+    let reading = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = from.read(&mut buffer).await {
+            let read = &buffer[..length];
+            if passes(read) && queue.send((Instant::now(), read.to_vec())).await.is_err() {
+                return;
+            }
         }
+    };
+    let mut open = state.subscribe();
+    let writing = async move {
+        while let Some((came, bytes)) = queued.recv().await {
+            let delay = open.borrow().delay;
+            if !delay.is_zero() {
+                sleep_until(came + delay).await;
+            }
+            let gone = open.wait_for(|state| state.mode != Mode::Held).await.is_err();
+            if gone || to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::pin!(writing);
+    tokio::select! {
+        () = &mut writing => {}
+        () = reading => writing.await,
     }
 }

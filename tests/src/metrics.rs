@@ -17,5 +17,6 @@ pub const NAMES: &[&str] = &[
     "seks_control_streams",
     "seks_control_push_seconds",
     "seks_store_watch_lag_seconds",
+    "seks_table_divergence_total",
     "seks_admin_requests_total",
 ];

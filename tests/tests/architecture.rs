@@ -111,7 +111,7 @@ fn secrets_are_exposed_only_where_they_are_sealed_encoded_injected_or_searched_f
 
 #[test]
 fn key_paths_are_spelled_in_one_file_and_etcd_is_named_in_one_folder() {
-    for word in ["\"in/", "\"meta/", "\"tenant/", "\"operator/", "\"node/"] {
+    for word in ["\"in/", "\"meta/", "\"tenant/", "\"operator/", "\"node/", "\"replica/"] {
         assert_none(&strays(&["control-plane/src"], word, &["control-plane/src/store/key.rs"]), "a key path");
     }
     let folders = ["control-plane/src", "data-plane/src", "proto/src", "cli/src"];

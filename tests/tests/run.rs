@@ -128,3 +128,47 @@ fn env_prints_lines_that_a_shell_can_evaluate() {
         assert!(!refused.stderr.contains("sk-not-ours"), "{refused:?}");
     }
 }
+
+#[test]
+fn a_proxy_of_the_environment_is_not_sent_the_token() {
+    let upstream = Upstream::ok();
+    let sandbox = sandbox(&upstream);
+    let mut command = Command::new(binary("seks"));
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HTTPS_PROXY", "http://proxy.test:3128");
+    command.env("no_proxy", "corp.test").arg("--context-file").arg(sandbox.data_dir().join("context.toml"));
+    let finished = run(command.args(["run", "--", "sh", "-c", "echo $NO_PROXY $no_proxy $HTTPS_PROXY"]), b"");
+    assert_eq!(finished.stdout, "corp.test,127.0.0.1 corp.test,127.0.0.1 http://proxy.test:3128\n", "{finished:?}");
+}
+
+#[test]
+fn a_private_authority_of_the_node_is_trusted_beside_the_machines() {
+    let upstream = Upstream::start_tls(|_| seks_tests::upstream::Answer::json(200, "{}"));
+    let sandbox = sandbox(&Upstream::ok());
+    let (folder, pem) = (tempfile::tempdir().unwrap(), upstream.ca_pem().unwrap());
+    let ca = folder.path().join("ca.pem");
+    fs::write(&ca, pem).unwrap();
+    fs::write(folder.path().join("machine.pem"), "# the machine's\n").unwrap();
+    let mut command = Command::new(binary("seks"));
+    command.env_clear().env("XDG_CACHE_HOME", folder.path()).env("SSL_CERT_FILE", folder.path().join("machine.pem"));
+    command.arg("--context-file").arg(sandbox.data_dir().join("context.toml"));
+    let finished = run(command.args(["env", "--agent", "bot", "-o", "json", "--proxy-ca"]).arg(&ca), b"");
+    let variables: serde_json::Value =
+        serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e} {finished:?}"));
+    for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "AWS_CA_BUNDLE"] {
+        let roots = fs::read_to_string(variables[name].as_str().unwrap()).unwrap();
+        assert_eq!(roots, format!("# the machine's\n{pem}"), "{name}");
+    }
+}
+
+#[test]
+fn two_services_that_set_one_variable_are_named() {
+    let upstream = Upstream::ok();
+    let sandbox = sandbox(&upstream);
+    sandbox.cli().enable("openai", "second", &upstream);
+    sandbox.cli().put_credential("second", "second", KEY);
+    let both = sandbox.cli().run(&["env", "--agent", "bot"], "");
+    assert_eq!(both.code, Some(0), "{both:?}");
+    assert!(both.stderr.contains("OPENAI_BASE_URL is set by several"), "{both:?}");
+    let one = sandbox.cli().run(&["env", "--agent", "bot", "--service", "second"], "");
+    assert!(one.stderr.is_empty() && one.stdout.contains("/api/second/v1'"), "{one:?}");
+}

@@ -28,6 +28,9 @@ pub struct Enforced {
     pub waited_ms: u64,
     /// Node by node.
     pub nodes: Vec<NodeState>,
+    /// Control-plane replicas that have not spoken for their nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<String>,
 }
 
 /// One node's part in it.
@@ -57,6 +60,7 @@ impl From<Option<wire::Enforcement>> for Enforced {
             enforced: wire.enforced,
             waited_ms: wire.waited_ms,
             nodes: wire.nodes.into_iter().map(node).collect(),
+            replicas: wire.replicas,
         }
     }
 }
@@ -83,7 +87,11 @@ impl Enforced {
             return Ok(());
         }
         let owing: Vec<_> = self.nodes.iter().filter(|n| n.state == "outstanding").map(|n| n.node.as_str()).collect();
-        let nodes = if owing.is_empty() { "nodes".to_owned() } else { owing.join(", ") };
+        let nodes = match (owing.as_slice(), self.replicas.as_slice()) {
+            ([], []) => "nodes".to_owned(),
+            ([], replicas) => format!("the nodes of {}", replicas.join(", ")),
+            (owing, _) => owing.join(", "),
+        };
         let why = format!("stored at revision {}, but not enforced in time on {nodes}", self.revision);
         Err(CliError::new(Exit::Unreachable, what, why)
             .hint("`seks status` shows the nodes; a node without a control plane stops when its lease ends"))
@@ -168,7 +176,7 @@ mod tests {
 
     fn outstanding() -> Enforced {
         let node = wire::NodeEnforcement { node: "n1".into(), region: "r".into(), state: 3, ms: 5 };
-        Some(wire::Enforcement { revision: 7, enforced: false, waited_ms: 9, nodes: vec![node] }).into()
+        Some(wire::Enforcement { revision: 7, waited_ms: 9, nodes: vec![node], ..Default::default() }).into()
     }
 
     #[test]
@@ -177,6 +185,9 @@ mod tests {
         assert_eq!(error.exit, Exit::Unreachable);
         assert!(error.why.ends_with("not enforced in time on n1"), "{error}");
         assert!(outstanding().check("x", Waiting { no_wait: true }).is_ok());
+        let silent = Enforced { replicas: vec!["cp-2".into()], ..Enforced::default() };
+        let error = silent.check("x", Waiting { no_wait: false }).unwrap_err();
+        assert!(error.why.ends_with("not enforced in time on the nodes of cp-2"), "{error}");
     }
 
     #[test]

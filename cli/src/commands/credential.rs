@@ -47,6 +47,16 @@ A service with several fields takes a JSON object of strings with those fields."
         /// Its name
         name: String,
     },
+    /// List the nodes that hold a credential and may use it now
+    #[command(after_help = "\
+Example:
+  seks credential where openai-key
+
+A node holds a credential while a token reaches it, in the tenants that it was enrolled for.")]
+    Where {
+        /// Its name
+        name: String,
+    },
     /// Use an earlier version again
     #[command(after_help = "Example:\n  seks credential rollback openai-key --version 3")]
     Rollback {
@@ -132,6 +142,32 @@ impl View for CredentialView {
     }
 }
 
+/// A node that holds it.
+#[derive(Serialize)]
+struct HolderView {
+    node: String,
+    region: String,
+    connected: bool,
+    applied_revision: u64,
+    lag: u64,
+    lease_remaining_ms: u64,
+}
+
+impl From<wire::Node> for HolderView {
+    fn from(n: wire::Node) -> Self {
+        let wire::Node { id, region, connected, applied_revision, lag, lease_remaining_ms, .. } = n;
+        Self { node: id, region, connected, applied_revision, lag, lease_remaining_ms }
+    }
+}
+
+impl View for HolderView {
+    const COLUMNS: &'static [&'static str] = &["node", "region", "state", "lag"];
+    fn row(&self) -> Vec<String> {
+        let state = if self.connected { "connected" } else { "cut off, within its lease" };
+        vec![self.node.clone(), self.region.clone(), state.into(), self.lag.to_string()]
+    }
+}
+
 /// Runs a verb.
 ///
 /// # Errors
@@ -153,6 +189,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let what = format!("credential `{name}`");
             let credential = client.call(&what, client.rpc().get_credential(client.named(&name))).await?;
             output.one(&CredentialView::from(credential))
+        }
+        Verb::Where { name } => {
+            let client = global.connect().await?;
+            let what = format!("credential `{name}`");
+            let nodes = client.call(&what, client.rpc().where_credential(client.named(&name))).await?.nodes;
+            output.list("nodes", &nodes.into_iter().map(HolderView::from).collect::<Vec<_>>())
         }
         Verb::Rollback { name, version, waiting } => {
             let client = global.connect().await?;

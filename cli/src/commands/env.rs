@@ -1,6 +1,8 @@
 //! `seks env`: the variables that point the common SDKs at the proxy.
 
-use std::{collections::BTreeMap, time::Duration};
+mod network;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
 use seks_proto::wire;
@@ -10,6 +12,8 @@ use crate::{
     args::{Global, duration},
     client::Client,
     error::{CliError, Exit, Result},
+    files::read_text,
+    output::notice,
 };
 
 /// For whom.
@@ -40,9 +44,20 @@ pub struct Wanted {
     /// A service to grant, with the credential to use where there are several; repeatable [default: all with a credential]
     #[arg(long, value_name = "SERVICE[=CREDENTIAL]", value_parser = token::grant)]
     service: Vec<wire::Grant>,
-    /// Where the agent reaches the proxy [default: what the control plane or the context says]
+    /// The way to it.
+    #[command(flatten)]
+    proxy: ProxyArgs,
+}
+
+/// Where a node is for agents, and by what it is known.
+#[derive(Debug, Clone, Args)]
+pub struct ProxyArgs {
+    /// Where agents reach the proxy [default: what the control plane or the context says]
     #[arg(long, value_name = "URL", env = "SEKS_BASE_URL")]
     proxy: Option<String>,
+    /// PEM roots to trust for it beside the machine's, where its certificate is from a private authority
+    #[arg(long, value_name = "FILE")]
+    proxy_ca: Option<PathBuf>,
 }
 
 /// Name and value of each variable.
@@ -59,8 +74,8 @@ pub async fn run(global: &Global, args: EnvArgs) -> Result<()> {
         Some(token) => {
             seks_proto::token::parse(token.as_bytes())
                 .map_err(|_| CliError::usage("--token", "not a token of ours, or mistyped"))?;
-            let base = args.what.proxy(&client, "")?;
-            variables(&services, &base, &token)
+            let base = args.what.proxy.base(&client, "")?;
+            args.what.variables(&services, &base, &token)?
         }
         None => args.what.issue(&client, args.agent, &services, args.ttl).await?.variables,
     };
@@ -135,11 +150,31 @@ impl Wanted {
         let grants = services.iter().map(|(_, grant)| grant.clone()).collect();
         let request = token::request(client, agent, grants, ttl, Waiting::default())?;
         let issued = token::issue(client, request).await?;
-        let base = self.proxy(client, &issued.base_url)?;
-        Ok(Issued { id: issued.token.unwrap_or_default().id, variables: variables(services, &base, &issued.secret) })
+        let base = self.proxy.base(client, &issued.base_url)?;
+        let variables = self.variables(services, &base, &issued.secret)?;
+        Ok(Issued { id: issued.token.unwrap_or_default().id, variables })
     }
 
-    fn proxy(&self, client: &Client, issued: &str) -> Result<String> {
+    /// The services' own variables, and those that make the way to the proxy passable.
+    fn variables(&self, services: &[(wire::Service, wire::Grant)], base: &str, token: &str) -> Result<Variables> {
+        let (mut variables, clashes) = variables(services, base, token);
+        for name in clashes {
+            notice(&format!("warning: {name} is set by several of the services; --service chooses one"));
+        }
+        variables.extend(network::without_another_proxy(host(base), |name| std::env::var(name).ok()));
+        if let Some(pem) = self.proxy.ca_pem()? {
+            variables.extend(network::trusting(&pem)?);
+        }
+        Ok(variables)
+    }
+}
+
+impl ProxyArgs {
+    /// The node's base URL, without a final `/`.
+    ///
+    /// # Errors
+    /// When nobody knows it, or what was said is no URL.
+    pub fn base(&self, client: &Client, issued: &str) -> Result<String> {
         let base = self.proxy.clone().or_else(|| token::base_url(client, issued)).ok_or_else(|| {
             CliError::usage("proxy", "where agents reach it is not known").hint("say it with --proxy http://NODE:8300")
         })?;
@@ -149,20 +184,33 @@ impl Wanted {
         }
         Ok(base.into())
     }
+
+    /// The roots to trust for it beside the machine's.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn ca_pem(&self) -> Result<Option<String>> {
+        self.proxy_ca.as_deref().map(read_text).transpose()
+    }
 }
 
-/// Every service's variables; `SEKS_TOKEN` and `SEKS_BASE_URL` are always there.
-fn variables(services: &[(wire::Service, wire::Grant)], proxy: &str, token: &str) -> Variables {
-    let mut variables = Variables::new();
+/// Every service's variables, and the names of those that two services set differently. `SEKS_TOKEN` and `SEKS_BASE_URL` are
+/// always there.
+fn variables(services: &[(wire::Service, wire::Grant)], proxy: &str, token: &str) -> (Variables, Vec<String>) {
+    let (mut variables, mut clashes) = (Variables::new(), Vec::new());
     for (service, _) in services {
         let base = format!("{proxy}/api/{}", service.name);
         for (name, template) in &service.env {
-            variables.insert(name.clone(), fill(template, &base, token, host(proxy)));
+            let value = fill(template, &base, token, host(proxy));
+            let before = variables.insert(name.clone(), value.clone());
+            if before.is_some_and(|before| before != value) {
+                clashes.push(name.clone());
+            }
         }
     }
     variables.insert("SEKS_BASE_URL".into(), proxy.into());
     variables.insert("SEKS_TOKEN".into(), token.into());
-    variables
+    (variables, clashes)
 }
 
 fn fill(template: &str, base: &str, token: &str, host: &str) -> String {
@@ -199,11 +247,16 @@ mod tests {
         service.env.insert("OPENAI_BASE_URL".into(), "{base}/v1".into());
         service.env.insert("OPENAI_API_KEY".into(), "{token}".into());
         service.env.insert("GH_HOST".into(), "{host}".into());
-        let variables = variables(&[(service, wire::Grant::default())], "http://127.0.0.1:8300", "seks_token_x");
+        let services = [(service.clone(), wire::Grant::default())];
+        let (variables, clashes) = variables(&services, "http://127.0.0.1:8300", "seks_token_x");
+        assert!(clashes.is_empty());
         assert_eq!(variables["OPENAI_BASE_URL"], "http://127.0.0.1:8300/api/openai/v1");
         assert_eq!(variables["OPENAI_API_KEY"], "seks_token_x");
         assert_eq!(variables["GH_HOST"], "127.0.0.1:8300");
         assert_eq!(variables["SEKS_TOKEN"], "seks_token_x");
+        let second = wire::Service { name: "vllm".into(), ..service };
+        let both = [services, [(second, wire::Grant::default())]].concat();
+        assert_eq!(super::variables(&both, "http://h", "t").1, ["OPENAI_BASE_URL"], "the token is the same for both");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `seks service`: upstream APIs, and how their keys are put in.
 
+mod catalog;
 mod file;
+mod test;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -22,9 +24,12 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// List the built-in catalogue
-    #[command(alias = "catalogue", after_help = "Example:\n  seks service catalog mail")]
+    #[command(
+        alias = "catalogue",
+        after_help = "Examples:\n  seks service catalog mail\n  seks service catalog llm -o json"
+    )]
     Catalog {
-        /// Only entries whose name or title holds this
+        /// Only entries whose name, title, group or host holds this
         search: Option<String>,
     },
     /// Copy a catalogue entry into the tenant
@@ -52,6 +57,9 @@ Examples:
         /// Its name
         name: String,
     },
+    /// Make one harmless call with the stored credential, and say whether the key works
+    #[command(after_help = test::EXAMPLES)]
+    Test(test::TestArgs),
     /// Delete a service
     #[command(alias = "rm", after_help = "Example:\n  seks service delete openai --yes")]
     Delete {
@@ -104,6 +112,7 @@ struct ServiceView {
     denied_paths: Vec<String>,
     env: BTreeMap<String, String>,
     headers: BTreeMap<String, String>,
+    test: Option<String>,
     catalogue: Option<String>,
     created_at: Option<String>,
 }
@@ -124,6 +133,7 @@ impl From<wire::Service> for ServiceView {
             denied_paths: s.denied_paths,
             env: s.env,
             headers: s.headers,
+            test: Some(s.test).filter(|t| !t.is_empty()),
             catalogue: Some(s.catalogue).filter(|c| !c.is_empty()),
             created_at: time_or_null(s.created_at),
         }
@@ -165,6 +175,7 @@ impl View for ServiceView {
         detail.push(("never", self.denied_paths.join("\n")));
         detail.push(("variables", pairs(&self.env).join("\n")));
         detail.push(("headers", pairs(&self.headers).join("\n")));
+        detail.push(("test call", self.test.clone().unwrap_or_default()));
         detail.push(("catalogue", self.catalogue.clone().unwrap_or_default()));
         detail
     }
@@ -177,12 +188,8 @@ impl View for ServiceView {
 pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     let output = global.output();
     match verb {
-        Verb::Catalog { search } => {
-            let client = global.connect().await?;
-            let request = wire::ListCatalogueRequest { search: search.unwrap_or_default() };
-            let entries = client.call("catalogue", client.rpc().list_catalogue(request)).await?.services;
-            output.list("entries", &entries.into_iter().map(ServiceView::from).collect::<Vec<_>>())
-        }
+        Verb::Catalog { search } => catalog::run(global, search.unwrap_or_default()).await,
+        Verb::Test(args) => test::run(global, args).await,
         Verb::Enable(args) => enable(global, args).await,
         Verb::Apply { file, waiting } => {
             let service = file::read(&file)?;

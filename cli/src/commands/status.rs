@@ -14,6 +14,7 @@ struct StatusView {
     revision: u64,
     tokens: u64,
     audit_backlog: u64,
+    replicas: Vec<PeerView>,
     nodes: Vec<NodeView>,
 }
 
@@ -21,6 +22,23 @@ struct StatusView {
 struct ReplicaView {
     replica: String,
     version: String,
+}
+
+/// A replica that serves from the same store.
+#[derive(Serialize)]
+struct PeerView {
+    id: String,
+    name: String,
+    watermark: u64,
+    serving: bool,
+}
+
+impl View for PeerView {
+    const COLUMNS: &'static [&'static str] = &["replica", "name", "watermark", "state"];
+    fn row(&self) -> Vec<String> {
+        let state = if self.serving { "serving" } else { "retired" };
+        vec![self.id.clone(), self.name.clone(), self.watermark.to_string(), state.into()]
+    }
 }
 
 #[derive(Serialize)]
@@ -38,8 +56,15 @@ impl From<wire::StatusResponse> for StatusView {
             revision: s.revision,
             tokens: s.tokens,
             audit_backlog: s.audit_backlog,
+            replicas: s.replicas.into_iter().map(PeerView::from).collect(),
             nodes: s.nodes.into_iter().map(NodeView::from).collect(),
         }
+    }
+}
+
+impl From<wire::Replica> for PeerView {
+    fn from(r: wire::Replica) -> Self {
+        Self { id: r.id, name: r.name, watermark: r.watermark, serving: !r.retired }
     }
 }
 
@@ -70,6 +95,10 @@ pub async fn run(global: &Global) -> Result<()> {
     let view = StatusView::from(status);
     let output = global.output();
     output.one(&view)?;
+    if output.is_table() && view.replicas.len() > 1 {
+        output.text("")?;
+        output.list("replicas", &view.replicas)?;
+    }
     if output.is_table() && !view.nodes.is_empty() {
         output.text("")?;
         output.list("nodes", &view.nodes)?;

@@ -96,6 +96,7 @@ rules! {
     GetService: Tenant Viewer;
     ListCredentials: Tenant Viewer;
     GetCredential: Tenant Viewer;
+    WhereCredential: Tenant Viewer;
     ListAgents: Tenant Viewer;
     GetAgent: Tenant Viewer;
     ListTokens: Tenant Viewer;

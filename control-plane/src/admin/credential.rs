@@ -4,8 +4,8 @@ use seks_proto::{
     id::OperatorName,
     secret::Secret,
     wire::{
-        ChangeResponse, Credential, CredentialResponse, DeleteRequest, ListCredentialsResponse, ListRequest,
-        NameRequest, PutCredentialRequest, RollbackCredentialRequest,
+        ChangeResponse, Credential, CredentialResponse, DeleteRequest, ListCredentialsResponse, ListNodesResponse,
+        ListRequest, NameRequest, Node, PutCredentialRequest, RollbackCredentialRequest,
     },
 };
 
@@ -28,6 +28,22 @@ pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Ans
 
 pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Credential> {
     Ok(admin.registry().credential(&name("tenant", &message.tenant)?, &name("name", &message.name)?).await?)
+}
+
+/// Of a node only what whoever may see the credential needs to know.
+pub(super) async fn locate(admin: &Admin, caller: &Caller, message: NameRequest) -> Answer<ListNodesResponse> {
+    let credential = get(admin, caller, message).await?;
+    let (tenant, name) = (name("tenant", &credential.tenant)?, name("name", &credential.name)?);
+    let brief = |node: Node| Node {
+        id: node.id,
+        region: node.region,
+        connected: node.connected,
+        applied_revision: node.applied_revision,
+        lag: node.lag,
+        lease_remaining_ms: node.lease_remaining_ms,
+        ..Node::default()
+    };
+    Ok(ListNodesResponse { nodes: admin.0.distribution.holders(&tenant, &name).into_iter().map(brief).collect() })
 }
 
 pub(super) async fn rollback(

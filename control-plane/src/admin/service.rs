@@ -3,22 +3,26 @@
 use seks_proto::{
     catalogue,
     wire::{
-        ApplyServiceRequest, ChangeResponse, DeleteRequest, EnableServiceRequest, ListCatalogueRequest, ListRequest,
-        ListServicesResponse, NameRequest, Role, Service, ServiceResponse, Wait,
+        ApplyServiceRequest, ChangeResponse, DeleteRequest, EnableServiceRequest, ListCatalogueRequest,
+        ListCatalogueResponse, ListRequest, ListServicesResponse, NameRequest, Role, Service, ServiceResponse, Wait,
     },
 };
 
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
 
-/// Entries whose name, title or group holds the search text, whatever its case.
-pub(super) async fn catalogue(_: &Admin, _: &Caller, message: ListCatalogueRequest) -> Answer<ListServicesResponse> {
+/// Entries whose name, title, group or upstream holds the search text, whatever its case.
+pub(super) async fn catalogue(_: &Admin, _: &Caller, message: ListCatalogueRequest) -> Answer<ListCatalogueResponse> {
     let wanted = message.search.to_lowercase();
     let found = |entry: &&catalogue::Entry| {
         let service = &entry.service;
-        [&service.name, &service.title, &entry.group].iter().any(|text| text.to_lowercase().contains(&wanted))
+        let texts = [&service.name, &service.title, &entry.group, &service.upstream];
+        texts.iter().any(|text| text.to_lowercase().contains(&wanted))
     };
-    let services = catalogue::entries().iter().filter(found).map(|entry| entry.service.clone()).collect();
-    Ok(ListServicesResponse { services })
+    let found: Vec<_> = catalogue::entries().iter().filter(found).collect();
+    Ok(ListCatalogueResponse {
+        services: found.iter().map(|entry| entry.service.clone()).collect(),
+        groups: found.iter().map(|entry| (entry.service.name.clone(), entry.group.clone())).collect(),
+    })
 }
 
 pub(super) async fn enable(admin: &Admin, caller: &Caller, message: EnableServiceRequest) -> Answer<ServiceResponse> {

@@ -9,6 +9,7 @@ pub(super) async fn status(admin: &Admin, caller: &Caller, _: StatusRequest) -> 
     let mut status = crate::status::of(admin.registry().store().as_ref()).await;
     status.replica.clone_from(&admin.0.replica);
     if caller.fleet_role() >= Role::Viewer {
+        status.replicas = admin.0.distribution.replicas();
         status.nodes = admin.0.distribution.nodes();
         status.tokens = admin.0.distribution.tokens();
     }

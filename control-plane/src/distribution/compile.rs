@@ -15,11 +15,15 @@ use seks_proto::{
     wire::{self, change::Change, remove::What},
 };
 
+pub(super) use self::tenant::Sums;
 use self::{
     encode::{agent, decode, encode, is_disabled, named, revoked, service},
     tenant::Tenant,
 };
-use super::item::{Credential, Item};
+use super::{
+    feed::Shift,
+    item::{Credential, Item},
+};
 use crate::store::{Key, Record, Write};
 
 /// Everything that nodes may be told.
@@ -37,6 +41,15 @@ enum Touched {
     Service(TenantName, ServiceName),
     Credential(TenantName, CredentialName),
     Policies(TenantName),
+}
+
+/// What an event means to nodes.
+#[derive(Default)]
+pub(super) struct Compiled {
+    /// What they must be told, revocations first.
+    pub(super) items: Vec<Item>,
+    /// By what each tenant's records add up to something else.
+    pub(super) shifts: Vec<Shift>,
 }
 
 /// What nodes must be told of an event.
@@ -61,8 +74,38 @@ impl Materialised {
         self.tokens
     }
 
-    /// Takes in the changes of one revision; returns what nodes must be told, revocations first.
-    pub(super) fn apply(&mut self, changes: Vec<Write>) -> Vec<Item> {
+    /// Whether nodes are sent a credential.
+    pub(super) fn sends(&self, tenant: &TenantName, name: &CredentialName) -> bool {
+        self.tenants.get(tenant).is_some_and(|t| t.living && t.credential(tenant, name).is_some())
+    }
+
+    /// What the records of the tenants that `wanted` picks add up to.
+    pub(super) fn sums(&mut self, wanted: impl Fn(&TenantName) -> bool) -> Sums {
+        let wanted = self.tenants.iter_mut().filter(|(name, _)| wanted(name));
+        wanted.map(|(name, tenant)| tenant.sums(name)).fold(Sums::default(), Sums::plus)
+    }
+
+    /// Takes in the changes of one revision.
+    pub(super) fn apply(&mut self, changes: Vec<Write>) -> Compiled {
+        let concerned = |change: &Write| match change {
+            Write::Put(Key::Tenant(name), _) | Write::Delete(Key::Tenant(name)) => Some(name.clone()),
+            Write::Put(key, _) | Write::Delete(key) => key.tenant().cloned(),
+        };
+        let names: BTreeSet<TenantName> = changes.iter().filter_map(concerned).collect();
+        let before: Vec<_> = names.into_iter().map(|name| (self.tenant_sums(&name), name)).collect();
+        let items = self.take(changes);
+        let shift = |(before, tenant): (Sums, TenantName)| {
+            let by = self.tenant_sums(&tenant).minus(before);
+            (by != Sums::default()).then_some(Shift { tenant, by })
+        };
+        Compiled { items, shifts: before.into_iter().filter_map(shift).collect() }
+    }
+
+    fn tenant_sums(&mut self, name: &TenantName) -> Sums {
+        self.tenants.get_mut(name).map(|tenant| tenant.sums(name)).unwrap_or_default()
+    }
+
+    fn take(&mut self, changes: Vec<Write>) -> Vec<Item> {
         let mut news = News::default();
         for change in changes {
             self.write(change, &mut news);
@@ -74,10 +117,15 @@ impl Materialised {
         news.items
     }
 
-    /// Every record, as a snapshot sends it: `plain` takes encoded changes, the rest is returned.
-    pub(super) fn export(&self, mut plain: impl FnMut(&Bytes)) -> Vec<Credential> {
+    /// Every record of the tenants that `wanted` picks, as a snapshot sends it: `plain` takes encoded changes, the rest is
+    /// returned.
+    pub(super) fn export(
+        &self,
+        wanted: impl Fn(&TenantName) -> bool,
+        mut plain: impl FnMut(&Bytes),
+    ) -> Vec<Credential> {
         let mut credentials = Vec::new();
-        for (name, tenant) in self.tenants.iter().filter(|(_, t)| t.living) {
+        for (name, tenant) in self.tenants.iter().filter(|(name, t)| t.living && wanted(name)) {
             tenant.export(name, &mut plain, &mut |credential| credentials.push(credential));
         }
         credentials
@@ -112,7 +160,7 @@ impl Materialised {
             Key::Token(_, id) => self.write_token(name, id, value, news),
             Key::Tombstone(_, id) => {
                 let token = value.and_then(|v| decode::<wire::Token>(&v, "tombstone"));
-                let item = token.map(|token| Item::removal(What::Token(revoked(&token))));
+                let item = token.map(|token| Item::removal(&name, What::Token(revoked(&token))));
                 tenant.set_tombstone(id, item.as_ref().map(Item::encoded));
                 // The token was deleted in the same event, as a rule, and says the same.
                 news.items.extend(item.filter(|item| !news.items.contains(item)));
@@ -139,10 +187,10 @@ impl Materialised {
         if let Some(old) = old
             && new.as_ref().is_none_or(|new| new.digest != old.digest)
         {
-            news.items.push(Item::removal(What::Token(revoked(&old))));
+            news.items.push(Item::removal(&name, What::Token(revoked(&old))));
         }
         if let (Some(new), true) = (new, tenant.living) {
-            news.items.push(Item::plain(encode::token(&new), false));
+            news.items.push(Item::plain(&name, encode::token(&new), false));
         }
     }
 
@@ -154,27 +202,28 @@ impl Materialised {
                 // All of it: when a deletion is taken back, nodes have nothing of the tenant left.
                 Some(tenant) => {
                     let mut credentials = Vec::new();
-                    tenant
-                        .export(name, &mut |e| items.push(Item::plain(e.clone(), false)), &mut |c| credentials.push(c));
-                    items.extend(credentials.into_iter().map(|c| Item::Credential(c.into())));
+                    tenant.export(name, &mut |e| items.push(Item::plain(name, e.clone(), false)), &mut |c| {
+                        credentials.push(c)
+                    });
+                    items.extend(credentials.into_iter().map(Item::credential));
                 }
-                None => items.push(Item::removal(What::Tenant(name.to_string()))),
+                None => items.push(Item::removal(name, What::Tenant(name.to_string()))),
             },
             Touched::Agent(name, id) => items.extend(of(name).map(|tenant| match tenant.agent(id) {
-                Some(encoded) => Item::plain(encoded.clone(), is_disabled(encoded)),
-                None => Item::removal(What::Agent(named(name, id))),
+                Some(encoded) => Item::plain(name, encoded.clone(), is_disabled(encoded)),
+                None => Item::removal(name, What::Agent(named(name, id))),
             })),
             Touched::Service(name, id) => items.extend(of(name).map(|tenant| match tenant.service(id) {
-                Some(encoded) => Item::plain(encoded.clone(), false),
-                None => Item::removal(What::Service(named(name, id))),
+                Some(encoded) => Item::plain(name, encoded.clone(), false),
+                None => Item::removal(name, What::Service(named(name, id))),
             })),
             Touched::Credential(name, id) => items.extend(of(name).map(|tenant| match tenant.credential(name, id) {
-                Some(credential) => Item::Credential(credential.into()),
-                None => Item::removal(What::Credential(named(name, id))),
+                Some(credential) => Item::credential(credential),
+                None => Item::removal(name, What::Credential(named(name, id))),
             })),
             Touched::Policies(name) => items.extend(of(name).map(|tenant| {
                 let encoded = tenant.policies(name);
-                Item::plain(encoded, tenant.has_no_policy())
+                Item::plain(name, encoded, tenant.has_no_policy())
             })),
         }
     }

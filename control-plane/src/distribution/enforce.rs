@@ -1,5 +1,8 @@
 //! "Enforced": no node serves what a change took away. Each node that may hold a lease has applied the change, or its lease is over.
 //!
+//! Of the nodes that this replica answers for it knows that itself; of all others their replicas say it, by a watermark that has
+//! passed the change.
+//!
 //! Why the bound holds: a lease that was granted without knowledge of the change counts from a barrier before the change's
 //! commit, so it has ended TTL after that on a perfect clock, and [`rules::with_skew`] of TTL on any clock
 //! that we trust. A grant after this replica learnt of the change names a revision at or after it, and no node takes it before
@@ -8,6 +11,7 @@
 use std::time::Duration;
 
 use seks_proto::{
+    id::ReplicaId,
     table::{BootInstant, rules},
     wire,
 };
@@ -29,9 +33,9 @@ pub(super) async fn wait(inner: &Inner, revision: Revision, timeout: Duration) -
     let mut changed = inner.fleet.subscribe();
     let mut state = now(inner, revision);
     while heard && !state.enforced && Instant::now() < deadline {
-        let bound = inner.feed.observed(revision).map(|at| rules::bound(at, inner.config.lease).remaining());
-        let expiry = inner.fleet.next_expiry().map(BootInstant::remaining);
-        let sleep_for = [bound, expiry].into_iter().flatten().filter(|left| !left.is_zero()).min().unwrap_or(timeout);
+        let bound = inner.feed.observed(revision).map(|at| rules::bound(at, inner.replicas.longest_ttl()));
+        let ends = [bound, inner.fleet.next_expiry(), inner.replicas.next_end()].into_iter().flatten();
+        let sleep_for = ends.map(BootInstant::remaining).filter(|left| !left.is_zero()).min().unwrap_or(timeout);
         let wake = deadline.min(Instant::now() + sleep_for + COALESCE);
         tokio::select! {
             _ = changed.changed() => sleep(COALESCE).await,
@@ -48,13 +52,23 @@ pub(super) fn now(inner: &Inner, revision: Revision) -> wire::Enforcement {
     use wire::node_enforcement::State;
     let Some(observed) = inner.feed.observed(revision) else {
         // This replica hasn't even heard of it.
-        let outstanding = inner.fleet.standings(Revision::MAX, BootInstant::from_nanos(u64::MAX));
+        let never = BootInstant::from_nanos(u64::MAX);
+        let outstanding = inner.fleet.standings(Revision::MAX, never, |_| Standing::Outstanding);
         let nodes = outstanding.into_iter().map(|(id, region, _)| node(id.to_string(), region, State::Outstanding, 0));
-        return wire::Enforcement { revision, enforced: false, waited_ms: 0, nodes: nodes.collect() };
+        return wire::Enforcement { revision, nodes: nodes.collect(), ..Default::default() };
     };
-    let bound = rules::bound(observed, inner.config.lease);
-    let standings = inner.fleet.standings(inner.feed.effective(revision), bound);
-    let enforced = standings.iter().all(|(_, _, standing)| *standing != Standing::Outstanding);
+    let effective = inner.feed.effective(revision);
+    let bound = rules::bound(observed, inner.replicas.longest_ttl());
+    let me = inner.fleet.me();
+    let others = inner.replicas.standings(me.as_ref(), effective, observed, |other| inner.fleet.is_held(other));
+    let elsewhere = |replica: &str| {
+        let of = ReplicaId::try_from(replica).ok().and_then(|id| others.get(&id).copied());
+        // A replica without a record has granted nothing that is left.
+        of.unwrap_or(Standing::LeaseExpired(observed))
+    };
+    let standings = inner.fleet.standings(effective, bound, elsewhere);
+    let nodes = standings.iter().map(|(_, _, standing)| standing);
+    let enforced = nodes.chain(others.values()).all(|standing| *standing != Standing::Outstanding);
     let nodes = standings.into_iter().map(|(id, region, standing)| {
         let (state, ms) = match standing {
             Standing::Applied(at) => (State::Applied, at.since(observed)),
@@ -63,7 +77,10 @@ pub(super) fn now(inner: &Inner, revision: Revision) -> wire::Enforcement {
         };
         node(id.to_string(), region, state, millis(ms))
     });
-    wire::Enforcement { revision, enforced, waited_ms: 0, nodes: nodes.collect() }
+    let silent = others.iter().filter(|(_, standing)| **standing == Standing::Outstanding);
+    let replicas =
+        silent.map(|(id, _)| inner.replicas.host(id.as_str()).map_or_else(|| id.to_string(), |host| host.name));
+    wire::Enforcement { revision, enforced, waited_ms: 0, replicas: replicas.collect(), nodes: nodes.collect() }
 }
 
 fn node(node: String, region: String, state: wire::node_enforcement::State, ms: u64) -> wire::NodeEnforcement {

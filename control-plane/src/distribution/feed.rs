@@ -8,24 +8,35 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use seks_proto::table::BootInstant;
+use seks_proto::{id::TenantName, table::BootInstant};
 use tokio::sync::watch;
 
-use super::item::Item;
+use super::{
+    compile::{Compiled, Sums},
+    item::Item,
+};
 use crate::store::Revision;
 
-/// Most deltas kept.
-const MAX_DELTAS: usize = 8192;
+/// Most deltas kept: several seconds of the busiest store.
+const MAX_DELTAS: usize = 64 * 1024;
 /// Most bytes kept.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// How many revisions' times are kept, for knowing how old a change is.
-const MAX_TIMES: usize = 8192;
+const MAX_TIMES: usize = 64 * 1024;
 
 /// What one revision of the store means to nodes. Revisions that mean nothing to them have none.
 pub(super) struct FeedDelta {
     pub(super) revision: Revision,
     /// Revocations first.
     pub(super) items: Vec<Item>,
+    pub(super) shifts: Vec<Shift>,
+}
+
+/// By what a revision changed the sum of a tenant's records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shift {
+    pub(super) tenant: TenantName,
+    pub(super) by: Sums,
 }
 
 /// A reader has to start from a snapshot: what it lacks isn't kept any more.
@@ -74,15 +85,16 @@ impl Feed {
     }
 
     /// Adds what `revision` did; no items: nothing to nodes.
-    pub(super) fn push(&self, revision: Revision, items: Vec<Item>) {
+    pub(super) fn push(&self, revision: Revision, compiled: Compiled) {
+        let Compiled { items, shifts } = compiled;
         let mut ring = self.write();
         ring.times.push_back((revision, BootInstant::now()));
         if ring.times.len() > MAX_TIMES {
             ring.times.pop_front();
         }
-        if !items.is_empty() {
+        if !items.is_empty() || !shifts.is_empty() {
             ring.bytes += size(&items);
-            ring.deltas.push_back(Arc::new(FeedDelta { revision, items }));
+            ring.deltas.push_back(Arc::new(FeedDelta { revision, items, shifts }));
         }
         while ring.deltas.len() > MAX_DELTAS || (ring.bytes > MAX_BYTES && ring.deltas.len() > 1) {
             if let Some(oldest) = ring.deltas.pop_front() {
@@ -110,6 +122,21 @@ impl Feed {
         Ok(ring.deltas.get(at).cloned())
     }
 
+    /// The deltas after `revision`, as many as there are and `bytes` hold.
+    pub(super) fn after(&self, revision: Revision, bytes: usize) -> Vec<Arc<FeedDelta>> {
+        let ring = self.read();
+        let at = ring.deltas.partition_point(|d| d.revision <= revision);
+        let mut room = bytes;
+        let fits = |delta: &&Arc<FeedDelta>| {
+            let size = size(&delta.items);
+            room.checked_sub(size).is_some_and(|left| {
+                room = left;
+                true
+            })
+        };
+        ring.deltas.range(at..).take_while(fits).cloned().collect()
+    }
+
     /// The last revision up to `revision` that meant anything to nodes: who has applied it has applied `revision`.
     pub(super) fn effective(&self, revision: Revision) -> Revision {
         let ring = self.read();
@@ -121,11 +148,29 @@ impl Feed {
         }
     }
 
+    /// By what the tenants that `wanted` picks have changed since `revision`; `None` when that isn't kept any more.
+    pub(super) fn shifted_since(&self, revision: Revision, wanted: impl Fn(&TenantName) -> bool) -> Option<Sums> {
+        let ring = self.read();
+        if revision < ring.floor {
+            return None;
+        }
+        let at = ring.deltas.partition_point(|d| d.revision <= revision);
+        let shifts = ring.deltas.iter().skip(at).flat_map(|d| &d.shifts);
+        Some(shifts.filter(|s| wanted(&s.tenant)).fold(Sums::default(), |sum, s| sum.plus(s.by)))
+    }
+
     /// When this replica learnt of `revision`, or of something after it: never too early.
     pub(super) fn observed(&self, revision: Revision) -> Option<BootInstant> {
         let ring = self.read();
         let at = ring.times.partition_point(|(r, _)| *r < revision);
         ring.times.get(at).map(|(_, time)| *time)
+    }
+
+    /// The last revision that this replica had learnt of by `then`; 0: of none that is remembered.
+    pub(super) fn known_at(&self, then: BootInstant) -> Revision {
+        let ring = self.read();
+        let at = ring.times.partition_point(|(_, time)| *time <= then);
+        at.checked_sub(1).and_then(|last| ring.times.get(last)).map_or(0, |(revision, _)| *revision)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Ring> {
@@ -147,21 +192,32 @@ mod tests {
 
     use super::*;
 
-    fn item(bytes: usize) -> Vec<Item> {
-        vec![Item::plain(Bytes::from(vec![0; bytes]), false)]
+    fn item(bytes: usize) -> Compiled {
+        let item = Item::plain(&"t".parse().unwrap(), Bytes::from(vec![0; bytes]), false);
+        Compiled { items: vec![item], shifts: Vec::new() }
     }
 
     #[test]
     fn a_reader_reads_on_where_it_stopped_and_empty_revisions_cost_nothing() {
         let feed = Feed::new(10);
         feed.push(12, item(1));
-        feed.push(13, Vec::new());
+        feed.push(13, Compiled::default());
         feed.push(17, item(1));
         let next = |after| feed.next(after).unwrap().map(|d| d.revision);
         assert_eq!((next(10), next(11), next(12), next(13), next(17)), (Some(12), Some(12), Some(17), Some(17), None));
         assert_eq!(feed.next(9).err(), Some(Behind));
         assert!(feed.reaches(10) && feed.reaches(17) && !feed.reaches(9) && !feed.reaches(18));
         assert_eq!((feed.effective(11), feed.effective(13), feed.effective(16), feed.effective(99)), (10, 12, 12, 17));
+    }
+
+    #[test]
+    fn what_has_piled_up_is_taken_in_order_and_within_bounds() {
+        let feed = Feed::new(0);
+        (1..=5).for_each(|revision| feed.push(revision, item(100)));
+        let after = |revision, bytes| feed.after(revision, bytes).iter().map(|d| d.revision).collect::<Vec<_>>();
+        assert_eq!(after(1, 10_000), [2, 3, 4, 5]);
+        assert_eq!(after(1, 400), [2, 3], "164 bytes each");
+        assert!(after(1, 100).is_empty() && after(5, 10_000).is_empty());
     }
 
     #[test]
@@ -192,9 +248,11 @@ mod tests {
         let feed = Feed::new(1);
         feed.push(5, item(1));
         let before = BootInstant::now();
-        feed.push(9, Vec::new());
+        feed.push(9, Compiled::default());
         assert!(feed.observed(5).unwrap() <= before);
         assert!(feed.observed(6).unwrap() >= before, "between two revisions the later counts");
         assert_eq!(feed.observed(10), None);
+        assert_eq!((feed.known_at(before), feed.known_at(BootInstant::now())), (5, 9));
+        assert_eq!(feed.known_at(BootInstant::from_nanos(0)), 0);
     }
 }

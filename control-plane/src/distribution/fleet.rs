@@ -1,4 +1,9 @@
-//! The fleet: what each node has applied, and until when it may hold a lease. What "enforced" is computed from.
+//! The fleet: what each node has applied, until when it may hold a lease, and which replica answers for it. What "enforced"
+//! is computed from.
+//!
+//! A replica *answers for* a node from the moment that the store says so: its watermark covers every lease that the node
+//! may hold, also those that another granted before. So that one can forget the node when it learns of the
+//! move, and a node that moves is never lost and blocks nobody.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -7,7 +12,7 @@ use std::{
 };
 
 use seks_proto::{
-    id::NodeId,
+    id::{NodeId, ReplicaId},
     table::{
         BootInstant,
         rules::{self, with_skew},
@@ -22,23 +27,36 @@ use crate::store::Revision;
 
 /// How many acknowledgements of a node are remembered with their time.
 const MAX_ACKS: usize = 64;
+/// Before every lease.
+const NEVER: BootInstant = BootInstant::from_nanos(0);
+
+/// After every lease.
+const FOREVER: BootInstant = BootInstant::from_nanos(u64::MAX);
 
 /// One node, as this replica knows it.
 struct NodeState {
+    /// As the store has it, with what the node has said since.
     record: wire::Node,
-    /// The revision at which [`record`](Self::record) came into the store: no lease is granted that isn't rooted after it, so
-    /// that whoever has seen a later revision knows of the node.
+    /// The revision of the record that is known; 0: the store has none.
+    stored: Revision,
+    /// The revision at which the store came to say that we answer for the node: no lease is granted that isn't rooted after
+    /// it, so that whoever has seen a later revision knows whom to ask.
     recorded: Option<Revision>,
+    /// The stream on which it was granted a lease last, or is about to be: one that began later has nothing to do with what the
+    /// store says of it from before.
+    answered: Option<u64>,
     /// The stream that speaks for it, by number; older ones are fenced.
     stream: Option<(u64, CancellationToken)>,
     /// Highest revision that it said it has applied, on its latest stream.
     acked: Revision,
     acks: VecDeque<(Revision, BootInstant)>,
-    /// No lease that it may hold outlives this.
+    /// No lease that it may hold, and that we answer for, outlives this.
     lease_ends: BootInstant,
+    /// Its record is gone, and until then it may have a lease that this replica answers for.
+    lingers: Option<(String, BootInstant)>,
 }
 
-/// What a node has come to, with a change.
+/// What a node, or a replica with its nodes, has come to with a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
     /// It acknowledged the change then, or a little later.
@@ -49,66 +67,106 @@ pub(super) enum Standing {
     Outstanding,
 }
 
+/// Nodes, and what was promised of them.
+#[derive(Default)]
+struct State {
+    nodes: BTreeMap<NodeId, NodeState>,
+    /// This life's id, once it is registered.
+    me: Option<ReplicaId>,
+    /// What we have told, or are about to tell, the other replicas: no node comes in below it.
+    promised: Revision,
+    /// The longest lease that anybody grants.
+    longest: Duration,
+}
+
 /// All nodes that are known.
 pub(super) struct Fleet {
-    nodes: Mutex<BTreeMap<NodeId, NodeState>>,
-    ttl: Duration,
-    /// Other replicas may serve from the same store: of a node that isn't connected here, nobody here knows the lease.
-    shared: bool,
+    state: Mutex<State>,
     /// Moves with everything that may change an answer.
     changed: watch::Sender<u64>,
 }
 
 impl Fleet {
-    /// The nodes that the store knows. Each may hold a lease that this replica's predecessor granted just before now, for at
-    /// most the TTL that stands in its record.
-    pub(super) fn new(records: Vec<(NodeId, wire::Node)>, ttl: Duration, shared: bool) -> Self {
-        let fleet = Self { nodes: Mutex::default(), ttl, shared, changed: watch::Sender::new(0) };
-        records.into_iter().for_each(|(id, record)| fleet.learn(id, Some(record), 0));
+    /// The nodes that the store knows, each with the revision of its record. `longest`: the longest lease that any of them may hold.
+    pub(super) fn new(records: Vec<(NodeId, wire::Node, Revision)>, longest: Duration) -> Self {
+        let state = State { longest, ..State::default() };
+        let fleet = Self { state: Mutex::new(state), changed: watch::Sender::new(0) };
+        records.into_iter().for_each(|(id, record, revision)| fleet.learn(id, Some(record), revision));
         fleet
     }
 
-    /// The store says of a node that it may hold leases, or that it may not any more (`None`).
-    pub(super) fn learn(&self, id: NodeId, record: Option<wire::Node>, revision: Revision) {
-        let mut nodes = self.lock();
-        let known = nodes.get_mut(&id);
-        match (record, known) {
-            (Some(record), _) if record.lease_ttl_ms == 0 => {} // enrolled, and never granted a lease
-            (Some(record), Some(node)) => {
-                node.record.lease_ttl_ms = node.record.lease_ttl_ms.max(record.lease_ttl_ms);
-            }
-            (Some(record), None) => {
-                let granted = Duration::from_millis(record.lease_ttl_ms).max(self.ttl);
-                let ends = BootInstant::now().plus(with_skew(granted));
-                nodes.insert(id, NodeState { recorded: Some(revision), ..NodeState::new(record, ends) });
-            }
-            (None, Some(node)) if node.stream.is_none() && !node.lease_ends.remaining().is_zero() => {
-                node.recorded = None; // it goes when its lease has
-            }
-            (None, Some(node)) if node.stream.is_some() => node.recorded = None,
-            (None, _) => drop(nodes.remove(&id)),
-        }
-        drop(nodes);
+    /// This replica is registered: from now on it may answer for nodes.
+    pub(super) fn enlist(&self, me: ReplicaId) {
+        self.lock().me = Some(me);
         self.notify();
+    }
+
+    /// This replica is not registered any more: it answers for those that it has, and for nobody new.
+    pub(super) fn disown(&self) {
+        let mut state = self.lock();
+        state.me = None;
+        state.nodes.values_mut().for_each(|node| node.recorded = None);
+    }
+
+    /// This life's id, while it is registered.
+    pub(super) fn me(&self) -> Option<ReplicaId> {
+        self.lock().me.clone()
+    }
+
+    /// As [`disown`](Self::disown), if `id` is us.
+    pub(super) fn disown_if(&self, id: &ReplicaId) {
+        if self.lock().me.as_ref() == Some(id) {
+            self.disown();
+        }
+    }
+
+    /// Somebody grants leases of this length.
+    pub(super) fn allow_for(&self, longest: Duration) {
+        let mut state = self.lock();
+        state.longest = state.longest.max(longest);
+        drop(state);
+        self.notify();
+    }
+
+    /// The store says this of a node since `revision`; `None`: it has no record any more.
+    pub(super) fn learn(&self, id: NodeId, record: Option<wire::Node>, revision: Revision) {
+        let mut state = self.lock();
+        let State { nodes, me, longest, .. } = &mut *state;
+        let lease = BootInstant::now().plus(with_skew(*longest));
+        match (record, nodes.get_mut(&id)) {
+            (Some(_) | None, Some(node)) if revision <= node.stored => {}
+            (Some(record), Some(node)) => node.learn(record, revision, me.as_ref(), lease),
+            (Some(record), None) => {
+                nodes.entry(id).or_insert_with(NodeState::new).learn(record, revision, me.as_ref(), lease);
+            }
+            (None, Some(node)) => node.forget(me.as_ref(), lease),
+            (None, None) => {}
+        }
+        drop(state);
+        self.notify();
+    }
+
+    /// The store holds exactly these, at `revision`.
+    pub(super) fn reset(&self, records: Vec<(NodeId, wire::Node, Revision)>, revision: Revision) {
+        let listed = |id: &NodeId| records.iter().any(|(known, ..)| known == id);
+        let missing: Vec<_> = self.lock().nodes.keys().filter(|id| !listed(id)).cloned().collect();
+        missing.into_iter().for_each(|id| self.learn(id, None, revision));
+        records.into_iter().for_each(|(id, record, revision)| self.learn(id, Some(record), revision));
     }
 
     /// A stream of `id` begins: it speaks for the node from now on, and an older one no more. The token ends it in turn.
     pub(super) fn join(&self, id: &NodeId, stream: u64, hello: &wire::Hello) -> CancellationToken {
         let token = CancellationToken::new();
-        let mut nodes = self.lock();
-        let new = || {
-            NodeState::new(wire::Node { first_seen_at: unix_now(), ..Default::default() }, BootInstant::from_nanos(0))
-        };
-        let node = nodes.entry(id.clone()).or_insert_with(new);
+        let mut state = self.lock();
+        let node = state.nodes.entry(id.clone()).or_insert_with(NodeState::new);
         if let Some((_, older)) = node.stream.replace((stream, token.clone())) {
             older.cancel();
         }
         if node.record.region != hello.region {
             node.recorded = None;
         }
-        if self.shared {
-            // Another replica may have granted it a lease a moment ago.
-            node.lease_ends = node.lease_ends.max(BootInstant::now().plus(with_skew(self.ttl)));
+        if node.record.first_seen_at == 0 {
+            node.record.first_seen_at = unix_now();
         }
         node.record.id = id.to_string();
         node.record.region.clone_from(&hello.region);
@@ -116,7 +174,7 @@ impl Fleet {
         node.record.features.clone_from(&hello.features);
         node.record.last_seen_at = unix_now();
         node.acked = 0;
-        drop(nodes);
+        drop(state);
         self.notify();
         token
     }
@@ -146,27 +204,57 @@ impl Fleet {
         news == Some(true)
     }
 
-    /// What the store must know of a node before it is granted a lease of up to `ttl`; `None` when it does.
-    pub(super) fn to_record(&self, id: &NodeId, ttl: Duration) -> Option<wire::Node> {
-        let nodes = self.lock();
-        let node = nodes.get(id)?;
+    /// What the store must know of a node before it is granted a lease of up to `ttl`: that we answer for it. `None` when it
+    /// does, or when we can't yet: not before we are registered, nor before the node has applied what we promised of all our
+    /// nodes. Whoever gets a record writes it: from here on our watermark covers whatever lease the node has.
+    pub(super) fn to_record(
+        &self,
+        id: &NodeId,
+        ttl: Duration,
+        effective: impl Fn(Revision) -> Revision,
+    ) -> Option<wire::Node> {
+        let mut state = self.lock();
+        let State { nodes, me, promised, longest } = &mut *state;
+        let (node, me) = (nodes.get_mut(id)?, me.as_ref()?);
         let ttl = millis(ttl);
-        let record = wire::Node { lease_ttl_ms: ttl.max(node.record.lease_ttl_ms), ..node.record.clone() };
-        (node.recorded.is_none() || node.record.lease_ttl_ms < ttl).then_some(record)
+        let known = node.recorded.is_some() && node.record.lease_ttl_ms >= ttl;
+        if known || !rules::may_answer(node.acked, effective(*promised)) {
+            return None;
+        }
+        node.hold(BootInstant::now().plus(with_skew(*longest)));
+        node.answered = node.stream.as_ref().map(|(stream, _)| *stream);
+        let (replica, lease_ttl_ms) = (me.to_string(), ttl.max(node.record.lease_ttl_ms));
+        Some(wire::Node { replica, lease_ttl_ms, ..node.record.clone() })
     }
 
     /// `record` is in the store since `revision`.
     pub(super) fn recorded(&self, id: &NodeId, record: &wire::Node, revision: Revision) {
-        if let Some(node) = self.lock().get_mut(id) {
-            node.recorded = (node.record.region == record.region).then_some(revision);
+        let mut state = self.lock();
+        let State { nodes, me, longest, .. } = &mut *state;
+        if let Some(node) = nodes.get_mut(id).filter(|node| revision > node.stored) {
+            node.stored = revision;
+            node.record.replica.clone_from(&record.replica);
             node.record.lease_ttl_ms = record.lease_ttl_ms;
+            let ours = me.as_ref().is_some_and(|me| me.as_str() == record.replica);
+            node.recorded = (ours && node.record.region == record.region).then_some(revision);
+            // Until just now another may have granted it leases.
+            node.hold(BootInstant::now().plus(with_skew(*longest)));
         }
+        drop(state);
+        self.notify();
     }
 
-    /// Whether a lease of up to `ttl` that is rooted at `barrier` may be granted: the store has known the node since before.
+    /// Nodes that we answer for and that are gone, with every lease of theirs: the store may know.
+    pub(super) fn departed(&self) -> Vec<NodeId> {
+        let now = BootInstant::now();
+        let gone = |node: &NodeState| node.recorded.is_some() && node.stream.is_none() && node.lease_ends <= now;
+        self.lock().nodes.iter().filter(|(_, node)| gone(node)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether a lease of up to `ttl` that is rooted at `barrier` may be granted: the store has known since before that we
+    /// answer for the node.
     pub(super) fn may_grant(&self, id: &NodeId, ttl: Duration, barrier: Revision) -> bool {
-        let nodes = self.lock();
-        nodes.get(id).is_some_and(|node| {
+        self.lock().nodes.get(id).is_some_and(|node| {
             rules::may_grant(node.recorded, Duration::from_millis(node.record.lease_ttl_ms), ttl, barrier)
         })
     }
@@ -174,53 +262,115 @@ impl Fleet {
     /// The node is about to be granted a lease that ends by `ends`. `false`: the stream is no longer its.
     #[must_use]
     pub(super) fn grant(&self, id: &NodeId, stream: u64, ends: BootInstant) -> bool {
-        self.of(id, stream, |node| node.lease_ends = node.lease_ends.max(ends)).is_some()
+        let granted = self.of(id, stream, |node| {
+            node.hold(ends);
+            node.answered = Some(stream);
+        });
+        granted.is_some()
     }
 
     /// How each node stands to a change that is applied with revision `effective`; `bound`: when every lease that was granted
-    /// before the change has ended.
-    pub(super) fn standings(&self, effective: Revision, bound: BootInstant) -> Vec<(NodeId, String, Standing)> {
+    /// before the change has ended. `elsewhere` says how a replica stands to it, with all nodes that it answers for.
+    pub(super) fn standings(
+        &self,
+        effective: Revision,
+        bound: BootInstant,
+        elsewhere: impl Fn(&str) -> Standing,
+    ) -> Vec<(NodeId, String, Standing)> {
         let now = BootInstant::now();
-        let standing = |node: &NodeState| {
-            let elsewhere = self.shared && node.stream.is_none();
-            let ends = (!elsewhere).then_some(node.lease_ends);
-            match rules::standing(node.acked, effective, ends, bound, now) {
-                rules::Standing::Applied => {
-                    let at = node.acks.iter().find(|(revision, _)| *revision >= effective).map(|(_, at)| *at);
-                    Standing::Applied(at.unwrap_or(now))
-                }
-                rules::Standing::LeaseExpired(ends) => Standing::LeaseExpired(ends),
-                rules::Standing::Outstanding => Standing::Outstanding,
-            }
-        };
-        let mut nodes = self.lock();
+        let mut state = self.lock();
         // Whom the store has forgotten, and who can't serve any more, is of no interest.
-        nodes.retain(|_, n| n.recorded.is_some() || n.stream.is_some() || n.lease_ends > now);
-        nodes.iter().map(|(id, node)| (id.clone(), node.record.region.clone(), standing(node))).collect()
+        state
+            .nodes
+            .retain(|_, n| n.stored > 0 || n.stream.is_some() || n.lease_ends > now || n.lingers_at(now).is_some());
+        let me = state.me.as_ref().map_or("", ReplicaId::as_str);
+        let standing = |node: &NodeState| match (node.standing(effective, bound, now), node.host(now)) {
+            // Nothing of its leases is ours to answer for: whoever does knows more.
+            (Standing::LeaseExpired(_), Some(other)) if other != me => elsewhere(other),
+            (own, _) => own,
+        };
+        let nodes = state.nodes.iter().filter(|(_, node)| node.may_have_served(now));
+        nodes.map(|(id, node)| (id.clone(), node.record.region.clone(), standing(node))).collect()
+    }
+
+    /// What can be promised of all nodes that we answer for, and is from now on. `settled`: no lease is left that is rooted
+    /// before what was committed up to there.
+    pub(super) fn watermark(
+        &self,
+        head: Revision,
+        settled: Revision,
+        effective: impl Fn(Revision) -> Revision,
+    ) -> Revision {
+        let now = BootInstant::now();
+        let mut state = self.lock();
+        // Who has a table and waits to be answered for holds the promise where it can be reached.
+        let waits = |node: &NodeState| node.stream.is_some() && node.recorded.is_none() && node.acked > 0;
+        let ends = |node: &NodeState| if waits(node) { FOREVER } else { node.lease_ends };
+        let holders = state.nodes.values().map(|node| (node.acked, ends(node)));
+        let low = rules::watermark(holders, head, effective(head), now);
+        state.promised = state.promised.max(low).max(settled);
+        state.promised
+    }
+
+    /// Whether we answer for a lease that may be left.
+    pub(super) fn has_leases(&self) -> bool {
+        let now = BootInstant::now();
+        self.lock().nodes.values().any(|node| node.lease_ends > now)
+    }
+
+    /// Whether the store names every node that may have a lease, and us with it.
+    pub(super) fn are_named(&self) -> bool {
+        let now = BootInstant::now();
+        let named = |node: &NodeState| node.lease_ends <= now || node.recorded.is_some();
+        self.lock().nodes.values().all(|node| named(node) && node.lingers_at(now).is_none())
+    }
+
+    /// Whether there may be a node that `replica` answers for, as far as the store tells.
+    pub(super) fn is_held(&self, replica: &ReplicaId) -> bool {
+        let now = BootInstant::now();
+        let holds = |host: Option<&str>| host == Some(replica.as_str());
+        self.lock().nodes.values().any(|node| holds(Some(&node.record.replica)) || holds(node.lingers_at(now)))
     }
 
     /// The earliest moment at which a lease that matters now ends.
     pub(super) fn next_expiry(&self) -> Option<BootInstant> {
         let now = BootInstant::now();
-        self.lock().values().map(|node| node.lease_ends).filter(|ends| *ends > now).min()
+        self.lock().nodes.values().map(|node| node.lease_ends).filter(|ends| *ends > now).min()
     }
 
-    /// All nodes, for people. `head`: what they should have applied, `effective` what that comes to.
-    pub(super) fn list(&self, head: Revision, effective: Revision) -> Vec<wire::Node> {
-        let nodes = self.lock();
-        let show = |node: &NodeState| wire::Node {
-            connected: node.stream.is_some(),
-            applied_revision: node.acked,
-            lag: if node.acked >= effective { 0 } else { head.saturating_sub(node.acked) },
-            lease_remaining_ms: millis(node.lease_ends.remaining()),
-            ..node.record.clone()
+    /// All nodes, for people. `head`: what they should have applied, `effective` what that comes to; `elsewhere` says how far a replica
+    /// is with its nodes, `None` when it isn't serving any.
+    pub(super) fn list(
+        &self,
+        head: Revision,
+        effective: Revision,
+        elsewhere: impl Fn(&str) -> Option<Revision>,
+    ) -> Vec<wire::Node> {
+        let state = self.lock();
+        let now = BootInstant::now();
+        let show = |node: &NodeState| {
+            let here = node.stream.is_some() || node.lease_ends > now;
+            let host = (!here).then(|| elsewhere(&node.record.replica)).flatten();
+            let applied = node.acked.max(host.unwrap_or_default());
+            wire::Node {
+                connected: node.stream.is_some() || host.is_some(),
+                applied_revision: applied,
+                lag: if applied >= effective { 0 } else { head.saturating_sub(applied) },
+                // Of a lease that another replica grants only the length is known here.
+                lease_remaining_ms: if host.is_some() {
+                    node.record.lease_ttl_ms
+                } else {
+                    millis(node.lease_ends.since(now))
+                },
+                ..node.record.clone()
+            }
         };
-        nodes.values().map(show).collect()
+        state.nodes.values().filter(|node| node.stored > 0 || node.stream.is_some()).map(show).collect()
     }
 
     /// Streams that are open.
     pub(super) fn streams(&self) -> usize {
-        self.lock().values().filter(|node| node.stream.is_some()).count()
+        self.lock().nodes.values().filter(|node| node.stream.is_some()).count()
     }
 
     /// Wakes whenever a standing may have changed.
@@ -230,26 +380,106 @@ impl Fleet {
 
     /// Does `what` to the node if `stream` speaks for it.
     fn of<T>(&self, id: &NodeId, stream: u64, what: impl FnOnce(&mut NodeState) -> T) -> Option<T> {
-        let mut nodes = self.lock();
-        let node = nodes.get_mut(id).filter(|n| n.stream.as_ref().is_some_and(|(current, _)| *current == stream))?;
+        let mut state = self.lock();
+        let node = state.nodes.get_mut(id);
+        let node = node.filter(|n| n.stream.as_ref().is_some_and(|(current, _)| *current == stream))?;
         let done = what(node);
-        drop(nodes);
+        drop(state);
         self.notify();
         Some(done)
     }
 
-    fn notify(&self) {
+    pub(super) fn notify(&self) {
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, NodeState>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl NodeState {
-    fn new(record: wire::Node, lease_ends: BootInstant) -> Self {
-        Self { record, recorded: None, stream: None, acked: 0, acks: VecDeque::new(), lease_ends }
+    fn new() -> Self {
+        Self {
+            record: wire::Node::default(),
+            stored: 0,
+            recorded: None,
+            answered: None,
+            stream: None,
+            acked: 0,
+            acks: VecDeque::new(),
+            lease_ends: NEVER,
+            lingers: None,
+        }
+    }
+
+    /// The store's record of `revision`. `lease`: when a lease that somebody has just granted ends.
+    fn learn(&mut self, record: wire::Node, revision: Revision, me: Option<&ReplicaId>, lease: BootInstant) {
+        self.stored = revision;
+        let ours = me.is_some_and(|me| me.as_str() == record.replica);
+        let had = self.recorded.take();
+        if ours {
+            // Written by us; the answer may have been lost.
+            self.recorded = Some(revision);
+            self.hold(lease);
+        } else if !record.replica.is_empty() {
+            // Another answers for it now, whatever lease it has. If we did on the stream that is here, that isn't the node's any more;
+            // a stream that has come since, or for which we are about to write the next record, is.
+            let displaced =
+                |(stream, _): &mut (u64, CancellationToken)| had.is_some() && self.answered == Some(*stream);
+            if let Some((_, stream)) = self.stream.take_if(displaced) {
+                stream.cancel();
+            }
+            if self.stream.is_none() {
+                self.lease_ends = NEVER;
+            }
+        }
+        match self.stream {
+            Some(_) => {
+                self.record.replica = record.replica;
+                self.record.lease_ttl_ms = record.lease_ttl_ms;
+            }
+            None => self.record = record,
+        }
+    }
+
+    /// The store has no record of it any more. It may have the lease that it was granted last.
+    fn forget(&mut self, me: Option<&ReplicaId>, lease: BootInstant) {
+        self.stored = 0;
+        self.recorded = None;
+        let host = std::mem::take(&mut self.record.replica);
+        if !host.is_empty() && me.is_none_or(|me| me.as_str() != host) {
+            self.lingers = Some((host, lease));
+        }
+    }
+
+    /// The replica that answers for what lease it may have; `None`: there is none, or nobody else does.
+    fn host(&self, now: BootInstant) -> Option<&str> {
+        Some(self.record.replica.as_str()).filter(|host| !host.is_empty()).or(self.lingers_at(now))
+    }
+
+    fn lingers_at(&self, now: BootInstant) -> Option<&str> {
+        self.lingers.as_ref().filter(|(_, ends)| *ends > now).map(|(host, _)| host.as_str())
+    }
+
+    /// Not one that has enrolled and was never granted a lease.
+    fn may_have_served(&self, now: BootInstant) -> bool {
+        self.record.lease_ttl_ms > 0 || self.stream.is_some() || self.lease_ends > now || self.lingers_at(now).is_some()
+    }
+
+    fn hold(&mut self, until: BootInstant) {
+        self.lease_ends = self.lease_ends.max(until);
+    }
+
+    fn standing(&self, effective: Revision, bound: BootInstant, now: BootInstant) -> Standing {
+        match rules::standing(self.acked, effective, Some(self.lease_ends), bound, now) {
+            rules::Standing::Applied => {
+                let at = self.acks.iter().find(|(revision, _)| *revision >= effective).map(|(_, at)| *at);
+                Standing::Applied(at.unwrap_or(now))
+            }
+            rules::Standing::LeaseExpired(at) => Standing::LeaseExpired(at),
+            rules::Standing::Outstanding => Standing::Outstanding,
+        }
     }
 }
 
@@ -258,89 +488,4 @@ pub(super) fn millis(time: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TTL: Duration = Duration::from_secs(10);
-
-    fn id(name: &str) -> NodeId {
-        name.parse().unwrap()
-    }
-
-    fn hello(region: &str) -> wire::Hello {
-        wire::Hello { region: region.into(), ..Default::default() }
-    }
-
-    fn standing(fleet: &Fleet, name: &str, revision: Revision, bound: BootInstant) -> Standing {
-        let all = fleet.standings(revision, bound);
-        all.into_iter().find(|(node, ..)| *node == id(name)).unwrap().2
-    }
-
-    fn later() -> BootInstant {
-        BootInstant::now().plus(Duration::from_secs(60))
-    }
-
-    #[test]
-    fn an_ack_counts_for_the_stream_that_speaks_for_the_node() {
-        let fleet = Fleet::new(Vec::new(), TTL, false);
-        let old = fleet.join(&id("a"), 1, &hello("eu"));
-        assert!(fleet.grant(&id("a"), 1, later()) && fleet.ack(&id("a"), 1, 5));
-        assert!(matches!(standing(&fleet, "a", 5, later()), Standing::Applied(_)));
-        assert_eq!(standing(&fleet, "a", 6, later()), Standing::Outstanding);
-        let new = fleet.join(&id("a"), 2, &hello("eu"));
-        assert!(old.is_cancelled() && !new.is_cancelled());
-        assert!(!fleet.ack(&id("a"), 1, 9) && !fleet.grant(&id("a"), 1, later()));
-        assert_eq!(standing(&fleet, "a", 5, later()), Standing::Outstanding, "the new stream has said nothing yet");
-        fleet.leave(&id("a"), 1);
-        assert_eq!(fleet.streams(), 1, "the old stream's end isn't the new one's");
-    }
-
-    #[test]
-    fn a_node_is_done_with_a_change_when_it_has_applied_it_or_its_lease_is_over() {
-        let fleet = Fleet::new(Vec::new(), TTL, false);
-        fleet.join(&id("a"), 1, &hello("eu"));
-        let past = BootInstant::now();
-        assert!(matches!(standing(&fleet, "a", 5, later()), Standing::LeaseExpired(_)), "it never had one");
-        assert!(fleet.grant(&id("a"), 1, later()));
-        fleet.leave(&id("a"), 1);
-        assert_eq!(standing(&fleet, "a", 5, later()), Standing::Outstanding, "gone, but it may still serve");
-        assert!(matches!(standing(&fleet, "a", 5, past), Standing::LeaseExpired(_)), "every old lease has ended");
-    }
-
-    #[test]
-    fn nodes_of_the_store_may_hold_the_leases_of_a_replica_before() {
-        let minute = wire::Node { lease_ttl_ms: 60_000, ..Default::default() };
-        let short = wire::Node { lease_ttl_ms: 1, ..Default::default() };
-        let fleet = Fleet::new(vec![(id("a"), short), (id("b"), minute)], TTL, false);
-        assert_eq!(standing(&fleet, "a", 1, later()), Standing::Outstanding);
-        let list = fleet.list(1, 1);
-        assert!((10_000..=11_000).contains(&list[0].lease_remaining_ms), "TTL and skew");
-        assert!((60_000..=66_000).contains(&list[1].lease_remaining_ms), "as it was granted then");
-    }
-
-    #[test]
-    fn a_node_is_recorded_before_its_first_lease_and_when_what_matters_changes() {
-        let fleet = Fleet::new(Vec::new(), TTL, false);
-        fleet.join(&id("a"), 1, &hello("eu"));
-        let record = fleet.to_record(&id("a"), TTL).unwrap();
-        assert_eq!((record.id.as_str(), record.region.as_str(), record.lease_ttl_ms), ("a", "eu", 10_000));
-        assert!(!fleet.may_grant(&id("a"), TTL, 99));
-        fleet.recorded(&id("a"), &record, 7);
-        assert!(fleet.to_record(&id("a"), TTL).is_none());
-        assert!(fleet.may_grant(&id("a"), TTL, 7) && !fleet.may_grant(&id("a"), TTL, 6));
-        assert_eq!(fleet.to_record(&id("a"), TTL * 2).unwrap().lease_ttl_ms, 20_000);
-        fleet.join(&id("a"), 2, &hello("us"));
-        assert!(fleet.to_record(&id("a"), TTL).is_some());
-    }
-    #[test]
-    fn with_other_replicas_only_the_bound_speaks_for_who_is_not_connected_here() {
-        let fleet = Fleet::new(Vec::new(), TTL, true);
-        fleet.learn(id("a"), Some(wire::Node { lease_ttl_ms: 1, ..Default::default() }), 3);
-        fleet.join(&id("b"), 1, &hello("eu"));
-        assert_eq!(standing(&fleet, "a", 5, later()), Standing::Outstanding);
-        assert_eq!(standing(&fleet, "b", 5, later()), Standing::Outstanding, "it may come from another replica");
-        assert!(matches!(standing(&fleet, "a", 5, BootInstant::now()), Standing::LeaseExpired(_)));
-        fleet.learn(id("a"), None, 4);
-        assert_eq!(standing(&fleet, "a", 5, later()), Standing::Outstanding, "forgotten when its lease has ended");
-    }
-}
+mod tests;

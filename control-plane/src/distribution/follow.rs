@@ -4,10 +4,20 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use prost::Message as _;
-use seks_proto::{id::NodeId, wire};
+use seks_proto::{
+    id::{NodeId, ReplicaId},
+    wire,
+};
 use tokio::{sync::Notify, time::sleep};
 
-use super::{compile::Materialised, feed::Feed, fleet::Fleet, members::Members, snapshot::Snapshots};
+use super::{
+    compile::{Compiled, Materialised},
+    feed::Feed,
+    fleet::Fleet,
+    members::Members,
+    replicas::Replicas,
+    snapshot::Snapshots,
+};
 use crate::store::{Key, Record, Revision, Store, StoreError, WatchEvent, Write, key::prefix};
 
 /// Pause before a listing that failed is tried again.
@@ -20,8 +30,11 @@ pub(super) struct Follow {
     pub(super) feed: Arc<Feed>,
     pub(super) fleet: Arc<Fleet>,
     pub(super) members: Arc<Members>,
+    pub(super) replicas: Arc<Replicas>,
     /// The watch has stalled: begin another.
     pub(super) stalled: Arc<Notify>,
+    /// What was followed isn't what the store holds: list it again.
+    pub(super) damaged: Arc<Notify>,
 }
 
 impl Follow {
@@ -29,17 +42,18 @@ impl Follow {
     pub(super) async fn run(self) {
         loop {
             let mut watch = self.store.watch(self.feed.head());
-            let compacted = loop {
+            let lost = loop {
                 tokio::select! {
                     event = watch.next() => match event {
                         Some(event) => if self.take(event) { break true },
                         None => break true,
                     },
+                    () = self.damaged.notified() => break true,
                     () = self.stalled.notified() => break false,
                 }
             };
             drop(watch);
-            while compacted && !self.relist().await {
+            while lost && !self.relist().await {
                 sleep(RETRY).await;
             }
         }
@@ -51,11 +65,11 @@ impl Follow {
             WatchEvent::Changes { revision, changes } if revision > self.feed.head() => {
                 // Before the head moves: who has seen this revision knows the nodes in it.
                 self.learn(&changes, revision);
-                let push = |items| self.feed.push(revision, items);
+                let push = |compiled| self.feed.push(revision, compiled);
                 self.snapshots.update(revision, |table| table.apply(changes), push);
             }
             WatchEvent::Progress(revision) if revision > self.feed.head() => {
-                self.snapshots.update(revision, |_| (), |()| self.feed.push(revision, Vec::new()));
+                self.snapshots.update(revision, |_| (), |()| self.feed.push(revision, Compiled::default()));
             }
             WatchEvent::Changes { .. } | WatchEvent::Progress(_) => {}
             WatchEvent::Compacted => return true,
@@ -75,18 +89,39 @@ impl Follow {
                     self.members.learn(id, None);
                     self.fleet.learn(id.clone(), None, revision);
                 }
+                Write::Put(Key::Replica(id), value) => {
+                    self.learn_replica(id, Some(wire::Replica::decode(value.clone()).unwrap_or_default()), revision);
+                }
+                Write::Delete(Key::Replica(id)) => self.learn_replica(id, None, revision),
                 _ => {}
             }
         }
     }
 
+    fn learn_replica(&self, id: &ReplicaId, record: Option<wire::Replica>, revision: Revision) {
+        if record.as_ref().is_none_or(|record| record.retired) {
+            // Before the head moves, and with it a barrier that nothing may be granted from any more.
+            self.fleet.disown_if(id);
+        }
+        self.replicas.learn(id, record, revision);
+        self.fleet.allow_for(self.replicas.longest_ttl());
+    }
+
     /// Starts again from a listing: every node gets a snapshot, because nobody knows what the gap held.
     async fn relist(&self) -> bool {
-        tracing::warn!("the store has compacted the history that was asked for; listing it again");
+        tracing::warn!(
+            "history was lost (the store has compacted it, or an event is missing); listing the store again"
+        );
         match list(&*self.store).await {
-            Ok(Listing { table, nodes, revision }) => {
+            Ok(Listing { table, nodes, replicas, revision }) => {
                 self.members.reset(&nodes);
-                nodes.into_iter().for_each(|(id, record)| self.fleet.learn(id, Some(record), revision));
+                let stands = |me| replicas.iter().any(|(id, record, _)| *id == me && !record.retired);
+                if !self.fleet.me().is_some_and(stands) {
+                    self.fleet.disown(); // the gap may have held that we were retired
+                }
+                self.replicas.reset(replicas);
+                self.fleet.allow_for(self.replicas.longest_ttl());
+                self.fleet.reset(nodes, revision);
                 self.snapshots.update(revision, |old| *old = table, |()| self.feed.reset(revision));
                 true
             }
@@ -101,17 +136,24 @@ impl Follow {
 /// The store as it is now.
 pub(super) struct Listing {
     pub(super) table: Materialised,
-    /// Nodes that may hold leases.
-    pub(super) nodes: Vec<(NodeId, wire::Node)>,
+    /// Nodes that may hold leases, each with the revision of its record.
+    pub(super) nodes: Vec<(NodeId, wire::Node, Revision)>,
+    /// Replicas that may grant them.
+    pub(super) replicas: Vec<(ReplicaId, wire::Replica, Revision)>,
     pub(super) revision: Revision,
 }
 
 pub(super) async fn list(store: &dyn Store) -> Result<Listing, StoreError> {
     let (records, revision) = store.list(prefix::ALL).await?;
-    let node = |record: &Record| match &record.key {
-        Key::Node(id) => Some((id.clone(), wire::Node::decode(record.value.clone()).unwrap_or_default())),
-        _ => None,
-    };
-    let nodes = records.iter().filter_map(node).collect();
-    Ok(Listing { table: Materialised::load(records), nodes, revision })
+    let (mut nodes, mut replicas) = (Vec::new(), Vec::new());
+    for Record { key, value, modified } in &records {
+        match key {
+            Key::Node(id) => nodes.push((id.clone(), wire::Node::decode(value.clone()).unwrap_or_default(), *modified)),
+            Key::Replica(id) => {
+                replicas.push((id.clone(), wire::Replica::decode(value.clone()).unwrap_or_default(), *modified));
+            }
+            _ => {}
+        }
+    }
+    Ok(Listing { table: Materialised::load(records), nodes, replicas, revision })
 }

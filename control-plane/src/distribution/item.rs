@@ -24,7 +24,15 @@ pub(super) struct Credential {
 
 /// One change of a delta.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum Item {
+pub(super) struct Item {
+    /// Whose: nodes that don't serve the tenant don't get it.
+    pub(super) tenant: TenantName,
+    pub(super) body: Body,
+}
+
+/// What is changed.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Body {
     /// The same for all nodes.
     Plain { change: Bytes, narrows: bool },
     /// Sealed for each.
@@ -32,32 +40,36 @@ pub(super) enum Item {
 }
 
 impl Item {
-    pub(super) fn plain(change: Bytes, narrows: bool) -> Self {
-        Self::Plain { change, narrows }
+    pub(super) fn plain(tenant: &TenantName, change: Bytes, narrows: bool) -> Self {
+        Self { tenant: tenant.clone(), body: Body::Plain { change, narrows } }
     }
 
-    pub(super) fn removal(what: What) -> Self {
-        Self::plain(removal(what), true)
+    pub(super) fn removal(tenant: &TenantName, what: What) -> Self {
+        Self::plain(tenant, removal(what), true)
+    }
+
+    pub(super) fn credential(credential: Credential) -> Self {
+        Self { tenant: credential.tenant.clone(), body: Body::Credential(credential.into()) }
     }
 
     /// Whether it takes rights away: such items come first.
     pub(super) fn narrows(&self) -> bool {
-        matches!(self, Self::Plain { narrows: true, .. })
+        matches!(self.body, Body::Plain { narrows: true, .. })
     }
 
     /// The encoded change of a plain item.
     pub(super) fn encoded(&self) -> Bytes {
-        match self {
-            Self::Plain { change, .. } => change.clone(),
-            Self::Credential(_) => Bytes::new(),
+        match &self.body {
+            Body::Plain { change, .. } => change.clone(),
+            Body::Credential(_) => Bytes::new(),
         }
     }
 
     /// Bytes that it keeps in memory, about.
     pub(super) fn size(&self) -> usize {
-        match self {
-            Self::Plain { change, .. } => change.len(),
-            Self::Credential(credential) => credential.size_bound(),
+        match &self.body {
+            Body::Plain { change, .. } => change.len(),
+            Body::Credential(credential) => credential.size_bound(),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use seks_proto::{id::NodeId, wire};
 use tokio_util::sync::CancellationToken;
 
-use crate::authority::Peer;
+use crate::{authority::Peer, store::Revision};
 
 /// One node's membership.
 #[derive(Clone)]
@@ -29,17 +29,17 @@ pub(super) struct Members(Mutex<BTreeMap<NodeId, Member>>);
 
 impl Members {
     /// The store holds exactly these.
-    pub(super) fn reset(&self, records: &[(NodeId, wire::Node)]) {
+    pub(super) fn reset(&self, records: &[(NodeId, wire::Node, Revision)]) {
         let mut members = self.lock();
         members.retain(|id, member| {
-            let stays = records.iter().any(|(known, _)| known == id);
+            let stays = records.iter().any(|(known, ..)| known == id);
             if !stays {
                 member.revoked.cancel();
             }
             stays
         });
         drop(members);
-        records.iter().for_each(|(id, record)| self.learn(id, Some(record)));
+        records.iter().for_each(|(id, record, _)| self.learn(id, Some(record)));
     }
 
     /// The store says this of a node now; `None`: it has no record any more.
@@ -129,9 +129,9 @@ mod tests {
     fn a_listing_revokes_who_is_not_in_it() {
         let members = Members::default();
         let (record, peer) = of("a");
-        members.reset(&[(id(), record.clone())]);
+        members.reset(&[(id(), record.clone(), 1)]);
         let member = members.admit(&id(), &peer).unwrap();
-        members.reset(&[(id(), record)]);
+        members.reset(&[(id(), record, 1)]);
         assert!(!member.revoked.is_cancelled());
         members.reset(&[]);
         assert!(member.revoked.is_cancelled());

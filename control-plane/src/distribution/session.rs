@@ -2,8 +2,10 @@
 //!
 //! A session keeps its place in the feed and a handful of messages in front of HTTP/2, nothing else: a node that doesn't read
 //! costs the same as one that does, and its stream ends when it has read nothing for a lease's time or has fallen behind the
-//! feed. Deltas go first, also between the chunks of a snapshot: a revocation waits for one chunk at most.
+//! feed. Deltas go first, also between the chunks of a snapshot: a revocation waits for one chunk at most. What has piled up goes in
+//! one message, so that the cost of a busy store is one message a flush, not one a change.
 
+mod check;
 mod hello;
 mod next;
 
@@ -12,22 +14,24 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::{BoxFuture, OptionFuture};
 use seks_proto::{
     id::NodeId,
-    table::SessionKey,
+    table::{SessionKey, features},
     wire::{self, ReplicaMessage, node_message::Message as FromNode, replica_message::Message as ToNode},
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+pub(super) use self::hello::is_whole;
 use self::{
+    check::Check,
     hello::{Greeting, greet},
     next::{Loaded, Loading, Pending},
 };
-use super::{Distribution, Inner, members::Member};
+use super::{Distribution, Inner, doors::Opening, members::Member, presence, scope::Scope};
 use crate::{
     authority::{Identity, Peer},
     store::Revision,
@@ -39,6 +43,8 @@ pub(super) const MAX_NODE_MESSAGE_BYTES: usize = 16 * 1024;
 const OUTBOX: usize = 4;
 /// A node that rejects this many snapshots on one stream won't take the next one either.
 const MAX_NACKS: u32 = 3;
+/// In how many groups nodes are sent away.
+const TURNS: u64 = 64;
 /// How long a parting word may take to be queued.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -101,12 +107,18 @@ impl wire::distribution_server::Distribution for Distribution {
         let Some(Peer { identity: Identity::Node(node), .. }) = &peer else {
             return Err(Status::unauthenticated("a node's certificate is needed"));
         };
+        if self.0.leaving.is_cancelled() {
+            return Err(Status::unavailable("this replica is about to stop"));
+        }
         let node = node.clone();
+        let Some(opening) = self.0.doors.enter(&node) else {
+            return Err(Status::resource_exhausted("too many streams of this node are beginning"));
+        };
         let member = admit(&self.0, &node, peer.as_ref()).await.map_err(|end| Status::from(&end))?;
         let (outbox, stream) = mpsc::channel(OUTBOX);
         let (inner, inbound) = (self.0.clone(), request.into_inner());
         self.0.spawn(async move {
-            let Err(end) = serve(inner, node.clone(), member, inbound, &outbox).await;
+            let Err(end) = serve(inner, node.clone(), (member, opening), inbound, &outbox).await;
             if matches!(end, End::FalseAck { .. } | End::Diverged { .. } | End::Rejected(_)) {
                 tracing::error!(seks.node = %node, reason = %end, "a node's stream was ended");
             } else {
@@ -140,18 +152,24 @@ enum Never {}
 async fn serve(
     inner: Arc<Inner>,
     node: NodeId,
-    member: Member,
+    (member, opening): (Member, Opening),
     mut inbound: Streaming<wire::NodeMessage>,
     outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
 ) -> Result<Never, End> {
-    let Greeting { hello, key, welcome } = greet(&inner, &node, member.record.region.clone(), &mut inbound).await?;
+    let scope = Scope::of(&member.record.tenants);
+    let greeted = greet(&inner, &node, member.record.region.clone(), scope, &mut inbound).await?;
+    let Greeting { hello, key, welcome, check } = greeted;
+    drop(opening);
     let stream = inner.next_stream();
     let fenced = inner.fleet.join(&node, stream, &hello);
     tracing::info!(seks.node = %node, region = hello.region, resumed = welcome.resumed, "a node's stream begins");
     let mut session = Session {
         sent: hello.applied_revision,
+        was_sent: 0,
         complete: welcome.resumed,
-        withhold: !hello::is_whole(&hello.features),
+        check,
+        takes_deltas: hello.features.iter().any(|feature| feature == features::DELTAS),
+        chunk_is_due: false,
         loading: None,
         renew: None,
         nacks: 0,
@@ -165,7 +183,7 @@ async fn serve(
         session.inner.fleet.ack(&session.node, stream, hello.applied_revision);
     } else {
         session.sent = 0;
-        session.loading = Some(Loading::new(&session.inner));
+        session.load_from(hello.applied_revision);
     }
     let _leave = Leave { inner, node: session.node.clone(), stream };
     send(outbox, ToNode::Welcome(welcome)).await?;
@@ -196,10 +214,16 @@ struct Session {
     key: SessionKey,
     /// Everything up to here was sent.
     sent: Revision,
+    /// What had been sent when a table that differed began to be replaced: acknowledgements of it may still come.
+    was_sent: Revision,
     /// The node has a whole table, once it has applied what was sent.
     complete: bool,
-    /// It lacks a feature that every credential needs.
-    withhold: bool,
+    /// What the node may hold, and what that should add up to.
+    check: Check,
+    /// It takes several deltas in one message.
+    takes_deltas: bool,
+    /// Deltas were sent last: however many there are, a snapshot gets on.
+    chunk_is_due: bool,
     loading: Option<Loading>,
     /// The nonce of a Renew that hasn't been answered; a later one replaces it.
     renew: Option<u64>,
@@ -217,6 +241,8 @@ impl Session {
         let patience = self.inner.config.lease * 2;
         let (mut heard, mut moved) = (Instant::now(), Instant::now());
         let mut recording = self.record();
+        tokio::pin!(let turn = self.turn(););
+        let mut asked_to_go = false;
         loop {
             let pending = self.pending()?;
             let waiting = matches!(pending, Pending::Nothing);
@@ -229,6 +255,11 @@ impl Session {
                     let fence = wire::Fence { epoch: self.epoch(), reason: End::Fenced.to_string() };
                     let _ = timeout(GOODBYE, send(outbox, ToNode::Fence(fence))).await;
                     return Err(End::Fenced);
+                }
+                () = &mut turn, if !asked_to_go => {
+                    asked_to_go = true;
+                    let go = wire::GoAway { reason: "this replica is about to stop".into() };
+                    send(outbox, ToNode::GoAway(go)).await?;
                 }
                 message = inbound.message() => {
                     heard = Instant::now();
@@ -252,9 +283,25 @@ impl Session {
         }
     }
 
+    /// Ready when it is this node's turn to move: a thousand at once would keep each other from it.
+    fn turn(&self) -> impl Future<Output = ()> + use<> {
+        let leaving = self.inner.leaving.clone();
+        let turn =
+            presence::handover(self.inner.config.lease).mul_f64((self.stream % TURNS) as f64 / (4 * TURNS) as f64);
+        async move {
+            leaving.cancelled().await;
+            sleep(turn).await;
+        }
+    }
+
     fn receive(&mut self, message: FromNode) -> Result<(), End> {
         match message {
-            FromNode::Ack(ack) => self.acknowledged(ack.revision)?,
+            FromNode::Ack(ack) => {
+                self.acknowledged(ack.revision)?;
+                if self.complete && !self.check.agrees(ack.revision, &ack.table_hash) {
+                    self.repair(ack.revision);
+                }
+            }
             FromNode::Nack(nack) => {
                 self.nacks += 1;
                 let reason: String = nack.reason.chars().filter(|c| !c.is_control()).take(200).collect();
@@ -263,7 +310,7 @@ impl Session {
                     return Err(End::Rejected(reason));
                 }
                 self.complete = false;
-                self.loading = Some(Loading::new(&self.inner));
+                self.load_from(self.sent);
             }
             FromNode::Renew(renew) => self.renew = Some(renew.nonce),
             FromNode::Hello(_) => return Err(End::Protocol("a second Hello")),
@@ -273,7 +320,7 @@ impl Session {
 
     fn acknowledged(&self, revision: Revision) -> Result<(), End> {
         // Before its snapshot is whole a node has nothing to acknowledge.
-        let sent = if self.complete { self.sent } else { 0 };
+        let sent = if self.complete { self.sent } else { self.was_sent };
         if revision > sent {
             return Err(End::FalseAck { acked: revision, sent });
         }
@@ -287,9 +334,10 @@ impl Session {
         Ok(())
     }
 
-    /// Begins to write down that the node may hold leases; `None`: the store knows.
+    /// Begins to write down that we answer for the node's leases; `None`: the store knows, or it is too early.
     fn record(&self) -> Option<BoxFuture<'static, ()>> {
-        let record = self.inner.fleet.to_record(&self.node, self.inner.config.lease)?;
+        let effective = |revision| self.inner.feed.effective(revision);
+        let record = self.inner.fleet.to_record(&self.node, self.inner.config.lease, effective)?;
         let (inner, node) = (self.inner.clone(), self.node.clone());
         Some(Box::pin(async move {
             match inner.registry.see_node(&node, &record).await {
@@ -302,8 +350,25 @@ impl Session {
         }))
     }
 
+    /// The node's table isn't what it should be: an event was lost, or a record damaged. It gets another, and somebody looks into it.
+    fn repair(&mut self, revision: Revision) {
+        self.inner.metrics.diverged("node");
+        tracing::error!(seks.node = %self.node, revision, "a node's table differs from what it should hold");
+        if self.check.may_repair() {
+            self.was_sent = self.sent;
+            self.complete = false;
+            self.load_from(self.sent);
+        }
+    }
+
+    /// Prepares a snapshot that is not older than `revision`, which the node may have.
+    fn load_from(&mut self, revision: Revision) {
+        self.loading = Some(Loading::new(&self.inner, self.check.scope().clone(), revision));
+    }
+
     fn begin(&mut self, loaded: Loaded) {
         self.sent = loaded.revision();
+        self.check.restart(loaded.revision(), loaded.sums());
         self.loading = Some(Loading::Sending(Box::new(loaded)));
     }
 

@@ -1,15 +1,24 @@
 //! Snapshots: the whole table, encoded once for all nodes that need it at the same time.
 
 use std::{
+    collections::HashMap,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use seks_proto::table::CHUNK_BYTES;
+use seks_proto::{
+    id::{CredentialName, TenantName},
+    table::CHUNK_BYTES,
+};
 use sha2::{Digest as _, Sha256};
 
-use super::{compile::Materialised, item::Credential};
+use super::{
+    compile::{Materialised, Sums},
+    feed::Feed,
+    item::Credential,
+    scope::Scope,
+};
 use crate::store::Revision;
 
 /// The table at one revision.
@@ -24,17 +33,19 @@ pub(super) struct Snapshot {
     pub(super) count: u64,
     /// Over all of `plain`.
     pub(super) hash: Sha256,
+    /// What its records add up to.
+    pub(super) sums: Sums,
 }
 
 impl Snapshot {
-    fn pack(revision: Revision, changes: &[Bytes], credentials: Vec<Credential>) -> Self {
+    fn pack(revision: Revision, sums: Sums, changes: &[Bytes], credentials: Vec<Credential>) -> Self {
         let mut packer = Packer::default();
         changes.iter().for_each(|change| packer.add(change));
         let plain = packer.finish();
         let mut hash = Sha256::new();
         plain.iter().for_each(|chunk| hash.update(chunk));
         let count = (changes.len() + credentials.len()) as u64;
-        Self { revision, plain, groups: group(&credentials), credentials, count, hash }
+        Self { revision, plain, groups: group(&credentials), credentials, count, hash, sums }
     }
 
     /// Chunks in all.
@@ -87,11 +98,11 @@ fn group(credentials: &[Credential]) -> Vec<Range<usize>> {
     groups
 }
 
-/// The materialised table and the snapshot of it that is being sent, if one is.
+/// The materialised table and the snapshots of it that are being sent, one for each scope.
 pub(super) struct Snapshots {
     table: Mutex<(Materialised, Revision)>,
-    /// Shared by the streams that are sending it; gone with the last of them. Held while one is made.
-    latest: Mutex<Weak<Snapshot>>,
+    /// Shared by the streams that are sending them; each is gone with the last of those. Held while one is made.
+    latest: Mutex<HashMap<Scope, Weak<Snapshot>>>,
 }
 
 impl Snapshots {
@@ -112,22 +123,37 @@ impl Snapshots {
         then(done);
     }
 
-    /// A snapshot: the one that is being sent already if `usable` says that deltas lead on from it, or a new one. That takes
-    /// up to a second for a million tokens: not for the runtime's own threads. Changes wait only while references are copied.
-    pub(super) fn get(&self, usable: impl Fn(Revision) -> bool) -> Arc<Snapshot> {
+    /// A snapshot for `scope`: the one that is being sent already if `usable` says that deltas lead on from it, or a new one.
+    /// That takes up to a second for a million tokens: not for the runtime's own threads. Changes wait only while references
+    /// are copied.
+    pub(super) fn get(&self, scope: &Scope, usable: impl Fn(Revision) -> bool) -> Arc<Snapshot> {
         let mut latest = lock(&self.latest);
-        if let Some(latest) = latest.upgrade().filter(|s| usable(s.revision)) {
+        if let Some(latest) = latest.get(scope).and_then(Weak::upgrade).filter(|s| usable(s.revision)) {
             return latest;
         }
-        let (revision, changes, credentials) = {
-            let table = lock(&self.table);
+        let (revision, sums, changes, credentials) = {
+            let mut table = lock(&self.table);
             let mut changes = Vec::with_capacity(table.0.tokens() + 64);
-            let credentials = table.0.export(|change| changes.push(change.clone()));
-            (table.1, changes, credentials)
+            let credentials = table.0.export(|tenant| scope.holds(tenant), |change| changes.push(change.clone()));
+            (table.1, table.0.sums(|tenant| scope.holds(tenant)), changes, credentials)
         };
-        let snapshot = Arc::new(Snapshot::pack(revision, &changes, credentials));
-        *latest = Arc::downgrade(&snapshot);
+        let snapshot = Arc::new(Snapshot::pack(revision, sums, &changes, credentials));
+        latest.retain(|_, s| s.strong_count() > 0);
+        latest.insert(scope.clone(), Arc::downgrade(&snapshot));
         snapshot
+    }
+
+    /// What the records in `scope` added up to at `revision`; `None` when that isn't known any more.
+    pub(super) fn sums_at(&self, revision: Revision, scope: &Scope, feed: &Feed) -> Option<Sums> {
+        // The feed moves under this lock alone: both are of one moment.
+        let mut table = lock(&self.table);
+        let since = feed.shifted_since(revision, |tenant| scope.holds(tenant))?;
+        Some(table.0.sums(|tenant| scope.holds(tenant)).minus(since))
+    }
+
+    /// Whether the credential is sent to nodes: it exists, and a token reaches it.
+    pub(super) fn sends(&self, tenant: &TenantName, credential: &CredentialName) -> bool {
+        lock(&self.table).0.sends(tenant, credential)
     }
 
     pub(super) fn tokens(&self) -> usize {

@@ -1,9 +1,9 @@
 //! Nodes. A node is who has a record here: enrolment makes it, and without it no certificate is worth anything.
 
-use seks_proto::id::NodeId;
+use seks_proto::id::{NodeId, ReplicaId};
 
 use super::{Change, Registry, RegistryError, change::decide, record::Node};
-use crate::store::{Key, Revision, key::prefix};
+use crate::store::{Key, Revision, StoreError, key::prefix};
 
 const KIND: &str = "node";
 
@@ -21,6 +21,7 @@ impl Registry {
             node.version.clone_from(&seen.version);
             node.features.clone_from(&seen.features);
             node.last_seen_at = seen.last_seen_at;
+            node.replica.clone_from(&seen.replica);
             node.lease_ttl_ms = node.lease_ttl_ms.max(seen.lease_ttl_ms);
             if node.first_seen_at == 0 {
                 node.first_seen_at = seen.first_seen_at;
@@ -53,6 +54,23 @@ impl Registry {
     /// Of the store.
     pub async fn node(&self, id: &NodeId) -> Result<Option<Node>, RegistryError> {
         Ok(self.load(Key::Node(id.clone())).await?.map(|stored| stored.value))
+    }
+
+    /// Takes back that `replica` answers for a node, if the record still says so: no lease of it is left.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn release_node(&self, id: &NodeId, replica: &ReplicaId) -> Result<(), RegistryError> {
+        let Some(mut stored) = self.load::<Node>(Key::Node(id.clone())).await? else { return Ok(()) };
+        if stored.value.replica != replica.as_str() {
+            return Ok(());
+        }
+        stored.value.replica.clear();
+        match self.commit(Change::new().check(&stored).put(stored.key.clone(), &stored.value)).await {
+            // Somebody has just taken it over.
+            Ok(_) | Err(RegistryError::Store(StoreError::Conflict)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// All nodes, by id.

@@ -1,7 +1,8 @@
 //! What is stored: the nouns of the wire contract, one message a record, and where each was found.
 
 pub use seks_proto::wire::{
-    Agent, Credential, CredentialVersion, Grant, Node, Operator, Policy, Role, RoleBinding, Service, Tenant, Token,
+    Agent, Credential, CredentialVersion, Grant, Node, Operator, Policy, Replica, Role, RoleBinding, Service, Tenant,
+    Token,
 };
 
 use crate::store::{Key, Revision};

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use seks_proto::id::{AgentName, CredentialName, NodeId, OperatorName, PolicyId, ServiceName, TenantName, TokenId};
+use seks_proto::id::{
+    AgentName, CredentialName, NodeId, OperatorName, PolicyId, ReplicaId, ServiceName, TenantName, TokenId,
+};
 
 /// The key of one record, relative to the store's prefix.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,6 +21,8 @@ pub enum Key {
     Operator(OperatorName),
     /// A node that was seen, and so may hold a lease.
     Node(NodeId),
+    /// A control-plane replica that may grant leases.
+    Replica(ReplicaId),
     /// A join token that hasn't been used, by its id.
     Join(String),
     /// A tenant itself.
@@ -87,6 +91,7 @@ impl fmt::Display for Key {
             Self::Rotation => f.write_str("meta/rotation"),
             Self::Operator(name) => write!(f, "operator/{name}"),
             Self::Node(id) => write!(f, "node/{id}"),
+            Self::Replica(id) => write!(f, "replica/{id}"),
             Self::Join(id) => write!(f, "join/{id}"),
             Self::Tenant(name) => write!(f, "tenant/{name}"),
             Self::Agent(t, name) => write!(f, "in/{t}/agent/{name}"),
@@ -119,6 +124,7 @@ impl Key {
             ["meta", "rotation"] => Self::Rotation,
             ["operator", name] => Self::Operator(name.parse().ok()?),
             ["node", id] => Self::Node(id.parse().ok()?),
+            ["replica", id] => Self::Replica(id.parse().ok()?),
             ["join", id] => Self::Join((*id).into()),
             ["tenant", name] => Self::Tenant(name.parse().ok()?),
             ["in", t, kind, name] => {
@@ -172,6 +178,7 @@ mod tests {
             Key::Rotation,
             Key::Operator("root".parse().unwrap()),
             Key::Node("n-1".parse().unwrap()),
+            Key::Replica("r-1".parse().unwrap()),
             Key::Tenant(t.clone()),
             Key::Agent(t.clone(), "a".parse().unwrap()),
             Key::Service(t.clone(), "s".parse().unwrap()),

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use seks_proto::id::PolicyId;
 
 /// The CODEs of the contract.
@@ -117,6 +117,32 @@ pub struct Refusal {
 /// The methods that a service can be called with.
 pub const METHODS: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
 
+/// The type of [`Form::ProblemAsText`].
+pub const PROBLEM_AS_TEXT: HeaderValue = HeaderValue::from_static("application/problem+json; charset=utf-8");
+
+/// How a client reads a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As `application/problem+json`.
+    Problem,
+    /// The same, said to be text. A client that asks for a vendor's media types first may read JSON of these alone, and what is
+    /// not text as bytes: Octokit shows "Unknown error" for a plain `application/problem+json`.
+    ProblemAsText,
+    /// As `grpc-status`.
+    Grpc,
+}
+
+impl Form {
+    pub(super) fn asked_for(version: Version, headers: &HeaderMap) -> Self {
+        let vendors = |accept: &HeaderValue| accept.as_bytes().starts_with(b"application/vnd.");
+        match headers.get(header::ACCEPT) {
+            _ if super::grpc::is_asked(version, headers) => Self::Grpc,
+            Some(accept) if vendors(accept) => Self::ProblemAsText,
+            _ => Self::Problem,
+        }
+    }
+}
+
 impl From<Code> for Refusal {
     fn from(code: Code) -> Self {
         let retry_after = match code {
@@ -162,7 +188,8 @@ impl Refusal {
         if self.detail.is_empty() { self.code.row().2 } else { &self.detail }
     }
 
-    /// The answer's body: `application/problem+json`, with the `error` object that vendors' SDKs show.
+    /// The answer's body: `application/problem+json`, with the `error` object that vendors' SDKs show, and the `message` that
+    /// GitHub's and others' show instead.
     #[must_use]
     pub fn body(&self, request_id: &str) -> Bytes {
         let (code, _, title) = self.code.row();
@@ -173,6 +200,7 @@ impl Refusal {
             "status": self.status.as_u16(),
             "detail": detail,
             "request_id": request_id,
+            "message": detail,
             "error": { "message": detail, "type": "seks_error", "code": code },
         });
         Bytes::from(problem.to_string())
@@ -219,10 +247,23 @@ mod tests {
         assert_eq!(body["status"], 403);
         assert_eq!(body["detail"], "denied by `no-deletes`");
         assert_eq!(body["request_id"], "req-1");
+        assert_eq!(body["message"], body["detail"]);
         assert_eq!(
             body["error"],
             serde_json::json!({"message": "denied by `no-deletes`", "type": "seks_error", "code": "policy_denied"})
         );
+    }
+
+    #[test]
+    fn only_a_client_that_asks_for_a_vendors_types_gets_a_problem_as_text() {
+        let form = |accept: &'static str| {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
+            Form::asked_for(Version::HTTP_11, &headers)
+        };
+        assert_eq!(form("application/vnd.github.v3+json"), Form::ProblemAsText);
+        assert_eq!(form("application/json"), Form::Problem);
+        assert_eq!(form("*/*"), Form::Problem);
+        assert_eq!(Form::asked_for(Version::HTTP_11, &HeaderMap::new()), Form::Problem);
     }
 
     #[test]

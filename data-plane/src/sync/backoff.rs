@@ -25,7 +25,7 @@ impl Backoff {
 }
 
 /// Uniform in [0, 1); a half when the system has no randomness.
-fn fraction() -> f64 {
+pub(super) fn fraction() -> f64 {
     let mut bytes = [0_u8; 4];
     if getrandom::fill(&mut bytes).is_err() {
         return 0.5;

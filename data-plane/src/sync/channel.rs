@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use super::{End, Identity};
@@ -33,7 +34,16 @@ impl Trust {
             tls = tls.ca_certificate(Certificate::from_pem(&self.roots_pem));
         }
         let endpoint = self::endpoint(endpoint)?.tls_config(tls).map_err(|e| End::Connect(chain(&e)))?;
-        endpoint.connect().await.map_err(|e| End::Connect(chain(&e)))
+        connect(endpoint).await.map_err(End::Connect)
+    }
+}
+
+/// TCP and TLS, or why not. tonic's own limit is for TCP alone: a replica that is frozen, or behind a link that was cut, would be
+/// waited for until it wakes.
+pub(super) async fn connect(endpoint: Endpoint) -> Result<Channel, String> {
+    match timeout(CONNECT_LIMIT, endpoint.connect()).await {
+        Ok(connected) => connected.map_err(|e| chain(&e)),
+        Err(_) => Err(format!("no answer within {CONNECT_LIMIT:?}")),
     }
 }
 

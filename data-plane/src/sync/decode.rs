@@ -8,12 +8,12 @@ use seks_proto::{
     id::{NameError, TenantName, is_name},
     policy::Policies,
     service::Service,
-    table::{SessionError, SessionKey, credential_aad},
+    table::{SessionError, SessionKey, TableSum, credential_aad},
     token::Digest,
     wire::{self, change, remove},
 };
 
-use crate::table::{Change, TokenRecord};
+use crate::table::{Change, Mark, MarkKind, TokenRecord};
 
 /// Why a change can't be taken.
 #[derive(Debug, thiserror::Error)]
@@ -35,12 +35,48 @@ pub(super) enum DecodeError {
     Credential(#[source] SessionError),
 }
 
-/// Decodes one change; credentials are opened with the stream's key.
-pub(super) fn decode(change: Bytes, epoch: &str, key: &SessionKey) -> Result<Change, DecodeError> {
-    take(wire::Change::decode(change)?, epoch, key)
+/// `Changes` with its records left encoded: what arrives is what is summed up, whatever a newer control plane puts into it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Encoded {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub(super) changes: Vec<Bytes>,
 }
 
-pub(super) fn take(change: wire::Change, epoch: &str, key: &SessionKey) -> Result<Change, DecodeError> {
+/// Decodes one change; credentials are opened with the stream's key. The mark says what it does to the table's sum.
+pub(super) fn decode(encoded: Bytes, epoch: &str, key: &SessionKey) -> Result<(Change, Option<Mark>), DecodeError> {
+    let change = wire::Change::decode(encoded.clone())?;
+    let mark = mark(&change, &encoded)?;
+    Ok((take(change, epoch, key)?, mark))
+}
+
+/// Tokens and whole tenants are accounted for by the table itself.
+fn mark(change: &wire::Change, encoded: &[u8]) -> Result<Option<Mark>, DecodeError> {
+    let plain = || Some(TableSum::of_record(encoded));
+    let (kind, tenant, name, sum) = match &change.change {
+        Some(change::Change::Tenant(t)) => (MarkKind::Tenant, &t.name, "", plain()),
+        Some(change::Change::Agent(a)) => (MarkKind::Agent, &a.tenant, a.name.as_str(), plain()),
+        Some(change::Change::Service(s)) => {
+            let Some(service) = &s.service else { return Ok(None) };
+            (MarkKind::Service, &service.tenant, service.name.as_str(), plain())
+        }
+        Some(change::Change::Credential(c)) => {
+            let sum = TableSum::of_credential(&c.tenant, &c.name, &c.service, c.version);
+            (MarkKind::Credential, &c.tenant, c.name.as_str(), Some(sum))
+        }
+        Some(change::Change::Policies(p)) => (MarkKind::Policies, &p.tenant, "", plain()),
+        Some(change::Change::Remove(wire::Remove { what: Some(what) })) => match what {
+            remove::What::Agent(n) => (MarkKind::Agent, &n.tenant, n.name.as_str(), None),
+            remove::What::Service(n) => (MarkKind::Service, &n.tenant, n.name.as_str(), None),
+            remove::What::Credential(n) => (MarkKind::Credential, &n.tenant, n.name.as_str(), None),
+            remove::What::Policies(tenant) => (MarkKind::Policies, tenant, "", None),
+            remove::What::Tenant(_) | remove::What::Token(_) => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    Ok(Some(Mark { kind, tenant: tenant.as_str().try_into()?, name: name.into(), sum }))
+}
+
+fn take(change: wire::Change, epoch: &str, key: &SessionKey) -> Result<Change, DecodeError> {
     match change.change.ok_or(DecodeError::Unknown)? {
         change::Change::Tenant(t) => Ok(Change::Tenant(t.name.try_into()?)),
         change::Change::Agent(a) => Ok(Change::Agent {

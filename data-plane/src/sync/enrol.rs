@@ -17,7 +17,7 @@ pub(super) use self::pin::Pin;
 use super::{
     Identity, IdentityError,
     backoff::Backoff,
-    channel::{SERVER_NAME, chain, endpoint},
+    channel::{self, SERVER_NAME, chain, endpoint},
 };
 
 /// Longest wait for an answer.
@@ -161,7 +161,7 @@ async fn connect(uri: &str, roots_pem: &str, pin: Pin) -> Result<Channel, EnrolE
         endpoint.tls_config(tls.ca_certificate(Certificate::from_pem(roots_pem)))
     };
     let endpoint = secured.map_err(|e| failed(chain(&e)))?;
-    endpoint.connect().await.map_err(|e| failed(chain(&e)))
+    channel::connect(endpoint).await.map_err(failed)
 }
 
 fn accept(

@@ -8,7 +8,7 @@ use seks_proto::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::decode::{DecodeError, take};
+use super::decode::{DecodeError, Encoded, decode};
 use crate::table::{ApplyError, Delta, Staging, Table};
 
 /// Most records of a snapshot: ten million tokens and what belongs to them.
@@ -91,7 +91,7 @@ impl Loading {
             return Err(wrong);
         }
         let record = |source| LoadError::Record { chunk: *index, source };
-        let decoded = wire::Changes::decode(Bytes::clone(changes)).map_err(|e| record(e.into()))?.changes;
+        let decoded = Encoded::decode(Bytes::clone(changes)).map_err(|e| record(e.into()))?.changes;
         if changes.len() > CHUNK_BYTES && decoded.len() != 1 {
             return Err(wrong);
         }
@@ -102,7 +102,9 @@ impl Loading {
             return Err(LoadError::Sum("count"));
         }
         for change in decoded {
-            self.staging.put(take(change, &self.epoch, key).map_err(record)?)?;
+            let (change, mark) = decode(change, &self.epoch, key).map_err(record)?;
+            self.staging.put(change)?;
+            mark.into_iter().for_each(|mark| self.staging.mark(mark));
         }
         Ok(())
     }

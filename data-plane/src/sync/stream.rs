@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use seks_proto::{
     runtime::VERSION,
     table::{
-        BootInstant, MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, features,
+        BootInstant, MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, TableSum, features,
         rules::{self, Position},
     },
     wire::{
@@ -54,6 +54,10 @@ pub(super) enum End {
     Key(#[from] SessionError),
     #[error("{0}")]
     Fenced(String),
+    #[error("the control plane says: {0}")]
+    GoAway(String),
+    #[error("a nearer control plane is back")]
+    Nearer(usize),
     /// An old backup was restored, here or there. Nothing is applied; the lease runs out.
     #[error("{0}")]
     Diverged(String),
@@ -191,14 +195,13 @@ impl<'a> Stream<'a> {
             FromReplica::SnapshotBegin(begin) => self.begin(begin),
             FromReplica::Chunk(chunk) => self.load(|loading, key| loading.chunk(&chunk, key)),
             FromReplica::SnapshotEnd(end) => self.end(&end),
-            FromReplica::Delta(delta) => {
-                let revision = delta.revision;
-                self.delta(delta).or_else(|reject| self.reject(revision, &reject))
-            }
+            FromReplica::Delta(delta) => self.deltas([delta]),
+            FromReplica::Deltas(several) => self.deltas(several.deltas),
             FromReplica::Grant(grant) => {
                 self.granted(&grant);
                 Ok(())
             }
+            FromReplica::GoAway(go) => Err(End::GoAway(go.reason)),
             FromReplica::Fence(fence) => Err(End::Fenced(fence.reason)),
             FromReplica::Welcome(_) => Err(End::Protocol("a second Welcome")),
         }
@@ -245,27 +248,48 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn delta(&mut self, delta: wire::Delta) -> Result<(), Reject> {
+    /// Applies one after the other, and acknowledges them together.
+    fn deltas(&mut self, deltas: impl IntoIterator<Item = wire::Delta>) -> Result<(), End> {
+        let mut applied = 0;
+        for delta in deltas {
+            let revision = delta.revision;
+            match self.delta(delta) {
+                Ok(true) => applied += 1,
+                Ok(false) => {}
+                Err(reject) => self.reject(revision, &reject)?,
+            }
+        }
+        if applied > 0 {
+            self.status.update(|s| s.deltas += applied);
+        }
+        if applied > 0 && !self.lost {
+            // A full queue is a dead stream, which the next Renew will notice; the ack is lost with it.
+            let _ = self.ack();
+        }
+        Ok(())
+    }
+
+    /// Says whether the table has it now; otherwise the snapshot will.
+    fn delta(&mut self, delta: wire::Delta) -> Result<bool, Reject> {
         let wire::Delta { epoch, previous, revision, changes } = delta;
         let bytes = changes.iter().map(bytes::Bytes::len).sum();
         let decode = |change| decode(change, &epoch, &self.key);
-        let changes: Vec<Change> = changes.into_iter().map(decode).collect::<Result<_, _>>()?;
+        let decoded: Vec<_> = changes.into_iter().map(decode).collect::<Result<_, _>>()?;
+        let (changes, marks): (Vec<Change>, Vec<_>) = decoded.into_iter().unzip();
+        let marks = marks.into_iter().flatten().collect();
         if self.lost {
             // What takes rights away doesn't wait for the snapshot, if the live table is of the same store at all.
             if *self.table.epoch() == *epoch {
                 self.table.narrow(&changes);
             }
-            let delta = Delta { epoch, previous, revision, changes };
-            return match &mut self.loading {
-                Some(loading) => Ok(loading.wait(delta, bytes)?),
-                None => Ok(()), // the snapshot that was asked for is later than this
-            };
+            let delta = Delta { epoch, previous, revision, changes, marks };
+            if let Some(loading) = &mut self.loading {
+                loading.wait(delta, bytes)?;
+            } // otherwise the snapshot that was asked for is later than this
+            return Ok(false);
         }
-        self.table.apply(Delta { epoch, previous, revision, changes })?;
-        self.status.update(|s| s.deltas += 1);
-        // A full queue is a dead stream, which the next Renew will notice; the ack is lost with it.
-        let _ = self.ack();
-        Ok(())
+        self.table.apply(Delta { epoch, previous, revision, changes, marks })?;
+        Ok(true)
     }
 
     fn reject(&mut self, revision: u64, reject: &Reject) -> Result<(), End> {
@@ -302,7 +326,8 @@ impl<'a> Stream<'a> {
     }
 
     fn ack(&self) -> Result<(), End> {
-        self.send(ToReplica::Ack(wire::Ack { revision: self.table.revision() }))
+        let (revision, table_hash) = (self.table.revision(), hash(self.table));
+        self.send(ToReplica::Ack(wire::Ack { revision, table_hash }))
     }
 
     fn send(&self, to_replica: ToReplica) -> Result<(), End> {
@@ -312,6 +337,11 @@ impl<'a> Stream<'a> {
 
 /// [`Stream::follow`] only ever ends for a reason.
 enum Never {}
+
+/// What the table adds up to; empty when there is none.
+fn hash(table: &Table) -> Vec<u8> {
+    table.sum().map(TableSum::to_bytes).unwrap_or_default()
+}
 
 fn message(message: ToReplica) -> NodeMessage {
     NodeMessage { message: Some(message) }
@@ -325,8 +355,8 @@ fn hello(table: &Table, identity: &Identity, config: &SyncConfig, recipient: &Re
         version: VERSION.to_owned(),
         epoch: table.epoch().to_string(),
         applied_revision: table.revision(),
-        table_hash: Vec::new(),
-        features: features::ALL.iter().map(|&f| f.to_owned()).collect(),
+        table_hash: hash(table),
+        features: features::ALL.iter().chain([&features::DELTAS]).map(|&f| f.to_owned()).collect(),
         session_key: recipient.public_key().to_vec(),
     }
 }

@@ -69,12 +69,14 @@ pub(super) fn apply(table: &Generation, key: &Arc<SessionKey>, delta: Delta) -> 
     for step in first.into_iter().chain(then) {
         step.run(table);
     }
+    delta.marks.into_iter().for_each(|mark| table.ledger().mark(mark));
     table.advance(delta.revision);
     Ok(())
 }
 
 /// Applies those of `changes` that take rights away.
 pub(super) fn narrow(table: &Generation, changes: &[Change]) {
+    table.ledger().narrow();
     for change in changes {
         match change {
             Change::Agent { tenant, name, attributes, disabled: true } => {

@@ -8,6 +8,7 @@ use seks_proto::{
     policy::Policies,
     secret::Secret,
     service::Service,
+    table::TableSum,
     token::Digest,
 };
 
@@ -23,6 +24,36 @@ pub struct Delta {
     pub revision: u64,
     /// Each record at most once.
     pub changes: Vec<Change>,
+    /// What they do to the table's [sum](super::Table::sum).
+    pub marks: Vec<Mark>,
+}
+
+/// What a record adds to the table's sum from now on; tokens add what they are by themselves.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// Of which kind it is.
+    pub kind: MarkKind,
+    /// Whose.
+    pub tenant: TenantName,
+    /// Its name; empty where a tenant has one alone.
+    pub name: Box<str>,
+    /// `None`: it is gone.
+    pub sum: Option<TableSum>,
+}
+
+/// The kinds of records that have a [`Mark`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MarkKind {
+    /// The tenant's own.
+    Tenant,
+    /// An agent.
+    Agent,
+    /// A service.
+    Service,
+    /// A credential.
+    Credential,
+    /// All policies.
+    Policies,
 }
 
 /// One record, put or removed.

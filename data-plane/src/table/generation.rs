@@ -23,6 +23,7 @@ use seks_proto::{
 use super::{
     Found, TokenRecord,
     entry::{AgentEntry, CredentialEntry, ServiceEntry},
+    ledger::Ledger,
     slot::{AgentSlot, Slot, TenantSlot},
     token::{Grant, Id, RevokedEntry, Terms, TokenEntry},
 };
@@ -78,6 +79,7 @@ pub(super) struct Generation {
     tokens: DigestMap<TokenEntry>,
     revoked: DigestMap<RevokedEntry>,
     directories: RwLock<HashMap<TenantName, Arc<Directory>>>,
+    ledger: Mutex<Ledger>,
 }
 
 impl Generation {
@@ -92,7 +94,13 @@ impl Generation {
             tokens: map(tokens),
             revoked: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS),
             directories: RwLock::default(),
+            ledger: Mutex::default(),
         }
+    }
+
+    /// What it adds up to. For the writer: no request comes near it.
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
     }
 
     /// Distinguishes generations within a process.
@@ -170,8 +178,9 @@ impl Generation {
             cut: false.into(),
         };
         // Terms of a token never change after issue; should they, requests under the old ones end.
-        if let Some(old) = self.tokens.insert(place, Arc::new(entry)) {
-            cut_token(&old);
+        match self.tokens.insert(place, Arc::new(entry)) {
+            Some(old) => cut_token(&old),
+            None => self.ledger().add(&record.tenant, &place.0),
         }
     }
 
@@ -183,12 +192,14 @@ impl Generation {
             self.revoked.insert(place, Arc::new(revoked));
         }
         if let Some((_, token)) = self.tokens.remove(&place) {
+            self.ledger().remove(token.tenant(), &place.0);
             cut_token(&token);
         }
     }
 
     pub(super) fn remove_tenant(&self, tenant: &TenantName) {
         let directory = write(&self.directories).remove(tenant);
+        self.ledger().remove_tenant(tenant);
         self.tokens.retain(|_, token| {
             let keep = token.tenant() != tenant;
             if !keep {

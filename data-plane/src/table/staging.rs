@@ -5,7 +5,7 @@ use std::sync::Arc;
 use seks_proto::table::SessionKey;
 
 use super::{
-    Change, Delta,
+    Change, Delta, Mark,
     apply::{self, ApplyError, Step},
     generation::Generation,
 };
@@ -19,6 +19,11 @@ pub struct Staging {
 impl Staging {
     pub(super) fn new(table: Generation, memory_key: Arc<SessionKey>) -> Self {
         Self { table, memory_key }
+    }
+
+    /// Takes in what a record adds to the table's sum.
+    pub fn mark(&mut self, mark: Mark) {
+        self.table.ledger().mark(mark);
     }
 
     /// Adds one record.

@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{policy::GRANTED_SERVICES, secret::Fields, service::Service, table::BootInstant, wire};
+use seks_proto::{
+    policy::GRANTED_SERVICES, secret::Fields, secret::Secret, service::Service, table::BootInstant, wire,
+};
 
 use super::*;
 
@@ -89,7 +91,7 @@ fn whole() -> Vec<Change> {
 }
 
 fn delta(previous: u64, revision: u64, changes: Vec<Change>) -> Delta {
-    Delta { epoch: "e1".into(), previous, revision, changes }
+    Delta { epoch: "e1".into(), previous, revision, changes, marks: Vec::new() }
 }
 
 fn loaded() -> Arc<Table> {

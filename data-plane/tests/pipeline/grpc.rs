@@ -36,7 +36,7 @@ impl Distribution for Echo {
         let header = request.metadata().get("authorization").map(|v| v.to_str().unwrap().to_owned());
         self.authorizations.send(header.unwrap_or_default()).unwrap();
         let said = request.into_inner().map(|message| {
-            let Some(node_message::Message::Ack(Ack { revision })) = message?.message else {
+            let Some(node_message::Message::Ack(Ack { revision, .. })) = message?.message else {
                 return Err(Status::invalid_argument("not an Ack"));
             };
             if revision == 0 {
@@ -85,7 +85,7 @@ fn call<T: Stream<Item = NodeMessage>>(token: &str, acks: T) -> Request<T> {
 }
 
 fn ack(revision: u64) -> NodeMessage {
-    NodeMessage { message: Some(node_message::Message::Ack(Ack { revision })) }
+    NodeMessage { message: Some(node_message::Message::Ack(Ack { revision, ..Ack::default() })) }
 }
 
 fn epoch(message: &ReplicaMessage) -> String {

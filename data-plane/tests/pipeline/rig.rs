@@ -237,7 +237,7 @@ impl Rig {
     /// Applies changes as the next revision.
     pub fn apply(&self, changes: Vec<Change>) {
         let previous = self.table().revision();
-        let delta = Delta { epoch: "epoch".into(), previous, revision: previous + 1, changes };
+        let delta = Delta { epoch: "epoch".into(), previous, revision: previous + 1, changes, marks: Vec::new() };
         self.table().apply(delta).unwrap();
     }
 

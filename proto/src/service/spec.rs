@@ -52,6 +52,10 @@ pub struct Spec {
     /// For `seks env`: variable, template over `{base}`, `{token}`, `{host}`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// A call that changes nothing and shows whether a key works, for `seks service test`: `GET /v1/models`. Statuses behind it
+    /// refuse a key, beside 401 and 403; a JSON object behind it is sent.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub test: String,
     /// How long the upstream may take to its first byte, such as `10m`. Default: the node's.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub first_byte_timeout: Option<Duration>,
@@ -131,6 +135,7 @@ impl Spec {
             created_at: 0,
             deleting: false,
             catalogue: self.catalogue.clone(),
+            test: self.test.clone(),
         })
     }
 
@@ -159,6 +164,7 @@ impl From<&wire::Service> for Spec {
             headers: service.headers.clone(),
             denied_paths: service.denied_paths.clone(),
             env: service.env.clone(),
+            test: service.test.clone(),
             first_byte_timeout: (service.first_byte_timeout_ms > 0)
                 .then(|| Duration::from_millis(service.first_byte_timeout_ms.into())),
             allow_encoded_slash: service.allow_encoded_slash,

@@ -42,7 +42,7 @@ impl BootInstant {
 
     /// What [`as_nanos`](Self::as_nanos) gave; 0 is before every lease.
     #[must_use]
-    pub fn from_nanos(nanos: u64) -> Self {
+    pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 

@@ -124,6 +124,14 @@ pub fn standing(
     if ends <= now { Standing::LeaseExpired(ends) } else { Standing::Outstanding }
 }
 
+/// Whether a replica may come to answer for a node that has acknowledged `acked`, given the last revision that means anything to nodes of
+/// those that it has `promised` all its nodes to have applied. The replica that answered for the node before forgets it
+/// when it learns of that, so the promise has to be true of this node too.
+#[must_use]
+pub fn may_answer(acked: u64, promised: u64) -> bool {
+    acked >= promised
+}
+
 /// What a replica can say for all nodes that it has granted leases, as (highest revision acknowledged, end of the last lease): none of
 /// them serves anything that was taken away at or before the result. `head`: what the replica has taken in itself; `effective`:
 /// the last revision up to there that meant anything to nodes.

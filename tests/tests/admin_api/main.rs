@@ -83,6 +83,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "GetService" get_service(named("api"));
         "ListCredentials" list_credentials(list());
         "GetCredential" get_credential(named("key"));
+        "WhereCredential" where_credential(named("key"));
         "ListAgents" list_agents(list());
         "GetAgent" get_agent(named("bot"));
         "ListTokens" list_tokens(list());
@@ -146,6 +147,7 @@ const READS: &[&str] = &[
     "GetService",
     "ListCredentials",
     "GetCredential",
+    "WhereCredential",
     "ListAgents",
     "GetAgent",
     "ListTokens",
@@ -259,6 +261,7 @@ async fn no_answer_holds_a_credential_or_a_digest() {
         vec![
             ("ListCredentials", list.clone()),
             ("GetCredential", named("key")),
+            ("WhereCredential", named("key")),
             ("ListTokens", list.clone()),
             ("GetToken", named(&token)),
             ("ListServices", list),

@@ -162,6 +162,41 @@ async fn a_node_that_takes_no_snapshot_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_opens_streams_and_says_nothing_has_few_of_them_and_disturbs_nobody() {
+    let (_site, replica) = Replica::furnished().await;
+    let token = replica.issue().await;
+    let (certificate, key, _) = replica.pems("flood").await;
+    let client = DistributionClient::new(channel(&replica, Some((certificate, key))).await);
+    let (mut outboxes, mut opening) = (Vec::new(), Vec::new());
+    for _ in 0..50 {
+        let (outbox, messages) = tokio::sync::mpsc::channel::<wire::NodeMessage>(1);
+        outboxes.push(outbox);
+        let mut client = client.clone();
+        opening.push(tokio::spawn(async move { client.sync(ReceiverStream::new(messages)).await }));
+    }
+    let mut refused = 0;
+    let mut open = Vec::new();
+    for stream in opening {
+        match stream.await.unwrap() {
+            Ok(stream) => open.push(stream.into_inner()),
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused >= 40 && !open.is_empty(), "{refused} of 50 refused");
+    let node = TestNode::of(&replica, "n1").await;
+    assert!(node.honours(&token.digest));
+    // Who says nothing is shown out, and may try again.
+    for stream in &mut open {
+        assert_eq!(stream.message().await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let mut again = Peer::say(&replica, "flood", hello("flood")).await.unwrap();
+    assert!(matches!(again.next().await, Ok(FromReplica::Welcome(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_is_never_longer_than_the_configured_one() {
     let (_site, replica) = Replica::furnished().await;
     let (mut peer, revision) = Peer::loaded(&replica, "n1").await;

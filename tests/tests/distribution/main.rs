@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, reason = "tests")]
 #![allow(unreachable_pub, reason = "the modules are this test's own")]
 
+mod divergence;
 mod enforcement;
 mod hostile_node;
 mod hostile_replica;
@@ -14,6 +15,8 @@ mod membership;
 mod node;
 mod peer;
 mod replica;
+mod replicas;
+mod scope;
 
 use std::time::{Duration, Instant};
 

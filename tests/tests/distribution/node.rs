@@ -19,7 +19,8 @@ impl TestNode {
     /// Follows `endpoints` as `identity`.
     pub fn follow(identity: Identity, endpoints: Vec<String>) -> Self {
         let table = Arc::new(Table::new().unwrap());
-        let config = SyncConfig { endpoints, roots_pem: String::new(), region: "eu".into() };
+        let return_every = Duration::from_secs(2);
+        let config = SyncConfig { endpoints, region: "eu".into(), return_every, ..SyncConfig::default() };
         let sync = Sync::start(config, identity, table.clone());
         Self { table, sync }
     }

@@ -90,7 +90,7 @@ impl Peer {
     }
 
     pub async fn ack(&self, revision: u64) {
-        self.send(ToReplica::Ack(wire::Ack { revision })).await;
+        self.send(ToReplica::Ack(wire::Ack { revision, ..Default::default() })).await;
     }
 
     /// The next message, or how the stream ended.

@@ -1,6 +1,6 @@
 //! A replica on an embedded store, and the records that tests begin with.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rcgen::{CertificateParams, KeyPair};
 use seks_control_plane::{
@@ -14,7 +14,7 @@ use seks_control_plane::{
         listener::Listener,
         tls::{ClientCertificate, Source},
     },
-    store::{Key, Revision, StoreConfig, Transaction, Write},
+    store::{Key, Revision, Store, StoreConfig, StoreKind, Transaction, Write},
 };
 use seks_data_plane::sync::Identity;
 use seks_proto::{
@@ -23,6 +23,7 @@ use seks_proto::{
     token::Digest,
     wire::{self, node_enforcement::State},
 };
+use seks_tests::Etcd;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -68,11 +69,50 @@ impl Site {
         Self { config: Config { store, seal: SealConfig::file(kek), ..Config::default() }, _dir: dir }
     }
 
-    /// Starts a replica; one at a time.
+    /// A site whose store is an etcd, for any number of replicas.
+    pub fn on_etcd(etcd: &Etcd) -> Self {
+        let mut site = Self::new();
+        site.config.store = StoreConfig {
+            kind: StoreKind::Etcd,
+            endpoints: vec![etcd.url()],
+            allow_plaintext: true,
+            ..StoreConfig::default()
+        };
+        site
+    }
+
+    /// Starts a replica; one at a time on an embedded store.
     pub async fn start(&self) -> Replica {
-        let foundation = Foundation::open(&self.config).await.unwrap();
-        let options = DistributionOptions { replica: "r1".into(), lease: LEASE, ..DistributionOptions::default() };
-        let (store, sealer) = (foundation.store.clone(), foundation.sealer.clone());
+        self.start_as("r1", &[]).await
+    }
+
+    /// Starts a replica of this name that reaches the store at `endpoints`; none: as the site says.
+    pub async fn start_as(&self, name: &str, endpoints: &[String]) -> Replica {
+        let mut config = self.config.clone();
+        if !endpoints.is_empty() {
+            config.store.endpoints = endpoints.to_vec();
+        }
+        let options = DistributionOptions { replica: name.into(), lease: LEASE, ..DistributionOptions::default() };
+        Self::launch(&config, options, |store| store).await
+    }
+
+    /// Starts a replica whose distribution sees the store through `wrap`, and compares its table with it so often.
+    pub async fn start_on(
+        &self,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+        verify_every: Duration,
+    ) -> Replica {
+        let options = DistributionOptions { lease: LEASE, verify_every, ..DistributionOptions::default() };
+        Self::launch(&self.config, options, wrap).await
+    }
+
+    async fn launch(
+        config: &Config,
+        options: DistributionOptions,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Replica {
+        let foundation = Foundation::open(config).await.unwrap();
+        let (store, sealer) = (wrap(foundation.store.clone()), foundation.sealer.clone());
         let distribution = Distribution::start(store, sealer, options).await.unwrap();
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (address, stop) = (listener.address(), CancellationToken::new());
@@ -93,7 +133,18 @@ impl Replica {
     pub async fn furnished() -> (Site, Self) {
         let site = Site::new();
         let replica = site.start().await;
-        let (registry, tenant) = (&replica.foundation.registry, tenant());
+        replica.furnish().await;
+        (site, replica)
+    }
+
+    /// Makes the service, the credential and the agent in the default tenant.
+    pub async fn furnish(&self) {
+        self.furnish_in(&tenant()).await;
+    }
+
+    /// Makes the service, the credential and the agent in `tenant`.
+    pub async fn furnish_in(&self, tenant: &TenantName) {
+        let registry = &self.foundation.registry;
         let value = wire::injection::NamedValue { name: "authorization".into(), value: "Bearer {key}".into() };
         let at = Some(wire::injection::site::At::Header(value));
         let service = wire::Service {
@@ -106,18 +157,25 @@ impl Replica {
             ..Default::default()
         };
         registry.apply_service(service, true).await.unwrap();
-        replica.put_credential(REAL).await;
-        registry.create_agent(&tenant, &"bot".parse().unwrap(), Default::default()).await.unwrap();
-        (site, replica)
+        self.put_credential_in(tenant, REAL).await;
+        registry.create_agent(tenant, &"bot".parse().unwrap(), Default::default()).await.unwrap();
     }
 
     pub async fn put_credential(&self, secret: &str) -> Revision {
+        self.put_credential_in(&tenant(), secret).await
+    }
+
+    async fn put_credential_in(&self, tenant: &TenantName, secret: &str) -> Revision {
         let (name, service, by) = ("main".parse().unwrap(), "api".parse().unwrap(), "root".parse().unwrap());
         let secret = Secret::new(secret.into());
-        self.foundation.registry.put_credential(&tenant(), &name, &service, &secret, &by).await.unwrap().1
+        self.foundation.registry.put_credential(tenant, &name, &service, &secret, &by).await.unwrap().1
     }
 
     pub async fn issue(&self) -> Issued {
+        self.issue_in(&tenant()).await
+    }
+
+    pub async fn issue_in(&self, tenant: &TenantName) -> Issued {
         let issue = Issue {
             agent: "bot".parse().unwrap(),
             grants: vec![("api".parse().unwrap(), None)],
@@ -127,7 +185,7 @@ impl Replica {
             request_id: String::new(),
             by: "root".parse().unwrap(),
         };
-        let issued = self.foundation.registry.issue_token(&tenant(), issue).await.unwrap();
+        let issued = self.foundation.registry.issue_token(tenant, issue).await.unwrap();
         let id = issued.token.id.parse().unwrap();
         Issued { id, digest: issued.secret.digest(), revision: issued.revision }
     }
@@ -172,13 +230,23 @@ impl Replica {
 
     /// Certificate, key and CA of `node`, in PEM.
     pub async fn pems(&self, node: &str) -> (String, String, String) {
+        self.pems_within(node, &[]).await
+    }
+
+    /// The identity of a node that enrols for these tenants.
+    pub async fn identity_within(&self, node: &str, tenants: &[TenantName]) -> Identity {
+        let (certificate, key, ca) = self.pems_within(node, tenants).await;
+        Identity::new(&node.parse().unwrap(), "eu".into(), certificate, Zeroizing::new(key), ca)
+    }
+
+    async fn pems_within(&self, node: &str, tenants: &[TenantName]) -> (String, String, String) {
         let (key, csr) = request();
         let Foundation { authority, registry, .. } = &self.foundation;
         let (id, csr) = (node.parse().unwrap(), Request::parse(&csr).unwrap());
         let record = match registry.node(&id).await.unwrap() {
             Some(record) => record,
             None => {
-                let admission = Admission { region: "eu".into(), ..Admission::default() };
+                let admission = Admission { region: "eu".into(), tenants: tenants.to_vec(), ..Admission::default() };
                 let token = registry.create_join_token(admission, authority.pin()).await.unwrap();
                 let joining = Joining { token: &token.text, node: Some(id.clone()), key_sha256: csr.key_sha256() };
                 registry.enrol(&joining).await.unwrap()

@@ -18,6 +18,7 @@ const MATRIX: &str = "
     GetService          . y y y  y y y
     ListCredentials     . y y y  y y y
     GetCredential       . y y y  y y y
+    WhereCredential     . y y y  y y y
     ListAgents          . y y y  y y y
     GetAgent            . y y y  y y y
     ListTokens          . y y y  y y y

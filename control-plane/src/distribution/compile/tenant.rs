@@ -8,6 +8,8 @@ use std::{
 use bytes::Bytes;
 use seks_proto::{
     id::{AgentName, CredentialName, ServiceName, TenantName, TokenId},
+    table::TableSum,
+    token::Digest,
     wire::{self, change::Change},
 };
 
@@ -16,6 +18,30 @@ use super::{
     tenant_record,
 };
 use crate::distribution::item::Credential;
+
+/// What a tenant's records add up to at a node: [`TableSum`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::distribution) struct Sums {
+    /// What is the same for all nodes.
+    plain: TableSum,
+    /// The credentials, which are withheld from some.
+    credentials: TableSum,
+}
+
+impl Sums {
+    pub(in crate::distribution) fn plus(self, more: Self) -> Self {
+        Self { plain: self.plain.plus(more.plain), credentials: self.credentials.plus(more.credentials) }
+    }
+
+    pub(in crate::distribution) fn minus(self, less: Self) -> Self {
+        Self { plain: self.plain.minus(less.plain), credentials: self.credentials.minus(less.credentials) }
+    }
+
+    /// What a node should come to, that is sent credentials or isn't.
+    pub(in crate::distribution) fn of_node(self, withhold: bool) -> TableSum {
+        if withhold { self.plain } else { self.plain.plus(self.credentials) }
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Tenant {
@@ -28,6 +54,9 @@ pub(super) struct Tenant {
     policies: BTreeMap<String, wire::Policy>,
     tokens: HashMap<TokenId, Bytes>,
     tombstones: HashMap<TokenId, Bytes>,
+    /// Of all but the tenant's own record and its policies.
+    sums: Sums,
+    policies_sum: Option<TableSum>,
 }
 
 #[derive(Default)]
@@ -37,6 +66,8 @@ struct CredentialRow {
     envelopes: BTreeMap<u32, Bytes>,
     /// Tokens that are granted it. Nobody's credential goes to no node.
     reach: usize,
+    /// Its part in the tenant's sum.
+    sum: TableSum,
 }
 
 impl Tenant {
@@ -55,6 +86,19 @@ impl Tenant {
         self.tombstones.values().for_each(&mut *plain);
         self.tokens.values().for_each(&mut *plain);
         self.credentials.keys().filter_map(|id| self.credential(name, id)).for_each(credential);
+    }
+
+    /// What all of it adds up to at a node. Revoked tokens don't count: each side forgets them in its own time.
+    pub(super) fn sums(&mut self, name: &TenantName) -> Sums {
+        if !self.living {
+            return Sums::default();
+        }
+        let policies = match self.policies_sum {
+            Some(known) => known,
+            None => *self.policies_sum.insert(TableSum::of_record(&self.policies(name))),
+        };
+        let own = TableSum::of_record(&tenant_record(name));
+        Sums { plain: self.sums.plain.plus(policies).plus(own), ..self.sums }
     }
 
     pub(super) fn agent(&self, name: &AgentName) -> Option<&Bytes> {
@@ -85,14 +129,15 @@ impl Tenant {
     }
 
     pub(super) fn set_agent(&mut self, name: AgentName, encoded: Option<Bytes>) {
-        set(&mut self.agents, name, encoded);
+        set(&mut self.agents, name, encoded, &mut self.sums.plain);
     }
 
     pub(super) fn set_service(&mut self, name: ServiceName, encoded: Option<Bytes>) {
-        set(&mut self.services, name, encoded);
+        set(&mut self.services, name, encoded, &mut self.sums.plain);
     }
 
     pub(super) fn set_policy(&mut self, id: String, policy: Option<wire::Policy>) {
+        self.policies_sum = None;
         match policy {
             Some(policy) => drop(self.policies.insert(id, policy)),
             None => drop(self.policies.remove(&id)),
@@ -106,6 +151,7 @@ impl Tenant {
             None => row.envelopes.clear(),
         }
         row.record = record;
+        self.count(name);
         self.forget_if_unused(name);
     }
 
@@ -118,11 +164,12 @@ impl Tenant {
             Some(_) => {}
             None => drop(row.envelopes.remove(&version)),
         }
+        self.count(name);
         self.forget_if_unused(name);
     }
 
     pub(super) fn set_tombstone(&mut self, id: TokenId, encoded: Option<Bytes>) {
-        set(&mut self.tombstones, id, encoded);
+        set(&mut self.tombstones, id, encoded, &mut TableSum::default());
     }
 
     /// Puts or removes a token. Returns what it was, and the credentials that became, or ceased to be, reached.
@@ -136,6 +183,13 @@ impl Tenant {
             None => self.tokens.remove(&id),
         };
         let old = old.as_ref().and_then(read_token);
+        let sum = |token: &wire::Token| Digest::try_from(token.digest.as_slice()).map(|d| TableSum::of_token(&d));
+        if let Some(Ok(less)) = old.as_ref().map(sum) {
+            self.sums.plain = self.sums.plain.minus(less);
+        }
+        if let Some(Ok(more)) = new.map(sum) {
+            self.sums.plain = self.sums.plain.plus(more);
+        }
         let mut changed = Vec::new();
         // The new first: what both reach is never given up in between.
         for (token, more) in [(new, true), (old.as_ref(), false)] {
@@ -156,8 +210,22 @@ impl Tenant {
         let before = row.reach;
         row.reach = if more { before + 1 } else { before.saturating_sub(1) };
         let edge = before.min(row.reach) == 0 && row.record.is_some();
+        if edge {
+            self.count(name);
+        }
         self.forget_if_unused(name);
         edge
+    }
+
+    /// Brings a credential's part in the sum up to date.
+    fn count(&mut self, name: &CredentialName) {
+        let Some(row) = self.credentials.get_mut(name) else { return };
+        let sent = row.record.as_ref().filter(|r| row.reach > 0 && row.envelopes.contains_key(&r.version));
+        let sum = sent.map_or_else(TableSum::default, |r| {
+            TableSum::of_credential(&r.tenant, name.as_str(), &r.service, r.version)
+        });
+        self.sums.credentials = self.sums.credentials.minus(row.sum).plus(sum);
+        row.sum = sum;
     }
 
     fn forget_if_unused(&mut self, name: &CredentialName) {
@@ -167,9 +235,16 @@ impl Tenant {
     }
 }
 
-fn set<N: Eq + Hash>(map: &mut HashMap<N, Bytes>, name: N, value: Option<Bytes>) {
-    match value {
-        Some(value) => drop(map.insert(name, value)),
-        None => drop(map.remove(&name)),
+/// Puts or removes an encoded record, and takes it in or out of `sum`.
+fn set<N: Eq + Hash>(map: &mut HashMap<N, Bytes>, name: N, value: Option<Bytes>, sum: &mut TableSum) {
+    if let Some(value) = &value {
+        *sum = sum.plus(TableSum::of_record(value));
+    }
+    let old = match value {
+        Some(value) => map.insert(name, value),
+        None => map.remove(&name),
+    };
+    if let Some(old) = old {
+        *sum = sum.minus(TableSum::of_record(&old));
     }
 }

@@ -1,5 +1,6 @@
 use prost::Message as _;
 
+use super::super::item::Body;
 use super::*;
 
 fn t() -> TenantName {
@@ -56,9 +57,9 @@ fn policy(id: &str) -> Write {
 
 /// What nodes are told, in short.
 fn told(items: &[Item]) -> Vec<String> {
-    let show = |item: &Item| match item {
-        Item::Credential(c) => format!("credential {} v{} {:?}", c.name, c.version, c.envelope),
-        Item::Plain { change, .. } => match wire::Change::decode(change.clone()).unwrap().change.unwrap() {
+    let show = |item: &Item| match &item.body {
+        Body::Credential(c) => format!("credential {} v{} {:?}", c.name, c.version, c.envelope),
+        Body::Plain { change, .. } => match wire::Change::decode(change.clone()).unwrap().change.unwrap() {
             Change::Tenant(t) => format!("tenant {}", t.name),
             Change::Agent(a) => format!("agent {} {}", a.name, if a.disabled { "off" } else { "on" }),
             Change::Service(s) => format!("service {}", s.service.unwrap().name),
@@ -80,15 +81,15 @@ fn told(items: &[Item]) -> Vec<String> {
 
 fn table(changes: impl IntoIterator<Item = Write>) -> Materialised {
     let mut table = Materialised::default();
-    table.apply([tenant(false)].into_iter().chain(changes).collect());
+    table.take([tenant(false)].into_iter().chain(changes).collect());
     table
 }
 
 /// Everything that a snapshot would send, sorted.
 fn exported(table: &Materialised) -> Vec<String> {
     let mut items = Vec::new();
-    let credentials = table.export(|change| items.push(Item::plain(change.clone(), false)));
-    items.extend(credentials.into_iter().map(|c| Item::Credential(c.into())));
+    let credentials = table.export(|_| true, |change| items.push(Item::plain(&t(), change.clone(), false)));
+    items.extend(credentials.into_iter().map(Item::credential));
     let mut told = told(&items);
     told.sort_unstable();
     told
@@ -98,28 +99,28 @@ fn exported(table: &Materialised) -> Vec<String> {
 fn a_change_to_an_agent_is_one_record_however_many_tokens_it_has() {
     let mut table = table((0..50).map(|n| token(&format!("tok-{n}"), n)).chain([agent(false, false)]));
     assert_eq!(table.tokens(), 50);
-    assert_eq!(told(&table.apply(vec![agent(true, false)])), ["agent bot off"]);
-    assert_eq!(told(&table.apply(vec![agent(false, true)])), ["agent bot off"], "one that is being deleted is off");
-    assert_eq!(told(&table.apply(vec![agent(false, false)])), ["agent bot on"]);
+    assert_eq!(told(&table.take(vec![agent(true, false)])), ["agent bot off"]);
+    assert_eq!(told(&table.take(vec![agent(false, true)])), ["agent bot off"], "one that is being deleted is off");
+    assert_eq!(told(&table.take(vec![agent(false, false)])), ["agent bot on"]);
 }
 
 #[test]
 fn revoking_is_said_once_whether_or_not_there_was_room_for_a_tombstone() {
     let mut full = table([token("tok-1", 1)]);
-    assert_eq!(told(&full.apply(vec![delete_token("tok-1")])), ["-token tok-1 1 until 1000"]);
+    assert_eq!(told(&full.take(vec![delete_token("tok-1")])), ["-token tok-1 1 until 1000"]);
     let mut roomy = table([token("tok-1", 1)]);
-    let both = roomy.apply(vec![delete_token("tok-1"), tombstone("tok-1", 1)]);
+    let both = roomy.take(vec![delete_token("tok-1"), tombstone("tok-1", 1)]);
     assert_eq!(told(&both), ["-token tok-1 1 until 1000"]);
     assert_eq!(roomy.tokens(), 0);
     assert!(exported(&roomy).contains(&"-token tok-1 1 until 1000".into()), "a snapshot tells who missed it");
-    assert!(roomy.apply(vec![Write::Delete(Key::Tombstone(t(), "tok-1".parse().unwrap()))]).is_empty());
+    assert!(roomy.take(vec![Write::Delete(Key::Tombstone(t(), "tok-1".parse().unwrap()))]).is_empty());
     assert!(!exported(&roomy).iter().any(|line| line.contains("tok-1")));
 }
 
 #[test]
 fn a_rotated_token_loses_its_old_digest_in_the_same_delta_and_first() {
     let mut table = table([token("tok-1", 1)]);
-    let told = told(&table.apply(vec![token("tok-1", 2), tombstone("tok-buried", 1)]));
+    let told = told(&table.take(vec![token("tok-1", 2), tombstone("tok-buried", 1)]));
     assert_eq!(told[0], "-token tok-1 1 until 1000");
     assert!(told.contains(&"token tok-1 2".into()) && table.tokens() == 1);
 }
@@ -127,7 +128,7 @@ fn a_rotated_token_loses_its_old_digest_in_the_same_delta_and_first() {
 #[test]
 fn what_takes_rights_away_comes_first() {
     let mut table = table([token("tok-1", 1), agent(false, false)]);
-    let items = table.apply(vec![agent(true, false), token("tok-2", 2), delete_token("tok-1")]);
+    let items = table.take(vec![agent(true, false), token("tok-2", 2), delete_token("tok-1")]);
     let narrows: Vec<bool> = items.iter().map(Item::narrows).collect();
     assert_eq!(narrows, [true, true, false]);
 }
@@ -135,19 +136,19 @@ fn what_takes_rights_away_comes_first() {
 #[test]
 fn a_credential_is_sent_while_a_token_reaches_it_and_in_its_current_version() {
     let mut table = table([]);
-    assert_eq!(told(&table.apply(credential(1).into())), ["-credential main"], "nobody may use it");
-    assert_eq!(told(&table.apply(vec![token("tok-1", 1)])), ["token tok-1 1", "credential main v1 b\"\\x01\""]);
-    assert_eq!(told(&table.apply(vec![token("tok-2", 2)])), ["token tok-2 2"]);
-    assert_eq!(told(&table.apply(credential(2).into())), ["credential main v2 b\"\\x02\""]);
+    assert_eq!(told(&table.take(credential(1).into())), ["-credential main"], "nobody may use it");
+    assert_eq!(told(&table.take(vec![token("tok-1", 1)])), ["token tok-1 1", "credential main v1 b\"\\x01\""]);
+    assert_eq!(told(&table.take(vec![token("tok-2", 2)])), ["token tok-2 2"]);
+    assert_eq!(told(&table.take(credential(2).into())), ["credential main v2 b\"\\x02\""]);
     let name: CredentialName = "main".parse().unwrap();
     let rewrapped = Write::Put(Key::Envelope(t(), name.clone(), 2), Bytes::from_static(b"w"));
-    assert!(table.apply(vec![rewrapped]).is_empty(), "another wrapping is the same secret");
+    assert!(table.take(vec![rewrapped]).is_empty(), "another wrapping is the same secret");
     assert!(exported(&table).contains(&"credential main v2 b\"w\"".into()));
-    assert_eq!(told(&table.apply(vec![delete_token("tok-1")])).len(), 1);
-    let last = told(&table.apply(vec![delete_token("tok-2")]));
+    assert_eq!(told(&table.take(vec![delete_token("tok-1")])).len(), 1);
+    let last = told(&table.take(vec![delete_token("tok-2")]));
     assert!(last.contains(&"-credential main".into()), "{last:?}");
-    let deleted = table
-        .apply(vec![Write::Delete(Key::Credential(t(), name.clone())), Write::Delete(Key::Envelope(t(), name, 2))]);
+    let deleted =
+        table.take(vec![Write::Delete(Key::Credential(t(), name.clone())), Write::Delete(Key::Envelope(t(), name, 2))]);
     assert_eq!(told(&deleted), ["-credential main"]);
 }
 
@@ -155,11 +156,11 @@ fn a_credential_is_sent_while_a_token_reaches_it_and_in_its_current_version() {
 fn a_tenant_that_is_being_deleted_is_gone_at_once_and_comes_back_whole() {
     let mut table = table([agent(false, false), token("tok-1", 1), policy("p")]);
     let before = exported(&table);
-    assert_eq!(told(&table.apply(vec![tenant(true)])), ["-tenant acme"]);
+    assert_eq!(told(&table.take(vec![tenant(true)])), ["-tenant acme"]);
     assert!(exported(&table).is_empty());
-    assert!(table.apply(vec![agent(true, false)]).is_empty(), "nothing in it matters to nodes");
-    table.apply(vec![agent(false, false)]);
-    let mut back = told(&table.apply(vec![tenant(false)]));
+    assert!(table.take(vec![agent(true, false)]).is_empty(), "nothing in it matters to nodes");
+    table.take(vec![agent(false, false)]);
+    let mut back = told(&table.take(vec![tenant(false)]));
     back.sort_unstable();
     assert_eq!(back, before);
 }
@@ -167,8 +168,8 @@ fn a_tenant_that_is_being_deleted_is_gone_at_once_and_comes_back_whole() {
 #[test]
 fn all_policies_of_a_tenant_are_one_record_and_none_takes_rights_away() {
     let mut table = table([policy("a")]);
-    assert_eq!(told(&table.apply(vec![policy("b")])), ["policies 2"]);
-    let gone = table.apply(vec![
+    assert_eq!(told(&table.take(vec![policy("b")])), ["policies 2"]);
+    let gone = table.take(vec![
         Write::Delete(Key::Policy(t(), "a".parse().unwrap())),
         Write::Delete(Key::Policy(t(), "b".parse().unwrap())),
     ]);
@@ -179,7 +180,7 @@ fn all_policies_of_a_tenant_are_one_record_and_none_takes_rights_away() {
 fn a_damaged_record_counts_as_absent_and_takes_nothing_else_with_it() {
     let mut table = table([agent(false, false), token("tok-1", 1)]);
     let damaged = Write::Put(Key::Agent(t(), "bot".parse().unwrap()), Bytes::from_static(&[0xff; 9]));
-    assert_eq!(told(&table.apply(vec![damaged])), ["-agent bot"]);
+    assert_eq!(told(&table.take(vec![damaged])), ["-agent bot"]);
     assert_eq!(table.tokens(), 1);
 }
 
@@ -188,7 +189,7 @@ fn records_that_are_none_of_the_nodes_business_mean_nothing_to_them() {
     let mut table = table([]);
     let node = put(Key::Node("n-1".parse().unwrap()), &wire::Node::default());
     let operator = put(Key::Operator("root".parse().unwrap()), &wire::Operator::default());
-    assert!(table.apply(vec![node, operator, put(Key::Join("x".into()), &wire::Node::default())]).is_empty());
+    assert!(table.take(vec![node, operator, put(Key::Join("x".into()), &wire::Node::default())]).is_empty());
 }
 
 #[test]
@@ -210,12 +211,16 @@ fn following_changes_and_listing_afresh_come_to_the_same_table() {
                 Write::Delete(key) => drop(records.remove(key)),
             }
         }
-        followed.apply(changes);
+        let before = followed.sums(|_| true);
+        let compiled = followed.apply(changes);
+        let shifted = compiled.shifts.iter().fold(before, |sums, shift| sums.plus(shift.by));
+        assert_eq!(shifted, followed.sums(|_| true), "each change says by how much it moved the sum");
         let list = records.values().map(|write| match write {
             Write::Put(key, value) => Record { key: key.clone(), value: value.clone(), modified: 1 },
             Write::Delete(_) => panic!("removed above"),
         });
-        let listed = Materialised::load(list.collect());
+        let mut listed = Materialised::load(list.collect());
+        assert_eq!(listed.sums(|_| true), followed.sums(|_| true));
         assert_eq!(exported(&listed), exported(&followed));
         assert_eq!(listed.tokens(), followed.tokens());
     }

@@ -10,7 +10,7 @@ use seks_proto::{
 use tokio::time::timeout;
 use tonic::Streaming;
 
-use super::{End, Inner};
+use super::{super::scope::Scope, End, Inner, check::Check};
 use crate::store::Revision;
 
 /// A node says Hello at once.
@@ -25,12 +25,14 @@ pub(super) struct Greeting {
     pub(super) hello: wire::Hello,
     pub(super) key: SessionKey,
     pub(super) welcome: wire::Welcome,
+    pub(super) check: Check,
 }
 
 pub(super) async fn greet(
     inner: &Inner,
     node: &NodeId,
     region: String,
+    scope: Scope,
     inbound: &mut Streaming<wire::NodeMessage>,
 ) -> Result<Greeting, End> {
     let first = timeout(HELLO_LIMIT, inbound.message()).await.map_err(|_| End::Protocol("no Hello"))?;
@@ -42,7 +44,11 @@ pub(super) async fn greet(
     if !region.is_empty() {
         hello.region = region; // enrolment's word counts
     }
-    let resumed = can_resume(inner, &hello).await?;
+    if inner.is_cut_off() {
+        return Err(End::Store); // it is better off with another replica
+    }
+    let mut check = Check::new(scope, !is_whole(&hello.features));
+    let resumed = can_resume(inner, &hello).await? && holds_its_table(inner, node, &hello, &mut check);
     let (key, session_enc, session_sealed) =
         SessionKey::offer(&hello.session_key).map_err(|_| End::Protocol("the session key is not an X25519 key"))?;
     let welcome = wire::Welcome {
@@ -53,7 +59,7 @@ pub(super) async fn greet(
         lease_ttl_ms: super::super::fleet::millis(inner.config.lease),
         resumed,
     };
-    Ok(Greeting { hello, key, welcome })
+    Ok(Greeting { hello, key, welcome, check })
 }
 
 fn check(hello: &wire::Hello, node: &NodeId) -> Result<(), End> {
@@ -72,7 +78,7 @@ fn check(hello: &wire::Hello, node: &NodeId) -> Result<(), End> {
 }
 
 /// Whether the node can evaluate and inject everything that this build can ask for. What it can't do, it must not get.
-pub(super) fn is_whole(known: &[String]) -> bool {
+pub(in super::super) fn is_whole(known: &[String]) -> bool {
     features::ALL.iter().all(|feature| known.iter().any(|k| k == feature))
 }
 
@@ -81,6 +87,20 @@ pub(super) async fn catch_up(inner: &Inner, revision: Revision) -> Result<(), En
     let mut head = inner.feed.subscribe();
     let caught_up = timeout(CATCH_UP, head.wait_for(|head| *head >= revision)).await;
     caught_up.map_err(|_| End::Store)?.map_err(|_| End::Store).map(drop)
+}
+
+/// Whether the node holds what it should at its revision, as far as that is known. If not, it starts again from a snapshot.
+fn holds_its_table(inner: &Inner, node: &NodeId, hello: &wire::Hello, check: &mut Check) -> bool {
+    let revision = hello.applied_revision;
+    if let Some(sums) = inner.snapshots.sums_at(revision, check.scope(), &inner.feed) {
+        check.restart(revision, sums);
+    }
+    let agrees = check.agrees(revision, &hello.table_hash);
+    if !agrees {
+        inner.metrics.diverged("node");
+        tracing::error!(seks.node = %node, revision, "a node came with a table that differs from what it should hold");
+    }
+    agrees
 }
 
 /// Whether deltas lead on from what the node holds. A node that holds what this store can't have is turned away.

@@ -13,15 +13,20 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     super::{
         Inner,
+        compile::Sums,
         feed::FeedDelta,
         fleet::millis,
-        item::Item,
+        item::{Body, Item},
         lease::{Barrier, ttl_left},
+        scope::Scope,
         snapshot::{Packer, Snapshot},
     },
     End, Session,
 };
 use crate::store::Revision;
+
+/// Most that one message of several deltas holds, in bytes: what comes next waits behind no more than that.
+const DELTAS_BYTES: usize = seks_proto::table::CHUNK_BYTES;
 
 /// A snapshot on its way.
 pub(super) enum Loading {
@@ -32,12 +37,16 @@ pub(super) enum Loading {
 }
 
 impl Loading {
-    pub(super) fn new(inner: &Arc<Inner>) -> Self {
+    /// For `scope`, not older than `at_least`.
+    pub(super) fn new(inner: &Arc<Inner>, scope: Scope, at_least: Revision) -> Self {
         let inner = inner.clone();
         Self::Preparing(Box::pin(async move {
             let Ok(place) = inner.loading.clone().acquire_owned().await else { return pending().await };
             let (snapshots, feed) = (inner.snapshots.clone(), inner.feed.clone());
-            let taken = tokio::task::spawn_blocking(move || snapshots.get(|revision| feed.reaches(revision))).await;
+            let taken = tokio::task::spawn_blocking(move || {
+                snapshots.get(&scope, |revision| revision >= at_least && feed.reaches(revision))
+            })
+            .await;
             match taken {
                 Ok(snapshot) => Loaded { hash: snapshot.hash.clone(), snapshot, next: 0, begun: false, _place: place },
                 Err(_) => pending().await, // the runtime is shutting down
@@ -58,6 +67,10 @@ pub(super) struct Loaded {
 impl Loaded {
     pub(super) fn revision(&self) -> Revision {
         self.snapshot.revision
+    }
+
+    pub(super) fn sums(&self) -> Sums {
+        self.snapshot.sums
     }
 }
 
@@ -89,11 +102,11 @@ impl Session {
         }
         // Before the look for a delta: what is up to `head` is found by it.
         let head = self.inner.feed.head();
-        if let Some(delta) = self.inner.feed.next(self.sent).map_err(|_| End::Behind)? {
-            return Ok(Pending::Delta(delta));
-        }
-        if self.loading.is_some() {
-            return Ok(Pending::Chunk);
+        let delta = self.inner.feed.next(self.sent).map_err(|_| End::Behind)?;
+        match delta {
+            Some(delta) if self.loading.is_none() || !self.chunk_is_due => return Ok(Pending::Delta(delta)),
+            _ if self.loading.is_some() => return Ok(Pending::Chunk),
+            _ => {}
         }
         let (Some(nonce), Some(barrier)) = (self.renew, *self.inner.barrier.borrow()) else {
             return Ok(Pending::Nothing);
@@ -112,23 +125,42 @@ impl Session {
     /// The message for `pending`, which is sent for certain: the session's place moves with it.
     pub(super) fn make(&mut self, pending: Pending) -> ToNode {
         match pending {
-            Pending::Delta(delta) => {
-                let changes = delta.items.iter().map(|item| match item {
-                    Item::Plain { change, .. } => change.clone(),
-                    Item::Credential(c) if self.withhold => c.withheld(),
-                    Item::Credential(c) => c.seal_to(self.inner.store.epoch(), &self.inner.sealer, &self.key),
-                });
-                self.delta(delta.revision, changes.collect())
-            }
-            Pending::Advance(head) => self.delta(head, Vec::new()),
+            Pending::Delta(first) => self.deltas(&first),
+            Pending::Advance(head) => ToNode::Delta(self.delta(head, Vec::new())),
             Pending::Grant(nonce, barrier) => self.grant(nonce, barrier),
             Pending::Begin | Pending::Chunk | Pending::Nothing => self.load(),
         }
     }
 
-    fn delta(&mut self, revision: Revision, changes: Vec<bytes::Bytes>) -> ToNode {
+    /// `first`, and what has piled up behind it.
+    fn deltas(&mut self, first: &FeedDelta) -> ToNode {
+        self.chunk_is_due = true;
+        let room = DELTAS_BYTES.saturating_sub(first.items.iter().map(Item::size).sum());
+        let more = if self.takes_deltas { self.inner.feed.after(first.revision, room) } else { Vec::new() };
+        let first = self.seal(first);
+        if more.is_empty() {
+            return ToNode::Delta(first);
+        }
+        let deltas = std::iter::once(first).chain(more.iter().map(|delta| self.seal(delta))).collect();
+        ToNode::Deltas(wire::Deltas { deltas })
+    }
+
+    /// The next delta, for this stream.
+    fn seal(&mut self, delta: &FeedDelta) -> wire::Delta {
+        let needed = delta.items.iter().filter(|item| self.check.scope().holds(&item.tenant));
+        let changes = needed.map(|item| match &item.body {
+            Body::Plain { change, .. } => change.clone(),
+            Body::Credential(c) if self.check.withholds() => c.withheld(),
+            Body::Credential(c) => c.seal_to(self.inner.store.epoch(), &self.inner.sealer, &self.key),
+        });
+        let changes = changes.collect();
+        self.check.send(delta);
+        self.delta(delta.revision, changes)
+    }
+
+    fn delta(&mut self, revision: Revision, changes: Vec<bytes::Bytes>) -> wire::Delta {
         let previous = std::mem::replace(&mut self.sent, revision);
-        ToNode::Delta(wire::Delta { epoch: self.epoch(), previous, revision, changes })
+        wire::Delta { epoch: self.epoch(), previous, revision, changes }
     }
 
     fn grant(&mut self, nonce: u64, barrier: Barrier) -> ToNode {
@@ -143,6 +175,7 @@ impl Session {
 
     /// The next part of the snapshot.
     fn load(&mut self) -> ToNode {
+        self.chunk_is_due = false;
         let epoch = self.epoch();
         let Some(Loading::Sending(loaded)) = &mut self.loading else {
             return ToNode::Fence(wire::Fence { epoch, reason: "out of step".into() }); // `pending` says otherwise
@@ -181,7 +214,7 @@ impl Session {
         let range = snapshot.groups.get(group).cloned().unwrap_or_default();
         let mut packer = Packer::default();
         for credential in snapshot.credentials.get(range).unwrap_or_default() {
-            packer.add(&match self.withhold {
+            packer.add(&match self.check.withholds() {
                 true => credential.withheld(),
                 false => credential.seal_to(self.inner.store.epoch(), &self.inner.sealer, &self.key),
             });

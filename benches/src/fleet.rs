@@ -1,0 +1,74 @@
+//! What a fleet costs: a thousand nodes on one replica, on one machine.
+//!
+//! The replica is `seks-control-plane` itself. The nodes are the data plane's own [`Sync`](seks_data_plane::sync::Sync) and
+//! [`Table`](seks_data_plane::table::Table), each with its own certificate, TLS connection and stream, many in this process; what
+//! they lack is a proxy in front. `benches/run-fleet` builds and runs it; `benches/README.md` has the last figures.
+
+pub mod churn;
+pub mod fan_out;
+pub mod load;
+pub mod nodes;
+pub mod replica;
+pub mod restart;
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+/// What to measure.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+    /// The `seks-control-plane` binary under test
+    #[arg(long, global = true, default_value = "seks-control-plane")]
+    control_plane: PathBuf,
+    /// The `seks-data-plane` binary under test
+    #[arg(long, global = true, default_value = "seks-data-plane")]
+    data_plane: PathBuf,
+    /// Nodes in this process
+    #[arg(long, global = true, default_value_t = 1000)]
+    nodes: usize,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+enum What {
+    /// From `token revoke` to the last node's acknowledgement
+    FanOut(fan_out::Args),
+    /// Time and memory to load many tokens, at a replica and at a node
+    Load(load::Args),
+    /// Many changes a second to all nodes: does their lag grow?
+    Churn(churn::Args),
+    /// A replica is killed and started again: when is every node back, and did a lease lapse?
+    Restart(restart::Args),
+}
+
+/// Measures, and prints lines of a table.
+pub async fn run(args: Args) {
+    let world = World { control_plane: args.control_plane, data_plane: args.data_plane, nodes: args.nodes };
+    match args.what {
+        What::FanOut(args) => fan_out::run(&world, args).await,
+        What::Load(args) => load::run(&world, args).await,
+        What::Churn(args) => churn::run(&world, args).await,
+        What::Restart(args) => restart::run(&world, args).await,
+    }
+}
+
+/// What is under test.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// `seks-control-plane`.
+    pub control_plane: PathBuf,
+    /// `seks-data-plane`.
+    pub data_plane: PathBuf,
+    /// How many nodes.
+    pub nodes: usize,
+}
+
+/// The value below which a share of all lies.
+#[must_use]
+pub fn percentile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let at = (values.len() as f64 * share).ceil() as usize;
+    values.get(at.saturating_sub(1)).copied().unwrap_or(0.0)
+}

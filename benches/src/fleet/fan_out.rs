@@ -1,0 +1,67 @@
+//! From `token revoke` to the last node's acknowledgement.
+
+use std::time::{Duration, Instant};
+
+use seks_proto::wire::{self, node_enforcement::State};
+
+use super::{World, nodes, percentile, replica::Site};
+use crate::sys;
+
+/// How often.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Tokens to revoke, one after the other
+    #[arg(long, default_value_t = 300)]
+    revocations: usize,
+    /// Milliseconds between two
+    #[arg(long, default_value_t = 50)]
+    pause: u64,
+}
+
+pub(super) async fn run(world: &World, args: Args) {
+    let mut site = Site::furnished(&world.control_plane).await;
+    site.fill(args.revocations).await;
+    let replica = site.start().await;
+    let mut client = site.client(replica.admin).await;
+    let begun = Instant::now();
+    let identities = nodes::enrol(&client, replica.nodes, world.nodes, &site.path("nodes")).await;
+    let enrolled = begun.elapsed();
+    let begun = Instant::now();
+    let nodes = nodes::start(identities, replica.nodes).await;
+    println!(
+        "{} nodes enrolled in {:.1} s, all with table and lease {:.1} s later; replica {} MiB",
+        nodes.len(),
+        enrolled.as_secs_f64(),
+        begun.elapsed().as_secs_f64(),
+        sys::rss_kib(replica.pid()) / 1024
+    );
+    let (mut last_ack, mut median_ack, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+    let (cpu, wall) = (sys::cpu(replica.pid()), Instant::now());
+    for n in 0..args.revocations {
+        tokio::time::sleep(Duration::from_millis(args.pause)).await;
+        let request = wire::DeleteRequest {
+            tenant: super::replica::TENANT.into(),
+            name: format!("tok-{n:016x}"),
+            wait: Some(wire::Wait::default()),
+        };
+        let begun = Instant::now();
+        let answer = client.revoke_token(request).await.unwrap().into_inner().enforcement.unwrap();
+        whole.push(begun.elapsed().as_secs_f64() * 1000.0);
+        let applied: Vec<_> = answer.nodes.iter().filter(|node| node.state() == State::Applied).collect();
+        assert!(answer.enforced && applied.len() == nodes.len(), "{} of {} nodes", applied.len(), nodes.len());
+        let mut each: Vec<f64> = applied.iter().map(|node| node.ms as f64).collect();
+        median_ack.push(percentile(&mut each, 0.5));
+        last_ack.push(percentile(&mut each, 1.0));
+    }
+    let cpu = (sys::cpu(replica.pid()) - cpu).as_secs_f64() / wall.elapsed().as_secs_f64();
+    println!("| ms | p50 | p99 | max |\n|---|---|---|---|");
+    for (name, values) in [
+        ("call of RevokeToken until it says enforced", &mut whole),
+        ("commit seen to last node's ack", &mut last_ack),
+        ("commit seen to median node's ack", &mut median_ack),
+    ] {
+        let at = [0.5, 0.99, 1.0].map(|share| percentile(values, share));
+        println!("| {name} | {:.1} | {:.1} | {:.1} |", at[0], at[1], at[2]);
+    }
+    println!("replica: {cpu:.2} cores meanwhile, {} MiB", sys::rss_kib(replica.pid()) / 1024);
+}

@@ -1,0 +1,93 @@
+//! A replica is killed and started again, and all of its nodes come back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{
+    World,
+    nodes::{self, Node},
+    replica::Site,
+};
+
+/// How often.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Restarts
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Tokens in the store
+    #[arg(long, default_value_t = 1000)]
+    tokens: usize,
+}
+
+pub(super) async fn run(world: &World, args: Args) {
+    let mut site = Site::furnished(&world.control_plane).await;
+    site.fill(args.tokens).await;
+    let mut replica = site.start().await;
+    let client = site.client(replica.admin).await;
+    let identities = nodes::enrol(&client, replica.nodes, world.nodes, &site.path("nodes")).await;
+    let nodes = Arc::new(nodes::start(identities, replica.nodes).await);
+    println!(
+        "| restart | serving after | last node back after | snapshots | nodes whose lease lapsed |\n|---|---|---|---|---|"
+    );
+    for round in 1..=args.rounds {
+        let lapses = Lapses::watch(Arc::clone(&nodes));
+        let before: Vec<_> = nodes.iter().map(|node| node.sync.status()).collect();
+        let begun = Instant::now();
+        drop(replica);
+        replica = site.start().await;
+        let serving = begun.elapsed();
+        nodes::until("every node is back", || {
+            nodes.iter().zip(&before).all(|(node, before)| {
+                let now = node.sync.status();
+                now.connected.is_some() && now.streams > before.streams
+            })
+        })
+        .await;
+        let back = begun.elapsed();
+        let snapshots: u64 =
+            nodes.iter().zip(&before).map(|(node, before)| node.sync.status().snapshots - before.snapshots).sum();
+        // A lease that isn't renewed after all would end within this.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        println!("| {round} | {serving:.2?} | {back:.2?} | {snapshots} | {} |", lapses.count());
+    }
+}
+
+/// Looks at every lease all the time.
+struct Lapses {
+    lapsed: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Lapses {
+    fn watch(nodes: Arc<Vec<Node>>) -> Self {
+        let (lapsed, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counted, stopped) = (Arc::clone(&lapsed), Arc::clone(&stop));
+        tokio::spawn(async move {
+            let mut seen = vec![false; nodes.len()];
+            while !stopped.load(Relaxed) {
+                for (node, seen) in nodes.iter().zip(&mut seen) {
+                    *seen |= !node.table.lease().valid();
+                }
+                counted.store(seen.iter().filter(|seen| **seen).count(), Relaxed);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        Self { lapsed, stop }
+    }
+
+    fn count(&self) -> usize {
+        self.lapsed.load(Relaxed)
+    }
+}
+
+impl Drop for Lapses {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+    }
+}

@@ -1,0 +1,114 @@
+//! Variables about the way to the node: what must not stand in it, and what must be trusted on it.
+
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::PathBuf,
+};
+
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+
+use super::Variables;
+use crate::{
+    error::{CliError, Result},
+    files::{read_text, write_public},
+};
+
+/// Where HTTP clients read that they shall use a proxy.
+const PROXIES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
+/// Where they read for which hosts they shall not. Clients disagree about the case.
+const EXCEPTIONS: [&str; 2] = ["NO_PROXY", "no_proxy"];
+
+/// Where clients read their roots: OpenSSL, Go and httpx, Python's requests, curl, Node (in addition to its own), AWS, git.
+const ROOTS: [&str; 6] =
+    ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO"];
+/// Where systems keep theirs: Debian and Alpine, Fedora, macOS and BSD, SUSE.
+const MACHINE: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+];
+
+/// A proxy that the environment names would be sent the token: the node at `authority` (`HOST[:PORT]`) is excepted.
+pub(super) fn without_another_proxy(authority: &str, environment: impl Fn(&str) -> Option<String>) -> Variables {
+    let set = |name: &&str| environment(name).is_some_and(|value| !value.is_empty());
+    if !PROXIES.iter().any(&set) {
+        return Variables::new();
+    }
+    let known = EXCEPTIONS.iter().find(|name| set(name)).and_then(|name| environment(name)).unwrap_or_default();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let host = host.trim_matches(['[', ']']);
+    let listed = known.split(',').any(|entry| entry.trim() == host);
+    let hosts = match known.as_str() {
+        "" => host.to_owned(),
+        known if listed => known.to_owned(),
+        known => format!("{known},{host}"),
+    };
+    EXCEPTIONS.iter().map(|name| ((*name).to_owned(), hosts.clone())).collect()
+}
+
+/// The variables name one file that holds the machine's roots and these: most clients replace their roots by what is named.
+///
+/// # Errors
+/// When these are no certificates, or the file can't be written.
+pub(super) fn trusting(pem: &str) -> Result<Variables> {
+    let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).peekable();
+    if certificates.peek().is_none() || certificates.any(|c| c.is_err()) {
+        return Err(CliError::usage("--proxy-ca", "holds no certificates in PEM"));
+    }
+    let own = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let machine = own.into_iter().chain(MACHINE.iter().map(PathBuf::from)).find(|path| path.is_file());
+    let roots = machine.as_deref().map(read_text).transpose()?.unwrap_or_default();
+    let file = write_once(&format!("{}\n{pem}", roots.trim_end()))?;
+    Ok(ROOTS.iter().map(|name| ((*name).to_owned(), file.display().to_string())).collect())
+}
+
+/// The same text is always in the same file of the user's cache; a reader never sees half of one.
+fn write_once(text: &str) -> Result<PathBuf> {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let folder = cache.unwrap_or_else(std::env::temp_dir).join("seks");
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let file = folder.join(format!("roots-{:016x}.pem", hasher.finish()));
+    if fs::read(&file).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(file);
+    }
+    fs::create_dir_all(&folder).map_err(|e| CliError::file(&folder, &e))?;
+    write_public(&file, text.as_bytes())?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no_proxy(authority: &str, environment: &[(&str, &str)]) -> Option<String> {
+        let get = |name: &str| Some((*environment.iter().find(|(n, _)| *n == name)?.1).to_owned());
+        let variables = without_another_proxy(authority, get);
+        assert_eq!(variables.get("NO_PROXY"), variables.get("no_proxy"));
+        variables.get("NO_PROXY").cloned()
+    }
+
+    #[test]
+    fn a_proxy_of_the_environment_never_gets_the_token() {
+        let proxy = ("HTTPS_PROXY", "http://proxy.corp:3128");
+        assert_eq!(no_proxy("127.0.0.1:8300", &[]), None);
+        assert_eq!(no_proxy("127.0.0.1:8300", &[("https_proxy", "")]), None);
+        assert_eq!(no_proxy("127.0.0.1:8300", &[proxy]).unwrap(), "127.0.0.1");
+        assert_eq!(no_proxy("broker.example", &[("all_proxy", "socks5://x")]).unwrap(), "broker.example");
+        assert_eq!(no_proxy("[::1]:8300", &[proxy, ("no_proxy", "corp, 10.0.0.1")]).unwrap(), "corp, 10.0.0.1,::1");
+        assert_eq!(no_proxy("h:1", &[proxy, ("NO_PROXY", "a, h")]).unwrap(), "a, h", "once is enough");
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_refused() {
+        for bad in ["", "nonsense", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"] {
+            assert!(trusting(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! `seks service test`: one harmless call with the stored credential, to learn whether the key works.
+//!
+//! The call takes the way of an agent's: through a node, with a token of its own, so that what is tested is the injection
+//! that agents get, from where they get it.
+
+mod call;
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use seks_proto::{
+    catalogue,
+    id::TokenId,
+    service::probe::{Probe, Verdict},
+    wire,
+};
+use serde::Serialize;
+
+use self::call::{Answer, Proxy};
+use crate::{
+    args::Global,
+    client::Client,
+    commands::{change::Waiting, env::ProxyArgs, token},
+    error::{CliError, Exit, Result},
+    output::{View, notice},
+};
+
+/// What is tested, and how.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// The service
+    name: String,
+    /// The credential to test, where the service has several
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    credential: String,
+    /// The call to make, like "GET /v1/models" [default: the catalogue's]
+    #[arg(long, value_name = "CALL")]
+    call: Option<String>,
+    /// The agent to make it as [default: one of its own, deleted afterwards]
+    #[arg(long)]
+    agent: Option<String>,
+    /// The way to the proxy.
+    #[command(flatten)]
+    proxy: ProxyArgs,
+}
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  seks service test openai
+  seks service test openai --credential team-key -o json
+  seks service test tickets --call 'GET /v2/me'
+
+Exit codes: 0 the key works, 4 the upstream refuses it, 6 the upstream (or the control plane) can't be reached,
+1 the answer doesn't say, or the broker refused the call";
+
+/// How long the token lives if it can't be revoked.
+const TTL: Duration = Duration::from_secs(60);
+/// Longest text of an upstream that is shown.
+const SHOWN: usize = 200;
+
+/// What came of it.
+#[derive(Serialize)]
+struct TestView {
+    service: String,
+    credential: String,
+    call: String,
+    /// `valid`, `rejected`, `unreachable`, `unclear`, `refused`.
+    result: &'static str,
+    status: u16,
+    /// The broker's CODE, when it is the broker that answered.
+    code: Option<String>,
+    message: String,
+    ms: u64,
+    request_id: Option<String>,
+}
+
+impl View for TestView {
+    const COLUMNS: &'static [&'static str] = &["service", "credential", "call", "result", "status", "message"];
+    fn row(&self) -> Vec<String> {
+        let status = self.status.to_string();
+        let (service, credential) = (self.service.clone(), self.credential.clone());
+        vec![service, credential, self.call.clone(), self.result.into(), status, self.message.clone()]
+    }
+}
+
+/// Makes the call.
+///
+/// # Errors
+/// See [`crate::error`]; a key that doesn't work is one.
+pub(super) async fn run(global: &Global, args: TestArgs) -> Result<()> {
+    let client = global.connect().await?;
+    let what = format!("service `{}`", args.name);
+    let service = client.call(&what, client.rpc().get_service(client.named(&args.name))).await?;
+    let (call, probe) = probe(&service, args.call)?;
+    let grant = wire::Grant { service: args.name, credential: args.credential };
+    let mut tester = Tester::new(&client, args.agent).await?;
+    let tested = tokio::select! {
+        tested = tester.call(&client, &service, &grant, &probe, &args.proxy, global.timeout) => tested,
+        _ = tokio::signal::ctrl_c() => Err(CliError::new(Exit::Failed, &what, "interrupted")),
+    };
+    tester.clean_up(&client).await;
+    let (credential, answer, ms) = tested?;
+    let view = TestView::new(&grant.service, credential, call, &probe, answer, ms);
+    global.output().one(&view)?;
+    view.outcome(&what)
+}
+
+/// The call that the operator, the service or the catalogue's present entry names.
+fn probe(service: &wire::Service, told: Option<String>) -> Result<(String, Probe)> {
+    let own = Some(service.test.clone()).filter(|t| !t.is_empty());
+    let entry = || catalogue::find(&service.catalogue).map(|entry| entry.service.test.clone());
+    let text = told.or(own).or_else(entry).unwrap_or_default();
+    let parsed = Probe::parse(&text).map_err(|e| CliError::usage("--call", e))?;
+    let probe = parsed.ok_or_else(|| {
+        CliError::usage(format!("service `{}`", service.name), "it has no call to test it with")
+            .hint("say one that changes nothing: --call 'GET /v1/me', or `test = \"GET /v1/me\"` in the service's file")
+    })?;
+    let call = format!("{} {}", probe.method, probe.target);
+    Ok((call, probe))
+}
+
+/// Who makes the call, and what has to be undone afterwards.
+struct Tester {
+    agent: String,
+    /// An agent of ours: deleting it revokes its tokens.
+    temporary: bool,
+    /// The token's id, once it is issued.
+    token: String,
+}
+
+impl Tester {
+    async fn new(client: &Client, agent: Option<String>) -> Result<Self> {
+        let temporary = agent.is_none();
+        let id = TokenId::generate().map_err(|e| CliError::new(Exit::Failed, "agent", e))?; // for its randomness
+        let agent = agent.unwrap_or_else(|| id.as_str().replace("tok-", "service-test-"));
+        if temporary {
+            let request =
+                wire::CreateAgentRequest { tenant: client.tenant(), name: agent.clone(), ..Default::default() };
+            client.call(&format!("agent `{agent}`"), client.rpc().create_agent(request)).await?;
+        }
+        Ok(Self { agent, temporary, token: String::new() })
+    }
+
+    /// Issues the token, makes the call; the credential's name, the answer and how long it took.
+    async fn call(
+        &mut self,
+        client: &Client,
+        service: &wire::Service,
+        grant: &wire::Grant,
+        probe: &Probe,
+        proxy: &ProxyArgs,
+        timeout: Duration,
+    ) -> Result<(String, Answer, u64)> {
+        let request = token::request(client, self.agent.clone(), vec![grant.clone()], TTL, Waiting::default())?;
+        let issued = token::issue(client, request).await?;
+        let mut made = issued.token.unwrap_or_default();
+        self.token.clone_from(&made.id);
+        let granted = made.grants.pop().unwrap_or_default();
+        let proxy = Proxy::new(&proxy.base(client, &issued.base_url)?, proxy)?;
+        let sent = Instant::now();
+        let answer = proxy.call(service, probe, &issued.secret, timeout).await?;
+        Ok((granted.credential, answer, u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    async fn clean_up(&self, client: &Client) {
+        let (mut rpc, what) = (client.rpc(), format!("agent `{}`", self.agent));
+        let done = match self.token.as_str() {
+            _ if self.temporary => client.change(&what, rpc.delete_agent(client.delete(&self.agent, false))).await,
+            "" => return,
+            token => client.change(&what, rpc.revoke_token(client.delete(token, false))).await,
+        };
+        if let Err(error) = done {
+            notice(&format!("warning: not cleaned up: {error}"));
+        }
+    }
+}
+
+impl TestView {
+    fn new(service: &str, credential: String, call: String, probe: &Probe, answer: Answer, ms: u64) -> Self {
+        let refusal = answer.refusal();
+        let (result, message) = match &refusal {
+            Some(refusal) if refusal.code.starts_with("upstream_") => ("unreachable", refusal.detail.clone()),
+            Some(refusal) => ("refused", refusal.detail.clone()),
+            None => match probe.verdict(answer.status, &answer.body) {
+                Verdict::Valid => ("valid", "the upstream takes the key".into()),
+                Verdict::Rejected => ("rejected", answer.excerpt(SHOWN)),
+                Verdict::Unclear => ("unclear", answer.excerpt(SHOWN)),
+            },
+        };
+        Self {
+            service: service.into(),
+            credential,
+            call,
+            result,
+            status: answer.status,
+            code: refusal.map(|refusal| refusal.code),
+            message,
+            ms,
+            request_id: answer.request_id,
+        }
+    }
+
+    fn outcome(&self, what: &str) -> Result<()> {
+        let status = self.status;
+        let fail = |exit, why: String| Err(CliError::new(exit, what, why));
+        match self.result {
+            "valid" => Ok(()),
+            "rejected" => fail(Exit::NotPermitted, format!("the upstream refuses the key ({status})")),
+            "unreachable" => fail(Exit::Unreachable, self.message.clone()),
+            "refused" => {
+                Err(CliError::new(Exit::Failed, what, format!("the broker refuses the call: {}", self.message))
+                    .hint("--agent NAME makes it as an agent that the policies permit it to"))
+            }
+            _ => Err(CliError::new(
+                Exit::Failed,
+                what,
+                format!("the answer ({status}) doesn't say whether the key works"),
+            )
+            .hint("--call 'GET /path' makes another call")),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Who answers for which node's lease, and what follows for a change.
+
+use super::*;
+
+const TTL: Duration = Duration::from_secs(10);
+
+fn id(name: &str) -> NodeId {
+    name.parse().unwrap()
+}
+
+fn hello(region: &str) -> wire::Hello {
+    wire::Hello { region: region.into(), ..Default::default() }
+}
+
+fn record(replica: &str) -> wire::Node {
+    wire::Node { region: "eu".into(), replica: replica.into(), lease_ttl_ms: 10_000, ..Default::default() }
+}
+
+/// A fleet of the replica `me`, without nodes.
+fn fleet() -> Fleet {
+    let fleet = Fleet::new(Vec::new(), TTL);
+    fleet.enlist("me".parse().unwrap());
+    fleet
+}
+
+/// As [`fleet`], with the node `a` on stream 1, which it answers for since revision 5.
+fn with_a() -> Fleet {
+    let fleet = fleet();
+    fleet.join(&id("a"), 1, &hello("eu"));
+    let record = to_record(&fleet, "a").unwrap();
+    fleet.recorded(&id("a"), &record, 5);
+    fleet
+}
+
+fn to_record(fleet: &Fleet, name: &str) -> Option<wire::Node> {
+    fleet.to_record(&id(name), TTL, |revision| revision)
+}
+
+fn standing(fleet: &Fleet, name: &str, revision: Revision, bound: BootInstant) -> Standing {
+    let all = fleet.standings(revision, bound, |_| Standing::Outstanding);
+    all.into_iter().find(|(node, ..)| *node == id(name)).unwrap().2
+}
+
+fn later() -> BootInstant {
+    BootInstant::now().plus(Duration::from_secs(60))
+}
+
+#[test]
+fn an_ack_counts_for_the_stream_that_speaks_for_the_node() {
+    let fleet = fleet();
+    let old = fleet.join(&id("a"), 1, &hello("eu"));
+    assert!(fleet.grant(&id("a"), 1, later()) && fleet.ack(&id("a"), 1, 5));
+    assert!(matches!(standing(&fleet, "a", 5, later()), Standing::Applied(_)));
+    assert_eq!(standing(&fleet, "a", 6, later()), Standing::Outstanding);
+    let new = fleet.join(&id("a"), 2, &hello("eu"));
+    assert!(old.is_cancelled() && !new.is_cancelled());
+    assert!(!fleet.ack(&id("a"), 1, 9) && !fleet.grant(&id("a"), 1, later()));
+    assert_eq!(standing(&fleet, "a", 5, later()), Standing::Outstanding, "the new stream has said nothing yet");
+    fleet.leave(&id("a"), 1);
+    assert_eq!(fleet.streams(), 1, "the old stream's end isn't the new one's");
+}
+
+#[test]
+fn a_node_is_done_with_a_change_when_it_has_applied_it_or_its_lease_is_over() {
+    let fleet = fleet();
+    fleet.join(&id("a"), 1, &hello("eu"));
+    let past = BootInstant::now();
+    assert!(matches!(standing(&fleet, "a", 5, later()), Standing::LeaseExpired(_)), "it never had one");
+    assert!(fleet.grant(&id("a"), 1, later()));
+    fleet.leave(&id("a"), 1);
+    assert_eq!(standing(&fleet, "a", 5, later()), Standing::Outstanding, "gone, but it may still serve");
+    assert!(matches!(standing(&fleet, "a", 5, past), Standing::LeaseExpired(_)), "every old lease has ended");
+}
+
+#[test]
+fn a_node_is_recorded_before_its_first_lease_and_when_what_matters_changes() {
+    let fleet = Fleet::new(Vec::new(), TTL);
+    fleet.join(&id("a"), 1, &hello("eu"));
+    assert!(to_record(&fleet, "a").is_none(), "not before we are registered");
+    fleet.enlist("me".parse().unwrap());
+    let record = to_record(&fleet, "a").unwrap();
+    assert_eq!((record.id.as_str(), record.region.as_str(), record.replica.as_str()), ("a", "eu", "me"));
+    assert!(record.lease_ttl_ms == 10_000 && !fleet.may_grant(&id("a"), TTL, 99));
+    fleet.recorded(&id("a"), &record, 7);
+    assert!(to_record(&fleet, "a").is_none());
+    assert!(fleet.may_grant(&id("a"), TTL, 7) && !fleet.may_grant(&id("a"), TTL, 6));
+    assert_eq!(fleet.to_record(&id("a"), TTL * 2, |r| r).unwrap().lease_ttl_ms, 20_000);
+    fleet.join(&id("a"), 2, &hello("us"));
+    assert!(to_record(&fleet, "a").is_some() && !fleet.may_grant(&id("a"), TTL, 99));
+}
+
+#[test]
+fn of_a_node_elsewhere_its_replica_speaks() {
+    let fleet = fleet();
+    fleet.learn(id("a"), Some(record("r2")), 3);
+    let at = BootInstant::now();
+    let of = |standing: Standing| {
+        let elsewhere = |replica: &str| if replica == "r2" { standing } else { Standing::Outstanding };
+        fleet.standings(5, later(), elsewhere)[0].2
+    };
+    assert_eq!((of(Standing::Outstanding), of(Standing::Applied(at))), (Standing::Outstanding, Standing::Applied(at)));
+    assert_eq!(fleet.watermark(9, 0, |r| r), 9, "it is not ours to answer for");
+    let list = fleet.list(9, 9, |replica| (replica == "r2").then_some(7));
+    assert_eq!((list[0].connected, list[0].applied_revision, list[0].lag), (true, 7, 2));
+    let list = fleet.list(9, 9, |_| None);
+    assert!(!list[0].connected && list[0].lease_remaining_ms == 0);
+}
+
+#[test]
+fn a_node_that_has_moved_is_forgotten_with_its_lease_and_what_is_left_here_is_fenced() {
+    let fleet = fleet();
+    let stream = fleet.join(&id("a"), 1, &hello("eu"));
+    let ours = to_record(&fleet, "a").unwrap();
+    fleet.recorded(&id("a"), &ours, 5);
+    assert!(fleet.grant(&id("a"), 1, later()) && fleet.ack(&id("a"), 1, 6));
+    assert_eq!((fleet.watermark(6, 0, |r| r), fleet.watermark(9, 0, |r| r)), (6, 6), "it hasn't applied 9");
+    fleet.learn(id("a"), Some(record("r2")), 4);
+    assert!(!stream.is_cancelled(), "an older record says nothing");
+    fleet.learn(id("a"), Some(record("r2")), 10);
+    assert!(stream.is_cancelled() && !fleet.ack(&id("a"), 1, 9) && !fleet.may_grant(&id("a"), TTL, 99));
+    assert_eq!(fleet.watermark(10, 0, |r| r), 10);
+    assert!(fleet.is_held(&"r2".parse().unwrap()) && !fleet.is_held(&"me".parse().unwrap()));
+}
+
+#[test]
+fn a_node_that_comes_here_is_answered_for_whatever_lease_it_brings() {
+    let fleet = fleet();
+    fleet.learn(id("a"), Some(record("r2")), 3);
+    let stream = fleet.join(&id("a"), 1, &hello("eu"));
+    fleet.learn(id("a"), Some(record("r3")), 4);
+    assert!(!stream.is_cancelled(), "the record that we are about to write comes later");
+    assert!(to_record(&fleet, "a").is_some());
+    assert_eq!(fleet.watermark(9, 0, |r| r), 0, "from before the record is written");
+    fleet.leave(&id("a"), 1);
+    assert!(fleet.has_leases(), "r2 may have granted it one a moment ago");
+}
+
+#[test]
+fn nobody_comes_in_below_what_was_promised() {
+    let fleet = fleet();
+    assert_eq!(fleet.watermark(9, 0, |r| r), 9);
+    fleet.join(&id("a"), 1, &hello("eu"));
+    fleet.ack(&id("a"), 1, 8);
+    assert!(to_record(&fleet, "a").is_none());
+    assert!(fleet.to_record(&id("a"), TTL, |_| 8).is_some(), "9 meant nothing to nodes");
+    fleet.ack(&id("a"), 1, 9);
+    assert!(to_record(&fleet, "a").is_some());
+}
+
+#[test]
+fn who_waits_to_come_in_is_not_run_away_from() {
+    let fleet = fleet();
+    fleet.join(&id("a"), 1, &hello("eu"));
+    assert_eq!(fleet.watermark(7, 0, |r| r), 7, "it has no table yet");
+    fleet.ack(&id("a"), 1, 6);
+    assert_eq!(fleet.watermark(9, 0, |r| r), 7);
+    fleet.ack(&id("a"), 1, 8);
+    assert_eq!(fleet.watermark(12, 0, |r| r), 8);
+    assert!(to_record(&fleet, "a").is_some());
+}
+
+#[test]
+fn a_stream_that_came_back_is_not_fenced_for_what_happened_while_it_was_away() {
+    let fleet = with_a();
+    fleet.leave(&id("a"), 1);
+    let back = fleet.join(&id("a"), 2, &hello("eu"));
+    fleet.learn(id("a"), Some(record("r2")), 6);
+    assert!(!back.is_cancelled() && to_record(&fleet, "a").is_some());
+}
+
+#[test]
+fn what_no_lease_from_before_is_left_of_is_passed_whoever_is_silent() {
+    let fleet = with_a();
+    assert_eq!((fleet.watermark(9, 0, |r| r), fleet.watermark(9, 7, |r| r)), (0, 7));
+    assert_eq!(fleet.watermark(9, 0, |r| r), 7, "a promise is kept");
+}
+
+#[test]
+fn a_replica_that_was_retired_grants_nothing_and_answers_for_what_it_granted() {
+    let fleet = with_a();
+    assert!(fleet.may_grant(&id("a"), TTL, 9));
+    fleet.disown_if(&"other".parse().unwrap());
+    assert!(fleet.may_grant(&id("a"), TTL, 9));
+    fleet.disown_if(&"me".parse().unwrap());
+    assert!(!fleet.may_grant(&id("a"), TTL, 9) && to_record(&fleet, "a").is_none());
+    assert_eq!(fleet.watermark(9, 0, |r| r), 0);
+    fleet.enlist("me-again".parse().unwrap());
+    assert_eq!(to_record(&fleet, "a").unwrap().replica, "me-again");
+}
+
+#[test]
+fn an_evicted_node_keeps_its_replica_waited_for_until_its_lease_has_ended() {
+    let (fleet, other) = (fleet(), "r2".parse().unwrap());
+    fleet.learn(id("a"), Some(record("r2")), 3);
+    fleet.learn(id("a"), None, 4);
+    fleet.learn(id("a"), Some(record("")), 5);
+    assert!(fleet.is_held(&other) && standing(&fleet, "a", 9, later()) == Standing::Outstanding);
+    let fleet = with_a();
+    fleet.learn(id("a"), None, 6);
+    assert!(fleet.has_leases() && !fleet.is_held(&"me".parse().unwrap()));
+}
+
+#[test]
+fn a_listing_removes_who_is_not_in_it() {
+    let fleet = Fleet::new(vec![(id("a"), record("r2"), 2), (id("b"), record("r2"), 3)], TTL);
+    fleet.reset(vec![(id("b"), record("r3"), 7)], 9);
+    assert_eq!(fleet.list(9, 9, |_| None).len(), 1);
+    assert!(fleet.is_held(&"r3".parse().unwrap()));
+}
+
+#[test]
+fn who_is_gone_with_its_lease_is_given_back() {
+    let fleet = fleet();
+    fleet.allow_for(TTL);
+    fleet.join(&id("a"), 1, &hello("eu"));
+    let ours = to_record(&fleet, "a").unwrap();
+    fleet.recorded(&id("a"), &ours, 5);
+    fleet.leave(&id("a"), 1);
+    assert!(fleet.departed().is_empty(), "it may have a lease");
+    fleet.lock().nodes.values_mut().for_each(|node| node.lease_ends = BootInstant::now());
+    assert_eq!(fleet.departed(), [id("a")]);
+}

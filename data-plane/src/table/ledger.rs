@@ -1,0 +1,107 @@
+//! What the table adds up to, kept up to date with every change: compared with the control plane's own account, so that a lost event is
+//! noticed.
+
+use std::collections::HashMap;
+
+use seks_proto::{id::TenantName, table::TableSum, token::Digest};
+
+use super::change::{Mark, MarkKind};
+
+#[derive(Default)]
+struct Account {
+    sum: TableSum,
+    records: HashMap<(MarkKind, Box<str>), TableSum>,
+}
+
+/// The sum of a generation. Only the table's writer touches it.
+#[derive(Default)]
+pub(super) struct Ledger {
+    total: TableSum,
+    tenants: HashMap<TenantName, Account>,
+    /// The table holds less than its revision says: nothing is comparable.
+    narrowed: bool,
+}
+
+impl Ledger {
+    /// `None` when the table isn't that of any revision.
+    pub(super) fn sum(&self) -> Option<TableSum> {
+        (!self.narrowed).then_some(self.total)
+    }
+
+    /// Rights were taken away ahead of the revision that does so.
+    pub(super) fn narrow(&mut self) {
+        self.narrowed = true;
+    }
+
+    pub(super) fn mark(&mut self, mark: Mark) {
+        let account = self.tenants.entry(mark.tenant).or_default();
+        let key = (mark.kind, mark.name);
+        let (old, new) = match mark.sum {
+            Some(sum) => (account.records.insert(key, sum), sum),
+            None => (account.records.remove(&key), TableSum::default()),
+        };
+        let old = old.unwrap_or_default();
+        account.sum = account.sum.minus(old).plus(new);
+        self.total = self.total.minus(old).plus(new);
+    }
+
+    /// A token has come.
+    pub(super) fn add(&mut self, tenant: &TenantName, digest: &Digest) {
+        let sum = TableSum::of_token(digest);
+        self.account(tenant, |account| *account = account.plus(sum));
+        self.total = self.total.plus(sum);
+    }
+
+    /// A token has gone.
+    pub(super) fn remove(&mut self, tenant: &TenantName, digest: &Digest) {
+        let sum = TableSum::of_token(digest);
+        self.account(tenant, |account| *account = account.minus(sum));
+        self.total = self.total.minus(sum);
+    }
+
+    /// A tenant has gone, and all that it had.
+    pub(super) fn remove_tenant(&mut self, tenant: &TenantName) {
+        if let Some(account) = self.tenants.remove(tenant) {
+            self.total = self.total.minus(account.sum);
+        }
+    }
+
+    fn account(&mut self, tenant: &TenantName, change: impl FnOnce(&mut TableSum)) {
+        // Cloning the name for each of a million tokens would be most of the work.
+        match self.tenants.get_mut(tenant) {
+            Some(account) => change(&mut account.sum),
+            None => change(&mut self.tenants.entry(tenant.clone()).or_default().sum),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(kind: MarkKind, name: &str, sum: Option<&[u8]>) -> Mark {
+        let tenant = "acme".parse().unwrap();
+        Mark { kind, tenant, name: name.into(), sum: sum.map(TableSum::of_record) }
+    }
+
+    #[test]
+    fn the_sum_is_of_what_is_there_however_it_came_to_be() {
+        let (acme, digest) = ("acme".parse().unwrap(), Digest::of(b"t"));
+        let (mut a, mut b) = (Ledger::default(), Ledger::default());
+        a.mark(mark(MarkKind::Agent, "bot", Some(b"1")));
+        a.mark(mark(MarkKind::Agent, "bot", Some(b"2")));
+        a.mark(mark(MarkKind::Service, "bot", Some(b"3")));
+        a.mark(mark(MarkKind::Service, "bot", None));
+        a.mark(mark(MarkKind::Service, "never", None));
+        a.add(&acme, &digest);
+        b.add(&acme, &digest);
+        b.mark(mark(MarkKind::Agent, "bot", Some(b"2")));
+        assert_eq!(a.sum(), b.sum());
+        a.remove(&acme, &digest);
+        assert_ne!(a.sum(), b.sum());
+        b.remove_tenant(&acme);
+        assert_eq!(b.sum(), Some(TableSum::default()));
+        b.narrow();
+        assert_eq!(b.sum(), None);
+    }
+}

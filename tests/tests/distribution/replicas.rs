@@ -1,0 +1,164 @@
+//! Two replicas on one etcd: "enforced" speaks for the nodes of both, whoever is asked.
+
+use std::time::Duration;
+
+use seks_proto::wire::node_enforcement::State;
+use seks_tests::{Etcd, Forwarder, forwarder::Mode};
+
+use super::{
+    node::TestNode,
+    replica::{LEASE, Replica, Site},
+    until,
+};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// An etcd, and two replicas on it; the wire from the second to the etcd can be cut.
+struct Pair {
+    a: Replica,
+    b: Replica,
+    wire: Forwarder,
+    site: Site,
+    _etcd: Etcd,
+}
+
+async fn pair(test: &str) -> Option<Pair> {
+    let etcd = Etcd::start(test).await?;
+    let site = Site::on_etcd(&etcd);
+    let a = site.start_as("a", &[]).await;
+    a.furnish().await;
+    let wire = Forwarder::to(etcd.address()).await;
+    let b = site.start_as("b", &[format!("http://{}", wire.address())]).await;
+    until("they know each other", || [&a, &b].iter().all(|r| r.distribution.replicas().len() == 2)).await;
+    Some(Pair { a, b, wire, site, _etcd: etcd })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_enforced_on_the_nodes_of_another_replica_without_waiting_for_a_lease() {
+    let Some(pair) = pair("a_change_is_enforced_on_the_nodes_of_another_replica").await else { return };
+    let token = pair.a.issue().await;
+    let (near, far) = (TestNode::of(&pair.a, "near").await, TestNode::of(&pair.b, "far").await);
+    until("both have the token", || near.honours(&token.digest) && far.honours(&token.digest)).await;
+    for asked in [&pair.a, &pair.b] {
+        let token = pair.a.issue().await;
+        until("both have the token", || near.honours(&token.digest) && far.honours(&token.digest)).await;
+        let revision = pair.a.revoke(&token).await;
+        let enforcement = asked.distribution.await_enforced(revision, LONG).await;
+        assert!(!near.honours(&token.digest) && !far.honours(&token.digest), "at the moment of the answer");
+        assert!(enforcement.enforced && enforcement.waited_ms < LEASE.as_millis() as u64 / 2, "{enforcement:?}");
+        assert!(enforcement.nodes.len() == 2 && enforcement.replicas.is_empty(), "{enforcement:?}");
+        assert!(enforcement.nodes.iter().all(|node| node.state() == State::Applied), "{enforcement:?}");
+    }
+    let seen = pair.a.distribution.nodes();
+    assert!(seen.iter().all(|node| node.connected && node.lease_remaining_ms > 0), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_moves_is_neither_lost_nor_waited_for() {
+    let Some(pair) = pair("a_node_that_moves_is_neither_lost_nor_waited_for").await else { return };
+    let token = pair.a.issue().await;
+    let wire = Forwarder::to(pair.a.address).await;
+    let endpoints = vec![format!("https://{}", wire.address()), pair.b.endpoint()];
+    let node = TestNode::follow(pair.a.identity("n1").await, endpoints);
+    node.ready().await;
+    // Half-open: the first replica doesn't notice.
+    wire.set(Mode::Mute);
+    until("it has moved", || node.status().connected == Some(pair.b.endpoint())).await;
+    let later = pair.a.issue().await;
+    until("it hears from the second", || node.honours(&later.digest)).await;
+    until("the first knows that it has moved", || pair.a.distribution.streams() == 0).await;
+    let revision = pair.a.revoke(&token).await;
+    let enforcement = pair.a.distribution.await_enforced(revision, LONG).await;
+    assert!(!node.honours(&token.digest) && node.honours(&later.digest), "at the moment of the answer");
+    assert!(enforcement.enforced && enforcement.waited_ms < LEASE.as_millis() as u64 / 2, "{enforcement:?}");
+    assert_eq!((node.status().snapshots, node.status().rejected), (1, 0), "the second went on where the first stopped");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_cut_off_from_the_store_is_waited_for_until_its_leases_have_ended() {
+    let Some(pair) = pair("a_replica_that_is_cut_off_from_the_store_is_waited_for").await else { return };
+    let token = pair.a.issue().await;
+    let far = TestNode::of(&pair.b, "far").await;
+    until("it has the token", || far.honours(&token.digest)).await;
+    pair.wire.set(Mode::Closed);
+    pair.wire.cut();
+    let revision = pair.a.revoke(&token).await;
+    let early = pair.a.distribution.await_enforced(revision, Duration::from_millis(200)).await;
+    assert!(!early.enforced && early.nodes[0].state() == State::Outstanding, "{early:?}");
+    assert_eq!(early.replicas, ["b"], "the timeout names who is silent");
+    let enforcement = pair.a.distribution.await_enforced(revision, LONG).await;
+    assert!(!far.honours(&token.digest), "at the moment of the answer");
+    assert!(enforcement.enforced && enforcement.nodes[0].state() == State::LeaseExpired, "{enforcement:?}");
+    // Whoever took it for dead meanwhile: it comes back as another, and serves.
+    pair.wire.set(Mode::Open);
+    far.ready().await;
+    let token = pair.a.issue().await;
+    until("it has the next token", || far.honours(&token.digest)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_silent_for_long_is_forgotten_and_comes_back_as_another() {
+    let Some(pair) = pair("a_replica_that_is_silent_for_long_is_forgotten").await else { return };
+    let names = |replica: &Replica| {
+        let ids = replica.distribution.replicas().into_iter();
+        ids.filter(|r| r.name == "b").map(|r| (r.id, r.retired)).collect::<Vec<_>>()
+    };
+    let before = names(&pair.a);
+    pair.wire.set(Mode::Closed);
+    pair.wire.cut();
+    until("its record is gone", || names(&pair.a).is_empty()).await;
+    pair.wire.set(Mode::Open);
+    until("it has registered anew", || names(&pair.a).iter().any(|(id, retired)| *id != before[0].0 && !retired)).await;
+    let node = TestNode::of(&pair.b, "n1").await;
+    let token = pair.b.issue().await;
+    until("it has the token", || node.honours(&token.digest)).await;
+    let revision = pair.b.revoke(&token).await;
+    let enforcement = pair.a.distribution.await_enforced(revision, LONG).await;
+    assert!(enforcement.enforced && !node.honours(&token.digest), "{enforcement:?}");
+    let Pair { a, b, site, .. } = pair;
+    a.stop().await;
+    b.stop().await;
+    drop(site);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_stops_hands_its_nodes_over_and_no_lease_lapses() {
+    let Some(pair) = pair("a_replica_that_stops_hands_its_nodes_over").await else { return };
+    let token = pair.a.issue().await;
+    let endpoints = vec![pair.a.endpoint(), pair.b.endpoint()];
+    let identities = [pair.a.identity("n1").await, pair.a.identity("n2").await];
+    let nodes = identities.map(|identity| TestNode::follow(identity, endpoints.clone()));
+    for node in &nodes {
+        node.ready().await;
+        until("it has the token", || node.honours(&token.digest)).await;
+        assert_eq!(node.status().connected, Some(pair.a.endpoint()));
+    }
+    let Pair { a, b, wire: _wire, site: _site, _etcd } = pair;
+    let stopping = tokio::spawn(a.stop());
+    while !stopping.is_finished() {
+        assert!(nodes.iter().all(|node| node.honours(&token.digest)), "a request would have been refused");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    until("all are with the other", || b.distribution.streams() == nodes.len()).await;
+    until("nothing is left of the one that stopped", || b.distribution.replicas().len() == 1).await;
+    let revision = b.revoke(&token).await;
+    let enforcement = b.distribution.await_enforced(revision, LONG).await;
+    assert!(enforcement.enforced && enforcement.waited_ms < LEASE.as_millis() as u64 / 2, "{enforcement:?}");
+    assert!(nodes.iter().all(|node| !node.honours(&token.digest) && node.status().snapshots == 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_returns_to_a_nearer_control_plane_that_is_back() {
+    let Some(pair) = pair("a_node_returns_to_a_nearer_control_plane").await else { return };
+    let near = Forwarder::to(pair.a.address).await;
+    let endpoint = format!("https://{}", near.address());
+    near.set(Mode::Closed);
+    let node = TestNode::follow(pair.a.identity("n1").await, vec![endpoint.clone(), pair.b.endpoint()]);
+    node.ready().await;
+    assert_eq!(node.status().connected, Some(pair.b.endpoint()));
+    near.set(Mode::Open);
+    until("it is with the nearer one", || node.status().connected.as_ref() == Some(&endpoint)).await;
+    let token = pair.b.issue().await;
+    until("it goes on", || node.honours(&token.digest)).await;
+    assert_eq!((node.status().snapshots, node.status().rejected), (1, 0));
+}
