@@ -52,6 +52,10 @@ struct NodeState {
     acks: VecDeque<(Revision, BootInstant)>,
     /// No lease that it may hold, and that we answer for, outlives this.
     lease_ends: BootInstant,
+    /// Records of it that we are writing. Until it is known what has become of one it may come to stand at any moment, however
+    /// long that takes (a slow store, a process that was stopped in between), and with it we answer for the lease that the node
+    /// has from another: nothing is promised meanwhile that the node hasn't applied.
+    writing: u32,
     /// Its record is gone, and until then it may have a lease that this replica answers for.
     lingers: Option<(String, BootInstant)>,
 }
@@ -222,15 +226,31 @@ impl Fleet {
             return None;
         }
         node.hold(BootInstant::now().plus(with_skew(*longest)));
+        node.writing += 1;
         node.answered = node.stream.as_ref().map(|(stream, _)| *stream);
         let (replica, lease_ttl_ms) = (me.to_string(), ttl.max(node.record.lease_ttl_ms));
         Some(wire::Node { replica, lease_ttl_ms, ..node.record.clone() })
     }
 
-    /// `record` is in the store since `revision`.
+    /// It isn't known to have been written what [`to_record`](Self::to_record) gave: should it have been, it is now at the latest.
+    pub(super) fn unrecorded(&self, id: &NodeId) {
+        let mut state = self.lock();
+        let State { nodes, longest, .. } = &mut *state;
+        if let Some(node) = nodes.get_mut(id) {
+            node.writing = node.writing.saturating_sub(1);
+            node.hold(BootInstant::now().plus(with_skew(*longest)));
+        }
+        drop(state);
+        self.notify();
+    }
+
+    /// `record`, from [`to_record`](Self::to_record), is in the store since `revision`.
     pub(super) fn recorded(&self, id: &NodeId, record: &wire::Node, revision: Revision) {
         let mut state = self.lock();
         let State { nodes, me, longest, .. } = &mut *state;
+        if let Some(node) = nodes.get_mut(id) {
+            node.writing = node.writing.saturating_sub(1);
+        }
         if let Some(node) = nodes.get_mut(id).filter(|node| revision > node.stored) {
             node.stored = revision;
             node.record.replica.clone_from(&record.replica);
@@ -280,9 +300,7 @@ impl Fleet {
         let now = BootInstant::now();
         let mut state = self.lock();
         // Whom the store has forgotten, and who can't serve any more, is of no interest.
-        state
-            .nodes
-            .retain(|_, n| n.stored > 0 || n.stream.is_some() || n.lease_ends > now || n.lingers_at(now).is_some());
+        state.nodes.retain(|_, n| n.stored > 0 || n.stream.is_some() || n.ends() > now || n.lingers_at(now).is_some());
         let me = state.me.as_ref().map_or("", ReplicaId::as_str);
         let standing = |node: &NodeState| match (node.standing(effective, bound, now), node.host(now)) {
             // Nothing of its leases is ours to answer for: whoever does knows more.
@@ -305,7 +323,7 @@ impl Fleet {
         let mut state = self.lock();
         // Who has a table and waits to be answered for holds the promise where it can be reached.
         let waits = |node: &NodeState| node.stream.is_some() && node.recorded.is_none() && node.acked > 0;
-        let ends = |node: &NodeState| if waits(node) { FOREVER } else { node.lease_ends };
+        let ends = |node: &NodeState| if waits(node) { FOREVER } else { node.ends() };
         let holders = state.nodes.values().map(|node| (node.acked, ends(node)));
         let low = rules::watermark(holders, head, effective(head), now);
         state.promised = state.promised.max(low).max(settled);
@@ -409,6 +427,7 @@ impl NodeState {
             acked: 0,
             acks: VecDeque::new(),
             lease_ends: NEVER,
+            writing: 0,
             lingers: None,
         }
     }
@@ -465,6 +484,11 @@ impl NodeState {
     /// Not one that has enrolled and was never granted a lease.
     fn may_have_served(&self, now: BootInstant) -> bool {
         self.record.lease_ttl_ms > 0 || self.stream.is_some() || self.lease_ends > now || self.lingers_at(now).is_some()
+    }
+
+    /// Until when we may answer for a lease of it.
+    fn ends(&self) -> BootInstant {
+        if self.writing > 0 { FOREVER } else { self.lease_ends }
     }
 
     fn hold(&mut self, until: BootInstant) {

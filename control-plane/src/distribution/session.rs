@@ -339,14 +339,21 @@ impl Session {
         let effective = |revision| self.inner.feed.effective(revision);
         let record = self.inner.fleet.to_record(&self.node, self.inner.config.lease, effective)?;
         let (inner, node) = (self.inner.clone(), self.node.clone());
-        Some(Box::pin(async move {
+        // A task of its own: however this stream ends, the fleet hears what became of the write.
+        let write = tokio::spawn(async move {
             match inner.registry.see_node(&node, &record).await {
                 Ok(revision) => {
                     inner.fleet.recorded(&node, &record, revision);
                     inner.hurry.notify_one();
                 }
-                Err(error) => tracing::warn!(seks.node = %node, %error, "a node can't be recorded; it gets no lease"),
+                Err(error) => {
+                    tracing::warn!(seks.node = %node, %error, "a node can't be recorded; it gets no lease");
+                    inner.fleet.unrecorded(&node);
+                }
             }
+        });
+        Some(Box::pin(async move {
+            let _ = write.await; // a panic in there has been reported
         }))
     }
 

@@ -220,3 +220,16 @@ fn who_is_gone_with_its_lease_is_given_back() {
     fleet.lock().nodes.values_mut().for_each(|node| node.lease_ends = BootInstant::now());
     assert_eq!(fleet.departed(), [id("a")]);
 }
+
+#[test]
+fn nothing_is_promised_while_it_is_unknown_whether_we_answer_for_a_node() {
+    let fleet = Fleet::new(Vec::new(), Duration::ZERO); // a hold lapses at once, as it does in a process that is stopped for long
+    fleet.enlist("me".parse().unwrap());
+    fleet.join(&id("a"), 1, &hello("eu"));
+    assert!(fleet.ack(&id("a"), 1, 3));
+    assert!(fleet.to_record(&id("a"), TTL, |revision| revision).is_some());
+    fleet.leave(&id("a"), 1);
+    assert_eq!(fleet.watermark(9, 0, |revision| revision), 3, "the write may still arrive");
+    fleet.unrecorded(&id("a"));
+    assert_eq!(fleet.watermark(9, 0, |revision| revision), 9);
+}
