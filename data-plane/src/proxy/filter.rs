@@ -99,7 +99,7 @@ fn is_dropped(name: &HeaderName, service: &Service) -> bool {
     let text = name.as_str();
     let listed = |names: &[&str]| names.binary_search(&text).is_ok();
     (may_be_listed(text) && (listed(NEVER_SENT) || listed(lookup::CREDENTIAL_HEADERS)))
-        || (text.starts_with(['x', 'p']) && NEVER_SENT_PREFIXES.iter().any(|p| text.starts_with(p)))
+        || (text.starts_with(['p', 's', 'x']) && NEVER_SENT_PREFIXES.iter().any(|p| text.starts_with(p)))
         || memchr::memchr(b'_', text.as_bytes()).is_some()
         || service.slots.iter().any(|s| matches!(s, Slot::Header(n) if n == name))
         || (!service.allow_range && matches!(*name, header::RANGE | header::IF_RANGE))
@@ -167,6 +167,6 @@ mod tests {
         assert!(NEVER_SENT.is_sorted() && lookup::CREDENTIAL_HEADERS.is_sorted());
         assert!(NEVER_SENT.iter().chain(lookup::CREDENTIAL_HEADERS).all(|name| may_be_listed(name)));
         assert!(!may_be_listed("user-agent") && !may_be_listed("") && !may_be_listed(&"x".repeat(64)));
-        assert!(NEVER_SENT_PREFIXES.iter().all(|p| p.starts_with(['x', 'p'])));
+        assert!(NEVER_SENT_PREFIXES.iter().all(|p| p.starts_with(['p', 's', 'x'])));
     }
 }
