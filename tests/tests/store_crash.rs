@@ -184,7 +184,7 @@ async fn a_rotation_that_is_killed_again_and_again_loses_nothing() {
     }
     let (old, both, new) =
         (ring(place.path(), "old", &[]), ring(place.path(), "new", &["old"]), ring(place.path(), "new", &[]));
-    let (mut unfinished, mut finished) = (0, 0);
+    let (mut unfinished, mut finished, mut whole) = (0, 0, Duration::ZERO);
     for round in 0..ROUNDS / 2 {
         let store = open(place.path()).await;
         if round % 5 == 0 {
@@ -198,9 +198,16 @@ async fn a_rotation_that_is_killed_again_and_again_loses_nothing() {
         drop(store);
         let (mut child, mut lines) = start("rotate", place.path());
         assert!(lines.any(|line| line == "begin"));
-        std::thread::sleep(Duration::from_micros(round * 997 % 20_000));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        if round == 0 {
+            let begun = Instant::now();
+            assert!(child.wait().unwrap().success());
+            whole = begun.elapsed();
+        } else {
+            // Anywhere in what one takes on this machine today, and a little beyond.
+            std::thread::sleep(whole.mul_f64((round * 997 % 1000) as f64 / 800.0));
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
         let store = open(place.path()).await;
         let mut under_old = 0;
         for n in 0..CREDENTIALS {
