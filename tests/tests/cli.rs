@@ -34,7 +34,7 @@ fn every_list_has_a_table_json_and_yaml() {
     sandbox.token("bot", &["openai"]);
     for (noun, verb, header, name) in [
         ("tenant", "list", "NAME", "default"),
-        ("service", "catalog", "NAME", "openai"),
+        ("service", "catalog", "GROUP", "openai"),
         ("service", "list", "NAME", "openai"),
         ("credential", "list", "NAME", "openai"),
         ("agent", "list", "NAME", "bot"),

@@ -32,6 +32,8 @@ use crate::table::{ApplyError, Change, Delta, Table};
 const WELCOME_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for the next part of a snapshot.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30);
+/// A stream that lets the lease run down to this part of it is left.
+const STARVING: f64 = 0.3;
 /// Messages to the replica that may wait.
 const OUTBOX: usize = 64;
 /// Renews whose answer may still come.
@@ -54,6 +56,9 @@ pub(super) enum End {
     Key(#[from] SessionError),
     #[error("{0}")]
     Fenced(String),
+    /// Its store is gone, or slow: another control plane may still have what this one lacks.
+    #[error("the control plane has had no lease to give, and the one it gave runs out")]
+    Starved,
     #[error("the control plane says: {0}")]
     GoAway(String),
     #[error("a nearer control plane is back")]
@@ -93,6 +98,8 @@ pub(super) struct Stream<'a> {
     loading: Option<Loading>,
     /// What is applied is not what the replica thinks: nothing but a snapshot helps.
     lost: bool,
+    /// A lease was granted on this stream.
+    fed: bool,
     nonce: u64,
     /// When each Renew was sent.
     asked: VecDeque<(u64, BootInstant)>,
@@ -160,7 +167,19 @@ impl<'a> Stream<'a> {
         let key = recipient.accept(&welcome.session_enc, &welcome.session_sealed)?;
         let ttl = Duration::from_millis(welcome.lease_ttl_ms).clamp(Duration::from_secs(1), Duration::from_secs(3600));
         let (lost, asked) = (!welcome.resumed, VecDeque::new());
-        Ok(Self { table, status, outbox, key, epoch: welcome.epoch, ttl, loading: None, lost, nonce: 0, asked })
+        Ok(Self {
+            table,
+            status,
+            outbox,
+            key,
+            epoch: welcome.epoch,
+            ttl,
+            loading: None,
+            lost,
+            fed: false,
+            nonce: 0,
+            asked,
+        })
     }
 
     async fn follow(&mut self, inbound: &mut Streaming<wire::ReplicaMessage>) -> Result<Never, End> {
@@ -170,6 +189,9 @@ impl<'a> Stream<'a> {
         loop {
             // Grants come all the time; a snapshot may have to wait until other nodes have theirs.
             let silence = if self.lost { SNAPSHOT_LIMIT } else { self.ttl / 2 };
+            // A good stream keeps well over half of a lease. One that doesn't is left while there is time to get one elsewhere.
+            let left = self.table.lease().remaining();
+            let starving = Instant::now() + left.saturating_sub(self.ttl.mul_f64(STARVING));
             tokio::select! {
                 biased;
                 received = inbound.message() => {
@@ -186,6 +208,7 @@ impl<'a> Stream<'a> {
                     renew_at = Instant::now() + renewal;
                 }
                 () = sleep_until(heard + silence) => return Err(End::Silent(silence)),
+                () = sleep_until(starving), if self.fed && !self.lost => return Err(End::Starved),
             }
         }
     }
@@ -320,6 +343,7 @@ impl<'a> Stream<'a> {
             (Position { epoch: &epoch, revision }, Position { epoch: &grant.epoch, revision: grant.revision });
         let (Some(sent), true) = (sent, !self.lost && rules::takes(held, granted)) else { return };
         let left = Duration::from_millis(grant.ttl_left_ms).min(self.ttl);
+        self.fed = true;
         self.table.lease().extend(rules::lease_ends(sent, left, self.ttl));
         // The replica's barrier is as old as what is missing from a whole lease.
         self.table.lease().current_at(sent.minus(self.ttl.saturating_sub(left)));
