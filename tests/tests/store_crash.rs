@@ -204,7 +204,7 @@ async fn a_rotation_that_is_killed_again_and_again_loses_nothing() {
             whole = begun.elapsed();
         } else {
             // Anywhere in what one takes on this machine today, and a little beyond.
-            std::thread::sleep(whole.mul_f64((round * 997 % 1000) as f64 / 800.0));
+            std::thread::sleep(whole.mul_f64((round as f64 * 0.618).fract() * 1.25));
             child.kill().unwrap();
             child.wait().unwrap();
         }
