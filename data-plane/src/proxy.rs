@@ -135,7 +135,8 @@ impl Proxy {
         let injected = inject::call(permitted, &caller, &self.table, &connection, record)?;
         let answered = forward::call(injected, connection, &self.config.upstream, record).await?;
         if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return websocket::switch(answered, self.config.upstream.idle_timeout, in_flight, record).await;
+            let idle = self.config.upstream.idle_timeout;
+            return Box::pin(websocket::switch(answered, idle, in_flight, record)).await; // boxed: it is rare, and large
         }
         outgoing::call(answered, self.config.upstream.idle_timeout, in_flight, record)
     }

@@ -241,4 +241,4 @@ fn memory_aad(tenant: &TenantName, name: &CredentialName, version: u32) -> Box<[
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -21,7 +21,7 @@ use seks_proto::service::Service;
 use tokio::time::timeout;
 
 pub use self::{
-    exchange::{Answer, Connection, Switched},
+    exchange::{Answer, Connection, Patience, Switched},
     pool::Pool,
     tls::CaFileError,
     upload::{Meter, Streaming, Upload, UploadError, UploadState},
@@ -104,7 +104,8 @@ impl Upstreams {
         if let Some(connection) = poll_fn(|cx| Poll::Ready(pool.take(cx))).await {
             return Ok(connection);
         }
-        timeout(self.config.connect_timeout, pool.open()).await.unwrap_or(Err(UpstreamError::Timeout))
+        // Boxed: what a handshake needs is kilobytes, and most requests need none.
+        Box::pin(timeout(self.config.connect_timeout, pool.open())).await.unwrap_or(Err(UpstreamError::Timeout))
     }
 
     /// A new connection in HTTP/1.1, for a request that may switch protocols and so keep the connection for itself.
@@ -118,7 +119,7 @@ impl Upstreams {
         about: impl FnOnce() -> About,
     ) -> Result<Connection, UpstreamError> {
         let pool = self.pool(key, service, about)?;
-        timeout(self.config.connect_timeout, pool.open_h1()).await.unwrap_or(Err(UpstreamError::Timeout))
+        Box::pin(timeout(self.config.connect_timeout, pool.open_h1())).await.unwrap_or(Err(UpstreamError::Timeout))
     }
 
     fn pool(

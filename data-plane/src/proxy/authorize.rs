@@ -131,7 +131,7 @@ pub(super) async fn call(
     };
     let (body, facts) = match scope.needs_body(&call) {
         false => (stream(body, grpc::is_asked(parts.version, &parts.headers), limits, record), None),
-        true => inspect(body, &parts.headers, limits, record).await?,
+        true => Box::pin(inspect(body, &parts.headers, limits, record)).await?,
     };
     if let Some(facts) = &facts {
         call.body = facts.into();

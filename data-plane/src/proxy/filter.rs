@@ -39,16 +39,16 @@ const NEVER_SENT: &[&str] = &[
 const NEVER_SENT_PREFIXES: &[&str] =
     &["x-forwarded-", "x-original-", "x-rewrite-", "x-http-method", "x-seks-", "proxy-", "sec-websocket-"];
 
-/// Never passed back to an agent: the connection's own, and offers to leave the node out.
-const NEVER_RETURNED: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::ALT_SVC,
-    HeaderName::from_static("x-seks-request-id"),
+/// Never passed back to an agent: the connection's own, and offers to leave the node out. In order.
+const NEVER_RETURNED: &[&str] = &[
+    "alt-svc",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "transfer-encoding",
+    "upgrade",
+    "x-seks-request-id",
 ];
 
 /// Takes out of an agent's headers what an upstream must not get: [`NEVER_SENT`], what `Connection` names, names that some
@@ -72,15 +72,16 @@ pub(super) fn wants_trailers(headers: &HeaderMap) -> bool {
     headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Whether a listed name begins with the same letter and is as long: most names that agents send don't pass.
-fn may_be_listed(name: &str) -> bool {
+/// Lengths and first letters of listed names: most names that are sent have none of these, and aren't looked up.
+struct Letters([u32; 64]);
+
+impl Letters {
     /// By length: the first letters, a bit each.
-    const LETTERS: [u32; 64] = {
+    const fn of<const N: usize>(lists: [&[&str]; N]) -> Self {
         let mut letters = [0; 64];
-        let lists = [NEVER_SENT, lookup::CREDENTIAL_HEADERS];
         let mut list = 0;
         #[allow(clippy::indexing_slicing, reason = "in bounds, at compile time")]
-        while list < lists.len() {
+        while list < N {
             let mut at = 0;
             while at < lists[list].len() {
                 let name = lists[list][at].as_bytes();
@@ -89,16 +90,20 @@ fn may_be_listed(name: &str) -> bool {
             }
             list += 1;
         }
-        letters
-    };
-    let first = name.as_bytes().first().map_or(0, |b| 1 << (b & 31));
-    LETTERS.get(name.len()).is_some_and(|letters| letters & first != 0)
+        Self(letters)
+    }
+
+    fn may_have(&self, name: &str) -> bool {
+        let first = name.as_bytes().first().map_or(0, |b| 1 << (b & 31));
+        self.0.get(name.len()).is_some_and(|letters| letters & first != 0)
+    }
 }
 
 fn is_dropped(name: &HeaderName, service: &Service) -> bool {
+    const LETTERS: Letters = Letters::of([NEVER_SENT, lookup::CREDENTIAL_HEADERS]);
     let text = name.as_str();
     let listed = |names: &[&str]| names.binary_search(&text).is_ok();
-    (may_be_listed(text) && (listed(NEVER_SENT) || listed(lookup::CREDENTIAL_HEADERS)))
+    (LETTERS.may_have(text) && (listed(NEVER_SENT) || listed(lookup::CREDENTIAL_HEADERS)))
         || (text.starts_with(['p', 's', 'x']) && NEVER_SENT_PREFIXES.iter().any(|p| text.starts_with(p)))
         || memchr::memchr(b'_', text.as_bytes()).is_some()
         || service.slots.iter().any(|s| matches!(s, Slot::Header(n) if n == name))
@@ -116,6 +121,7 @@ pub(super) fn add_ours(headers: &mut HeaderMap, service: &Service) {
 
 /// Takes out of an upstream's headers what an agent must not get, and points `Location` back at the node.
 pub(super) fn response(headers: &mut HeaderMap, service: &Service, form: Form) {
+    const LETTERS: Letters = Letters::of([NEVER_RETURNED]);
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> =
             admit::connection_names(headers).filter_map(|n| HeaderName::from_bytes(n.as_bytes()).ok()).collect();
@@ -123,7 +129,10 @@ pub(super) fn response(headers: &mut HeaderMap, service: &Service, form: Form) {
             headers.remove(name);
         }
     }
-    for name in &NEVER_RETURNED {
+    let listed =
+        |name: &&HeaderName| LETTERS.may_have(name.as_str()) && NEVER_RETURNED.binary_search(&name.as_str()).is_ok();
+    let dropped: Vec<HeaderName> = headers.keys().filter(listed).cloned().collect();
+    for name in &dropped {
         headers.remove(name);
     }
     if let Some(location) = headers.get(header::LOCATION).and_then(|l| rewritten(l, service, form)) {
@@ -164,9 +173,11 @@ mod tests {
 
     #[test]
     fn lists_that_are_searched_by_halves_are_in_order() {
-        assert!(NEVER_SENT.is_sorted() && lookup::CREDENTIAL_HEADERS.is_sorted());
-        assert!(NEVER_SENT.iter().chain(lookup::CREDENTIAL_HEADERS).all(|name| may_be_listed(name)));
-        assert!(!may_be_listed("user-agent") && !may_be_listed("") && !may_be_listed(&"x".repeat(64)));
+        let letters = Letters::of([NEVER_SENT, lookup::CREDENTIAL_HEADERS, NEVER_RETURNED]);
+        for list in [NEVER_SENT, lookup::CREDENTIAL_HEADERS, NEVER_RETURNED] {
+            assert!(list.is_sorted() && list.iter().all(|name| letters.may_have(name)));
+        }
+        assert!(["user-agent", "", &"x".repeat(64)].iter().all(|name| !letters.may_have(name)));
         assert!(NEVER_SENT_PREFIXES.iter().all(|p| p.starts_with(['p', 's', 'x'])));
     }
 }

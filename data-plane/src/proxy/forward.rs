@@ -8,7 +8,6 @@ use std::{
 };
 
 use http::{Response, StatusCode, header};
-use tokio::time::Instant;
 
 use super::{
     audit::Record,
@@ -21,7 +20,7 @@ use super::{
 use crate::{
     config::UpstreamConfig,
     table::Cut,
-    upstream::{Answer, Connection, Upload, UploadState, UpstreamError},
+    upstream::{Answer, Connection, Patience, Upload, UploadState, UpstreamError},
 };
 
 /// An answer: its head is final, its body still comes.
@@ -47,7 +46,7 @@ impl From<UpstreamError> for Refusal {
 /// Sends a request and waits for the head of its answer.
 pub(super) async fn call(
     injected: Injected,
-    connection: Connection,
+    mut connection: Connection,
     config: &UpstreamConfig,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
@@ -57,8 +56,9 @@ pub(super) async fn call(
         _ => None,
     };
     let first_byte = service.first_byte_timeout.unwrap_or(config.request_timeout);
+    let mut patience = connection.patience();
     let exchange = connection.send(request, upload.as_deref());
-    let answer = answer(exchange, &mut cut, upload.as_deref(), first_byte).await;
+    let answer = answer(exchange, &mut cut, upload.as_deref(), first_byte, &mut patience).await;
     let answer = answer.and_then(|response| check(response, offer.as_deref()));
     let mut response = answer.map_err(|refusal| {
         // The upstream saw a broken request because the agent sent one.
@@ -70,32 +70,35 @@ pub(super) async fn call(
         upload.answer_began();
     }
     record.upstream_answered(response.status());
+    response.body_mut().keep(patience);
     response.extensions_mut().clear(); // the upstream's reason phrase
     filter::response(response.headers_mut(), &service, form);
     Ok(Answered { response, needles, cut, expires_at, offer })
 }
 
-/// The head of the answer, unless the right to it or the time for it ends first.
-async fn answer(
-    exchange: impl Future<Output = Result<Response<Answer>, UpstreamError>>,
+/// The head of the answer, unless the right to it or the time for it ends first. Where both are there at once, the right has ended:
+/// nothing else would look at it when the answer has no body.
+async fn answer<T>(
+    exchange: impl Future<Output = Result<T, UpstreamError>>,
     cut: &mut Cut,
     upload: Option<&UploadState>,
     first_byte: Duration,
-) -> Result<Response<Answer>, Refusal> {
+    patience: &mut Patience,
+) -> Result<T, Refusal> {
     let mut exchange = pin!(exchange);
-    let mut timer = pin!(tokio::time::sleep(first_byte));
+    patience.begin(first_byte);
     poll_fn(|cx| {
-        if let Poll::Ready(result) = exchange.as_mut().poll(cx) {
-            return Poll::Ready(result.map_err(Refusal::from));
-        }
         if let Poll::Ready(reason) = Pin::new(&mut *cut).poll(cx) {
             return Poll::Ready(Err(Code::from(reason).into()));
         }
-        while timer.as_mut().poll(cx).is_ready() {
+        if let Poll::Ready(result) = exchange.as_mut().poll(cx) {
+            return Poll::Ready(result.map_err(Refusal::from));
+        }
+        while patience.poll(cx).is_ready() {
             if upload.is_none_or(UploadState::is_done) {
                 return Poll::Ready(Err(Code::UpstreamTimeout.into()));
             }
-            timer.as_mut().reset(Instant::now() + first_byte);
+            patience.begin(first_byte);
         }
         Poll::Pending
     })
@@ -115,4 +118,35 @@ fn check(mut response: Response<Answer>, offer: Option<&Offer>) -> Result<Respon
         return Err(Code::UpstreamUnreachable.into());
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::table::tests::{loaded, registered};
+
+    #[tokio::test]
+    async fn an_answer_that_is_there_already_is_not_relayed_once_the_right_to_it_has_ended() {
+        let (table, long) = (loaded(), Duration::from_secs(600));
+        let mut cut = registered(&table, 1);
+        assert_eq!(answer(ready(Ok(7)), &mut cut, None, long, &mut Patience::default()).await.ok(), Some(7));
+        table.lease().end();
+        let refusal = answer(ready(Ok(7)), &mut cut, None, long, &mut Patience::default()).await.unwrap_err();
+        assert_eq!(refusal.code, Code::NodeStale);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_is_silent_is_given_up() {
+        let (mut cut, mut patience) = (registered(&loaded(), 1), Patience::default());
+        for seconds in [100, 1, 10] {
+            let (begun, limit) = (Instant::now(), Duration::from_secs(seconds));
+            let silence = pending::<Result<(), UpstreamError>>();
+            let refusal = answer(silence, &mut cut, None, limit, &mut patience).await.unwrap_err();
+            assert_eq!((refusal.code, begun.elapsed().as_secs()), (Code::UpstreamTimeout, seconds), "with one timer");
+        }
+    }
 }

@@ -94,7 +94,8 @@ fn delta(previous: u64, revision: u64, changes: Vec<Change>) -> Delta {
     Delta { epoch: "e1".into(), previous, revision, changes, marks: Vec::new() }
 }
 
-fn loaded() -> Arc<Table> {
+/// A table that honours the tokens 1 and 2.
+pub(crate) fn loaded() -> Arc<Table> {
     let table = Arc::new(Table::new().unwrap());
     table.load("e1", 10, whole()).unwrap();
     table.lease().extend(BootInstant::now().plus(Duration::from_secs(600)));
@@ -108,7 +109,8 @@ fn honoured(table: &Table, n: u64) -> Option<Arc<TokenEntry>> {
     }
 }
 
-fn registered(table: &Arc<Table>, n: u64) -> Cut {
+/// A request of token `n`.
+pub(crate) fn registered(table: &Arc<Table>, n: u64) -> Cut {
     let token = honoured(table, n).unwrap();
     table.register(digest(n), &token, &name("openai")).unwrap()
 }

@@ -10,6 +10,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     UpstreamError,
@@ -34,6 +36,40 @@ pub(super) struct H1 {
     driver: http1::Connection<TokioIo<Stream>, Upload>,
     open: bool,
     pub(super) counted: Counted,
+    patience: Patience,
+}
+
+/// How long an answer may take to begin. One timer a connection, moved only when it goes off: a request costs none.
+#[derive(Default)]
+pub struct Patience {
+    timer: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Instant>,
+}
+
+impl Patience {
+    /// Counts from now.
+    pub fn begin(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        self.deadline = Some(deadline);
+        if let Some(timer) = &mut self.timer
+            && deadline < timer.deadline()
+        {
+            timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// Ready once the time that was given is over.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.deadline else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
 }
 
 /// A connection that is ready for one request.
@@ -53,7 +89,7 @@ impl H1 {
         driver: http1::Connection<TokioIo<Stream>, Upload>,
         counted: Counted,
     ) -> Self {
-        Self { sender, driver, open: true, counted }
+        Self { sender, driver, open: true, counted, patience: Patience::default() }
     }
 
     /// Moves bytes. A connection that has ended is never polled again.
@@ -90,6 +126,14 @@ impl Connection {
     /// with the pool, so that nothing made from a credential outlives it.
     pub fn beside<T: Any + Send + Sync>(&self, make: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
         self.pool.beside(make)
+    }
+
+    /// The connection's timer, for whoever waits for the answer; it goes back with [`Answer::keep`].
+    pub fn patience(&mut self) -> Patience {
+        match &mut self.kind {
+            Kind::H1(h1) => std::mem::take(&mut h1.patience),
+            Kind::H2(_) => Patience::default(),
+        }
     }
 
     /// Sends the request; gives the head of the answer and its body.
@@ -165,6 +209,13 @@ struct Carrier {
 }
 
 impl Answer {
+    /// Keeps the timer for the connection's next request.
+    pub fn keep(&mut self, patience: Patience) {
+        if let Some(carrier) = &mut self.carrier {
+            carrier.h1.patience = patience;
+        }
+    }
+
     /// The connection itself, behind a `101`. `None`: it is HTTP/2's, or is given back already.
     pub async fn switch(mut self) -> Option<Switched> {
         let Carrier { mut h1, .. } = self.carrier.take()?;

@@ -38,25 +38,27 @@ impl<B> Body<B> {
         Self { inner, scrubber, needles, counters, ready: VecDeque::new(), trailers: None, ended: false }
     }
 
-    /// Takes a frame of the upstream's. What can go on is ready then.
-    fn take(&mut self, frame: Frame<Bytes>) {
+    /// Takes a frame of the upstream's. What can go on is ready then, behind what is given back.
+    fn take(&mut self, frame: Frame<Bytes>) -> Option<Bytes> {
         let Some(scrubber) = &mut self.scrubber else {
-            return match frame.into_data() {
-                Ok(data) => self.ready.push_back(data),
-                Err(frame) => self.trailers = frame.into_trailers().ok(),
-            };
+            return frame.into_data().map_err(|frame| self.trailers = frame.into_trailers().ok()).ok();
         };
-        match frame.into_data() {
-            Ok(data) => scrubber.push(data, &mut self.ready),
+        let clean = match frame.into_data() {
+            Ok(data) => scrubber.pass(data, &mut self.ready),
             Err(frame) => {
                 scrubber.finish(&mut self.ready);
                 if let Ok(mut trailers) = frame.into_trailers() {
                     self.counters.scrubbed(super::headers(&mut trailers, &self.needles));
                     self.trailers = Some(trailers);
                 }
+                None
             }
+        };
+        match scrubber.take_found() {
+            0 => {}
+            hits => self.counters.scrubbed(hits),
         }
-        self.counters.scrubbed(scrubber.take_found());
+        clean
     }
 
     fn end(&mut self) {
@@ -86,9 +88,12 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Body<B> {
             }
             match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => {
-                    this.take(frame);
+                    let clean = this.take(frame);
                     if this.inner.is_end_stream() {
                         this.end();
+                    }
+                    if let Some(data) = clean {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                 }
                 // What is held is let go of neither: the agent sees a body that breaks off where the upstream's did.

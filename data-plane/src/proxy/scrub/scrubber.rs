@@ -26,7 +26,8 @@ const LINE: usize = 8;
 /// The state of one stream.
 pub(super) struct Scrubber {
     needles: Needles,
-    states: Box<[State]>,
+    /// One a needle, once one has been followed.
+    states: Vec<State>,
     /// A needle has been followed: `states` aren't what they were at the beginning.
     moved: bool,
     /// Held back: the beginning of what may become a match.
@@ -41,8 +42,16 @@ pub(super) struct Scrubber {
 
 impl Scrubber {
     pub(super) fn new(needles: Needles) -> Self {
-        let states = vec![State::default(); needles.inner().needles.len()].into_boxed_slice();
-        Self { needles, states, moved: false, held: BytesMut::new(), searched: 0, gone: 0, hits: Vec::new(), found: 0 }
+        Self {
+            needles,
+            states: Vec::new(),
+            moved: false,
+            held: BytesMut::new(),
+            searched: 0,
+            gone: 0,
+            hits: Vec::new(),
+            found: 0,
+        }
     }
 
     /// Occurrences found since this was last asked.
@@ -67,14 +76,40 @@ impl Scrubber {
             self.held.extend_from_slice(&piece);
             self.search_held(false, out);
         }
-        if chunk.is_empty() {
-            return;
+        if !chunk.is_empty() {
+            let hold = self.search(&chunk, 0, false);
+            self.part(chunk, hold, out);
+        }
+    }
+
+    /// As [`push`](Self::push), but a chunk that is clean as a whole, with nothing held in front of it, is given back to go on
+    /// at once: nearly every one is.
+    pub(super) fn pass(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) -> Option<Bytes> {
+        if !self.held.is_empty() || chunk.is_empty() {
+            self.push(chunk, out);
+            return None;
         }
         let hold = self.search(&chunk, 0, false);
+        if hold == chunk.len() && self.hits.is_empty() && self.gone == 0 {
+            self.rebase(hold);
+            return Some(chunk);
+        }
+        self.part(chunk, hold, out);
+        None
+    }
+
+    /// Lets go of a chunk that has been searched, but for what must be held.
+    fn part(&mut self, mut chunk: Bytes, hold: usize, out: &mut VecDeque<Bytes>) {
         let rest = chunk.split_off(hold);
         self.held.extend_from_slice(&rest);
         self.searched = rest.len();
         self.let_go(chunk, out);
+    }
+
+    fn rebase(&mut self, length: usize) {
+        if self.moved {
+            self.states.iter_mut().for_each(|s| s.rebase(length));
+        }
     }
 
     /// The stream has ended: what was held is no match.
@@ -135,9 +170,7 @@ impl Scrubber {
     /// `chunk` leaves: what is to be masked in it is, and positions now count from its end.
     fn let_go(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) {
         let length = chunk.len();
-        if self.moved {
-            self.states.iter_mut().for_each(|s| s.rebase(length));
-        }
+        self.rebase(length);
         if chunk.is_empty() {
             return;
         }
@@ -205,7 +238,7 @@ fn merge(hits: &mut Vec<Range<usize>>, known: usize) -> u32 {
 /// One look at a buffer.
 struct Search<'a> {
     inner: &'a Inner,
-    states: &'a mut [State],
+    states: &'a mut Vec<State>,
     moved: &'a mut bool,
     hits: &'a mut Vec<Range<usize>>,
     body: &'a [u8],
@@ -214,6 +247,9 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn follow(&mut self, needle: usize, from: usize, until: usize) {
+        if self.states.is_empty() {
+            self.states.resize(self.inner.needles.len(), State::default());
+        }
         let (Some(n), Some(state)) = (self.inner.needles.get(needle), self.states.get_mut(needle)) else { return };
         if until > state.position || state.live().is_some() {
             *self.moved = true;
