@@ -119,7 +119,7 @@ impl World {
         let output = command.stderr(Stdio::inherit()).output().unwrap();
         let measured: Measured = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
             let log = fs::read_to_string(self.directory.path().join("seks.log")).unwrap_or_default();
-            panic!("{}: {e}: {log}", contestant.name)
+            panic!("{}: the load generator ended with {}: {e}; seks said: {log}", contestant.name, output.status)
         });
         assert_eq!(measured.wrong, 0, "{}: wrong answers", contestant.name);
         measured
