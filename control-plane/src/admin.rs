@@ -155,6 +155,7 @@ methods! {
     list_nodes ListNodes(ListNodesRequest) -> ListNodesResponse = node::list;
     get_node GetNode(NameRequest) -> Node = node::get;
     enroll_node EnrollNode(EnrollNodeRequest) -> EnrollNodeResponse = node::enroll;
+    revoke_node RevokeNode(DeleteRequest) -> ChangeResponse = node::revoke;
     create_operator CreateOperator(CreateOperatorRequest) -> CreateOperatorResponse = operator::create;
     list_operators ListOperators(ListOperatorsRequest) -> ListOperatorsResponse = operator::list;
     delete_operator DeleteOperator(DeleteRequest) -> ChangeResponse = operator::delete;

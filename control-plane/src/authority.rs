@@ -4,6 +4,7 @@
 //! are ours, never those that a request asks for.
 
 pub mod enrolment;
+mod external;
 pub mod identity;
 mod sign;
 
@@ -16,10 +17,11 @@ use seks_proto::secret::Secret;
 use sha2::{Digest as _, Sha256};
 
 pub use self::{
-    identity::{Identity, Peer},
+    identity::{Identities, Identity, Mesh, Peer, claimed_trust_domain},
     sign::{NODE_TTL, OPERATOR_TTL, Request, ServerIdentity},
 };
 use crate::{
+    config::AuthorityConfig,
     seal::{RecordId, SealError, Sealer},
     store::{Key, Store, StoreError, Transaction},
 };
@@ -33,6 +35,24 @@ pub enum AuthorityError {
     /// A lifetime beyond what such a certificate may have.
     #[error("a certificate's lifetime is 1 minute to {0} days")]
     Lifetime(u64),
+    /// A CA that the configuration names can't be read, or isn't one.
+    #[error("authority.{key}: `{path}`: {reason}")]
+    File {
+        /// The key.
+        key: &'static str,
+        /// Which file.
+        path: String,
+        /// What is the matter.
+        reason: String,
+    },
+    /// A value of `[authority]` is not acceptable.
+    #[error("authority.{key}: {reason}")]
+    Config {
+        /// The key.
+        key: &'static str,
+        /// What is the matter.
+        reason: &'static str,
+    },
     /// The record in the store is not a certificate authority.
     #[error("the stored certificate authority is damaged")]
     Damaged,
@@ -55,9 +75,46 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
     pin: String,
+    /// CAs whose certificates count as well.
+    trusted: Vec<CertificateDer<'static>>,
+    identities: Identities,
 }
 
 impl Authority {
+    /// The authority that `config` names: a CA from elsewhere, or [the store's own](Self::load_or_create), which is made in any
+    /// case.
+    ///
+    /// # Errors
+    /// [`AuthorityError`].
+    pub async fn open(
+        config: &AuthorityConfig,
+        store: &dyn Store,
+        sealer: &Sealer,
+        first: impl Fn() -> Transaction,
+    ) -> Result<Self, AuthorityError> {
+        let identities = Identities::new(config)?;
+        let external = match (config.cert_file.as_os_str().is_empty(), config.key_file.as_os_str().is_empty()) {
+            (true, true) => None,
+            (false, false) => Some(external::read(&config.cert_file, &config.key_file)?),
+            (true, false) => {
+                return Err(AuthorityError::Config { key: "cert_file", reason: "is missing beside key_file" });
+            }
+            (false, true) => {
+                return Err(AuthorityError::Config { key: "key_file", reason: "is missing beside cert_file" });
+            }
+        };
+        let trusted = match config.trusted_file.as_os_str().is_empty() {
+            true => Vec::new(),
+            false => external::certificates("trusted_file", &config.trusted_file)?,
+        };
+        let own = Self::load_or_create(store, sealer, first).await?;
+        let authority = match external {
+            Some((certificate, key)) => Self::new(certificate, key)?,
+            None => own,
+        };
+        Ok(Self { trusted, identities, ..authority })
+    }
+
     /// The store's authority; made when there is none, in one transaction with what `first` adds.
     ///
     /// # Errors
@@ -104,7 +161,7 @@ impl Authority {
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|_| AuthorityError::Damaged)?;
         let pin = hex(&Sha256::digest(parsed.public_key().raw));
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { issuer, certificate, pin })
+        Ok(Self { issuer, certificate, pin, trusted: Vec::new(), identities: Identities::default() })
     }
 
     /// `certificate length u32 LE, certificate, key in PKCS #8`.
@@ -134,10 +191,21 @@ impl Authority {
         &self.certificate
     }
 
-    /// The CA's certificate, for whoever has to trust it.
+    /// The CA's certificate, and those of the CAs that count as well, for whoever has to trust us. Ours comes first.
     #[must_use]
     pub fn ca_pem(&self) -> String {
-        sign::pem(&self.certificate)
+        self.roots().map(|certificate| sign::pem(certificate)).collect()
+    }
+
+    /// The CAs whose certificates are good for operators and nodes.
+    pub fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        std::iter::once(&self.certificate).chain(&self.trusted)
+    }
+
+    /// How certificates are read.
+    #[must_use]
+    pub fn identities(&self) -> &Identities {
+        &self.identities
     }
 
     /// SHA-256 of the CA's public key (its SPKI), in hexadecimal: what a join token pins.

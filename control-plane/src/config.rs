@@ -15,12 +15,52 @@ pub struct Config {
     pub store: StoreConfig,
     /// Where the key-encryption key is.
     pub seal: SealConfig,
+    /// The CA that signs operators and nodes, and whose certificates count.
+    pub authority: AuthorityConfig,
     /// The operators' listener.
     pub admin: AdminConfig,
     /// The nodes' listener, and their leases.
     pub distribution: DistributionConfig,
     /// Spans and metrics. `/metrics`, `/healthz` and `/readyz` are served on `metrics_listen`; default: not at all.
     pub telemetry: TelemetryConfig,
+}
+
+/// `[authority]`: PEM files, read at the start.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthorityConfig {
+    /// The SPIFFE trust domain of the names in its certificates. Default: `seks`.
+    pub trust_domain: String,
+    /// A CA from elsewhere, that signs directly. Default: our own, its key sealed in the store.
+    pub cert_file: PathBuf,
+    /// Its key. Must not be readable by others.
+    pub key_file: PathBuf,
+    /// CAs whose certificates count as well: while one CA takes over from another, both. Default: none.
+    pub trusted_file: PathBuf,
+    /// A mesh whose certificates nodes may show instead of ours. Default: none.
+    pub mesh: MeshConfig,
+}
+
+impl Default for AuthorityConfig {
+    fn default() -> Self {
+        Self {
+            trust_domain: "seks".into(),
+            cert_file: PathBuf::new(),
+            key_file: PathBuf::new(),
+            trusted_file: PathBuf::new(),
+            mesh: MeshConfig::default(),
+        }
+    }
+}
+
+/// `[authority.mesh]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MeshConfig {
+    /// Its SPIFFE trust domain; not our own.
+    pub trust_domain: String,
+    /// Its CAs, in PEM.
+    pub bundle_file: PathBuf,
 }
 
 /// `[admin]`.

@@ -15,6 +15,7 @@ mod fleet;
 mod follow;
 mod item;
 mod lease;
+mod marks;
 mod members;
 mod metrics;
 mod presence;
@@ -54,8 +55,10 @@ use self::{
     snapshot::Snapshots,
 };
 use crate::{
+    authority::Identities,
+    lifetime::{Lifetime, MarkFile, WentBack},
     registry::Registry,
-    seal::Sealer,
+    seal::{SealError, Sealer},
     store::{Revision, Store, StoreError},
 };
 
@@ -73,6 +76,10 @@ pub struct DistributionOptions {
     pub max_snapshots: usize,
     /// How often the replica's table is compared with the store, if that takes no more than a fiftieth of the time. Default: 60 s.
     pub verify_every: Duration,
+    /// How nodes' certificates are read. Default: the trust domain `seks`, and no mesh.
+    pub identities: Identities,
+    /// Where the highest revision that was seen is kept. Default: nowhere.
+    pub marks: Option<MarkFile>,
 }
 
 impl Default for DistributionOptions {
@@ -82,6 +89,8 @@ impl Default for DistributionOptions {
             lease: Duration::from_secs(10),
             max_snapshots: 32,
             verify_every: Duration::from_secs(60),
+            identities: Identities::default(),
+            marks: None,
         }
     }
 }
@@ -113,6 +122,9 @@ pub enum DistributionError {
         /// What is the matter.
         reason: &'static str,
     },
+    /// The store's lifetime.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The first listing.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -124,6 +136,9 @@ pub struct Distribution(Arc<Inner>);
 
 struct Inner {
     store: Arc<dyn Store>,
+    lifetime: Lifetime,
+    /// The store went back while we followed it.
+    went_back: watch::Sender<Option<Revision>>,
     registry: Registry,
     sealer: Arc<Sealer>,
     config: DistributionOptions,
@@ -158,6 +173,7 @@ impl Distribution {
         config: DistributionOptions,
     ) -> Result<Self, DistributionError> {
         config.check()?;
+        let lifetime = Lifetime::read(&*store, &sealer).await?;
         let Listing { table, nodes, replicas: records, revision } = follow::list(&*store).await?;
         let replicas = Replicas::new(config.lease, store.kind() == "embedded");
         replicas.reset(records);
@@ -181,6 +197,8 @@ impl Distribution {
             tasks: TaskTracker::new(),
             registry: Registry::new(store.clone(), sealer.clone()),
             store,
+            lifetime,
+            went_back: watch::Sender::new(None),
             sealer,
             config,
         });
@@ -270,6 +288,13 @@ impl Distribution {
         metrics::collectors(&self.0)
     }
 
+    /// Waits until the store is found to have gone back. From then on no lease is granted.
+    pub async fn failed(&self) -> WentBack {
+        let mut went_back = self.0.went_back.subscribe();
+        let now = went_back.wait_for(Option::is_some).await.ok().and_then(|now| *now).unwrap_or_default();
+        WentBack::Revision { now, seen: self.0.feed.head() }
+    }
+
     /// Asks every node to move to another replica, waits for that for at most half a lease, ends every stream and stops following
     /// the store. Nodes go on until their leases end, or another replica takes them.
     pub async fn shutdown(&self) {
@@ -280,6 +305,7 @@ impl Distribution {
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
+        marks::last(&self.0).await;
     }
 }
 
@@ -297,11 +323,13 @@ impl Inner {
             damaged: damaged.clone(),
         };
         let (store, feed, barrier) = (self.store.clone(), self.feed.clone(), self.barrier.clone());
-        let barriers = lease::run(store, feed, self.config.lease, barrier, stalled, self.hurry.clone());
+        let barriers =
+            lease::run(store, feed, self.config.lease, barrier, stalled, self.hurry.clone(), self.went_back.clone());
         self.spawn(follow.run());
         self.spawn(barriers);
         self.spawn(verify::run(self.clone(), damaged));
         self.spawn(presence::run(self.clone(), life));
+        self.spawn(marks::keep(self.clone()));
     }
 
     /// Runs `task` until it ends or distribution does.

@@ -6,8 +6,10 @@
 
 pub mod admin;
 pub mod authority;
+pub mod backup;
 pub mod config;
 pub mod distribution;
+pub mod lifetime;
 pub mod registry;
 pub mod seal;
 pub mod server;
@@ -18,5 +20,5 @@ pub mod telemetry;
 pub use self::{
     config::Config,
     distribution::{Distribution, DistributionOptions},
-    server::{ControlPlane, Foundation, OperatorIdentity, StartError},
+    server::{Base, ControlPlane, Foundation, OperatorIdentity, StartError},
 };

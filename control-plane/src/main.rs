@@ -69,6 +69,30 @@ enum Command {
     /// Re-wraps every sealed record under the active key-encryption key. Can be interrupted and repeated. With an embedded store
     /// the control plane must be stopped meanwhile.
     RotateKek,
+    /// Writes all of the store to a new file: envelopes and metadata, of no use without the key-encryption key. With an embedded
+    /// store the control plane must be stopped meanwhile.
+    Backup {
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Makes the store that the configuration names out of a backup. It is a new store, with an epoch of its own, and is served
+    /// only after `accept-rollback`.
+    Restore {
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Replaces an embedded store that is there, and keeps it beside the new one.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Says that a store which went back (a restored backup, an old copy of the data) may be served, and why: what was revoked
+    /// since then is valid again. Stop every control plane first.
+    AcceptRollback {
+        /// Why; kept in the store.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
     /// Makes the first operator, an owner of everything: its certificate, its key and the CA's certificate, as files.
     BootstrapOperator {
         /// Its name.
@@ -109,6 +133,13 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let runtime = runtime.map_err(|e| Failure::new(Exit::Failed, &e))?;
     let located = |failure: Failure| failure.located(file.as_deref());
     match arguments.command {
+        Some(Command::Backup { out }) => runtime.block_on(tools::backup::backup(&config, &out)).map_err(located),
+        Some(Command::Restore { from, replace }) => {
+            runtime.block_on(tools::backup::restore(&config, &from, replace)).map_err(located)
+        }
+        Some(Command::AcceptRollback { reason }) => {
+            runtime.block_on(tools::backup::accept_rollback(&config, &reason)).map_err(located)
+        }
         Some(Command::RotateKek) => runtime.block_on(tools::rotate_kek(&config)).map_err(located),
         None | Some(Command::Serve | Command::CreateKek { .. }) => runtime.block_on(serve(config)).map_err(located),
         Some(Command::BootstrapOperator { name, out }) => {
@@ -133,13 +164,18 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let telemetry = Telemetry::start(&config.telemetry, "seks-control-plane", "control-plane");
     let telemetry = telemetry.map_err(|e| Failure::usage(&e))?;
     let plane = ControlPlane::start(config, telemetry.clone()).await?;
-    let signal = shutdown.requested().await;
-    tracing::info!(signal, "stopping");
+    let failed = tokio::select! {
+        signal = shutdown.requested() => {
+            tracing::info!(signal, "stopping");
+            None
+        }
+        why = plane.failed() => Some(why),
+    };
     plane.shutdown().await;
     if !telemetry.shutdown(FLUSH).await {
         tracing::warn!("the collector did not take the last spans in time");
     }
-    Ok(())
+    failed.map_or(Ok(()), |why| Err(StartError::from(why).into()))
 }
 
 /// What ends the process: one line, and its code.

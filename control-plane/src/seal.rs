@@ -9,6 +9,7 @@ mod config;
 pub mod envelope;
 pub mod kek;
 pub mod rotate;
+mod vouch;
 
 use std::path::Path;
 
@@ -53,6 +54,18 @@ impl<'a> RecordId<'a> {
         Self { tenant: "", kind: "authority", name: "", version: 0, epoch }
     }
 
+    /// The store's lifetime.
+    #[must_use]
+    pub fn era(epoch: &'a str) -> Self {
+        Self { tenant: "", kind: "era", name: "", version: 0, epoch }
+    }
+
+    /// The end of a backup.
+    #[must_use]
+    pub fn backup(epoch: &'a str) -> Self {
+        Self { tenant: "", kind: "backup", name: "", version: 0, epoch }
+    }
+
     fn canary(epoch: &'a str) -> Self {
         Self { tenant: "", kind: "canary", name: "", version: 0, epoch }
     }
@@ -64,6 +77,7 @@ impl<'a> RecordId<'a> {
             Key::Envelope(tenant, name, version) => Some(Self::credential(epoch, tenant, name, *version)),
             Key::Authority => Some(Self::authority(epoch)),
             Key::Canary => Some(Self::canary(epoch)),
+            Key::Era => Some(Self::era(epoch)),
             _ => None,
         }
     }

@@ -18,7 +18,7 @@ use tokio_util::{
 };
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
-pub use self::start::{Foundation, OperatorIdentity, StartError};
+pub use self::start::{Base, Foundation, OperatorIdentity, StartError};
 use self::{
     listener::Listener,
     tls::{ClientCertificate, Source},
@@ -28,6 +28,7 @@ use crate::{
     authority::{Authority, enrolment::Enrolment},
     config::{Config, ListenerTlsConfig},
     distribution::{Distribution, DistributionOptions},
+    lifetime::WentBack,
     registry::{Admission, JoinToken, Registry, RegistryError},
     store::Store,
     telemetry::{self, Metrics},
@@ -65,10 +66,13 @@ impl ControlPlane {
             lease: config.distribution.lease,
             max_snapshots: config.distribution.max_snapshots,
             verify_every: config.distribution.verify_every,
+            ..DistributionOptions::default()
         };
         options.check()?; // before anything is written
         let foundation = Foundation::open(&config).await?;
-        let Foundation { store, sealer, authority, registry } = &foundation;
+        let Foundation { store, sealer, authority, registry, marks } = &foundation;
+        let options =
+            DistributionOptions { marks: marks.clone(), identities: authority.identities().clone(), ..options };
         let replica = options.replica.clone();
         let distribution = Distribution::start(Arc::clone(store), Arc::clone(sealer), options).await?;
         let metrics = Metrics::new()?;
@@ -224,6 +228,11 @@ impl ControlPlane {
     #[must_use]
     pub fn distribution(&self) -> &Distribution {
         &self.distribution
+    }
+
+    /// Why it can't go on: waits until it can't. It serves nothing more from then on, and should be shut down.
+    pub async fn failed(&self) -> WentBack {
+        self.distribution.failed().await
     }
 
     /// Makes the first operator, an owner of everything; `None` when there is an operator already.

@@ -29,6 +29,52 @@ pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, OpenError> {
     }
 }
 
+/// Makes the store that `config` names out of `records`, as they stood at `revision` of the store they are from; it has the epoch
+/// `epoch`. One that is there is refused, or with `replace` (embedded only) kept beside it. All of it is there in the end, or
+/// nothing that [`open`] would take for a store.
+///
+/// # Errors
+/// [`OpenError::Exists`]; of the store.
+pub async fn restore(
+    config: &StoreConfig,
+    epoch: &str,
+    revision: Revision,
+    records: Vec<(Key, Bytes)>,
+    replace: bool,
+) -> Result<(), OpenError> {
+    match config.kind {
+        StoreKind::Embedded => {
+            let (path, epoch) = (config.embedded_path()?, epoch.to_owned());
+            let restored =
+                tokio::task::spawn_blocking(move || embedded::restore(&path, &epoch, revision, &records, replace));
+            restored.await.map_err(|e| StoreError::Unavailable(e.to_string()))?
+        }
+        StoreKind::Etcd => etcd::restore(config, epoch, records).await,
+    }
+}
+
+/// Whether there is a store for [`open`] to open, rather than to make.
+///
+/// # Errors
+/// Of the store.
+pub async fn exists(config: &StoreConfig) -> Result<bool, OpenError> {
+    match config.kind {
+        StoreKind::Embedded => {
+            let path = config.embedded_path()?;
+            path.try_exists().map_err(|source| OpenError::File { path: path.display().to_string(), source })
+        }
+        StoreKind::Etcd => etcd::exists(config).await,
+    }
+}
+
+/// A name for a new lifetime: 128 random bits.
+///
+/// # Errors
+/// When the operating system has no randomness to give.
+pub fn fresh_epoch() -> Result<String, StoreError> {
+    embedded::fresh_epoch().map_err(|e| StoreError::Unavailable(e.to_string()))
+}
+
 /// The store's total order: etcd's mod revision; the embedded store counts its own with the same meaning. 0 is before any change.
 pub type Revision = u64;
 
@@ -106,6 +152,9 @@ pub enum StoreError {
     /// The store refuses our identity.
     #[error("the store refuses access: {0}")]
     Denied(String),
+    /// It is not the store that was opened: its epoch's record is gone, or another.
+    #[error("another store is where this one was")]
+    Replaced,
     /// What the store holds can't be read.
     #[error("the store is damaged: {0}")]
     Corrupt(String),

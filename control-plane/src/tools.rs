@@ -1,5 +1,7 @@
 //! What is done on the machine that has the key: making it, changing it, making the first operator.
 
+pub(crate) mod backup;
+
 use std::{
     fs::{self, DirBuilder, OpenOptions},
     io::Write as _,

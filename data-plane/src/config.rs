@@ -34,8 +34,20 @@ pub struct NodeConfig {
     pub name: String,
     /// The region it reports. Default: `local`.
     pub region: String,
-    /// Where its identity (key and certificate) is kept; nothing else ever is.
+    /// Where its identity (key and certificate) is kept, and which revision of the store it has seen; nothing else ever is.
     pub data_dir: PathBuf,
+    /// A mesh's certificate for this node (`seks node enroll --spiffe-id ID --name NAME`), instead of enrolling.
+    pub svid: Option<SvidConfig>,
+}
+
+/// `[node.svid]`: PEM files that the mesh replaces; read again every 5 s.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SvidConfig {
+    /// The certificate, and what is needed to chain it to the mesh's CA.
+    pub cert_file: PathBuf,
+    /// Its key. Must not be readable by others.
+    pub key_file: PathBuf,
 }
 
 /// `[control]`
@@ -160,7 +172,7 @@ pub enum AuditMode {
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { name: String::new(), region: "local".into(), data_dir: "seks-node".into() }
+        Self { name: String::new(), region: "local".into(), data_dir: "seks-node".into(), svid: None }
     }
 }
 

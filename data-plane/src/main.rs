@@ -93,7 +93,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let mut shutdown = Shutdown::listen().map_err(|e| Failure::new(Exit::Failed, &e))?;
     let telemetry = Telemetry::start(&config.telemetry, "seks-data-plane", &config.node.name);
     let telemetry = telemetry.map_err(|e| Failure::new(Exit::Usage, &e))?;
-    let node = Node::start(config, telemetry.clone()).await.map_err(|e| Failure::new(Exit::Usage, &e))?;
+    let node = Node::start(config, telemetry.clone()).await.map_err(|e| Failure::new(e.exit(), &e))?;
     tracing::info!(proxy = %node.proxy_addr(), metrics = %node.metrics_addr(), "serving");
     let signal = shutdown.requested().await;
     tracing::info!(signal, "draining");

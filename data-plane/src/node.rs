@@ -3,14 +3,17 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use seks_proto::{
-    runtime::telemetry::{Telemetry, TelemetryError},
+    runtime::{
+        Exit,
+        telemetry::{Telemetry, TelemetryError},
+    },
     table::SessionError,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, SvidConfig},
     health::Health,
     listener::{ListenError, Listener},
     proxy::{
@@ -18,7 +21,7 @@ use crate::{
         audit::{Audit, AuditError},
     },
     sync::{
-        EnrolError, Sync, SyncConfig,
+        EnrolError, Identity, Sync, SyncConfig,
         enrol::{self, EnrolConfig},
     },
     table::Table,
@@ -87,6 +90,19 @@ pub enum StartError {
     Table(#[from] SessionError),
 }
 
+impl StartError {
+    /// The process's exit code: 2 for what the configuration has wrong, 4 for an identity that is refused, 6 for a control plane
+    /// that isn't the one.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Enrol(EnrolError::Refused(_) | EnrolError::Expired { .. }) => Exit::NotPermitted,
+            Self::Enrol(EnrolError::OtherCa(_) | EnrolError::Unreachable(_)) => Exit::Unreachable,
+            _ => Exit::Usage,
+        }
+    }
+}
+
 impl Node {
     /// Starts a node: it enrols where it has no identity yet, listens, and serves as soon as a control plane has given it a
     /// table and a lease.
@@ -99,7 +115,10 @@ impl Node {
             return Err(ConfigError::new("control.endpoints", "at least one `https://host:port`").into());
         }
         let enrolment = enrolment(&config)?;
-        let identity = enrol::obtain(&enrolment).await?;
+        let identity = match &config.node.svid {
+            Some(svid) => of_mesh(&config, svid, &enrolment)?,
+            None => enrol::obtain(&enrolment).await?,
+        };
         config.node.name = identity.node().into();
         if !identity.region().is_empty() {
             config.node.region = identity.region().into();
@@ -197,6 +216,19 @@ impl Drop for Node {
             serving.abort();
         }
     }
+}
+
+/// The identity that a mesh gives the node.
+fn of_mesh(config: &Config, svid: &SvidConfig, enrolment: &EnrolConfig) -> Result<Identity, StartError> {
+    let node = config.node.name.parse();
+    let node =
+        node.map_err(|_| ConfigError::new("node.name", "is needed beside node.svid: the name it was admitted with"))?;
+    if enrolment.roots_pem.is_empty() {
+        return Err(ConfigError::new("control.ca_file", "is needed beside node.svid").into());
+    }
+    let files = (svid.cert_file.as_path(), svid.key_file.as_path());
+    let identity = Identity::of_files(&node, files, enrolment.roots_pem.clone(), &config.node.data_dir);
+    Ok(identity.map_err(EnrolError::from)?)
 }
 
 fn enrolment(config: &Config) -> Result<EnrolConfig, StartError> {

@@ -10,6 +10,7 @@ mod decode;
 pub mod enrol;
 mod identity;
 mod loading;
+mod mark;
 mod renewal;
 mod route;
 mod stream;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     backoff::Backoff,
     channel::Trust,
+    mark::Mark,
     route::Route,
     stream::{End, Stream},
 };
@@ -141,13 +143,22 @@ impl Drop for Sync {
 }
 
 async fn run(config: SyncConfig, identity: Identity, table: Arc<Table>, status: Arc<Status>) {
+    let mark = match Mark::load(identity.data_dir()) {
+        Ok(mark) => Arc::new(mark),
+        Err(error) => {
+            tracing::error!(%error, "what this node has seen of the store can't be read: it serves nothing");
+            status.update(|s| s.alarm = Some(format!("mark.json: {error}")));
+            return std::future::pending().await;
+        }
+    };
     let identity = Arc::new(arc_swap::ArcSwap::from_pointee(identity));
     let trust = Trust { roots_pem: config.roots_pem.clone() };
     let renewing = renewal::run(config.endpoints.clone(), trust.clone(), identity.clone());
-    let following = follow(&config, &trust, &identity, &table, &status);
+    let following = follow(&config, &trust, &identity, &table, &status, &mark);
     tokio::select! {
         () = renewing => {}
         () = following => {}
+        () = mark.keep() => {}
     }
 }
 
@@ -158,22 +169,23 @@ async fn follow(
     identity: &arc_swap::ArcSwap<Identity>,
     table: &Arc<Table>,
     status: &Arc<Status>,
+    mark: &Mark,
 ) {
     let (mut backoff, mut route) = (Backoff::default(), Route::new(config.endpoints.len()));
     loop {
         let Some(endpoint) = config.endpoints.get(route.at()) else { return std::future::pending().await };
         let (begun, own) = (BootInstant::now(), identity.load_full());
         let end = tokio::select! {
-            end = Stream::run(endpoint, trust, &own, config, table, status) => end,
+            end = Stream::run(endpoint, trust, &own, config, table, status, mark) => end,
             nearer = return_to_nearer(config, trust, &own, table, &route) => End::Nearer(nearer),
         };
         status.update(|s| {
             s.connected = None;
             s.last_error = Some(end.to_string());
-            s.alarm = matches!(end, End::Diverged(_)).then(|| end.to_string()).or(s.alarm.take());
+            s.alarm = matches!(end, End::Diverged(_) | End::Revoked(_)).then(|| end.to_string()).or(s.alarm.take());
         });
         report(endpoint, &end);
-        if matches!(end, End::Fenced(_)) {
+        if matches!(end, End::Fenced(_) | End::Revoked(_)) {
             table.lease().end();
             table.wake_all();
         }
@@ -218,6 +230,7 @@ fn report(endpoint: &str, end: &End) {
         End::Diverged(_) => {
             tracing::error!(endpoint, reason = %end, "this node's table is not of the control plane's store")
         }
+        End::Revoked(_) => tracing::error!(endpoint, reason = %end, "turned away: this node serves nothing any more"),
         End::Fenced(_) => tracing::error!(endpoint, reason = %end, "fenced: another process has this node's identity"),
         End::GoAway(_) | End::Nearer(_) => tracing::info!(endpoint, reason = %end, "moving to another control plane"),
         _ => tracing::warn!(endpoint, reason = %end, "the stream to the control plane has ended"),

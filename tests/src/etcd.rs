@@ -99,6 +99,31 @@ impl Etcd {
         assert!(self.healthy().await, "etcd does not start again:\n{}", self.process.output());
     }
 
+    /// A copy of its data, while it is down.
+    ///
+    /// # Panics
+    /// When it can't be copied.
+    #[must_use]
+    pub fn copy_data(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_tree(&self.data(), &copy.path().join("data"));
+        copy
+    }
+
+    /// Replaces its data by such a copy, while it is down.
+    ///
+    /// # Panics
+    /// When it can't be replaced.
+    pub fn put_back(&self, copy: &TempDir) {
+        let data = self.data();
+        std::fs::remove_dir_all(&data).unwrap();
+        copy_tree(&copy.path().join("data"), &data);
+    }
+
+    fn data(&self) -> PathBuf {
+        data(self.directory.path(), "etcd")
+    }
+
     /// `SIGSTOP`: it stays there and says nothing.
     pub fn freeze(&self) {
         self.process.signal(Signal::STOP);
@@ -143,6 +168,24 @@ impl Etcd {
     }
 }
 
+/// Where a member keeps its data.
+fn data(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}-data"))
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
 /// PEM files for a listener that asks for client certificates.
 #[derive(Clone, Debug)]
 pub struct Tls {
@@ -177,7 +220,7 @@ fn find(test: &str) -> Option<PathBuf> {
 
 fn launch(binary: &Path, name: &str, directory: &Path, arguments: &[String]) -> Process {
     let mut command = Command::new(binary);
-    command.arg("--data-dir").arg(directory.join(format!("{name}-data"))).args(arguments).arg("--unsafe-no-fsync");
+    command.arg("--data-dir").arg(data(directory, name)).args(arguments).arg("--unsafe-no-fsync");
     command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
     Process::spawn(name, directory, &mut command)
 }

@@ -117,6 +117,15 @@ impl Process {
         wait_for(&format!("{name} to end on SIGTERM"), || self.child.try_wait().unwrap())
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// When it doesn't within [`PATIENCE`].
+    pub fn ended(&mut self) -> ExitStatus {
+        let name = self.name.clone();
+        wait_for(&format!("{name} to end"), || self.child.try_wait().unwrap())
+    }
+
     /// `SIGKILL`, as a crash would end it.
     pub fn kill(&mut self) {
         drop(self.child.kill());

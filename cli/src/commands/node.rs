@@ -6,8 +6,10 @@ use clap::Subcommand;
 use seks_proto::wire;
 use serde::Serialize;
 
+use super::change::{self, Waiting};
 use crate::{
     args::{Global, duration},
+    confirm::Confirm,
     error::Result,
     output::{View, notice, time_or_null},
 };
@@ -24,6 +26,18 @@ pub enum Verb {
         /// Its id
         id: String,
     },
+    /// Take a node out of the fleet: it is fenced at once, and its certificate is worth nothing any more
+    #[command(after_help = "Example:\n  seks node revoke node-1")]
+    Revoke {
+        /// Its id
+        id: String,
+        /// Whether to ask.
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
     /// Print a join token, with which one new node can enrol once
     #[command(
         after_help = "Examples:\n  seks node enroll --region eu-1 > join-token\n  seks node enroll --region eu-1 --tenant acme --tenant globex"
@@ -35,6 +49,12 @@ pub enum Verb {
         /// A tenant whose tokens and credentials the node may hold (repeatable) [default: every tenant]
         #[arg(id = "tenant", long = "tenant", value_name = "NAME")]
         tenants: Vec<String>,
+        /// Admit a node that shows the mesh's certificate for this SPIFFE ID: no token is needed
+        #[arg(long, value_name = "ID", requires = "name")]
+        spiffe_id: Option<String>,
+        /// The name of that node
+        #[arg(long, requires = "spiffe_id")]
+        name: Option<String>,
         /// How long the join token is valid
         #[arg(long, default_value = "10m", value_parser = duration)]
         ttl: Duration,
@@ -127,13 +147,27 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let node = client.call(&format!("node `{id}`"), client.rpc().get_node(request)).await?;
             output.one(&NodeView::from(node))
         }
-        Verb::Enroll { region, tenants, ttl } => {
+        Verb::Revoke { id, confirm, waiting } => {
+            confirm.ask_if_possible(&format!("revoke node `{id}`"))?;
+            let wait = Some(client.wait(waiting.no_wait));
+            let request = wire::DeleteRequest { tenant: String::new(), name: id.clone(), wait };
+            let response = client.change(&format!("node `{id}`"), client.rpc().revoke_node(request)).await?;
+            change::print_named(output, ("node", &id, "revoked"), response, waiting)
+        }
+        Verb::Enroll { region, tenants, spiffe_id, name, ttl } => {
             let request = wire::EnrollNodeRequest {
                 region: region.clone(),
                 tenants: tenants.clone(),
                 ttl_seconds: ttl.as_secs(),
+                spiffe_id: spiffe_id.unwrap_or_default(),
+                node: name.clone().unwrap_or_default(),
             };
             let answer = client.call("node enroll", client.rpc().enroll_node(request)).await?;
+            if let Some(id) = name {
+                let request = wire::NameRequest { tenant: String::new(), name: id.clone() };
+                let node = client.call(&format!("node `{id}`"), client.rpc().get_node(request)).await?;
+                return output.one(&NodeView::from(node));
+            }
             let expires_at = time_or_null(answer.expires_at);
             let view = JoinView { join_token: answer.join_token, region, tenants, expires_at };
             if output.is_table() {

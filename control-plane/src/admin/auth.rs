@@ -12,10 +12,7 @@ use seks_proto::{
 use tonic::Extensions;
 
 use super::{Admin, problem::Problem};
-use crate::{
-    authority::{Identity, Peer},
-    registry::EVERYWHERE,
-};
+use crate::{authority::Identity, registry::EVERYWHERE};
 
 /// A certificate that was signed this much before its operator's record was made may still be the one that came with it: clocks
 /// of two replicas differ. An older one belongs to a deleted operator of the same name.
@@ -127,6 +124,7 @@ rules! {
     CreateTenant: Fleet Owner;
     DeleteTenant: Fleet Owner;
     EnrollNode: Fleet Owner; // a node is given credentials
+    RevokeNode: Fleet Owner;
     CreateOperator: Fleet Owner;
     DeleteOperator: Fleet Owner;
 }
@@ -137,7 +135,7 @@ rules! {
 /// Permission denied, in the same words whatever is wrong.
 pub(super) async fn identify(admin: &Admin, extensions: &Extensions) -> Result<Caller, Problem> {
     let refused = || Problem::denied("the certificate is not that of an operator");
-    let peer = Peer::of(extensions).ok_or_else(refused)?;
+    let peer = admin.authority().identities().of(extensions).ok_or_else(refused)?;
     let Identity::Operator(name) = peer.identity else { return Err(refused()) };
     let operator = admin.registry().operator(&name).await?.ok_or_else(refused)?;
     if peer.signed_at + CLOCK_SKEW_SECONDS < operator.created_at {

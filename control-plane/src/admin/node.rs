@@ -2,7 +2,10 @@
 
 use seks_proto::{
     id::NodeId,
-    wire::{EnrollNodeRequest, EnrollNodeResponse, ListNodesRequest, ListNodesResponse, NameRequest, Node},
+    wire::{
+        ChangeResponse, DeleteRequest, EnrollNodeRequest, EnrollNodeResponse, ListNodesRequest, ListNodesResponse,
+        NameRequest, Node,
+    },
 };
 
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
@@ -21,6 +24,20 @@ pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answ
 pub(super) async fn enroll(admin: &Admin, _: &Caller, message: EnrollNodeRequest) -> Answer<EnrollNodeResponse> {
     let tenants = message.tenants.iter().map(|t| name("tenants", t)).collect::<Result<_, _>>()?;
     let admission = Admission { region: message.region, tenants, ttl_seconds: message.ttl_seconds };
-    let token = admin.registry().create_join_token(admission, admin.authority().pin()).await?;
-    Ok(EnrollNodeResponse { join_token: token.text.to_string(), expires_at: token.expires_at })
+    if message.spiffe_id.is_empty() && message.node.is_empty() {
+        let token = admin.registry().create_join_token(admission, admin.authority().pin()).await?;
+        return Ok(EnrollNodeResponse { join_token: token.text.to_string(), expires_at: token.expires_at });
+    }
+    if !admin.authority().identities().is_workload(&message.spiffe_id) {
+        return Err(Problem::invalid("spiffe_id", "not a SPIFFE ID in the trust domain of `[authority.mesh]`"));
+    }
+    let id: NodeId = name("node", &message.node)?;
+    admin.registry().admit_workload(&id, &message.spiffe_id, admission).await?;
+    Ok(EnrollNodeResponse::default())
+}
+
+pub(super) async fn revoke(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {
+    let id: NodeId = name("name", &message.name)?;
+    let revision = admin.registry().revoke_node(&id).await?;
+    Ok(ChangeResponse { name: message.name, enforcement: admin.enforced(revision, message.wait).await })
 }

@@ -115,7 +115,7 @@ impl From<StoreError> for Problem {
                 tracing::warn!(error = message, "the outcome of a write is unknown");
                 Self::new(Code::Unavailable, "OUTCOME_UNKNOWN", "the store's answer was lost: look whether it was done")
             }
-            E::Denied(_) | E::Corrupt(_) => Self::internal(&message),
+            E::Denied(_) | E::Corrupt(_) | E::Replaced => Self::internal(&message),
         }
     }
 }

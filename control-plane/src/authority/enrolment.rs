@@ -58,7 +58,7 @@ impl Enrolment {
 #[tonic::async_trait]
 impl wire::enrolment_server::Enrolment for Enrolment {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        let peer = Peer::of(request.extensions());
+        let peer = self.authority.identities().of(request.extensions());
         self.enrol(peer, request.get_ref()).await.map(Response::new).map_err(|error| {
             tracing::warn!(%error, "enrolment refused");
             error.status()
@@ -89,7 +89,9 @@ impl EnrolError {
             Self::Registry(RegistryError::JoinRefused) | Self::Revoked(_) => {
                 Status::permission_denied(self.to_string())
             }
-            Self::Registry(RegistryError::NodeExists(_)) => Status::already_exists(self.to_string()),
+            Self::Registry(RegistryError::NodeExists(node)) => {
+                Status::already_exists(format!("{self}: take another name, or `seks node revoke {node}` first"))
+            }
             Self::Registry(RegistryError::Store(_)) => Status::unavailable("the store does not answer"),
             _ => Status::internal("the node can't be enrolled"),
         }

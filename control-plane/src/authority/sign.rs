@@ -79,7 +79,7 @@ impl Authority {
             return Err(AuthorityError::Lifetime(MAX_OPERATOR_DAYS));
         }
         let mut params = leaf(name.as_str(), ttl, ExtendedKeyUsagePurpose::ClientAuth)?;
-        params.subject_alt_names.push(SanType::URI(identity::operator_uri(name).try_into()?));
+        params.subject_alt_names.push(SanType::URI(self.identities.operator_uri(name).try_into()?));
         Ok(pem(params.signed_by(&request.0, &self.issuer)?.der()))
     }
 
@@ -91,7 +91,7 @@ impl Authority {
     pub fn sign_node(&self, request: &Request, node: &NodeId, enrolment: &str) -> Result<String, AuthorityError> {
         let mut params = leaf(node.as_str(), NODE_TTL, ExtendedKeyUsagePurpose::ClientAuth)?;
         params.distinguished_name.push(DnType::CustomDnType(identity::ENROLMENT.to_vec()), enrolment);
-        params.subject_alt_names.push(SanType::URI(identity::node_uri(node).try_into()?));
+        params.subject_alt_names.push(SanType::URI(self.identities.node_uri(node).try_into()?));
         Ok(pem(params.signed_by(&request.0, &self.issuer)?.der()))
     }
 

@@ -5,6 +5,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::*;
 use crate::{
+    config::{AuthorityConfig, MeshConfig},
     seal::SealConfig,
     store::{StoreConfig, Write},
 };
@@ -25,7 +26,7 @@ fn request(names: &[SanType]) -> Vec<u8> {
 }
 
 fn peer(pem: &str) -> Option<Peer> {
-    Peer::from_certificate(&CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
+    Identities::default().read(&CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
 }
 
 #[tokio::test]
@@ -113,4 +114,88 @@ async fn only_one_uri_of_ours_is_an_identity() {
     let key = KeyPair::generate().unwrap();
     let csr = CertificateParams::default().serialize_request(&key).unwrap();
     assert!(CertificateSigningRequestParams::from_der(csr.der()).is_ok());
+}
+
+#[tokio::test]
+async fn a_mesh_names_its_own_workloads_and_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let bundle_file = dir.path().join("bundle.pem");
+    std::fs::write(&bundle_file, ca.self_signed(&key).unwrap().pem()).unwrap();
+    let mesh = |trust_domain: &str| AuthorityConfig {
+        mesh: MeshConfig { trust_domain: trust_domain.into(), bundle_file: bundle_file.clone() },
+        ..AuthorityConfig::default()
+    };
+    assert!(Identities::new(&mesh("seks")).is_err(), "it could name our operators");
+    assert!(Identities::new(&mesh("")).is_err() && Identities::new(&mesh("Mesh")).is_err());
+    let identities = Identities::new(&mesh("mesh.example")).unwrap();
+    let read = |uri: &str| {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        identities.read(params.self_signed(&key).unwrap().der())
+    };
+    let id = "spiffe://mesh.example/ns/seks/sa/proxy-1";
+    let peer = read(id).unwrap();
+    assert_eq!((peer.identity, peer.enrolment.as_str()), (Identity::Workload(id.into()), id));
+    assert!(identities.is_workload(id) && !identities.is_workload("spiffe://seks/node/n1"));
+    for bad in [
+        "spiffe://mesh.example",
+        "spiffe://mesh.example/",
+        "spiffe://mesh.example/a//b",
+        "spiffe://mesh.example/a/../b",
+        "spiffe://other/ns/seks",
+        "spiffe://mesh.example/a?b",
+    ] {
+        assert!(read(bad).is_none() && !identities.is_workload(bad), "{bad}");
+    }
+    assert!(matches!(read("spiffe://seks/operator/root").unwrap().identity, Identity::Operator(_)));
+}
+
+#[tokio::test]
+async fn a_ca_from_files_signs_and_the_one_before_counts_while_it_is_trusted() {
+    let (own, dir, store, sealer) = authority().await;
+    let key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let file = |name: &str, text: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    };
+    let config = AuthorityConfig {
+        trust_domain: "prod.example".into(),
+        cert_file: file("ca.pem", &ca.self_signed(&key).unwrap().pem()),
+        key_file: file("ca.key", &key.serialize_pem()),
+        trusted_file: file("old.pem", &own.ca_pem()),
+        ..AuthorityConfig::default()
+    };
+    let open = |config: AuthorityConfig| {
+        let (store, sealer) = (store.clone(), &sealer);
+        async move { Authority::open(&config, store.as_ref(), sealer, Transaction::default).await }
+    };
+    let authority = open(config.clone()).await.unwrap();
+    assert_ne!(authority.pin(), own.pin());
+    assert!(authority.ca_pem().ends_with(&own.ca_pem()) && authority.roots().count() == 2);
+    let signed = authority.sign_node(&Request::parse(&request(&[])).unwrap(), &"n-1".parse().unwrap(), "j1").unwrap();
+    let der = CertificateDer::from_pem_slice(signed.as_bytes()).unwrap();
+    let peer = authority.identities().read(&der).unwrap();
+    assert_eq!(peer.identity, Identity::Node("n-1".parse().unwrap()));
+    assert!(Identities::default().read(&der).is_none(), "another trust domain");
+    let other = file("other.key", &KeyPair::generate().unwrap().serialize_pem());
+    let leaf = file("leaf.pem", &signed);
+    for (key, bad) in [
+        ("key_file", AuthorityConfig { key_file: other, ..config.clone() }),
+        ("key_file", AuthorityConfig { key_file: Default::default(), ..config.clone() }),
+        ("cert_file", AuthorityConfig { cert_file: leaf, ..config.clone() }),
+        ("cert_file", AuthorityConfig { cert_file: dir.path().join("missing"), ..config.clone() }),
+        ("trusted_file", AuthorityConfig { trusted_file: dir.path().join("missing"), ..config.clone() }),
+        ("trust_domain", AuthorityConfig { trust_domain: "A/b".into(), ..config.clone() }),
+    ] {
+        let error = open(bad).await.err().unwrap().to_string();
+        assert!(error.starts_with(&format!("authority.{key}: ")) && !error.contains('\n'), "{error}");
+    }
 }

@@ -5,23 +5,23 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use seks_proto::id::NodeId;
+use crate::authority::Identity;
 
 /// Streams of one node that may wait for their Hello. An honest one has one, and for a moment another that it has just given up.
 const MAX_OPENING: usize = 4;
 
 /// The streams that have not said Hello yet, by node.
 #[derive(Clone, Default)]
-pub(super) struct Doors(Arc<Mutex<HashMap<NodeId, usize>>>);
+pub(super) struct Doors(Arc<Mutex<HashMap<Identity, usize>>>);
 
 impl Doors {
-    /// A place for one more stream of `node`, until it is dropped.
-    pub(super) fn enter(&self, node: &NodeId) -> Option<Opening> {
+    /// A place for one more stream of the node that `who` names, until it is dropped.
+    pub(super) fn enter(&self, who: &Identity) -> Option<Opening> {
         let mut opening = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = opening.entry(node.clone()).or_default();
+        let count = opening.entry(who.clone()).or_default();
         (*count < MAX_OPENING).then(|| {
             *count += 1;
-            Opening { doors: self.clone(), node: node.clone() }
+            Opening { doors: self.clone(), who: who.clone() }
         })
     }
 }
@@ -29,16 +29,16 @@ impl Doors {
 /// One stream that is beginning.
 pub(super) struct Opening {
     doors: Doors,
-    node: NodeId,
+    who: Identity,
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
         let mut opening = self.doors.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = opening.get_mut(&self.node) {
+        if let Some(count) = opening.get_mut(&self.who) {
             *count -= 1;
             if *count == 0 {
-                opening.remove(&self.node);
+                opening.remove(&self.who);
             }
         }
     }
@@ -48,9 +48,13 @@ impl Drop for Opening {
 mod tests {
     use super::*;
 
+    fn node(id: &str) -> Identity {
+        Identity::Node(id.parse().unwrap())
+    }
+
     #[test]
     fn each_node_has_a_few_places_of_its_own_and_gets_them_back() {
-        let (doors, a, b) = (Doors::default(), "a".parse().unwrap(), "b".parse().unwrap());
+        let (doors, a, b) = (Doors::default(), node("a"), node("b"));
         let mut held: Vec<_> = (0..MAX_OPENING).map(|_| doors.enter(&a).unwrap()).collect();
         assert!(doors.enter(&a).is_none() && doors.enter(&b).is_some());
         held.pop();

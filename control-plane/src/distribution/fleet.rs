@@ -39,6 +39,8 @@ struct NodeState {
     record: wire::Node,
     /// The revision of the record that is known; 0: the store has none.
     stored: Revision,
+    /// The revision that took the record before away: an answer about an older one, come late, brings nothing back.
+    removed: Revision,
     /// The revision at which the store came to say that we answer for the node: no lease is granted that isn't rooted after
     /// it, so that whoever has seen a later revision knows whom to ask.
     recorded: Option<Revision>,
@@ -138,12 +140,12 @@ impl Fleet {
         let State { nodes, me, longest, .. } = &mut *state;
         let lease = BootInstant::now().plus(with_skew(*longest));
         match (record, nodes.get_mut(&id)) {
-            (Some(_) | None, Some(node)) if revision <= node.stored => {}
+            (Some(_) | None, Some(node)) if revision <= node.stored.max(node.removed) => {}
             (Some(record), Some(node)) => node.learn(record, revision, me.as_ref(), lease),
             (Some(record), None) => {
                 nodes.entry(id).or_insert_with(NodeState::new).learn(record, revision, me.as_ref(), lease);
             }
-            (None, Some(node)) => node.forget(me.as_ref(), lease),
+            (None, Some(node)) => node.forget(revision, me.as_ref(), lease),
             (None, None) => {}
         }
         drop(state);
@@ -252,13 +254,15 @@ impl Fleet {
             node.writing = node.writing.saturating_sub(1);
         }
         if let Some(node) = nodes.get_mut(id).filter(|node| revision > node.stored) {
-            node.stored = revision;
-            node.record.replica.clone_from(&record.replica);
-            node.record.lease_ttl_ms = record.lease_ttl_ms;
-            let ours = me.as_ref().is_some_and(|me| me.as_str() == record.replica);
-            node.recorded = (ours && node.record.region == record.region).then_some(revision);
             // Until just now another may have granted it leases.
             node.hold(BootInstant::now().plus(with_skew(*longest)));
+            if revision > node.removed {
+                node.stored = revision;
+                node.record.replica.clone_from(&record.replica);
+                node.record.lease_ttl_ms = record.lease_ttl_ms;
+                let ours = me.as_ref().is_some_and(|me| me.as_str() == record.replica);
+                node.recorded = (ours && node.record.region == record.region).then_some(revision);
+            }
         }
         drop(state);
         self.notify();
@@ -421,6 +425,7 @@ impl NodeState {
         Self {
             record: wire::Node::default(),
             stored: 0,
+            removed: 0,
             recorded: None,
             answered: None,
             stream: None,
@@ -463,8 +468,8 @@ impl NodeState {
     }
 
     /// The store has no record of it any more. It may have the lease that it was granted last.
-    fn forget(&mut self, me: Option<&ReplicaId>, lease: BootInstant) {
-        self.stored = 0;
+    fn forget(&mut self, revision: Revision, me: Option<&ReplicaId>, lease: BootInstant) {
+        (self.stored, self.removed) = (0, revision);
         self.recorded = None;
         let host = std::mem::take(&mut self.record.replica);
         if !host.is_empty() && me.is_none_or(|me| me.as_str() != host) {

@@ -65,7 +65,12 @@ impl Follow {
             WatchEvent::Changes { revision, changes } if revision > self.feed.head() => {
                 // Before the head moves: who has seen this revision knows the nodes in it.
                 self.learn(&changes, revision);
-                let push = |compiled| self.feed.push(revision, compiled);
+                // Who may still serve after a node was revoked is known by who has acknowledged that revision: not the node itself.
+                let revoked = changes.iter().any(|change| matches!(change, Write::Delete(Key::Node(_))));
+                let push = |compiled: Compiled| {
+                    let matters = revoked || !compiled.items.is_empty() || !compiled.shifts.is_empty();
+                    self.feed.push_as(revision, compiled, matters);
+                };
                 self.snapshots.update(revision, |table| table.apply(changes), push);
             }
             WatchEvent::Progress(revision) if revision > self.feed.head() => {
@@ -86,7 +91,7 @@ impl Follow {
                     self.fleet.learn(id.clone(), Some(record), revision);
                 }
                 Write::Delete(Key::Node(id)) => {
-                    self.members.learn(id, None);
+                    self.members.revoke(id, revision);
                     self.fleet.learn(id.clone(), None, revision);
                 }
                 Write::Put(Key::Replica(id), value) => {

@@ -82,10 +82,10 @@ fn removal(what: What) -> Bytes {
 impl Credential {
     /// The change for one node: opened, and sealed to the stream's key. When the envelope doesn't open (a missing KEK, damage) the
     /// node is told that there is no such credential: requests for it are refused, everything else goes on.
-    pub(super) fn seal_to(&self, epoch: &str, sealer: &Sealer, key: &SessionKey) -> Bytes {
+    pub(super) fn seal_to(&self, (stored, epoch): (&str, &str), sealer: &Sealer, key: &SessionKey) -> Bytes {
         let Self { tenant, name, version, envelope, .. } = self;
         let aad = seks_proto::table::credential_aad(epoch, tenant.as_str(), name.as_str(), *version);
-        let opened = sealer.open(&RecordId::credential(epoch, tenant, name, *version), envelope);
+        let opened = sealer.open(&RecordId::credential(stored, tenant, name, *version), envelope);
         let sealed = opened.map_err(|e| e.to_string()).and_then(|s| key.seal(&aad, &s).map_err(|e| e.to_string()));
         match sealed {
             Ok(sealed) => {

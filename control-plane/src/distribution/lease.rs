@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::feed::Feed;
-use crate::store::{Revision, Store};
+use crate::store::{Revision, Store, StoreError};
 
 /// How often a barrier is raised.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -40,11 +40,14 @@ pub(super) async fn run(
     barrier: watch::Sender<Option<Barrier>>,
     stalled: Arc<Notify>,
     hurry: Arc<Notify>,
+    went_back: watch::Sender<Option<Revision>>,
 ) {
     let period = PERIOD.min(ttl / 5);
     loop {
-        let at = BootInstant::now();
+        let (at, seen) = (BootInstant::now(), feed.head());
         match timeout(ttl, store.revision()).await {
+            Ok(Ok(revision)) if revision < seen => return report(&went_back, revision, seen),
+            Ok(Err(StoreError::Replaced)) => return report(&went_back, 0, seen),
             Ok(Ok(revision)) => {
                 if timeout(WATCH_LIMIT, reached(&feed, revision)).await.is_ok() {
                     barrier.send_replace(Some(Barrier { at, revision }));
@@ -59,6 +62,16 @@ pub(super) async fn run(
         // Somebody's first lease waits for a barrier after its record; everybody else's doesn't.
         let _ = timeout(period, hurry.notified()).await;
     }
+}
+
+/// What was seen of the store is not in it any more: nothing is granted from here on.
+fn report(went_back: &watch::Sender<Option<Revision>>, now: Revision, seen: Revision) {
+    tracing::error!(
+        now,
+        seen,
+        "the store has gone back: an old copy of it is where it was; no lease is granted any more"
+    );
+    went_back.send_replace(Some(now));
 }
 
 async fn reached(feed: &Feed, revision: Revision) {

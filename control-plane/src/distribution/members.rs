@@ -6,13 +6,19 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use seks_proto::{id::NodeId, wire};
 use tokio_util::sync::CancellationToken;
 
-use crate::{authority::Peer, store::Revision};
+use crate::{
+    authority::{Identity, Peer},
+    store::Revision,
+};
 
 /// One node's membership.
 #[derive(Clone)]
@@ -21,6 +27,15 @@ pub(super) struct Member {
     pub(super) record: Arc<wire::Node>,
     /// Cancelled when the record is gone, or is another enrolment's.
     pub(super) revoked: CancellationToken,
+    /// The revision that took the record away, once that is known.
+    revoked_at: Arc<AtomicU64>,
+}
+
+impl Member {
+    /// The revision of its revocation; 0: not revoked, or nobody knows when.
+    pub(super) fn revoked_at(&self) -> Revision {
+        self.revoked_at.load(Relaxed)
+    }
 }
 
 /// All of them.
@@ -59,15 +74,30 @@ impl Members {
                 if let Some(member) = other {
                     member.revoked.cancel();
                 }
-                Member { record, revoked: CancellationToken::new() }
+                Member { record, revoked: CancellationToken::new(), revoked_at: Arc::default() }
             }
         };
         members.insert(id.clone(), member);
     }
 
-    /// The membership of `id`, if its certificate is of the enrolment that counts.
-    pub(super) fn admit(&self, id: &NodeId, peer: &Peer) -> Option<Member> {
-        self.lock().get(id).filter(|member| member.record.enrolment == peer.enrolment).cloned()
+    /// The store has no record of a node any more since `revision`.
+    pub(super) fn revoke(&self, id: &NodeId, revision: Revision) {
+        if let Some(member) = self.lock().get(id) {
+            member.revoked_at.store(revision, Relaxed);
+        }
+        self.learn(id, None);
+    }
+
+    /// The node that `peer` is, if its certificate is of the enrolment that counts.
+    pub(super) fn admit(&self, peer: &Peer) -> Option<(NodeId, Member)> {
+        let members = self.lock();
+        let found = match &peer.identity {
+            Identity::Operator(_) => None,
+            Identity::Node(id) => members.get_key_value(id),
+            Identity::Workload(_) => members.iter().find(|(_, member)| member.record.enrolment == peer.enrolment),
+        };
+        let (id, member) = found.filter(|(_, member)| member.record.enrolment == peer.enrolment)?;
+        Some((id.clone(), member.clone()))
     }
 
     /// Puts what enrolment said into `nodes`, adds the nodes that were never seen, and leaves out who is no member any more.
@@ -97,7 +127,6 @@ impl Members {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authority::Identity;
 
     fn id() -> NodeId {
         "n1".parse().unwrap()
@@ -112,17 +141,17 @@ mod tests {
     fn a_certificate_is_worth_as_much_as_the_record_of_its_enrolment() {
         let members = Members::default();
         let ((first, peer), (second, other)) = (of("a"), of("b"));
-        assert!(members.admit(&id(), &peer).is_none());
+        assert!(members.admit(&peer).is_none());
         members.learn(&id(), Some(&first));
-        let member = members.admit(&id(), &peer).unwrap();
-        assert!(members.admit(&id(), &other).is_none());
+        let (_, member) = members.admit(&peer).unwrap();
+        assert!(members.admit(&other).is_none());
         members.learn(&id(), Some(&wire::Node { version: "2".into(), ..first.clone() }));
         assert!(!member.revoked.is_cancelled(), "the same enrolment, seen again");
         members.learn(&id(), Some(&second));
-        assert!(member.revoked.is_cancelled() && members.admit(&id(), &peer).is_none());
-        let member = members.admit(&id(), &other).unwrap();
+        assert!(member.revoked.is_cancelled() && members.admit(&peer).is_none());
+        let (_, member) = members.admit(&other).unwrap();
         members.learn(&id(), None);
-        assert!(member.revoked.is_cancelled() && members.admit(&id(), &other).is_none());
+        assert!(member.revoked.is_cancelled() && members.admit(&other).is_none());
     }
 
     #[test]
@@ -130,7 +159,7 @@ mod tests {
         let members = Members::default();
         let (record, peer) = of("a");
         members.reset(&[(id(), record.clone(), 1)]);
-        let member = members.admit(&id(), &peer).unwrap();
+        let (_, member) = members.admit(&peer).unwrap();
         members.reset(&[(id(), record, 1)]);
         assert!(!member.revoked.is_cancelled());
         members.reset(&[]);

@@ -103,18 +103,16 @@ impl wire::distribution_server::Distribution for Distribution {
     type SyncStream = ReceiverStream<Result<ReplicaMessage, Status>>;
 
     async fn sync(&self, request: Request<Streaming<wire::NodeMessage>>) -> Result<Response<Self::SyncStream>, Status> {
-        let peer = Peer::of(request.extensions());
-        let Some(Peer { identity: Identity::Node(node), .. }) = &peer else {
-            return Err(Status::unauthenticated("a node's certificate is needed"));
-        };
+        let peer = self.0.config.identities.of(request.extensions());
+        let peer = peer.filter(|peer| !matches!(peer.identity, Identity::Operator(_)));
+        let peer = peer.ok_or_else(|| Status::unauthenticated("a node's certificate is needed"))?;
         if self.0.leaving.is_cancelled() {
             return Err(Status::unavailable("this replica is about to stop"));
         }
-        let node = node.clone();
-        let Some(opening) = self.0.doors.enter(&node) else {
+        let Some(opening) = self.0.doors.enter(&peer.identity) else {
             return Err(Status::resource_exhausted("too many streams of this node are beginning"));
         };
-        let member = admit(&self.0, &node, peer.as_ref()).await.map_err(|end| Status::from(&end))?;
+        let (node, member) = admit(&self.0, &peer).await.map_err(|end| Status::from(&end))?;
         let (outbox, stream) = mpsc::channel(OUTBOX);
         let (inner, inbound) = (self.0.clone(), request.into_inner());
         self.0.spawn(async move {
@@ -124,10 +122,6 @@ impl wire::distribution_server::Distribution for Distribution {
             } else {
                 tracing::info!(seks.node = %node, reason = %end, "a node's stream has ended");
             }
-            if matches!(end, End::Revoked) {
-                let fence = ToNode::Fence(wire::Fence { epoch: String::new(), reason: end.to_string() });
-                let _ = timeout(GOODBYE, send(&outbox, fence)).await;
-            }
             let _ = timeout(GOODBYE, outbox.send(Err(Status::from(&end)))).await;
         });
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -136,14 +130,13 @@ impl wire::distribution_server::Distribution for Distribution {
 
 /// The membership of a node that has shown its certificate. A replica that doesn't know it yet asks the store how far it is
 /// behind: enrolment may have happened at another replica just now.
-async fn admit(inner: &Inner, node: &NodeId, peer: Option<&Peer>) -> Result<Member, End> {
-    let look = || peer.and_then(|peer| inner.members.admit(node, peer));
-    if let Some(member) = look() {
+async fn admit(inner: &Inner, peer: &Peer) -> Result<(NodeId, Member), End> {
+    if let Some(member) = inner.members.admit(peer) {
         return Ok(member);
     }
     let revision = inner.store.revision().await.map_err(|_| End::Store)?;
     hello::catch_up(inner, revision).await?;
-    look().ok_or(End::Revoked)
+    inner.members.admit(peer).ok_or(End::Revoked)
 }
 
 /// What [`serve`] returns when it is done: it only ever ends for a reason.
@@ -189,9 +182,11 @@ async fn serve(
     send(outbox, ToNode::Welcome(welcome)).await?;
     tokio::select! {
         biased;
-        () = member.revoked.cancelled() => Err(End::Revoked),
-        end = session.run(&mut inbound, outbox, fenced) => end,
+        () = member.revoked.cancelled() => {}
+        end = session.run(&mut inbound, outbox, fenced) => return end,
     }
+    let _ = timeout(GOODBYE, session.send_away(&mut inbound, outbox, member.revoked_at())).await;
+    Err(End::Revoked)
 }
 
 /// Takes the stream out of the fleet, however it ends.
@@ -252,7 +247,7 @@ impl Session {
             tokio::select! {
                 biased;
                 () = fenced.cancelled() => {
-                    let fence = wire::Fence { epoch: self.epoch(), reason: End::Fenced.to_string() };
+                    let fence = wire::Fence { epoch: self.epoch(), reason: End::Fenced.to_string(), revision: 0 };
                     let _ = timeout(GOODBYE, send(outbox, ToNode::Fence(fence))).await;
                     return Err(End::Fenced);
                 }
@@ -334,6 +329,26 @@ impl Session {
         Ok(())
     }
 
+    /// Tells a revoked node to stop, and hears that it has: with that, nobody has to wait for its lease to end.
+    async fn send_away(
+        &mut self,
+        inbound: &mut Streaming<wire::NodeMessage>,
+        outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
+        revision: Revision,
+    ) -> Result<(), End> {
+        let fence = wire::Fence { epoch: self.epoch(), reason: End::Revoked.to_string(), revision };
+        send(outbox, ToNode::Fence(fence)).await?;
+        while let Ok(Some(message)) = inbound.message().await {
+            if let Some(FromNode::Ack(ack)) = message.message
+                && ack.revision == revision
+            {
+                self.inner.fleet.ack(&self.node, self.stream, revision);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// Begins to write down that we answer for the node's leases; `None`: the store knows, or it is too early.
     fn record(&self) -> Option<BoxFuture<'static, ()>> {
         let effective = |revision| self.inner.feed.effective(revision);
@@ -379,8 +394,13 @@ impl Session {
         self.loading = Some(Loading::Sending(Box::new(loaded)));
     }
 
+    /// What the store's envelopes are bound to, and what the node's are.
+    fn epochs(&self) -> (&str, &str) {
+        (self.inner.store.epoch(), self.inner.lifetime.name())
+    }
+
     fn epoch(&self) -> String {
-        self.inner.store.epoch().to_owned()
+        self.inner.lifetime.name().to_owned()
     }
 }
 

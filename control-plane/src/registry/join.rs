@@ -15,7 +15,7 @@ use super::{
     limits, now,
     record::{JoinRecord, Node, Stored},
 };
-use crate::store::{Key, key::prefix};
+use crate::store::{Key, StoreError, key::prefix};
 
 const PREFIX: &str = "seks_join_";
 
@@ -55,13 +55,33 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Invalid`], [`RegistryError::NotFound`] for a tenant that isn't there.
     pub async fn create_join_token(&self, admission: Admission, ca_pin: &str) -> Result<JoinToken, RegistryError> {
-        let Admission { region, mut tenants, ttl_seconds } = admission;
-        if !region.is_empty() && !seks_proto::id::is_name(&region) {
-            return Err(RegistryError::invalid("region", "1 to 63 of a-z, 0-9 and `-`"));
-        }
-        let ttl = if ttl_seconds == 0 { limits::JOIN_TTL_SECONDS } else { ttl_seconds };
+        let ttl = match admission.ttl_seconds {
+            0 => limits::JOIN_TTL_SECONDS,
+            seconds => seconds,
+        };
         if ttl > limits::MAX_JOIN_TTL_SECONDS {
             return Err(RegistryError::invalid("ttl_seconds", "1 second to 24 hours"));
+        }
+        let (region, tenants) = self.checked(admission).await?;
+        let id = TokenId::generate().map_err(RegistryError::Random)?;
+        let id = id.as_str().trim_start_matches("tok-");
+        let mut random = [0_u8; 32];
+        getrandom::fill(&mut random).map_err(RegistryError::Random)?;
+        let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(random));
+        random.zeroize();
+        let expires_at = now().saturating_add(i64::try_from(ttl).unwrap_or(i64::MAX));
+        let record = JoinRecord { hash: hash(&secret), region, expires_at, tenants };
+        let key = Key::Join(id.into());
+        self.commit(Change::new().check_absent(key.clone()).put(key, &record)).await?;
+        let text = Zeroizing::new(format!("{PREFIX}{id}.{}.{ca_pin}", *secret));
+        Ok(JoinToken { text, expires_at })
+    }
+
+    /// Where the node will be, and whose secrets it may hold.
+    async fn checked(&self, admission: Admission) -> Result<(String, Vec<String>), RegistryError> {
+        let Admission { region, mut tenants, .. } = admission;
+        if !region.is_empty() && !seks_proto::id::is_name(&region) {
+            return Err(RegistryError::invalid("region", "1 to 63 of a-z, 0-9 and `-`"));
         }
         tenants.sort_unstable();
         tenants.dedup();
@@ -71,19 +91,33 @@ impl Registry {
         for tenant in &tenants {
             self.living_tenant(tenant).await?; // a typing error would leave the node with nothing to serve
         }
-        let id = TokenId::generate().map_err(RegistryError::Random)?;
-        let id = id.as_str().trim_start_matches("tok-");
-        let mut random = [0_u8; 32];
-        getrandom::fill(&mut random).map_err(RegistryError::Random)?;
-        let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(random));
-        random.zeroize();
-        let expires_at = now().saturating_add(i64::try_from(ttl).unwrap_or(i64::MAX));
-        let tenants = tenants.iter().map(ToString::to_string).collect();
-        let record = JoinRecord { hash: hash(&secret), region, expires_at, tenants };
-        let key = Key::Join(id.into());
-        self.commit(Change::new().check_absent(key.clone()).put(key, &record)).await?;
-        let text = Zeroizing::new(format!("{PREFIX}{id}.{}.{ca_pin}", *secret));
-        Ok(JoinToken { text, expires_at })
+        Ok((region, tenants.iter().map(ToString::to_string).collect()))
+    }
+
+    /// Makes a node that shows the mesh's certificate for `spiffe_id` instead of one of ours: nothing has to be handed to it.
+    ///
+    /// # Errors
+    /// [`RegistryError::NodeExists`] when the name is taken; [`RegistryError::Conflict`] when another node has that id.
+    pub async fn admit_workload(
+        &self,
+        id: &NodeId,
+        spiffe_id: &str,
+        admission: Admission,
+    ) -> Result<Node, RegistryError> {
+        let (region, tenants) = self.checked(admission).await?;
+        if let Some(other) = self.nodes().await?.into_iter().find(|node| node.enrolment == spiffe_id) {
+            let reason = format!("node `{}` has this SPIFFE ID already", other.id);
+            return Err(RegistryError::conflict(reason, "each node needs one of its own"));
+        }
+        let enrolled_at = now();
+        let (name, enrolment) = (id.to_string(), spiffe_id.to_owned());
+        let node = Node { id: name, region, tenants, enrolment, enrolled_at, ..Node::default() };
+        let key = Key::Node(id.clone());
+        match self.commit(Change::new().check_absent(key.clone()).put(key, &node)).await {
+            Ok(_) => Ok(node),
+            Err(RegistryError::Store(StoreError::Conflict)) => Err(RegistryError::NodeExists(id.clone())),
+            Err(other) => Err(other),
+        }
     }
 
     /// Uses a join token up and makes the node that it stands for. Whatever is wrong with the token, the refusal is the same.

@@ -13,6 +13,7 @@ use crate::{
     authority::{Authority, AuthorityError},
     config::Config,
     distribution::DistributionError,
+    lifetime::{Lifetime, Mark, MarkError, MarkFile, WentBack},
     registry::Registry,
     seal::{SealError, SealKind, Sealer},
     store::{OpenError, Store, StoreError},
@@ -37,8 +38,16 @@ pub enum StartError {
         /// Why.
         source: SealError,
     },
+    /// The store is older than what was seen of it.
+    #[error(
+        "store: {0}: `seks-control-plane accept-rollback --reason …` says that this is meant, see deploy/README.md"
+    )]
+    WentBack(#[from] WentBack),
+    /// What was seen of it can't be read or kept.
+    #[error("store.mark_file: {0}")]
+    Mark(#[from] MarkError),
     /// The certificate authority.
-    #[error("certificate authority: {0}")]
+    #[error("{0}")]
     Authority(#[from] AuthorityError),
     /// Distribution.
     #[error(transparent)]
@@ -86,6 +95,7 @@ impl StartError {
             {
                 Exit::Failed
             }
+            Self::WentBack(_) => Exit::Conflict,
             Self::Metrics(_) | Self::Reflection(_) | Self::Name(_) => Exit::Failed,
             _ => Exit::Usage,
         }
@@ -94,6 +104,7 @@ impl StartError {
     fn store(source: OpenError) -> Self {
         let key = match source {
             OpenError::Config { .. } => "",
+            OpenError::Exists(_) | OpenError::Unfinished => "store: ",
             OpenError::File { .. } | OpenError::InUse(_) | OpenError::NotAStore { .. } => "store.path: ",
             OpenError::Store(_) => "store: ",
         };
@@ -134,11 +145,22 @@ pub struct Foundation {
     pub authority: Arc<Authority>,
     /// What writes.
     pub registry: Arc<Registry>,
+    /// Where the highest revision that was seen is kept.
+    pub marks: Option<MarkFile>,
 }
 
-impl Foundation {
-    /// Reads the KEK, opens the store, checks that they belong together, and at the first start makes the CA and the tenant
-    /// `default` in one transaction.
+/// The store and the KEK that it was sealed with, and nothing else: for what must work with a store that went back.
+pub struct Base {
+    /// The records.
+    pub store: Arc<dyn Store>,
+    /// The KEK.
+    pub sealer: Arc<Sealer>,
+    /// Where the highest revision that was seen is kept.
+    pub marks: Option<MarkFile>,
+}
+
+impl Base {
+    /// Reads the KEK, opens the store and checks that they belong together.
     ///
     /// # Errors
     /// [`StartError`]; with a missing or wrong KEK nothing was written.
@@ -147,11 +169,45 @@ impl Foundation {
         let sealer = Arc::new(Sealer::load(&config.seal).map_err(seal)?);
         let store = crate::store::open(&config.store).await.map_err(StartError::store)?;
         sealer.verify(store.as_ref()).await.map_err(seal)?;
+        Ok(Self { store, sealer, marks: config.store.mark().map(MarkFile::new) })
+    }
+
+    /// What was seen of the store.
+    ///
+    /// # Errors
+    /// [`MarkError`].
+    pub fn mark(&self) -> Result<Option<Mark>, MarkError> {
+        self.marks.as_ref().map_or(Ok(None), MarkFile::read)
+    }
+
+    /// Refuses a store that went back, and remembers how far one that didn't has come.
+    async fn check(&self) -> Result<(), StartError> {
+        let seal = |source| StartError::Seal { key: "store: ", source };
+        let lifetime = Lifetime::read(self.store.as_ref(), &self.sealer).await.map_err(seal)?;
+        let revision = self.store.revision().await.map_err(|e| seal(e.into()))?;
+        lifetime.check(revision, self.mark()?.as_ref())?;
+        if let Some(marks) = &self.marks {
+            marks.write(&Mark { lifetime: lifetime.name().to_owned(), revision })?; // and finds out here that it can
+        }
+        Ok(())
+    }
+}
+
+impl Foundation {
+    /// Reads the KEK, opens the store, checks that they belong together and that the store didn't go back, and at the first start makes the CA and the tenant
+    /// `default` in one transaction.
+    ///
+    /// # Errors
+    /// [`StartError`]; with a missing or wrong KEK nothing was written.
+    pub async fn open(config: &Config) -> Result<Self, StartError> {
+        let base = Base::open(config).await?;
+        base.check().await?;
+        let Base { store, sealer, marks } = base;
         let default = TenantName::try_from("default")?;
         let first = || Registry::first_tenant(&default);
-        let authority = Arc::new(Authority::load_or_create(store.as_ref(), &sealer, first).await?);
+        let authority = Arc::new(Authority::open(&config.authority, store.as_ref(), &sealer, first).await?);
         let registry = Arc::new(Registry::new(Arc::clone(&store), Arc::clone(&sealer)));
-        Ok(Self { store, sealer, authority, registry })
+        Ok(Self { store, sealer, authority, registry, marks })
     }
 
     /// A certificate and key for the operator `name`, which need not exist yet.

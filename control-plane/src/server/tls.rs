@@ -1,13 +1,15 @@
 //! TLS of our listeners: version 1.3, HTTP/2, client certificates of our own CA, and a server certificate that can be replaced
 //! while connections are served.
 
+mod clients;
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     crypto::CryptoProvider,
-    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
@@ -81,14 +83,9 @@ impl Source {
     /// [`TlsError`].
     pub fn server_config(&self, clients: ClientCertificate) -> Result<(ServerConfig, Arc<Presented>), TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(self.authority.certificate().clone()).map_err(|e| TlsError::Unusable(e.to_string()))?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-        let verifier = match clients {
-            ClientCertificate::Required => verifier,
-            ClientCertificate::Optional => verifier.allow_unauthenticated(),
-        };
-        let verifier = verifier.build().map_err(|e| TlsError::Unusable(e.to_string()))?;
+        // Nodes alone are of the mesh: their listener is the one on which a certificate is optional.
+        let mesh = self.authority.identities().mesh().filter(|_| clients == ClientCertificate::Optional);
+        let verifier = clients::verifier(self.authority.roots(), mesh.map(Arc::as_ref), clients, &provider)?;
         let (certificate, _) = self.certificate(&provider)?;
         let presented = Arc::new(Presented(ArcSwap::from_pointee(certificate)));
         let mut config = ServerConfig::builder_with_provider(provider)

@@ -23,6 +23,9 @@ pub struct StoreConfig {
     pub kind: StoreKind,
     /// Embedded: the file. Made with mode 0600 when it isn't there, its directory with 0700. No default.
     pub path: PathBuf,
+    /// The file that remembers, outside of the store, the highest revision that was seen of it: a store below it went back, and is
+    /// refused. Default: beside an embedded store, with `.mark` at the end of its name; etcd: none, and then nodes alone notice.
+    pub mark_file: PathBuf,
     /// Etcd: `https://host:port` of each member, nearest first; used in this order, each until it fails.
     pub endpoints: Vec<String>,
     /// Etcd: what all keys begin with. Default: `/seks/`. A slash at the end is added where it lacks.
@@ -68,6 +71,7 @@ impl Default for StoreConfig {
         Self {
             kind: StoreKind::default(),
             path: PathBuf::new(),
+            mark_file: PathBuf::new(),
             endpoints: Vec::new(),
             prefix: "/seks/".into(),
             allow_plaintext: false,
@@ -87,6 +91,31 @@ impl StoreConfig {
     #[must_use]
     pub fn embedded(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), ..Self::default() }
+    }
+
+    /// The file of an embedded store.
+    ///
+    /// # Errors
+    /// When none is named.
+    pub(crate) fn embedded_path(&self) -> Result<PathBuf, OpenError> {
+        if self.path.as_os_str().is_empty() {
+            return Err(OpenError::Config { key: "path", reason: "is missing".into() });
+        }
+        Ok(self.path.clone())
+    }
+
+    /// Where the highest revision is remembered; `None`: nowhere.
+    #[must_use]
+    pub fn mark(&self) -> Option<PathBuf> {
+        match self.kind {
+            _ if !self.mark_file.as_os_str().is_empty() => Some(self.mark_file.clone()),
+            StoreKind::Embedded => {
+                let mut path = self.path.as_os_str().to_owned();
+                path.push(".mark");
+                Some(path.into())
+            }
+            StoreKind::Etcd => None,
+        }
     }
 }
 
@@ -120,6 +149,12 @@ pub enum OpenError {
         /// Why.
         reason: String,
     },
+    /// A store is where one was to be made.
+    #[error("there is a store already: {0}")]
+    Exists(String),
+    /// A restore was interrupted.
+    #[error("a restore into it was not finished: repeat it")]
+    Unfinished,
     /// The store answers, and not as it should.
     #[error(transparent)]
     Store(#[from] super::StoreError),

@@ -7,6 +7,7 @@
 mod database;
 mod log;
 mod reserve;
+mod restore;
 mod writer;
 
 #[cfg(test)]
@@ -22,7 +23,7 @@ use futures_util::{
 use redb::ReadableDatabase as _;
 use tokio::sync::watch;
 
-pub(super) use self::{database::fresh_epoch, writer::check_size};
+pub(super) use self::{database::fresh_epoch, restore::restore, writer::check_size};
 use self::{
     database::{Database, Fault, META, RECORDS},
     log::Since,
@@ -56,10 +57,7 @@ pub(crate) struct Embedded {
 impl Embedded {
     /// Opens or makes the file that `config` names.
     pub(crate) async fn open(config: &StoreConfig) -> Result<Self, OpenError> {
-        if config.path.as_os_str().is_empty() {
-            return Err(OpenError::Config { key: "path", reason: "is missing".into() });
-        }
-        Self::open_with(config.path.clone(), LogLimits::default()).await
+        Self::open_with(config.embedded_path()?, LogLimits::default()).await
     }
 
     pub(crate) async fn open_with(path: std::path::PathBuf, limits: LogLimits) -> Result<Self, OpenError> {

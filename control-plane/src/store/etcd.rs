@@ -8,6 +8,7 @@ mod commit;
 mod connect;
 mod failure;
 mod link;
+mod restore;
 mod stamp;
 mod watch;
 
@@ -18,6 +19,7 @@ use futures_util::{
     stream::{BoxStream, StreamExt as _},
 };
 
+pub(super) use self::restore::restore;
 use self::{failure::Failure, link::Link};
 use super::{
     Key, OpenError, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write,
@@ -31,14 +33,26 @@ const PAGE: i64 = 512;
 pub(super) struct Etcd {
     link: Link,
     epoch: String,
+    /// The revision that gave it its epoch; it never changes in one store.
+    named: Revision,
+}
+
+/// Whether the prefix holds a store.
+pub(super) async fn exists(config: &StoreConfig) -> Result<bool, OpenError> {
+    let etcd = Etcd { link: connect::link(config)?, epoch: String::new(), named: 0 };
+    Ok(etcd.get(&Key::Epoch).await?.is_some())
 }
 
 impl Etcd {
     /// Connects, and gives the store its lifetime's name when it is new.
     pub(super) async fn open(config: &StoreConfig) -> Result<Self, OpenError> {
-        let mut etcd = Self { link: connect::link(config)?, epoch: String::new() };
+        let mut etcd = Self { link: connect::link(config)?, epoch: String::new(), named: 0 };
         loop {
             if let Some(record) = etcd.get(&Key::Epoch).await? {
+                if record.value.starts_with(restore::UNFINISHED) {
+                    return Err(OpenError::Unfinished);
+                }
+                etcd.named = record.modified;
                 etcd.epoch = String::from_utf8_lossy(&record.value).into_owned();
                 return Ok(etcd);
             }
@@ -143,7 +157,12 @@ impl Store for Etcd {
             // Linearizable, as all reads are unless one asks for less.
             let path = self.link.path(&Key::Epoch.to_string()).into_bytes();
             let response = self.range(path, GetOptions::new().with_keys_only()).await?;
-            Ok(response.as_ref().and_then(GetResponse::header).map_or(0, |header| revision(header.revision())))
+            let Some(response) = response else { return Err(StoreError::Corrupt("it has no revision".into())) };
+            let named = response.kvs().first().map(|kv| revision(kv.mod_revision()));
+            if named != Some(self.named) {
+                return Err(StoreError::Replaced);
+            }
+            Ok(response.header().map_or(0, |header| revision(header.revision())))
         })
     }
 }

@@ -15,6 +15,8 @@ pub enum Key {
     Authority,
     /// A sealed record of known content, by which a wrong KEK is noticed at start.
     Canary,
+    /// The store's lifetime as nodes know it, sealed; none: its epoch.
+    Era,
     /// Progress of a KEK rotation.
     Rotation,
     /// An operator.
@@ -88,6 +90,7 @@ impl fmt::Display for Key {
             Self::Epoch => f.write_str("meta/epoch"),
             Self::Authority => f.write_str("meta/authority"),
             Self::Canary => f.write_str("meta/canary"),
+            Self::Era => f.write_str("meta/era"),
             Self::Rotation => f.write_str("meta/rotation"),
             Self::Operator(name) => write!(f, "operator/{name}"),
             Self::Node(id) => write!(f, "node/{id}"),
@@ -121,6 +124,7 @@ impl Key {
             ["meta", "epoch"] => Self::Epoch,
             ["meta", "authority"] => Self::Authority,
             ["meta", "canary"] => Self::Canary,
+            ["meta", "era"] => Self::Era,
             ["meta", "rotation"] => Self::Rotation,
             ["operator", name] => Self::Operator(name.parse().ok()?),
             ["node", id] => Self::Node(id.parse().ok()?),
@@ -175,6 +179,7 @@ mod tests {
             Key::Epoch,
             Key::Authority,
             Key::Canary,
+            Key::Era,
             Key::Rotation,
             Key::Operator("root".parse().unwrap()),
             Key::Node("n-1".parse().unwrap()),

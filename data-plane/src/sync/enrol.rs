@@ -68,6 +68,19 @@ pub enum EnrolError {
         /// Where.
         data_dir: PathBuf,
     },
+    /// The certificate has ended, and there is no token to get another with.
+    #[error(
+        "the certificate of node `{node}` in `{data_dir}` has ended: revoke the node and let it enrol again with a new join token"
+    )]
+    Expired {
+        /// Whose.
+        node: String,
+        /// Where.
+        data_dir: PathBuf,
+    },
+    /// Who answers is no control plane of the CA that the join token names, or `ca_file`.
+    #[error("`{0}` is not the control plane that the join token is for: its certificate is of another CA")]
+    OtherCa(String),
     /// A control plane has looked at the request and refused it.
     #[error("the control plane refuses: {0}")]
     Refused(String),
@@ -92,7 +105,14 @@ pub async fn obtain(config: &EnrolConfig) -> Result<Identity, EnrolError> {
         if !wanted.is_empty() && identity.node() != wanted {
             return Err(EnrolError::OtherNode { wanted: wanted.clone(), found: identity.node().into(), data_dir });
         }
-        return Ok(identity);
+        if !identity.has_ended(super::renewal::unix_now()) {
+            return Ok(identity);
+        }
+        // Off for longer than its certificate was good for: only a new join token helps.
+        if config.join_token_file.as_ref().is_none_or(|token| !token.exists()) {
+            return Err(EnrolError::Expired { node: identity.node().into(), data_dir });
+        }
+        tracing::warn!(seks.node = identity.node(), "the certificate has ended; enrolling anew");
     }
     let path = config.join_token_file.clone().ok_or(EnrolError::NoToken(data_dir))?;
     let token = std::fs::read_to_string(&path).map_err(|source| EnrolError::TokenFile { path, source })?;
@@ -137,7 +157,12 @@ pub(super) fn request() -> Result<(Vec<u8>, Zeroizing<String>), rcgen::Error> {
 }
 
 async fn join(uri: &str, roots_pem: &str, pin: Pin, request: JoinRequest) -> Result<JoinResponse, EnrolError> {
-    let channel = connect(uri, roots_pem, pin).await?;
+    let channel = connect(uri, roots_pem, pin).await.map_err(|error| match error {
+        EnrolError::Unreachable(reason) if reason.contains("invalid peer certificate") => {
+            EnrolError::OtherCa(uri.into())
+        }
+        other => other,
+    })?;
     let answer = timeout(ANSWER_LIMIT, EnrolmentClient::new(channel).join(request)).await;
     match answer {
         Ok(Ok(answer)) => Ok(answer.into_inner()),

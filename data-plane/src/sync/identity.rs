@@ -28,6 +28,9 @@ pub struct Identity {
     /// Where it is kept; `None`: in memory only.
     #[serde(skip)]
     data_dir: Option<PathBuf>,
+    /// Where a mesh keeps certificate and key fresh; `None`: they are ours to renew.
+    #[serde(skip)]
+    files: Option<(PathBuf, PathBuf)>,
 }
 
 /// Why an identity can't be kept or read.
@@ -59,7 +62,7 @@ impl Identity {
         key_pem: Zeroizing<String>,
         ca_pem: String,
     ) -> Self {
-        Self { node: node.to_string(), region, certificate_pem, ca_pem, key_pem, data_dir: None }
+        Self { node: node.to_string(), region, certificate_pem, ca_pem, key_pem, data_dir: None, files: None }
     }
 
     /// The node's name.
@@ -72,6 +75,11 @@ impl Identity {
     #[must_use]
     pub fn region(&self) -> &str {
         &self.region
+    }
+
+    /// Where it is kept; `None`: in memory only.
+    pub(super) fn data_dir(&self) -> Option<&Path> {
+        self.data_dir.as_deref()
     }
 
     pub(super) fn certificate_pem(&self) -> &str {
@@ -95,9 +103,51 @@ impl Identity {
         Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
     }
 
+    /// A mesh's certificate and key, which it replaces when they are due. `data_dir` holds what the node has seen, and no identity.
+    ///
+    /// # Errors
+    /// Files that can't be read; a key that others can read.
+    pub fn of_files(
+        node: &NodeId,
+        (cert_file, key_file): (&Path, &Path),
+        ca_pem: String,
+        data_dir: &Path,
+    ) -> Result<Self, IdentityError> {
+        let failed = |path: &Path, source| IdentityError::File { path: path.to_path_buf(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(|e| failed(data_dir, e))?;
+        let (certificate_pem, key_pem) = read_pair(cert_file, key_file)?;
+        let files = Some((cert_file.to_path_buf(), key_file.to_path_buf()));
+        let data_dir = Some(data_dir.to_path_buf());
+        Ok(Self { data_dir, files, ..Self::new(node, String::new(), certificate_pem, key_pem, ca_pem) })
+    }
+
+    /// Whether somebody else renews it.
+    pub(super) fn is_of_files(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// What is in its files now; `None` when that is what it has.
+    pub(super) fn reread(&self) -> Result<Option<Self>, IdentityError> {
+        let Some((cert_file, key_file)) = &self.files else { return Ok(None) };
+        let (certificate_pem, key_pem) = read_pair(cert_file, key_file)?;
+        Ok((certificate_pem != self.certificate_pem).then(|| Self { certificate_pem, key_pem, ..self.clone() }))
+    }
+
+    /// Whether its certificate is of no use any more; one that can't be read is.
+    pub(super) fn has_ended(&self, unix_now: i64) -> bool {
+        self.validity().is_none_or(|(_, to)| to <= unix_now)
+    }
+
     /// The same node with a new certificate and key, kept where the old was.
-    pub(super) fn renewed(&self, certificate_pem: String, key_pem: Zeroizing<String>) -> Result<Self, IdentityError> {
-        let renewed = Self { certificate_pem, key_pem, ..self.clone() };
+    pub(super) fn renewed(
+        &self,
+        certificate_pem: String,
+        key_pem: Zeroizing<String>,
+        ca_pem: String,
+    ) -> Result<Self, IdentityError> {
+        // The CAs to trust come with it: so one takes over from another.
+        let ca_pem = if ca_pem.is_empty() { self.ca_pem.clone() } else { ca_pem };
+        let renewed = Self { certificate_pem, key_pem, ca_pem, ..self.clone() };
         if let Some(data_dir) = &self.data_dir {
             renewed.write(data_dir)?;
         }
@@ -148,6 +198,20 @@ impl Identity {
         fs::rename(&new, &path).map_err(failed)?;
         fs::File::open(data_dir).and_then(|dir| dir.sync_all()).map_err(failed)
     }
+}
+
+fn read_pair(cert_file: &Path, key_file: &Path) -> Result<(String, Zeroizing<String>), IdentityError> {
+    let failed = |path: &Path, source| IdentityError::File { path: path.to_path_buf(), source };
+    let certificate = fs::read_to_string(cert_file).map_err(|e| failed(cert_file, e))?;
+    let mode = fs::metadata(key_file).map_err(|e| failed(key_file, e))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(IdentityError::Exposed(key_file.to_path_buf()));
+    }
+    let key = fs::read_to_string(key_file).map(Zeroizing::new).map_err(|e| failed(key_file, e))?;
+    if CertificateDer::from_pem_slice(certificate.as_bytes()).is_err() {
+        return Err(IdentityError::Malformed(cert_file.to_path_buf()));
+    }
+    Ok((certificate, key))
 }
 
 /// serde knows nothing of `Zeroizing`.

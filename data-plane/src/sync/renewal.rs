@@ -16,8 +16,29 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Longest wait for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// How often a mesh's files are read: it replaces them at half of their life as well, which may be minutes.
+const LOOK_AT_FILES: Duration = Duration::from_secs(5);
+
+/// Takes up what a mesh puts into its files, for ever. The stream goes on; the next one shows the new certificate.
+async fn reread(identity: &ArcSwap<Identity>) {
+    loop {
+        match identity.load().reread() {
+            Ok(Some(renewed)) => {
+                tracing::info!("the node's certificate was replaced");
+                identity.store(Arc::new(renewed));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the node's certificate can't be read; the present one stays"),
+        }
+        sleep(LOOK_AT_FILES).await;
+    }
+}
+
 /// Renews for ever.
 pub(super) async fn run(endpoints: Vec<String>, trust: Trust, identity: Arc<ArcSwap<Identity>>) {
+    if identity.load().is_of_files() {
+        return reread(&identity).await;
+    }
     loop {
         if is_due(&identity.load(), unix_now()) {
             for endpoint in &endpoints {
@@ -49,7 +70,7 @@ async fn renew(endpoint: &str, trust: &Trust, identity: &Identity) -> Result<Ide
     if answer.node != identity.node() {
         return Err("the answer is for another node".into());
     }
-    identity.renewed(answer.certificate_pem, key_pem).map_err(|e| e.to_string())
+    identity.renewed(answer.certificate_pem, key_pem, answer.ca_pem).map_err(|e| e.to_string())
 }
 
 pub(super) fn unix_now() -> i64 {

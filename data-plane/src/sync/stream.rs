@@ -25,6 +25,7 @@ use super::{
     channel::Trust,
     decode::{DecodeError, decode},
     loading::{LoadError, Loading},
+    mark::Mark,
 };
 use crate::table::{ApplyError, Change, Delta, Table};
 
@@ -63,6 +64,9 @@ pub(super) enum End {
     GoAway(String),
     #[error("a nearer control plane is back")]
     Nearer(usize),
+    /// This node was taken out of the fleet.
+    #[error("{0}")]
+    Revoked(String),
     /// An old backup was restored, here or there. Nothing is applied; the lease runs out.
     #[error("{0}")]
     Diverged(String),
@@ -72,6 +76,7 @@ impl From<tonic::Status> for End {
     fn from(status: tonic::Status) -> Self {
         match status.code() {
             Code::FailedPrecondition => Self::Diverged(status.message().to_owned()),
+            Code::PermissionDenied => Self::Revoked(status.message().to_owned()),
             _ => Self::Refused(format!("{}: {}", status.code(), status.message())),
         }
     }
@@ -91,6 +96,7 @@ enum Reject {
 pub(super) struct Stream<'a> {
     table: &'a Arc<Table>,
     status: &'a Status,
+    mark: &'a Mark,
     outbox: mpsc::Sender<NodeMessage>,
     key: SessionKey,
     epoch: String,
@@ -114,8 +120,9 @@ impl<'a> Stream<'a> {
         config: &SyncConfig,
         table: &'a Arc<Table>,
         status: &'a Status,
+        mark: &'a Mark,
     ) -> End {
-        match Self::try_run(endpoint, trust, identity, config, table, status).await {
+        match Self::try_run(endpoint, trust, identity, config, table, status, mark).await {
             Ok(never) => match never {},
             Err(end) => end,
         }
@@ -128,12 +135,13 @@ impl<'a> Stream<'a> {
         config: &SyncConfig,
         table: &'a Arc<Table>,
         status: &'a Status,
+        mark: &'a Mark,
     ) -> Result<Never, End> {
         let channel = trust.connect(endpoint, identity).await?;
         let mut client = DistributionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let recipient = Recipient::generate()?;
-        let hello = hello(table, identity, config, &recipient);
+        let hello = hello(table, mark, identity, config, &recipient);
         let _ = outbox.try_send(message(ToReplica::Hello(hello))); // an empty queue takes it
         let opening = timeout(WELCOME_LIMIT, client.sync(ReceiverStream::new(messages))).await;
         let mut inbound = opening.map_err(|_| End::Silent(WELCOME_LIMIT))??.into_inner();
@@ -141,7 +149,7 @@ impl<'a> Stream<'a> {
         let Some(FromReplica::Welcome(welcome)) = first.and_then(|m| m.message) else {
             return Err(End::Protocol("the first answer is Welcome"));
         };
-        let mut stream = Self::welcomed(table, status, outbox, &recipient, welcome)?;
+        let mut stream = Self::welcomed(table, status, mark, outbox, &recipient, welcome)?;
         tracing::info!(endpoint, epoch = stream.epoch, resumed = !stream.lost, "following a control plane");
         status.update(|s| {
             s.connected = Some(endpoint.to_owned());
@@ -153,15 +161,18 @@ impl<'a> Stream<'a> {
     fn welcomed(
         table: &'a Arc<Table>,
         status: &'a Status,
+        mark: &'a Mark,
         outbox: mpsc::Sender<NodeMessage>,
         recipient: &Recipient,
         welcome: wire::Welcome,
     ) -> Result<Self, End> {
-        let held = table.epoch();
-        if !held.is_empty() && *held != *welcome.epoch {
-            return Err(End::Diverged(format!("its store is `{}`, this node's table is of `{held}`", welcome.epoch)));
+        let (held, seen) = (table.epoch(), mark.seen());
+        for known in [&*held, &*seen.epoch] {
+            if !known.is_empty() && *known != *welcome.epoch && !welcome.superseded.iter().any(|s| *s == *known) {
+                return Err(End::Diverged(format!("its store is `{}`, this node has seen `{known}`", welcome.epoch)));
+            }
         }
-        if welcome.resumed && !table.is_loaded() {
+        if welcome.resumed && (!table.is_loaded() || *held != *welcome.epoch) {
             return Err(End::Protocol("there is nothing to resume from"));
         }
         let key = recipient.accept(&welcome.session_enc, &welcome.session_sealed)?;
@@ -170,6 +181,7 @@ impl<'a> Stream<'a> {
         Ok(Self {
             table,
             status,
+            mark,
             outbox,
             key,
             epoch: welcome.epoch,
@@ -225,7 +237,7 @@ impl<'a> Stream<'a> {
                 Ok(())
             }
             FromReplica::GoAway(go) => Err(End::GoAway(go.reason)),
-            FromReplica::Fence(fence) => Err(End::Fenced(fence.reason)),
+            FromReplica::Fence(fence) => self.fenced(fence),
             FromReplica::Welcome(_) => Err(End::Protocol("a second Welcome")),
         }
     }
@@ -234,6 +246,13 @@ impl<'a> Stream<'a> {
         let (held, applied) = (self.table.epoch(), self.table.revision());
         if *begin.epoch != *self.epoch || (*held == *begin.epoch && begin.revision < applied) {
             return Err(End::Diverged(format!("a snapshot of revision {}, {applied} is applied", begin.revision)));
+        }
+        let seen = self.mark.seen();
+        if seen.epoch == begin.epoch && begin.revision < seen.revision {
+            return Err(End::Diverged(format!(
+                "a snapshot of revision {}, {} was seen",
+                begin.revision, seen.revision
+            )));
         }
         let revision = begin.revision;
         self.loading = None; // at most one is in memory
@@ -349,7 +368,19 @@ impl<'a> Stream<'a> {
         self.table.lease().current_at(sent.minus(self.ttl.saturating_sub(left)));
     }
 
+    /// Stops serving, and only then says that it has. The control plane ends the stream once it has heard that.
+    fn fenced(&mut self, fence: wire::Fence) -> Result<(), End> {
+        self.table.lease().end();
+        self.table.wake_all();
+        if fence.revision == 0 {
+            return Err(End::Fenced(fence.reason));
+        }
+        self.lost = true; // asks for no lease any more, and takes none
+        self.send(ToReplica::Ack(wire::Ack { revision: fence.revision, ..Default::default() }))
+    }
+
     fn ack(&self) -> Result<(), End> {
+        self.mark.note(&self.table.epoch(), self.table.revision());
         let (revision, table_hash) = (self.table.revision(), hash(self.table));
         self.send(ToReplica::Ack(wire::Ack { revision, table_hash }))
     }
@@ -371,7 +402,8 @@ fn message(message: ToReplica) -> NodeMessage {
     NodeMessage { message: Some(message) }
 }
 
-fn hello(table: &Table, identity: &Identity, config: &SyncConfig, recipient: &Recipient) -> wire::Hello {
+fn hello(table: &Table, mark: &Mark, identity: &Identity, config: &SyncConfig, recipient: &Recipient) -> wire::Hello {
+    let seen = mark.seen();
     wire::Hello {
         protocol: PROTOCOL,
         node: identity.node().to_owned(),
@@ -382,5 +414,7 @@ fn hello(table: &Table, identity: &Identity, config: &SyncConfig, recipient: &Re
         table_hash: hash(table),
         features: features::ALL.iter().chain([&features::DELTAS]).map(|&f| f.to_owned()).collect(),
         session_key: recipient.public_key().to_vec(),
+        seen_epoch: seen.epoch,
+        seen_revision: seen.revision,
     }
 }

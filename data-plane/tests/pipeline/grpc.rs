@@ -44,7 +44,7 @@ impl Distribution for Echo {
                 ended.metadata_mut().insert("x-trailer", MetadataValue::from_static("kept"));
                 return Err(ended);
             }
-            let fence = Fence { epoch: revision.to_string(), reason: format!("echo of {CREDENTIAL}") };
+            let fence = Fence { epoch: revision.to_string(), reason: format!("echo of {CREDENTIAL}"), revision: 0 };
             Ok(ReplicaMessage { message: Some(replica_message::Message::Fence(fence)) })
         });
         Ok(Response::new(Box::pin(said)))

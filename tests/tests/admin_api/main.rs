@@ -122,6 +122,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "GetNode" get_node(wire::NameRequest { tenant: String::new(), name: "n-1".into() });
         "ListOperators" list_operators(wire::ListOperatorsRequest {});
         "EnrollNode" enroll_node(wire::EnrollNodeRequest { region: "eu-1".into(), ..Default::default() });
+        "RevokeNode" revoke_node(wire::DeleteRequest { tenant: String::new(), name: "n-1".into(), wait: no_wait() });
         "CreateOperator" create_operator(wire::CreateOperatorRequest {
             name: "made".into(), roles: everywhere(), csr_der: csr(), ttl_seconds: 0
         });
@@ -140,7 +141,8 @@ fn is_refused(status: &Status) -> bool {
 
 const ANYONE: &[&str] = &["Status", "WhoAmI", "ListTenants", "ListCatalogue"];
 const FLEET_READS: &[&str] = &["ListNodes", "GetNode", "ListOperators"];
-const FLEET_WRITES: &[&str] = &["EnrollNode", "CreateOperator", "DeleteOperator", "CreateTenant", "DeleteTenant"];
+const FLEET_WRITES: &[&str] =
+    &["EnrollNode", "RevokeNode", "CreateOperator", "DeleteOperator", "CreateTenant", "DeleteTenant"];
 const READS: &[&str] = &[
     "GetTenant",
     "ListServices",
@@ -191,8 +193,9 @@ async fn every_role_can_do_over_the_wire_what_the_matrix_says_and_nothing_else()
             let allowed = may(here, everywhere, method);
             let refused = end.as_ref().is_some_and(is_refused);
             assert_eq!(!refused, allowed, "{name} {method}: {end:?}");
-            // What is allowed works, too: only there is no node to get.
-            assert!(!allowed || end.is_none() || method == "GetNode", "{name} {method}: {end:?}");
+            // What is allowed works, too: only there is no node to get or revoke.
+            let works = end.is_none() || ["GetNode", "RevokeNode"].contains(&method);
+            assert!(!allowed || works, "{name} {method}: {end:?}");
         }
     }
     control.plane.shutdown().await;

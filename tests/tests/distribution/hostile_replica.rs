@@ -244,7 +244,7 @@ async fn a_lease_counts_from_when_the_node_asked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fenced_node_stops_at_once() {
     let scene = Scene::new().await;
-    let fence = wire::Fence { epoch: EPOCH.into(), reason: "another process".into() };
+    let fence = wire::Fence { epoch: EPOCH.into(), reason: "another process".into(), revision: 0 };
     scene.session.send(ToNode::Fence(fence)).await;
     until("it refuses", || !scene.node.serves()).await;
 }

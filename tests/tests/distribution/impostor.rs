@@ -100,7 +100,8 @@ impl Session {
         let (key, session_enc, session_sealed) = SessionKey::offer(&self.hello.session_key).unwrap();
         self.key = Some(key);
         let (replica, epoch, lease_ttl_ms) = ("impostor".into(), epoch.into(), 10_000);
-        let welcome = wire::Welcome { replica, epoch, session_enc, session_sealed, lease_ttl_ms, resumed };
+        let welcome =
+            wire::Welcome { replica, epoch, session_enc, session_sealed, lease_ttl_ms, resumed, ..Default::default() };
         self.send(ToNode::Welcome(welcome)).await;
     }
 

@@ -16,6 +16,7 @@ mod node;
 mod peer;
 mod replica;
 mod replicas;
+mod rollback;
 mod scope;
 
 use std::time::{Duration, Instant};

@@ -6,6 +6,7 @@ use seks_control_plane::{
     authority::Request,
     registry::{Admission, Joining},
 };
+use seks_proto::wire::node_enforcement::State;
 use tonic::Code;
 
 use super::{
@@ -41,6 +42,28 @@ async fn a_revoked_node_stops_at_once_and_its_certificate_is_worth_nothing_from_
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     let new = TestNode::of(&replica, "n1").await;
     assert!(new.honours(&token.digest));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_of_a_node_is_enforced_when_it_says_that_it_has_stopped_or_its_lease_is_over() {
+    let (_site, replica) = Replica::furnished().await;
+    let (node, other) = (TestNode::of(&replica, "n1").await, TestNode::of(&replica, "n2").await);
+    let revision = replica.foundation.registry.revoke_node(&"n1".parse().unwrap()).await.unwrap();
+    let done = replica.distribution.await_enforced(revision, Duration::from_secs(20)).await;
+    assert!(!node.serves() && other.serves(), "at the moment of the answer");
+    assert!(done.enforced && done.waited_ms < 1000, "{done:?}");
+    let states: Vec<_> = done.nodes.iter().map(|n| (n.node.as_str(), n.state())).collect();
+    assert_eq!(states, [("n1", State::Applied), ("n2", State::Applied)]);
+
+    // One that says nothing is waited for until its lease has ended.
+    let (mut peer, loaded) = Peer::loaded(&replica, "n3").await;
+    peer.ack(loaded).await;
+    peer.lease().await;
+    let revision = replica.foundation.registry.revoke_node(&"n3".parse().unwrap()).await.unwrap();
+    let early = replica.distribution.await_enforced(revision, Duration::from_millis(100)).await;
+    assert!(!early.enforced, "{early:?}");
+    let done = replica.distribution.await_enforced(revision, Duration::from_secs(20)).await;
+    assert!(done.enforced && done.nodes.iter().all(|n| n.state() != State::Outstanding), "{done:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

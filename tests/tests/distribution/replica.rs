@@ -1,13 +1,15 @@
 //! A replica on an embedded store, and the records that tests begin with.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use rcgen::{CertificateParams, KeyPair};
 use seks_control_plane::{
-    Config, Distribution, DistributionOptions,
-    authority::{Request, enrolment::Enrolment},
+    Base, Config, Distribution, DistributionOptions, StartError,
+    authority::{Authority, Request, enrolment::Enrolment},
+    backup,
     config::ListenerTlsConfig,
-    registry::{Admission, Issue, Joining},
+    lifetime::Lifetime,
+    registry::{Admission, Issue, Joining, Registry},
     seal::{SealConfig, Sealer},
     server::{
         Foundation,
@@ -93,7 +95,7 @@ impl Site {
             config.store.endpoints = endpoints.to_vec();
         }
         let options = DistributionOptions { replica: name.into(), lease: LEASE, ..DistributionOptions::default() };
-        Self::launch(&config, options, |store| store).await
+        self.serve(Foundation::open(&config).await.unwrap(), options, |store| store).await
     }
 
     /// Starts a replica whose distribution sees the store through `wrap`, and compares its table with it so often.
@@ -103,15 +105,39 @@ impl Site {
         verify_every: Duration,
     ) -> Replica {
         let options = DistributionOptions { lease: LEASE, verify_every, ..DistributionOptions::default() };
-        Self::launch(&self.config, options, wrap).await
+        self.serve(Foundation::open(&self.config).await.unwrap(), options, wrap).await
     }
 
-    async fn launch(
-        config: &Config,
+    /// Replaces the store by a backup.
+    pub async fn restore(&self, backup: &Path) {
+        let sealer = Sealer::load(&self.config.seal).unwrap();
+        backup::restore(&self.config.store, &sealer, backup, true).await.unwrap();
+        assert!(matches!(Foundation::open(&self.config).await.err(), Some(StartError::WentBack(_))));
+    }
+
+    /// Accepts that the store went back.
+    pub async fn accept(&self, reason: &str) {
+        let base = Base::open(&self.config).await.unwrap();
+        let mark = base.mark().unwrap();
+        Lifetime::accept(base.store.as_ref(), &base.sealer, mark.as_ref(), reason).await.unwrap();
+    }
+
+    /// As [`start`](Self::start), by somebody who has taken out the check.
+    pub async fn start_anyway(&self) -> Replica {
+        let Base { store, sealer, .. } = Base::open(&self.config).await.unwrap();
+        let authority = Authority::load_or_create(store.as_ref(), &sealer, Transaction::default).await.unwrap();
+        let registry = Registry::new(store.clone(), sealer.clone());
+        let (authority, registry) = (authority.into(), registry.into());
+        let options = DistributionOptions { replica: "r1".into(), lease: LEASE, ..DistributionOptions::default() };
+        self.serve(Foundation { store, sealer, authority, registry, marks: None }, options, |store| store).await
+    }
+
+    async fn serve(
+        &self,
+        foundation: Foundation,
         options: DistributionOptions,
         wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     ) -> Replica {
-        let foundation = Foundation::open(config).await.unwrap();
         let (store, sealer) = (wrap(foundation.store.clone()), foundation.sealer.clone());
         let distribution = Distribution::start(store, sealer, options).await.unwrap();
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();

@@ -47,6 +47,7 @@ const MATRIX: &str = "
     CreateTenant        . . . .  . . y
     DeleteTenant        . . . .  . . y
     EnrollNode          . . . .  . . y
+    RevokeNode          . . . .  . . y
     CreateOperator      . . . .  . . y
     DeleteOperator      . . . .  . . y
 ";

@@ -201,6 +201,22 @@ fn an_evicted_node_keeps_its_replica_waited_for_until_its_lease_has_ended() {
 }
 
 #[test]
+fn an_answer_that_comes_late_brings_no_evicted_node_back() {
+    let fleet = fleet();
+    fleet.join(&id("a"), 1, &hello("eu"));
+    let ours = to_record(&fleet, "a").unwrap();
+    fleet.learn(id("a"), Some(ours.clone()), 5);
+    fleet.learn(id("a"), None, 6);
+    fleet.recorded(&id("a"), &ours, 5); // written before it was evicted, heard of after
+    assert!(!fleet.may_grant(&id("a"), TTL, 99));
+    assert!(fleet.has_leases(), "whatever it may have is waited for");
+    fleet.leave(&id("a"), 1);
+    assert!(fleet.list(9, 9, |_| None).is_empty() && fleet.departed().is_empty());
+    fleet.learn(id("a"), Some(record("")), 7);
+    assert_eq!(fleet.list(9, 9, |_| None).len(), 1, "enrolled anew under its name");
+}
+
+#[test]
 fn a_listing_removes_who_is_not_in_it() {
     let fleet = Fleet::new(vec![(id("a"), record("r2"), 2), (id("b"), record("r2"), 3)], TTL);
     fleet.reset(vec![(id("b"), record("r3"), 7)], 9);

@@ -53,7 +53,8 @@ pub(super) async fn greet(
         SessionKey::offer(&hello.session_key).map_err(|_| End::Protocol("the session key is not an X25519 key"))?;
     let welcome = wire::Welcome {
         replica: inner.config.replica.clone(),
-        epoch: inner.store.epoch().to_owned(),
+        epoch: inner.lifetime.name().to_owned(),
+        superseded: inner.lifetime.superseded().to_vec(),
         session_enc,
         session_sealed,
         lease_ttl_ms: super::super::fleet::millis(inner.config.lease),
@@ -70,7 +71,7 @@ fn check(hello: &wire::Hello, node: &NodeId) -> Result<(), End> {
     if hello.node != node.as_str() {
         return Err(End::Protocol("the Hello names another node than the certificate"));
     }
-    let texts = [&hello.region, &hello.version, &hello.epoch];
+    let texts = [&hello.region, &hello.version, &hello.epoch, &hello.seen_epoch];
     if !texts.into_iter().chain(&hello.features).all(|t| short(t)) || hello.features.len() > MAX_FEATURES {
         return Err(End::Protocol("the Hello is too long"));
     }
@@ -103,27 +104,31 @@ fn holds_its_table(inner: &Inner, node: &NodeId, hello: &wire::Hello, check: &mu
     agrees
 }
 
-/// Whether deltas lead on from what the node holds. A node that holds what this store can't have is turned away.
+/// Whether deltas lead on from what the node holds. A node that has seen what this store can't have brought is turned away,
+/// unless somebody has accepted that the store went back.
 async fn can_resume(inner: &Inner, hello: &wire::Hello) -> Result<bool, End> {
-    if hello.epoch.is_empty() {
-        return Ok(false);
-    }
-    let diverged = |revision| End::Diverged {
-        node_epoch: hello.epoch.clone(),
-        node_revision: hello.applied_revision,
-        epoch: inner.store.epoch().to_owned(),
-        revision,
-    };
-    if hello.epoch != inner.store.epoch() {
-        return Err(diverged(inner.feed.head()));
-    }
-    if hello.applied_revision > inner.feed.head() {
-        // Another replica was faster, or the store has gone back. The store itself knows.
-        let revision = inner.store.revision().await.map_err(|_| End::Store)?;
-        if hello.applied_revision > revision {
-            return Err(diverged(revision));
+    let (name, superseded) = (inner.lifetime.name(), inner.lifetime.superseded());
+    for (epoch, revision) in [(&hello.epoch, hello.applied_revision), (&hello.seen_epoch, hello.seen_revision)] {
+        let diverged = |now| End::Diverged {
+            node_epoch: epoch.clone(),
+            node_revision: revision,
+            epoch: name.to_owned(),
+            revision: now,
+        };
+        if epoch.is_empty() || superseded.contains(epoch) {
+            continue;
         }
-        catch_up(inner, hello.applied_revision).await?;
+        if epoch != name {
+            return Err(diverged(inner.feed.head()));
+        }
+        if revision > inner.feed.head() {
+            // Another replica was faster, or the store has gone back. The store itself knows.
+            let now = inner.store.revision().await.map_err(|_| End::Store)?;
+            if revision > now {
+                return Err(diverged(now));
+            }
+            catch_up(inner, revision).await?;
+        }
     }
-    Ok(inner.feed.reaches(hello.applied_revision))
+    Ok(hello.epoch == name && inner.feed.reaches(hello.applied_revision))
 }

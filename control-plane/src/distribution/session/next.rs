@@ -151,7 +151,7 @@ impl Session {
         let changes = needed.map(|item| match &item.body {
             Body::Plain { change, .. } => change.clone(),
             Body::Credential(c) if self.check.withholds() => c.withheld(),
-            Body::Credential(c) => c.seal_to(self.inner.store.epoch(), &self.inner.sealer, &self.key),
+            Body::Credential(c) => c.seal_to(self.epochs(), &self.inner.sealer, &self.key),
         });
         let changes = changes.collect();
         self.check.send(delta);
@@ -178,7 +178,7 @@ impl Session {
         self.chunk_is_due = false;
         let epoch = self.epoch();
         let Some(Loading::Sending(loaded)) = &mut self.loading else {
-            return ToNode::Fence(wire::Fence { epoch, reason: "out of step".into() }); // `pending` says otherwise
+            return ToNode::Fence(wire::Fence { epoch, reason: "out of step".into(), revision: 0 }); // `pending` says otherwise
         };
         let snapshot = loaded.snapshot.clone();
         if !loaded.begun {
@@ -216,7 +216,7 @@ impl Session {
         for credential in snapshot.credentials.get(range).unwrap_or_default() {
             packer.add(&match self.check.withholds() {
                 true => credential.withheld(),
-                false => credential.seal_to(self.inner.store.epoch(), &self.inner.sealer, &self.key),
+                false => credential.seal_to(self.epochs(), &self.inner.sealer, &self.key),
             });
         }
         // Grouped by an upper bound of the size: it is one chunk.

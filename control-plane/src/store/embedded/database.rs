@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use redb::{ReadableDatabase as _, ReadableTable, TableDefinition};
 
 use crate::store::{Key, OpenError, Revision, StoreError};
@@ -139,16 +140,15 @@ fn open_file(path: &Path) -> Result<redb::Database, redb::DatabaseError> {
     redb::Builder::new().set_cache_size(CACHE_BYTES).open(path)
 }
 
-/// Makes the whole store beside `path` and links it there: whoever is killed meanwhile leaves no half store behind, and
+/// Makes a whole store beside `path` and links it there: whoever is killed meanwhile leaves no half store behind, and
 /// of two at once one wins.
 fn create(path: &Path) -> Result<(), OpenError> {
     let file_error = |source| OpenError::File { path: path.display().to_string(), source };
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(file_error)?;
+    make_directory(directory).map_err(file_error)?;
     let draft = path.with_extension(format!("new-{}", std::process::id()));
-    let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft).map_err(file_error);
-    let made = made.and_then(|_| initialise(&draft).map_err(|fault| open_fault(path, fault)));
-    let linked = made.and_then(|()| match std::fs::hard_link(&draft, path) {
+    let epoch = fresh_epoch().map_err(|e| StoreError::Unavailable(e.to_string()))?;
+    let linked = write_new(&draft, path, &epoch, 1, &[]).and_then(|()| match std::fs::hard_link(&draft, path) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(file_error(e)),
         _ => Ok(()),
     });
@@ -156,18 +156,38 @@ fn create(path: &Path) -> Result<(), OpenError> {
     linked.and(removed).and_then(|()| File::open(directory).and_then(|dir| dir.sync_all()).map_err(file_error))
 }
 
+pub(super) fn make_directory(directory: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+/// Writes a store to `draft`, which is going to be at `path`: with these records, all of `revision`.
+pub(super) fn write_new(
+    draft: &Path,
+    path: &Path,
+    epoch: &str,
+    revision: Revision,
+    records: &[(Key, Bytes)],
+) -> Result<(), OpenError> {
+    let file_error = |source| OpenError::File { path: path.display().to_string(), source };
+    let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft).map_err(file_error);
+    made.and_then(|_| initialise(draft, epoch, revision, records).map_err(|fault| open_fault(path, fault)))
+}
+
 /// Opens every table once, or reads would fail, and gives the store its lifetime's name.
-fn initialise(path: &Path) -> Result<(), Fault> {
+fn initialise(path: &Path, epoch: &str, revision: Revision, records: &[(Key, Bytes)]) -> Result<(), Fault> {
     let db = redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
     let tx = db.begin_write()?;
     {
-        let epoch = fresh_epoch().map_err(|e| redb::Error::Io(std::io::Error::other(e)))?;
-        tx.open_table(RECORDS)?.insert(Key::Epoch.to_string().as_str(), (1, epoch.as_bytes()))?;
+        let mut table = tx.open_table(RECORDS)?;
+        table.insert(Key::Epoch.to_string().as_str(), (revision, epoch.as_bytes()))?;
+        for (key, value) in records {
+            table.insert(key.to_string().as_str(), (revision, &value[..]))?;
+        }
         tx.open_table(LOG)?;
         let mut meta = tx.open_table(META)?;
         meta.insert(FORMAT, FORMAT_VERSION)?;
-        meta.insert(REVISION, 1)?;
-        meta.insert(COMPACTED, 1)?; // the epoch's own revision is not in the log
+        meta.insert(REVISION, revision)?;
+        meta.insert(COMPACTED, revision)?; // what it begins with is not in the log
         meta.insert(LOG_BYTES, 0)?;
     }
     tx.commit()?;

@@ -1,0 +1,158 @@
+//! Backups: every record of a store at one revision, in one file, and a new store made of it.
+//!
+//! The file holds what the store holds: envelopes, digests and metadata, and no key that opens them. Its end is sealed with the
+//! key-encryption key, so that a file which was cut short, changed, or made with another key is told apart before anything is
+//! written. A restored store is another one: it gets an epoch of its own, to which every envelope is sealed anew, and nobody
+//! serves it before an operator has accepted that it is older than what nodes have seen ([`lifetime`](crate::lifetime)).
+
+mod file;
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+pub use self::file::{Backup, Head};
+use crate::{
+    lifetime::Lifetime,
+    seal::{RecordId, SealError, Sealer},
+    store::{self, Key, OpenError, Revision, Store, StoreConfig, StoreError, key::prefix},
+};
+
+/// Why there is no backup, or no restored store. One line each; nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The file can't be read or made.
+    #[error("`{path}`: {source}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It isn't a whole backup.
+    #[error("`{path}` is not a backup that can be restored: {reason}")]
+    Unfit {
+        /// Which.
+        path: String,
+        /// What is the matter.
+        reason: &'static str,
+    },
+    /// It was made with another key-encryption key, or is damaged where the key is named.
+    #[error("`{path}`: {source}")]
+    Seal {
+        /// Which.
+        path: String,
+        /// Why.
+        source: SealError,
+    },
+    /// One of its secrets doesn't open.
+    #[error("the sealed record {key:?} does not open: {source}")]
+    Record {
+        /// Where it stood.
+        key: Key,
+        /// Why.
+        source: SealError,
+    },
+    /// There is nothing to back up.
+    #[error("there is no store")]
+    NoStore,
+    /// The store can't be opened or made.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What was written or read.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Records in the file.
+    pub records: usize,
+    /// The revision at which they stood so.
+    pub revision: Revision,
+    /// The store's epoch: that of the backup, or the restored store's own.
+    pub epoch: String,
+}
+
+/// Writes all of `store` to a new file: the whole file is there in the end, or none.
+///
+/// # Errors
+/// [`BackupError`].
+pub async fn create(store: &dyn Store, sealer: &Sealer, out: &Path) -> Result<Summary, BackupError> {
+    let lifetime =
+        Lifetime::read(store, sealer).await.map_err(|source| BackupError::Record { key: Key::Era, source })?;
+    let (records, revision) = store.list(prefix::ALL).await?;
+    let records: Vec<(Key, Bytes)> =
+        records.into_iter().filter(|r| is_kept(&r.key)).map(|r| (r.key, r.value)).collect();
+    if records.is_empty() {
+        return Err(BackupError::NoStore);
+    }
+    let head = Head::new(store.epoch(), lifetime.name(), revision, records.len());
+    file::write(out, &head, &records, sealer)?;
+    Ok(Summary { records: records.len(), revision, epoch: head.epoch })
+}
+
+/// As [`create`], of the store that `config` names, which is not made when it isn't there.
+///
+/// # Errors
+/// [`BackupError`].
+pub async fn create_from(config: &StoreConfig, sealer: &Sealer, out: &Path) -> Result<Summary, BackupError> {
+    if !store::exists(config).await? {
+        return Err(BackupError::NoStore);
+    }
+    create(store::open(config).await?.as_ref(), sealer, out).await
+}
+
+/// Makes the store that `config` names out of a backup. The store must not be there: with `replace`, an embedded one may, and is
+/// kept beside the new one. Killed anywhere, there is the store of before or the restored one.
+///
+/// # Errors
+/// [`BackupError`].
+pub async fn restore(
+    config: &StoreConfig,
+    sealer: &Sealer,
+    from: &Path,
+    replace: bool,
+) -> Result<Summary, BackupError> {
+    let Backup { head, records } = file::read(from, sealer)?;
+    let epoch = store::fresh_epoch()?;
+    let count = records.len();
+    let mut sealed = Vec::with_capacity(count + 1);
+    for (key, value) in records {
+        let value = match (RecordId::of(&key, &head.epoch), RecordId::of(&key, &epoch)) {
+            (Some(old), Some(new)) => sealer.move_to(&old, &new, &value),
+            _ => Ok(value),
+        };
+        match value {
+            Ok(value) => sealed.push((key, value)),
+            Err(source) => return Err(BackupError::Record { key, source }),
+        }
+    }
+    let era = Lifetime::restored(&epoch, &head.lifetime);
+    let era = sealer.vouch(&RecordId::era(&epoch), &era);
+    sealed.push((Key::Era, era.map_err(|source| BackupError::Record { key: Key::Era, source })?));
+    store::restore(config, &epoch, head.revision, sealed, replace).await?;
+    Ok(Summary { records: count, revision: head.revision, epoch })
+}
+
+/// What a backup holds: all but what belongs to one lifetime of the store, replicas' records too, and join tokens, which may have
+/// been used since.
+fn is_kept(key: &Key) -> bool {
+    match key {
+        Key::Epoch | Key::Era | Key::Rotation | Key::Replica(_) | Key::Join(_) => false,
+        Key::Authority
+        | Key::Canary
+        | Key::Operator(_)
+        | Key::Node(_)
+        | Key::Tenant(_)
+        | Key::Agent(..)
+        | Key::Service(..)
+        | Key::Credential(..)
+        | Key::Envelope(..)
+        | Key::Token(..)
+        | Key::Tombstone(..)
+        | Key::Policy(..)
+        | Key::Request(..) => true,
+    }
+}

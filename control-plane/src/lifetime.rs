@@ -1,0 +1,158 @@
+//! Whether the store is the one that was last seen, and not an older copy of it.
+//!
+//! Nodes know a store's lifetime by a name: its epoch, until an operator accepts that it went back; then it gets a new name, and
+//! the old ones are on record as superseded. Within one lifetime revisions only grow. Each replica keeps the highest that it has
+//! seen outside of the store ([`Mark`]), and so does each node: a store below it, or of a lifetime that doesn't supersede it, is
+//! refused. So a restored backup, or an old copy of the data, brings no revoked token back before somebody said so.
+
+mod mark;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::mark::{Mark, MarkError, MarkFile};
+use crate::{
+    seal::{RecordId, SealError, Sealer},
+    store::{self, Key, Revision, Store, StoreError, Transaction, Write},
+};
+
+/// Names of superseded lifetimes that are kept.
+const MAX_SUPERSEDED: usize = 64;
+
+/// The record at [`Key::Era`], sealed: who can write to the store can't accept its rollback.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Era {
+    /// The lifetime's name.
+    name: String,
+    /// Lifetimes that this one goes on from; newest first.
+    superseded: Vec<String>,
+    /// The lifetime that a backup was made in, until somebody accepts that it was restored.
+    restored_from: Option<String>,
+    /// Why it was accepted.
+    reason: String,
+    /// When, in unix seconds.
+    accepted_at: u64,
+}
+
+/// A store's lifetime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifetime(Era);
+
+/// The store is older than what was seen of it.
+#[derive(Debug, thiserror::Error)]
+pub enum WentBack {
+    /// A backup was restored.
+    #[error("it was restored from a backup, and what was revoked since then is valid again")]
+    Restored,
+    /// The same lifetime, earlier.
+    #[error("it is at revision {now}, and was at {seen} before")]
+    Revision {
+        /// The store's revision.
+        now: Revision,
+        /// The highest that was seen.
+        seen: Revision,
+    },
+    /// Another lifetime.
+    #[error("its lifetime is `{now}`, and what was seen before is `{seen}` at revision {revision}")]
+    Lifetime {
+        /// The store's.
+        now: String,
+        /// What was seen.
+        seen: String,
+        /// Up to there.
+        revision: Revision,
+    },
+}
+
+impl Lifetime {
+    /// That of `store`.
+    ///
+    /// # Errors
+    /// Of the store; a record that doesn't open or isn't one.
+    pub async fn read(store: &dyn Store, sealer: &Sealer) -> Result<Self, SealError> {
+        Ok(Self::load(store, sealer).await?.0)
+    }
+
+    async fn load(store: &dyn Store, sealer: &Sealer) -> Result<(Self, Revision), SealError> {
+        let Some(record) = store.get(&Key::Era).await? else {
+            return Ok((Self(Era { name: store.epoch().to_owned(), ..Era::default() }), 0));
+        };
+        let json = sealer.vouched(&RecordId::era(store.epoch()), &record.value)?;
+        let era = serde_json::from_slice(&json).map_err(|_| SealError::Malformed("not the record of a lifetime"))?;
+        Ok((Self(era), record.modified))
+    }
+
+    /// The record of a store that was restored from a backup of the lifetime `from`, to be sealed.
+    pub(crate) fn restored(epoch: &str, from: &str) -> Vec<u8> {
+        let era = Era { name: epoch.to_owned(), restored_from: Some(from.to_owned()), ..Era::default() };
+        serde_json::to_vec(&era).unwrap_or_default()
+    }
+
+    /// The name by which nodes know it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The lifetimes that it goes on from.
+    #[must_use]
+    pub fn superseded(&self) -> &[String] {
+        &self.0.superseded
+    }
+
+    /// Whether who has seen `mark` may go on with the store at `revision`.
+    ///
+    /// # Errors
+    /// [`WentBack`].
+    pub fn check(&self, revision: Revision, mark: Option<&Mark>) -> Result<(), WentBack> {
+        if self.0.restored_from.is_some() {
+            return Err(WentBack::Restored);
+        }
+        match mark {
+            Some(mark) if mark.lifetime == self.0.name && mark.revision > revision => {
+                Err(WentBack::Revision { now: revision, seen: mark.revision })
+            }
+            Some(mark) if mark.lifetime != self.0.name && !self.0.superseded.contains(&mark.lifetime) => {
+                let (now, seen) = (self.0.name.clone(), mark.lifetime.clone());
+                Err(WentBack::Lifetime { now, seen, revision: mark.revision })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins a new lifetime of `store`, that goes on from this one, from what `mark` has seen and from the backup that was
+    /// restored: every node takes its table anew, and is told that it may.
+    ///
+    /// # Errors
+    /// Of the store, and of sealing.
+    pub async fn accept(
+        store: &dyn Store,
+        sealer: &Sealer,
+        mark: Option<&Mark>,
+        reason: &str,
+    ) -> Result<Self, SealError> {
+        loop {
+            let (Self(old), modified) = Self::load(store, sealer).await?;
+            let seen = mark.map(|mark| mark.lifetime.clone());
+            let mut superseded: Vec<String> = Vec::new();
+            for name in std::iter::once(old.name).chain(seen).chain(old.restored_from).chain(old.superseded) {
+                if !superseded.contains(&name) && superseded.len() < MAX_SUPERSEDED {
+                    superseded.push(name);
+                }
+            }
+            let accepted_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            let name = store::fresh_epoch()?;
+            let era = Era { name, superseded, restored_from: None, reason: reason.to_owned(), accepted_at };
+            let json = serde_json::to_vec(&era).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+            let envelope = sealer.vouch(&RecordId::era(store.epoch()), &json)?;
+            let writes = vec![Write::Put(Key::Era, envelope)];
+            match store.commit(Transaction { checks: vec![(Key::Era, modified)], writes }).await {
+                Ok(_) => return Ok(Self(era)),
+                Err(StoreError::Conflict) => {} // somebody else accepts as well: theirs is superseded by ours
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

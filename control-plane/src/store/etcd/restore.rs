@@ -1,0 +1,70 @@
+//! A store out of a backup, in a prefix that nobody uses: the epoch's record says that it isn't whole until the last transaction
+//! replaces it, and until then no control plane opens the store.
+
+use bytes::Bytes;
+
+use super::{Etcd, connect};
+use crate::store::{
+    Key, MAX_TRANSACTION, MAX_TRANSACTION_BYTES, OpenError, Record, Revision, Store as _, StoreConfig, StoreError,
+    Transaction, Write, embedded::fresh_epoch, key::prefix,
+};
+
+/// What the epoch's record begins with while a store is being restored.
+pub(super) const UNFINISHED: &[u8] = b"restoring ";
+
+/// Fills the prefix that `config` names. One that holds a store is refused; one in which a restore was interrupted is emptied
+/// and filled anew.
+pub(in crate::store) async fn restore(
+    config: &StoreConfig,
+    epoch: &str,
+    records: Vec<(Key, Bytes)>,
+) -> Result<(), OpenError> {
+    let etcd = Etcd { link: connect::link(config)?, epoch: String::new(), named: 0 };
+    let claim = claim(&etcd, config).await?;
+    let left = etcd.list(prefix::ALL).await?.0;
+    let left = left.into_iter().filter(|record| record.key != Key::Epoch).map(|record| Write::Delete(record.key));
+    write(&etcd, claim, left.collect()).await?;
+    write(&etcd, claim, records.into_iter().map(|(key, value)| Write::Put(key, value)).collect()).await?;
+    let epoch = Write::Put(Key::Epoch, Bytes::copy_from_slice(epoch.as_bytes()));
+    commit(&etcd, claim, vec![epoch]).await?;
+    Ok(())
+}
+
+/// Marks the prefix as ours; the revision of the mark, which every later transaction must find.
+async fn claim(etcd: &Etcd, config: &StoreConfig) -> Result<Revision, OpenError> {
+    let taken = || OpenError::Exists(format!("{} in etcd", config.prefix));
+    let modified = match etcd.get(&Key::Epoch).await? {
+        Some(Record { value, modified, .. }) if value.starts_with(UNFINISHED) => modified,
+        Some(_) => return Err(taken()),
+        None if etcd.list(prefix::ALL).await?.0.is_empty() => 0,
+        None => return Err(taken()),
+    };
+    let id = fresh_epoch().map_err(|e| StoreError::Unavailable(e.to_string()))?;
+    let mark = Write::Put(Key::Epoch, [UNFINISHED, id.as_bytes()].concat().into());
+    commit(etcd, modified, vec![mark]).await
+}
+
+/// All of `writes`, in as many transactions as it takes.
+async fn write(etcd: &Etcd, claim: Revision, writes: Vec<Write>) -> Result<(), OpenError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    for write in writes {
+        let size = match &write {
+            Write::Put(key, value) => key.to_string().len() + value.len(),
+            Write::Delete(key) => key.to_string().len(),
+        };
+        if batch.len() == MAX_TRANSACTION || bytes + size > MAX_TRANSACTION_BYTES {
+            commit(etcd, claim, std::mem::take(&mut batch)).await?;
+            bytes = 0;
+        }
+        bytes += size;
+        batch.push(write);
+    }
+    if !batch.is_empty() {
+        commit(etcd, claim, batch).await?;
+    }
+    Ok(())
+}
+
+async fn commit(etcd: &Etcd, claim: Revision, writes: Vec<Write>) -> Result<Revision, OpenError> {
+    Ok(etcd.commit(Transaction { checks: vec![(Key::Epoch, claim)], writes }).await?)
+}

@@ -1,0 +1,135 @@
+//! With an embedded store.
+
+use std::fs;
+
+use seks_control_plane::{
+    seal::RecordId,
+    store::{self, Key},
+};
+use seks_tests::runtime;
+
+use super::machine::{Machine, agents, make_agent};
+
+/// A machine whose store has the agent `kept`, and its backup, made before the agent `later` was.
+fn backed_up() -> Machine {
+    let machine = Machine::embedded();
+    machine.bootstrap();
+    let mut running = machine.start();
+    let mut client = Machine::client(&machine.path("root"), &running);
+    make_agent(&mut client, "kept");
+    assert!(running.process.terminate().success());
+    let said = machine.done(&["backup", "--out", machine.path("backup").to_str().unwrap()]);
+    assert!(said.contains("records") && said.contains("revision"), "{said}");
+    let mut running = machine.start();
+    make_agent(&mut Machine::client(&machine.path("root"), &running), "later");
+    assert!(running.process.terminate().success());
+    machine
+}
+
+#[test]
+fn a_restored_backup_serves_once_somebody_has_said_that_it_may() {
+    let machine = backed_up();
+    let backup = machine.path("backup");
+    let backup = backup.to_str().unwrap();
+    machine.refused(&["backup", "--out", backup], 2, &["--out", "exists"]);
+    machine.refused(&["restore", "--from", backup], 5, &["there is a store", "--replace"]);
+    machine.done(&["restore", "--from", backup, "--replace"]);
+    machine.refused(&[], 5, &["restored from a backup", "accept-rollback"]);
+    machine.refused(&["accept-rollback", "--reason", " "], 2, &["--reason"]);
+    machine.done(&["accept-rollback", "--reason", "the disk was lost"]);
+    let mut running = machine.start();
+    let mut client = Machine::client(&machine.path("root"), &running);
+    assert_eq!(agents(&mut client), ["kept"]);
+    make_agent(&mut client, "new");
+    assert!(running.process.terminate().success());
+    machine.start(); // and again, without being asked
+
+    // A machine that never saw the old store is no less careful, and the one CA goes with the store.
+    let other = Machine::embedded();
+    other.done(&["restore", "--from", backup]);
+    other.refused(&[], 5, &["restored from a backup"]);
+    other.done(&["accept-rollback", "--reason", "moved"]);
+    let running = other.start();
+    assert_eq!(agents(&mut Machine::client(&machine.path("root"), &running)), ["kept"]);
+}
+
+#[test]
+fn a_restored_store_has_an_epoch_of_its_own_and_its_secrets_open() {
+    let machine = backed_up();
+    let (backup, other) = (machine.path("backup"), Machine::embedded());
+    other.done(&["restore", "--from", backup.to_str().unwrap()]);
+    runtime().block_on(async {
+        let (old, new) = (store::open(&machine.config).await.unwrap(), store::open(&other.config).await.unwrap());
+        assert_ne!(old.epoch(), new.epoch());
+        let sealer = other.sealer();
+        let moved = new.get(&Key::Authority).await.unwrap().unwrap().value;
+        sealer.open(&RecordId::authority(new.epoch()), &moved).unwrap();
+        assert!(sealer.open(&RecordId::authority(old.epoch()), &moved).is_err(), "bound to the old store still");
+    });
+}
+
+#[test]
+fn an_old_copy_of_the_store_is_noticed_and_refused_until_it_is_accepted() {
+    let machine = Machine::embedded();
+    machine.bootstrap();
+    let (store, copy) = (machine.config.path.clone(), machine.path("copy"));
+    fs::copy(&store, &copy).unwrap();
+    let mut running = machine.start();
+    make_agent(&mut Machine::client(&machine.path("root"), &running), "later");
+    assert!(running.process.terminate().success());
+    fs::copy(&copy, &store).unwrap();
+    machine.refused(&[], 5, &["revision", "before", "accept-rollback"]);
+    machine.refused(&["rotate-kek"], 5, &["accept-rollback"]);
+    machine.done(&["accept-rollback", "--reason", "disk replaced"]);
+    let mut running = machine.start();
+    assert!(agents(&mut Machine::client(&machine.path("root"), &running)).is_empty());
+    assert!(running.process.terminate().success());
+    fs::copy(&copy, &store).unwrap(); // once more: what was accepted was that time
+    machine.refused(&[], 5, &["accept-rollback"]);
+}
+
+#[test]
+fn a_backup_that_is_cut_changed_or_of_another_key_is_one_line_and_writes_nothing() {
+    let machine = backed_up();
+    let whole = fs::read(machine.path("backup")).unwrap();
+    let other = Machine::embedded();
+    let bad = other.path("bad");
+    let from = ["restore", "--from", bad.to_str().unwrap()];
+    for length in [0, 5, 14, 40, 200, whole.len() / 2, whole.len() - 1] {
+        fs::write(&bad, &whole[..length]).unwrap();
+        other.refused(&from, 2, &["bad", "not a backup"]);
+    }
+    for at in [0, 20, 60, whole.len() / 3, whole.len() / 2, whole.len() - 200, whole.len() - 1] {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        fs::write(&bad, &changed).unwrap();
+        other.refused(&from, 2, &["bad"]);
+    }
+    fs::write(&bad, [&whole[..], b"x"].concat()).unwrap();
+    other.refused(&from, 2, &["bad", "added"]);
+    fs::write(&bad, &whole).unwrap();
+    other.write("other-kek", "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100");
+    other.configure("other-kek");
+    other.refused(&from, 2, &["bad", "key-encryption key"]);
+    other.refused(&["restore", "--from", other.path("missing").to_str().unwrap()], 2, &["missing"]);
+    assert!(!other.path("data").exists(), "a refused restore has written something");
+    other.configure("kek");
+    other.done(&from);
+}
+
+#[test]
+fn a_store_in_use_is_neither_replaced_nor_read() {
+    let machine = backed_up();
+    let backup = machine.path("backup");
+    let _running = machine.start();
+    machine.refused(&["restore", "--from", backup.to_str().unwrap(), "--replace"], 2, &["in use"]);
+    machine.refused(&["backup", "--out", machine.path("b2").to_str().unwrap()], 2, &["in use"]);
+    assert!(!machine.path("b2").exists());
+}
+
+#[test]
+fn a_backup_of_nothing_is_refused_and_makes_no_store() {
+    let machine = Machine::embedded();
+    machine.refused(&["backup", "--out", machine.path("b").to_str().unwrap()], 3, &["no store"]);
+    assert!(!machine.path("data").exists() && !machine.path("b").exists());
+}
