@@ -54,6 +54,7 @@ impl Etcd {
                 }
                 etcd.named = record.modified;
                 etcd.epoch = String::from_utf8_lossy(&record.value).into_owned();
+                watch::lay_by_pulse(&etcd.link).await;
                 return Ok(etcd);
             }
             let epoch = fresh_epoch().map_err(|e| StoreError::Unavailable(e.to_string()))?;

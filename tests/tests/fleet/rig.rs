@@ -70,8 +70,13 @@ pub struct Revoked {
 impl Fleet {
     /// Starts one with leases of this length; `None`, with a note for the reader, where there is no etcd.
     pub fn start(test: &str, lease: Duration) -> Option<Self> {
+        Self::with(test, lease, &[])
+    }
+
+    /// As [`start`](Self::start), with further arguments for etcd.
+    pub fn with(test: &str, lease: Duration, etcd: &[&str]) -> Option<Self> {
         let begun = Instant::now();
-        let etcd = runtime().block_on(Cluster::start(test, &[]))?;
+        let etcd = runtime().block_on(Cluster::start(test, etcd))?;
         let directory = tempfile::tempdir().unwrap();
         let upstream = Upstream::ok();
         let replicas: Vec<_> = (0..REPLICAS).map(|n| Replica::start(directory.path(), n, &etcd, lease)).collect();

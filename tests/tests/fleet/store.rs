@@ -1,8 +1,10 @@
-//! etcd without its majority, or slow.
+//! etcd without its majority, full, or slow.
 
 use std::time::{Duration, Instant};
 
-use seks_tests::runtime;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use seks_tests::{process::PATIENCE, runtime};
+use serde_json::json;
 
 use crate::{
     LONG, SHORT, alone,
@@ -36,6 +38,37 @@ fn without_a_majority_of_the_store_nothing_is_revoked_and_nothing_is_served_past
     let (token, agents) = fleet.agents();
     let revoked = fleet.revoke(1, &token);
     agents.none_accepted(0..NODES, revoked.at);
+}
+
+#[test]
+fn a_token_is_revoked_although_the_store_is_full() {
+    let _alone = alone();
+    let quota = "--quota-backend-bytes=8388608";
+    let Some(fleet) = Fleet::with("a full etcd", LONG, &[quota]) else { return };
+    let (token, agents) = fleet.agents();
+    let (_kept, kept) = fleet.agents();
+    let begun = Instant::now();
+    fill(&fleet);
+    let refused = fleet.replicas[0].cli.run(&["agent", "create", "one-more"], "");
+    assert_ne!(refused.code, Some(0), "the store is full");
+    let revoked = fleet.revoke(0, &token);
+    agents.none_accepted(0..NODES, revoked.at);
+    kept.none_refused(0..NODES, begun, Instant::now());
+}
+
+/// Puts what isn't ours until etcd raises its alarm.
+fn fill(fleet: &Fleet) {
+    let begun = Instant::now();
+    let value = BASE64_STANDARD.encode(vec![b'x'; 256 * 1024]);
+    for n in 0.. {
+        let put = json!({"key": BASE64_STANDARD.encode(format!("/filler/{n}")), "value": value});
+        let answer = runtime().block_on(fleet.etcd.call(0, "kv/put", put)).unwrap();
+        let alarms = runtime().block_on(fleet.etcd.call(0, "maintenance/alarm", json!({"action": "GET"}))).unwrap();
+        if alarms["alarms"].as_array().is_some_and(|alarms| !alarms.is_empty()) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "etcd takes everything: {answer} {alarms}");
+    }
 }
 
 #[test]

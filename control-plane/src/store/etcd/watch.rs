@@ -9,7 +9,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use etcd_client::{Event, GetOptions, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{Compare, CompareOp, Event, GetOptions, Txn, TxnOp, WatchOptions, WatchResponse, WatchStream};
 use futures_util::stream::{self, Stream};
 use tokio::time::{Instant, timeout_at};
 
@@ -18,7 +18,7 @@ use super::{
     link::{self, Link, Patience},
     revision, stamp,
 };
-use crate::store::{Key, Revision, WatchEvent, Write, key::PULSE};
+use crate::store::{Key, Revision, StoreError, WatchEvent, Write, key::PULSE};
 
 /// How long a watch may be behind before it looks whether it is, and again before it pulses.
 const LOOK: Duration = Duration::from_millis(250);
@@ -92,9 +92,7 @@ impl Watch {
         let read = self.link.once(|client| async move { link::kv(&client).get(epoch, Some(options)).await });
         let head = read.await.ok().and_then(|found| found.header().map(|header| revision(header.revision())));
         if self.behind.take().is_some_and(|behind| behind > self.after) {
-            let pulse = self.link.path(PULSE);
-            let write = self.link.once(|client| async move { link::kv(&client).put(pulse, [], None).await });
-            if let Err(failure) = write.await {
+            if let Err(failure) = pulse(&self.link).await {
                 tracing::debug!(?failure, "no pulse");
             }
         } else {
@@ -170,6 +168,28 @@ impl Watch {
             tracing::error!(?key, "the store holds a value that is not ours");
         }
         value.map(|value| Write::Put(key, value))
+    }
+}
+
+/// Writes the pulse. A full store takes no put, but it takes a delete: without one leases would end because somebody else has
+/// filled the store.
+async fn pulse(link: &Link) -> Result<(), Failure> {
+    let key = &link.path(PULSE);
+    match link.once(|client| async move { link::kv(&client).put(key.as_str(), [], None).await }).await {
+        Err(Failure::Final(StoreError::Full)) => {
+            link.once(|client| async move { link::kv(&client).delete(key.as_str(), None).await }).await.map(drop)
+        }
+        put => put.map(drop),
+    }
+}
+
+/// Sees to it that there is a pulse to be deleted. In vain where the store is full already, or away: it is tried at every start.
+pub(super) async fn lay_by_pulse(link: &Link) {
+    let key = link.path(PULSE);
+    let absent = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);
+    let txn = Txn::new().when([absent]).and_then([TxnOp::put(key.as_str(), [], None)]);
+    if let Err(failure) = link.once(|client| async move { link::kv(&client).txn(txn).await }).await {
+        tracing::debug!(?failure, "no pulse is laid by");
     }
 }
 
