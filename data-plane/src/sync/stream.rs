@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use futures_util::future::OptionFuture;
 use seks_proto::{
     runtime::VERSION,
     table::{
@@ -33,8 +34,13 @@ use crate::table::{ApplyError, Change, Delta, Table};
 const WELCOME_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for the next part of a snapshot.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30);
-/// A stream that lets the lease run down to this part of it is left.
+/// A stream that lets the lease run down to this part of it is left,
 const STARVING: f64 = 0.3;
+/// but not before it has extended the lease by next to nothing for this part of it: where messages take long a lease is never
+/// whole, and to leave what works would end it.
+const UNFED: f64 = 0.6;
+/// Next to nothing, as a part of the lease. Grants of a barrier that stands still extend it by what clocks may differ.
+const A_MORSEL: f64 = 0.1;
 /// Messages to the replica that may wait.
 const OUTBOX: usize = 64;
 /// Renews whose answer may still come.
@@ -104,8 +110,8 @@ pub(super) struct Stream<'a> {
     loading: Option<Loading>,
     /// What is applied is not what the replica thinks: nothing but a snapshot helps.
     lost: bool,
-    /// A lease was granted on this stream.
-    fed: bool,
+    /// When the grants on this stream had extended the lease last, and until when.
+    fed: Option<(Instant, BootInstant)>,
     nonce: u64,
     /// When each Renew was sent.
     asked: VecDeque<(u64, BootInstant)>,
@@ -188,7 +194,7 @@ impl<'a> Stream<'a> {
             ttl,
             loading: None,
             lost,
-            fed: false,
+            fed: None,
             nonce: 0,
             asked,
         })
@@ -201,9 +207,9 @@ impl<'a> Stream<'a> {
         loop {
             // Grants come all the time; a snapshot may have to wait until other nodes have theirs.
             let silence = if self.lost { SNAPSHOT_LIMIT } else { self.ttl / 2 };
-            // A good stream keeps well over half of a lease. One that doesn't is left while there is time to get one elsewhere.
-            let left = self.table.lease().remaining();
-            let starving = Instant::now() + left.saturating_sub(self.ttl.mul_f64(STARVING));
+            // One that has no lease to give is left while there is time to get one elsewhere.
+            let left = self.table.lease().remaining().saturating_sub(self.ttl.mul_f64(STARVING));
+            let starving = self.fed.map(|(fed, _)| (Instant::now() + left).max(fed + self.ttl.mul_f64(UNFED)));
             tokio::select! {
                 biased;
                 received = inbound.message() => {
@@ -220,7 +226,7 @@ impl<'a> Stream<'a> {
                     renew_at = Instant::now() + renewal;
                 }
                 () = sleep_until(heard + silence) => return Err(End::Silent(silence)),
-                () = sleep_until(starving), if self.fed && !self.lost => return Err(End::Starved),
+                Some(()) = OptionFuture::from(starving.map(sleep_until)), if !self.lost => return Err(End::Starved),
             }
         }
     }
@@ -362,8 +368,11 @@ impl<'a> Stream<'a> {
             (Position { epoch: &epoch, revision }, Position { epoch: &grant.epoch, revision: grant.revision });
         let (Some(sent), true) = (sent, !self.lost && rules::takes(held, granted)) else { return };
         let left = Duration::from_millis(grant.ttl_left_ms).min(self.ttl);
-        self.fed = true;
-        self.table.lease().extend(rules::lease_ends(sent, left, self.ttl));
+        let ends = rules::lease_ends(sent, left, self.ttl);
+        if self.fed.is_none_or(|(_, before)| ends >= before.plus(self.ttl.mul_f64(A_MORSEL))) {
+            self.fed = Some((Instant::now(), ends));
+        }
+        self.table.lease().extend(ends);
         // The replica's barrier is as old as what is missing from a whole lease.
         self.table.lease().current_at(sent.minus(self.ttl.saturating_sub(left)));
     }
