@@ -374,6 +374,10 @@ impl DeniedPath {
 
 /// A `*` stands for any part of a segment, at most once: `*:generateAccessToken`.
 fn segment_matches(pattern: &str, have: &str) -> bool {
+    let first = |text: &str| text.as_bytes().first().map(u8::to_ascii_lowercase);
+    if !pattern.starts_with('*') && first(pattern) != first(have) {
+        return false; // nearly every path, at every pattern
+    }
     let Some((before, after)) = pattern.split_once('*') else { return have.eq_ignore_ascii_case(pattern) };
     let edge = |part: Option<&str>, want: &str| part.is_some_and(|p| p.eq_ignore_ascii_case(want));
     have.len() >= before.len() + after.len()

@@ -69,8 +69,9 @@ impl Line {
     }
 
     fn new(target: &Target<'_>, service: &ServiceEntry, strays: bool) -> Self {
-        let query = target.query().unwrap_or_default();
-        let mut text = String::with_capacity(target.path().len() + query.len() + 1);
+        // As long as it can become, and no longer without a query: `Bytes` then takes it as it is.
+        let query = target.query().map_or(0, |query| query.len() + 1);
+        let mut text = String::with_capacity(target.path().len() + query);
         text.push_str(target.path());
         let path = text.len();
         let mut separator = '?';

@@ -3,7 +3,7 @@
 //! Where and how the credential is written is the service's definition alone: nothing of a request has a say in its form,
 //! place or length (the agent's own values in those places were taken out, and what is put in is never read again).
 
-use std::sync::Arc;
+use std::{cell::OnceCell, sync::Arc};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use super::{
     websocket::Offer,
 };
 use crate::{
-    table::{Cut, CutReason, ServiceEntry, Table},
+    table::{CredentialEntry, Cut, CutReason, ServiceEntry, Table},
     upstream::{Connection, Upload},
 };
 
@@ -61,11 +61,28 @@ impl From<CutReason> for Code {
 }
 
 /// What is the same for every request with one version of one credential to one service: made once, kept beside the pool of
-/// connections for exactly that, dropped with it. It holds the credential in the forms that are searched for: as long as
-/// requests use it, so do the connections' own buffers.
+/// connections for exactly that, dropped with it. It holds the credential in the forms that are searched for and in the headers that
+/// are sent: for as long, the connections' own buffers do too.
 struct Kept {
     needles: Needles,
     host: HeaderValue,
+    /// What each of the service's sites puts in, where that is a header of its own: the same bytes for every request.
+    headers: Vec<Option<(HeaderName, HeaderValue)>>,
+}
+
+/// A credential that is opened only for a request that needs its fields.
+struct Sealed<'a> {
+    credential: &'a CredentialEntry,
+    fields: OnceCell<Fields>,
+}
+
+impl Sealed<'_> {
+    fn fields(&self) -> Option<&Fields> {
+        if self.fields.get().is_none() {
+            let _ = self.fields.set(self.credential.open().ok()?); // it was empty a moment ago
+        }
+        self.fields.get()
+    }
 }
 
 /// Puts the credential in, or says why not any more.
@@ -86,8 +103,8 @@ pub(super) fn call(
     lookup::check(&identified.token, &caller.again())?;
 
     let broken = Code::UpstreamUnreachable;
-    let fields = credential.open().map_err(|_| broken)?;
-    let kept = connection.beside(|| Kept::new(&service, &fields)).ok_or(broken)?;
+    let sealed = Sealed { credential: &credential, fields: OnceCell::new() };
+    let kept = connection.beside(|| Kept::new(&service, sealed.fields()?)).ok_or(broken)?;
     let form = identified.admitted.form();
     // gRPC: whoever asks for trailers says that it reads them.
     let wants_trailers = connection.is_h2() && filter::wants_trailers(&identified.admitted.parts.headers);
@@ -108,9 +125,7 @@ pub(super) fn call(
         offer.write(&mut parts.headers).ok_or(broken)?;
     }
     let mut line = Zeroizing(line.text, line.path);
-    for site in &service.injection {
-        write(site, &fields, &mut parts.headers, &mut line).ok_or(broken)?;
-    }
+    put_in(&service, &kept, || sealed.fields(), &mut parts.headers, &mut line).ok_or(broken)?;
     let mut request = Request::new(body);
     *request.method_mut() = parts.method;
     *request.uri_mut() = target(line, &service, connection.is_h2()).ok_or(broken)?;
@@ -136,14 +151,32 @@ impl Kept {
         let host = service.upstream.host_header().ok()?;
         // Beside the fields themselves: what Basic makes of them is one value to an upstream that decodes it.
         let pairs = service.injection.iter().filter_map(|site| match site {
-            Site::Basic(template) => render(template, fields, |b, o| o.extend_from_slice(b)),
+            Site::Basic(template) => plain(template, fields),
             _ => None,
         });
         let mut pairs: Vec<Vec<u8>> = pairs.collect();
         let needles = Needles::new(fields.iter().map(|(_, v)| v).chain(pairs.iter().map(Vec::as_slice)));
         pairs.iter_mut().for_each(zeroize::Zeroize::zeroize);
-        Some(Self { needles, host })
+        let headers = service.injection.iter().map(|site| rendered(site, fields)).collect::<Option<_>>()?;
+        Some(Self { needles, host, headers })
     }
+}
+
+/// Writes every site of the service; `fields` is asked only for those that aren't kept.
+fn put_in<'f>(
+    service: &Service,
+    kept: &Kept,
+    fields: impl Fn() -> Option<&'f Fields>,
+    headers: &mut http::HeaderMap,
+    line: &mut Zeroizing,
+) -> Option<()> {
+    for (site, header) in service.injection.iter().zip(&kept.headers) {
+        match header {
+            Some((name, value)) => drop(headers.insert(name, value.clone())),
+            None => write(site, fields()?, line)?,
+        }
+    }
+    Some(())
 }
 
 /// Path and query, and where the query begins. Wiped if it isn't sent: it may hold a credential.
@@ -155,19 +188,33 @@ impl Drop for Zeroizing {
     }
 }
 
-fn write(site: &Site, fields: &Fields, headers: &mut http::HeaderMap, line: &mut Zeroizing) -> Option<()> {
-    match site {
-        Site::Header(name, template) => insert(headers, name, render(template, fields, |b, o| o.extend_from_slice(b))?),
+/// The header that a site is; within, `None`: it is none. `None` when it can't be written.
+#[allow(clippy::option_option, reason = "collected into one")]
+fn rendered(site: &Site, fields: &Fields) -> Option<Option<(HeaderName, HeaderValue)>> {
+    let (name, value) = match site {
+        Site::Header(name, template) => (name.clone(), plain(template, fields)?),
         Site::Basic(template) => {
-            let mut pair = render(template, fields, |b, o| o.extend_from_slice(b))?;
+            let mut pair = plain(template, fields)?;
             let mut value = Vec::with_capacity(6 + pair.len().div_ceil(3) * 4);
             value.extend_from_slice(b"Basic ");
             let mut encoded = base64::engine::general_purpose::STANDARD.encode(&pair);
             value.extend_from_slice(encoded.as_bytes());
             encoded.zeroize();
             pair.zeroize();
-            insert(headers, &header::AUTHORIZATION, value)
+            (header::AUTHORIZATION, value)
         }
+        Site::Query(..) | Site::Path(_) => return Some(None),
+    };
+    // No copy: the wiping allocator clears the one there is.
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?;
+    value.set_sensitive(true);
+    Some(Some((name, value)))
+}
+
+/// Writes a site that is no header into the request's target.
+fn write(site: &Site, fields: &Fields, line: &mut Zeroizing) -> Option<()> {
+    match site {
+        Site::Header(..) | Site::Basic(_) => Some(()), // kept
         Site::Query(name, template) => {
             let mut value = render(template, fields, escape_query)?;
             let mut text = String::with_capacity(line.0.len() + name.len() + value.len() + 2);
@@ -195,12 +242,11 @@ fn write(site: &Site, fields: &Fields, headers: &mut http::HeaderMap, line: &mut
     }
 }
 
-fn insert(headers: &mut http::HeaderMap, name: &HeaderName, value: Vec<u8>) -> Option<()> {
-    // No copy: the wiping allocator clears the one there is.
-    let mut value = HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?;
-    value.set_sensitive(true);
-    headers.insert(name, value);
-    Some(())
+/// Renders fields as they are, into a buffer of just their length: `Bytes` then takes it as it is.
+fn plain(template: &Template, fields: &Fields) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(template.plain_len(fields)?);
+    template.render(fields, &mut out, |b, o| o.extend_from_slice(b))?;
+    Some(out)
 }
 
 /// Renders into a buffer that needn't grow: growing leaves copies behind.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState},
+    hash::{BuildHasher as _, BuildHasherDefault, Hasher},
     sync::{Arc, OnceLock},
 };
 
@@ -36,7 +36,7 @@ pub struct Policies {
     policies: Arc<[Checked]>,
     /// By a keyed hash of agent and service; an entry says itself whose it is.
     scopes: DashMap<u64, Arc<Scope>, BuildHasherDefault<Hashed>>,
-    hasher: RandomState,
+    hasher: foldhash::quality::RandomState,
 }
 
 /// For keys that are hashes.

@@ -68,6 +68,16 @@ impl Template {
         self.0.iter().any(|p| matches!(p, Part::Field(f) if f == field))
     }
 
+    /// How long the value is when fields are written as they are. `None` when one is absent.
+    #[must_use]
+    pub fn plain_len(&self, fields: &Fields) -> Option<usize> {
+        let length = |part: &Part| match part {
+            Part::Literal(text) => Some(text.len()),
+            Part::Field(name) => fields.get(name).map(<[u8]>::len),
+        };
+        self.0.iter().map(length).sum()
+    }
+
     /// Writes the value, each field's bytes through `encode` (identity for headers). `None` when a field is absent.
     pub fn render(
         &self,

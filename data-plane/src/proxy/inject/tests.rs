@@ -40,9 +40,9 @@ fn injected(service: &Service, mut headers: HeaderMap, text: &str, path: usize) 
     let mut line = Zeroizing(text.to_owned(), path);
     filter::request(&mut headers, service, true);
     filter::add_ours(&mut headers, service);
-    for site in &service.injection {
-        write(site, &fields(), &mut headers, &mut line).unwrap();
-    }
+    let fields = fields();
+    let kept = Kept::new(service, &fields).unwrap();
+    put_in(service, &kept, || Some(&fields), &mut headers, &mut line).unwrap();
     (headers, target(line, service, false).unwrap())
 }
 
@@ -117,7 +117,7 @@ proptest! {
         let one = service(vec![At::Query(named("key", "{key}"))]);
         let fields = Fields::parse(&["key"], &Secret::new(key.clone().into_bytes())).unwrap();
         let mut line = Zeroizing("/x?a=b".into(), 2);
-        write(&one.injection[0], &fields, &mut HeaderMap::new(), &mut line).unwrap();
+        write(&one.injection[0], &fields, &mut line).unwrap();
         let value = line.0.strip_prefix("/x?a=b&key=").unwrap();
         let mut decoded = Vec::new();
         let mut bytes = value.bytes();
