@@ -13,6 +13,8 @@ mod loading;
 mod mark;
 mod renewal;
 mod route;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod stream;
 
 use std::{
@@ -20,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::table::BootInstant;
+use seks_proto::{runtime::jitter, table::BootInstant};
 use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -215,7 +217,7 @@ async fn return_to_nearer(
     let mut pause = config.return_every.saturating_mul(route.patience());
     loop {
         // Jitter, so that a fleet doesn't come back to a control plane all at once.
-        sleep(pause.div_f64(2.0) + pause.mul_f64(backoff::fraction())).await;
+        sleep(pause.div_f64(2.0) + pause.mul_f64(jitter::fraction())).await;
         for (index, endpoint) in config.endpoints.iter().enumerate().take(route.at()) {
             if table.lease().valid() && trust.connect(endpoint, identity).await.is_ok() {
                 return index;

@@ -128,16 +128,24 @@ fn random(mut text: String, count: usize) -> Result<String, getrandom::Error> {
     const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
     let length = text.len() + count;
     while text.len() < length {
-        let mut byte = [0_u8];
-        getrandom::fill(&mut byte)?;
+        let byte = random_byte()?;
         // 252 is the largest multiple of 36 in a byte: above it the result would be biased.
-        if byte[0] < 252
-            && let Some(c) = ALPHABET.get(usize::from(byte[0] % 36))
+        if byte < 252
+            && let Some(c) = ALPHABET.get(usize::from(byte % 36))
         {
             text.push(char::from(*c));
         }
     }
     Ok(text)
+}
+
+fn random_byte() -> Result<u8, getrandom::Error> {
+    #[cfg(feature = "simulation")]
+    if let Some(random) = crate::simulation::random() {
+        return Ok((random >> 56) as u8);
+    }
+    let mut byte = [0_u8];
+    getrandom::fill(&mut byte).map(|()| byte[0])
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ pub mod request;
 pub mod runtime;
 pub mod secret;
 pub mod service;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod table;
 pub mod token;
 pub mod wire;

@@ -1,14 +1,16 @@
 //! The process frame that every binary shares: configuration, logs, telemetry, hardening, shutdown, exit codes.
 
 pub mod alloc;
+mod blocking;
 pub mod config;
 pub mod exit;
 pub mod harden;
+pub mod jitter;
 pub mod logs;
 pub mod shutdown;
 pub mod telemetry;
 
-pub use self::exit::Exit;
+pub use self::{blocking::blocking, exit::Exit};
 
 /// Version and commit, `0.1.0 (1a2b3c4d5e6f)`, for `--version` and for what a node reports of itself.
 ///

@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use seks_proto::runtime::blocking;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
@@ -43,7 +44,7 @@ pub(super) async fn run(inner: Arc<Inner>, damaged: Arc<Notify>) {
 /// What can't be compared agrees.
 async fn agree(inner: &Inner) -> Result<bool, StoreError> {
     let (records, revision) = inner.store.list(prefix::ALL).await?;
-    let Ok(listed) = tokio::task::spawn_blocking(move || Materialised::load(records).sums(|_| true)).await else {
+    let Ok(listed) = blocking(move || Materialised::load(records).sums(|_| true)).await else {
         return Ok(true);
     };
     let mut head = inner.feed.subscribe();

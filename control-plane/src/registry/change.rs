@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
+use seks_proto::runtime::jitter;
 
 use super::{RegistryError, record::Stored};
 use crate::store::{Key, MAX_TRANSACTION, MAX_VALUE_BYTES, Revision, StoreError, Transaction, Write};
@@ -86,10 +87,8 @@ where
 
 /// Up to 32 ms, full jitter: writers that collided once must not collide in step for ever.
 async fn back_off(round: u32) {
-    let mut byte = [0_u8];
-    if round == 0 || getrandom::fill(&mut byte).is_err() {
-        return;
+    if round > 0 {
+        let ceiling = Duration::from_millis(1 << round.min(5));
+        tokio::time::sleep(ceiling.mul_f64(jitter::fraction())).await;
     }
-    let ceiling_us = 1_000_u64 << round.min(5);
-    tokio::time::sleep(Duration::from_micros(ceiling_us * u64::from(byte[0]) / 256)).await;
 }

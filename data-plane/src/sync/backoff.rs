@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use seks_proto::runtime::jitter;
+
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 
@@ -16,21 +18,12 @@ impl Backoff {
     pub(super) fn next(&mut self) -> Duration {
         let bound = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
-        bound.mul_f64(fraction())
+        bound.mul_f64(jitter::fraction())
     }
 
     pub(super) fn reset(&mut self) {
         self.failures = 0;
     }
-}
-
-/// Uniform in [0, 1); a half when the system has no randomness.
-pub(super) fn fraction() -> f64 {
-    let mut bytes = [0_u8; 4];
-    if getrandom::fill(&mut bytes).is_err() {
-        return 0.5;
-    }
-    f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }
 
 #[cfg(test)]

@@ -26,6 +26,10 @@ pub(super) struct Trust {
 impl Trust {
     /// A connection to `endpoint`, as `identity`.
     pub(super) async fn connect(&self, endpoint: &str, identity: &Identity) -> Result<Channel, End> {
+        #[cfg(feature = "simulation")]
+        if let Some(connecting) = super::simulation::dial(endpoint) {
+            return connecting.await.map_err(|e| End::Connect(chain(&e)));
+        }
         let own = tonic::transport::Identity::from_pem(identity.certificate_pem(), identity.key_pem().as_bytes());
         let mut tls = ClientTlsConfig::new().identity(own).ca_certificate(Certificate::from_pem(identity.ca_pem()));
         if self.roots_pem.is_empty() {
@@ -52,15 +56,18 @@ pub(super) fn endpoint(uri: &str) -> Result<Endpoint, End> {
     if !uri.starts_with("https://") {
         return Err(End::Connect(format!("`{uri}` is not an https:// address")));
     }
-    let endpoint = Endpoint::from_shared(uri.to_owned()).map_err(|e| End::Connect(chain(&e)))?;
-    Ok(endpoint
+    Endpoint::from_shared(uri.to_owned()).map(tuned).map_err(|e| End::Connect(chain(&e)))
+}
+
+pub(super) fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint
         .connect_timeout(CONNECT_LIMIT)
         .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true))
+        .keep_alive_while_idle(true)
 }
 
 /// An error with its causes, in one line: tonic's own text is "transport error".

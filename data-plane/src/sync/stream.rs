@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
 use seks_proto::{
-    runtime::VERSION,
+    runtime::{VERSION, blocking},
     table::{
         BootInstant, MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, TableSum, features,
         rules::{self, Position},
@@ -287,7 +287,7 @@ impl<'a> Stream<'a> {
         match swapped {
             Ok(old) => {
                 // Freeing a million entries takes a while.
-                tokio::task::spawn_blocking(move || drop(old));
+                tokio::spawn(blocking(move || drop(old)));
                 self.lost = false;
                 self.status.update(|s| s.snapshots += 1);
                 self.ack()

@@ -12,6 +12,10 @@ impl BootInstant {
     /// Now. Wall clocks are never used for leases: they are stepped; the monotonic clock stands still in suspend.
     #[must_use]
     pub fn now() -> Self {
+        #[cfg(feature = "simulation")]
+        if let Some(nanos) = crate::simulation::boot_nanos() {
+            return Self(nanos);
+        }
         let t = clock_gettime(ClockId::Boottime);
         Self(u64::try_from(t.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000) + u64::try_from(t.tv_nsec).unwrap_or(0))
     }

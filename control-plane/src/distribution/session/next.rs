@@ -4,6 +4,7 @@ use std::{future::pending, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use seks_proto::{
+    runtime::blocking,
     table::{BootInstant, rules},
     wire::{self, replica_message::Message as ToNode},
 };
@@ -43,10 +44,9 @@ impl Loading {
         Self::Preparing(Box::pin(async move {
             let Ok(place) = inner.loading.clone().acquire_owned().await else { return pending().await };
             let (snapshots, feed) = (inner.snapshots.clone(), inner.feed.clone());
-            let taken = tokio::task::spawn_blocking(move || {
-                snapshots.get(&scope, |revision| revision >= at_least && feed.reaches(revision))
-            })
-            .await;
+            let taken =
+                blocking(move || snapshots.get(&scope, |revision| revision >= at_least && feed.reaches(revision)))
+                    .await;
             match taken {
                 Ok(snapshot) => Loaded { hash: snapshot.hash.clone(), snapshot, next: 0, begun: false, _place: place },
                 Err(_) => pending().await, // the runtime is shutting down

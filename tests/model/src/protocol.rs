@@ -1,0 +1,430 @@
+//! What may happen, and what comes of it.
+//!
+//! Nobody is ever obliged to do anything: a process that is paused, cut off or slow is one whose actions don't come. A message
+//! that is lost is one whose action doesn't come; one that is late comes later. What may come twice or out of order is said
+//! where it is sent.
+
+use crate::{
+    guard::Guard,
+    rules::{Rules, follows, takes},
+    state::{Age, Bounds, Entry, Grant, Holder, Request, Revision, State, Writing},
+};
+
+/// The protocol, of a size, with all of its guards or all but one.
+#[derive(Clone, Debug)]
+pub(crate) struct Protocol {
+    pub(crate) bounds: Bounds,
+    pub(crate) rules: Rules,
+    /// The guard that is missing.
+    without: Option<Guard>,
+}
+
+/// One step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Action {
+    /// Time passes.
+    Tick,
+    /// An operator revokes a token: the store has it.
+    Revoke(u8),
+    /// The second replica is registered.
+    Register,
+    /// The replica whose stream a node follows decides to answer for it: that is on its way to the store.
+    Decide(u8),
+    /// It is there: the replica, the node.
+    Answer(u8, u8),
+    /// A replica's watch brings the next change.
+    Watch(u8),
+    /// A replica has noted the time so many ticks ago, has read that revision since, and has taken it in.
+    Barrier(u8, u8, u8),
+    /// A node begins a stream to a replica.
+    Connect(u8, u8),
+    /// A node receives a change: from the first revision to the second.
+    Delta(u8, u8, u8),
+    /// A node receives a whole table of that revision.
+    Snapshot(u8, u8),
+    /// A replica hears an acknowledgement of what the node has applied.
+    Ack(u8),
+    /// A node asks for a lease and its replica grants it: the grant is on its way. Asking earlier would be a shorter lease.
+    Grant(u8),
+    /// The grant arrives.
+    Take(u8),
+    /// A replica writes its watermark.
+    Mark(u8),
+    /// A request: registered, checked, in flight, in this order.
+    Request(u8),
+    /// The answer to a request is complete.
+    Answered(u8),
+    /// What should have been cut before the acknowledgement is cut at last.
+    CutLate(u8),
+    /// A node crashes and starts again, with an empty table.
+    CrashNode(u8),
+}
+
+impl Protocol {
+    pub(crate) fn new(bounds: Bounds, without: Option<Guard>) -> Self {
+        Self { bounds, rules: Rules::new(&bounds), without }
+    }
+
+    pub(crate) fn has(&self, guard: Guard) -> bool {
+        self.without != Some(guard)
+    }
+
+    pub(crate) fn replicas(&self) -> impl Iterator<Item = u8> + use<> {
+        (0..self.bounds.replicas).map(|r| r as u8)
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = u8> + use<> {
+        (0..self.bounds.nodes).map(|n| n as u8)
+    }
+
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = u8> + use<> {
+        (0..self.bounds.tokens).map(|t| t as u8)
+    }
+
+    fn of_store(&self, state: &State, actions: &mut Vec<Action>) {
+        actions.push(Action::Tick);
+        let open = |entry| state.revision_of(entry).is_none();
+        actions.extend(self.tokens().filter(|t| open(Entry::Revoked(*t))).map(Action::Revoke));
+        if self.bounds.late && open(Entry::Registered) {
+            actions.push(Action::Register);
+        }
+    }
+
+    fn of_replica(&self, state: &State, id: u8, actions: &mut Vec<Action>) {
+        let replica = &state.replicas[usize::from(id)];
+        if replica.head < state.len {
+            actions.push(Action::Watch(id));
+        }
+        for back in 0..self.bounds.ttl {
+            let least = state.revision_before(back);
+            let reached = if self.has(Guard::BarrierIsReached) { replica.head } else { state.len };
+            // A later revision only matters to who was recorded lately.
+            let most = if self.bounds.newcomers { reached } else { reached.min(least) };
+            let newer = |revision: &u8| back < replica.barrier.1 || *revision > replica.barrier.0;
+            actions.extend((least..=most).filter(newer).map(|revision| Action::Barrier(id, back, revision)));
+        }
+        if self.watermark(state, id) > replica.watermark {
+            actions.push(Action::Mark(id));
+        }
+        let writing = self.nodes().filter(|n| replica.holders[usize::from(*n)].writing == Writing::Sent);
+        actions.extend(writing.map(|n| Action::Answer(id, n)));
+    }
+
+    fn of_node(&self, state: &State, id: u8, actions: &mut Vec<Action>) {
+        let node = &state.nodes[usize::from(id)];
+        let reachable = |r: &u8| state.replicas[usize::from(*r)].head >= node.applied;
+        actions.extend(self.replicas().filter(reachable).map(|r| Action::Connect(id, r)));
+        if let Some(replica) = node.stream {
+            self.of_stream(state, id, replica, actions);
+        }
+        if node.grant.is_some() {
+            actions.push(Action::Take(id));
+        }
+        if self.bounds.requests {
+            match node.request {
+                Request::InFlight => actions.push(Action::Answered(id)),
+                _ => actions.push(Action::Request(id)),
+            }
+        }
+        if node.uncut {
+            actions.push(Action::CutLate(id));
+        }
+        if state.node_crashes < self.bounds.node_crashes {
+            actions.push(Action::CrashNode(id));
+        }
+    }
+
+    fn of_stream(&self, state: &State, id: u8, replica: u8, actions: &mut Vec<Action>) {
+        let node = &state.nodes[usize::from(id)];
+        let replica = &state.replicas[usize::from(replica)];
+        if node.loaded {
+            let next = node.applied + 1;
+            for to in if self.bounds.stray { 1..=replica.head } else { next..=replica.head.min(next) } {
+                let from = if self.bounds.stray { 0..to } else { node.applied..node.applied + 1 };
+                actions.extend(from.map(|from| Action::Delta(id, from, to)));
+            }
+        }
+        let oldest = if self.bounds.stray { 0 } else { replica.head };
+        if !node.loaded || self.bounds.stray {
+            actions.extend((oldest..=replica.head).map(|revision| Action::Snapshot(id, revision)));
+        }
+        actions.extend([Action::Ack(id), Action::Grant(id)]);
+        if state.moves < self.bounds.moves {
+            actions.push(Action::Decide(id));
+        }
+    }
+
+    /// How old the barrier may be that a node's lease is rooted in, as far as the replica knows that answers for it, or is about to.
+    fn held(&self, holder: &Holder) -> Age {
+        if holder.writing != Writing::No && self.has(Guard::HeldWhileWriting) { 0 } else { holder.granted }
+    }
+
+    /// What the replica could write of itself now; what it wrote before stays true.
+    fn watermark(&self, state: &State, id: u8) -> Revision {
+        let replica = &state.replicas[usize::from(id)];
+        if !self.has(Guard::AcksAreNodes) {
+            return replica.head;
+        }
+        let counts = |n: &u8| self.has(Guard::DepartedCount) || state.nodes[usize::from(*n)].stream == Some(id);
+        let holders = self.nodes().filter(counts).map(|n| replica.holders[usize::from(n)]);
+        let holders = holders.map(|holder| (holder.acked, self.held(&holder)));
+        let low = self.rules.watermark(id, holders, replica.head, state.effective(replica.head));
+        let old = state.ages[..usize::from(replica.head)].iter().take_while(|age| self.rules.is_settled(id, **age));
+        low.max(old.count() as u8).max(replica.watermark)
+    }
+
+    /// Whether replica `id` says that the revocation of `token` is enforced.
+    pub(crate) fn says(&self, state: &State, id: u8, token: u8) -> bool {
+        let replica = &state.replicas[usize::from(id)];
+        let Some(revision) = state.revision_of(Entry::Revoked(token)).filter(|r| *r <= replica.head) else {
+            return false;
+        };
+        let age = state.ages[usize::from(revision) - 1];
+        let age = if self.has(Guard::WaitsOutLeases) { age } else { age.saturating_add(1) };
+        let done = |n: u8| {
+            let holder = replica.holders[usize::from(n)];
+            let acked = if self.has(Guard::AcksAreNodes) { holder.acked } else { replica.head };
+            self.rules.is_done(id, acked, revision, Some(self.held(&holder)), age)
+        };
+        let marked = |r: u8| {
+            let mark = state.replicas[usize::from(r)].watermark;
+            let answers = self.nodes().any(|n| state.answers(n, replica.head).is_some_and(|(who, _)| who == r));
+            // Of another replica's nodes nobody here knows the leases; but whom the store names nobody's, has none.
+            !answers || self.rules.is_done(id, mark, revision, None, age)
+        };
+        let waits = |r: &u8| *r != id && state.is_registered(*r, replica.head) && self.has(Guard::OthersCount);
+        self.nodes().all(done) && self.replicas().filter(waits).all(marked)
+    }
+
+    fn tick(&self, state: &mut State) {
+        let forever = self.bounds.forever();
+        let older = |age: &mut Age| *age = (*age + 1).min(forever);
+        state.ages.iter_mut().for_each(older);
+        for replica in &mut state.replicas {
+            older(&mut replica.barrier.1);
+            if replica.barrier.1 >= self.bounds.ttl {
+                replica.barrier = (0, forever); // nothing can be granted from it any more
+            }
+            replica.holders.iter_mut().for_each(|holder| older(&mut holder.granted));
+        }
+        for n in self.nodes() {
+            let node = &mut state.nodes[usize::from(n)];
+            node.lease = node.lease.saturating_sub(self.bounds.node_clock);
+            if node.lease == 0 && self.has(Guard::CutWithLease) && node.request != Request::Checked {
+                node.request = Request::None;
+            }
+            if let Some(grant) = &mut node.grant {
+                older(&mut grant.asked);
+            }
+            node.grant = node.grant.filter(|grant| self.lease(grant) > 0);
+        }
+    }
+
+    /// What a grant that arrives now is worth.
+    fn lease(&self, grant: &Grant) -> u16 {
+        let asked = if self.has(Guard::CountsFromAsking) { grant.asked } else { 0 };
+        match self.has(Guard::AllowsForSkew) {
+            true => self.rules.lease(grant.replica, asked, grant.barrier),
+            // Still counted from when it asked, but all of it.
+            false => {
+                let left = self.rules.ttl_left(grant.replica, grant.barrier);
+                left.saturating_sub(u16::from(asked) * self.bounds.node_clock)
+            }
+        }
+    }
+
+    fn connect(&self, state: &mut State, id: u8, replica: u8) {
+        let node = &mut state.nodes[usize::from(id)];
+        (node.stream, node.grant) = (Some(replica), None);
+        // A new stream has acknowledged nothing yet; the lease of the one before lives on.
+        state.replicas[usize::from(replica)].holders[usize::from(id)].acked = 0;
+    }
+
+    /// The table becomes what `revoked` says, at `revision`; requests that it concerns are cut.
+    fn apply(&self, state: &mut State, id: u8, revoked: u8, revision: Revision) {
+        let node = &mut state.nodes[usize::from(id)];
+        state.went_back |= node.loaded && revision < node.applied;
+        (node.loaded, node.applied, node.revoked) = (true, revision, revoked);
+        if revoked & 1 != 0 {
+            match node.request {
+                Request::Registered | Request::InFlight if self.has(Guard::CutBeforeAck) => {
+                    node.request = Request::None
+                }
+                Request::InFlight => node.uncut = true,
+                _ => {}
+            }
+        }
+    }
+
+    fn delta(&self, state: &mut State, id: u8, from: Revision, to: Revision) {
+        let node = &state.nodes[usize::from(id)];
+        let revoked = node.revoked | state.revoked_between(from, to);
+        // What doesn't follow on is rejected, and the table stays as it was.
+        if follows(node.applied, from, to) || !self.has(Guard::FollowsOn) {
+            self.apply(state, id, revoked, to);
+        }
+    }
+
+    fn snapshot(&self, state: &mut State, id: u8, revision: Revision) {
+        let node = &state.nodes[usize::from(id)];
+        if !node.loaded || revision >= node.applied || !self.has(Guard::NeverBackwards) {
+            self.apply(state, id, state.revoked_at(revision), revision);
+        }
+    }
+
+    fn grant(&self, state: &mut State, id: u8) {
+        let Some(stream) = state.nodes[usize::from(id)].stream else { return };
+        let head = state.replicas[usize::from(stream)].head;
+        let recorded = state.answers(id, head).filter(|(who, _)| *who == stream).map(|(_, since)| since);
+        let replica = &mut state.replicas[usize::from(stream)];
+        let (revision, age) = if self.has(Guard::RootedInBarrier) { replica.barrier } else { (replica.head, 0) };
+        let left = self.rules.ttl_left(stream, age);
+        let known = self.rules.may_grant(recorded, revision) || !self.has(Guard::NamedBeforeGrant);
+        let reached = replica.head >= revision || !self.has(Guard::BarrierIsReached);
+        if left == 0 || age >= self.bounds.forever() || !known || !reached {
+            return;
+        }
+        let holder = &mut replica.holders[usize::from(id)];
+        holder.granted = holder.granted.min(age);
+        state.nodes[usize::from(id)].grant =
+            Some(Grant { replica: stream, asked: 0, barrier: age, revision: replica.head });
+    }
+
+    fn take(&self, state: &mut State, id: u8) {
+        let node = &mut state.nodes[usize::from(id)];
+        let Some(grant) = node.grant.take() else { return };
+        if node.loaded && (takes(node.applied, grant.revision) || !self.has(Guard::AppliedBeforeTaking)) {
+            node.lease = node.lease.max(self.lease(&grant));
+        }
+    }
+
+    fn request(&self, state: &mut State, id: u8) {
+        let may = self.serves(state, id, 0);
+        let node = &mut state.nodes[usize::from(id)];
+        let register_first = self.has(Guard::RegisteredBeforeCheck);
+        node.request = match node.request {
+            Request::None if may && register_first => Request::Registered,
+            Request::None if may => Request::Checked,
+            // The last check; without the guard it was the first step.
+            Request::Registered if may => Request::InFlight,
+            Request::Checked => Request::InFlight,
+            _ => Request::None,
+        };
+    }
+
+    /// Whether a request with `token` that begins now at node `id` is sent upstream.
+    pub(crate) fn serves(&self, state: &State, id: u8, token: u8) -> bool {
+        let node = &state.nodes[usize::from(id)];
+        let leased = node.lease > 0 || !self.has(Guard::LeaseIsChecked);
+        node.loaded && leased && node.revoked & 1 << token == 0
+    }
+
+    fn crash_node(&self, state: &mut State, id: u8) {
+        state.nodes[usize::from(id)] = State::new(&self.bounds).nodes[0];
+        state.node_crashes += 1;
+    }
+
+    /// The replica whose stream `id` follows is about to answer for it.
+    fn decide(&self, state: &mut State, id: u8) {
+        let Some(stream) = state.nodes[usize::from(id)].stream else { return };
+        let replica = state.replicas[usize::from(stream)];
+        let holder = &replica.holders[usize::from(id)];
+        let ours = state.answers(id, replica.head).is_some_and(|(who, _)| who == stream);
+        let registered = state.is_registered(stream, state.len) || !self.has(Guard::RegisteredBeforeAnswering);
+        let promised = state.effective(replica.watermark);
+        let caught_up = holder.acked >= promised || !self.has(Guard::CaughtUpBeforeAnswering);
+        if ours || holder.writing != Writing::No || !registered || !caught_up {
+            return;
+        }
+        state.moves += 1;
+        let holder = &mut state.replicas[usize::from(stream)].holders[usize::from(id)];
+        holder.writing = Writing::Sent;
+        if self.has(Guard::TakesOverLeases) {
+            holder.granted = 0;
+        }
+    }
+
+    /// The watch brings the next change: who answers for a node is known before the head moves.
+    fn watch(&self, state: &mut State, id: u8) {
+        let replica = &mut state.replicas[usize::from(id)];
+        let entry = state.log[usize::from(replica.head)];
+        replica.head += 1;
+        let Entry::Answers(n, who) = entry else { return };
+        let holder = &mut replica.holders[usize::from(n)];
+        if who == id {
+            holder.granted = if self.has(Guard::TakesOverLeases) { 0 } else { holder.granted };
+            holder.writing = Writing::No;
+            return;
+        }
+        // Another answers for it now, whatever lease it has; a stream for which the next record is on its way stays.
+        if holder.writing == Writing::No {
+            *holder = Holder { acked: 0, granted: self.bounds.forever(), writing: Writing::No };
+            let node = &mut state.nodes[usize::from(n)];
+            if node.stream == Some(id) {
+                (node.stream, node.grant) = (None, None);
+            }
+        }
+    }
+
+    /// `state` after `action`, without what follows from it by itself.
+    pub(crate) fn step(&self, state: &mut State, action: Action) {
+        match action {
+            Action::Tick => self.tick(state),
+            Action::Revoke(token) => state.commit(Entry::Revoked(token)),
+            Action::Register => state.commit(Entry::Registered),
+            Action::Decide(node) => self.decide(state, node),
+            Action::Answer(replica, node) => {
+                state.replicas[usize::from(replica)].holders[usize::from(node)].writing = Writing::Landed;
+                state.commit(Entry::Answers(node, replica));
+            }
+            Action::Watch(id) => self.watch(state, id),
+            Action::Barrier(id, back, revision) => state.replicas[usize::from(id)].barrier = (revision, back),
+            Action::Connect(id, replica) => self.connect(state, id, replica),
+            Action::Delta(id, from, to) => self.delta(state, id, from, to),
+            Action::Snapshot(id, revision) => self.snapshot(state, id, revision),
+            Action::Ack(id) => {
+                let node = state.nodes[usize::from(id)];
+                if let (Some(replica), true) = (node.stream, node.loaded) {
+                    let holder = &mut state.replicas[usize::from(replica)].holders[usize::from(id)];
+                    holder.acked = holder.acked.max(node.applied);
+                }
+            }
+            Action::Grant(id) => self.grant(state, id),
+            Action::Take(id) => self.take(state, id),
+            Action::Mark(id) => state.replicas[usize::from(id)].watermark = self.watermark(state, id),
+            Action::Request(id) => self.request(state, id),
+            Action::Answered(id) => state.nodes[usize::from(id)].request = Request::None,
+            Action::CutLate(id) => {
+                let node = &mut state.nodes[usize::from(id)];
+                (node.request, node.uncut) = (Request::None, false);
+            }
+            Action::CrashNode(id) => self.crash_node(state, id),
+        }
+    }
+}
+
+impl Protocol {
+    /// Everything that may happen in `state`.
+    pub(crate) fn actions(&self, state: &State) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.of_store(state, &mut actions);
+        self.replicas().for_each(|id| self.of_replica(state, id, &mut actions));
+        self.nodes().for_each(|id| self.of_node(state, id, &mut actions));
+        actions
+    }
+
+    /// What comes of it; `None`: nothing.
+    pub(crate) fn next(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = *last;
+        self.step(&mut state, action);
+        if state == *last {
+            return None;
+        }
+        for token in self.tokens() {
+            if state.said & 1 << token == 0 && self.replicas().any(|id| self.says(&state, id, token)) {
+                state.said |= 1 << token;
+            }
+        }
+        Some(self.least(state))
+    }
+}

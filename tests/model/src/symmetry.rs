@@ -1,0 +1,90 @@
+//! States that differ only in names, or in what nothing depends on any more, are one state.
+
+use crate::{
+    protocol::Protocol,
+    state::{Entry, State, Writing},
+};
+
+impl Protocol {
+    /// The least of the states that are `state` but for the names of nodes, replicas and tokens.
+    pub(crate) fn least(&self, state: State) -> State {
+        let one = self.forget(state);
+        let nodes = self.bounds.nodes > 1;
+        let replicas = self.bounds.replicas > 1
+            && !self.bounds.late
+            && self.bounds.replica_clocks[0] == self.bounds.replica_clocks[1];
+        let tokens = self.bounds.tokens > 1 && !self.bounds.requests; // requests are followed for the first
+        let mut least = one;
+        for (n, r, t) in (0..8).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0)) {
+            if (n && !nodes) || (r && !replicas) || (t && !tokens) {
+                continue;
+            }
+            let mut other = one;
+            if n {
+                swap_nodes(&mut other);
+            }
+            if r {
+                swap_replicas(&mut other);
+            }
+            if t {
+                swap_tokens(&mut other);
+            }
+            least = least.min(other);
+        }
+        least
+    }
+
+    /// Acknowledgements and watermarks matter only as far as they reach a revocation, and no longer than somebody may hold a lease.
+    fn forget(&self, mut state: State) -> State {
+        let forever = self.bounds.forever();
+        for id in 0..self.bounds.replicas {
+            state.replicas[id].watermark = state.effective(state.replicas[id].watermark);
+            for n in 0..self.bounds.nodes {
+                let connected = state.nodes[n].stream == Some(id as u8);
+                let acked = state.effective(state.replicas[id].holders[n].acked);
+                let holder = &mut state.replicas[id].holders[n];
+                holder.acked =
+                    if connected || holder.writing != Writing::No || holder.granted < forever { acked } else { 0 };
+            }
+        }
+        state
+    }
+}
+
+fn swap_nodes(state: &mut State) {
+    state.nodes.swap(0, 1);
+    state.replicas.iter_mut().for_each(|replica| replica.holders.swap(0, 1));
+    for entry in &mut state.log {
+        if let Entry::Answers(node, _) = entry {
+            *node ^= 1;
+        }
+    }
+}
+
+fn swap_replicas(state: &mut State) {
+    state.replicas.swap(0, 1);
+    for entry in &mut state.log {
+        if let Entry::Answers(_, replica) = entry {
+            *replica ^= 1;
+        }
+    }
+    for node in &mut state.nodes {
+        node.stream = node.stream.map(|stream| stream ^ 1);
+        if let Some(grant) = &mut node.grant {
+            grant.replica ^= 1;
+        }
+    }
+}
+
+fn swap_tokens(state: &mut State) {
+    for entry in &mut state.log {
+        if let Entry::Revoked(token) = entry {
+            *token ^= 1;
+        }
+    }
+    let swapped = |bits: u8| (bits & 1) << 1 | (bits & 2) >> 1;
+    state.said = swapped(state.said);
+    for node in &mut state.nodes {
+        node.revoked = swapped(node.revoked);
+    }
+}

@@ -1,0 +1,43 @@
+//! Everything that small systems can come to. All of them have the clocks that are worst, unless they say otherwise.
+
+use seks_model::Bounds;
+
+use crate::run;
+
+#[test]
+fn one_replica_two_nodes_and_a_token() {
+    run("1 replica, 2 nodes, 1 token", Bounds { moves: 0, ..Bounds::of(1, 2, 1) });
+}
+
+#[test]
+fn a_node_that_moves_there_and_back() {
+    run("2 replicas, 1 node, 2 moves", Bounds { moves: 2, peace: 64, ..Bounds::of(2, 1, 1) });
+}
+
+#[test]
+fn stray_messages_requests_in_flight_and_a_node_that_crashes() {
+    let bounds = Bounds { stray: true, requests: true, node_crashes: 1, moves: 0, ..Bounds::of(1, 1, 2) };
+    run("stray messages, requests, a crash", Bounds { peace: 8, ..bounds });
+}
+
+#[test]
+fn clocks_that_differ_between_replicas() {
+    for clocks in [[95, 104], [104, 95], [100, 100]] {
+        let bounds = Bounds { node_clock: 95, replica_clocks: clocks, ..Bounds::of(2, 1, 1) };
+        run(&format!("clocks {clocks:?}"), Bounds { peace: 64, ..bounds });
+    }
+}
+
+#[test]
+fn larger_ones() {
+    if std::env::var_os("SEKS_MODEL_FULL").is_none() {
+        println!("skipped: SEKS_MODEL_FULL=1 checks larger systems, for as long as time and memory last");
+        return;
+    }
+    let late = Bounds { newcomers: true, late: true, node_crashes: 1, moves: 2, ..Bounds::of(2, 1, 1) };
+    run("newcomers, a crash", Bounds { peace: 64, ..late });
+    run("2 replicas, 1 node, 2 tokens, coarse", Bounds { ttl: 1, peace: 256, ..Bounds::of(2, 1, 2) });
+    run("2 replicas, 2 nodes, 1 token, coarse", Bounds { ttl: 1, peace: 256, ..Bounds::of(2, 2, 1) });
+    run("2 replicas, 1 node, 2 tokens", Bounds { peace: 1024, ..Bounds::of(2, 1, 2) });
+    run("2 replicas, 2 nodes, 2 tokens", Bounds { peace: 1024, ..Bounds::of(2, 2, 2) });
+}
