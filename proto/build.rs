@@ -21,6 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .skip_debug([
             "seks.v1.PutCredentialRequest",
             "seks.v1.IssuedToken",
+            "seks.v1.AwsKeys",
+            "seks.v1.AwsKeyPairRequest",
             "seks.v1.EnrollNodeResponse",
             "seks.v1.JoinRequest",
         ])

@@ -146,6 +146,7 @@ methods! {
     get_token GetToken(NameRequest) -> Token = token::get;
     revoke_token RevokeToken(DeleteRequest) -> ChangeResponse = token::revoke;
     rotate_token RotateToken(RotateTokenRequest) -> IssuedToken = token::rotate;
+    aws_key_pair AwsKeyPair(AwsKeyPairRequest) -> AwsKeys = token::aws_keys;
     apply_policies ApplyPolicies(ApplyPoliciesRequest) -> ApplyPoliciesResponse = policy::apply;
     list_policies ListPolicies(ListRequest) -> ListPoliciesResponse = policy::list;
     get_policy GetPolicy(NameRequest) -> Policy = policy::get;

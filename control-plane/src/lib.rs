@@ -10,6 +10,7 @@ pub mod backup;
 pub mod config;
 pub mod distribution;
 pub mod lifetime;
+pub mod mint;
 pub mod registry;
 pub mod seal;
 pub mod server;

@@ -7,6 +7,7 @@
 //! Limits, all checked before anything is written: see [`limits`].
 
 mod agent;
+mod aws;
 mod change;
 mod credential;
 mod delete;
@@ -14,6 +15,7 @@ mod error;
 mod janitor;
 mod join;
 pub mod limits;
+mod mint;
 mod node;
 mod operator;
 mod policy;
@@ -30,13 +32,16 @@ use std::{
 
 use prost::Message;
 
-pub(crate) use self::policy::check_file as check_policies;
 use self::{change::Change, record::Stored};
 pub use self::{
     error::RegistryError,
     join::{Admission, JoinToken, Joining},
     operator::EVERYWHERE,
     token::{Issue, Issued},
+};
+pub(crate) use self::{
+    mint::{Claim, MintTimes},
+    policy::check_file as check_policies,
 };
 use crate::{
     seal::Sealer,

@@ -66,6 +66,18 @@ impl<'a> RecordId<'a> {
         Self { tenant: "", kind: "backup", name: "", version: 0, epoch }
     }
 
+    /// What a credential is minted from.
+    #[must_use]
+    pub fn mint(epoch: &'a str, tenant: &'a TenantName, name: &'a CredentialName) -> Self {
+        Self { tenant: tenant.as_str(), kind: "mint", name: name.as_str(), version: 0, epoch }
+    }
+
+    /// The key that a tenant's fake AWS key pairs hang on.
+    #[must_use]
+    pub fn aws_key(epoch: &'a str, tenant: &'a TenantName) -> Self {
+        Self { tenant: tenant.as_str(), kind: "aws-key", name: "", version: 0, epoch }
+    }
+
     fn canary(epoch: &'a str) -> Self {
         Self { tenant: "", kind: "canary", name: "", version: 0, epoch }
     }
@@ -75,6 +87,8 @@ impl<'a> RecordId<'a> {
     pub fn of(key: &'a Key, epoch: &'a str) -> Option<Self> {
         match key {
             Key::Envelope(tenant, name, version) => Some(Self::credential(epoch, tenant, name, *version)),
+            Key::MintSecret(tenant, name) => Some(Self::mint(epoch, tenant, name)),
+            Key::AwsKey(tenant) => Some(Self::aws_key(epoch, tenant)),
             Key::Authority => Some(Self::authority(epoch)),
             Key::Canary => Some(Self::canary(epoch)),
             Key::Era => Some(Self::era(epoch)),
@@ -196,6 +210,14 @@ impl Sealer {
     pub fn open(&self, id: &RecordId<'_>, envelope: &[u8]) -> Result<Secret, SealError> {
         let kek = self.kek(Header::parse(envelope)?.kek)?;
         envelope::open(kek, id, envelope)
+    }
+
+    /// Whether an envelope of the record `id` holds exactly `secret`: however often it was re-wrapped.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn holds(&self, id: &RecordId<'_>, envelope: &[u8], secret: &Secret) -> Result<bool, SealError> {
+        Ok(self.open(id, envelope)?.expose() == secret.expose())
     }
 
     /// The same envelope with its DEK wrapped by the active KEK; `None` when it is already. The secret itself is not opened.

@@ -29,6 +29,7 @@ use crate::{
     config::{Config, ListenerTlsConfig},
     distribution::{Distribution, DistributionOptions},
     lifetime::WentBack,
+    mint::Refresher,
     registry::{Admission, JoinToken, Registry, RegistryError},
     store::Store,
     telemetry::{self, Metrics},
@@ -77,6 +78,8 @@ impl ControlPlane {
         let distribution = Distribution::start(Arc::clone(store), Arc::clone(sealer), options).await?;
         let metrics = Metrics::new()?;
         metrics.add(distribution.collectors())?;
+        let refresher = Arc::new(Refresher::new(Arc::clone(registry), telemetry.clone(), replica.clone())?);
+        metrics.add(refresher.collectors())?;
         let operators = bind("admin.listen", config.admin.listen).await?;
         let nodes = bind("distribution.listen", config.distribution.listen).await?;
         let stop = CancellationToken::new();
@@ -108,6 +111,7 @@ impl ControlPlane {
             replica,
         };
         plane.serve_operators(operators, &config.admin.tls, &names, Admin::new(parts)).await?;
+        plane.tasks.spawn(refresher.run(plane.stop.clone()));
         plane.tasks.spawn(janitor(Arc::clone(registry), plane.stop.clone()));
         tracing::info!(admin = %plane.admin, distribution = %plane.nodes, store = store.kind(), "serving");
         Ok(plane)

@@ -106,6 +106,9 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Largest body that a policy looks into; a larger one is denied. Default: 1 MiB.
     pub inspect_bytes: usize,
+    /// Largest body that is read whole to verify what an AWS SDK signed of it. Default: 16 MiB. Bodies whose hash stands in the
+    /// head, or isn't signed, stream.
+    pub signed_bytes: usize,
     /// A head must be complete this long after its connection or its first byte. Default: 10 s.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
@@ -196,6 +199,7 @@ impl Default for Limits {
             uri_bytes: 8 << 10,
             body_bytes: 1 << 30,
             inspect_bytes: 1 << 20,
+            signed_bytes: 16 << 20,
             header_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),

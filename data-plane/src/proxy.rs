@@ -14,6 +14,7 @@ mod lookup;
 mod outgoing;
 pub mod refusal;
 pub mod scrub;
+mod sigv4;
 mod websocket;
 
 use std::{
@@ -32,7 +33,7 @@ use self::{
     audit::{Audit, Record, RequestId},
     authorize::Permitted,
     outgoing::InFlight,
-    refusal::Refusal,
+    refusal::{Reader, Refusal},
 };
 pub use self::{
     answer::AnswerBody,
@@ -101,11 +102,12 @@ impl Proxy {
         let path = Some(request.uri().path()).filter(|p| !is_stand_in(p)).unwrap_or_default();
         let mut record = self.audit.open(request.method(), path, request.headers());
         let id = record.id();
+        let reader = Reader::of(&request);
         let unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let form = refusal::Form::asked_for(request.version(), request.headers());
         let mut response = match self.serve(request, caller, in_flight, &mut record).await {
             Ok(response) => response,
-            Err(refusal) => refused(&refusal, form, unread, &mut record),
+            Err(refusal) => refused(&refusal.to_be_read_by(reader), form, unread, &mut record),
         };
         response.headers_mut().insert(RequestId::HEADER, id.header());
         record.answered(response.status());
@@ -132,11 +134,15 @@ impl Proxy {
         }
         let permitted = authorize::call(identified, body, &caller, limits, record).await?;
         let connection = self.connect(&permitted, record).await?;
+        let minted = permitted.credential.minted.then(|| permitted.credential.clone());
         let injected = inject::call(permitted, &caller, &self.table, &connection, record)?;
         let answered = forward::call(injected, connection, &self.config.upstream, record).await?;
         if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let idle = self.config.upstream.idle_timeout;
             return Box::pin(websocket::switch(answered, idle, in_flight, record)).await; // boxed: it is rare, and large
+        }
+        if let Some(credential) = minted.filter(|_| answered.response.status() == StatusCode::UNAUTHORIZED) {
+            self.table.refused().report(&credential);
         }
         outgoing::call(answered, self.config.upstream.idle_timeout, in_flight, record)
     }

@@ -13,6 +13,7 @@ mod entry;
 mod generation;
 mod lease;
 mod ledger;
+mod refused;
 mod slot;
 mod staging;
 mod token;
@@ -41,6 +42,7 @@ pub use self::{
     cut::{Cut, CutReason},
     entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
     lease::Lease,
+    refused::{Refused, RefusedCredential},
     slot::{AgentSlot, Slot, TenantSlot},
     staging::Staging,
     token::{Grant, RevokedEntry, TokenEntry},
@@ -66,6 +68,7 @@ pub struct Table {
     memory_key: Arc<SessionKey>,
     generations: AtomicU64,
     lease: Lease,
+    refused: Refused,
 }
 
 impl Table {
@@ -80,6 +83,7 @@ impl Table {
             memory_key: Arc::new(SessionKey::generate()?),
             generations: AtomicU64::new(1),
             lease: Lease::default(),
+            refused: Refused::default(),
         })
     }
 
@@ -117,6 +121,12 @@ impl Table {
     #[must_use]
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// Credentials that upstreams refuse.
+    #[must_use]
+    pub fn refused(&self) -> &Refused {
+        &self.refused
     }
 
     /// The revision that look-ups answer from.

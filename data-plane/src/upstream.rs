@@ -5,7 +5,6 @@
 mod connect;
 mod exchange;
 mod pool;
-mod resolve;
 mod tls;
 mod upload;
 

@@ -108,10 +108,13 @@ mod tests {
             for (variable, template) in env {
                 let word = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
                 assert!(variable.bytes().all(word) && !variable.as_bytes()[0].is_ascii_digit(), "{name}: {variable}");
-                let filled = template.replace("{base}", "B").replace("{token}", "T").replace("{host}", "H");
+                let names = ["base", "token", "host", "aws_access_key_id", "aws_secret_access_key", "aws_region"];
+                let fill = |text: String, name| text.replace(&format!("{{{name}}}"), "X");
+                let filled = names.into_iter().fold(template.clone(), fill);
                 assert!(!filled.contains(['{', '}', ' ', '"']), "{name}: {template}");
             }
-            assert!(env.is_empty() || env.values().any(|t| t.contains("{token}")), "{name} never gets its token");
+            let has_token = |t: &String| t.contains("{token}") || t.contains("{aws_secret_access_key}");
+            assert!(env.is_empty() || env.values().any(has_token), "{name} never gets its token");
         }
     }
 

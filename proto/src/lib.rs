@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod id;
 pub mod policy;
 pub mod request;
+pub mod resolve;
 pub mod runtime;
 pub mod secret;
 pub mod service;

@@ -76,17 +76,23 @@ impl Fields {
         if let [name] = names {
             return Self::encode(&[(name.as_ref(), bytes)]);
         }
+        // `name?` may be left out.
+        let bare = |n: &str| n.strip_suffix('?').unwrap_or(n).to_owned();
         let list = || names.iter().map(|n| format!("`{}`", n.as_ref())).collect::<Vec<_>>().join(", ");
         let mut object: std::collections::BTreeMap<String, String> =
             serde_json::from_slice(bytes).map_err(|_| FieldsError::NotAnObject(list()))?;
         let result = (|| {
-            if let Some(unknown) = object.keys().find(|k| !names.iter().any(|n| n.as_ref() == k.as_str())) {
+            if let Some(unknown) = object.keys().find(|k| !names.iter().any(|n| bare(n.as_ref()) == **k)) {
                 return Err(FieldsError::Unknown(unknown.chars().take(64).collect()));
             }
             let mut fields = Vec::with_capacity(names.len());
             for name in names {
-                let value = object.get(name.as_ref()).ok_or_else(|| FieldsError::Missing(name.as_ref().into()))?;
-                fields.push((name.as_ref(), value.as_bytes()));
+                let (name, optional) = name.as_ref().strip_suffix('?').map_or((name.as_ref(), false), |n| (n, true));
+                match object.get(name) {
+                    Some(value) => fields.push((name, value.as_bytes())),
+                    None if optional => {}
+                    None => return Err(FieldsError::Missing(name.into())),
+                }
             }
             Self::encode(&fields)
         })();
@@ -116,6 +122,20 @@ impl Fields {
             out.extend_from_slice(value);
         }
         Ok(Self(Secret::new(out)))
+    }
+
+    /// The same with one more, which stands last and replaces an older one of its name.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), for the value.
+    pub fn with(&self, name: &str, value: &Secret) -> Result<Self, FieldsError> {
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| FieldsError::Corrupt);
+        let mut fields = Vec::new();
+        for (have, old) in self.iter().filter(|(have, _)| *have != name.as_bytes()) {
+            fields.push((text(have)?, old));
+        }
+        fields.push((name, value.expose()));
+        Self::encode(&fields)
     }
 
     /// From the encoded form.
@@ -185,6 +205,29 @@ mod tests {
         let fields = parse(&["sid", "token"], r#"{"token":"t","sid":"s"}"#).unwrap();
         let fields = Fields::decode(Secret::new(fields.encoded().expose().to_vec())).unwrap();
         assert_eq!((fields.get("sid"), fields.get("token"), fields.get("x")), (Some(&b"s"[..]), Some(&b"t"[..]), None));
+    }
+
+    #[test]
+    fn a_field_with_a_question_mark_may_be_left_out() {
+        let names = ["id", "secret", "session?"];
+        let two = parse(&names, r#"{"id":"i","secret":"s"}"#).unwrap();
+        assert_eq!((two.get("id"), two.get("session")), (Some(&b"i"[..]), None));
+        let three = parse(&names, r#"{"id":"i","secret":"s","session":"t"}"#).unwrap();
+        assert_eq!(three.get("session"), Some(&b"t"[..]));
+        assert_eq!(parse(&names, r#"{"id":"i"}"#).err(), Some(FieldsError::Missing("secret".into())));
+        assert_eq!(parse(&names, r#"{"id":"i","secret":"s","x":"t"}"#).err(), Some(FieldsError::Unknown("x".into())));
+    }
+
+    #[test]
+    fn one_more_field_stands_beside_the_others() {
+        let fields = parse(&["a", "b"], r#"{"a":"x","b":"y"}"#).unwrap();
+        let with = |f: &Fields, v: &str| f.with("k", &Secret::new(v.into())).unwrap();
+        let fields = with(&with(&fields, "1"), "2");
+        assert_eq!(
+            (fields.get("a"), fields.get("b"), fields.get("k")),
+            (Some(&b"x"[..]), Some(&b"y"[..]), Some(&b"2"[..]))
+        );
+        assert_eq!(fields.iter().count(), 3);
     }
 
     #[test]

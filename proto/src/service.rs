@@ -4,6 +4,7 @@
 //! operator applies it, and again when a node loads it. Nothing on the path of a request parses it again.
 
 pub mod probe;
+pub mod sigv4;
 pub mod spec;
 pub mod template;
 pub mod upstream;
@@ -13,6 +14,7 @@ use std::{collections::BTreeMap, time::Duration};
 use http::{HeaderName, HeaderValue, Method};
 
 pub use self::{
+    sigv4::SigV4,
     template::{Template, TemplateError},
     upstream::{Upstream, UpstreamError},
 };
@@ -34,10 +36,12 @@ pub struct Service {
     pub upstream: Upstream,
     /// `""` or `"/v1"`: put in front of an agent's path unless the path already starts with it.
     pub base_path: String,
-    /// Names of the credential's fields.
+    /// Names of the credential's fields; one that ends in `?` may be left out.
     pub fields: Vec<String>,
-    /// How the real key is put in.
+    /// Where the real key is put in. Empty where requests are signed with it.
     pub injection: Vec<Site>,
+    /// How requests are signed, where they are.
+    pub sigv4: Option<SigV4>,
     /// Where an agent's token may stand. Never empty.
     pub slots: Vec<Slot>,
     /// Private, loopback and plain-`http` upstreams are allowed; link-local and metadata addresses never are.
@@ -94,6 +98,8 @@ pub enum Slot {
     Path(String, String),
     /// `Sec-WebSocket-Protocol`: one of its values is this prefix and the token.
     Subprotocol(String),
+    /// The access key id of a SigV4 signature, in `Authorization` or in the query, names the token.
+    AwsSigV4,
 }
 
 /// Which half of Basic credentials.
@@ -146,10 +152,19 @@ impl TryFrom<&wire::Service> for Service {
     type Error = ServiceError;
 
     fn try_from(wire: &wire::Service) -> Result<Self, ServiceError> {
-        let fields = check_fields(&wire.fields)?;
-        let sites = wire.injection.as_ref().map_or(&[][..], |i| &i.sites);
+        let upstream = Upstream::parse(&wire.upstream, wire.allow_private)?;
+        let (sites, signed) = wire.injection.as_ref().map_or((&[][..], None), |i| (&i.sites, i.aws_sigv4.as_ref()));
+        let sigv4 = signed.map(|s| SigV4::check(s, &upstream, &wire.denied_actions)).transpose()?;
+        let fields = check_fields(&wire.fields, sigv4.is_some())?;
         let injection = sites.iter().map(|s| Site::check(s, &fields)).collect::<Result<Vec<_>, _>>()?;
-        check_sites(&injection, &fields)?;
+        match &sigv4 {
+            None if !wire.denied_actions.is_empty() => {
+                return Err(invalid("denied_actions", "only of a service whose requests are signed"));
+            }
+            None => check_sites(&injection, &fields)?,
+            Some(_) if injection.is_empty() => {}
+            Some(_) => return Err(invalid("inject", "aws_sigv4 stands alone")),
+        }
         let slots = wire.slots.iter().map(Slot::try_from).collect::<Result<Vec<_>, _>>()?;
         if slots.is_empty() {
             return Err(invalid("slots", "at least one place for the agent's token"));
@@ -161,15 +176,19 @@ impl TryFrom<&wire::Service> for Service {
             ));
         }
         probe::Probe::parse(&wire.test)?; // for operators alone: no node keeps it
+        if sigv4.is_some() != slots.contains(&Slot::AwsSigV4) || (sigv4.is_some() && slots.len() > 1) {
+            return Err(invalid("slots", "aws_sigv4 is the one slot of a service whose requests are signed"));
+        }
         let headers = wire.headers.iter().map(|(n, v)| fixed_header(n, v)).collect::<Result<_, _>>()?;
         Ok(Self {
             tenant: TenantName::try_from(wire.tenant.as_str())?,
             name: ServiceName::try_from(wire.name.as_str())?,
             title: wire.title.clone(),
-            upstream: Upstream::parse(&wire.upstream, wire.allow_private)?,
+            upstream,
             base_path: check_base_path(&wire.base_path)?,
             fields,
             injection,
+            sigv4,
             slots,
             allow_private: wire.allow_private,
             upstream_ca_pem: wire.upstream_ca_pem.clone(),
@@ -188,7 +207,15 @@ impl TryFrom<&wire::Service> for Service {
     }
 }
 
-fn check_fields(fields: &[String]) -> Result<Vec<String>, ServiceError> {
+fn check_fields(fields: &[String], signed: bool) -> Result<Vec<String>, ServiceError> {
+    if signed {
+        let have = fields.iter().map(String::as_str);
+        return if have.eq(sigv4::FIELDS) {
+            Ok(fields.to_vec())
+        } else {
+            Err(invalid("fields", "of a service whose requests are signed they aren't to be chosen"))
+        };
+    }
     let word = |f: &String| {
         !f.is_empty() && f.len() <= 63 && f.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
     };
@@ -326,6 +353,8 @@ impl TryFrom<&wire::TokenSlot> for Slot {
                 Self::Subprotocol(p.clone())
             }
             At::Subprotocol(p) => return Err(invalid("slots", format!("`{p}` does not begin a subprotocol"))),
+            At::AwsSigv4(true) => Self::AwsSigV4,
+            At::AwsSigv4(false) => return Err(invalid("slots", "a slot without a place")),
         })
     }
 }

@@ -31,8 +31,10 @@ pub mod features {
     pub const INJECT_V1: &str = "inject-v1";
     /// Cedar policies over the schema of contract §8.
     pub const POLICY_V1: &str = "policy-v1";
+    /// AWS Signature Version 4: verified, and made again.
+    pub const AWS_SIGV4_V1: &str = "aws-sigv4-v1";
     /// What a grant may need: all of this build.
-    pub const ALL: &[&str] = &[INJECT_V1, POLICY_V1];
+    pub const ALL: &[&str] = &[INJECT_V1, POLICY_V1, AWS_SIGV4_V1];
     /// Takes several deltas in one message. No grant needs it.
     pub const DELTAS: &str = "deltas";
 }

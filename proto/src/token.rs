@@ -3,6 +3,8 @@
 //! The checksum tells a typo from an unknown token offline and before any look-up; the fixed form lets secret scanners
 //! match `seks_token_[0-9A-Za-z]{49}`. Stores and nodes hold only the SHA-256.
 
+pub mod aws;
+
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroize;
 

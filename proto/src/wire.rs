@@ -33,6 +33,18 @@ impl fmt::Debug for IssuedToken {
     }
 }
 
+impl fmt::Debug for AwsKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsKeys").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for AwsKeyPairRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsKeyPairRequest").field("tenant", &self.tenant).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for EnrollNodeResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EnrollNodeResponse").field("expires_at", &self.expires_at).finish_non_exhaustive()

@@ -192,7 +192,10 @@ pub fn tenant() -> TenantName {
 
 fn injection() -> wire::Injection {
     let value = wire::injection::NamedValue { name: "authorization".into(), value: "Bearer {key}".into() };
-    wire::Injection { sites: vec![wire::injection::Site { at: Some(wire::injection::site::At::Header(value)) }] }
+    wire::Injection {
+        sites: vec![wire::injection::Site { at: Some(wire::injection::site::At::Header(value)) }],
+        ..Default::default()
+    }
 }
 
 /// The write that issues token `n`.

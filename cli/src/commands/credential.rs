@@ -24,13 +24,24 @@ Examples:
   pass show openai | seks credential put openai-key --service openai --from-stdin
   seks credential put twilio-key --service twilio --from-file fields.json
 
-A service with several fields takes a JSON object of strings with those fields.")]
+  seks credential put gmail-key --service gmail --mint service-account --from-file key.json
+
+A service with several fields takes a JSON object of strings with those fields.
+
+With --mint the secret never leaves the control plane, which mints short-lived tokens from it, ahead of their expiry:
+  oauth2-refresh   {\"token_url\",\"client_id\",\"refresh_token\"} and \"client_secret\", \"scope\", \"auth\":\"basic\"
+  oauth2-client    {\"token_url\",\"client_id\",\"client_secret\"} and \"scope\", \"audience\", \"auth\":\"basic\"
+  service-account  Google's key file with a \"scope\" added, and \"subject\"
+  github-app       {\"app_id\",\"installation_id\",\"private_key\"} and \"repositories\", \"permissions\", \"api_url\"")]
     Put {
         /// 1 to 63 of a-z, 0-9 and `-`
         name: String,
         /// The service that it is for
         #[arg(long)]
         service: String,
+        /// Mint tokens from the secret, in this way
+        #[arg(long, value_name = "KIND", value_parser = ["oauth2-refresh", "oauth2-client", "service-account", "github-app"])]
+        mint: Option<String>,
         /// Where the secret comes from.
         #[command(flatten)]
         input: SecretInput,
@@ -93,6 +104,44 @@ struct CredentialView {
     created_at: Option<String>,
     updated_at: Option<String>,
     versions: Vec<VersionView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mint: Option<MintView>,
+}
+
+/// How a minted credential is doing.
+#[derive(Serialize)]
+struct MintView {
+    kind: String,
+    expires_at: Option<String>,
+    refresh_at: Option<String>,
+    refreshed_at: Option<String>,
+    failing_since: Option<String>,
+    error: Option<String>,
+    failures: u32,
+}
+
+impl From<wire::Mint> for MintView {
+    fn from(m: wire::Mint) -> Self {
+        Self {
+            kind: m.kind,
+            expires_at: time_or_null(m.expires_at),
+            refresh_at: time_or_null(m.refresh_at),
+            refreshed_at: time_or_null(m.refreshed_at),
+            failing_since: time_or_null(m.failing_since),
+            error: Some(m.error).filter(|e| !e.is_empty()),
+            failures: m.failures,
+        }
+    }
+}
+
+impl MintView {
+    fn state(&self) -> String {
+        let expires = self.expires_at.as_deref().unwrap_or("?");
+        match (&self.failing_since, &self.error) {
+            (Some(since), Some(error)) => format!("FAILING since {since}: {error}; expires {expires}"),
+            _ => format!("{}, expires {expires}", self.kind),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -121,15 +170,17 @@ impl From<wire::Credential> for CredentialView {
             created_at: time_or_null(c.created_at),
             updated_at: time_or_null(c.updated_at),
             versions: c.versions.into_iter().map(version).collect(),
+            mint: c.mint.map(MintView::from),
         }
     }
 }
 
 impl View for CredentialView {
-    const COLUMNS: &'static [&'static str] = &["name", "service", "version", "updated"];
+    const COLUMNS: &'static [&'static str] = &["name", "service", "version", "updated", "minted"];
     fn row(&self) -> Vec<String> {
         let updated = self.updated_at.clone().unwrap_or_default();
-        vec![self.name.clone(), self.service.clone(), self.version.to_string(), updated]
+        let minted = self.mint.as_ref().map(MintView::state).unwrap_or_default();
+        vec![self.name.clone(), self.service.clone(), self.version.to_string(), updated, minted]
     }
     fn detail(&self) -> Vec<(&'static str, String)> {
         let mut detail: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
@@ -175,9 +226,9 @@ impl View for HolderView {
 pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     let output = global.output();
     match verb {
-        Verb::Put { name, service, input, waiting } => {
+        Verb::Put { name, service, mint, input, waiting } => {
             let client = global.connect().await?; // first: nobody types a key for a control plane that isn't there
-            put(&client, output, (name, service), &input, waiting).await
+            put(&client, output, (name, service, mint.unwrap_or_default()), &input, waiting).await
         }
         Verb::List => {
             let client = global.connect().await?;
@@ -219,7 +270,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
 async fn put(
     client: &Client,
     output: Output,
-    (name, service): (String, String),
+    (name, service, mint): (String, String, String),
     input: &SecretInput,
     waiting: Waiting,
 ) -> Result<()> {
@@ -230,6 +281,7 @@ async fn put(
         name,
         service,
         secret: for_the_wire(&secret),
+        mint,
         wait: Some(client.wait(waiting.no_wait)),
     };
     let response = client.change(&what, client.rpc().put_credential(request)).await?;

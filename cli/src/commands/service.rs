@@ -110,6 +110,8 @@ struct ServiceView {
     slots: Vec<String>,
     allow_private: bool,
     denied_paths: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    denied_actions: Vec<String>,
     env: BTreeMap<String, String>,
     headers: BTreeMap<String, String>,
     test: Option<String>,
@@ -127,10 +129,11 @@ impl From<wire::Service> for ServiceView {
             upstream: s.upstream,
             base_path: s.base_path,
             fields: s.fields,
-            injection: s.injection.unwrap_or_default().sites.into_iter().filter_map(|s| s.at).map(site).collect(),
+            injection: injection(s.injection.unwrap_or_default()),
             slots: s.slots.into_iter().filter_map(|s| s.at).map(slot).collect(),
             allow_private: s.allow_private,
             denied_paths: s.denied_paths,
+            denied_actions: s.denied_actions,
             env: s.env,
             headers: s.headers,
             test: Some(s.test).filter(|t| !t.is_empty()),
@@ -138,6 +141,12 @@ impl From<wire::Service> for ServiceView {
             created_at: time_or_null(s.created_at),
         }
     }
+}
+
+fn injection(injection: wire::Injection) -> Vec<String> {
+    let region = |s: &wire::AwsSigV4| if s.region.is_empty() { String::new() } else { format!(" in {}", s.region) };
+    let signed = injection.aws_sigv4.map(|s| format!("AWS4-HMAC-SHA256 signature for {}{}", s.service, region(&s)));
+    injection.sites.into_iter().filter_map(|s| s.at).map(site).chain(signed).collect()
 }
 
 fn site(site: Site) -> String {
@@ -157,6 +166,7 @@ fn slot(slot: Slot) -> String {
         Slot::Basic(_) => "Authorization: Basic".into(),
         Slot::Path(template) => template,
         Slot::Subprotocol(prefix) => format!("Sec-WebSocket-Protocol: {prefix}{{token}}"),
+        Slot::AwsSigv4(_) => "AWS4-HMAC-SHA256 signature".into(),
     }
 }
 

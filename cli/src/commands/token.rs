@@ -152,8 +152,23 @@ struct IssuedView {
     view: TokenView,
     #[serde(skip_serializing_if = "Option::is_none")]
     base_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aws: Option<AwsKeys>,
     #[serde(flatten)]
     enforced: Enforced,
+}
+
+/// The token as AWS SDKs take it.
+#[derive(Serialize)]
+struct AwsKeys {
+    access_key_id: String,
+    secret_access_key: String,
+}
+
+impl From<wire::AwsKeys> for AwsKeys {
+    fn from(keys: wire::AwsKeys) -> Self {
+        Self { access_key_id: keys.access_key_id, secret_access_key: keys.secret_access_key }
+    }
 }
 
 /// Where an id belongs, the token itself may have been pasted: it is not sent anywhere and not shown again.
@@ -274,6 +289,7 @@ fn print_issued(
         token: issued.secret,
         view: TokenView::from(issued.token.unwrap_or_default()),
         base_url: base_url(client, &issued.base_url),
+        aws: issued.aws.map(AwsKeys::from),
         enforced: issued.enforcement.into(),
     };
     if output.is_table() {
@@ -289,6 +305,10 @@ impl IssuedView {
     fn for_people(&self) -> String {
         let expires = self.view.expires_at.as_deref().unwrap_or("never");
         let mut text = format!("id       {}\ntoken    {}\nexpires  {expires}\n", self.view.id, self.token);
+        if let Some(AwsKeys { access_key_id, secret_access_key }) = &self.aws {
+            text.push_str(&format!("\nThe token as AWS SDKs sign with it:\n  AWS_ACCESS_KEY_ID={access_key_id}\n"));
+            text.push_str(&format!("  AWS_SECRET_ACCESS_KEY={secret_access_key}\n"));
+        }
         let base = self.base_url.as_deref().unwrap_or("http://NODE");
         for service in &self.view.services {
             text.push_str(&format!("\n{service}:\n  base_url=\"{base}/api/{service}\"  api_key=\"{}\"\n", self.token));
@@ -328,11 +348,13 @@ mod tests {
             token: "seks_token_x".into(),
             view: token.into(),
             base_url: None,
+            aws: Some(AwsKeys { access_key_id: "AKIAX".into(), secret_access_key: "s".into() }),
             enforced: Enforced::default(),
         };
         let json = serde_json::to_value(&issued).unwrap();
         assert_eq!(json["id"], "tok-1");
         assert_eq!(json["token"], "seks_token_x");
+        assert_eq!(json["aws"], serde_json::json!({"access_key_id": "AKIAX", "secret_access_key": "s"}));
         assert_eq!(json["agent"], "a");
         assert_eq!(json["services"], serde_json::json!(["s"]));
         assert_eq!(json["expires_at"], "1970-01-01T00:00:01Z");

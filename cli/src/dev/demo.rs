@@ -88,6 +88,7 @@ async fn put_credential(client: &Client) -> Result<()> {
         name: CREDENTIAL.into(),
         service: SERVICE.into(),
         secret: format!("sk-demo-{digits}").into_bytes(),
+        mint: String::new(),
         wait: Some(client.wait(false)),
     };
     client.change("demo credential", client.rpc().put_credential(request)).await.map(drop)

@@ -115,6 +115,7 @@ rules! {
     IssueToken: Tenant Editor;
     RevokeToken: Tenant Editor;
     RotateToken: Tenant Editor;
+    AwsKeyPair: Tenant Editor;
     ApplyPolicies: Tenant Editor;
     DeletePolicy: Tenant Editor;
 

@@ -10,13 +10,21 @@ use seks_proto::{
 };
 
 use super::{Admin, Answer, auth::Caller, parse::name};
+use crate::{mint, registry::RegistryError};
 
 pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRequest) -> Answer<CredentialResponse> {
     let secret = Secret::new(message.secret);
     let by: OperatorName = name("operator", &caller.operator().name)?;
     let (tenant, credential) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
     let service = name("service", &message.service)?;
-    let (credential, revision) = admin.registry().put_credential(&tenant, &credential, &service, &secret, &by).await?;
+    let (credential, revision) = if message.mint.is_empty() {
+        admin.registry().put_credential(&tenant, &credential, &service, &secret, &by).await?
+    } else {
+        let names = (&tenant, &credential, &service);
+        let allow_private = admin.registry().mintable(names.0, names.2).await?;
+        let minted = mint::mint_from(&message.mint, &secret, allow_private).await.map_err(RegistryError::from)?;
+        admin.registry().put_minted(names, &message.mint, &secret, &minted, &by).await?
+    };
     drop(secret); // not held while waiting
     Ok(CredentialResponse { credential: Some(credential), enforcement: admin.enforced(revision, message.wait).await })
 }

@@ -38,6 +38,7 @@ messages! {
     SetAgentDisabledRequest: tenant, name;
     IssueTokenRequest: tenant, agent;
     RotateTokenRequest: tenant, name;
+    AwsKeyPairRequest: tenant, none;
     ApplyPoliciesRequest: tenant, none;
     CheckPoliciesRequest: tenant, none;
     SimulateRequest: tenant, agent;

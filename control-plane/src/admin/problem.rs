@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{authority::AuthorityError, registry::RegistryError, seal::SealError, store::StoreError};
+use crate::{authority::AuthorityError, mint::MintError, registry::RegistryError, seal::SealError, store::StoreError};
 
 /// A refusal or a failure on its way to a [`Status`].
 #[derive(Debug)]
@@ -91,6 +91,9 @@ impl From<RegistryError> for Problem {
             E::Quota { .. } => Self::new(Code::ResourceExhausted, "QUOTA", message),
             E::Busy => Self::new(Code::Aborted, "BUSY", message),
             E::Store(error) => error.into(),
+            E::Mint(MintError::Invalid(reason)) => Self::invalid("secret", reason),
+            E::Mint(_) => Self::new(Code::FailedPrecondition, "NOT_MINTED", message)
+                .hint("nothing was stored: a token is minted first, to see that it works"),
             E::Authority(error) => error.into(),
             E::Seal(error) => error.into(),
             E::Corrupt { .. } | E::Random(_) => Self::internal(&message),

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use seks_proto::{
     id::OperatorName,
-    token::shape_prefix,
+    token::{aws, shape_prefix},
     wire::{
-        ChangeResponse, DeleteRequest, IssueTokenRequest, IssuedToken, ListRequest, ListTokensResponse, NameRequest,
-        RotateTokenRequest, Token, Wait,
+        AwsKeyPairRequest, AwsKeys, ChangeResponse, DeleteRequest, IssueTokenRequest, IssuedToken, ListRequest,
+        ListTokensResponse, NameRequest, RotateTokenRequest, Token, Wait,
     },
 };
 
@@ -58,11 +58,23 @@ pub(super) async fn rotate(admin: &Admin, caller: &Caller, message: RotateTokenR
     show(admin, issued, message.wait).await
 }
 
+/// A token's other form. Who asks has the token; the answer says nothing of whether it is any good.
+pub(super) async fn aws_keys(admin: &Admin, _: &Caller, message: AwsKeyPairRequest) -> Answer<AwsKeys> {
+    let pair = admin.registry().aws_keys_of(&name("tenant", &message.tenant)?, &message.token).await?;
+    Ok(to_wire(&pair))
+}
+
+fn to_wire(pair: &aws::AwsKeys) -> AwsKeys {
+    AwsKeys { access_key_id: pair.access_key_id.clone(), secret_access_key: pair.secret_access_key.to_string() }
+}
+
 /// The only answer with a token in it.
 async fn show(admin: &Admin, issued: Issued, wait: Option<Wait>) -> Answer<IssuedToken> {
     let shape = shape_prefix(&issued.token.shape).unwrap_or_default();
     let secret = format!("{shape}{}", issued.secret.as_str());
+    let aws = admin.registry().aws_keys(&issued.token).await?;
     Ok(IssuedToken {
+        aws: aws.as_ref().map(to_wire),
         token: Some(without_digest(issued.token)),
         secret,
         enforcement: admin.enforced(issued.revision, wait).await,

@@ -19,6 +19,7 @@ pub(super) struct Credential {
     pub(super) name: CredentialName,
     pub(super) service: String,
     pub(super) version: u32,
+    pub(super) minted: bool,
     pub(super) envelope: Bytes,
 }
 
@@ -83,14 +84,15 @@ impl Credential {
     /// The change for one node: opened, and sealed to the stream's key. When the envelope doesn't open (a missing KEK, damage) the
     /// node is told that there is no such credential: requests for it are refused, everything else goes on.
     pub(super) fn seal_to(&self, (stored, epoch): (&str, &str), sealer: &Sealer, key: &SessionKey) -> Bytes {
-        let Self { tenant, name, version, envelope, .. } = self;
+        let Self { tenant, name, version, minted, envelope, .. } = self;
         let aad = seks_proto::table::credential_aad(epoch, tenant.as_str(), name.as_str(), *version);
         let opened = sealer.open(&RecordId::credential(stored, tenant, name, *version), envelope);
         let sealed = opened.map_err(|e| e.to_string()).and_then(|s| key.seal(&aad, &s).map_err(|e| e.to_string()));
         match sealed {
             Ok(sealed) => {
                 let (tenant, name, service) = (tenant.to_string(), name.to_string(), self.service.clone());
-                let change = wire::TableCredential { tenant, name, service, version: *version, sealed };
+                let change =
+                    wire::TableCredential { tenant, name, service, version: *version, minted: *minted, sealed };
                 wire::Change { change: Some(Change::Credential(change)) }.encode_to_vec().into()
             }
             Err(error) => {

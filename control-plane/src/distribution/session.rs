@@ -308,9 +308,25 @@ impl Session {
                 self.load_from(self.sent);
             }
             FromNode::Renew(renew) => self.renew = Some(renew.nonce),
+            FromNode::Refused(refused) => self.refused(refused),
             FromNode::Hello(_) => return Err(End::Protocol("a second Hello")),
         }
         Ok(())
+    }
+
+    /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that.
+    fn refused(&self, refused: wire::Refused) {
+        let (inner, node) = (self.inner.clone(), self.node.clone());
+        let (Ok(tenant), Ok(credential)) = (refused.tenant.parse(), refused.credential.parse()) else { return };
+        self.inner.spawn(async move {
+            match inner.registry.force_mint(&tenant, &credential, refused.version).await {
+                Ok(true) => {
+                    tracing::info!(seks.node = %node, seks.tenant = %tenant, seks.credential = %credential, version = refused.version, "an upstream refuses a minted token: another is due");
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!(seks.node = %node, %error, "a refused token can't be renewed"),
+            }
+        });
     }
 
     fn acknowledged(&self, revision: Revision) -> Result<(), End> {

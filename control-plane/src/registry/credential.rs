@@ -10,7 +10,7 @@ use super::{
     change::decide,
     delete::name_some,
     limits, now,
-    record::{Credential, CredentialVersion, Stored, Token},
+    record::{Credential, CredentialVersion, Mint, Stored, Token},
 };
 use crate::{
     seal::RecordId,
@@ -18,6 +18,16 @@ use crate::{
 };
 
 const KIND: &str = "credential";
+
+/// What a new version is made of.
+struct NewVersion<'a> {
+    secret: &'a Secret,
+    by: &'a OperatorName,
+    /// 0: it is new.
+    restored_from: u32,
+    /// The kind that it was minted by; empty: it was put as it is.
+    mint: &'a str,
+}
 
 impl Registry {
     /// Stores a secret for `service`, under a new name or as the next version of an old one. Nothing gives it back.
@@ -34,20 +44,38 @@ impl Registry {
         by: &OperatorName,
     ) -> Result<(Credential, Revision), RegistryError> {
         decide(|| async {
-            let parent = self.living_tenant(tenant).await?;
-            let definition = self.living_service(tenant, service).await?;
-            let fields = Fields::parse(&definition.value.fields, secret)
-                .map_err(|error| RegistryError::invalid("secret", error.to_string()))?;
-            let old = self.load::<Credential>(Key::Credential(tenant.clone(), name.clone())).await?;
-            if let Some(old) = &old {
-                check_same_service(old, service)?;
-            } else {
-                self.check_quota(tenant, KIND, limits::CREDENTIALS).await?;
-            }
-            let change = Change::new().check(&parent).check(&definition);
-            self.add_version(change, tenant, name, service, old, fields.encoded(), by, 0).await
+            // What it was minted from, if it was, is of no use any more.
+            let change = Change::new()
+                .delete(Key::Mint(tenant.clone(), name.clone()))
+                .delete(Key::MintSecret(tenant.clone(), name.clone()));
+            self.put_fields(change, (tenant, name, service), secret, "", by).await
         })
         .await
+    }
+
+    /// Commits `change` with a new version of these fields; `mint` is the kind that it was minted by.
+    pub(super) async fn put_fields(
+        &self,
+        change: Change,
+        (tenant, name, service): (&TenantName, &CredentialName, &ServiceName),
+        secret: &Secret,
+        mint: &str,
+        by: &OperatorName,
+    ) -> Result<(Credential, Revision), RegistryError> {
+        let parent = self.living_tenant(tenant).await?;
+        let definition = self.living_service(tenant, service).await?;
+        let fields = Fields::parse(&definition.value.fields, secret)
+            .map_err(|error| RegistryError::invalid("secret", error.to_string()))?;
+        let fields = self.with_aws_key(tenant, &definition.value, fields).await?;
+        let old = self.load::<Credential>(Key::Credential(tenant.clone(), name.clone())).await?;
+        if let Some(old) = &old {
+            check_same_service(old, service)?;
+        } else {
+            self.check_quota(tenant, KIND, limits::CREDENTIALS).await?;
+        }
+        let change = change.check(&parent).check(&definition);
+        let new = NewVersion { secret: fields.encoded(), by, restored_from: 0, mint };
+        self.add_version(change, (tenant, name, service), old, new).await
     }
 
     /// Makes an earlier version's secret the current one, as a new version. `version` 0: the one before the current.
@@ -63,6 +91,10 @@ impl Registry {
     ) -> Result<(Credential, Revision), RegistryError> {
         decide(|| async {
             let old = self.load_credential(tenant, name).await?;
+            if old.value.mint.is_some() {
+                let reason = format!("credential `{name}` is minted: its earlier versions have expired");
+                return Err(RegistryError::conflict(reason, "put what it is minted from again"));
+            }
             let service = service_of(&old.value)?;
             let definition = self.living_service(tenant, &service).await?;
             let wanted = if version == 0 { previous(&old.value) } else { Some(version) };
@@ -77,23 +109,19 @@ impl Registry {
             let epoch = self.store().epoch();
             let secret = self.sealer.open(&RecordId::credential(epoch, tenant, name, wanted), &envelope.value)?;
             let change = Change::new().check(&definition);
-            self.add_version(change, tenant, name, &service, Some(old), &secret, by, wanted).await
+            let new = NewVersion { secret: &secret, by, restored_from: wanted, mint: "" };
+            self.add_version(change, (tenant, name, &service), Some(old), new).await
         })
         .await
     }
 
     /// Seals `secret` as the next version, and forgets the oldest beyond [`limits::CREDENTIAL_VERSIONS`], in one transaction.
-    #[expect(clippy::too_many_arguments, reason = "private, and each of them is one column of the record")]
     async fn add_version(
         &self,
         change: Change,
-        tenant: &TenantName,
-        name: &CredentialName,
-        service: &ServiceName,
+        (tenant, name, service): (&TenantName, &CredentialName, &ServiceName),
         old: Option<Stored<Credential>>,
-        secret: &Secret,
-        by: &OperatorName,
-        restored_from: u32,
+        NewVersion { secret, by, restored_from, mint }: NewVersion<'_>,
     ) -> Result<(Credential, Revision), RegistryError> {
         let key = Key::Credential(tenant.clone(), name.clone());
         let mut change = match &old {
@@ -108,6 +136,7 @@ impl Registry {
         (credential.tenant, credential.name) = (tenant.to_string(), name.to_string());
         (credential.service, credential.version) = (service.to_string(), version);
         (credential.updated_at, credential.deleting) = (at, false);
+        credential.mint = (!mint.is_empty()).then(|| Mint { kind: mint.into(), ..Default::default() });
         let made = CredentialVersion { version, created_at: at, created_by: by.to_string(), restored_from };
         credential.versions.insert(0, made);
         while credential.versions.len() > limits::CREDENTIAL_VERSIONS {
@@ -120,7 +149,7 @@ impl Registry {
         let change =
             change.put(key, &credential).put_bytes(Key::Envelope(tenant.clone(), name.clone(), version), envelope);
         let revision = self.commit(change).await?;
-        Ok((credential, revision))
+        Ok((self.with_mint(credential).await?, revision))
     }
 
     /// All credentials of a tenant, by name: what is known of them without being able to use them.
@@ -129,7 +158,12 @@ impl Registry {
     /// [`RegistryError::NotFound`] for the tenant.
     pub async fn credentials(&self, tenant: &TenantName) -> Result<Vec<Credential>, RegistryError> {
         self.load_tenant(tenant).await?;
-        self.values(&prefix::kind(tenant, KIND)).await
+        let mut all = Vec::new();
+        for credential in self.values::<Credential>(&prefix::kind(tenant, KIND)).await? {
+            let minted = credential.mint.is_some();
+            all.push(if minted { self.with_mint(credential).await? } else { credential });
+        }
+        Ok(all)
     }
 
     /// One credential's metadata.
@@ -137,7 +171,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`].
     pub async fn credential(&self, tenant: &TenantName, name: &CredentialName) -> Result<Credential, RegistryError> {
-        Ok(self.load_credential(tenant, name).await?.value)
+        self.with_mint(self.load_credential(tenant, name).await?.value).await
     }
 
     pub(super) async fn load_credential(
@@ -166,7 +200,9 @@ impl Registry {
             credential.value.deleting = false; // a mark that another delete left is not to be restored
             let marked = Credential { deleting: true, ..credential.value.clone() };
             let (envelopes, _) = self.store().list(&prefix::envelopes(tenant, name)).await?;
-            let also = envelopes.into_iter().map(|record| record.key).collect();
+            let of = |key: fn(TenantName, CredentialName) -> Key| key(tenant.clone(), name.clone());
+            let also =
+                envelopes.into_iter().map(|record| record.key).chain([of(Key::Mint), of(Key::MintSecret)]).collect();
             self.delete_unused(&credential, &marked, also, || async {
                 let tokens = self.living_tokens(tenant, granted).await?;
                 if tokens.is_empty() {

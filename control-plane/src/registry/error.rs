@@ -2,7 +2,7 @@
 
 use seks_proto::{id::NodeId, policy::PolicyError};
 
-use crate::{authority::AuthorityError, seal::SealError, store::StoreError};
+use crate::{authority::AuthorityError, mint::MintError, seal::SealError, store::StoreError};
 
 /// A refusal or a failure. The text is for operators: it holds names and limits, never a secret.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +87,9 @@ pub enum RegistryError {
     /// The sealing.
     #[error("sealing: {0}")]
     Seal(#[from] SealError),
+    /// No token could be minted.
+    #[error(transparent)]
+    Mint(#[from] MintError),
     /// The certificate authority.
     #[error("certificate authority: {0}")]
     Authority(#[from] AuthorityError),

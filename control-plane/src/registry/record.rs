@@ -1,8 +1,8 @@
 //! What is stored: the nouns of the wire contract, one message a record, and where each was found.
 
 pub use seks_proto::wire::{
-    Agent, Credential, CredentialVersion, Grant, Node, Operator, Policy, Replica, Role, RoleBinding, Service, Tenant,
-    Token,
+    Agent, Credential, CredentialVersion, Grant, Mint, Node, Operator, Policy, Replica, Role, RoleBinding, Service,
+    Tenant, Token,
 };
 
 use crate::store::{Key, Revision};
@@ -31,6 +31,41 @@ pub(super) struct JoinRecord {
     /// Whose tokens and credentials the node may hold.
     #[prost(string, repeated, tag = "4")]
     pub(super) tenants: Vec<String>,
+}
+
+/// How a minted credential is doing. Only control planes read it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct MintRecord {
+    /// One of `mint::Kind::NAMES`.
+    #[prost(string, tag = "1")]
+    pub(super) kind: String,
+    /// When the current version ends, in unix seconds, as all that follow.
+    #[prost(int64, tag = "2")]
+    pub(super) expires_at: i64,
+    /// When the next one is due.
+    #[prost(int64, tag = "3")]
+    pub(super) refresh_at: i64,
+    /// When the current one was minted.
+    #[prost(int64, tag = "4")]
+    pub(super) refreshed_at: i64,
+    /// Since when no attempt went well; 0: the last one did.
+    #[prost(int64, tag = "5")]
+    pub(super) failing_since: i64,
+    /// What was wrong with the last attempt.
+    #[prost(string, tag = "6")]
+    pub(super) error: String,
+    /// Attempts that failed, in a row.
+    #[prost(uint32, tag = "7")]
+    pub(super) failures: u32,
+    /// The replica that is at it.
+    #[prost(string, tag = "8")]
+    pub(super) claimed_by: String,
+    /// Until when others leave it alone.
+    #[prost(int64, tag = "9")]
+    pub(super) claimed_until: i64,
+    /// When a node last had it renewed ahead of time.
+    #[prost(int64, tag = "10")]
+    pub(super) forced_at: i64,
 }
 
 /// The answer to an idempotent request.

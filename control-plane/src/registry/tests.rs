@@ -93,7 +93,7 @@ fn service(service: &str) -> Service {
         name: service.into(),
         upstream: "https://api.example.com".into(),
         fields: vec!["key".into()],
-        injection: Some(wire::Injection { sites: vec![site] }),
+        injection: Some(wire::Injection { sites: vec![site], ..Default::default() }),
         slots: vec![wire::TokenSlot { at: Some(wire::token_slot::At::Scheme("Bearer".into())) }],
         ..Service::default()
     }

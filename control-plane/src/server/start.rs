@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     distribution::DistributionError,
     lifetime::{Lifetime, Mark, MarkError, MarkFile, WentBack},
-    registry::Registry,
+    registry::{Registry, RegistryError},
     seal::{SealError, SealKind, Sealer},
     store::{OpenError, Store, StoreError},
 };
@@ -76,6 +76,9 @@ pub enum StartError {
     /// The descriptors of our messages.
     #[error(transparent)]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// What starts along with the listeners.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// A name of ours.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -96,7 +99,7 @@ impl StartError {
                 Exit::Failed
             }
             Self::WentBack(_) => Exit::Conflict,
-            Self::Metrics(_) | Self::Reflection(_) | Self::Name(_) => Exit::Failed,
+            Self::Metrics(_) | Self::Reflection(_) | Self::Name(_) | Self::Registry(_) => Exit::Failed,
             _ => Exit::Usage,
         }
     }

@@ -37,6 +37,12 @@ pub enum Key {
     Credential(TenantName, CredentialName),
     /// The envelope of one version of a credential.
     Envelope(TenantName, CredentialName, u32),
+    /// How a minted credential is doing.
+    Mint(TenantName, CredentialName),
+    /// What a credential is minted from: the value is one envelope.
+    MintSecret(TenantName, CredentialName),
+    /// The tenant's key that fake AWS key pairs hang on, sealed: the value is one envelope.
+    AwsKey(TenantName),
     /// A token.
     Token(TenantName, TokenId),
     /// What is left of a revoked token until it would have expired.
@@ -101,6 +107,9 @@ impl fmt::Display for Key {
             Self::Service(t, name) => write!(f, "in/{t}/service/{name}"),
             Self::Credential(t, name) => write!(f, "in/{t}/credential/{name}"),
             Self::Envelope(t, name, version) => write!(f, "in/{t}/envelope/{name}/{version:010}"),
+            Self::Mint(t, name) => write!(f, "in/{t}/mint/{name}"),
+            Self::MintSecret(t, name) => write!(f, "in/{t}/mint-secret/{name}"),
+            Self::AwsKey(t) => write!(f, "in/{t}/aws/key"),
             Self::Token(t, id) => write!(f, "in/{t}/token/{id}"),
             Self::Tombstone(t, id) => write!(f, "in/{t}/tombstone/{id}"),
             Self::Policy(t, id) => write!(f, "in/{t}/policy/{id}"),
@@ -141,6 +150,9 @@ impl Key {
                     "tombstone" => Self::Tombstone(t, name.parse().ok()?),
                     "policy" => Self::Policy(t, name.parse().ok()?),
                     "request" => Self::Request(t, (*name).into()),
+                    "mint" => Self::Mint(t, name.parse().ok()?),
+                    "mint-secret" => Self::MintSecret(t, name.parse().ok()?),
+                    "aws" if *name == "key" => Self::AwsKey(t),
                     _ => return None,
                 }
             }
@@ -159,6 +171,9 @@ impl Key {
             | Self::Service(t, _)
             | Self::Credential(t, _)
             | Self::Envelope(t, ..)
+            | Self::Mint(t, _)
+            | Self::MintSecret(t, _)
+            | Self::AwsKey(t)
             | Self::Token(t, _)
             | Self::Tombstone(t, _)
             | Self::Policy(t, _)
@@ -189,6 +204,9 @@ mod tests {
             Key::Service(t.clone(), "s".parse().unwrap()),
             Key::Credential(t.clone(), "c".parse().unwrap()),
             Key::Envelope(t.clone(), "c".parse().unwrap(), 42),
+            Key::Mint(t.clone(), "c".parse().unwrap()),
+            Key::MintSecret(t.clone(), "c".parse().unwrap()),
+            Key::AwsKey(t.clone()),
             Key::Token(t.clone(), "tok-1".parse().unwrap()),
             Key::Tombstone(t.clone(), "tok-1".parse().unwrap()),
             Key::Policy(t.clone(), "p".parse().unwrap()),

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
@@ -22,6 +22,7 @@ use super::{
     grpc,
     lookup::{self, Identified},
     refusal::{Code, Refusal},
+    sigv4::{Presented, Signed},
 };
 use crate::{
     config::Limits,
@@ -46,6 +47,8 @@ pub(super) struct Permitted {
     /// What the upstream is asked for, still without the credential.
     pub(super) line: Line,
     pub(super) body: Upload,
+    /// Of a service whose requests are signed: what the agent's signature covered, and so will the node's.
+    pub(super) signed: Option<Signed>,
 }
 
 /// Path and query of the upstream request in one piece of text.
@@ -115,6 +118,13 @@ pub(super) async fn call(
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service does not allow WebSocket"));
     }
     let line = Line::read(&identified, &service)?;
+    let mut body = Received::Coming(body, None);
+    let mut signed = None;
+    if service.sigv4.is_some() {
+        // Before anything is said of policies: whose request it is hangs on its signature.
+        let who = (&*service, &*credential);
+        (body, signed) = Box::pin(verify(&identified, who, body, caller, limits, record)).await?;
+    }
     let parts = &identified.admitted.parts;
     if service.denied_paths.iter().any(|d| d.matches(&parts.method, line.path())) {
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service refuses endpoints that hand out keys"));
@@ -131,7 +141,7 @@ pub(super) async fn call(
         body: Body::NotRead,
     };
     let (body, facts) = match scope.needs_body(&call) {
-        false => (stream(body, grpc::is_asked(parts.version, &parts.headers), limits, record), None),
+        false => (body.pass_on(grpc::is_asked(parts.version, &parts.headers), limits, record)?, None),
         true => Box::pin(inspect(body, &parts.headers, limits, record)).await?,
     };
     if let Some(facts) = &facts {
@@ -139,7 +149,7 @@ pub(super) async fn call(
     }
     let permit = decide(&scope, &call, record)?;
     record.credential(&credential.name, credential.version);
-    Ok(Permitted { permit, service, credential, line, body, identified })
+    Ok(Permitted { permit, service, credential, line, body, signed, identified })
 }
 
 fn scope(identified: &Identified, service: &ServiceEntry) -> Result<Arc<Scope>, Refusal> {
@@ -172,12 +182,89 @@ fn names(policies: &[PolicyId]) -> String {
     policies.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ")
 }
 
-fn stream(body: Incoming, grpc: bool, limits: &Limits, record: &Record) -> Upload {
-    if body.is_end_stream() {
-        return Upload::Empty;
+/// A body that nobody has looked at, or that had to be read first.
+enum Received {
+    /// With the hash that it must turn out to have.
+    Coming(Incoming, Option<[u8; 32]>),
+    Read(Bytes),
+}
+
+impl Received {
+    fn stream(body: Incoming, hash: Option<[u8; 32]>, limits: &Limits, record: &Record) -> Streaming {
+        let stream = Streaming::new(body, limits.body_bytes, limits.idle_timeout, record.counters().clone());
+        stream.expecting(hash)
     }
-    let stream = Streaming::new(body, limits.body_bytes, limits.idle_timeout, record.counters().clone());
-    Upload::Stream(Box::new(if grpc { stream.both_ways() } else { stream }))
+
+    /// As it comes.
+    fn pass_on(self, grpc: bool, limits: &Limits, record: &Record) -> Result<Upload, Refusal> {
+        match self {
+            Self::Read(whole) if whole.is_empty() => Ok(Upload::Empty),
+            Self::Read(whole) => Ok(Upload::Whole(Some(whole))),
+            Self::Coming(body, hash) if body.is_end_stream() => {
+                Streaming::check_empty(hash).map(|()| Upload::Empty).map_err(Into::into)
+            }
+            Self::Coming(body, hash) => {
+                let stream = Self::stream(body, hash, limits, record);
+                Ok(Upload::Stream(Box::new(if grpc { stream.both_ways() } else { stream })))
+            }
+        }
+    }
+
+    /// Whole, or not at all.
+    async fn read(self, limits: &Limits, record: &Record) -> Result<Bytes, Refusal> {
+        let (body, hash) = match self {
+            Self::Read(whole) => return Ok(whole),
+            Self::Coming(body, hash) => (body, hash),
+        };
+        if body.is_end_stream() {
+            return Ok(Bytes::new());
+        }
+        let announced = body.size_hint();
+        let most = limits.signed_bytes;
+        let too_large =
+            || Refusal::from(Code::RequestTooLarge).with_detail("the body is too large to verify its signature");
+        if announced.lower() > most as u64 {
+            return Err(too_large());
+        }
+        let mut whole = BytesMut::with_capacity(announced.exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
+        let mut stream = Self::stream(body, hash, limits, record);
+        while let Some(frame) = stream.frame().await {
+            let Ok(data) = frame.map_err(Refusal::from)?.into_data() else { continue };
+            if whole.len() + data.len() > most {
+                return Err(too_large());
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    }
+}
+
+/// Verifies the agent's signature, reading the body if it takes that.
+async fn verify(
+    identified: &Identified,
+    (service, credential): (&ServiceEntry, &CredentialEntry),
+    body: Received,
+    caller: &Caller,
+    limits: &Limits,
+    record: &Record,
+) -> Result<(Received, Option<Signed>), Refusal> {
+    let Some(sigv4) = &service.sigv4 else { return Ok((body, None)) };
+    let (parts, target) = (&identified.admitted.parts, identified.admitted.target());
+    let presented = Presented::read(parts, target, sigv4, caller.now)?;
+    let fields = credential.open().map_err(|_| Code::UpstreamUnreachable)?;
+    let with = (sigv4, &identified.digest, &fields);
+    if presented.needs_body(sigv4) {
+        let whole = body.read(limits, record).await?;
+        let signed = presented.verify(parts, target, with, Some(&whole))?;
+        return Ok((Received::Read(whole), Some(signed)));
+    }
+    let hash = presented.body_hash();
+    let signed = presented.verify(parts, target, with, None)?;
+    let body = match body {
+        Received::Coming(body, _) => Received::Coming(body, hash),
+        read @ Received::Read(_) => read,
+    };
+    Ok((body, Some(signed)))
 }
 
 /// What is known of a body that a policy looks at.
@@ -185,6 +272,15 @@ enum Facts {
     Absent,
     Known(BodyFacts),
     Opaque,
+}
+
+impl Facts {
+    fn of(headers: &HeaderMap, whole: &[u8], limits: &Limits) -> Self {
+        if whole.len() > limits.inspect_bytes {
+            return Self::Opaque;
+        }
+        BodyFacts::read(headers, whole).map_or(Self::Opaque, Self::Known)
+    }
 }
 
 impl<'a> From<&'a Facts> for Body<'a> {
@@ -199,22 +295,29 @@ impl<'a> From<&'a Facts> for Body<'a> {
 
 /// Reads the body whole, up to the inspection limit. What was decided on is what is sent: the same bytes.
 async fn inspect(
-    body: Incoming,
+    body: Received,
     headers: &HeaderMap,
     limits: &Limits,
     record: &Record,
 ) -> Result<(Upload, Option<Facts>), Refusal> {
+    let (body, hash) = match body {
+        Received::Coming(body, hash) => (body, hash),
+        Received::Read(whole) => {
+            let facts = if whole.is_empty() { Facts::Absent } else { Facts::of(headers, &whole, limits) };
+            return Ok((Received::Read(whole).pass_on(false, limits, record)?, Some(facts)));
+        }
+    };
     if body.is_end_stream() {
-        return Ok((Upload::Empty, Some(Facts::Absent)));
+        return Ok((Received::Coming(body, hash).pass_on(false, limits, record)?, Some(Facts::Absent)));
     }
     let limit = limits.inspect_bytes as u64;
     let announced = body.size_hint();
     if announced.lower() > limit {
-        return Ok((self::stream(body, false, limits, record), Some(Facts::Opaque)));
+        return Ok((Received::Coming(body, hash).pass_on(false, limits, record)?, Some(Facts::Opaque)));
     }
     // Sized once where the length is known; a body in chunks grows as it comes, so one byte never reserves a megabyte.
     let mut whole = BytesMut::with_capacity(announced.exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
-    let mut stream = Streaming::new(body, limits.body_bytes, limits.idle_timeout, record.counters().clone());
+    let mut stream = Received::stream(body, hash, limits, record);
     while let Some(frame) = stream.frame().await {
         let Ok(data) = frame.map_err(Refusal::from)?.into_data() else { continue };
         whole.extend_from_slice(&data);
@@ -224,7 +327,7 @@ async fn inspect(
             return Ok((Upload::Stream(Box::new(stream)), Some(Facts::Opaque)));
         }
     }
-    let facts = BodyFacts::read(headers, &whole).map_or(Facts::Opaque, Facts::Known);
+    let facts = Facts::of(headers, &whole, limits);
     Ok((Upload::Whole(Some(whole.freeze())), Some(facts)))
 }
 
@@ -242,6 +345,9 @@ impl From<UploadError> for Refusal {
                 Self::invalid("the request's body came too slowly").with_status(StatusCode::REQUEST_TIMEOUT)
             }
             UploadError::Broken => Self::invalid("the request's body is broken off or malformed"),
+            UploadError::Altered => {
+                Self::from(Code::TokenMalformed).with_detail("the body is not the one that was signed")
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use http::{
 use seks_proto::{
     secret::Fields,
     service::{Service, Site, Template},
+    token::aws,
 };
 use zeroize::Zeroize as _;
 
@@ -25,6 +26,7 @@ use super::{
     filter, lookup,
     refusal::{Code, Refusal},
     scrub::Needles,
+    sigv4,
     websocket::Offer,
 };
 use crate::{
@@ -93,7 +95,7 @@ pub(super) fn call(
     connection: &Connection,
     record: &mut Record,
 ) -> Result<Injected, Refusal> {
-    let Permitted { permit, identified, service, credential, line, body } = permitted;
+    let Permitted { permit, identified, service, credential, line, body, signed } = permitted;
     permit.spend();
     // Registered before the check: a revocation is either seen by it or wakes the cut.
     let mut cut = table.register(identified.digest, &identified.token, &service.name).ok_or(Code::ServiceNotGranted)?;
@@ -126,6 +128,13 @@ pub(super) fn call(
     }
     let mut line = Zeroizing(line.text, line.path);
     put_in(&service, &kept, || sealed.fields(), &mut parts.headers, &mut line).ok_or(broken)?;
+    let mut needles = kept.needles.clone();
+    if let Some(signed) = &signed {
+        let fields = sealed.fields().ok_or(broken)?;
+        let request = (&parts.method, &mut parts.headers, &kept.host, &mut line.0);
+        let signature = sigv4::sign(signed, &service, fields, request).ok_or(broken)?;
+        needles = kept_with(fields, &signature);
+    }
     let mut request = Request::new(body);
     *request.method_mut() = parts.method;
     *request.uri_mut() = target(line, &service, connection.is_h2()).ok_or(broken)?;
@@ -135,15 +144,7 @@ pub(super) fn call(
         parts.headers.insert(header::HOST, kept.host.clone());
     }
     *request.headers_mut() = parts.headers;
-    Ok(Injected {
-        service,
-        request,
-        needles: kept.needles.clone(),
-        cut,
-        expires_at: identified.token.expires_at(),
-        offer,
-        form,
-    })
+    Ok(Injected { service, request, needles, cut, expires_at: identified.token.expires_at(), offer, form })
 }
 
 impl Kept {
@@ -155,7 +156,7 @@ impl Kept {
             _ => None,
         });
         let mut pairs: Vec<Vec<u8>> = pairs.collect();
-        let needles = Needles::new(fields.iter().map(|(_, v)| v).chain(pairs.iter().map(Vec::as_slice)));
+        let needles = Needles::new(injected(fields).chain(pairs.iter().map(Vec::as_slice)));
         pairs.iter_mut().for_each(zeroize::Zeroize::zeroize);
         let headers = service.injection.iter().map(|site| rendered(site, fields)).collect::<Option<_>>()?;
         Some(Self { needles, host, headers })
@@ -177,6 +178,16 @@ fn put_in<'f>(
         }
     }
     Some(())
+}
+
+/// The fields that are put in: not the one that agents' own signatures are verified with.
+fn injected(fields: &Fields) -> impl Iterator<Item = &[u8]> {
+    fields.iter().filter(|(name, _)| *name != aws::KEY_FIELD.as_bytes()).map(|(_, value)| value)
+}
+
+/// A signature is put into one request only.
+fn kept_with(fields: &Fields, signature: &str) -> Needles {
+    Needles::new(injected(fields).chain([signature.as_bytes()]))
 }
 
 /// Path and query, and where the query begins. Wiped if it isn't sent: it may hold a credential.

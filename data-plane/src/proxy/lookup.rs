@@ -11,7 +11,7 @@ use memchr::memmem::Finder;
 use seks_proto::{
     request,
     service::{BasicPart, Service, Slot},
-    token::{self, Digest, Malformed},
+    token::{self, Digest, Malformed, aws},
 };
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
     admit::{Admitted, Route},
     audit::Record,
     refusal::{Code, Refusal},
+    sigv4,
 };
 use crate::table::{Found, ServiceEntry, Table, TokenEntry};
 
@@ -45,6 +46,8 @@ enum Place<'a> {
     Path(&'a [u8]),
     /// One of the values of `Sec-WebSocket-Protocol`.
     Subprotocol(&'a [u8]),
+    /// A signature; its access key id names the token.
+    Signature,
 }
 
 /// More tokens than this in one request are not told apart: it is ambiguous anyway.
@@ -148,6 +151,9 @@ impl<'a> Presented<'a> {
         if has_token(query.as_bytes()) {
             this.read_query(query);
         }
+        if let Some(id) = sigv4::query_access_key_id(query) {
+            this.add_signature(id.as_bytes());
+        }
         this
     }
 
@@ -178,6 +184,8 @@ impl<'a> Presented<'a> {
         };
         if scheme.eq_ignore_ascii_case(b"basic") {
             self.read_basic(rest);
+        } else if scheme == sigv4::HEADER_SCHEME.as_bytes() {
+            self.add_signature(sigv4::header_access_key_id(rest).unwrap_or_default());
         } else if has_token(value) {
             self.add(Place::Scheme(scheme), rest);
         }
@@ -226,6 +234,14 @@ impl<'a> Presented<'a> {
         }
     }
 
+    fn add_signature(&mut self, access_key_id: &[u8]) {
+        match aws::digest_of(access_key_id) {
+            Some(digest) if self.tokens.len() < MOST_TOKENS => self.tokens.push((Place::Signature, digest)),
+            Some(_) => self.damaged = true,
+            None => {}
+        }
+    }
+
     /// The one token that stands where its service wants it.
     fn choose(&self, admitted: &Admitted, table: &Table, record: &mut Record) -> Result<Option<Chosen>, Refusal> {
         let mut chosen: Option<Chosen> = None;
@@ -246,8 +262,8 @@ impl<'a> Presented<'a> {
             let service = service_of(admitted, &token, table);
             let counts = match (&service, &admitted.route) {
                 (Some(service), _) => service.slots.iter().any(|slot| place.is(slot)),
-                // Of a service that doesn't exist nobody knows where its SDKs put a key.
-                (None, Route::Service { .. } | Route::Host { .. }) => true,
+                // Of a service that doesn't exist nobody knows where its SDKs put a key; a signature can't be verified for it.
+                (None, Route::Service { .. } | Route::Host { .. }) => !matches!(place, Place::Signature),
                 (None, Route::Discovery) => matches!(place, Place::Scheme(_) | Place::Basic(_) | Place::Header(_)),
             };
             if counts && place.stands_twice(&admitted.parts.headers) {
@@ -282,7 +298,7 @@ impl Place<'_> {
     /// Whether its header has another value as well, a token or not: which of the two counts, everybody guesses differently.
     fn stands_twice(&self, headers: &HeaderMap) -> bool {
         let name = match self {
-            Self::Scheme(_) | Self::Basic(_) => &header::AUTHORIZATION,
+            Self::Scheme(_) | Self::Basic(_) | Self::Signature => &header::AUTHORIZATION,
             Self::Header(name) => *name,
             Self::Query(_) | Self::Path(_) | Self::Subprotocol(_) => return false,
         };
@@ -302,6 +318,7 @@ impl Place<'_> {
             (Self::Subprotocol(have), Slot::Subprotocol(before)) => {
                 have.strip_prefix(before.as_bytes()).is_some_and(|token| token::parse(token).is_ok())
             }
+            (Self::Signature, Slot::AwsSigV4) => true,
             _ => false,
         }
     }
@@ -316,7 +333,11 @@ pub(super) fn has_token(value: &[u8]) -> bool {
 /// Whether a query parameter of this name is a slot of the service, or a place that the credential goes to: whatever an agent
 /// wrote there is not passed on.
 pub(super) fn is_reserved_query(service: &Service, name: &str) -> bool {
-    let slot = service.slots.iter().any(|s| matches!(s, Slot::Query(q) if q.eq_ignore_ascii_case(name)));
+    let slot = service.slots.iter().any(|s| match s {
+        Slot::Query(q) => q.eq_ignore_ascii_case(name),
+        Slot::AwsSigV4 => sigv4::is_parameter(name),
+        _ => false,
+    });
     slot || service
         .injection
         .iter()

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use seks_proto::id::PolicyId;
 
 /// The CODEs of the contract.
@@ -112,6 +112,38 @@ pub struct Refusal {
     detail: Cow<'static, str>,
     retry_after: Option<u32>,
     allow: bool,
+    reader: Reader,
+}
+
+/// Whose SDK will read a refusal: some see nothing but their own vendor's form of an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reader {
+    /// Anybody's: JSON, with an `error` object.
+    #[default]
+    Any,
+    /// AWS's JSON protocols: the same, with `__type` and `message`.
+    AwsJson,
+    /// AWS's other protocols: XML.
+    AwsXml,
+}
+
+impl Reader {
+    /// Who has sent this: an AWS SDK signs.
+    #[must_use]
+    pub fn of<B>(request: &Request<B>) -> Self {
+        let headers = request.headers();
+        let by_header = headers.get(header::AUTHORIZATION).is_some_and(|v| v.as_bytes().starts_with(b"AWS4-"));
+        let by_query = || request.uri().query().is_some_and(|query| query.contains("X-Amz-Signature="));
+        if !by_header && !by_query() {
+            return Self::Any;
+        }
+        let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
+        if headers.contains_key("x-amz-target") || memchr::memmem::find(kind, b"json").is_some() {
+            Self::AwsJson
+        } else {
+            Self::AwsXml
+        }
+    }
 }
 
 /// The methods that a service can be called with.
@@ -149,7 +181,15 @@ impl From<Code> for Refusal {
             Code::LimitExceeded | Code::NodeStale | Code::AuditUnavailable => Some(1),
             _ => None,
         };
-        Self { code, status: code.status(), policies: None, detail: Cow::Borrowed(""), retry_after, allow: false }
+        Self {
+            code,
+            status: code.status(),
+            policies: None,
+            detail: Cow::Borrowed(""),
+            retry_after,
+            allow: false,
+            reader: Reader::Any,
+        }
     }
 }
 
@@ -175,6 +215,13 @@ impl Refusal {
         self
     }
 
+    /// Says it in the form that `reader` shows.
+    #[must_use]
+    pub fn to_be_read_by(mut self, reader: Reader) -> Self {
+        self.reader = reader;
+        self
+    }
+
     /// Names the policies that determined it.
     #[must_use]
     pub fn with_policies(mut self, policies: Arc<[PolicyId]>) -> Self {
@@ -194,7 +241,15 @@ impl Refusal {
     pub fn body(&self, request_id: &str) -> Bytes {
         let (code, _, title) = self.code.row();
         let detail = self.text();
-        let problem = serde_json::json!({
+        if self.reader == Reader::AwsXml {
+            // The detail is ours: fixed texts, and names of policies and services, which hold no markup.
+            return Bytes::from(format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code>\
+                 <Message>{}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>",
+                detail.replace('&', "&amp;").replace('<', "&lt;")
+            ));
+        }
+        let mut problem = serde_json::json!({
             "type": format!("urn:seks:error:{code}"),
             "title": title,
             "status": self.status.as_u16(),
@@ -203,6 +258,11 @@ impl Refusal {
             "message": detail,
             "error": { "message": detail, "type": "seks_error", "code": code },
         });
+        if self.reader == Reader::AwsJson
+            && let Some(fields) = problem.as_object_mut()
+        {
+            fields.insert("__type".into(), code.into());
+        }
         Bytes::from(problem.to_string())
     }
 
@@ -218,7 +278,11 @@ impl Refusal {
         let mut response = Response::new(self.body(request_id));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let kind = if self.reader == Reader::AwsXml { "text/xml" } else { "application/problem+json" };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        if self.reader == Reader::AwsJson {
+            headers.insert("x-amzn-errortype", HeaderValue::from_static(self.code.as_str()));
+        }
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"seks\""));
@@ -264,6 +328,29 @@ mod tests {
         assert_eq!(form("application/json"), Form::Problem);
         assert_eq!(form("*/*"), Form::Problem);
         assert_eq!(Form::asked_for(Version::HTTP_11, &HeaderMap::new()), Form::Problem);
+    }
+
+    #[test]
+    fn an_aws_sdk_is_told_in_its_own_form() {
+        let signed = |name: &str, value: &str| {
+            let request = Request::builder().uri("/api/x").header("authorization", "AWS4-HMAC-SHA256 Credential=x");
+            Reader::of(&request.header(name, value).body(()).unwrap())
+        };
+        assert_eq!(signed("content-type", "application/x-www-form-urlencoded"), Reader::AwsXml);
+        assert_eq!(signed("content-type", "application/x-amz-json-1.0"), Reader::AwsJson);
+        assert_eq!(signed("x-amz-target", "DynamoDB_20120810.GetItem"), Reader::AwsJson);
+        assert_eq!(Reader::of(&Request::builder().uri("/a?X-Amz-Signature=00").body(()).unwrap()), Reader::AwsXml);
+        assert_eq!(Reader::of(&Request::builder().uri("/a?b=c").body(()).unwrap()), Reader::Any);
+
+        let refusal = |reader| Refusal::from(Code::PolicyDenied).with_detail("denied by `a<b`").to_be_read_by(reader);
+        let xml = refusal(Reader::AwsXml).response("req-1");
+        let text = std::str::from_utf8(xml.body()).unwrap();
+        assert!(text.contains("<Code>policy_denied</Code><Message>denied by `a&lt;b`</Message>"), "{text}");
+        assert!(text.contains("<RequestId>req-1</RequestId>"), "{text}");
+        let json = refusal(Reader::AwsJson).response("req-1");
+        let body: serde_json::Value = serde_json::from_slice(json.body()).unwrap();
+        assert_eq!((&body["__type"], &body["message"]), (&body["error"]["code"], &body["detail"]));
+        assert_eq!(json.headers()["x-amzn-errortype"], "policy_denied");
     }
 
     #[test]

@@ -90,7 +90,7 @@ fn take(change: wire::Change, epoch: &str, key: &SessionKey) -> Result<Change, D
             let aad = credential_aad(epoch, &c.tenant, &c.name, c.version);
             let secret = key.open(&aad, &c.sealed).map_err(DecodeError::Credential)?;
             let (tenant, name, service) = (c.tenant.try_into()?, c.name.try_into()?, c.service.try_into()?);
-            Ok(Change::Credential { tenant, name, service, version: c.version, secret })
+            Ok(Change::Credential { tenant, name, service, version: c.version, minted: c.minted, secret })
         }
         change::Change::Policies(p) => Ok(policies(p.tenant.try_into()?, &p.policies)),
         change::Change::Token(t) => token(t),

@@ -225,6 +225,10 @@ impl<'a> Stream<'a> {
                     self.renew()?;
                     renew_at = Instant::now() + renewal;
                 }
+                refused = self.table.refused().next(), if !self.lost => {
+                    let (tenant, credential) = (refused.tenant.to_string(), refused.name.to_string());
+                    self.send(ToReplica::Refused(wire::Refused { tenant, credential, version: refused.version }))?;
+                }
                 () = sleep_until(heard + silence) => return Err(End::Silent(silence)),
                 Some(()) = OptionFuture::from(starving.map(sleep_until)), if !self.lost => return Err(End::Starved),
             }

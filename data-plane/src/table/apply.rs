@@ -97,13 +97,24 @@ pub(super) enum Step {
 
 impl Step {
     pub(super) fn new(key: &Arc<SessionKey>, change: Change) -> Result<Self, ApplyError> {
-        let Change::Credential { tenant, name, service, version, secret } = change else {
+        let Change::Credential { tenant, name, service, version, minted, secret } = change else {
             return Ok(Self::Other(change));
         };
         let aad = memory_aad(&tenant, &name, version);
         let sealed = key.seal(&aad, &secret)?.into_boxed_slice();
-        let (generation, memory_key) = (next_generation(), key.clone());
-        Ok(Self::Credential(tenant, CredentialEntry { name, service, version, generation, sealed, aad, memory_key }))
+        let entry = CredentialEntry {
+            tenant: tenant.clone(),
+            name,
+            service,
+            version,
+            generation: next_generation(),
+            minted,
+            reported: false.into(),
+            sealed,
+            aad,
+            memory_key: key.clone(),
+        };
+        Ok(Self::Credential(tenant, entry))
     }
 
     fn narrows(&self) -> bool {

@@ -83,6 +83,8 @@ pub enum Change {
         service: ServiceName,
         /// Which of its versions.
         version: u32,
+        /// The control plane can make another version if this one is refused.
+        minted: bool,
         /// Encoded [`Fields`](seks_proto::secret::Fields).
         secret: Secret,
     },

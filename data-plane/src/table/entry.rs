@@ -1,9 +1,12 @@
 //! The records that a request reads: agent, service, credential. Immutable; a change makes a new one in the same slot.
 
-use std::{ops::Deref, sync::Arc};
+use std::{
+    ops::Deref,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use seks_proto::{
-    id::{AgentName, CredentialName, ServiceName},
+    id::{AgentName, CredentialName, ServiceName, TenantName},
     secret::{Fields, FieldsError},
     service::Service,
     table::{SessionError, SessionKey},
@@ -56,6 +59,11 @@ pub struct CredentialEntry {
     pub version: u32,
     /// As [`ServiceEntry::generation`]: pools of upstream connections are keyed by it.
     pub generation: u64,
+    /// The control plane can make another version if an upstream refuses this one.
+    pub minted: bool,
+    /// It was told that an upstream does.
+    pub(super) reported: AtomicBool,
+    pub(super) tenant: TenantName,
     pub(super) sealed: Box<[u8]>,
     /// What the sealed bytes are bound to.
     pub(super) aad: Box<[u8]>,

@@ -34,6 +34,7 @@ fn service(service: &str, upstream: &str) -> Change {
                     value: "Bearer {key}".into(),
                 })),
             }],
+            ..Default::default()
         }),
         slots: vec![wire::TokenSlot { at: Some(wire::token_slot::At::Scheme("bearer".into())) }],
         ..Default::default()
@@ -44,6 +45,7 @@ fn service(service: &str, upstream: &str) -> Change {
 fn credential(version: u32, key: &str) -> Change {
     let fields = Fields::parse(&["key"], &Secret::new(key.into())).unwrap();
     Change::Credential {
+        minted: false,
         tenant: name("acme"),
         name: name("main"),
         service: name("openai"),

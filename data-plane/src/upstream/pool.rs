@@ -5,6 +5,7 @@
 
 use std::{
     any::Any,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,14 +17,13 @@ use std::{
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
-use seks_proto::service::Service;
+use seks_proto::{resolve::resolve, service::Service};
 use tokio_rustls::TlsConnector;
 
 use super::{
     Gauge, UpstreamError,
     connect::{self, Stream},
     exchange::{Connection, H1},
-    resolve::resolve,
     tls::{self, Trust},
     upload::Upload,
 };
@@ -98,8 +98,7 @@ impl Pool {
 
     /// A new connection, to an address that was resolved and checked for it.
     pub(super) async fn open(self: &Arc<Self>) -> Result<Connection, UpstreamError> {
-        let addresses = resolve(&self.upstream, self.allow_private).await?;
-        let stream = connect::connect(addresses, self.tls.as_ref()).await?;
+        let stream = connect::connect(self.resolve().await?, self.tls.as_ref()).await?;
         let chose_h2 = stream.is_h2();
         if self.http2 && self.tls.is_some() && !chose_h2 {
             return Err(UpstreamError::Unreachable("no HTTP/2"));
@@ -107,9 +106,14 @@ impl Pool {
         if chose_h2 || self.http2 { self.shake_h2(stream).await } else { self.shake_h1(stream).await }
     }
 
+    async fn resolve(&self) -> Result<Vec<SocketAddr>, UpstreamError> {
+        let addresses = resolve(self.upstream.host(), self.upstream.port(), self.allow_private).await;
+        addresses.map_err(|_| UpstreamError::Unreachable("no address that may be dialled"))
+    }
+
     /// A new connection for HTTP/1.1, whatever else the upstream speaks: HTTP/2 has no `Upgrade`.
     pub(super) async fn open_h1(self: &Arc<Self>) -> Result<Connection, UpstreamError> {
-        let addresses = resolve(&self.upstream, self.allow_private).await?;
+        let addresses = self.resolve().await?;
         let tls = self.tls.as_ref().map(|(connector, name)| (tls::only_h1(connector), name.clone()));
         self.shake_h1(connect::connect(addresses, tls.as_ref()).await?).await
     }

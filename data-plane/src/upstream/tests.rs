@@ -10,6 +10,7 @@ fn service(upstream: &str) -> Service {
         fields: vec!["key".into()],
         injection: Some(wire::Injection {
             sites: vec![injection::Site { at: Some(injection::site::At::Header(header)) }],
+            ..Default::default()
         }),
         slots: vec![wire::TokenSlot { at: Some(token_slot::At::Scheme("Bearer".into())) }],
         allow_private: true,

@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, Sleep};
 
 /// An agent that is to send must move at least this many bytes in an idle timeout: one byte a second would hold a
@@ -42,6 +43,13 @@ pub struct Streaming {
     timer: Option<Pin<Box<Sleep>>>,
     seen_at_timer: u64,
     both_ways: bool,
+    /// What was signed of it.
+    expected: Option<Box<Expected>>,
+}
+
+struct Expected {
+    hash: [u8; 32],
+    seen: Sha256,
 }
 
 /// Counts an upload for somebody else.
@@ -72,6 +80,9 @@ pub enum UploadError {
     /// Its framing is wrong, or the agent has gone.
     #[error("the request's body is broken")]
     Broken = 3,
+    /// It isn't the one that the agent signed.
+    #[error("the request's body is not the one that was signed")]
+    Altered = 4,
 }
 
 impl UploadState {
@@ -99,6 +110,7 @@ impl UploadState {
             1 => Some(UploadError::TooLarge),
             2 => Some(UploadError::TooSlow),
             3 => Some(UploadError::Broken),
+            4 => Some(UploadError::Altered),
             _ => None,
         }
     }
@@ -123,6 +135,7 @@ impl Streaming {
             timer: None,
             seen_at_timer: 0,
             both_ways: false,
+            expected: None,
         }
     }
 
@@ -131,6 +144,30 @@ impl Streaming {
     pub fn both_ways(mut self) -> Self {
         self.both_ways = true;
         self
+    }
+
+    /// The same, but whole only if its SHA-256 is `hash`: otherwise the last of it is never handed over.
+    #[must_use]
+    pub fn expecting(mut self, hash: Option<[u8; 32]>) -> Self {
+        self.expected = hash.map(|hash| Box::new(Expected { hash, seen: Sha256::new() }));
+        self
+    }
+
+    /// Whether no body at all is what is expected.
+    ///
+    /// # Errors
+    /// [`UploadError::Altered`].
+    pub fn check_empty(hash: Option<[u8; 32]>) -> Result<(), UploadError> {
+        match hash {
+            Some(hash) if hash != <[u8; 32]>::from(Sha256::digest(b"")) => Err(UploadError::Altered),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_end(&mut self) -> Result<(), UploadError> {
+        let Some(expected) = self.expected.take() else { return Ok(()) };
+        let Expected { hash, seen } = *expected;
+        if hash == <[u8; 32]>::from(seen.finalize()) { Ok(()) } else { Err(self.state.fail(UploadError::Altered)) }
     }
 
     /// What can be watched from outside.
@@ -156,6 +193,7 @@ impl Streaming {
                 Poll::Ready(frame) => frame,
             };
             let Some(frame) = frame else {
+                self.check_end()?;
                 self.state.done.store(true, Ordering::Release);
                 return Poll::Ready(None);
             };
@@ -166,7 +204,15 @@ impl Streaming {
             if total > self.limit {
                 return Poll::Ready(Some(Err(self.state.fail(UploadError::TooLarge))));
             }
-            if self.body.is_end_stream() {
+            if let Some(expected) = &mut self.expected {
+                expected.seen.update(data);
+            }
+            let ended = self.body.is_end_stream();
+            // Over HTTP/2 the end may come after the last byte: who counts bytes would have them all by then.
+            if ended || (self.expected.is_some() && self.body.size_hint().exact() == Some(0)) {
+                self.check_end()?;
+            }
+            if ended {
                 self.state.done.store(true, Ordering::Release);
             }
             return Poll::Ready(Some(Ok(frame)));

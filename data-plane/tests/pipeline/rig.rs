@@ -348,7 +348,10 @@ pub fn definition(name: &str, upstream: SocketAddr) -> wire::Service {
         upstream: format!("http://{upstream}"),
         base_path: "/v1".into(),
         fields: vec!["key".into()],
-        injection: Some(wire::Injection { sites: vec![header_site("authorization", "Bearer {key}")] }),
+        injection: Some(wire::Injection {
+            sites: vec![header_site("authorization", "Bearer {key}")],
+            ..Default::default()
+        }),
         slots: vec![
             slot(At::Scheme("Bearer".into())),
             slot(At::Header("x-api-key".into())),
@@ -369,6 +372,7 @@ pub fn header_site(name: &str, value: &str) -> wire::injection::Site {
 pub fn credential(name_: &str, service: &str, key: &str, version: u32) -> Change {
     let fields = Fields::parse(&["key"], &Secret::new(key.as_bytes().to_vec())).unwrap();
     Change::Credential {
+        minted: false,
         tenant: name("default"),
         name: name(name_),
         service: name(service),

@@ -118,7 +118,7 @@ async fn the_query_holds_exactly_one_key_and_it_is_the_real_one() {
         at: Some(injection::site::At::Query(injection::NamedValue { name: "key".into(), value: "{key}".into() })),
     };
     let change = |s: &mut wire::Service| {
-        s.injection = Some(wire::Injection { sites: vec![site.clone()] });
+        s.injection = Some(wire::Injection { sites: vec![site.clone()], ..Default::default() });
         s.slots.push(wire::TokenSlot { at: Some(At::Header("x-goog-api-key".into())) });
     };
     let rig = Rig::with(address, change, |_| {}).await;
@@ -138,7 +138,7 @@ async fn a_path_slot_is_replaced_and_two_headers_are_both_written() {
     let change = |s: &mut wire::Service| {
         s.base_path = String::new();
         let sites = vec![path.clone(), header_site("x-key", "{key}"), header_site("authorization", "Token t={key}")];
-        s.injection = Some(wire::Injection { sites });
+        s.injection = Some(wire::Injection { sites, ..Default::default() });
         s.slots = vec![wire::TokenSlot { at: Some(At::Path("/bot{token}".into())) }];
     };
     let rig = Rig::with(address, change, |_| {}).await;

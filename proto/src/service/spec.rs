@@ -37,7 +37,7 @@ pub struct Spec {
     /// How the real key is put in.
     pub inject: Inject,
     /// Where an agent's token may stand: `bearer`, `raw`, `scheme:NAME`, `header:NAME`, `query:NAME`,
-    /// `basic:user|password|either`, `path:/…{token}…`, `subprotocol:PREFIX`. Default: where the key is put in.
+    /// `basic:user|password|either`, `path:/…{token}…`, `subprotocol:PREFIX`, `aws_sigv4`. Default: where the key is put in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slots: Vec<String>,
     /// The credential's fields. Default: the `{names}` in `inject`, in the order in which they appear.
@@ -49,6 +49,9 @@ pub struct Spec {
     /// Endpoints that hand out keys, refused whatever the policies say: `METHOD /path`, `*` for a segment, a last `**` for any rest.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub denied_paths: Vec<String>,
+    /// The same by action, of signed services: `AssumeRole*`. Requests whose action can't be told are refused then.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub denied_actions: Vec<String>,
     /// For `seks env`: variable, template over `{base}`, `{token}`, `{host}`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -97,16 +100,19 @@ impl Spec {
     /// # Errors
     /// [`ServiceError`], naming the key.
     pub fn to_wire(&self, tenant: &str) -> Result<wire::Service, ServiceError> {
-        let sites = self.inject.sites();
-        if sites.is_empty() {
-            return Err(super::invalid("inject", "\"bearer\", or a table of header, headers, basic, query, path"));
+        let injection = self.inject.to_wire();
+        if injection.sites.is_empty() && injection.aws_sigv4.is_none() {
+            return Err(super::invalid(
+                "inject",
+                "\"bearer\", or a table of header, headers, basic, query, path, aws_sigv4",
+            ));
         }
-        let fields = if self.fields.is_empty() { inject::fields(&sites) } else { self.fields.clone() };
+        let fields = if self.fields.is_empty() { inject::fields(&injection) } else { self.fields.clone() };
         if fields.is_empty() {
             return Err(super::invalid("inject", "nothing of the credential is in it, such as {key}"));
         }
         let slots = match self.slots.as_slice() {
-            [] => slot::infer(&sites),
+            [] => slot::infer(&injection),
             slots => slots.iter().map(|s| slot::parse(s)).collect::<Result<_, _>>()?,
         };
         let millis = |d: Duration| {
@@ -119,7 +125,7 @@ impl Spec {
             upstream: self.upstream.clone(),
             base_path: self.base_path.clone(),
             fields,
-            injection: Some(wire::Injection { sites }),
+            injection: Some(injection),
             slots,
             allow_private: self.allow_private,
             upstream_ca_pem: self.upstream_ca_pem.clone(),
@@ -130,6 +136,7 @@ impl Spec {
             forward_trace_context: self.forward_trace_context,
             first_byte_timeout_ms: self.first_byte_timeout.map(millis).transpose()?.unwrap_or_default(),
             denied_paths: self.denied_paths.clone(),
+            denied_actions: self.denied_actions.clone(),
             env: self.env.clone(),
             headers: self.headers.clone(),
             created_at: 0,
@@ -151,8 +158,8 @@ impl Spec {
 impl From<&wire::Service> for Spec {
     /// For `export` and `show`: what a file with the same effect says, without what follows from the rest.
     fn from(service: &wire::Service) -> Self {
-        let sites = service.injection.as_ref().map(|i| i.sites.clone()).unwrap_or_default();
-        let (inferred, fields) = (slot::infer(&sites), inject::fields(&sites));
+        let injection = service.injection.clone().unwrap_or_default();
+        let (inferred, fields) = (slot::infer(&injection), inject::fields(&injection));
         Self {
             name: service.name.clone(),
             title: if service.title == service.name { String::new() } else { service.title.clone() },
@@ -160,9 +167,10 @@ impl From<&wire::Service> for Spec {
             base_path: service.base_path.clone(),
             slots: if service.slots == inferred { Vec::new() } else { service.slots.iter().map(slot::write).collect() },
             fields: if service.fields == fields { Vec::new() } else { service.fields.clone() },
-            inject: Inject::from_sites(&sites),
+            inject: Inject::from_wire(&injection),
             headers: service.headers.clone(),
             denied_paths: service.denied_paths.clone(),
+            denied_actions: service.denied_actions.clone(),
             env: service.env.clone(),
             test: service.test.clone(),
             first_byte_timeout: (service.first_byte_timeout_ms > 0)

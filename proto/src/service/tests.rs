@@ -17,7 +17,7 @@ fn valid() -> wire::Service {
         upstream: "https://api.openai.com".into(),
         base_path: "/v1".into(),
         fields: vec!["key".into()],
-        injection: Some(wire::Injection { sites: vec![header("Authorization", "Bearer {key}")] }),
+        injection: Some(wire::Injection { sites: vec![header("Authorization", "Bearer {key}")], ..Default::default() }),
         slots: vec![slot(token_slot::At::Scheme("Bearer".into()))],
         ..Default::default()
     }
@@ -64,7 +64,10 @@ fn two_sites_never_share_a_place() {
 #[test]
 fn headers_that_frame_or_route_a_message_are_not_a_services_to_set() {
     for name in ["Host", "Connection", "Content-Length", "Transfer-Encoding", "x_api_key", "a b"] {
-        refused(|s| s.injection = Some(wire::Injection { sites: vec![header(name, "{key}")] }), name);
+        refused(
+            |s| s.injection = Some(wire::Injection { sites: vec![header(name, "{key}")], ..Default::default() }),
+            name,
+        );
         refused(|s| drop(s.headers.insert(name.into(), "1".into())), name);
     }
     refused(|s| drop(s.headers.insert("x-a".into(), "1\r\nx-b: 2".into())), "x-a");

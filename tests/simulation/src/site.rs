@@ -95,6 +95,7 @@ async fn furnish(registry: &Registry) -> Vec<Token> {
         fields: vec!["key".into()],
         injection: Some(wire::Injection {
             sites: vec![wire::injection::Site { at: Some(wire::injection::site::At::Header(value)) }],
+            ..Default::default()
         }),
         slots: vec![wire::TokenSlot { at: Some(wire::token_slot::At::Scheme("Bearer".into())) }],
         ..Default::default()

@@ -21,7 +21,7 @@ fn service(tenant: &str) -> wire::Service {
         name: "api".into(),
         upstream: "https://api.example.com".into(),
         fields: vec!["key".into()],
-        injection: Some(wire::Injection { sites: vec![site] }),
+        injection: Some(wire::Injection { sites: vec![site], ..Default::default() }),
         slots: vec![wire::TokenSlot { at: Some(wire::token_slot::At::Scheme("Bearer".into())) }],
         ..Default::default()
     }
@@ -33,7 +33,8 @@ async fn furnish(root: &mut AdminClient<Channel>, tenant: &str) -> String {
     root.create_tenant(wire::CreateTenantRequest { name: tenant(), strict: false }).await.unwrap();
     root.apply_service(wire::ApplyServiceRequest { service: Some(service(&tenant())), wait: None }).await.unwrap();
     let (name, service) = ("key".into(), "api".into());
-    let put = wire::PutCredentialRequest { tenant: tenant(), name, service, secret: SECRET.into(), wait: no_wait() };
+    let (secret, mint) = (SECRET.into(), String::new());
+    let put = wire::PutCredentialRequest { tenant: tenant(), name, service, secret, mint, wait: no_wait() };
     root.put_credential(put).await.unwrap();
     let agent = wire::CreateAgentRequest { tenant: tenant(), name: "bot".into(), attributes: Default::default() };
     root.create_agent(agent).await.unwrap();
@@ -99,7 +100,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         });
         "ApplyService" apply_service(wire::ApplyServiceRequest { service: Some(service(&t())), wait: no_wait() });
         "PutCredential" put_credential(wire::PutCredentialRequest {
-            tenant: t(), name: "key".into(), service: "api".into(), secret: b"x".to_vec(), wait: no_wait()
+            tenant: t(), name: "key".into(), service: "api".into(), secret: b"x".to_vec(), wait: no_wait(), ..Default::default()
         });
         "RollbackCredential" rollback_credential(wire::RollbackCredentialRequest {
             tenant: t(), name: "key".into(), version: 0, wait: no_wait()
@@ -111,6 +112,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "IssueToken" issue_token(wire::IssueTokenRequest {
             tenant: t(), agent: "bot".into(), grants: grants(), wait: no_wait(), ..Default::default()
         });
+        "AwsKeyPair" aws_key_pair(wire::AwsKeyPairRequest { tenant: t(), token: String::new() });
         "RotateToken" rotate_token(wire::RotateTokenRequest { tenant: t(), name: token.into(), wait: no_wait() });
         "ApplyPolicies" apply_policies(wire::ApplyPoliciesRequest { tenant: t(), text: policy.into(), wait: no_wait() });
         "DeletePolicy" delete_policy(delete("all"));
@@ -257,7 +259,7 @@ async fn no_answer_holds_a_credential_or_a_digest() {
             name: "key".into(),
             service: "api".into(),
             secret: format!("{SECRET}\n{SECRET}").into(),
-            wait: None,
+            ..Default::default()
         };
         let rollback =
             wire::RollbackCredentialRequest { tenant: "acme".into(), name: "key".into(), version: 9, wait: None };

@@ -202,7 +202,7 @@ async fn what_a_node_does_not_understand_or_cannot_open_it_rejects() {
         let other = seks_proto::table::SessionKey::generate().unwrap();
         let sealed = other.seal(&aad, &seks_proto::secret::Secret::new(b"x".to_vec())).unwrap();
         let (tenant, name, service) = ("default".into(), "main".into(), "api".into());
-        let credential = wire::TableCredential { tenant, name, service, version: 2, sealed };
+        let credential = wire::TableCredential { tenant, name, service, version: 2, sealed, ..Default::default() };
         wire::Change { change: Some(wire::change::Change::Credential(credential)) }
     };
     let nameless =

@@ -177,7 +177,14 @@ impl Session {
         let aad = credential_aad(EPOCH, "default", "main", version);
         let sealed = self.key.as_ref().unwrap().seal(&aad, fields.encoded()).unwrap();
         let (tenant, name, service) = ("default".into(), "main".into(), "api".into());
-        change(Change::Credential(wire::TableCredential { tenant, name, service, version, sealed }))
+        change(Change::Credential(wire::TableCredential {
+            tenant,
+            name,
+            service,
+            version,
+            sealed,
+            ..Default::default()
+        }))
     }
 }
 
@@ -206,7 +213,7 @@ pub fn service() -> wire::Change {
         name: "api".into(),
         upstream: "https://api.example.com".into(),
         fields: vec!["key".into()],
-        injection: Some(wire::Injection { sites: vec![wire::injection::Site { at }] }),
+        injection: Some(wire::Injection { sites: vec![wire::injection::Site { at }], ..Default::default() }),
         slots: vec![wire::TokenSlot { at: Some(wire::token_slot::At::Scheme("Bearer".into())) }],
         ..Default::default()
     };

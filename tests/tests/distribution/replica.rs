@@ -178,7 +178,7 @@ impl Replica {
             name: "api".into(),
             upstream: "https://api.example.com".into(),
             fields: vec!["key".into()],
-            injection: Some(wire::Injection { sites: vec![wire::injection::Site { at }] }),
+            injection: Some(wire::Injection { sites: vec![wire::injection::Site { at }], ..Default::default() }),
             slots: vec![wire::TokenSlot { at: Some(wire::token_slot::At::Scheme("Bearer".into())) }],
             ..Default::default()
         };

@@ -115,7 +115,9 @@ impl Tenant {
         let record = row.record.as_ref()?;
         let envelope = row.envelopes.get(&record.version)?.clone();
         let service = record.service.clone();
-        Some(Credential { tenant: tenant.clone(), name: name.clone(), service, version: record.version, envelope })
+        let minted = record.mint.is_some();
+        let (tenant, name) = (tenant.clone(), name.clone());
+        Some(Credential { tenant, name, service, version: record.version, minted, envelope })
     }
 
     /// All policies, as the one record that they are to nodes.

@@ -20,7 +20,7 @@ fn service(sites: Vec<At>) -> Service {
         name: "api".into(),
         upstream: "https://api.example.com:8443".into(),
         fields: vec!["key".into()],
-        injection: Some(wire::Injection { sites }),
+        injection: Some(wire::Injection { sites, ..Default::default() }),
         slots: vec![wire::TokenSlot { at: Some(token_slot::At::Scheme("Bearer".into())) }],
         ..Default::default()
     })

@@ -7,11 +7,18 @@ use serde::{
     de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::wire::injection::{NamedValue, Site, site::At};
+use crate::{
+    service::sigv4,
+    wire::{
+        AwsSigV4, Injection,
+        injection::{NamedValue, Site, site::At},
+    },
+};
 
 /// Where the real key is put in. In a file either `"bearer"`, or a table of one or more of: `header = NAME` with an optional
 /// `value`, `headers = { NAME = VALUE, … }`, `basic = "USER:PASSWORD"`, `query = { NAME = VALUE, … }`, `path = "/PREFIX"`.
-/// Values are templates over the credential's fields: `Bot {key}`.
+/// Values are templates over the credential's fields: `Bot {key}`. Or, alone, `aws_sigv4 = { service = NAME, region = NAME }`:
+/// requests are signed with the key; the region may be left out where the upstream's host names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inject(Table);
 
@@ -33,6 +40,16 @@ struct Table {
     query: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aws_sigv4: Option<Signed>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Signed {
+    service: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    region: String,
 }
 
 impl Inject {
@@ -48,7 +65,15 @@ impl Inject {
     }
 
     /// The wire form, headers first.
-    pub(super) fn sites(&self) -> Vec<Site> {
+    pub(super) fn to_wire(&self) -> Injection {
+        let signed = self.0.aws_sigv4.clone();
+        Injection {
+            sites: self.sites(),
+            aws_sigv4: signed.map(|Signed { service, region }| AwsSigV4 { service, region }),
+        }
+    }
+
+    fn sites(&self) -> Vec<Site> {
         let table = &self.0;
         let named = |(name, value): (&String, &String)| NamedValue { name: name.clone(), value: value.clone() };
         let single =
@@ -61,10 +86,11 @@ impl Inject {
         single.chain(headers).chain(basic).chain(query).chain(path).map(|at| Site { at: Some(at) }).collect()
     }
 
-    /// The reverse of `sites`.
-    pub(super) fn from_sites(sites: &[Site]) -> Self {
-        let mut table = Table::default();
-        for at in sites.iter().filter_map(|s| s.at.as_ref()) {
+    /// The reverse of `to_wire`.
+    pub(super) fn from_wire(injection: &Injection) -> Self {
+        let signed = |s: &AwsSigV4| Signed { service: s.service.clone(), region: s.region.clone() };
+        let mut table = Table { aws_sigv4: injection.aws_sigv4.as_ref().map(signed), ..Table::default() };
+        for at in injection.sites.iter().filter_map(|s| s.at.as_ref()) {
             match at {
                 At::Header(h) => drop(table.headers.insert(h.name.clone(), h.value.clone())),
                 At::Query(q) => drop(table.query.insert(q.name.clone(), q.value.clone())),
@@ -82,10 +108,13 @@ impl Inject {
     }
 }
 
-/// The `{names}` in a service's injection, in the order in which they first appear.
-pub(super) fn fields(sites: &[Site]) -> Vec<String> {
+/// The `{names}` in a service's injection, in the order in which they first appear; what is signed with has its own.
+pub(super) fn fields(injection: &Injection) -> Vec<String> {
+    if injection.aws_sigv4.is_some() {
+        return sigv4::FIELDS.map(String::from).into();
+    }
     let mut fields: Vec<String> = Vec::new();
-    for at in sites.iter().filter_map(|s| s.at.as_ref()) {
+    for at in injection.sites.iter().filter_map(|s| s.at.as_ref()) {
         let mut rest = match at {
             At::Header(named) | At::Query(named) => named.value.as_str(),
             At::Basic(template) | At::Path(template) => template,
@@ -119,7 +148,7 @@ impl<'de> Visitor<'de> for WordOrTable {
     type Value = Inject;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("inject: \"bearer\" or a table of header, headers, basic, query, path")
+        f.write_str("inject: \"bearer\" or a table of header, headers, basic, query, path, aws_sigv4")
     }
 
     fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Inject, E> {
@@ -138,7 +167,7 @@ impl<'de> Visitor<'de> for WordOrTable {
             return Err(A::Error::custom("inject: `value` goes with `header`"));
         }
         if table == Table::default() {
-            return Err(A::Error::custom("inject: one of header, headers, basic, query, path"));
+            return Err(A::Error::custom("inject: one of header, headers, basic, query, path, aws_sigv4"));
         }
         Ok(Inject(table))
     }

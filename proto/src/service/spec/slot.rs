@@ -2,8 +2,8 @@
 
 use super::super::{ServiceError, invalid};
 use crate::wire::{
-    TokenSlot,
-    injection::{NamedValue, Site, site},
+    Injection, TokenSlot,
+    injection::{NamedValue, site},
     token_slot::{At, BasicPart},
 };
 
@@ -25,10 +25,11 @@ pub(super) fn parse(text: &str) -> Result<TokenSlot, ServiceError> {
         ("query", name) if !name.is_empty() => At::Query(name.into()),
         ("path", name) if !name.is_empty() => At::Path(name.into()),
         ("subprotocol", name) if !name.is_empty() => At::Subprotocol(name.into()),
+        ("aws_sigv4", "") => At::AwsSigv4(true),
         _ => {
             let text: String = text.chars().take(60).collect();
             let forms = "bearer, raw, scheme:NAME, header:NAME, query:NAME, basic:user|password|either, \
-                         path:/…{token}…, subprotocol:PREFIX";
+                         path:/…{token}…, subprotocol:PREFIX, aws_sigv4";
             return Err(invalid("slots", format!("`{}` is none of {forms}", text.escape_debug())));
         }
     };
@@ -50,12 +51,17 @@ pub(super) fn write(slot: &TokenSlot) -> String {
         },
         Some(At::Path(path)) => format!("path:{path}"),
         Some(At::Subprotocol(prefix)) => format!("subprotocol:{prefix}"),
+        Some(At::AwsSigv4(_)) => "aws_sigv4".into(),
         None => String::new(),
     }
 }
 
 /// The token stands where the key is put in: an SDK that is given the token for its key sends it there.
-pub(super) fn infer(sites: &[Site]) -> Vec<TokenSlot> {
+pub(super) fn infer(injection: &Injection) -> Vec<TokenSlot> {
+    if injection.aws_sigv4.is_some() {
+        return vec![slot(At::AwsSigv4(true))];
+    }
+    let sites = &injection.sites;
     let places = sites.iter().filter_map(|s| s.at.as_ref()).map(|at| match at {
         site::At::Header(NamedValue { name, value }) if name.eq_ignore_ascii_case("authorization") => {
             At::Scheme(value.split_once(' ').map_or("", |(scheme, _)| scheme).into())

@@ -92,7 +92,8 @@ impl Proxy {
             .header(header::HOST, self.base.authority().map(ToString::to_string).unwrap_or_default())
             .header(header::USER_AGENT, concat!("seks/", env!("CARGO_PKG_VERSION")))
             .header(header::ACCEPT, "application/json");
-        let slot = service.slots.iter().filter_map(|s| s.at.as_ref()).find(|s| !matches!(s, Slot::Subprotocol(_)));
+        let elsewhere = |slot: &Slot| matches!(slot, Slot::Subprotocol(_) | Slot::AwsSigv4(_));
+        let slot = service.slots.iter().filter_map(|s| s.at.as_ref()).find(|slot| !elsewhere(slot));
         let slot = slot.ok_or("the service has no place for a token in a plain request")?;
         let (target, mut request) = present(slot, token, &probe.target, request);
         if probe.body.is_some() {
@@ -133,7 +134,7 @@ fn present(slot: &Slot, token: &str, target: &str, request: Builder) -> (String,
             (format!("{target}{joint}{name}={token}"), request)
         }
         Slot::Path(template) => (format!("{}{target}", template.replace("{token}", token)), request),
-        Slot::Subprotocol(_) => (same, request), // not asked for: see `Proxy::request`
+        Slot::Subprotocol(_) | Slot::AwsSigv4(_) => (same, request), // not asked for: see `Proxy::request`
     }
 }
 

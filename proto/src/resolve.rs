@@ -1,31 +1,36 @@
-//! From a service's host to the addresses that may be dialled: resolve once, check, and dial exactly what was checked.
+//! From a host to the addresses that may be dialled: resolve once, check, and dial exactly what was checked.
 //!
-//! A name that resolves to the inside is how an upstream's DNS (or whoever spoofs it) turns a node into a scanner of its own
-//! network; a second look-up between check and connect is how the check is got round.
+//! A name that resolves to the inside is how somebody else's DNS (or whoever spoofs it) turns a process of ours into a scanner
+//! of its own network; a second look-up between check and connect is how the check is got round.
 
 use std::net::{IpAddr, SocketAddr};
 
-use seks_proto::service::{
-    Upstream,
-    upstream::{AddressClass, classify},
-};
+use crate::service::upstream::{AddressClass, classify};
 
-use super::UpstreamError;
+/// Why there is nothing to dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// The name has no address, or nobody answers for it.
+    #[error("no address")]
+    None,
+    /// It has addresses, but none that may be dialled.
+    #[error("no address that may be dialled")]
+    Forbidden,
+}
 
-/// The addresses of an upstream that may be dialled, in the resolver's order with the families interleaved (RFC 8305 §4).
+/// The addresses of a host that may be dialled, in the resolver's order with the families interleaved (RFC 8305 §4).
 ///
 /// # Errors
-/// [`UpstreamError::Unreachable`] when the name has no address, or none that may be dialled.
-pub(super) async fn resolve(upstream: &Upstream, allow_private: bool) -> Result<Vec<SocketAddr>, UpstreamError> {
-    let (host, port) = (upstream.host(), upstream.port());
+/// [`ResolveError`].
+pub async fn resolve(host: &str, port: u16, allow_private: bool) -> Result<Vec<SocketAddr>, ResolveError> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return allowed([SocketAddr::new(ip, port)], allow_private);
     }
-    let found = tokio::net::lookup_host((host, port)).await.map_err(|_| UpstreamError::Unreachable("no address"))?;
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|_| ResolveError::None)?;
     allowed(found, allow_private)
 }
 
-fn allowed(found: impl IntoIterator<Item = SocketAddr>, allow_private: bool) -> Result<Vec<SocketAddr>, UpstreamError> {
+fn allowed(found: impl IntoIterator<Item = SocketAddr>, allow_private: bool) -> Result<Vec<SocketAddr>, ResolveError> {
     let may = |a: &SocketAddr| match classify(a.ip()) {
         AddressClass::Public => true,
         AddressClass::Private => allow_private,
@@ -42,7 +47,7 @@ fn allowed(found: impl IntoIterator<Item = SocketAddr>, allow_private: bool) -> 
         interleaved.extend(six.into_iter().chain(four));
     }
     if interleaved.is_empty() {
-        return Err(UpstreamError::Unreachable("no address that may be dialled"));
+        return Err(ResolveError::Forbidden);
     }
     Ok(interleaved)
 }

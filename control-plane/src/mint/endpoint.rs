@@ -1,0 +1,140 @@
+//! The one way out of the control plane: a POST to a token endpoint. The name is resolved once, every address is checked, and one
+//! of those is dialled; TLS is verified before a byte is sent; no redirect is followed; no proxy of the environment is asked.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use seks_proto::{resolve::resolve, service::Upstream};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::{MintError, source::origin};
+
+/// A whole exchange must be over in this time: well within a claim.
+pub(super) const EXCHANGE: Duration = Duration::from_secs(20);
+/// The largest answer, in bytes.
+const MOST: usize = 64 * 1024;
+
+/// A checked token endpoint.
+pub(super) struct Endpoint {
+    upstream: Upstream,
+    path: String,
+    url: String,
+    allow_private: bool,
+}
+
+impl Endpoint {
+    pub(super) fn parse(url: &str, allow_private: bool) -> Result<Self, MintError> {
+        let (upstream, path) = origin(url, allow_private)?;
+        Ok(Self { upstream, path, url: url.to_owned(), allow_private })
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The head of a POST.
+    pub(super) fn post(&self, content_type: &'static str) -> Result<HeaderMap, MintError> {
+        let mut headers = HeaderMap::new();
+        let host =
+            self.upstream.host_header().map_err(|_| MintError::Invalid("the token endpoint is no URL".into()))?;
+        headers.insert(header::HOST, host);
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static("seks"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        Ok(headers)
+    }
+
+    pub(super) fn request(&self, headers: HeaderMap, body: String) -> Result<Request<Bytes>, MintError> {
+        let request = Request::builder().method(Method::POST).uri(&self.path).body(Bytes::from(body));
+        let mut request = request.map_err(|_| MintError::Invalid("the token endpoint is no URL".into()))?;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    /// Sends a request; the answer's JSON when it is a success.
+    pub(super) async fn ask(&self, request: Request<Bytes>) -> Result<Value, MintError> {
+        let answered = tokio::time::timeout(EXCHANGE, self.exchange(request)).await;
+        let (status, body) = answered.map_err(|_| MintError::Endpoint("did not answer in time"))??;
+        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+        if status.is_success() && value.is_object() {
+            return Ok(value);
+        }
+        if status.is_success() {
+            return Err(MintError::Endpoint("gave no JSON"));
+        }
+        Err(MintError::Refused { status: status.as_u16(), code: error_code(&value) })
+    }
+
+    async fn exchange(&self, request: Request<Bytes>) -> Result<(StatusCode, Bytes), MintError> {
+        let unreachable = || MintError::Endpoint("can't be reached");
+        let (host, port) = (self.upstream.host(), self.upstream.port());
+        let addresses = resolve(host, port, self.allow_private).await.map_err(|_| unreachable())?;
+        let mut socket = None;
+        for address in addresses {
+            if let Ok(connected) = TcpStream::connect(address).await {
+                socket = Some(connected);
+                break;
+            }
+        }
+        let socket = socket.ok_or_else(unreachable)?;
+        if !self.upstream.tls() {
+            return send(TokioIo::new(socket), request).await;
+        }
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| unreachable())?;
+        let untrusted = |_| MintError::Endpoint("can't be verified: its certificate");
+        let connector = TlsConnector::from(Arc::new(tls()?));
+        send(TokioIo::new(connector.connect(name, socket).await.map_err(untrusted)?), request).await
+    }
+}
+
+fn tls() -> Result<ClientConfig, MintError> {
+    let failed = |_| MintError::Endpoint("can't be verified: no roots on this machine");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = rustls_platform_verifier::Verifier::new(provider.clone()).map_err(failed)?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(failed)?
+        .dangerous() // only in name: the verifier checks chain and name
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+async fn send<T>(io: T, request: Request<Bytes>) -> Result<(StatusCode, Bytes), MintError>
+where
+    T: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+{
+    let lost = |_| MintError::Endpoint("broke off");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(lost)?;
+    let exchange = async {
+        let response = sender.send_request(request.map(Full::new)).await.map_err(lost)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MOST).collect().await;
+        Ok((status, body.map_err(|_| MintError::Endpoint("gave an answer that can't be read"))?.to_bytes()))
+    };
+    let mut exchange = std::pin::pin!(exchange);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        biased;
+        done = &mut exchange => done,
+        ended = &mut connection => match ended {
+            Ok(()) => exchange.await, // the answer may be complete
+            Err(_) => Err(MintError::Endpoint("broke off")),
+        }
+    }
+}
+
+/// The `error` of RFC 6749 5.2 if it is one: a code of theirs, never a text that could hold anything.
+pub(super) fn error_code(answer: &Value) -> String {
+    let code = answer.get("error").and_then(Value::as_str).unwrap_or_default();
+    let known = code.len() <= 64 && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    if known { code.to_owned() } else { String::new() }
+}

@@ -1,0 +1,169 @@
+//! What an agent signed: the canonical request, from what arrived.
+
+use std::{borrow::Cow, fmt::Write as _};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use http::{HeaderMap, HeaderName, header, request::Parts};
+use seks_proto::service::SigV4;
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use super::{
+    Payload, Refusal,
+    claim::{Claim, Form, HEADER_SCHEME, SIGNATURE},
+    mismatch,
+};
+
+/// Headers of an SDK's own that it doesn't sign in presigned URLs. They aren't passed on then.
+const MAY_BE_UNSIGNED: [&str; 2] = ["x-amz-user-agent", "x-amz-checksum-mode"];
+
+/// A request and the signature that it came with.
+pub(super) struct Canonical<'a> {
+    pub(super) claim: &'a Claim<'a>,
+    pub(super) parts: &'a Parts,
+    /// Path and query as they arrived, the node's own prefix included: that is what was signed.
+    pub(super) target: &'a str,
+    pub(super) payload: &'a Payload,
+    pub(super) sigv4: &'a SigV4,
+}
+
+/// `host` and all of `x-amz-…` must be signed: an upstream takes orders from them, and the node is about to sign them. Gives
+/// those that are to be left out.
+pub(super) fn check_signed_headers(claim: &Claim<'_>, headers: &HeaderMap) -> Result<Vec<&'static str>, Refusal> {
+    let names: Vec<&str> = claim.signed_headers.split(';').collect();
+    let ordered = names.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
+    let lower = names.iter().all(|n| !n.is_empty() && !n.bytes().any(|b| b.is_ascii_uppercase()));
+    if !ordered || !lower || names.binary_search(&"host").is_err() {
+        return Err(mismatch("the signed headers must be in order, in lower case, and `host` among them"));
+    }
+    let unsigned = |name: &HeaderName| {
+        let name = name.as_str();
+        name.starts_with("x-amz-") && names.binary_search(&name).is_err() && !MAY_BE_UNSIGNED.contains(&name)
+    };
+    if headers.keys().any(unsigned) {
+        return Err(mismatch("all headers that begin with `x-amz-` must be signed"));
+    }
+    Ok(MAY_BE_UNSIGNED.into_iter().filter(|name| names.binary_search(name).is_err()).collect())
+}
+
+impl Canonical<'_> {
+    /// Whether the claim's signature is the one that `secret` makes. Takes the same time wherever they differ.
+    pub(super) fn is_signed_with(&self, secret: &str) -> bool {
+        let Some(request) = self.request() else { return false };
+        let Claim { time, scope, signature, .. } = self.claim;
+        let mut text = format!("{HEADER_SCHEME}\n{time}\n{scope}\n");
+        write_hex(&Sha256::digest(request), &mut text);
+        let mut key = Zeroizing::new([&b"AWS4"[..], secret.as_bytes()].concat());
+        for part in scope.split('/') {
+            key = Zeroizing::new(mac(&key, part.as_bytes()));
+        }
+        let Ok(mac) = Hmac::<Sha256>::new_from_slice(&key) else { return false };
+        mac.chain_update(text).verify_slice(signature).is_ok()
+    }
+
+    fn request(&self) -> Option<String> {
+        let (path, query) = self.target.split_once('?').unwrap_or((self.target, ""));
+        let mut out = String::with_capacity(256 + 3 * self.target.len());
+        out.push_str(self.parts.method.as_str());
+        out.push('\n');
+        if self.sigv4.escapes_path_twice() {
+            encode(path.as_bytes(), b"/", &mut out);
+        } else {
+            out.push_str(path);
+        }
+        out.push('\n');
+        self.write_query(query, &mut out)?;
+        out.push('\n');
+        for name in self.claim.signed_headers.split(';') {
+            self.write_header(name, &mut out)?;
+        }
+        let _ = write!(out, "\n{}\n", self.claim.signed_headers);
+        match self.payload {
+            Payload::Hash(hash) => write_hex(hash, &mut out),
+            Payload::Unsigned => out.push_str("UNSIGNED-PAYLOAD"),
+            Payload::UnsignedTrailer => out.push_str("STREAMING-UNSIGNED-PAYLOAD-TRAILER"),
+        }
+        Some(out)
+    }
+
+    /// Decoded, encoded in AWS's way, and sorted.
+    fn write_query(&self, query: &str, out: &mut String) -> Option<()> {
+        let mut pairs = Vec::new();
+        for raw in query.split('&').filter(|raw| !raw.is_empty()) {
+            let (name, value) = raw.split_once('=').unwrap_or((raw, ""));
+            if self.claim.form == Form::Query && name == SIGNATURE {
+                continue;
+            }
+            let mut encoded = (String::with_capacity(name.len()), String::with_capacity(value.len()));
+            encode(decode(name)?.as_bytes(), b"", &mut encoded.0);
+            encode(decode(value)?.as_bytes(), b"", &mut encoded.1);
+            pairs.push(encoded);
+        }
+        pairs.sort_unstable();
+        for (at, (name, value)) in pairs.iter().enumerate() {
+            let _ = write!(out, "{}{name}={value}", if at == 0 { "" } else { "&" });
+        }
+        Some(())
+    }
+
+    fn write_header(&self, name: &str, out: &mut String) -> Option<()> {
+        out.push_str(name);
+        let mut separator = ':';
+        let mut write = |value: &str| {
+            out.push(separator);
+            separator = ',';
+            // White space within is folded, around is dropped.
+            for (at, word) in value.split_ascii_whitespace().enumerate() {
+                let _ = write!(out, "{}{word}", if at == 0 { "" } else { " " });
+            }
+        };
+        let values = self.parts.headers.get_all(name);
+        if values.iter().next().is_none() {
+            let authority = self.parts.uri.authority().filter(|_| name == header::HOST.as_str())?;
+            write(authority.as_str());
+        }
+        for value in values {
+            write(value.to_str().ok()?);
+        }
+        out.push('\n');
+        Some(())
+    }
+}
+
+fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
+    // HMAC takes keys of any length.
+    Hmac::<Sha256>::new_from_slice(key)
+        .map(|m| m.chain_update(text).finalize().into_bytes().to_vec())
+        .unwrap_or_default()
+}
+
+pub(super) fn write_hex(bytes: &[u8], out: &mut String) {
+    for byte in bytes {
+        let _ = write!(out, "{byte:02x}");
+    }
+}
+
+/// `%XX` decoded; `None` for what is no escape, or no text.
+pub(super) fn decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('%') {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16));
+        out.push(if byte == b'%' { u8::try_from(digit()? << 4 | digit()?).ok()? } else { byte });
+    }
+    String::from_utf8(out).ok().map(Cow::Owned)
+}
+
+/// Everything but unreserved characters and `plain` escaped, with capitals.
+pub(super) fn encode(bytes: &[u8], plain: &[u8], out: &mut String) {
+    for &b in bytes {
+        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) || plain.contains(&b) {
+            out.push(char::from(b));
+        } else {
+            let _ = write!(out, "%{b:02X}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What an upstream gets, byte for byte.
+
+use std::process::Command;
+
+use seks_tests::{Sandbox, Upstream, oracle, process::run, raw, upstream::Answer};
+
+use crate::moto::{command, installed, script};
+
+const REAL: &str = r#"{"access_key_id":"AKIAREALREALREAL0001","secret_access_key":"real/secret/access+key/0000000000000001","session_token":"real-session-token-0000000000000000001"}"#;
+const SECRETS: [&str; 3] =
+    ["AKIAREALREALREAL0001", "real/secret/access+key/0000000000000001", "real-session-token-0000000000000000001"];
+
+fn definition(upstream: &Upstream, service: &str) -> String {
+    format!(
+        "name = \"{service}\"\nupstream = \"{}\"\nallow_private = true\n\
+         inject = {{ aws_sigv4 = {{ service = \"{service}\", region = \"eu-central-1\" }} }}\n",
+        upstream.origin()
+    )
+}
+
+/// The fake pair of a token.
+fn pair(sandbox: &Sandbox, service: &str) -> (String, String) {
+    sandbox.cli().create_agent("agent");
+    let issued = sandbox.cli().json(&["token", "issue", "--agent", "agent", "--service", service]);
+    let text = |name: &str| issued["aws"][name].as_str().unwrap_or_else(|| panic!("no `{name}`: {issued}")).to_owned();
+    (text("access_key_id"), text("secret_access_key"))
+}
+
+fn python(code: &str, (id, secret): &(String, String)) -> Option<Command> {
+    let mut command = command(&installed()?.join("python"));
+    command.args(["-c", code]).env("AWS_ACCESS_KEY_ID", id).env("AWS_SECRET_ACCESS_KEY", secret);
+    command.env("AWS_DEFAULT_REGION", "eu-central-1");
+    Some(command)
+}
+
+#[test]
+fn a_model_is_called_with_the_real_key_and_an_echo_gives_nothing_away() {
+    // The upstream answers with all that it got, as a hostile one would.
+    let upstream = Upstream::start(|r| {
+        let text = String::from_utf8_lossy(&r.head).into_owned();
+        Answer::json(200, &serde_json::json!({ "head": text }).to_string())
+    });
+    let sandbox = Sandbox::start();
+    sandbox.cli().apply_service(&definition(&upstream, "bedrock"));
+    sandbox.cli().put_credential("bedrock", "bedrock", REAL);
+    let pair = pair(&sandbox, "bedrock");
+    let Some(bin) = installed() else { return };
+    let mut client = command(&bin.join("python"));
+    client.arg(script("aws_client.py")).arg("bedrock").env("AWS_ACCESS_KEY_ID", &pair.0);
+    client.env("AWS_SECRET_ACCESS_KEY", &pair.1).env("AWS_DEFAULT_REGION", "eu-central-1");
+    client.env("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", format!("{}/api/bedrock", sandbox.proxy_url()));
+    let finished = run(&mut client, b"");
+    assert_eq!(finished.code, Some(0), "{}{}", finished.stdout, finished.stderr);
+
+    let seen = upstream.requests();
+    let [request] = seen.as_slice() else { panic!("{seen:?}") };
+    assert_eq!(request.path(), "/model/anthropic.claude-3-haiku-20240307-v1%3A0/invoke");
+    let authorization = request.header("authorization").unwrap();
+    let signature = authorization.split("Signature=").nth(1).unwrap().to_owned();
+    assert!(authorization.starts_with("AWS4-HMAC-SHA256 Credential=AKIAREALREALREAL0001/"), "{authorization}");
+    assert!(authorization.contains("/eu-central-1/bedrock/aws4_request"), "{authorization}");
+    assert_eq!(request.header("x-amz-security-token").as_deref(), Some(SECRETS[2]));
+    for fake in [&pair.0, &pair.1] {
+        assert!(!oracle::contains(&upstream.received(), fake.as_bytes()), "something of the fake pair arrived");
+    }
+    for secret in SECRETS.into_iter().chain([signature.as_str()]) {
+        assert_eq!(oracle::find(finished.stdout.as_bytes(), secret), None, "{}", finished.stdout);
+        assert!(!sandbox.everything_emitted().contains(secret), "{secret} was emitted");
+    }
+}
+
+#[test]
+fn an_access_key_id_alone_is_nobodys() {
+    let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
+    sandbox.cli().apply_service(&definition(&upstream, "s3"));
+    sandbox.cli().put_credential("s3", "s3", REAL);
+    let (id, _) = pair(&sandbox, "s3");
+    let long_ago = "20150830T123600Z";
+    let signed = |id: &str, when: &str, region: &str| {
+        let day = &when[..8];
+        raw::exchange(
+            sandbox.proxy(),
+            format!(
+                "GET /api/s3/b/k HTTP/1.1\r\nHost: localhost\r\nx-amz-date: {when}\r\nx-amz-content-sha256: UNSIGNED-PAYLOAD\r\n\
+                 Authorization: AWS4-HMAC-SHA256 Credential={id}/{day}/{region}/s3/aws4_request, \
+                 SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature={}\r\n\r\n",
+                "0".repeat(64)
+            ),
+        )
+    };
+    let said = |reply: raw::Reply| (reply.status, reply.text());
+    let (status, text) = said(signed(&id, long_ago, "eu-central-1"));
+    assert!(status == 401 && text.contains("too old"), "{status} {text}");
+    let (status, text) = said(signed(&id, long_ago, "us-east-1"));
+    assert!(status == 400 && text.contains("eu-central-1"), "{status} {text}");
+    for foreign in ["AKIAIOSFODNN7EXAMPLE", &id[..id.len() - 1], &id.to_lowercase()] {
+        let (status, text) = said(signed(foreign, long_ago, "eu-central-1"));
+        assert!(status == 401 && text.contains("token_malformed"), "{foreign}: {status} {text}");
+    }
+    let mut other = id.clone().into_bytes();
+    other[10] = if other[10] == b'A' { b'B' } else { b'A' };
+    let (status, text) = said(signed(std::str::from_utf8(&other).unwrap(), long_ago, "eu-central-1"));
+    assert!(status == 401 && text.contains("token_unknown"), "{status} {text}");
+    assert!(upstream.requests().is_empty());
+}
+
+#[test]
+fn a_body_that_was_changed_on_the_way_does_not_arrive() {
+    let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
+    sandbox.cli().apply_service(&definition(&upstream, "s3"));
+    sandbox.cli().put_credential("s3", "s3", REAL);
+    let pair = pair(&sandbox, "s3");
+    // Signed by botocore for one body, sent with another.
+    let code = r#"
+import sys, hashlib, urllib.request, urllib.error
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.session import get_session
+def put(signed, sent):
+    request = AWSRequest("PUT", sys.argv[1], data=signed)
+    request.context["payload_signing_enabled"] = True
+    S3SigV4Auth(get_session().get_credentials(), "s3", "eu-central-1").add_auth(request)
+    try:
+        with urllib.request.urlopen(urllib.request.Request(sys.argv[1], sent, dict(request.headers), method="PUT")) as a:
+            return str(a.status)
+    except urllib.error.HTTPError as e:
+        return f"{e.code} {e.read().decode()}"
+print(put(b"good", b"good")); print(put(b"good", b"evil")); print(put(b"good", b"")); print(put(b"", b"evil"))
+"#;
+    let Some(mut client) = python(code, &pair) else { return };
+    let finished = run(client.arg(format!("{}/api/s3/bucket/key", sandbox.proxy_url())), b"");
+    let lines: Vec<&str> = finished.stdout.lines().filter(|l| l.starts_with(|c: char| c.is_ascii_digit())).collect();
+    assert_eq!((finished.code, lines.len()), (Some(0), 4), "{}{}", finished.stdout, finished.stderr);
+    assert_eq!(lines[0], "200");
+    for refused in &lines[1..] {
+        assert!(refused.starts_with("401"), "{}", finished.stdout);
+    }
+    assert!(finished.stdout.contains("the body is not the one that was signed"), "{}", finished.stdout);
+    assert!(!oracle::contains(&upstream.received(), b"evil"));
+}

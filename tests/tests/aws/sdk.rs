@@ -1,0 +1,75 @@
+//! boto3 and the AWS CLI against moto.
+
+use seks_tests::process::run;
+
+use crate::moto::World;
+
+#[test]
+fn boto3_reads_and_writes_objects() {
+    let Some(world) = World::start() else { return };
+    let seen = world.check(&["s3_objects", "s3_payloads"]);
+    assert_eq!(
+        seen["s3_objects"],
+        serde_json::json!(["a(b)'c!", "empty", "plain", "with space/and+plus=equals~tilde"]),
+        "{seen}"
+    );
+    assert_eq!(seen["s3_payloads"].as_array().unwrap().len(), 6);
+    world.assert_nothing_leaked(&seen.to_string());
+}
+
+#[test]
+fn a_presigned_url_is_good_for_what_it_was_made_for() {
+    let Some(world) = World::with(false) else { return };
+    let seen = world.check(&["s3_objects", "s3_presigned"]);
+    assert_eq!(seen["s3_presigned"]["got"], "by url");
+    for forged in ["other", "as_put"] {
+        let answer = seen["s3_presigned"][forged].as_str().unwrap();
+        assert!(answer.starts_with("401:") && answer.contains("signature does not match"), "{forged}: {answer}");
+    }
+    world.assert_nothing_leaked(&seen.to_string());
+}
+
+#[test]
+fn boto3_uses_a_table_and_is_given_no_fresh_key() {
+    let Some(world) = World::start() else { return };
+    let seen = world.check(&["dynamodb", "sts"]);
+    assert_eq!(seen["dynamodb"], "größer");
+    assert!(seen["sts"]["who"].as_str().unwrap().ends_with(":user/broker"), "{seen}");
+    for minting in ["role", "session", "federation"] {
+        let answer = seen["sts"][minting].as_str().unwrap();
+        assert_eq!(answer, "policy_denied: the service refuses actions that hand out keys", "{minting}");
+    }
+    world.assert_nothing_leaked(&seen.to_string());
+}
+
+#[test]
+fn a_refusal_is_an_error_that_boto3_shows() {
+    let Some(world) = World::start() else { return };
+    world.sandbox.cli().apply_policies("@id(\"read-only\")\nforbid (principal, action == Seks::Action::\"POST\", resource);\n@id(\"no-deletes\")\nforbid (principal, action == Seks::Action::\"DELETE\", resource);");
+    let seen = world.check(&["denied", "wrong_secret"]);
+    assert_eq!(seen["denied"]["json"], "policy_denied: denied by `read-only`");
+    assert_eq!(seen["denied"]["xml"], "policy_denied: denied by `no-deletes`");
+    assert_eq!(seen["wrong_secret"], "token_malformed: the request's signature does not match");
+    world.sandbox.cli().revoke(&world.token.id);
+    let seen = world.check(&["denied"]);
+    assert_eq!(seen["denied"]["xml"], "token_revoked: the token was revoked");
+}
+
+#[test]
+fn the_aws_command_line_works_as_it_is() {
+    let Some(world) = World::start() else { return };
+    let aws = |arguments: &[&str], input: &str| {
+        let finished = run(world.agent("aws").args(arguments), input.as_bytes());
+        assert_eq!(finished.code, Some(0), "aws {arguments:?}: {}{}", finished.stdout, finished.stderr);
+        finished.stdout
+    };
+    aws(&["s3", "mb", "s3://bucket"], "");
+    aws(&["s3", "cp", "-", "s3://bucket/from/the/command line"], "written by the command line");
+    assert_eq!(aws(&["s3", "cp", "s3://bucket/from/the/command line", "-"], ""), "written by the command line");
+    assert!(aws(&["s3", "ls", "--recursive", "s3://bucket"], "").contains("from/the/command line"));
+    assert!(aws(&["sts", "get-caller-identity"], "").contains("user/broker"));
+    assert!(aws(&["dynamodb", "list-tables"], "").contains("TableNames"));
+    let minted = run(world.agent("aws").args(["sts", "get-session-token"]), b"");
+    assert_ne!(minted.code, Some(0));
+    assert!(minted.stderr.contains("(policy_denied)"), "{}", minted.stderr);
+}
