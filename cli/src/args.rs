@@ -73,6 +73,9 @@ pub enum Command {
     /// Real secrets: stored once, never shown again
     #[command(subcommand)]
     Credential(commands::credential::Verb),
+    /// The CA of HTTPS_PROXY mode
+    #[command(subcommand)]
+    Ca(commands::ca::Verb),
     /// Principals that call
     #[command(subcommand)]
     Agent(commands::agent::Verb),

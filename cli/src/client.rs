@@ -80,6 +80,12 @@ impl Client {
         self.context.proxy.as_deref()
     }
 
+    /// Where agents' `HTTPS_PROXY` points, when the context says so.
+    #[must_use]
+    pub fn forward_proxy(&self) -> Option<&str> {
+        self.context.forward_proxy.as_deref()
+    }
+
     /// What a change says about waiting until it is enforced.
     #[must_use]
     pub fn wait(&self, no_wait: bool) -> wire::Wait {

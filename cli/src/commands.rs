@@ -1,6 +1,7 @@
 //! One file a noun; each turns a verb's arguments into one call and the answer into a view.
 
 pub mod agent;
+pub mod ca;
 pub mod completions;
 pub mod credential;
 pub mod dev;
@@ -34,6 +35,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Tenant(verb) => tenant::run(global, verb).await?,
         Command::Service(verb) => service::run(global, verb).await?,
         Command::Credential(verb) => credential::run(global, verb).await?,
+        Command::Ca(verb) => ca::run(global, verb).await?,
         Command::Agent(verb) => agent::run(global, verb).await?,
         Command::Token(verb) => token::run(global, verb).await?,
         Command::Policy(verb) => policy::run(global, verb).await?,

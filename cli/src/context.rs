@@ -43,6 +43,9 @@ pub struct Context {
     /// Where agents reach the proxy, for `env` and `run`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
+    /// Where their `HTTPS_PROXY` points, where that is offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward_proxy: Option<String>,
     /// The tenant when `--tenant` says none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
@@ -183,6 +186,7 @@ mod tests {
         let context = Context {
             endpoint: "https://h:1".into(),
             proxy: Some("http://p".into()),
+            forward_proxy: Some("http://f".into()),
             tenant: None,
             ca: PEM.into(),
             certificate: PEM.into(),

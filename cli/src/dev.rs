@@ -97,6 +97,7 @@ impl Running {
                 node.metrics().append(move || metrics.text()); // one process, one page
                 let ready = Ready {
                     proxy: format!("{scheme}://{}", reachable(node.proxy_addr())),
+                    forward_proxy: node.forward_addr().map(|address| format!("http://{}", reachable(address))),
                     admin: format!("https://{}", reachable(control.admin_addr())),
                     metrics: format!("http://{}", reachable(node.metrics_addr())),
                     context_file: dir.context(),

@@ -18,6 +18,8 @@ pub struct Config {
     pub control: ControlConfig,
     /// What agents connect to.
     pub proxy: ProxyConfig,
+    /// HTTPS_PROXY mode; absent: not offered.
+    pub forward_proxy: Option<ForwardProxyConfig>,
     /// How upstreams are reached.
     pub upstream: UpstreamConfig,
     /// Whether a request may go unrecorded.
@@ -77,6 +79,18 @@ pub struct ProxyConfig {
     pub host_suffix: Option<String>,
     /// Bounds on what an agent can take.
     pub limits: Limits,
+}
+
+/// `[forward_proxy]`: a listener of its own, with the limits of `[proxy]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardProxyConfig {
+    /// Where agents' `HTTPS_PROXY` points.
+    pub listen: SocketAddr,
+    /// Whose services a tunnel may be opened to without `Proxy-Authorization`; the token is then looked for in the requests inside.
+    /// Default: nobody's.
+    #[serde(default)]
+    pub tenant: Option<String>,
 }
 
 /// `[proxy.tls]`: read again when the files change.
@@ -259,6 +273,10 @@ impl Config {
         let suffix = self.proxy.host_suffix.as_deref();
         if suffix.is_some_and(|s| !is_host(s) || s.parse::<std::net::IpAddr>().is_ok() || s.starts_with('[')) {
             return fail("proxy.host_suffix", "a domain in lower case, such as `broker.example`");
+        }
+        let tenant = self.forward_proxy.as_ref().and_then(|f| f.tenant.as_deref());
+        if tenant.is_some_and(|t| !seks_proto::id::is_name(t)) {
+            return fail("forward_proxy.tenant", "1 to 63 of a-z, 0-9 and `-`");
         }
         if !(1024..=1 << 20).contains(&limits.header_bytes) {
             return fail("proxy.limits.header_bytes", "1,024 to 1,048,576");

@@ -24,7 +24,10 @@ pub(crate) use self::{
     strict::{is_stand_in, violation_of},
 };
 use self::{connection::Server, tls::Acceptor};
-use crate::{config::ProxyConfig, proxy::Proxy};
+use crate::{
+    config::ProxyConfig,
+    proxy::{Entry, Proxy},
+};
 
 /// How long to wait when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -35,6 +38,7 @@ pub(crate) struct Listener {
     tls: Option<Acceptor>,
     connections: Arc<Semaphore>,
     config: ProxyConfig,
+    entry: Entry,
 }
 
 /// Why a node can't listen.
@@ -62,7 +66,13 @@ impl Listener {
         let mut config = config.clone();
         config.listen = tcp.local_addr().map_err(fail)?;
         let connections = Arc::new(Semaphore::new(config.limits.max_connections));
-        Ok(Self { tcp, tls, connections, config })
+        Ok(Self { tcp, tls, connections, config, entry: Entry::Direct })
+    }
+
+    /// Binds where agents' `HTTPS_PROXY` points; for the rest as [`bind`](Self::bind)ed by `config`.
+    pub(crate) async fn bind_forward(config: &ProxyConfig, listen: SocketAddr) -> Result<Self, ListenError> {
+        let config = ProxyConfig { listen, tls: None, ..config.clone() };
+        Ok(Self { entry: Entry::Forward, ..Self::bind(&config).await? })
     }
 
     /// Where it listens: the port that the system chose for 0.
@@ -73,7 +83,7 @@ impl Listener {
     /// Accepts until `stop`, then lets requests in flight finish for at most the drain time, then closes what is left.
     pub(crate) async fn serve(self, proxy: Arc<Proxy>, stop: CancellationToken) {
         let tasks = TaskTracker::new();
-        let server = Arc::new(Server::new(proxy, &self.config.limits, self.tls, stop.clone()));
+        let server = Arc::new(Server::new(proxy, &self.config.limits, self.tls, self.entry, stop.clone()));
         loop {
             // A connection over the limit waits in the kernel's queue: nothing is spent on it.
             let Ok(permit) = self.connections.clone().acquire_owned().await else { break };

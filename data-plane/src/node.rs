@@ -39,6 +39,7 @@ const READY_POLL: Duration = Duration::from_millis(5);
 /// A running node. Dropping it stops it at once; [`Node::shutdown`] lets requests in flight finish.
 pub struct Node {
     proxy_addr: SocketAddr,
+    forward_addr: Option<SocketAddr>,
     metrics_addr: SocketAddr,
     table: Arc<Table>,
     health: Health,
@@ -57,6 +58,9 @@ pub enum StartError {
     /// The agents' listener.
     #[error("proxy.{0}")]
     Listen(#[from] ListenError),
+    /// The listener of HTTPS_PROXY mode.
+    #[error("forward_proxy.{0}")]
+    ForwardListen(#[source] ListenError),
     /// The health listener.
     #[error("telemetry.metrics_listen: cannot listen on {address}: {source}")]
     Metrics {
@@ -149,6 +153,13 @@ impl Node {
         let listener = Listener::bind(&config.proxy).await?;
         let proxy_addr = listener.address();
         config.proxy.listen = proxy_addr;
+        let forward = match &config.forward_proxy {
+            Some(forward) => {
+                Some(Listener::bind_forward(&config.proxy, forward.listen).await.map_err(StartError::ForwardListen)?)
+            }
+            None => None,
+        };
+        let forward_addr = forward.as_ref().map(Listener::address);
         let listen = config.telemetry.metrics_listen.unwrap_or(METRICS_LISTEN);
         let proxy = Arc::new(Proxy::new(table.clone(), audit, config)?);
         let health = Health::new(table.clone(), metrics, stop.clone());
@@ -159,14 +170,30 @@ impl Node {
             .map_err(|source| StartError::Metrics { address: listen, source })?;
 
         tokio::spawn(end.clone().run_until_cancelled_owned(sweep(table.clone())));
-        let serving = tokio::spawn(serve(listener, proxy, stop.clone()));
-        Ok(Self { proxy_addr, metrics_addr, table, health, stop, end, serving: Some(serving), sync: None })
+        let serving = tokio::spawn(serve(listener, forward, proxy, stop.clone()));
+        Ok(Self {
+            proxy_addr,
+            forward_addr,
+            metrics_addr,
+            table,
+            health,
+            stop,
+            end,
+            serving: Some(serving),
+            sync: None,
+        })
     }
 
     /// Where agents connect.
     #[must_use]
     pub fn proxy_addr(&self) -> SocketAddr {
         self.proxy_addr
+    }
+
+    /// Where agents' `HTTPS_PROXY` points, where that is offered.
+    #[must_use]
+    pub fn forward_addr(&self) -> Option<SocketAddr> {
+        self.forward_addr
     }
 
     /// Where `/healthz`, `/readyz` and `/metrics` are.
@@ -247,8 +274,13 @@ fn enrolment(config: &Config) -> Result<EnrolConfig, StartError> {
     })
 }
 
-async fn serve(listener: Listener, proxy: Arc<Proxy>, stop: CancellationToken) {
-    listener.serve(proxy.clone(), stop).await;
+async fn serve(listener: Listener, forward: Option<Listener>, proxy: Arc<Proxy>, stop: CancellationToken) {
+    let forward = async {
+        if let Some(forward) = forward {
+            forward.serve(proxy.clone(), stop.clone()).await;
+        }
+    };
+    tokio::join!(listener.serve(proxy.clone(), stop.clone()), forward);
     proxy.close();
 }
 

@@ -10,11 +10,13 @@ mod filter;
 mod forward;
 mod grpc;
 mod inject;
+mod interception;
 mod lookup;
 mod outgoing;
 pub mod refusal;
 pub mod scrub;
 mod sigv4;
+mod tunnel;
 mod websocket;
 
 use std::{
@@ -23,11 +25,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-pub(crate) use self::websocket::Tunnel;
 use self::{
     admit::Hosts,
     audit::{Audit, Record, RequestId},
@@ -38,6 +39,10 @@ use self::{
 pub use self::{
     answer::AnswerBody,
     outgoing::{BrokenOff, Outgoing},
+};
+pub(crate) use self::{
+    interception::{Entry, Interception, Leaves},
+    tunnel::Tunnel,
 };
 use crate::{
     config::Config,
@@ -96,6 +101,7 @@ impl Proxy {
         &self,
         request: Request<Incoming>,
         caller: Caller,
+        entry: &Entry,
         activity: Arc<Activity>,
     ) -> Response<AnswerBody> {
         let in_flight = InFlight::begin(activity);
@@ -105,10 +111,13 @@ impl Proxy {
         let reader = Reader::of(&request);
         let unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let form = refusal::Form::asked_for(request.version(), request.headers());
-        let mut response = match self.serve(request, caller, in_flight, &mut record).await {
+        let mut response = match self.serve(request, caller, entry, in_flight, &mut record).await {
             Ok(response) => response,
             Err(refusal) => refused(&refusal.to_be_read_by(reader), form, unread, &mut record),
         };
+        if matches!(entry, Entry::Forward) && response.status() == StatusCode::UNAUTHORIZED {
+            ask_for_proxy_authorization(&mut response);
+        }
         response.headers_mut().insert(RequestId::HEADER, id.header());
         record.answered(response.status());
         response.map(|body| AnswerBody::new(body, record))
@@ -119,13 +128,18 @@ impl Proxy {
         &self,
         request: Request<Incoming>,
         caller: Caller,
+        entry: &Entry,
         in_flight: InFlight,
         record: &mut Record,
     ) -> Result<Response<Outgoing>, Refusal> {
         record.refusal().map_or(Ok(()), |code| Err(Refusal::from(code)))?;
         let limits = &self.config.proxy.limits;
         let (parts, body) = request.into_parts();
-        let admitted = admit::call(parts, &body, &self.hosts, limits)?;
+        if parts.method == Method::CONNECT && matches!(entry, Entry::Forward) {
+            let tenant = self.config.forward_proxy.as_ref().and_then(|c| c.tenant.as_deref()?.try_into().ok());
+            return interception::connect(&parts, &caller, &self.table, tenant, in_flight, record);
+        }
+        let admitted = admit::call(parts, &body, entry, &self.hosts, limits)?;
         let identified = lookup::call(admitted, &caller, &self.table, record)?;
         let in_flight = in_flight.of(&identified.token, limits.max_in_flight)?;
         if identified.service.is_none() {
@@ -200,6 +214,14 @@ fn refused(refusal: &Refusal, form: refusal::Form, unread: bool, record: &mut Re
         close_after(response.headers_mut());
     }
     response
+}
+
+/// A proxy's 401 is another status with another header: clients send their credentials only when they see these.
+fn ask_for_proxy_authorization(response: &mut Response<Outgoing>) {
+    *response.status_mut() = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+    let headers = response.headers_mut();
+    headers.remove(header::WWW_AUTHENTICATE);
+    headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"seks\""));
 }
 
 fn close_after(headers: &mut HeaderMap) {

@@ -105,6 +105,12 @@ impl Table {
         self.current.load().service(tenant, name)
     }
 
+    /// The first of a tenant's services that `is` says yes to. Looks at all of them: not for the path of a request.
+    #[must_use]
+    pub fn service_where(&self, tenant: &TenantName, is: impl Fn(&ServiceEntry) -> bool) -> Option<Arc<ServiceEntry>> {
+        self.current.load().service_where(tenant, is)
+    }
+
     /// A credential by name, sealed in memory.
     #[must_use]
     pub fn credential(&self, tenant: &TenantName, name: &CredentialName) -> Option<Arc<CredentialEntry>> {

@@ -23,6 +23,14 @@ use crate::{
     wire,
 };
 
+/// The service whose credential is a tenant's interception CA: a token that grants it may use HTTPS_PROXY mode, and brings the CA to
+/// the nodes. It is no upstream: nodes send nothing to it.
+pub const INTERCEPTION: &str = "seks-interception";
+/// The field of its credential that is the CA's certificate: DER in base64.
+pub const INTERCEPTION_CERTIFICATE: &str = "certificate";
+/// The field that is the CA's key, in PEM.
+pub const INTERCEPTION_KEY: &str = "key";
+
 /// A checked service definition.
 #[derive(Clone, Debug)]
 pub struct Service {

@@ -62,6 +62,7 @@ impl Options {
 #[derive(Clone, Debug, Deserialize)]
 struct Ready {
     proxy: String,
+    forward_proxy: Option<String>,
     admin: String,
     metrics: String,
     context_file: PathBuf,
@@ -131,6 +132,11 @@ impl Sandbox {
     /// Where agents reach it.
     pub fn proxy(&self) -> SocketAddr {
         address(&self.ready.proxy)
+    }
+
+    /// Where agents' `HTTPS_PROXY` points, where that is offered.
+    pub fn forward_proxy(&self) -> Option<SocketAddr> {
+        self.ready.forward_proxy.as_deref().map(address)
     }
 
     /// Its base URL for agents.

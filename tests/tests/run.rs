@@ -6,7 +6,9 @@ use std::{fs, path::Path, process::Command};
 use rustix::process::Signal;
 use seks_tests::{
     Sandbox, Upstream,
-    process::{Process, binary, run, wait_for},
+    process::{Process, binary, find_program, run, skip, wait_for},
+    sandbox::Options,
+    upstream::Answer,
 };
 
 const KEY: &str = "sk-real-run-CANARY-000000000001";
@@ -158,6 +160,51 @@ fn a_private_authority_of_the_node_is_trusted_beside_the_machines() {
         let roots = fs::read_to_string(variables[name].as_str().unwrap()).unwrap();
         assert_eq!(roots, format!("# the machine's\n{pem}"), "{name}");
     }
+}
+
+#[test]
+fn a_command_reaches_a_services_own_host_through_https_proxy_once_there_is_a_ca() {
+    let Some(curl) = find_program("SEKS_CURL", "curl") else {
+        return skip("what curl does in `seks run`", "it is not installed");
+    };
+    let upstream = Upstream::start_tls(|r| Answer::json(200, &r.header("authorization").unwrap_or_default()));
+    let config = "[forward_proxy]\nlisten = \"127.0.0.1:0\"\n".to_owned();
+    let sandbox = Sandbox::with(Options { config, ..Options::default() });
+    // Not the node's own name, which no proxy is asked for.
+    let origin = upstream.origin().replace("127.0.0.1", "localhost");
+    sandbox.cli().apply_service(&format!(
+        "name = 'code'\nupstream = '{origin}'\nallow_private = true\ninject = 'bearer'\nupstream_ca_pem = '''\n{}'''\n",
+        upstream.ca_pem().unwrap()
+    ));
+    sandbox.cli().put_credential("code", "code", KEY);
+    sandbox.cli().create_agent("bot");
+    let curl = curl.to_str().unwrap();
+    let asks = ["run", "--", curl, "--silent", "--show-error", &origin];
+    let without = sandbox.cli().run(&asks, "");
+    assert!(without.code == Some(60) && upstream.requests().is_empty(), "no CA, no HTTPS_PROXY: {without:?}");
+    let missing = sandbox.cli().run(&["env", "--agent", "bot", "--forward-proxy", "http://127.0.0.1:1"], "");
+    assert!(missing.code == Some(3) && missing.stderr.contains("seks ca create"), "{missing:?}");
+
+    sandbox.cli().json(&["ca", "create"]);
+    let through = sandbox.cli().run(&asks, "");
+    assert_eq!(
+        (through.code, through.stdout),
+        (Some(0), format!("Bearer {}", "*".repeat(KEY.len()))),
+        "{}",
+        through.stderr
+    );
+    assert_eq!(upstream.requests()[0].header("authorization").unwrap(), format!("Bearer {KEY}"));
+    let set = sandbox.cli().json(&["env", "--agent", "bot", "--service", "code"]);
+    let (token, node) = (set["SEKS_TOKEN"].as_str().unwrap(), sandbox.forward_proxy().unwrap());
+    assert_eq!(set["HTTPS_PROXY"], format!("http://agent:{token}@{node}"));
+    assert_eq!(set["NO_PROXY"], "127.0.0.1", "the node itself is reached directly");
+    let shown = sandbox.cli().run(&["ca", "show"], "").stdout;
+    for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"] {
+        let roots = fs::read_to_string(set[name].as_str().unwrap()).unwrap();
+        assert!(roots.trim_end().ends_with(shown.trim_end()), "{name}");
+    }
+    let off = sandbox.cli().json(&["env", "--agent", "bot", "--forward-proxy", ""]);
+    assert!(off.get("HTTPS_PROXY").is_none(), "{off}");
 }
 
 #[test]

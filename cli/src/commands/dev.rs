@@ -25,6 +25,9 @@ pub struct DevArgs {
     /// Where agents connect; port 0 picks a free one [default: 127.0.0.1:8300]
     #[arg(long, value_name = "ADDRESS")]
     pub proxy_listen: Option<SocketAddr>,
+    /// Where agents' HTTPS_PROXY points [default: not offered]
+    #[arg(long, value_name = "ADDRESS")]
+    pub forward_proxy_listen: Option<SocketAddr>,
     /// Where operators connect
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8301")]
     pub admin_listen: SocketAddr,

@@ -155,6 +155,7 @@ async fn create(
     let context = Context {
         endpoint: own.endpoint,
         proxy: own.proxy,
+        forward_proxy: own.forward_proxy,
         tenant: own.tenant,
         ca: answer.ca_pem,
         certificate: answer.certificate_pem,

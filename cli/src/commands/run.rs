@@ -57,8 +57,8 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
         Some(agent) => agent,
         None => only_agent(&client).await?,
     };
-    let services = args.what.services(&client).await?;
-    let issued = args.what.issue(&client, agent, &services, args.ttl).await?;
+    let chosen = args.what.services(&client).await?;
+    let issued = args.what.issue(&client, agent, &chosen, args.ttl).await?;
     let code = match spawn(&args.command, &issued) {
         Ok(mut child) => signals.forward_until_exit(&mut child).await,
         Err(error) => {

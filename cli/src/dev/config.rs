@@ -18,6 +18,7 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DevConfig {
     proxy: node::ProxyConfig,
+    forward_proxy: Option<node::ForwardProxyConfig>,
     upstream: node::UpstreamConfig,
     audit: node::AuditConfig,
     telemetry: TelemetryConfig,
@@ -34,6 +35,7 @@ impl DevConfig {
             .file(args.config.as_deref())
             .process_environment()
             .flag("proxy.listen", args.proxy_listen.as_ref().map(text))
+            .flag("forward_proxy.listen", args.forward_proxy_listen.as_ref().map(text))
             .flag("telemetry.metrics_listen", args.metrics_listen.as_ref().map(text))
             .load()
             .map_err(|e| {
@@ -78,6 +80,7 @@ impl DevConfig {
                 ..Default::default()
             },
             proxy: self.proxy,
+            forward_proxy: self.forward_proxy,
             upstream: self.upstream,
             audit: self.audit,
             telemetry: self.telemetry,

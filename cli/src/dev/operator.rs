@@ -23,7 +23,8 @@ pub(super) async fn write_context(control: &ControlPlane, ready: &Ready) -> Resu
     let known = file.contexts.remove(NAME);
     let context = match known {
         Some(known) if known.ca == control.ca_pem() && crate::client::is_fresh(&known.certificate) => {
-            Context { endpoint: ready.admin.clone(), proxy: Some(ready.proxy.clone()), ..known }
+            let (endpoint, proxy) = (ready.admin.clone(), Some(ready.proxy.clone()));
+            Context { endpoint, proxy, forward_proxy: ready.forward_proxy.clone(), ..known }
         }
         _ => identity(control, ready).await?,
     };
@@ -45,6 +46,7 @@ async fn identity(control: &ControlPlane, ready: &Ready) -> Result<Context> {
     Ok(Context {
         endpoint: ready.admin.clone(),
         proxy: Some(ready.proxy.clone()),
+        forward_proxy: ready.forward_proxy.clone(),
         tenant: None,
         ca: control.ca_pem(),
         certificate: identity.cert_pem.clone(),

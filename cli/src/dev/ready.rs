@@ -14,6 +14,9 @@ use crate::{
 pub(crate) struct Ready {
     /// Base URL for agents.
     pub(crate) proxy: String,
+    /// HTTPS_PROXY mode, where it is offered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) forward_proxy: Option<String>,
     /// The admin API.
     pub(crate) admin: String,
     /// `/metrics`, `/healthz`, `/readyz`.
@@ -57,6 +60,7 @@ mod tests {
         let path = dir.path().join("ready.json");
         let ready = Ready {
             proxy: "http://127.0.0.1:1".into(),
+            forward_proxy: None,
             admin: "https://127.0.0.1:2".into(),
             metrics: "http://127.0.0.1:3".into(),
             context_file: "/x/context.toml".into(),

@@ -23,7 +23,7 @@ pub(crate) struct Activity {
     idle_since: AtomicU64,
     /// The connection is HTTP's no longer: what comes is for the tunnel.
     switched: AtomicBool,
-    tunnel: Mutex<Option<Box<Tunnel>>>,
+    tunnel: Mutex<Option<Tunnel>>,
 }
 
 impl Activity {
@@ -38,7 +38,7 @@ impl Activity {
     }
 
     /// The answer that is about to go out ends HTTP on this connection; then comes `tunnel`.
-    pub(crate) fn switch(&self, tunnel: Box<Tunnel>) {
+    pub(crate) fn switch(&self, tunnel: Tunnel) {
         *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
         self.switched.store(true, Ordering::Release);
     }
@@ -49,7 +49,7 @@ impl Activity {
     }
 
     /// The tunnel that the connection has become.
-    pub(super) fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+    pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
         self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
@@ -21,19 +22,20 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     activity::{Activity, Waiting},
     head::HeadLimits,
     stalled::{Streams, polled},
-    stream::{Inbound, Stream},
+    stream::{Inbound, Rewound, Stream},
     strict::Strict,
     tls::Acceptor,
 };
 use crate::{
     config::Limits,
-    proxy::{AnswerBody, Caller, Proxy},
+    proxy::{AnswerBody, Caller, Entry, Interception, Leaves, Proxy, Tunnel},
 };
 
 /// What an HTTP/2 connection begins with; no HTTP/1 method of ours begins with its first three bytes.
@@ -59,6 +61,8 @@ pub(super) struct Server {
     proxy: Arc<Proxy>,
     limits: Limits,
     tls: Option<Acceptor>,
+    entry: Entry,
+    leaves: Leaves,
     stop: CancellationToken,
     /// Closes everything at once.
     pub(super) kill: CancellationToken,
@@ -67,9 +71,16 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(proxy: Arc<Proxy>, limits: &Limits, tls: Option<Acceptor>, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        proxy: Arc<Proxy>,
+        limits: &Limits,
+        tls: Option<Acceptor>,
+        entry: Entry,
+        stop: CancellationToken,
+    ) -> Self {
         let (h1, h2) = (h1(limits), h2(limits));
-        Self { proxy, limits: limits.clone(), tls, stop, kill: CancellationToken::new(), h1, h2 }
+        let (limits, leaves, kill) = (limits.clone(), Leaves::default(), CancellationToken::new());
+        Self { proxy, limits, tls, entry, leaves, stop, kill, h1, h2 }
     }
 
     pub(super) async fn serve(&self, tcp: TcpStream, peer: SocketAddr) {
@@ -87,7 +98,8 @@ impl Server {
             }
         };
         let activity = Arc::new(Activity::new());
-        let service = Handler { proxy: self.proxy.clone(), source, tls: self.tls.is_some(), activity };
+        let (proxy, entry, tls) = (self.proxy.clone(), self.entry.clone(), self.tls.is_some());
+        let service = Handler { proxy, source, tls, entry, activity };
         if is_h2 {
             self.serve_h2(Stream::new(stream), service).await;
         } else {
@@ -101,7 +113,7 @@ impl Server {
             fields: self.limits.header_fields,
             uri: self.limits.uri_bytes,
         };
-        let activity = service.activity.clone();
+        let (activity, source) = (service.activity.clone(), service.source);
         let waiting = Waiting::new(began, self.limits.header_timeout, self.limits.keep_alive);
         let io = TokioIo::new(Strict::new(stream, limits, service.activity.clone(), waiting));
         let mut connection = self.h1.serve_connection(io, service);
@@ -126,14 +138,46 @@ impl Server {
         let parts = connection.into_parts();
         let strict = parts.io.into_inner();
         let clean = strict.is_clean();
+        let (stream, ahead) = (strict.into_inner(), parts.read_buf);
         let stream = match tunnel {
+            Some(Tunnel::Socket(socket)) if clean => socket.run(stream, ahead, &self.stop).await,
+            Some(Tunnel::Interception(interception)) if clean => {
+                return self.intercept(stream, ahead, *interception, source).await;
+            }
             // An agent that went on before it was answered is not to be understood.
-            Some(tunnel) if clean => tunnel.run(strict.into_inner(), parts.read_buf, &self.stop).await,
-            _ => Some(strict.into_inner()),
+            _ => Some(stream),
         };
         if let Some(stream) = stream {
             linger(stream).await;
         }
+    }
+
+    /// TLS in the name of the host that the agent asked for, and in it HTTP as anywhere. Boxed: what is inside is a connection too.
+    fn intercept<'a>(
+        &'a self,
+        stream: Stream,
+        ahead: Bytes,
+        interception: Interception,
+        source: IpAddr,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async move {
+            let Some(opened) = interception.open(&self.leaves) else { return };
+            let acceptor = TlsAcceptor::from(opened.tls.clone());
+            let accepted = timeout(self.limits.handshake_timeout, acceptor.accept(Rewound::new(ahead, stream))).await;
+            let Ok(Ok(tls)) = accepted else { return };
+            let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+            let (proxy, entry) = (self.proxy.clone(), Entry::Within(opened.via.clone()));
+            let service = Handler { proxy, source, tls: true, entry, activity: Arc::new(Activity::new()) };
+            let stream = Stream::new(Inbound::Intercepted(Box::new(tls)));
+            let serve = async {
+                if is_h2 {
+                    self.serve_h2(stream, service).await;
+                } else {
+                    self.serve_h1(stream, service, Instant::now()).await;
+                }
+            };
+            opened.run(serve).await;
+        })
     }
 
     async fn serve_h2(&self, stream: Stream, service: Handler) {
@@ -218,6 +262,7 @@ struct Handler {
     proxy: Arc<Proxy>,
     source: IpAddr,
     tls: bool,
+    entry: Entry,
     activity: Arc<Activity>,
 }
 
@@ -227,10 +272,10 @@ impl Service<Request<Incoming>> for Handler {
     type Future = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (proxy, activity) = (self.proxy.clone(), self.activity.clone());
+        let (proxy, entry, activity) = (self.proxy.clone(), self.entry.clone(), self.activity.clone());
         let caller = Caller::new(self.source, self.tls);
         Box::pin(async move {
-            let mut handled = pin!(proxy.handle(request, caller, activity));
+            let mut handled = pin!(proxy.handle(request, caller, &entry, activity));
             Ok(std::future::poll_fn(|cx| polled(handled.as_mut().poll(cx))).await)
         })
     }

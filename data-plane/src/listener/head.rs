@@ -106,8 +106,11 @@ pub(super) fn read(bytes: &[u8], scanned: usize, limits: &HeadLimits) -> Result<
     too_large(head, limits)?;
     check_characters(head)?;
     let mut lines = Lines(head);
-    let version = check_request_line(lines.next().unwrap_or_default(), limits)?;
-    let framing = check_fields(lines, version, limits)?;
+    let request_line = lines.next().unwrap_or_default();
+    let version = check_request_line(request_line, limits)?;
+    // Python's http.client asks for a tunnel in HTTP/1.0 and without Host: the target says it all.
+    let needs_host = !request_line.starts_with(b"CONNECT ");
+    let framing = check_fields(lines, version, needs_host, limits)?;
     Ok(Head::Whole { len, framing })
 }
 
@@ -201,7 +204,12 @@ fn check_request_line(line: &[u8], limits: &HeadLimits) -> Result<HttpVersion, V
     }
 }
 
-fn check_fields(lines: Lines<'_>, version: HttpVersion, limits: &HeadLimits) -> Result<Framing, Violation> {
+fn check_fields(
+    lines: Lines<'_>,
+    version: HttpVersion,
+    needs_host: bool,
+    limits: &HeadLimits,
+) -> Result<Framing, Violation> {
     let (mut fields, mut hosts) = (0_usize, 0_usize);
     let (mut length, mut coding) = (None, None);
     for line in lines {
@@ -234,7 +242,7 @@ fn check_fields(lines: Lines<'_>, version: HttpVersion, limits: &HeadLimits) -> 
             _ => {}
         }
     }
-    if hosts != 1 {
+    if hosts > 1 || (hosts == 0 && needs_host) {
         return Err(Violation::Host);
     }
     match (length, coding) {

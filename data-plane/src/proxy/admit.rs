@@ -8,8 +8,10 @@ use std::{net::IpAddr, ops::Range};
 use http::{HeaderMap, Method, StatusCode, Uri, Version, header, request::Parts};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use seks_proto::token::Digest;
 
 use super::{
+    interception::{self, Entry, Origin},
     refusal::{Code, Refusal},
     websocket,
 };
@@ -55,6 +57,8 @@ pub(super) struct Admitted {
     pub(super) route: Route,
     /// The agent wants to switch to WebSocket.
     pub(super) websocket: bool,
+    /// The token that it showed the proxy, apart from the request.
+    pub(super) shown: Option<Digest>,
 }
 
 /// Where a request is for, as places in its path-and-query.
@@ -63,6 +67,8 @@ pub(super) enum Route {
     Service { name: Range<usize>, rest: usize },
     /// `SERVICE.SUFFIX` in `Host`: all of the target is the service's.
     Host { name: Box<str> },
+    /// HTTPS_PROXY mode: the service is the one at this host that the token grants, and all of the target is its.
+    Forward(Origin),
     /// `GET /api/`.
     Discovery,
 }
@@ -74,6 +80,8 @@ pub(super) enum Form {
     Path,
     /// `SERVICE.SUFFIX`.
     Host,
+    /// The upstream's own host.
+    Forward,
 }
 
 impl Admitted {
@@ -87,7 +95,7 @@ impl Admitted {
         match &self.route {
             Route::Service { name, .. } => self.target().get(name.clone()).unwrap_or_default(),
             Route::Host { name } => name,
-            Route::Discovery => "",
+            Route::Discovery | Route::Forward(_) => "",
         }
     }
 
@@ -95,7 +103,7 @@ impl Admitted {
     pub(super) fn rest(&self) -> &str {
         match &self.route {
             Route::Service { rest, .. } => self.target().get(*rest..).unwrap_or_default(),
-            Route::Host { .. } => self.target(),
+            Route::Host { .. } | Route::Forward(_) => self.target(),
             Route::Discovery => "",
         }
     }
@@ -104,26 +112,45 @@ impl Admitted {
     pub(super) fn form(&self) -> Form {
         match self.route {
             Route::Host { .. } => Form::Host,
+            Route::Forward(_) => Form::Forward,
             Route::Service { .. } | Route::Discovery => Form::Path,
         }
     }
 }
 
 /// Admits a request, or says why not.
-pub(super) fn call(parts: Parts, body: &Incoming, hosts: &Hosts, limits: &Limits) -> Result<Admitted, Refusal> {
+pub(super) fn call(
+    parts: Parts,
+    body: &Incoming,
+    entry: &Entry,
+    hosts: &Hosts,
+    limits: &Limits,
+) -> Result<Admitted, Refusal> {
     if let Some(violation) = violation_of(parts.uri.path()) {
         return Err(violation.refusal());
     }
     check_sizes(&parts, body, limits)?;
     check_method(&parts.method)?;
-    let service = check_host(&parts, hosts)?;
+    let name = check_host(&parts)?;
     check_headers(&parts)?;
-    let route = match service {
-        Some(name) => Route::Host { name: name.into() },
-        None => route(&parts)?,
+    let mut shown = None;
+    let route = match entry {
+        Entry::Direct => direct(&parts, name, hosts)?,
+        Entry::Forward => {
+            shown = interception::proxy_token(&parts.headers)?;
+            let origin = Origin::of_target(&parts.uri);
+            Route::Forward(
+                origin.ok_or_else(|| Refusal::invalid("a proxy takes CONNECT, or a target with scheme and host"))?,
+            )
+        }
+        Entry::Within(via) if via.origin.is_named(name) => {
+            shown = via.digest;
+            Route::Forward(via.origin.clone())
+        }
+        Entry::Within(_) => return Err(misdirected()),
     };
     let websocket = websocket::is_asked(&parts, !body.is_end_stream())?;
-    Ok(Admitted { parts, route, websocket })
+    Ok(Admitted { parts, route, websocket, shown })
 }
 
 fn check_sizes(parts: &Parts, body: &Incoming, limits: &Limits) -> Result<(), Refusal> {
@@ -150,9 +177,8 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
     }
 }
 
-/// Exactly one name, well-formed, the same wherever it stands, and one of ours: a browser that was led here by another site's
-/// DNS (rebinding) names that site. Gives the service that the name is, in host mode.
-fn check_host<'a>(parts: &'a Parts, hosts: &Hosts) -> Result<Option<&'a str>, Refusal> {
+/// Exactly one name, well-formed, the same wherever it stands. Gives it, with its port.
+fn check_host(parts: &Parts) -> Result<&str, Refusal> {
     let invalid = Refusal::invalid;
     if parts.uri.scheme_str().is_some_and(|s| s != "http" && s != "https") {
         return Err(invalid("the scheme is neither http nor https"));
@@ -171,18 +197,24 @@ fn check_host<'a>(parts: &'a Parts, hosts: &Hosts) -> Result<Option<&'a str>, Re
         (Some(name), _) | (None, Some(name)) => name,
         (None, None) => return Err(invalid("there must be exactly one Host")),
     };
-    let name = host_of(name).ok_or_else(|| invalid("Host is malformed"))?;
+    host_of(name).map(|_| name).ok_or_else(|| invalid("Host is malformed"))
+}
+
+/// One of our own names: a browser that was led here by another site's DNS (rebinding) names that site. Or a service's, in host mode.
+fn direct(parts: &Parts, name: &str, hosts: &Hosts) -> Result<Route, Refusal> {
+    let name = host_of(name).unwrap_or_default();
     if hosts.accepts(name) {
-        return Ok(None);
+        return route(parts);
     }
-    if let Some(service) = hosts.service(name) {
-        return Ok(Some(service));
-    }
-    Err(invalid("this node doesn't answer to that Host").with_status(StatusCode::MISDIRECTED_REQUEST))
+    hosts.service(name).map(|name| Route::Host { name: name.into() }).ok_or_else(misdirected)
+}
+
+fn misdirected() -> Refusal {
+    Refusal::invalid("this node doesn't answer to that Host").with_status(StatusCode::MISDIRECTED_REQUEST)
 }
 
 /// The name or address of `host[:port]`.
-fn host_of(text: &str) -> Option<&str> {
+pub(super) fn host_of(text: &str) -> Option<&str> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (address, port) = rest.split_once(']')?;

@@ -14,6 +14,7 @@ use seks_proto::{
     id::PolicyId,
     policy::{Body, Call, Scope},
     request::{BodyFacts, Target, TargetError},
+    service::INTERCEPTION,
 };
 
 use super::{
@@ -110,6 +111,9 @@ pub(super) async fn call(
 ) -> Result<Permitted, Refusal> {
     let token = identified.token.clone();
     let service = identified.service.clone().ok_or(Code::ServiceUnknown)?;
+    if service.name.as_str() == INTERCEPTION {
+        return Err(Code::ServiceUnknown.into()); // it holds a CA, and is no upstream
+    }
     let grant = token.grant(service.name.as_str()).ok_or(Code::ServiceNotGranted)?;
     let credential = grant.credential().ok_or_else(|| {
         Refusal::from(Code::ServiceNotGranted).with_detail("this node holds no credential for the service")

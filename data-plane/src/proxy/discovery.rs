@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
+use seks_proto::service::INTERCEPTION;
 
 use super::{Caller, lookup::Identified, outgoing::Outgoing};
 
@@ -12,6 +13,7 @@ pub(super) fn call(identified: &Identified, caller: &Caller) -> Response<Outgoin
     let host = host.or(parts.uri.authority().map(|a| a.as_str())).unwrap_or_default();
     let scheme = if caller.tls { "https" } else { "http" };
     let granted = identified.token.grants().iter().filter(|g| g.service().is_some());
+    let granted = granted.filter(|g| g.service_name().as_str() != INTERCEPTION);
     let services: Vec<_> = granted
         .map(|g| g.service_name())
         .map(|name| serde_json::json!({ "name": name.as_str(), "base_url": format!("{scheme}://{host}/api/{name}") }))

@@ -164,6 +164,7 @@ fn rewritten(location: &HeaderValue, service: &Service, form: Form) -> Option<He
     match form {
         Form::Path => HeaderValue::try_from(format!("/api/{}{path}", service.name)).ok(),
         Form::Host => HeaderValue::try_from(path).ok(),
+        Form::Forward => None,
     }
 }
 

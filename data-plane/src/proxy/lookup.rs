@@ -18,6 +18,7 @@ use super::{
     Caller,
     admit::{Admitted, Route},
     audit::Record,
+    interception,
     refusal::{Code, Refusal},
     sigv4,
 };
@@ -102,7 +103,8 @@ pub(super) fn call(
         return Err(Code::NodeStale.into());
     }
     let presented = Presented::read(&admitted);
-    let Some((token, digest, service, in_path)) = presented.choose(&admitted, table, record)? else {
+    let chosen = with_shown(presented.choose(&admitted, table, record)?, &admitted, table, record)?;
+    let Some((token, digest, service, in_path)) = chosen else {
         let credential = CREDENTIAL_HEADERS.iter().any(|h| admitted.parts.headers.contains_key(*h));
         let code = if presented.damaged || (credential && presented.tokens.is_empty()) {
             Code::TokenMalformed
@@ -119,9 +121,36 @@ pub(super) fn call(
     check(&token, caller)?;
     let service = match (service, &admitted.route) {
         (None, Route::Service { .. } | Route::Host { .. }) => return Err(Code::ServiceUnknown.into()),
+        (None, Route::Forward(_)) => {
+            return Err(Refusal::from(Code::ServiceNotGranted).with_detail("the token grants no service at that host"));
+        }
         (service, _) => service,
     };
     Ok(Identified { admitted, digest, token, service, in_path, strays })
+}
+
+/// A token that was shown to the proxy apart from the request stands for one that isn't in it; two that differ are ambiguous.
+fn with_shown(
+    chosen: Option<Chosen>,
+    admitted: &Admitted,
+    table: &Table,
+    record: &mut Record,
+) -> Result<Option<Chosen>, Refusal> {
+    match (chosen, admitted.shown) {
+        (Some((_, digest, ..)), Some(shown)) if digest != shown => Err(Code::TokenAmbiguous.into()),
+        (None, Some(shown)) => match table.find(&shown) {
+            Found::Token(token) => {
+                let service = service_of(admitted, &token, table);
+                Ok(Some((token, shown, service, false)))
+            }
+            Found::Revoked(token) => {
+                record.identified(&token.tenant, &token.agent, &token.id);
+                Err(Code::TokenRevoked.into())
+            }
+            Found::Unknown => Err(Code::TokenUnknown.into()),
+        },
+        (chosen, _) => Ok(chosen),
+    }
 }
 
 /// Whether the token may be used now, from there, by its agent.
@@ -162,6 +191,8 @@ impl<'a> Presented<'a> {
             let value = value.as_bytes();
             if name == header::AUTHORIZATION {
                 self.read_authorization(value);
+            } else if name == header::PROXY_AUTHORIZATION {
+                continue; // the connection's own: a proxy's affair, or nobody's
             } else if has_token(value) {
                 match *name {
                     header::SEC_WEBSOCKET_PROTOCOL => self.read_subprotocols(value),
@@ -263,7 +294,9 @@ impl<'a> Presented<'a> {
             let counts = match (&service, &admitted.route) {
                 (Some(service), _) => service.slots.iter().any(|slot| place.is(slot)),
                 // Of a service that doesn't exist nobody knows where its SDKs put a key; a signature can't be verified for it.
-                (None, Route::Service { .. } | Route::Host { .. }) => !matches!(place, Place::Signature),
+                (None, Route::Service { .. } | Route::Host { .. } | Route::Forward(_)) => {
+                    !matches!(place, Place::Signature)
+                }
                 (None, Route::Discovery) => matches!(place, Place::Scheme(_) | Place::Basic(_) | Place::Header(_)),
             };
             if counts && place.stands_twice(&admitted.parts.headers) {
@@ -287,6 +320,9 @@ impl<'a> Presented<'a> {
 }
 
 fn service_of(admitted: &Admitted, token: &TokenEntry, table: &Table) -> Option<Arc<ServiceEntry>> {
+    if let Route::Forward(origin) = &admitted.route {
+        return interception::granted(token, origin);
+    }
     let name = admitted.service();
     match token.grant(name) {
         Some(grant) => grant.service(),

@@ -18,7 +18,7 @@ use super::{
     forward::Answered,
     refusal::{Code, Refusal},
     scrub,
-    websocket::Tunnel,
+    tunnel::Tunnel,
 };
 use crate::{
     listener::Activity,
@@ -35,7 +35,7 @@ enum Kind {
     /// The upstream's.
     Relayed(Box<Relayed>),
     /// None: the connection becomes a tunnel.
-    Tunnel(Box<Tunnel>),
+    Tunnel(Tunnel),
 }
 
 /// Why an answer was broken off. hyper resets the stream, or the connection, so that nobody takes it for whole.
@@ -90,11 +90,11 @@ impl Outgoing {
     }
 
     pub(super) fn tunnel(tunnel: Tunnel) -> Self {
-        Self(Kind::Tunnel(Box::new(tunnel)))
+        Self(Kind::Tunnel(tunnel))
     }
 
     /// The tunnel that it stands for, or itself.
-    pub(super) fn into_tunnel(self) -> Result<Box<Tunnel>, Self> {
+    pub(super) fn into_tunnel(self) -> Result<Tunnel, Self> {
         match self.0 {
             Kind::Tunnel(tunnel) => Ok(tunnel),
             kind => Err(Self(kind)),

@@ -11,7 +11,7 @@ mod handshake;
 mod tunnel;
 mod upstream;
 
-pub(crate) use self::tunnel::Tunnel;
+pub(crate) use self::tunnel::Socket;
 pub(super) use self::{
     handshake::{Offer, is_asked},
     tunnel::switch,

@@ -153,6 +153,14 @@ impl Generation {
         read(&self.directory(tenant)?.services).get(name)?.get()
     }
 
+    pub(super) fn service_where(
+        &self,
+        tenant: &TenantName,
+        is: impl Fn(&ServiceEntry) -> bool,
+    ) -> Option<Arc<ServiceEntry>> {
+        read(&self.directory(tenant)?.services).values().filter_map(|slot| slot.get()).find(|service| is(service))
+    }
+
     pub(super) fn credential(&self, tenant: &TenantName, name: &CredentialName) -> Option<Arc<CredentialEntry>> {
         read(&self.directory(tenant)?.credentials).get(name)?.get()
     }

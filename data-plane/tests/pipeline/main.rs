@@ -4,6 +4,7 @@
 
 mod cut;
 mod edge;
+mod forward;
 mod grpc;
 mod h2;
 mod host;

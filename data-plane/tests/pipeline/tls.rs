@@ -18,18 +18,18 @@ use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 use crate::rig::{CREDENTIAL, Rig};
 
-struct Pki {
-    ca: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+pub struct Pki {
+    pub ca: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
 }
 
 impl Pki {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = rcgen::CertificateParams::default();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         Self { ca: rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap() }
     }
 
-    fn acceptor(&self, change: impl FnOnce(&mut rcgen::CertificateParams), alpn: &[&[u8]]) -> TlsAcceptor {
+    pub fn acceptor(&self, change: impl FnOnce(&mut rcgen::CertificateParams), alpn: &[&[u8]]) -> TlsAcceptor {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
         change(&mut params);

@@ -36,6 +36,7 @@ pub(super) fn launch(directory: &Path, options: &Options, store: &str) -> (Vec<P
     let serving = where_it_serves(&mut node);
     let ready = Ready {
         proxy: format!("http://{}", field(&serving, "proxy")),
+        forward_proxy: None,
         admin: format!("https://{admin}"),
         metrics: format!("http://{}", field(&serving, "metrics")),
         context_file,

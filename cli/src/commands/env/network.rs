@@ -30,6 +30,12 @@ const MACHINE: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 
+/// HTTPS_PROXY mode at `proxy`, with the token as its password.
+pub(super) fn through(proxy: &str, token: &str) -> Variables {
+    let url = proxy.replacen("://", &format!("://agent:{token}@"), 1);
+    ["HTTPS_PROXY", "https_proxy"].iter().map(|name| ((*name).to_owned(), url.clone())).collect()
+}
+
 /// A proxy that the environment names would be sent the token: the node at `authority` (`HOST[:PORT]`) is excepted.
 pub(super) fn without_another_proxy(authority: &str, environment: impl Fn(&str) -> Option<String>) -> Variables {
     let set = |name: &&str| environment(name).is_some_and(|value| !value.is_empty());

@@ -131,6 +131,7 @@ mod tests {
     fn ready() -> Ready {
         Ready {
             proxy: "http://p".into(),
+            forward_proxy: None,
             admin: "https://a".into(),
             metrics: "http://m".into(),
             context_file: "c".into(),

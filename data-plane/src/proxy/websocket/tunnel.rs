@@ -25,6 +25,7 @@ use crate::{
         outgoing::{InFlight, Outgoing, expiry},
         refusal::{Code, Refusal},
         scrub::{self, Messages, Needles},
+        tunnel::Tunnel,
     },
     table::{Cut, CutReason},
     upstream::Switched,
@@ -37,8 +38,8 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// How long an agent may take to be told why its tunnel ends.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// A tunnel that is about to open: the agent has yet to be told.
-pub(crate) struct Tunnel {
+/// A socket that is about to open: the agent has yet to be told.
+pub(crate) struct Socket {
     upstream: Switched,
     needles: Needles,
     cut: Cut,
@@ -142,16 +143,16 @@ pub(in crate::proxy) async fn switch(
     record.counters().scrubbed(scrub::headers(&mut parts.headers, &needles));
     handshake::announce(&mut parts.headers);
     let upstream = body.switch().await.ok_or(Code::UpstreamUnreachable)?;
-    let tunnel = Tunnel { upstream, needles, cut, expires: expiry(expires_at), idle, in_flight, record: None };
-    Ok(Response::from_parts(parts, Outgoing::tunnel(tunnel)))
+    let socket = Socket { upstream, needles, cut, expires: expiry(expires_at), idle, in_flight, record: None };
+    Ok(Response::from_parts(parts, Outgoing::tunnel(Tunnel::Socket(Box::new(socket)))))
 }
 
-impl Tunnel {
+impl Socket {
     /// Hands the tunnel to the connection that the `101` goes out on; it closes `record` when it ends.
     pub(in crate::proxy) fn hand_over(mut self: Box<Self>, record: Record) {
         self.record = Some(record);
         if let Some(activity) = self.in_flight.leave_connection() {
-            activity.switch(self);
+            activity.switch(Tunnel::Socket(self));
         }
     }
 

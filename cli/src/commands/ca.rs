@@ -1,0 +1,167 @@
+//! `seks ca`: the CA by which nodes stand for the hosts of a tenant's services in HTTPS_PROXY mode.
+//!
+//! Its key is a credential like any other: sealed in the store, versioned, and on the nodes of tokens that reach it alone.
+
+use std::time::{Duration, SystemTime};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::{Args, Subcommand};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256,
+};
+use seks_proto::{
+    secret::Secret,
+    service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, spec::Spec},
+    wire,
+};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::change::{self, Waiting};
+use crate::{
+    args::{Global, duration},
+    error::{CliError, Exit, Result},
+    output::View,
+    secret_input::for_the_wire,
+};
+
+/// Clocks of agents may be slow.
+const BACKDATE: Duration = Duration::from_secs(3600);
+
+/// What can be done with the CA.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make the tenant's CA, or another in its place that is used from then on
+    #[command(after_help = "\
+Example:
+  seks ca create
+  seks ca show > seks-ca.pem
+  seks token issue --agent ci-bot --service github --service seks-interception
+
+Agents trust the certificate (CURL_CA_BUNDLE, REQUESTS_CA_BUNDLE, NODE_EXTRA_CA_CERTS, GIT_SSL_CAINFO, …) and set
+HTTPS_PROXY=http://agent:TOKEN@NODE, with a token that grants `seks-interception`.")]
+    Create(CreateArgs),
+    /// Print its certificate, in PEM
+    #[command(after_help = "Example:\n  seks ca show > seks-ca.pem")]
+    Show,
+}
+
+/// How long it lasts.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// How long the CA is valid
+    #[arg(long, default_value = "365d", value_parser = duration)]
+    ttl: Duration,
+    /// Whether to wait for the nodes.
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+#[derive(Serialize)]
+struct CaView {
+    id: String,
+    tenant: String,
+    certificate: String,
+    version: u32,
+}
+
+impl View for CaView {
+    const COLUMNS: &'static [&'static str] = &["ca", "tenant", "version"];
+    fn row(&self) -> Vec<String> {
+        vec![self.id.clone(), self.tenant.clone(), self.version.to_string()]
+    }
+    fn detail(&self) -> Vec<(&'static str, String)> {
+        Self::COLUMNS.iter().copied().zip(self.row()).collect()
+    }
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// See [`crate::error`].
+pub async fn run(global: &Global, verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Create(args) => create(global, args).await,
+        Verb::Show => {
+            let client = global.connect().await?;
+            let service = client.call("the CA", client.rpc().get_service(client.named(INTERCEPTION))).await;
+            let service = service.map_err(|e| e.hint("`seks ca create` makes one"))?;
+            let output = global.output();
+            if output.is_table() {
+                return output.text(service.upstream_ca_pem.trim_end());
+            }
+            let (id, tenant, certificate) = (service.name, service.tenant, service.upstream_ca_pem);
+            output.data(&serde_json::json!({ "id": id, "tenant": tenant, "certificate": certificate }))
+        }
+    }
+}
+
+async fn create(global: &Global, args: CreateArgs) -> Result<()> {
+    let client = global.connect().await?;
+    let made = make(&client.tenant(), args.ttl).map_err(|e| CliError::new(Exit::Failed, "the CA", e))?;
+    let service = service(&client.tenant(), &made.certificate)?;
+    let apply = wire::ApplyServiceRequest { service: Some(service), wait: None };
+    client.change("the CA", client.rpc().apply_service(apply)).await?;
+    let put = wire::PutCredentialRequest {
+        tenant: client.tenant(),
+        name: INTERCEPTION.into(),
+        service: INTERCEPTION.into(),
+        secret: for_the_wire(&made.secret),
+        mint: String::new(),
+        wait: Some(client.wait(args.waiting.no_wait)),
+    };
+    let answer = client.change("the CA", client.rpc().put_credential(put)).await?;
+    let credential = answer.credential.unwrap_or_default();
+    let view = CaView {
+        id: INTERCEPTION.into(),
+        tenant: client.tenant(),
+        certificate: made.certificate,
+        version: credential.version,
+    };
+    change::print(global.output(), "the CA", view, answer.enforcement, args.waiting)
+}
+
+/// A CA that was just made.
+struct Made {
+    certificate: String,
+    /// The credential: a JSON object of its fields.
+    secret: Secret,
+}
+
+fn make(tenant: &str, ttl: Duration) -> std::result::Result<Made, Box<dyn std::error::Error>> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "SEKS");
+    params.distinguished_name.push(DnType::CommonName, format!("SEKS interception CA of tenant {tenant}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)); // it signs hosts, never another CA
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let now = SystemTime::now();
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = (now + ttl).into();
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)?;
+    // One line each: a credential's fields are values of headers elsewhere.
+    let key = Zeroizing::new(STANDARD.encode(Zeroizing::new(ca.key().serialize_der())));
+    let fields = Zeroizing::new(format!(
+        r#"{{"{INTERCEPTION_CERTIFICATE}":"{}","{INTERCEPTION_KEY}":"{}"}}"#,
+        STANDARD.encode(ca.der()),
+        *key
+    ));
+    Ok(Made { certificate: ca.pem(), secret: Secret::new(fields.as_bytes().to_vec()) })
+}
+
+/// What the credential belongs to. It has an upstream because every service has one; nodes send nothing to it.
+fn service(tenant: &str, certificate: &str) -> Result<wire::Service> {
+    let spec = serde_json::json!({
+        "name": INTERCEPTION,
+        "title": "Interception CA of HTTPS_PROXY mode",
+        "upstream": "https://interception.invalid",
+        "inject": { "headers": {
+            "x-certificate": format!("{{{INTERCEPTION_CERTIFICATE}}}"),
+            "x-key": format!("{{{INTERCEPTION_KEY}}}"),
+        } },
+        "upstream_ca_pem": certificate,
+    });
+    let spec: Spec = serde_json::from_value(spec).map_err(|e| CliError::new(Exit::Failed, "the CA", e))?;
+    spec.to_wire(tenant).map_err(|e| CliError::new(Exit::Failed, "the CA", e))
+}

@@ -1,0 +1,183 @@
+//! HTTPS_PROXY mode with the clients that people have: each asks a stand-in behind TLS for what it asks the real one for, trusts
+//! the tenant's CA, and shows its token to the proxy.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use seks_tests::{
+    Sandbox, Upstream,
+    process::{Finished, run},
+    sandbox::{Options, Token},
+    upstream::{Answer, Request},
+};
+
+use super::{program, python, root};
+
+const KEY: &str = "ghp_RealForwardedKey00000000000000001";
+
+/// Answers who brings the real key, and says it.
+fn stand_in(request: &Request) -> Answer {
+    if request.header("authorization").as_deref() != Some(&*format!("Bearer {KEY}")) {
+        return Answer::json(401, r#"{"message":"Bad credentials"}"#);
+    }
+    Answer::json(200, &format!(r#"{{"ok":true,"key":"{KEY}"}}"#))
+}
+
+struct World {
+    sandbox: Sandbox,
+    upstream: Upstream,
+    token: Token,
+    ca: PathBuf,
+    _files: tempfile::TempDir,
+}
+
+impl World {
+    fn start() -> Self {
+        let upstream = Upstream::start_tls(stand_in);
+        let config = "[forward_proxy]\nlisten = \"127.0.0.1:0\"\ntenant = \"default\"\n".to_owned();
+        let sandbox = Sandbox::with(Options { config, ..Options::default() });
+        let cli = sandbox.cli();
+        cli.apply_service(&format!(
+            "name = 'code'\nupstream = '{}'\nallow_private = true\ninject = 'bearer'\nslots = ['bearer', 'basic']\nupstream_ca_pem = '''\n{}'''\n",
+            upstream.origin(),
+            upstream.ca_pem().unwrap()
+        ));
+        cli.put_credential("code", "code", KEY);
+        let made = cli.run(&["ca", "create"], "");
+        assert_eq!(made.code, Some(0), "{}", made.stderr);
+        let shown = cli.run(&["ca", "show"], "");
+        assert!(shown.stdout.starts_with("-----BEGIN CERTIFICATE-----"), "{} {}", shown.stdout, shown.stderr);
+        let files = tempfile::tempdir().unwrap();
+        let ca = files.path().join("seks-ca.pem");
+        fs::write(&ca, &shown.stdout).unwrap();
+        let token = sandbox.token("agent", &["code", "seks-interception"]);
+        Self { sandbox, upstream, token, ca, _files: files }
+    }
+
+    fn origin(&self) -> String {
+        self.upstream.origin()
+    }
+
+    fn node(&self) -> String {
+        format!("http://{}", self.sandbox.forward_proxy().unwrap())
+    }
+
+    /// As it stands in `HTTPS_PROXY`.
+    fn proxy(&self) -> String {
+        self.node().replace("http://", &format!("http://agent:{}@", self.token.secret))
+    }
+
+    fn ca(&self) -> &str {
+        self.ca.to_str().unwrap()
+    }
+
+    fn folder(&self) -> &std::path::Path {
+        self.ca.parent().unwrap()
+    }
+
+    /// The upstream saw the key alone, and the client nothing of it.
+    fn check(&self, finished: &Finished, says: &str, path: &str) {
+        let said = format!("{}{}", finished.stdout, finished.stderr);
+        assert!(finished.code == Some(0) && finished.stdout.contains(says), "{said} {:?}", self.upstream.requests());
+        assert!(!said.contains(KEY), "{said}");
+        let received = self.upstream.received();
+        assert!(!received.windows(11).any(|w| w == b"seks_token_"), "a token reached the upstream");
+        let asked = self.upstream.requests();
+        assert!(asked.iter().any(|r| r.path() == path), "{asked:?}");
+    }
+}
+
+fn client(program: PathBuf) -> Command {
+    let mut command = Command::new(program);
+    for name in
+        ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"]
+    {
+        command.env_remove(name);
+    }
+    command
+}
+
+#[test]
+fn curl_with_the_token_for_the_proxy_and_with_the_token_in_the_request() {
+    let Some(curl) = program("curl") else { return };
+    let world = World::start();
+    let url = format!("{}/user", world.origin());
+    for http in ["--http1.1", "--http2"] {
+        let mut command = client(curl.clone());
+        command
+            .args(["--silent", "--show-error", http, "--cacert", world.ca(), &url])
+            .env("HTTPS_PROXY", world.proxy());
+        world.check(&run(&mut command, b""), r#"{"ok":true,"key":"***"#, "/user");
+        let mut command = client(curl.clone());
+        let header = format!("Authorization: Bearer {}", world.token.secret);
+        command.args(["--silent", "--show-error", http, "--cacert", world.ca(), "--header", &header, &url]);
+        world.check(&run(command.env("HTTPS_PROXY", world.node()), b""), r#"{"ok":true,"key":"***"#, "/user");
+    }
+    let mut elsewhere = client(curl);
+    elsewhere.args(["--silent", "--show-error", "https://example.com/"]).env("HTTPS_PROXY", world.proxy());
+    let refused = run(&mut elsewhere, b"");
+    assert!(refused.code == Some(56) && refused.stderr.contains("403"), "{refused:?}");
+    assert!(!world.sandbox.everything_emitted().contains(KEY));
+}
+
+#[test]
+fn python_requests_gets() {
+    let Some(python) = python("requests") else { return };
+    let world = World::start();
+    let script = "import requests, sys; print(requests.get(sys.argv[1]).text)";
+    let mut command = client(python);
+    command.args(["-c", script, &format!("{}/user", world.origin())]);
+    command.env("HTTPS_PROXY", world.proxy()).env("REQUESTS_CA_BUNDLE", world.ca());
+    world.check(&run(&mut command, b""), r#"{"ok":true"#, "/user");
+}
+
+#[test]
+fn node_fetches() {
+    let Some(node) = program("node") else { return };
+    let modules = root().join(".test-env/node/node_modules/undici");
+    if !modules.exists() {
+        return seks_tests::process::skip("what Node's fetch does", "tests/sdk/install has not put undici there");
+    }
+    let world = World::start();
+    let script = world.folder().join("client.mjs");
+    let code = "const [undici, url, proxy] = process.argv.slice(2);\n\
+                const { fetch, EnvHttpProxyAgent } = (await import(undici + '/index.js')).default;\n\
+                const dispatcher = new EnvHttpProxyAgent({ httpsProxy: proxy });\n\
+                console.log(await (await fetch(url, { dispatcher })).text());\n";
+    fs::write(&script, code).unwrap();
+    let mut command = client(node);
+    command.arg(script).arg(modules).args([format!("{}/user", world.origin()), world.proxy()]);
+    world.check(&run(command.env("NODE_EXTRA_CA_CERTS", world.ca()), b""), r#"{"ok":true"#, "/user");
+}
+
+#[test]
+fn a_tunnel_ends_when_its_token_is_revoked() {
+    use std::io::{Read as _, Write as _};
+    let world = World::start();
+    let mut proxy = std::net::TcpStream::connect(world.sandbox.forward_proxy().unwrap()).unwrap();
+    let host = world.upstream.address();
+    let ask = format!(
+        "CONNECT {host} HTTP/1.1\r\nHost: {host}\r\nProxy-Authorization: Bearer {}\r\n\r\n",
+        world.token.secret
+    );
+    proxy.write_all(ask.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    proxy.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    let config = seks_tests::upstream::tls::client(&fs::read_to_string(&world.ca).unwrap(), &[b"http/1.1"]);
+    let mut rest = Vec::new();
+    while !rest.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        proxy.read_exact(&mut byte).unwrap();
+        rest.push(byte[0]);
+    }
+    let name = rustls::pki_types::ServerName::try_from(host.ip().to_string()).unwrap();
+    let mut session = rustls::ClientConnection::new(config, name).unwrap();
+    let mut tls = rustls::Stream::new(&mut session, &mut proxy);
+    tls.write_all(format!("GET /user HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).unwrap();
+    let mut first = [0; 15];
+    tls.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    let revoked = world.sandbox.cli().revoke(&world.token.id);
+    assert_eq!(revoked["enforced"], true);
+    drop(tls.read_to_end(&mut Vec::new())); // ends, be it without TLS's goodbye
+}
