@@ -1,4 +1,4 @@
-//! AWS's own SDK for Python and its command line, unchanged, through the broker to moto, an emulator that verifies signatures:
+//! AWS's own SDKs for Python and Node and its command line, unchanged, through the broker to moto, an emulator that verifies signatures:
 //! the agent signs with the fake pair that its token is, what arrives is signed with the real one.
 //!
 //! `tests/sdk/install` puts boto3, the AWS CLI and moto into `.test-env`; without them these tests say what they skip.

@@ -8,7 +8,7 @@ use std::{
 
 use seks_tests::{
     Sandbox,
-    process::{Finished, Process, run, skip},
+    process::{Finished, Process, find_program, run, skip},
     sandbox::Token,
 };
 use serde_json::Value;
@@ -108,6 +108,18 @@ impl World {
     /// Runs checks of `aws_client.py`; what came of each.
     pub(crate) fn check(&self, checks: &[&str]) -> Value {
         json(&run(self.agent("python").arg(script("aws_client.py")).args(checks), b""))
+    }
+
+    /// Runs checks of `node/aws.mjs`; `None`: it isn't installed.
+    pub(crate) fn check_node(&self, checks: &[&str]) -> Option<Value> {
+        let env = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".test-env/node");
+        if !env.join("node_modules/@aws-sdk/client-s3").exists() {
+            skip("AWS's SDK for Node", "tests/sdk/install has not put it there");
+            return None;
+        }
+        let mut client = command(&find_program("SEKS_NODE", "node")?);
+        client.arg(script("node/aws.mjs")).args(checks).envs(&self.environment).env("AWS_REGION", "us-east-1");
+        Some(json(&run(client.env("SDK_MODULES", env), b"")))
     }
 
     /// Nothing of the real key came out anywhere.

@@ -1,4 +1,6 @@
-//! boto3 and the AWS CLI against moto.
+//! boto3, the SDK for Node and the AWS CLI against moto.
+
+use std::{fs, path::Path};
 
 use seks_tests::process::run;
 
@@ -56,6 +58,20 @@ fn a_refusal_is_an_error_that_boto3_shows() {
 }
 
 #[test]
+fn the_sdk_for_node_reads_writes_streams_and_shows_a_refusal() {
+    let Some(world) = World::start() else { return };
+    world
+        .sandbox
+        .cli()
+        .apply_policies("@id(\"no-deletes\")\nforbid (principal, action == Seks::Action::\"DELETE\", resource);");
+    let Some(seen) = world.check_node(&["objects", "tables", "denied"]) else { return };
+    assert_eq!(seen["objects"], serde_json::json!({ "with space/and+plus": 5, "large": 3 << 20, "stream": 3 << 20 }));
+    assert_eq!(seen["tables"], serde_json::json!([]));
+    assert_eq!(seen["denied"], "policy_denied: denied by `no-deletes`");
+    world.assert_nothing_leaked(&seen.to_string());
+}
+
+#[test]
 fn the_aws_command_line_works_as_it_is() {
     let Some(world) = World::start() else { return };
     let aws = |arguments: &[&str], input: &str| {
@@ -72,4 +88,18 @@ fn the_aws_command_line_works_as_it_is() {
     let minted = run(world.agent("aws").args(["sts", "get-session-token"]), b"");
     assert_ne!(minted.code, Some(0));
     assert!(minted.stderr.contains("(policy_denied)"), "{}", minted.stderr);
+}
+
+#[test]
+fn the_readmes_matrix_names_what_is_tested_here() {
+    let read = |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let (readme, python, node) =
+        (read("../README.md"), read("sdk/requirements-aws.txt"), read("sdk/node/package.json"));
+    let pinned = |name: &str| python.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("==")).unwrap();
+    let node: serde_json::Value = serde_json::from_str(&node).unwrap();
+    let (boto3, cli, s3) =
+        (pinned("boto3"), pinned("awscli"), node["dependencies"]["@aws-sdk/client-s3"].as_str().unwrap());
+    for wanted in [format!("| boto3 {boto3} | @aws-sdk/client-s3 {s3} |"), format!("CLI {cli}; moto")] {
+        assert!(readme.contains(&wanted), "the README lacks {wanted}");
+    }
 }
