@@ -129,6 +129,18 @@ fn unsafe_code_stands_in_the_wiping_allocator_alone() {
 }
 
 #[test]
+fn only_the_simulation_stands_in_for_clock_and_network() {
+    // Built for a package, as the images and the benchmarks are, no binary has these seams.
+    let manifests = ["cli", "control-plane", "data-plane", "proto", "tests", "benches", "tests/model"];
+    for folder in manifests {
+        let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+        assert!(!manifest.contains("features = [\"simulation\"]"), "{folder} asks for the simulation");
+    }
+    let dockerfile = fs::read_to_string(root().join("deploy/docker/Dockerfile")).unwrap();
+    assert!(dockerfile.contains("-p seks-control-plane") && !dockerfile.contains("--workspace"), "{dockerfile}");
+}
+
+#[test]
 fn files_stay_short_and_modules_have_names() {
     let folders = ["proto/src", "control-plane/src", "data-plane/src", "cli/src", "tests/src", "benches/src"];
     let all: Vec<_> = folders.iter().flat_map(|f| sources(f)).collect();

@@ -109,7 +109,9 @@ impl Oracle {
             accepted += u64::from(accepts);
             let Some(since) = promises.enforced.get(&at).filter(|since| **since < step) else { continue };
             // What is in flight is cut when the host runs: not yet, if it only just goes on.
-            if accepts || (in_flight > 0 && behind.is_zero()) {
+            // Past its lease nothing more is relayed, cut or not: the right is asked for before every byte. A machine that was
+            // suspended finds its lease over when it wakes.
+            if accepts || (in_flight > 0 && behind.is_zero() && node.table.lease().valid()) {
                 let name = &node.name;
                 broken.push(format!(
                     "step {step}: {name} honours token {at} (accepts: {accepts}, in flight: {in_flight}), enforced at step {since}; \
