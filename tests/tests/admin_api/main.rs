@@ -4,7 +4,10 @@
 mod certificates;
 
 use rcgen::{CertificateParams, KeyPair};
-use seks_proto::wire::{self, Role, admin_client::AdminClient};
+use seks_proto::{
+    token::FreshToken,
+    wire::{self, Role, admin_client::AdminClient},
+};
 use seks_tests::{Control, control::send_bytes};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -68,6 +71,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         CertificateParams::default().serialize_request(&key).unwrap().der().to_vec()
     };
     let everywhere = || vec![wire::RoleBinding { tenant: "*".into(), role: Role::Viewer.into() }];
+    let agents_token = FreshToken::generate().unwrap();
     let mut ends = Vec::new();
     macro_rules! call {
         ($($name:literal $method:ident($message:expr);)*) => {$(
@@ -112,7 +116,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "IssueToken" issue_token(wire::IssueTokenRequest {
             tenant: t(), agent: "bot".into(), grants: grants(), wait: no_wait(), ..Default::default()
         });
-        "AwsKeyPair" aws_key_pair(wire::AwsKeyPairRequest { tenant: t(), token: String::new() });
+        "AwsKeyPair" aws_key_pair(wire::AwsKeyPairRequest { tenant: t(), token: agents_token.as_str().into() });
         "RotateToken" rotate_token(wire::RotateTokenRequest { tenant: t(), name: token.into(), wait: no_wait() });
         "ApplyPolicies" apply_policies(wire::ApplyPoliciesRequest { tenant: t(), text: policy.into(), wait: no_wait() });
         "DeletePolicy" delete_policy(delete("all"));
