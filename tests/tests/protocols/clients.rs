@@ -12,14 +12,29 @@ use seks_tests::{
 
 use super::{program, python, root};
 
+const COMMIT: &str = "1234567890abcdef1234567890abcdef12345678";
 const KEY: &str = "ghp_RealForwardedKey00000000000000001";
 
-/// Answers who brings the real key, and says it.
+/// A repository and an API in one, for who brings the real key.
 fn stand_in(request: &Request) -> Answer {
     if request.header("authorization").as_deref() != Some(&*format!("Bearer {KEY}")) {
         return Answer::json(401, r#"{"message":"Bad credentials"}"#);
     }
-    Answer::json(200, &format!(r#"{{"ok":true,"key":"{KEY}"}}"#))
+    match request.path().as_str() {
+        "/repo.git/info/refs" => {
+            let line = |text: String| format!("{:04x}{text}", text.len() + 4);
+            let refs = [
+                line("# service=git-upload-pack\n".into()),
+                "0000".into(),
+                line(format!("{COMMIT} HEAD\0agent=stand-in\n")),
+                line(format!("{COMMIT} refs/heads/main\n")),
+                "0000".into(),
+            ];
+            let kind = [("Content-Type", "application/x-git-upload-pack-advertisement")];
+            Answer::with(200, &kind, refs.concat())
+        }
+        _ => Answer::json(200, &format!(r#"{{"ok":true,"key":"{KEY}"}}"#)),
+    }
 }
 
 struct World {
@@ -31,9 +46,19 @@ struct World {
 }
 
 impl World {
+    /// A tunnel may be asked for without a token: the requests in it show one.
     fn start() -> Self {
+        Self::with("tenant = \"default\"\n")
+    }
+
+    /// Who shows no token gets a 407, which many clients wait for before they show one.
+    fn asking_for_the_token() -> Self {
+        Self::with("")
+    }
+
+    fn with(more: &str) -> Self {
         let upstream = Upstream::start_tls(stand_in);
-        let config = "[forward_proxy]\nlisten = \"127.0.0.1:0\"\ntenant = \"default\"\n".to_owned();
+        let config = format!("[forward_proxy]\nlisten = \"127.0.0.1:0\"\n{more}");
         let sandbox = Sandbox::with(Options { config, ..Options::default() });
         let cli = sandbox.cli();
         cli.apply_service(&format!(
@@ -147,6 +172,60 @@ fn node_fetches() {
     let mut command = client(node);
     command.arg(script).arg(modules).args([format!("{}/user", world.origin()), world.proxy()]);
     world.check(&run(command.env("NODE_EXTRA_CA_CERTS", world.ca()), b""), r#"{"ok":true"#, "/user");
+}
+
+#[test]
+fn git_lists_a_remote() {
+    let Some(git) = program("git") else { return };
+    let world = World::asking_for_the_token();
+    let mut command = client(git);
+    command.args(["-c", "credential.helper=", "ls-remote", &format!("{}/repo.git", world.origin())]);
+    command.env("HTTPS_PROXY", world.proxy()).env("GIT_SSL_CAINFO", world.ca()).env("GIT_TERMINAL_PROMPT", "0");
+    command.env("HOME", world.folder()).env("GIT_CONFIG_NOSYSTEM", "1");
+    world.check(&run(&mut command, b""), &format!("{COMMIT}\trefs/heads/main"), "/repo.git/info/refs");
+}
+
+#[test]
+fn a_java_client_gets() {
+    let Some(java) = program("java") else { return };
+    let world = World::asking_for_the_token();
+    let code = r#"
+import java.io.FileInputStream;
+import java.net.*;
+import java.net.http.*;
+import java.security.KeyStore;
+import java.security.cert.CertificateFactory;
+import javax.net.ssl.*;
+
+public class Client {
+    public static void main(String[] a) throws Exception {
+        var store = KeyStore.getInstance(KeyStore.getDefaultType());
+        store.load(null, null);
+        store.setCertificateEntry("ca", CertificateFactory.getInstance("X.509").generateCertificate(new FileInputStream(a[0])));
+        var trust = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+        trust.init(store);
+        var tls = SSLContext.getInstance("TLS");
+        tls.init(null, trust.getTrustManagers(), null);
+        var token = a[2];
+        var client = HttpClient.newBuilder().sslContext(tls)
+            .proxy(ProxySelector.of(new InetSocketAddress("127.0.0.1", Integer.parseInt(a[1]))))
+            .authenticator(new Authenticator() {
+                protected PasswordAuthentication getPasswordAuthentication() {
+                    return new PasswordAuthentication("agent", token.toCharArray());
+                }
+            }).build();
+        var answer = client.send(HttpRequest.newBuilder(URI.create(a[3])).build(), HttpResponse.BodyHandlers.ofString());
+        System.out.println(answer.statusCode() + " " + answer.body());
+    }
+}
+"#;
+    let source = world.folder().join("Client.java");
+    fs::write(&source, code).unwrap();
+    let port = world.sandbox.forward_proxy().unwrap().port().to_string();
+    let mut command = client(java);
+    command.arg("-Djdk.http.auth.tunneling.disabledSchemes=").arg(&source);
+    command.args([world.ca(), &port, &world.token.secret, &format!("{}/user", world.origin())]);
+    world.check(&run(&mut command, b""), r#"200 {"ok":true"#, "/user");
 }
 
 #[test]
