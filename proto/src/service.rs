@@ -160,6 +160,7 @@ impl TryFrom<&wire::Service> for Service {
     type Error = ServiceError;
 
     fn try_from(wire: &wire::Service) -> Result<Self, ServiceError> {
+        let (tenant, name) = (TenantName::try_from(wire.tenant.as_str())?, ServiceName::try_from(wire.name.as_str())?);
         let upstream = Upstream::parse(&wire.upstream, wire.allow_private)?;
         let (sites, signed) = wire.injection.as_ref().map_or((&[][..], None), |i| (&i.sites, i.aws_sigv4.as_ref()));
         let sigv4 = signed.map(|s| SigV4::check(s, &upstream, &wire.denied_actions)).transpose()?;
@@ -189,8 +190,8 @@ impl TryFrom<&wire::Service> for Service {
         }
         let headers = wire.headers.iter().map(|(n, v)| fixed_header(n, v)).collect::<Result<_, _>>()?;
         Ok(Self {
-            tenant: TenantName::try_from(wire.tenant.as_str())?,
-            name: ServiceName::try_from(wire.name.as_str())?,
+            tenant,
+            name,
             title: wire.title.clone(),
             upstream,
             base_path: check_base_path(&wire.base_path)?,

@@ -37,6 +37,7 @@ const MATRIX: &str = "
     SetAgentDisabled    . . y y  . y y
     DeleteAgent         . . y y  . y y
     IssueToken          . . y y  . y y
+    AwsKeyPair          . . y y  . y y
     RevokeToken         . . y y  . y y
     RotateToken         . . y y  . y y
     ApplyPolicies       . . y y  . y y
