@@ -1,8 +1,8 @@
 //! Services that take signed requests (AWS Signature Version 4): the agent's SDK has signed with a fake key pair, the upstream
 //! wants the real one.
 //!
-//! [`lookup`](super::lookup) finds the token by the access key id; [`verify`] holds the signature against the whole request
-//! before a policy looks at it, because an access key id is no secret; [`sign`] makes the upstream's signature, last of all.
+//! [`lookup`](super::lookup) finds the token by the access key id; [`Presented::verify`] holds the signature against the whole request
+//! before a policy looks at it, because an access key id is no secret; [`sign()`] makes the upstream's signature, last of all.
 //! No order (`x-amz-…`) that the agent didn't sign is signed for it.
 
 mod action;
