@@ -134,7 +134,7 @@ fn peak_kib(id: u32) -> u64 {
 
 #[test]
 fn large_bodies_take_no_memory() {
-    const SIZE: usize = 256 << 20;
+    const SIZE: usize = 1 << 30;
     let upstream = Upstream::start(|request| match request.method().as_str() {
         "GET" => Answer::steps(vec![
             Step::Send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").into_bytes()),
@@ -158,7 +158,7 @@ fn large_bodies_take_no_memory() {
     assert_eq!(client.read_head().unwrap().0, 200);
     let received = client.drain(SIZE);
     assert_eq!(received, SIZE);
-    let grown = peak_kib(id) - before;
+    let grown = peak_kib(id).saturating_sub(before);
     assert!(grown < 24 << 10, "grew by {grown} KiB while {} MiB passed", (2 * SIZE) >> 20);
 }
 
