@@ -1,9 +1,11 @@
 //! How upstreams are reached: pools of connections that were resolved, checked, pinned and verified.
 //!
-//! hyper's own connection parts with our connector: no redirects, no proxies from the environment, no Alt-Svc, no retries.
+//! HTTP/1.1 of our own and hyper's HTTP/2 on our connector: no redirects, no proxies from the environment, no Alt-Svc, no retries.
 
 mod connect;
 mod exchange;
+mod h1;
+mod patience;
 mod pool;
 mod tls;
 mod upload;
@@ -20,7 +22,9 @@ use seks_proto::service::Service;
 use tokio::time::timeout;
 
 pub use self::{
-    exchange::{Answer, Connection, Patience, Switched},
+    exchange::{Answer, Connection, Switched},
+    h1::Lost,
+    patience::Patience,
     pool::Pool,
     tls::CaFileError,
     upload::{Meter, Streaming, Upload, UploadError, UploadState},

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Response, StatusCode, header};
+use http::{Response, StatusCode};
 
 use super::{
     audit::Record,
@@ -57,7 +57,7 @@ pub(super) async fn call(
     };
     let first_byte = service.first_byte_timeout.unwrap_or(config.request_timeout);
     let mut patience = connection.patience();
-    let exchange = connection.send(request, upload.as_deref());
+    let exchange = connection.send(request);
     let answer = answer(exchange, &mut cut, upload.as_deref(), first_byte, &mut patience).await;
     let answer = answer.and_then(|response| check(response, offer.as_deref()));
     let mut response = answer.map_err(|refusal| {
@@ -71,7 +71,6 @@ pub(super) async fn call(
     }
     record.upstream_answered(response.status());
     response.body_mut().keep(patience);
-    response.extensions_mut().clear(); // the upstream's reason phrase
     filter::response(response.headers_mut(), &service, form);
     Ok(Answered { response, needles, cut, expires_at, offer })
 }
@@ -105,17 +104,10 @@ async fn answer<T>(
     .await
 }
 
-/// An answer that could be read in two ways, or that changes the protocol unasked, is not relayed.
+/// An answer that changes the protocol unasked is not relayed.
 fn check(mut response: Response<Answer>, offer: Option<&Offer>) -> Result<Response<Answer>, Refusal> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         offer.ok_or(Code::UpstreamUnreachable)?.accepted(&mut response)?;
-        return Ok(response);
-    }
-    let headers = response.headers();
-    let doubtful = headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH);
-    let doubled = headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some();
-    if doubtful || doubled {
-        return Err(Code::UpstreamUnreachable.into());
     }
     Ok(response)
 }

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
 use seks_proto::{resolve::resolve, service::Service};
@@ -23,12 +23,13 @@ use tokio_rustls::TlsConnector;
 use super::{
     Gauge, UpstreamError,
     connect::{self, Stream},
-    exchange::{Connection, H1},
+    exchange::Connection,
+    h1::H1,
     tls::{self, Trust},
     upload::Upload,
 };
 
-/// Response heads over this are not relayed.
+/// Response heads over this are not relayed over HTTP/2.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Windows of an HTTP/2 connection to an upstream: what a hostile upstream can make a node hold for one stream, and for all.
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
@@ -103,7 +104,7 @@ impl Pool {
         if self.http2 && self.tls.is_some() && !chose_h2 {
             return Err(UpstreamError::Unreachable("no HTTP/2"));
         }
-        if chose_h2 || self.http2 { self.shake_h2(stream).await } else { self.shake_h1(stream).await }
+        if chose_h2 || self.http2 { self.shake_h2(stream).await } else { Ok(self.h1(stream)) }
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, UpstreamError> {
@@ -115,17 +116,11 @@ impl Pool {
     pub(super) async fn open_h1(self: &Arc<Self>) -> Result<Connection, UpstreamError> {
         let addresses = self.resolve().await?;
         let tls = self.tls.as_ref().map(|(connector, name)| (tls::only_h1(connector), name.clone()));
-        self.shake_h1(connect::connect(addresses, tls.as_ref()).await?).await
+        Ok(self.h1(connect::connect(addresses, tls.as_ref()).await?))
     }
 
-    async fn shake_h1(self: &Arc<Self>, stream: Stream) -> Result<Connection, UpstreamError> {
-        let (sender, driver) = http1::Builder::new()
-            .max_header_size(MAX_HEAD_BYTES)
-            .max_buf_size(MAX_HEAD_BYTES * 2)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| UpstreamError::Unreachable("no HTTP/1.1"))?;
-        Ok(Connection::h1(Box::new(H1::new(sender, driver, Counted::new(self.gauge.clone()))), self.clone()))
+    fn h1(self: &Arc<Self>, stream: Stream) -> Connection {
+        Connection::h1(Box::new(H1::new(stream, Counted::new(self.gauge.clone()))), self.clone())
     }
 
     async fn shake_h2(self: &Arc<Self>, stream: Stream) -> Result<Connection, UpstreamError> {

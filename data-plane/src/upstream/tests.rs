@@ -19,7 +19,7 @@ fn service(upstream: &str) -> Service {
     .unwrap()
 }
 
-async fn listener() -> (tokio::net::TcpListener, Service) {
+pub(super) async fn listener() -> (tokio::net::TcpListener, Service) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let service = service(&format!("http://{}", listener.local_addr().unwrap()));
     (listener, service)
@@ -41,11 +41,11 @@ impl Counts {
     }
 }
 
-fn about() -> About {
+pub(super) fn about() -> About {
     About { is_current: Box::new(|| true), gauge: Arc::new(Counts::default()) }
 }
 
-const KEY: Key = Key { service: 1, credential: 1 };
+pub(super) const KEY: Key = Key { service: 1, credential: 1 };
 
 #[tokio::test(start_paused = true)]
 async fn a_pool_is_closed_once_its_credential_is_not_the_current_one() {

@@ -142,7 +142,7 @@ pub(in crate::proxy) async fn switch(
     let (mut parts, body) = response.into_parts();
     record.counters().scrubbed(scrub::headers(&mut parts.headers, &needles));
     handshake::announce(&mut parts.headers);
-    let upstream = body.switch().await.ok_or(Code::UpstreamUnreachable)?;
+    let upstream = body.switch().ok_or(Code::UpstreamUnreachable)?;
     let socket = Socket { upstream, needles, cut, expires: expiry(expires_at), idle, in_flight, record: None };
     Ok(Response::from_parts(parts, Outgoing::tunnel(Tunnel::Socket(Box::new(socket)))))
 }
