@@ -5,8 +5,10 @@
 mod connect;
 mod exchange;
 mod h1;
+mod header_list;
 mod patience;
 mod pool;
+mod request;
 mod tls;
 mod upload;
 
@@ -24,8 +26,10 @@ use tokio::time::timeout;
 pub use self::{
     exchange::{Answer, Connection, Switched},
     h1::Lost,
+    header_list::HeaderList,
     patience::Patience,
     pool::Pool,
+    request::Request,
     tls::CaFileError,
     upload::{Meter, Streaming, Upload, UploadError, UploadState},
 };

@@ -7,6 +7,7 @@ use super::{
     admit::{self, Form},
     lookup,
 };
+use crate::upstream::HeaderList;
 
 /// Never passed on to an upstream, beside [`lookup::CREDENTIAL_HEADERS`]: the connection's own, those that claim to say who
 /// asks, those that make one request another, and what is the node's to say. In order: it is searched by halves.
@@ -39,6 +40,9 @@ const NEVER_SENT: &[&str] = &[
 const NEVER_SENT_PREFIXES: &[&str] =
     &["x-forwarded-", "x-original-", "x-rewrite-", "x-http-method", "x-seks-", "proxy-", "sec-websocket-"];
 
+/// Fields that the node adds itself: `Host`, `Accept-Encoding`, `traceparent`, and a few of rare kinds.
+const OURS: usize = 4;
+
 /// Never passed back to an agent: the connection's own, and offers to leave the node out. In order.
 const NEVER_RETURNED: &[&str] = &[
     "alt-svc",
@@ -51,20 +55,15 @@ const NEVER_RETURNED: &[&str] = &[
     "x-seks-request-id",
 ];
 
-/// Takes out of an agent's headers what an upstream must not get: [`NEVER_SENT`], what `Connection` names, names that some
-/// servers fold into others (`_`), every place where a token or another credential may stand, and any value with a token in it.
-pub(super) fn request(headers: &mut HeaderMap, service: &Service, strays: bool) {
-    let named: Vec<HeaderName> =
-        admit::connection_names(headers).filter_map(|n| HeaderName::from_bytes(n.as_bytes()).ok()).collect();
-    let mut dropped: Vec<HeaderName> = Vec::with_capacity(8);
-    for (name, value) in headers.iter() {
-        if is_dropped(name, service) || (strays && lookup::has_token(value.as_bytes())) {
-            dropped.push(name.clone());
-        }
-    }
-    for name in dropped.iter().chain(&named) {
-        headers.remove(name);
-    }
+/// What an upstream may get of an agent's headers: all but [`NEVER_SENT`], what `Connection` names, names that some servers fold
+/// into others (`_`), every place where a token or another credential may stand, and any value with a token in it.
+pub(super) fn request(headers: HeaderMap, service: &Service, strays: bool) -> HeaderList {
+    // `keep-alive` is dropped anyway, and is what nearly all of them say.
+    let named = admit::connection_names(&headers).filter(|n| !n.eq_ignore_ascii_case("keep-alive"));
+    let named: Vec<HeaderName> = named.filter_map(|n| HeaderName::from_bytes(n.as_bytes()).ok()).collect();
+    HeaderList::kept_of(headers, OURS + service.headers.len() + service.injection.len(), |name, value| {
+        !is_dropped(name, service) && !named.contains(name) && !(strays && lookup::has_token(value.as_bytes()))
+    })
 }
 
 /// `TE: trailers`, which is the connection's own, but over HTTP/2 says something of the agent.
@@ -112,11 +111,13 @@ fn is_dropped(name: &HeaderName, service: &Service) -> bool {
 }
 
 /// Adds what is the node's or the service's to say.
-pub(super) fn add_ours(headers: &mut HeaderMap, service: &Service) {
+pub(super) fn add_ours(headers: &mut HeaderList, service: &Service) {
     for (name, value) in &service.headers {
-        headers.entry(name).or_insert_with(|| value.clone());
+        if headers.get(name).is_none() {
+            headers.set(name.clone(), value.clone());
+        }
     }
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.set(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
 /// Takes out of an upstream's headers what an agent must not get, and points `Location` back at the node.

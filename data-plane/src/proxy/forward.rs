@@ -51,7 +51,7 @@ pub(super) async fn call(
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
     let Injected { service, request, needles, mut cut, expires_at, offer, form } = injected;
-    let upload = match request.body() {
+    let upload = match &request.body {
         Upload::Stream(stream) => Some(stream.state()),
         _ => None,
     };

@@ -7,10 +7,7 @@ use std::{cell::OnceCell, sync::Arc};
 
 use base64::Engine as _;
 use bytes::Bytes;
-use http::{
-    HeaderName, HeaderValue, Request, Uri, Version, header,
-    uri::{PathAndQuery, Scheme},
-};
+use http::{HeaderName, HeaderValue, header, request::Parts};
 use seks_proto::{
     secret::Fields,
     service::{Service, Site, Template},
@@ -31,13 +28,13 @@ use super::{
 };
 use crate::{
     table::{CredentialEntry, Cut, CutReason, ServiceEntry, Table},
-    upstream::{Connection, Upload},
+    upstream::{Connection, HeaderList, Request},
 };
 
 /// A request as it goes to the upstream, with the credential in it.
 pub(super) struct Injected {
     pub(super) service: Arc<ServiceEntry>,
-    pub(super) request: Request<Upload>,
+    pub(super) request: Request,
     /// What was put in, to be taken out of the answer.
     pub(super) needles: Needles,
     /// Ends the exchange when the right to it ends.
@@ -110,40 +107,35 @@ pub(super) fn call(
     let form = identified.admitted.form();
     // gRPC: whoever asks for trailers says that it reads them.
     let wants_trailers = connection.is_h2() && filter::wants_trailers(&identified.admitted.parts.headers);
-    let mut parts = identified.admitted.parts;
+    let Parts { method, headers, .. } = identified.admitted.parts;
     let offer = match identified.admitted.websocket {
-        true => Some(Box::new(Offer::new(&parts.headers).ok_or(broken)?)),
+        true => Some(Box::new(Offer::new(&headers).ok_or(broken)?)),
         false => None,
     };
-    filter::request(&mut parts.headers, &service, identified.strays);
-    filter::add_ours(&mut parts.headers, &service);
+    let mut headers = filter::request(headers, &service, identified.strays);
+    filter::add_ours(&mut headers, &service);
     if let Some(traceparent) = record.upstream_began(service.forward_trace_context) {
-        parts.headers.insert("traceparent", traceparent);
+        headers.set(HeaderName::from_static("traceparent"), traceparent);
     }
     if wants_trailers {
-        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.set(header::TE, HeaderValue::from_static("trailers"));
     }
     if let Some(offer) = &offer {
-        offer.write(&mut parts.headers).ok_or(broken)?;
+        offer.write(&mut headers).ok_or(broken)?;
     }
     let mut line = Zeroizing(line.text, line.path);
-    put_in(&service, &kept, || sealed.fields(), &mut parts.headers, &mut line).ok_or(broken)?;
+    put_in(&service, &kept, || sealed.fields(), &mut headers, &mut line).ok_or(broken)?;
     let mut needles = kept.needles.clone();
     if let Some(signed) = &signed {
         let fields = sealed.fields().ok_or(broken)?;
-        let request = (&parts.method, &mut parts.headers, &kept.host, &mut line.0);
+        let request = (&method, &mut headers, &kept.host, &mut line.0);
         let signature = sigv4::sign(signed, &service, fields, request).ok_or(broken)?;
         needles = kept_with(fields, &signature);
     }
-    let mut request = Request::new(body);
-    *request.method_mut() = parts.method;
-    *request.uri_mut() = target(line, &service, connection.is_h2()).ok_or(broken)?;
-    if connection.is_h2() {
-        *request.version_mut() = Version::HTTP_2;
-    } else {
-        parts.headers.insert(header::HOST, kept.host.clone());
+    if !connection.is_h2() {
+        headers.set(header::HOST, kept.host.clone());
     }
-    *request.headers_mut() = parts.headers;
+    let request = Request { method, target: target(line).ok_or(broken)?, headers, body };
     Ok(Injected { service, request, needles, cut, expires_at: identified.token.expires_at(), offer, form })
 }
 
@@ -168,12 +160,12 @@ fn put_in<'f>(
     service: &Service,
     kept: &Kept,
     fields: impl Fn() -> Option<&'f Fields>,
-    headers: &mut http::HeaderMap,
+    headers: &mut HeaderList,
     line: &mut Zeroizing,
 ) -> Option<()> {
     for (site, header) in service.injection.iter().zip(&kept.headers) {
         match header {
-            Some((name, value)) => drop(headers.insert(name, value.clone())),
+            Some((name, value)) => headers.set(name.clone(), value.clone()),
             None => write(site, fields()?, line)?,
         }
     }
@@ -289,17 +281,9 @@ fn escape(value: &[u8], plain: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The request's target, from configuration and checked parts: the authority is the service's, whatever was asked for.
-fn target(mut line: Zeroizing, service: &Service, h2: bool) -> Option<Uri> {
-    let target = PathAndQuery::from_maybe_shared(Bytes::from(std::mem::take(&mut line.0))).ok()?;
-    if !h2 {
-        return Some(Uri::from(target));
-    }
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(if service.upstream.tls() { Scheme::HTTPS } else { Scheme::HTTP });
-    parts.authority = Some(service.upstream.authority().clone());
-    parts.path_and_query = Some(target);
-    Uri::from_parts(parts).ok()
+/// The request's target. Its parts were checked one by one; that it can't break out of its line is checked once more.
+fn target(mut line: Zeroizing) -> Option<String> {
+    line.0.bytes().all(|b| b.is_ascii_graphic()).then(|| std::mem::take(&mut line.0))
 }
 
 #[cfg(test)]

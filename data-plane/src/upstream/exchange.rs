@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, client::conn::http2};
 
@@ -23,6 +23,7 @@ use super::{
     h1::{H1, Lost},
     patience::Patience,
     pool::{Counted, Pool},
+    request::Request,
     upload::Upload,
 };
 
@@ -71,9 +72,10 @@ impl Connection {
     /// # Errors
     /// [`UpstreamError::Unreachable`] when the connection fails first. The request is not sent again: there is no telling
     /// what the upstream has done with it.
-    pub async fn send(self, request: Request<Upload>) -> Result<Response<Answer>, UpstreamError> {
+    pub async fn send(self, request: Request) -> Result<Response<Answer>, UpstreamError> {
         match self.kind {
             Kind::H2(mut sender) => {
+                let request = request.into_h2(self.pool.upstream()).ok_or(Lost::Upload)?;
                 let response = sender.send_request(request).await.map_err(|_| Lost::Connection)?;
                 let (parts, body) = response.into_parts();
                 // Over HTTP/1 such a head is refused where it is read.

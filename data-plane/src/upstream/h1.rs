@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{Method, Request};
+use http::Method;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio_util::io::poll_read_buf;
@@ -27,7 +27,7 @@ use self::{
     chunked::{Chunked, Step},
     head::Framing,
 };
-use super::{connect::Stream, patience::Patience, pool::Counted, upload::Upload};
+use super::{connect::Stream, patience::Patience, pool::Counted, request::Request, upload::Upload};
 
 /// Reads begin with this much room, and get more where it was used up.
 const READ_BYTES: usize = 8 * 1024;
@@ -126,19 +126,20 @@ impl H1 {
     }
 
     /// Begins an exchange: [`poll_head`](Self::poll_head) moves it on.
-    pub(super) fn begin(&mut self, request: Request<Upload>) -> Method {
-        let (parts, body) = request.into_parts();
+    pub(super) fn begin(&mut self, request: Request) -> Method {
+        let Request { method, target, headers, body } = request;
         // A body where none is expected may be left lying by the upstream, which then takes it for the next request.
-        let bodyless = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
+        let bodyless = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
         let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
         self.spent |= bodyless && length != Some(0);
-        head::write(&mut self.output, &parts, length.filter(|n| *n > 0 || !bodyless), length.is_none());
+        let announced = length.filter(|n| *n > 0 || !bodyless);
+        head::write(&mut self.output, (&method, &target, &headers), announced, length.is_none());
         self.sending = match length {
             Some(0) => Sending::Nothing,
             Some(n) => Sending::Length(body, n),
             None => Sending::Chunked(body, false),
         };
-        parts.method
+        method
     }
 
     /// Sends what there is to send, until the head of the answer is there.

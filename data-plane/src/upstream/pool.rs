@@ -82,6 +82,11 @@ impl Pool {
         })
     }
 
+    /// Where its connections lead.
+    pub(super) fn upstream(&self) -> &seks_proto::service::Upstream {
+        &self.upstream
+    }
+
     /// The connection that was used last, if it is still good: the others may then time out.
     pub(super) fn take(self: &Arc<Self>, cx: &mut Context<'_>) -> Option<Connection> {
         loop {

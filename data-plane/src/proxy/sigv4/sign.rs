@@ -10,11 +10,12 @@ use aws_sigv4::{
     },
     sign::v4,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method, header};
 use seks_proto::{secret::Fields, service::Service};
 use zeroize::Zeroize as _;
 
 use super::{Payload, Signed, canonical, claim::Form};
+use crate::upstream::HeaderList;
 
 /// A request in a presigned form is sent at once: this is for slow clocks.
 const PRESIGNED_LIFE: Duration = Duration::from_secs(15 * 60);
@@ -25,11 +26,11 @@ pub(in crate::proxy) fn sign(
     signed: &Signed,
     service: &Service,
     fields: &Fields,
-    (method, headers, host, line): (&Method, &mut HeaderMap, &HeaderValue, &mut String),
+    (method, headers, host, line): (&Method, &mut HeaderList, &HeaderValue, &mut String),
 ) -> Option<String> {
     let sigv4 = service.sigv4.as_ref()?;
     for own in ["x-amz-date", "x-amz-content-sha256"].iter().chain(&signed.unsigned) {
-        headers.remove(*own);
+        headers.remove(own);
     }
     let text = |name| fields.get(name).map(|v| std::str::from_utf8(v).map(str::to_owned));
     let (id, secret) = (text("access_key_id")?.ok()?, text("secret_access_key")?.ok()?);
@@ -66,7 +67,7 @@ pub(in crate::proxy) fn sign(
     for made in new_headers {
         let mut value = HeaderValue::from_str(made.value()).ok()?;
         value.set_sensitive(true);
-        headers.insert(HeaderName::from_static(made.name()), value);
+        headers.set(HeaderName::from_static(made.name()), value);
     }
     if !new_parameters.is_empty() {
         append(line, &new_parameters);
@@ -75,9 +76,9 @@ pub(in crate::proxy) fn sign(
 }
 
 /// What is signed: where the request goes, what the body is, and all orders to the upstream.
-fn signable<'a>(headers: &'a HeaderMap, host: &'a HeaderValue) -> Option<Vec<(&'a str, &'a str)>> {
+fn signable<'a>(headers: &'a HeaderList, host: &'a HeaderValue) -> Option<Vec<(&'a str, &'a str)>> {
     let mut signable = vec![(header::HOST.as_str(), host.to_str().ok()?)];
-    for (name, value) in headers {
+    for (name, value) in headers.iter() {
         if name.as_str().starts_with("x-amz-") || *name == header::CONTENT_TYPE || name.as_str() == "content-md5" {
             signable.push((name.as_str(), value.to_str().ok()?));
         }

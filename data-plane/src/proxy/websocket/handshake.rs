@@ -4,9 +4,12 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
 
-use crate::proxy::{
-    admit, lookup,
-    refusal::{Code, Refusal},
+use crate::{
+    proxy::{
+        admit, lookup,
+        refusal::{Code, Refusal},
+    },
+    upstream::HeaderList,
 };
 
 /// The protocol's name in `Upgrade`.
@@ -62,14 +65,14 @@ impl Offer {
     }
 
     /// Adds the offer to a request's headers, from which an agent's was filtered. No extensions: what is compressed can't be searched.
-    pub(in crate::proxy) fn write(&self, headers: &mut HeaderMap) -> Option<()> {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, WEBSOCKET);
-        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        headers.insert(header::SEC_WEBSOCKET_KEY, HeaderValue::from_str(&self.key).ok()?);
+    pub(in crate::proxy) fn write(&self, headers: &mut HeaderList) -> Option<()> {
+        headers.set(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.set(header::UPGRADE, WEBSOCKET);
+        headers.set(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        headers.set(header::SEC_WEBSOCKET_KEY, HeaderValue::from_str(&self.key).ok()?);
         if !self.protocols.is_empty() {
             let offered = HeaderValue::from_str(&self.protocols.join(", ")).ok()?;
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, offered);
+            headers.set(header::SEC_WEBSOCKET_PROTOCOL, offered);
         }
         Some(())
     }
@@ -172,8 +175,9 @@ mod tests {
         agent.insert("sec-websocket-protocol", format!("realtime, {token}, openai-beta.realtime-v1").parse().unwrap());
         agent.insert("sec-websocket-extensions", "permessage-deflate".parse().unwrap());
         let offer = Offer::new(&agent).unwrap();
-        let mut sent = HeaderMap::new();
+        let mut sent = HeaderList::default();
         offer.write(&mut sent).unwrap();
+        let sent = sent.into_map();
         assert_eq!(sent["sec-websocket-protocol"], "realtime, openai-beta.realtime-v1");
         assert!(!sent.contains_key("sec-websocket-extensions"));
         assert_ne!(sent["sec-websocket-key"], agent["sec-websocket-key"]);

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Response, header};
 use http_body_util::BodyExt as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -14,7 +14,7 @@ use super::Lost;
 use crate::{
     config::UpstreamConfig,
     upstream::{
-        Answer, Upload, UpstreamError, Upstreams,
+        Answer, HeaderList, Request, Upload, UpstreamError, Upstreams,
         tests::{KEY, about, listener},
     },
 };
@@ -34,10 +34,9 @@ impl Pair {
 
     async fn send(&self, method: Method, upload: Upload) -> Result<Response<Answer>, UpstreamError> {
         let connection = self.upstreams.connect(KEY, &self.service, about).await.unwrap();
-        let mut request = Request::new(upload);
-        *request.method_mut() = method;
-        *request.uri_mut() = "/v1?a=b".parse().unwrap();
-        request.headers_mut().insert("host", "up.test".parse().unwrap());
+        let mut headers = HeaderList::default();
+        headers.set(header::HOST, HeaderValue::from_static("up.test"));
+        let request = Request { method, target: "/v1?a=b".into(), headers, body: upload };
         connection.send(request).await
     }
 
