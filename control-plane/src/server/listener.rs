@@ -2,20 +2,24 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use rustls::ServerConfig;
+use futures_util::FutureExt as _;
+use rustls::{ServerConfig, server::Acceptor};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 /// A TLS handshake takes at most this long.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Handshakes at once; what comes beyond waits in the kernel's queue. Each costs some 100 kB while it lasts.
-const HANDSHAKES: usize = 256;
+/// Connections that haven't come through it yet; what comes beyond waits in the kernel's queue. Each costs some 100 kB while it lasts.
+const OPENING: usize = 256;
+/// Handshakes that are worked on at once, in the order of their hellos. When a fleet comes back at once, those that came first are
+/// through in time; were all of them worked on together, all would be late together, give up, and come again.
+const HANDSHAKES: usize = 32;
 /// After an error of `accept` (no file descriptors left, most likely) it is left alone for this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -50,13 +54,13 @@ impl Listener {
     pub fn accept(self, config: ServerConfig, stop: CancellationToken) -> Incoming {
         let (sender, receiver) = mpsc::channel(64);
         tokio::spawn(async move {
-            stop.run_until_cancelled(self.run(TlsAcceptor::from(Arc::new(config)), sender)).await;
+            stop.run_until_cancelled(self.run(Arc::new(config), sender)).await;
         });
         ReceiverStream::new(receiver)
     }
 
-    async fn run(self, acceptor: TlsAcceptor, connections: mpsc::Sender<Result<TlsStream<TcpStream>, io::Error>>) {
-        let slots = Arc::new(Semaphore::new(HANDSHAKES));
+    async fn run(self, config: Arc<ServerConfig>, connections: mpsc::Sender<Result<TlsStream<TcpStream>, io::Error>>) {
+        let (slots, turns) = (Arc::new(Semaphore::new(OPENING)), Arc::new(Semaphore::new(HANDSHAKES)));
         while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
             let stream = match self.socket.accept().await {
                 Ok((stream, _)) => stream,
@@ -66,16 +70,77 @@ impl Listener {
                     continue;
                 }
             };
-            let (acceptor, connections) = (acceptor.clone(), connections.clone());
+            let (config, turns, connections) = (config.clone(), turns.clone(), connections.clone());
             tokio::spawn(async move {
                 let _slot = slot;
                 let _ = stream.set_nodelay(true); // an option of the kernel's; nothing depends on it
-                match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                match timeout(HANDSHAKE, shake(stream, config, &turns)).await {
                     Ok(Ok(stream)) => drop(connections.send(Ok(stream)).await),
                     Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                     Err(_) => tracing::debug!("a TLS handshake took too long"),
                 }
             });
         }
+    }
+}
+
+/// Waits for the hello, which costs nothing, and then for a turn to answer it, unless the other side has given up meanwhile.
+async fn shake(stream: TcpStream, config: Arc<ServerConfig>, turns: &Semaphore) -> io::Result<TlsStream<TcpStream>> {
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let _turn = turns.acquire().await.map_err(io::Error::other)?;
+    match hello.io.peek(&mut [0]).now_or_never() {
+        Some(Ok(0) | Err(_)) => Err(io::ErrorKind::ConnectionAborted.into()),
+        _ => hello.into_stream(config).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+    use rustls_pki_types::{PrivateKeyDer, ServerName};
+    use tokio::io::AsyncWriteExt as _;
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+        let made = rcgen::generate_simple_self_signed(["replica".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let server =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let server = server.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        (Arc::new(server), Arc::new(client.with_root_certificates(roots).with_no_client_auth()))
+    }
+
+    #[tokio::test]
+    async fn a_hello_is_answered_in_its_turn_unless_who_said_it_has_gone() {
+        let (server, client) = configs();
+        let name = ServerName::try_from("replica").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let turns = Semaphore::new(0);
+
+        let mut hello = Vec::new();
+        let mut gone = ClientConnection::new(client.clone(), name.clone()).unwrap();
+        gone.write_tls(&mut hello).unwrap();
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        tcp.write_all(&hello).await.unwrap();
+        tcp.shutdown().await.unwrap();
+
+        let waits = TlsConnector::from(client).connect(name, TcpStream::connect(address).await.unwrap());
+        let (first, second) = (listener.accept().await.unwrap().0, listener.accept().await.unwrap().0);
+        let mut answers = Box::pin(async {
+            let first = shake(first, server.clone(), &turns);
+            tokio::join!(first, shake(second, server.clone(), &turns), waits)
+        });
+        assert!(timeout(Duration::from_millis(50), &mut answers).await.is_err(), "nobody's turn");
+        turns.add_permits(1);
+        let (first, second, waited) = answers.await;
+        assert_eq!(first.err().map(|e| e.kind()), Some(io::ErrorKind::ConnectionAborted));
+        assert!(second.is_ok() && waited.is_ok());
     }
 }

@@ -14,7 +14,7 @@ use opentelemetry_sdk::{
 };
 use serde::Deserialize;
 use tracing::Dispatch;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{Layer, Registry, filter::LevelFilter, layer::SubscriberExt as _};
 
 pub use self::{
     export::Protocol,
@@ -134,7 +134,7 @@ impl Telemetry {
             .with_level(false)
             .with_tracked_inactivity(false)
             .with_context_activation(false);
-        let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
+        let dispatch = Dispatch::new(registry(layer));
         Ok(Self { inner: Arc::new(Inner { dispatch, queue, provider: Some(provider) }) })
     }
 
@@ -163,6 +163,12 @@ impl Telemetry {
         self.inner.queue.close();
         tokio::time::timeout(budget, self.inner.queue.drained()).await.is_ok()
     }
+}
+
+/// Takes spans down to the level of ours. A subscriber without a hint would have every library in the process ask about each of its
+/// trace events, on the path of every request.
+fn registry<L: Layer<Registry> + Send + Sync>(layer: L) -> impl tracing::Subscriber + Send + Sync {
+    tracing_subscriber::registry().with(layer).with(LevelFilter::INFO)
 }
 
 impl TelemetryConfig {

@@ -43,3 +43,9 @@ async fn without_a_collector_nothing_is_made() {
     assert!(telemetry.scope(|| tracing::info_span!("s").is_disabled()));
     assert!(telemetry.shutdown(Duration::from_secs(1)).await);
 }
+
+#[test]
+fn libraries_do_not_ask_about_what_nobody_records() {
+    let subscriber = registry(tracing_subscriber::layer::Identity::new());
+    assert_eq!(tracing::Subscriber::max_level_hint(&subscriber), Some(LevelFilter::INFO));
+}
