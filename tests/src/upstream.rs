@@ -1,6 +1,7 @@
 //! An API that records every byte it receives, and answers as the test says: well, slowly, oddly or with hostility.
 
 pub mod answer;
+pub mod host;
 pub mod record;
 pub mod tls;
 pub mod vendors;
@@ -17,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 pub use self::{
     answer::{Answer, Gate},
+    host::Host,
     record::{ConnectionLog, Framing, Log, Request},
 };
 use crate::process::PATIENCE;
@@ -29,6 +31,7 @@ pub type EarlyHandler = dyn Fn(&Request) -> Option<Answer> + Send + Sync;
 /// A stand-in upstream on a free loopback port.
 pub struct Upstream {
     address: SocketAddr,
+    host: Host,
     ca_pem: Option<String>,
     shared: Arc<Shared>,
 }
@@ -56,17 +59,22 @@ impl Shared {
 impl Upstream {
     /// Plain HTTP/1.1.
     pub fn start(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
-        Self::launch(Box::new(handler), Box::new(|_| None), false)
+        Self::launch(Host::address(), Box::new(handler), Box::new(|_| None), false)
     }
 
     /// HTTP/1.1 over TLS, with a certificate for `localhost` and `127.0.0.1` by a CA of its own ([`Self::ca_pem`]).
     pub fn start_tls(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
-        Self::launch(Box::new(handler), Box::new(|_| None), true)
+        Self::start_tls_as(Host::address(), handler)
+    }
+
+    /// The same by a name, for clients that want one: [`Self::origin`] has it.
+    pub fn start_tls_as(host: Host, handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        Self::launch(host, Box::new(handler), Box::new(|_| None), true)
     }
 
     /// Plain HTTP/1.1; `early` may answer as soon as the head is there, and the connection is then closed.
     pub fn start_early(early: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Self {
-        Self::launch(Box::new(|_| Answer::json(200, "{}")), Box::new(early), false)
+        Self::launch(Host::address(), Box::new(|_| Answer::json(200, "{}")), Box::new(early), false)
     }
 
     /// Answers every request with `200` and a small JSON object.
@@ -74,22 +82,22 @@ impl Upstream {
         Self::start(|_| Answer::json(200, r#"{"ok":true}"#))
     }
 
-    fn launch(handler: Box<Handler>, early: Box<EarlyHandler>, tls: bool) -> Self {
+    fn launch(host: Host, handler: Box<Handler>, early: Box<EarlyHandler>, tls: bool) -> Self {
         let shared = Arc::new(Shared { log: Mutex::default(), changed: Condvar::new(), handler, early });
         let (acceptor, ca_pem) = if tls {
-            let (acceptor, ca) = tls::acceptor();
+            let (acceptor, ca) = tls::acceptor(&host);
             (Some(acceptor), Some(ca))
         } else {
             (None, None)
         };
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = std::net::TcpListener::bind((host.ip, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let for_listener = Arc::clone(&shared);
         crate::runtime().spawn(async move {
             accept(TcpListener::from_std(listener).unwrap(), acceptor, for_listener).await;
         });
-        Self { address, ca_pem, shared }
+        Self { address, host, ca_pem, shared }
     }
 
     /// Where it listens.
@@ -100,7 +108,7 @@ impl Upstream {
     /// Its origin, as a service definition names it.
     pub fn origin(&self) -> String {
         let scheme = if self.ca_pem.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}", self.address)
+        format!("{scheme}://{}:{}", self.host.name, self.address.port())
     }
 
     /// The CA that its certificate is from, in PEM; `None` without TLS.

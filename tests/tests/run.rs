@@ -156,7 +156,7 @@ fn a_private_authority_of_the_node_is_trusted_beside_the_machines() {
     let finished = run(command.args(["env", "--agent", "bot", "-o", "json", "--proxy-ca"]).arg(&ca), b"");
     let variables: serde_json::Value =
         serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e} {finished:?}"));
-    for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "AWS_CA_BUNDLE"] {
+    for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "AWS_CA_BUNDLE", "PIP_CERT"] {
         let roots = fs::read_to_string(variables[name].as_str().unwrap()).unwrap();
         assert_eq!(roots, format!("# the machine's\n{pem}"), "{name}");
     }
@@ -196,10 +196,20 @@ fn a_command_reaches_a_services_own_host_through_https_proxy_once_there_is_a_ca(
     assert_eq!(upstream.requests()[0].header("authorization").unwrap(), format!("Bearer {KEY}"));
     let set = sandbox.cli().json(&["env", "--agent", "bot", "--service", "code"]);
     let (token, node) = (set["SEKS_TOKEN"].as_str().unwrap(), sandbox.forward_proxy().unwrap());
-    assert_eq!(set["HTTPS_PROXY"], format!("http://agent:{token}@{node}"));
+    for name in ["HTTPS_PROXY", "https_proxy", "npm_config_https_proxy"] {
+        assert_eq!(set[name], format!("http://agent:{token}@{node}"), "{name}");
+    }
     assert_eq!(set["NO_PROXY"], "127.0.0.1", "the node itself is reached directly");
     let shown = sandbox.cli().run(&["ca", "show"], "").stdout;
-    for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"] {
+    for name in [
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "NODE_EXTRA_CA_CERTS",
+        "CURL_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "PIP_CERT",
+        "npm_config_cafile",
+    ] {
         let roots = fs::read_to_string(set[name].as_str().unwrap()).unwrap();
         assert!(roots.trim_end().ends_with(shown.trim_end()), "{name}");
     }

@@ -180,7 +180,7 @@ impl Wanted {
         let roots = self.proxy.ca_pem()?.into_iter().chain(chosen.forward.iter().map(|f| f.ca_pem.clone()));
         let roots: Vec<_> = roots.collect();
         if !roots.is_empty() {
-            variables.extend(network::trusting(&roots.join("\n"))?);
+            variables.extend(network::trusting(&roots.join("\n"), chosen.forward.is_some())?);
         }
         Ok(variables)
     }

@@ -42,6 +42,11 @@ impl Gate {
         self.0.send_replace(true);
     }
 
+    /// Holds up whoever comes from here on.
+    pub fn shut(&self) {
+        self.0.send_replace(false);
+    }
+
     pub(crate) async fn wait(&self) {
         drop(self.0.subscribe().wait_for(|open| *open).await);
     }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _},
 };
 use tokio_rustls::TlsAcceptor;
+
+use super::Host;
 
 /// A certificate with its key and the CA that signed it, in PEM.
 #[derive(Clone, Debug)]
@@ -22,19 +24,28 @@ pub struct Identity {
 
 /// A leaf for `localhost` and `127.0.0.1`, by a fresh CA.
 pub fn identity() -> Identity {
+    identity_of(&Host::address())
+}
+
+fn identity_of(host: &Host) -> Identity {
     crate::install_crypto_provider();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Another name than the leaf's: OpenSSL takes a certificate by its own name for its own issuer.
+    params.distinguished_name.push(DnType::CommonName, "stand-in CA");
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    if !names.contains(&host.name) {
+        names.push(host.name.clone());
+    }
     let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &ca).unwrap();
     Identity { certificate_pem: leaf.pem(), key_pem: key.serialize_pem(), ca_pem: ca.pem() }
 }
 
-/// A server for [`identity`], HTTP/1.1 by ALPN, and its CA.
-pub fn acceptor() -> (TlsAcceptor, String) {
-    let identity = identity();
+/// A server for [`identity`] and `host`, HTTP/1.1 by ALPN, and its CA.
+pub fn acceptor(host: &Host) -> (TlsAcceptor, String) {
+    let identity = identity_of(host);
     let leaf = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).unwrap();
     let key = PrivatePkcs8KeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap();
     let mut config =

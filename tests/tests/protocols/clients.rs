@@ -1,19 +1,20 @@
 //! HTTPS_PROXY mode with the clients that people have: each asks a stand-in behind TLS for what it asks the real one for, trusts
 //! the tenant's CA, and shows its token to the proxy.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::fs;
 
 use seks_tests::{
-    Sandbox, Upstream,
-    process::{Finished, run},
-    sandbox::{Options, Token},
+    Upstream,
+    process::run,
     upstream::{Answer, Request},
 };
 
-use super::{program, python, root};
+use super::{
+    program, python, root,
+    world::{KEY, World, client},
+};
 
 const COMMIT: &str = "1234567890abcdef1234567890abcdef12345678";
-const KEY: &str = "ghp_RealForwardedKey00000000000000001";
 
 /// A repository and an API in one, for who brings the real key.
 fn stand_in(request: &Request) -> Answer {
@@ -37,94 +38,19 @@ fn stand_in(request: &Request) -> Answer {
     }
 }
 
-struct World {
-    sandbox: Sandbox,
-    upstream: Upstream,
-    token: Token,
-    ca: PathBuf,
-    _files: tempfile::TempDir,
+/// A tunnel may be asked for without a token: the requests in it show one.
+fn world() -> World {
+    World::bearer("tenant = \"default\"\n", Upstream::start_tls(stand_in))
 }
 
-impl World {
-    /// A tunnel may be asked for without a token: the requests in it show one.
-    fn start() -> Self {
-        Self::with("tenant = \"default\"\n")
-    }
-
-    /// Who shows no token gets a 407, which many clients wait for before they show one.
-    fn asking_for_the_token() -> Self {
-        Self::with("")
-    }
-
-    fn with(more: &str) -> Self {
-        let upstream = Upstream::start_tls(stand_in);
-        let config = format!("[forward_proxy]\nlisten = \"127.0.0.1:0\"\n{more}");
-        let sandbox = Sandbox::with(Options { config, ..Options::default() });
-        let cli = sandbox.cli();
-        cli.apply_service(&format!(
-            "name = 'code'\nupstream = '{}'\nallow_private = true\ninject = 'bearer'\nslots = ['bearer', 'basic']\nupstream_ca_pem = '''\n{}'''\n",
-            upstream.origin(),
-            upstream.ca_pem().unwrap()
-        ));
-        cli.put_credential("code", "code", KEY);
-        let made = cli.run(&["ca", "create"], "");
-        assert_eq!(made.code, Some(0), "{}", made.stderr);
-        let shown = cli.run(&["ca", "show"], "");
-        assert!(shown.stdout.starts_with("-----BEGIN CERTIFICATE-----"), "{} {}", shown.stdout, shown.stderr);
-        let files = tempfile::tempdir().unwrap();
-        let ca = files.path().join("seks-ca.pem");
-        fs::write(&ca, &shown.stdout).unwrap();
-        let token = sandbox.token("agent", &["code", "seks-interception"]);
-        Self { sandbox, upstream, token, ca, _files: files }
-    }
-
-    fn origin(&self) -> String {
-        self.upstream.origin()
-    }
-
-    fn node(&self) -> String {
-        format!("http://{}", self.sandbox.forward_proxy().unwrap())
-    }
-
-    /// As it stands in `HTTPS_PROXY`.
-    fn proxy(&self) -> String {
-        self.node().replace("http://", &format!("http://agent:{}@", self.token.secret))
-    }
-
-    fn ca(&self) -> &str {
-        self.ca.to_str().unwrap()
-    }
-
-    fn folder(&self) -> &std::path::Path {
-        self.ca.parent().unwrap()
-    }
-
-    /// The upstream saw the key alone, and the client nothing of it.
-    fn check(&self, finished: &Finished, says: &str, path: &str) {
-        let said = format!("{}{}", finished.stdout, finished.stderr);
-        assert!(finished.code == Some(0) && finished.stdout.contains(says), "{said} {:?}", self.upstream.requests());
-        assert!(!said.contains(KEY), "{said}");
-        let received = self.upstream.received();
-        assert!(!received.windows(11).any(|w| w == b"seks_token_"), "a token reached the upstream");
-        let asked = self.upstream.requests();
-        assert!(asked.iter().any(|r| r.path() == path), "{asked:?}");
-    }
+/// Who shows no token gets a 407, which many clients wait for before they show one.
+fn world_asking_for_the_token() -> World {
+    World::bearer("", Upstream::start_tls(stand_in))
 }
 
-fn client(program: PathBuf) -> Command {
-    let mut command = Command::new(program);
-    for name in
-        ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"]
-    {
-        command.env_remove(name);
-    }
-    command
-}
-
-#[test]
-fn curl_with_the_token_for_the_proxy_and_with_the_token_in_the_request() {
+pub(super) fn curl_with_the_token_for_the_proxy_and_with_the_token_in_the_request() {
     let Some(curl) = program("curl") else { return };
-    let world = World::start();
+    let world = world();
     let url = format!("{}/user", world.origin());
     for http in ["--http1.1", "--http2"] {
         let mut command = client(curl.clone());
@@ -144,10 +70,9 @@ fn curl_with_the_token_for_the_proxy_and_with_the_token_in_the_request() {
     assert!(!world.sandbox.everything_emitted().contains(KEY));
 }
 
-#[test]
-fn python_requests_gets() {
+pub(super) fn python_requests_gets() {
     let Some(python) = python("requests") else { return };
-    let world = World::start();
+    let world = world();
     let script = "import requests, sys; print(requests.get(sys.argv[1]).text)";
     let mut command = client(python);
     command.args(["-c", script, &format!("{}/user", world.origin())]);
@@ -155,14 +80,13 @@ fn python_requests_gets() {
     world.check(&run(&mut command, b""), r#"{"ok":true"#, "/user");
 }
 
-#[test]
-fn node_fetches() {
+pub(super) fn node_fetches() {
     let Some(node) = program("node") else { return };
     let modules = root().join(".test-env/node/node_modules/undici");
     if !modules.exists() {
         return seks_tests::process::skip("what Node's fetch does", "tests/sdk/install has not put undici there");
     }
-    let world = World::start();
+    let world = world();
     let script = world.folder().join("client.mjs");
     let code = "const [undici, url, proxy] = process.argv.slice(2);\n\
                 const { fetch, EnvHttpProxyAgent } = (await import(undici + '/index.js')).default;\n\
@@ -174,10 +98,9 @@ fn node_fetches() {
     world.check(&run(command.env("NODE_EXTRA_CA_CERTS", world.ca()), b""), r#"{"ok":true"#, "/user");
 }
 
-#[test]
-fn git_lists_a_remote() {
+pub(super) fn git_lists_a_remote() {
     let Some(git) = program("git") else { return };
-    let world = World::asking_for_the_token();
+    let world = world_asking_for_the_token();
     let mut command = client(git);
     command.args(["-c", "credential.helper=", "ls-remote", &format!("{}/repo.git", world.origin())]);
     command.env("HTTPS_PROXY", world.proxy()).env("GIT_SSL_CAINFO", world.ca()).env("GIT_TERMINAL_PROMPT", "0");
@@ -185,10 +108,9 @@ fn git_lists_a_remote() {
     world.check(&run(&mut command, b""), &format!("{COMMIT}\trefs/heads/main"), "/repo.git/info/refs");
 }
 
-#[test]
-fn a_java_client_gets() {
+pub(super) fn a_java_client_gets() {
     let Some(java) = program("java") else { return };
-    let world = World::asking_for_the_token();
+    let world = world_asking_for_the_token();
     let code = r#"
 import java.io.FileInputStream;
 import java.net.*;
@@ -231,7 +153,7 @@ public class Client {
 #[test]
 fn a_tunnel_ends_when_its_token_is_revoked() {
     use std::io::{Read as _, Write as _};
-    let world = World::start();
+    let world = world();
     let mut proxy = std::net::TcpStream::connect(world.sandbox.forward_proxy().unwrap()).unwrap();
     let host = world.upstream.address();
     let ask = format!(
@@ -242,7 +164,7 @@ fn a_tunnel_ends_when_its_token_is_revoked() {
     let mut answer = [0; 12];
     proxy.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
-    let config = seks_tests::upstream::tls::client(&fs::read_to_string(&world.ca).unwrap(), &[b"http/1.1"]);
+    let config = seks_tests::upstream::tls::client(&fs::read_to_string(world.ca()).unwrap(), &[b"http/1.1"]);
     let mut rest = Vec::new();
     while !rest.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

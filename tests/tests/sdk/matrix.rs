@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
 use seks_tests::{
     Sandbox, Upstream, oracle,
-    process::{Finished, find_program, run},
+    process::{Finished, find_program, run, skip},
     sandbox::Token,
     upstream::vendors::{FAULT, GREETING, Vendor},
 };
@@ -54,6 +54,7 @@ enum Language {
     Python,
     Node,
     Java,
+    Go,
 }
 
 impl Language {
@@ -62,6 +63,7 @@ impl Language {
             Self::Python => "python",
             Self::Node => "node",
             Self::Java => "java",
+            Self::Go => "go",
         }
     }
 
@@ -86,6 +88,14 @@ impl Language {
                 let path = format!("{}:{}/lib/*", classes.display(), classes.parent()?.display());
                 let quick = ["-XX:TieredStopAtLevel=1".into(), "-cp".into(), path.into(), "Sdk".into(), name.into()];
                 program(find_program("SEKS_JAVA", "java")?, &quick)
+            }
+            Self::Go => {
+                let path = root().join(".test-env/go").join(name);
+                if !path.exists() {
+                    skip(&format!("{name} for Go"), "SEKS_GO_SDK=1 tests/sdk/install builds it, which takes minutes");
+                    return None;
+                }
+                program(path, &[])
             }
         })
     }
@@ -231,4 +241,5 @@ cells! {
     anthropic_for_java: Java "anthropic",
     openai_for_java: Java "openai",
     stripe_for_java: Java "stripe",
+    openai_for_go: Go "openai",
 }

@@ -19,9 +19,21 @@ const PROXIES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_prox
 /// Where they read for which hosts they shall not. Clients disagree about the case.
 const EXCEPTIONS: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// Where clients read their roots: OpenSSL, Go and httpx, Python's requests, curl, Node (in addition to its own), AWS, git.
-const ROOTS: [&str; 6] =
-    ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO"];
+/// Where clients read their roots: OpenSSL, Go and httpx, Python's requests, curl, Node (in addition to its own), AWS, git, pip
+/// (before its own configuration).
+const ROOTS: [&str; 7] = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "AWS_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+];
+/// Where npm reads its roots before its own configuration, which may name a company's: in place of all others. Like its proxy
+/// for HTTPS_PROXY mode, where everything is reached through the node.
+const NPM_ROOTS: &str = "npm_config_cafile";
+const NPM_PROXY: &str = "npm_config_https_proxy";
 /// Where systems keep theirs: Debian and Alpine, Fedora, macOS and BSD, SUSE.
 const MACHINE: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -33,7 +45,7 @@ const MACHINE: [&str; 4] = [
 /// HTTPS_PROXY mode at `proxy`, with the token as its password.
 pub(super) fn through(proxy: &str, token: &str) -> Variables {
     let url = proxy.replacen("://", &format!("://agent:{token}@"), 1);
-    ["HTTPS_PROXY", "https_proxy"].iter().map(|name| ((*name).to_owned(), url.clone())).collect()
+    ["HTTPS_PROXY", "https_proxy", NPM_PROXY].iter().map(|name| ((*name).to_owned(), url.clone())).collect()
 }
 
 /// A proxy that the environment names would be sent the token: the node at `authority` (`HOST[:PORT]`) is excepted.
@@ -58,10 +70,11 @@ pub(super) fn without_another_proxy(authority: &str, environment: impl Fn(&str) 
 }
 
 /// The variables name one file that holds the machine's roots and these: most clients replace their roots by what is named.
+/// `npm`: npm's, too.
 ///
 /// # Errors
 /// When these are no certificates, or the file can't be written.
-pub(super) fn trusting(pem: &str) -> Result<Variables> {
+pub(super) fn trusting(pem: &str, npm: bool) -> Result<Variables> {
     let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).peekable();
     if certificates.peek().is_none() || certificates.any(|c| c.is_err()) {
         return Err(CliError::usage("--proxy-ca", "holds no certificates in PEM"));
@@ -70,7 +83,8 @@ pub(super) fn trusting(pem: &str) -> Result<Variables> {
     let machine = own.into_iter().chain(MACHINE.iter().map(PathBuf::from)).find(|path| path.is_file());
     let roots = machine.as_deref().map(read_text).transpose()?.unwrap_or_default();
     let file = write_once(&format!("{}\n{pem}", roots.trim_end()))?;
-    Ok(ROOTS.iter().map(|name| ((*name).to_owned(), file.display().to_string())).collect())
+    let names = ROOTS.into_iter().chain(npm.then_some(NPM_ROOTS));
+    Ok(names.map(|name| (name.to_owned(), file.display().to_string())).collect())
 }
 
 /// The same text is always in the same file of the user's cache; a reader never sees half of one.
@@ -114,7 +128,7 @@ mod tests {
     #[test]
     fn what_is_no_certificate_is_refused() {
         for bad in ["", "nonsense", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"] {
-            assert!(trusting(bad).is_err(), "{bad}");
+            assert!(trusting(bad, false).is_err(), "{bad}");
         }
     }
 }

@@ -1,0 +1,3 @@
+module seks.example/plain
+
+go 1.21

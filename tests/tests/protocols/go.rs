@@ -1,0 +1,112 @@
+//! Programs in Go, which find proxy and roots by `HTTPS_PROXY` and `SSL_CERT_FILE`: GitHub's `gh`, and the standard library's
+//! client (`tests/sdk/go/plain`). Go reaches `localhost` past every proxy, so that stand-ins have another name.
+
+use std::process::Command;
+
+use seks_tests::{
+    Upstream,
+    process::{Process, run, skip},
+    upstream::{
+        Answer, Gate, Host, Request,
+        answer::{Step, chunk},
+    },
+};
+
+use super::{
+    program, root,
+    world::{KEY, World, client},
+};
+
+fn host(of: &str) -> Option<Host> {
+    let host = Host::of_this_machine();
+    if host.is_none() {
+        skip(&format!("what {of} does"), "this machine has no name but `localhost`");
+    }
+    host
+}
+
+pub(super) fn gh_asks_an_enterprise_host() {
+    let Some(gh) = program("gh") else { return };
+    let Some(host) = host("gh") else { return };
+    let credential = format!("Bearer {KEY}");
+    let wanted = credential.clone();
+    let api = move |request: &Request| {
+        if request.header("authorization").as_ref() != Some(&wanted) {
+            return Answer::json(401, r#"{"message":"Bad credentials"}"#);
+        }
+        match request.path().as_str() {
+            "/api/v3/user" => Answer::json(200, &format!(r#"{{"login":"octo","key":"{KEY}"}}"#)),
+            _ => Answer::json(404, r#"{"message":"Not Found"}"#),
+        }
+    };
+    let world = World::with("", Upstream::start_tls_as(host, api), credential, |cli, upstream| {
+        cli.enable("github-enterprise", "code", upstream);
+    });
+    let (gh, at) = (gh.to_str().unwrap(), format!("GH_HOST={}", world.authority()));
+    // Its token is what the catalogue's entry sets for it: GH_ENTERPRISE_TOKEN.
+    let user = world.seks_run(&["env", &at, gh, "api", "user"]);
+    world.check(&user, &format!(r#"{{"login":"octo","key":"{}"}}"#, "*".repeat(KEY.len())), "/api/v3/user");
+    let heard = world.upstream.requests().len();
+    let refused = world.seks_run(&["env", &at, gh, "api", "user/keys", "--method", "POST"]);
+    let said = format!("{}{}", refused.stdout, refused.stderr);
+    assert!(refused.code == Some(1) && said.contains("hand out keys") && said.contains("HTTP 403"), "{said}");
+    assert_eq!(world.upstream.requests().len(), heard, "it got no further than the node");
+    assert!(!world.sandbox.everything_emitted().contains(KEY));
+}
+
+pub(super) fn the_standard_library_of_go_calls_and_streams() {
+    let plain = root().join(".test-env/go/plain");
+    if !plain.exists() {
+        return skip("what Go's net/http does", "tests/sdk/install has not built .test-env/go/plain");
+    }
+    let Some(host) = host("Go's net/http") else { return };
+    let gate = Gate::default();
+    let held = gate.clone();
+    let api = move |request: &Request| match request.path().as_str() {
+        _ if request.header("authorization").as_deref() != Some(&format!("Bearer {KEY}")) => Answer::json(401, "{}"),
+        "/events" => {
+            let events = vec![chunk(b"data: one\n\n"), Step::Hold(held.clone()), chunk(b"data: two\n\n")];
+            Answer::chunked(200, &[("Content-Type", "text/event-stream")], events, &[])
+        }
+        _ => Answer::json(200, &format!(r#"{{"ok":true,"key":"{KEY}"}}"#)),
+    };
+    let world = World::bearer("", Upstream::start_tls_as(host, api));
+    let ok = format!(r#"{{"ok":true,"key":"{}"}}"#, "*".repeat(KEY.len()));
+    let (program, user) = (plain.to_str().unwrap(), format!("{}/user", world.origin()));
+    world.check(&world.seks_run(&[program, &user]), &format!("HTTP/2.0 200\n{ok}"), "/user");
+
+    let base = format!("{}/api/code", world.sandbox.proxy_url());
+    let by_path = |token: &str, rest: &str| {
+        let mut command = client(plain.clone());
+        command.arg(format!("{base}{rest}")).env("TOKEN", token);
+        command
+    };
+    let posted = run(by_path(&world.token.secret, "/user").arg("{}"), b"");
+    world.check(&posted, &format!("HTTP/1.1 200\n{ok}"), "/user");
+
+    let mut within = client(plain.clone());
+    within.arg(format!("{}/events", world.origin())).env("HTTPS_PROXY", world.proxy()).env("SSL_CERT_FILE", world.ca());
+    for (name, mut command) in [("within", within), ("by-path", by_path(&world.token.secret, "/events"))] {
+        streams(&world, &gate, name, &mut command);
+    }
+
+    world.sandbox.cli().revoke(&world.token.id);
+    let refused = run(&mut by_path(&world.token.secret, "/user"), b"");
+    assert!(refused.stdout.starts_with("HTTP/1.1 401\n"), "{refused:?}");
+    assert!(refused.stdout.contains("the token was revoked"), "{refused:?}");
+    assert!(!world.sandbox.everything_emitted().contains(KEY));
+}
+
+/// The first event is there before the upstream has the second.
+fn streams(world: &World, gate: &Gate, name: &str, command: &mut Command) {
+    gate.shut();
+    let mut process = Process::spawn(name, world.folder(), command);
+    process.wait_for("the first event", || {
+        let file = world.folder().join(format!("{name}.out"));
+        std::fs::read_to_string(file).is_ok_and(|text| text.contains("data: one\n")).then_some(())
+    });
+    gate.open();
+    assert!(process.ended().success(), "{}", process.output());
+    assert!(process.output().contains("data: one\n\ndata: two\n"), "{}", process.output());
+    world.check_secrets(&process.output());
+}
