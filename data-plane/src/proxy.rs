@@ -136,8 +136,9 @@ impl Proxy {
         let limits = &self.config.proxy.limits;
         let (parts, body) = request.into_parts();
         if parts.method == Method::CONNECT && matches!(entry, Entry::Forward) {
-            let tenant = self.config.forward_proxy.as_ref().and_then(|c| c.tenant.as_deref()?.try_into().ok());
-            return interception::connect(&parts, &caller, &self.table, tenant, in_flight, record);
+            // Boxed: it is rare, and large.
+            return Box::pin(interception::connect(&parts, &caller, &self.table, &self.config, in_flight, record))
+                .await;
         }
         let admitted = admit::call(parts, &body, entry, &self.hosts, limits)?;
         let identified = lookup::call(admitted, &caller, &self.table, record)?;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The service whose credential is a tenant's interception CA: a token that grants it may use HTTPS_PROXY mode, and brings the CA to
-/// the nodes. It is no upstream: nodes send nothing to it.
+/// the nodes. It is no upstream: nodes send nothing to it. What it says of private addresses is about `tunnel_other_hosts`.
 pub const INTERCEPTION: &str = "seks-interception";
 /// The field of its credential that is the CA's certificate: DER in base64.
 pub const INTERCEPTION_CERTIFICATE: &str = "certificate";
@@ -66,6 +66,8 @@ pub struct Service {
     pub http2: bool,
     /// `traceparent` and `tracestate` are passed on.
     pub forward_trace_context: bool,
+    /// Of [`INTERCEPTION`] alone: HTTPS_PROXY mode passes hosts of no service through, unseen and without a credential.
+    pub tunnel_other_hosts: bool,
     /// How long the upstream may take to its first byte; `None`: the node's default.
     pub first_byte_timeout: Option<Duration>,
     /// Endpoints that hand out fresh keys: refused whatever the policies say.
@@ -184,6 +186,9 @@ impl TryFrom<&wire::Service> for Service {
                 "WebSocket needs an upstream that speaks HTTP/1.1, and http2 rules it out",
             ));
         }
+        if wire.tunnel_other_hosts && name.as_str() != INTERCEPTION {
+            return Err(invalid("tunnel_other_hosts", "only of `seks-interception`"));
+        }
         probe::Probe::parse(&wire.test)?; // for operators alone: no node keeps it
         if sigv4.is_some() != slots.contains(&Slot::AwsSigV4) || (sigv4.is_some() && slots.len() > 1) {
             return Err(invalid("slots", "aws_sigv4 is the one slot of a service whose requests are signed"));
@@ -206,6 +211,7 @@ impl TryFrom<&wire::Service> for Service {
             allow_websocket: wire.allow_websocket,
             http2: wire.http2,
             forward_trace_context: wire.forward_trace_context,
+            tunnel_other_hosts: wire.tunnel_other_hosts,
             first_byte_timeout: (wire.first_byte_timeout_ms > 0)
                 .then(|| Duration::from_millis(wire.first_byte_timeout_ms.into())),
             denied_paths: wire.denied_paths.iter().map(|p| DeniedPath::parse(p)).collect::<Result<_, _>>()?,

@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256,
@@ -45,6 +45,43 @@ HTTPS_PROXY=http://agent:TOKEN@NODE, with a token that grants `seks-interception
     /// Print its certificate, in PEM
     #[command(after_help = "Example:\n  seks ca show > seks-ca.pem")]
     Show,
+    /// Say what becomes of CONNECT to a host of none of the tenant's services
+    #[command(after_help = "\
+Example:
+  seks ca other-hosts tunnel
+
+`deny`, which a new tenant has, refuses it. `tunnel` passes it through: unseen, with no credential, to public addresses alone,
+for a token that grants `seks-interception`; one audit record each, and it ends with the token. Policies have no say in it.")]
+    OtherHosts(OtherHostsArgs),
+}
+
+/// What becomes of hosts of no service.
+#[derive(Debug, Args)]
+pub struct OtherHostsArgs {
+    /// Refuse them, or pass them through
+    choice: OtherHosts,
+    /// Private and loopback addresses, too; link-local and metadata addresses never are
+    #[arg(long)]
+    allow_private: bool,
+    /// Whether to wait for the nodes.
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// What becomes of hosts of no service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OtherHosts {
+    /// Refused.
+    Deny,
+    /// Passed through.
+    Tunnel,
+}
+
+impl OtherHosts {
+    fn of(service: &wire::Service) -> Self {
+        if service.tunnel_other_hosts { Self::Tunnel } else { Self::Deny }
+    }
 }
 
 /// How long it lasts.
@@ -91,16 +128,25 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             if output.is_table() {
                 return output.text(service.upstream_ca_pem.trim_end());
             }
+            let other_hosts = OtherHosts::of(&service);
             let (id, tenant, certificate) = (service.name, service.tenant, service.upstream_ca_pem);
-            output.data(&serde_json::json!({ "id": id, "tenant": tenant, "certificate": certificate }))
+            output.data(&serde_json::json!({
+                "id": id, "tenant": tenant, "certificate": certificate, "other_hosts": other_hosts
+            }))
         }
+        Verb::OtherHosts(args) => other_hosts(global, args).await,
     }
 }
 
 async fn create(global: &Global, args: CreateArgs) -> Result<()> {
     let client = global.connect().await?;
     let made = make(&client.tenant(), args.ttl).map_err(|e| CliError::new(Exit::Failed, "the CA", e))?;
-    let service = service(&client.tenant(), &made.certificate)?;
+    let mut service = service(&client.tenant(), &made.certificate)?;
+    // Another CA changes nothing else.
+    let all = client.call("services", client.rpc().list_services(client.list())).await?.services;
+    if let Some(before) = all.into_iter().find(|service| service.name == INTERCEPTION) {
+        (service.tunnel_other_hosts, service.allow_private) = (before.tunnel_other_hosts, before.allow_private);
+    }
     let apply = wire::ApplyServiceRequest { service: Some(service), wait: None };
     client.change("the CA", client.rpc().apply_service(apply)).await?;
     let put = wire::PutCredentialRequest {
@@ -118,6 +164,48 @@ async fn create(global: &Global, args: CreateArgs) -> Result<()> {
         tenant: client.tenant(),
         certificate: made.certificate,
         version: credential.version,
+    };
+    change::print(global.output(), "the CA", view, answer.enforcement, args.waiting)
+}
+
+#[derive(Serialize)]
+struct OtherHostsView {
+    id: String,
+    tenant: String,
+    other_hosts: OtherHosts,
+    allow_private: bool,
+}
+
+impl View for OtherHostsView {
+    const COLUMNS: &'static [&'static str] = &["ca", "tenant", "other hosts"];
+    fn row(&self) -> Vec<String> {
+        let choice = match (self.other_hosts, self.allow_private) {
+            (OtherHosts::Deny, _) => "deny",
+            (OtherHosts::Tunnel, false) => "tunnel",
+            (OtherHosts::Tunnel, true) => "tunnel, private ones too",
+        };
+        vec![self.id.clone(), self.tenant.clone(), choice.into()]
+    }
+    fn detail(&self) -> Vec<(&'static str, String)> {
+        Self::COLUMNS.iter().copied().zip(self.row()).collect()
+    }
+}
+
+async fn other_hosts(global: &Global, args: OtherHostsArgs) -> Result<()> {
+    let client = global.connect().await?;
+    let service = client.call("the CA", client.rpc().get_service(client.named(INTERCEPTION))).await;
+    let mut service = service.map_err(|e| e.hint("`seks ca create` makes one"))?;
+    service.tunnel_other_hosts = args.choice == OtherHosts::Tunnel;
+    service.allow_private = args.allow_private && service.tunnel_other_hosts;
+    let wait = Some(client.wait(args.waiting.no_wait));
+    let apply = wire::ApplyServiceRequest { service: Some(service), wait };
+    let answer = client.change("the CA", client.rpc().apply_service(apply)).await?;
+    let service = answer.service.unwrap_or_default();
+    let view = OtherHostsView {
+        id: INTERCEPTION.into(),
+        tenant: client.tenant(),
+        other_hosts: OtherHosts::of(&service),
+        allow_private: service.allow_private,
     };
     change::print(global.output(), "the CA", view, answer.enforcement, args.waiting)
 }

@@ -144,6 +144,7 @@ impl Server {
             Some(Tunnel::Interception(interception)) if clean => {
                 return self.intercept(stream, ahead, *interception, source).await;
             }
+            Some(Tunnel::Passage(passage)) if clean => return passage.run(stream, ahead, &self.stop).await,
             // An agent that went on before it was answered is not to be understood.
             _ => Some(stream),
         };

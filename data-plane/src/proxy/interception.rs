@@ -1,10 +1,12 @@
 //! HTTPS_PROXY mode: an agent asks for a tunnel to a host (`CONNECT`), and the node is the host.
 //!
 //! Only for hosts of services that the token grants, with a certificate by the tenant's own CA. Inside, each request is one like any
-//! other: the same stages, with the service found by the host instead of the path. Everything else is refused.
+//! other: the same stages, with the service found by the host instead of the path. Everything else is refused, or passed through
+//! where the tenant says so.
 
 mod leaf;
 mod origin;
+mod passage;
 
 use std::sync::Arc;
 
@@ -17,8 +19,8 @@ use seks_proto::{
 };
 use tokio::time::Instant;
 
-pub(crate) use self::leaf::Leaves;
 pub(super) use self::origin::Origin;
+pub(crate) use self::{leaf::Leaves, passage::Passage};
 use super::{
     Caller,
     audit::Record,
@@ -27,7 +29,10 @@ use super::{
     refusal::{Code, Refusal},
     tunnel::Tunnel,
 };
-use crate::table::{CredentialEntry, Cut, Found, ServiceEntry, Table, TokenEntry};
+use crate::{
+    config::Config,
+    table::{CredentialEntry, Cut, Found, ServiceEntry, Table, TokenEntry},
+};
 
 /// How requests came to the node.
 #[derive(Clone)]
@@ -65,12 +70,12 @@ struct Asker {
     token: Option<(Arc<TokenEntry>, Digest)>,
 }
 
-/// Opens a tunnel, or says why not. `tenant`: whose services may be asked for by who shows no token yet.
-pub(super) fn connect(
+/// Opens a tunnel, or says why not.
+pub(super) async fn connect(
     parts: &Parts,
     caller: &Caller,
     table: &Arc<Table>,
-    tenant: Option<TenantName>,
+    config: &Config,
     in_flight: InFlight,
     record: &mut Record,
 ) -> Result<Response<Outgoing>, Refusal> {
@@ -82,14 +87,20 @@ pub(super) fn connect(
         return Err(Refusal::invalid("CONNECT takes a connection of its own: HTTP/1.1"));
     }
     let origin = Origin::of_tunnel(&parts.uri).ok_or_else(|| Refusal::invalid("CONNECT takes host:port"))?;
+    // Whose services may be asked for by who shows no token yet.
+    let tenant = config.forward_proxy.as_ref().and_then(|c| c.tenant.as_deref()?.try_into().ok());
     let asker = Asker::read(&parts.headers, table, tenant, record)?;
     if let Some((token, _)) = &asker.token {
         record.identified(token.tenant(), token.agent_name(), token.id());
         lookup::check(token, caller)?;
     }
-    let no_service =
-        || Refusal::from(Code::ServiceNotGranted).with_detail("no service that may be reached is at that host");
-    let service = asker.service(&origin, table).ok_or_else(no_service)?;
+    let Some(service) = asker.service(&origin, table) else {
+        let (token, leave, cut) = asker.leave(&origin, table).ok_or_else(|| {
+            Refusal::from(Code::ServiceNotGranted).with_detail("no service that may be reached is at that host")
+        })?;
+        let in_flight = in_flight.of(token, config.proxy.limits.max_in_flight)?;
+        return passage::open(&origin, &leave, token, cut, &config.upstream, in_flight, record).await;
+    };
     record.service(&service.name, service.upstream.host());
     let ca = asker.ca(table).ok_or_else(|| {
         Refusal::from(Code::ServiceNotGranted)
@@ -137,6 +148,17 @@ impl Asker {
             Some((token, _)) => granted(token, origin),
             None => table.service_where(&self.tenant, |service| origin.is(&service.upstream)),
         }
+    }
+
+    /// The tenant's leave for this token to reach a host of none of its services. One of theirs is none of these, granted or not.
+    fn leave(&self, origin: &Origin, table: &Arc<Table>) -> Option<(&Arc<TokenEntry>, Arc<ServiceEntry>, Cut)> {
+        let (token, digest) = self.token.as_ref()?;
+        let leave = token.grant(INTERCEPTION)?.service().filter(|service| service.tunnel_other_hosts)?;
+        if table.service_where(&self.tenant, |service| service.upstream.host() == origin.host()).is_some() {
+            return None;
+        }
+        let cut = table.register(*digest, token, &leave.name)?;
+        Some((token, leave, cut))
     }
 
     fn ca(&self, table: &Table) -> Option<Arc<CredentialEntry>> {

@@ -1,6 +1,20 @@
 //! What becomes of a connection that HTTP has left.
 
-use super::{audit::Record, interception::Interception, websocket::Socket};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    audit::{Counters, Record},
+    interception::{Interception, Passage},
+    websocket::Socket,
+};
 
 /// Waits for the connection that the answer goes out on.
 pub(crate) enum Tunnel {
@@ -8,6 +22,8 @@ pub(crate) enum Tunnel {
     Socket(Box<Socket>),
     /// TLS, and in it HTTP again.
     Interception(Box<Interception>),
+    /// What the node doesn't look into.
+    Passage(Box<Passage>),
 }
 
 impl Tunnel {
@@ -16,6 +32,49 @@ impl Tunnel {
         match self {
             Self::Socket(socket) => socket.hand_over(record),
             Self::Interception(interception) => interception.hand_over(record),
+            Self::Passage(passage) => passage.hand_over(record),
+        }
+    }
+}
+
+/// Shows that there is life, and counts it.
+#[derive(Clone)]
+pub(super) struct Pulse {
+    began: Instant,
+    last: Arc<AtomicU64>,
+    counters: Arc<Counters>,
+}
+
+impl Pulse {
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Self { began: Instant::now(), last: Arc::default(), counters }
+    }
+
+    /// Something came.
+    pub(super) fn beat(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
+    }
+
+    /// So many bytes came from the agent.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.beat();
+        self.counters.sent(bytes);
+    }
+
+    /// So many bytes went to the agent.
+    pub(super) fn received(&self, bytes: usize) {
+        self.counters.received(bytes);
+    }
+
+    /// Ends when nothing came for `idle`.
+    pub(super) async fn stopped(&self, idle: Duration) {
+        loop {
+            let deadline = self.began + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
+            if Instant::now() >= deadline {
+                return;
+            }
+            sleep_until(deadline).await;
         }
     }
 }

@@ -152,9 +152,15 @@ fn put_agent(table: &Generation, tenant: &seks_proto::id::TenantName, entry: Age
 }
 
 fn put_service(table: &Generation, service: Service) {
-    let slot = table.directory_or_new(&service.tenant).service_slot(&service.name.clone());
+    let directory = table.directory_or_new(&service.tenant);
+    let slot = directory.service_slot(&service.name.clone());
     let generation = fingerprint(&service);
+    let loses_leave = slot.get().is_some_and(|before| before.loses_leave(&service));
     slot.put(ServiceEntry { generation, service });
+    if loses_leave {
+        slot.cut();
+        directory.wake_all();
+    }
 }
 
 /// Equal definitions have equal numbers, so that a resync doesn't close every pool. `Debug` writes every field.

@@ -22,7 +22,7 @@ pub enum CutReason {
     TokenRevoked,
     /// Its agent was disabled or deleted, be it only for a moment.
     AgentDisabled,
-    /// The service was deleted.
+    /// The service was deleted, or gives no leave any more for what passes through.
     ServiceRemoved,
     /// The credential was deleted. One that was merely replaced lets requests in flight finish.
     CredentialRemoved,
@@ -130,6 +130,12 @@ impl Cut {
         let held = Held::new(current.number(), token, &service).ok_or(CutReason::TokenRevoked)?;
         if held.grant.credential_name() != self.held.grant.credential_name() {
             return Err(CutReason::TokenRevoked);
+        }
+        let services = (self.held.grant.service(), held.grant.service());
+        if let (Some(before), Some(after)) = services
+            && before.loses_leave(&after)
+        {
+            return Err(CutReason::ServiceRemoved);
         }
         self.unregister();
         self.held = held;

@@ -31,6 +31,14 @@ pub struct ServiceEntry {
     pub(super) service: Service,
 }
 
+impl ServiceEntry {
+    /// What passes through by its leave (`tunnel_other_hosts`) has to end when `after` takes its place.
+    pub(super) fn loses_leave(&self, after: &Service) -> bool {
+        let private = self.allow_private && !after.allow_private;
+        self.tunnel_other_hosts && (private || !after.tunnel_other_hosts)
+    }
+}
+
 impl Deref for ServiceEntry {
     type Target = Service;
     fn deref(&self) -> &Service {

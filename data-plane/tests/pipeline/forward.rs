@@ -27,8 +27,8 @@ use crate::{
 };
 
 /// A node with a tenant's CA, and an upstream behind TLS that echoes the head of what it is asked.
-struct World {
-    rig: Rig,
+pub struct World {
+    pub rig: Rig,
     upstream: SocketAddr,
     seen: Seen,
     ca: CertifiedIssuer<'static, KeyPair>,
@@ -73,13 +73,20 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// The CA's service and credential, and tokens that reach it.
-fn interception(rig: &Rig, ca: &CertifiedIssuer<'static, KeyPair>) -> Vec<Change> {
+/// The CA's service.
+pub fn ca_service() -> wire::Service {
     let mut service = definition(INTERCEPTION, "127.0.0.1:1".parse().unwrap());
+    service.upstream = "https://interception.invalid".into();
     service.fields = vec![INTERCEPTION_CERTIFICATE.into(), INTERCEPTION_KEY.into()];
     let field = |name: &str| header_site(&format!("x-{name}"), &format!("{{{name}}}"));
     let sites = service.fields.iter().map(|f| field(f)).collect();
     service.injection = Some(wire::Injection { sites, ..Default::default() });
+    service
+}
+
+/// The CA's service and credential, and tokens that reach it.
+fn interception(rig: &Rig, ca: &CertifiedIssuer<'static, KeyPair>) -> Vec<Change> {
+    let service = ca_service();
     let (certificate, key) = (STANDARD.encode(ca.der()), STANDARD.encode(ca.key().serialize_der()));
     let json = serde_json::json!({ INTERCEPTION_CERTIFICATE: certificate, INTERCEPTION_KEY: key }).to_string();
     let fields = Fields::parse(&service.fields, &Secret::new(json.into_bytes())).unwrap();
@@ -107,6 +114,11 @@ fn interception(rig: &Rig, ca: &CertifiedIssuer<'static, KeyPair>) -> Vec<Change
 
 impl World {
     async fn start(tenant: Option<&str>) -> Self {
+        Self::with(tenant, |_| {}).await
+    }
+
+    /// `more`: of the node's configuration.
+    pub async fn with(tenant: Option<&str>, more: impl Fn(&mut Config)) -> Self {
         let (upstream, seen, pki) = tls_upstream().await;
         let ca_pem = pki.ca.pem();
         let https = move |s: &mut wire::Service| {
@@ -120,6 +132,7 @@ impl World {
         let config = move |c: &mut Config| {
             c.forward_proxy =
                 Some(ForwardProxyConfig { listen: "127.0.0.1:0".parse().unwrap(), tenant: tenant.clone() });
+            more(c);
         };
         let rig = Rig::with(upstream, https, config).await;
         let ca = authority();
@@ -127,7 +140,7 @@ impl World {
         Self { rig, upstream, seen, ca }
     }
 
-    fn basic(&self) -> String {
+    pub fn basic(&self) -> String {
         format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(format!("agent:{}", self.rig.token.as_str())))
     }
 
@@ -138,7 +151,7 @@ impl World {
         (reply, tcp)
     }
 
-    async fn connect_to(&self, host: &str, more: &str) -> (Reply, TcpStream) {
+    pub async fn connect_to(&self, host: &str, more: &str) -> (Reply, TcpStream) {
         self.ask(&format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n")).await
     }
 

@@ -9,6 +9,7 @@ mod grpc;
 mod h2;
 mod host;
 mod hostile;
+mod passage;
 mod pool;
 mod rig;
 mod thin;

@@ -80,6 +80,9 @@ pub struct Spec {
     /// `traceparent` and `tracestate` are passed on.
     #[serde(skip_serializing_if = "is_false")]
     pub forward_trace_context: bool,
+    /// Of `seks-interception` alone: HTTPS_PROXY mode passes hosts of no service through.
+    #[serde(skip_serializing_if = "is_false")]
+    pub tunnel_other_hosts: bool,
     /// PEM roots trusted instead of the machine's.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub upstream_ca_pem: String,
@@ -134,6 +137,7 @@ impl Spec {
             allow_websocket: self.allow_websocket,
             http2: self.http2,
             forward_trace_context: self.forward_trace_context,
+            tunnel_other_hosts: self.tunnel_other_hosts,
             first_byte_timeout_ms: self.first_byte_timeout.map(millis).transpose()?.unwrap_or_default(),
             denied_paths: self.denied_paths.clone(),
             denied_actions: self.denied_actions.clone(),
@@ -181,6 +185,7 @@ impl From<&wire::Service> for Spec {
             http2: service.http2,
             allow_private: service.allow_private,
             forward_trace_context: service.forward_trace_context,
+            tunnel_other_hosts: service.tunnel_other_hosts,
             upstream_ca_pem: service.upstream_ca_pem.clone(),
             catalogue: service.catalogue.clone(),
         }

@@ -6,6 +6,7 @@ mod clients;
 mod go;
 mod grpc;
 mod packages;
+mod passage;
 mod websocket;
 mod world;
 

@@ -28,7 +28,12 @@ pub(super) struct World {
 impl World {
     /// A service `code` that takes `Authorization: Bearer KEY`. `forward`: more of `[forward_proxy]`.
     pub(super) fn bearer(forward: &str, upstream: Upstream) -> Self {
-        Self::with(forward, upstream, format!("Bearer {KEY}"), |cli, upstream| {
+        Self::bearer_in(Options { config: forward.into(), ..Options::default() }, upstream)
+    }
+
+    /// The same with all options.
+    pub(super) fn bearer_in(options: Options, upstream: Upstream) -> Self {
+        Self::in_sandbox(options, upstream, format!("Bearer {KEY}"), |cli, upstream| {
             apply(cli, upstream, "inject = 'bearer'\nslots = ['bearer', 'basic']\n");
         })
     }
@@ -40,8 +45,18 @@ impl World {
         credential: String,
         make: impl FnOnce(&Cli, &Upstream),
     ) -> Self {
-        let config = format!("[forward_proxy]\nlisten = \"127.0.0.1:0\"\n{forward}");
-        let sandbox = Sandbox::with(Options { config, ..Options::default() });
+        Self::in_sandbox(Options { config: forward.into(), ..Options::default() }, upstream, credential, make)
+    }
+
+    /// The same with all options; their `config` is more of `[forward_proxy]`.
+    pub(super) fn in_sandbox(
+        options: Options,
+        upstream: Upstream,
+        credential: String,
+        make: impl FnOnce(&Cli, &Upstream),
+    ) -> Self {
+        let config = format!("[forward_proxy]\nlisten = \"127.0.0.1:0\"\n{}", options.config);
+        let sandbox = Sandbox::with(Options { config, ..options });
         let cli = sandbox.cli();
         make(cli, &upstream);
         cli.put_credential("code", "code", KEY);

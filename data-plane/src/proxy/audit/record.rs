@@ -165,6 +165,11 @@ impl Record {
         });
     }
 
+    /// The upstream's port, where it isn't a service's.
+    pub fn port(&mut self, port: u16) {
+        self.write(|s| s.int("server.port", port.into()));
+    }
+
     /// What policy decided, and which policies determined it.
     pub fn decided(&mut self, allowed: bool, policies: &[PolicyId]) {
         self.open.allowed = allowed;
@@ -197,6 +202,12 @@ impl Record {
         let began = now.duration_since(open.began);
         trace.upstream = Some(Upstream { context, began, status: None, failed: None });
         if pass_context { context::header(&context) } else { None }
+    }
+
+    /// The upstream is reached, and is no server of HTTP to us.
+    pub fn upstream_connected(&mut self) {
+        let open = &mut *self.open;
+        open.upstream_took = open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
     }
 
     /// The upstream's head has arrived.

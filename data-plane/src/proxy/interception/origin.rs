@@ -47,6 +47,20 @@ impl Origin {
         &self.host
     }
 
+    /// The port.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// As a service would write it.
+    pub(super) fn to_url(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        if self.host.contains(':') {
+            return format!("{scheme}://[{}]:{}", self.host, self.port);
+        }
+        format!("{scheme}://{}:{}", self.host, self.port)
+    }
+
     /// Whether an upstream is there.
     pub(super) fn is(&self, upstream: &Upstream) -> bool {
         self.tls == upstream.tls() && *self.host == *upstream.host() && self.port == upstream.port()

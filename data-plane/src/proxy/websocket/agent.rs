@@ -5,8 +5,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::{
     frame::{self, From, Header, Malformed, Opcode, Sequence},
-    tunnel::{BUFFER, End, Pulse},
+    tunnel::{BUFFER, End},
 };
+use crate::proxy::tunnel::Pulse;
 
 /// One direction of a tunnel. Holds at most what one read brought.
 pub(super) struct FromAgent<R, W> {

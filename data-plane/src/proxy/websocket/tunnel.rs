@@ -1,13 +1,6 @@
 //! The tunnel behind a `101`: both directions, and what has to hold as long as it is open.
 
-use std::{
-    future::pending,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::pending, time::Duration};
 
 use bytes::Bytes;
 use http::Response;
@@ -20,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 use super::{agent::FromAgent, handshake, upstream::FromUpstream};
 use crate::{
     proxy::{
-        audit::{Counters, Record},
+        audit::Record,
         forward::Answered,
         outgoing::{InFlight, Outgoing, expiry},
         refusal::{Code, Refusal},
         scrub::{self, Messages, Needles},
-        tunnel::Tunnel,
+        tunnel::{Pulse, Tunnel},
     },
     table::{Cut, CutReason},
     upstream::Switched,
@@ -86,48 +79,6 @@ impl End {
             Self::Idle => (1001, "idle", None),
             Self::Stopping => (1001, "the node is stopping", None),
         })
-    }
-}
-
-/// Shows that there is life, and counts it.
-#[derive(Clone)]
-pub(super) struct Pulse {
-    began: Instant,
-    last: Arc<AtomicU64>,
-    counters: Arc<Counters>,
-}
-
-impl Pulse {
-    fn new(counters: Arc<Counters>) -> Self {
-        Self { began: Instant::now(), last: Arc::default(), counters }
-    }
-
-    /// Something came.
-    pub(super) fn beat(&self) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(now, Ordering::Relaxed);
-    }
-
-    /// So many bytes came from the agent.
-    pub(super) fn sent(&self, bytes: usize) {
-        self.beat();
-        self.counters.sent(bytes);
-    }
-
-    /// So many bytes went to the agent.
-    pub(super) fn received(&self, bytes: usize) {
-        self.counters.received(bytes);
-    }
-
-    /// Ends when nothing came for `idle`.
-    async fn stopped(&self, idle: Duration) {
-        loop {
-            let deadline = self.began + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
-            if Instant::now() >= deadline {
-                return;
-            }
-            sleep_until(deadline).await;
-        }
     }
 }
 

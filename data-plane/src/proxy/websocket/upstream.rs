@@ -14,9 +14,9 @@ use tokio::{
 
 use super::{
     frame::{self, From, Header, Malformed, Opcode, Sequence},
-    tunnel::{BUFFER, End, Pulse},
+    tunnel::{BUFFER, End},
 };
-use crate::proxy::scrub::Messages;
+use crate::proxy::{scrub::Messages, tunnel::Pulse};
 
 /// Largest piece of a message that is searched at once.
 const PIECE: usize = 64 * 1024;

@@ -77,6 +77,7 @@ fn an_error_is_one_line_and_names_the_key() {
         ("inject = 'bearer'\nslots = ['path:/x']", "slots: a path slot is"),
         ("inject = 'bearer'\nbase_path = 'v1'", "base_path: "),
         ("inject = 'bearer'\ndenied_paths = ['/keys']", "denied_paths: "),
+        ("inject = 'bearer'\ntunnel_other_hosts = true", "tunnel_other_hosts: only of `seks-interception`"),
         ("inject = 'bearer'\nfirst_byte_timeout = 'soon'", "expected"),
         ("inject = 'bearer'\nfirst_byte_timeout = '100days'", "first_byte_timeout: at most 49 days"),
         ("inject = 'bearer'\nallow_range = 'yes'", "expected a boolean"),
