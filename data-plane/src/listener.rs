@@ -3,6 +3,7 @@
 mod activity;
 mod body;
 mod connection;
+mod handling;
 mod head;
 mod stalled;
 mod stream;

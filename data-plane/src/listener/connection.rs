@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     activity::{Activity, Waiting},
+    handling::Handling,
     head::HeadLimits,
     stalled::{Streams, polled},
     stream::{Inbound, Rewound, Stream},
@@ -270,12 +271,12 @@ struct Handler {
 impl Service<Request<Incoming>> for Handler {
     type Response = Response<AnswerBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
+    type Future = Handling;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (proxy, entry, activity) = (self.proxy.clone(), self.entry.clone(), self.activity.clone());
         let caller = Caller::new(self.source, self.tls);
-        Box::pin(async move {
+        Handling::begin(async move {
             let mut handled = pin!(proxy.handle(request, caller, &entry, activity));
             Ok(std::future::poll_fn(|cx| polled(handled.as_mut().poll(cx))).await)
         })
