@@ -94,17 +94,24 @@ async fn a_passage_ends_with_the_token_and_with_the_tenants_leave() {
 }
 
 #[tokio::test]
-async fn an_idle_passage_ends_and_an_open_one_counts_for_its_token() {
-    let few = |c: &mut Config| {
-        c.upstream.idle_timeout = Duration::from_millis(500);
-        c.proxy.limits.max_in_flight = 1;
-    };
-    let (world, port) = (world_that_tunnels(few).await, echo().await);
+async fn an_open_passage_counts_for_its_token() {
+    let (world, port) = (world_that_tunnels(|c| c.proxy.limits.max_in_flight = 1).await, echo().await);
     let open = passage(&world, port).await;
     let (reply, _) = world.connect_to(&format!("localhost:{port}"), &world.basic()).await;
     assert_eq!(reply.status, 429, "{reply:?}");
-    ends(open).await;
-    drop(passage(&world, port).await);
+    drop(open);
+    timeout(PATIENCE, async {
+        while world.connect_to(&format!("localhost:{port}"), &world.basic()).await.0.status != 200 {}
+    })
+    .await
+    .expect("its place is given back");
+}
+
+#[tokio::test]
+async fn an_idle_passage_ends() {
+    let idle = |c: &mut Config| c.upstream.idle_timeout = Duration::from_secs(2);
+    let (world, port) = (world_that_tunnels(idle).await, echo().await);
+    ends(passage(&world, port).await).await;
 }
 
 #[tokio::test]
