@@ -268,8 +268,8 @@ fn run(cases: Vec<Case>) {
         }
     }
     let asked = upstream.requests().iter().filter(|r| oracle::contains(&r.head, CREDENTIAL.as_bytes())).count();
-    assert_eq!(asked, 2 * expected.len(), "every case was answered by the upstream, twice");
     assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), expected.len(), failures.join("\n"));
+    assert_eq!(asked, 2 * expected.len(), "every case was answered by the upstream, twice");
 }
 
 #[test]

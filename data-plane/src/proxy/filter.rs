@@ -62,7 +62,8 @@ pub(super) fn request(headers: HeaderMap, service: &Service, strays: bool) -> He
     let named = admit::connection_names(&headers).filter(|n| !n.eq_ignore_ascii_case("keep-alive"));
     let named: Vec<HeaderName> = named.filter_map(|n| HeaderName::from_bytes(n.as_bytes()).ok()).collect();
     HeaderList::kept_of(headers, OURS + service.headers.len() + service.injection.len(), |name, value| {
-        !is_dropped(name, service) && !named.contains(name) && !(strays && lookup::has_token(value.as_bytes()))
+        let dropped = is_dropped(name, service) || named.contains(name);
+        !(dropped || (strays && lookup::has_token(value.as_bytes())))
     })
 }
 

@@ -107,10 +107,15 @@ impl Answer {
         Self::chunked(200, &[("Content-Type", "text/event-stream"), ("Cache-Control", "no-cache")], chunks, &[])
     }
 
-    /// Closes the connection after it.
+    /// Closes the connection after it, and says so: a client that isn't told may send its next request into the closing.
     #[must_use]
     pub fn then_close(mut self) -> Self {
         self.close = true;
+        if let Some(Step::Send(bytes)) = self.steps.first_mut()
+            && let Some(line) = bytes.windows(2).position(|end| end == b"\r\n")
+        {
+            bytes.splice(line..line, *b"\r\nConnection: close");
+        }
         self
     }
 }

@@ -11,9 +11,10 @@ const MAX_TRAILER_BYTES: usize = 8 * 1024;
 const MAX_TRAILERS: usize = 64;
 
 /// Position in a chunked body.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Chunked {
     /// Before the line of a size.
+    #[default]
     Size,
     /// This much of a chunk is left.
     Data(u64),
@@ -30,12 +31,6 @@ pub(super) enum Step {
     End(Option<HeaderMap>),
     /// Nothing, until more is read.
     More,
-}
-
-impl Default for Chunked {
-    fn default() -> Self {
-        Self::Size
-    }
 }
 
 impl Chunked {
