@@ -79,7 +79,7 @@ enum Sending {
     Nothing,
     /// This many bytes.
     Length(Upload, u64),
-    /// Unknown how many; whether there was one already.
+    /// Unknown how many; whether a chunk's line end has yet to follow.
     Chunked(Upload, bool),
 }
 
@@ -296,6 +296,11 @@ impl H1 {
     /// Takes of the body what fits behind what is to be written. `true`: the agent has more to send, and hasn't sent it.
     fn fill_output(&mut self, cx: &mut Context<'_>) -> Result<bool, Lost> {
         while self.part.is_empty() && self.output.len() < COPY_BYTES {
+            if let Sending::Chunked(_, open) = &mut self.sending
+                && std::mem::take(open)
+            {
+                self.output.extend_from_slice(b"\r\n");
+            }
             let (Sending::Length(body, _) | Sending::Chunked(body, _)) = &mut self.sending else { break };
             let data = match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Pending => return Ok(true),
@@ -307,35 +312,46 @@ impl H1 {
                 },
             };
             let ended = data.is_empty() || body.is_end_stream();
-            match &mut self.sending {
-                // Fewer or more than announced would shift every request behind it.
-                Sending::Length(_, left) => match left.checked_sub(data.len() as u64) {
-                    Some(rest) if rest == 0 || !ended => *left = rest,
-                    _ => return Err(Lost::Upload),
-                },
-                Sending::Chunked(_, begun) if !data.is_empty() => {
-                    chunked::write_size(&mut self.output, data.len(), std::mem::replace(begun, true));
-                }
-                Sending::Chunked(..) | Sending::Nothing => {}
-            }
-            if data.len() <= COPY_BYTES {
-                self.output.extend_from_slice(&data);
-            } else {
-                self.part = data;
-            }
-            if let Sending::Chunked(_, begun) = self.sending
-                && ended
-            {
-                if !self.part.is_empty() {
-                    break; // the last chunk follows it
-                }
-                chunked::write_end(&mut self.output, begun);
-            }
-            if ended {
-                self.sending = Sending::Nothing;
-            }
+            self.put(data, ended)?;
         }
         Ok(false)
+    }
+
+    /// Puts a part of the body behind what is to be written; empty: there was nothing more.
+    fn put(&mut self, data: Bytes, ended: bool) -> Result<(), Lost> {
+        match &mut self.sending {
+            // Fewer or more than announced would shift every request behind it.
+            Sending::Length(_, left) => match left.checked_sub(data.len() as u64) {
+                Some(rest) if rest == 0 || !ended => *left = rest,
+                _ => return Err(Lost::Upload),
+            },
+            Sending::Chunked(_, open) if !data.is_empty() => {
+                chunked::write_size(&mut self.output, data.len());
+                *open = true;
+            }
+            Sending::Chunked(..) | Sending::Nothing => {}
+        }
+        if data.len() > COPY_BYTES {
+            self.part = data;
+        } else {
+            self.output.extend_from_slice(&data);
+        }
+        if let Sending::Chunked(_, open) = &mut self.sending {
+            if !self.part.is_empty() {
+                return Ok(()); // its line end follows it, and the last chunk that
+            }
+            // At once: there are servers that look at a chunk when it is whole.
+            if std::mem::take(open) {
+                self.output.extend_from_slice(b"\r\n");
+            }
+            if ended {
+                chunked::write_end(&mut self.output);
+            }
+        }
+        if ended {
+            self.sending = Sending::Nothing;
+        }
+        Ok(())
     }
 }
 

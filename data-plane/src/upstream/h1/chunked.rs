@@ -116,12 +116,9 @@ fn trailers(input: &mut BytesMut) -> Result<Step, Lost> {
     Ok(Step::End(Some(trailers)))
 }
 
-/// Begins a chunk of this size, not 0; `begun`: not the first.
-pub(super) fn write_size(out: &mut Vec<u8>, size: usize, begun: bool) {
+/// Begins a chunk of this size, not 0. A line end closes it.
+pub(super) fn write_size(out: &mut Vec<u8>, size: usize) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    if begun {
-        out.extend_from_slice(b"\r\n");
-    }
     let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
     for digit in (0..digits).rev() {
         out.push(HEX.get(size >> (4 * digit) & 15).copied().unwrap_or(b'0'));
@@ -129,9 +126,9 @@ pub(super) fn write_size(out: &mut Vec<u8>, size: usize, begun: bool) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The last chunk; `begun`: there was one before.
-pub(super) fn write_end(out: &mut Vec<u8>, begun: bool) {
-    out.extend_from_slice(if begun { b"\r\n0\r\n\r\n" } else { b"0\r\n\r\n" });
+/// The last chunk.
+pub(super) fn write_end(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"0\r\n\r\n");
 }
 
 #[cfg(test)]
@@ -214,12 +211,13 @@ mod tests {
         for sizes in [&[][..], &[1], &[15, 16, 255, 256, 4096, 70_000]] {
             let (mut wire, mut whole) = (Vec::new(), Vec::new());
             for (at, &size) in sizes.iter().enumerate() {
-                write_size(&mut wire, size, at > 0);
+                write_size(&mut wire, size);
                 let part = vec![b'a' + u8::try_from(at).unwrap(); size];
                 wire.extend_from_slice(&part);
+                wire.extend_from_slice(b"\r\n");
                 whole.extend_from_slice(&part);
             }
-            write_end(&mut wire, !sizes.is_empty());
+            write_end(&mut wire);
             assert_eq!(read(&wire, 1000).unwrap(), (whole, None, 0));
         }
     }
