@@ -39,6 +39,15 @@ const checks = {
   async tables() {
     return (await new DynamoDBClient({ maxAttempts: 1 }).send(new ListTablesCommand({}))).TableNames;
   },
+  // With the SDK's own retries: how often it asked, and what it made of it.
+  async retried() {
+    try {
+      const { TableNames, $metadata } = await new DynamoDBClient({}).send(new ListTablesCommand({}));
+      return [$metadata.attempts, TableNames.join()];
+    } catch (error) {
+      return [error.$metadata.attempts, `${error.name}: ${error.message}`];
+    }
+  },
   async denied() {
     return refused(() => s3.send(new DeleteBucketCommand({ Bucket: "bucket" })));
   },

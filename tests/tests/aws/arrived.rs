@@ -1,10 +1,13 @@
 //! What an upstream gets, byte for byte.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
 
 use seks_tests::{Sandbox, Upstream, oracle, process::run, raw, upstream::Answer};
 
-use crate::moto::{command, installed, script};
+use crate::moto::{command, installed, node, script};
 
 const REAL: &str = r#"{"access_key_id":"AKIAREALREALREAL0001","secret_access_key":"real/secret/access+key/0000000000000001","session_token":"real-session-token-0000000000000000001"}"#;
 const SECRETS: [&str; 3] =
@@ -137,4 +140,67 @@ print(put(b"good", b"good")); print(put(b"good", b"evil")); print(put(b"good", b
     }
     assert!(finished.stdout.contains("the body is not the one that was signed"), "{}", finished.stdout);
     assert!(!oracle::contains(&upstream.received(), b"evil"));
+}
+
+/// An upstream that is too busy for the first request.
+fn busy_once() -> Upstream {
+    let asked = AtomicUsize::new(0);
+    Upstream::start(move |_| match asked.fetch_add(1, SeqCst) {
+        0 => Answer::json(503, r#"{"__type":"ServiceUnavailable","message":"busy"}"#),
+        _ => Answer::json(200, r#"{"TableNames":["table"]}"#),
+    })
+}
+
+/// What a client says of a call that is retried, and of one that is refused: how often it asked, and what it made of it.
+fn retries(client: impl Fn(&Sandbox, &(String, String)) -> Option<Command>) {
+    let (sandbox, upstream) = (Sandbox::start(), busy_once());
+    sandbox.cli().apply_service(&definition(&upstream, "dynamodb"));
+    sandbox.cli().put_credential("dynamodb", "dynamodb", REAL);
+    let pair = pair(&sandbox, "dynamodb");
+    let said = || {
+        let finished = run(&mut client(&sandbox, &pair)?, b"");
+        assert_eq!(finished.code, Some(0), "{}{}", finished.stdout, finished.stderr);
+        let said: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+        Some(said.get("retried").unwrap_or(&said).clone())
+    };
+    let Some(served) = said() else { return };
+    assert_eq!(served, serde_json::json!([2, "table"]));
+    let real = |r: &seks_tests::upstream::Request| r.header("authorization").unwrap().contains(SECRETS[0]);
+    assert!(upstream.requests().len() == 2 && upstream.requests().iter().all(real), "signed anew each time");
+
+    sandbox.cli().json(&["agent", "disable", "agent"]);
+    let refused = said().unwrap();
+    assert_eq!(refused[0], 1, "a refusal isn't asked about again: {refused}");
+    assert!(refused[1].as_str().unwrap().contains("agent_disabled"), "{refused}");
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[test]
+fn boto3_asks_again_when_the_upstream_is_busy_and_not_when_it_is_refused() {
+    let code = r#"
+import boto3, botocore.exceptions, json, os
+try:
+    answer = boto3.client("dynamodb", endpoint_url=os.environ["URL"]).list_tables()
+    said = answer["TableNames"][0]
+except botocore.exceptions.ClientError as error:
+    answer, said = error.response, str(error)
+print(json.dumps([answer["ResponseMetadata"]["RetryAttempts"] + 1, said]))
+"#;
+    retries(|sandbox, pair| {
+        let mut client = python(code, pair)?;
+        client.env("URL", format!("{}/api/dynamodb", sandbox.proxy_url()));
+        Some(client)
+    });
+}
+
+#[test]
+fn the_sdk_for_node_asks_again_when_the_upstream_is_busy_and_not_when_it_is_refused() {
+    retries(|sandbox, (id, secret)| {
+        let mut client = node(&["retried"])?;
+        client.env("AWS_ACCESS_KEY_ID", id).env("AWS_SECRET_ACCESS_KEY", secret);
+        client
+            .env("AWS_ENDPOINT_URL", format!("{}/api/dynamodb", sandbox.proxy_url()))
+            .env("AWS_REGION", "eu-central-1");
+        Some(client)
+    });
 }

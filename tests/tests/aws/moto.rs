@@ -112,14 +112,9 @@ impl World {
 
     /// Runs checks of `node/aws.mjs`; `None`: it isn't installed.
     pub(crate) fn check_node(&self, checks: &[&str]) -> Option<Value> {
-        let env = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".test-env/node");
-        if !env.join("node_modules/@aws-sdk/client-s3").exists() {
-            skip("AWS's SDK for Node", "tests/sdk/install has not put it there");
-            return None;
-        }
-        let mut client = command(&find_program("SEKS_NODE", "node")?);
-        client.arg(script("node/aws.mjs")).args(checks).envs(&self.environment).env("AWS_REGION", "us-east-1");
-        Some(json(&run(client.env("SDK_MODULES", env), b"")))
+        let mut client = node(checks)?;
+        client.envs(&self.environment).env("AWS_REGION", "us-east-1");
+        Some(json(&run(&mut client, b"")))
     }
 
     /// Nothing of the real key came out anywhere.
@@ -129,4 +124,16 @@ impl World {
             assert!(!emitted.contains(self.key[field].as_str().unwrap()), "the real {field} came out");
         }
     }
+}
+
+/// AWS's SDK for Node, which does these checks of `node/aws.mjs`; `None`: it isn't installed.
+pub(crate) fn node(checks: &[&str]) -> Option<Command> {
+    let env = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".test-env/node");
+    if !env.join("node_modules/@aws-sdk/client-s3").exists() {
+        skip("AWS's SDK for Node", "tests/sdk/install has not put it there");
+        return None;
+    }
+    let mut client = command(&find_program("SEKS_NODE", "node")?);
+    client.arg(script("node/aws.mjs")).args(checks).env("SDK_MODULES", env);
+    Some(client)
 }
