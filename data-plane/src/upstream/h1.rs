@@ -19,7 +19,10 @@ use std::{
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::Method;
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::{
+    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
+    task::coop::has_budget_remaining,
+};
 use tokio_util::io::poll_read_buf;
 
 pub(super) use self::head::Head;
@@ -122,7 +125,10 @@ impl H1 {
     /// closed it nor said anything since (which would be taken for the answer to the next request).
     pub(super) fn is_idle(&mut self, cx: &mut Context<'_>) -> bool {
         let mut byte = [0];
-        self.is_done() && Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()
+        // A task that has used up its budget is told that nothing is there, whatever is.
+        self.is_done()
+            && has_budget_remaining()
+            && Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
     /// Begins an exchange: [`poll_head`](Self::poll_head) moves it on.

@@ -203,7 +203,7 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    fn new(gauge: Arc<dyn Gauge>) -> Self {
+    pub(super) fn new(gauge: Arc<dyn Gauge>) -> Self {
         gauge.connections(true, 1);
         Self { gauge, active: true }
     }

@@ -15,6 +15,8 @@ use crate::{
     config::UpstreamConfig,
     upstream::{
         Answer, HeaderList, Request, Upload, UpstreamError, Upstreams,
+        connect::Stream,
+        pool::Counted,
         tests::{KEY, about, listener},
     },
 };
@@ -218,4 +220,18 @@ async fn an_answer_that_is_dropped_closes_its_connection() {
         assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "first");
     };
     tokio::join!(upstream, agent);
+}
+
+#[tokio::test]
+async fn a_task_without_budget_takes_no_connection_for_idle_that_is_not() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (ours, theirs) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (ours, mut theirs) = (ours.unwrap(), theirs.unwrap().0);
+    theirs.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").await.unwrap();
+    ours.readable().await.unwrap();
+    let mut h1 = super::H1::new(Stream::Plain(ours), Counted::new(about().gauge));
+    while tokio::task::coop::has_budget_remaining() {
+        tokio::task::coop::consume_budget().await;
+    }
+    assert!(!poll_fn(|cx| std::task::Poll::Ready(h1.is_idle(cx))).await);
 }
