@@ -5,6 +5,7 @@
 
 pub mod config;
 mod health;
+mod http1;
 pub mod listener;
 mod node;
 pub mod proxy;

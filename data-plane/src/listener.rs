@@ -3,11 +3,12 @@
 mod activity;
 mod body;
 mod connection;
+mod h1;
 mod handling;
 mod head;
+mod request_body;
 mod stalled;
 mod stream;
-mod strict;
 mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -18,13 +19,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::tls::TlsError;
-pub(crate) use self::{
-    activity::Activity,
-    stalled::polled,
-    strict::{is_stand_in, violation_of},
-};
+pub(crate) use self::{activity::Activity, h1::Severed, stalled::polled};
 use self::{connection::Server, tls::Acceptor};
+pub use self::{
+    request_body::{BrokenBody, RequestBody},
+    tls::TlsError,
+};
 use crate::{
     config::ProxyConfig,
     proxy::{Entry, Proxy},

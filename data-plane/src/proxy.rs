@@ -27,7 +27,6 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use self::{
     admit::Hosts,
@@ -46,7 +45,7 @@ pub(crate) use self::{
 };
 use crate::{
     config::Config,
-    listener::{Activity, is_stand_in},
+    listener::{Activity, RequestBody},
     table::Table,
     telemetry::ServiceMetrics,
     upstream::{About, CaFileError, Connection, Gauge, Key, Upstreams},
@@ -99,14 +98,13 @@ impl Proxy {
     /// ends its connection.
     pub(crate) async fn handle(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         caller: Caller,
         entry: &Entry,
         activity: Arc<Activity>,
     ) -> Response<AnswerBody> {
         let in_flight = InFlight::begin(activity);
-        let path = Some(request.uri().path()).filter(|p| !is_stand_in(p)).unwrap_or_default();
-        let mut record = self.audit.open(request.method(), path, request.headers());
+        let mut record = self.audit.open(request.method(), request.uri().path(), request.headers());
         let id = record.id();
         let reader = Reader::of(&request);
         let unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
@@ -123,10 +121,19 @@ impl Proxy {
         response.map(|body| AnswerBody::new(body, record))
     }
 
+    /// Answers a request whose form was refused before it was one. It ends its connection.
+    pub(crate) fn refuse(&self, refusal: &Refusal) -> Response<AnswerBody> {
+        let mut record = self.audit.open(&Method::GET, "", &HeaderMap::new());
+        let mut response = refused(refusal, refusal::Form::default(), true, &mut record);
+        response.headers_mut().insert(RequestId::HEADER, record.id().header());
+        record.answered(response.status());
+        response.map(|body| AnswerBody::new(body, record))
+    }
+
     /// The stages, in order.
     async fn serve(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         caller: Caller,
         entry: &Entry,
         in_flight: InFlight,

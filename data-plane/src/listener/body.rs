@@ -1,4 +1,6 @@
-//! Where a request's body ends: counted, so that the next head is looked for in the right place and nowhere else.
+//! A request's body out of its framing: counted, so that the next head is looked for in the right place and nowhere else.
+
+use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::head::{Framing, Violation};
 
@@ -13,6 +15,16 @@ pub(super) enum Body {
     Length(u64),
     /// Position in a chunked one.
     Chunked(Chunk),
+}
+
+/// What is next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A part of it; whether it was the last.
+    Data(Bytes, bool),
+    End,
+    /// Nothing, until more is read.
+    More,
 }
 
 /// Position in a chunked body. `size` is what the hexadecimal digits said so far.
@@ -38,38 +50,85 @@ impl Body {
         }
     }
 
-    /// Moves over `bytes`. Says how many belong to the body and whether it ended there.
-    pub(super) fn advance(&mut self, bytes: &[u8]) -> Result<(usize, bool), Violation> {
+    /// How much is to come, where that is known.
+    pub(super) fn left(&self) -> Option<u64> {
         match self {
+            Self::Length(left) => Some(*left),
+            Self::Chunked(_) => None,
+        }
+    }
+
+    /// Whether what has come of it so far is well-formed: asked before anybody hears of its request.
+    pub(super) fn check(self, bytes: &[u8]) -> Result<(), Violation> {
+        match self {
+            Self::Length(_) => Ok(()),
+            Self::Chunked(mut chunk) => chunk.skip(bytes),
+        }
+    }
+
+    /// Takes the next part of the body out of `input`.
+    pub(super) fn step(&mut self, input: &mut BytesMut) -> Result<Step, Violation> {
+        match self {
+            Self::Length(0) => Ok(Step::End),
+            Self::Length(_) if input.is_empty() => Ok(Step::More),
             Self::Length(left) => {
-                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-                *left -= taken as u64;
-                Ok((taken, *left == 0))
+                let data = take(left, input);
+                Ok(Step::Data(data, *left == 0))
             }
-            Self::Chunked(chunk) => chunk.advance(bytes),
+            Self::Chunked(chunk) => chunk.take(input),
         }
     }
 }
 
+/// Up to `left` bytes.
+fn take(left: &mut u64, input: &mut BytesMut) -> Bytes {
+    let now = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+    *left -= now as u64;
+    input.split_to(now).freeze()
+}
+
 impl Chunk {
-    fn advance(&mut self, bytes: &[u8]) -> Result<(usize, bool), Violation> {
-        let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
+    fn take(&mut self, input: &mut BytesMut) -> Result<Step, Violation> {
+        loop {
+            match self {
+                Self::Data { .. } if input.is_empty() => return Ok(Step::More),
+                Self::Data { left } => {
+                    let data = take(left, input);
+                    if *left == 0 {
+                        *self = Self::DataCr;
+                    }
+                    return Ok(Step::Data(data, false));
+                }
+                _ => {
+                    let Some(&byte) = input.first() else { return Ok(Step::More) };
+                    input.advance(1);
+                    match self.step(byte)? {
+                        Some(next) => *self = next,
+                        None => return Ok(Step::End),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Moves over `bytes`, up to the body's end.
+    fn skip(&mut self, mut bytes: &[u8]) -> Result<(), Violation> {
+        while let Some((&byte, rest)) = bytes.split_first() {
             if let Self::Data { left } = *self {
                 // The bulk of a body: skipped, not looked at.
-                let skip = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
-                at += skip;
+                let skip = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                bytes = bytes.get(skip..).unwrap_or_default();
                 let left = left - skip as u64;
                 *self = if left == 0 { Self::DataCr } else { Self::Data { left } };
                 continue;
             }
-            at += 1;
+            bytes = rest;
             match self.step(byte)? {
                 Some(next) => *self = next,
-                None => return Ok((at, true)),
+                None => break,
             }
         }
-        Ok((at, false))
+        Ok(())
     }
 
     /// One byte of framing. `None`: the body ended with it.
@@ -114,25 +173,49 @@ mod tests {
         Body::Chunked(Chunk::Size { size: 0, digits: 0 })
     }
 
+    /// What is in `wire`, which comes in pieces: the data, and how much of `wire` is left once it has ended.
+    fn read(mut body: Body, wire: &[u8], piece: usize) -> Result<(Vec<u8>, Option<usize>), Violation> {
+        let (mut input, mut data, mut pieces) = (BytesMut::new(), Vec::new(), wire.chunks(piece));
+        loop {
+            let step = body.step(&mut input)?;
+            if let Step::Data(part, _) = &step {
+                data.extend_from_slice(part);
+            }
+            match step {
+                Step::Data(_, false) => {}
+                Step::End | Step::Data(_, true) => {
+                    return Ok((data, Some(input.len() + pieces.map(<[u8]>::len).sum::<usize>())));
+                }
+                Step::More => match pieces.next() {
+                    Some(piece) => input.extend_from_slice(piece),
+                    None => return Ok((data, None)),
+                },
+            }
+        }
+    }
+
     #[test]
     fn a_counted_body_ends_at_its_count() {
-        let mut body = Body::Length(5);
-        assert_eq!(body.advance(b"abc"), Ok((3, false)));
-        assert_eq!(body.advance(b"deGET /"), Ok((2, true)));
+        for piece in 1..=12 {
+            assert_eq!(read(Body::Length(5), b"abcdeGET /", piece), Ok((b"abcde".into(), Some(5))));
+        }
+        assert_eq!(read(Body::Length(5), b"abc", 2), Ok((b"abc".into(), None)));
+        assert_eq!((Body::Length(5).left(), chunked().left()), (Some(5), None));
     }
 
     #[test]
     fn a_chunked_body_ends_at_its_last_line_however_it_is_split() {
-        for wire in
-            ["0\r\n\r\n", "2\r\nab\r\n0\r\n\r\n", "2;a=b\r\nab\r\nA\r\n0123456789\r\n0\r\nX-T: 1\r\nY: 2\r\n\r\n"]
-        {
+        for (wire, data) in [
+            ("0\r\n\r\n", ""),
+            ("2\r\nab\r\n0\r\n\r\n", "ab"),
+            ("2;a=b\r\nab\r\nA\r\n0123456789\r\n0\r\nX-T: 1\r\nY: 2\r\n\r\n", "ab0123456789"),
+        ] {
             let whole = [wire.as_bytes(), b"GET / HTTP/1.1"].concat();
-            assert_eq!(chunked().advance(&whole), Ok((wire.len(), true)), "{wire:?}");
-            for cut in 0..wire.len() {
-                let mut body = chunked();
-                assert_eq!(body.advance(&whole[..cut]), Ok((cut, false)), "{wire:?} at {cut}");
-                assert_eq!(body.advance(&whole[cut..]), Ok((wire.len() - cut, true)), "{wire:?} at {cut}");
+            for piece in 1..=whole.len() {
+                assert_eq!(read(chunked(), &whole, piece), Ok((data.into(), Some(14))), "{wire:?} by {piece}");
             }
+            assert_eq!(read(chunked(), &wire.as_bytes()[..wire.len() - 1], 3).unwrap().1, None);
+            assert_eq!(chunked().check(&whole), Ok(()), "what follows it is another's");
         }
     }
 
@@ -160,7 +243,11 @@ mod tests {
             &long,
             &trailer,
         ] {
-            assert_eq!(chunked().advance(wire.as_bytes()), Err(Violation::Chunk), "{:?}", &wire[..wire.len().min(40)]);
+            let shown = &wire[..wire.len().min(40)];
+            assert_eq!(chunked().check(wire.as_bytes()), Err(Violation::Chunk), "{shown:?}");
+            for piece in [1, 3, wire.len()] {
+                assert_eq!(read(chunked(), wire.as_bytes(), piece), Err(Violation::Chunk), "{shown:?} by {piece}");
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One connection: which HTTP it speaks, and hyper's server for that with every limit set.
+//! One connection: which HTTP it speaks, and the server for that with every limit set: our own, or hyper's for HTTP/2.
 
 use std::{
     convert::Infallible,
@@ -9,13 +9,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::Service,
-};
+use hyper::{body::Incoming, server::conn::http2, service::Service};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -27,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     activity::{Activity, Waiting},
+    h1::{End, H1, Serve},
     handling::Handling,
-    head::HeadLimits,
+    head::{HeadLimits, Violation},
+    request_body::RequestBody,
     stalled::{Streams, polled},
-    stream::{Inbound, Rewound, Stream},
-    strict::Strict,
+    stream::{Inbound, Stream},
     tls::Acceptor,
 };
 use crate::{
@@ -41,8 +37,6 @@ use crate::{
 
 /// What an HTTP/2 connection begins with; no HTTP/1 method of ours begins with its first three bytes.
 const PREFACE_START: &[u8] = b"PRI";
-/// Buffers of one HTTP/1 connection.
-const H1_BUFFER_BYTES: usize = 64 * 1024;
 /// An agent may send this much ahead on one HTTP/2 stream, and on all of a connection.
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -67,7 +61,6 @@ pub(super) struct Server {
     stop: CancellationToken,
     /// Closes everything at once.
     pub(super) kill: CancellationToken,
-    h1: http1::Builder,
     h2: http2::Builder<Streams>,
 }
 
@@ -79,9 +72,8 @@ impl Server {
         entry: Entry,
         stop: CancellationToken,
     ) -> Self {
-        let (h1, h2) = (h1(limits), h2(limits));
-        let (limits, leaves, kill) = (limits.clone(), Leaves::default(), CancellationToken::new());
-        Self { proxy, limits, tls, entry, leaves, stop, kill, h1, h2 }
+        let (h2, leaves, kill) = (h2(limits), Leaves::default(), CancellationToken::new());
+        Self { proxy, limits: limits.clone(), tls, entry, leaves, stop, kill, h2 }
     }
 
     pub(super) async fn serve(&self, tcp: TcpStream, peer: SocketAddr) {
@@ -108,46 +100,24 @@ impl Server {
         }
     }
 
-    async fn serve_h1(&self, stream: Stream, service: Handler, began: Instant) {
+    async fn serve_h1(&self, stream: Stream, handler: Handler, began: Instant) {
         let limits = HeadLimits {
             bytes: self.limits.header_bytes,
             fields: self.limits.header_fields,
             uri: self.limits.uri_bytes,
         };
-        let (activity, source) = (service.activity.clone(), service.source);
         let waiting = Waiting::new(began, self.limits.header_timeout, self.limits.keep_alive);
-        let io = TokioIo::new(Strict::new(stream, limits, service.activity.clone(), waiting));
-        let mut connection = self.h1.serve_connection(io, service);
-        let ended = {
-            let mut served = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
-            tokio::select! {
-                ended = &mut served => Some(ended),
-                () = self.stop.cancelled() => None,
+        let connection = H1::new(stream, limits, handler.activity.clone(), waiting);
+        let stream = match connection.serve(&handler, &self.stop).await {
+            End::Gone => None,
+            End::Last(stream) => Some(stream),
+            End::Switched(Tunnel::Socket(socket), stream) => socket.run(stream, &self.stop).await,
+            End::Switched(Tunnel::Interception(interception), stream) => {
+                return self.intercept(stream, *interception, handler.source).await;
             }
-        };
-        let ended = match ended {
-            Some(ended) => ended,
-            None => {
-                Pin::new(&mut connection).graceful_shutdown();
-                std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await
+            End::Switched(Tunnel::Passage(passage), stream) => {
+                return passage.run(stream, &self.stop).await;
             }
-        };
-        let tunnel = activity.take_tunnel();
-        if ended.is_err() {
-            return;
-        }
-        let parts = connection.into_parts();
-        let strict = parts.io.into_inner();
-        let clean = strict.is_clean();
-        let (stream, ahead) = (strict.into_inner(), parts.read_buf);
-        let stream = match tunnel {
-            Some(Tunnel::Socket(socket)) if clean => socket.run(stream, ahead, &self.stop).await,
-            Some(Tunnel::Interception(interception)) if clean => {
-                return self.intercept(stream, ahead, *interception, source).await;
-            }
-            Some(Tunnel::Passage(passage)) if clean => return passage.run(stream, ahead, &self.stop).await,
-            // An agent that went on before it was answered is not to be understood.
-            _ => Some(stream),
         };
         if let Some(stream) = stream {
             linger(stream).await;
@@ -158,14 +128,13 @@ impl Server {
     fn intercept<'a>(
         &'a self,
         stream: Stream,
-        ahead: Bytes,
         interception: Interception,
         source: IpAddr,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
             let Some(opened) = interception.open(&self.leaves) else { return };
             let acceptor = TlsAcceptor::from(opened.tls.clone());
-            let accepted = timeout(self.limits.handshake_timeout, acceptor.accept(Rewound::new(ahead, stream))).await;
+            let accepted = timeout(self.limits.handshake_timeout, acceptor.accept(stream)).await;
             let Ok(Ok(tls)) = accepted else { return };
             let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
             let (proxy, entry) = (self.proxy.clone(), Entry::Within(opened.via.clone()));
@@ -233,16 +202,6 @@ async fn linger(mut stream: Stream) {
     .await;
 }
 
-fn h1(limits: &Limits) -> http1::Builder {
-    let mut h1 = http1::Builder::new();
-    // Both timeouts of a head are `Strict`'s: hyper's can't tell a late head from an idle connection.
-    h1.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(H1_BUFFER_BYTES.max(limits.header_bytes * 2));
-    if limits.header_fields > 100 {
-        h1.max_headers(limits.header_fields);
-    }
-    h1
-}
-
 fn h2(limits: &Limits) -> http2::Builder<Streams> {
     let mut h2 = http2::Builder::new(Streams { patience: limits.idle_timeout });
     h2.timer(TokioTimer::new())
@@ -268,17 +227,36 @@ struct Handler {
     activity: Arc<Activity>,
 }
 
-impl Service<Request<Incoming>> for Handler {
-    type Response = Response<AnswerBody>;
-    type Error = Infallible;
-    type Future = Handling;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+impl Handler {
+    fn begin(&self, request: Request<RequestBody>) -> Handling {
         let (proxy, entry, activity) = (self.proxy.clone(), self.entry.clone(), self.activity.clone());
         let caller = Caller::new(self.source, self.tls);
         Handling::begin(async move {
             let mut handled = pin!(proxy.handle(request, caller, &entry, activity));
             Ok(std::future::poll_fn(|cx| polled(handled.as_mut().poll(cx))).await)
         })
+    }
+}
+
+impl Serve for Handler {
+    type Body = AnswerBody;
+    type Handling = Handling;
+
+    fn handle(&self, request: Request<RequestBody>) -> Handling {
+        self.begin(request)
+    }
+
+    fn refuse(&self, violation: Violation) -> Response<AnswerBody> {
+        self.proxy.refuse(&violation.refusal())
+    }
+}
+
+impl Service<Request<Incoming>> for Handler {
+    type Response = Response<AnswerBody>;
+    type Error = Infallible;
+    type Future = Handling;
+
+    fn call(&self, request: Request<Incoming>) -> Handling {
+        self.begin(request.map(RequestBody::from))
     }
 }

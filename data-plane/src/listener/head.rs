@@ -3,6 +3,8 @@
 //!
 //! Only the form is checked here. What the head says is `proxy/admit.rs`'s affair, for HTTP/2 as well.
 
+use std::ops::Range;
+
 use http::StatusCode;
 
 use crate::proxy::refusal::{Code, Refusal};
@@ -27,6 +29,18 @@ pub(super) enum Head {
     Whole { len: usize, framing: Framing },
 }
 
+/// Where the parts of a head are. Used for head after head.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// The method begins the head, and has this length.
+    pub(super) method: usize,
+    pub(super) target: Range<usize>,
+    /// HTTP/1.0.
+    pub(super) old: bool,
+    /// Names, and values without white space around them.
+    pub(super) fields: Vec<(Range<usize>, Range<usize>)>,
+}
+
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadLimits {
@@ -42,19 +56,6 @@ macro_rules! violations {
         pub(crate) enum Violation { $($(#[$doc])* $name,)* }
 
         impl Violation {
-            /// All of them, in order.
-            const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// Its place in the order.
-            pub(crate) fn index(self) -> usize {
-                self as usize
-            }
-
-            /// The violation in that place.
-            pub(crate) fn at(index: usize) -> Option<Self> {
-                Self::ALL.get(index).copied()
-            }
-
             /// What the agent is told.
             pub(crate) fn refusal(self) -> Refusal {
                 match self {
@@ -96,8 +97,8 @@ violations! {
     HeadTimeout = RequestInvalid 408 "the request's head came too slowly",
 }
 
-/// Reads a head from the beginning of `bytes`, of which `scanned` were looked at before.
-pub(super) fn read(bytes: &[u8], scanned: usize, limits: &HeadLimits) -> Result<Head, Violation> {
+/// Reads a head from the beginning of `bytes`, of which `scanned` were looked at before. One that is whole has these `parts`.
+pub(super) fn read(bytes: &[u8], scanned: usize, limits: &HeadLimits, parts: &mut Parts) -> Result<Head, Violation> {
     let Some(len) = find_end(bytes, scanned)? else {
         too_large(bytes, limits)?;
         return Ok(Head::Partial { scanned: bytes.len() });
@@ -105,12 +106,12 @@ pub(super) fn read(bytes: &[u8], scanned: usize, limits: &HeadLimits) -> Result<
     let head = bytes.get(..len).unwrap_or_default();
     too_large(head, limits)?;
     check_characters(head)?;
-    let mut lines = Lines(head);
-    let request_line = lines.next().unwrap_or_default();
-    let version = check_request_line(request_line, limits)?;
+    let mut lines = Lines { rest: head, at: 0 };
+    let (_, request_line) = lines.next().unwrap_or_default();
+    read_request_line(request_line, limits, parts)?;
     // Python's http.client asks for a tunnel in HTTP/1.0 and without Host: the target says it all.
     let needs_host = !request_line.starts_with(b"CONNECT ");
-    let framing = check_fields(lines, version, needs_host, limits)?;
+    let framing = read_fields(lines, needs_host, limits, parts)?;
     Ok(Head::Whole { len, framing })
 }
 
@@ -153,27 +154,25 @@ fn check_characters(head: &[u8]) -> Result<(), Violation> {
     }
 }
 
-/// Lines of a whole head without their CRLF, up to the empty one.
-struct Lines<'a>(&'a [u8]);
+/// Lines of a whole head without their CRLF, up to the empty one, and where they begin.
+struct Lines<'a> {
+    rest: &'a [u8],
+    at: usize,
+}
 
 impl<'a> Iterator for Lines<'a> {
-    type Item = &'a [u8];
+    type Item = (usize, &'a [u8]);
 
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let end = memchr::memchr(b'\n', self.0)?;
-        let (line, rest) = self.0.split_at_checked(end + 1)?;
-        self.0 = rest;
-        line.strip_suffix(b"\r\n").filter(|l| !l.is_empty())
+    fn next(&mut self) -> Option<Self::Item> {
+        let end = memchr::memchr(b'\n', self.rest)?;
+        let (line, rest) = self.rest.split_at_checked(end + 1)?;
+        let at = self.at;
+        (self.rest, self.at) = (rest, at + line.len());
+        line.strip_suffix(b"\r\n").filter(|l| !l.is_empty()).map(|line| (at, line))
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum HttpVersion {
-    One0,
-    One1,
-}
-
-fn check_request_line(line: &[u8], limits: &HeadLimits) -> Result<HttpVersion, Violation> {
+fn read_request_line(line: &[u8], limits: &HeadLimits, found: &mut Parts) -> Result<(), Violation> {
     let mut parts = line.split(|b| *b == b' ');
     let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {
@@ -194,27 +193,29 @@ fn check_request_line(line: &[u8], limits: &HeadLimits) -> Result<HttpVersion, V
     if !form_ok || !target.iter().all(|b| is_target(*b)) {
         return Err(Violation::Target);
     }
-    match version {
-        b"HTTP/1.1" => Ok(HttpVersion::One1),
-        b"HTTP/1.0" => Ok(HttpVersion::One0),
+    let begins = method.len() + 1;
+    (found.method, found.target) = (method.len(), begins..begins + target.len());
+    found.old = match version {
+        b"HTTP/1.1" => false,
+        b"HTTP/1.0" => true,
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
-            Err(Violation::Version)
+            return Err(Violation::Version);
         }
-        _ => Err(Violation::RequestLine),
-    }
+        _ => return Err(Violation::RequestLine),
+    };
+    Ok(())
 }
 
-fn check_fields(
+fn read_fields(
     lines: Lines<'_>,
-    version: HttpVersion,
     needs_host: bool,
     limits: &HeadLimits,
+    found: &mut Parts,
 ) -> Result<Framing, Violation> {
-    let (mut fields, mut hosts) = (0_usize, 0_usize);
-    let (mut length, mut coding) = (None, None);
-    for line in lines {
-        fields += 1;
-        if fields > limits.fields {
+    found.fields.clear();
+    let (mut hosts, mut length, mut coding) = (0_usize, None, None);
+    for (at, line) in lines {
+        if found.fields.len() == limits.fields {
             return Err(Violation::HeadTooLarge);
         }
         let colon = memchr::memchr(b':', line).ok_or(Violation::Field)?;
@@ -223,17 +224,20 @@ fn check_fields(
         if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
             return Err(Violation::Field);
         }
-        let value = value.get(1..).unwrap_or_default();
+        let value = trim_start(value.get(1..).unwrap_or_default());
+        let begins = at + line.len() - value.len();
+        let value = trim_end(value);
+        found.fields.push((at..at + colon, begins..begins + value.len()));
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => hosts += 1,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                let number = canonical_number(trim(value)).ok_or(Violation::Length)?;
+                let number = canonical_number(value).ok_or(Violation::Length)?;
                 if length.replace(number).is_some() {
                     return Err(Violation::Length);
                 }
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                let chunked = trim(value).eq_ignore_ascii_case(b"chunked");
+                let chunked = value.eq_ignore_ascii_case(b"chunked");
                 let doubled = coding.replace(()).is_some();
                 if doubled || !chunked {
                     return Err(Violation::Coding);
@@ -248,7 +252,7 @@ fn check_fields(
     match (length, coding) {
         (None | Some(0), None) => Ok(Framing::Empty),
         (Some(n), None) => Ok(Framing::Length(n)),
-        (None, Some(())) if version == HttpVersion::One1 => Ok(Framing::Chunked),
+        (None, Some(())) if !found.old => Ok(Framing::Chunked),
         (_, Some(())) => Err(Violation::Coding),
     }
 }
@@ -262,10 +266,14 @@ fn canonical_number(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0_u64, |n, b| b.is_ascii_digit().then(|| n * 10 + u64::from(b - b'0')))
 }
 
-fn trim(mut value: &[u8]) -> &[u8] {
+fn trim_start(mut value: &[u8]) -> &[u8] {
     while let Some(rest) = value.strip_prefix(b" ").or_else(|| value.strip_prefix(b"\t")) {
         value = rest;
     }
+    value
+}
+
+fn trim_end(mut value: &[u8]) -> &[u8] {
     while let Some(rest) = value.strip_suffix(b" ").or_else(|| value.strip_suffix(b"\t")) {
         value = rest;
     }

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -24,44 +23,9 @@ pub(super) enum Inbound {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     /// Within a tunnel, which is another connection.
-    Intercepted(Box<TlsStream<Rewound>>),
-}
-
-/// A connection of which something was read already.
-pub(super) struct Rewound {
-    ahead: Bytes,
-    stream: Stream,
-}
-
-impl Rewound {
-    pub(super) fn new(ahead: Bytes, stream: Stream) -> Self {
-        Self { ahead, stream }
-    }
-}
-
-impl AsyncRead for Rewound {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.ahead.is_empty() {
-            return Pin::new(&mut this.stream).poll_read(cx, buf);
-        }
-        buf.put_slice(&this.ahead.split_to(this.ahead.len().min(buf.remaining())));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Rewound {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
+    Intercepted(Box<TlsStream<Stream>>),
+    #[cfg(test)]
+    Memory(tokio::io::DuplexStream),
 }
 
 /// A connection whose writes may not stall for ever.
@@ -94,6 +58,8 @@ impl AsyncRead for Stream {
             Inbound::Plain(s) => Pin::new(s).poll_read(cx, buf),
             Inbound::Tls(s) => Pin::new(s).poll_read(cx, buf),
             Inbound::Intercepted(s) => Pin::new(s).poll_read(cx, buf),
+            #[cfg(test)]
+            Inbound::Memory(s) => Pin::new(s).poll_read(cx, buf),
         }
     }
 }
@@ -105,6 +71,8 @@ impl AsyncWrite for Stream {
             Inbound::Plain(s) => Pin::new(s).poll_write(cx, buf),
             Inbound::Tls(s) => Pin::new(s).poll_write(cx, buf),
             Inbound::Intercepted(s) => Pin::new(s).poll_write(cx, buf),
+            #[cfg(test)]
+            Inbound::Memory(s) => Pin::new(s).poll_write(cx, buf),
         };
         this.watch(cx, wrote)
     }
@@ -119,6 +87,8 @@ impl AsyncWrite for Stream {
             Inbound::Plain(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Inbound::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Inbound::Intercepted(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            #[cfg(test)]
+            Inbound::Memory(s) => Pin::new(s).poll_write_vectored(cx, bufs),
         };
         this.watch(cx, wrote)
     }
@@ -128,6 +98,8 @@ impl AsyncWrite for Stream {
             Inbound::Plain(s) => s.is_write_vectored(),
             Inbound::Tls(s) => s.is_write_vectored(),
             Inbound::Intercepted(s) => s.is_write_vectored(),
+            #[cfg(test)]
+            Inbound::Memory(s) => s.is_write_vectored(),
         }
     }
 
@@ -136,6 +108,8 @@ impl AsyncWrite for Stream {
             Inbound::Plain(s) => Pin::new(s).poll_flush(cx),
             Inbound::Tls(s) => Pin::new(s).poll_flush(cx),
             Inbound::Intercepted(s) => Pin::new(s).poll_flush(cx),
+            #[cfg(test)]
+            Inbound::Memory(s) => Pin::new(s).poll_flush(cx),
         }
     }
 
@@ -144,6 +118,8 @@ impl AsyncWrite for Stream {
             Inbound::Plain(s) => Pin::new(s).poll_shutdown(cx),
             Inbound::Tls(s) => Pin::new(s).poll_shutdown(cx),
             Inbound::Intercepted(s) => Pin::new(s).poll_shutdown(cx),
+            #[cfg(test)]
+            Inbound::Memory(s) => Pin::new(s).poll_shutdown(cx),
         }
     }
 }

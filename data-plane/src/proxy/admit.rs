@@ -7,7 +7,6 @@ use std::{net::IpAddr, ops::Range};
 
 use http::{HeaderMap, Method, StatusCode, Uri, Version, header, request::Parts};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use seks_proto::token::Digest;
 
 use super::{
@@ -15,7 +14,7 @@ use super::{
     refusal::{Code, Refusal},
     websocket,
 };
-use crate::{config::Limits, listener::violation_of};
+use crate::{config::Limits, listener::RequestBody};
 
 /// The names that agents may call this node by.
 #[derive(Clone, Debug)]
@@ -121,14 +120,11 @@ impl Admitted {
 /// Admits a request, or says why not.
 pub(super) fn call(
     parts: Parts,
-    body: &Incoming,
+    body: &RequestBody,
     entry: &Entry,
     hosts: &Hosts,
     limits: &Limits,
 ) -> Result<Admitted, Refusal> {
-    if let Some(violation) = violation_of(parts.uri.path()) {
-        return Err(violation.refusal());
-    }
     check_sizes(&parts, body, limits)?;
     check_method(&parts.method)?;
     let name = check_host(&parts)?;
@@ -153,7 +149,7 @@ pub(super) fn call(
     Ok(Admitted { parts, route, websocket, shown })
 }
 
-fn check_sizes(parts: &Parts, body: &Incoming, limits: &Limits) -> Result<(), Refusal> {
+fn check_sizes(parts: &Parts, body: &RequestBody, limits: &Limits) -> Result<(), Refusal> {
     let too_large = |detail, status| Err(Refusal::from(Code::RequestTooLarge).with_detail(detail).with_status(status));
     if parts.uri.path_and_query().is_some_and(|t| t.as_str().len() > limits.uri_bytes) {
         return too_large("the request target is too long", StatusCode::URI_TOO_LONG);

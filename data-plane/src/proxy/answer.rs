@@ -1,4 +1,4 @@
-//! The body that hyper sends.
+//! The body that a listener sends.
 
 use std::{
     pin::Pin,
@@ -12,7 +12,7 @@ use super::{
     audit::{self, Record},
     outgoing::{BrokenOff, Outgoing},
 };
-use crate::listener::polled;
+use crate::listener::{Severed, polled};
 
 /// The body of every answer: closes the request's record when it ends. Behind a `101` there is none, and the tunnel closes the record.
 pub struct AnswerBody(Option<audit::Body<Outgoing>>);
@@ -46,5 +46,11 @@ impl http_body::Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         self.0.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint)
+    }
+}
+
+impl Severed for AnswerBody {
+    fn poll_severed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().map_or(Poll::Pending, |body| body.inner_mut().poll_severed(cx))
     }
 }

@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use seks_proto::{
     id::PolicyId,
     policy::{Body, Call, Scope},
@@ -27,6 +26,7 @@ use super::{
 };
 use crate::{
     config::Limits,
+    listener::RequestBody,
     table::{CredentialEntry, ServiceEntry},
     upstream::{Meter, Streaming, Upload, UploadError},
 };
@@ -104,7 +104,7 @@ impl Line {
 /// Permits a request, or says why not.
 pub(super) async fn call(
     identified: Identified,
-    body: Incoming,
+    body: RequestBody,
     caller: &Caller,
     limits: &Limits,
     record: &mut Record,
@@ -189,12 +189,12 @@ fn names(policies: &[PolicyId]) -> String {
 /// A body that nobody has looked at, or that had to be read first.
 enum Received {
     /// With the hash that it must turn out to have.
-    Coming(Incoming, Option<[u8; 32]>),
+    Coming(RequestBody, Option<[u8; 32]>),
     Read(Bytes),
 }
 
 impl Received {
-    fn stream(body: Incoming, hash: Option<[u8; 32]>, limits: &Limits, record: &Record) -> Streaming {
+    fn stream(body: RequestBody, hash: Option<[u8; 32]>, limits: &Limits, record: &Record) -> Streaming {
         let stream = Streaming::new(body, limits.body_bytes, limits.idle_timeout, record.counters().clone());
         stream.expecting(hash)
     }

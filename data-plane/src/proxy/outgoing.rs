@@ -21,7 +21,7 @@ use super::{
     tunnel::Tunnel,
 };
 use crate::{
-    listener::Activity,
+    listener::{Activity, Severed},
     table::{Cut, TokenEntry},
     upstream::Answer,
 };
@@ -38,7 +38,7 @@ enum Kind {
     Tunnel(Tunnel),
 }
 
-/// Why an answer was broken off. hyper resets the stream, or the connection, so that nobody takes it for whole.
+/// Why an answer was broken off. The stream is reset, or the connection closed, so that nobody takes it for whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenOff {
     /// The right to it has ended.
@@ -188,6 +188,16 @@ impl Body for Outgoing {
             Kind::Fixed(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Kind::Relayed(relayed) => relayed.body.size_hint(),
             Kind::Tunnel(_) => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Severed for Outgoing {
+    /// An agent that doesn't read what it was sent must not keep what it may no longer have from ending.
+    fn poll_severed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Kind::Relayed(relayed) => Pin::new(&mut relayed.cut).poll(cx).map(drop),
+            Kind::Fixed(_) | Kind::Tunnel(_) => Poll::Pending,
         }
     }
 }

@@ -153,9 +153,10 @@ pub const METHODS: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
 pub const PROBLEM_AS_TEXT: HeaderValue = HeaderValue::from_static("application/problem+json; charset=utf-8");
 
 /// How a client reads a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Form {
     /// As `application/problem+json`.
+    #[default]
     Problem,
     /// The same, said to be text. A client that asks for a vendor's media types first may read JSON of these alone, and what is
     /// not text as bytes: Octokit shows "Unknown error" for a plain `application/problem+json`.

@@ -12,9 +12,10 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, Sleep};
+
+use crate::listener::RequestBody;
 
 /// An agent that is to send must move at least this many bytes in an idle timeout: one byte a second would hold a
 /// connection for ever.
@@ -33,7 +34,7 @@ pub enum Upload {
 
 /// An agent's body that is passed on as it comes.
 pub struct Streaming {
-    body: Incoming,
+    body: RequestBody,
     /// Read already, and to be sent first.
     ahead: Option<Bytes>,
     state: Arc<UploadState>,
@@ -124,7 +125,7 @@ impl UploadState {
 impl Streaming {
     /// Passes `body` on: at most `limit` bytes, and some progress in every `idle`.
     #[must_use]
-    pub fn new(body: Incoming, limit: u64, idle: Duration, meter: Arc<dyn Meter>) -> Self {
+    pub fn new(body: RequestBody, limit: u64, idle: Duration, meter: Arc<dyn Meter>) -> Self {
         Self {
             body,
             ahead: None,

@@ -21,6 +21,11 @@ impl<B: http_body::Body> Body<B> {
     pub(super) fn new(inner: B, record: Record) -> Self {
         Self { inner, record: Some(record) }
     }
+
+    /// What is counted.
+    pub(in crate::proxy) fn inner_mut(&mut self) -> &mut B {
+        &mut self.inner
+    }
 }
 
 impl<B: http_body::Body + Unpin> http_body::Body for Body<B> {
@@ -38,7 +43,7 @@ impl<B: http_body::Body + Unpin> http_body::Body for Body<B> {
                 if let (Some(data), Some(record)) = (frame.data_ref(), &this.record) {
                     record.counters().received(data.remaining());
                 }
-                // hyper doesn't ask again once a body says that it has ended.
+                // Nobody asks again once a body says that it has ended.
                 if this.inner.is_end_stream() {
                     this.record.take().into_iter().for_each(Record::complete);
                 }
@@ -60,7 +65,7 @@ impl<B: http_body::Body + Unpin> http_body::Body for Body<B> {
 
 impl<B: http_body::Body> Drop for Body<B> {
     fn drop(&mut self) {
-        // hyper lets go of a body whose Content-Length is sent without asking for its end.
+        // A body whose Content-Length is sent may be let go of without asking for its end.
         if self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0) {
             self.record.take().into_iter().for_each(Record::complete);
         }

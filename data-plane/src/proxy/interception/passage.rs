@@ -6,7 +6,6 @@
 
 use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use http::Response;
 use seks_proto::{
     resolve::{ResolveError, resolve},
@@ -93,9 +92,8 @@ impl Passage {
         }
     }
 
-    /// Passes bytes both ways until both ends have said that there are no more, or the right to it ends. `ahead` is what the agent
-    /// sent right behind its CONNECT.
-    pub(crate) async fn run(self, agent: impl AsyncRead + AsyncWrite, ahead: Bytes, stop: &CancellationToken) {
+    /// Passes bytes both ways until both ends have said that there are no more, or the right to it ends.
+    pub(crate) async fn run(self, agent: impl AsyncRead + AsyncWrite, stop: &CancellationToken) {
         let Self { host, mut cut, expires, idle, in_flight, record } = self;
         let Some(mut record) = record else { return };
         let pulse = Pulse::new(record.counters().clone());
@@ -107,7 +105,7 @@ impl Passage {
                 pulse.beat();
                 pulse.received(bytes);
             };
-            tokio::try_join!(pass(ahead, from_agent, to_host, sent), pass(Bytes::new(), from_host, to_agent, received))
+            tokio::try_join!(pass(from_agent, to_host, sent), pass(from_host, to_agent, received))
         };
         let expired = async {
             match expires {
@@ -133,11 +131,9 @@ impl Passage {
     }
 }
 
-/// Passes `ahead` and then what comes until it ends, and says so to the other side.
-async fn pass(ahead: Bytes, from: impl AsyncRead, to: impl AsyncWrite, moved: impl Fn(usize)) -> io::Result<()> {
+/// Passes what comes until it ends, and says so to the other side.
+async fn pass(from: impl AsyncRead, to: impl AsyncWrite, moved: impl Fn(usize)) -> io::Result<()> {
     let (mut from, mut to) = (std::pin::pin!(from), std::pin::pin!(to));
-    to.write_all(&ahead).await?;
-    moved(ahead.len());
     let mut buffer = vec![0; BUFFER];
     loop {
         let n = from.read(&mut buffer).await?;

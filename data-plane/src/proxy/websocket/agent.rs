@@ -1,6 +1,6 @@
 //! An agent's frames on their way to the upstream: read strictly, masked anew, passed on as they come.
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::{
@@ -26,13 +26,12 @@ pub(super) struct FromAgent<R, W> {
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> FromAgent<R, W> {
-    /// `ahead` is what came right behind the handshake.
-    pub(super) fn new(agent: R, ahead: &Bytes, upstream: W, pulse: Pulse) -> Self {
+    pub(super) fn new(agent: R, upstream: W, pulse: Pulse) -> Self {
         Self {
             agent,
             upstream,
             pulse,
-            buffer: BytesMut::from(&ahead[..]),
+            buffer: BytesMut::new(),
             out: BytesMut::new(),
             sequence: Sequence::default(),
             masks: Masks::default(),

@@ -2,7 +2,6 @@
 
 use std::{future::pending, time::Duration};
 
-use bytes::Bytes;
 use http::Response;
 use tokio::{
     io::{AsyncRead, AsyncWrite, split},
@@ -107,23 +106,21 @@ impl Socket {
         }
     }
 
-    /// Passes frames both ways until the end. Gives the agent's connection back, to be closed gently. `ahead` is what the agent sent
-    /// right behind its handshake.
+    /// Passes frames both ways until the end. Gives the agent's connection back, to be closed gently.
     pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         self: Box<Self>,
         agent: S,
-        ahead: Bytes,
         stop: &CancellationToken,
     ) -> Option<S> {
         let Self { upstream, needles, mut cut, expires, idle, in_flight, record } = *self;
         let mut record = record?;
-        let Switched { stream, ahead: upstream_ahead, counted } = upstream;
+        let Switched { stream, ahead, counted } = upstream;
         let pulse = Pulse::new(record.counters().clone());
         let scrubber = Messages::new(needles, record.counters().clone());
         let (from_agent, to_agent) = split(agent);
         let (from_upstream, to_upstream) = split(stream);
-        let mut up = FromAgent::new(from_agent, &ahead, to_upstream, pulse.clone());
-        let mut down = FromUpstream::new(from_upstream, &upstream_ahead, to_agent, scrubber, pulse.clone());
+        let mut up = FromAgent::new(from_agent, to_upstream, pulse.clone());
+        let mut down = FromUpstream::new(from_upstream, &ahead, to_agent, scrubber, pulse.clone());
         let expired = async {
             match expires {
                 Some(at) => sleep_until(at).await,

@@ -1,4 +1,4 @@
-//! Chunked bodies: of an answer, out of their chunks; of a request, into them. RFC 9112, section 7.1.
+//! An answer's body out of its chunks. RFC 9112, section 7.1.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -116,21 +116,6 @@ fn trailers(input: &mut BytesMut) -> Result<Step, Lost> {
     Ok(Step::End(Some(trailers)))
 }
 
-/// Begins a chunk of this size, not 0. A line end closes it.
-pub(super) fn write_size(out: &mut Vec<u8>, size: usize) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
-    for digit in (0..digits).rev() {
-        out.push(HEX.get(size >> (4 * digit) & 15).copied().unwrap_or(b'0'));
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-/// The last chunk.
-pub(super) fn write_end(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"0\r\n\r\n");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,21 +189,5 @@ mod tests {
             }
         }
         assert_eq!(read(b"5\r\nabc", 1).err(), Some(Lost::Connection), "cut off");
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        for sizes in [&[][..], &[1], &[15, 16, 255, 256, 4096, 70_000]] {
-            let (mut wire, mut whole) = (Vec::new(), Vec::new());
-            for (at, &size) in sizes.iter().enumerate() {
-                write_size(&mut wire, size);
-                let part = vec![b'a' + u8::try_from(at).unwrap(); size];
-                wire.extend_from_slice(&part);
-                wire.extend_from_slice(b"\r\n");
-                whole.extend_from_slice(&part);
-            }
-            write_end(&mut wire);
-            assert_eq!(read(&wire, 1000).unwrap(), (whole, None, 0));
-        }
     }
 }

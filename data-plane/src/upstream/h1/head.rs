@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use httparse::{ParserConfig, Response, Status};
 
 use super::Lost;
-use crate::upstream::HeaderList;
+use crate::{http1::write_number, upstream::HeaderList};
 
 /// Answers with longer heads, or more fields, are not relayed.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -60,19 +60,6 @@ pub(super) fn write(
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
-}
-
-fn write_number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut length = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + u8::try_from(number % 10).unwrap_or(0);
-        (number, length) = (number / 10, length + 1);
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(20 - length..).unwrap_or_default());
 }
 
 /// Takes a head from the beginning of `input`, once it is whole; `scanned` of it was looked at before.

@@ -1,0 +1,104 @@
+//! A body on its way out: counted, in chunks, or to the connection's end.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::Body;
+
+use super::outbox::{Outbox, write_chunk_size, write_last_chunk};
+
+/// Parts of a body up to this size are copied behind the head and go out with it, larger ones where they are.
+const COPY_BYTES: usize = 4 * 1024;
+
+/// The body broke off, or is not of the length that was announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Broke;
+
+/// What is left to send of a body. Trailers are dropped.
+pub(crate) enum Sending<B> {
+    Nothing,
+    /// This many bytes.
+    Length(B, u64),
+    /// Unknown how many; whether a chunk's line end has yet to follow.
+    Chunked(B, bool),
+    /// Unknown how many: the connection's end ends it.
+    ToEnd(B),
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
+
+    /// The body, while something is left of it.
+    pub(crate) fn body(&mut self) -> Option<&mut B> {
+        match self {
+            Self::Nothing => None,
+            Self::Length(body, _) | Self::Chunked(body, _) | Self::ToEnd(body) => Some(body),
+        }
+    }
+
+    /// Takes of the body what fits behind what is to be written. `true`: it has more, and hasn't got it yet.
+    pub(crate) fn fill(&mut self, out: &mut Outbox, cx: &mut Context<'_>) -> Result<bool, Broke> {
+        while out.part.is_empty() && out.head.len() < COPY_BYTES {
+            if let Self::Chunked(_, open) = self
+                && std::mem::take(open)
+            {
+                out.head.extend_from_slice(b"\r\n");
+            }
+            let Some(body) = self.body() else { break };
+            let data = match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Pending => return Ok(true),
+                Poll::Ready(None) => Bytes::new(),
+                Poll::Ready(Some(frame)) => match frame.map_err(|_| Broke)?.into_data() {
+                    Ok(data) if data.is_empty() => continue,
+                    Ok(data) => data,
+                    Err(_) => continue, // trailers
+                },
+            };
+            let ended = data.is_empty() || body.is_end_stream();
+            self.put(out, data, ended)?;
+        }
+        Ok(false)
+    }
+
+    /// Puts a part of the body behind what is to be written; empty: there was nothing more.
+    fn put(&mut self, out: &mut Outbox, data: Bytes, ended: bool) -> Result<(), Broke> {
+        match self {
+            // Fewer or more than announced would shift everything behind it.
+            Self::Length(_, left) => match left.checked_sub(data.len() as u64) {
+                Some(rest) if rest == 0 || !ended => *left = rest,
+                _ => return Err(Broke),
+            },
+            Self::Chunked(_, open) if !data.is_empty() => {
+                write_chunk_size(&mut out.head, data.len());
+                *open = true;
+            }
+            Self::Chunked(..) | Self::ToEnd(_) | Self::Nothing => {}
+        }
+        if data.len() > COPY_BYTES {
+            out.part = data;
+        } else {
+            out.head.extend_from_slice(&data);
+        }
+        if let Self::Chunked(_, open) = self {
+            if !out.part.is_empty() {
+                return Ok(()); // its line end follows it, and the last chunk that
+            }
+            // At once: there are peers that look at a chunk when it is whole.
+            if std::mem::take(open) {
+                out.head.extend_from_slice(b"\r\n");
+            }
+            if ended {
+                write_last_chunk(&mut out.head);
+            }
+        }
+        if ended {
+            *self = Self::Nothing;
+        }
+        Ok(())
+    }
+}
