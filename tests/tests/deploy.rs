@@ -1,7 +1,7 @@
-//! What `deploy/` ships fits what the binaries read and say.
+//! What `deploy/` and `tools/` hold fits what the binaries and their builds need.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 use seks_tests::metrics::NAMES;
 
@@ -52,4 +52,35 @@ fn a_fixed_etcd_is_shipped() {
     let parts: Vec<u32> = version.split('.').map(|p| p.parse().unwrap()).collect();
     // The floors of SECURITY.md.
     assert!(parts >= vec![3, 5, 33] && (parts[1] != 6 || parts[2] >= 14), "{version}");
+}
+
+/// With `SEKS_WRITE_DESCRIPTORS=1` they are written anew.
+#[test]
+fn a_build_is_given_the_descriptors_of_the_etcd_client_that_is_locked() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--format-version", "1", "--locked", "--offline"]).current_dir(&root);
+    let metadata: serde_json::Value = serde_json::from_slice(&cargo.output().unwrap().stdout).unwrap();
+    let package = metadata["packages"].as_array().unwrap().iter().find(|p| p["name"] == "etcd-client").unwrap();
+    let protos = PathBuf::from(package["manifest_path"].as_str().unwrap()).with_file_name("proto");
+    // What its build script compiles.
+    let files = [
+        "etcd/api/authpb/auth.proto",
+        "etcd/api/etcdserverpb/rpc.proto",
+        "etcd/api/mvccpb/kv.proto",
+        "etcd/server/etcdserver/api/v3election/v3electionpb/v3election.proto",
+        "etcd/server/etcdserver/api/v3lock/v3lockpb/v3lock.proto",
+    ];
+    let script = fs::read_to_string(protos.with_file_name("build.rs")).unwrap();
+    assert_eq!(script.matches(".proto\"").count(), files.len(), "another list of files: {script}");
+    assert!(files.iter().all(|file| script.contains(file)), "{script}");
+    let mut compiler = protox::Compiler::new([&protos]).unwrap();
+    compiler.include_imports(true).open_files(files).unwrap();
+    let made = compiler.encode_file_descriptor_set();
+    let name = format!("tools/descriptors/etcd-client-{}.bin", package["version"].as_str().unwrap());
+    if std::env::var_os("SEKS_WRITE_DESCRIPTORS").is_some() {
+        fs::write(root.join(&name), &made).unwrap();
+    }
+    let kept = fs::read(root.join(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(kept == made, "{name} is not what the files say");
 }

@@ -2,7 +2,7 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::head::{Framing, Violation};
+use super::head::{Framing, Violation, is_token};
 
 /// Longest chunk extension, and longest trailer section: nothing of either is passed on.
 const MAX_EXTENSION_BYTES: u32 = 1024;
@@ -27,7 +27,8 @@ pub(super) enum Step {
     More,
 }
 
-/// Position in a chunked body. `size` is what the hexadecimal digits said so far.
+/// Position in a chunked body. `size` is what the hexadecimal digits said so far, `line` how long a trailer's line is, and
+/// `named` whether its colon has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chunk {
     Size { size: u64, digits: u8 },
@@ -36,7 +37,7 @@ pub(super) enum Chunk {
     Data { left: u64 },
     DataCr,
     DataLf,
-    Trailer { len: u32, line: u32 },
+    Trailer { len: u32, line: u32, named: bool },
     TrailerLf { len: u32, line: u32 },
 }
 
@@ -149,17 +150,20 @@ impl Chunk {
             (Self::Extension { size, len }, b'\t' | 0x20..=0x7e | 0x80..) if len < MAX_EXTENSION_BYTES => {
                 Self::Extension { size, len: len + 1 }
             }
-            (Self::SizeLf { size: 0 }, b'\n') => Self::Trailer { len: 0, line: 0 },
+            (Self::SizeLf { size: 0 }, b'\n') => Self::Trailer { len: 0, line: 0, named: false },
             (Self::SizeLf { size }, b'\n') => Self::Data { left: size },
             (Self::DataCr, b'\r') => Self::DataLf,
             (Self::DataLf, b'\n') => Self::Size { size: 0, digits: 0 },
-            (Self::Trailer { len, line }, b'\r') => Self::TrailerLf { len, line },
-            (Self::Trailer { line: 0, .. }, b' ' | b'\t') => return bad, // a folded line
-            (Self::Trailer { len, line }, b'\t' | 0x20..=0x7e | 0x80..) if len < MAX_TRAILER_BYTES => {
-                Self::Trailer { len: len + 1, line: line + 1 }
+            (Self::Trailer { len, line, named }, b'\r') if named || line == 0 => Self::TrailerLf { len, line },
+            (Self::Trailer { line: 1.., named: false, len }, b':') => {
+                Self::Trailer { len: len + 1, line: 1, named: true }
+            }
+            (Self::Trailer { named: false, .. }, b) if !is_token(b) => return bad, // a folded line, too
+            (Self::Trailer { len, line, named }, b'\t' | 0x20..=0x7e | 0x80..) if len < MAX_TRAILER_BYTES => {
+                Self::Trailer { len: len + 1, line: line + 1, named }
             }
             (Self::TrailerLf { line: 0, .. }, b'\n') => return Ok(None),
-            (Self::TrailerLf { len, .. }, b'\n') => Self::Trailer { len, line: 0 },
+            (Self::TrailerLf { len, .. }, b'\n') => Self::Trailer { len, line: 0, named: false },
             _ => return bad,
         }))
     }
@@ -239,6 +243,10 @@ mod tests {
             "0\r\nX: 1\nY: 2\r\n\r\n",
             "0\r\nX: 1\r\n Y: 2\r\n\r\n",
             "0\r\n\0\r\n\r\n",
+            "0\r\nno colon\r\n\r\n",
+            "0\r\nnocolon\r\n\r\n",
+            "0\r\nX : 1\r\n\r\n",
+            "0\r\n: 1\r\n\r\n",
             "g\r\n",
             &long,
             &trailer,

@@ -296,7 +296,7 @@ fn is_target(b: u8) -> bool {
 }
 
 /// RFC 9110, 5.6.2.
-fn is_token(b: u8) -> bool {
+pub(super) fn is_token(b: u8) -> bool {
     const TABLE: [bool; 256] = {
         let mut table = [false; 256];
         let mut b = 0;

@@ -1,7 +1,7 @@
 //! First stage: is this a request that a node takes at all, and for which service?
 //!
-//! What a head says is checked here for HTTP/1 and HTTP/2 alike; that an HTTP/1 head has one reading only was checked before
-//! hyper saw it (`listener/head.rs`). Nothing here says whether a service exists.
+//! What a head says is checked here for HTTP/1 and HTTP/2 alike; that an HTTP/1 head has one reading only was checked where it
+//! was read (`listener/head.rs`). Nothing here says whether a service exists.
 
 use std::{net::IpAddr, ops::Range};
 
