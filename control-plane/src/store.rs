@@ -174,6 +174,14 @@ pub trait Store: Send + Sync + 'static {
     /// Every record below `prefix` (a [`key::prefix`]), in the order of keys, and the revision at which all of them stood so.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>>;
 
+    /// Every record below `prefix` as it stood at `revision`, in the order of keys; `None` when that history isn't kept any more.
+    /// The watch from `revision` leads on from it. A revision that is yet to come is an error.
+    fn list_at<'a>(
+        &'a self,
+        prefix: &'a str,
+        revision: Revision,
+    ) -> BoxFuture<'a, Result<Option<Vec<Record>>, StoreError>>;
+
     /// Commits `transaction` and returns its revision. A retry inside never doubles a write.
     fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, StoreError>>;
 

@@ -8,6 +8,7 @@
 )]
 
 mod changes;
+mod history;
 mod watching;
 
 use std::{
@@ -40,6 +41,7 @@ pub trait Subject: Send + Sync {
 pub async fn run(subject: &dyn Subject) {
     changes::run(subject).await;
     watching::run(subject).await;
+    history::run(subject).await;
 }
 
 /// Nothing here takes longer unless it hangs.

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 pub(super) use self::{database::fresh_epoch, restore::restore, writer::check_size};
 use self::{
     database::{Database, Fault, META, RECORDS},
-    log::Since,
+    log::{Before, Since},
     writer::Writer,
 };
 use super::{Key, OpenError, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write};
@@ -111,19 +111,25 @@ impl Store for Embedded {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>> {
         let prefix = prefix.to_owned();
         Box::pin(self.read(move |tx| {
-            let mut records = Vec::new();
-            for entry in tx.open_table(RECORDS)?.range(prefix.as_str()..)? {
-                let (path, guard) = entry?;
-                if !path.value().starts_with(&prefix) {
-                    break;
-                }
-                if let Some(key) = Key::parse(path.value()) {
-                    let (modified, value) = guard.value();
-                    records.push(Record { key, value: Bytes::copy_from_slice(value), modified });
-                }
-            }
+            let records = records(tx, &prefix, Before::new())?;
             Ok((records, database::revision(&tx.open_table(META)?)?))
         }))
+    }
+
+    fn list_at<'a>(
+        &'a self,
+        prefix: &'a str,
+        revision: Revision,
+    ) -> BoxFuture<'a, Result<Option<Vec<Record>>, StoreError>> {
+        let prefix = prefix.to_owned();
+        let listed = self.read(move |tx| {
+            if database::revision(&tx.open_table(META)?)? < revision {
+                return Ok(Err(StoreError::Unavailable(format!("revision {revision} is yet to come"))));
+            }
+            let before = log::undo(tx, revision)?;
+            Ok(Ok(before.map(|before| records(tx, &prefix, before)).transpose()?))
+        });
+        Box::pin(async { listed.await? })
     }
 
     fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, StoreError>> {
@@ -138,6 +144,35 @@ impl Store for Embedded {
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
         Box::pin(self.read(|tx| database::revision(&tx.open_table(META)?)))
     }
+}
+
+/// The records below `prefix`, with what was there `before` instead of what is.
+fn records(tx: &redb::ReadTransaction, prefix: &str, before: Before) -> Result<Vec<Record>, Fault> {
+    let mut records = Vec::new();
+    let mut add = |path: &str, modified: Revision, value: Bytes| {
+        records.extend(Key::parse(path).map(|key| Record { key, value, modified }));
+    };
+    let mut before = before.into_iter().filter(|(path, _)| path.starts_with(prefix)).peekable();
+    for entry in tx.open_table(RECORDS)?.range(prefix..)? {
+        let (path, guard) = entry?;
+        let path = path.value();
+        if !path.starts_with(prefix) {
+            break;
+        }
+        let mut replaced = false;
+        while let Some((old, was)) = before.next_if(|(old, _)| old.as_str() <= path) {
+            replaced = old == path;
+            was.into_iter().for_each(|(modified, value)| add(&old, modified, value));
+        }
+        if !replaced {
+            let (modified, value) = guard.value();
+            add(path, modified, Bytes::copy_from_slice(value));
+        }
+    }
+    for (old, was) in before {
+        was.into_iter().for_each(|(modified, value)| add(&old, modified, value));
+    }
+    Ok(records)
 }
 
 /// One watcher: reads the log from where it stopped whenever the head has moved.

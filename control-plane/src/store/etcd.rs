@@ -79,11 +79,11 @@ impl Etcd {
         }
     }
 
-    /// All pages at the revision of the first; `None` when that was compacted meanwhile.
-    async fn list_once(&self, prefix: &str) -> Result<Option<(Vec<Record>, Revision)>, StoreError> {
+    /// All pages at one revision: `at`, or that of the first where it is 0; `None` when that was compacted.
+    async fn list_once(&self, prefix: &str, mut at: i64) -> Result<Option<(Vec<Record>, Revision)>, StoreError> {
         let start = self.link.path(prefix);
         let end = range_end(start.as_bytes());
-        let (mut records, mut from, mut at) = (Vec::new(), start.into_bytes(), 0);
+        let (mut records, mut from) = (Vec::new(), start.into_bytes());
         loop {
             let options = GetOptions::new()
                 .with_range(end.clone())
@@ -138,10 +138,24 @@ impl Store for Etcd {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>> {
         Box::pin(async move {
             loop {
-                if let Some(listed) = self.list_once(prefix).await? {
+                if let Some(listed) = self.list_once(prefix, 0).await? {
                     return Ok(listed);
                 }
             }
+        })
+    }
+
+    fn list_at<'a>(
+        &'a self,
+        prefix: &'a str,
+        revision: Revision,
+    ) -> BoxFuture<'a, Result<Option<Vec<Record>>, StoreError>> {
+        Box::pin(async move {
+            let at = i64::try_from(revision).unwrap_or(i64::MAX);
+            if at == 0 {
+                return Ok(None); // before any change; to etcd it would be the present
+            }
+            Ok(self.list_once(prefix, at).await?.map(|(records, _)| records))
         })
     }
 

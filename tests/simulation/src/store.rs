@@ -2,14 +2,14 @@
 
 mod cluster;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
-use seks_control_plane::store::{Key, Record, Revision, Store, StoreError, Transaction, WatchEvent};
+use seks_control_plane::store::{Key, Record, Revision, Store, StoreError, Transaction, WatchEvent, Write};
 use tokio::time::{sleep, timeout};
 
 pub(crate) use self::cluster::{Cluster, Contents};
@@ -92,13 +92,21 @@ impl Store for Client {
         Box::pin(self.read(|contents| contents.list(prefix)))
     }
 
+    fn list_at<'a>(
+        &'a self,
+        prefix: &'a str,
+        revision: Revision,
+    ) -> BoxFuture<'a, Result<Option<Vec<Record>>, StoreError>> {
+        Box::pin(self.read(move |contents| contents.list_at(prefix, revision)))
+    }
+
     fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, StoreError>> {
         Box::pin(self.write(transaction))
     }
 
     fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent> {
         let client = Self { host: self.host, network: self.network.clone(), cluster: self.cluster.clone() };
-        let watch = Watch { client: Arc::new(client), after, over: false };
+        let watch = Watch { client: Arc::new(client), after, arrived: VecDeque::new(), over: false };
         Box::pin(stream::unfold(watch, |mut watch| async {
             let event = watch.next().await?;
             Some((event, watch))
@@ -116,6 +124,8 @@ impl Store for Client {
 struct Watch {
     client: Arc<Client>,
     after: Revision,
+    /// What came in one message with the event before.
+    arrived: VecDeque<(Revision, Vec<Write>)>,
     over: bool,
 }
 
@@ -123,6 +133,9 @@ impl Watch {
     async fn next(&mut self) -> Option<WatchEvent> {
         if self.over {
             return None;
+        }
+        if let Some((revision, changes)) = self.arrived.pop_front() {
+            return Some(WatchEvent::Changes { revision, changes });
         }
         let (client, cluster) = (self.client.clone(), self.client.cluster.clone());
         let mut moved = cluster.subscribe();
@@ -134,9 +147,15 @@ impl Watch {
                     self.over = true;
                     return Some(WatchEvent::Compacted);
                 }
-                if let Some((revision, changes)) = cluster.next_change(self.after) {
-                    sleep(client.network.delay(cluster.host(), client.host)).await;
+                // All that there is comes in one message: who is far behind doesn't wait for each.
+                while !cluster.is_stalled(client.host, self.after)
+                    && let Some((revision, changes)) = cluster.next_change(self.after)
+                {
                     self.after = revision;
+                    self.arrived.push_back((revision, changes));
+                }
+                if let Some((revision, changes)) = self.arrived.pop_front() {
+                    sleep(client.network.delay(cluster.host(), client.host)).await;
                     return Some(WatchEvent::Changes { revision, changes });
                 }
                 // The sender lives as long as the cluster.

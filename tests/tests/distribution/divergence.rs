@@ -38,6 +38,13 @@ impl Store for Forgetful {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>> {
         self.store.list(prefix)
     }
+    fn list_at<'a>(
+        &'a self,
+        prefix: &'a str,
+        revision: Revision,
+    ) -> BoxFuture<'a, Result<Option<Vec<Record>>, StoreError>> {
+        self.store.list_at(prefix, revision)
+    }
     fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, StoreError>> {
         self.store.commit(transaction)
     }

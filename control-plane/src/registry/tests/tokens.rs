@@ -101,6 +101,13 @@ impl Store for Fillable {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>> {
         self.0.list(prefix)
     }
+    fn list_at<'a>(
+        &'a self,
+        prefix: &'a str,
+        revision: Revision,
+    ) -> BoxFuture<'a, Result<Option<Vec<Record>>, StoreError>> {
+        self.0.list_at(prefix, revision)
+    }
     fn commit(&self, change: Transaction) -> BoxFuture<'_, Result<Revision, StoreError>> {
         if self.1.load(SeqCst) && change.writes.iter().any(|w| matches!(w, Write::Put(..))) {
             return Box::pin(async { Err(StoreError::Full) });

@@ -82,6 +82,13 @@ impl Store for Dying {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>> {
         self.store.list(prefix)
     }
+    fn list_at<'a>(
+        &'a self,
+        prefix: &'a str,
+        revision: Revision,
+    ) -> BoxFuture<'a, Result<Option<Vec<Record>>, StoreError>> {
+        self.store.list_at(prefix, revision)
+    }
     fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, StoreError>> {
         if self.left.fetch_sub(1, Ordering::Relaxed) > 1 {
             return self.store.commit(transaction);

@@ -23,7 +23,8 @@ pub(super) const META: TableDefinition<'static, &str, u64> = TableDefinition::ne
 
 /// Layout of the tables; a newer SEKS may raise it.
 const FORMAT: &str = "format";
-const FORMAT_VERSION: u64 = 1;
+/// Since 2 the log may say what was there before a change. A store of 1 becomes one of 2 when it is opened.
+const FORMAT_VERSION: u64 = 2;
 /// The newest revision.
 pub(super) const REVISION: &str = "revision";
 /// The newest revision that the log no longer has.
@@ -105,6 +106,7 @@ impl Database {
             other => StoreError::from(Fault(other)).into(),
         })?;
         let state = state.ok_or_else(|| not_ours("it is of another format version"))?;
+        upgrade(&db).map_err(StoreError::from)?;
         Ok((Self { path, open: RwLock::new(Some(db)) }, state))
     }
 
@@ -205,13 +207,23 @@ pub(in crate::store) fn fresh_epoch() -> Result<String, getrandom::Error> {
 fn state(db: &redb::Database) -> Result<Option<State>, Fault> {
     let tx = db.begin_read()?;
     let meta = tx.open_table(META)?;
-    if counter(&meta, FORMAT)? != FORMAT_VERSION {
+    if !(1..=FORMAT_VERSION).contains(&counter(&meta, FORMAT)?) {
         return Ok(None);
     }
     let epoch = tx.open_table(RECORDS)?.get(Key::Epoch.to_string().as_str())?;
     let epoch = epoch.ok_or_else(|| redb::Error::Corrupted("the epoch is missing".into()))?;
     let epoch = String::from_utf8_lossy(epoch.value().1).into_owned();
     Ok(Some(State { epoch, revision: revision(&meta)? }))
+}
+
+/// Before anything of this version is written: an older one must not read it.
+fn upgrade(db: &redb::Database) -> Result<(), Fault> {
+    if counter(&db.begin_read()?.open_table(META)?, FORMAT)? == FORMAT_VERSION {
+        return Ok(());
+    }
+    let tx = db.begin_write()?;
+    tx.open_table(META)?.insert(FORMAT, FORMAT_VERSION)?;
+    Ok(tx.commit()?)
 }
 
 /// The newest revision.

@@ -99,7 +99,7 @@ async fn what_is_not_a_store_is_refused_and_left_alone() {
         drop(open("newer").await.unwrap());
         let db = redb::Database::open(directory.path().join("newer")).unwrap();
         let tx = db.begin_write().unwrap();
-        tx.open_table(META).unwrap().insert("format", 2).unwrap();
+        tx.open_table(META).unwrap().insert("format", 3).unwrap();
         tx.commit().unwrap();
     }
     for name in ["text", "directory", "other", "newer"] {
@@ -141,10 +141,52 @@ async fn the_log_and_so_the_file_stop_growing() {
     }
     assert_eq!(sizes[2], sizes[5], "{sizes:?}");
     let kept = store.read(|tx| Ok(redb::ReadableTableMetadata::len(&tx.open_table(database::LOG)?)?)).await.unwrap();
-    assert_eq!(kept, 101, "400 KiB of entries of 4 KB each, and never more than 200");
+    assert_eq!(kept, 50, "400 KiB of entries of 8 KB each, the old value and the new, and never more than 200");
     // One change that is larger than the whole log is still handed to those who watch.
     let at = store.revision().await.unwrap();
     let mut watch = store.watch(at);
     store.commit(put(&Key::Rotation, &"y".repeat(500 * 1024))).await.unwrap();
     assert!(matches!(watch.next().await, Some(WatchEvent::Changes { revision, .. }) if revision == at + 1));
+}
+
+/// As a build before this one wrote the log.
+#[tokio::test]
+async fn a_store_of_an_older_build_is_opened_and_its_past_begins_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.redb");
+    let (before, at) = {
+        let store = Embedded::open_with(path.clone(), LogLimits::default()).await.unwrap();
+        let before = store.commit(put(&Key::Rotation, "1")).await.unwrap();
+        (before, store.commit(put(&Key::Rotation, "2")).await.unwrap())
+    };
+    {
+        let db = redb::Database::open(&path).unwrap();
+        let tx = db.begin_write().unwrap();
+        tx.open_table(META).unwrap().insert("format", 1).unwrap();
+        let path = Key::Rotation.to_string();
+        let entry = [&[1, path.len() as u8, 0], path.as_bytes(), &[1, 0, 0, 0], b"2"].concat();
+        tx.open_table(database::LOG).unwrap().insert(at, &entry[..]).unwrap();
+        tx.commit().unwrap();
+    }
+    let store = Embedded::open_with(path.clone(), LogLimits::default()).await.unwrap();
+    assert_eq!(store.list_at("", before).await.unwrap(), None);
+    let mut watch = store.watch(before);
+    assert!(matches!(watch.next().await, Some(WatchEvent::Changes { revision, .. }) if revision == at));
+    store.commit(put(&Key::Rotation, "3")).await.unwrap();
+    let records = store.list_at("", at).await.unwrap().unwrap();
+    assert_eq!((records.len(), &records[1].value[..], records[1].modified), (2, &b"2"[..], at));
+    let format = store.read(|tx| Ok(tx.open_table(META)?.get("format")?.unwrap().value())).await.unwrap();
+    assert_eq!(format, 2, "and an older build doesn't read what this one writes");
+}
+
+#[tokio::test]
+async fn what_replaces_too_much_at_once_ends_the_past() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Embedded::open_with(directory.path().join("s.redb"), LogLimits::default()).await.unwrap();
+    let small = store.commit(put(&Key::Rotation, "small")).await.unwrap();
+    let large = store.commit(put(&Key::Rotation, &"x".repeat(200_000))).await.unwrap();
+    assert!(store.list_at("", small).await.unwrap().is_some());
+    store.commit(put(&Key::Rotation, "small again")).await.unwrap();
+    assert_eq!(store.list_at("", large).await.unwrap(), None);
+    assert!(store.list_at("", small).await.unwrap().is_some(), "what it was before is known all the same");
 }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     LogLimits,
     database::{Database, Fault, META, RECORDS, REVISION, counter},
-    log,
+    log::{self, Entry},
     reserve::Reserve,
 };
 use crate::store::{
@@ -207,20 +207,17 @@ fn apply(
         })
         .collect();
     writes.sort_unstable();
-    let mut entry = Vec::new();
+    let mut entry = Entry::default();
     for (path, value) in &writes {
-        let changed = match value {
-            Some(value) => {
-                records.insert(path.as_str(), (*revision + 1, *value))?;
-                true
-            }
-            None => records.remove(path.as_str())?.is_some(),
+        let old = match value {
+            Some(value) => records.insert(path.as_str(), (*revision + 1, *value))?,
+            None => records.remove(path.as_str())?,
         };
-        if changed {
-            log::encode(&mut entry, path, *value);
+        if value.is_some() || old.is_some() {
+            entry.add(path, *value, old.as_ref().map(redb::AccessGuard::value));
         }
     }
-    if !entry.is_empty() {
+    if let Some(entry) = entry.finish() {
         *revision += 1;
         log::append(tx, *revision, &entry, limits)?;
     }

@@ -11,10 +11,14 @@ use tokio::sync::watch;
 use super::{Defect, Value};
 use crate::network::HostId;
 
+type Records = BTreeMap<String, (Key, Value)>;
+
 /// Everything that was committed.
 #[derive(Clone, Default)]
 pub(crate) struct Contents {
-    records: BTreeMap<String, (Key, Value)>,
+    records: Records,
+    /// The records as they stood when history was compacted: what the log leads on from.
+    base: Records,
     log: Vec<(Revision, Vec<Write>)>,
     pub(crate) revision: Revision,
     pub(crate) compacted: Revision,
@@ -30,8 +34,37 @@ impl Contents {
     }
 
     pub(crate) fn list(&self, prefix: &str) -> (Vec<Record>, Revision) {
-        let all = self.records.range(prefix.to_owned()..).take_while(|(path, _)| path.starts_with(prefix));
-        (all.map(|(_, record)| Self::record(record)).collect(), self.revision)
+        (Self::below(&self.records, prefix), self.revision)
+    }
+
+    /// As it stood at `revision`; `None` when that is forgotten.
+    pub(crate) fn list_at(&self, prefix: &str, revision: Revision) -> Option<Vec<Record>> {
+        if revision < self.compacted {
+            return None;
+        }
+        let mut records = self.base.clone();
+        for (at, changes) in self.log.iter().take_while(|(at, _)| *at <= revision) {
+            for change in changes {
+                Self::apply(&mut records, change, *at);
+            }
+        }
+        Some(Self::below(&records, prefix))
+    }
+
+    fn below(records: &Records, prefix: &str) -> Vec<Record> {
+        let all = records.range(prefix.to_owned()..).take_while(|(path, _)| path.starts_with(prefix));
+        all.map(|(_, record)| Self::record(record)).collect()
+    }
+
+    /// Says whether anything was changed.
+    fn apply(records: &mut Records, change: &Write, revision: Revision) -> bool {
+        match change {
+            Write::Put(key, value) => {
+                records.insert(key.to_string(), (key.clone(), (value.clone(), revision)));
+                true
+            }
+            Write::Delete(key) => records.remove(&key.to_string()).is_some(),
+        }
     }
 
     fn commit(&mut self, transaction: Transaction) -> Result<Revision, StoreError> {
@@ -40,20 +73,8 @@ impl Contents {
             return Err(StoreError::Conflict);
         }
         let revision = self.revision + 1;
-        let mut done = Vec::new();
-        for write in transaction.writes {
-            match &write {
-                Write::Put(key, value) => {
-                    self.records.insert(key.to_string(), (key.clone(), (value.clone(), revision)));
-                    done.push(write);
-                }
-                Write::Delete(key) => {
-                    if self.records.remove(&key.to_string()).is_some() {
-                        done.push(write);
-                    }
-                }
-            }
-        }
+        let mut done = transaction.writes;
+        done.retain(|write| Self::apply(&mut self.records, write, revision));
         if !done.is_empty() {
             self.revision = revision;
             self.log.push((revision, done));
@@ -132,6 +153,7 @@ impl Cluster {
     pub(crate) fn compact(&self) {
         let mut state = self.lock();
         state.contents.compacted = state.contents.revision;
+        state.contents.base = state.contents.records.clone();
         state.contents.log.clear();
     }
 
