@@ -7,6 +7,7 @@
 //! Any number of replicas serve from one store, and none leads: each knows of its own nodes, and tells the others by one small
 //! record how far all of them are ([`presence`], [`replicas`]).
 
+mod begin;
 mod compile;
 mod doors;
 mod enforce;
@@ -144,6 +145,8 @@ struct Inner {
     config: DistributionOptions,
     snapshots: Arc<Snapshots>,
     feed: Arc<Feed>,
+    /// Where this replica began: what is at or before it in the feed happened before.
+    present: Revision,
     fleet: Arc<Fleet>,
     members: Arc<Members>,
     replicas: Arc<Replicas>,
@@ -163,7 +166,7 @@ struct Inner {
 }
 
 impl Distribution {
-    /// Lists the store, and follows it from there.
+    /// Lists the store as it was a while ago, and follows it from there ([`begin`]).
     ///
     /// # Errors
     /// A lease out of bounds, or a store that can't be listed.
@@ -174,7 +177,8 @@ impl Distribution {
     ) -> Result<Self, DistributionError> {
         config.check()?;
         let lifetime = Lifetime::read(&*store, &sealer).await?;
-        let Listing { table, nodes, replicas: records, revision } = follow::list(&*store).await?;
+        let (listing, feed) = begin::begin(&*store, &sealer).await?;
+        let Listing { table, nodes, replicas: records, revision } = listing;
         let replicas = Replicas::new(config.lease, store.kind() == "embedded");
         replicas.reset(records);
         let members = Arc::new(Members::default());
@@ -184,7 +188,8 @@ impl Distribution {
             replicas: Arc::new(replicas),
             members,
             snapshots: Arc::new(Snapshots::new(table, revision)),
-            feed: Arc::new(Feed::new(revision)),
+            feed: Arc::new(feed),
+            present: revision,
             barrier: watch::Sender::new(None),
             hurry: Arc::new(Notify::new()),
             loading: Arc::new(Semaphore::new(config.max_snapshots)),

@@ -212,6 +212,12 @@ impl Sealer {
         envelope::open(kek, id, envelope)
     }
 
+    /// Whether the KEK that wraps an envelope is configured. What isn't an envelope needs none.
+    #[must_use]
+    pub fn has_key_of(&self, envelope: &[u8]) -> bool {
+        !Header::parse(envelope).is_ok_and(|header| self.kek(header.kek).is_err())
+    }
+
     /// Whether an envelope of the record `id` holds exactly `secret`: however often it was re-wrapped.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ pub enum Mode {
 
 #[derive(Clone, Debug)]
 struct State {
+    target: SocketAddr,
     mode: Mode,
     cuts: usize,
     delay: Duration,
@@ -46,16 +47,16 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// Listens on a free port and forwards to `target`, which may come and go.
+    /// Listens on a free port and forwards to `target`, which may come and go, and [move](Self::lead_to).
     ///
     /// # Panics
     /// When there is no port.
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = State { mode: Mode::Open, cuts: 0, delay: Duration::ZERO, mute_after: None };
+        let state = State { target, mode: Mode::Open, cuts: 0, delay: Duration::ZERO, mute_after: None };
         let state = Arc::new(watch::Sender::new(state));
-        let accepting = tokio::spawn(accept(listener, target, Arc::clone(&state)));
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
         Self { address, state, accepting }
     }
 
@@ -73,6 +74,11 @@ impl Forwarder {
     /// From now on.
     pub fn set(&self, mode: Mode) {
         self.state.send_modify(|state| state.mode = mode);
+    }
+
+    /// Where connections lead to that begin from now on.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.state.send_modify(|state| state.target = target);
     }
 
     /// How long everything takes from now on, each way.
@@ -93,16 +99,16 @@ impl Drop for Forwarder {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, state: Arc<watch::Sender<State>>) {
+async fn accept(listener: TcpListener, state: Arc<watch::Sender<State>>) {
     while let Ok((near, _)) = listener.accept().await {
         if state.borrow().mode != Mode::Closed {
-            tokio::spawn(forward(near, target, Arc::clone(&state)));
+            tokio::spawn(forward(near, Arc::clone(&state)));
         }
     }
 }
 
-async fn forward(near: TcpStream, target: SocketAddr, state: Arc<watch::Sender<State>>) {
-    let cuts = state.borrow().cuts;
+async fn forward(near: TcpStream, state: Arc<watch::Sender<State>>) {
+    let State { cuts, target, .. } = *state.borrow();
     let Ok(far) = TcpStream::connect(target).await else { return };
     for end in [&near, &far] {
         drop(end.set_nodelay(true)); // or the wire would add delays of its own

@@ -86,13 +86,13 @@ impl Feed {
 
     /// Adds what `revision` did; no items: nothing to nodes.
     pub(super) fn push(&self, revision: Revision, compiled: Compiled) {
-        let matters = !compiled.items.is_empty() || !compiled.shifts.is_empty();
-        self.push_as(revision, compiled, matters);
+        self.push_as(revision, compiled, false);
     }
 
     /// As [`push`](Self::push); what `matters` is sent to every node and acknowledged by it, even if its table stays as it was.
     pub(super) fn push_as(&self, revision: Revision, compiled: Compiled, matters: bool) {
         let Compiled { items, shifts } = compiled;
+        let matters = matters || !items.is_empty() || !shifts.is_empty();
         let mut ring = self.write();
         ring.times.push_back((revision, BootInstant::now()));
         if ring.times.len() > MAX_TIMES {

@@ -65,12 +65,8 @@ impl Follow {
             WatchEvent::Changes { revision, changes } if revision > self.feed.head() => {
                 // Before the head moves: who has seen this revision knows the nodes in it.
                 self.learn(&changes, revision);
-                // Who may still serve after a node was revoked is known by who has acknowledged that revision: not the node itself.
-                let revoked = changes.iter().any(|change| matches!(change, Write::Delete(Key::Node(_))));
-                let push = |compiled: Compiled| {
-                    let matters = revoked || !compiled.items.is_empty() || !compiled.shifts.is_empty();
-                    self.feed.push_as(revision, compiled, matters);
-                };
+                let revokes = revokes(&changes);
+                let push = |compiled: Compiled| self.feed.push_as(revision, compiled, revokes);
                 self.snapshots.update(revision, |table| table.apply(changes), push);
             }
             WatchEvent::Progress(revision) if revision > self.feed.head() => {
@@ -150,15 +146,32 @@ pub(super) struct Listing {
 
 pub(super) async fn list(store: &dyn Store) -> Result<Listing, StoreError> {
     let (records, revision) = store.list(prefix::ALL).await?;
-    let (mut nodes, mut replicas) = (Vec::new(), Vec::new());
-    for Record { key, value, modified } in &records {
-        match key {
-            Key::Node(id) => nodes.push((id.clone(), wire::Node::decode(value.clone()).unwrap_or_default(), *modified)),
-            Key::Replica(id) => {
-                replicas.push((id.clone(), wire::Replica::decode(value.clone()).unwrap_or_default(), *modified));
+    let fleet: Vec<Record> = records.iter().filter(|record| is_of_fleet(&record.key)).cloned().collect();
+    Ok(Listing::of(fleet, Materialised::load(records), revision))
+}
+
+impl Listing {
+    /// `fleet`: the records of which [`is_of_fleet`].
+    pub(super) fn of(fleet: impl IntoIterator<Item = Record>, table: Materialised, revision: Revision) -> Self {
+        let (mut nodes, mut replicas) = (Vec::new(), Vec::new());
+        for Record { key, value, modified } in fleet {
+            match key {
+                Key::Node(id) => nodes.push((id, wire::Node::decode(value).unwrap_or_default(), modified)),
+                Key::Replica(id) => replicas.push((id, wire::Replica::decode(value).unwrap_or_default(), modified)),
+                _ => {}
             }
-            _ => {}
         }
+        Self { table, nodes, replicas, revision }
     }
-    Ok(Listing { table: Materialised::load(records), nodes, replicas, revision })
+}
+
+/// Whether a record is of a node or a replica, and not of the nodes' table.
+pub(super) fn is_of_fleet(key: &Key) -> bool {
+    matches!(key, Key::Node(_) | Key::Replica(_))
+}
+
+/// Who may still serve after a node was revoked is known by who has acknowledged that revision, though it changes no table: not the
+/// node itself.
+pub(super) fn revokes(changes: &[Write]) -> bool {
+    changes.iter().any(|change| matches!(change, Write::Delete(Key::Node(_))))
 }

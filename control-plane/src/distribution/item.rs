@@ -66,6 +66,14 @@ impl Item {
         }
     }
 
+    /// What is sealed for each node.
+    pub(super) fn envelope(&self) -> Option<&Bytes> {
+        match &self.body {
+            Body::Plain { .. } => None,
+            Body::Credential(credential) => Some(&credential.envelope),
+        }
+    }
+
     /// Bytes that it keeps in memory, about.
     pub(super) fn size(&self) -> usize {
         match &self.body {

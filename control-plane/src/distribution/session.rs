@@ -336,7 +336,9 @@ impl Session {
             return Err(End::FalseAck { acked: revision, sent });
         }
         let news = self.inner.fleet.ack(&self.node, self.stream, revision);
+        // What happened before we came was pushed by nobody.
         if news
+            && revision > self.inner.present
             && let (Some(push), Some(observed)) = (&self.inner.metrics.push, self.inner.feed.observed(revision))
             && self.inner.feed.effective(revision) == revision
         {

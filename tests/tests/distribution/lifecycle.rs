@@ -57,29 +57,6 @@ async fn a_node_that_comes_back_gets_what_it_missed_and_no_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_survives_its_replica_and_takes_a_snapshot_of_the_next() {
-    let (site, replica) = Replica::furnished().await;
-    let (kept, revoked) = (replica.issue().await, replica.issue().await);
-    let wire = Forwarder::to(replica.address).await;
-    let identity = replica.identity("n1").await;
-    let node = TestNode::follow(identity.clone(), vec![format!("https://{}", wire.address())]);
-    node.ready().await;
-    replica.stop().await;
-    until("the stream is down", || node.status().connected.is_none()).await;
-    assert!(node.knows(&kept.digest), "the table stays");
-
-    let replica = site.start().await;
-    let revision = replica.revoke(&revoked).await;
-    drop(node);
-    // The next replica has another port; the node is the same one to it.
-    let node = TestNode::follow(identity, vec!["https://127.0.0.1:1".into(), replica.endpoint()]);
-    node.ready().await;
-    node.reaches(revision).await;
-    assert!(node.honours(&kept.digest) && !node.knows(&revoked.digest));
-    replica.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_goes_to_nodes_with_the_first_token_that_reaches_it_and_leaves_with_the_last() {
     let (_site, replica) = Replica::furnished().await;
     let node = TestNode::of(&replica, "n1").await;

@@ -16,6 +16,7 @@ mod node;
 mod peer;
 mod replica;
 mod replicas;
+mod restart;
 mod rollback;
 mod scope;
 

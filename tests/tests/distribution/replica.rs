@@ -10,7 +10,7 @@ use seks_control_plane::{
     config::ListenerTlsConfig,
     lifetime::Lifetime,
     registry::{Admission, Issue, Joining, Registry},
-    seal::{SealConfig, Sealer},
+    seal::{SealConfig, Sealer, rotate::rotate},
     server::{
         Foundation,
         listener::Listener,
@@ -106,6 +106,17 @@ impl Site {
     ) -> Replica {
         let options = DistributionOptions { lease: LEASE, verify_every, ..DistributionOptions::default() };
         self.serve(Foundation::open(&self.config).await.unwrap(), options, wrap).await
+    }
+
+    /// Re-wraps everything under a new key-encryption key, and forgets the old one.
+    pub async fn rotate(&mut self) {
+        let old = self.config.seal.path.display().to_string();
+        let new = self._dir.path().join("kek-2");
+        Sealer::create_file(&new).unwrap();
+        self.config.seal = SealConfig { older: vec![old], ..SealConfig::file(new) };
+        let Base { store, sealer, .. } = Base::open(&self.config).await.unwrap();
+        assert!(rotate(&sealer, store.as_ref()).await.unwrap().left.is_empty());
+        self.config.seal.older.clear();
     }
 
     /// Replaces the store by a backup.

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use seks_tests::runtime;
+use seks_tests::{Forwarder, forwarder::Mode, runtime};
 
 use crate::{
     LONG, SHORT, alone,
-    rig::{Fleet, NODES},
+    rig::{Fleet, NODES, Replica},
 };
 
 #[test]
@@ -40,6 +40,34 @@ fn a_killed_replica_is_nothing_to_agents_and_its_nodes_obey_the_other() {
     kept.none_refused(0..NODES, begun, Instant::now());
     let again = fleet.revoke(0, &token);
     assert_eq!(again.answer["nodes"].as_array().unwrap().len(), NODES, "the replica that came back knows all nodes");
+}
+
+/// All replicas at once, just after they wrote what no node has heard of yet. Two that start on a busy machine take their time:
+/// the lease is longer.
+#[test]
+fn nodes_of_replicas_that_were_all_killed_go_on_with_deltas_and_agents_notice_nothing() {
+    let _alone = alone();
+    let Some(mut fleet) = Fleet::start("all replicas killed", LONG * 3) else { return };
+    let (revoked, doomed) = fleet.agents();
+    let (_kept, kept) = fleet.agents();
+    let begun = Instant::now();
+    (0..NODES).for_each(|node| fleet.link(node, Mode::Closed));
+    fleet.nodes.iter().flat_map(|node| &node.links).for_each(Forwarder::cut);
+    let cli = &fleet.replicas[0].cli;
+    let issued = cli.issue("bot", &["openai"], &["--no-wait"]);
+    let unheard = cli.json(&["token", "revoke", &revoked.id, "--yes", "--no-wait"]);
+    assert_eq!(unheard["enforced"], false, "{unheard}");
+    fleet.replicas.iter_mut().for_each(|replica| replica.process.kill());
+    fleet.replicas.iter_mut().for_each(Replica::restart);
+    (0..NODES).for_each(|node| fleet.link(node, Mode::Open));
+    fleet.hammer(&issued).accepted_everywhere(Instant::now());
+    doomed.refused(0..NODES, Instant::now(), "token_revoked");
+    kept.accepted_everywhere(Instant::now());
+    kept.none_refused(0..NODES, begun, Instant::now());
+    for node in &fleet.nodes {
+        let begun: Vec<bool> = node.resumed();
+        assert!(begun.len() >= 2 && begun[1..].iter().all(|resumed| *resumed), "{begun:?}");
+    }
 }
 
 #[test]

@@ -257,6 +257,15 @@ impl Node {
         self.serves();
     }
 
+    /// Of each stream that it has had, whether it went on with deltas; the first has nothing to go on from.
+    pub fn resumed(&self) -> Vec<bool> {
+        let said = self.process.stderr();
+        let lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let fields = lines.map(|line| line.get("fields").cloned().unwrap_or(line));
+        let followed = fields.filter(|fields| fields["message"] == "following a control plane");
+        followed.filter_map(|fields| fields["resumed"].as_bool()).collect()
+    }
+
     /// When its lease ends, at the earliest: it may be extended meanwhile.
     pub fn lease_ends(&self) -> Instant {
         let asked = Instant::now();
