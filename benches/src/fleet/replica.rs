@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -129,6 +130,13 @@ impl Site {
                 return;
             }
         }
+    }
+
+    /// Writes these tokens while no process has the store open, one a transaction.
+    pub async fn write(&self, numbers: Range<usize>) {
+        let foundation = self.open().await;
+        let numbers: Vec<usize> = numbers.collect();
+        futures_util::future::join_all(numbers.chunks(1).map(|one| put(&*foundation.store, one))).await;
     }
 
     /// Starts the process, on the ports of its last run. Returns when it serves.

@@ -23,6 +23,9 @@ pub struct Args {
     /// Tokens in the store
     #[arg(long, default_value_t = 1000)]
     tokens: usize,
+    /// Tokens that are written while the replica is away, each at a revision of its own
+    #[arg(long, default_value_t = 1000)]
+    written: usize,
 }
 
 pub(super) async fn run(world: &World, args: Args) {
@@ -33,13 +36,17 @@ pub(super) async fn run(world: &World, args: Args) {
     let identities = nodes::enrol(&client, replica.nodes, world.nodes, &site.path("nodes")).await;
     let nodes = Arc::new(nodes::start(identities, replica.nodes).await);
     println!(
-        "| restart | serving after | last node back after | snapshots | nodes whose lease lapsed |\n|---|---|---|---|---|"
+        "{} tokens written while the replica is away\n\n\
+         | restart | serving after | last node back after | snapshots | nodes whose lease lapsed |\n|---|---|---|---|---|",
+        args.written
     );
     for round in 1..=args.rounds {
         let lapses = Lapses::watch(Arc::clone(&nodes));
         let before: Vec<_> = nodes.iter().map(|node| node.sync.status()).collect();
         let begun = Instant::now();
         drop(replica);
+        let from = args.tokens + (round - 1) * args.written;
+        site.write(from..from + args.written).await;
         replica = site.start().await;
         let serving = begun.elapsed();
         nodes::until("every node is back", || {
