@@ -12,6 +12,8 @@ use crate::{http1::write_number, upstream::HeaderList};
 /// Answers with longer heads, or more fields, are not relayed.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_FIELDS: usize = 100;
+/// Fields that the node adds to an answer.
+const OURS: usize = 2;
 
 /// An answer's head.
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl Head {
         }
         let status = response.code.and_then(|c| StatusCode::from_u16(c).ok()).ok_or(Lost::NotHttp)?;
         let (mut length, mut chunked, mut close, mut keep) = (None, false, false, false);
-        let mut headers = HeaderMap::with_capacity(response.headers.len());
+        let mut headers = HeaderMap::with_capacity(response.headers.len() + OURS);
         for field in &*response.headers {
             let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Lost::NotHttp)?;
             if name == header::CONTENT_LENGTH {
