@@ -57,12 +57,14 @@ struct Ring {
 pub(super) struct Feed {
     ring: RwLock<Ring>,
     head: watch::Sender<Revision>,
+    /// Moves with what means something to nodes, or when history is forgotten.
+    news: watch::Sender<()>,
 }
 
 impl Feed {
     /// A feed that begins after `floor`.
     pub(super) fn new(floor: Revision) -> Self {
-        let feed = Self { ring: RwLock::default(), head: watch::Sender::new(0) };
+        let feed = Self { ring: RwLock::default(), head: watch::Sender::new(0), news: watch::Sender::new(()) };
         feed.reset(floor);
         feed
     }
@@ -77,11 +79,18 @@ impl Feed {
         self.head.subscribe()
     }
 
+    /// Wakes whenever there may be something to send. Most revisions are of records that nodes have nothing to do with (each node's
+    /// own among them: a thousand that come back would wake each other a million times).
+    pub(super) fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
     /// Forgets everything: history has a gap before `floor`.
     pub(super) fn reset(&self, floor: Revision) {
         let mut ring = self.write();
         *ring = Ring { floor, times: VecDeque::from([(floor, BootInstant::now())]), ..Ring::default() };
         self.head.send_replace(floor);
+        self.news.send_replace(());
     }
 
     /// Adds what `revision` did; no items: nothing to nodes.
@@ -110,6 +119,9 @@ impl Feed {
         }
         // Under the lock: who sees the head finds the delta.
         self.head.send_replace(revision);
+        if matters {
+            self.news.send_replace(());
+        }
     }
 
     /// Whether who has applied `revision` can go on with deltas.

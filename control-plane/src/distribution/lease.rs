@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use seks_proto::table::{BootInstant, rules};
 use tokio::{
     sync::{Notify, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::feed::Feed;
@@ -17,6 +17,8 @@ use crate::store::{Revision, Store, StoreError};
 
 /// How often a barrier is raised.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Nodes that come back at the same time share a barrier: each wakes everybody who waits for one.
+const COALESCE: Duration = Duration::from_millis(10);
 /// How long the watch may take to bring what the store has.
 const WATCH_LIMIT: Duration = Duration::from_secs(3);
 
@@ -60,7 +62,9 @@ pub(super) async fn run(
             Err(_) => tracing::warn!("the store is silent; leases aren't renewed"),
         }
         // Somebody's first lease waits for a barrier after its record; everybody else's doesn't.
-        let _ = timeout(period, hurry.notified()).await;
+        if timeout(period, hurry.notified()).await.is_ok() {
+            sleep(COALESCE).await;
+        }
     }
 }
 

@@ -232,11 +232,12 @@ impl Session {
         outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
         fenced: CancellationToken,
     ) -> Result<Never, End> {
-        let (mut head, mut barrier) = (self.inner.feed.subscribe(), self.inner.barrier.subscribe());
+        let (mut news, mut barrier) = (self.inner.feed.news(), self.inner.barrier.subscribe());
         let patience = self.inner.config.lease * 2;
         let (mut heard, mut moved) = (Instant::now(), Instant::now());
         let mut recording = self.record();
-        tokio::pin!(let turn = self.turn(););
+        // Looks when it is due and goes on if there was life: a timer that was set anew with every message would cost more than those.
+        tokio::pin!(let turn = self.turn(); let watchdog = sleep_until(heard + patience););
         let mut asked_to_go = false;
         loop {
             let pending = self.pending()?;
@@ -271,9 +272,15 @@ impl Session {
                     permit.map_err(|_| End::Gone)?.send(Ok(ReplicaMessage { message: Some(message) }));
                     moved = Instant::now();
                 }
-                _ = head.changed(), if waiting => {}
+                _ = news.changed(), if waiting => {}
                 _ = barrier.changed(), if waiting && self.renew.is_some() => {}
-                () = sleep_until(heard.min(moved) + patience) => return Err(End::Stuck),
+                () = &mut watchdog => {
+                    let due = heard.min(moved) + patience;
+                    if due <= Instant::now() {
+                        return Err(End::Stuck);
+                    }
+                    watchdog.as_mut().reset(due);
+                }
             }
         }
     }
