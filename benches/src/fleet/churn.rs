@@ -51,7 +51,7 @@ pub(super) async fn run(world: &World, args: Args) {
     let plane = ControlPlane::start(site.config(), Telemetry::disabled()).await.unwrap();
     let client = site.client(plane.admin_addr()).await;
     let address = plane.distribution_addr();
-    let identities = nodes::enrol(&client, address, world.nodes, &site.path("nodes")).await;
+    let identities = nodes::enrol(&client, address, world.nodes, site.nodes()).await;
     let nodes = nodes::start(identities, address).await;
     let store = Arc::clone(plane.registry().store());
     let committed = Committed::default();

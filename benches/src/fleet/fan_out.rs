@@ -24,7 +24,7 @@ pub(super) async fn run(world: &World, args: Args) {
     let replica = site.start().await;
     let mut client = site.client(replica.admin).await;
     let begun = Instant::now();
-    let identities = nodes::enrol(&client, replica.nodes, world.nodes, &site.path("nodes")).await;
+    let identities = nodes::enrol(&client, replica.nodes, world.nodes, site.nodes()).await;
     let enrolled = begun.elapsed();
     let begun = Instant::now();
     let nodes = nodes::start(identities, replica.nodes).await;

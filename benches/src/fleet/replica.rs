@@ -36,6 +36,9 @@ pub const TENANT: &str = "default";
 pub struct Site {
     program: PathBuf,
     directory: TempDir,
+    /// What nodes keep. In memory where there is such a place: they write down once a second what they have seen, each to a disk of its
+    /// own, and a thousand of those on this machine's one disk would be what is measured.
+    nodes: TempDir,
     /// Where the operators' and the nodes' listeners are, once it has run.
     ports: [SocketAddr; 2],
 }
@@ -79,7 +82,9 @@ impl Site {
     fn new(program: &Path) -> Self {
         let directory = tempfile::tempdir().unwrap();
         Sealer::create_file(&directory.path().join("kek")).unwrap();
-        let site = Self { program: program.into(), directory, ports: [SocketAddr::from(([127, 0, 0, 1], 0)); 2] };
+        let nodes = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let site =
+            Self { program: program.into(), directory, nodes, ports: [SocketAddr::from(([127, 0, 0, 1], 0)); 2] };
         site.configure();
         let done = site.command().args(["bootstrap-operator", "--name", "root", "--out", "operator"]).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
@@ -168,6 +173,12 @@ impl Site {
             .identity(Identity::from_pem(read("operator.pem"), read("operator.key")));
         let endpoint = Endpoint::from_shared(format!("https://{admin}")).unwrap().tls_config(tls).unwrap();
         AdminClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(64 << 20)
+    }
+
+    /// A directory for what nodes keep.
+    #[must_use]
+    pub fn nodes(&self) -> &Path {
+        self.nodes.path()
     }
 
     /// A directory for what else the benchmark needs.

@@ -33,7 +33,7 @@ pub(super) async fn run(world: &World, args: Args) {
     site.fill(args.tokens).await;
     let mut replica = site.start().await;
     let client = site.client(replica.admin).await;
-    let identities = nodes::enrol(&client, replica.nodes, world.nodes, &site.path("nodes")).await;
+    let identities = nodes::enrol(&client, replica.nodes, world.nodes, site.nodes()).await;
     let nodes = Arc::new(nodes::start(identities, replica.nodes).await);
     println!(
         "{} tokens written while the replica is away\n\n\
