@@ -70,6 +70,14 @@ impl Connection {
         drop(self.stream.write_all(bytes.as_ref()));
     }
 
+    /// Bytes that have come and were not read.
+    ///
+    /// # Panics
+    /// When the system doesn't say.
+    pub fn unread(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.stream).unwrap()
+    }
+
     /// Ends the sending half.
     pub fn finish(&mut self) {
         drop(self.stream.shutdown(Shutdown::Write));

@@ -62,6 +62,30 @@ fn a_stream_of_a_revoked_token_is_cut() {
 }
 
 #[test]
+fn an_answer_that_nobody_reads_is_cut_too() {
+    const SIZE: usize = 1 << 30;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
+    let upstream =
+        Upstream::start(move |_| Answer::steps(vec![Step::Send(head.clone().into_bytes()), Step::Flood(SIZE)]));
+    let sandbox = Sandbox::start();
+    sandbox.service("openai", &upstream, KEY);
+    let token = sandbox.token("agent", &["openai"]);
+    let mut stream = Connection::open(sandbox.proxy());
+    stream.send(format!("GET {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n", token.secret));
+    assert_eq!(stream.read_head().unwrap().0, 200);
+    let mut seen = (0, 0);
+    wait_for("what is underway to be full", || {
+        let unread = stream.unread();
+        seen = if unread == seen.0 { (unread, seen.1 + 1) } else { (unread, 0) };
+        (unread > 0 && seen.1 == 40).then_some(())
+    });
+
+    sandbox.cli().revoke(&token.id);
+    upstream.wait("its connection to be closed", |log| log.connections.iter().all(|c| c.closed));
+    assert!(stream.drain(SIZE) < SIZE, "the answer broke off");
+}
+
+#[test]
 fn a_disabled_agent_is_refused_until_it_is_enabled() {
     let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
     sandbox.service("openai", &upstream, KEY);
