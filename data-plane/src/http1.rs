@@ -37,6 +37,14 @@ impl Inbox {
         Self { bytes: BytesMut::new(), room: READ_BYTES }
     }
 
+    /// What comes next begins a message: where nothing is left of the one before, it is read to where that was, which is in the
+    /// processor's caches, rather than behind it.
+    pub(crate) fn rewind(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes.try_reclaim(self.room);
+        }
+    }
+
     /// Reads once, behind what is there; 0: the other side has ended.
     pub(crate) fn poll_fill(
         &mut self,

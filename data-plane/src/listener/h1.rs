@@ -107,6 +107,7 @@ impl H1 {
     pub(super) async fn serve(mut self, serve: &impl Serve, stop: &CancellationToken) -> End {
         let mut stopped = pin!(stop.cancelled());
         loop {
+            self.shared.lock().inbox.rewind();
             let (response, terms) = match poll_fn(|cx| self.poll_asked(cx, stopped.as_mut())).await {
                 Asked::Request(request, terms) => match self.handled(serve.handle(request)).await {
                     Some(response) => (response, terms),

@@ -74,16 +74,8 @@ impl Connection {
     /// what the upstream has done with it.
     pub async fn send(self, request: Request) -> Result<Response<Answer>, UpstreamError> {
         match self.kind {
-            Kind::H2(mut sender) => {
-                let request = request.into_h2(self.pool.upstream()).ok_or(Lost::Upload)?;
-                let response = sender.send_request(request).await.map_err(|_| Lost::Connection)?;
-                let (parts, body) = response.into_parts();
-                // Over HTTP/1 such a head is refused where it is read.
-                if parts.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
-                    return Err(Lost::NotHttp.into());
-                }
-                Ok(Response::from_parts(parts, Answer(Body::H2(body))))
-            }
+            // Boxed: what it keeps while it waits is large, and would be carried about by every request over HTTP/1.
+            Kind::H2(sender) => Box::pin(send_h2(sender, request, self.pool)).await,
             Kind::H1(mut h1) => {
                 let method = h1.begin(request);
                 let head = poll_fn(|cx| h1.poll_head(cx, &method)).await?;
@@ -98,6 +90,21 @@ impl Connection {
             }
         }
     }
+}
+
+async fn send_h2(
+    mut sender: http2::SendRequest<Upload>,
+    request: Request,
+    pool: Arc<Pool>,
+) -> Result<Response<Answer>, UpstreamError> {
+    let request = request.into_h2(pool.upstream()).ok_or(Lost::Upload)?;
+    let response = sender.send_request(request).await.map_err(|_| Lost::Connection)?;
+    let (parts, body) = response.into_parts();
+    // Over HTTP/1 such a head is refused where it is read.
+    if parts.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(Lost::NotHttp.into());
+    }
+    Ok(Response::from_parts(parts, Answer(Body::H2(body))))
 }
 
 impl From<Lost> for UpstreamError {

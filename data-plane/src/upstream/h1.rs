@@ -106,6 +106,7 @@ impl H1 {
 
     /// Begins an exchange: [`poll_head`](Self::poll_head) moves it on.
     pub(super) fn begin(&mut self, request: Request) -> Method {
+        self.inbox.rewind();
         let Request { method, target, headers, body } = request;
         // A body where none is expected may be left lying by the upstream, which then takes it for the next request.
         let bodyless = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
