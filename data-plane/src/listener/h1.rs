@@ -74,6 +74,10 @@ pub(super) enum End {
 }
 
 /// What an agent does next.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, taken apart where it arrives: a box would be an allocation a request"
+)]
 enum Asked {
     Request(Request<RequestBody>, Terms),
     Refused(Violation),
