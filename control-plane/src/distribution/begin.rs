@@ -43,7 +43,7 @@ pub(super) async fn begin(store: &dyn Store, sealer: &Sealer) -> Result<(Listing
         let begun = Instant::now();
         match timeout(REPLAY_LIMIT, Replay::new(records, from, sealer).run(store, head)).await {
             Ok(Some(replayed)) => {
-                tracing::info!(from, head, took = ?begun.elapsed(), "nodes that have applied what is kept of the past go on from there");
+                tracing::debug!(from, head, took = ?begun.elapsed(), "nodes that have applied what is kept of the past go on from there");
                 return Ok(replayed);
             }
             _ => tracing::warn!(from, head, "the store's past can't be followed to the present"),

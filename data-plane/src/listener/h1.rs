@@ -1,4 +1,4 @@
-//! HTTP/1 as a server speaks it: request after request on one connection, each read strictly ([`head`](super::head)).
+//! HTTP/1 as a server speaks it: request after request on one connection, each read strictly ([`head`]).
 //!
 //! The connection's task runs all of it ([`http1`](crate::http1) says why it is our own). A request is handed on when its head is
 //! whole; a body that came along goes with it, and one that is still to come is read by whoever wants it ([`shared`]). A
