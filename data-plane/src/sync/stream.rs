@@ -35,11 +35,10 @@ const WELCOME_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for the next part of a snapshot.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30);
 /// A stream that lets the lease run down to this part of it is left,
-const STARVING: f64 = 0.4;
+const STARVING: f64 = 0.3;
 /// but not before it has extended the lease by next to nothing for this part of it: where messages take long a lease is never
-/// whole, and to leave what works would end it. Two renewals have come to nothing by then, and what is left has to suffice for
-/// a handshake, a record in the store and a barrier after it, elsewhere.
-const UNFED: f64 = 0.5;
+/// whole, and to leave what works would end it.
+const UNFED: f64 = 0.6;
 /// Next to nothing, as a part of the lease. Grants of a barrier that stands still extend it by what clocks may differ.
 const A_MORSEL: f64 = 0.1;
 /// Messages to the replica that may wait.
