@@ -39,8 +39,10 @@ const STARVING: f64 = 0.3;
 /// but not before it has extended the lease by next to nothing for this part of it: where messages take long a lease is never
 /// whole, and to leave what works would end it.
 const UNFED: f64 = 0.6;
-/// Next to nothing, as a part of the lease. Grants of a barrier that stands still extend it by what clocks may differ.
-const A_MORSEL: f64 = 0.1;
+/// Next to nothing, as a part of the lease: less than a renewal brings, a quarter. Grants of a barrier that stands still extend it by
+/// what clocks may differ, and the first of them by what the barrier was late before: a replica that was cut off then was left
+/// only when the lease had all but run out.
+const A_MORSEL: f64 = 0.2;
 /// Messages to the replica that may wait.
 const OUTBOX: usize = 64;
 /// Renews whose answer may still come.
