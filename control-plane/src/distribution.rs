@@ -314,6 +314,15 @@ impl Distribution {
     }
 }
 
+impl Distribution {
+    /// Stops at once what goes on behind it: nobody was served yet.
+    pub async fn abandon(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
 impl Inner {
     fn run(self: &Arc<Self>, life: Option<Life>) {
         let (stalled, damaged) = (Arc::new(Notify::new()), Arc::new(Notify::new()));

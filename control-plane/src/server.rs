@@ -71,11 +71,25 @@ impl ControlPlane {
         };
         options.check()?; // before anything is written
         let foundation = Foundation::open(&config).await?;
-        let Foundation { store, sealer, authority, registry, marks } = &foundation;
-        let options =
-            DistributionOptions { marks: marks.clone(), identities: authority.identities().clone(), ..options };
+        let (marks, identities) = (foundation.marks.clone(), foundation.authority.identities().clone());
+        let options = DistributionOptions { marks, identities, ..options };
         let replica = options.replica.clone();
-        let distribution = Distribution::start(Arc::clone(store), Arc::clone(sealer), options).await?;
+        let (store, sealer) = (Arc::clone(&foundation.store), Arc::clone(&foundation.sealer));
+        let distribution = Distribution::start(store, sealer, options).await?;
+        let plane = Self::listen(&config, telemetry, &foundation, distribution.clone(), replica).await;
+        if plane.is_err() {
+            distribution.abandon().await; // what it does has nothing to say about that
+        }
+        plane
+    }
+
+    async fn listen(
+        config: &Config,
+        telemetry: Telemetry,
+        Foundation { store, authority, registry, .. }: &Foundation,
+        distribution: Distribution,
+        replica: String,
+    ) -> Result<Self, StartError> {
         let metrics = Metrics::new()?;
         metrics.add(distribution.collectors())?;
         let refresher = Arc::new(Refresher::new(Arc::clone(registry), telemetry.clone(), replica.clone())?);
@@ -99,7 +113,7 @@ impl ControlPlane {
         if let Some(address) = config.telemetry.metrics_listen {
             plane.serve_metrics(address, metrics.clone(), Arc::clone(store)).await?;
         }
-        let names = names(&config);
+        let names = names(config);
         plane.serve_nodes(nodes, &config.distribution.tls, &names)?;
         let parts = admin::Parts {
             registry: Arc::clone(registry),
