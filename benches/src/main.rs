@@ -3,6 +3,11 @@
 
 use clap::{Parser, Subcommand};
 use seks_benches::{collector, compare, fleet, load, stub};
+use seks_proto::runtime::alloc::Allocator;
+
+/// The products': `churn` runs both planes in this process.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator::new();
 
 #[derive(Parser)]
 #[command(about = "What a request costs through SEKS, and what a fleet of nodes costs a replica")]

@@ -34,15 +34,9 @@ use crate::table::{ApplyError, Change, Delta, Table};
 const WELCOME_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for the next part of a snapshot.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30);
-/// A stream that lets the lease run down to this part of it is left,
-const STARVING: f64 = 0.3;
-/// but not before it has extended the lease by next to nothing for this part of it: where messages take long a lease is never
-/// whole, and to leave what works would end it.
-const UNFED: f64 = 0.6;
-/// Next to nothing, as a part of the lease: less than a renewal brings, a quarter. Grants of a barrier that stands still extend it by
-/// what clocks may differ, and the first of them by what the barrier was late before: a replica that was cut off then was left
-/// only when the lease had all but run out.
-const A_MORSEL: f64 = 0.2;
+/// A control plane whose barrier is this part of a lease old is left: it can't extend anything any more, and the rest is time to
+/// get a lease elsewhere. By what the lease has left it would be left where messages take long, and no lease is ever whole.
+const STARVING: f64 = 0.7;
 /// Messages to the replica that may wait.
 const OUTBOX: usize = 64;
 /// Renews whose answer may still come.
@@ -112,8 +106,8 @@ pub(super) struct Stream<'a> {
     loading: Option<Loading>,
     /// What is applied is not what the replica thinks: nothing but a snapshot helps.
     lost: bool,
-    /// When the grants on this stream had extended the lease last, and until when.
-    fed: Option<(Instant, BootInstant)>,
+    /// When the barrier that the last grant was rooted in will be too old.
+    starves: Option<Instant>,
     nonce: u64,
     /// When each Renew was sent.
     asked: VecDeque<(u64, BootInstant)>,
@@ -196,7 +190,7 @@ impl<'a> Stream<'a> {
             ttl,
             loading: None,
             lost,
-            fed: None,
+            starves: None,
             nonce: 0,
             asked,
         })
@@ -209,9 +203,6 @@ impl<'a> Stream<'a> {
         loop {
             // Grants come all the time; a snapshot may have to wait until other nodes have theirs.
             let silence = if self.lost { SNAPSHOT_LIMIT } else { self.ttl / 2 };
-            // One that has no lease to give is left while there is time to get one elsewhere.
-            let left = self.table.lease().remaining().saturating_sub(self.ttl.mul_f64(STARVING));
-            let starving = self.fed.map(|(fed, _)| (Instant::now() + left).max(fed + self.ttl.mul_f64(UNFED)));
             tokio::select! {
                 biased;
                 received = inbound.message() => {
@@ -220,7 +211,8 @@ impl<'a> Stream<'a> {
                     let received = received?.ok_or(End::Closed)?;
                     self.receive(received.message.ok_or(End::Protocol("an empty message"))?)?;
                     if was_lost && !self.lost {
-                        renew_at = Instant::now();
+                        // What was granted before the snapshot says nothing of what comes after it.
+                        (renew_at, self.starves) = (Instant::now(), None);
                     }
                 }
                 () = sleep_until(renew_at), if !self.lost => {
@@ -232,7 +224,7 @@ impl<'a> Stream<'a> {
                     self.send(ToReplica::Refused(wire::Refused { tenant, credential, version: refused.version }))?;
                 }
                 () = sleep_until(heard + silence) => return Err(End::Silent(silence)),
-                Some(()) = OptionFuture::from(starving.map(sleep_until)), if !self.lost => return Err(End::Starved),
+                Some(()) = OptionFuture::from(self.starves.map(sleep_until)), if !self.lost => return Err(End::Starved),
             }
         }
     }
@@ -375,12 +367,11 @@ impl<'a> Stream<'a> {
         let (Some(sent), true) = (sent, !self.lost && rules::takes(held, granted)) else { return };
         let left = Duration::from_millis(grant.ttl_left_ms).min(self.ttl);
         let ends = rules::lease_ends(sent, left, self.ttl);
-        if self.fed.is_none_or(|(_, before)| ends >= before.plus(self.ttl.mul_f64(A_MORSEL))) {
-            self.fed = Some((Instant::now(), ends));
-        }
-        self.table.lease().extend(ends);
         // The replica's barrier is as old as what is missing from a whole lease.
-        self.table.lease().current_at(sent.minus(self.ttl.saturating_sub(left)));
+        let age = self.ttl.saturating_sub(left);
+        self.starves = Some(Instant::now() + self.ttl.mul_f64(STARVING).saturating_sub(age));
+        self.table.lease().extend(ends);
+        self.table.lease().current_at(sent.minus(age));
     }
 
     /// Stops serving, and only then says that it has. The control plane ends the stream once it has heard that.
