@@ -58,6 +58,12 @@ macro_rules! names {
                 Self::try_from(s)
             }
         }
+        /// Hashes and compares as its text.
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
         impl AsRef<str> for $name {
             fn as_ref(&self) -> &str {
                 &self.0

@@ -305,14 +305,20 @@ impl Fleet {
         let mut state = self.lock();
         // Whom the store has forgotten, and who can't serve any more, is of no interest.
         state.nodes.retain(|_, n| n.stored > 0 || n.stream.is_some() || n.ends() > now || n.lingers_at(now).is_some());
-        let me = state.me.as_ref().map_or("", ReplicaId::as_str);
-        let standing = |node: &NodeState| match (node.standing(effective, bound, now), node.host(now)) {
-            // Nothing of its leases is ours to answer for: whoever does knows more.
-            (Standing::LeaseExpired(_), Some(other)) if other != me => elsewhere(other),
-            (own, _) => own,
-        };
-        let nodes = state.nodes.iter().filter(|(_, node)| node.may_have_served(now));
-        nodes.map(|(id, node)| (id.clone(), node.record.region.clone(), standing(node))).collect()
+        state.standings(effective, bound, now, &elsewhere).map(|(id, region, s)| (id.clone(), region.to_owned(), s)).collect()
+    }
+
+    /// Whether there is a node that a change waits for, as [`standings`](Self::standings) would say. Asked with every burst of
+    /// acknowledgements: it ends at the first, and copies nothing.
+    pub(super) fn is_outstanding(
+        &self,
+        effective: Revision,
+        bound: BootInstant,
+        elsewhere: impl Fn(&str) -> Standing,
+    ) -> bool {
+        let state = self.lock();
+        let mut standings = state.standings(effective, bound, BootInstant::now(), &elsewhere);
+        standings.any(|(_, _, standing)| standing == Standing::Outstanding)
     }
 
     /// What can be promised of all nodes that we answer for, and is from now on. `settled`: no lease is left that is rooted
@@ -417,6 +423,25 @@ impl Fleet {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn standings(
+        &self,
+        effective: Revision,
+        bound: BootInstant,
+        now: BootInstant,
+        elsewhere: &impl Fn(&str) -> Standing,
+    ) -> impl Iterator<Item = (&NodeId, &str, Standing)> {
+        let me = self.me.as_ref().map_or("", ReplicaId::as_str);
+        let standing = move |node: &NodeState| match (node.standing(effective, bound, now), node.host(now)) {
+            // Nothing of its leases is ours to answer for: whoever does knows more.
+            (Standing::LeaseExpired(_), Some(other)) if other != me => elsewhere(other),
+            (own, _) => own,
+        };
+        let nodes = self.nodes.iter().filter(move |(_, node)| node.may_have_served(now));
+        nodes.map(move |(id, node)| (id, node.record.region.as_str(), standing(node)))
     }
 }
 

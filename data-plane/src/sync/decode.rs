@@ -1,11 +1,13 @@
 //! Wire changes as the table's own. What can't be understood is an error, and the whole message with it; what is understood and
 //! can't be served (a service or policies that this build refuses) takes rights away instead.
 
+mod names;
+mod token;
+
 use bytes::Bytes;
-use ipnet::IpNet;
 use prost::Message as _;
 use seks_proto::{
-    id::{NameError, TenantName, is_name},
+    id::{NameError, TenantName},
     policy::Policies,
     service::Service,
     table::{SessionError, SessionKey, TableSum, credential_aad},
@@ -13,7 +15,8 @@ use seks_proto::{
     wire::{self, change, remove},
 };
 
-use crate::table::{Change, Mark, MarkKind, TokenRecord};
+pub(super) use self::names::Names;
+use crate::table::{Change, Mark, MarkKind};
 
 /// Why a change can't be taken.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +46,18 @@ pub(super) struct Encoded {
 }
 
 /// Decodes one change; credentials are opened with the stream's key. The mark says what it does to the table's sum.
-pub(super) fn decode(encoded: Bytes, epoch: &str, key: &SessionKey) -> Result<(Change, Option<Mark>), DecodeError> {
+pub(super) fn decode(
+    encoded: Bytes,
+    epoch: &str,
+    key: &SessionKey,
+    names: &mut Names,
+) -> Result<(Change, Option<Mark>), DecodeError> {
+    if let Some(token) = token::of(&encoded) {
+        return Ok((token::decode(token, names)?, None));
+    }
     let change = wire::Change::decode(encoded.clone())?;
     let mark = mark(&change, &encoded)?;
-    Ok((take(change, epoch, key)?, mark))
+    Ok((take(change, epoch, key, names)?, mark))
 }
 
 /// Tokens and whole tenants are accounted for by the table itself.
@@ -76,7 +87,7 @@ fn mark(change: &wire::Change, encoded: &[u8]) -> Result<Option<Mark>, DecodeErr
     Ok(Some(Mark { kind, tenant: tenant.as_str().try_into()?, name: name.into(), sum }))
 }
 
-fn take(change: wire::Change, epoch: &str, key: &SessionKey) -> Result<Change, DecodeError> {
+fn take(change: wire::Change, epoch: &str, key: &SessionKey, names: &mut Names) -> Result<Change, DecodeError> {
     match change.change.ok_or(DecodeError::Unknown)? {
         change::Change::Tenant(t) => Ok(Change::Tenant(t.name.try_into()?)),
         change::Change::Agent(a) => Ok(Change::Agent {
@@ -93,7 +104,8 @@ fn take(change: wire::Change, epoch: &str, key: &SessionKey) -> Result<Change, D
             Ok(Change::Credential { tenant, name, service, version: c.version, minted: c.minted, secret })
         }
         change::Change::Policies(p) => Ok(policies(p.tenant.try_into()?, &p.policies)),
-        change::Change::Token(t) => token(t),
+        // Not as it is ever sent: with something beside it.
+        change::Change::Token(t) => token::decode(t.encode_to_vec().into(), names),
         change::Change::Remove(r) => removal(r.what.ok_or(DecodeError::Unknown)?),
     }
 }
@@ -116,31 +128,6 @@ fn policies(tenant: TenantName, policies: &[wire::Policy]) -> Change {
             Change::Policies(tenant, None)
         }
     }
-}
-
-fn token(t: wire::TableToken) -> Result<Change, DecodeError> {
-    let digest = digest(&t.digest)?;
-    if !is_name(&t.id) {
-        return Err(DecodeError::Token("id"));
-    }
-    let cidrs: Result<Vec<IpNet>, _> = t.cidrs.iter().map(|c| c.parse()).collect();
-    let Ok(cidrs) = cidrs else {
-        // A binding that can't be checked must not be ignored.
-        tracing::error!(seks.token.id = t.id, "a token's networks are not readable: it is not honoured");
-        let (tenant, agent) = (t.tenant.try_into()?, t.agent.try_into()?);
-        return Ok(Change::RevokeToken { digest, id: t.id, tenant, agent, until: 0 });
-    };
-    let grant = |g: wire::Grant| Ok((g.service.try_into()?, g.credential.try_into()?));
-    Ok(Change::Token(Box::new(TokenRecord {
-        digest,
-        id: t.id,
-        tenant: t.tenant.try_into()?,
-        agent: t.agent.try_into()?,
-        grants: t.grants.into_iter().map(grant).collect::<Result<_, NameError>>()?,
-        issued_at: t.issued_at,
-        expires_at: t.expires_at,
-        cidrs,
-    })))
 }
 
 fn digest(bytes: &[u8]) -> Result<Digest, DecodeError> {

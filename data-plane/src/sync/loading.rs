@@ -8,7 +8,7 @@ use seks_proto::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::decode::{DecodeError, Encoded, decode};
+use super::decode::{DecodeError, Encoded, Names, decode};
 use crate::table::{ApplyError, Delta, Staging, Table};
 
 /// Most records of a snapshot: ten million tokens and what belongs to them.
@@ -56,6 +56,7 @@ pub(super) struct Loading {
     next: u32,
     seen: u64,
     hash: Sha256,
+    names: Names,
     waiting: Vec<Delta>,
     waiting_bytes: usize,
 }
@@ -79,6 +80,7 @@ impl Loading {
             next: 0,
             seen: 0,
             hash: Sha256::new(),
+            names: Names::default(),
             waiting: Vec::new(),
             waiting_bytes: 0,
         })
@@ -102,7 +104,7 @@ impl Loading {
             return Err(LoadError::Sum("count"));
         }
         for change in decoded {
-            let (change, mark) = decode(change, &self.epoch, key).map_err(record)?;
+            let (change, mark) = decode(change, &self.epoch, key, &mut self.names).map_err(record)?;
             self.staging.put(change)?;
             mark.into_iter().for_each(|mark| self.staging.mark(mark));
         }

@@ -24,7 +24,7 @@ use tonic::{Code, Streaming};
 use super::{
     Identity, Status, SyncConfig,
     channel::Trust,
-    decode::{DecodeError, decode},
+    decode::{DecodeError, Names, decode},
     loading::{LoadError, Loading},
     mark::Mark,
 };
@@ -104,6 +104,7 @@ pub(super) struct Stream<'a> {
     epoch: String,
     ttl: Duration,
     loading: Option<Loading>,
+    names: Names,
     /// What is applied is not what the replica thinks: nothing but a snapshot helps.
     lost: bool,
     /// When the barrier that the last grant was rooted in will be too old.
@@ -189,6 +190,7 @@ impl<'a> Stream<'a> {
             epoch: welcome.epoch,
             ttl,
             loading: None,
+            names: Names::default(),
             lost,
             starves: None,
             nonce: 0,
@@ -319,7 +321,7 @@ impl<'a> Stream<'a> {
     fn delta(&mut self, delta: wire::Delta) -> Result<bool, Reject> {
         let wire::Delta { epoch, previous, revision, changes } = delta;
         let bytes = changes.iter().map(bytes::Bytes::len).sum();
-        let decode = |change| decode(change, &epoch, &self.key);
+        let decode = |change| decode(change, &epoch, &self.key, &mut self.names);
         let decoded: Vec<_> = changes.into_iter().map(decode).collect::<Result<_, _>>()?;
         let (changes, marks): (Vec<Change>, Vec<_>) = decoded.into_iter().unzip();
         let marks = marks.into_iter().flatten().collect();

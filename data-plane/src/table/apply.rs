@@ -63,12 +63,12 @@ pub(super) fn apply(table: &Generation, key: &Arc<SessionKey>, delta: Delta) -> 
         Misfit::Backwards => ApplyError::Backwards { applied: held.revision, offered: delta.revision },
     })?;
     // Everything that can fail comes first.
-    let steps = delta.changes.into_iter().map(|c| Step::new(key, c)).collect::<Result<Vec<_>, _>>()?;
+    let mut steps = delta.changes.into_iter().map(|c| Step::new(key, c)).collect::<Result<Vec<_>, _>>()?;
     // A delta names each record at most once, so its changes commute: revocations needn't wait.
-    let (first, then): (Vec<_>, Vec<_>) = steps.into_iter().partition(Step::narrows);
-    for step in first.into_iter().chain(then) {
-        step.run(table);
+    if !steps.is_sorted_by_key(|step| !step.narrows()) {
+        steps.sort_by_key(|step| !step.narrows());
     }
+    steps.into_iter().for_each(|step| step.run(table));
     delta.marks.into_iter().for_each(|mark| table.ledger().mark(mark));
     table.advance(delta.revision);
     Ok(())

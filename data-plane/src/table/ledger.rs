@@ -10,14 +10,14 @@ use super::change::{Mark, MarkKind};
 #[derive(Default)]
 struct Account {
     sum: TableSum,
-    records: HashMap<(MarkKind, Box<str>), TableSum>,
+    records: HashMap<(MarkKind, Box<str>), TableSum, foldhash::quality::RandomState>,
 }
 
 /// The sum of a generation. Only the table's writer touches it.
 #[derive(Default)]
 pub(super) struct Ledger {
     total: TableSum,
-    tenants: HashMap<TenantName, Account>,
+    tenants: HashMap<TenantName, Account, foldhash::quality::RandomState>,
     /// The table holds less than its revision says: nothing is comparable.
     narrowed: bool,
 }
