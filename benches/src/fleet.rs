@@ -6,14 +6,20 @@
 
 pub mod churn;
 pub mod fan_out;
+pub mod light;
 pub mod load;
 pub mod nodes;
 pub mod replica;
 pub mod restart;
 
-use std::path::PathBuf;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
+use seks_proto::wire::admin_client::AdminClient;
+use tonic::transport::Channel;
 
 /// What to measure.
 #[derive(clap::Args, Clone, Debug)]
@@ -29,6 +35,9 @@ pub struct Args {
     /// Nodes in this process
     #[arg(long, global = true, default_value_t = 1000)]
     nodes: usize,
+    /// `fan-out` and `churn`: nodes that acknowledge everything and apply nothing
+    #[arg(long, global = true)]
+    light: bool,
 }
 
 #[derive(Subcommand, Clone, Debug)]
@@ -45,7 +54,8 @@ enum What {
 
 /// Measures, and prints lines of a table.
 pub async fn run(args: Args) {
-    let world = World { control_plane: args.control_plane, data_plane: args.data_plane, nodes: args.nodes };
+    let world =
+        World { control_plane: args.control_plane, data_plane: args.data_plane, nodes: args.nodes, light: args.light };
     match args.what {
         What::FanOut(args) => fan_out::run(&world, args).await,
         What::Load(args) => load::run(&world, args).await,
@@ -63,6 +73,57 @@ pub struct World {
     pub data_plane: PathBuf,
     /// How many nodes.
     pub nodes: usize,
+    /// Whether they are [`light`].
+    pub light: bool,
+}
+
+/// Whatever follows the replica.
+pub enum Nodes {
+    /// The data plane's own, with a table each.
+    Whole(Vec<nodes::Node>),
+    /// Streams alone.
+    Light(Vec<light::Light>),
+}
+
+impl World {
+    /// Nodes that are enrolled with `replica` and follow it; each has a lease.
+    pub async fn populate(&self, client: &AdminClient<Channel>, replica: SocketAddr, home: &Path) -> Nodes {
+        let identities = nodes::enrol(client, replica, self.nodes, home).await;
+        if self.light {
+            return Nodes::Light(light::start(self.nodes, home, replica).await);
+        }
+        Nodes::Whole(nodes::start(identities, replica).await)
+    }
+}
+
+impl Nodes {
+    /// The revision that all of them are at.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        let slowest = match self {
+            Self::Whole(nodes) => nodes.iter().map(|node| node.table.revision()).min(),
+            Self::Light(nodes) => nodes.iter().map(light::Light::revision).min(),
+        };
+        slowest.unwrap_or(0)
+    }
+
+    /// Snapshots that they have taken beyond their first; light ones take no other.
+    #[must_use]
+    pub fn snapshots(&self) -> u64 {
+        match self {
+            Self::Whole(nodes) => nodes.iter().map(|node| node.sync.status().snapshots - 1).sum(),
+            Self::Light(_) => 0,
+        }
+    }
+
+    /// For the table's title.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Whole(_) => "nodes",
+            Self::Light(_) => "light nodes",
+        }
+    }
 }
 
 /// The value below which a share of all lies.

@@ -14,9 +14,7 @@ use seks_proto::runtime::telemetry::Telemetry;
 use tokio::sync::Semaphore;
 
 use super::{
-    World,
-    nodes::{self, Node},
-    percentile,
+    Nodes, World, nodes, percentile,
     replica::{Site, token},
 };
 use crate::sys;
@@ -51,8 +49,7 @@ pub(super) async fn run(world: &World, args: Args) {
     let plane = ControlPlane::start(site.config(), Telemetry::disabled()).await.unwrap();
     let client = site.client(plane.admin_addr()).await;
     let address = plane.distribution_addr();
-    let identities = nodes::enrol(&client, address, world.nodes, site.nodes()).await;
-    let nodes = nodes::start(identities, address).await;
+    let nodes = world.populate(&client, address, site.nodes()).await;
     let store = Arc::clone(plane.registry().store());
     let committed = Committed::default();
     let writing = tokio::spawn(write(store, args.clone(), Arc::clone(&committed)));
@@ -66,12 +63,12 @@ pub(super) async fn run(world: &World, args: Args) {
     let cores = (sys::cpu(std::process::id()) - cpu).as_secs_f64() / wall.elapsed().as_secs_f64();
     let rate = done as f64 / wall.elapsed().as_secs_f64();
     let head = committed.lock().unwrap().back().map_or(0, |(revision, _)| *revision);
-    let drained = nodes::until("all nodes have everything", || nodes.iter().all(|n| n.table.revision() >= head)).await;
-    let snapshots: u64 = nodes.iter().map(|node| node.sync.status().snapshots).sum();
+    let drained = nodes::until("all nodes have everything", || nodes.revision() >= head).await;
     println!(
-        "{rate:.0} changes a second ({} a revision) to {} nodes for {} s; {cores:.2} cores, store and nodes included",
+        "{rate:.0} changes a second ({} a revision) to {} {} for {} s; {cores:.2} cores, store and nodes included",
         args.batch,
-        nodes.len(),
+        world.nodes,
+        nodes.kind(),
         args.seconds
     );
     println!("| lag of the slowest node, ms | p50 | p99 | max |\n|---|---|---|---|");
@@ -82,14 +79,14 @@ pub(super) async fn run(world: &World, args: Args) {
     }
     println!(
         "all nodes had everything {drained:.2?} after the last commit; snapshots taken on the way: {}",
-        snapshots - nodes.len() as u64
+        nodes.snapshots()
     );
     plane.shutdown().await;
 }
 
 /// How old what the slowest node lacks is.
-fn lag(nodes: &[Node], committed: &Committed) -> Duration {
-    let slowest = nodes.iter().map(|node| node.table.revision()).min().unwrap_or(0);
+fn lag(nodes: &Nodes, committed: &Committed) -> Duration {
+    let slowest = nodes.revision();
     let mut committed = committed.lock().unwrap();
     while committed.len() > 1 && committed.front().is_some_and(|(revision, _)| *revision <= slowest) {
         committed.pop_front();

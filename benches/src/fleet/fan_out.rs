@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use seks_proto::wire::{self, node_enforcement::State};
 
-use super::{World, nodes, percentile, replica::Site};
+use super::{World, percentile, replica::Site};
 use crate::sys;
 
 /// How often.
@@ -24,14 +24,11 @@ pub(super) async fn run(world: &World, args: Args) {
     let replica = site.start().await;
     let mut client = site.client(replica.admin).await;
     let begun = Instant::now();
-    let identities = nodes::enrol(&client, replica.nodes, world.nodes, site.nodes()).await;
-    let enrolled = begun.elapsed();
-    let begun = Instant::now();
-    let nodes = nodes::start(identities, replica.nodes).await;
+    let nodes = world.populate(&client, replica.nodes, site.nodes()).await;
     println!(
-        "{} nodes enrolled in {:.1} s, all with table and lease {:.1} s later; replica {} MiB",
-        nodes.len(),
-        enrolled.as_secs_f64(),
+        "{} {} enrolled, and with a lease each, in {:.1} s; replica {} MiB",
+        world.nodes,
+        nodes.kind(),
         begun.elapsed().as_secs_f64(),
         sys::rss_kib(replica.pid()) / 1024
     );
@@ -48,7 +45,7 @@ pub(super) async fn run(world: &World, args: Args) {
         let answer = client.revoke_token(request).await.unwrap().into_inner().enforcement.unwrap();
         whole.push(begun.elapsed().as_secs_f64() * 1000.0);
         let applied: Vec<_> = answer.nodes.iter().filter(|node| node.state() == State::Applied).collect();
-        assert!(answer.enforced && applied.len() == nodes.len(), "{} of {} nodes", applied.len(), nodes.len());
+        assert!(answer.enforced && applied.len() == world.nodes, "{} of {} nodes", applied.len(), world.nodes);
         let mut each: Vec<f64> = applied.iter().map(|node| node.ms as f64).collect();
         median_ack.push(percentile(&mut each, 0.5));
         last_ack.push(percentile(&mut each, 1.0));

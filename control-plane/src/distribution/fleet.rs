@@ -305,7 +305,10 @@ impl Fleet {
         let mut state = self.lock();
         // Whom the store has forgotten, and who can't serve any more, is of no interest.
         state.nodes.retain(|_, n| n.stored > 0 || n.stream.is_some() || n.ends() > now || n.lingers_at(now).is_some());
-        state.standings(effective, bound, now, &elsewhere).map(|(id, region, s)| (id.clone(), region.to_owned(), s)).collect()
+        state
+            .standings(effective, bound, now, &elsewhere)
+            .map(|(id, region, s)| (id.clone(), region.to_owned(), s))
+            .collect()
     }
 
     /// Whether there is a node that a change waits for, as [`standings`](Self::standings) would say. Asked with every burst of

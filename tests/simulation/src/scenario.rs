@@ -7,6 +7,7 @@ use seks_control_plane::{
     registry::{RegistryError, record::Agent},
     store::{Key, Revision},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{
     host::Hold,
@@ -34,7 +35,7 @@ pub struct Plan {
 }
 
 /// What a simulation has come to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Of the plan.
     pub seed: u64,

@@ -29,6 +29,23 @@ pub enum Defect {
     StaleReads,
 }
 
+impl Defect {
+    /// As a program is told of it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WatchLosesDeletes => "watch-loses-deletes",
+            Self::StaleReads => "stale-reads",
+        }
+    }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::WatchLosesDeletes, Self::StaleReads].into_iter().find(|defect| defect.name() == name)
+    }
+}
+
 /// One replica's client.
 pub(crate) struct Client {
     pub(crate) host: HostId,

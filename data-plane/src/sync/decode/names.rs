@@ -1,5 +1,4 @@
-//! Names that have been seen before, shared: a table of a million tokens has few of them, and to make each anew for every token was
-//! a third of the work of taking it in.
+//! Names that have been seen before, shared: a table of a million tokens has few of them.
 
 use std::{
     borrow::Borrow,
