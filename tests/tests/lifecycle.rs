@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::TcpStream,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -59,6 +61,29 @@ fn a_stream_of_a_revoked_token_is_cut() {
     sandbox.cli().revoke(&token.id);
     assert_eq!(stream.read_chunk(), None, "the answer ends");
     upstream.wait("its connection to be closed", |log| log.connections.iter().all(|c| c.closed));
+}
+
+#[test]
+fn an_answer_that_only_the_connections_end_ends_is_cut_by_a_reset() {
+    let upstream = Upstream::start(|_| {
+        Answer::chunked(200, &[("Content-Type", "text/event-stream")], vec![chunk(b"data: 1\n\n"), Step::Stall], &[])
+    });
+    let sandbox = Sandbox::start();
+    sandbox.service("openai", &upstream, KEY);
+    let token = sandbox.token("agent", &["openai"]);
+    let mut stream = TcpStream::connect(sandbox.proxy()).unwrap();
+    let request = format!("GET {PATH} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n", token.secret);
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"data: 1\n\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        seen.push(byte[0]);
+    }
+
+    sandbox.cli().revoke(&token.id);
+    let ended = stream.read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(ended, Err(ErrorKind::ConnectionReset), "or the agent would take what it has for the whole");
 }
 
 #[test]

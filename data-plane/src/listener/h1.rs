@@ -234,7 +234,12 @@ impl H1 {
             Framing::Chunked => Sending::Chunked(body, false),
             Framing::ToEnd => Sending::ToEnd(body),
         };
-        poll_fn(|cx| self.poll_answer(cx, &mut sending)).await?;
+        if poll_fn(|cx| self.poll_answer(cx, &mut sending)).await.is_err() {
+            if let (Sending::ToEnd(_), Some(stream)) = (&sending, &self.shared.lock().stream) {
+                stream.reset(); // or it would pass for the whole
+            }
+            return Err(Broken);
+        }
         if self.outbox.head.capacity() > KEPT_BYTES {
             self.outbox = Outbox::default();
         }

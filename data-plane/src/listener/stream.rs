@@ -39,6 +39,18 @@ impl Stream {
         Self { inner, stalled: None }
     }
 
+    /// Whoever has the other end finds it reset rather than ended, once this is dropped.
+    pub(super) fn reset(&self) {
+        match &self.inner {
+            // An error means that it is gone already.
+            Inbound::Plain(tcp) => drop(tcp.set_zero_linger()),
+            Inbound::Tls(tls) => drop(tls.get_ref().0.set_zero_linger()),
+            Inbound::Intercepted(tls) => tls.get_ref().0.reset(),
+            #[cfg(test)]
+            Inbound::Memory(_) => {}
+        }
+    }
+
     /// Nothing was taken: since when? The timer stands only while that is so.
     fn watch(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if wrote.is_ready() {
