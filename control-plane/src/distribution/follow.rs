@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use prost::Message as _;
 use seks_proto::{
     id::{NodeId, ReplicaId},
     wire,
@@ -82,7 +81,7 @@ impl Follow {
         for change in changes {
             match change {
                 Write::Put(Key::Node(id), value) => {
-                    let record = wire::Node::decode(value.clone()).unwrap_or_default();
+                    let record = readable::<wire::Node>(value, "node");
                     self.members.learn(id, Some(&record));
                     self.fleet.learn(id.clone(), Some(record), revision);
                 }
@@ -91,7 +90,7 @@ impl Follow {
                     self.fleet.learn(id.clone(), None, revision);
                 }
                 Write::Put(Key::Replica(id), value) => {
-                    self.learn_replica(id, Some(wire::Replica::decode(value.clone()).unwrap_or_default()), revision);
+                    self.learn_replica(id, Some(readable::<wire::Replica>(value, "replica")), revision);
                 }
                 Write::Delete(Key::Replica(id)) => self.learn_replica(id, None, revision),
                 _ => {}
@@ -156,13 +155,21 @@ impl Listing {
         let (mut nodes, mut replicas) = (Vec::new(), Vec::new());
         for Record { key, value, modified } in fleet {
             match key {
-                Key::Node(id) => nodes.push((id, wire::Node::decode(value).unwrap_or_default(), modified)),
-                Key::Replica(id) => replicas.push((id, wire::Replica::decode(value).unwrap_or_default(), modified)),
+                Key::Node(id) => nodes.push((id, readable(&value, "node"), modified)),
+                Key::Replica(id) => replicas.push((id, readable(&value, "replica"), modified)),
                 _ => {}
             }
         }
         Self { table, nodes, replicas, revision }
     }
+}
+
+/// A record of the fleet. One that doesn't decode says nothing: that is somebody's to look into.
+fn readable<T: prost::Message + Default>(value: &bytes::Bytes, kind: &'static str) -> T {
+    T::decode(value.clone()).unwrap_or_else(|error| {
+        tracing::error!(kind, %error, "a record in the store is not readable; what it says of the fleet is not known");
+        T::default()
+    })
 }
 
 /// Whether a record is of a node or a replica, and not of the nodes' table.
