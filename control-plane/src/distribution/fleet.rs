@@ -268,11 +268,22 @@ impl Fleet {
         self.notify();
     }
 
-    /// Nodes that we answer for and that are gone, with every lease of theirs: the store may know.
-    pub(super) fn departed(&self) -> Vec<NodeId> {
+    /// Up to `most` nodes that we answer for and that are gone, with every lease of theirs, each with the revision of its record: the
+    /// store may know. Whether it does is not known before the watch says so; should the node come back meanwhile, it is
+    /// recorded anew before it is granted anything.
+    pub(super) fn depart(&self, most: usize) -> Vec<(NodeId, Revision)> {
         let now = BootInstant::now();
-        let gone = |node: &NodeState| node.recorded.is_some() && node.stream.is_none() && node.lease_ends <= now;
-        self.lock().nodes.iter().filter(|(_, node)| gone(node)).map(|(id, _)| id.clone()).collect()
+        let mut state = self.lock();
+        let State { nodes, me, .. } = &mut *state;
+        let Some(me) = me else { return Vec::new() };
+        let gone =
+            |node: &NodeState| node.record.replica == me.as_str() && node.stream.is_none() && node.ends() <= now;
+        let gone = nodes.iter_mut().filter(|(_, node)| gone(node)).take(most);
+        gone.map(|(id, node)| {
+            node.recorded = None;
+            (id.clone(), node.stored)
+        })
+        .collect()
     }
 
     /// Whether a lease of up to `ttl` that is rooted at `barrier` may be granted: the store has known since before that we

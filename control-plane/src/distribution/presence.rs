@@ -108,8 +108,8 @@ impl Life {
                 Err(error) => return Err(error),
             }
         }
-        for node in inner.fleet.departed().into_iter().take(MAX_RELEASED) {
-            inner.registry.release_node(&node, &self.id).await?;
+        for (node, at) in inner.fleet.depart(MAX_RELEASED) {
+            inner.registry.release_node(&node, &self.id, at).await?;
         }
         Ok(())
     }

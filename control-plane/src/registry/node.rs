@@ -56,13 +56,13 @@ impl Registry {
         Ok(self.load(Key::Node(id.clone())).await?.map(|stored| stored.value))
     }
 
-    /// Takes back that `replica` answers for a node, if the record still says so: no lease of it is left.
+    /// Takes back that `replica` answers for a node, if the record is still the one of revision `at`: no lease of it was left then.
     ///
     /// # Errors
     /// Of the store.
-    pub async fn release_node(&self, id: &NodeId, replica: &ReplicaId) -> Result<(), RegistryError> {
+    pub async fn release_node(&self, id: &NodeId, replica: &ReplicaId, at: Revision) -> Result<(), RegistryError> {
         let Some(mut stored) = self.load::<Node>(Key::Node(id.clone())).await? else { return Ok(()) };
-        if stored.value.replica != replica.as_str() {
+        if stored.modified != at || stored.value.replica != replica.as_str() {
             return Ok(());
         }
         stored.value.replica.clear();

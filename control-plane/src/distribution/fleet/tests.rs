@@ -211,7 +211,7 @@ fn an_answer_that_comes_late_brings_no_evicted_node_back() {
     assert!(!fleet.may_grant(&id("a"), TTL, 99));
     assert!(fleet.has_leases(), "whatever it may have is waited for");
     fleet.leave(&id("a"), 1);
-    assert!(fleet.list(9, 9, |_| None).is_empty() && fleet.departed().is_empty());
+    assert!(fleet.list(9, 9, |_| None).is_empty() && fleet.depart(9).is_empty());
     fleet.learn(id("a"), Some(record("")), 7);
     assert_eq!(fleet.list(9, 9, |_| None).len(), 1, "enrolled anew under its name");
 }
@@ -232,9 +232,25 @@ fn who_is_gone_with_its_lease_is_given_back() {
     let ours = to_record(&fleet, "a").unwrap();
     fleet.recorded(&id("a"), &ours, 5);
     fleet.leave(&id("a"), 1);
-    assert!(fleet.departed().is_empty(), "it may have a lease");
+    assert!(fleet.depart(9).is_empty(), "it may have a lease");
     fleet.lock().nodes.values_mut().for_each(|node| node.lease_ends = BootInstant::now());
-    assert_eq!(fleet.departed(), [id("a")]);
+    assert!(fleet.depart(0).is_empty() && fleet.may_grant(&id("a"), TTL, 9));
+    assert_eq!(fleet.depart(9), [(id("a"), 5)]);
+    assert_eq!(fleet.depart(9), [(id("a"), 5)], "for all that is known, it was not written");
+}
+
+#[test]
+fn who_comes_back_while_it_is_given_back_is_recorded_anew() {
+    let fleet = with_a();
+    fleet.leave(&id("a"), 1);
+    fleet.lock().nodes.values_mut().for_each(|node| node.lease_ends = BootInstant::now());
+    assert_eq!(fleet.depart(9), [(id("a"), 5)]);
+    fleet.join(&id("a"), 2, &hello("eu"));
+    assert!(!fleet.may_grant(&id("a"), TTL, 9), "the store may say by now that nobody answers for it");
+    let ours = to_record(&fleet, "a").unwrap();
+    assert!(fleet.depart(9).is_empty());
+    fleet.recorded(&id("a"), &ours, 8);
+    assert!(fleet.may_grant(&id("a"), TTL, 9) && !fleet.may_grant(&id("a"), TTL, 7));
 }
 
 #[test]

@@ -28,16 +28,40 @@ fn clocks_that_differ_between_replicas() {
     }
 }
 
-#[test]
-fn larger_ones() {
-    if std::env::var_os("SEKS_MODEL_FULL").is_none() {
-        println!("skipped: SEKS_MODEL_FULL=1 checks larger systems, for as long as time and memory last");
-        return;
+/// Systems for which a day of somebody's machine is little: `SEKS_MODEL_FULL=1` visits them.
+fn large(name: &str, bounds: Bounds) {
+    if std::env::var_os("SEKS_MODEL_FULL").is_some() {
+        run(name, bounds);
     }
-    let late = Bounds { newcomers: true, late: true, node_crashes: 1, moves: 2, ..Bounds::of(2, 1, 1) };
-    run("newcomers, a crash", Bounds { peace: 64, ..late });
-    run("2 replicas, 1 node, 2 tokens, coarse", Bounds { ttl: 1, peace: 256, ..Bounds::of(2, 1, 2) });
-    run("2 replicas, 2 nodes, 1 token, coarse", Bounds { ttl: 1, peace: 256, ..Bounds::of(2, 2, 1) });
-    run("2 replicas, 1 node, 2 tokens", Bounds { peace: 1024, ..Bounds::of(2, 1, 2) });
-    run("2 replicas, 2 nodes, 2 tokens", Bounds { peace: 1024, ..Bounds::of(2, 2, 2) });
+}
+
+#[test]
+fn large_newcomers_and_a_crash() {
+    let bounds = Bounds { newcomers: true, late: true, node_crashes: 1, moves: 2, ..Bounds::of(2, 1, 1) };
+    large("newcomers, a crash", Bounds { peace: 64, ..bounds });
+}
+
+#[test]
+fn large_two_tokens_coarse() {
+    large("2 replicas, 1 node, 2 tokens, coarse", Bounds { ttl: 1, peace: 256, ..Bounds::of(2, 1, 2) });
+}
+
+#[test]
+fn large_two_nodes_coarse() {
+    large("2 replicas, 2 nodes, 1 token, coarse", Bounds { ttl: 1, peace: 256, ..Bounds::of(2, 2, 1) });
+}
+
+#[test]
+fn large_two_of_each_coarse() {
+    large("2 replicas, 2 nodes, 2 tokens, coarse", Bounds { ttl: 1, peace: 4096, ..Bounds::of(2, 2, 2) });
+}
+
+#[test]
+fn large_two_tokens() {
+    large("2 replicas, 1 node, 2 tokens", Bounds { peace: 1024, ..Bounds::of(2, 1, 2) });
+}
+
+#[test]
+fn large_two_of_each() {
+    large("2 replicas, 2 nodes, 2 tokens", Bounds { peace: 4096, ..Bounds::of(2, 2, 2) });
 }

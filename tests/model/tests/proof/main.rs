@@ -8,7 +8,7 @@ mod exhaustive;
 mod guards;
 
 /// More states than a test may take: a bound that is reached is a failure, not an answer.
-const MOST: usize = 60_000_000;
+const MOST: usize = 250_000_000;
 
 /// Checks, and prints how much that was.
 fn run(name: &str, bounds: Bounds) {
