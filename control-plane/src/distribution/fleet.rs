@@ -276,8 +276,7 @@ impl Fleet {
         let mut state = self.lock();
         let State { nodes, me, .. } = &mut *state;
         let Some(me) = me else { return Vec::new() };
-        let gone =
-            |node: &NodeState| node.record.replica == me.as_str() && node.stream.is_none() && node.ends() <= now;
+        let gone = |node: &NodeState| node.record.replica == me.as_str() && node.stream.is_none() && node.ends() <= now;
         let gone = nodes.iter_mut().filter(|(_, node)| gone(node)).take(most);
         gone.map(|(id, node)| {
             node.recorded = None;

@@ -34,9 +34,14 @@ use crate::table::{ApplyError, Change, Delta, Table};
 const WELCOME_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for the next part of a snapshot.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30);
-/// A control plane whose barrier is this part of a lease old is left: it can't extend anything any more, and the rest is time to
-/// get a lease elsewhere. By what the lease has left it would be left where messages take long, and no lease is ever whole.
-const STARVING: f64 = 0.7;
+/// A stream that lets the lease run down to this part of it is left,
+const STARVING: f64 = 0.3;
+/// but not before it has extended the lease by next to nothing for this part of it: where messages take long a lease is never
+/// whole, and to leave what works would end it.
+const UNFED: f64 = 0.6;
+/// Next to nothing, as a part of the lease: less than a renewal brings, a quarter. Grants of a barrier that stands still extend it by
+/// what clocks may differ, and the first of them by what the barrier was late before.
+const A_MORSEL: f64 = 0.2;
 /// Messages to the replica that may wait.
 const OUTBOX: usize = 64;
 /// Renews whose answer may still come.
@@ -95,6 +100,16 @@ enum Reject {
     Load(#[from] LoadError),
 }
 
+/// The last grant that has extended the lease by more than a morsel.
+#[derive(Clone, Copy)]
+struct Fed {
+    ends: BootInstant,
+    /// The stream is given until then at least.
+    patience: Instant,
+    /// How old barriers have been at most when they were granted: old, where the store is far.
+    usual: Duration,
+}
+
 pub(super) struct Stream<'a> {
     table: &'a Arc<Table>,
     status: &'a Status,
@@ -107,11 +122,23 @@ pub(super) struct Stream<'a> {
     names: Names,
     /// What is applied is not what the replica thinks: nothing but a snapshot helps.
     lost: bool,
-    /// When the barrier that the last grant was rooted in will be too old.
-    starves: Option<Instant>,
+    fed: Option<Fed>,
     nonce: u64,
     /// When each Renew was sent.
     asked: VecDeque<(u64, BootInstant)>,
+}
+
+impl Fed {
+    /// After a grant that lets the lease end at `ends`, of a barrier that was so old when it was granted. The first grant of a barrier that
+    /// has stood still since may come a renewal late: that much less patience it deserves.
+    fn with(before: Option<Self>, ends: BootInstant, age: Duration, ttl: Duration) -> Option<Self> {
+        if before.is_some_and(|before| ends < before.ends.plus(ttl.mul_f64(A_MORSEL))) {
+            return before;
+        }
+        let usual = before.map_or(age, |before| before.usual);
+        let patience = Instant::now() + ttl.mul_f64(UNFED).saturating_sub(age.saturating_sub(usual));
+        Some(Self { ends, patience, usual: usual.max(age) })
+    }
 }
 
 impl<'a> Stream<'a> {
@@ -192,7 +219,7 @@ impl<'a> Stream<'a> {
             loading: None,
             names: Names::default(),
             lost,
-            starves: None,
+            fed: None,
             nonce: 0,
             asked,
         })
@@ -205,6 +232,9 @@ impl<'a> Stream<'a> {
         loop {
             // Grants come all the time; a snapshot may have to wait until other nodes have theirs.
             let silence = if self.lost { SNAPSHOT_LIMIT } else { self.ttl / 2 };
+            // One that has no lease to give is left while there is time to get one elsewhere.
+            let left = self.table.lease().remaining().saturating_sub(self.ttl.mul_f64(STARVING));
+            let starving = self.fed.map(|fed| fed.patience.max(Instant::now() + left));
             tokio::select! {
                 biased;
                 received = inbound.message() => {
@@ -214,7 +244,7 @@ impl<'a> Stream<'a> {
                     self.receive(received.message.ok_or(End::Protocol("an empty message"))?)?;
                     if was_lost && !self.lost {
                         // What was granted before the snapshot says nothing of what comes after it.
-                        (renew_at, self.starves) = (Instant::now(), None);
+                        (renew_at, self.fed) = (Instant::now(), None);
                     }
                 }
                 () = sleep_until(renew_at), if !self.lost => {
@@ -226,7 +256,7 @@ impl<'a> Stream<'a> {
                     self.send(ToReplica::Refused(wire::Refused { tenant, credential, version: refused.version }))?;
                 }
                 () = sleep_until(heard + silence) => return Err(End::Silent(silence)),
-                Some(()) = OptionFuture::from(self.starves.map(sleep_until)), if !self.lost => return Err(End::Starved),
+                Some(()) = OptionFuture::from(starving.map(sleep_until)), if !self.lost => return Err(End::Starved),
             }
         }
     }
@@ -371,7 +401,7 @@ impl<'a> Stream<'a> {
         let ends = rules::lease_ends(sent, left, self.ttl);
         // The replica's barrier is as old as what is missing from a whole lease.
         let age = self.ttl.saturating_sub(left);
-        self.starves = Some(Instant::now() + self.ttl.mul_f64(STARVING).saturating_sub(age));
+        self.fed = Fed::with(self.fed, ends, age, self.ttl);
         self.table.lease().extend(ends);
         self.table.lease().current_at(sent.minus(age));
     }
