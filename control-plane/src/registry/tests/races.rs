@@ -1,6 +1,9 @@
 //! Many operators at once: what was revoked stays revoked, what is used is there.
 
+use prost::Message as _;
+
 use super::*;
+use crate::store::{Transaction, Write};
 
 /// Small and repeatable: which of the writers does what, and when it yields.
 fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
@@ -120,4 +123,22 @@ async fn two_first_operators_are_impossible() {
         made += usize::from(attempt.await.unwrap().is_some());
     }
     assert_eq!((made, f.registry.operators().await.unwrap().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_node_is_given_back_only_as_it_was_when_that_was_decided() {
+    let f = Fixture::new().await;
+    let (id, me) = (name::<NodeId>("n"), name("me"));
+    let ours = Node { id: "n".into(), replica: "me".into(), ..Default::default() };
+    let enrolled = Write::Put(Key::Node(id.clone()), ours.encode_to_vec().into());
+    let store = Arc::clone(f.registry.store());
+    let before = store.commit(Transaction { checks: Vec::new(), writes: vec![enrolled] }).await.unwrap();
+    let replica = async || f.registry.node(&id).await.unwrap().unwrap().replica;
+    let back = f.registry.see_node(&id, &ours).await.unwrap();
+    f.registry.release_node(&id, &me, before).await.unwrap();
+    assert_eq!(replica().await, "me", "it has come back since");
+    f.registry.release_node(&id, &name("other"), back).await.unwrap();
+    assert_eq!(replica().await, "me");
+    f.registry.release_node(&id, &me, back).await.unwrap();
+    assert_eq!(replica().await, "");
 }
