@@ -55,7 +55,8 @@ fn run(seed: u64, defect: Option<Defect>) -> Report {
     let done = process(seed, defect).stderr(Stdio::inherit()).output().unwrap();
     let said = String::from_utf8(done.stdout).unwrap();
     assert!(done.status.success(), "seed {seed}: {}: {said}", done.status);
-    serde_json::from_str(said.lines().last().unwrap_or_default()).unwrap()
+    let report = said.lines().last().unwrap_or_default();
+    serde_json::from_str(report).unwrap_or_else(|error| panic!("seed {seed}: {error}: {said}"))
 }
 
 /// Runs `seeds`, as many at a time as there are cores; stops at the first that `stop`s.
