@@ -35,6 +35,10 @@ pub enum Guard {
     HeldWhileWriting,
     /// A replica is registered before it answers for anybody.
     RegisteredBeforeAnswering,
+    /// A node that is given back is recorded anew before it is granted anything.
+    RecordedAnew,
+    /// A node is given back only if its record is still the one that was looked at.
+    ReleasedAsSeen,
     /// The watermark counts nodes that are gone, until their leases have ended.
     DepartedCount,
     /// A node of a replica is done when *it* has acknowledged, not when the replica has taken the change in.
@@ -47,7 +51,7 @@ pub enum Guard {
 
 impl Guard {
     /// Each.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::CountsFromAsking,
         Self::AllowsForSkew,
         Self::RootedInBarrier,
@@ -64,6 +68,8 @@ impl Guard {
         Self::TakesOverLeases,
         Self::HeldWhileWriting,
         Self::RegisteredBeforeAnswering,
+        Self::RecordedAnew,
+        Self::ReleasedAsSeen,
         Self::DepartedCount,
         Self::AcksAreNodes,
         Self::OthersCount,

@@ -83,7 +83,7 @@ fn bounded(p: &Protocol, state: &State) -> bool {
 fn heals(p: &Protocol, state: &State) -> bool {
     let mut state = *state;
     calm(p, &mut state);
-    let current = state.nodes[..p.bounds.nodes].iter().all(|node| node.applied == state.len && node.lease > 0);
+    let current = state.nodes[..p.bounds.nodes].iter().all(|node| node.applied == state.effective(state.len) && node.lease > 0);
     for _ in 0..p.bounds.forever() {
         p.step(&mut state, Action::Tick);
         calm(p, &mut state);
@@ -105,6 +105,7 @@ fn calm(p: &Protocol, state: &mut State) {
         if state.replicas[usize::from(r)].holders[usize::from(n)].writing == Writing::Sent {
             p.step(state, Action::Answer(r, n));
         }
+        p.step(state, Action::Release(r, n));
     }
     if !state.is_registered(1, state.len) {
         p.step(state, Action::Register);
@@ -118,9 +119,8 @@ fn calm(p: &Protocol, state: &mut State) {
         if !node(state).loaded {
             p.step(state, Action::Snapshot(n, state.len));
         }
-        while node(state).applied < state.len {
-            let applied = node(state).applied;
-            p.step(state, Action::Delta(n, applied, applied + 1));
+        while let Some(next) = state.effective_after(node(state).applied) {
+            p.step(state, Action::Delta(n, node(state).applied, next));
         }
         for action in [Action::CutLate(n), Action::Ack(n), Action::Decide(n)] {
             p.step(state, action);
@@ -131,12 +131,8 @@ fn calm(p: &Protocol, state: &mut State) {
         }
     }
     everything(state);
-    p.replicas().for_each(|r| p.step(state, Action::Barrier(r, 0, state.len)));
     for n in p.nodes() {
-        let applied = state.nodes[usize::from(n)].applied;
-        // Who answers for whom means nothing to nodes, but a grant names it.
-        p.step(state, Action::Delta(n, applied, state.len));
-        for action in [Action::Ack(n), Action::Grant(n), Action::Take(n)] {
+        for action in [Action::Ack(n), Action::Grant(n, 0), Action::Take(n)] {
             p.step(state, action);
         }
     }

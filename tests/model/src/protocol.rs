@@ -32,20 +32,25 @@ pub(crate) enum Action {
     Decide(u8),
     /// It is there: the replica, the node.
     Answer(u8, u8),
+    /// The replica gives back a node that is gone, as far as it can see: that is on its way to the store.
+    Depart(u8, u8),
+    /// It is there.
+    Release(u8, u8),
     /// A replica's watch brings the next change.
     Watch(u8),
-    /// A replica has noted the time so many ticks ago, has read that revision since, and has taken it in.
-    Barrier(u8, u8, u8),
     /// A node begins a stream to a replica.
     Connect(u8, u8),
+    /// Its stream ends.
+    Leave(u8),
     /// A node receives a change: from the first revision to the second.
     Delta(u8, u8, u8),
     /// A node receives a whole table of that revision.
     Snapshot(u8, u8),
     /// A replica hears an acknowledgement of what the node has applied.
     Ack(u8),
-    /// A node asks for a lease and its replica grants it: the grant is on its way. Asking earlier would be a shorter lease.
-    Grant(u8),
+    /// A node asks for a lease and its replica grants it, rooted in a barrier: it noted the time so many ticks ago, has read a revision
+    /// since, and has taken it in. The grant is on its way. Asking earlier would be a shorter lease.
+    Grant(u8, u8),
     /// The grant arrives.
     Take(u8),
     /// A replica writes its watermark.
@@ -95,19 +100,18 @@ impl Protocol {
         if replica.head < state.len {
             actions.push(Action::Watch(id));
         }
-        for back in 0..self.bounds.ttl {
-            let least = state.revision_before(back);
-            let reached = if self.has(Guard::BarrierIsReached) { replica.head } else { state.len };
-            // A later revision only matters to who was recorded lately.
-            let most = if self.bounds.newcomers { reached } else { reached.min(least) };
-            let newer = |revision: &u8| back < replica.barrier.1 || *revision > replica.barrier.0;
-            actions.extend((least..=most).filter(newer).map(|revision| Action::Barrier(id, back, revision)));
-        }
         if self.watermark(state, id) > replica.watermark {
             actions.push(Action::Mark(id));
         }
         let writing = self.nodes().filter(|n| replica.holders[usize::from(*n)].writing == Writing::Sent);
         actions.extend(writing.map(|n| Action::Answer(id, n)));
+        if self.bounds.releases > 0 {
+            let sent = self.nodes().filter(|n| replica.holders[usize::from(*n)].releasing > 0);
+            actions.extend(sent.map(|n| Action::Release(id, n)));
+        }
+        if state.releases < self.bounds.releases {
+            actions.extend(self.nodes().map(|n| Action::Depart(id, n)));
+        }
     }
 
     fn of_node(&self, state: &State, id: u8, actions: &mut Vec<Action>) {
@@ -116,6 +120,9 @@ impl Protocol {
         actions.extend(self.replicas().filter(reachable).map(|r| Action::Connect(id, r)));
         if let Some(replica) = node.stream {
             self.of_stream(state, id, replica, actions);
+            if self.bounds.releases > 0 {
+                actions.push(Action::Leave(id));
+            }
         }
         if node.grant.is_some() {
             actions.push(Action::Take(id));
@@ -138,17 +145,19 @@ impl Protocol {
         let node = &state.nodes[usize::from(id)];
         let replica = &state.replicas[usize::from(replica)];
         if node.loaded {
-            let next = node.applied + 1;
-            for to in if self.bounds.stray { 1..=replica.head } else { next..=replica.head.min(next) } {
-                let from = if self.bounds.stray { 0..to } else { node.applied..node.applied + 1 };
-                actions.extend(from.map(|from| Action::Delta(id, from, to)));
+            if self.bounds.stray {
+                let any = (1..=replica.head).flat_map(|to| (0..to).map(move |from| (from, to)));
+                actions.extend(any.map(|(from, to)| Action::Delta(id, from, to)));
+            } else if let Some(next) = state.effective_after(node.applied).filter(|next| *next <= replica.head) {
+                actions.push(Action::Delta(id, node.applied, next));
             }
         }
         let oldest = if self.bounds.stray { 0 } else { replica.head };
         if !node.loaded || self.bounds.stray {
             actions.extend((oldest..=replica.head).map(|revision| Action::Snapshot(id, revision)));
         }
-        actions.extend([Action::Ack(id), Action::Grant(id)]);
+        actions.push(Action::Ack(id));
+        actions.extend((0..self.bounds.ttl).map(|back| Action::Grant(id, back)));
         if state.moves < self.bounds.moves {
             actions.push(Action::Decide(id));
         }
@@ -201,36 +210,29 @@ impl Protocol {
         let older = |age: &mut Age| *age = (*age + 1).min(forever);
         state.ages.iter_mut().for_each(older);
         for replica in &mut state.replicas {
-            older(&mut replica.barrier.1);
-            if replica.barrier.1 >= self.bounds.ttl {
-                replica.barrier = (0, forever); // nothing can be granted from it any more
-            }
             replica.holders.iter_mut().for_each(|holder| older(&mut holder.granted));
         }
         for n in self.nodes() {
             let node = &mut state.nodes[usize::from(n)];
-            node.lease = node.lease.saturating_sub(self.bounds.node_clock);
+            node.lease = node.lease.saturating_sub(1);
             if node.lease == 0 && self.has(Guard::CutWithLease) && node.request != Request::Checked {
                 node.request = Request::None;
             }
-            if let Some(grant) = &mut node.grant {
-                older(&mut grant.asked);
+            if let (Some(grant), true) = (&mut node.grant, self.has(Guard::CountsFromAsking)) {
+                grant.left = grant.left.saturating_sub(1);
             }
-            node.grant = node.grant.filter(|grant| self.lease(grant) > 0);
+            node.grant = node.grant.filter(|grant| grant.left > 0);
         }
     }
 
-    /// What a grant that arrives now is worth.
-    fn lease(&self, grant: &Grant) -> u16 {
-        let asked = if self.has(Guard::CountsFromAsking) { grant.asked } else { 0 };
-        match self.has(Guard::AllowsForSkew) {
-            true => self.rules.lease(grant.replica, asked, grant.barrier),
-            // Still counted from when it asked, but all of it.
-            false => {
-                let left = self.rules.ttl_left(grant.replica, grant.barrier);
-                left.saturating_sub(u16::from(asked) * self.bounds.node_clock)
-            }
-        }
+    /// For how many ticks a node may serve that asks now and is granted what a barrier of that age leaves.
+    fn lease(&self, replica: u8, barrier: Age) -> Age {
+        let local = match self.has(Guard::AllowsForSkew) {
+            true => self.rules.lease(replica, barrier),
+            // All of it.
+            false => self.rules.ttl_left(replica, barrier),
+        };
+        u8::try_from(local.div_ceil(self.bounds.node_clock)).unwrap_or(u8::MAX)
     }
 
     fn connect(&self, state: &mut State, id: u8, replica: u8) {
@@ -242,6 +244,7 @@ impl Protocol {
 
     /// The table becomes what `revoked` says, at `revision`; requests that it concerns are cut.
     fn apply(&self, state: &mut State, id: u8, revoked: u8, revision: Revision) {
+        let revision = state.effective(revision);
         let node = &mut state.nodes[usize::from(id)];
         state.went_back |= node.loaded && revision < node.applied;
         (node.loaded, node.applied, node.revoked) = (true, revision, revoked);
@@ -272,29 +275,29 @@ impl Protocol {
         }
     }
 
-    fn grant(&self, state: &mut State, id: u8) {
+    /// A grant is rooted `back` ticks ago. What the replica had read by then of the store, or since, it may have read as late as now.
+    fn grant(&self, state: &mut State, id: u8, back: Age) {
         let Some(stream) = state.nodes[usize::from(id)].stream else { return };
         let head = state.replicas[usize::from(stream)].head;
-        let recorded = state.answers(id, head).filter(|(who, _)| *who == stream).map(|(_, since)| since);
-        let replica = &mut state.replicas[usize::from(stream)];
-        let (revision, age) = if self.has(Guard::RootedInBarrier) { replica.barrier } else { (replica.head, 0) };
-        let left = self.rules.ttl_left(stream, age);
-        let known = self.rules.may_grant(recorded, revision) || !self.has(Guard::NamedBeforeGrant);
-        let reached = replica.head >= revision || !self.has(Guard::BarrierIsReached);
-        if left == 0 || age >= self.bounds.forever() || !known || !reached {
+        let reached = head >= state.revision_before(back) || !self.has(Guard::BarrierIsReached);
+        let known =
+            self.rules.may_grant(self.recorded(state, stream, id), head) || !self.has(Guard::NamedBeforeGrant);
+        // Without a barrier it is rooted in nothing but the replica's opinion that it is up to date.
+        let root = if self.has(Guard::RootedInBarrier) { back } else { 0 };
+        let left = self.lease(stream, root);
+        if left == 0 || !known || !reached {
             return;
         }
-        let holder = &mut replica.holders[usize::from(id)];
-        holder.granted = holder.granted.min(age);
-        state.nodes[usize::from(id)].grant =
-            Some(Grant { replica: stream, asked: 0, barrier: age, revision: replica.head });
+        let holder = &mut state.replicas[usize::from(stream)].holders[usize::from(id)];
+        holder.granted = holder.granted.min(root);
+        state.nodes[usize::from(id)].grant = Some(Grant { left, revision: state.effective(head) });
     }
 
     fn take(&self, state: &mut State, id: u8) {
         let node = &mut state.nodes[usize::from(id)];
         let Some(grant) = node.grant.take() else { return };
         if node.loaded && (takes(node.applied, grant.revision) || !self.has(Guard::AppliedBeforeTaking)) {
-            node.lease = node.lease.max(self.lease(&grant));
+            node.lease = node.lease.max(grant.left);
         }
     }
 
@@ -329,7 +332,7 @@ impl Protocol {
         let Some(stream) = state.nodes[usize::from(id)].stream else { return };
         let replica = state.replicas[usize::from(stream)];
         let holder = &replica.holders[usize::from(id)];
-        let ours = state.answers(id, replica.head).is_some_and(|(who, _)| who == stream);
+        let ours = self.recorded(state, stream, id).is_some();
         let registered = state.is_registered(stream, state.len) || !self.has(Guard::RegisteredBeforeAnswering);
         let promised = state.effective(replica.watermark);
         let caught_up = holder.acked >= promised || !self.has(Guard::CaughtUpBeforeAnswering);
@@ -344,6 +347,37 @@ impl Protocol {
         }
     }
 
+    /// Since which revision the store says, as far as replica `id` knows, that it answers for `node`, so that it may grant it leases.
+    fn recorded(&self, state: &State, id: u8, node: u8) -> Option<Revision> {
+        let replica = &state.replicas[usize::from(id)];
+        let given_back = replica.holders[usize::from(node)].given_back && self.has(Guard::RecordedAnew);
+        let ours = state.answers(node, replica.head).filter(|(who, _)| *who == id && !given_back);
+        ours.map(|(_, since)| since)
+    }
+
+    /// Replica `id` gives `node` back if it answers for it and sees neither a stream nor a lease of it.
+    fn depart(&self, state: &mut State, id: u8, node: u8) {
+        let replica = state.replicas[usize::from(id)];
+        let holder = replica.holders[usize::from(node)];
+        let gone = state.nodes[usize::from(node)].stream != Some(id)
+            && holder.writing == Writing::No
+            && self.rules.is_over(id, holder.granted);
+        if let (true, Some((who, at))) = (gone, state.answers(node, replica.head)) && who == id {
+            state.releases += 1;
+            let holder = &mut state.replicas[usize::from(id)].holders[usize::from(node)];
+            (holder.given_back, holder.releasing) = (true, at);
+        }
+    }
+
+    /// What replica `id` decided of `node` reaches the store.
+    fn release(&self, state: &mut State, id: u8, node: u8) {
+        let at = std::mem::take(&mut state.replicas[usize::from(id)].holders[usize::from(node)].releasing);
+        let stands = |(who, since): (u8, Revision)| who == id && (since == at || !self.has(Guard::ReleasedAsSeen));
+        if at > 0 && state.answers(node, state.len).is_some_and(stands) {
+            state.commit(Entry::Released(node));
+        }
+    }
+
     /// The watch brings the next change: who answers for a node is known before the head moves.
     fn watch(&self, state: &mut State, id: u8) {
         let replica = &mut state.replicas[usize::from(id)];
@@ -353,12 +387,12 @@ impl Protocol {
         let holder = &mut replica.holders[usize::from(n)];
         if who == id {
             holder.granted = if self.has(Guard::TakesOverLeases) { 0 } else { holder.granted };
-            holder.writing = Writing::No;
+            (holder.writing, holder.given_back) = (Writing::No, false);
             return;
         }
         // Another answers for it now, whatever lease it has; a stream for which the next record is on its way stays.
         if holder.writing == Writing::No {
-            *holder = Holder { acked: 0, granted: self.bounds.forever(), writing: Writing::No };
+            *holder = Holder { acked: 0, granted: self.bounds.forever(), given_back: false, ..*holder };
             let node = &mut state.nodes[usize::from(n)];
             if node.stream == Some(id) {
                 (node.stream, node.grant) = (None, None);
@@ -377,9 +411,14 @@ impl Protocol {
                 state.replicas[usize::from(replica)].holders[usize::from(node)].writing = Writing::Landed;
                 state.commit(Entry::Answers(node, replica));
             }
+            Action::Depart(id, node) => self.depart(state, id, node),
+            Action::Release(id, node) => self.release(state, id, node),
             Action::Watch(id) => self.watch(state, id),
-            Action::Barrier(id, back, revision) => state.replicas[usize::from(id)].barrier = (revision, back),
             Action::Connect(id, replica) => self.connect(state, id, replica),
+            Action::Leave(id) => {
+                let node = &mut state.nodes[usize::from(id)];
+                (node.stream, node.grant) = (None, None);
+            }
             Action::Delta(id, from, to) => self.delta(state, id, from, to),
             Action::Snapshot(id, revision) => self.snapshot(state, id, revision),
             Action::Ack(id) => {
@@ -389,7 +428,7 @@ impl Protocol {
                     holder.acked = holder.acked.max(node.applied);
                 }
             }
-            Action::Grant(id) => self.grant(state, id),
+            Action::Grant(id, back) => self.grant(state, id, back),
             Action::Take(id) => self.take(state, id),
             Action::Mark(id) => state.replicas[usize::from(id)].watermark = self.watermark(state, id),
             Action::Request(id) => self.request(state, id),

@@ -45,8 +45,8 @@ struct View {
 pub(crate) struct Rules {
     ttl: Duration,
     views: [View; REPLICAS],
-    /// What is left of a lease: by the age of the asking, by the age of the barrier and whose it was.
-    lease: [[[Local; AGES]; AGES]; REPLICAS],
+    /// What a lease is worth to who asks now: by the age of the barrier and whose it was.
+    lease: [[Local; AGES]; REPLICAS],
 }
 
 impl Rules {
@@ -67,13 +67,7 @@ impl Rules {
         };
         let views = bounds.replica_clocks.map(view);
         let lease = views.map(|view| {
-            let mut lease = [[0; AGES]; AGES];
-            for (asked, barrier) in ages().flat_map(|asked| ages().map(move |barrier| (asked, barrier))) {
-                let left = span(view.ttl_left[usize::from(barrier)].into());
-                let ends = rules::lease_ends(ago(asked, bounds.node_clock), left, ttl);
-                lease[usize::from(asked)][usize::from(barrier)] = local(ends.since(now()));
-            }
-            lease
+            view.ttl_left.map(|left| local(rules::lease_ends(now(), span(left.into()), ttl).since(now())))
         });
         Self { ttl, views, lease }
     }
@@ -88,9 +82,9 @@ impl Rules {
         rules::may_grant(recorded.map(u64::from), self.ttl, self.ttl, barrier.into())
     }
 
-    /// How much longer a node may serve that asked that long ago and was granted what a barrier of that age left at `replica`.
-    pub(crate) fn lease(&self, replica: u8, asked: Age, barrier: Age) -> Local {
-        self.lease[usize::from(replica)][usize::from(asked)][usize::from(barrier)]
+    /// How much longer a node may serve that asks now and is granted what a barrier of that age leaves at `replica`.
+    pub(crate) fn lease(&self, replica: u8, barrier: Age) -> Local {
+        self.lease[usize::from(replica)][usize::from(barrier)]
     }
 
     /// Whether `replica` waits for somebody no longer, whose last lease is rooted in a barrier of age `granted` (`None`: unknown), for the
@@ -107,6 +101,11 @@ impl Rules {
         let ends = granted.map(|age| view.granted_until[usize::from(age)]);
         let bound = view.bound[usize::from(committed)];
         rules::standing(acked.into(), revision.into(), ends, bound, now()) != Standing::Outstanding
+    }
+
+    /// Whether no lease is left, by `replica`'s clock, of those that it answers for, the last of which is rooted in a barrier of age `granted`.
+    pub(crate) fn is_over(&self, replica: u8, granted: Age) -> bool {
+        self.views[usize::from(replica)].granted_until[usize::from(granted)] <= now()
     }
 
     /// Whether every lease has ended, by `replica`'s clock, that is rooted before a change of age `committed`.

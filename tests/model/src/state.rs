@@ -4,9 +4,9 @@
 pub(crate) const REPLICAS: usize = 2;
 pub(crate) const NODES: usize = 2;
 pub(crate) const TOKENS: usize = 2;
-/// Longest history: every token revoked, a replica registered, every node in one replica's hands, in another's after a few moves, and once
-/// more when it is left in peace.
-pub(crate) const LOG: usize = TOKENS + 1 + NODES + 2 + NODES;
+/// Longest history: every token revoked, a replica registered, every node in one replica's hands, in another's after a few moves, one given
+/// back, and once more when it is left in peace.
+pub(crate) const LOG: usize = TOKENS + 1 + NODES + 2 + 1 + NODES;
 
 /// How long ago something was, in ticks; everything from [`Bounds::forever`] on is the same.
 pub(crate) type Age = u8;
@@ -36,6 +36,8 @@ pub struct Bounds {
     pub late: bool,
     /// How often a replica comes to answer for a node, at most; two at most.
     pub moves: u8,
+    /// How often a replica gives back a node that is gone, at most; once at most.
+    pub releases: u8,
     /// Requests for the first token are followed from their check to their end.
     pub requests: bool,
     /// Messages that come twice, late or never. Without, a change is delivered in order or not yet.
@@ -60,6 +62,7 @@ impl Bounds {
             newcomers: false,
             late: false,
             moves: 1,
+            releases: 0,
             requests: false,
             stray: false,
             node_crashes: 0,
@@ -85,6 +88,8 @@ pub(crate) enum Entry {
     Registered,
     /// Whatever lease a node has, a replica answers for it: the node, the replica.
     Answers(u8, u8),
+    /// The node is gone: nobody answers for it.
+    Released(u8),
 }
 
 /// A record on its way to the store.
@@ -105,13 +110,15 @@ pub(crate) struct Holder {
     pub(crate) granted: Age,
     /// Whether the store is to say that the replica answers for it.
     pub(crate) writing: Writing,
+    /// The replica has given it back: no record of before is one to grant by.
+    pub(crate) given_back: bool,
+    /// The record, by revision, that is to be taken back, on its way to the store; 0: none is.
+    pub(crate) releasing: Revision,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Replica {
     pub(crate) head: Revision,
-    /// The barrier: its revision, and its age. Forever: none.
-    pub(crate) barrier: (Revision, Age),
     pub(crate) holders: [Holder; NODES],
     /// What it has written of itself: none of its nodes serves anything that was taken away up to here.
     pub(crate) watermark: Revision,
@@ -120,11 +127,9 @@ pub(crate) struct Replica {
 /// A grant on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Grant {
-    /// Whose.
-    pub(crate) replica: u8,
-    pub(crate) asked: Age,
-    /// How old the barrier was that it is rooted in, when it was granted.
-    pub(crate) barrier: Age,
+    /// What it is worth to the node, in ticks.
+    pub(crate) left: Age,
+    /// What the node must have applied.
     pub(crate) revision: Revision,
 }
 
@@ -146,11 +151,12 @@ pub(crate) struct Node {
     /// The replica whose stream it follows.
     pub(crate) stream: Option<u8>,
     pub(crate) loaded: bool,
+    /// The last revocation that it has applied: the store's other changes mean nothing to a node.
     pub(crate) applied: Revision,
     /// Tokens that are not in its table: a bit each.
     pub(crate) revoked: u8,
-    /// What is left of its lease, on its own clock.
-    pub(crate) lease: Local,
+    /// What is left of its lease, in ticks: it ends within the last of them.
+    pub(crate) lease: Age,
     pub(crate) grant: Option<Grant>,
     pub(crate) request: Request,
     /// Something that it has acknowledged is still to be cut: only without [`Guard::CutBeforeAck`](crate::Guard::CutBeforeAck).
@@ -172,12 +178,13 @@ pub(crate) struct State {
     pub(crate) went_back: bool,
     pub(crate) node_crashes: u8,
     pub(crate) moves: u8,
+    pub(crate) releases: u8,
 }
 
 impl State {
     pub(crate) fn new(bounds: &Bounds) -> Self {
         let forever = bounds.forever();
-        let holder = Holder { acked: 0, granted: forever, writing: Writing::No };
+        let holder = Holder { acked: 0, granted: forever, writing: Writing::No, given_back: false, releasing: 0 };
         let node = Node {
             stream: None,
             loaded: false,
@@ -192,12 +199,13 @@ impl State {
             log: [Entry::Nothing; LOG],
             ages: [forever; LOG],
             len: 0,
-            replicas: [Replica { head: 0, barrier: (0, forever), holders: [holder; NODES], watermark: 0 }; REPLICAS],
+            replicas: [Replica { head: 0, holders: [holder; NODES], watermark: 0 }; REPLICAS],
             nodes: [node; NODES],
             said: 0,
             went_back: false,
             node_crashes: 0,
             moves: 0,
+            releases: 0,
         };
         if !bounds.late {
             state.commit(Entry::Registered);
@@ -228,9 +236,10 @@ impl State {
     pub(crate) fn answers(&self, node: u8, head: Revision) -> Option<(u8, Revision)> {
         let seen = &self.log[..usize::from(head)];
         seen.iter().enumerate().rev().find_map(|(at, entry)| match entry {
-            Entry::Answers(n, replica) if *n == node => Some((*replica, at as u8 + 1)),
+            Entry::Answers(n, replica) if *n == node => Some(Some((*replica, at as u8 + 1))),
+            Entry::Released(n) if *n == node => Some(None),
             _ => None,
-        })
+        })?
     }
 
     /// Whether `replica` is registered, as far as the first `head` changes tell.
@@ -255,6 +264,12 @@ impl State {
             Entry::Revoked(token) => bits | 1 << token,
             _ => bits,
         })
+    }
+
+    /// The next change after `revision` that means anything to nodes.
+    pub(crate) fn effective_after(&self, revision: Revision) -> Option<Revision> {
+        let mut later = usize::from(revision)..usize::from(self.len);
+        later.find(|at| matches!(self.log[*at], Entry::Revoked(_))).map(|at| at as u8 + 1)
     }
 
     /// The last change up to `revision` that meant anything to nodes.

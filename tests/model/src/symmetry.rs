@@ -55,7 +55,7 @@ fn swap_nodes(state: &mut State) {
     state.nodes.swap(0, 1);
     state.replicas.iter_mut().for_each(|replica| replica.holders.swap(0, 1));
     for entry in &mut state.log {
-        if let Entry::Answers(node, _) = entry {
+        if let Entry::Answers(node, _) | Entry::Released(node) = entry {
             *node ^= 1;
         }
     }
@@ -70,9 +70,6 @@ fn swap_replicas(state: &mut State) {
     }
     for node in &mut state.nodes {
         node.stream = node.stream.map(|stream| stream ^ 1);
-        if let Some(grant) = &mut node.grant {
-            grant.replica ^= 1;
-        }
     }
 }
 

@@ -15,6 +15,11 @@ fn a_node_that_moves_there_and_back() {
 }
 
 #[test]
+fn a_node_that_is_given_back() {
+    run("2 replicas, 1 node, given back", Bounds { releases: 1, ttl: 1, moves: 2, peace: 16, ..Bounds::of(2, 1, 1) });
+}
+
+#[test]
 fn stray_messages_requests_in_flight_and_a_node_that_crashes() {
     let bounds = Bounds { stray: true, requests: true, node_crashes: 1, moves: 0, ..Bounds::of(1, 1, 2) };
     run("stray messages, requests, a crash", Bounds { peace: 8, ..bounds });

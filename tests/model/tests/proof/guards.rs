@@ -9,7 +9,7 @@ fn smallest(guard: Guard) -> Bounds {
     use Guard::{
         CaughtUpBeforeAnswering, CutBeforeAck, CutWithLease, DepartedCount, FollowsOn, HeldWhileWriting,
         NamedBeforeGrant, NeverBackwards, OthersCount, RegisteredBeforeAnswering, RegisteredBeforeCheck,
-        TakesOverLeases,
+        RecordedAnew, ReleasedAsSeen, TakesOverLeases,
     };
     let one = Bounds { moves: 0, ..Bounds::of(1, 1, 1) };
     match guard {
@@ -22,6 +22,7 @@ fn smallest(guard: Guard) -> Bounds {
         | HeldWhileWriting
         | DepartedCount
         | OthersCount => Bounds::of(2, 1, 1),
+        RecordedAnew | ReleasedAsSeen => Bounds { releases: 1, ..Bounds::of(2, 1, 1) },
         RegisteredBeforeAnswering => Bounds { late: true, ..Bounds::of(2, 1, 1) },
         _ => one,
     }
