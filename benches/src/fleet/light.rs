@@ -1,38 +1,35 @@
 //! Light nodes: real streams of the real protocol, each with its own certificate, TLS connection and lease, that apply nothing. What a replica
 //! costs shows better when a thousand tables don't share its two cores.
 
+mod link;
+
 use std::{
     net::SocketAddr,
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
     },
+    thread,
     time::Duration,
 };
 
 use seks_proto::{
     table::{PROTOCOL, Recipient, features},
-    wire::{
-        self, NodeMessage, distribution_client::DistributionClient, node_message::Message as ToReplica,
-        replica_message::Message as FromReplica,
-    },
+    wire::{self, node_message::Message as ToReplica, replica_message::Message as FromReplica},
 };
 use serde::Deserialize;
 use tokio::{
-    sync::mpsc,
-    task::JoinHandle,
+    task::AbortHandle,
     time::{Instant, sleep_until},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as Own};
 
+use self::link::{Credentials, Link};
 use super::nodes::until;
 
-/// The name in a control plane's certificate.
-const SERVER_NAME: &str = "seks-control-plane";
-/// As a node has it.
-const WINDOW_BYTES: u32 = 1024 * 1024;
+/// Threads that nodes live on, each on the same from beginning to end: passing them around between two would cost as much as some of what they do.
+const THREADS: usize = 2;
 
 /// What enrolment has left in a node's data directory.
 #[derive(Deserialize)]
@@ -47,7 +44,7 @@ struct Identity {
 pub struct Light {
     applied: Arc<AtomicU64>,
     leased: Arc<AtomicU64>,
-    task: JoinHandle<()>,
+    task: AbortHandle,
 }
 
 impl Light {
@@ -68,48 +65,53 @@ impl Drop for Light {
 pub async fn start(count: usize, home: &Path, replica: SocketAddr) -> Vec<Light> {
     let one = |n: usize| {
         let file = home.join(format!("node-{n:04}/identity.json"));
-        let identity: Identity = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-        let (applied, leased) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let task = tokio::spawn(follow(identity, replica, Arc::clone(&applied), Arc::clone(&leased)));
-        Light { applied, leased, task }
+        serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
     };
-    let nodes: Vec<Light> = (0..count).map(one).collect();
+    let identities: Vec<Identity> = (0..count).map(one).collect();
+    let (send, started) = mpsc::channel();
+    let mut rest = identities.into_iter();
+    for _ in 0..THREADS {
+        let (share, send) = (rest.by_ref().take(count.div_ceil(THREADS)).collect(), send.clone());
+        thread::spawn(move || live(share, replica, &send));
+    }
+    let nodes: Vec<Light> = started.iter().take(count).collect();
     until("every stream has a lease", || nodes.iter().all(|node| node.leased.load(Relaxed) > 0)).await;
     nodes
 }
 
-async fn connect(identity: &Identity, replica: SocketAddr) -> Channel {
-    let tls = ClientTlsConfig::new()
-        .identity(Own::from_pem(&identity.certificate_pem, &identity.key_pem))
-        .ca_certificate(Certificate::from_pem(&identity.ca_pem))
-        .domain_name(SERVER_NAME);
-    let endpoint = Endpoint::from_shared(format!("https://{replica}")).unwrap().tls_config(tls).unwrap();
-    let endpoint = endpoint.tcp_nodelay(true).initial_stream_window_size(WINDOW_BYTES);
-    endpoint.initial_connection_window_size(WINDOW_BYTES).connect().await.unwrap()
+/// Until all of them are gone.
+fn live(identities: Vec<Identity>, replica: SocketAddr, started: &mpsc::Sender<Light>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let start = |identity| {
+        let (applied, leased) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let task = runtime.spawn(follow(identity, replica, Arc::clone(&applied), Arc::clone(&leased)));
+        started.send(Light { applied, leased, task: task.abort_handle() }).unwrap();
+        task
+    };
+    let tasks: Vec<_> = identities.into_iter().map(start).collect();
+    runtime.block_on(futures_util::future::join_all(tasks));
 }
 
 /// Acknowledges everything, and asks for leases as a node does.
 async fn follow(identity: Identity, replica: SocketAddr, applied: Arc<AtomicU64>, leased: Arc<AtomicU64>) {
-    let mut client = DistributionClient::new(connect(&identity, replica).await);
-    let (outbox, messages) = mpsc::channel(64);
-    let send = |message| outbox.try_send(NodeMessage { message: Some(message) }).unwrap();
     let recipient = Recipient::generate().unwrap();
-    send(ToReplica::Hello(wire::Hello {
+    let hello = ToReplica::Hello(wire::Hello {
         protocol: PROTOCOL,
         node: identity.node.clone(),
         region: "bench".into(),
         features: features::ALL.iter().chain([&features::DELTAS]).map(|&f| f.to_owned()).collect(),
         session_key: recipient.public_key().to_vec(),
         ..Default::default()
-    }));
-    let mut inbound = client.sync(ReceiverStream::new(messages)).await.unwrap().into_inner();
+    });
+    let Identity { certificate_pem, key_pem, ca_pem, .. } = &identity;
+    let mut link = Link::open(&Credentials { certificate_pem, key_pem, ca_pem }, replica, hello).await;
     let (mut snapshot, mut nonce, mut renewal) = (0, 0, Duration::MAX);
-    let mut renew_at = Instant::now() + Duration::from_secs(3600);
+    tokio::pin!(let renew = sleep_until(Instant::now() + Duration::from_secs(3600)););
     loop {
         tokio::select! {
             biased;
-            received = inbound.message() => {
-                let done = match received.unwrap().unwrap().message.unwrap() {
+            received = link.receive() => {
+                let done = match received.unwrap() {
                     FromReplica::Welcome(welcome) => {
                         renewal = Duration::from_millis(welcome.lease_ttl_ms) / 4;
                         None
@@ -119,7 +121,7 @@ async fn follow(identity: Identity, replica: SocketAddr, applied: Arc<AtomicU64>
                         None
                     }
                     FromReplica::SnapshotEnd(_) => {
-                        renew_at = Instant::now();
+                        renew.as_mut().reset(Instant::now());
                         Some(snapshot)
                     }
                     FromReplica::Delta(delta) => (delta.previous >= snapshot).then_some(delta.revision),
@@ -133,13 +135,13 @@ async fn follow(identity: Identity, replica: SocketAddr, applied: Arc<AtomicU64>
                 };
                 if let Some(revision) = done {
                     applied.store(revision, Relaxed);
-                    send(ToReplica::Ack(wire::Ack { revision, ..Default::default() }));
+                    link.send(ToReplica::Ack(wire::Ack { revision, ..Default::default() }));
                 }
             }
-            () = sleep_until(renew_at) => {
+            () = &mut renew => {
                 nonce += 1;
-                send(ToReplica::Renew(wire::Renew { nonce }));
-                renew_at = Instant::now() + renewal;
+                link.send(ToReplica::Renew(wire::Renew { nonce }));
+                renew.as_mut().reset(Instant::now() + renewal);
             }
         }
     }

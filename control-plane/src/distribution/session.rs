@@ -11,7 +11,11 @@ mod next;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::{BoxFuture, OptionFuture};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
 use seks_proto::{
     id::NodeId,
     table::{SessionKey, features},
@@ -21,8 +25,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::{Request, Response, Status, Streaming};
 
 pub(super) use self::hello::is_whole;
@@ -154,7 +157,8 @@ async fn serve(
     let Greeting { hello, key, welcome, check } = greeted;
     drop(opening);
     let stream = inner.next_stream();
-    let fenced = inner.fleet.join(&node, stream, &hello);
+    let fenced = inner.fleet.join(&node, stream, &hello).cancelled_owned().map(|()| Rare::Fenced);
+    let revoked = member.revoked.clone().cancelled_owned().map(|()| Rare::Revoked);
     tracing::info!(seks.node = %node, region = hello.region, resumed = welcome.resumed, "a node's stream begins");
     let mut session = Session {
         sent: hello.applied_revision,
@@ -180,14 +184,29 @@ async fn serve(
     }
     let _leave = Leave { inner, node: session.node.clone(), stream };
     send(outbox, ToNode::Welcome(welcome)).await?;
-    tokio::select! {
-        biased;
-        () = member.revoked.cancelled() => {}
-        end = session.run(&mut inbound, outbox, fenced) => return end,
+    let rare = FuturesUnordered::from_iter([fenced.boxed(), revoked.boxed(), session.turn().boxed()]);
+    let Err(end) = session.run(&mut inbound, outbox, rare).await;
+    if matches!(end, End::Revoked) {
+        let _ = timeout(GOODBYE, session.send_away(&mut inbound, outbox, member.revoked_at())).await;
     }
-    let _ = timeout(GOODBYE, session.send_away(&mut inbound, outbox, member.revoked_at())).await;
-    Err(End::Revoked)
+    Err(end)
 }
+
+/// What seldom happens to a stream.
+enum Rare {
+    /// Another stream speaks for the node.
+    Fenced,
+    /// The node is not of the fleet any more.
+    Revoked,
+    /// The replica is about to stop, and it is this node's turn to move.
+    Turn,
+    /// Time to look whether the stream is alive.
+    Look,
+}
+
+/// Each is looked at when it has happened, instead of with every message: a thousand streams that ask the same lock whether the replica is
+/// about to stop cost more than what they send.
+type Rares = FuturesUnordered<BoxFuture<'static, Rare>>;
 
 /// Takes the stream out of the fleet, however it ends.
 struct Leave {
@@ -230,15 +249,16 @@ impl Session {
         &mut self,
         inbound: &mut Streaming<wire::NodeMessage>,
         outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
-        fenced: CancellationToken,
+        mut rare: Rares,
     ) -> Result<Never, End> {
-        let (mut news, mut barrier) = (self.inner.feed.news(), self.inner.barrier.subscribe());
+        let mut news = WatchStream::from_changes(self.inner.feed.news());
+        let mut barrier = WatchStream::from_changes(self.inner.barrier.subscribe());
         let patience = self.inner.config.lease * 2;
+        // Goes on if there was life: a timer that was set anew with every message would cost more than those.
+        let look = |due| sleep_until(due).map(|()| Rare::Look).boxed();
         let (mut heard, mut moved) = (Instant::now(), Instant::now());
+        rare.push(look(heard + patience));
         let mut recording = self.record();
-        // Looks when it is due and goes on if there was life: a timer that was set anew with every message would cost more than those.
-        tokio::pin!(let turn = self.turn(); let watchdog = sleep_until(heard + patience););
-        let mut asked_to_go = false;
         loop {
             let pending = self.pending()?;
             let waiting = matches!(pending, Pending::Nothing);
@@ -247,16 +267,25 @@ impl Session {
             }
             tokio::select! {
                 biased;
-                () = fenced.cancelled() => {
-                    let fence = wire::Fence { epoch: self.epoch(), reason: End::Fenced.to_string(), revision: 0 };
-                    let _ = timeout(GOODBYE, send(outbox, ToNode::Fence(fence))).await;
-                    return Err(End::Fenced);
-                }
-                () = &mut turn, if !asked_to_go => {
-                    asked_to_go = true;
-                    let go = wire::GoAway { reason: "this replica is about to stop".into() };
-                    send(outbox, ToNode::GoAway(go)).await?;
-                }
+                Some(what) = rare.next() => match what {
+                    Rare::Fenced => {
+                        let fence = wire::Fence { epoch: self.epoch(), reason: End::Fenced.to_string(), revision: 0 };
+                        let _ = timeout(GOODBYE, send(outbox, ToNode::Fence(fence))).await;
+                        return Err(End::Fenced);
+                    }
+                    Rare::Revoked => return Err(End::Revoked),
+                    Rare::Turn => {
+                        let go = wire::GoAway { reason: "this replica is about to stop".into() };
+                        // Who doesn't even read that, isn't waited for.
+                        if let Ok(sent) = timeout(GOODBYE, send(outbox, ToNode::GoAway(go))).await {
+                            sent?;
+                        }
+                    }
+                    Rare::Look => match heard.min(moved) + patience {
+                        due if due <= Instant::now() => return Err(End::Stuck),
+                        due => rare.push(look(due)),
+                    },
+                },
                 message = inbound.message() => {
                     heard = Instant::now();
                     let message = message.ok().flatten().ok_or(End::Gone)?;
@@ -272,27 +301,21 @@ impl Session {
                     permit.map_err(|_| End::Gone)?.send(Ok(ReplicaMessage { message: Some(message) }));
                     moved = Instant::now();
                 }
-                _ = news.changed(), if waiting => {}
-                _ = barrier.changed(), if waiting && self.renew.is_some() => {}
-                () = &mut watchdog => {
-                    let due = heard.min(moved) + patience;
-                    if due <= Instant::now() {
-                        return Err(End::Stuck);
-                    }
-                    watchdog.as_mut().reset(due);
-                }
+                _ = news.next(), if waiting => {}
+                _ = barrier.next(), if waiting && self.renew.is_some() => {}
             }
         }
     }
 
     /// Ready when it is this node's turn to move: a thousand at once would keep each other from it.
-    fn turn(&self) -> impl Future<Output = ()> + use<> {
+    fn turn(&self) -> impl Future<Output = Rare> + use<> {
         let leaving = self.inner.leaving.clone();
         let turn =
             presence::handover(self.inner.config.lease).mul_f64((self.stream % TURNS) as f64 / (4 * TURNS) as f64);
         async move {
             leaving.cancelled().await;
             sleep(turn).await;
+            Rare::Turn
         }
     }
 

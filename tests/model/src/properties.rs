@@ -83,7 +83,8 @@ fn bounded(p: &Protocol, state: &State) -> bool {
 fn heals(p: &Protocol, state: &State) -> bool {
     let mut state = *state;
     calm(p, &mut state);
-    let current = state.nodes[..p.bounds.nodes].iter().all(|node| node.applied == state.effective(state.len) && node.lease > 0);
+    let current =
+        state.nodes[..p.bounds.nodes].iter().all(|node| node.applied == state.effective(state.len) && node.lease > 0);
     for _ in 0..p.bounds.forever() {
         p.step(&mut state, Action::Tick);
         calm(p, &mut state);

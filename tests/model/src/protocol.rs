@@ -280,8 +280,7 @@ impl Protocol {
         let Some(stream) = state.nodes[usize::from(id)].stream else { return };
         let head = state.replicas[usize::from(stream)].head;
         let reached = head >= state.revision_before(back) || !self.has(Guard::BarrierIsReached);
-        let known =
-            self.rules.may_grant(self.recorded(state, stream, id), head) || !self.has(Guard::NamedBeforeGrant);
+        let known = self.rules.may_grant(self.recorded(state, stream, id), head) || !self.has(Guard::NamedBeforeGrant);
         // Without a barrier it is rooted in nothing but the replica's opinion that it is up to date.
         let root = if self.has(Guard::RootedInBarrier) { back } else { 0 };
         let left = self.lease(stream, root);
@@ -362,7 +361,9 @@ impl Protocol {
         let gone = state.nodes[usize::from(node)].stream != Some(id)
             && holder.writing == Writing::No
             && self.rules.is_over(id, holder.granted);
-        if let (true, Some((who, at))) = (gone, state.answers(node, replica.head)) && who == id {
+        if let (true, Some((who, at))) = (gone, state.answers(node, replica.head))
+            && who == id
+        {
             state.releases += 1;
             let holder = &mut state.replicas[usize::from(id)].holders[usize::from(node)];
             (holder.given_back, holder.releasing) = (true, at);

@@ -66,9 +66,8 @@ impl Rules {
             view
         };
         let views = bounds.replica_clocks.map(view);
-        let lease = views.map(|view| {
-            view.ttl_left.map(|left| local(rules::lease_ends(now(), span(left.into()), ttl).since(now())))
-        });
+        let lease = views
+            .map(|view| view.ttl_left.map(|left| local(rules::lease_ends(now(), span(left.into()), ttl).since(now()))));
         Self { ttl, views, lease }
     }
 

@@ -8,8 +8,8 @@ use crate::MOST;
 fn smallest(guard: Guard) -> Bounds {
     use Guard::{
         CaughtUpBeforeAnswering, CutBeforeAck, CutWithLease, DepartedCount, FollowsOn, HeldWhileWriting,
-        NamedBeforeGrant, NeverBackwards, OthersCount, RegisteredBeforeAnswering, RegisteredBeforeCheck,
-        RecordedAnew, ReleasedAsSeen, TakesOverLeases,
+        NamedBeforeGrant, NeverBackwards, OthersCount, RecordedAnew, RegisteredBeforeAnswering, RegisteredBeforeCheck,
+        ReleasedAsSeen, TakesOverLeases,
     };
     let one = Bounds { moves: 0, ..Bounds::of(1, 1, 1) };
     match guard {
