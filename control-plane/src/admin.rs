@@ -134,6 +134,7 @@ methods! {
     list_credentials ListCredentials(ListRequest) -> ListCredentialsResponse = credential::list;
     get_credential GetCredential(NameRequest) -> Credential = credential::get;
     where_credential WhereCredential(NameRequest) -> ListNodesResponse = credential::locate;
+    assign_credential AssignCredential(AssignCredentialRequest) -> CredentialResponse = credential::assign;
     rollback_credential RollbackCredential(RollbackCredentialRequest) -> CredentialResponse = credential::rollback;
     delete_credential DeleteCredential(DeleteRequest) -> ChangeResponse = credential::delete;
     create_agent CreateAgent(CreateAgentRequest) -> Agent = agent::create;

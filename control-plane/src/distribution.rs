@@ -248,10 +248,11 @@ impl Distribution {
     #[must_use]
     pub fn holders(&self, tenant: &TenantName, credential: &CredentialName) -> Vec<wire::Node> {
         let mut nodes = self.nodes();
-        let reached = self.0.snapshots.sends(tenant, credential);
+        let Some(pools) = self.0.snapshots.assigned(tenant, credential) else { return Vec::new() };
         nodes.retain(|node| {
             let serves = node.connected || node.lease_remaining_ms > 0;
-            reached && serves && Scope::of(&node.tenants).holds(tenant) && session::is_whole(&node.features)
+            let scope = Scope::of(node);
+            serves && scope.holds(tenant) && scope.is_assigned(&pools) && session::is_whole(&node.features)
         });
         nodes
     }

@@ -19,6 +19,7 @@ mod mint;
 mod node;
 mod operator;
 mod policy;
+mod pool;
 pub mod record;
 mod replica;
 mod service;

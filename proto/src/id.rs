@@ -87,6 +87,8 @@ names! {
     TenantName = "tenant";
     /// A principal that calls.
     AgentName = "agent";
+    /// A group of nodes, to which credentials are assigned.
+    PoolName = "pool";
     /// An upstream API.
     ServiceName = "service";
     /// A real secret, by name.

@@ -323,8 +323,8 @@ fn a_join_token_is_printed_alone() {
     let sandbox = Sandbox::start();
     let printed = succeed(sandbox.cli().run(&["node", "enroll", "--region", "eu-1"], ""));
     assert!(printed.stdout.starts_with("seks_join_") && printed.stdout.lines().count() == 1, "{printed:?}");
-    let json = sandbox.cli().json(&["node", "enroll", "--region", "eu-1", "--ttl", "5m"]);
-    assert!(json["join_token"].is_string() && json["expires_at"].is_string(), "{json}");
+    let json = sandbox.cli().json(&["node", "enroll", "--region", "eu-1", "--ttl", "5m", "--pool", "eu"]);
+    assert!(json["join_token"].is_string() && json["expires_at"].is_string() && json["pools"][0] == "eu", "{json}");
     let node = sandbox.cli().json(&["node", "list"])[0]["id"].as_str().unwrap().to_owned();
     assert_eq!(sandbox.cli().json(&["node", "show", &node])["region"], "local");
 }

@@ -145,6 +145,32 @@ fn a_replaced_credential_is_not_used_again() {
 }
 
 #[test]
+fn a_credential_of_a_pool_that_the_node_is_not_of_is_not_used_there() {
+    let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
+    sandbox.service("openai", &upstream, KEY);
+    let token = sandbox.token("agent", &["openai"]).secret;
+    assert_eq!(sandbox.get(PATH, &token).status, 200);
+    let put = ["credential", "put", "openai", "--service", "openai", "--pool", "eu", "--from-stdin"];
+    let put = sandbox.cli().json_with(&put, "sk-real-lifecycle-key-000000000009\n");
+    assert_eq!((&put["pools"], &put["enforced"]), (&serde_json::json!(["eu"]), &true.into()), "{put}");
+    let refused = sandbox.get(PATH, &token);
+    assert_eq!((refused.status, refused.code().as_str()), (403, "service_not_granted"));
+    assert!(refused.text().contains("this node holds no credential"), "{}", refused.text());
+    assert_eq!(sandbox.cli().json(&["credential", "where", "openai"]), serde_json::json!([]));
+    // A new secret alone doesn't move it.
+    sandbox.cli().put_credential("openai", "openai", KEY);
+    assert_eq!(sandbox.get(PATH, &token).status, 403);
+    let everywhere = sandbox.cli().json(&["credential", "assign", "openai", "--every-node"]);
+    assert_eq!((&everywhere["pools"], &everywhere["version"]), (&serde_json::json!([]), &3.into()), "{everywhere}");
+    assert_eq!(sandbox.get(PATH, &token).status, 200);
+    assert_eq!(upstream.complete(), 2);
+    let unclear = sandbox.cli().run(&["credential", "assign", "openai"], "");
+    assert_eq!(unclear.code, Some(2), "which nodes, it must be said: {unclear:?}");
+    let wrong = sandbox.cli().run(&["credential", "assign", "openai", "--pool", "E U"], "");
+    assert!(wrong.code == Some(2) && wrong.stderr.contains("pools"), "{wrong:?}");
+}
+
+#[test]
 fn a_policy_holds_for_the_next_request() {
     let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
     sandbox.service("openai", &upstream, KEY);

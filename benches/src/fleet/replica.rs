@@ -72,7 +72,7 @@ impl Site {
         registry.apply_service(service, true).await.unwrap();
         let secret = seks_proto::secret::Secret::new("sk-bench-0123456789abcdef".into());
         let (name, service, by) = ("main".parse().unwrap(), "api".parse().unwrap(), "root".parse().unwrap());
-        registry.put_credential(&tenant, &name, &service, &secret, &by).await.unwrap();
+        registry.put_credential(&tenant, &name, &service, &secret, &[], &by).await.unwrap();
         for n in 0..AGENTS {
             registry.create_agent(&tenant, &format!("agent-{n}").parse().unwrap(), Default::default()).await.unwrap();
         }

@@ -155,6 +155,7 @@ async fn create(global: &Global, args: CreateArgs) -> Result<()> {
         service: INTERCEPTION.into(),
         secret: for_the_wire(&made.secret),
         mint: String::new(),
+        pools: Vec::new(),
         wait: Some(client.wait(args.waiting.no_wait)),
     };
     let answer = client.change("the CA", client.rpc().put_credential(put)).await?;

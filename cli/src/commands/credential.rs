@@ -42,6 +42,9 @@ With --mint the secret never leaves the control plane, which mints short-lived t
         /// Mint tokens from the secret, in this way
         #[arg(long, value_name = "KIND", value_parser = ["oauth2-refresh", "oauth2-client", "service-account", "github-app"])]
         mint: Option<String>,
+        /// Assign it to this pool: only nodes of the pool may hold it (repeatable) [default: as it was; when it is new, every node]
+        #[arg(id = "pool", long = "pool", value_name = "NAME")]
+        pools: Vec<String>,
         /// Where the secret comes from.
         #[command(flatten)]
         input: SecretInput,
@@ -63,10 +66,32 @@ With --mint the secret never leaves the control plane, which mints short-lived t
 Example:
   seks credential where openai-key
 
-A node holds a credential while a token reaches it, in the tenants that it was enrolled for.")]
+A node holds a credential while a token reaches it, in the tenants that it was enrolled for; one that is assigned to pools only if it belongs to
+one of these.")]
     Where {
         /// Its name
         name: String,
+    },
+    /// Say which nodes may hold a credential: those of some pools, or all
+    #[command(after_help = "\
+Examples:
+  seks credential assign stripe-key --pool payments
+  seks credential assign stripe-key --every-node
+
+Nodes belong to the pools that they were enrolled for (`seks node enroll --pool NAME`). A node that may not hold a credential answers requests
+that need it with `service_not_granted`, and says so.")]
+    Assign {
+        /// Its name
+        name: String,
+        /// A pool whose nodes may hold it (repeatable)
+        #[arg(id = "pool", long = "pool", value_name = "NAME", required_unless_present = "every_node")]
+        pools: Vec<String>,
+        /// Let every node of the tenant hold it
+        #[arg(long, conflicts_with = "pool")]
+        every_node: bool,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
     },
     /// Use an earlier version again
     #[command(after_help = "Example:\n  seks credential rollback openai-key --version 3")]
@@ -104,6 +129,7 @@ struct CredentialView {
     created_at: Option<String>,
     updated_at: Option<String>,
     versions: Vec<VersionView>,
+    pools: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mint: Option<MintView>,
 }
@@ -170,17 +196,19 @@ impl From<wire::Credential> for CredentialView {
             created_at: time_or_null(c.created_at),
             updated_at: time_or_null(c.updated_at),
             versions: c.versions.into_iter().map(version).collect(),
+            pools: c.pools,
             mint: c.mint.map(MintView::from),
         }
     }
 }
 
 impl View for CredentialView {
-    const COLUMNS: &'static [&'static str] = &["name", "service", "version", "updated", "minted"];
+    const COLUMNS: &'static [&'static str] = &["name", "service", "version", "updated", "pools", "minted"];
     fn row(&self) -> Vec<String> {
         let updated = self.updated_at.clone().unwrap_or_default();
+        let pools = if self.pools.is_empty() { "all".into() } else { self.pools.join(",") };
         let minted = self.mint.as_ref().map(MintView::state).unwrap_or_default();
-        vec![self.name.clone(), self.service.clone(), self.version.to_string(), updated, minted]
+        vec![self.name.clone(), self.service.clone(), self.version.to_string(), updated, pools, minted]
     }
     fn detail(&self) -> Vec<(&'static str, String)> {
         let mut detail: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
@@ -226,9 +254,18 @@ impl View for HolderView {
 pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     let output = global.output();
     match verb {
-        Verb::Put { name, service, mint, input, waiting } => {
+        Verb::Put { name, service, mint, pools, input, waiting } => {
             let client = global.connect().await?; // first: nobody types a key for a control plane that isn't there
-            put(&client, output, (name, service, mint.unwrap_or_default()), &input, waiting).await
+            let request = wire::PutCredentialRequest {
+                tenant: client.tenant(),
+                name,
+                service,
+                mint: mint.unwrap_or_default(),
+                pools,
+                wait: Some(client.wait(waiting.no_wait)),
+                ..Default::default()
+            };
+            put(&client, output, request, &input, waiting).await
         }
         Verb::List => {
             let client = global.connect().await?;
@@ -246,6 +283,15 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let what = format!("credential `{name}`");
             let nodes = client.call(&what, client.rpc().where_credential(client.named(&name))).await?.nodes;
             output.list("nodes", &nodes.into_iter().map(HolderView::from).collect::<Vec<_>>())
+        }
+        Verb::Assign { name, pools, waiting, .. } => {
+            let client = global.connect().await?;
+            let what = format!("credential `{name}`");
+            let wait = Some(client.wait(waiting.no_wait));
+            let request = wire::AssignCredentialRequest { tenant: client.tenant(), name, pools, wait };
+            let response = client.change(&what, client.rpc().assign_credential(request)).await?;
+            let view = CredentialView::from(response.credential.unwrap_or_default());
+            change::print(output, &what, view, response.enforcement, waiting)
         }
         Verb::Rollback { name, version, waiting } => {
             let client = global.connect().await?;
@@ -270,20 +316,13 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
 async fn put(
     client: &Client,
     output: Output,
-    (name, service, mint): (String, String, String),
+    request: wire::PutCredentialRequest,
     input: &SecretInput,
     waiting: Waiting,
 ) -> Result<()> {
-    let what = format!("credential `{name}`");
-    let secret = input.read(&format!("Secret for `{service}` (not shown): "))?;
-    let request = wire::PutCredentialRequest {
-        tenant: client.tenant(),
-        name,
-        service,
-        secret: for_the_wire(&secret),
-        mint,
-        wait: Some(client.wait(waiting.no_wait)),
-    };
+    let what = format!("credential `{}`", request.name);
+    let secret = input.read(&format!("Secret for `{}` (not shown): ", request.service))?;
+    let request = wire::PutCredentialRequest { secret: for_the_wire(&secret), ..request };
     let response = client.change(&what, client.rpc().put_credential(request)).await?;
     let view = CredentialView::from(response.credential.unwrap_or_default());
     change::print(output, &what, view, response.enforcement, waiting)

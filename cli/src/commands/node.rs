@@ -40,7 +40,7 @@ pub enum Verb {
     },
     /// Print a join token, with which one new node can enrol once
     #[command(
-        after_help = "Examples:\n  seks node enroll --region eu-1 > join-token\n  seks node enroll --region eu-1 --tenant acme --tenant globex"
+        after_help = "Examples:\n  seks node enroll --region eu-1 > join-token\n  seks node enroll --region eu-1 --tenant acme --tenant globex\n  seks node enroll --region eu-1 --pool payments"
     )]
     Enroll {
         /// The new node's region
@@ -49,6 +49,9 @@ pub enum Verb {
         /// A tenant whose tokens and credentials the node may hold (repeatable) [default: every tenant]
         #[arg(id = "tenant", long = "tenant", value_name = "NAME")]
         tenants: Vec<String>,
+        /// A pool that the node belongs to: it may hold the credentials that are assigned to it (repeatable) [default: none]
+        #[arg(id = "pool", long = "pool", value_name = "NAME")]
+        pools: Vec<String>,
         /// Admit a node that shows the mesh's certificate for this SPIFFE ID: no token is needed
         #[arg(long, value_name = "ID", requires = "name")]
         spiffe_id: Option<String>,
@@ -73,6 +76,7 @@ pub struct NodeView {
     lease_remaining_ms: u64,
     tokens: u64,
     tenants: Vec<String>,
+    pools: Vec<String>,
     enrolled_at: Option<String>,
     first_seen_at: Option<String>,
     last_seen_at: Option<String>,
@@ -91,6 +95,7 @@ impl From<wire::Node> for NodeView {
             lease_remaining_ms: n.lease_remaining_ms,
             tokens: n.tokens,
             tenants: n.tenants,
+            pools: n.pools,
             enrolled_at: time_or_null(n.enrolled_at),
             first_seen_at: time_or_null(n.first_seen_at),
             last_seen_at: time_or_null(n.last_seen_at),
@@ -101,12 +106,13 @@ impl From<wire::Node> for NodeView {
 
 impl View for NodeView {
     const COLUMNS: &'static [&'static str] =
-        &["node", "region", "tenants", "state", "applied", "lag", "tokens", "version", "seen"];
+        &["node", "region", "tenants", "pools", "state", "applied", "lag", "tokens", "version", "seen"];
     fn row(&self) -> Vec<String> {
         vec![
             self.id.clone(),
             self.region.clone(),
             if self.tenants.is_empty() { "all".into() } else { self.tenants.join(",") },
+            self.pools.join(","),
             match (self.connected, &self.first_seen_at) {
                 (true, _) => "connected",
                 (false, Some(_)) => "gone",
@@ -127,6 +133,7 @@ struct JoinView {
     join_token: String,
     region: String,
     tenants: Vec<String>,
+    pools: Vec<String>,
     expires_at: Option<String>,
 }
 
@@ -154,10 +161,11 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let response = client.change(&format!("node `{id}`"), client.rpc().revoke_node(request)).await?;
             change::print_named(output, ("node", &id, "revoked"), response, waiting)
         }
-        Verb::Enroll { region, tenants, spiffe_id, name, ttl } => {
+        Verb::Enroll { region, tenants, pools, spiffe_id, name, ttl } => {
             let request = wire::EnrollNodeRequest {
                 region: region.clone(),
                 tenants: tenants.clone(),
+                pools: pools.clone(),
                 ttl_seconds: ttl.as_secs(),
                 spiffe_id: spiffe_id.unwrap_or_default(),
                 node: name.clone().unwrap_or_default(),
@@ -169,7 +177,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
                 return output.one(&NodeView::from(node));
             }
             let expires_at = time_or_null(answer.expires_at);
-            let view = JoinView { join_token: answer.join_token, region, tenants, expires_at };
+            let view = JoinView { join_token: answer.join_token, region, tenants, pools, expires_at };
             if output.is_table() {
                 output.text(&view.join_token)?; // alone on stdout: it goes into a file
                 notice(&format!("valid once, until {}", view.expires_at.as_deref().unwrap_or_default()));

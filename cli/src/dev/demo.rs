@@ -89,6 +89,7 @@ async fn put_credential(client: &Client) -> Result<()> {
         service: SERVICE.into(),
         secret: format!("sk-demo-{digits}").into_bytes(),
         mint: String::new(),
+        pools: Vec::new(),
         wait: Some(client.wait(false)),
     };
     client.change("demo credential", client.rpc().put_credential(request)).await.map(drop)

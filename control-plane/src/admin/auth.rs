@@ -107,6 +107,7 @@ rules! {
     ApplyService: Tenant Editor; // to redirect credentials: owner, see the registry
     DeleteService: Tenant Editor;
     PutCredential: Tenant Editor;
+    AssignCredential: Tenant Editor;
     RollbackCredential: Tenant Editor;
     DeleteCredential: Tenant Editor;
     CreateAgent: Tenant Editor;

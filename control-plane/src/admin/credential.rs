@@ -1,15 +1,20 @@
 //! Credentials: in, never out.
 
 use seks_proto::{
-    id::OperatorName,
+    id::{OperatorName, PoolName},
     secret::Secret,
     wire::{
-        ChangeResponse, Credential, CredentialResponse, DeleteRequest, ListCredentialsResponse, ListNodesResponse,
-        ListRequest, NameRequest, Node, PutCredentialRequest, RollbackCredentialRequest,
+        AssignCredentialRequest, ChangeResponse, Credential, CredentialResponse, DeleteRequest,
+        ListCredentialsResponse, ListNodesResponse, ListRequest, NameRequest, Node, PutCredentialRequest,
+        RollbackCredentialRequest,
     },
 };
 
-use super::{Admin, Answer, auth::Caller, parse::name};
+use super::{
+    Admin, Answer,
+    auth::Caller,
+    parse::{name, names},
+};
 use crate::{mint, registry::RegistryError};
 
 pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRequest) -> Answer<CredentialResponse> {
@@ -17,13 +22,14 @@ pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRe
     let by: OperatorName = name("operator", &caller.operator().name)?;
     let (tenant, credential) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
     let service = name("service", &message.service)?;
+    let pools: Vec<PoolName> = names("pools", &message.pools)?;
     let (credential, revision) = if message.mint.is_empty() {
-        admin.registry().put_credential(&tenant, &credential, &service, &secret, &by).await?
+        admin.registry().put_credential(&tenant, &credential, &service, &secret, &pools, &by).await?
     } else {
-        let names = (&tenant, &credential, &service);
-        let allow_private = admin.registry().mintable(names.0, names.2).await?;
+        let of = (&tenant, &credential, &service);
+        let allow_private = admin.registry().mintable(&tenant, &service).await?;
         let minted = mint::mint_from(&message.mint, &secret, allow_private).await.map_err(RegistryError::from)?;
-        admin.registry().put_minted(names, &message.mint, &secret, &minted, &by).await?
+        admin.registry().put_minted(of, &message.mint, &secret, &minted, &pools, &by).await?
     };
     drop(secret); // not held while waiting
     Ok(CredentialResponse { credential: Some(credential), enforcement: admin.enforced(revision, message.wait).await })
@@ -52,6 +58,13 @@ pub(super) async fn locate(admin: &Admin, caller: &Caller, message: NameRequest)
         ..Node::default()
     };
     Ok(ListNodesResponse { nodes: admin.0.distribution.holders(&tenant, &name).into_iter().map(brief).collect() })
+}
+
+pub(super) async fn assign(admin: &Admin, _: &Caller, message: AssignCredentialRequest) -> Answer<CredentialResponse> {
+    let (tenant, credential) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let pools: Vec<PoolName> = names("pools", &message.pools)?;
+    let (credential, revision) = admin.registry().assign_credential(&tenant, &credential, &pools).await?;
+    Ok(CredentialResponse { credential: Some(credential), enforcement: admin.enforced(revision, message.wait).await })
 }
 
 pub(super) async fn rollback(

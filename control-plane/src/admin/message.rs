@@ -33,6 +33,7 @@ messages! {
     ListCatalogueRequest: none, none;
     EnableServiceRequest: tenant, catalogue;
     PutCredentialRequest: tenant, name;
+    AssignCredentialRequest: tenant, name;
     RollbackCredentialRequest: tenant, name;
     CreateAgentRequest: tenant, name;
     SetAgentDisabledRequest: tenant, name;

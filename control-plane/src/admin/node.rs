@@ -8,7 +8,12 @@ use seks_proto::{
     },
 };
 
-use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
+use super::{
+    Admin, Answer,
+    auth::Caller,
+    parse::{name, names},
+    problem::Problem,
+};
 use crate::registry::Admission;
 
 pub(super) async fn list(admin: &Admin, _: &Caller, _: ListNodesRequest) -> Answer<ListNodesResponse> {
@@ -22,8 +27,9 @@ pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answ
 }
 
 pub(super) async fn enroll(admin: &Admin, _: &Caller, message: EnrollNodeRequest) -> Answer<EnrollNodeResponse> {
-    let tenants = message.tenants.iter().map(|t| name("tenants", t)).collect::<Result<_, _>>()?;
-    let admission = Admission { region: message.region, tenants, ttl_seconds: message.ttl_seconds };
+    let tenants = names("tenants", &message.tenants)?;
+    let pools = names("pools", &message.pools)?;
+    let admission = Admission { region: message.region, tenants, pools, ttl_seconds: message.ttl_seconds };
     if message.spiffe_id.is_empty() && message.node.is_empty() {
         let token = admin.registry().create_join_token(admission, admin.authority().pin()).await?;
         return Ok(EnrollNodeResponse { join_token: token.text.to_string(), expires_at: token.expires_at });

@@ -7,7 +7,10 @@
 mod encode;
 mod tenant;
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use seks_proto::{
@@ -74,15 +77,16 @@ impl Materialised {
         self.tokens
     }
 
-    /// Whether nodes are sent a credential.
-    pub(super) fn sends(&self, tenant: &TenantName, name: &CredentialName) -> bool {
-        self.tenants.get(tenant).is_some_and(|t| t.living && t.credential(tenant, name).is_some())
+    /// The pools whose nodes are sent a credential; `None`: no node is.
+    pub(super) fn assigned(&self, tenant: &TenantName, name: &CredentialName) -> Option<Arc<[String]>> {
+        let living = self.tenants.get(tenant).filter(|t| t.living)?;
+        living.credential(tenant, name).map(|credential| credential.pools)
     }
 
     /// What the records of the tenants that `wanted` picks add up to.
     pub(super) fn sums(&mut self, wanted: impl Fn(&TenantName) -> bool) -> Sums {
         let wanted = self.tenants.iter_mut().filter(|(name, _)| wanted(name));
-        wanted.map(|(name, tenant)| tenant.sums(name)).fold(Sums::default(), Sums::plus)
+        wanted.map(|(name, tenant)| tenant.sums(name)).fold(Sums::default(), |sum, more| sum.plus(&more))
     }
 
     /// Takes in the changes of one revision.
@@ -95,7 +99,7 @@ impl Materialised {
         let before: Vec<_> = names.into_iter().map(|name| (self.tenant_sums(&name), name)).collect();
         let items = self.take(changes);
         let shift = |(before, tenant): (Sums, TenantName)| {
-            let by = self.tenant_sums(&tenant).minus(before);
+            let by = self.tenant_sums(&tenant).minus(&before);
             (by != Sums::default()).then_some(Shift { tenant, by })
         };
         Compiled { items, shifts: before.into_iter().filter_map(shift).collect() }

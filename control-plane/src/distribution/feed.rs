@@ -174,7 +174,7 @@ impl Feed {
         }
         let at = ring.deltas.partition_point(|d| d.revision <= revision);
         let shifts = ring.deltas.iter().skip(at).flat_map(|d| &d.shifts);
-        Some(shifts.filter(|s| wanted(&s.tenant)).fold(Sums::default(), |sum, s| sum.plus(s.by)))
+        Some(shifts.filter(|s| wanted(&s.tenant)).fold(Sums::default(), |sum, s| sum.plus(&s.by)))
     }
 
     /// When this replica learnt of `revision`, or of something after it: never too early.

@@ -20,6 +20,8 @@ pub(super) struct Credential {
     pub(super) service: String,
     pub(super) version: u32,
     pub(super) minted: bool,
+    /// The pools whose nodes may have it; none: all of the tenant's.
+    pub(super) pools: Arc<[String]>,
     pub(super) envelope: Bytes,
 }
 

@@ -152,7 +152,7 @@ async fn serve(
     mut inbound: Streaming<wire::NodeMessage>,
     outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
 ) -> Result<Never, End> {
-    let scope = Scope::of(&member.record.tenants);
+    let scope = Scope::of(&member.record);
     let greeted = greet(&inner, &node, member.record.region.clone(), scope, &mut inbound).await?;
     let Greeting { hello, key, welcome, check } = greeted;
     drop(opening);

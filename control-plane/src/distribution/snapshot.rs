@@ -148,12 +148,12 @@ impl Snapshots {
         // The feed moves under this lock alone: both are of one moment.
         let mut table = lock(&self.table);
         let since = feed.shifted_since(revision, |tenant| scope.holds(tenant))?;
-        Some(table.0.sums(|tenant| scope.holds(tenant)).minus(since))
+        Some(table.0.sums(|tenant| scope.holds(tenant)).minus(&since))
     }
 
-    /// Whether the credential is sent to nodes: it exists, and a token reaches it.
-    pub(super) fn sends(&self, tenant: &TenantName, credential: &CredentialName) -> bool {
-        lock(&self.table).0.sends(tenant, credential)
+    /// The pools whose nodes are sent a credential; `None`: it doesn't exist, or no token reaches it.
+    pub(super) fn assigned(&self, tenant: &TenantName, credential: &CredentialName) -> Option<Arc<[String]>> {
+        lock(&self.table).0.assigned(tenant, credential)
     }
 
     pub(super) fn tokens(&self) -> usize {

@@ -207,7 +207,7 @@ impl World {
         let secret = Secret::new(secret.to_string().into());
         let minted = mint_from("oauth2-refresh", &secret, true).await.unwrap();
         let names = (&self.tenant, &self.name, &self.service);
-        self.registries[0].put_minted(names, "oauth2-refresh", &secret, &minted, &self.by).await.unwrap();
+        self.registries[0].put_minted(names, "oauth2-refresh", &secret, &minted, &[], &self.by).await.unwrap();
     }
 
     async fn version(&self) -> u32 {
@@ -278,7 +278,7 @@ async fn a_claim_keeps_others_away_until_it_runs_out_and_what_was_replaced_is_le
     assert_eq!(world.version().await, 2, "settled once");
     // An operator's new secret stays, whatever a refresh of the old one brings.
     let plain = Secret::new(b"plain".to_vec());
-    first.put_credential(&world.tenant, &world.name, &world.service, &plain, &world.by).await.unwrap();
+    first.put_credential(&world.tenant, &world.name, &world.service, &plain, &[], &world.by).await.unwrap();
     assert!(first.settle_mint(&again, Ok(&minted), &world.by).await.is_err(), "there is nothing to settle");
     assert_eq!(world.version().await, 3);
 }

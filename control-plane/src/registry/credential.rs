@@ -1,7 +1,7 @@
 //! Credentials: metadata in one record, each version's secret in an envelope of its own.
 
 use seks_proto::{
-    id::{CredentialName, OperatorName, ServiceName, TenantName},
+    id::{CredentialName, OperatorName, PoolName, ServiceName, TenantName},
     secret::{Fields, Secret},
 };
 
@@ -10,6 +10,7 @@ use super::{
     change::decide,
     delete::name_some,
     limits, now,
+    pool::named_once,
     record::{Credential, CredentialVersion, Mint, Stored, Token},
 };
 use crate::{
@@ -27,10 +28,13 @@ struct NewVersion<'a> {
     restored_from: u32,
     /// The kind that it was minted by; empty: it was put as it is.
     mint: &'a str,
+    /// The pools that it is assigned to from now on; none: as it was.
+    pools: &'a [PoolName],
 }
 
 impl Registry {
-    /// Stores a secret for `service`, under a new name or as the next version of an old one. Nothing gives it back.
+    /// Stores a secret for `service`, under a new name or as the next version of an old one, for the nodes of `pools`; none: for those that
+    /// might hold it before, every node of the tenant when it is new. Nothing gives it back.
     ///
     /// # Errors
     /// [`RegistryError::Invalid`] when the secret doesn't have the service's fields, [`RegistryError::Conflict`] when the name
@@ -41,6 +45,7 @@ impl Registry {
         name: &CredentialName,
         service: &ServiceName,
         secret: &Secret,
+        pools: &[PoolName],
         by: &OperatorName,
     ) -> Result<(Credential, Revision), RegistryError> {
         decide(|| async {
@@ -48,18 +53,19 @@ impl Registry {
             let change = Change::new()
                 .delete(Key::Mint(tenant.clone(), name.clone()))
                 .delete(Key::MintSecret(tenant.clone(), name.clone()));
-            self.put_fields(change, (tenant, name, service), secret, "", by).await
+            self.put_fields(change, (tenant, name, service), secret, ("", pools), by).await
         })
         .await
     }
 
-    /// Commits `change` with a new version of these fields; `mint` is the kind that it was minted by.
+    /// Commits `change` with a new version of these fields; `mint` is the kind that it was minted by, `pools` what it is assigned to, if anything
+    /// new.
     pub(super) async fn put_fields(
         &self,
         change: Change,
         (tenant, name, service): (&TenantName, &CredentialName, &ServiceName),
         secret: &Secret,
-        mint: &str,
+        (mint, pools): (&str, &[PoolName]),
         by: &OperatorName,
     ) -> Result<(Credential, Revision), RegistryError> {
         let parent = self.living_tenant(tenant).await?;
@@ -74,7 +80,7 @@ impl Registry {
             self.check_quota(tenant, KIND, limits::CREDENTIALS).await?;
         }
         let change = change.check(&parent).check(&definition);
-        let new = NewVersion { secret: fields.encoded(), by, restored_from: 0, mint };
+        let new = NewVersion { secret: fields.encoded(), by, restored_from: 0, mint, pools };
         self.add_version(change, (tenant, name, service), old, new).await
     }
 
@@ -109,7 +115,7 @@ impl Registry {
             let epoch = self.store().epoch();
             let secret = self.sealer.open(&RecordId::credential(epoch, tenant, name, wanted), &envelope.value)?;
             let change = Change::new().check(&definition);
-            let new = NewVersion { secret: &secret, by, restored_from: wanted, mint: "" };
+            let new = NewVersion { secret: &secret, by, restored_from: wanted, mint: "", pools: &[] };
             self.add_version(change, (tenant, name, &service), Some(old), new).await
         })
         .await
@@ -121,7 +127,7 @@ impl Registry {
         change: Change,
         (tenant, name, service): (&TenantName, &CredentialName, &ServiceName),
         old: Option<Stored<Credential>>,
-        NewVersion { secret, by, restored_from, mint }: NewVersion<'_>,
+        NewVersion { secret, by, restored_from, mint, pools }: NewVersion<'_>,
     ) -> Result<(Credential, Revision), RegistryError> {
         let key = Key::Credential(tenant.clone(), name.clone());
         let mut change = match &old {
@@ -137,6 +143,9 @@ impl Registry {
         (credential.service, credential.version) = (service.to_string(), version);
         (credential.updated_at, credential.deleting) = (at, false);
         credential.mint = (!mint.is_empty()).then(|| Mint { kind: mint.into(), ..Default::default() });
+        if !pools.is_empty() {
+            credential.pools = named_once(pools)?;
+        }
         let made = CredentialVersion { version, created_at: at, created_by: by.to_string(), restored_from };
         credential.versions.insert(0, made);
         while credential.versions.len() > limits::CREDENTIAL_VERSIONS {

@@ -4,7 +4,7 @@
 //! of a name. The id of the token becomes the id of the enrolment, which the node's certificates carry.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use seks_proto::id::{NodeId, TenantName, TokenId};
+use seks_proto::id::{NodeId, PoolName, TenantName, TokenId};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, Zeroizing};
@@ -13,6 +13,7 @@ use super::{
     Change, Registry, RegistryError,
     change::decide,
     limits, now,
+    pool::named_once,
     record::{JoinRecord, Node, Stored},
 };
 use crate::store::{Key, StoreError, key::prefix};
@@ -34,8 +35,17 @@ pub struct Admission {
     pub region: String,
     /// Whose tokens and credentials it may hold; none: every tenant's.
     pub tenants: Vec<TenantName>,
+    /// The pools that it belongs to: of credentials that are assigned to pools it may hold those of these.
+    pub pools: Vec<PoolName>,
     /// Of the token; 0: [`limits::JOIN_TTL_SECONDS`].
     pub ttl_seconds: u64,
+}
+
+/// The same, in a record's words.
+struct Checked {
+    region: String,
+    tenants: Vec<String>,
+    pools: Vec<String>,
 }
 
 /// A node that presents a join token.
@@ -62,7 +72,7 @@ impl Registry {
         if ttl > limits::MAX_JOIN_TTL_SECONDS {
             return Err(RegistryError::invalid("ttl_seconds", "1 second to 24 hours"));
         }
-        let (region, tenants) = self.checked(admission).await?;
+        let Checked { region, tenants, pools } = self.checked(admission).await?;
         let id = TokenId::generate().map_err(RegistryError::Random)?;
         let id = id.as_str().trim_start_matches("tok-");
         let mut random = [0_u8; 32];
@@ -70,7 +80,7 @@ impl Registry {
         let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(random));
         random.zeroize();
         let expires_at = now().saturating_add(i64::try_from(ttl).unwrap_or(i64::MAX));
-        let record = JoinRecord { hash: hash(&secret), region, expires_at, tenants };
+        let record = JoinRecord { hash: hash(&secret), region, expires_at, tenants, pools };
         let key = Key::Join(id.into());
         self.commit(Change::new().check_absent(key.clone()).put(key, &record)).await?;
         let text = Zeroizing::new(format!("{PREFIX}{id}.{}.{ca_pin}", *secret));
@@ -78,8 +88,8 @@ impl Registry {
     }
 
     /// Where the node will be, and whose secrets it may hold.
-    async fn checked(&self, admission: Admission) -> Result<(String, Vec<String>), RegistryError> {
-        let Admission { region, mut tenants, .. } = admission;
+    async fn checked(&self, admission: Admission) -> Result<Checked, RegistryError> {
+        let Admission { region, mut tenants, pools, .. } = admission;
         if !region.is_empty() && !seks_proto::id::is_name(&region) {
             return Err(RegistryError::invalid("region", "1 to 63 of a-z, 0-9 and `-`"));
         }
@@ -91,7 +101,8 @@ impl Registry {
         for tenant in &tenants {
             self.living_tenant(tenant).await?; // a typing error would leave the node with nothing to serve
         }
-        Ok((region, tenants.iter().map(ToString::to_string).collect()))
+        let tenants = tenants.iter().map(ToString::to_string).collect();
+        Ok(Checked { region, tenants, pools: named_once(&pools)? })
     }
 
     /// Makes a node that shows the mesh's certificate for `spiffe_id` instead of one of ours: nothing has to be handed to it.
@@ -104,14 +115,14 @@ impl Registry {
         spiffe_id: &str,
         admission: Admission,
     ) -> Result<Node, RegistryError> {
-        let (region, tenants) = self.checked(admission).await?;
+        let Checked { region, tenants, pools } = self.checked(admission).await?;
         if let Some(other) = self.nodes().await?.into_iter().find(|node| node.enrolment == spiffe_id) {
             let reason = format!("node `{}` has this SPIFFE ID already", other.id);
             return Err(RegistryError::conflict(reason, "each node needs one of its own"));
         }
         let enrolled_at = now();
         let (name, enrolment) = (id.to_string(), spiffe_id.to_owned());
-        let node = Node { id: name, region, tenants, enrolment, enrolled_at, ..Node::default() };
+        let node = Node { id: name, region, tenants, pools, enrolment, enrolled_at, ..Node::default() };
         let key = Key::Node(id.clone());
         match self.commit(Change::new().check_absent(key.clone()).put(key, &node)).await {
             Ok(_) => Ok(node),
@@ -149,6 +160,7 @@ impl Registry {
                 id: picked.to_string(),
                 region: join.value.region.clone(),
                 tenants: join.value.tenants.clone(),
+                pools: join.value.pools.clone(),
                 enrolment: id.into(),
                 key_sha256: joining.key_sha256.to_vec(),
                 enrolled_at: now(),

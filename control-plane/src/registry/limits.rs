@@ -38,6 +38,8 @@ pub const MAX_JOIN_TTL_SECONDS: u64 = 24 * 60 * 60;
 pub const ENROLMENT_RETRY_SECONDS: i64 = 10 * 60;
 /// Tenants that a node may be limited to.
 pub const NODE_TENANTS: usize = 256;
+/// Pools that a node belongs to, or that a credential is assigned to.
+pub const POOLS: usize = 64;
 /// Roles of an operator.
 pub const ROLES: usize = 64;
 

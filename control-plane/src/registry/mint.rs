@@ -3,7 +3,7 @@
 
 use prost::Message as _;
 use seks_proto::{
-    id::{CredentialName, OperatorName, ServiceName, TenantName},
+    id::{CredentialName, OperatorName, PoolName, ServiceName, TenantName},
     secret::Secret,
     wire,
 };
@@ -95,6 +95,7 @@ impl Registry {
         kind: &str,
         secret: &Secret,
         minted: &Minted,
+        pools: &[PoolName],
         by: &OperatorName,
     ) -> Result<(Credential, Revision), RegistryError> {
         decide(|| async {
@@ -104,7 +105,7 @@ impl Registry {
             let change = Change::new()
                 .put(Key::Mint(tenant.clone(), name.clone()), &record)
                 .put_bytes(Key::MintSecret(tenant.clone(), name.clone()), envelope);
-            self.put_fields(change, (tenant, name, service), &minted.token, kind, by).await
+            self.put_fields(change, (tenant, name, service), &minted.token, (kind, pools), by).await
         })
         .await
     }
@@ -193,7 +194,7 @@ impl Registry {
             let credential = self.load_credential(tenant, name).await?.value;
             let service = credential.service.parse().map_err(|_| RegistryError::Corrupt { key: key.to_string() })?;
             let kind = stored.value.kind.as_str();
-            self.put_fields(change, (tenant, name, &service), &minted.token, kind, by).await.map(drop)
+            self.put_fields(change, (tenant, name, &service), &minted.token, (kind, &[]), by).await.map(drop)
         })
         .await
     }

@@ -31,6 +31,9 @@ pub(super) struct JoinRecord {
     /// Whose tokens and credentials the node may hold.
     #[prost(string, repeated, tag = "4")]
     pub(super) tenants: Vec<String>,
+    /// The pools that the node is to belong to.
+    #[prost(string, repeated, tag = "5")]
+    pub(super) pools: Vec<String>,
 }
 
 /// How a minted credential is doing. Only control planes read it.

@@ -57,7 +57,7 @@ impl Fixture {
         secret: &str,
     ) -> Result<(Credential, Revision), RegistryError> {
         let secret = Secret::new(secret.into());
-        self.registry.put_credential(&self.tenant, &name(credential), &name(service), &secret, &self.by).await
+        self.registry.put_credential(&self.tenant, &name(credential), &name(service), &secret, &[], &self.by).await
     }
 
     fn issue(&self) -> Issue {
@@ -373,7 +373,7 @@ async fn the_last_owner_of_everything_stays() {
 #[tokio::test]
 async fn a_join_token_works_once_and_only_as_it_was_made() {
     let f = Fixture::new().await;
-    let admission = Admission { region: "eu-1".into(), tenants: vec![f.tenant.clone()], ttl_seconds: 0 };
+    let admission = Admission { region: "eu-1".into(), tenants: vec![f.tenant.clone()], ..Admission::default() };
     let token = f.registry.create_join_token(admission, "00ff").await.unwrap();
     let enrol = |text: &str, node: &str, key: u8| {
         let (token, node) = (text.to_owned(), (!node.is_empty()).then(|| name(node)));

@@ -263,7 +263,8 @@ impl Scenario {
                 (_, None) => {
                     let (name, by) = ("main".parse().unwrap(), "root".parse().unwrap());
                     let secret = seks_proto::secret::Secret::new("not-a-real-key-either".into());
-                    let put = registry.put_credential(&tenant(), &name, &crate::site::service(), &secret, &by).await;
+                    let put =
+                        registry.put_credential(&tenant(), &name, &crate::site::service(), &secret, &[], &by).await;
                     put.map(|(_, revision)| revision)
                 }
             };

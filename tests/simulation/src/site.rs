@@ -103,7 +103,7 @@ async fn furnish(registry: &Registry) -> Vec<Token> {
     registry.apply_service(definition, true).await.unwrap();
     let secret = Secret::new("not-a-real-key".into());
     let (name, by) = ("main".parse().unwrap(), "root".parse().unwrap());
-    registry.put_credential(&tenant, &name, &service(), &secret, &by).await.unwrap();
+    registry.put_credential(&tenant, &name, &service(), &secret, &[], &by).await.unwrap();
     let agents: [AgentName; 2] = ["bot".parse().unwrap(), "doomed".parse().unwrap()];
     for agent in &agents {
         registry.create_agent(&tenant, agent, Default::default()).await.unwrap();

@@ -37,7 +37,15 @@ async fn furnish(root: &mut AdminClient<Channel>, tenant: &str) -> String {
     root.apply_service(wire::ApplyServiceRequest { service: Some(service(&tenant())), wait: None }).await.unwrap();
     let (name, service) = ("key".into(), "api".into());
     let (secret, mint) = (SECRET.into(), String::new());
-    let put = wire::PutCredentialRequest { tenant: tenant(), name, service, secret, mint, wait: no_wait() };
+    let put = wire::PutCredentialRequest {
+        tenant: tenant(),
+        name,
+        service,
+        secret,
+        mint,
+        pools: Vec::new(),
+        wait: no_wait(),
+    };
     root.put_credential(put).await.unwrap();
     let agent = wire::CreateAgentRequest { tenant: tenant(), name: "bot".into(), attributes: Default::default() };
     root.create_agent(agent).await.unwrap();
@@ -105,6 +113,9 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "ApplyService" apply_service(wire::ApplyServiceRequest { service: Some(service(&t())), wait: no_wait() });
         "PutCredential" put_credential(wire::PutCredentialRequest {
             tenant: t(), name: "key".into(), service: "api".into(), secret: b"x".to_vec(), wait: no_wait(), ..Default::default()
+        });
+        "AssignCredential" assign_credential(wire::AssignCredentialRequest {
+            tenant: t(), name: "key".into(), pools: vec!["eu".into()], wait: no_wait()
         });
         "RollbackCredential" rollback_credential(wire::RollbackCredentialRequest {
             tenant: t(), name: "key".into(), version: 0, wait: no_wait()

@@ -83,7 +83,7 @@ async fn the_record_says_whose_secrets_a_node_may_hold() {
     let (_site, replica) = Replica::furnished().await;
     let (registry, authority) = (&replica.foundation.registry, &replica.foundation.authority);
     let tenants = vec!["default".parse().unwrap()];
-    let admission = Admission { region: "us".into(), tenants, ttl_seconds: 0 };
+    let admission = Admission { region: "us".into(), tenants, ..Admission::default() };
     let token = registry.create_join_token(admission, authority.pin()).await.unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
     let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();

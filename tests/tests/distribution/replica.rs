@@ -205,7 +205,7 @@ impl Replica {
     async fn put_credential_in(&self, tenant: &TenantName, secret: &str) -> Revision {
         let (name, service, by) = ("main".parse().unwrap(), "api".parse().unwrap(), "root".parse().unwrap());
         let secret = Secret::new(secret.into());
-        self.foundation.registry.put_credential(tenant, &name, &service, &secret, &by).await.unwrap().1
+        self.foundation.registry.put_credential(tenant, &name, &service, &secret, &[], &by).await.unwrap().1
     }
 
     pub async fn issue(&self) -> Issued {
@@ -267,23 +267,28 @@ impl Replica {
 
     /// Certificate, key and CA of `node`, in PEM.
     pub async fn pems(&self, node: &str) -> (String, String, String) {
-        self.pems_within(node, &[]).await
+        self.pems_for(node, Admission::default()).await
     }
 
     /// The identity of a node that enrols for these tenants.
     pub async fn identity_within(&self, node: &str, tenants: &[TenantName]) -> Identity {
-        let (certificate, key, ca) = self.pems_within(node, tenants).await;
+        self.identity_for(node, Admission { tenants: tenants.to_vec(), ..Admission::default() }).await
+    }
+
+    /// The identity of a node that enrols with this.
+    pub async fn identity_for(&self, node: &str, admission: Admission) -> Identity {
+        let (certificate, key, ca) = self.pems_for(node, admission).await;
         Identity::new(&node.parse().unwrap(), "eu".into(), certificate, Zeroizing::new(key), ca)
     }
 
-    async fn pems_within(&self, node: &str, tenants: &[TenantName]) -> (String, String, String) {
+    async fn pems_for(&self, node: &str, admission: Admission) -> (String, String, String) {
         let (key, csr) = request();
         let Foundation { authority, registry, .. } = &self.foundation;
         let (id, csr) = (node.parse().unwrap(), Request::parse(&csr).unwrap());
         let record = match registry.node(&id).await.unwrap() {
             Some(record) => record,
             None => {
-                let admission = Admission { region: "eu".into(), tenants: tenants.to_vec(), ..Admission::default() };
+                let admission = Admission { region: "eu".into(), ..admission };
                 let token = registry.create_join_token(admission, authority.pin()).await.unwrap();
                 let joining = Joining { token: &token.text, node: Some(id.clone()), key_sha256: csr.key_sha256() };
                 registry.enrol(&joining).await.unwrap()

@@ -31,6 +31,7 @@ const MATRIX: &str = "
     ApplyService        . . y y  . y y
     DeleteService       . . y y  . y y
     PutCredential       . . y y  . y y
+    AssignCredential    . . y y  . y y
     RollbackCredential  . . y y  . y y
     DeleteCredential    . . y y  . y y
     CreateAgent         . . y y  . y y

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::Hash,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -17,29 +18,45 @@ use super::{
     encode::{self, encode, read_token},
     tenant_record,
 };
-use crate::distribution::item::Credential;
+use crate::distribution::{item::Credential, scope::Scope};
 
 /// What a tenant's records add up to at a node: [`TableSum`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::distribution) struct Sums {
     /// What is the same for all nodes.
     plain: TableSum,
-    /// The credentials, which are withheld from some.
-    credentials: TableSum,
+    /// The credentials, which are withheld from some, by the pools that they are assigned to. No part is nothing.
+    credentials: BTreeMap<Pools, TableSum>,
 }
 
+/// Pools that a credential is assigned to; none: every node may have it.
+type Pools = Arc<[String]>;
+
 impl Sums {
-    pub(in crate::distribution) fn plus(self, more: Self) -> Self {
-        Self { plain: self.plain.plus(more.plain), credentials: self.credentials.plus(more.credentials) }
+    pub(in crate::distribution) fn plus(mut self, more: &Self) -> Self {
+        self.plain = self.plain.plus(more.plain);
+        more.credentials.iter().for_each(|(pools, more)| self.shift(pools, |sum| sum.plus(*more)));
+        self
     }
 
-    pub(in crate::distribution) fn minus(self, less: Self) -> Self {
-        Self { plain: self.plain.minus(less.plain), credentials: self.credentials.minus(less.credentials) }
+    pub(in crate::distribution) fn minus(mut self, less: &Self) -> Self {
+        self.plain = self.plain.minus(less.plain);
+        less.credentials.iter().for_each(|(pools, less)| self.shift(pools, |sum| sum.minus(*less)));
+        self
     }
 
-    /// What a node should come to, that is sent credentials or isn't.
-    pub(in crate::distribution) fn of_node(self, withhold: bool) -> TableSum {
-        if withhold { self.plain } else { self.plain.plus(self.credentials) }
+    /// What a node of `scope` should come to, that is sent credentials or isn't.
+    pub(in crate::distribution) fn of_node(&self, scope: &Scope, withhold: bool) -> TableSum {
+        let sent = self.credentials.iter().filter(|(pools, _)| !withhold && scope.is_assigned(pools));
+        sent.fold(self.plain, |sum, (_, more)| sum.plus(*more))
+    }
+
+    fn shift(&mut self, pools: &Pools, by: impl FnOnce(TableSum) -> TableSum) {
+        let sum = by(self.credentials.get(pools).copied().unwrap_or_default());
+        match sum == TableSum::default() {
+            true => drop(self.credentials.remove(pools)),
+            false => drop(self.credentials.insert(pools.clone(), sum)),
+        }
     }
 }
 
@@ -66,8 +83,8 @@ struct CredentialRow {
     envelopes: BTreeMap<u32, Bytes>,
     /// Tokens that are granted it. Nobody's credential goes to no node.
     reach: usize,
-    /// Its part in the tenant's sum.
-    sum: TableSum,
+    /// Its part in the tenant's sum, and whose part.
+    sum: (Pools, TableSum),
 }
 
 impl Tenant {
@@ -98,7 +115,7 @@ impl Tenant {
             None => *self.policies_sum.insert(TableSum::of_record(&self.policies(name))),
         };
         let own = TableSum::of_record(&tenant_record(name));
-        Sums { plain: self.sums.plain.plus(policies).plus(own), ..self.sums }
+        Sums { plain: self.sums.plain.plus(policies).plus(own), credentials: self.sums.credentials.clone() }
     }
 
     pub(super) fn agent(&self, name: &AgentName) -> Option<&Bytes> {
@@ -115,9 +132,9 @@ impl Tenant {
         let record = row.record.as_ref()?;
         let envelope = row.envelopes.get(&record.version)?.clone();
         let service = record.service.clone();
-        let minted = record.mint.is_some();
+        let (minted, pools) = (record.mint.is_some(), record.pools.as_slice().into());
         let (tenant, name) = (tenant.clone(), name.clone());
-        Some(Credential { tenant, name, service, version: record.version, minted, envelope })
+        Some(Credential { tenant, name, service, version: record.version, minted, pools, envelope })
     }
 
     /// All policies, as the one record that they are to nodes.
@@ -223,11 +240,14 @@ impl Tenant {
     fn count(&mut self, name: &CredentialName) {
         let Some(row) = self.credentials.get_mut(name) else { return };
         let sent = row.record.as_ref().filter(|r| row.reach > 0 && row.envelopes.contains_key(&r.version));
-        let sum = sent.map_or_else(TableSum::default, |r| {
-            TableSum::of_credential(&r.tenant, name.as_str(), &r.service, r.version)
-        });
-        self.sums.credentials = self.sums.credentials.minus(row.sum).plus(sum);
-        row.sum = sum;
+        let part = |r: &wire::Credential| {
+            let sum = TableSum::of_credential(&r.tenant, name.as_str(), &r.service, r.version);
+            (Pools::from(r.pools.as_slice()), sum)
+        };
+        let part = sent.map(part).unwrap_or_default();
+        self.sums.shift(&row.sum.0, |sum| sum.minus(row.sum.1));
+        self.sums.shift(&part.0, |sum| sum.plus(part.1));
+        row.sum = part;
     }
 
     fn forget_if_unused(&mut self, name: &CredentialName) {

@@ -1,6 +1,6 @@
 use prost::Message as _;
 
-use super::super::item::Body;
+use super::super::{item::Body, scope::Scope};
 use super::*;
 
 fn t() -> TenantName {
@@ -49,6 +49,12 @@ fn credential(version: u32) -> [Write; 2] {
     let record = wire::Credential { service: "api".into(), version, ..Default::default() };
     let envelope = Write::Put(Key::Envelope(t(), name.clone(), version), Bytes::from(vec![version as u8]));
     [put(Key::Credential(t(), name), &record), envelope]
+}
+
+fn assigned(version: u32, pools: &[&str]) -> Write {
+    let pools = pools.iter().map(|pool| (*pool).to_owned()).collect();
+    let record = wire::Credential { service: "api".into(), version, pools, ..Default::default() };
+    put(Key::Credential(t(), "main".parse().unwrap()), &record)
 }
 
 fn policy(id: &str) -> Write {
@@ -199,7 +205,10 @@ fn following_changes_and_listing_afresh_come_to_the_same_table() {
         credential(1).into(),
         vec![token("tok-2", 2), policy("b")],
         credential(2).into(),
+        vec![assigned(2, &["eu", "us"])],
         vec![delete_token("tok-1"), tombstone("tok-1", 1)],
+        vec![assigned(2, &[])],
+        vec![assigned(2, &["us"])],
         vec![token("tok-2", 3), agent(true, false)],
     ];
     let mut followed = table([]);
@@ -213,7 +222,7 @@ fn following_changes_and_listing_afresh_come_to_the_same_table() {
         }
         let before = followed.sums(|_| true);
         let compiled = followed.apply(changes);
-        let shifted = compiled.shifts.iter().fold(before, |sums, shift| sums.plus(shift.by));
+        let shifted = compiled.shifts.iter().fold(before, |sums, shift| sums.plus(&shift.by));
         assert_eq!(shifted, followed.sums(|_| true), "each change says by how much it moved the sum");
         let list = records.values().map(|write| match write {
             Write::Put(key, value) => Record { key: key.clone(), value: value.clone(), modified: 1 },
@@ -224,4 +233,22 @@ fn following_changes_and_listing_afresh_come_to_the_same_table() {
         assert_eq!(exported(&listed), exported(&followed));
         assert_eq!(listed.tokens(), followed.tokens());
     }
+}
+
+#[test]
+fn what_a_node_should_add_up_to_is_by_its_pools() {
+    let node = |pools: &[&str]| {
+        let pools = pools.iter().map(|pool| (*pool).to_owned()).collect();
+        Scope::of(&wire::Node { pools, ..Default::default() })
+    };
+    let mut table = table([vec![token("tok-1", 1)], credential(1).into()].concat());
+    let sum = |table: &mut Materialised, pools: &[&str]| table.sums(|_| true).of_node(&node(pools), false);
+    let with = sum(&mut table, &[]);
+    let without = table.sums(|_| true).of_node(&node(&[]), true);
+    assert_ne!(with, without);
+    table.apply(vec![assigned(1, &["eu", "us"])]);
+    let sums = [&[][..], &["asia"], &["us"], &["eu", "us"]].map(|pools| sum(&mut table, pools));
+    assert_eq!(sums, [without, without, with, with]);
+    table.apply(vec![assigned(1, &[])]);
+    assert_eq!((sum(&mut table, &[]), table.sums(|_| true).of_node(&node(&[]), true)), (with, without));
 }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use seks_proto::table::TableSum;
 use tokio::time::Instant;
 
-use super::super::{compile::Sums, feed::FeedDelta, scope::Scope};
+use super::super::{compile::Sums, feed::FeedDelta, item::Credential, scope::Scope};
 use crate::store::Revision;
 
 /// Sums that are remembered until the node has acknowledged their revision.
@@ -34,22 +34,22 @@ impl Check {
         &self.scope
     }
 
-    /// Whether credentials are kept from it.
-    pub(super) fn withholds(&self) -> bool {
-        self.withhold
+    /// Whether `credential` is kept from it.
+    pub(super) fn withholds(&self, credential: &Credential) -> bool {
+        self.withhold || !self.scope.is_assigned(&credential.pools)
     }
 
     /// The node is to hold at `revision` what adds up to `sums`.
-    pub(super) fn restart(&mut self, revision: Revision, sums: Sums) {
+    pub(super) fn restart(&mut self, revision: Revision, sums: &Sums) {
         self.sums.clear();
-        self.sums.push_back((revision, sums.of_node(self.withhold)));
+        self.sums.push_back((revision, sums.of_node(&self.scope, self.withhold)));
     }
 
     /// `delta` is sent.
     pub(super) fn send(&mut self, delta: &FeedDelta) {
         let Some((_, mut sum)) = self.sums.back().copied() else { return };
         for shift in delta.shifts.iter().filter(|shift| self.scope.holds(&shift.tenant)) {
-            sum = sum.plus(shift.by.of_node(self.withhold));
+            sum = sum.plus(shift.by.of_node(&self.scope, self.withhold));
         }
         self.sums.push_back((delta.revision, sum));
         if self.sums.len() > MAX_SUMS {

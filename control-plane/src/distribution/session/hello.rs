@@ -94,7 +94,7 @@ pub(super) async fn catch_up(inner: &Inner, revision: Revision) -> Result<(), En
 fn holds_its_table(inner: &Inner, node: &NodeId, hello: &wire::Hello, check: &mut Check) -> bool {
     let revision = hello.applied_revision;
     if let Some(sums) = inner.snapshots.sums_at(revision, check.scope(), &inner.feed) {
-        check.restart(revision, sums);
+        check.restart(revision, &sums);
     }
     let agrees = check.agrees(revision, &hello.table_hash);
     if !agrees {

@@ -69,8 +69,8 @@ impl Loaded {
         self.snapshot.revision
     }
 
-    pub(super) fn sums(&self) -> Sums {
-        self.snapshot.sums
+    pub(super) fn sums(&self) -> &Sums {
+        &self.snapshot.sums
     }
 }
 
@@ -150,7 +150,7 @@ impl Session {
         let needed = delta.items.iter().filter(|item| self.check.scope().holds(&item.tenant));
         let changes = needed.map(|item| match &item.body {
             Body::Plain { change, .. } => change.clone(),
-            Body::Credential(c) if self.check.withholds() => c.withheld(),
+            Body::Credential(c) if self.check.withholds(c) => c.withheld(),
             Body::Credential(c) => c.seal_to(self.epochs(), &self.inner.sealer, &self.key),
         });
         let changes = changes.collect();
@@ -214,7 +214,7 @@ impl Session {
         let range = snapshot.groups.get(group).cloned().unwrap_or_default();
         let mut packer = Packer::default();
         for credential in snapshot.credentials.get(range).unwrap_or_default() {
-            packer.add(&match self.check.withholds() {
+            packer.add(&match self.check.withholds(credential) {
                 true => credential.withheld(),
                 false => credential.seal_to(self.epochs(), &self.inner.sealer, &self.key),
             });
