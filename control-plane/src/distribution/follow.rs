@@ -82,7 +82,7 @@ impl Follow {
             match change {
                 Write::Put(Key::Node(id), value) => {
                     let record = readable::<wire::Node>(value, "node");
-                    self.members.learn(id, Some(&record));
+                    self.members.learn(id, &record, revision);
                     self.fleet.learn(id.clone(), Some(record), revision);
                 }
                 Write::Delete(Key::Node(id)) => {

@@ -25,6 +25,8 @@ use crate::{
 pub(super) struct Member {
     /// Its record.
     pub(super) record: Arc<wire::Node>,
+    /// The revision that wrote it.
+    stored: Revision,
     /// Cancelled when the record is gone, or is another enrolment's.
     pub(super) revoked: CancellationToken,
     /// The revision that took the record away, once that is known.
@@ -54,27 +56,21 @@ impl Members {
             stays
         });
         drop(members);
-        records.iter().for_each(|(id, record, _)| self.learn(id, Some(record)));
+        records.iter().for_each(|(id, record, revision)| self.learn(id, record, *revision));
     }
 
-    /// The store says this of a node now; `None`: it has no record any more.
-    pub(super) fn learn(&self, id: &NodeId, record: Option<&wire::Node>) {
+    /// The store says this of a node since `revision`.
+    pub(super) fn learn(&self, id: &NodeId, record: &wire::Node, revision: Revision) {
         let mut members = self.lock();
         let known = members.remove(id);
-        let Some(record) = record else {
-            if let Some(member) = known {
-                member.revoked.cancel();
-            }
-            return;
-        };
-        let record = Arc::new(record.clone());
+        let (record, stored) = (Arc::new(record.clone()), revision);
         let member = match known {
-            Some(member) if member.record.enrolment == record.enrolment => Member { record, ..member },
+            Some(member) if member.record.enrolment == record.enrolment => Member { record, stored, ..member },
             other => {
                 if let Some(member) = other {
                     member.revoked.cancel();
                 }
-                Member { record, revoked: CancellationToken::new(), revoked_at: Arc::default() }
+                Member { record, stored, revoked: CancellationToken::new(), revoked_at: Arc::default() }
             }
         };
         members.insert(id.clone(), member);
@@ -82,10 +78,15 @@ impl Members {
 
     /// The store has no record of a node any more since `revision`.
     pub(super) fn revoke(&self, id: &NodeId, revision: Revision) {
-        if let Some(member) = self.lock().get(id) {
+        if let Some(member) = self.lock().remove(id) {
             member.revoked_at.store(revision, Relaxed);
+            member.revoked.cancel();
         }
-        self.learn(id, None);
+    }
+
+    /// A node's record as the watch has brought it, and the revision that wrote it.
+    pub(super) fn stored(&self, id: &NodeId) -> Option<(Arc<wire::Node>, Revision)> {
+        self.lock().get(id).map(|member| (member.record.clone(), member.stored))
     }
 
     /// The node that `peer` is, if its certificate is of the enrolment that counts.
@@ -108,6 +109,7 @@ impl Members {
             match nodes.iter_mut().find(|node| node.id == id.as_str()) {
                 Some(node) => {
                     node.tenants.clone_from(&record.tenants);
+                    node.pools.clone_from(&record.pools);
                     node.enrolment.clone_from(&record.enrolment);
                     node.enrolled_at = record.enrolled_at;
                     node.key_sha256.clone_from(&record.key_sha256);
@@ -142,16 +144,17 @@ mod tests {
         let members = Members::default();
         let ((first, peer), (second, other)) = (of("a"), of("b"));
         assert!(members.admit(&peer).is_none());
-        members.learn(&id(), Some(&first));
+        members.learn(&id(), &first, 1);
         let (_, member) = members.admit(&peer).unwrap();
         assert!(members.admit(&other).is_none());
-        members.learn(&id(), Some(&wire::Node { version: "2".into(), ..first.clone() }));
+        members.learn(&id(), &wire::Node { version: "2".into(), ..first.clone() }, 2);
+        assert_eq!(members.stored(&id()).unwrap().1, 2);
         assert!(!member.revoked.is_cancelled(), "the same enrolment, seen again");
-        members.learn(&id(), Some(&second));
+        members.learn(&id(), &second, 3);
         assert!(member.revoked.is_cancelled() && members.admit(&peer).is_none());
         let (_, member) = members.admit(&other).unwrap();
-        members.learn(&id(), None);
-        assert!(member.revoked.is_cancelled() && members.admit(&other).is_none());
+        members.revoke(&id(), 4);
+        assert!(member.revoked.is_cancelled() && member.revoked_at() == 4 && members.admit(&other).is_none());
     }
 
     #[test]

@@ -404,7 +404,8 @@ impl Session {
         let (inner, node) = (self.inner.clone(), self.node.clone());
         // A task of its own: however this stream ends, the fleet hears what became of the write.
         let write = tokio::spawn(async move {
-            match inner.registry.see_node(&node, &record).await {
+            let known = inner.members.stored(&node);
+            match inner.registry.see_node(&node, &record, known).await {
                 Ok(revision) => {
                     inner.fleet.recorded(&node, &record, revision);
                     inner.hurry.notify_one();

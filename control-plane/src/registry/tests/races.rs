@@ -134,11 +134,31 @@ async fn a_node_is_given_back_only_as_it_was_when_that_was_decided() {
     let store = Arc::clone(f.registry.store());
     let before = store.commit(Transaction { checks: Vec::new(), writes: vec![enrolled] }).await.unwrap();
     let replica = async || f.registry.node(&id).await.unwrap().unwrap().replica;
-    let back = f.registry.see_node(&id, &ours).await.unwrap();
+    let back = f.registry.see_node(&id, &ours, None).await.unwrap();
     f.registry.release_node(&id, &me, before).await.unwrap();
     assert_eq!(replica().await, "me", "it has come back since");
     f.registry.release_node(&id, &name("other"), back).await.unwrap();
     assert_eq!(replica().await, "me");
     f.registry.release_node(&id, &me, back).await.unwrap();
     assert_eq!(replica().await, "");
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_node_is_believed_only_while_it_is_so() {
+    let f = Fixture::new().await;
+    let id = name::<NodeId>("n");
+    let enrolled = Node { id: "n".into(), tenants: vec!["acme".into()], lease_ttl_ms: 5, ..Default::default() };
+    let put = async |node: &Node| {
+        let write = Write::Put(Key::Node(id.clone()), node.encode_to_vec().into());
+        f.registry.store().commit(Transaction { checks: Vec::new(), writes: vec![write] }).await.unwrap()
+    };
+    let known = (Arc::new(enrolled.clone()), put(&enrolled).await);
+    let seen = Node { replica: "me".into(), lease_ttl_ms: 3, ..enrolled.clone() };
+    f.registry.see_node(&id, &seen, Some(known.clone())).await.unwrap();
+    let read = async || f.registry.node(&id).await.unwrap().unwrap();
+    assert_eq!((read().await.replica.as_str(), read().await.lease_ttl_ms), ("me", 5), "the longest lease counts");
+    let since = Node { tenants: vec!["globex".into()], ..enrolled };
+    put(&since).await;
+    f.registry.see_node(&id, &seen, Some(known)).await.unwrap();
+    assert_eq!((read().await.replica.as_str(), &read().await.tenants[..]), ("me", &["globex".to_owned()][..]));
 }
