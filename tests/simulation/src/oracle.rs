@@ -56,6 +56,11 @@ impl Watched {
         leased && !entry.is_cut() && agent.is_some_and(|agent| !agent.disabled)
     }
 
+    /// The version of the credential that it holds.
+    pub(crate) fn credential(&self) -> Option<u32> {
+        self.table.credential(&tenant(), &"main".parse().unwrap()).map(|credential| credential.version)
+    }
+
     /// Begins a request as the proxy does: registered for being cut, checked, then in flight until the answer is complete or it is cut.
     pub(crate) async fn request(self, at: usize, token: Token, answer: Duration) {
         let Found::Token(entry) = self.table.find(&token.digest) else { return };

@@ -4,7 +4,10 @@ use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use prost::Message as _;
 use seks_control_plane::{
-    registry::{RegistryError, record::Agent},
+    registry::{
+        RegistryError,
+        record::{Agent, Credential},
+    },
     store::{Key, Revision},
 };
 use serde::{Deserialize, Serialize};
@@ -243,6 +246,7 @@ impl Scenario {
                 let token = self.random.below(TOKENS);
                 self.change(replica, Some(token), "revoke");
             }
+            _ if self.changes.len() % 3 == 1 => self.change(replica, None, "put a credential for some"),
             _ => self.change(replica, None, "put a credential"),
         }
     }
@@ -263,8 +267,14 @@ impl Scenario {
                 (_, None) => {
                     let (name, by) = ("main".parse().unwrap(), "root".parse().unwrap());
                     let secret = seks_proto::secret::Secret::new("not-a-real-key-either".into());
-                    let put =
-                        registry.put_credential(&tenant(), &name, &crate::site::service(), &secret, &[], &by).await;
+                    let service = crate::site::service();
+                    let put = match what {
+                        "put a credential for some" => {
+                            let pools = [crate::site::EVEN.parse().unwrap()];
+                            registry.put_credential(&tenant(), &name, &service, &secret, &pools, &by).await
+                        }
+                        _ => registry.put_credential(&tenant(), &name, &service, &secret, &[], &by).await,
+                    };
                     put.map(|(_, revision)| revision)
                 }
             };
@@ -327,6 +337,11 @@ impl Scenario {
             let tokens = &Site::get().tokens;
             let held: Vec<bool> =
                 host.ask(|| tokens.iter().map(|token| watched.accepts(token, Duration::ZERO)).collect());
+            let credential = host.ask(|| watched.credential());
+            let due = credential_at(&self.world, id);
+            if credential != due {
+                wrong.push(format!("node-{id} holds version {credential:?} of the credential, not {due:?}"));
+            }
             if held != honoured {
                 wrong.push(format!("node-{id} honours {held:?}, the store {honoured:?}"));
             }
@@ -357,6 +372,17 @@ impl Scenario {
             broken: oracle.broken(),
         }
     }
+}
+
+/// The version of the credential that a node should hold: while a token reaches it, and the node may.
+fn credential_at(world: &World, node: HostId) -> Option<u32> {
+    let token = |token: &crate::site::Token| Key::Token(tenant(), token.id.clone());
+    let is_there = |key: &Key| world.cluster.read(|contents| contents.get(key)).is_some();
+    Site::get().tokens.iter().map(token).find(is_there)?;
+    let key = Key::Credential(tenant(), "main".parse().unwrap());
+    let record = world.cluster.read(|contents| contents.get(&key))?;
+    let record = Credential::decode(record.value).ok()?;
+    (record.pools.is_empty() || crate::site::is_even(node)).then_some(record.version)
 }
 
 /// Which tokens are good, by what the store holds.

@@ -26,6 +26,9 @@ use crate::{
 /// Tokens at the beginning: two thirds belong to an agent that stays, the others to one that is disabled.
 pub(crate) const TOKENS: usize = 9;
 
+/// The pool of every other node.
+pub(crate) const EVEN: &str = "even";
+
 /// Hosts of the largest world.
 const HOSTS: usize = 10;
 
@@ -74,11 +77,17 @@ impl Site {
     }
 }
 
+/// Whether a host, as a node, belongs to the pool [`EVEN`].
+pub(crate) fn is_even(host: usize) -> bool {
+    host.is_multiple_of(2)
+}
+
 /// Every host that may come to be a node has enrolled.
 fn enrol(cluster: &Cluster) {
     let writes = (0..HOSTS).map(|host| {
         let id = node_id(host);
-        let node = wire::Node { id: id.to_string(), enrolment: ENROLMENT.into(), ..Default::default() };
+        let pools = if is_even(host) { vec![EVEN.into()] } else { Vec::new() };
+        let node = wire::Node { id: id.to_string(), enrolment: ENROLMENT.into(), pools, ..Default::default() };
         Write::Put(Key::Node(id), node.encode_to_vec().into())
     });
     cluster.commit(Transaction { checks: Vec::new(), writes: writes.collect() }).unwrap();
