@@ -1,7 +1,13 @@
-//! A gRPC stream on bare HTTP/2: what a node sends goes straight into the connection, without the queues and tasks of a client that is made for
-//! calls of every kind. What is measured is the replica.
+//! A gRPC stream on bare HTTP/2, without the queues and tasks of a client that is made for calls of every kind: whoever waits for a message drives the
+//! connection. What is measured is the replica.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    future::{Future as _, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client};
@@ -9,7 +15,7 @@ use prost::Message as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use seks_proto::wire::{NodeMessage, ReplicaMessage, node_message, replica_message};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, rustls};
+use tokio_rustls::{TlsConnector, client::TlsStream, rustls};
 
 /// The name in a control plane's certificate.
 const SERVER_NAME: &str = "seks-control-plane";
@@ -25,8 +31,9 @@ pub(super) struct Credentials<'a> {
     pub(super) ca_pem: &'a str,
 }
 
-/// `Distribution/Sync`, both ways.
+/// `Distribution/Sync`, both ways, on a connection of its own.
 pub(super) struct Link {
+    connection: client::Connection<TlsStream<TcpStream>>,
     outgoing: SendStream<Bytes>,
     incoming: RecvStream,
     received: BytesMut,
@@ -41,8 +48,7 @@ impl Link {
         let tls = TlsConnector::from(Arc::new(tls(who))).connect(name, socket).await.unwrap();
         let mut builder = client::Builder::new();
         builder.initial_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
-        let (mut requests, connection) = builder.handshake::<_, Bytes>(tls).await.unwrap();
-        tokio::spawn(connection);
+        let (mut requests, mut connection) = builder.handshake::<_, Bytes>(tls).await.unwrap();
         let request = http::Request::post(format!("https://{SERVER_NAME}/seks.v1.Distribution/Sync"))
             .header(http::header::CONTENT_TYPE, "application/grpc")
             .header(http::header::TE, "trailers")
@@ -50,11 +56,16 @@ impl Link {
             .unwrap();
         let (answer, mut outgoing) = requests.send_request(request, false).unwrap();
         outgoing.send_data(framed(hello), false).unwrap();
+        tokio::pin!(answer);
+        let answer = poll_fn(|context| {
+            assert!(Pin::new(&mut connection).poll(context).is_pending(), "the replica hung up");
+            answer.as_mut().poll(context)
+        });
         let incoming = answer.await.unwrap().into_body();
-        Self { outgoing, incoming, received: BytesMut::new() }
+        Self { connection, outgoing, incoming, received: BytesMut::new() }
     }
 
-    /// Never waits: what nodes say is far below any window.
+    /// Never waits: what nodes say is far below any window. It is written with the next [`receive`](Self::receive).
     pub(super) fn send(&mut self, message: node_message::Message) {
         self.outgoing.send_data(framed(message), false).unwrap();
     }
@@ -65,9 +76,17 @@ impl Link {
             if let Some(message) = self.whole() {
                 return message.message;
             }
-            let data = self.incoming.data().await?.unwrap();
+            let data = poll_fn(|context| self.poll_data(context)).await?;
             self.incoming.flow_control().release_capacity(data.len()).unwrap();
             self.received.extend_from_slice(&data);
+        }
+    }
+
+    fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let hung_up = Pin::new(&mut self.connection).poll(context).is_ready();
+        match self.incoming.poll_data(context) {
+            Poll::Pending if hung_up => Poll::Ready(None),
+            data => data.map(|data| data.map(Result::unwrap)),
         }
     }
 
