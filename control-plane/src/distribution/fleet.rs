@@ -83,6 +83,8 @@ struct State {
     promised: Revision,
     /// The longest lease that anybody grants.
     longest: Duration,
+    /// No lease that is left ends before this; `None`: none is left. Once it has passed it has to be looked for anew.
+    next_end: Option<BootInstant>,
 }
 
 /// All nodes that are known.
@@ -137,8 +139,8 @@ impl Fleet {
     /// The store says this of a node since `revision`; `None`: it has no record any more.
     pub(super) fn learn(&self, id: NodeId, record: Option<wire::Node>, revision: Revision) {
         let mut state = self.lock();
-        let State { nodes, me, longest, .. } = &mut *state;
-        let lease = BootInstant::now().plus(with_skew(*longest));
+        let lease = state.expect_longest();
+        let State { nodes, me, .. } = &mut *state;
         match (record, nodes.get_mut(&id)) {
             (Some(_) | None, Some(node)) if revision <= node.stored.max(node.removed) => {}
             (Some(record), Some(node)) => node.learn(record, revision, me.as_ref(), lease),
@@ -220,14 +222,15 @@ impl Fleet {
         effective: impl Fn(Revision) -> Revision,
     ) -> Option<wire::Node> {
         let mut state = self.lock();
-        let State { nodes, me, promised, longest } = &mut *state;
+        let lease = state.expect_longest();
+        let State { nodes, me, promised, .. } = &mut *state;
         let (node, me) = (nodes.get_mut(id)?, me.as_ref()?);
         let ttl = millis(ttl);
         let known = node.recorded.is_some() && node.record.lease_ttl_ms >= ttl;
         if known || !rules::may_answer(node.acked, effective(*promised)) {
             return None;
         }
-        node.hold(BootInstant::now().plus(with_skew(*longest)));
+        node.hold(lease);
         node.writing += 1;
         node.answered = node.stream.as_ref().map(|(stream, _)| *stream);
         let (replica, lease_ttl_ms) = (me.to_string(), ttl.max(node.record.lease_ttl_ms));
@@ -237,10 +240,10 @@ impl Fleet {
     /// It isn't known to have been written what [`to_record`](Self::to_record) gave: should it have been, it is now at the latest.
     pub(super) fn unrecorded(&self, id: &NodeId) {
         let mut state = self.lock();
-        let State { nodes, longest, .. } = &mut *state;
-        if let Some(node) = nodes.get_mut(id) {
+        let lease = state.expect_longest();
+        if let Some(node) = state.nodes.get_mut(id) {
             node.writing = node.writing.saturating_sub(1);
-            node.hold(BootInstant::now().plus(with_skew(*longest)));
+            node.hold(lease);
         }
         drop(state);
         self.notify();
@@ -249,13 +252,14 @@ impl Fleet {
     /// `record`, from [`to_record`](Self::to_record), is in the store since `revision`.
     pub(super) fn recorded(&self, id: &NodeId, record: &wire::Node, revision: Revision) {
         let mut state = self.lock();
-        let State { nodes, me, longest, .. } = &mut *state;
+        let lease = state.expect_longest();
+        let State { nodes, me, .. } = &mut *state;
         if let Some(node) = nodes.get_mut(id) {
             node.writing = node.writing.saturating_sub(1);
         }
         if let Some(node) = nodes.get_mut(id).filter(|node| revision > node.stored) {
             // Until just now another may have granted it leases.
-            node.hold(BootInstant::now().plus(with_skew(*longest)));
+            node.hold(lease);
             if revision > node.removed {
                 node.stored = revision;
                 node.record.replica.clone_from(&record.replica);
@@ -296,6 +300,7 @@ impl Fleet {
     /// The node is about to be granted a lease that ends by `ends`. `false`: the stream is no longer its.
     #[must_use]
     pub(super) fn grant(&self, id: &NodeId, stream: u64, ends: BootInstant) -> bool {
+        self.lock().expect_end(ends);
         let granted = self.of(id, stream, |node| {
             node.hold(ends);
             node.answered = Some(stream);
@@ -343,13 +348,19 @@ impl Fleet {
         effective: impl Fn(Revision) -> Revision,
     ) -> Revision {
         let now = BootInstant::now();
-        let mut state = self.lock();
+        let (mut state, effective_head) = (self.lock(), effective(head));
+        let promised = state.promised;
         // Who has a table and waits to be answered for holds the promise where it can be reached.
         let waits = |node: &NodeState| node.stream.is_some() && node.recorded.is_none() && node.acked > 0;
         let ends = |node: &NodeState| if waits(node) { FOREVER } else { node.ends() };
-        let holders = state.nodes.values().map(|node| (node.acked, ends(node)));
-        let low = rules::watermark(holders, head, effective(head), now);
-        state.promised = state.promised.max(low).max(settled);
+        let holders = || state.nodes.values().map(|node| (node.acked, ends(node)));
+        // While one is at what was promised, or below, nobody else need be asked.
+        let stays = |(acked, ends): (Revision, BootInstant)| ends > now && acked <= promised && acked < effective_head;
+        let low = match holders().any(stays) {
+            true => promised,
+            false => rules::watermark(holders(), head, effective_head, now),
+        };
+        state.promised = promised.max(low).max(settled);
         state.promised
     }
 
@@ -373,10 +384,15 @@ impl Fleet {
         self.lock().nodes.values().any(|node| holds(Some(&node.record.replica)) || holds(node.lingers_at(now)))
     }
 
-    /// The earliest moment at which a lease that matters now ends.
+    /// When the next lease ends that is left now, or a little earlier.
     pub(super) fn next_expiry(&self) -> Option<BootInstant> {
         let now = BootInstant::now();
-        self.lock().nodes.values().map(|node| node.lease_ends).filter(|ends| *ends > now).min()
+        let mut state = self.lock();
+        // Asked with every burst of acknowledgements: all nodes are looked at only when the one before has come.
+        if state.next_end.is_some_and(|ends| ends <= now) {
+            state.next_end = state.nodes.values().map(|node| node.lease_ends).filter(|ends| *ends > now).min();
+        }
+        state.next_end
     }
 
     /// All nodes, for people. `head`: what they should have applied, `effective` what that comes to; `elsewhere` says how far a replica
@@ -440,6 +456,18 @@ impl Fleet {
 }
 
 impl State {
+    /// A lease may end then.
+    fn expect_end(&mut self, ends: BootInstant) {
+        self.next_end = Some(self.next_end.map_or(ends, |next| next.min(ends)));
+    }
+
+    /// When a lease ends that somebody may just have granted.
+    fn expect_longest(&mut self) -> BootInstant {
+        let ends = BootInstant::now().plus(with_skew(self.longest));
+        self.expect_end(ends);
+        ends
+    }
+
     fn standings(
         &self,
         effective: Revision,

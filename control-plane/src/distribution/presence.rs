@@ -67,10 +67,13 @@ impl Life {
 
     /// Tells the others what has come of our nodes, if there is news and anybody to hear it.
     async fn tell(&mut self, inner: &Inner) -> Result<(), RegistryError> {
+        if !inner.replicas.has_others(&self.id) {
+            return Ok(());
+        }
         let watermark = watermark(inner);
         let news = inner.feed.effective(watermark) > self.record.watermark;
         let due = self.written.elapsed() >= inner.config.lease;
-        if !(news || due) || !inner.replicas.has_others(&self.id) {
+        if !(news || due) {
             return Ok(());
         }
         let record = wire::Replica { watermark, ..self.record.clone() };

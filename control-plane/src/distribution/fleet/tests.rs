@@ -265,3 +265,25 @@ fn nothing_is_promised_while_it_is_unknown_whether_we_answer_for_a_node() {
     fleet.unrecorded(&id("a"));
     assert_eq!(fleet.watermark(9, 0, |revision| revision), 9);
 }
+
+#[test]
+fn the_next_end_of_a_lease_is_never_late() {
+    let fleet = fleet();
+    assert_eq!(fleet.next_expiry(), None);
+    let soon = |ms| BootInstant::now().plus(Duration::from_millis(ms));
+    let (first, second) = (soon(30), soon(60));
+    fleet.join(&id("a"), 0, &hello("eu"));
+    fleet.join(&id("b"), 1, &hello("eu"));
+    assert!(fleet.grant(&id("b"), 1, second));
+    assert_eq!(fleet.next_expiry(), Some(second));
+    assert!(fleet.grant(&id("a"), 0, first));
+    assert_eq!(fleet.next_expiry(), Some(first), "one that ends earlier was granted later");
+    while BootInstant::now() <= first {
+        std::thread::yield_now();
+    }
+    assert_eq!(fleet.next_expiry(), Some(second));
+    while BootInstant::now() <= second {
+        std::thread::yield_now();
+    }
+    assert_eq!(fleet.next_expiry(), None);
+}
