@@ -164,6 +164,8 @@ fn a_credential_of_a_pool_that_the_node_is_not_of_is_not_used_there() {
     assert_eq!((&everywhere["pools"], &everywhere["version"]), (&serde_json::json!([]), &3.into()), "{everywhere}");
     assert_eq!(sandbox.get(PATH, &token).status, 200);
     assert_eq!(upstream.complete(), 2);
+    let nowhere = sandbox.cli().run(&["credential", "assign", "openai", "--pool", "mistyped"], "");
+    assert!(nowhere.code == Some(0) && nowhere.stderr.contains("is on no node"), "{nowhere:?}");
     let unclear = sandbox.cli().run(&["credential", "assign", "openai"], "");
     assert_eq!(unclear.code, Some(2), "which nodes, it must be said: {unclear:?}");
     let wrong = sandbox.cli().run(&["credential", "assign", "openai", "--pool", "E U"], "");

@@ -10,7 +10,7 @@ use crate::{
     client::Client,
     confirm::Confirm,
     error::Result,
-    output::{Output, View, time_or_null},
+    output::{Output, View, notice, time_or_null},
     secret_input::{SecretInput, for_the_wire},
 };
 
@@ -291,6 +291,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let request = wire::AssignCredentialRequest { tenant: client.tenant(), name, pools, wait };
             let response = client.change(&what, client.rpc().assign_credential(request)).await?;
             let view = CredentialView::from(response.credential.unwrap_or_default());
+            look_for_holders(&client, &what, &view).await;
             change::print(output, &what, view, response.enforcement, waiting)
         }
         Verb::Rollback { name, version, waiting } => {
@@ -325,5 +326,17 @@ async fn put(
     let request = wire::PutCredentialRequest { secret: for_the_wire(&secret), ..request };
     let response = client.change(&what, client.rpc().put_credential(request)).await?;
     let view = CredentialView::from(response.credential.unwrap_or_default());
+    look_for_holders(client, &what, &view).await;
     change::print(output, &what, view, response.enforcement, waiting)
+}
+
+/// Says so when a credential of pools is on no node: a name may be mistyped. What was asked for is done, whatever comes of this.
+async fn look_for_holders(client: &Client, what: &str, credential: &CredentialView) {
+    if credential.pools.is_empty() {
+        return;
+    }
+    let holders = client.call(what, client.rpc().where_credential(client.named(&credential.name))).await;
+    if holders.is_ok_and(|holders| holders.nodes.is_empty()) {
+        notice(&format!("{what} is on no node: none is of its pools, or no token reaches it"));
+    }
 }

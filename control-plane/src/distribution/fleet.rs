@@ -5,8 +5,10 @@
 //! may hold, also those that another granted before. So that one can forget the node when it learns of the
 //! move, and a node that moves is never lost and blocks nobody.
 
+mod node;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,45 +24,9 @@ use seks_proto::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::node::{FOREVER, NodeState};
 use super::unix_now;
 use crate::store::Revision;
-
-/// How many acknowledgements of a node are remembered with their time.
-const MAX_ACKS: usize = 64;
-/// Before every lease.
-const NEVER: BootInstant = BootInstant::from_nanos(0);
-
-/// After every lease.
-const FOREVER: BootInstant = BootInstant::from_nanos(u64::MAX);
-
-/// One node, as this replica knows it.
-struct NodeState {
-    /// As the store has it, with what the node has said since.
-    record: wire::Node,
-    /// The revision of the record that is known; 0: the store has none.
-    stored: Revision,
-    /// The revision that took the record before away: an answer about an older one, come late, brings nothing back.
-    removed: Revision,
-    /// The revision at which the store came to say that we answer for the node: no lease is granted that isn't rooted after
-    /// it, so that whoever has seen a later revision knows whom to ask.
-    recorded: Option<Revision>,
-    /// The stream on which it was granted a lease last, or is about to be: one that began later has nothing to do with what the
-    /// store says of it from before.
-    answered: Option<u64>,
-    /// The stream that speaks for it, by number; older ones are fenced.
-    stream: Option<(u64, CancellationToken)>,
-    /// Highest revision that it said it has applied, on its latest stream.
-    acked: Revision,
-    acks: VecDeque<(Revision, BootInstant)>,
-    /// No lease that it may hold, and that we answer for, outlives this.
-    lease_ends: BootInstant,
-    /// Records of it that we are writing. Until it is known what has become of one it may come to stand at any moment, however
-    /// long that takes (a slow store, a process that was stopped in between), and with it we answer for the lease that the node
-    /// has from another: nothing is promised meanwhile that the node hasn't applied.
-    writing: u32,
-    /// Its record is gone, and until then it may have a lease that this replica answers for.
-    lingers: Option<(String, BootInstant)>,
-}
 
 /// What a node, or a replica with its nodes, has come to with a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -197,18 +163,7 @@ impl Fleet {
 
     /// `id` says on `stream` that it has applied `revision`. Says whether that was news.
     pub(super) fn ack(&self, id: &NodeId, stream: u64, revision: Revision) -> bool {
-        let news = self.of(id, stream, |node| {
-            node.record.last_seen_at = unix_now();
-            let news = revision > node.acked;
-            if news {
-                node.acked = revision;
-                node.acks.push_back((revision, BootInstant::now()));
-                if node.acks.len() > MAX_ACKS {
-                    node.acks.pop_front();
-                }
-            }
-            news
-        });
+        let news = self.of(id, stream, |node| node.ack(revision));
         news == Some(true)
     }
 
@@ -483,98 +438,6 @@ impl State {
         };
         let nodes = self.nodes.iter().filter(move |(_, node)| node.may_have_served(now));
         nodes.map(move |(id, node)| (id, node.record.region.as_str(), standing(node)))
-    }
-}
-
-impl NodeState {
-    fn new() -> Self {
-        Self {
-            record: wire::Node::default(),
-            stored: 0,
-            removed: 0,
-            recorded: None,
-            answered: None,
-            stream: None,
-            acked: 0,
-            acks: VecDeque::new(),
-            lease_ends: NEVER,
-            writing: 0,
-            lingers: None,
-        }
-    }
-
-    /// The store's record of `revision`. `lease`: when a lease that somebody has just granted ends.
-    fn learn(&mut self, record: wire::Node, revision: Revision, me: Option<&ReplicaId>, lease: BootInstant) {
-        self.stored = revision;
-        let ours = me.is_some_and(|me| me.as_str() == record.replica);
-        let had = self.recorded.take();
-        if ours {
-            // Written by us; the answer may have been lost.
-            self.recorded = Some(revision);
-            self.hold(lease);
-        } else if !record.replica.is_empty() {
-            // Another answers for it now, whatever lease it has. If we did on the stream that is here, that isn't the node's any more;
-            // a stream that has come since, or for which we are about to write the next record, is.
-            let displaced =
-                |(stream, _): &mut (u64, CancellationToken)| had.is_some() && self.answered == Some(*stream);
-            if let Some((_, stream)) = self.stream.take_if(displaced) {
-                stream.cancel();
-            }
-            if self.stream.is_none() {
-                self.lease_ends = NEVER;
-            }
-        }
-        match self.stream {
-            Some(_) => {
-                self.record.replica = record.replica;
-                self.record.lease_ttl_ms = record.lease_ttl_ms;
-            }
-            None => self.record = record,
-        }
-    }
-
-    /// The store has no record of it any more. It may have the lease that it was granted last.
-    fn forget(&mut self, revision: Revision, me: Option<&ReplicaId>, lease: BootInstant) {
-        (self.stored, self.removed) = (0, revision);
-        self.recorded = None;
-        let host = std::mem::take(&mut self.record.replica);
-        if !host.is_empty() && me.is_none_or(|me| me.as_str() != host) {
-            self.lingers = Some((host, lease));
-        }
-    }
-
-    /// The replica that answers for what lease it may have; `None`: there is none, or nobody else does.
-    fn host(&self, now: BootInstant) -> Option<&str> {
-        Some(self.record.replica.as_str()).filter(|host| !host.is_empty()).or(self.lingers_at(now))
-    }
-
-    fn lingers_at(&self, now: BootInstant) -> Option<&str> {
-        self.lingers.as_ref().filter(|(_, ends)| *ends > now).map(|(host, _)| host.as_str())
-    }
-
-    /// Not one that has enrolled and was never granted a lease.
-    fn may_have_served(&self, now: BootInstant) -> bool {
-        self.record.lease_ttl_ms > 0 || self.stream.is_some() || self.lease_ends > now || self.lingers_at(now).is_some()
-    }
-
-    /// Until when we may answer for a lease of it.
-    fn ends(&self) -> BootInstant {
-        if self.writing > 0 { FOREVER } else { self.lease_ends }
-    }
-
-    fn hold(&mut self, until: BootInstant) {
-        self.lease_ends = self.lease_ends.max(until);
-    }
-
-    fn standing(&self, effective: Revision, bound: BootInstant, now: BootInstant) -> Standing {
-        match rules::standing(self.acked, effective, Some(self.lease_ends), bound, now) {
-            rules::Standing::Applied => {
-                let at = self.acks.iter().find(|(revision, _)| *revision >= effective).map(|(_, at)| *at);
-                Standing::Applied(at.unwrap_or(now))
-            }
-            rules::Standing::LeaseExpired(at) => Standing::LeaseExpired(at),
-            rules::Standing::Outstanding => Standing::Outstanding,
-        }
     }
 }
 
