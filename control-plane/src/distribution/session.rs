@@ -18,7 +18,7 @@ use futures_util::{
 };
 use seks_proto::{
     id::NodeId,
-    table::{SessionKey, features},
+    table::{BootInstant, SessionKey, features},
     wire::{self, ReplicaMessage, node_message::Message as FromNode, replica_message::Message as ToNode},
 };
 use tokio::{
@@ -152,7 +152,7 @@ async fn serve(
     mut inbound: Streaming<wire::NodeMessage>,
     outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
 ) -> Result<Never, End> {
-    let scope = Scope::of(&member.record);
+    let (began, scope) = (BootInstant::now(), Scope::of(&member.record));
     let greeted = greet(&inner, &node, member.record.region.clone(), scope, &mut inbound).await?;
     let Greeting { hello, key, welcome, check } = greeted;
     drop(opening);
@@ -169,6 +169,7 @@ async fn serve(
         chunk_is_due: false,
         loading: None,
         renew: None,
+        root_after: (!welcome.resumed || !hello.was_current).then_some(began),
         nacks: 0,
         inner: inner.clone(),
         node,
@@ -241,6 +242,9 @@ struct Session {
     loading: Option<Loading>,
     /// The nonce of a Renew that hasn't been answered; a later one replaces it.
     renew: Option<u64>,
+    /// The first lease of a node that has started since its last is rooted after its stream began. The process before this one may have acknowledged
+    /// what this replica hasn't heard of, to another, and that counts as enforced: it was committed before the node came back.
+    root_after: Option<BootInstant>,
     nacks: u32,
 }
 
@@ -337,7 +341,12 @@ impl Session {
                 self.complete = false;
                 self.load_from(self.sent);
             }
-            FromNode::Renew(renew) => self.renew = Some(renew.nonce),
+            FromNode::Renew(renew) => {
+                self.renew = Some(renew.nonce);
+                if self.root_after.is_some() {
+                    self.inner.hurry.notify_one();
+                }
+            }
             FromNode::Refused(refused) => self.refused(refused),
             FromNode::Hello(_) => return Err(End::Protocol("a second Hello")),
         }

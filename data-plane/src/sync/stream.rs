@@ -452,6 +452,7 @@ fn hello(table: &Table, mark: &Mark, identity: &Identity, config: &SyncConfig, r
         table_hash: hash(table),
         features: features::ALL.iter().chain([&features::DELTAS]).map(|&f| f.to_owned()).collect(),
         session_key: recipient.public_key().to_vec(),
+        was_current: table.lease().was_current(),
         seen_epoch: seen.epoch,
         seen_revision: seen.revision,
     }

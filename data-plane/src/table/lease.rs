@@ -45,6 +45,12 @@ impl Lease {
         self.current.fetch_max(at.as_nanos(), SeqCst);
     }
 
+    /// Whether the table was ever known to be current.
+    #[must_use]
+    pub fn was_current(&self) -> bool {
+        self.current.load(SeqCst) != 0
+    }
+
     /// How long ago the table was last known to be current; since the machine started when it never was.
     #[must_use]
     pub fn lag(&self) -> Duration {

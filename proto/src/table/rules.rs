@@ -55,6 +55,13 @@ pub fn may_grant(recorded: Option<u64>, recorded_ttl: Duration, ttl: Duration, b
     recorded_ttl >= ttl && recorded.is_some_and(|revision| revision <= barrier)
 }
 
+/// Whether a lease may be rooted at `barrier`, on a stream of a node that had no lease since it started, which began then (`None`: it had one).
+/// Whatever such a node acknowledged before it was restarted, to whichever replica, was committed before it came back.
+#[must_use]
+pub fn may_root(after: Option<BootInstant>, barrier: BootInstant) -> bool {
+    after.is_none_or(|began| began <= barrier)
+}
+
 /// When nothing is left of a lease that is granted now, whatever clock its holder counts on. Replica's clock.
 #[must_use]
 pub fn grant_ends(rooted: BootInstant, ttl: Duration) -> BootInstant {
@@ -161,6 +168,12 @@ mod tests {
 
     fn held(revision: u64) -> Position<'static> {
         Position { epoch: "a", revision }
+    }
+
+    #[test]
+    fn the_first_lease_of_who_has_started_is_rooted_after_that() {
+        assert!(may_root(None, at(1)) && may_root(Some(at(2)), at(2)) && may_root(Some(at(2)), at(3)));
+        assert!(!may_root(Some(at(2)), at(1)));
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub enum Guard {
     BarrierIsReached,
     /// A node takes a grant only when it has applied what the grant vouches for.
     AppliedBeforeTaking,
+    /// The first grant to a node that has started since its last is rooted after it came.
+    RootedAfterBeginning,
     /// A change is applied only where the one before it is.
     FollowsOn,
     /// A snapshot doesn't take a table back.
@@ -51,12 +53,13 @@ pub enum Guard {
 
 impl Guard {
     /// Each.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::CountsFromAsking,
         Self::AllowsForSkew,
         Self::RootedInBarrier,
         Self::BarrierIsReached,
         Self::AppliedBeforeTaking,
+        Self::RootedAfterBeginning,
         Self::FollowsOn,
         Self::NeverBackwards,
         Self::CutBeforeAck,

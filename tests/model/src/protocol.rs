@@ -7,7 +7,7 @@
 use crate::{
     guard::Guard,
     rules::{Rules, follows, takes},
-    state::{Age, Bounds, Entry, Grant, Holder, Request, Revision, State, Writing},
+    state::{Age, Bounds, Entry, Grant, Holder, Node, Request, Revision, State, Writing},
 };
 
 /// The protocol, of a size, with all of its guards or all but one.
@@ -238,6 +238,7 @@ impl Protocol {
     fn connect(&self, state: &mut State, id: u8, replica: u8) {
         let node = &mut state.nodes[usize::from(id)];
         (node.stream, node.grant) = (Some(replica), None);
+        node.root_after = if node.was_current || !self.has(Guard::RootedAfterBeginning) { 0 } else { state.len };
         // A new stream has acknowledged nothing yet; the lease of the one before lives on.
         state.replicas[usize::from(replica)].holders[usize::from(id)].acked = 0;
     }
@@ -279,7 +280,8 @@ impl Protocol {
     fn grant(&self, state: &mut State, id: u8, back: Age) {
         let Some(stream) = state.nodes[usize::from(id)].stream else { return };
         let head = state.replicas[usize::from(stream)].head;
-        let reached = head >= state.revision_before(back) || !self.has(Guard::BarrierIsReached);
+        let rooted = head >= state.nodes[usize::from(id)].root_after;
+        let reached = rooted && (head >= state.revision_before(back) || !self.has(Guard::BarrierIsReached));
         let known = self.rules.may_grant(self.recorded(state, stream, id), head) || !self.has(Guard::NamedBeforeGrant);
         // Without a barrier it is rooted in nothing but the replica's opinion that it is up to date.
         let root = if self.has(Guard::RootedInBarrier) { back } else { 0 };
@@ -297,6 +299,7 @@ impl Protocol {
         let Some(grant) = node.grant.take() else { return };
         if node.loaded && (takes(node.applied, grant.revision) || !self.has(Guard::AppliedBeforeTaking)) {
             node.lease = node.lease.max(grant.left);
+            node.was_current = true;
         }
     }
 
@@ -322,7 +325,7 @@ impl Protocol {
     }
 
     fn crash_node(&self, state: &mut State, id: u8) {
-        state.nodes[usize::from(id)] = State::new(&self.bounds).nodes[0];
+        state.nodes[usize::from(id)] = Node { was_current: false, ..State::new(&self.bounds).nodes[0] };
         state.node_crashes += 1;
     }
 

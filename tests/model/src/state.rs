@@ -151,6 +151,11 @@ pub(crate) struct Node {
     /// The replica whose stream it follows.
     pub(crate) stream: Option<u8>,
     pub(crate) loaded: bool,
+    /// It has taken a grant since it was started anew.
+    pub(crate) was_current: bool,
+    /// What its stream's replica must have taken in before the first grant of this life: the store as it was when the stream began. 0: anything
+    /// will do.
+    pub(crate) root_after: Revision,
     /// The last revocation that it has applied: the store's other changes mean nothing to a node.
     pub(crate) applied: Revision,
     /// Tokens that are not in its table: a bit each.
@@ -188,6 +193,8 @@ impl State {
         let node = Node {
             stream: None,
             loaded: false,
+            was_current: true, // before its first life there was none
+            root_after: 0,
             applied: 0,
             revoked: 0,
             lease: 0,

@@ -37,6 +37,10 @@ impl Protocol {
     /// Acknowledgements and watermarks matter only as far as they reach a revocation, and no longer than somebody may hold a lease.
     fn forget(&self, mut state: State) -> State {
         let forever = self.bounds.forever();
+        for node in &mut state.nodes {
+            let head = node.stream.map_or(u8::MAX, |stream| state.replicas[usize::from(stream)].head);
+            node.root_after = if head < node.root_after { node.root_after } else { 0 };
+        }
         for id in 0..self.bounds.replicas {
             state.replicas[id].watermark = state.effective(state.replicas[id].watermark);
             for n in 0..self.bounds.nodes {

@@ -73,12 +73,18 @@ impl Peer {
     /// As [`welcome`](Self::welcome), with the snapshot read to its end, whose revision is returned.
     pub async fn loaded(replica: &Replica, name: &str) -> (Self, u64) {
         let mut peer = Self::welcome(replica, name).await;
+        let revision = peer.load().await;
+        (peer, revision)
+    }
+
+    /// Reads a snapshot to its end; returns its revision.
+    pub async fn load(&mut self) -> u64 {
         let mut revision = 0;
         loop {
-            match peer.next().await.unwrap() {
+            match self.next().await.unwrap() {
                 FromReplica::SnapshotBegin(begin) => revision = begin.revision,
                 FromReplica::Delta(delta) => revision = delta.revision,
-                FromReplica::SnapshotEnd(_) => return (peer, revision),
+                FromReplica::SnapshotEnd(_) => return revision,
                 _ => {}
             }
         }

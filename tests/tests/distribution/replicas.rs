@@ -1,12 +1,15 @@
 //! Two replicas on one etcd: "enforced" speaks for the nodes of both, whoever is asked.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use seks_proto::wire::node_enforcement::State;
+use seks_proto::wire::{
+    self, node_enforcement::State, node_message::Message as ToReplica, replica_message::Message as FromReplica,
+};
 use seks_tests::{Etcd, Forwarder, forwarder::Mode};
 
 use super::{
     node::TestNode,
+    peer::{Peer, hello},
     replica::{LEASE, Replica, Site},
     until,
 };
@@ -94,6 +97,51 @@ async fn a_replica_that_is_cut_off_from_the_store_is_waited_for_until_its_leases
     far.ready().await;
     let token = pair.a.issue().await;
     until("it has the next token", || far.honours(&token.digest)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_killed_gets_no_lease_from_a_replica_that_knows_less_than_it_did() {
+    let Some(pair) = pair("a_node_that_was_killed_gets_no_lease_from_a_replica_that_knows_less").await else { return };
+    let (begun, token) = (Instant::now(), pair.a.issue().await);
+    let (certificate, key, _) = pair.a.pems("n1").await;
+    let load = async |replica: &Replica| {
+        let mut peer = Peer::say_as(replica, (certificate.clone(), key.clone()), hello("n1")).await.unwrap();
+        let revision = peer.load().await;
+        peer.ack(revision).await;
+        (peer, revision)
+    };
+    // Until then there may have been nodes that the first has never heard of.
+    until("the first has been there for a lease", || begun.elapsed() > LEASE * 5 / 4).await;
+    // The second answers for it, and is then cut off from the store; its last barrier is good for a while.
+    let (mut peer, loaded) = load(&pair.b).await;
+    peer.lease().await;
+    pair.wire.set(Mode::Closed);
+    pair.wire.cut();
+    // It moves to the first, and there it hears of a revocation, which is enforced with its acknowledgement.
+    let (mut peer, _) = load(&pair.a).await;
+    peer.lease().await;
+    let revision = pair.a.revoke(&token).await;
+    while !matches!(peer.next().await.unwrap(), FromReplica::Delta(delta) if delta.revision >= revision) {}
+    peer.ack(revision).await;
+    let enforcement = pair.a.distribution.await_enforced(revision, LONG).await;
+    assert!(enforcement.enforced && enforcement.nodes[0].state() == State::Applied, "{enforcement:?}");
+    assert!(enforcement.waited_ms < LEASE.as_millis() as u64 / 2, "{enforcement:?}");
+    // It is killed, knows nothing any more, and comes back to the second.
+    drop(peer);
+    let (mut peer, old) = load(&pair.b).await;
+    assert!(loaded <= old && old < revision, "the second is behind");
+    peer.send(ToReplica::Renew(wire::Renew { nonce: 7 })).await;
+    let granted = async {
+        loop {
+            match peer.next().await {
+                Ok(FromReplica::Grant(_)) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    };
+    let granted = tokio::time::timeout(LEASE * 2, granted).await;
+    assert!(!granted.unwrap_or(false), "no lease is rooted in what was read before the node came");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -116,7 +116,8 @@ impl Session {
         let fresh = ttl_left(barrier, ttl) >= ttl / 2;
         let known = self.inner.fleet.may_grant(&self.node, ttl, barrier.revision);
         Ok(match () {
-            () if !fresh || !known || head < barrier.revision => Pending::Nothing,
+            () if !fresh || !known || !rules::may_root(self.root_after, barrier.at) => Pending::Nothing,
+            () if head < barrier.revision => Pending::Nothing,
             () if self.sent < head => Pending::Advance(head),
             () => Pending::Grant(nonce, barrier),
         })
@@ -164,7 +165,7 @@ impl Session {
     }
 
     fn grant(&mut self, nonce: u64, barrier: Barrier) -> ToNode {
-        self.renew = None;
+        (self.renew, self.root_after) = (None, None);
         let ttl = self.inner.config.lease;
         // By this replica's clock and any that we trust, nothing that comes of this grant outlives it.
         let speaks = self.inner.fleet.grant(&self.node, self.stream, rules::grant_ends(barrier.at, ttl));

@@ -15,8 +15,13 @@ fn a_node_that_moves_there_and_back() {
 }
 
 #[test]
+fn a_node_that_moves_and_crashes() {
+    run("2 replicas, 1 node, a crash", Bounds { node_crashes: 1, peace: 16, ..Bounds::of(2, 1, 1) });
+}
+
+#[test]
 fn a_node_that_is_given_back() {
-    run("2 replicas, 1 node, given back", Bounds { releases: 1, ttl: 1, moves: 2, peace: 16, ..Bounds::of(2, 1, 1) });
+    run("2 replicas, 1 node, given back", Bounds { releases: 1, ttl: 1, peace: 16, ..Bounds::of(2, 1, 1) });
 }
 
 #[test]
@@ -44,6 +49,11 @@ fn large(name: &str, bounds: Bounds) {
 fn large_newcomers_and_a_crash() {
     let bounds = Bounds { newcomers: true, late: true, node_crashes: 1, moves: 2, ..Bounds::of(2, 1, 1) };
     large("newcomers, a crash", Bounds { peace: 64, ..bounds });
+}
+
+#[test]
+fn large_given_back() {
+    large("2 replicas, 1 node, given back", Bounds { releases: 1, ttl: 1, moves: 2, peace: 16, ..Bounds::of(2, 1, 1) });
 }
 
 #[test]

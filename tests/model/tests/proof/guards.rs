@@ -9,7 +9,7 @@ fn smallest(guard: Guard) -> Bounds {
     use Guard::{
         CaughtUpBeforeAnswering, CutBeforeAck, CutWithLease, DepartedCount, FollowsOn, HeldWhileWriting,
         NamedBeforeGrant, NeverBackwards, OthersCount, RecordedAnew, RegisteredBeforeAnswering, RegisteredBeforeCheck,
-        ReleasedAsSeen, TakesOverLeases,
+        ReleasedAsSeen, RootedAfterBeginning, TakesOverLeases,
     };
     let one = Bounds { moves: 0, ..Bounds::of(1, 1, 1) };
     match guard {
@@ -23,6 +23,7 @@ fn smallest(guard: Guard) -> Bounds {
         | DepartedCount
         | OthersCount => Bounds::of(2, 1, 1),
         RecordedAnew | ReleasedAsSeen => Bounds { releases: 1, ..Bounds::of(2, 1, 1) },
+        RootedAfterBeginning => Bounds { node_crashes: 1, ttl: 1, ..Bounds::of(2, 1, 1) },
         RegisteredBeforeAnswering => Bounds { late: true, ..Bounds::of(2, 1, 1) },
         _ => one,
     }
