@@ -67,6 +67,12 @@ fn large_two_nodes_coarse() {
 }
 
 #[test]
+fn large_two_nodes_and_a_crash() {
+    let bounds = Bounds { ttl: 1, node_crashes: 1, peace: 256, ..Bounds::of(2, 2, 1) };
+    large("2 replicas, 2 nodes, 1 token, a crash, coarse", bounds);
+}
+
+#[test]
 fn large_two_of_each_coarse() {
     large("2 replicas, 2 nodes, 2 tokens, coarse", Bounds { ttl: 1, peace: 4096, ..Bounds::of(2, 2, 2) });
 }
