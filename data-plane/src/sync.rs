@@ -9,6 +9,7 @@ mod channel;
 mod decode;
 pub mod enrol;
 mod identity;
+mod instance;
 mod loading;
 mod mark;
 mod renewal;
@@ -145,6 +146,19 @@ impl Drop for Sync {
 }
 
 async fn run(config: SyncConfig, identity: Identity, table: Arc<Table>, status: Arc<Status>) {
+    let waits = || {
+        tracing::warn!("another process has this node's data directory: this one serves when that has ended");
+        status.update(|s| s.alarm = Some("another process has this node's data directory".into()));
+    };
+    let identity = match identity.claimed(waits).await {
+        Ok(identity) => identity,
+        Err(error) => {
+            tracing::error!(%error, "this node's data directory can't be locked: it serves nothing");
+            status.update(|s| s.alarm = Some(format!("lock: {error}")));
+            return std::future::pending().await;
+        }
+    };
+    status.update(|s| s.alarm = None);
     let mark = match Mark::load(identity.data_dir()) {
         Ok(mark) => Arc::new(mark),
         Err(error) => {

@@ -136,6 +136,12 @@ impl Fleet {
         if let Some((_, older)) = node.stream.replace((stream, token.clone())) {
             older.cancel();
         }
+        if node.speaks(&hello.instance) {
+            tracing::warn!(
+                seks.node = %id,
+                "another process has shown this node's certificate and may hold a lease: what changes is enforced when that has ended"
+            );
+        }
         if node.record.region != hello.region {
             node.recorded = None;
         }
@@ -186,19 +192,19 @@ impl Fleet {
             return None;
         }
         node.hold(lease);
-        node.writing += 1;
+        node.begin_write();
         node.answered = node.stream.as_ref().map(|(stream, _)| *stream);
         let (replica, lease_ttl_ms) = (me.to_string(), ttl.max(node.record.lease_ttl_ms));
-        Some(wire::Node { replica, lease_ttl_ms, ..node.record.clone() })
+        Some(wire::Node { replica, lease_ttl_ms, instance: node.instance.clone(), ..node.record.clone() })
     }
 
-    /// It isn't known to have been written what [`to_record`](Self::to_record) gave: should it have been, it is now at the latest.
-    pub(super) fn unrecorded(&self, id: &NodeId) {
+    /// `record`, from [`to_record`](Self::to_record), isn't known to have been written: should it have been, it is now at the latest.
+    pub(super) fn unrecorded(&self, id: &NodeId, record: &wire::Node) {
         let mut state = self.lock();
         let lease = state.expect_longest();
         if let Some(node) = state.nodes.get_mut(id) {
-            node.writing = node.writing.saturating_sub(1);
-            node.hold(lease);
+            node.end_write(&record.instance);
+            node.hold_of(&record.instance, lease);
         }
         drop(state);
         self.notify();
@@ -210,17 +216,18 @@ impl Fleet {
         let lease = state.expect_longest();
         let State { nodes, me, .. } = &mut *state;
         if let Some(node) = nodes.get_mut(id) {
-            node.writing = node.writing.saturating_sub(1);
+            node.end_write(&record.instance);
         }
         if let Some(node) = nodes.get_mut(id).filter(|node| revision > node.stored) {
             // Until just now another may have granted it leases.
-            node.hold(lease);
+            node.hold_of(&record.instance, lease);
             if revision > node.removed {
                 node.stored = revision;
-                node.record.replica.clone_from(&record.replica);
-                node.record.lease_ttl_ms = record.lease_ttl_ms;
+                node.outdate(record, me.as_ref(), lease);
+                node.is_recorded(record);
                 let ours = me.as_ref().is_some_and(|me| me.as_str() == record.replica);
-                node.recorded = (ours && node.record.region == record.region).then_some(revision);
+                let same = node.record.region == record.region && node.instance == record.instance;
+                node.recorded = (ours && same).then_some(revision);
             }
         }
         drop(state);
@@ -235,7 +242,8 @@ impl Fleet {
         let mut state = self.lock();
         let State { nodes, me, .. } = &mut *state;
         let Some(me) = me else { return Vec::new() };
-        let gone = |node: &NodeState| node.record.replica == me.as_str() && node.stream.is_none() && node.ends() <= now;
+        let over = |node: &NodeState| node.holders().iter().all(|(_, ends)| *ends <= now);
+        let gone = |node: &NodeState| node.record.replica == me.as_str() && node.stream.is_none() && over(node);
         let gone = nodes.iter_mut().filter(|(_, node)| gone(node)).take(most);
         gone.map(|(id, node)| {
             node.recorded = None;
@@ -274,7 +282,7 @@ impl Fleet {
         let now = BootInstant::now();
         let mut state = self.lock();
         // Whom the store has forgotten, and who can't serve any more, is of no interest.
-        state.nodes.retain(|_, n| n.stored > 0 || n.stream.is_some() || n.ends() > now || n.lingers_at(now).is_some());
+        state.nodes.retain(|_, node| node.stored > 0 || node.stream.is_some() || node.may_be_here(now));
         state
             .standings(effective, bound, now, &elsewhere)
             .map(|(id, region, s)| (id.clone(), region.to_owned(), s))
@@ -307,8 +315,12 @@ impl Fleet {
         let promised = state.promised;
         // Who has a table and waits to be answered for holds the promise where it can be reached.
         let waits = |node: &NodeState| node.stream.is_some() && node.recorded.is_none() && node.acked > 0;
-        let ends = |node: &NodeState| if waits(node) { FOREVER } else { node.ends() };
-        let holders = || state.nodes.values().map(|node| (node.acked, ends(node)));
+        let holders = || {
+            state.nodes.values().flat_map(|node| {
+                let [(acked, ends), former] = node.holders();
+                [(acked, if waits(node) { FOREVER } else { ends }), former]
+            })
+        };
         // While one is at what was promised, or below, nobody else need be asked.
         let stays = |(acked, ends): (Revision, BootInstant)| ends > now && acked <= promised && acked < effective_head;
         let low = match holders().any(stays) {
@@ -322,21 +334,24 @@ impl Fleet {
     /// Whether we answer for a lease that may be left.
     pub(super) fn has_leases(&self) -> bool {
         let now = BootInstant::now();
-        self.lock().nodes.values().any(|node| node.lease_ends > now)
+        self.lock().nodes.values().flat_map(NodeState::known_ends).any(|ends| ends > now)
     }
 
     /// Whether the store names every node that may have a lease, and us with it.
     pub(super) fn are_named(&self) -> bool {
         let now = BootInstant::now();
-        let named = |node: &NodeState| node.lease_ends <= now || node.recorded.is_some();
-        self.lock().nodes.values().all(|node| named(node) && node.lingers_at(now).is_none())
+        let named = |node: &NodeState| {
+            let [lease, former] = node.known_ends();
+            former <= now && (lease <= now || node.recorded.is_some()) && node.lingers_at(now).next().is_none()
+        };
+        self.lock().nodes.values().all(named)
     }
 
     /// Whether there may be a node that `replica` answers for, as far as the store tells.
     pub(super) fn is_held(&self, replica: &ReplicaId) -> bool {
         let now = BootInstant::now();
-        let holds = |host: Option<&str>| host == Some(replica.as_str());
-        self.lock().nodes.values().any(|node| holds(Some(&node.record.replica)) || holds(node.lingers_at(now)))
+        let holds = |host: &str| host == replica.as_str();
+        self.lock().nodes.values().any(|node| holds(&node.record.replica) || node.lingers_at(now).any(holds))
     }
 
     /// When the next lease ends that is left now, or a little earlier.
@@ -345,7 +360,7 @@ impl Fleet {
         let mut state = self.lock();
         // Asked with every burst of acknowledgements: all nodes are looked at only when the one before has come.
         if state.next_end.is_some_and(|ends| ends <= now) {
-            state.next_end = state.nodes.values().map(|node| node.lease_ends).filter(|ends| *ends > now).min();
+            state.next_end = state.nodes.values().flat_map(NodeState::known_ends).filter(|ends| *ends > now).min();
         }
         state.next_end
     }

@@ -421,7 +421,7 @@ impl Session {
                 }
                 Err(error) => {
                     tracing::warn!(seks.node = %node, %error, "a node can't be recorded; it gets no lease");
-                    inner.fleet.unrecorded(&node);
+                    inner.fleet.unrecorded(&node, &record);
                 }
             }
         });

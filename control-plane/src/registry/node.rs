@@ -46,6 +46,7 @@ impl Registry {
         node.features.clone_from(&seen.features);
         node.last_seen_at = seen.last_seen_at;
         node.replica.clone_from(&seen.replica);
+        node.instance.clone_from(&seen.instance);
         node.lease_ttl_ms = node.lease_ttl_ms.max(seen.lease_ttl_ms);
         if node.first_seen_at == 0 {
             node.first_seen_at = seen.first_seen_at;

@@ -5,12 +5,15 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use seks_proto::id::NodeId;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+use super::instance::Instance;
 
 /// The file in the data directory.
 const FILE: &str = "identity.json";
@@ -31,6 +34,9 @@ pub struct Identity {
     /// Where a mesh keeps certificate and key fresh; `None`: they are ours to renew.
     #[serde(skip)]
     files: Option<(PathBuf, PathBuf)>,
+    /// Which process has it, once it is [`claimed`](Self::claimed).
+    #[serde(skip)]
+    instance: Option<Arc<Instance>>,
 }
 
 /// Why an identity can't be kept or read.
@@ -62,7 +68,8 @@ impl Identity {
         key_pem: Zeroizing<String>,
         ca_pem: String,
     ) -> Self {
-        Self { node: node.to_string(), region, certificate_pem, ca_pem, key_pem, data_dir: None, files: None }
+        let (node, data_dir, files, instance) = (node.to_string(), None, None, None);
+        Self { node, region, certificate_pem, ca_pem, key_pem, data_dir, files, instance }
     }
 
     /// The node's name.
@@ -80,6 +87,28 @@ impl Identity {
     /// Where it is kept; `None`: in memory only.
     pub(super) fn data_dir(&self) -> Option<&Path> {
         self.data_dir.as_deref()
+    }
+
+    /// It, as this process's, as soon as no other has its directory; `waits` is called if that isn't at once.
+    pub(super) async fn claimed(self, waits: impl FnOnce()) -> io::Result<Self> {
+        #[cfg(feature = "simulation")]
+        if self.instance.is_some() {
+            return Ok(self);
+        }
+        let instance = Instance::claim(self.data_dir(), waits).await?;
+        Ok(Self { instance: Some(Arc::new(instance)), ..self })
+    }
+
+    /// The name of the process that has it.
+    pub(super) fn instance(&self) -> &[u8] {
+        self.instance.as_ref().map_or(&[], |instance| instance.name())
+    }
+
+    /// It, as a process's on that machine.
+    #[cfg(feature = "simulation")]
+    #[must_use]
+    pub fn on_machine(self, machine: u64) -> Self {
+        Self { instance: Some(Arc::new(Instance::of_machine(machine))), ..self }
     }
 
     pub(super) fn certificate_pem(&self) -> &str {

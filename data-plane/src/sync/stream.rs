@@ -453,6 +453,7 @@ fn hello(table: &Table, mark: &Mark, identity: &Identity, config: &SyncConfig, r
         features: features::ALL.iter().chain([&features::DELTAS]).map(|&f| f.to_owned()).collect(),
         session_key: recipient.public_key().to_vec(),
         was_current: table.lease().was_current(),
+        instance: identity.instance().to_vec(),
         seen_epoch: seen.epoch,
         seen_revision: seen.revision,
     }

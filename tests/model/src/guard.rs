@@ -41,6 +41,12 @@ pub enum Guard {
     RecordedAnew,
     /// A node is given back only if its record is still the one that was looked at.
     ReleasedAsSeen,
+    /// What a process acknowledges doesn't count for another that showed the same certificate before.
+    AcksAreProcesses,
+    /// Who answers for a process goes on with it when a record names another process, elsewhere.
+    ForgetsNoOther,
+    /// A replica is waited for that a record of another process has displaced.
+    DisplacedCount,
     /// The watermark counts nodes that are gone, until their leases have ended.
     DepartedCount,
     /// A node of a replica is done when *it* has acknowledged, not when the replica has taken the change in.
@@ -53,7 +59,7 @@ pub enum Guard {
 
 impl Guard {
     /// Each.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 26] = [
         Self::CountsFromAsking,
         Self::AllowsForSkew,
         Self::RootedInBarrier,
@@ -73,6 +79,9 @@ impl Guard {
         Self::RegisteredBeforeAnswering,
         Self::RecordedAnew,
         Self::ReleasedAsSeen,
+        Self::AcksAreProcesses,
+        Self::ForgetsNoOther,
+        Self::DisplacedCount,
         Self::DepartedCount,
         Self::AcksAreNodes,
         Self::OthersCount,

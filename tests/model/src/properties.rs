@@ -83,8 +83,10 @@ fn bounded(p: &Protocol, state: &State) -> bool {
 fn heals(p: &Protocol, state: &State) -> bool {
     let mut state = *state;
     calm(p, &mut state);
-    let current =
-        state.nodes[..p.bounds.nodes].iter().all(|node| node.applied == state.effective(state.len) && node.lease > 0);
+    let mut serving =
+        state.nodes[..p.bounds.nodes].iter().map(|node| node.applied == state.effective(state.len) && node.lease > 0);
+    // Of two with one certificate each turns the other away.
+    let current = if p.bounds.cloned { serving.any(|serves| serves) } else { serving.all(|serves| serves) };
     for _ in 0..p.bounds.forever() {
         p.step(&mut state, Action::Tick);
         calm(p, &mut state);
@@ -103,7 +105,7 @@ fn calm(p: &Protocol, state: &mut State) {
         }
     };
     for (r, n) in p.replicas().flat_map(|r| p.nodes().map(move |n| (r, n))) {
-        if state.replicas[usize::from(r)].holders[usize::from(n)].writing == Writing::Sent {
+        if p.holder(state, r, n).writing[usize::from(n)] == Writing::Sent {
             p.step(state, Action::Answer(r, n));
         }
         p.step(state, Action::Release(r, n));
@@ -127,7 +129,7 @@ fn calm(p: &Protocol, state: &mut State) {
             p.step(state, action);
         }
         let stream = node(state).stream.unwrap_or_default();
-        if state.replicas[usize::from(stream)].holders[usize::from(n)].writing == Writing::Sent {
+        if p.holder(state, stream, n).writing[usize::from(n)] == Writing::Sent {
             p.step(state, Action::Answer(stream, n));
         }
     }

@@ -30,7 +30,7 @@ pub(crate) enum Action {
     Register,
     /// The replica whose stream a node follows decides to answer for it: that is on its way to the store.
     Decide(u8),
-    /// It is there: the replica, the node.
+    /// It is there: the replica, the node (of two with one certificate: which).
     Answer(u8, u8),
     /// The replica gives back a node that is gone, as far as it can see: that is on its way to the store.
     Depart(u8, u8),
@@ -82,6 +82,30 @@ impl Protocol {
         (0..self.bounds.nodes).map(|n| n as u8)
     }
 
+    /// What the control plane takes for nodes: certificates.
+    pub(crate) fn names(&self) -> impl Iterator<Item = u8> + use<> {
+        (0..if self.bounds.cloned { 1 } else { self.bounds.nodes }).map(|n| n as u8)
+    }
+
+    /// What the control plane takes `node` for.
+    pub(crate) fn name(&self, node: u8) -> u8 {
+        if self.bounds.cloned { 0 } else { node }
+    }
+
+    /// Those that have the certificate `name`.
+    pub(crate) fn processes(&self, name: u8) -> impl Iterator<Item = u8> + use<'_> {
+        self.nodes().filter(move |n| self.name(*n) == name)
+    }
+
+    /// What `replica` knows of what it takes `node` for.
+    pub(crate) fn holder<'a>(&self, state: &'a State, replica: u8, node: u8) -> &'a Holder {
+        &state.replicas[usize::from(replica)].holders[usize::from(self.name(node))]
+    }
+
+    fn holder_mut<'a>(&self, state: &'a mut State, replica: u8, node: u8) -> &'a mut Holder {
+        &mut state.replicas[usize::from(replica)].holders[usize::from(self.name(node))]
+    }
+
     pub(crate) fn tokens(&self) -> impl Iterator<Item = u8> + use<> {
         (0..self.bounds.tokens).map(|t| t as u8)
     }
@@ -103,14 +127,14 @@ impl Protocol {
         if self.watermark(state, id) > replica.watermark {
             actions.push(Action::Mark(id));
         }
-        let writing = self.nodes().filter(|n| replica.holders[usize::from(*n)].writing == Writing::Sent);
+        let writing = self.nodes().filter(|n| self.holder(state, id, *n).writing[usize::from(*n)] == Writing::Sent);
         actions.extend(writing.map(|n| Action::Answer(id, n)));
         if self.bounds.releases > 0 {
-            let sent = self.nodes().filter(|n| replica.holders[usize::from(*n)].releasing > 0);
+            let sent = self.names().filter(|n| replica.holders[usize::from(*n)].releasing > 0);
             actions.extend(sent.map(|n| Action::Release(id, n)));
         }
         if state.releases < self.bounds.releases {
-            actions.extend(self.nodes().map(|n| Action::Depart(id, n)));
+            actions.extend(self.names().map(|n| Action::Depart(id, n)));
         }
     }
 
@@ -163,9 +187,30 @@ impl Protocol {
         }
     }
 
-    /// How old the barrier may be that a node's lease is rooted in, as far as the replica knows that answers for it, or is about to.
-    fn held(&self, holder: &Holder) -> Age {
-        if holder.writing != Writing::No && self.has(Guard::HeldWhileWriting) { 0 } else { holder.granted }
+    /// Whose leases the replica answers for, or is about to, under one name: what they have acknowledged, and how old the barrier may be that
+    /// their last lease is rooted in. The process that speaks for it, and those before.
+    fn held(&self, holder: &Holder) -> [(Revision, Age); 2] {
+        let is_written = |own: bool| {
+            let writing = holder.writing.iter().enumerate().filter(|(_, writing)| **writing != Writing::No);
+            self.has(Guard::HeldWhileWriting)
+                && writing.into_iter().any(|(p, _)| (p == usize::from(holder.process)) == own)
+        };
+        let granted = if is_written(true) { 0 } else { holder.granted };
+        [(holder.acked, granted), if is_written(false) { (0, 0) } else { holder.former }]
+    }
+
+    /// The lease that the process may have that speaks for a node becomes that of one before.
+    fn supersede(&self, replica: u8, holder: &mut Holder) {
+        let granted = std::mem::replace(&mut holder.granted, self.bounds.forever());
+        self.former(replica, holder, (holder.acked, granted));
+    }
+
+    fn former(&self, replica: u8, holder: &mut Holder, (acked, granted): (Revision, Age)) {
+        let (known, age) = holder.former;
+        if !self.rules.is_over(replica, granted) {
+            let acked = if self.rules.is_over(replica, age) { acked } else { acked.min(known) };
+            holder.former = (acked, granted.min(age));
+        }
     }
 
     /// What the replica could write of itself now; what it wrote before stays true.
@@ -174,9 +219,9 @@ impl Protocol {
         if !self.has(Guard::AcksAreNodes) {
             return replica.head;
         }
-        let counts = |n: &u8| self.has(Guard::DepartedCount) || state.nodes[usize::from(*n)].stream == Some(id);
-        let holders = self.nodes().filter(counts).map(|n| replica.holders[usize::from(n)]);
-        let holders = holders.map(|holder| (holder.acked, self.held(&holder)));
+        let here = |p: u8| state.nodes[usize::from(p)].stream == Some(id);
+        let counts = |n: &u8| self.has(Guard::DepartedCount) || self.processes(*n).any(here);
+        let holders = self.names().filter(counts).flat_map(|n| self.held(&replica.holders[usize::from(n)]));
         let low = self.rules.watermark(id, holders, replica.head, state.effective(replica.head));
         let old = state.ages[..usize::from(replica.head)].iter().take_while(|age| self.rules.is_settled(id, **age));
         low.max(old.count() as u8).max(replica.watermark)
@@ -191,18 +236,24 @@ impl Protocol {
         let age = state.ages[usize::from(revision) - 1];
         let age = if self.has(Guard::WaitsOutLeases) { age } else { age.saturating_add(1) };
         let done = |n: u8| {
-            let holder = replica.holders[usize::from(n)];
-            let acked = if self.has(Guard::AcksAreNodes) { holder.acked } else { replica.head };
-            self.rules.is_done(id, acked, revision, Some(self.held(&holder)), age)
+            self.held(&replica.holders[usize::from(n)]).into_iter().all(|(acked, granted)| {
+                let acked = if self.has(Guard::AcksAreNodes) { acked } else { replica.head };
+                self.rules.is_done(id, acked, revision, Some(granted), age)
+            })
         };
         let marked = |r: u8| {
             let mark = state.replicas[usize::from(r)].watermark;
-            let answers = self.nodes().any(|n| state.answers(n, replica.head).is_some_and(|(who, _)| who == r));
+            let displaced = |n| {
+                let mut before = state.displaced(n, replica.head);
+                self.has(Guard::DisplacedCount) && before.any(|(who, age)| who == r && !self.rules.is_settled(id, age))
+            };
+            let named = |n| state.answers(n, replica.head).is_some_and(|(who, ..)| who == r);
+            let answers = self.names().any(|n| named(n) || displaced(n));
             // Of another replica's nodes nobody here knows the leases; but whom the store names nobody's, has none.
             !answers || self.rules.is_done(id, mark, revision, None, age)
         };
         let waits = |r: &u8| *r != id && state.is_registered(*r, replica.head) && self.has(Guard::OthersCount);
-        self.nodes().all(done) && self.replicas().filter(waits).all(marked)
+        self.names().all(done) && self.replicas().filter(waits).all(marked)
     }
 
     fn tick(&self, state: &mut State) {
@@ -210,7 +261,10 @@ impl Protocol {
         let older = |age: &mut Age| *age = (*age + 1).min(forever);
         state.ages.iter_mut().for_each(older);
         for replica in &mut state.replicas {
-            replica.holders.iter_mut().for_each(|holder| older(&mut holder.granted));
+            for holder in &mut replica.holders {
+                older(&mut holder.granted);
+                older(&mut holder.former.1);
+            }
         }
         for n in self.nodes() {
             let node = &mut state.nodes[usize::from(n)];
@@ -239,8 +293,20 @@ impl Protocol {
         let node = &mut state.nodes[usize::from(id)];
         (node.stream, node.grant) = (Some(replica), None);
         node.root_after = if node.was_current || !self.has(Guard::RootedAfterBeginning) { 0 } else { state.len };
+        // The stream of another process is fenced; what is on its way to that may arrive yet.
+        for other in self.processes(self.name(id)).filter(|other| *other != id) {
+            let other = &mut state.nodes[usize::from(other)];
+            other.stream = other.stream.filter(|stream| *stream != replica);
+        }
+        let holder = self.holder_mut(state, replica, id);
+        if holder.process != id {
+            holder.process = id;
+            if self.has(Guard::AcksAreProcesses) {
+                self.supersede(replica, holder);
+            }
+        }
         // A new stream has acknowledged nothing yet; the lease of the one before lives on.
-        state.replicas[usize::from(replica)].holders[usize::from(id)].acked = 0;
+        holder.acked = 0;
     }
 
     /// The table becomes what `revoked` says, at `revision`; requests that it concerns are cut.
@@ -289,7 +355,7 @@ impl Protocol {
         if left == 0 || !known || !reached {
             return;
         }
-        let holder = &mut state.replicas[usize::from(stream)].holders[usize::from(id)];
+        let holder = self.holder_mut(state, stream, id);
         holder.granted = holder.granted.min(root);
         state.nodes[usize::from(id)].grant = Some(Grant { left, revision: state.effective(head) });
     }
@@ -333,17 +399,17 @@ impl Protocol {
     fn decide(&self, state: &mut State, id: u8) {
         let Some(stream) = state.nodes[usize::from(id)].stream else { return };
         let replica = state.replicas[usize::from(stream)];
-        let holder = &replica.holders[usize::from(id)];
+        let holder = self.holder(state, stream, id);
         let ours = self.recorded(state, stream, id).is_some();
         let registered = state.is_registered(stream, state.len) || !self.has(Guard::RegisteredBeforeAnswering);
         let promised = state.effective(replica.watermark);
         let caught_up = holder.acked >= promised || !self.has(Guard::CaughtUpBeforeAnswering);
-        if ours || holder.writing != Writing::No || !registered || !caught_up {
+        if ours || holder.writing[usize::from(id)] != Writing::No || !registered || !caught_up {
             return;
         }
         state.moves += 1;
-        let holder = &mut state.replicas[usize::from(stream)].holders[usize::from(id)];
-        holder.writing = Writing::Sent;
+        let holder = self.holder_mut(state, stream, id);
+        holder.writing[usize::from(id)] = Writing::Sent;
         if self.has(Guard::TakesOverLeases) {
             holder.granted = 0;
         }
@@ -352,19 +418,21 @@ impl Protocol {
     /// Since which revision the store says, as far as replica `id` knows, that it answers for `node`, so that it may grant it leases.
     fn recorded(&self, state: &State, id: u8, node: u8) -> Option<Revision> {
         let replica = &state.replicas[usize::from(id)];
-        let given_back = replica.holders[usize::from(node)].given_back && self.has(Guard::RecordedAnew);
-        let ours = state.answers(node, replica.head).filter(|(who, _)| *who == id && !given_back);
-        ours.map(|(_, since)| since)
+        let given_back = self.holder(state, id, node).given_back && self.has(Guard::RecordedAnew);
+        let ours = state.answers(self.name(node), replica.head);
+        let ours = ours.filter(|(who, _, process)| *who == id && *process == node && !given_back);
+        ours.map(|(_, since, _)| since)
     }
 
     /// Replica `id` gives `node` back if it answers for it and sees neither a stream nor a lease of it.
     fn depart(&self, state: &mut State, id: u8, node: u8) {
         let replica = state.replicas[usize::from(id)];
         let holder = replica.holders[usize::from(node)];
-        let gone = state.nodes[usize::from(node)].stream != Some(id)
-            && holder.writing == Writing::No
-            && self.rules.is_over(id, holder.granted);
-        if let (true, Some((who, at))) = (gone, state.answers(node, replica.head))
+        let gone = self.processes(node).all(|p| state.nodes[usize::from(p)].stream != Some(id))
+            && holder.writing.iter().all(|writing| *writing == Writing::No)
+            && self.rules.is_over(id, holder.granted)
+            && self.rules.is_over(id, holder.former.1);
+        if let (true, Some((who, at, _))) = (gone, state.answers(node, replica.head))
             && who == id
         {
             state.releases += 1;
@@ -376,7 +444,8 @@ impl Protocol {
     /// What replica `id` decided of `node` reaches the store.
     fn release(&self, state: &mut State, id: u8, node: u8) {
         let at = std::mem::take(&mut state.replicas[usize::from(id)].holders[usize::from(node)].releasing);
-        let stands = |(who, since): (u8, Revision)| who == id && (since == at || !self.has(Guard::ReleasedAsSeen));
+        let stands =
+            |(who, since, _): (u8, Revision, u8)| who == id && (since == at || !self.has(Guard::ReleasedAsSeen));
         if at > 0 && state.answers(node, state.len).is_some_and(stands) {
             state.commit(Entry::Released(node));
         }
@@ -387,21 +456,34 @@ impl Protocol {
         let replica = &mut state.replicas[usize::from(id)];
         let entry = state.log[usize::from(replica.head)];
         replica.head += 1;
-        let Entry::Answers(n, who) = entry else { return };
-        let holder = &mut replica.holders[usize::from(n)];
+        let Entry::Answers(name, who, process) = entry else { return };
+        let mut holder = replica.holders[usize::from(name)];
+        let same = holder.process == process;
         if who == id {
-            holder.granted = if self.has(Guard::TakesOverLeases) { 0 } else { holder.granted };
-            (holder.writing, holder.given_back) = (Writing::No, false);
-            return;
-        }
-        // Another answers for it now, whatever lease it has; a stream for which the next record is on its way stays.
-        if holder.writing == Writing::No {
-            *holder = Holder { acked: 0, granted: self.bounds.forever(), given_back: false, ..*holder };
-            let node = &mut state.nodes[usize::from(n)];
-            if node.stream == Some(id) {
-                (node.stream, node.grant) = (None, None);
+            if self.has(Guard::TakesOverLeases) {
+                if same { holder.granted = 0 } else { self.former(id, &mut holder, (0, 0)) }
+            }
+            holder.given_back = false;
+            holder.writing[usize::from(process)] = Writing::No;
+        } else if holder.writing[usize::from(holder.process)] == Writing::No {
+            // Another answers for it now, whatever lease it has, but not for what lease another process has; a stream for which the next record is
+            // on its way stays.
+            if same || !self.has(Guard::ForgetsNoOther) {
+                holder.granted = self.bounds.forever();
+            } else {
+                self.supersede(id, &mut holder);
+            }
+            (holder.acked, holder.given_back, holder.process) = (0, false, process);
+            for p in
+                self.processes(name).filter(|p| state.nodes[usize::from(*p)].stream == Some(id)).collect::<Vec<_>>()
+            {
+                state.nodes[usize::from(p)].stream = None;
+                if !self.bounds.cloned {
+                    state.nodes[usize::from(p)].grant = None;
+                }
             }
         }
+        state.replicas[usize::from(id)].holders[usize::from(name)] = holder;
     }
 
     /// `state` after `action`, without what follows from it by itself.
@@ -412,8 +494,8 @@ impl Protocol {
             Action::Register => state.commit(Entry::Registered),
             Action::Decide(node) => self.decide(state, node),
             Action::Answer(replica, node) => {
-                state.replicas[usize::from(replica)].holders[usize::from(node)].writing = Writing::Landed;
-                state.commit(Entry::Answers(node, replica));
+                self.holder_mut(state, replica, node).writing[usize::from(node)] = Writing::Landed;
+                state.commit(Entry::Answers(self.name(node), replica, node));
             }
             Action::Depart(id, node) => self.depart(state, id, node),
             Action::Release(id, node) => self.release(state, id, node),
@@ -428,7 +510,7 @@ impl Protocol {
             Action::Ack(id) => {
                 let node = state.nodes[usize::from(id)];
                 if let (Some(replica), true) = (node.stream, node.loaded) {
-                    let holder = &mut state.replicas[usize::from(replica)].holders[usize::from(id)];
+                    let holder = self.holder_mut(state, replica, id);
                     holder.acked = holder.acked.max(node.applied);
                 }
             }

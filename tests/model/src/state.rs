@@ -44,6 +44,8 @@ pub struct Bounds {
     pub stray: bool,
     /// Nodes that crash and start again, at most.
     pub node_crashes: u8,
+    /// The two nodes are two processes with one certificate, as after a machine was cloned: one node to the control plane.
+    pub cloned: bool,
     /// What the system comes to when it is left in peace is asked of one state in so many.
     pub peace: usize,
 }
@@ -66,6 +68,7 @@ impl Bounds {
             requests: false,
             stray: false,
             node_crashes: 0,
+            cloned: false,
             peace: 1,
         }
     }
@@ -86,8 +89,8 @@ pub(crate) enum Entry {
     Revoked(u8),
     /// The second replica may answer for nodes from now on.
     Registered,
-    /// Whatever lease a node has, a replica answers for it: the node, the replica.
-    Answers(u8, u8),
+    /// Whatever lease a process has, a replica answers for it: the node, the replica, the process.
+    Answers(u8, u8, u8),
     /// The node is gone: nobody answers for it.
     Released(u8),
 }
@@ -108,8 +111,12 @@ pub(crate) struct Holder {
     pub(crate) acked: Revision,
     /// How old the barrier is that the last lease is rooted in that the replica answers for; forever: none is left.
     pub(crate) granted: Age,
-    /// Whether the store is to say that the replica answers for it.
-    pub(crate) writing: Writing,
+    /// The process whose acknowledgements and lease those are.
+    pub(crate) process: u8,
+    /// What another has acknowledged that showed the same certificate before, and the age of the barrier that its last lease is rooted in.
+    pub(crate) former: (Revision, Age),
+    /// Whether the store is to say that the replica answers for it: for each process.
+    pub(crate) writing: [Writing; NODES],
     /// The replica has given it back: no record of before is one to grant by.
     pub(crate) given_back: bool,
     /// The record, by revision, that is to be taken back, on its way to the store; 0: none is.
@@ -189,11 +196,19 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(bounds: &Bounds) -> Self {
         let forever = bounds.forever();
-        let holder = Holder { acked: 0, granted: forever, writing: Writing::No, given_back: false, releasing: 0 };
+        let holder = Holder {
+            acked: 0,
+            granted: forever,
+            process: 0,
+            former: (0, forever),
+            writing: [Writing::No; NODES],
+            given_back: false,
+            releasing: 0,
+        };
         let node = Node {
             stream: None,
             loaded: false,
-            was_current: true, // before its first life there was none
+            was_current: !bounds.cloned, // before its first life there was none, but of the one that was cloned
             root_after: 0,
             applied: 0,
             revoked: 0,
@@ -218,7 +233,11 @@ impl State {
             state.commit(Entry::Registered);
         }
         if !bounds.newcomers {
-            (0..bounds.nodes).for_each(|node| state.commit(Entry::Answers(node as u8, 0)));
+            let known = if bounds.cloned { 1 } else { bounds.nodes };
+            (0..known as u8).for_each(|node| state.commit(Entry::Answers(node, 0, node)));
+        }
+        for replica in &mut state.replicas {
+            (0..NODES).for_each(|node| replica.holders[node].process = if bounds.cloned { 0 } else { node as u8 });
         }
         if state.len > 0 {
             state.ages = [forever; LOG];
@@ -239,14 +258,28 @@ impl State {
         u8::try_from(at + 1).ok()
     }
 
-    /// Who answers for `node`, as far as the first `head` changes tell, and since which.
-    pub(crate) fn answers(&self, node: u8, head: Revision) -> Option<(u8, Revision)> {
+    /// Who answers for `node`, as far as the first `head` changes tell, since which, and for which process.
+    pub(crate) fn answers(&self, node: u8, head: Revision) -> Option<(u8, Revision, u8)> {
         let seen = &self.log[..usize::from(head)];
         seen.iter().enumerate().rev().find_map(|(at, entry)| match entry {
-            Entry::Answers(n, replica) if *n == node => Some(Some((*replica, at as u8 + 1))),
+            Entry::Answers(n, replica, process) if *n == node => Some(Some((*replica, at as u8 + 1, *process))),
             Entry::Released(n) if *n == node => Some(None),
             _ => None,
         })?
+    }
+
+    /// Who answered for a process of `node` until a record of another process took the place of that one, and how long ago that was.
+    pub(crate) fn displaced(&self, node: u8, head: Revision) -> impl Iterator<Item = (u8, Age)> {
+        let seen = self.log[..usize::from(head)].iter().zip(self.ages);
+        let records = seen.filter_map(move |(entry, age)| match entry {
+            Entry::Answers(n, replica, process) if *n == node => Some((*replica, *process, age)),
+            _ => None,
+        });
+        let next = records.clone().skip(1);
+        records
+            .zip(next)
+            .filter(|((_, process, _), (_, other, _))| process != other)
+            .map(|((who, ..), (.., age))| (who, age))
     }
 
     /// Whether `replica` is registered, as far as the first `head` changes tell.

@@ -20,7 +20,9 @@ impl Protocol {
                 continue;
             }
             let mut other = one;
-            if n {
+            if n && self.bounds.cloned {
+                swap_processes(&mut other);
+            } else if n {
                 swap_nodes(&mut other);
             }
             if r {
@@ -44,11 +46,13 @@ impl Protocol {
         for id in 0..self.bounds.replicas {
             state.replicas[id].watermark = state.effective(state.replicas[id].watermark);
             for n in 0..self.bounds.nodes {
-                let connected = state.nodes[n].stream == Some(id as u8);
+                let connected = self.processes(n as u8).any(|p| state.nodes[usize::from(p)].stream == Some(id as u8));
                 let acked = state.effective(state.replicas[id].holders[n].acked);
+                let former = state.effective(state.replicas[id].holders[n].former.0);
                 let holder = &mut state.replicas[id].holders[n];
-                holder.acked =
-                    if connected || holder.writing != Writing::No || holder.granted < forever { acked } else { 0 };
+                let is_written = holder.writing.iter().any(|writing| *writing != Writing::No);
+                holder.acked = if connected || is_written || holder.granted < forever { acked } else { 0 };
+                holder.former.0 = if holder.former.1 < forever { former } else { 0 };
             }
         }
         state
@@ -59,8 +63,29 @@ fn swap_nodes(state: &mut State) {
     state.nodes.swap(0, 1);
     state.replicas.iter_mut().for_each(|replica| replica.holders.swap(0, 1));
     for entry in &mut state.log {
-        if let Entry::Answers(node, _) | Entry::Released(node) = entry {
+        if let Entry::Answers(node, ..) | Entry::Released(node) = entry {
             *node ^= 1;
+        }
+    }
+    name_processes(state);
+}
+
+fn swap_processes(state: &mut State) {
+    state.nodes.swap(0, 1);
+    name_processes(state);
+    // There is no second node.
+    state.replicas.iter_mut().for_each(|replica| replica.holders[1].process = 0);
+}
+
+/// After the nodes have been exchanged.
+fn name_processes(state: &mut State) {
+    for holder in state.replicas.iter_mut().flat_map(|replica| &mut replica.holders) {
+        holder.process ^= 1;
+        holder.writing.swap(0, 1);
+    }
+    for entry in &mut state.log {
+        if let Entry::Answers(.., process) = entry {
+            *process ^= 1;
         }
     }
 }
@@ -68,7 +93,7 @@ fn swap_nodes(state: &mut State) {
 fn swap_replicas(state: &mut State) {
     state.replicas.swap(0, 1);
     for entry in &mut state.log {
-        if let Entry::Answers(_, replica) = entry {
+        if let Entry::Answers(_, replica, _) = entry {
             *replica ^= 1;
         }
     }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, reason = "tests")]
 #![allow(unreachable_pub, reason = "the modules are this test's own")]
 
+mod clones;
 mod divergence;
 mod enforcement;
 mod hostile_node;

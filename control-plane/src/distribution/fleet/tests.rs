@@ -259,11 +259,79 @@ fn nothing_is_promised_while_it_is_unknown_whether_we_answer_for_a_node() {
     fleet.enlist("me".parse().unwrap());
     fleet.join(&id("a"), 1, &hello("eu"));
     assert!(fleet.ack(&id("a"), 1, 3));
-    assert!(fleet.to_record(&id("a"), TTL, |revision| revision).is_some());
+    let ours = to_record(&fleet, "a").unwrap();
     fleet.leave(&id("a"), 1);
     assert_eq!(fleet.watermark(9, 0, |revision| revision), 3, "the write may still arrive");
-    fleet.unrecorded(&id("a"));
+    fleet.unrecorded(&id("a"), &ours);
     assert_eq!(fleet.watermark(9, 0, |revision| revision), 9);
+}
+
+fn hello_of(instance: &str) -> wire::Hello {
+    wire::Hello { instance: instance.into(), ..hello("eu") }
+}
+
+fn record_of(replica: &str, instance: &str) -> wire::Node {
+    wire::Node { instance: instance.into(), ..record(replica) }
+}
+
+#[test]
+fn an_acknowledgement_counts_for_the_process_that_sent_it() {
+    let fleet = with_a();
+    assert!(fleet.grant(&id("a"), 1, later()) && fleet.ack(&id("a"), 1, 6));
+    fleet.join(&id("a"), 2, &hello_of("clone"));
+    assert!(fleet.ack(&id("a"), 2, 9));
+    assert!(!fleet.may_grant(&id("a"), TTL, 99), "the store names the other");
+    assert!(matches!(standing(&fleet, "a", 6, later()), Standing::Applied(_)), "both have that");
+    assert_eq!(standing(&fleet, "a", 9, later()), Standing::Outstanding);
+    assert_eq!((fleet.watermark(9, 0, |r| r), fleet.has_leases(), fleet.are_named()), (6, true, false));
+    let ours = to_record(&fleet, "a").unwrap();
+    assert_eq!(ours.instance, b"clone");
+    fleet.recorded(&id("a"), &ours, 10);
+    assert!(fleet.may_grant(&id("a"), TTL, 10));
+    fleet.leave(&id("a"), 2);
+    fleet.lock().nodes.values_mut().for_each(|node| node.lease_ends = BootInstant::now());
+    assert!(fleet.depart(9).is_empty(), "it isn't given back while the other may serve");
+    let past = BootInstant::now();
+    assert!(matches!(standing(&fleet, "a", 9, past), Standing::Applied(_) | Standing::LeaseExpired(_)));
+}
+
+#[test]
+fn a_replica_goes_on_answering_for_a_process_that_a_record_of_another_one_displaces() {
+    let fleet = with_a();
+    assert!(fleet.grant(&id("a"), 1, later()) && fleet.ack(&id("a"), 1, 6));
+    fleet.learn(id("a"), Some(record_of("r2", "clone")), 10);
+    assert_eq!(standing(&fleet, "a", 9, later()), Standing::Outstanding);
+    assert_eq!(fleet.watermark(10, 0, |r| r), 6);
+    // Back to the first process, elsewhere: that replica doesn't know what the one before has.
+    fleet.learn(id("a"), Some(record_of("r3", "")), 11);
+    assert_eq!(fleet.watermark(11, 0, |r| r), 6);
+    assert!(fleet.is_held(&"r2".parse().unwrap()) && fleet.is_held(&"r3".parse().unwrap()));
+}
+
+#[test]
+fn a_replica_is_held_while_it_may_answer_for_a_process_that_no_record_names() {
+    let (r2, r3) = ("r2".parse().unwrap(), "r3".parse().unwrap());
+    for (longest, held) in [(TTL, true), (Duration::ZERO, false)] {
+        let fleet = Fleet::new(vec![(id("a"), record_of("r2", "one"), 3)], longest);
+        fleet.learn(id("a"), Some(record_of("r2", "two")), 4);
+        fleet.learn(id("a"), Some(record_of("r3", "two")), 5);
+        assert_eq!((fleet.is_held(&r2), fleet.is_held(&r3)), (held, true), "{longest:?}");
+    }
+}
+
+#[test]
+fn nothing_is_promised_while_a_record_of_a_process_before_may_arrive() {
+    let fleet = fleet();
+    fleet.join(&id("a"), 1, &hello_of("one"));
+    assert!(fleet.ack(&id("a"), 1, 3));
+    let late = to_record(&fleet, "a").unwrap();
+    fleet.join(&id("a"), 2, &hello_of("two"));
+    assert!(fleet.ack(&id("a"), 2, 9));
+    assert_eq!(fleet.watermark(9, 0, |r| r), 0, "with that we answer for a lease from another");
+    fleet.recorded(&id("a"), &late, 5);
+    assert!(!fleet.may_grant(&id("a"), TTL, 99), "it isn't of the process that is here");
+    assert_eq!(fleet.watermark(9, 0, |r| r), 0);
+    assert_eq!(to_record(&fleet, "a").unwrap().instance, b"two");
 }
 
 #[test]

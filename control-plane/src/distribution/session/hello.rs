@@ -72,7 +72,8 @@ fn check(hello: &wire::Hello, node: &NodeId) -> Result<(), End> {
         return Err(End::Protocol("the Hello names another node than the certificate"));
     }
     let texts = [&hello.region, &hello.version, &hello.epoch, &hello.seen_epoch];
-    if !texts.into_iter().chain(&hello.features).all(|t| short(t)) || hello.features.len() > MAX_FEATURES {
+    let texts = texts.into_iter().chain(&hello.features).all(|t| short(t));
+    if !texts || hello.features.len() > MAX_FEATURES || hello.instance.len() > MAX_TEXT_BYTES {
         return Err(End::Protocol("the Hello is too long"));
     }
     Ok(())

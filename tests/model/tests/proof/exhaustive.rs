@@ -25,6 +25,11 @@ fn a_node_that_is_given_back() {
 }
 
 #[test]
+fn two_processes_with_one_certificate() {
+    run("1 replica, a clone", Bounds { cloned: true, moves: 2, ttl: 1, peace: 16, ..Bounds::of(1, 2, 1) });
+}
+
+#[test]
 fn stray_messages_requests_in_flight_and_a_node_that_crashes() {
     let bounds = Bounds { stray: true, requests: true, node_crashes: 1, moves: 0, ..Bounds::of(1, 1, 2) };
     run("stray messages, requests, a crash", Bounds { peace: 8, ..bounds });
@@ -54,6 +59,11 @@ fn large_newcomers_and_a_crash() {
 #[test]
 fn large_given_back() {
     large("2 replicas, 1 node, given back", Bounds { releases: 1, ttl: 1, moves: 2, peace: 16, ..Bounds::of(2, 1, 1) });
+}
+
+#[test]
+fn large_two_processes_with_one_certificate() {
+    large("2 replicas, a clone", Bounds { cloned: true, ttl: 1, moves: 2, peace: 64, ..Bounds::of(2, 2, 1) });
 }
 
 #[test]

@@ -7,9 +7,9 @@ use crate::MOST;
 /// A system that is as small as can show what the guard is for.
 fn smallest(guard: Guard) -> Bounds {
     use Guard::{
-        CaughtUpBeforeAnswering, CutBeforeAck, CutWithLease, DepartedCount, FollowsOn, HeldWhileWriting,
-        NamedBeforeGrant, NeverBackwards, OthersCount, RecordedAnew, RegisteredBeforeAnswering, RegisteredBeforeCheck,
-        ReleasedAsSeen, RootedAfterBeginning, TakesOverLeases,
+        AcksAreProcesses, CaughtUpBeforeAnswering, CutBeforeAck, CutWithLease, DepartedCount, DisplacedCount,
+        FollowsOn, ForgetsNoOther, HeldWhileWriting, NamedBeforeGrant, NeverBackwards, OthersCount, RecordedAnew,
+        RegisteredBeforeAnswering, RegisteredBeforeCheck, ReleasedAsSeen, RootedAfterBeginning, TakesOverLeases,
     };
     let one = Bounds { moves: 0, ..Bounds::of(1, 1, 1) };
     match guard {
@@ -23,6 +23,8 @@ fn smallest(guard: Guard) -> Bounds {
         | DepartedCount
         | OthersCount => Bounds::of(2, 1, 1),
         RecordedAnew | ReleasedAsSeen => Bounds { releases: 1, ..Bounds::of(2, 1, 1) },
+        AcksAreProcesses => Bounds { cloned: true, ..Bounds::of(1, 2, 1) },
+        ForgetsNoOther | DisplacedCount => Bounds { cloned: true, ttl: 1, moves: 2, ..Bounds::of(2, 2, 1) },
         RootedAfterBeginning => Bounds { node_crashes: 1, ttl: 1, ..Bounds::of(2, 1, 1) },
         RegisteredBeforeAnswering => Bounds { late: true, ..Bounds::of(2, 1, 1) },
         _ => one,
