@@ -116,8 +116,11 @@ fn calm(p: &Protocol, state: &mut State) {
     everything(state);
     for n in p.nodes() {
         let node = |state: &State| state.nodes[usize::from(n)];
-        if node(state).stream.is_none() {
-            p.step(state, Action::Connect(n, 0));
+        let streams = |state: &State, other: u8| state.nodes[usize::from(other)].stream.is_some();
+        match p.processes(p.name(n)).any(|other| streams(state, other)) {
+            false => p.step(state, Action::Connect(n, 0)),
+            true if streams(state, n) => {}
+            true => continue, // the other one has its turn
         }
         if !node(state).loaded {
             p.step(state, Action::Snapshot(n, state.len));

@@ -24,7 +24,7 @@ fn smallest(guard: Guard) -> Bounds {
         | OthersCount => Bounds::of(2, 1, 1),
         RecordedAnew | ReleasedAsSeen => Bounds { releases: 1, ..Bounds::of(2, 1, 1) },
         AcksAreProcesses => Bounds { cloned: true, ..Bounds::of(1, 2, 1) },
-        ForgetsNoOther | DisplacedCount => Bounds { cloned: true, ttl: 1, moves: 2, ..Bounds::of(2, 2, 1) },
+        ForgetsNoOther | DisplacedCount => Bounds { cloned: true, ttl: 1, peace: 1024, ..Bounds::of(2, 2, 1) },
         RootedAfterBeginning => Bounds { node_crashes: 1, ttl: 1, ..Bounds::of(2, 1, 1) },
         RegisteredBeforeAnswering => Bounds { late: true, ..Bounds::of(2, 1, 1) },
         _ => one,
