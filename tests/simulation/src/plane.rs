@@ -78,6 +78,20 @@ pub(crate) fn node_id(host: HostId) -> NodeId {
     format!("node-{host}").parse().unwrap()
 }
 
+/// Who shows which node's certificate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Certificates {
+    /// A machine, and the one that it was cloned from.
+    pub(crate) clone: Option<(HostId, HostId)>,
+}
+
+impl Certificates {
+    /// Whose certificate `host` has.
+    pub(crate) fn of(self, host: HostId) -> HostId {
+        self.clone.filter(|(clone, _)| *clone == host).map_or(host, |(_, original)| original)
+    }
+}
+
 fn peer(host: HostId) -> Peer {
     Peer { identity: PeerIdentity::Node(node_id(host)), enrolment: ENROLMENT.into(), signed_at: 0 }
 }
@@ -88,7 +102,7 @@ pub(crate) async fn replica(
     store: Arc<dyn Store>,
     sealer: Arc<Sealer>,
     lease: Duration,
-    incoming: Incoming,
+    (incoming, certificates): (Incoming, Certificates),
     serving: Serving,
 ) {
     let options = DistributionOptions { replica: name, lease, ..DistributionOptions::default() };
@@ -102,7 +116,7 @@ pub(crate) async fn replica(
     *serving.lock().unwrap() = Some((distribution.clone(), registry));
     let incoming = UnboundedReceiverStream::new(incoming).map(|socket| {
         socket.map(|socket| {
-            let peer = peer(socket.peer());
+            let peer = peer(certificates.of(socket.peer()));
             Checked(socket, peer)
         })
     });
@@ -117,10 +131,11 @@ pub(crate) async fn replica(
     let _ = server.add_service(distribution.service()).serve_with_incoming(incoming).await;
 }
 
-/// Runs a node; its table is filled from now on.
-pub(crate) async fn node(host: HostId, endpoints: Vec<String>, table: Arc<Table>) {
-    let id = node_id(host);
+/// Runs a node that has `certificate`, on `machine`; its table is filled from now on.
+pub(crate) async fn node(certificate: HostId, machine: HostId, endpoints: Vec<String>, table: Arc<Table>) {
+    let id = node_id(certificate);
     let identity = Identity::new(&id, String::new(), String::new(), String::new().into(), String::new());
+    let identity = identity.on_machine(machine as u64);
     let config = SyncConfig { endpoints, ..SyncConfig::default() };
     let _sync = Sync::start(config, identity, table);
     std::future::pending::<()>().await;

@@ -107,7 +107,8 @@ pub fn run(plan: Plan) -> Report {
     // Where every lease has to last, messages take no great part of one.
     let quiet = wildness == 0;
     let lease = random.millis(if quiet { 3_000..3_500 } else { 2_000..3_500 });
-    let world = World::new(random.fork(), replicas, nodes, lease, quiet, plan.defect);
+    let clone = !quiet && (random.percent(30) || plan.defect == Some(Defect::ClonesUnnamed));
+    let world = World::new(random.fork(), (replicas, nodes, clone), lease, quiet, plan.defect);
     let (repairs, changes) = (Vec::new(), Vec::new());
     let mut scenario = Scenario { plan, random, world, wildness, repairs, changes, faults: 0 };
     scenario.trouble();
@@ -130,6 +131,10 @@ impl Scenario {
         if self.wildness == 0 {
             let settled = Duration::from_secs(5).as_millis() / TICK.as_millis();
             self.world.oracle.expect_calm(settled as u64);
+        }
+        if let Some(clone) = self.world.clone() {
+            let at = self.random.millis(0..6_000);
+            self.repairs.push((at, Fault::Crash(clone)));
         }
         while self.world.now < until {
             let per_tick = |per_ten_seconds: usize| per_ten_seconds as f64 * TICK.as_secs_f64() / 10.0;
@@ -302,7 +307,8 @@ impl Scenario {
 
     /// An agent calls some node.
     fn request(&mut self) {
-        let node = self.world.nodes[self.random.below(self.world.nodes.len())];
+        let nodes: Vec<HostId> = self.world.nodes.iter().copied().chain(self.world.clone()).collect();
+        let node = nodes[self.random.below(nodes.len())];
         let (at, answer) = (self.random.below(TOKENS), self.random.millis(10..6_000));
         let Some(watched) = self.world.watched(node) else { return };
         if let Some(host) = &self.world.machines[node].host {
@@ -316,6 +322,10 @@ impl Scenario {
         self.world.network.heal_all();
         for fault in std::mem::take(&mut self.repairs) {
             self.repair(fault.1);
+        }
+        // Two with one certificate turn each other away for as long as both are there.
+        if let Some(clone) = self.world.clone() {
+            self.world.crash(clone, true);
         }
         let until = self.world.now + PEACE;
         let mut wrong = vec!["nothing was looked at".to_owned()];

@@ -27,6 +27,8 @@ pub enum Defect {
     WatchLosesDeletes,
     /// A read of the revision is answered from memory, by a member that is cut off from the others.
     StaleReads,
+    /// Not the store's: a clone passes itself off as the process that it was cloned from.
+    ClonesUnnamed,
 }
 
 impl Defect {
@@ -36,13 +38,16 @@ impl Defect {
         match self {
             Self::WatchLosesDeletes => "watch-loses-deletes",
             Self::StaleReads => "stale-reads",
+            Self::ClonesUnnamed => "clones-unnamed",
         }
     }
 
     /// The one of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        [Self::WatchLosesDeletes, Self::StaleReads].into_iter().find(|defect| defect.name() == name)
+        [Self::WatchLosesDeletes, Self::StaleReads, Self::ClonesUnnamed]
+            .into_iter()
+            .find(|defect| defect.name() == name)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     host::{Hold, Host},
     network::{HostId, Network},
     oracle::{Oracle, Watched},
-    plane::{self, Serving},
+    plane::{self, Certificates, Serving},
     random::Random,
     site::Site,
     store::{Client, Cluster, Defect},
@@ -52,6 +52,9 @@ pub(crate) struct World {
     pub(crate) machines: Vec<Machine>,
     pub(crate) replicas: Vec<HostId>,
     pub(crate) nodes: Vec<HostId>,
+    pub(crate) certificates: Certificates,
+    /// A clone says that it is one.
+    named: bool,
     pub(crate) lease: Duration,
     random: Random,
 }
@@ -59,8 +62,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(
         mut random: Random,
-        replicas: usize,
-        nodes: usize,
+        (replicas, nodes, clone): (usize, usize, bool),
         lease: Duration,
         quiet: bool,
         defect: Option<Defect>,
@@ -68,6 +70,7 @@ impl World {
         let network = Network::new(random.fork());
         let cluster = Cluster::new(STORE, Site::get().contents.clone(), defect);
         let (first, total) = (1 + replicas, 1 + replicas + nodes);
+        let certificates = Certificates { clone: clone.then_some((total, first)) };
         let mut world = Self {
             now: Duration::ZERO,
             network,
@@ -76,10 +79,12 @@ impl World {
             machines: Vec::new(),
             replicas: (1..first).collect(),
             nodes: (first..total).collect(),
+            certificates,
+            named: defect != Some(Defect::ClonesUnnamed),
             lease,
             random,
         };
-        for host in 0..total {
+        for host in 0..total + usize::from(clone) {
             let rate = RATES.0 + (RATES.1 - RATES.0) * world.random.fraction();
             world.machines.push(Machine { host: None, program: Program::Store, rate, starts: 0 });
             for other in 0..host {
@@ -113,7 +118,7 @@ impl World {
         let serving = Serving::default();
         let client = Client { host: id, network: self.network.clone(), cluster: self.cluster.clone() };
         let (store, sealer): (Arc<dyn Store>, _) = (Arc::new(client), Site::get().sealer.clone());
-        let incoming = self.network.listen(id);
+        let incoming = (self.network.listen(id), self.certificates);
         host.spawn(plane::replica(format!("replica-{id}"), store, sealer, self.lease, incoming, serving.clone()));
         Program::Replica(serving)
     }
@@ -122,8 +127,10 @@ impl World {
         let table = Arc::new(Table::new().unwrap());
         let mut endpoints: Vec<String> = self.replicas.iter().map(|r| format!("https://replica-{r}:1")).collect();
         self.random.shuffle(&mut endpoints);
-        host.spawn(plane::node(id, endpoints, table.clone()));
-        Program::Node(Watched::new(format!("node-{id}"), table, Site::get().tokens.len()))
+        let certificate = self.certificates.of(id);
+        host.spawn(plane::node(certificate, if self.named { id } else { certificate }, endpoints, table.clone()));
+        let name = if certificate == id { format!("node-{id}") } else { format!("the clone of node-{certificate}") };
+        Program::Node(Watched::new(name, table, Site::get().tokens.len()))
     }
 
     /// How a program on `from` connects: to the host that the endpoint names.
@@ -162,6 +169,11 @@ impl World {
                 None => host.release(),
             }
         }
+    }
+
+    /// The machine that was cloned from another, if there is one.
+    pub(crate) fn clone(&self) -> Option<HostId> {
+        self.certificates.clone.map(|(clone, _)| clone)
     }
 
     /// A replica that serves.

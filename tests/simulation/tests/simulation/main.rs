@@ -138,6 +138,12 @@ fn a_watch_that_loses_a_deletion_is_noticed() {
 }
 
 #[test]
+fn a_clone_that_nobody_can_tell_apart_is_noticed() {
+    let reports = all(1..2000, Some(Defect::ClonesUnnamed), is_broken);
+    assert!(reports.iter().any(is_broken), "it went unnoticed in {} seeds", reports.len());
+}
+
+#[test]
 fn a_store_whose_reads_are_stale_is_noticed() {
     let reports = all(1..2000, Some(Defect::StaleReads), is_broken);
     assert!(reports.iter().any(is_broken), "it went unnoticed in {} seeds", reports.len());
