@@ -1,6 +1,7 @@
 //! Light nodes: real streams of the real protocol, each with its own certificate, TLS connection and lease, that apply nothing. What a replica
 //! costs shows better when a thousand tables don't share its two cores.
 
+mod http2;
 mod link;
 
 use std::{

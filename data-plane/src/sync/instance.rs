@@ -22,7 +22,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// Another at each boot of a machine.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// A name's length, in bytes.
-const LENGTH: usize = 16;
+const LENGTH: usize = 32;
 
 /// A name that no other living process has, for as long as this is kept.
 pub(super) struct Instance {
@@ -71,11 +71,8 @@ impl Instance {
 
 /// A copy of the file is another file, on this machine; on another it is another boot.
 fn of_place(boot: &[u8], lock: &fs::Metadata) -> [u8; LENGTH] {
-    let hash =
-        Sha256::new().chain_update(boot).chain_update(lock.dev().to_be_bytes()).chain_update(lock.ino().to_be_bytes());
-    let mut name = [0; LENGTH];
-    name.copy_from_slice(&hash.finalize()[..LENGTH]);
-    name
+    let place = [lock.dev().to_be_bytes(), lock.ino().to_be_bytes()];
+    Sha256::new().chain_update(boot).chain_update(place.as_flattened()).finalize().into()
 }
 
 fn drawn() -> io::Result<[u8; LENGTH]> {
