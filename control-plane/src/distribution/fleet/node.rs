@@ -150,7 +150,7 @@ impl NodeState {
             self.is_recorded(&record);
             return;
         }
-        if !same && !record.replica.is_empty() {
+        if !same {
             // Who answers for that process doesn't for the one before: we go on.
             self.supersede();
         }
