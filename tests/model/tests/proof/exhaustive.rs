@@ -63,7 +63,15 @@ fn large_given_back() {
 
 #[test]
 fn large_two_processes_with_one_certificate() {
-    large("2 replicas, a clone", Bounds { cloned: true, ttl: 1, moves: 2, peace: 64, ..Bounds::of(2, 2, 1) });
+    large("2 replicas, a clone, coarse", Bounds { cloned: true, ttl: 1, peace: 1024, ..Bounds::of(2, 2, 1) });
+}
+
+#[test]
+fn large_two_processes_that_take_turns() {
+    large(
+        "2 replicas, a clone, two moves, coarse",
+        Bounds { cloned: true, ttl: 1, moves: 2, peace: 4096, ..Bounds::of(2, 2, 1) },
+    );
 }
 
 #[test]
