@@ -81,11 +81,13 @@ async fn a_replica_answers_for_a_clone_although_another_answers_for_the_node() {
     assert!(first.node.honours(&token.digest), "both have a lease");
     let revision = a.revoke(&token).await;
     second.reaches(revision).await;
-    let asked = [&a, &b, &c].map(|replica| replica.distribution.await_enforced(revision, LONG));
-    for enforcement in futures_util::future::join_all(asked).await {
+    // Each at the moment of its own answer.
+    let asked = [&a, &b, &c].map(async |replica| {
+        let enforcement = replica.distribution.await_enforced(revision, LONG).await;
         assert!(!first.node.honours(&token.digest) && !second.honours(&token.digest), "at the moment of the answer");
         assert!(enforcement.enforced, "{enforcement:?}");
-    }
+    });
+    futures_util::future::join_all(asked).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
