@@ -16,6 +16,7 @@ mod fleet;
 mod follow;
 mod item;
 mod lease;
+mod link;
 mod marks;
 mod members;
 mod metrics;
@@ -36,8 +37,7 @@ use std::{
 
 use seks_proto::{
     id::{CredentialName, TenantName},
-    table::MESSAGE_BYTES,
-    wire::{self, distribution_server::DistributionServer},
+    wire,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -211,15 +211,6 @@ impl Distribution {
         let life = Life::register(&inner).await;
         inner.run(life.ok());
         Ok(Self(inner))
-    }
-
-    /// The gRPC service. The listener must ask for client certificates; a stream without a node's is refused.
-    #[must_use]
-    pub fn service(&self) -> DistributionServer<Self> {
-        // A node speaks in small messages; what is larger is not from one.
-        DistributionServer::new(self.clone())
-            .max_decoding_message_size(session::MAX_NODE_MESSAGE_BYTES)
-            .max_encoding_message_size(MESSAGE_BYTES)
     }
 
     /// Waits until `revision` is enforced: no node serves anything that it took away, whatever is cut off, crashed or slow.

@@ -1,6 +1,7 @@
 //! The control plane as a whole: what starts in which order, and how it stops.
 
 pub mod listener;
+pub mod nodes;
 mod start;
 pub mod tls;
 
@@ -21,6 +22,7 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 pub use self::start::{Base, Foundation, OperatorIdentity, StartError};
 use self::{
     listener::Listener,
+    nodes::Nodes,
     tls::{ClientCertificate, Source},
 };
 use crate::{
@@ -39,6 +41,17 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often what has had its time is forgotten.
 const JANITOR: Duration = Duration::from_secs(300);
+
+/// Calls at the same time on one connection.
+const CONCURRENT_STREAMS: u32 = 100;
+/// What a call, and all calls of a connection, may send before they were heard.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// All names and values of a request's head.
+const HEADER_LIST_BYTES: u32 = 16 * 1024;
+/// How often the other end is asked whether it is there, and how long it may take to say so.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running control plane.
 pub struct ControlPlane {
@@ -154,8 +167,8 @@ impl ControlPlane {
     fn serve_nodes(&mut self, listener: Listener, tls: &ListenerTlsConfig, names: &[String]) -> Result<(), StartError> {
         let incoming = self.secure("distribution", listener, tls, names, ClientCertificate::Optional)?;
         let enrolment = Enrolment::service(Arc::clone(&self.authority), Arc::clone(&self.registry));
-        let router = grpc_server().add_service(self.distribution.service()).add_service(enrolment);
-        self.serve(|stop| router.serve_with_incoming_shutdown(incoming, stop));
+        let nodes = Nodes::new(self.distribution.clone()).with_enrolment(enrolment);
+        self.servers.push(tokio::spawn(nodes.serve(incoming, self.stop.clone())));
         Ok(())
     }
 
@@ -318,12 +331,12 @@ fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, StartEr
 /// Limits of a connection, whoever is at its other end.
 fn grpc_server() -> tonic::transport::Server {
     tonic::transport::Server::builder()
-        .max_concurrent_streams(100)
-        .initial_stream_window_size(64 * 1024)
-        .initial_connection_window_size(1024 * 1024)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .http2_max_header_list_size(16 * 1024)
+        .max_concurrent_streams(CONCURRENT_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(HEADER_LIST_BYTES)
 }
 
 async fn bind(key: &'static str, address: SocketAddr) -> Result<Listener, StartError> {

@@ -81,6 +81,7 @@ pub(super) async fn run(world: &World, args: Args) {
         "all nodes had everything {drained:.2?} after the last commit; snapshots taken on the way: {}",
         nodes.snapshots()
     );
+    drop(nodes); // they would say that their replica is gone
     plane.shutdown().await;
 }
 

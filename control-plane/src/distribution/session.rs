@@ -11,22 +11,22 @@ mod next;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{
     FutureExt as _, StreamExt as _,
     future::{BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
+use h2::{RecvStream, server::SendResponse};
+use http::Extensions;
 use seks_proto::{
     id::NodeId,
     table::{BootInstant, SessionKey, features},
-    wire::{self, ReplicaMessage, node_message::Message as FromNode, replica_message::Message as ToNode},
+    wire::{self, node_message::Message as FromNode, replica_message::Message as ToNode},
 };
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, sleep_until, timeout},
-};
-use tokio_stream::wrappers::{ReceiverStream, WatchStream};
-use tonic::{Request, Response, Status, Streaming};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_stream::wrappers::WatchStream;
+use tonic::Status;
 
 pub(super) use self::hello::is_whole;
 use self::{
@@ -34,26 +34,29 @@ use self::{
     hello::{Greeting, greet},
     next::{Loaded, Loading, Pending},
 };
-use super::{Distribution, Inner, doors::Opening, members::Member, presence, scope::Scope};
+use super::{
+    Distribution, Inner,
+    doors::Opening,
+    link::{self, Inbound, Outbound},
+    members::Member,
+    presence,
+    scope::Scope,
+};
 use crate::{
     authority::{Identity, Peer},
     store::Revision,
 };
 
-/// Largest message of a node, in bytes: a Hello with its features.
-pub(super) const MAX_NODE_MESSAGE_BYTES: usize = 16 * 1024;
-/// Messages between a session and HTTP/2, of a chunk's size at most as a rule.
-const OUTBOX: usize = 4;
 /// A node that rejects this many snapshots on one stream won't take the next one either.
 const MAX_NACKS: u32 = 3;
 /// In how many groups nodes are sent away.
 const TURNS: u64 = 64;
-/// How long a parting word may take to be queued.
+/// How long a parting word may wait for what was said before.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
-enum End {
+pub(super) enum End {
     /// The node closed it, or is gone.
     #[error("the node is gone")]
     Gone,
@@ -86,6 +89,12 @@ enum End {
     /// The store doesn't answer.
     #[error("this replica can't reach its store")]
     Store,
+    /// What it should get is larger than any message may be.
+    #[error("a message would be too long")]
+    TooLong,
+    /// The replica stops.
+    #[error("this replica stops")]
+    Stopped,
 }
 
 impl From<&End> for Status {
@@ -97,38 +106,56 @@ impl From<&End> for Status {
             End::FalseAck { .. } | End::Revoked => Status::permission_denied(message),
             End::Rejected(_) | End::Diverged { .. } => Status::failed_precondition(message),
             End::Protocol(_) => Status::invalid_argument(message),
+            End::TooLong => Status::out_of_range(message),
+            End::Stopped => Status::ok(""),
         }
     }
 }
 
-#[tonic::async_trait]
-impl wire::distribution_server::Distribution for Distribution {
-    type SyncStream = ReceiverStream<Result<ReplicaMessage, Status>>;
-
-    async fn sync(&self, request: Request<Streaming<wire::NodeMessage>>) -> Result<Response<Self::SyncStream>, Status> {
-        let peer = self.0.config.identities.of(request.extensions());
-        let peer = peer.filter(|peer| !matches!(peer.identity, Identity::Operator(_)));
-        let peer = peer.ok_or_else(|| Status::unauthenticated("a node's certificate is needed"))?;
-        if self.0.leaving.is_cancelled() {
-            return Err(Status::unavailable("this replica is about to stop"));
-        }
-        let Some(opening) = self.0.doors.enter(&peer.identity) else {
-            return Err(Status::resource_exhausted("too many streams of this node are beginning"));
+impl Distribution {
+    /// Serves a call of `Distribution/Sync` until its stream ends, for whom `extensions` name.
+    pub(crate) async fn sync(self, extensions: Extensions, body: RecvStream, mut respond: SendResponse<Bytes>) {
+        let inner = &self.0;
+        let _running = inner.tasks.token();
+        let entered = inner.stop.run_until_cancelled(enter(inner, &extensions)).await;
+        let (node, member, opening) = match entered.unwrap_or_else(|| Err(leaving())) {
+            Ok(entered) => entered,
+            Err(status) => return link::refuse(&mut respond, status),
         };
-        let (node, member) = admit(&self.0, &peer).await.map_err(|end| Status::from(&end))?;
-        let (outbox, stream) = mpsc::channel(OUTBOX);
-        let (inner, inbound) = (self.0.clone(), request.into_inner());
-        self.0.spawn(async move {
-            let Err(end) = serve(inner, node.clone(), (member, opening), inbound, &outbox).await;
-            if matches!(end, End::FalseAck { .. } | End::Diverged { .. } | End::Rejected(_)) {
-                tracing::error!(seks.node = %node, reason = %end, "a node's stream was ended");
-            } else {
-                tracing::info!(seks.node = %node, reason = %end, "a node's stream has ended");
-            }
-            let _ = timeout(GOODBYE, outbox.send(Err(Status::from(&end)))).await;
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let Ok(mut outbound) = Outbound::begin(&mut respond) else { return };
+        let inbound = Inbound::new(body);
+        let Err(end) = serve(inner.clone(), node.clone(), (member, opening), inbound, &mut outbound).await;
+        if matches!(end, End::FalseAck { .. } | End::Diverged { .. } | End::Rejected(_)) {
+            tracing::error!(seks.node = %node, reason = %end, "a node's stream was ended");
+        } else {
+            tracing::info!(seks.node = %node, reason = %end, "a node's stream has ended");
+        }
+        // What it hasn't read for so long isn't kept for it.
+        let patience = if matches!(end, End::Stuck) { Duration::ZERO } else { GOODBYE };
+        match timeout(patience, outbound.ready()).await {
+            Ok(Ok(())) => outbound.end(&Status::from(&end)),
+            _ => outbound.drop(),
+        }
     }
+}
+
+fn leaving() -> Status {
+    Status::unavailable("this replica is about to stop")
+}
+
+/// Whose call it is, if it may begin.
+async fn enter(inner: &Inner, extensions: &Extensions) -> Result<(NodeId, Member, Opening), Status> {
+    let peer = inner.config.identities.of(extensions);
+    let peer = peer.filter(|peer| !matches!(peer.identity, Identity::Operator(_)));
+    let peer = peer.ok_or_else(|| Status::unauthenticated("a node's certificate is needed"))?;
+    if inner.leaving.is_cancelled() {
+        return Err(leaving());
+    }
+    let Some(opening) = inner.doors.enter(&peer.identity) else {
+        return Err(Status::resource_exhausted("too many streams of this node are beginning"));
+    };
+    let (node, member) = admit(inner, &peer).await.map_err(|end| Status::from(&end))?;
+    Ok((node, member, opening))
 }
 
 /// The membership of a node that has shown its certificate. A replica that doesn't know it yet asks the store how far it is
@@ -149,12 +176,13 @@ async fn serve(
     inner: Arc<Inner>,
     node: NodeId,
     (member, opening): (Member, Opening),
-    mut inbound: Streaming<wire::NodeMessage>,
-    outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
+    mut inbound: Inbound,
+    outbound: &mut Outbound,
 ) -> Result<Never, End> {
     let (began, scope) = (BootInstant::now(), Scope::of(&member.record));
-    let greeted = greet(&inner, &node, member.record.region.clone(), scope, &mut inbound).await?;
-    let Greeting { hello, key, welcome, check } = greeted;
+    let greeted = greet(&inner, &node, member.record.region.clone(), scope, &mut inbound);
+    let greeted = inner.stop.run_until_cancelled(greeted).await.ok_or(End::Stopped)?;
+    let Greeting { hello, key, welcome, check } = greeted?;
     drop(opening);
     let stream = inner.next_stream();
     let fenced = inner.fleet.join(&node, stream, &hello).cancelled_owned().map(|()| Rare::Fenced);
@@ -183,12 +211,13 @@ async fn serve(
         session.sent = 0;
         session.load_from(hello.applied_revision);
     }
+    let stopped = inner.stop.clone().cancelled_owned().map(|()| Rare::Stopped);
     let _leave = Leave { inner, node: session.node.clone(), stream };
-    send(outbox, ToNode::Welcome(welcome)).await?;
-    let rare = FuturesUnordered::from_iter([fenced.boxed(), revoked.boxed(), session.turn().boxed()]);
-    let Err(end) = session.run(&mut inbound, outbox, rare).await;
+    outbound.send(ToNode::Welcome(welcome))?;
+    let rare = [fenced.boxed(), revoked.boxed(), session.turn().boxed(), stopped.boxed()];
+    let Err(end) = session.run(&mut inbound, outbound, rare.into_iter().collect()).await;
     if matches!(end, End::Revoked) {
-        let _ = timeout(GOODBYE, session.send_away(&mut inbound, outbox, member.revoked_at())).await;
+        let _ = timeout(GOODBYE, session.send_away(&mut inbound, outbound, member.revoked_at())).await;
     }
     Err(end)
 }
@@ -201,6 +230,8 @@ enum Rare {
     Revoked,
     /// The replica is about to stop, and it is this node's turn to move.
     Turn,
+    /// The replica stops.
+    Stopped,
     /// Time to look whether the stream is alive.
     Look,
 }
@@ -249,12 +280,7 @@ struct Session {
 }
 
 impl Session {
-    async fn run(
-        &mut self,
-        inbound: &mut Streaming<wire::NodeMessage>,
-        outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
-        mut rare: Rares,
-    ) -> Result<Never, End> {
+    async fn run(&mut self, inbound: &mut Inbound, outbound: &mut Outbound, mut rare: Rares) -> Result<Never, End> {
         let mut news = WatchStream::from_changes(self.inner.feed.news());
         let mut barrier = WatchStream::from_changes(self.inner.barrier.subscribe());
         let patience = self.inner.config.lease * 2;
@@ -274,14 +300,15 @@ impl Session {
                 Some(what) = rare.next() => match what {
                     Rare::Fenced => {
                         let fence = wire::Fence { epoch: self.epoch(), reason: End::Fenced.to_string(), revision: 0 };
-                        let _ = timeout(GOODBYE, send(outbox, ToNode::Fence(fence))).await;
+                        let _ = timeout(GOODBYE, send(outbound, ToNode::Fence(fence))).await;
                         return Err(End::Fenced);
                     }
                     Rare::Revoked => return Err(End::Revoked),
+                    Rare::Stopped => return Err(End::Stopped),
                     Rare::Turn => {
                         let go = wire::GoAway { reason: "this replica is about to stop".into() };
                         // Who doesn't even read that, isn't waited for.
-                        if let Ok(sent) = timeout(GOODBYE, send(outbox, ToNode::GoAway(go))).await {
+                        if let Ok(sent) = timeout(GOODBYE, send(outbound, ToNode::GoAway(go))).await {
                             sent?;
                         }
                     }
@@ -292,17 +319,16 @@ impl Session {
                 },
                 message = inbound.message() => {
                     heard = Instant::now();
-                    let message = message.ok().flatten().ok_or(End::Gone)?;
-                    self.receive(message.message.ok_or(End::Protocol("an empty message"))?)?;
+                    self.receive(message?.message.ok_or(End::Protocol("an empty message"))?)?;
                     if recording.is_none() && self.renew.is_some() {
                         recording = self.record();
                     }
                 }
                 Some(()) = OptionFuture::from(recording.as_mut()) => recording = None,
                 loaded = next::prepared(&mut self.loading) => self.begin(loaded),
-                permit = outbox.reserve(), if !waiting => {
-                    let message = self.make(pending);
-                    permit.map_err(|_| End::Gone)?.send(Ok(ReplicaMessage { message: Some(message) }));
+                ready = outbound.ready(), if !waiting => {
+                    ready?;
+                    outbound.send(self.make(pending))?;
                     moved = Instant::now();
                 }
                 _ = news.next(), if waiting => {}
@@ -389,13 +415,13 @@ impl Session {
     /// Tells a revoked node to stop, and hears that it has: with that, nobody has to wait for its lease to end.
     async fn send_away(
         &mut self,
-        inbound: &mut Streaming<wire::NodeMessage>,
-        outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>,
+        inbound: &mut Inbound,
+        outbound: &mut Outbound,
         revision: Revision,
     ) -> Result<(), End> {
         let fence = wire::Fence { epoch: self.epoch(), reason: End::Revoked.to_string(), revision };
-        send(outbox, ToNode::Fence(fence)).await?;
-        while let Ok(Some(message)) = inbound.message().await {
+        send(outbound, ToNode::Fence(fence)).await?;
+        while let Ok(message) = inbound.message().await {
             if let Some(FromNode::Ack(ack)) = message.message
                 && ack.revision == revision
             {
@@ -462,6 +488,7 @@ impl Session {
     }
 }
 
-async fn send(outbox: &mpsc::Sender<Result<ReplicaMessage, Status>>, message: ToNode) -> Result<(), End> {
-    outbox.send(Ok(ReplicaMessage { message: Some(message) })).await.map_err(|_| End::Gone)
+async fn send(outbound: &mut Outbound, message: ToNode) -> Result<(), End> {
+    outbound.ready().await?;
+    outbound.send(message)
 }

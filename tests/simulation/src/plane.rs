@@ -10,6 +10,7 @@ use seks_control_plane::{
     authority::{Identity as PeerIdentity, Peer},
     registry::Registry,
     seal::Sealer,
+    server::nodes::Nodes,
     store::Store,
 };
 use seks_data_plane::{
@@ -18,6 +19,7 @@ use seks_data_plane::{
 };
 use seks_proto::id::NodeId;
 use tokio_stream::{StreamExt as _, wrappers::UnboundedReceiverStream};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use crate::network::{HostId, Incoming, Socket};
@@ -120,15 +122,7 @@ pub(crate) async fn replica(
             Checked(socket, peer)
         })
     });
-    // As the product's listener, whose builder is its own.
-    let server = tonic::transport::Server::builder()
-        .max_concurrent_streams(100)
-        .initial_stream_window_size(64 * 1024)
-        .initial_connection_window_size(1024 * 1024)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)));
-    let mut server = server;
-    let _ = server.add_service(distribution.service()).serve_with_incoming(incoming).await;
+    Nodes::new(distribution).serve(incoming, CancellationToken::new()).await;
 }
 
 /// Runs a node that has `certificate`, on `machine`; its table is filled from now on.

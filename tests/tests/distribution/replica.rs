@@ -14,6 +14,7 @@ use seks_control_plane::{
     server::{
         Foundation,
         listener::Listener,
+        nodes::Nodes,
         tls::{ClientCertificate, Source},
     },
     store::{Key, Revision, Store, StoreConfig, StoreKind, Transaction, Write},
@@ -156,11 +157,8 @@ impl Site {
         let source = Source::new(foundation.authority.clone(), ListenerTlsConfig::default(), Vec::new());
         let (tls, _presented) = source.server_config(ClientCertificate::Optional).unwrap();
         let enrolment = Enrolment::service(foundation.authority.clone(), foundation.registry.clone());
-        let router = tonic::transport::Server::builder().add_service(distribution.service()).add_service(enrolment);
-        let incoming = listener.accept(tls, stop.clone());
-        let stopped = stop.clone().cancelled_owned();
-        let serving =
-            tokio::spawn(async move { router.serve_with_incoming_shutdown(incoming, stopped).await.unwrap() });
+        let nodes = Nodes::new(distribution.clone()).with_enrolment(enrolment);
+        let serving = tokio::spawn(nodes.serve(listener.accept(tls, stop.clone()), stop.clone()));
         Replica { foundation, distribution, address, stop, serving }
     }
 }

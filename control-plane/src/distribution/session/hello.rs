@@ -8,9 +8,12 @@ use seks_proto::{
     wire::{self, node_message::Message as FromNode},
 };
 use tokio::time::timeout;
-use tonic::Streaming;
 
-use super::{super::scope::Scope, End, Inner, check::Check};
+use super::{
+    super::{link::Inbound, scope::Scope},
+    End, Inner,
+    check::Check,
+};
 use crate::store::Revision;
 
 /// A node says Hello at once.
@@ -33,10 +36,9 @@ pub(super) async fn greet(
     node: &NodeId,
     region: String,
     scope: Scope,
-    inbound: &mut Streaming<wire::NodeMessage>,
+    inbound: &mut Inbound,
 ) -> Result<Greeting, End> {
-    let first = timeout(HELLO_LIMIT, inbound.message()).await.map_err(|_| End::Protocol("no Hello"))?;
-    let first = first.ok().flatten().ok_or(End::Gone)?;
+    let first = timeout(HELLO_LIMIT, inbound.message()).await.map_err(|_| End::Protocol("no Hello"))??;
     let Some(FromNode::Hello(mut hello)) = first.message else {
         return Err(End::Protocol("the first message is Hello"));
     };
