@@ -35,6 +35,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use http::Extensions;
 use seks_proto::{
     id::{CredentialName, TenantName},
     wire,
@@ -56,7 +57,7 @@ use self::{
     snapshot::Snapshots,
 };
 use crate::{
-    authority::Identities,
+    authority::{Identities, Peer},
     lifetime::{Lifetime, MarkFile, WentBack},
     registry::Registry,
     seal::{SealError, Sealer},
@@ -213,6 +214,11 @@ impl Distribution {
         Ok(Self(inner))
     }
 
+    /// Who is at the other end of a connection.
+    pub(crate) fn peer(&self, connection: &Extensions) -> Option<Peer> {
+        self.0.peer(connection)
+    }
+
     /// Waits until `revision` is enforced: no node serves anything that it took away, whatever is cut off, crashed or slow.
     /// After `timeout` it says how things stand.
     pub async fn await_enforced(&self, revision: Revision, timeout: Duration) -> wire::Enforcement {
@@ -353,6 +359,10 @@ impl Inner {
     fn is_cut_off(&self) -> bool {
         let barrier = *self.barrier.borrow();
         barrier.is_some_and(|barrier| lease::ttl_left(barrier, self.config.lease).is_zero())
+    }
+
+    fn peer(&self, connection: &Extensions) -> Option<Peer> {
+        self.config.identities.of(connection)
     }
 
     fn next_stream(&self) -> u64 {

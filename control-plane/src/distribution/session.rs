@@ -130,10 +130,12 @@ impl Distribution {
         } else {
             tracing::info!(seks.node = %node, reason = %end, "a node's stream has ended");
         }
-        // What it hasn't read for so long isn't kept for it.
-        let patience = if matches!(end, End::Stuck) { Duration::ZERO } else { GOODBYE };
-        match timeout(patience, outbound.ready()).await {
-            Ok(Ok(())) => outbound.end(&Status::from(&end)),
+        let listens = match end {
+            End::Stuck => outbound.ready().now_or_never(), // what it hasn't read for so long isn't kept for it
+            _ => timeout(GOODBYE, outbound.ready()).await.ok(),
+        };
+        match listens {
+            Some(Ok(())) => outbound.end(&Status::from(&end)),
             _ => outbound.drop(),
         }
     }
@@ -145,8 +147,7 @@ fn leaving() -> Status {
 
 /// Whose call it is, if it may begin.
 async fn enter(inner: &Inner, extensions: &Extensions) -> Result<(NodeId, Member, Opening), Status> {
-    let peer = inner.config.identities.of(extensions);
-    let peer = peer.filter(|peer| !matches!(peer.identity, Identity::Operator(_)));
+    let peer = inner.peer(extensions).filter(|peer| !matches!(peer.identity, Identity::Operator(_)));
     let peer = peer.ok_or_else(|| Status::unauthenticated("a node's certificate is needed"))?;
     if inner.leaving.is_cancelled() {
         return Err(leaving());

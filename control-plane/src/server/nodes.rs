@@ -2,6 +2,7 @@
 
 mod call;
 mod connection;
+mod places;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +21,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::server::Connected};
 
-use self::connection::Call;
+use self::{connection::Call, places::Places};
 use crate::{Distribution, authority::enrolment::Enrolment};
 
 /// The path of `Distribution/Sync`.
@@ -34,13 +35,14 @@ const SYNC: &str = "/seks.v1.Distribution/Sync";
 pub struct Nodes {
     distribution: Distribution,
     others: Routes,
+    places: Places,
 }
 
 impl Nodes {
     /// Serves `distribution` and nothing else.
     #[must_use]
     pub fn new(distribution: Distribution) -> Self {
-        Self { distribution, others: Routes::default() }
+        Self { distribution, others: Routes::default(), places: Places::default() }
     }
 
     /// Serves enrolment, too.
@@ -65,9 +67,7 @@ impl Nodes {
                 Some(_) = connections.join_next() => {} // a panic in there has been reported
                 io = incoming.next() => match io {
                     Some(Ok(io)) => {
-                        let nodes = self.clone();
-                        let serve = move |who: &_, request, respond| nodes.call(who, request, respond);
-                        connections.spawn(connection::run(io, serve, stop.clone()));
+                        connections.spawn(self.clone().connection(io, stop.clone()));
                     }
                     Some(Err(error)) => tracing::debug!(%error, "a connection was not accepted"),
                     None => break,
@@ -75,6 +75,14 @@ impl Nodes {
             }
         }
         while connections.join_next().await.is_some() {}
+    }
+
+    async fn connection<T: AsyncRead + AsyncWrite + Connected + Unpin>(self, io: T, stop: CancellationToken) {
+        let mut who = Extensions::new();
+        who.insert(io.connect_info());
+        let place = self.places.take(self.distribution.peer(&who).map(|peer| peer.identity));
+        let serve = move |request, respond| self.call(&who, request, respond);
+        connection::run(io, serve, place.lost(), stop).await;
     }
 
     /// Serves a call of whoever `who` tells.

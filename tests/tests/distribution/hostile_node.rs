@@ -217,3 +217,20 @@ async fn a_lease_is_never_longer_than_the_configured_one() {
     let nodes = replica.foundation.registry.nodes().await.unwrap();
     assert!(nodes.iter().any(|n| n.id == "n1" && n.lease_ttl_ms == 2000), "recorded before the first grant: {nodes:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_many_connections_loses_its_oldest_and_disturbs_nobody() {
+    let (_site, replica) = Replica::furnished().await;
+    let node = TestNode::of(&replica, "n1").await;
+    let (mut oldest, _) = Peer::loaded(&replica, "flood").await;
+    let mut newer = Vec::new();
+    for _ in 0..8 {
+        let (certificate, key, _) = replica.pems("flood").await;
+        newer.push(channel(&replica, Some((certificate, key))).await);
+    }
+    let end = oldest.end().await;
+    assert!(end.code() != Code::Ok && !end.message().contains("stuck"), "{end:?}");
+    let token = replica.issue().await;
+    node.reaches(token.revision).await;
+    assert!(node.serves());
+}

@@ -9,13 +9,12 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use h2::{Ping, PingPong, Reason, RecvStream, server};
-use http::{Extensions, Request};
+use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 
 use super::super::{
     CONCURRENT_STREAMS, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
@@ -31,10 +30,10 @@ pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// How long calls may take to notice that their connection is gone.
 const PARTING: Duration = Duration::from_secs(5);
 
-/// Serves a call on a connection with these extensions. What it says is sent by the connection's task, which drives it.
-pub(super) trait Serve: Fn(&Extensions, Request<RecvStream>, server::SendResponse<Bytes>) -> Call {}
+/// Serves a call. What it says is sent by the connection's task, which drives it.
+pub(super) trait Serve: Fn(Request<RecvStream>, server::SendResponse<Bytes>) -> Call {}
 
-impl<F: Fn(&Extensions, Request<RecvStream>, server::SendResponse<Bytes>) -> Call> Serve for F {}
+impl<F: Fn(Request<RecvStream>, server::SendResponse<Bytes>) -> Call> Serve for F {}
 
 /// A call that is being served.
 pub(super) type Call = BoxFuture<'static, ()>;
@@ -43,7 +42,7 @@ pub(super) type Call = BoxFuture<'static, ()>;
 enum Event {
     /// The replica stops: what runs may finish.
     Stop,
-    /// Nobody is at the other end.
+    /// Nobody is at the other end, or whoever it is has lost this connection's place.
     Dead,
     /// Nobody has called, or half of [`IDLE`] has passed since.
     Idle,
@@ -52,8 +51,6 @@ enum Event {
 struct Connection<T, S> {
     http2: server::Connection<T, Bytes>,
     serve: S,
-    /// What every call is known by.
-    extensions: Extensions,
     /// Whether there was a call since it was last looked at.
     used: bool,
     /// Each of these is polled when it has been woken, and not with everything that comes or goes.
@@ -61,13 +58,15 @@ struct Connection<T, S> {
     events: FuturesUnordered<BoxFuture<'static, Event>>,
 }
 
-/// Until the other end closes it, is dead, has nothing to say, or is done after `stop`.
-pub(super) async fn run<T>(io: T, serve: impl Serve, stop: CancellationToken)
-where
-    T: AsyncRead + AsyncWrite + Connected + Unpin,
+/// Until the other end closes it, is dead, has nothing to say, or is done after `stop`; or until it is `lost`.
+pub(super) async fn run<T>(
+    io: T,
+    serve: impl Serve,
+    lost: impl Future<Output = ()> + Send + 'static,
+    stop: CancellationToken,
+) where
+    T: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut extensions = Extensions::new();
-    extensions.insert(io.connect_info());
     let mut builder = server::Builder::new();
     builder
         .max_concurrent_streams(CONCURRENT_STREAMS)
@@ -80,11 +79,12 @@ where
         return;
     };
     let events = FuturesUnordered::from_iter([stop.cancelled_owned().map(|()| Event::Stop).boxed(), idle()]);
+    events.push(lost.map(|()| Event::Dead).boxed());
     if let Some(ping) = http2.ping_pong() {
         events.push(keep_alive(ping).boxed());
     }
     let calls = FuturesUnordered::new();
-    let mut connection = Connection { http2, serve, extensions, used: false, calls, events };
+    let mut connection = Connection { http2, serve, used: false, calls, events };
     poll_fn(|context| connection.poll(context)).await;
     let Connection { http2, mut calls, .. } = connection;
     drop(http2); // whoever still reads from it is told
@@ -111,7 +111,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, S: Serve> Connection<T, S> {
             match self.http2.poll_accept(context) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     self.used = true;
-                    self.calls.push((self.serve)(&self.extensions, request, respond));
+                    self.calls.push((self.serve)(request, respond));
                 }
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,

@@ -27,7 +27,7 @@ use super::{
 fn connect(serve: impl Serve + Send + 'static) -> (DuplexStream, CancellationToken, JoinHandle<()>) {
     let (ours, theirs) = tokio::io::duplex(1024 * 1024);
     let stop = CancellationToken::new();
-    (theirs, stop.clone(), tokio::spawn(connection::run(ours, serve, stop)))
+    (theirs, stop.clone(), tokio::spawn(connection::run(ours, serve, std::future::pending(), stop)))
 }
 
 /// As [`connect`], with HTTP/2 begun: how to call, and what drives the other end until it is aborted.
@@ -45,7 +45,7 @@ fn request() -> Request<()> {
 
 /// Says who began and who ended.
 fn told(says: mpsc::UnboundedSender<&'static str>) -> impl Serve + Send {
-    move |_: &_, request: Request<RecvStream>, mut respond: SendResponse<Bytes>| -> Call {
+    move |request: Request<RecvStream>, mut respond: SendResponse<Bytes>| -> Call {
         let says = says.clone();
         async move {
             says.send("begun").unwrap();
@@ -63,11 +63,11 @@ fn told(says: mpsc::UnboundedSender<&'static str>) -> impl Serve + Send {
 #[tokio::test(start_paused = true)]
 async fn who_does_not_begin_or_does_not_call_is_shown_out() {
     let began = Instant::now();
-    let (_io, _stop, silent) = connect(|_: &_, _, _| unreachable!("nobody calls"));
+    let (_io, _stop, silent) = connect(|_, _| unreachable!("nobody calls"));
     silent.await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(10));
 
-    let (_calls, _driver, _stop, idle) = client(|_: &_, _, _| unreachable!("nobody calls")).await;
+    let (_calls, _driver, _stop, idle) = client(|_, _| unreachable!("nobody calls")).await;
     idle.await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(10) + IDLE);
 }
@@ -129,7 +129,7 @@ async fn what_runs_may_finish_when_the_replica_stops() {
 
 #[tokio::test(start_paused = true)]
 async fn a_path_that_nothing_serves_is_answered() {
-    let serve = |_: &_, request, respond| call::answer(Routes::default(), request, respond).boxed();
+    let serve = |request, respond| call::answer(Routes::default(), request, respond).boxed();
     let (mut calls, _driver, _stop, _connection) = client(serve).await;
     let answer = calls.send_request(request(), true).unwrap().0.await.unwrap();
     assert_eq!(answer.headers()["grpc-status"], "12");
