@@ -29,8 +29,8 @@ const SYNC: &str = "/seks.v1.Distribution/Sync";
 
 /// Serves nodes. Cheap to clone.
 ///
-/// The stream of changes doesn't come through tonic's server, with a task for the connection, one for what the stream is answered and one for its session: one task
-/// for all of it is an eighth less CPU for a revocation and a sixth less memory for a node (`benches/README.md`), and what a node doesn't read can be taken back.
+/// The stream of changes doesn't come through tonic's server, which has a task for the connection, one for the answer and one for the session: one for all of it is
+/// an eighth less of the replica's CPU and memory (`benches/README.md`), and what a node doesn't read can be taken back.
 #[derive(Clone)]
 pub struct Nodes {
     distribution: Distribution,
