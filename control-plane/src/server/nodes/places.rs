@@ -12,8 +12,8 @@ use crate::authority::Identity;
 /// Connections with one certificate's name. An honest node has one, and another for a moment when it renews its certificate or comes back; those that a cut
 /// link has left behind are noticed within a minute. A new one is the better one: the oldest gives way.
 const MAX_OF_ONE: usize = 8;
-/// Connections without a certificate: of those who enrol.
-const MAX_OF_NOBODY: usize = 64;
+/// Connections without a certificate, of all who enrol: a fleet that comes at once has as many for a moment, and they are worked off faster than they come.
+const MAX_OF_NOBODY: usize = 1024;
 
 /// The connections that there are, by who has them.
 #[derive(Clone, Default)]
