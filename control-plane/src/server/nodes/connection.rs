@@ -44,7 +44,7 @@ enum Event {
     Stop,
     /// Nobody is at the other end, or whoever it is has lost this connection's place.
     Dead,
-    /// Nobody has called, or half of [`IDLE`] has passed since.
+    /// Half of [`IDLE`] has passed: time to look whether there was a call.
     Idle,
 }
 
@@ -99,7 +99,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, S: Serve> Connection<T, S> {
                 Event::Stop => self.http2.graceful_shutdown(),
                 Event::Dead => return Poll::Ready(()),
                 Event::Idle if self.used || !self.calls.is_empty() => {
-                    self.used = false;
+                    self.used = !self.calls.is_empty();
                     self.events.push(idle());
                 }
                 Event::Idle => self.http2.abrupt_shutdown(Reason::NO_ERROR),

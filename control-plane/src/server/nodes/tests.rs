@@ -95,6 +95,20 @@ async fn a_call_keeps_its_connection_for_as_long_as_somebody_answers_pings() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_outlives_its_last_call_by_half_of_what_is_idle() {
+    let (says, _hears) = mpsc::unbounded_channel();
+    let (mut calls, _driver, _stop, connection) = client(told(says)).await;
+    let (answer, mut body) = calls.send_request(request(), false).unwrap();
+    let mut answer = answer.await.unwrap().into_body();
+    sleep(IDLE * 2 + IDLE / 2 - Duration::from_secs(1)).await; // just before it is looked at
+    body.send_data(Bytes::from_static(b"go on"), true).unwrap();
+    assert_eq!(answer.data().await.unwrap().unwrap(), "done");
+    sleep(IDLE / 2).await;
+    assert!(!connection.is_finished());
+    timeout(IDLE, connection).await.expect("it is idle now").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_answers_no_ping_is_dead() {
     let (says, _hears) = mpsc::unbounded_channel();
     let (io, _stop, connection) = connect(told(says));
