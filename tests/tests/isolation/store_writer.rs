@@ -1,0 +1,1 @@
+//! Whoever can write to the store can neither redirect a credential nor bring a revoked token back.
