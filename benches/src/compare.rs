@@ -18,6 +18,9 @@ pub struct Args {
     /// The `seks` binary under test
     #[arg(long)]
     pub seks: PathBuf,
+    /// Another `seks`, such as one of before a change: measured in the same rounds
+    #[arg(long)]
+    pub before: Option<PathBuf>,
     /// nginx; without it only the upstream itself is compared with
     #[arg(long)]
     pub nginx: Option<PathBuf>,
@@ -89,13 +92,17 @@ impl World {
         let path = directory.path();
         let stub = contestants::own(&["stub", "--size", &args.size.to_string()]);
         let collector = contestants::own(&["collector"]);
-        let program = args.seks.canonicalize().unwrap();
-        let (seks, tokens) = contestants::seks(path, &program, stub.address, collector.address, args.tokens);
+        let start = |name, program: &PathBuf| {
+            let program = program.canonicalize().unwrap();
+            contestants::seks(name, path, &program, stub.address, collector.address, args.tokens)
+        };
+        let (seks, tokens) = start("seks", &args.seks);
         let mut all = vec![contestants::direct(stub.address)];
         if let Some(nginx) = &args.nginx {
             all.push(contestants::nginx(path, nginx, stub.address, &tokens, false));
             all.push(contestants::nginx(path, nginx, stub.address, &tokens, true));
         }
+        all.extend(args.before.as_ref().map(|program| start("seks, before", program).0));
         all.push(seks);
         let file = path.join("tokens");
         fs::write(&file, tokens.join("\n")).unwrap();
@@ -110,7 +117,7 @@ impl World {
         let ours = others.flat_map(Part::pids).filter(|pid| !tested.contains(pid)).collect();
         let mut command = load_command();
         command.arg("--target").arg(contestant.address.to_string()).args(["--path", contestant.path]);
-        command.arg("--tokens").arg(&self.tokens).args(["--connections", &self.args.connections.to_string()]);
+        command.arg("--tokens").arg(contestant.tokens.as_ref().unwrap_or(&self.tokens)).args(["--connections", &self.args.connections.to_string()]);
         command.args(["--size", &self.args.size.to_string(), "--seconds", &seconds.to_string()]);
         command.args(["--warm-up", &warm_up.to_string(), "--ours", &list(ours)]).args(more);
         if !tested.is_empty() {
@@ -118,7 +125,7 @@ impl World {
         }
         let output = command.stderr(Stdio::inherit()).output().unwrap();
         let measured: Measured = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
-            let log = fs::read_to_string(self.directory.path().join("seks.log")).unwrap_or_default();
+            let log = fs::read_to_string(self.directory.path().join("seks/seks.log")).unwrap_or_default();
             panic!("{}: the load generator ended with {}: {e}; seks said: {log}", contestant.name, output.status)
         });
         assert_eq!(measured.wrong, 0, "{}: wrong answers", contestant.name);

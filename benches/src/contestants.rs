@@ -55,6 +55,8 @@ pub struct Contestant {
     pub address: SocketAddr,
     /// The process under test; the bare upstream has none.
     pub part: Option<Part>,
+    /// Its own tokens, one a line; `None`: those of the first SEKS, which nginx has too.
+    pub tokens: Option<PathBuf>,
 }
 
 fn pinned(core: &str, program: &Path) -> Command {
@@ -82,7 +84,7 @@ pub fn load_command() -> Command {
 
 /// The upstream itself.
 pub fn direct(upstream: SocketAddr) -> Contestant {
-    Contestant { name: "direct", path: "/v1/chat/completions", address: upstream, part: None }
+    Contestant { name: "direct", path: "/v1/chat/completions", address: upstream, part: None, tokens: None }
 }
 
 /// nginx with one worker: looks the agent's header up in a map of all tokens and puts the real one in its place.
@@ -115,7 +117,7 @@ pub fn nginx(directory: &Path, program: &Path, upstream: SocketAddr, tokens: &[S
     let child = command.arg("-p").arg(&home).args(["-c", "nginx.conf"]).stderr(Stdio::null()).spawn().unwrap();
     let part = Part { child, address };
     wait("nginx", || TcpStream::connect(address).ok());
-    Contestant { name, path: "/api/openai/v1/chat/completions", address, part: Some(part) }
+    Contestant { name, path: "/api/openai/v1/chat/completions", address, part: Some(part), tokens: None }
 }
 
 fn is_root() -> bool {
@@ -136,14 +138,17 @@ fn wait<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
 /// `seks dev`: control plane and node in one process, its one worker pinned; policy, audit spans to `collector`,
 /// scrubbing and metrics are all on. Gives back the tokens that it has issued.
 pub fn seks(
+    name: &'static str,
     directory: &Path,
     program: &Path,
     upstream: SocketAddr,
     collector: SocketAddr,
     count: usize,
 ) -> (Contestant, Vec<String>) {
+    let directory = directory.join(name.replace(", ", "-"));
+    fs::create_dir_all(&directory).unwrap();
     let mut command = pinned(TESTED_CORE, program);
-    command.current_dir(directory).args(["dev", "--data-dir", "seks", "--ready-file", "ready.json"]);
+    command.current_dir(&directory).args(["dev", "--data-dir", "seks", "--ready-file", "ready.json"]);
     for listener in ["--proxy-listen", "--admin-listen", "--metrics-listen"] {
         command.args([listener, "127.0.0.1:0"]);
     }
@@ -158,8 +163,10 @@ pub fn seks(
     let context = directory.join(PathBuf::from(ready["context_file"].as_str().unwrap()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let tokens = runtime.block_on(furnish(context, upstream, count));
+    let list = directory.join("tokens");
+    fs::write(&list, tokens.join("\n")).unwrap();
     let (address, path) = (part.address, "/api/openai/v1/chat/completions");
-    (Contestant { name: "seks", path, address, part: Some(part) }, tokens)
+    (Contestant { name, path, address, part: Some(part), tokens: Some(list) }, tokens)
 }
 
 /// Enables the service, stores the credential, and issues the tokens, spread over a hundred agents.
