@@ -117,7 +117,10 @@ impl World {
         let ours = others.flat_map(Part::pids).filter(|pid| !tested.contains(pid)).collect();
         let mut command = load_command();
         command.arg("--target").arg(contestant.address.to_string()).args(["--path", contestant.path]);
-        command.arg("--tokens").arg(contestant.tokens.as_ref().unwrap_or(&self.tokens)).args(["--connections", &self.args.connections.to_string()]);
+        command
+            .arg("--tokens")
+            .arg(contestant.tokens.as_ref().unwrap_or(&self.tokens))
+            .args(["--connections", &self.args.connections.to_string()]);
         command.args(["--size", &self.args.size.to_string(), "--seconds", &seconds.to_string()]);
         command.args(["--warm-up", &warm_up.to_string(), "--ours", &list(ours)]).args(more);
         if !tested.is_empty() {
