@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use seks_proto::{
     runtime::{
-        Exit,
+        Dedicated, Exit,
         telemetry::{Telemetry, TelemetryError},
     },
     table::SessionError,
@@ -21,7 +21,7 @@ use crate::{
         audit::{Audit, AuditError},
     },
     sync::{
-        EnrolError, Identity, Sync, SyncConfig,
+        EnrolError, Identity, Runtimes, Sync, SyncConfig,
         enrol::{self, EnrolConfig},
     },
     table::Table,
@@ -47,6 +47,22 @@ pub struct Node {
     end: CancellationToken,
     serving: Option<JoinHandle<()>>,
     sync: Option<Sync>,
+    threads: Threads,
+}
+
+/// Threads that nothing of a tenant runs on: requests, however many and however costly, delay neither lease nor revocation.
+struct Threads {
+    /// The stream to the control plane, and applying what it brings.
+    sync: Dedicated,
+    /// The end of the lease.
+    lease: Dedicated,
+}
+
+impl Threads {
+    fn start() -> Result<Self, StartError> {
+        let start = |name| Dedicated::start(name).map_err(StartError::Thread);
+        Ok(Self { sync: start("seks-sync")?, lease: start("seks-lease")? })
+    }
 }
 
 /// Why a node can't start. All of these are the configuration's or the machine's: exit code 2.
@@ -92,6 +108,9 @@ pub enum StartError {
     /// The memory key.
     #[error("table: {0}")]
     Table(#[from] SessionError),
+    /// No thread for lease or stream.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
 }
 
 impl StartError {
@@ -102,6 +121,7 @@ impl StartError {
         match self {
             Self::Enrol(EnrolError::Refused(_) | EnrolError::Expired { .. }) => Exit::NotPermitted,
             Self::Enrol(EnrolError::OtherCa(_) | EnrolError::Unreachable(_)) => Exit::Unreachable,
+            Self::Thread(_) => Exit::Failed,
             _ => Exit::Usage,
         }
     }
@@ -135,7 +155,8 @@ impl Node {
         };
         let table = Arc::new(Table::new()?);
         let mut node = Self::with_table(config, telemetry, table.clone()).await?;
-        node.sync = Some(Sync::start(sync, identity, table));
+        let runtimes = Runtimes { stream: node.threads.sync.handle(), lease: node.threads.lease.handle() };
+        node.sync = Some(Sync::start_on(sync, identity, table, runtimes));
         Ok(node)
     }
 
@@ -169,7 +190,8 @@ impl Node {
             .await
             .map_err(|source| StartError::Metrics { address: listen, source })?;
 
-        tokio::spawn(end.clone().run_until_cancelled_owned(sweep(table.clone())));
+        let threads = Threads::start()?;
+        threads.sync.handle().spawn(end.clone().run_until_cancelled_owned(sweep(table.clone())));
         let serving = tokio::spawn(serve(listener, forward, proxy, stop.clone()));
         Ok(Self {
             proxy_addr,
@@ -181,6 +203,7 @@ impl Node {
             end,
             serving: Some(serving),
             sync: None,
+            threads,
         })
     }
 
@@ -296,7 +319,28 @@ fn table_state(table: &Table) -> TableState {
     TableState {
         revision: table.revision(),
         tokens: table.len() as u64,
-        lag: Duration::ZERO,
+        lag: table.lease().lag(),
         lease: table.lease().remaining(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use seks_proto::table::BootInstant;
+
+    use super::*;
+
+    #[test]
+    fn the_lag_grows_until_the_table_is_known_to_be_complete_again() {
+        let table = Table::new().unwrap();
+        let lag = || table_state(&table).lag;
+        assert!(!lag.is_zero(), "it was never complete");
+        table.lease().current_at(BootInstant::now().minus(Duration::from_secs(7)));
+        assert!(lag() >= Duration::from_secs(7));
+        let before = lag();
+        while lag() == before {}
+        assert!(lag() > before, "time passes");
+        table.lease().current_at(BootInstant::now());
+        assert!(lag() < Duration::from_secs(7), "a grant says that it is complete");
     }
 }

@@ -24,7 +24,7 @@ use std::{
 };
 
 use seks_proto::{runtime::jitter, table::BootInstant};
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{runtime::Handle, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -95,6 +95,15 @@ pub struct Sync {
     task: Option<JoinHandle<()>>,
 }
 
+/// The runtimes that a node's synchronisation runs on.
+#[derive(Clone, Copy, Debug)]
+pub struct Runtimes<'a> {
+    /// The stream, and applying what it brings.
+    pub stream: &'a Handle,
+    /// Watching for the end of the lease.
+    pub lease: &'a Handle,
+}
+
 /// Shared between the stream and who asks.
 #[derive(Default)]
 struct Status(Mutex<SyncStatus>);
@@ -107,18 +116,22 @@ impl Status {
 
 impl Sync {
     /// Begins to fill `table`, as `identity`. Returns at once; [`Table::is_loaded`] and [`Lease::valid`](crate::table::Lease::valid) tell when
-    /// the node can serve.
+    /// the node can serve. Runs on the runtime of the caller.
     #[must_use]
     pub fn start(config: SyncConfig, identity: Identity, table: Arc<Table>) -> Self {
+        let own = Handle::current();
+        Self::start_on(config, identity, table, Runtimes { stream: &own, lease: &own })
+    }
+
+    /// As [`start`](Self::start), on `runtimes`.
+    #[must_use]
+    pub fn start_on(config: SyncConfig, identity: Identity, table: Arc<Table>, runtimes: Runtimes<'_>) -> Self {
         let (status, stop) = (Arc::new(Status::default()), CancellationToken::new());
         let work = run(config, identity, table.clone(), status.clone());
-        let (until, watched) = (stop.clone(), table.clone());
-        let task = tokio::spawn(async move {
-            tokio::select! {
-                () = work => {}
-                () = watch_lease(watched) => {}
-                () = until.cancelled() => {}
-            }
+        runtimes.lease.spawn(stop.clone().run_until_cancelled_owned(watch_lease(table)));
+        let until = stop.clone();
+        let task = runtimes.stream.spawn(async move {
+            until.run_until_cancelled_owned(work).await;
         });
         Self { status, stop, task: Some(task) }
     }

@@ -8,6 +8,7 @@
 
 mod apply;
 mod change;
+mod compiling;
 mod cut;
 mod entry;
 mod generation;
@@ -39,6 +40,7 @@ use self::generation::Generation;
 pub use self::{
     apply::ApplyError,
     change::{Change, Delta, Mark, MarkKind, TokenRecord},
+    compiling::StillCompiling,
     cut::{Cut, CutReason},
     entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
     lease::Lease,
@@ -206,7 +208,8 @@ impl Table {
     #[must_use]
     pub fn stage(&self, epoch: &str, revision: u64, tokens: usize) -> Staging {
         let number = self.generations.fetch_add(1, Relaxed);
-        Staging::new(Generation::new(number, epoch, revision, tokens), self.memory_key.clone())
+        let staged = Generation::new(number, epoch, revision, tokens);
+        Staging::new(staged, self.memory_key.clone(), self.current())
     }
 
     /// Replaces the whole table, and cuts every request whose rights aren't in the new one. The old one is returned so that

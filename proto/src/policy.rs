@@ -5,6 +5,7 @@
 //! A tenant's policies are compiled once ([`Policies::compile`]), sliced for an agent and a service when they first meet
 //! ([`Policies::scope`]), and asked for every request ([`Scope::decide`]).
 
+mod compilation;
 mod condition;
 mod decide;
 mod loose;
@@ -20,7 +21,8 @@ use http::Method;
 
 pub(crate) use self::loose::path as loosest_path;
 pub use self::{
-    parse::{PolicyError, parse_file, warnings},
+    compilation::Compilation,
+    parse::{PolicyError, STACK_BYTES, parse_file, warnings},
     slice::{Policies, Scope},
 };
 use crate::{

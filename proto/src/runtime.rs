@@ -3,6 +3,7 @@
 pub mod alloc;
 mod blocking;
 pub mod config;
+mod dedicated;
 pub mod exit;
 pub mod harden;
 pub mod jitter;
@@ -10,7 +11,7 @@ pub mod logs;
 pub mod shutdown;
 pub mod telemetry;
 
-pub use self::{blocking::blocking, exit::Exit};
+pub use self::{blocking::blocking, dedicated::Dedicated, exit::Exit};
 
 /// Version and commit, `0.1.0 (1a2b3c4d5e6f)`, for `--version` and for what a node reports of itself.
 ///

@@ -49,7 +49,8 @@ pub fn on<T>(host: &mut Host, what: impl FnOnce() -> T) -> T {
 }
 
 /// Whether it is some host's turn.
-pub(crate) fn is_on() -> bool {
+#[must_use]
+pub fn is_on() -> bool {
     TURN.with_borrow(Option::is_some)
 }
 

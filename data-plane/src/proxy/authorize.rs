@@ -3,7 +3,7 @@
 //! A token reaches only services that it was issued for, whatever the policies say; endpoints that mint keys are refused
 //! whatever the policies say; then the policies decide, on exactly the bytes that are sent. What can't be decided is denied.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
@@ -11,7 +11,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use seks_proto::{
     id::PolicyId,
-    policy::{Body, Call, Scope},
+    policy::{Body, Call, Policies, Scope},
     request::{BodyFacts, Target, TargetError},
     service::INTERCEPTION,
 };
@@ -27,9 +27,12 @@ use super::{
 use crate::{
     config::Limits,
     listener::RequestBody,
-    table::{CredentialEntry, ServiceEntry},
+    table::{CredentialEntry, ServiceEntry, TokenEntry},
     upstream::{Meter, Streaming, Upload, UploadError},
 };
+
+/// How long a request waits for its tenant's policies while they are being compiled.
+const COMPILE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Says that a request was decided. Nothing but this file can make one.
 pub(super) struct Permit(());
@@ -133,7 +136,7 @@ pub(super) async fn call(
     if service.denied_paths.iter().any(|d| d.matches(&parts.method, line.path())) {
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service refuses endpoints that hand out keys"));
     }
-    let scope = scope(&identified, &service)?;
+    let scope = scope(&identified, &service).await?;
     let mut call = Call {
         method: &parts.method,
         path: line.path(),
@@ -156,11 +159,23 @@ pub(super) async fn call(
     Ok(Permitted { permit, service, credential, line, body, signed, identified })
 }
 
-fn scope(identified: &Identified, service: &ServiceEntry) -> Result<Arc<Scope>, Refusal> {
-    let denied = || Refusal::from(Code::PolicyDenied);
-    let policies = identified.token.policies().ok_or_else(denied)?;
+async fn scope(identified: &Identified, service: &ServiceEntry) -> Result<Arc<Scope>, Refusal> {
+    let policies = match identified.token.policies() {
+        Some(policies) => policies,
+        // Boxed: it is rare, and has a timer.
+        None => Box::pin(compiled(&identified.token)).await?,
+    };
     let agent = identified.token.agent().ok_or(Code::AgentDisabled)?;
     Ok(policies.scope(&agent.name, &agent.attributes, &service.name))
+}
+
+/// Policies that are being compiled.
+async fn compiled(token: &TokenEntry) -> Result<Arc<Policies>, Refusal> {
+    let compiled = token.tenant_slot().policies_or_wait(COMPILE_PATIENCE).await.map_err(|_| {
+        let refusal = Refusal::from(Code::LimitExceeded).with_status(StatusCode::SERVICE_UNAVAILABLE);
+        refusal.with_detail("the tenant's policies are still being compiled")
+    })?;
+    compiled.ok_or_else(|| Code::PolicyDenied.into())
 }
 
 fn decide(scope: &Scope, call: &Call<'_>, record: &mut Record) -> Result<Permit, Refusal> {

@@ -1,5 +1,5 @@
 //! Wire changes as the table's own. What can't be understood is an error, and the whole message with it; what is understood and
-//! can't be served (a service or policies that this build refuses) takes rights away instead.
+//! can't be served (a service that this build refuses) takes rights away instead. Policies are compiled by the table.
 
 mod names;
 mod token;
@@ -7,8 +7,7 @@ mod token;
 use bytes::Bytes;
 use prost::Message as _;
 use seks_proto::{
-    id::{NameError, TenantName},
-    policy::Policies,
+    id::NameError,
     service::Service,
     table::{SessionError, SessionKey, TableSum, credential_aad},
     token::Digest,
@@ -103,7 +102,7 @@ fn take(change: wire::Change, epoch: &str, key: &SessionKey, names: &mut Names) 
             let (tenant, name, service) = (c.tenant.try_into()?, c.name.try_into()?, c.service.try_into()?);
             Ok(Change::Credential { tenant, name, service, version: c.version, minted: c.minted, secret })
         }
-        change::Change::Policies(p) => Ok(policies(p.tenant.try_into()?, &p.policies)),
+        change::Change::Policies(p) => Ok(Change::PolicyTexts(p.tenant.try_into()?, p.policies)),
         // Not as it is ever sent: with something beside it.
         change::Change::Token(t) => token::decode(t.encode_to_vec().into(), names),
         change::Change::Remove(r) => removal(r.what.ok_or(DecodeError::Unknown)?),
@@ -116,16 +115,6 @@ fn service(record: &wire::Service) -> Result<Change, DecodeError> {
         Err(error) => {
             tracing::error!(seks.tenant = record.tenant, seks.service = record.name, %error, "a service can't be served here");
             Ok(Change::RemoveService(record.tenant.as_str().try_into()?, record.name.as_str().try_into()?))
-        }
-    }
-}
-
-fn policies(tenant: TenantName, policies: &[wire::Policy]) -> Change {
-    match Policies::compile(policies) {
-        Ok(compiled) => Change::Policies(tenant, Some(compiled.into())),
-        Err(error) => {
-            tracing::error!(seks.tenant = %tenant, %error, "policies can't be compiled here: everything is denied");
-            Change::Policies(tenant, None)
         }
     }
 }

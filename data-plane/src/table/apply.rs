@@ -132,9 +132,12 @@ impl Step {
             }
             Self::Other(Change::Service(service)) => put_service(table, *service),
             Self::Other(Change::Policies(tenant, Some(policies))) => {
-                table.directory_or_new(&tenant).tenant.policies.put_arc(policies);
+                table.directory_or_new(&tenant).tenant.put_policies(policies);
             }
             Self::Other(Change::Policies(tenant, None)) => remove(table, &Change::RemovePolicies(tenant)),
+            Self::Other(Change::PolicyTexts(tenant, policies)) => {
+                table.directory_or_new(&tenant).tenant.compile_policies(policies);
+            }
             Self::Other(Change::Token(record)) => table.put_token(*record),
             Self::Other(change) => remove(table, &change),
         }
@@ -203,7 +206,7 @@ fn remove(table: &Generation, change: &Change) {
         }
         Change::RemovePolicies(tenant) => {
             if let Some(directory) = table.directory(tenant) {
-                directory.tenant.policies.remove();
+                directory.tenant.remove_policies();
             }
         }
         _ => {}

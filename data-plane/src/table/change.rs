@@ -10,6 +10,7 @@ use seks_proto::{
     service::Service,
     table::TableSum,
     token::Digest,
+    wire,
 };
 
 use super::Attributes;
@@ -90,6 +91,8 @@ pub enum Change {
     },
     /// All policies of a tenant, compiled; `None` when this node can't compile them, which denies.
     Policies(TenantName, Option<Arc<Policies>>),
+    /// All policies of a tenant, to be compiled; until they are, nothing is permitted.
+    PolicyTexts(TenantName, Vec<wire::Policy>),
     /// A token.
     Token(Box<TokenRecord>),
     /// A tenant and everything in it is gone.

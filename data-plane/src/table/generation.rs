@@ -219,7 +219,7 @@ impl Generation {
         });
         self.revoked.retain(|_, revoked| revoked.tenant != *tenant);
         if let Some(directory) = directory {
-            directory.tenant.policies.remove();
+            directory.tenant.remove_policies();
             directory.wake_all();
         }
     }

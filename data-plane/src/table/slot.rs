@@ -12,7 +12,7 @@ use seks_proto::{
     policy::Policies,
 };
 
-use super::{entry::AgentEntry, waiters::Waiters};
+use super::{compiling::Compiling, entry::AgentEntry, waiters::Waiters};
 
 /// The place of one named record; empty while the record doesn't exist.
 pub struct Slot<N, T> {
@@ -65,14 +65,15 @@ impl<N, T> Slot<N, T> {
     }
 }
 
-/// A tenant: its name and policies.
+/// A tenant: its name and policies, compiled or being compiled.
 pub struct TenantSlot {
     pub(super) policies: Slot<TenantName, Policies>,
+    pub(super) compiling: Compiling,
 }
 
 impl TenantSlot {
     pub(super) fn new(name: TenantName) -> Self {
-        Self { policies: Slot::new(name) }
+        Self { policies: Slot::new(name), compiling: Compiling::default() }
     }
 
     /// Its name.

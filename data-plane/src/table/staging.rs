@@ -14,11 +14,13 @@ use super::{
 pub struct Staging {
     table: Generation,
     memory_key: Arc<SessionKey>,
+    /// What it will replace.
+    live: Arc<Generation>,
 }
 
 impl Staging {
-    pub(super) fn new(table: Generation, memory_key: Arc<SessionKey>) -> Self {
-        Self { table, memory_key }
+    pub(super) fn new(table: Generation, memory_key: Arc<SessionKey>, live: Arc<Generation>) -> Self {
+        Self { table, memory_key, live }
     }
 
     /// Takes in what a record adds to the table's sum.
@@ -31,6 +33,11 @@ impl Staging {
     /// # Errors
     /// When a credential can't be sealed; the staging is of no use then.
     pub fn put(&mut self, change: Change) -> Result<(), ApplyError> {
+        if let Change::PolicyTexts(tenant, _) = &change
+            && let Some(live) = self.live.directory(tenant)
+        {
+            self.table.directory_or_new(tenant).tenant.compile_after(&live.tenant);
+        }
         Step::new(&self.memory_key, change)?.run(&self.table);
         Ok(())
     }

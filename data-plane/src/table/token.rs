@@ -107,7 +107,7 @@ impl TokenEntry {
         self.agent.agent.get()
     }
 
-    /// The policies of its tenant; `None` denies.
+    /// The policies of its tenant; `None` denies. [`TenantSlot::policies_or_wait`] waits for those that are being compiled.
     #[must_use]
     pub fn policies(&self) -> Option<Arc<Policies>> {
         self.agent.tenant.policies.get()

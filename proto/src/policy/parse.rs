@@ -14,13 +14,13 @@ use super::{
 use crate::id::PolicyId;
 
 /// Longest policy, in bytes.
-const MAX_POLICY: usize = 16 * 1024;
+pub(super) const MAX_POLICY: usize = 16 * 1024;
 /// Deepest nesting of brackets, and most operators (`&&`, `||`, `.`, `if`, …) of a policy.
 const MAX_BRACKETS: usize = 32;
 const MAX_OPERATORS: usize = 1000;
 /// Cedar recurses over nesting and over chains of operators, for 20 KB a step in a debug build, and a stack that runs out takes
 /// the process with it. So it parses on a stack of its own; what the limits above let through was measured to take less than half.
-const STACK: usize = 64 * 1024 * 1024;
+pub const STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Longest file, in bytes, and so the most that a tenant's policies come to.
 const MAX_FILE: usize = 1024 * 1024;
 
@@ -81,7 +81,7 @@ pub(super) fn check(text: &str) -> Result<Vec<Checked>, Vec<PolicyError>> {
 /// Does `work` on a stack that Cedar can recurse on. `None` when there is no memory for one.
 pub(super) fn on_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     thread::scope(|scope| {
-        let worker = thread::Builder::new().name("policy".into()).stack_size(STACK).spawn_scoped(scope, work);
+        let worker = thread::Builder::new().name("policy".into()).stack_size(STACK_BYTES).spawn_scoped(scope, work);
         worker.ok()?.join().ok()
     })
 }

@@ -14,9 +14,10 @@ use dashmap::DashMap;
 
 use super::{
     Call, Decision, PolicyError,
+    compilation::Compilation,
     condition::{Condition, Leaf, Truth},
     decide::{self, Plan, truth_of},
-    parse::{Checked, check_all, on_deep_stack},
+    parse::{Checked, on_deep_stack},
     schema::{METHODS, action_index, vocabulary},
 };
 use crate::{
@@ -33,7 +34,7 @@ const GROUP: &str = "group";
 /// A tenant's policies, compiled. The default has none, and so denies everything.
 #[derive(Default)]
 pub struct Policies {
-    policies: Arc<[Checked]>,
+    policies: Arc<[Arc<Checked>]>,
     /// By a keyed hash of agent and service; an entry says itself whose it is.
     scopes: DashMap<u64, Arc<Scope>, BuildHasherDefault<Hashed>>,
     hasher: foldhash::quality::RandomState,
@@ -60,8 +61,23 @@ impl Policies {
     /// The first policy that doesn't pass: a tenant's policies hold together or not at all.
     pub fn compile(policies: &[wire::Policy]) -> Result<Self, PolicyError> {
         let failed = || PolicyError { line: 1, reason: "the policies could not be checked".into() };
-        let compiled = on_deep_stack(|| compile(policies)).ok_or_else(failed)??;
-        Ok(Self { policies: compiled.into(), ..Self::default() })
+        let mut compilation = Compilation::new(policies.to_vec(), None);
+        on_deep_stack(|| {
+            loop {
+                if let Some(whole) = compilation.step()? {
+                    return Ok(whole);
+                }
+            }
+        })
+        .ok_or_else(failed)?
+    }
+
+    pub(super) fn of(compiled: Vec<Arc<Checked>>) -> Self {
+        Self { policies: compiled.into(), ..Self::default() }
+    }
+
+    pub(super) fn all(&self) -> &[Arc<Checked>] {
+        &self.policies
     }
 
     /// The slice for an agent and a service, cached. `attributes` are the agent's: its tags, and its groups by the attribute
@@ -83,23 +99,9 @@ impl Policies {
     }
 }
 
-fn compile(policies: &[wire::Policy]) -> Result<Vec<Checked>, PolicyError> {
-    let (mut compiled, mut seen) = (Vec::with_capacity(policies.len()), HashSet::new());
-    for policy in policies {
-        let wrong = |reason: &str| PolicyError { line: 1, reason: format!("policy `{}`: {reason}", policy.id) };
-        let mut checked = check_all(&policy.text)
-            .map_err(|e| e.into_iter().next().map_or_else(|| wrong("not acceptable"), |e| wrong(&e.reason)))?;
-        match (checked.pop(), checked.is_empty()) {
-            (Some(one), true) if one.id.as_str() == policy.id && seen.insert(one.id.clone()) => compiled.push(one),
-            _ => return Err(wrong("not one policy with this @id")),
-        }
-    }
-    Ok(compiled)
-}
-
 /// What decides for one agent and one service.
 pub struct Scope {
-    policies: Arc<[Checked]>,
+    policies: Arc<[Arc<Checked>]>,
     agent: AgentName,
     attributes: BTreeMap<String, String>,
     service: ServiceName,
@@ -117,7 +119,7 @@ pub(super) struct Ground {
 
 impl Scope {
     fn new(
-        policies: &Arc<[Checked]>,
+        policies: &Arc<[Arc<Checked>]>,
         agent: &AgentName,
         attributes: &BTreeMap<String, String>,
         service: &ServiceName,
