@@ -31,9 +31,11 @@ use http_body::Body as _;
 use self::{
     admit::Hosts,
     audit::{Audit, Record, RequestId},
-    authorize::Permitted,
+    authorize::{Permitted, Received},
+    inject::{Injected, Injection},
+    lookup::Identified,
     outgoing::InFlight,
-    refusal::{Reader, Refusal},
+    refusal::{Code, Reader, Refusal},
 };
 pub use self::{
     answer::AnswerBody,
@@ -46,7 +48,7 @@ pub(crate) use self::{
 use crate::{
     config::Config,
     listener::{Activity, RequestBody},
-    table::Table,
+    table::{CredentialEntry, Table},
     telemetry::ServiceMetrics,
     upstream::{About, CaFileError, Connection, Gauge, Key, Upstreams},
 };
@@ -67,21 +69,32 @@ pub(crate) struct Caller {
     pub(crate) source: IpAddr,
     /// The connection is TLS.
     pub(crate) tls: bool,
+    /// When the request's head was there, in unix seconds.
+    pub(crate) began: i64,
     /// Unix seconds.
     pub(crate) now: i64,
 }
 
 impl Caller {
     pub(crate) fn new(source: IpAddr, tls: bool) -> Self {
+        let now = Self::now();
+        Self { source, tls, began: now, now }
+    }
+
+    /// Unix seconds.
+    fn now() -> i64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        Self { source, tls, now: i64::try_from(now).unwrap_or(i64::MAX) }
+        i64::try_from(now).unwrap_or(i64::MAX)
     }
 
     /// The same at a later time.
     fn again(&self) -> Self {
-        Self::new(self.source, self.tls)
+        Self { now: Self::now(), ..*self }
     }
 }
+
+/// A request whose records keep changing while it waits for a connection is given up after so many decisions.
+const MAX_DECISIONS: usize = 8;
 
 impl Proxy {
     /// A proxy that serves from `table`. `config.proxy.listen` is what is really listened on.
@@ -154,11 +167,8 @@ impl Proxy {
             record.decided(true, &[]);
             return Ok(discovery::call(&identified, &caller));
         }
-        let permitted = authorize::call(identified, body, &caller, limits, record).await?;
-        let connection = self.connect(&permitted, record).await?;
-        let minted = permitted.credential.minted.then(|| permitted.credential.clone());
-        let injected = inject::call(permitted, &caller, &self.table, &connection, record)?;
-        let answered = forward::call(injected, connection, &self.config.upstream, record).await?;
+        let (injected, connection, minted) = self.decide(identified, body.into(), caller, record).await?;
+        let answered = forward::call(*injected, connection, &self.config.upstream, record).await?;
         if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let idle = self.config.upstream.idle_timeout;
             return Box::pin(websocket::switch(answered, idle, in_flight, record)).await; // boxed: it is rare, and large
@@ -167,6 +177,33 @@ impl Proxy {
             self.table.refused().report(&credential);
         }
         outgoing::call(answered, self.config.upstream.idle_timeout, in_flight, record)
+    }
+
+    /// Decides, waits for a connection, and puts the credential in. Where a record that the decision hangs on changes before that,
+    /// the stages run again from the look-up on: the table as it is when the request is written decides.
+    async fn decide(
+        &self,
+        mut identified: Identified,
+        mut body: Received,
+        mut caller: Caller,
+        record: &mut Record,
+    ) -> Result<(Box<Injected>, Connection, Option<Arc<CredentialEntry>>), Refusal> {
+        for _ in 0..MAX_DECISIONS {
+            let permitted = authorize::call(identified, body, &caller, &self.config.proxy.limits, record).await?;
+            let connection = self.connect(&permitted, record).await?;
+            let minted = permitted.credential.minted.then(|| permitted.credential.clone());
+            match inject::call(permitted, &caller, &self.table, &connection, record)? {
+                Injection::Done(injected) => return Ok((injected, connection, minted)),
+                Injection::Changed(admitted, upload) => {
+                    connection.give_back();
+                    record.decide_again();
+                    caller = caller.again();
+                    identified = lookup::call(*admitted, &caller, &self.table, record)?;
+                    body = upload.into();
+                }
+            }
+        }
+        Err(Refusal::from(Code::UpstreamUnreachable).with_detail("the service or its policies keep changing"))
     }
 
     /// A connection for what is permitted, from the pool of exactly this version of this credential.

@@ -41,7 +41,7 @@ pub use self::{
     apply::ApplyError,
     change::{Change, Delta, Mark, MarkKind, TokenRecord},
     compiling::StillCompiling,
-    cut::{Cut, CutReason},
+    cut::{Cut, CutReason, Decided, Verdict},
     entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
     lease::Lease,
     refused::{Refused, RefusedCredential},
@@ -177,6 +177,8 @@ impl Table {
     /// Registers a request for being cut: call it before the request's last check, look at [`Cut::reason`] as that last
     /// check, then poll the `Cut` beside the exchange. A revocation is either seen by the check or wakes the `Cut`.
     ///
+    /// Where the request was decided on more than its token, [`Cut::since`] says since when, and how it is decided again.
+    ///
     /// `None` when the token doesn't grant `service` (any more).
     #[must_use]
     pub fn register(self: &Arc<Self>, digest: Digest, token: &Arc<TokenEntry>, service: &ServiceName) -> Option<Cut> {
@@ -224,7 +226,7 @@ impl Table {
             return Err(ApplyError::Backwards { applied: old.revision(), offered: new.revision() });
         }
         self.current.store(Arc::new(new));
-        old.wake_all();
+        old.superseded();
         Ok(old)
     }
 

@@ -31,7 +31,7 @@ pub use self::{
     pool::Pool,
     request::Request,
     tls::CaFileError,
-    upload::{Meter, Streaming, Upload, UploadError, UploadState},
+    upload::{Meter, Severing, Streaming, Upload, UploadError, UploadState},
 };
 use crate::config::UpstreamConfig;
 

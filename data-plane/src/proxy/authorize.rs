@@ -2,6 +2,10 @@
 //!
 //! A token reaches only services that it was issued for, whatever the policies say; endpoints that mint keys are refused
 //! whatever the policies say; then the policies decide, on exactly the bytes that are sent. What can't be decided is denied.
+//!
+//! A decision counts for the records that it was made on ([`decided`]).
+
+mod decided;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,6 +20,7 @@ use seks_proto::{
     service::INTERCEPTION,
 };
 
+use self::decided::DecidedOn;
 use super::{
     Caller,
     audit::{Counters, Record},
@@ -27,7 +32,7 @@ use super::{
 use crate::{
     config::Limits,
     listener::RequestBody,
-    table::{CredentialEntry, ServiceEntry, TokenEntry},
+    table::{CredentialEntry, Decided, ServiceEntry, TokenEntry},
     upstream::{Meter, Streaming, Upload, UploadError},
 };
 
@@ -53,6 +58,8 @@ pub(super) struct Permitted {
     pub(super) body: Upload,
     /// Of a service whose requests are signed: what the agent's signature covered, and so will the node's.
     pub(super) signed: Option<Signed>,
+    /// Decides again when a record has changed.
+    pub(super) decided: Box<dyn Decided>,
 }
 
 /// Path and query of the upstream request in one piece of text.
@@ -107,7 +114,7 @@ impl Line {
 /// Permits a request, or says why not.
 pub(super) async fn call(
     identified: Identified,
-    body: RequestBody,
+    mut body: Received,
     caller: &Caller,
     limits: &Limits,
     record: &mut Record,
@@ -125,7 +132,6 @@ pub(super) async fn call(
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service does not allow WebSocket"));
     }
     let line = Line::read(&identified, &service)?;
-    let mut body = Received::Coming(body, None);
     let mut signed = None;
     if service.sigv4.is_some() {
         // Before anything is said of policies: whose request it is hangs on its signature.
@@ -156,7 +162,10 @@ pub(super) async fn call(
     }
     let permit = decide(&scope, &call, record)?;
     record.credential(&credential.name, credential.version);
-    Ok(Permitted { permit, service, credential, line, body, signed, identified })
+    let facts = facts.unwrap_or(if matches!(body, Upload::Empty) { Facts::Absent } else { Facts::Opaque });
+    let websocket = identified.admitted.websocket;
+    let decided = Box::new(DecidedOn::new(&service, &parts.method, &line, caller, websocket, facts));
+    Ok(Permitted { permit, service, credential, line, body, signed, decided, identified })
 }
 
 async fn scope(identified: &Identified, service: &ServiceEntry) -> Result<Arc<Scope>, Refusal> {
@@ -202,13 +211,41 @@ fn names(policies: &[PolicyId]) -> String {
 }
 
 /// A body that nobody has looked at, or that had to be read first.
-enum Received {
+pub(super) enum Received {
     /// With the hash that it must turn out to have.
     Coming(RequestBody, Option<[u8; 32]>),
+    /// It was to be passed on, and nothing of it was: the request is decided again.
+    Begun(Box<Streaming>),
     Read(Bytes),
 }
 
+impl From<RequestBody> for Received {
+    fn from(body: RequestBody) -> Self {
+        Self::Coming(body, None)
+    }
+}
+
+impl From<Upload> for Received {
+    /// Of an upload that has not begun.
+    fn from(upload: Upload) -> Self {
+        match upload {
+            Upload::Empty | Upload::Whole(None) => Self::Read(Bytes::new()),
+            Upload::Whole(Some(whole)) => Self::Read(whole),
+            Upload::Stream(stream) => Self::Begun(stream),
+        }
+    }
+}
+
 impl Received {
+    /// It must turn out to have this hash.
+    fn expecting(self, hash: Option<[u8; 32]>) -> Self {
+        match self {
+            Self::Coming(body, _) => Self::Coming(body, hash),
+            Self::Begun(stream) => Self::Begun(Box::new(stream.expecting(hash))),
+            read @ Self::Read(_) => read,
+        }
+    }
+
     fn stream(body: RequestBody, hash: Option<[u8; 32]>, limits: &Limits, record: &Record) -> Streaming {
         let stream = Streaming::new(body, limits.body_bytes, limits.idle_timeout, record.counters().clone());
         stream.expecting(hash)
@@ -226,19 +263,19 @@ impl Received {
                 let stream = Self::stream(body, hash, limits, record);
                 Ok(Upload::Stream(Box::new(if grpc { stream.both_ways() } else { stream })))
             }
+            Self::Begun(stream) => Ok(Upload::Stream(stream)),
         }
     }
 
     /// Whole, or not at all.
     async fn read(self, limits: &Limits, record: &Record) -> Result<Bytes, Refusal> {
-        let (body, hash) = match self {
+        let mut stream = match self {
             Self::Read(whole) => return Ok(whole),
-            Self::Coming(body, hash) => (body, hash),
+            Self::Coming(body, _) if body.is_end_stream() => return Ok(Bytes::new()),
+            Self::Coming(body, hash) => Self::stream(body, hash, limits, record),
+            Self::Begun(stream) => *stream,
         };
-        if body.is_end_stream() {
-            return Ok(Bytes::new());
-        }
-        let announced = body.size_hint();
+        let announced = stream.size_hint();
         let most = limits.signed_bytes;
         let too_large =
             || Refusal::from(Code::RequestTooLarge).with_detail("the body is too large to verify its signature");
@@ -246,7 +283,6 @@ impl Received {
             return Err(too_large());
         }
         let mut whole = BytesMut::with_capacity(announced.exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
-        let mut stream = Self::stream(body, hash, limits, record);
         while let Some(frame) = stream.frame().await {
             let Ok(data) = frame.map_err(Refusal::from)?.into_data() else { continue };
             if whole.len() + data.len() > most {
@@ -269,7 +305,7 @@ async fn verify(
 ) -> Result<(Received, Option<Signed>), Refusal> {
     let Some(sigv4) = &service.sigv4 else { return Ok((body, None)) };
     let (parts, target) = (&identified.admitted.parts, identified.admitted.target());
-    let presented = Presented::read(parts, target, sigv4, caller.now)?;
+    let presented = Presented::read(parts, target, sigv4, caller.began)?;
     let fields = credential.open().map_err(|_| Code::UpstreamUnreachable)?;
     let with = (sigv4, &identified.digest, &fields);
     if presented.needs_body(sigv4) {
@@ -279,11 +315,7 @@ async fn verify(
     }
     let hash = presented.body_hash();
     let signed = presented.verify(parts, target, with, None)?;
-    let body = match body {
-        Received::Coming(body, _) => Received::Coming(body, hash),
-        read @ Received::Read(_) => read,
-    };
-    Ok((body, Some(signed)))
+    Ok((body.expecting(hash), Some(signed)))
 }
 
 /// What is known of a body that a policy looks at.
@@ -319,24 +351,27 @@ async fn inspect(
     limits: &Limits,
     record: &Record,
 ) -> Result<(Upload, Option<Facts>), Refusal> {
-    let (body, hash) = match body {
-        Received::Coming(body, hash) => (body, hash),
+    let (announced, ended) = match &body {
         Received::Read(whole) => {
-            let facts = if whole.is_empty() { Facts::Absent } else { Facts::of(headers, &whole, limits) };
-            return Ok((Received::Read(whole).pass_on(false, limits, record)?, Some(facts)));
+            let facts = if whole.is_empty() { Facts::Absent } else { Facts::of(headers, whole, limits) };
+            return Ok((body.pass_on(false, limits, record)?, Some(facts)));
         }
+        Received::Coming(body, _) => (body.size_hint(), body.is_end_stream()),
+        Received::Begun(stream) => (stream.size_hint(), false),
     };
-    if body.is_end_stream() {
-        return Ok((Received::Coming(body, hash).pass_on(false, limits, record)?, Some(Facts::Absent)));
+    if ended {
+        return Ok((body.pass_on(false, limits, record)?, Some(Facts::Absent)));
     }
-    let limit = limits.inspect_bytes as u64;
-    let announced = body.size_hint();
-    if announced.lower() > limit {
-        return Ok((Received::Coming(body, hash).pass_on(false, limits, record)?, Some(Facts::Opaque)));
+    if announced.lower() > limits.inspect_bytes as u64 {
+        return Ok((body.pass_on(false, limits, record)?, Some(Facts::Opaque)));
     }
+    let mut stream = match body {
+        Received::Coming(body, hash) => Received::stream(body, hash, limits, record),
+        Received::Begun(stream) => *stream,
+        Received::Read(_) => return Err(Code::RequestInvalid.into()), // returned above
+    };
     // Sized once where the length is known; a body in chunks grows as it comes, so one byte never reserves a megabyte.
     let mut whole = BytesMut::with_capacity(announced.exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
-    let mut stream = Received::stream(body, hash, limits, record);
     while let Some(frame) = stream.frame().await {
         let Ok(data) = frame.map_err(Refusal::from)?.into_data() else { continue };
         whole.extend_from_slice(&data);
@@ -363,7 +398,9 @@ impl From<UploadError> for Refusal {
             UploadError::TooSlow => {
                 Self::invalid("the request's body came too slowly").with_status(StatusCode::REQUEST_TIMEOUT)
             }
-            UploadError::Broken => Self::invalid("the request's body is broken off or malformed"),
+            UploadError::Broken | UploadError::Severed => {
+                Self::invalid("the request's body is broken off or malformed")
+            }
             UploadError::Altered => {
                 Self::from(Code::TokenMalformed).with_detail("the body is not the one that was signed")
             }

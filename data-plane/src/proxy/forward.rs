@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::UpstreamConfig,
     table::Cut,
-    upstream::{Answer, Connection, Patience, Upload, UploadState, UpstreamError},
+    upstream::{Answer, Connection, Patience, Severing, Upload, UploadState, UpstreamError},
 };
 
 /// An answer: its head is final, its body still comes.
@@ -28,6 +28,8 @@ pub(super) struct Answered {
     pub(super) response: Response<Answer>,
     pub(super) needles: Needles,
     pub(super) cut: Cut,
+    /// What is still being sent ends with the answer.
+    pub(super) upload: Option<Severing>,
     pub(super) expires_at: i64,
     /// What was offered with a WebSocket handshake.
     pub(super) offer: Option<Box<Offer>>,
@@ -55,6 +57,10 @@ pub(super) async fn call(
         Upload::Stream(stream) => Some(stream.state()),
         _ => None,
     };
+    let severing = match &request.body {
+        Upload::Stream(stream) => Some(stream.severing()),
+        _ => None,
+    };
     let first_byte = service.first_byte_timeout.unwrap_or(config.request_timeout);
     let mut patience = connection.patience();
     let exchange = connection.send(request);
@@ -72,7 +78,7 @@ pub(super) async fn call(
     record.upstream_answered(response.status());
     response.body_mut().keep(patience);
     filter::response(response.headers_mut(), &service, form);
-    Ok(Answered { response, needles, cut, expires_at, offer })
+    Ok(Answered { response, needles, cut, upload: severing, expires_at, offer })
 }
 
 /// The head of the answer, unless the right to it or the time for it ends first. Where both are there at once, the right has ended:
@@ -89,6 +95,9 @@ async fn answer<T>(
     poll_fn(|cx| {
         if let Poll::Ready(reason) = Pin::new(&mut *cut).poll(cx) {
             return Poll::Ready(Err(Code::from(reason).into()));
+        }
+        if cut.is_open() {
+            return Poll::Pending;
         }
         if let Poll::Ready(result) = exchange.as_mut().poll(cx) {
             return Poll::Ready(result.map_err(Refusal::from));

@@ -17,7 +17,7 @@ use zeroize::Zeroize as _;
 
 use super::{
     Caller,
-    admit::Form,
+    admit::{Admitted, Form},
     audit::Record,
     authorize::Permitted,
     filter, lookup,
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     table::{CredentialEntry, Cut, CutReason, ServiceEntry, Table},
-    upstream::{Connection, HeaderList, Request},
+    upstream::{Connection, HeaderList, Request, Upload},
 };
 
 /// A request as it goes to the upstream, with the credential in it.
@@ -53,6 +53,9 @@ impl From<CutReason> for Code {
             CutReason::TokenRevoked => Self::TokenRevoked,
             CutReason::AgentDisabled => Self::AgentDisabled,
             CutReason::ServiceRemoved => Self::ServiceUnknown,
+            // The agent may ask again, and is served where the service leads now.
+            CutReason::ServiceChanged => Self::UpstreamUnreachable,
+            CutReason::PolicyDenied => Self::PolicyDenied,
             CutReason::CredentialRemoved => Self::ServiceNotGranted,
             CutReason::LeaseExpired => Self::NodeStale,
         }
@@ -67,6 +70,14 @@ struct Kept {
     host: HeaderValue,
     /// What each of the service's sites puts in, where that is a header of its own: the same bytes for every request.
     headers: Vec<Option<(HeaderName, HeaderValue)>>,
+}
+
+/// What came of an injection.
+pub(super) enum Injection {
+    /// The credential is in: the request goes out as it is.
+    Done(Box<Injected>),
+    /// A record that the request was decided on has changed since, and nothing was sent: it is to be decided again.
+    Changed(Box<Admitted>, Upload),
 }
 
 /// A credential that is opened only for a request that needs its fields.
@@ -84,18 +95,23 @@ impl Sealed<'_> {
     }
 }
 
-/// Puts the credential in, or says why not any more.
+/// Puts the credential in, or says why not any more. Whatever a request waits for (its body, a connection) it has waited for by now:
+/// where the records are still those that it was decided on, the decision is that of the latest table.
 pub(super) fn call(
     permitted: Permitted,
     caller: &Caller,
     table: &Arc<Table>,
     connection: &Connection,
     record: &mut Record,
-) -> Result<Injected, Refusal> {
-    let Permitted { permit, identified, service, credential, line, body, signed } = permitted;
+) -> Result<Injection, Refusal> {
+    let Permitted { permit, identified, service, credential, line, body, signed, decided } = permitted;
     permit.spend();
     // Registered before the check: a revocation is either seen by it or wakes the cut.
-    let mut cut = table.register(identified.digest, &identified.token, &service.name).ok_or(Code::ServiceNotGranted)?;
+    let cut = table.register(identified.digest, &identified.token, &service.name).ok_or(Code::ServiceNotGranted)?;
+    let mut cut = cut.since(identified.version, decided);
+    if !cut.is_latest() {
+        return Ok(Injection::Changed(Box::new(identified.admitted), body));
+    }
     if let Some(reason) = cut.reason() {
         return Err(Code::from(reason).into());
     }
@@ -136,7 +152,8 @@ pub(super) fn call(
         headers.set(header::HOST, kept.host.clone());
     }
     let request = Request { method, target: target(line).ok_or(broken)?, headers, body };
-    Ok(Injected { service, request, needles, cut, expires_at: identified.token.expires_at(), offer, form })
+    let expires_at = identified.token.expires_at();
+    Ok(Injection::Done(Box::new(Injected { service, request, needles, cut, expires_at, offer, form })))
 }
 
 impl Kept {

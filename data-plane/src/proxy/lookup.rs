@@ -29,6 +29,8 @@ pub(super) struct Identified {
     pub(super) admitted: Admitted,
     pub(super) digest: Digest,
     pub(super) token: Arc<TokenEntry>,
+    /// Of the tenant's records, from before the first of them was read.
+    pub(super) version: u64,
     /// `None`: the list of services.
     pub(super) service: Option<Arc<ServiceEntry>>,
     /// The token is the path's first segment, which is not the upstream's to see.
@@ -104,7 +106,7 @@ pub(super) fn call(
     }
     let presented = Presented::read(&admitted);
     let chosen = with_shown(presented.choose(&admitted, table, record)?, &admitted, table, record)?;
-    let Some((token, digest, service, in_path)) = chosen else {
+    let Some(Chosen { token, digest, version, service, in_path }) = chosen else {
         let credential = CREDENTIAL_HEADERS.iter().any(|h| admitted.parts.headers.contains_key(*h));
         let code = if presented.damaged || (credential && presented.tokens.is_empty()) {
             Code::TokenMalformed
@@ -126,7 +128,7 @@ pub(super) fn call(
         }
         (service, _) => service,
     };
-    Ok(Identified { admitted, digest, token, service, in_path, strays })
+    Ok(Identified { admitted, digest, token, version, service, in_path, strays })
 }
 
 /// A token that was shown to the proxy apart from the request stands for one that isn't in it; two that differ are ambiguous.
@@ -137,12 +139,9 @@ fn with_shown(
     record: &mut Record,
 ) -> Result<Option<Chosen>, Refusal> {
     match (chosen, admitted.shown) {
-        (Some((_, digest, ..)), Some(shown)) if digest != shown => Err(Code::TokenAmbiguous.into()),
+        (Some(chosen), Some(shown)) if chosen.digest != shown => Err(Code::TokenAmbiguous.into()),
         (None, Some(shown)) => match table.find(&shown) {
-            Found::Token(token) => {
-                let service = service_of(admitted, &token, table);
-                Ok(Some((token, shown, service, false)))
-            }
+            Found::Token(token) => Ok(Some(Chosen::new(token, shown, admitted, table))),
             Found::Revoked(token) => {
                 record.identified(&token.tenant, &token.agent, &token.id);
                 Err(Code::TokenRevoked.into())
@@ -167,7 +166,22 @@ pub(super) fn check(token: &TokenEntry, caller: &Caller) -> Result<(), Refusal> 
     Ok(())
 }
 
-type Chosen = (Arc<TokenEntry>, Digest, Option<Arc<ServiceEntry>>, bool);
+/// The token that a request is made with, and the service that it names.
+struct Chosen {
+    token: Arc<TokenEntry>,
+    digest: Digest,
+    version: u64,
+    service: Option<Arc<ServiceEntry>>,
+    in_path: bool,
+}
+
+impl Chosen {
+    fn new(token: Arc<TokenEntry>, digest: Digest, admitted: &Admitted, table: &Table) -> Self {
+        let version = token.tenant_slot().version(); // before the service is read
+        let service = service_of(admitted, &token, table);
+        Self { token, digest, version, service, in_path: false }
+    }
+}
 
 impl<'a> Presented<'a> {
     fn read(admitted: &'a Admitted) -> Self {
@@ -290,8 +304,8 @@ impl<'a> Presented<'a> {
                     continue;
                 }
             };
-            let service = service_of(admitted, &token, table);
-            let counts = match (&service, &admitted.route) {
+            let found = Chosen::new(token, *digest, admitted, table);
+            let counts = match (&found.service, &admitted.route) {
                 (Some(service), _) => service.slots.iter().any(|slot| place.is(slot)),
                 // Of a service that doesn't exist nobody knows where its SDKs put a key; a signature can't be verified for it.
                 (None, Route::Service { .. } | Route::Host { .. } | Route::Forward(_)) => {
@@ -302,7 +316,8 @@ impl<'a> Presented<'a> {
             if counts && place.stands_twice(&admitted.parts.headers) {
                 return Err(Code::TokenAmbiguous.into());
             }
-            if counts && chosen.replace((token, *digest, service, matches!(place, Place::Path(_)))).is_some() {
+            let in_path = matches!(place, Place::Path(_));
+            if counts && chosen.replace(Chosen { in_path, ..found }).is_some() {
                 return Err(Code::TokenAmbiguous.into());
             }
         }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     listener::{Activity, Severed},
     table::{Cut, TokenEntry},
-    upstream::Answer,
+    upstream::{Answer, Severing},
 };
 
 /// The body of an answer.
@@ -62,7 +62,8 @@ struct Relayed {
     idle: Duration,
     last: Instant,
     timer: Option<Pin<Box<Sleep>>>,
-    _in_flight: InFlight,
+    /// Ends with it: the request in flight, and what is still being sent of it.
+    _held: (InFlight, Option<Severing>),
 }
 
 /// Last stage before the agent: takes out of the answer what was put into the request, and lets it go while the right to it
@@ -73,7 +74,7 @@ pub(super) fn call(
     in_flight: InFlight,
     record: &mut Record,
 ) -> Result<Response<Outgoing>, Refusal> {
-    let Answered { response, needles, cut, expires_at, offer } = answered;
+    let Answered { response, needles, cut, upload, expires_at, offer } = answered;
     let mut response = scrub::response(response, needles, record.counters()).map_err(|_| {
         record.upstream_failed(Code::UpstreamUnreachable);
         Refusal::from(Code::UpstreamUnreachable)
@@ -81,7 +82,8 @@ pub(super) fn call(
     if offer.is_some() {
         super::close_after(response.headers_mut()); // the agent may believe that its connection is another protocol's by now
     }
-    Ok(response.map(|body| Outgoing::relayed(body, cut, expires_at, idle, in_flight)))
+    let held = (in_flight, upload);
+    Ok(response.map(|body| Outgoing::relayed(body, cut, expires_at, idle, held)))
 }
 
 impl Outgoing {
@@ -106,7 +108,7 @@ impl Outgoing {
         cut: Cut,
         expires_at: i64,
         idle: Duration,
-        in_flight: InFlight,
+        held: (InFlight, Option<Severing>),
     ) -> Self {
         Self(Kind::Relayed(Box::new(Relayed {
             body,
@@ -115,7 +117,7 @@ impl Outgoing {
             idle,
             last: Instant::now(),
             timer: None,
-            _in_flight: in_flight,
+            _held: held,
         })))
     }
 }
@@ -132,6 +134,9 @@ impl Relayed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if Pin::new(&mut self.cut).poll(cx).is_ready() {
             return Poll::Ready(Some(Err(BrokenOff::Cut)));
+        }
+        if self.cut.is_open() {
+            return Poll::Pending;
         }
         let frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => frame,

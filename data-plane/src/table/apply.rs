@@ -124,7 +124,13 @@ impl Step {
     pub(super) fn run(self, table: &Generation) {
         match self {
             Self::Credential(tenant, entry) => {
-                table.directory_or_new(&tenant).credential_slot(&entry.name.clone()).put(entry);
+                let directory = table.directory_or_new(&tenant);
+                let slot = directory.credential_slot(&entry.name.clone());
+                let replaces = !slot.is_empty();
+                slot.put(entry);
+                if replaces {
+                    directory.tenant.changed();
+                }
             }
             Self::Other(Change::Tenant(name)) => drop(table.directory_or_new(&name)),
             Self::Other(Change::Agent { tenant, name, attributes, disabled }) => {
@@ -146,10 +152,14 @@ impl Step {
 
 fn put_agent(table: &Generation, tenant: &seks_proto::id::TenantName, entry: AgentEntry) {
     let slot = table.directory_or_new(tenant).agent_slot(&entry.name.clone());
-    let disabled = entry.disabled;
+    // A new agent has no requests: a tenant that makes thousands of them disturbs none.
+    let (replaces, disabled) = (!slot.agent.is_empty(), entry.disabled);
     slot.agent.put(entry);
     if disabled {
         slot.agent.cut();
+    }
+    if replaces || disabled {
+        slot.tenant.changed_for_one();
         slot.waiters.wake_all();
     }
 }
@@ -158,11 +168,14 @@ fn put_service(table: &Generation, service: Service) {
     let directory = table.directory_or_new(&service.tenant);
     let slot = directory.service_slot(&service.name.clone());
     let generation = fingerprint(&service);
-    let loses_leave = slot.get().is_some_and(|before| before.loses_leave(&service));
+    let before = slot.get();
+    let loses_leave = before.as_ref().is_some_and(|before| before.loses_leave(&service));
     slot.put(ServiceEntry { generation, service });
     if loses_leave {
         slot.cut();
-        directory.wake_all();
+    }
+    if before.is_some_and(|before| before.generation != generation) {
+        directory.tenant.changed();
     }
 }
 
@@ -189,19 +202,20 @@ fn remove(table: &Generation, change: &Change) {
             if let Some(directory) = table.directory(tenant) {
                 let slot = directory.agent_slot(name);
                 slot.agent.remove();
+                slot.tenant.changed_for_one();
                 slot.waiters.wake_all();
             }
         }
         Change::RemoveService(tenant, name) => {
             if let Some(directory) = table.directory(tenant) {
                 directory.service_slot(name).remove();
-                directory.wake_all();
+                directory.tenant.changed();
             }
         }
         Change::RemoveCredential(tenant, name) => {
             if let Some(directory) = table.directory(tenant) {
                 directory.credential_slot(name).remove();
-                directory.wake_all();
+                directory.tenant.changed();
             }
         }
         Change::RemovePolicies(tenant) => {

@@ -77,6 +77,7 @@ impl TenantSlot {
         let replaces = std::mem::replace(&mut state.pending, true);
         state.ticket += 1;
         self.policies.remove();
+        self.changed();
         let compilation = Compilation::new(policies, state.last.as_deref());
         let job = Job { slot: Arc::downgrade(self), ticket: state.ticket, compilation, spent: Duration::ZERO };
         drop(state);
@@ -115,7 +116,13 @@ impl TenantSlot {
             Some(policies) => self.policies.put_arc(policies),
             None => self.policies.remove(),
         }
+        self.changed();
         self.compiling.done.notify_waiters();
+    }
+
+    /// Whether it isn't known yet what its policies say.
+    pub fn is_compiling(&self) -> bool {
+        lock(&self.compiling.state).pending
     }
 
     fn is_waiting_for(&self, ticket: u64) -> bool {

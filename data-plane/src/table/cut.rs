@@ -1,4 +1,7 @@
 //! Cutting requests in flight: a request registers before its last check, so a revocation is seen by the check or wakes it.
+//!
+//! What was decided for a request, by policies, agent, service and credential, is decided again when one of these records has
+//! changed: a request that the latest table doesn't permit ends before the change is acknowledged as applied.
 
 use std::{
     fmt,
@@ -12,8 +15,12 @@ use seks_proto::{id::ServiceName, token::Digest};
 
 use super::{
     Found, Table,
+    entry::ServiceEntry,
     token::{Grant, TokenEntry},
 };
+
+/// A version that no tenant has: nothing was decided on it yet.
+const NEVER: u64 = 0;
 
 /// Why a request may not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +31,12 @@ pub enum CutReason {
     AgentDisabled,
     /// The service was deleted, or gives no leave any more for what passes through.
     ServiceRemoved,
+    /// The service leads elsewhere now: to another origin, by another CA, or no longer to a private address or a WebSocket.
+    ServiceChanged,
     /// The credential was deleted. One that was merely replaced lets requests in flight finish.
     CredentialRemoved,
+    /// No policy permits the request any more, or one forbids it.
+    PolicyDenied,
     /// The node's lease has run out.
     LeaseExpired,
 }
@@ -36,10 +47,29 @@ impl fmt::Display for CutReason {
             Self::TokenRevoked => "the token was revoked",
             Self::AgentDisabled => "the agent was disabled",
             Self::ServiceRemoved => "the service was removed",
+            Self::ServiceChanged => "the service leads elsewhere now",
             Self::CredentialRemoved => "the credential was removed",
+            Self::PolicyDenied => "the policies deny it",
             Self::LeaseExpired => "the node's lease ran out",
         })
     }
+}
+
+/// What a request was decided on, beside its token.
+pub trait Decided: Send + Sync {
+    /// Whether the request may go on under the records as they stand now.
+    fn again(&self, token: &TokenEntry, service: &ServiceEntry) -> Verdict;
+}
+
+/// What came of a request that was decided again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may go on.
+    Holds,
+    /// It has to end.
+    Withdrawn(CutReason),
+    /// The tenant's policies are being compiled: it waits, and nothing of it moves, until they are.
+    Open,
 }
 
 /// One request's hold on what it was permitted. A future that is ready when the request must end; it has to be polled by the task that
@@ -48,12 +78,18 @@ pub struct Cut {
     table: Arc<Table>,
     digest: Digest,
     held: Held,
+    /// How to decide again.
+    decided: Option<Box<dyn Decided>>,
+    /// It waits for a decision.
+    open: bool,
     registered: Option<(usize, Waker)>,
 }
 
 /// What the request was permitted, and by which generation of the table.
 struct Held {
     generation: u64,
+    /// The tenant's version at the last decision.
+    version: u64,
     token: Arc<TokenEntry>,
     grant: Grant,
     agent_cuts: u32,
@@ -63,10 +99,12 @@ struct Held {
 
 impl Held {
     fn new(generation: u64, token: Arc<TokenEntry>, service: &ServiceName) -> Option<Self> {
+        // Before anything is read that it is the version of.
+        let version = token.tenant_slot().version();
         let grant = token.grant(service.as_str())?.clone();
         let (agent_cuts, service_cuts) = (token.agent.agent.cuts(), grant.service.cuts());
         let credential_cuts = grant.credential.cuts();
-        Some(Self { generation, token, grant, agent_cuts, service_cuts, credential_cuts })
+        Some(Self { generation, version, token, grant, agent_cuts, service_cuts, credential_cuts })
     }
 
     fn reason(&self) -> Option<CutReason> {
@@ -99,7 +137,28 @@ impl Cut {
             _ => u64::MAX,
         };
         let held = Held::new(generation, token, service)?;
-        Some(Self { table, digest, held, registered: None })
+        Some(Self { table, digest, held, decided: None, open: false, registered: None })
+    }
+
+    /// The request was decided on records of this [version](crate::table::TenantSlot::version), and `decided` decides again
+    /// when they are of another.
+    #[must_use]
+    pub fn since(mut self, version: u64, decided: Box<dyn Decided>) -> Self {
+        (self.held.version, self.decided) = (version, Some(decided));
+        self
+    }
+
+    /// Whether the request is to wait: it isn't known yet whether it may go on. Whoever polls the cut is woken when it is.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Whether the records that the request was decided on are still the ones that look-ups find: one atomic load. Where they
+    /// aren't, a request of which nothing was sent is decided again from the beginning.
+    #[must_use]
+    pub fn is_latest(&self) -> bool {
+        self.held.token.tenant_slot().version() == self.held.version
     }
 
     /// Why the request must end, if it must. A handful of atomic loads and one clock read.
@@ -113,7 +172,29 @@ impl Cut {
         {
             return Some(reason);
         }
-        self.held.reason()
+        self.held.reason().or_else(|| self.decide_again())
+    }
+
+    /// Decides again where a record has changed since the last decision.
+    fn decide_again(&mut self) -> Option<CutReason> {
+        let version = self.held.token.tenant_slot().version();
+        if version == self.held.version {
+            return None;
+        }
+        self.open = false;
+        if let Some(decided) = &self.decided {
+            let Some(service) = self.held.grant.service() else { return Some(CutReason::ServiceRemoved) };
+            match decided.again(&self.held.token, &service) {
+                Verdict::Holds => {}
+                Verdict::Withdrawn(reason) => return Some(reason),
+                Verdict::Open => {
+                    self.open = true;
+                    return None;
+                }
+            }
+        }
+        self.held.version = version;
+        None
     }
 
     /// A new table was swapped in: holds on to the same rights in it, or finds them gone.
@@ -127,7 +208,8 @@ impl Cut {
             return Err(CutReason::TokenRevoked);
         }
         let service = self.held.grant.service_name().clone();
-        let held = Held::new(current.number(), token, &service).ok_or(CutReason::TokenRevoked)?;
+        let mut held = Held::new(current.number(), token, &service).ok_or(CutReason::TokenRevoked)?;
+        held.version = NEVER;
         if held.grant.credential_name() != self.held.grant.credential_name() {
             return Err(CutReason::TokenRevoked);
         }

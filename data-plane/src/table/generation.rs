@@ -144,7 +144,7 @@ impl Generation {
         if let Some(known) = self.directory(tenant) {
             return known;
         }
-        write(&self.directories).entry(tenant.clone()).or_insert_with(|| Arc::new(Directory::new(tenant))).clone()
+        write(&self.directories).entry(tenant.clone()).or_insert_with(|| Directory::new(tenant)).clone()
     }
 
     pub(super) fn agent(&self, tenant: &TenantName, name: &AgentName) -> Option<Arc<AgentEntry>> {
@@ -220,8 +220,14 @@ impl Generation {
         self.revoked.retain(|_, revoked| revoked.tenant != *tenant);
         if let Some(directory) = directory {
             directory.tenant.remove_policies();
-            directory.wake_all();
+            directory.tenant.changed();
         }
+    }
+
+    /// Another generation has taken its place: every request in flight looks there for what it was decided on.
+    pub(super) fn superseded(&self) {
+        let directories: Vec<_> = read(&self.directories).values().cloned().collect();
+        directories.iter().for_each(|d| d.tenant.changed());
     }
 
     pub(super) fn wake_all(&self) {
@@ -245,14 +251,16 @@ fn cut_token(token: &TokenEntry) {
 }
 
 impl Directory {
-    fn new(tenant: &TenantName) -> Self {
-        Self {
+    fn new(tenant: &TenantName) -> Arc<Self> {
+        let new = Arc::new(Self {
             tenant: Arc::new(TenantSlot::new(tenant.clone())),
             agents: RwLock::default(),
             services: RwLock::default(),
             credentials: RwLock::default(),
             terms: Mutex::default(),
-        }
+        });
+        let _ = new.tenant.directory.set(Arc::downgrade(&new)); // it was made just now
+        new
     }
 
     pub(super) fn agent_slot(&self, name: &AgentName) -> Arc<AgentSlot> {

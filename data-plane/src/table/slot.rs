@@ -2,8 +2,11 @@
 //! change to an agent is one store and not one a token, and a request finds everything by one hash look-up.
 
 use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering::SeqCst},
+    Arc, OnceLock, Weak,
+    atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
 use arc_swap::ArcSwapOption;
@@ -12,7 +15,7 @@ use seks_proto::{
     policy::Policies,
 };
 
-use super::{compiling::Compiling, entry::AgentEntry, waiters::Waiters};
+use super::{compiling::Compiling, entry::AgentEntry, generation::Directory, waiters::Waiters};
 
 /// The place of one named record; empty while the record doesn't exist.
 pub struct Slot<N, T> {
@@ -69,11 +72,47 @@ impl<N, T> Slot<N, T> {
 pub struct TenantSlot {
     pub(super) policies: Slot<TenantName, Policies>,
     pub(super) compiling: Compiling,
+    /// See [`version`](Self::version).
+    version: AtomicU64,
+    /// Whose requests are woken when a record changes.
+    pub(super) directory: OnceLock<Weak<Directory>>,
+}
+
+/// Versions of tenants' records are unique in a process, over snapshots too.
+fn next_version() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Relaxed)
 }
 
 impl TenantSlot {
     pub(super) fn new(name: TenantName) -> Self {
-        Self { policies: Slot::new(name), compiling: Compiling::default() }
+        Self {
+            policies: Slot::new(name),
+            compiling: Compiling::default(),
+            version: AtomicU64::new(next_version()),
+            directory: OnceLock::new(),
+        }
+    }
+
+    /// Differs after any change of a record that a request of this tenant was decided on: policies, agents, services,
+    /// credentials, or a new snapshot. A request takes it before it reads the first of them; where it is the same later, so are
+    /// they. Tokens are not counted: a revoked one is marked itself.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(SeqCst)
+    }
+
+    /// A record has changed that requests are decided on: they are to be decided again. Call it after the change can be seen.
+    pub(super) fn changed(&self) {
+        self.changed_for_one();
+        if let Some(directory) = self.directory.get().and_then(Weak::upgrade) {
+            directory.wake_all();
+        }
+    }
+
+    /// The same, where the caller wakes whom it concerns.
+    pub(super) fn changed_for_one(&self) {
+        self.version.store(next_version(), SeqCst);
     }
 
     /// Its name.

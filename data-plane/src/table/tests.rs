@@ -1,3 +1,5 @@
+mod decided;
+
 use std::{
     future::Future as _,
     pin::pin,

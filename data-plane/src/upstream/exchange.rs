@@ -22,7 +22,7 @@ use super::{
     connect::Stream,
     h1::{H1, Lost},
     patience::Patience,
-    pool::{Counted, Pool},
+    pool::{Counted, Pool, StreamSlot},
     request::Request,
     upload::Upload,
 };
@@ -35,7 +35,7 @@ pub struct Connection {
 
 enum Kind {
     H1(Box<H1>),
-    H2(http2::SendRequest<Upload>),
+    H2(http2::SendRequest<Upload>, StreamSlot),
 }
 
 impl Connection {
@@ -43,14 +43,23 @@ impl Connection {
         Self { kind: Kind::H1(h1), pool }
     }
 
-    pub(super) fn h2(sender: http2::SendRequest<Upload>, pool: Arc<Pool>) -> Self {
-        Self { kind: Kind::H2(sender), pool }
+    pub(super) fn h2(sender: http2::SendRequest<Upload>, slot: StreamSlot, pool: Arc<Pool>) -> Self {
+        Self { kind: Kind::H2(sender, slot), pool }
+    }
+
+    /// Gives it back unused.
+    pub fn give_back(self) {
+        if let Kind::H1(h1) = self.kind
+            && h1.is_done()
+        {
+            self.pool.put(h1);
+        }
     }
 
     /// Whether the request needs an absolute target and no `Host` (HTTP/2), or the reverse.
     #[must_use]
     pub fn is_h2(&self) -> bool {
-        matches!(self.kind, Kind::H2(_))
+        matches!(self.kind, Kind::H2(..))
     }
 
     /// What the caller keeps for this service and version of a credential beside the pool's connections: made once, dropped
@@ -63,7 +72,7 @@ impl Connection {
     pub fn patience(&mut self) -> Patience {
         match &mut self.kind {
             Kind::H1(h1) => std::mem::take(&mut h1.patience),
-            Kind::H2(_) => Patience::default(),
+            Kind::H2(..) => Patience::default(),
         }
     }
 
@@ -75,7 +84,7 @@ impl Connection {
     pub async fn send(self, request: Request) -> Result<Response<Answer>, UpstreamError> {
         match self.kind {
             // Boxed: what it keeps while it waits is large, and would be carried about by every request over HTTP/1.
-            Kind::H2(sender) => Box::pin(send_h2(sender, request, self.pool)).await,
+            Kind::H2(sender, slot) => Box::pin(send_h2(sender, slot, request, self.pool)).await,
             Kind::H1(mut h1) => {
                 let method = h1.begin(request);
                 let head = poll_fn(|cx| h1.poll_head(cx, &method)).await?;
@@ -94,6 +103,7 @@ impl Connection {
 
 async fn send_h2(
     mut sender: http2::SendRequest<Upload>,
+    slot: StreamSlot,
     request: Request,
     pool: Arc<Pool>,
 ) -> Result<Response<Answer>, UpstreamError> {
@@ -104,7 +114,7 @@ async fn send_h2(
     if parts.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err(Lost::NotHttp.into());
     }
-    Ok(Response::from_parts(parts, Answer(Body::H2(body))))
+    Ok(Response::from_parts(parts, Answer(Body::H2(body, slot))))
 }
 
 impl From<Lost> for UpstreamError {
@@ -131,7 +141,7 @@ pub struct Answer(Body);
 
 enum Body {
     H1(Box<H1>, Arc<Pool>),
-    H2(Incoming),
+    H2(Incoming, #[expect(dead_code, reason = "held until the answer ends")] StreamSlot),
     /// Nothing is left of it.
     Released,
 }
@@ -171,7 +181,7 @@ impl http_body::Body for Answer {
         let this = self.get_mut();
         let frame = match &mut this.0 {
             Body::H1(h1, _) => h1.poll_frame(cx),
-            Body::H2(body) => Pin::new(body).poll_frame(cx).map_err(|_| Lost::Connection),
+            Body::H2(body, _) => Pin::new(body).poll_frame(cx).map_err(|_| Lost::Connection),
             Body::Released => return Poll::Ready(None),
         };
         match &frame {
@@ -186,7 +196,7 @@ impl http_body::Body for Answer {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Body::H1(h1, _) => h1.is_end(),
-            Body::H2(body) => body.is_end_stream(),
+            Body::H2(body, _) => body.is_end_stream(),
             Body::Released => true,
         }
     }
@@ -194,7 +204,7 @@ impl http_body::Body for Answer {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Body::H1(h1, _) => h1.size_hint(),
-            Body::H2(body) => body.size_hint(),
+            Body::H2(body, _) => body.size_hint(),
             Body::Released => SizeHint::with_exact(0),
         }
     }

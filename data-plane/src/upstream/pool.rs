@@ -5,10 +5,12 @@
 
 use std::{
     any::Any,
+    future::{Future as _, poll_fn},
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
     time::{Duration, Instant},
@@ -44,7 +46,7 @@ pub struct Pool {
     http2: bool,
     max_idle: usize,
     idle: Mutex<Vec<Idle>>,
-    shared: Mutex<Vec<http2::SendRequest<Upload>>>,
+    shared: Mutex<Vec<Shared>>,
     closed: AtomicBool,
     beside: OnceLock<Arc<dyn Any + Send + Sync>>,
     gauge: Arc<dyn Gauge>,
@@ -53,6 +55,56 @@ pub struct Pool {
 struct Idle {
     h1: Box<H1>,
     since: Instant,
+}
+
+/// A connection that carries several requests at a time.
+struct Shared {
+    sender: http2::SendRequest<Upload>,
+    streams: Arc<Streams>,
+}
+
+/// hyper's end of a connection.
+type Driver = http2::Connection<TokioIo<Stream>, Upload, TokioExecutor>;
+
+/// How many streams a connection has, and may have. A request that waits for a stream inside of hyper has its credential in it
+/// already and can't be decided again, so none is given to a connection without a stream to spare.
+struct Streams {
+    used: AtomicUsize,
+    /// Knows what the upstream allows (`SETTINGS_MAX_CONCURRENT_STREAMS`).
+    driver: Mutex<Driver>,
+}
+
+/// One stream of a connection, until it is dropped.
+pub(super) struct StreamSlot(Arc<Streams>);
+
+impl Streams {
+    fn new(driver: Driver) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), driver: Mutex::new(driver) })
+    }
+
+    /// Under the lock of the pool: nobody else takes the last one.
+    fn take(self: &Arc<Self>) -> Option<StreamSlot> {
+        if self.used() >= lock(&self.driver).current_max_send_streams() {
+            return None;
+        }
+        self.used.fetch_add(1, Ordering::AcqRel);
+        Some(StreamSlot(self.clone()))
+    }
+
+    fn used(&self) -> usize {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// Hands requests to the connection until there are no more, or it has ended.
+    async fn drive(self: Arc<Self>) {
+        poll_fn(|cx| Pin::new(&mut *lock(&self.driver)).poll(cx).map(drop)).await;
+    }
+}
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Pool {
@@ -98,8 +150,11 @@ impl Pool {
             }
         }
         let mut shared = lock(&self.shared);
-        shared.retain(|s| !s.is_closed());
-        shared.iter().find(|s| s.is_ready()).map(|s| Connection::h2(s.clone(), self.clone()))
+        shared.retain(|s| !s.sender.is_closed());
+        shared.iter().filter(|s| s.sender.is_ready()).find_map(|s| {
+            let slot = s.streams.take()?;
+            Some(Connection::h2(s.sender.clone(), slot, self.clone()))
+        })
     }
 
     /// A new connection, to an address that was resolved and checked for it.
@@ -142,14 +197,17 @@ impl Pool {
             .map_err(|_| UpstreamError::Unreachable("no HTTP/2"))?;
         // Ends when the last sender is gone: the pool's copy goes with `close` or `sweep`.
         let counted = Counted::new(self.gauge.clone());
+        let streams = Streams::new(driver);
+        let slot = streams.take().ok_or(UpstreamError::Unreachable("no stream"))?;
+        let driven = streams.clone();
         tokio::spawn(async move {
-            let _ = driver.await;
+            driven.drive().await;
             drop(counted);
         });
         if !self.is_closed() {
-            lock(&self.shared).push(sender.clone());
+            lock(&self.shared).push(Shared { sender: sender.clone(), streams });
         }
-        Ok(Connection::h2(sender, self.clone()))
+        Ok(Connection::h2(sender, slot, self.clone()))
     }
 
     /// Takes a connection back.
@@ -167,8 +225,11 @@ impl Pool {
         let mut cx = Context::from_waker(Waker::noop());
         let mut idle = lock(&self.idle);
         idle.retain_mut(|i| i.since.elapsed() < keep_alive && i.h1.is_idle(&mut cx));
-        let mut shared = lock(&self.shared);
-        shared.retain(|s| !s.is_closed());
+        let (mut shared, mut unused) = (lock(&self.shared), 0);
+        shared.retain(|s| {
+            unused += usize::from(s.streams.used() == 0);
+            !s.sender.is_closed() && unused <= self.max_idle.max(1)
+        });
         idle.len() + shared.len()
     }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, Sleep};
@@ -66,6 +67,21 @@ pub struct UploadState {
     done: AtomicBool,
     answered: AtomicBool,
     failure: AtomicU8,
+    severed: AtomicBool,
+    /// The task that sends it: over HTTP/2 another one than the request's.
+    sender: AtomicWaker,
+}
+
+/// Ends an upload when it is dropped: over HTTP/2 a body is sent by another task than the one that watches the right to it, and
+/// would go on after the exchange has ended.
+#[derive(Debug)]
+pub struct Severing(Arc<UploadState>);
+
+impl Drop for Severing {
+    fn drop(&mut self) {
+        self.0.severed.store(true, Ordering::SeqCst);
+        self.0.sender.wake();
+    }
 }
 
 /// Why an upload stopped. It is the agent's doing, so it decides the refusal.
@@ -84,6 +100,9 @@ pub enum UploadError {
     /// It isn't the one that the agent signed.
     #[error("the request's body is not the one that was signed")]
     Altered = 4,
+    /// The exchange that it is of has ended.
+    #[error("the exchange has ended")]
+    Severed = 5,
 }
 
 impl UploadState {
@@ -147,10 +166,12 @@ impl Streaming {
         self
     }
 
-    /// The same, but whole only if its SHA-256 is `hash`: otherwise the last of it is never handed over.
+    /// The same, but whole only if its SHA-256 is `hash`: otherwise the last of it is never handed over. What was
+    /// [put back](Self::put_back) counts as seen already.
     #[must_use]
     pub fn expecting(mut self, hash: Option<[u8; 32]>) -> Self {
-        self.expected = hash.map(|hash| Box::new(Expected { hash, seen: Sha256::new() }));
+        let ahead = self.ahead.as_deref().unwrap_or_default();
+        self.expected = hash.map(|hash| Box::new(Expected { hash, seen: Sha256::new().chain_update(ahead) }));
         self
     }
 
@@ -171,6 +192,12 @@ impl Streaming {
         if hash == <[u8; 32]>::from(seen.finalize()) { Ok(()) } else { Err(self.state.fail(UploadError::Altered)) }
     }
 
+    /// Ends the upload once it is dropped.
+    #[must_use]
+    pub fn severing(&self) -> Severing {
+        Severing(self.state.clone())
+    }
+
     /// What can be watched from outside.
     #[must_use]
     pub fn state(&self) -> Arc<UploadState> {
@@ -184,6 +211,20 @@ impl Streaming {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        if self.state.severed.load(Ordering::SeqCst) {
+            return Poll::Ready(Some(Err(UploadError::Severed)));
+        }
+        let polled = self.poll_next(cx);
+        if polled.is_pending() {
+            self.state.sender.register(cx.waker());
+            if self.state.severed.load(Ordering::SeqCst) {
+                return Poll::Ready(Some(Err(UploadError::Severed)));
+            }
+        }
+        polled
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         if let Some(read) = self.ahead.take() {
             self.state.done.store(self.body.is_end_stream(), Ordering::Release);
             return Poll::Ready(Some(Ok(Frame::data(read))));

@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, reason = "a test")]
 
 mod cut;
+mod decided;
 mod edge;
 mod forward;
 mod grpc;

@@ -79,6 +79,8 @@ struct Trace {
     /// Unix nanoseconds; everything later is counted from it on a clock that isn't set.
     began: u64,
     upstream: Option<Upstream>,
+    /// Where what the decision is recorded in begins.
+    decision: usize,
 }
 
 /// The upstream's span: written behind the record's own.
@@ -141,7 +143,17 @@ impl Record {
 
     /// The revision that the table had applied when it was asked.
     pub fn table(&mut self, revision: u64) {
+        if let Some(trace) = &mut self.open.trace {
+            trace.decision = trace.spans.position();
+        }
         self.write(|s| s.int("seks.table.revision", revision));
+    }
+
+    /// The request is decided again, from the look-up on: forgets what the stages since [`table`](Self::table) have written.
+    pub fn decide_again(&mut self) {
+        if let Some(trace) = &mut self.open.trace {
+            trace.spans.rewind(trace.decision);
+        }
     }
 
     /// Whose token it is. Also set for tokens that are refused, as far as they are known.
@@ -290,7 +302,8 @@ impl Trace {
         spans.text("seks.request.id", id.as_str());
         spans.text("seks.node", &audit.node);
         spans.text("seks.region", &audit.region);
-        Self { spans, own, began, upstream: None }
+        let decision = spans.position();
+        Self { spans, own, began, upstream: None, decision }
     }
 
     fn at(&self, since: Duration) -> u64 {

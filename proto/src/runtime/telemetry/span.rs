@@ -112,6 +112,17 @@ impl Spans {
         }
     }
 
+    /// Where the next attribute will stand.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Takes back what was written to the open span since [`position`](Self::position) said `position`.
+    pub fn rewind(&mut self, position: usize) {
+        self.bytes.truncate(position.max(self.open));
+    }
+
     /// The span has failed.
     pub fn error(&mut self, message: &str) {
         let length = 1 + size(message.len() as u64) + message.len() + 2;
