@@ -43,7 +43,7 @@ pub struct Global {
     /// Context to use instead of the file's current one
     #[arg(long, global = true, value_name = "NAME", env = "SEKS_CONTEXT")]
     pub context: Option<String>,
-    /// Context file [default: ./.seks-data/context.toml, then ~/.config/seks/context.toml]
+    /// Context file [default: ~/.config/seks/context.toml, then that of the `seks dev` you run]
     #[arg(long, global = true, value_name = "FILE", env = "SEKS_CONTEXT_FILE")]
     pub context_file: Option<PathBuf>,
     /// Tenant [default: the context's, or `default`]
@@ -113,7 +113,12 @@ impl Global {
     /// # Errors
     /// Exit code 2.
     pub fn load_context(&self) -> Result<Context> {
-        Choice { file: self.context_file.clone(), name: self.context.clone() }.load()
+        self.choice().load()
+    }
+
+    /// Which context is meant.
+    pub(crate) fn choice(&self) -> Choice {
+        Choice { file: self.context_file.clone(), name: self.context.clone() }
     }
 
     /// Connects to the context's control plane.

@@ -13,13 +13,19 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt,
+    fs::{self, File},
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{CliError, Result};
+use crate::{
+    error::{CliError, Result},
+    output::notice,
+    registration, user,
+};
 
 /// Largest context file, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -72,16 +78,35 @@ pub struct Choice {
     pub name: Option<String>,
 }
 
-/// Where `seks dev` keeps its data unless it is told otherwise: `seks` looks there for a context.
-pub const DEV_FOLDER: &str = ".seks-data";
+/// The variable that names a context file.
+pub(crate) const FILE_VARIABLE: &str = "SEKS_CONTEXT_FILE";
+
+/// Who said which context file to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// `--context-file`.
+    Flag,
+    /// `SEKS_CONTEXT_FILE`.
+    Variable,
+    /// Nobody: it is the user's own.
+    User,
+    /// A `seks dev` that this user runs.
+    Registered,
+}
 
 impl Choice {
-    /// Finds and reads the context, its PEM files included.
+    /// Finds and reads the context, its PEM files included. Names the file on stderr when it is neither the user's own nor
+    /// on the command line.
     ///
     /// # Errors
     /// Exit code 2, naming the file and what is wrong with it.
     pub fn load(&self) -> Result<Context> {
-        let path = self.path()?;
+        let (path, origin) = self.find()?;
+        match origin {
+            Origin::Flag | Origin::User => {}
+            Origin::Variable => notice(&format!("context: {} ({FILE_VARIABLE})", path.display())),
+            Origin::Registered => notice(&format!("context: {} (the running `seks dev`)", path.display())),
+        }
         let mut file = ContextFile::read(&path)?;
         let at = path.display();
         let name = self.name.clone().unwrap_or_else(|| file.current.clone());
@@ -94,58 +119,106 @@ impl Choice {
             })
         })?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        for (key, value) in
-            [("ca", &mut context.ca), ("certificate", &mut context.certificate), ("key", &mut context.key)]
-        {
-            inline(folder, value).map_err(|e| CliError::usage(format!("{at}: contexts.{name}.{key}"), e))?;
+        for (key, value, private) in [
+            ("ca", &mut context.ca, false),
+            ("certificate", &mut context.certificate, false),
+            ("key", &mut context.key, true),
+        ] {
+            inline(folder, value, private).map_err(|mut e| {
+                e.why = format!("{}: {}", e.what, e.why);
+                e.what = format!("{at}: contexts.{name}.{key}");
+                e
+            })?;
         }
         Ok(context)
     }
 
-    fn path(&self) -> Result<PathBuf> {
+    /// The context file that is used, and the PEM files that any of its contexts names.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>> {
+        let (path, _) = self.find()?;
+        let file = ContextFile::read(&path)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let values = file.contexts.values().flat_map(|context| [&context.ca, &context.certificate, &context.key]);
+        let mut files: Vec<_> = values.filter(|value| !is_pem(value)).map(|value| folder.join(value)).collect();
+        files.push(path);
+        Ok(files)
+    }
+
+    /// Whether a command without options uses this file.
+    pub(crate) fn is_default(path: &Path) -> bool {
+        let variable = std::env::var_os(FILE_VARIABLE).map(PathBuf::from);
+        Self { file: variable, name: None }.find().is_ok_and(|(found, _)| found == path)
+    }
+
+    /// A file that the current folder holds is never looked for: whoever wrote the folder would administer this user's SEKS.
+    fn find(&self) -> Result<(PathBuf, Origin)> {
         if let Some(file) = &self.file {
-            return Ok(file.clone());
+            let variable = std::env::var_os(FILE_VARIABLE).is_some_and(|value| value == *file);
+            return Ok((file.clone(), if variable { Origin::Variable } else { Origin::Flag }));
         }
-        let dev = Path::new(DEV_FOLDER).join("context.toml");
-        if dev.exists() {
-            return Ok(dev);
+        if let Some(file) = user::context_file().filter(|path| path.exists()) {
+            return Ok((file, Origin::User));
         }
-        let user = user_file();
-        user.filter(|p| p.exists()).ok_or_else(|| {
-            CliError::usage("context", "no context file")
-                .hint("`seks dev` in this folder makes one; or name one with --context-file or SEKS_CONTEXT_FILE")
-        })
+        let mut running = user::state_dir().map(|state| registration::running(&state)).unwrap_or_default();
+        if let Some(usual) =
+            running.iter().position(|r| user::dev_data_dir().is_some_and(|dir| is_same(&dir, &r.data_dir)))
+        {
+            return Ok((running.swap_remove(usual).context_file, Origin::Registered));
+        }
+        match (running.pop(), running.len()) {
+            (Some(only), 0) => Ok((only.context_file, Origin::Registered)),
+            (Some(_), _) => Err(CliError::usage("context", "several `seks dev` are running")
+                .hint("say which with --context-file DATA_DIR/context.toml")),
+            (None, _) if Path::new(FORMER_FILE).exists() => Err(CliError::usage("context", "no context file")
+                .hint(format!("{FORMER_FILE} is not used by itself; if it is yours: --context-file {FORMER_FILE}"))),
+            (None, _) => Err(CliError::usage("context", "no context file")
+                .hint("start `seks dev`, or name a file with --context-file or SEKS_CONTEXT_FILE")),
+        }
     }
 }
 
-/// `$XDG_CONFIG_HOME/seks/context.toml`, by default `~/.config/seks/context.toml`.
-fn user_file() -> Option<PathBuf> {
-    let config = std::env::var_os("XDG_CONFIG_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".config"));
-    Some(config.or_else(home)?.join("seks/context.toml"))
+/// Where versions before 0.2 looked first: in the current folder, whoever had written it.
+const FORMER_FILE: &str = "./.seks-data/context.toml";
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    fs::canonicalize(a).is_ok_and(|a| a == b)
 }
 
-/// Puts a file's contents in place of its path.
-fn inline(folder: &Path, value: &mut String) -> Result<(), String> {
-    if !value.trim_start().starts_with("-----BEGIN ") {
+fn is_pem(value: &str) -> bool {
+    value.trim_start().starts_with("-----BEGIN ")
+}
+
+/// Puts a file's contents in place of its path. `private`: nobody else may have access to it.
+fn inline(folder: &Path, value: &mut String, private: bool) -> Result<()> {
+    if !is_pem(value) {
         let path = folder.join(&*value);
-        *value =
-            fs::read_to_string(&path).map_err(|e| format!("{}: {}", path.display(), crate::error::plain_io(&e)))?;
+        let mut file = File::open(&path).map_err(|e| CliError::file(&path, &e))?;
+        if private {
+            user::check_private_file(&file, &path)?;
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(|e| CliError::file(&path, &e))?;
+        *value = text;
     }
-    if value.contains("-----BEGIN ") { Ok(()) } else { Err("not PEM".into()) }
+    if value.contains("-----BEGIN ") { Ok(()) } else { Err(CliError::usage("PEM", "not PEM")) }
 }
 
 impl ContextFile {
-    /// Reads a file.
+    /// Reads a file that this user owns and nobody else has access to.
     ///
     /// # Errors
     /// Exit code 2, naming the file and, in a broken one, the line and the reason; never its text, which holds a key.
     pub fn read(path: &Path) -> Result<Self> {
-        let size = fs::metadata(path).map_err(|e| CliError::file(path, &e))?.len();
-        if size > MAX_BYTES {
+        let file = File::open(path).map_err(|e| CliError::file(path, &e))?;
+        user::check_private_file(&file, path)?;
+        let mut text = String::new();
+        file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|e| CliError::file(path, &e))?;
+        if text.len() as u64 > MAX_BYTES {
             return Err(CliError::usage(path.display().to_string(), "too large for a context file"));
         }
-        let text = fs::read_to_string(path).map_err(|e| CliError::file(path, &e))?;
         toml::from_str(&text).map_err(|e| {
             let line = e.span().map_or(0, |s| text.get(..s.start).unwrap_or_default().matches('\n').count() + 1);
             CliError::usage(format!("{}: line {line}", path.display()), e.message())
@@ -171,7 +244,7 @@ mod tests {
     fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("context.toml");
-        fs::write(&path, text).unwrap();
+        crate::files::write_private(&path, text.as_bytes()).unwrap();
         (dir, path)
     }
 
@@ -206,12 +279,17 @@ mod tests {
         let error = load(&path, None).unwrap_err();
         assert!(error.what.ends_with("contexts.a.ca") && error.why.ends_with("no such file or directory"), "{error}");
         for name in ["ca.pem", "c.pem", "k.pem"] {
-            fs::write(dir.path().join(name), PEM).unwrap();
+            crate::files::write_private(&dir.path().join(name), PEM.as_bytes()).unwrap();
         }
         assert_eq!(load(&path, None).unwrap().key, PEM);
+        let choice = Choice { file: Some(path.clone()), name: None };
+        assert_eq!(choice.files().unwrap().len(), 4, "the context and its three files");
         fs::write(dir.path().join("k.pem"), "hunter2").unwrap();
         let error = load(&path, None).unwrap_err();
-        assert!(error.to_string().ends_with("contexts.a.key: not PEM"), "{error}");
+        assert!(error.to_string().ends_with("contexts.a.key: PEM: not PEM"), "{error}");
+        crate::files::write_public(&dir.path().join("k.pem"), PEM.as_bytes()).unwrap();
+        let error = load(&path, None).unwrap_err();
+        assert!(error.to_string().contains("contexts.a.key: ") && error.why.contains("mode 0644"), "{error}");
     }
 
     #[test]

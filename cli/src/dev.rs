@@ -8,7 +8,11 @@ mod node;
 mod operator;
 mod ready;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use seks_control_plane::{ControlPlane, StartError};
 use seks_data_plane::Node;
@@ -18,9 +22,11 @@ pub(crate) use self::ready::Ready;
 use self::{config::DevConfig, data_dir::DataDir, demo::Demo};
 use crate::{
     commands::dev::DevArgs,
-    context::DEV_FOLDER,
+    context::Choice,
     error::{CliError, Exit, Result, plain_io},
-    output::{Format, Output},
+    output::{Format, Output, notice},
+    registration::{self, Registration},
+    user,
 };
 
 /// How long the node may take to have its first table.
@@ -36,7 +42,7 @@ pub(crate) async fn run(args: DevArgs) -> Result<()> {
     let mut shutdown = Shutdown::listen().map_err(|e| CliError::new(Exit::Failed, "signals", plain_io(&e)))?;
     let config = DevConfig::load(&args)?;
     start_logs()?;
-    let dir = DataDir::open(&args.data_dir)?;
+    let dir = DataDir::open(&data_dir(&args)?)?;
     let running = tokio::select! {
         started = Running::start(&args, config, &dir) => started?,
         _ = shutdown.requested() => return Ok(()),
@@ -66,18 +72,37 @@ pub(crate) async fn run(args: DevArgs) -> Result<()> {
     Ok(())
 }
 
+/// The former default, in the current folder. An agent that worked there could read the keys.
+const FORMER_DIR: &str = "./.seks-data";
+
+fn data_dir(args: &DevArgs) -> Result<PathBuf> {
+    if let Some(told) = &args.data_dir {
+        return Ok(told.clone());
+    }
+    if Path::new(FORMER_DIR).join("store.redb").exists() {
+        notice(&format!(
+            "hint: {FORMER_DIR} is no longer used by itself; `seks dev --data-dir {FORMER_DIR}` serves it"
+        ));
+    }
+    user::dev_data_dir().ok_or_else(|| {
+        CliError::usage("data directory", "neither XDG_STATE_HOME nor HOME is an absolute path")
+            .hint("say where with --data-dir")
+    })
+}
+
 /// At a terminal only what is wrong is logged: what is printed there is for reading.
 fn start_logs() -> Result<()> {
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     logs::init_with_default(if terminal { "warn" } else { "info" }).map_err(|e| CliError::usage("logs", e))
 }
 
-/// Both planes.
+/// Both planes, and where this user's other commands find them.
 struct Running {
     control: ControlPlane,
     node: Node,
     telemetry: Telemetry,
     ready: Ready,
+    registration: Option<Registration>,
 }
 
 impl Running {
@@ -101,10 +126,10 @@ impl Running {
                     admin: format!("https://{}", reachable(control.admin_addr())),
                     metrics: format!("http://{}", reachable(node.metrics_addr())),
                     context_file: dir.context(),
-                    found_by_default: dir.is(DEV_FOLDER),
+                    found_by_default: false,
                 };
-                let running = Self { control, node, telemetry, ready };
-                match operator::write_context(&running.control, &running.ready).await {
+                let mut running = Self { control, node, telemetry, ready, registration: None };
+                match running.introduce(dir).await {
                     Ok(()) => Ok(running),
                     Err(error) => {
                         running.stop().await;
@@ -119,8 +144,28 @@ impl Running {
         }
     }
 
+    /// Writes the context of the first operator, and registers it for this user's other commands.
+    async fn introduce(&mut self, dir: &DataDir) -> Result<()> {
+        operator::write_context(&self.control, &self.ready).await?;
+        let ports = [self.control.admin_addr(), self.control.distribution_addr(), self.node.metrics_addr()];
+        let running = registration::Running {
+            context_file: dir.context(),
+            data_dir: dir.path().into(),
+            closed_ports: ports.iter().map(SocketAddr::port).collect(),
+        };
+        // Without a home that can be written there is nowhere to register: then the file has to be named.
+        match user::state_dir().map(|state| registration::register(&state, &running)) {
+            Some(Ok(registration)) => self.registration = Some(registration),
+            Some(Err(error)) => notice(&format!("warning: other commands do not find this one by themselves: {error}")),
+            None => {}
+        }
+        self.ready.found_by_default = Choice::is_default(&self.ready.context_file);
+        Ok(())
+    }
+
     /// Drains the node first: what it still serves may want the control plane.
     async fn stop(self) {
+        drop(self.registration);
         self.node.shutdown().await;
         self.control.shutdown().await;
         self.telemetry.shutdown(FLUSH).await;

@@ -12,7 +12,10 @@ mod dev;
 pub mod error;
 pub mod files;
 pub mod output;
+mod registration;
+mod sandbox;
 pub mod secret_input;
+mod user;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -21,6 +24,11 @@ use std::{ffi::OsString, process::ExitCode};
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     seks_proto::runtime::install_crypto_provider();
     seks_proto::runtime::harden::quiet_panics();
+    let args: Vec<OsString> = args.into_iter().collect();
+    #[cfg(target_os = "linux")]
+    if let Some(code) = sandbox::helper::run_if_asked(&args) {
+        return code;
+    }
     let outcome = match args::parse(args) {
         Ok(args::Parsed::Print(text)) => {
             output::Output::new(output::Format::Table).text(&text).map(|()| ExitCode::SUCCESS)
@@ -38,6 +46,10 @@ fn run(cli: args::Cli) -> error::Result<ExitCode> {
     if matches!(cli.command, args::Command::Dev(_) | args::Command::Credential(_)) {
         // Before the first key is read and the second thread is started.
         seks_proto::runtime::harden::process()
+            .map_err(|e| error::CliError::new(error::Exit::Failed, "hardening", error::plain_io(&e)))?;
+    } else {
+        // Every command holds the operator's key. What `seks run` starts keeps its limits and rights: only this process is closed.
+        seks_proto::runtime::harden::opaque()
             .map_err(|e| error::CliError::new(error::Exit::Failed, "hardening", error::plain_io(&e)))?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

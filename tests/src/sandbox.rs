@@ -239,6 +239,7 @@ fn launch_dev(directory: &TempDir, options: &Options) -> (Vec<Process>, Ready) {
         command.args(["--host", host]);
     }
     cli::clean_environment(&mut command);
+    cli::own_user_directories(&mut command, directory.path());
     command.envs(options.environment.iter().map(|(k, v)| (k, v)));
     let mut process = Process::spawn("seks-dev", directory.path(), &mut command);
     let ready: Ready =

@@ -1,7 +1,7 @@
 //! Every noun of the command line against a running `seks dev`: its life, its three forms, its exit codes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
-use std::{fs, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
 use seks_tests::{
     Sandbox, Upstream,
@@ -276,7 +276,6 @@ fn an_operator_can_do_what_its_role_says_until_it_is_deleted() {
     let out = folder.path().join("viewer.toml");
     let path = out.to_str().unwrap();
     sandbox.cli().json(&["operator", "create", "ann", "--role", "viewer:default", "--out", path]);
-    use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o600);
     let again = ["operator", "create", "bob", "--role", "viewer", "--out", path];
     assert_eq!(failure(&sandbox.cli().run(&again, "")).0, 2, "a context file is not overwritten");
@@ -310,6 +309,7 @@ fn a_stranger_is_told_in_one_line_that_it_is_one() {
         );
         let path = sandbox.data_dir().join("../mixed.toml");
         fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         failure(&Cli::new(&sandbox.data_dir(), &path).run(&["status"], ""))
     };
     let wrong_ca = mixed(&theirs, &mine);

@@ -2,7 +2,7 @@
 //! these needs a control plane.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
-use std::{fs, net::TcpListener, path::Path, process::Command};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use seks_tests::process::{Finished, binary, run};
 
@@ -12,6 +12,11 @@ fn seks(folder: &Path, arguments: &[&str], input: &str) -> Finished {
     let mut command = Command::new(binary("seks"));
     command.current_dir(folder).env_clear().env("HOME", folder).args(arguments);
     run(&mut command, input.as_bytes())
+}
+
+fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// The error line and the exit code, after checking the form that every failure has.
@@ -99,7 +104,7 @@ fn missing_and_broken_files_are_named() {
         assert_eq!(code, 2, "seks {line}: {text}");
         assert!(text.contains(expect), "seks {line}: {text}");
     }
-    assert!(!folder.path().join(".seks-data").exists(), "a failed start leaves nothing behind");
+    assert!(!folder.path().join(".local").exists(), "a failed start leaves nothing behind");
 }
 
 #[test]
@@ -124,7 +129,7 @@ fn a_broken_context_file_is_named_and_its_key_is_not_printed() {
             "contexts.a.ca",
         ),
     ] {
-        fs::write(&context, &text).unwrap();
+        write_private(&context, &text);
         let finished = seks(folder.path(), &["status", "--context-file", "context.toml"], "");
         let (code, line) = failure(&finished);
         assert_eq!(code, 2, "{line}");
@@ -146,7 +151,7 @@ fn a_control_plane_that_is_not_there_is_exit_code_6() {
             "current='a'\n[contexts.a]\nendpoint='https://{address}'\nca='''{certificate}'''\ncertificate='''{certificate}'''\nkey='''{}'''\n",
             key.serialize_pem()
         );
-        fs::write(folder.path().join("context.toml"), text).unwrap();
+        write_private(&folder.path().join("context.toml"), &text);
         let line = ["status", "--context-file", "context.toml", "--timeout", "300ms"];
         let (code, text) = failure(&seks(folder.path(), &line, ""));
         assert_eq!(code, 6, "{text}");

@@ -61,7 +61,7 @@ fn a_second_demonstration_uses_what_is_there_and_goes_on_serving() {
     assert_ne!(word(&first, "seks_token_"), word(&second, "seks_token_"), "a token is never shown again");
     let list = |noun: &str| -> Vec<Value> {
         let mut command = Command::new(binary("seks"));
-        command.current_dir(&folder).env_clear().args([noun, "list", "-o", "json"]);
+        command.current_dir(&folder).env_clear().env("HOME", folder.path()).args([noun, "list", "-o", "json"]);
         serde_json::from_str(&run(&mut command, b"").stdout).unwrap()
     };
     for noun in ["service", "credential", "agent", "token"] {

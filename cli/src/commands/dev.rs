@@ -14,14 +14,15 @@ Examples:
   seks dev --data-dir /var/lib/seks --proxy-listen 127.0.0.1:9000
   seks dev --proxy-listen 127.0.0.1:0 --ready-file ready.json
 
-While it runs, every other `seks` command in this folder talks to it. SIGTERM and Ctrl-C drain and end it.")]
+While it runs, your other `seks` commands talk to it, unless you have a context of your own. SIGTERM and Ctrl-C drain and end it.")]
 pub struct DevArgs {
     /// Also start a stand-in upstream, and show one request on its way through the proxy
     #[arg(long)]
     pub demo: bool,
-    /// Where everything is kept; made with mode 0700
-    #[arg(long, value_name = "DIR", default_value = ".seks-data", env = "SEKS_DEV_DATA_DIR")]
-    pub data_dir: PathBuf,
+    /// Where everything is kept, mode 0700; best outside of the folders that agents work in [default: $XDG_STATE_HOME/seks/dev,
+    /// which is ~/.local/state/seks/dev]
+    #[arg(long, value_name = "DIR", env = "SEKS_DEV_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
     /// Where agents connect; port 0 picks a free one [default: 127.0.0.1:8300]
     #[arg(long, value_name = "ADDRESS")]
     pub proxy_listen: Option<SocketAddr>,

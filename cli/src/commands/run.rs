@@ -18,6 +18,7 @@ use crate::{
     client::Client,
     error::{CliError, Exit, Result, plain_io},
     output::notice,
+    sandbox::{Mode, Sandbox, Scope},
 };
 
 /// What to run, as whom.
@@ -26,6 +27,10 @@ use crate::{
 Examples:
   seks run --agent ci-bot -- python agent.py
   seks run --agent ci-bot --service openai --service github -- ./agent
+
+  seks run --sandbox strict -- ./agent              reaches the proxy, and nothing else
+
+`--sandbox none` gives the command all that you can do yourself, your operator's key included.
 
 The exit code is the command's, 128+N when signal N ended it, 126 or 127 when it can't be started.")]
 pub struct RunArgs {
@@ -38,6 +43,9 @@ pub struct RunArgs {
     /// How long the token is valid if it can't be revoked at the end
     #[arg(long, default_value = "8h", value_parser = duration)]
     ttl: Duration,
+    /// How the command is kept away from SEKS's own files and listeners
+    #[arg(long, value_enum, value_name = "FORM", default_value = "default")]
+    sandbox: Mode,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -52,20 +60,27 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// When it can't be started: what the control plane says, or 126 and 127 as a shell has them.
 pub async fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
     let mut signals = Signals::install()?; // before there is a token: a signal from here on must not leave it behind
-    let client = global.connect().await?;
+    let sandbox = Sandbox::new(args.sandbox).await?;
+    let context = global.load_context()?;
+    let context_files = global.choice().files()?;
+    let client = Client::connect(&context, global.tenant.as_deref(), global.timeout).await?;
     let agent = match args.agent {
         Some(agent) => agent,
         None => only_agent(&client).await?,
     };
     let chosen = args.what.services(&client).await?;
     let issued = args.what.issue(&client, agent, &chosen, args.ttl).await?;
-    let code = match spawn(&args.command, &issued) {
-        Ok(mut child) => signals.forward_until_exit(&mut child).await,
-        Err(error) => {
-            let program = args.command.first().map(|c| c.to_string_lossy().into_owned()).unwrap_or_default();
-            notice(&format!("error: {program}: {}", plain_io(&error)));
-            Ok(ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }))
+    let scope = Scope { context_files: &context_files, endpoint: &context.endpoint, proxies: proxies(&issued) };
+    let code = match sandbox.command(&args.command, &scope) {
+        Ok((command, beside)) => {
+            let code = match spawn(command, &issued) {
+                Ok(mut child) => signals.forward_until_exit(&mut child).await,
+                Err(error) => Ok(not_started(&args.command, &error)),
+            };
+            drop(beside);
+            code
         }
+        Err(error) => Err(error),
     };
     revoke(&client, &issued.id).await;
     code
@@ -80,14 +95,26 @@ async fn only_agent(client: &Client) -> Result<String> {
     }
 }
 
-fn spawn(command: &[OsString], issued: &Issued) -> std::io::Result<Child> {
-    let (program, arguments) = command.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
-    let mut command = Command::new(program);
-    // Who administers is none of the agent's business.
-    for name in ["SEKS_CONTEXT", "SEKS_CONTEXT_FILE", "SEKS_TENANT"] {
+/// Where the command has to come through: the node, and the same in HTTPS_PROXY mode.
+fn proxies(issued: &Issued) -> Vec<String> {
+    let token = issued.variables.get("SEKS_TOKEN").map_or("", String::as_str);
+    let ours = |name: &&str| issued.variables.get(*name).filter(|url| *name == "SEKS_BASE_URL" || url.contains(token));
+    ["SEKS_BASE_URL", "HTTPS_PROXY"].iter().filter_map(ours).cloned().collect()
+}
+
+fn spawn(mut command: Command, issued: &Issued) -> std::io::Result<Child> {
+    // Who administers is none of the agent's business: of SEKS's variables it has those that it was given.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"SEKS_")) {
         command.env_remove(name);
     }
-    command.args(arguments).envs(&issued.variables).spawn()
+    command.envs(&issued.variables).spawn()
+}
+
+/// What a shell says of a command that can't be started.
+fn not_started(command: &[OsString], error: &std::io::Error) -> ExitCode {
+    let program = command.first().map(|c| c.to_string_lossy().into_owned()).unwrap_or_default();
+    notice(&format!("error: {program}: {}", plain_io(error)));
+    ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 })
 }
 
 async fn revoke(client: &Client, id: &str) {

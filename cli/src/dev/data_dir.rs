@@ -1,16 +1,19 @@
 //! The data directory: key-encryption key, store, the node's identity and the CLI's context, for one process at a time.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, File},
     io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
 use rustix::fs::{FlockOperation, flock};
 use seks_control_plane::seal::Sealer;
 
-use crate::error::{CliError, Result};
+use crate::{
+    error::{CliError, Result},
+    user,
+};
 
 /// An open data directory. Nobody else has it open while this lives.
 pub(crate) struct DataDir {
@@ -22,10 +25,11 @@ impl DataDir {
     /// Makes it with mode 0700 where it isn't there, takes its lock, and makes the key-encryption key at the first start.
     ///
     /// # Errors
-    /// Exit code 2 in one line: read-only, full, in use, or a store without its key.
+    /// Exit code 2 in one line: read-only, full, in use, of another user, open to other users, or a store without its key.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| CliError::file(path, &e))?;
+        user::create_private_dir(path)?;
         let path = fs::canonicalize(path).map_err(|e| CliError::file(path, &e))?;
+        ensure_private(&path)?;
         let lock = lock(&path)?;
         let dir = Self { path, _lock: lock };
         dir.ensure_kek()?;
@@ -50,9 +54,9 @@ impl DataDir {
         format!("the data directory is {}", self.path.display())
     }
 
-    /// Whether it is this folder.
-    pub(crate) fn is(&self, folder: &str) -> bool {
-        fs::canonicalize(folder).is_ok_and(|found| found == self.path)
+    /// Its absolute path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The key-encryption key's file.
@@ -81,6 +85,21 @@ impl DataDir {
     }
 }
 
+/// An empty directory that others can enter is given mode 0700. In any other they may have left or changed files.
+fn ensure_private(path: &Path) -> Result<()> {
+    let metadata = fs::metadata(path).map_err(|e| CliError::file(path, &e))?;
+    if !metadata.is_dir() {
+        return Err(CliError::usage(path.display().to_string(), "not a directory"));
+    }
+    user::check_owner(&metadata, path)?;
+    match user::check_private(&metadata, path, 0o700) {
+        Err(_) if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(|e| CliError::file(path, &e))
+        }
+        checked => checked,
+    }
+}
+
 fn lock(path: &Path) -> Result<File> {
     let name = path.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&name);
@@ -97,8 +116,6 @@ fn lock(path: &Path) -> Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -132,6 +149,22 @@ mod tests {
         let error = DataDir::open(parent.path()).err().unwrap();
         assert!(error.to_string().contains("key-encryption key of this store is missing"), "{error}");
         assert!(!parent.path().join("kek").exists());
+    }
+
+    #[test]
+    fn a_folder_that_others_can_enter_is_closed_while_it_is_empty_and_refused_afterwards() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        drop(DataDir::open(&path).unwrap());
+        assert_eq!(mode(&path), 0o700);
+        for loose in [0o770, 0o707, 0o750, 0o705] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(loose)).unwrap();
+            let error = DataDir::open(&path).err().unwrap();
+            assert!(error.why.contains("gives access to other users"), "{loose:o}: {error}");
+            assert!(error.hint.unwrap().contains("chmod 700"));
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) struct Ready {
     pub(crate) metrics: String,
     /// The CLI's context.
     pub(crate) context_file: PathBuf,
-    /// Whether `seks` in this folder finds that context by itself.
+    /// Whether this user's `seks` finds that context by itself.
     #[serde(skip)]
     pub(crate) found_by_default: bool,
 }
@@ -40,13 +40,17 @@ impl Ready {
 
     /// For the terminal.
     pub(crate) fn greeting(&self) -> String {
-        format!(
-            "SEKS is serving.\n  proxy    {}/api/SERVICE\n  admin    {}\n  metrics  {}/metrics\n  context  {}\n",
-            self.proxy,
-            self.admin,
-            self.metrics,
-            self.context_file.display()
-        )
+        let context = self.context_file.display();
+        let mut text = format!(
+            "SEKS is serving.\n  proxy    {}/api/SERVICE\n  admin    {}\n  metrics  {}/metrics\n  context  {context}\n",
+            self.proxy, self.admin, self.metrics,
+        );
+        if !self.found_by_default {
+            text.push_str(&format!(
+                "Another context comes first: export SEKS_CONTEXT_FILE='{context}' to use this one.\n"
+            ));
+        }
+        text
     }
 }
 

@@ -23,6 +23,14 @@ pub fn process() -> io::Result<()> {
     Ok(())
 }
 
+/// Makes this process not dumpable, and nothing else: its children keep the limits and rights that they would have.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn opaque() -> io::Result<()> {
+    Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
 /// Replaces the panic hook by one that says where, and not what: the message of an `unwrap` on an error prints
 /// whatever the error holds, and a backtrace names types whose parameters may be values.
 pub fn quiet_panics() {

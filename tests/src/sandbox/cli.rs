@@ -40,6 +40,11 @@ pub(crate) fn clean_environment(command: &mut Command) {
     }
 }
 
+/// Neither the developer's own context nor another test's `seks dev` is found, and none of these finds this one.
+pub(crate) fn own_user_directories(command: &mut Command, directory: &Path) {
+    command.env("XDG_STATE_HOME", directory.join("state")).env("XDG_CONFIG_HOME", directory.join("config"));
+}
+
 impl Cli {
     /// A CLI that runs in `directory` with this context.
     pub fn new(directory: &Path, context_file: &Path) -> Self {
@@ -51,6 +56,7 @@ impl Cli {
         let mut command = Command::new(binary("seks"));
         command.current_dir(&self.directory).arg("--context-file").arg(&self.context_file).args(arguments);
         clean_environment(&mut command);
+        own_user_directories(&mut command, &self.directory);
         let finished = process::run(&mut command, input.as_bytes());
         let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
         if arguments.first() != Some(&"token") {

@@ -1,0 +1,133 @@
+//! Landlock: files, TCP ports, signals and abstract sockets. It also keeps a command from tracing, and from looking into
+//! `/proc/PID` of, any process outside of its domain, and from changing mounts.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
+};
+
+use super::{mounts, plan::Plan};
+
+/// The rights that are known here; those of later kernels stay as they are.
+const FILES: ABI = ABI::V5;
+
+/// What this kernel's Landlock can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Landlock {
+    /// Files (ABI 3, Linux 6.2: renames between directories and truncation included), processes and mounts.
+    pub(super) files: bool,
+    /// TCP ports (ABI 4, Linux 6.7).
+    pub(super) ports: bool,
+    /// Signals and abstract sockets (ABI 6, Linux 6.12).
+    pub(super) scopes: bool,
+}
+
+impl Landlock {
+    /// Asks the kernel.
+    pub(super) fn probe() -> Self {
+        let strict = || Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        Self {
+            files: strict().handle_access(AccessFs::from_all(ABI::V3)).is_ok(),
+            ports: strict().handle_access(AccessNet::ConnectTcp).is_ok(),
+            scopes: strict().scope(Scope::Signal).is_ok(),
+        }
+    }
+}
+
+/// Restricts this thread, for good, as far as the kernel can.
+///
+/// # Errors
+/// When a rule can't be added. Nothing is restricted then.
+pub(super) fn apply(plan: &Plan) -> Result<(), RulesetError> {
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(FILES))?
+        .scope(Scope::from_all(ABI::V6))?;
+    if !plan.closed_ports.is_empty() {
+        ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
+    }
+    let mut created = ruleset.create()?;
+    if !plan.closed_ports.is_empty() && Landlock::probe().ports {
+        // Rules only allow: 65,535 ports but for a few. 15 ms once for a command, nothing for a connection.
+        for port in (1..=u16::MAX).filter(|port| !plan.closed_ports.contains(port)) {
+            created = created.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
+        }
+    }
+    let files = Files::of(plan);
+    let status = files.allow(created, Path::new("/"))?.restrict_self()?;
+    debug_assert!(status.ruleset != RulesetStatus::NotEnforced || !Landlock::probe().files);
+    Ok(())
+}
+
+/// What is allowed below `/`. Rules of Landlock only add rights below a directory. So where something below must not be
+/// reached, the directory itself gets the right to be listed, and each other entry that exists gets all rights.
+struct Files {
+    /// Directories whose entries can't be added, removed or renamed, and all above them.
+    fixed: BTreeSet<PathBuf>,
+    /// What gets no rights at all: empty where mounts hide it.
+    hidden: BTreeSet<PathBuf>,
+    /// What can be read and executed only.
+    read_only: BTreeSet<PathBuf>,
+}
+
+impl Files {
+    fn of(plan: &Plan) -> Self {
+        let mut files =
+            Self { fixed: plan.fixed.iter().cloned().collect(), hidden: BTreeSet::new(), read_only: BTreeSet::new() };
+        if !plan.namespaces {
+            files.hidden = plan.hidden.iter().cloned().collect();
+            files.read_only = plan.read_only.iter().cloned().collect();
+            let parents = files.hidden.iter().chain(&files.read_only).filter_map(|path| path.parent());
+            files.fixed.extend(parents.map(Path::to_path_buf).collect::<Vec<_>>());
+        }
+        if rustix::process::geteuid().is_root() {
+            // Root would set `core_pattern`, or a control group's `release_agent`, and have the kernel start a program.
+            files.read_only.extend(["/proc".into(), "/sys".into()]);
+            files.fixed.insert("/".into());
+        }
+        files
+    }
+
+    fn allow(&self, mut rules: RulesetCreated, path: &Path) -> Result<RulesetCreated, RulesetError> {
+        if !self.fixed.iter().any(|fixed| fixed.starts_with(path)) {
+            return add(rules, path, all_rights());
+        }
+        rules = add(rules, path, AccessFs::ReadDir.into())?;
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            let (path, kind) = (entry.path(), entry.file_type());
+            if self.hidden.contains(&path) || kind.is_ok_and(|kind| kind.is_symlink()) {
+                continue;
+            }
+            if self.read_only.contains(&path) {
+                rules = add(rules, &path, AccessFs::from_read(FILES) | AccessFs::IoctlDev)?;
+            } else {
+                rules = self.allow(rules, &path)?;
+            }
+        }
+        Ok(rules)
+    }
+}
+
+/// Device files can't be made: the disk is not another way to the files.
+fn all_rights() -> BitFlags<AccessFs> {
+    AccessFs::from_all(FILES) & !(AccessFs::MakeBlock | AccessFs::MakeChar)
+}
+
+/// A path that is gone, or that this user can't open, needs no rule.
+fn add(rules: RulesetCreated, path: &Path, rights: BitFlags<AccessFs>) -> Result<RulesetCreated, RulesetError> {
+    let Ok(opened) = PathFd::new(path) else { return Ok(rules) };
+    let rights = if path.is_dir() { rights } else { rights & AccessFs::from_file(FILES) };
+    rules.add_rule(PathBeneath::new(opened, rights))
+}
+
+/// The directories that hold a symbolic link on the way to `path`, where this user could replace the link.
+pub(super) fn replaceable_links(path: &Path) -> Vec<PathBuf> {
+    let links = path.ancestors().filter(|part| part.is_symlink()).filter_map(Path::parent);
+    links.filter(|dir| mounts::is_writable(dir)).filter_map(|dir| fs::canonicalize(dir).ok()).collect()
+}

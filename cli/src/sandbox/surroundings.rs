@@ -1,0 +1,150 @@
+//! What of SEKS is on this machine, and what else of this user carries out commands: all that a confined command is kept from.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    os::unix::{ffi::OsStrExt as _, fs::FileTypeExt as _},
+    path::{Path, PathBuf},
+};
+
+use crate::{registration, user};
+
+/// The default ports of the admin, metrics and distribution listeners.
+const DEFAULT_PORTS: [u16; 3] = [8301, 8302, 8303];
+/// What a `seks dev` keeps in its data directory.
+const DATA_FILES: [&str; 6] = ["kek", "store.redb", "node", "join-token", "lock", "context.toml"];
+/// The programs whose listeners are none of an agent's business, but for the proxy's.
+const PROGRAMS: [&str; 3] = ["seks", "seks-control-plane", "seks-data-plane"];
+/// Sockets that only answer questions, or sign: they start no program and read no file for their client.
+const HARMLESS_SOCKETS: [&str; 12] = [
+    "/run/nscd/",
+    "/run/systemd/resolve/",
+    "/run/systemd/userdb/",
+    "/run/systemd/journal/",
+    "/run/dbus/system_bus_socket",
+    "/run/avahi-daemon/",
+    "/run/postgresql/",
+    "/run/mysqld/",
+    "/var/run/nscd/",
+    "/var/run/postgresql/",
+    "/var/run/mysqld/",
+    "/var/lib/sss/pipes/",
+];
+
+/// The directories and files of SEKS: this user's, those of every registered `seks dev`, and what surrounds the context files.
+/// Those of the user that don't exist are made: a command could make them.
+pub(super) fn files(context_files: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let own = user::all_dirs();
+    for dir in &own {
+        let _ = user::create_private_dir(dir); // where this user can't, a command can't
+    }
+    let mut found: BTreeSet<PathBuf> = own.into_iter().collect();
+    let registered = user::state_dir().map(|state| registration::running(&state)).unwrap_or_default();
+    found.extend(registered.into_iter().flat_map(|running| [running.data_dir, running.context_file]));
+    found.extend(context_files.iter().cloned());
+    let cwd = std::env::current_dir().unwrap_or_default();
+    let folders = context_files.iter().filter_map(|file| file.parent()).map(|folder| cwd.join(folder));
+    for folder in folders.chain([cwd.join(".seks-data")]) {
+        if !folder.join("kek").exists() {
+            continue;
+        }
+        if folder.join("store.redb").exists() && !cwd.starts_with(&folder) {
+            found.insert(folder);
+        } else {
+            found.extend(DATA_FILES.iter().chain(&["store"]).map(|name| folder.join(name)));
+        }
+    }
+    found.retain(|path| path.exists());
+    found
+}
+
+/// The ports of SEKS's own listeners without those of the proxy: registered ones, those of this user's processes as far as
+/// they can be seen, the defaults, and that of the control plane in use.
+pub(super) fn closed_ports(endpoint: Option<(&str, u16)>, proxies: &[u16]) -> Vec<u16> {
+    let mut ports: BTreeSet<u16> = DEFAULT_PORTS.into();
+    let registered = user::state_dir().map(|state| registration::running(&state)).unwrap_or_default();
+    ports.extend(registered.into_iter().flat_map(|running| running.closed_ports));
+    ports.extend(listening());
+    if let Some((host, port)) = endpoint {
+        // Rules on ports know no hosts. A control plane elsewhere on the web's own ports is left to its client certificates.
+        let here = matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]");
+        if here || !matches!(port, 80 | 443) {
+            ports.insert(port);
+        }
+    }
+    ports.retain(|port| *port != 0 && !proxies.contains(port));
+    ports.into_iter().collect()
+}
+
+/// The TCP ports on which this user's SEKS processes listen. Hardened ones show nothing to their own user, only to root:
+/// those are registered, or use the default ports.
+fn listening() -> Vec<u16> {
+    let own = std::process::id().to_string();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let ours = processes.filter(|path| {
+        let program = fs::read_link(path.join("exe")).ok();
+        let name = program
+            .as_deref()
+            .and_then(Path::file_name)
+            .and_then(OsStr::to_str)
+            .map(|n| n.trim_end_matches(" (deleted)"));
+        path.file_name() != Some(OsStr::new(&own)) && name.is_some_and(|name| PROGRAMS.contains(&name))
+    });
+    let links = ours.flat_map(|path| fs::read_dir(path.join("fd")).into_iter().flatten().flatten());
+    let sockets: BTreeSet<PathBuf> = links.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap_or_default());
+    let listeners = tables.iter().flat_map(|table| table.lines()).filter_map(listener);
+    listeners
+        .filter(|(_, inode)| sockets.contains(Path::new(&format!("socket:[{inode}]"))))
+        .map(|(port, _)| port)
+        .collect()
+}
+
+/// Port and inode of a line of `/proc/net/tcp` that is a listener's.
+fn listener(line: &str) -> Option<(u16, &str)> {
+    const LISTEN: &str = "0A";
+    let fields: Vec<_> = line.split_whitespace().collect();
+    let (_, port) = fields.get(1)?.rsplit_once(':')?;
+    (*fields.get(3)? == LISTEN).then_some((u16::from_str_radix(port, 16).ok()?, *fields.get(9)?))
+}
+
+/// The unix sockets by which another program of this machine could act for a command, outside of the confinement: session bus,
+/// terminal multiplexers, container engines, editors. In the strict form it is every socket.
+pub(super) fn sockets(strict: bool) -> BTreeSet<PathBuf> {
+    let agent = std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from);
+    let root = rustix::process::geteuid().is_root();
+    let harmless = |path: &Path| {
+        let listed = |prefix: &&str| path.as_os_str().as_bytes().starts_with(prefix.as_bytes());
+        let bus = root && path.ends_with("system_bus_socket"); // root's wishes are carried out there
+        HARMLESS_SOCKETS.iter().any(|prefix| listed(&prefix)) && !bus
+            || Some(path) == agent.as_deref()
+            || path.parent().is_some_and(|dir| dir.ends_with("gnupg"))
+    };
+    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let named = table.lines().filter_map(|line| Some(PathBuf::from(line.get(line.find(" /")? + 1..)?)));
+    let found = named.filter(|path| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket()));
+    found.filter(|path| strict || !harmless(path)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_told_from_a_connection() {
+        let line = "  0: 0100007F:206D 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000  0 12345 1 0 100 0 0 10 0";
+        assert_eq!(listener(line), Some((8301, "12345")));
+        assert_eq!(listener(&line.replace(" 0A ", " 01 ")), None);
+        assert_eq!(listener("  sl  local_address rem_address   st"), None);
+    }
+
+    #[test]
+    fn a_proxys_port_is_never_closed_and_the_webs_only_on_this_machine() {
+        let closed = closed_ports(Some(("127.0.0.1", 443)), &[8302]);
+        assert!(closed.contains(&443) && closed.contains(&8301) && !closed.contains(&8302), "{closed:?}");
+        let closed = closed_ports(Some(("seks.example", 443)), &[]);
+        assert!(!closed.contains(&443) && closed.contains(&8302), "{closed:?}");
+        assert!(closed_ports(Some(("seks.example", 9301)), &[]).contains(&9301));
+    }
+}
