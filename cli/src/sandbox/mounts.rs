@@ -68,7 +68,7 @@ pub(super) fn apply(plan: &Plan) -> io::Result<()> {
         mount("seks", scratch, "tmpfs", NOTHING_SPECIAL, c"size=64k,mode=0700").map_err(|e| at(scratch, &e))?;
         empty = scratch.join("empty");
         fs::write(&empty, "")?;
-        fs::set_permissions(&empty, fs::Permissions::from_mode(0))?;
+        fs::set_permissions(&empty, fs::Permissions::from_mode(0o000))?;
         if !plan.hosts.is_empty() {
             let hosts = scratch.join("hosts");
             fs::write(&hosts, &plan.hosts)?;

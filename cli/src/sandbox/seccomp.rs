@@ -60,6 +60,9 @@ const REFUSED: &[i64] = &[
 const UNKNOWN: &[i64] =
     &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
+/// `asm-generic/ioctls.h`.
+const TIOCSTI: u64 = 0x5412;
+const TIOCLINUX: u64 = 0x541c;
 /// `linux/socket.h`: a connection without `connect`, which Landlock's rules on ports do not see
 /// (github.com/landlock-lsm/linux/issues/41).
 const MSG_FASTOPEN: u64 = 0x2000_0000;
@@ -93,7 +96,7 @@ fn refused() -> io::Result<Rules> {
         add(number, vec![word(0, Op::MaskedEq(user_namespace), user_namespace)?])?;
     }
     // Input for the terminal's other readers: the user's shell, after the command has ended. The kernel reads 32 bits.
-    for request in [libc::TIOCSTI as u64, libc::TIOCLINUX as u64] {
+    for request in [TIOCSTI, TIOCLINUX] {
         add(libc::SYS_ioctl, vec![word(1, Op::Eq, request)?])?;
     }
     for (number, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
