@@ -194,6 +194,9 @@ fn a_command_reaches_a_services_own_host_through_https_proxy_once_there_is_a_ca(
         through.stderr
     );
     assert_eq!(upstream.requests()[0].header("authorization").unwrap(), format!("Bearer {KEY}"));
+    let strict = [&["run", "--sandbox", "strict"], &asks[1..]].concat();
+    let strict = sandbox.cli().run(&strict, "");
+    assert_eq!((strict.code, strict.stdout.len()), (Some(0), "Bearer ".len() + KEY.len()), "{}", strict.stderr);
     let set = sandbox.cli().json(&["env", "--agent", "bot", "--service", "code"]);
     let (token, node) = (set["SEKS_TOKEN"].as_str().unwrap(), sandbox.forward_proxy().unwrap());
     for name in ["HTTPS_PROXY", "https_proxy", "npm_config_https_proxy"] {

@@ -117,7 +117,7 @@ pub(super) fn sockets(strict: bool) -> BTreeSet<PathBuf> {
     let harmless = |path: &Path| {
         let listed = |prefix: &&str| path.as_os_str().as_bytes().starts_with(prefix.as_bytes());
         let bus = root && path.ends_with("system_bus_socket"); // root's wishes are carried out there
-        HARMLESS_SOCKETS.iter().any(|prefix| listed(prefix)) && !bus
+        HARMLESS_SOCKETS.iter().any(listed) && !bus
             || Some(path) == agent.as_deref()
             || path.parent().is_some_and(|dir| dir.ends_with("gnupg"))
     };

@@ -3,6 +3,7 @@
 mod host;
 mod old_kernel;
 mod ordinary_tools;
+mod planes;
 mod state;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};

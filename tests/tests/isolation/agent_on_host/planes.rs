@@ -1,0 +1,29 @@
+//! Control plane and node as processes of their own, on the agent's machine and with its user: their listeners are closed, too.
+
+use std::fs;
+
+use seks_tests::{Sandbox, Upstream, process::skip, sandbox::Options};
+
+#[test]
+fn the_listeners_of_both_planes_are_closed() {
+    if super::python_is_missing() {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        // Hardened processes show their listeners to root only; a registered `seks dev` needs no looking.
+        return skip("listeners of planes that are not on their default ports", "only root sees which they are");
+    }
+    let (sandbox, upstream) = (Sandbox::with(Options::planes("")), Upstream::ok());
+    sandbox.service("openai", &upstream, super::host::KEY);
+    sandbox.cli().create_agent("bot");
+    let config = fs::read_to_string(sandbox.data_dir().with_file_name("data-plane.toml")).unwrap();
+    let distribution = config.split("endpoints = [\"https://127.0.0.1:").nth(1).unwrap().split('"').next().unwrap();
+    let ports = format!("{} {} {distribution}", sandbox.admin().port(), sandbox.metrics().port());
+    let script = format!(
+        "import socket\nfor port in map(int, '{ports} {}'.split()):\n try: socket.create_connection(('127.0.0.1', port), 5); \
+         print('open')\n except PermissionError: print('refused')\n",
+        sandbox.proxy().port()
+    );
+    let run = sandbox.cli().run(&["run", "--", "/usr/bin/python3", "-c", &script], "");
+    assert_eq!(run.stdout, "refused\nrefused\nrefused\nopen\n", "{run:?}");
+}
