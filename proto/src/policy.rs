@@ -13,6 +13,7 @@ mod parse;
 mod pattern;
 mod schema;
 mod slice;
+mod spelling;
 mod tree;
 
 use std::{net::IpAddr, sync::Arc};

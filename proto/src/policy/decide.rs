@@ -1,6 +1,6 @@
 //! A decision: every policy of a slice on one call, as it is sent and in its loosest reading.
 
-use std::{borrow::Cow, cell::OnceCell, sync::Arc};
+use std::{borrow::Cow, cell::OnceCell, collections::HashSet, sync::Arc};
 
 use cedar_policy::{Context, Entities, EvalResult, Request, RestrictedExpression as Value, eval_expression};
 
@@ -11,7 +11,8 @@ use super::{
     parse::Checked,
     schema::{action_index, vocabulary},
     slice::Scope,
-    tree::Mentions,
+    spelling::readings,
+    tree::{Mentions, QUERY_SPELLINGS},
 };
 use crate::{
     id::PolicyId,
@@ -122,9 +123,14 @@ impl Plan {
         let odd = |text: &str| text.bytes().any(|b| b == b'%' || b.is_ascii_uppercase());
         let model = |m: &String| loose::model(m) != m.as_str();
         self.mentions.any(Mentions::PATH) && odd(call.path)
-            || self.mentions.any(Mentions::QUERY) && odd(call.query)
+            || self.mentions.any(Mentions::QUERY) && !call.query.bytes().all(read_alike)
             || matches!(call.body, Body::Inspected(facts) if facts.model.as_ref().is_some_and(model))
     }
+}
+
+/// A character of a query whose parameters are named alike by every server: plain names and values, and what separates them.
+fn read_alike(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'=' | b'&')
 }
 
 /// Answers where every condition is a constant.
@@ -152,6 +158,8 @@ struct Asked<'a> {
     call: &'a Call<'a>,
     path: Cow<'a, str>,
     loose: bool,
+    /// Every reading of every query name; made when a policy asks for one for the first time.
+    spellings: OnceCell<HashSet<String>>,
     /// Made when Cedar is asked for the first time.
     request: OnceCell<Option<Request>>,
 }
@@ -159,11 +167,23 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn new(scope: &'a Scope, plan: &'a Plan, call: &'a Call<'a>, loose: bool) -> Self {
         let path = if loose { loose::path(call.path) } else { Cow::Borrowed(call.path) };
-        Self { scope, plan, call, path, loose, request: OnceCell::new() }
+        Self { scope, plan, call, path, loose, spellings: OnceCell::new(), request: OnceCell::new() }
     }
 
     fn names(&self) -> impl Iterator<Item = Cow<'_, str>> {
         request::names(self.call.query).map(|n| if self.loose { Cow::Owned(loose::lower(&n).into_owned()) } else { n })
+    }
+
+    fn spellings(&self) -> &HashSet<String> {
+        self.spellings.get_or_init(|| {
+            let mut all = HashSet::new();
+            for name in request::names(self.call.query) {
+                readings(&name, |reading| {
+                    all.insert(reading.into_owned());
+                });
+            }
+            all
+        })
     }
 
     /// The request as the schema has it, but for what no policy of the slice mentions.
@@ -178,6 +198,10 @@ impl<'a> Asked<'a> {
         if mentions.any(Mentions::QUERY) {
             let names = self.names().map(|n| Value::new_string(n.into_owned()));
             context.push(("query_keys", Value::new_set(names)));
+            if self.loose {
+                let spellings = self.spellings().iter().map(|n| Value::new_string(n.clone()));
+                context.push((QUERY_SPELLINGS, Value::new_set(spellings)));
+            }
         }
         if mentions.any(Mentions::TOKEN) {
             let services = self.call.services.iter().map(|s| Value::new_entity_uid(v.service(s.as_str())));
@@ -219,7 +243,7 @@ impl Answers for Asked<'_> {
     }
 
     fn has_query(&self, name: &str) -> bool {
-        self.names().any(|n| n == name)
+        if self.loose { self.spellings().contains(name) } else { self.names().any(|n| n == name) }
     }
 
     fn granted(&self) -> bool {

@@ -4,7 +4,8 @@
 //! resource to many an upstream, so a policy about `/v1/admin/*` would be one capital letter away from useless. Escapes of
 //! characters that need none never get this far; what can't be refused, because SDKs do write it (capitals, `%40` for `@`), is
 //! decided twice: **a request must be allowed as it is sent, and also in its loosest reading**, in which letter case and
-//! escapes are ignored in the path, in query names and in the body's model, in the request and in the policies alike.
+//! escapes are ignored in the path, in query names and in the body's model, in the request and in the policies alike. A query name is
+//! there in every form in which a common server reads it ([`super::spelling`]).
 //!
 //! A `forbid` therefore catches every spelling, and a `permit` (or its `unless`) excludes every spelling of what it excludes.
 //! What a policy compares these parts with must be visible in its text, or it couldn't be read loosely: otherwise it is refused.
@@ -13,7 +14,10 @@ use std::{borrow::Cow, sync::Arc};
 
 use cedar_policy::pst::{BinaryOp, Expr, Literal, PatternElem, UnaryOp, Var};
 
-use super::tree::{Part, part};
+use super::{
+    spelling::canonical,
+    tree::{Part, QUERY_SPELLINGS, part},
+};
 
 /// A comparison that has no loose reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,6 +141,17 @@ fn comparison(
         _ => false,
     };
     let other = if on_left { right } else { left };
+    // Whether the call has a name: in any reading of what was sent. Whether it has no others: by the names as they stand, because
+    // a list of what is permitted must not have to name every reading too.
+    let has_name = spelled == Spelled::QueryKeys
+        && matches!((op, on_left), (B::Contains | B::ContainsAll, true) | (B::ContainsAny, _));
+    if has_name && fits {
+        let names = canonical_names(other).ok_or(spelled.not_comparable())?;
+        let spellings =
+            Arc::new(Expr::GetAttr { expr: Arc::new(Expr::Var(Var::Context)), attr: QUERY_SPELLINGS.into() });
+        let (left, right) = if on_left { (spellings, Arc::new(names)) } else { (Arc::new(names), spellings) };
+        return Ok(Expr::BinaryOp { op, left, right });
+    }
     let loose = text(other, spelled).filter(|_| fits).ok_or(spelled.not_comparable())?;
     let (left, right) = if on_left { (left.clone(), Arc::new(loose)) } else { (Arc::new(loose), right.clone()) };
     Ok(Expr::BinaryOp { op, left, right })
@@ -148,6 +163,17 @@ fn text(expr: &Expr, spelled: Spelled) -> Option<Expr> {
         Expr::Literal(Literal::String(s)) => Some(Expr::Literal(Literal::String(spelled.loosen(s).as_ref().into()))),
         Expr::Set(items) => {
             items.iter().map(|i| text(i, spelled).map(Arc::new)).collect::<Option<Vec<_>>>().map(Expr::Set)
+        }
+        _ => None,
+    }
+}
+
+/// Names of query parameters, written out, each in its canonical form.
+fn canonical_names(expr: &Expr) -> Option<Expr> {
+    match expr {
+        Expr::Literal(Literal::String(s)) => Some(Expr::Literal(Literal::String(canonical(s).as_ref().into()))),
+        Expr::Set(items) => {
+            items.iter().map(|i| canonical_names(i).map(Arc::new)).collect::<Option<Vec<_>>>().map(Expr::Set)
         }
         _ => None,
     }

@@ -7,6 +7,9 @@ use cedar_policy::pst::{BinaryOp, Expr, Literal, UnaryOp, Var};
 /// Deepest nesting of a condition. Bounds the stack of everything that walks one, here and in Cedar.
 const MAX_DEPTH: usize = 512;
 
+/// The attribute of the context that holds every form in which a server may read a query name.
+pub(super) const QUERY_SPELLINGS: &str = "query_spellings";
+
 /// The parts of a call that a condition mentions, and whether evaluating it can fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mentions(u16);
@@ -54,7 +57,8 @@ pub(super) fn part(expr: &Expr) -> Option<Part> {
 fn named(names: &[&str]) -> Part {
     match names {
         ["path", ..] => Part::Path,
-        ["query_keys", ..] => Part::QueryKeys,
+        // The second is only in loose readings, where the first is every name as it stands: policies can't name it.
+        ["query_keys" | QUERY_SPELLINGS, ..] => Part::QueryKeys,
         ["token", "services", ..] => Part::Services,
         ["token", ..] => Part::Other(Mentions::TOKEN),
         ["source", ..] => Part::Other(Mentions::SOURCE),

@@ -59,6 +59,11 @@ const ATOMS: &[&str] = &[
     "context.query_keys.contains(\"debug\")",
     "context.query_keys.contains(\"Debug\")",
     "context.query_keys.containsAny([\"a\", \"B\"])",
+    "context.query_keys.containsAll([\"a\", \"Debug[]\"])",
+    "[\"a\", \"x.y\"].containsAny(context.query_keys)",
+    "[\"a\", \"debug\", \"Debug\"].containsAll(context.query_keys)",
+    "(context.query_keys.contains(\"debug\") == (context.token.age_seconds < 100))",
+    "context.query_keys == [\"debug\"]",
     "context.query_keys.isEmpty()",
     "context.token.services.contains(resource)",
     "context.token.services.contains(Seks::Service::\"github\")",
@@ -139,7 +144,20 @@ fn asked() -> impl Strategy<Value = Asked> {
         "/",
         "/v1/*",
     ][..];
-    let queries = &["", "debug", "Debug=1&a", "b=1", "d%65bug"][..];
+    let queries = &[
+        "",
+        "debug",
+        "Debug=1&a",
+        "b=1",
+        "d%65bug",
+        "debug[]=1",
+        "%20debug",
+        "+debug",
+        "a&debug.",
+        "x[y]",
+        "x_y&A[0]",
+        "_debug",
+    ][..];
     let services = &["openai", "github"][..];
     let body = (
         prop::option::of(select(&["Small", "small", "large", " small"][..])),
@@ -203,7 +221,8 @@ impl Reference {
         let entities = Entities::from_entities(others.chain([principal]), Some(v.schema())).unwrap();
         let action: EntityUid = format!("Seks::Action::\"{}\"", asked.method).parse().unwrap();
         let request =
-            Request::new(agent, action, v.service("openai"), context(asked, loose), Some(v.schema())).unwrap();
+            Request::new(agent, action, v.service("openai"), context(asked, loose), (!loose).then(|| v.schema()))
+                .unwrap();
         Authorizer::new().is_authorized(&request, if loose { &self.loose } else { &self.strict }, &entities)
     }
 }
@@ -226,6 +245,20 @@ fn context(asked: &Asked, loose: bool) -> Context {
         ("source".into(), Value::new_ip(asked.source)),
         ("body_inspected".into(), Value::new_bool(true)),
     ];
+    if loose {
+        // Written out by hand: what servers make of the names above.
+        let readings: &[&str] = match asked.query {
+            "" => &[],
+            "debug" | "d%65bug" | "debug[]=1" | "%20debug" | "+debug" | "_debug" => &["debug"],
+            "Debug=1&a" | "a&debug." => &["a", "debug"],
+            "b=1" => &["b"],
+            "x[y]" => &["x", "x.y"],
+            "x_y&A[0]" => &["x_y", "x.y", "a"],
+            other => panic!("{other}"),
+        };
+        let readings = readings.iter().map(|r| Value::new_string((*r).to_owned()));
+        pairs.push((tree::QUERY_SPELLINGS.into(), Value::new_set(readings)));
+    }
     if let Some(facts) = &asked.facts {
         let model = |m: String| if loose { m.trim().to_ascii_lowercase() } else { m };
         let fields = [

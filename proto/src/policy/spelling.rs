@@ -1,0 +1,221 @@
+//! How common servers read the name of a query parameter.
+//!
+//! `scope`, `scope[]`, `scope[0]`, `scope.`, ` scope` and `SCOPE` are one parameter to one framework or another: PHP, Rack and Rails,
+//! Express (`qs`), Spring, ASP.NET, OData, the AWS query protocol. A policy names one of them. In the loosest reading its text is
+//! compared by its [`canonical`] form, with every form in which a server may read what the agent sent ([`readings`]).
+
+use std::borrow::Cow;
+
+/// Most prefixes of one nested name (`a[b][c]` has the prefix `a[b]`): a bound on the work for a hostile name.
+const MAX_PREFIXES: usize = 8;
+/// Most times that a name is decoded once more: beyond a proxy in front of a framework there is rarely a third decoder.
+const MAX_DECODINGS: usize = 3;
+
+/// The form by which a policy's text is compared: case folded, escapes decoded, surrounding blanks and a leading `$` taken off, and
+/// nesting written with dots, without empty and numeric segments: `User[name][]` is `user.name`.
+pub(super) fn canonical(text: &str) -> Cow<'_, str> {
+    if is_plain(text) {
+        return Cow::Borrowed(text);
+    }
+    let settled = settle(text);
+    let joined = segments(&settled).collect::<Vec<_>>().join(".");
+    Cow::Owned(if joined.is_empty() { fold(text) } else { joined })
+}
+
+/// Calls `each` with every form in which a server may read the decoded name `name`; [`canonical`]`(name)` is one of them.
+pub(super) fn readings<'a>(name: &'a str, mut each: impl FnMut(Cow<'a, str>)) {
+    if is_plain(name) {
+        return each(Cow::Borrowed(name));
+    }
+    each(Cow::Owned(fold(name)));
+    each(canonical(name));
+    let settled = settle(name);
+    // Decoders that come before the splitting at `&` find more names in one.
+    for one in settled.split(['&', ';']) {
+        let one = one.split('=').next().unwrap_or_default();
+        let mut prefix = String::new();
+        for segment in segments(one).take(MAX_PREFIXES) {
+            if !prefix.is_empty() {
+                prefix.push('.');
+            }
+            prefix.push_str(segment);
+            each(Cow::Owned(prefix.clone()));
+        }
+        // C strings end at a NUL, lines at a line break.
+        if let Some((before, _)) = one.split_once(char::is_control) {
+            each(canonical(before).into_owned().into());
+        }
+        each(Cow::Owned(php(one)));
+        // The other way round: a policy that says `user.name` means what PHP calls `user_name`.
+        each(canonical(&one.replace(['_', ' '], ".")).into_owned().into());
+        // Spring's markers of fields and defaults.
+        if let Some(field) = one.strip_prefix(['_', '!']) {
+            each(canonical(field).into_owned().into());
+        }
+    }
+}
+
+/// Read alike by everybody.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Without differences of case, whichever way a server folds it: `ſ` and `K` (Kelvin) are `s` and `k`.
+fn fold(text: &str) -> String {
+    text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+}
+
+/// Folded, decoded until nothing is left to decode, and without blanks around it.
+fn settle(text: &str) -> String {
+    let mut text = fold(text);
+    for _ in 0..MAX_DECODINGS {
+        if !text.contains('%') {
+            break;
+        }
+        text = fold(&decode_once(&text));
+    }
+    trim(&text).to_owned()
+}
+
+fn decode_once(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|d| std::str::from_utf8(d).ok()).filter(|d| !d.starts_with('+'));
+        match digits.filter(|_| byte == b'%').and_then(|d| u8::from_str_radix(d, 16).ok()) {
+            Some(decoded) => {
+                out.push(decoded);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// What one server or another takes off a name's ends.
+fn trim(text: &str) -> &str {
+    let invisible = |c: char| matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}' | '\u{ad}');
+    let blank = |c: char| c.is_whitespace() || c.is_control() || invisible(c) || c == '+';
+    text.trim_matches(blank).trim_start_matches(|c| c == '?' || c == '$' || blank(c))
+}
+
+/// The segments of a nested name: `a[b].c`. An index (`a[0]`, `a.1`) and an empty one (`a[]`, `a.`) name the same parameter.
+fn segments(name: &str) -> impl Iterator<Item = &str> {
+    let numeric = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+    name.split(['[', ']', '.']).map(trim).filter(move |s| !s.is_empty() && !numeric(s))
+}
+
+/// PHP's name of the variable: what stands before a bracket that is closed, with `_` for a blank, a dot and a bracket that isn't.
+fn php(name: &str) -> String {
+    let name = match name.split_once('[') {
+        Some((before, after)) if after.contains(']') && !before.is_empty() => before,
+        _ => name,
+    };
+    name.trim_start().replace(['.', ' ', '['], "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reads_as(sent: &str, policy: &str) -> bool {
+        let (wanted, mut found) = (canonical(policy), false);
+        readings(sent, |reading| found |= reading == wanted);
+        found
+    }
+
+    #[test]
+    fn a_name_is_read_in_every_spelling_that_a_common_server_takes_for_it() {
+        for sent in [
+            "scope",
+            "SCOPE",
+            "Scope[]",
+            "scope[",
+            "scope]",
+            "scope[0]",
+            "scope[12][]",
+            "scope[a]",
+            "scope[a][b]",
+            "[scope]",
+            "scope.",
+            "scope.x",
+            "scope.1",
+            "scope.member.1",
+            " scope",
+            "scope ",
+            "\u{a0}scope",
+            "\u{feff}scope",
+            "+scope",
+            "%73cope",
+            "%2573cope",
+            "scope%5b%5d",
+            "scope%00",
+            "scope\0x",
+            "?scope",
+            "$scope",
+            "_scope",
+            "!scope",
+            "\u{17f}cope",
+            "a&scope=1",
+            "a;scope",
+            ".scope",
+            "scope=",
+            "s\u{200b}cope\u{200b}",
+        ] {
+            let expected = sent != "s\u{200b}cope\u{200b}"; // inside a name it is another name
+            assert_eq!(reads_as(sent, "scope"), expected, "{sent:?}");
+        }
+        for (sent, policy) in [
+            ("user.name", "user_name"),
+            ("user name", "user_name"),
+            ("user[name", "user_name"),
+            ("user_name", "user.name"),
+            ("user name", "user.name"),
+            ("user.name", "user[name]"),
+            ("USER[Name][]", "user.name"),
+            ("filter", "$filter"),
+            ("scope[3]", "scope[]"),
+            ("scope", "scope[]"),
+            ("0", "0"),
+        ] {
+            assert!(reads_as(sent, policy), "{sent:?} as {policy:?}");
+        }
+    }
+
+    #[test]
+    fn another_name_stays_another() {
+        for (sent, policy) in [
+            ("scopes", "scope"),
+            ("my-scope", "scope"),
+            ("scope_id", "scope"),
+            ("created[gte]", "created[lte]"),
+            ("user", "user.name"),
+            ("xscope", "scope"),
+            ("1", "2"),
+        ] {
+            assert!(!reads_as(sent, policy), "{sent:?} as {policy:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_reads_as_itself(name in "\\PC{0,12}|[a-zA-Z_.\\[\\]$!%0-9 +?&;=]{0,12}") {
+            prop_assert!(reads_as(&name, &name), "{:?}", canonical(&name));
+        }
+
+        #[test]
+        fn the_number_of_readings_is_bounded(name in "[a.&_\\[]{0,400}") {
+            let (mut readings_of_it, parts) = (0, name.matches('&').count() + 1);
+            readings(&name, |_| readings_of_it += 1);
+            prop_assert!(readings_of_it <= 2 + parts * (MAX_PREFIXES + 4));
+        }
+    }
+}
