@@ -3,7 +3,8 @@
 //! Searched for is exactly what was put into this request, in every form in which an upstream plausibly repeats it: as it is,
 //! in base64 of either alphabet wherever it begins in a group, in hex of either case with or without separators,
 //! percent-encoded, JSON-escaped, as HTML entities, quoted-printable (each of these for any subset of the characters), and in
-//! UTF-16 and UTF-32. Across any split into chunks, in headers, bodies of any type and length, and trailers.
+//! UTF-16 and UTF-32. Across any split into chunks, in headers, bodies of any type and length, and trailers; in the names of headers and
+//! trailers in any case; and over the `data:` lines of one server-sent event ([`events`]).
 //!
 //! A hit is overwritten with `*`, byte for byte. That keeps `Content-Length`, framing and streaming as they are, and nothing
 //! is held back but the beginning of a match that the next byte may complete.
@@ -17,6 +18,7 @@
 
 mod body;
 mod decode;
+mod events;
 mod matcher;
 mod messages;
 mod needles;
@@ -29,13 +31,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
-use self::scrubber::Scrubber;
 pub use self::{
     body::Body,
     decode::{CodingError, DecodeError, Decoded, UnknownCoding},
     messages::Messages,
     needles::{MIN_ENCODED, MIN_VALUE, Needles},
 };
+use self::{events::Events, scrubber::Scrubber};
 use super::audit::Counters;
 
 /// Integrity headers are over bytes that may be changed, and they go out before it is known whether they are. An `ETag` stays:
@@ -53,15 +55,16 @@ pub fn response<B: http_body::Body<Data = Bytes>>(
     counters: &Arc<Counters>,
 ) -> Result<Response<Body<Decoded<B>>>, UnknownCoding> {
     let (mut parts, body) = response.into_parts();
-    let (mut codings, mut scrubber) = (Vec::new(), None);
+    let (mut codings, mut scrubber, mut events) = (Vec::new(), None, None);
     if !needles.is_empty() {
         codings = decode::codings(&mut parts.headers)?;
         remove_integrity(&mut parts.headers);
         let scrubber = scrubber.insert(Scrubber::new(needles.clone()));
-        counters.scrubbed(scrub_headers(&mut parts.headers, scrubber));
+        events = events::may_be_events(&parts.headers).then(|| Box::new(Events::new(&needles)));
+        counters.scrubbed(scrub_headers(&mut parts.headers, &needles, scrubber));
     }
     let body = Decoded::new(body, codings).map_err(|_| UnknownCoding)?;
-    Ok(Response::from_parts(parts, Body::with(body, scrubber, needles, Arc::clone(counters))))
+    Ok(Response::from_parts(parts, Body::with(body, scrubber, events, needles, Arc::clone(counters))))
 }
 
 fn remove_integrity(headers: &mut HeaderMap) {
@@ -78,22 +81,33 @@ pub fn headers(headers: &mut HeaderMap, needles: &Needles) -> u32 {
     if needles.is_empty() {
         return 0;
     }
-    scrub_headers(headers, &mut Scrubber::new(needles.clone()))
+    scrub_headers(headers, needles, &mut Scrubber::new(needles.clone()))
 }
 
-fn scrub_headers(headers: &mut HeaderMap, scrubber: &mut Scrubber) -> u32 {
+fn scrub_headers(headers: &mut HeaderMap, needles: &Needles, scrubber: &mut Scrubber) -> u32 {
     for value in headers.values_mut() {
         if let Some(clean) = scrubber.whole(value.as_bytes()) {
             *value = HeaderValue::from_bytes(&clean).unwrap_or_else(|_| HeaderValue::from_static("*"));
         }
     }
-    // A name can't be masked and still be a name: such a header is dropped.
-    let named: Vec<HeaderName> =
-        headers.keys().filter(|name| scrubber.whole(name.as_str().as_bytes()).is_some()).cloned().collect();
-    for name in named {
+    // A name can't be masked and still be a name: such a header is dropped, with all its values.
+    let named: Vec<HeaderName> = headers.keys().filter(|name| is_named_after(name, needles)).cloned().collect();
+    for name in &named {
         headers.remove(name);
     }
-    scrubber.take_found()
+    scrubber.take_found() + u32::try_from(named.len()).unwrap_or(u32::MAX)
+}
+
+/// Whether a name holds the credential, in any case: names have lost theirs.
+fn is_named_after(name: &HeaderName, needles: &Needles) -> bool {
+    let name = name.as_str().as_bytes();
+    if !needles.may_be_in_name(name) {
+        return false;
+    }
+    let mut folded = Scrubber::new(needles.folded());
+    // An escape of a capital letter is one in lower case, too.
+    let mut holds = |name: &[u8]| folded.whole(name).is_some();
+    holds(name) || (name.contains(&b'%') && holds(&token::unescaped(name).to_ascii_lowercase()))
 }
 
 #[cfg(test)]

@@ -29,6 +29,10 @@ pub(super) struct Inner {
     pub(super) skim: Skim,
     /// Bytes of any text that is searched for behind escapes.
     pub(super) escaped: ByteSet,
+    /// The same without differences of case, for names of headers. Made when a name looks like one.
+    folded: OnceLock<Needles>,
+    /// The same with texts whose line breaks are taken out, where one has any, for lines that a client joins.
+    joined: Option<Needles>,
 }
 
 impl Drop for Inner {
@@ -103,22 +107,42 @@ impl Needles {
     /// From the values that were put in: each field of the credential, and what was composed of them (the `user:password` of
     /// Basic before its encoding). Values under [`MIN_VALUE`] bytes are not searched for.
     pub fn new<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut inner = Inner::default();
         let mut searched: Vec<&[u8]> = Vec::with_capacity(4);
         for value in values.into_iter().filter(|v| v.len() >= MIN_VALUE) {
             if !searched.contains(&value) {
                 searched.push(value);
             }
         }
-        let values = || searched.iter().copied();
-        let size = |v: &[u8]| if v.len() < MIN_ENCODED { v.len() } else { v.len() * 3 + 4 * v.len() + 12 };
-        inner.texts.reserve_exact(values().map(size).sum()); // never grows: that would leave copies behind
-        inner.needles.reserve_exact(values().map(|v| if v.len() < MIN_ENCODED { 6 } else { 13 }).sum());
-        for value in values() {
-            inner.add(value);
+        let mut inner = Inner::of(&searched);
+        if searched.iter().any(|v| v.iter().any(is_line_break)) {
+            let mut flat: Vec<Vec<u8>> =
+                searched.iter().map(|v| v.iter().copied().filter(|b| !is_line_break(b)).collect()).collect();
+            let both = searched.iter().copied().chain(flat.iter().map(Vec::as_slice).filter(|v| v.len() >= MIN_VALUE));
+            inner.joined = Some(Self { inner: Arc::new(Inner::of(&both.collect::<Vec<_>>())) });
+            flat.iter_mut().for_each(|v| v.zeroize());
         }
-        inner.skim.prepare();
         Self { inner: Arc::new(inner) }
+    }
+
+    /// For lines that a client joins, without what stands between them.
+    pub(super) fn joined(&self) -> Self {
+        self.inner.joined.as_ref().unwrap_or(self).clone()
+    }
+
+    /// For texts in lower case.
+    pub(super) fn folded(&self) -> Self {
+        self.inner.folded.get_or_init(|| Self { inner: Arc::new(self.inner.fold()) }).clone()
+    }
+
+    /// Whether a name in lower case can hold one of the texts: a window of one is in it, or an escape. Most names are too short.
+    pub(super) fn may_be_in_name(&self, name: &[u8]) -> bool {
+        let skim = &self.inner.skim;
+        if name.len() < skim.length() {
+            return false;
+        }
+        let mut found = memchr::memchr(b'%', name).is_some();
+        skim.search(name, 0, |_| found = true);
+        found
     }
 
     /// Whether there is nothing to search for.
@@ -132,10 +156,38 @@ impl Needles {
     }
 }
 
+fn is_line_break(byte: &u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
+}
+
 /// `%XX`, `\uXXXX` and `&#…;` in base64 or not: the schemes in which `+`, `/` and `=` are written otherwise.
 const TEXT_SCHEMES: Schemes = Schemes::BACKSLASH.and(Schemes::PERCENT).and(Schemes::HTML);
 
 impl Inner {
+    fn of(values: &[&[u8]]) -> Self {
+        let mut inner = Self::default();
+        let values = || values.iter().copied();
+        let size = |v: &[u8]| if v.len() < MIN_ENCODED { v.len() } else { v.len() * 3 + 4 * v.len() + 12 };
+        inner.texts.reserve_exact(values().map(size).sum()); // never grows: that would leave copies behind
+        inner.needles.reserve_exact(values().map(|v| if v.len() < MIN_ENCODED { 6 } else { 13 }).sum());
+        for value in values() {
+            inner.add(value);
+        }
+        inner.skim.prepare();
+        inner
+    }
+
+    /// The same texts in lower case. The windows have no case, and are of the same needles.
+    fn fold(&self) -> Self {
+        let mut folded = Self::default();
+        folded.texts = self.texts.to_ascii_lowercase();
+        folded.skim = self.skim.clone();
+        for needle in &self.needles {
+            folded.needle(needle.begin, needle.end, needle.alphabet, needle.schemes);
+        }
+        folded
+    }
+
     fn add(&mut self, value: &[u8]) {
         let begin = self.append(value);
         let end = self.texts.len();

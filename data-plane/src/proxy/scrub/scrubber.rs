@@ -59,11 +59,6 @@ impl Scrubber {
         std::mem::take(&mut self.found)
     }
 
-    /// Whether nothing is held back.
-    pub(super) fn is_empty(&self) -> bool {
-        self.held() == 0
-    }
-
     /// How many bytes are held back.
     pub(super) fn held(&self) -> usize {
         self.held.len() - self.gone
@@ -117,6 +112,12 @@ impl Scrubber {
         if !self.held.is_empty() {
             self.search_held(true, out);
         }
+    }
+
+    /// A text has ended, and the next is another: what was held is no match, and nothing goes on from here.
+    pub(super) fn end_text(&mut self, out: &mut VecDeque<Bytes>) {
+        self.finish(out);
+        self.reset();
     }
 
     /// A message has ended: what is held goes on, and a match may still be completed by the next message. What is then known of

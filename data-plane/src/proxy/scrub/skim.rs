@@ -8,6 +8,7 @@ use zeroize::Zeroize as _;
 const TABLE: usize = 4096;
 
 /// The windows of one set of needles.
+#[derive(Clone)]
 pub(super) struct Skim {
     /// By pair of bytes: how far the window's end is at least.
     shift: Box<[u8; TABLE]>,
@@ -16,6 +17,7 @@ pub(super) struct Skim {
     length: usize,
 }
 
+#[derive(Clone)]
 struct Window {
     /// Its last `length` bytes, little-endian, case folded away. Comparing one number finds it.
     value: u128,

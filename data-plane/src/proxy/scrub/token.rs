@@ -66,6 +66,23 @@ impl Token {
     }
 }
 
+/// `text` with its `%XX` read.
+pub(super) fn unescaped(text: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text);
+    while !rest.is_empty() {
+        let length = match read(rest, Schemes::PERCENT, true) {
+            Token::Text { bytes, count, length } => {
+                out.extend_from_slice(bytes.get(..usize::from(count)).unwrap_or_default());
+                length
+            }
+            Token::Nothing(length) => length,
+            Token::Incomplete => 1,
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    out
+}
+
 /// Reads one token. `last`: nothing will follow `bytes`, so that no escape is left incomplete. Escapes are at most 12 bytes
 /// long: the look-ahead is bounded.
 pub(super) fn read(bytes: &[u8], schemes: Schemes, last: bool) -> Token {
