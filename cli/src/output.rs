@@ -17,6 +17,8 @@ pub enum Format {
     Json,
     /// The same objects as YAML.
     Yaml,
+    /// One object as TOML, such as a service for `service apply`; not a list.
+    Toml,
 }
 
 /// A noun as it is printed.
@@ -86,6 +88,9 @@ impl Output {
     pub fn data<T: Serialize + ?Sized>(self, data: &T) -> Result<()> {
         let text = match self.format {
             Format::Yaml => serde_saphyr::to_string(&data).map_err(|e| CliError::new(Exit::Failed, "output", e))?,
+            Format::Toml => toml::to_string(&data).map_err(|_| {
+                CliError::usage("-o toml", "TOML holds one object without `null`: use json or yaml here")
+            })?,
             _ => serde_json::to_string_pretty(data).map_err(|e| CliError::new(Exit::Failed, "output", e))?,
         };
         self.text(&text)

@@ -3,22 +3,16 @@
 mod catalog;
 mod file;
 mod test;
+mod view;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use seks_proto::wire::{self, injection::site::At as Site, token_slot::At as Slot};
-use serde::Serialize;
+use seks_proto::wire;
 
+use self::view::ServiceView;
 use super::change::{self, Waiting};
-use crate::{
-    args::Global,
-    client::Client,
-    confirm::Confirm,
-    error::Result,
-    files::read_text,
-    output::{Output, View, time_or_null},
-};
+use crate::{args::Global, client::Client, confirm::Confirm, error::Result, files::read_text, output::Output};
 
 /// What can be done with services.
 #[derive(Debug, Subcommand)]
@@ -52,7 +46,10 @@ Examples:
     #[command(alias = "ls", after_help = "Example:\n  seks service list -o json")]
     List,
     /// Show a service
-    #[command(after_help = "Example:\n  seks service show openai")]
+    #[command(after_help = "\
+Examples:
+  seks service show openai
+  seks service show openai -o toml > openai.toml    # for `seks service apply -f`")]
     Show {
         /// Its name
         name: String,
@@ -94,101 +91,6 @@ pub struct EnableArgs {
     /// Whether to wait for the nodes.
     #[command(flatten)]
     waiting: Waiting,
-}
-
-#[derive(Serialize)]
-struct ServiceView {
-    id: String,
-    name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    tenant: String,
-    title: String,
-    upstream: String,
-    base_path: String,
-    fields: Vec<String>,
-    injection: Vec<String>,
-    slots: Vec<String>,
-    allow_private: bool,
-    denied_paths: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    denied_actions: Vec<String>,
-    env: BTreeMap<String, String>,
-    headers: BTreeMap<String, String>,
-    test: Option<String>,
-    catalogue: Option<String>,
-    created_at: Option<String>,
-}
-
-impl From<wire::Service> for ServiceView {
-    fn from(s: wire::Service) -> Self {
-        Self {
-            id: s.name.clone(),
-            name: s.name,
-            tenant: s.tenant,
-            title: s.title,
-            upstream: s.upstream,
-            base_path: s.base_path,
-            fields: s.fields,
-            injection: injection(s.injection.unwrap_or_default()),
-            slots: s.slots.into_iter().filter_map(|s| s.at).map(slot).collect(),
-            allow_private: s.allow_private,
-            denied_paths: s.denied_paths,
-            denied_actions: s.denied_actions,
-            env: s.env,
-            headers: s.headers,
-            test: Some(s.test).filter(|t| !t.is_empty()),
-            catalogue: Some(s.catalogue).filter(|c| !c.is_empty()),
-            created_at: time_or_null(s.created_at),
-        }
-    }
-}
-
-fn injection(injection: wire::Injection) -> Vec<String> {
-    let region = |s: &wire::AwsSigV4| if s.region.is_empty() { String::new() } else { format!(" in {}", s.region) };
-    let signed = injection.aws_sigv4.map(|s| format!("AWS4-HMAC-SHA256 signature for {}{}", s.service, region(&s)));
-    injection.sites.into_iter().filter_map(|s| s.at).map(site).chain(signed).collect()
-}
-
-fn site(site: Site) -> String {
-    match site {
-        Site::Header(h) => format!("header {}: {}", h.name, h.value),
-        Site::Query(q) => format!("query ?{}={}", q.name, q.value),
-        Site::Basic(template) => format!("basic {template}"),
-        Site::Path(template) => format!("path {template}"),
-    }
-}
-
-fn slot(slot: Slot) -> String {
-    match slot {
-        Slot::Scheme(scheme) => format!("Authorization: {scheme} {{token}}").replace(":  ", ": "),
-        Slot::Header(name) => format!("{name}: {{token}}"),
-        Slot::Query(name) => format!("?{name}={{token}}"),
-        Slot::Basic(_) => "Authorization: Basic".into(),
-        Slot::Path(template) => template,
-        Slot::Subprotocol(prefix) => format!("Sec-WebSocket-Protocol: {prefix}{{token}}"),
-        Slot::AwsSigv4(_) => "AWS4-HMAC-SHA256 signature".into(),
-    }
-}
-
-impl View for ServiceView {
-    const COLUMNS: &'static [&'static str] = &["name", "title", "upstream"];
-    fn row(&self) -> Vec<String> {
-        vec![self.name.clone(), self.title.clone(), format!("{}{}", self.upstream, self.base_path)]
-    }
-    fn detail(&self) -> Vec<(&'static str, String)> {
-        let mut detail: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
-        let pairs = |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
-        detail.push(("fields", self.fields.join(", ")));
-        detail.push(("key goes to", self.injection.join("\n")));
-        detail.push(("token is in", self.slots.join("\n")));
-        detail.push(("private", if self.allow_private { "allowed".into() } else { String::new() }));
-        detail.push(("never", self.denied_paths.join("\n")));
-        detail.push(("variables", pairs(&self.env).join("\n")));
-        detail.push(("headers", pairs(&self.headers).join("\n")));
-        detail.push(("test call", self.test.clone().unwrap_or_default()));
-        detail.push(("catalogue", self.catalogue.clone().unwrap_or_default()));
-        detail
-    }
 }
 
 /// Runs a verb.

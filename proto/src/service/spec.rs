@@ -14,14 +14,14 @@ mod slot;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 pub use self::inject::Inject;
 use super::{Service, ServiceError};
 use crate::wire;
 
 /// A service as a person writes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Spec {
     /// The `SERVICE` of `/api/SERVICE/…`.
@@ -57,7 +57,7 @@ pub struct Spec {
     pub env: BTreeMap<String, String>,
     /// A call that changes nothing and shows whether a key works, for `seks service test`: `GET /v1/models`. Statuses behind it
     /// refuse a key, beside 401 and 403; a JSON object behind it is sent.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "text_or_null", skip_serializing_if = "String::is_empty")]
     pub test: String,
     /// How long the upstream may take to its first byte, such as `10m`. Default: the node's.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
@@ -87,8 +87,25 @@ pub struct Spec {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub upstream_ca_pem: String,
     /// The catalogue entry that it was copied from.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "text_or_null", skip_serializing_if = "String::is_empty")]
     pub catalogue: String,
+    /// `service show` prints this beside the definition. Ignored, as the next three are, so that what it prints can be applied.
+    #[serde(skip_serializing)]
+    pub id: IgnoredAny,
+    /// Ignored: a service is applied to the tenant that the command names.
+    #[serde(skip_serializing)]
+    pub tenant: IgnoredAny,
+    /// Ignored.
+    #[serde(skip_serializing)]
+    pub created_at: IgnoredAny,
+    /// Ignored: `inject`, in words.
+    #[serde(skip_serializing)]
+    pub injection: IgnoredAny,
+}
+
+/// `null` is what `service show` prints for a text that there isn't.
+fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Option::<String>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -131,6 +148,7 @@ impl Spec {
             injection: Some(injection),
             slots,
             allow_private: self.allow_private,
+            private_networks: Vec::new(), // a fleet owner's to give
             upstream_ca_pem: self.upstream_ca_pem.clone(),
             allow_encoded_slash: self.allow_encoded_slash,
             allow_range: self.allow_range,
@@ -148,6 +166,17 @@ impl Spec {
             catalogue: self.catalogue.clone(),
             test: self.test.clone(),
         })
+    }
+
+    /// What a file with the same effect says, with everything in it that follows from the rest.
+    #[must_use]
+    pub fn in_full(service: &wire::Service) -> Self {
+        Self {
+            title: service.title.clone(),
+            slots: service.slots.iter().map(slot::write).collect(),
+            fields: service.fields.clone(),
+            ..Self::from(service)
+        }
     }
 
     /// The checked form.
@@ -188,6 +217,7 @@ impl From<&wire::Service> for Spec {
             tunnel_other_hosts: service.tunnel_other_hosts,
             upstream_ca_pem: service.upstream_ca_pem.clone(),
             catalogue: service.catalogue.clone(),
+            ..Self::default()
         }
     }
 }

@@ -3,7 +3,7 @@
 use seks_proto::wire;
 use serde::Serialize;
 
-use super::ServiceView;
+use super::view::ServiceView;
 use crate::{args::Global, error::Result, output::View};
 
 /// An entry, as a service and with its group.

@@ -13,7 +13,7 @@ use crate::{
 const ANY_TENANT: &str = "default";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Syntax {
+pub(super) enum Syntax {
     Toml,
     Yaml,
     Json,
@@ -30,7 +30,7 @@ pub(super) fn read(path: &Path) -> Result<wire::Service> {
     spec.to_service(ANY_TENANT).and_then(|_| spec.to_wire(ANY_TENANT)).map_err(|e| CliError::usage(name, e))
 }
 
-fn syntax(path: &Path, text: &str) -> Result<Syntax> {
+pub(super) fn syntax(path: &Path, text: &str) -> Result<Syntax> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("toml") => Ok(Syntax::Toml),
         Some("yaml" | "yml") => Ok(Syntax::Yaml),

@@ -60,8 +60,7 @@ impl Inject {
     }
 
     fn is_bearer(&self) -> bool {
-        let authorization = self.0.header.as_deref().is_some_and(|h| h.eq_ignore_ascii_case("authorization"));
-        authorization && Self(Table { header: Self::bearer().0.header, ..self.0.clone() }) == Self::bearer()
+        *self == Self::bearer() // to the letter: it must be read as the same again
     }
 
     /// The wire form, headers first.
@@ -90,19 +89,23 @@ impl Inject {
     pub(super) fn from_wire(injection: &Injection) -> Self {
         let signed = |s: &AwsSigV4| Signed { service: s.service.clone(), region: s.region.clone() };
         let mut table = Table { aws_sigv4: injection.aws_sigv4.as_ref().map(signed), ..Table::default() };
-        for at in injection.sites.iter().filter_map(|s| s.at.as_ref()) {
+        let sites = || injection.sites.iter().filter_map(|s| s.at.as_ref());
+        let named = sites().filter_map(|at| if let At::Header(h) = at { Some(h) } else { None });
+        // In the order of `sites`: the one that is named alone comes first, the others by name.
+        let first =
+            named.clone().next().filter(|_| named.clone().count() == 1 || !named.clone().is_sorted_by_key(|h| &h.name));
+        if let Some(NamedValue { name, value }) = first {
+            table.header = Some(name.clone());
+            table.value = (value != KEY).then(|| value.clone());
+        }
+        for at in sites() {
             match at {
+                At::Header(h) if first.is_some_and(|first| std::ptr::eq(first, h)) => {}
                 At::Header(h) => drop(table.headers.insert(h.name.clone(), h.value.clone())),
                 At::Query(q) => drop(table.query.insert(q.name.clone(), q.value.clone())),
                 At::Basic(template) => table.basic = Some(template.clone()),
                 At::Path(template) => table.path = Some(template.clone()),
             }
-        }
-        if table.headers.len() == 1
-            && let Some((name, value)) = table.headers.pop_first()
-        {
-            table.header = Some(name);
-            table.value = (value != KEY).then_some(value);
         }
         Self(table)
     }

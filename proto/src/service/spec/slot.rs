@@ -40,7 +40,7 @@ pub(super) fn parse(text: &str) -> Result<TokenSlot, ServiceError> {
 pub(super) fn write(slot: &TokenSlot) -> String {
     match slot.at.as_ref() {
         Some(At::Scheme(s)) if s.is_empty() => "raw".into(),
-        Some(At::Scheme(s)) if s.eq_ignore_ascii_case("bearer") => "bearer".into(),
+        Some(At::Scheme(s)) if s == "Bearer" => "bearer".into(),
         Some(At::Scheme(s)) => format!("scheme:{s}"),
         Some(At::Header(name)) => format!("header:{name}"),
         Some(At::Query(name)) => format!("query:{name}"),
