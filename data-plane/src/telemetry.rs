@@ -39,6 +39,8 @@ struct Inner {
     /// The audit queue, which counts for itself.
     audit: Arc<Queue>,
     table: Box<dyn Fn() -> TableState + Send + Sync>,
+    /// Requests that were refused for the wrong tokens of their source.
+    limited: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
     /// Another part of this process that has metrics of its own.
     others: OnceLock<Box<dyn Fn() -> String + Send + Sync>>,
 }
@@ -67,6 +69,7 @@ impl Metrics {
             inflight: AtomicU64::new(0),
             audit,
             table: Box::new(table),
+            limited: OnceLock::new(),
             others: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -86,6 +89,11 @@ impl Metrics {
     #[must_use]
     pub fn unresolved(&self) -> &Arc<ServiceMetrics> {
         &self.inner.unresolved
+    }
+
+    /// Shows what `limited` gives as `seks_proxy_wrong_tokens_limited_total`. The first call counts.
+    pub fn count_limited(&self, limited: impl Fn() -> u64 + Send + Sync + 'static) {
+        let _ = self.inner.limited.set(Box::new(limited)); // Err: there is one already
     }
 
     /// Shows what `others` gives, in the same text format, below these. The first call counts.
@@ -116,6 +124,12 @@ impl Metrics {
         self.inner.duration.render("seks_proxy_request_duration_seconds", "Whole requests.", &mut out);
         self.inner.overhead.render("seks_proxy_overhead_seconds", "Requests without their upstream.", &mut out);
         self.render_gauges(&mut out);
+        let limited = self.inner.limited.get().map_or(0, |limited| limited());
+        let _ = write!(
+            out,
+            "# HELP seks_proxy_wrong_tokens_limited_total Requests refused with 429 because their source showed too many wrong tokens.\n\
+             # TYPE seks_proxy_wrong_tokens_limited_total counter\nseks_proxy_wrong_tokens_limited_total {limited}\n"
+        );
         if let Some(others) = self.inner.others.get() {
             out.push_str(&others());
         }

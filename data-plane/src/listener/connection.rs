@@ -135,7 +135,11 @@ impl Server {
             let Some(opened) = interception.open(&self.leaves) else { return };
             let acceptor = TlsAcceptor::from(opened.tls.clone());
             let accepted = timeout(self.limits.handshake_timeout, acceptor.accept(stream)).await;
-            let Ok(Ok(tls)) = accepted else { return };
+            let tls = match accepted {
+                Ok(Ok(tls)) => tls,
+                Ok(Err(error)) => return opened.failed(&error),
+                Err(_) => return,
+            };
             let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
             let (proxy, entry) = (self.proxy.clone(), Entry::Within(opened.via.clone()));
             let service = Handler { proxy, source, tls: true, entry, activity: Arc::new(Activity::new()) };

@@ -134,12 +134,16 @@ pub(super) fn call(
         Entry::Direct => direct(&parts, name, hosts)?,
         Entry::Forward => {
             shown = interception::proxy_token(&parts.headers)?;
+            // What is asked of a proxy in the clear can't be what a client means by `https`: it takes a tunnel, and TLS in it.
+            if parts.uri.scheme_str() == Some("https") {
+                return Err(Refusal::invalid("a proxy takes CONNECT for a target with https"));
+            }
             let origin = Origin::of_target(&parts.uri);
             Route::Forward(
                 origin.ok_or_else(|| Refusal::invalid("a proxy takes CONNECT, or a target with scheme and host"))?,
             )
         }
-        Entry::Within(via) if via.origin.is_named(name) => {
+        Entry::Within(via) if via.origin.is_named(name) && parts.uri.scheme_str().is_none_or(|s| s == "https") => {
             shown = via.digest;
             Route::Forward(via.origin.clone())
         }

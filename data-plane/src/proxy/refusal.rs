@@ -216,6 +216,13 @@ impl Refusal {
         self
     }
 
+    /// Says in how many seconds to try again.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
     /// Says it in the form that `reader` shows.
     #[must_use]
     pub fn to_be_read_by(mut self, reader: Reader) -> Self {

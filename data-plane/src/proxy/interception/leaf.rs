@@ -11,7 +11,11 @@ use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SerialNumber,
 };
-use rustls::ServerConfig;
+use rustls::{
+    ServerConfig,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use seks_proto::service::{INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY};
 use tokio::time::Instant;
@@ -82,12 +86,28 @@ impl Leaves {
         };
         let certificate = params(host)?.signed_by(key, &issuer)?.der().clone();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let shown = CertifiedKey::from_der(vec![certificate], key, &provider)?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_no_client_auth()
-            .with_single_cert(vec![certificate], PrivateKeyDer::Pkcs8(key.serialize_der().into()))?;
+            .with_cert_resolver(Arc::new(OneHost { host: host.into(), shown: Arc::new(shown) }));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
+    }
+}
+
+/// The certificate of the host that a tunnel was asked for, and of no other: a client that names another in its ClientHello speaks to
+/// somebody else than it told the proxy. Without a name (addresses have none) `Host` alone decides.
+#[derive(Debug)]
+struct OneHost {
+    host: Box<str>,
+    shown: Arc<CertifiedKey>,
+}
+
+impl ResolvesServerCert for OneHost {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        hello.server_name().is_none_or(|name| name.eq_ignore_ascii_case(&self.host)).then(|| self.shown.clone())
     }
 }
 

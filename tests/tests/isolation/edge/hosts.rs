@@ -1,0 +1,113 @@
+//! HTTPS_PROXY mode: the host of CONNECT, of the ClientHello and of each request are one.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    sync::Arc,
+};
+
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use seks_tests::{
+    Upstream, raw,
+    sandbox::{Cli, Options, Sandbox, Token},
+    upstream::{Answer, Host},
+};
+
+struct World {
+    sandbox: Sandbox,
+    upstream: Upstream,
+    token: Token,
+}
+
+impl World {
+    fn start() -> Self {
+        seks_tests::install_crypto_provider();
+        let config = "[forward_proxy]\nlisten = \"127.0.0.1:0\"\n".to_owned();
+        let sandbox = Sandbox::with(Options { config, ..Options::default() });
+        let upstream = Upstream::start_tls_as(Host::localhost(), |_| Answer::json(200, "{}"));
+        let text = format!(
+            "name = 'code'\nupstream = '{}'\nallow_private = true\ninject = 'bearer'\nupstream_ca_pem = '''\n{}'''\n",
+            upstream.origin(),
+            upstream.ca_pem().unwrap()
+        );
+        sandbox.cli().apply_service(&text);
+        sandbox.cli().put_credential("code", "code", "sk-real-hosts-0123456789");
+        assert_eq!(sandbox.cli().run(&["ca", "create"], "").code, Some(0));
+        let token = sandbox.token("agent", &["code", "seks-interception"]);
+        Self { sandbox, upstream, token }
+    }
+
+    fn cli(&self) -> &Cli {
+        self.sandbox.cli()
+    }
+
+    fn authority(&self) -> String {
+        self.upstream.origin().replace("https://", "")
+    }
+
+    /// A tunnel to the service's host, in which TLS names `host`.
+    fn tunnel(&self, host: &str) -> StreamOwned<ClientConnection, TcpStream> {
+        let mut tcp = TcpStream::connect(self.sandbox.forward_proxy().unwrap()).unwrap();
+        tcp.set_read_timeout(Some(seks_tests::process::PATIENCE)).unwrap();
+        let authority = self.authority();
+        let shown = format!("Proxy-Authorization: Bearer {}\r\n", self.token.secret);
+        tcp.write_all(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{shown}\r\n").as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            tcp.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
+        let mut roots = RootCertStore::empty();
+        let pem = self.cli().run(&["ca", "show"], "").stdout;
+        roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let name = ServerName::try_from(host.to_owned()).unwrap();
+        StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), tcp)
+    }
+}
+
+fn exchange(tls: &mut StreamOwned<ClientConnection, TcpStream>, request: &str) -> Result<String, String> {
+    tls.write_all(request.as_bytes()).map_err(|e| format!("{e:?}"))?;
+    let mut answer = vec![0; 4096];
+    let length = tls.read(&mut answer).map_err(|e| format!("{e:?}"))?;
+    answer.truncate(length);
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[test]
+fn connect_client_hello_and_host_name_one_host() {
+    let world = World::start();
+    let authority = world.authority();
+    let good = format!("GET /v1/x HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+    assert!(exchange(&mut world.tunnel("localhost"), &good).unwrap().starts_with("HTTP/1.1 200"));
+    let seen = world.upstream.requests().len();
+    for other in ["other.test", "api.openai.com", "x.localhost"] {
+        let refused = exchange(&mut world.tunnel(other), &good).unwrap_err();
+        assert!(refused.contains("AlertReceived"), "{other}: the node shows no certificate: {refused}");
+    }
+    for (request, status) in [
+        ("GET /v1/x HTTP/1.1\r\nHost: other.test\r\n\r\n".to_owned(), "421"),
+        (format!("GET https://other.test/v1/x HTTP/1.1\r\nHost: {authority}\r\n\r\n"), "400"),
+        (format!("GET http://{authority}/v1/x HTTP/1.1\r\nHost: {authority}\r\n\r\n"), "421"),
+    ] {
+        let answer = exchange(&mut world.tunnel("localhost"), &request).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
+    }
+    assert_eq!(world.upstream.requests().len(), seen);
+}
+
+#[test]
+fn https_in_absolute_form_takes_a_tunnel() {
+    let world = World::start();
+    let (authority, token) = (world.authority(), &world.token.secret);
+    for shown in [format!("Proxy-Authorization: Bearer {token}"), format!("Authorization: Bearer {token}")] {
+        let request = format!("GET https://{authority}/v1/x HTTP/1.1\r\nHost: {authority}\r\n{shown}\r\n\r\n");
+        let reply = raw::exchange(world.sandbox.forward_proxy().unwrap(), request);
+        assert_eq!((reply.status, reply.code().as_str()), (400, "request_invalid"), "{reply:?}");
+        assert!(reply.text().contains("CONNECT"), "{}", reply.text());
+    }
+    assert!(world.upstream.log().connections.is_empty(), "the upstream was not contacted");
+}
