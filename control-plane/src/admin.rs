@@ -22,6 +22,7 @@ mod token;
 use std::{sync::Arc, time::Duration};
 
 use seks_proto::{
+    address::DialGuard,
     runtime::telemetry::Telemetry,
     wire::{self, admin_server},
 };
@@ -61,6 +62,8 @@ pub struct Parts {
     pub proxy_url: String,
     /// This replica's name.
     pub replica: String,
+    /// What token endpoints may be dialled.
+    pub guard: Arc<DialGuard>,
 }
 
 impl Admin {
@@ -123,6 +126,7 @@ methods! {
     create_tenant CreateTenant(CreateTenantRequest) -> Tenant = tenant::create;
     list_tenants ListTenants(ListTenantsRequest) -> ListTenantsResponse = tenant::list;
     get_tenant GetTenant(NameRequest) -> Tenant = tenant::get;
+    update_tenant UpdateTenant(UpdateTenantRequest) -> TenantResponse = tenant::update;
     delete_tenant DeleteTenant(DeleteRequest) -> ChangeResponse = tenant::delete;
     list_catalogue ListCatalogue(ListCatalogueRequest) -> ListCatalogueResponse = service::catalogue;
     enable_service EnableService(EnableServiceRequest) -> ServiceResponse = service::enable;

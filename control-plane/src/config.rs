@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use seks_proto::runtime::telemetry::TelemetryConfig;
+use seks_proto::{
+    address::{Networks, OwnAddresses},
+    runtime::telemetry::TelemetryConfig,
+};
 use serde::Deserialize;
 
 use crate::{distribution::DistributionOptions, seal::SealConfig, store::StoreConfig};
@@ -21,6 +24,14 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The nodes' listener, and their leases.
     pub distribution: DistributionConfig,
+    /// How token endpoints of minted credentials are reached.
+    pub upstream: UpstreamConfig,
+    /// The private networks of each new tenant, and of those that have none at the start: `seks dev` alone says any.
+    #[serde(skip)]
+    pub tenant_networks: Networks,
+    /// Addresses of this process that no tenant's upstream may be: beside its own listeners, what `seks dev` runs.
+    #[serde(skip)]
+    pub own: OwnAddresses,
     /// Spans and metrics. `/metrics`, `/healthz` and `/readyz` are served on `metrics_listen`; default: not at all.
     pub telemetry: TelemetryConfig,
 }
@@ -61,6 +72,14 @@ pub struct MeshConfig {
     pub trust_domain: String,
     /// Its CAs, in PEM.
     pub bundle_file: PathBuf,
+}
+
+/// `[upstream]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamConfig {
+    /// Private networks that this process may dial for a tenant that was given them as well. Default: none.
+    pub private_networks: Networks,
 }
 
 /// `[admin]`.

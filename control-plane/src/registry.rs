@@ -32,6 +32,7 @@ use std::{
 };
 
 use prost::Message;
+use seks_proto::address::Networks;
 
 use self::{change::Change, record::Stored};
 pub use self::{
@@ -53,13 +54,21 @@ use crate::{
 pub struct Registry {
     store: Arc<dyn Store>,
     sealer: Arc<Sealer>,
+    /// The private networks of a new tenant. `seks dev` alone gives any.
+    tenant_networks: Networks,
 }
 
 impl Registry {
     /// A registry over `store`, sealing with `sealer`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>) -> Self {
-        Self { store, sealer }
+        Self { store, sealer, tenant_networks: Networks::default() }
+    }
+
+    /// The same, with private networks for each new tenant.
+    #[must_use]
+    pub fn with_tenant_networks(self, tenant_networks: Networks) -> Self {
+        Self { tenant_networks, ..self }
     }
 
     /// The store below.

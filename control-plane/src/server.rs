@@ -8,6 +8,7 @@ pub mod tls;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use seks_proto::{
+    address::DialGuard,
     id::OperatorName,
     runtime::telemetry::Telemetry,
     wire::{DESCRIPTORS, admin_server::AdminServer},
@@ -105,10 +106,18 @@ impl ControlPlane {
     ) -> Result<Self, StartError> {
         let metrics = Metrics::new()?;
         metrics.add(distribution.collectors())?;
-        let refresher = Arc::new(Refresher::new(Arc::clone(registry), telemetry.clone(), replica.clone())?);
+        let guard = DialGuard { allowed: config.upstream.private_networks.clone(), own: config.own.clone() };
+        let guard = Arc::new(guard);
+        for endpoint in &config.store.endpoints {
+            guard.own.add_endpoint(endpoint).await;
+        }
+        let (name, dials) = (replica.clone(), Arc::clone(&guard));
+        let refresher = Arc::new(Refresher::new(Arc::clone(registry), telemetry.clone(), name, dials)?);
         metrics.add(refresher.collectors())?;
         let operators = bind("admin.listen", config.admin.listen).await?;
         let nodes = bind("distribution.listen", config.distribution.listen).await?;
+        guard.own.add(operators.address());
+        guard.own.add(nodes.address());
         let stop = CancellationToken::new();
         let mut plane = Self {
             admin: operators.address(),
@@ -125,6 +134,7 @@ impl ControlPlane {
         };
         if let Some(address) = config.telemetry.metrics_listen {
             plane.serve_metrics(address, metrics.clone(), Arc::clone(store)).await?;
+            plane.metrics_addr.into_iter().for_each(|address| guard.own.add(address));
         }
         let names = names(config);
         plane.serve_nodes(nodes, &config.distribution.tls, &names)?;
@@ -136,6 +146,7 @@ impl ControlPlane {
             metrics,
             proxy_url: config.admin.proxy_url.clone(),
             replica,
+            guard,
         };
         plane.serve_operators(operators, &config.admin.tls, &names, Admin::new(parts)).await?;
         plane.tasks.spawn(refresher.run(plane.stop.clone()));

@@ -5,7 +5,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use seks_proto::runtime::telemetry::TelemetryConfig;
+use seks_proto::{
+    address::{Networks, OwnAddresses},
+    runtime::telemetry::TelemetryConfig,
+};
 use serde::Deserialize;
 
 /// The whole configuration of a node.
@@ -26,6 +29,9 @@ pub struct Config {
     pub audit: AuditConfig,
     /// Where spans and metrics go.
     pub telemetry: TelemetryConfig,
+    /// Addresses of this process that no upstream may be: beside its own listeners and control planes, what `seks dev` runs.
+    #[serde(skip)]
+    pub own: OwnAddresses,
 }
 
 /// `[node]`
@@ -141,6 +147,9 @@ pub struct Limits {
     pub max_streams: u32,
     /// Most requests of one token in flight. Default: 256.
     pub max_in_flight: u32,
+    /// Requests a second without a known token that one source (IPv4 address, IPv6 /64) is answered with `401`; ten times that at once.
+    /// The rest get `429`. Default: 50.
+    pub wrong_tokens_per_second: u32,
     /// How long requests in flight may take to finish after SIGTERM. Default: 30 s.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
@@ -166,6 +175,9 @@ pub struct UpstreamConfig {
     pub max_idle: usize,
     /// PEM roots trusted beside the machine's, for every service without its own.
     pub ca_file: Option<PathBuf>,
+    /// Private networks (`ADDRESS/PREFIX`) that upstreams may be in, where the service's tenant was given them as well. This machine's
+    /// own addresses take loopback (`127.0.0.0/8` or `::1/128`) too. Default: none.
+    pub private_networks: Networks,
 }
 
 /// `[audit]`
@@ -221,6 +233,7 @@ impl Default for Limits {
             max_connections: 50_000,
             max_streams: 100,
             max_in_flight: 256,
+            wrong_tokens_per_second: 50,
             drain: Duration::from_secs(30),
         }
     }
@@ -235,6 +248,7 @@ impl Default for UpstreamConfig {
             keep_alive: Duration::from_secs(60),
             max_idle: 128,
             ca_file: None,
+            private_networks: Networks::default(),
         }
     }
 }
@@ -290,6 +304,9 @@ impl Config {
         if limits.max_connections == 0 || limits.max_streams == 0 || limits.max_in_flight == 0 {
             return fail("proxy.limits", "max_connections, max_streams and max_in_flight are at least 1");
         }
+        if !(1..=1_000_000).contains(&limits.wrong_tokens_per_second) {
+            return fail("proxy.limits.wrong_tokens_per_second", "1 to 1,000,000");
+        }
         for (key, time) in [
             ("proxy.limits.header_timeout", limits.header_timeout),
             ("proxy.limits.handshake_timeout", limits.handshake_timeout),
@@ -336,6 +353,7 @@ mod tests {
             limits = { header_bytes = 16384, idle_timeout = "10s" }
             [upstream]
             connect_timeout = "3s"
+            private_networks = ["10.0.0.0/8"]
             [audit]
             mode = "required"
             [telemetry]
@@ -351,7 +369,14 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_wrong_values_are_refused_by_name() {
-        for text in ["[node]\nnmae = 'x'", "[proxy]\nlisten = 8300", "[audit]\nmode = 'maybe'", "[prxy]"] {
+        assert!(UpstreamConfig::default().private_networks.is_empty());
+        for text in [
+            "[upstream]\nprivate_networks = ['10.0.0.1/8']",
+            "[node]\nnmae = 'x'",
+            "[proxy]\nlisten = 8300",
+            "[audit]\nmode = 'maybe'",
+            "[prxy]",
+        ] {
             assert!(toml::from_str::<Config>(text).is_err(), "{text}");
         }
         for (text, key) in [

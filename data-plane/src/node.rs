@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use seks_proto::{
+    address::OwnAddresses,
     runtime::{
         Dedicated, Exit,
         telemetry::{Telemetry, TelemetryError},
@@ -33,6 +34,8 @@ use crate::{
 const METRICS_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8302);
 /// How often tombstones and unused parts of the table are thrown away.
 const TABLE_SWEEP: Duration = Duration::from_secs(60);
+/// How often the names of the control planes are resolved anew.
+const CONTROL_PLANES_EVERY: Duration = Duration::from_secs(60);
 /// How often `ready` looks.
 const READY_POLL: Duration = Duration::from_millis(5);
 
@@ -154,7 +157,9 @@ impl Node {
             ..SyncConfig::default()
         };
         let table = Arc::new(Table::new()?);
+        let (own, endpoints) = (config.own.clone(), config.control.endpoints.clone());
         let mut node = Self::with_table(config, telemetry, table.clone()).await?;
+        tokio::spawn(node.end.clone().run_until_cancelled_owned(know_control_planes(own, endpoints)));
         let runtimes = Runtimes { stream: node.threads.sync.handle(), lease: node.threads.lease.handle() };
         node.sync = Some(Sync::start_on(sync, identity, table, runtimes));
         Ok(node)
@@ -174,6 +179,8 @@ impl Node {
         let listener = Listener::bind(&config.proxy).await?;
         let proxy_addr = listener.address();
         config.proxy.listen = proxy_addr;
+        let own = config.own.clone();
+        own.add(proxy_addr);
         let forward = match &config.forward_proxy {
             Some(forward) => {
                 Some(Listener::bind_forward(&config.proxy, forward.listen).await.map_err(StartError::ForwardListen)?)
@@ -181,6 +188,7 @@ impl Node {
             None => None,
         };
         let forward_addr = forward.as_ref().map(Listener::address);
+        forward_addr.into_iter().for_each(|address| own.add(address));
         let listen = config.telemetry.metrics_listen.unwrap_or(METRICS_LISTEN);
         let proxy = Arc::new(Proxy::new(table.clone(), audit, config)?);
         let health = Health::new(table.clone(), metrics, stop.clone());
@@ -189,6 +197,7 @@ impl Node {
             .start(listen, end.clone())
             .await
             .map_err(|source| StartError::Metrics { address: listen, source })?;
+        own.add(metrics_addr);
 
         let threads = Threads::start()?;
         threads.sync.handle().spawn(end.clone().run_until_cancelled_owned(sweep(table.clone())));
@@ -305,6 +314,16 @@ async fn serve(listener: Listener, forward: Option<Listener>, proxy: Arc<Proxy>,
     };
     tokio::join!(listener.serve(proxy.clone(), stop.clone()), forward);
     proxy.close();
+}
+
+/// Keeps what the control planes' names lead to among the addresses that no upstream may be.
+async fn know_control_planes(own: OwnAddresses, endpoints: Vec<String>) {
+    loop {
+        for endpoint in &endpoints {
+            own.add_endpoint(endpoint).await;
+        }
+        tokio::time::sleep(CONTROL_PLANES_EVERY).await;
+    }
 }
 
 async fn sweep(table: Arc<Table>) {

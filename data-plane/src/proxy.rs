@@ -18,6 +18,7 @@ pub mod scrub;
 mod sigv4;
 mod tunnel;
 mod websocket;
+mod wrong_tokens;
 
 use std::{
     net::IpAddr,
@@ -36,6 +37,7 @@ use self::{
     lookup::Identified,
     outgoing::InFlight,
     refusal::{Code, Reader, Refusal},
+    wrong_tokens::WrongTokens,
 };
 pub use self::{
     answer::AnswerBody,
@@ -60,6 +62,7 @@ pub struct Proxy {
     hosts: Hosts,
     audit: Audit,
     config: Config,
+    wrong_tokens: Arc<WrongTokens>,
 }
 
 /// Who asks, and when.
@@ -102,9 +105,12 @@ impl Proxy {
     /// # Errors
     /// When `[upstream] ca_file` can't be read.
     pub fn new(table: Arc<Table>, audit: Audit, config: Config) -> Result<Self, CaFileError> {
-        let upstreams = Arc::new(Upstreams::new(config.upstream.clone())?);
+        let upstreams = Arc::new(Upstreams::new(config.upstream.clone(), config.own.clone())?);
         let hosts = Hosts::new(&config.proxy.hosts, config.proxy.host_suffix.as_deref(), config.proxy.listen.ip());
-        Ok(Self { table, upstreams, hosts, audit, config })
+        let wrong_tokens = Arc::new(WrongTokens::new(config.proxy.limits.wrong_tokens_per_second));
+        let counted = wrong_tokens.clone();
+        audit.metrics().count_limited(move || counted.limited());
+        Ok(Self { table, upstreams, hosts, audit, config, wrong_tokens })
     }
 
     /// Answers one request. Every answer has an `x-seks-request-id` and closes one record; a refusal that leaves a body unread
@@ -124,7 +130,10 @@ impl Proxy {
         let form = refusal::Form::asked_for(request.version(), request.headers());
         let mut response = match self.serve(request, caller, entry, in_flight, &mut record).await {
             Ok(response) => response,
-            Err(refusal) => refused(&refusal.to_be_read_by(reader), form, unread, &mut record),
+            Err(refusal) => {
+                let refusal = self.wrong_tokens.bound(refusal, caller.source);
+                refused(&refusal.to_be_read_by(reader), form, unread, &mut record)
+            }
         };
         if matches!(entry, Entry::Forward) && response.status() == StatusCode::UNAUTHORIZED {
             ask_for_proxy_authorization(&mut response);
@@ -157,8 +166,15 @@ impl Proxy {
         let (parts, body) = request.into_parts();
         if parts.method == Method::CONNECT && matches!(entry, Entry::Forward) {
             // Boxed: it is rare, and large.
-            return Box::pin(interception::connect(&parts, &caller, &self.table, &self.config, in_flight, record))
-                .await;
+            return Box::pin(interception::connect(
+                &parts,
+                &caller,
+                &self.table,
+                (&self.config, &self.upstreams),
+                in_flight,
+                record,
+            ))
+            .await;
         }
         let admitted = admit::call(parts, &body, entry, &self.hosts, limits)?;
         let identified = lookup::call(admitted, &caller, &self.table, record)?;

@@ -20,7 +20,10 @@ use std::{
 };
 
 use dashmap::DashMap;
-use seks_proto::service::Service;
+use seks_proto::{
+    address::{DialGuard, OwnAddresses, Reach},
+    service::Service,
+};
 use tokio::time::timeout;
 
 pub use self::{
@@ -83,16 +86,23 @@ pub struct Upstreams {
     pools: DashMap<Key, Arc<Pool>, foldhash::quality::RandomState>,
     trust: tls::Trust,
     config: UpstreamConfig,
+    guard: Arc<DialGuard>,
 }
 
 impl Upstreams {
-    /// Reads the extra roots.
+    /// Reads the extra roots. `own` is never dialled.
     ///
     /// # Errors
     /// When `ca_file` can't be read.
-    pub fn new(config: UpstreamConfig) -> Result<Self, CaFileError> {
+    pub fn new(config: UpstreamConfig, own: OwnAddresses) -> Result<Self, CaFileError> {
         let trust = tls::Trust::load(config.ca_file.as_deref())?;
-        Ok(Self { pools: DashMap::default(), trust, config })
+        let guard = Arc::new(DialGuard { allowed: config.private_networks.clone(), own });
+        Ok(Self { pools: DashMap::default(), trust, config, guard })
+    }
+
+    /// What may be dialled for a service.
+    pub fn reach(&self, service: &Service) -> Reach {
+        Reach { guard: self.guard.clone(), given: service.private_networks.clone() }
     }
 
     /// A connection for one request: one that is idle, or a new one.
@@ -148,7 +158,7 @@ impl Upstreams {
         about: impl FnOnce() -> About,
     ) -> Result<Arc<Pool>, UpstreamError> {
         let About { is_current, gauge } = about();
-        let fresh = Arc::new(Pool::new(service, &self.trust, self.config.max_idle, gauge)?);
+        let fresh = Arc::new(Pool::new(service, self.reach(service), &self.trust, self.config.max_idle, gauge)?);
         let pool = self.pools.entry(key).or_insert_with(|| fresh.clone()).clone();
         if Arc::ptr_eq(&pool, &fresh) {
             tokio::spawn(tend(Arc::downgrade(self), key, fresh, self.config.keep_alive, is_current));

@@ -86,6 +86,7 @@ mod tests {
             assert_eq!(service.catalogue, entry.service.name);
             assert!(!service.title.is_empty() && service.title.len() < 60, "{}", service.name);
             assert!(service.upstream.tls() && !service.allow_private, "{}", service.name);
+            assert!(!crate::service::is_reserved(service.name.as_str()), "{}", service.name);
         }
     }
 

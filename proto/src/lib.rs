@@ -1,9 +1,10 @@
 //! The contract between the planes: the gRPC messages ([`wire`]), the domain types that both planes must agree on
-//! ([`id`], [`secret`], [`token`], [`service`], [`table`], [`policy`], [`catalogue`]), and the process frame that every
+//! ([`address`], [`id`], [`secret`], [`token`], [`service`], [`table`], [`policy`], [`catalogue`]), and the process frame that every
 //! binary shares ([`runtime`]).
 //!
 //! The planes never import each other; both import this crate.
 
+pub mod address;
 pub mod catalogue;
 pub mod id;
 pub mod policy;

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::service::upstream::{AddressClass, classify};
+use crate::address::Reach;
 
 /// Why there is nothing to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,21 +22,17 @@ pub enum ResolveError {
 ///
 /// # Errors
 /// [`ResolveError`].
-pub async fn resolve(host: &str, port: u16, allow_private: bool) -> Result<Vec<SocketAddr>, ResolveError> {
+pub async fn resolve(host: &str, port: u16, reach: &Reach) -> Result<Vec<SocketAddr>, ResolveError> {
     if let Ok(ip) = host.parse::<IpAddr>() {
-        return allowed([SocketAddr::new(ip, port)], allow_private);
+        return allowed([SocketAddr::new(ip, port)], reach);
     }
     let found = tokio::net::lookup_host((host, port)).await.map_err(|_| ResolveError::None)?;
-    allowed(found, allow_private)
+    allowed(found, reach)
 }
 
-fn allowed(found: impl IntoIterator<Item = SocketAddr>, allow_private: bool) -> Result<Vec<SocketAddr>, ResolveError> {
-    let may = |a: &SocketAddr| match classify(a.ip()) {
-        AddressClass::Public => true,
-        AddressClass::Private => allow_private,
-        AddressClass::Never => false,
-    };
-    let (v6, v4): (Vec<_>, Vec<_>) = found.into_iter().filter(may).partition(SocketAddr::is_ipv6);
+fn allowed(found: impl IntoIterator<Item = SocketAddr>, reach: &Reach) -> Result<Vec<SocketAddr>, ResolveError> {
+    let (v6, v4): (Vec<_>, Vec<_>) =
+        found.into_iter().filter(|address| reach.permits(*address)).partition(SocketAddr::is_ipv6);
     let mut interleaved = Vec::with_capacity(v6.len() + v4.len());
     let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
     loop {
@@ -54,11 +50,18 @@ fn allowed(found: impl IntoIterator<Item = SocketAddr>, allow_private: bool) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    fn check(found: &[&str], allow_private: bool) -> Option<Vec<String>> {
+    use super::*;
+    use crate::address::{DialGuard, Networks, OwnAddresses};
+
+    fn check(found: &[&str], given: bool) -> Option<Vec<String>> {
+        let allowed_here = Networks::of_this_machine_and_lan();
+        let given = if given { allowed_here.clone() } else { Networks::default() };
+        let guard = DialGuard { allowed: allowed_here, own: OwnAddresses::default() };
+        let reach = Reach { guard: Arc::new(guard), given };
         let found = found.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 443));
-        allowed(found, allow_private).ok().map(|a| a.iter().map(|a| a.ip().to_string()).collect())
+        allowed(found, &reach).ok().map(|a| a.iter().map(|a| a.ip().to_string()).collect())
     }
 
     #[test]

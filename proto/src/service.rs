@@ -19,6 +19,7 @@ pub use self::{
     upstream::{Upstream, UpstreamError},
 };
 use crate::{
+    address::Networks,
     id::{NameError, ServiceName, TenantName},
     wire,
 };
@@ -30,6 +31,49 @@ pub const INTERCEPTION: &str = "seks-interception";
 pub const INTERCEPTION_CERTIFICATE: &str = "certificate";
 /// The field that is the CA's key, in PEM.
 pub const INTERCEPTION_KEY: &str = "key";
+
+/// Names that no new service may have. In path mode they stand in paths that the node, its metrics listener or a reverse proxy in front of
+/// it answers; in host mode they are labels that an operator gives to SEKS itself. In order: it is searched by halves.
+const RESERVED: &[&str] = &[
+    "admin",
+    "api",
+    "auth",
+    "broker",
+    "ca",
+    "control",
+    "control-plane",
+    "data-plane",
+    "debug",
+    "default",
+    "discovery",
+    "distribution",
+    "health",
+    "healthz",
+    "internal",
+    "livez",
+    "localhost",
+    "login",
+    "metadata",
+    "metrics",
+    "node",
+    "proxy",
+    "ready",
+    "readyz",
+    "root",
+    "seks",
+    "self",
+    "status",
+    "system",
+    "version",
+    "well-known",
+    "www",
+];
+
+/// Whether a new service may not be called so. `seks-…` is SEKS's own, beside [`INTERCEPTION`].
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.binary_search(&name).is_ok() || (name.starts_with("seks-") && name != INTERCEPTION)
+}
 
 /// A checked service definition.
 #[derive(Clone, Debug)]
@@ -52,8 +96,10 @@ pub struct Service {
     pub sigv4: Option<SigV4>,
     /// Where an agent's token may stand. Never empty.
     pub slots: Vec<Slot>,
-    /// Private, loopback and plain-`http` upstreams are allowed; link-local and metadata addresses never are.
+    /// Plain `http` and names of the inside are allowed. Which private addresses are is for `private_networks` to say.
     pub allow_private: bool,
+    /// Private networks that the tenant was given, where the service asks for them. A node must allow them as well.
+    pub private_networks: Networks,
     /// PEM roots trusted instead of the machine's; empty: the machine's.
     pub upstream_ca_pem: String,
     /// `%2F` is accepted in paths; policy sees exactly the bytes that are sent.
@@ -163,7 +209,11 @@ impl TryFrom<&wire::Service> for Service {
 
     fn try_from(wire: &wire::Service) -> Result<Self, ServiceError> {
         let (tenant, name) = (TenantName::try_from(wire.tenant.as_str())?, ServiceName::try_from(wire.name.as_str())?);
-        let upstream = Upstream::parse(&wire.upstream, wire.allow_private)?;
+        let private_networks =
+            Networks::parse(&wire.private_networks).map_err(|e| invalid("private_networks", e.to_string()))?;
+        // A control plane sends the networks in place of the flag: an older node, which knows the flag alone, then refuses.
+        let allow_private = wire.allow_private || !private_networks.is_empty();
+        let upstream = Upstream::parse(&wire.upstream, allow_private)?;
         let (sites, signed) = wire.injection.as_ref().map_or((&[][..], None), |i| (&i.sites, i.aws_sigv4.as_ref()));
         let sigv4 = signed.map(|s| SigV4::check(s, &upstream, &wire.denied_actions)).transpose()?;
         let fields = check_fields(&wire.fields, sigv4.is_some())?;
@@ -204,7 +254,8 @@ impl TryFrom<&wire::Service> for Service {
             injection,
             sigv4,
             slots,
-            allow_private: wire.allow_private,
+            allow_private,
+            private_networks,
             upstream_ca_pem: wire.upstream_ca_pem.clone(),
             allow_encoded_slash: wire.allow_encoded_slash,
             allow_range: wire.allow_range,

@@ -33,6 +33,26 @@ pub enum Verb {
         /// Its name
         name: String,
     },
+    /// Say which private networks the tenant's services may reach; takes the role owner in all tenants
+    #[command(after_help = "\
+Examples:
+  seks tenant update acme --private-network 10.20.0.0/16 --private-network fd12::/48
+  seks tenant update acme --no-private-networks
+
+Each node must allow the networks in `[upstream] private_networks` as well.")]
+    Update {
+        /// Its name
+        name: String,
+        /// A network, ADDRESS/PREFIX; repeatable; the whole list is replaced
+        #[arg(long = "private-network", value_name = "CIDR", required_unless_present = "no_private_networks")]
+        private_networks: Vec<String>,
+        /// None: only upstreams on the Internet
+        #[arg(long, conflicts_with = "private_networks")]
+        no_private_networks: bool,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
     /// Delete an empty tenant
     #[command(alias = "rm", after_help = "Example:\n  seks tenant delete acme --yes")]
     Delete {
@@ -51,12 +71,14 @@ pub enum Verb {
 struct TenantView {
     name: String,
     strict: bool,
+    private_networks: Vec<String>,
     created_at: Option<String>,
 }
 
 impl From<wire::Tenant> for TenantView {
     fn from(t: wire::Tenant) -> Self {
-        Self { name: t.name, strict: t.strict, created_at: time_or_null(t.created_at) }
+        let private_networks = t.private_networks;
+        Self { name: t.name, strict: t.strict, private_networks, created_at: time_or_null(t.created_at) }
     }
 }
 
@@ -65,6 +87,11 @@ impl View for TenantView {
     fn row(&self) -> Vec<String> {
         let strict = if self.strict { "yes" } else { "no" };
         vec![self.name.clone(), strict.into(), self.created_at.clone().unwrap_or_default()]
+    }
+    fn detail(&self) -> Vec<(&'static str, String)> {
+        let mut detail: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        detail.push(("private networks", self.private_networks.join("\n")));
+        detail
     }
 }
 
@@ -92,6 +119,15 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let request = wire::NameRequest { tenant: String::new(), name: name.clone() };
             let tenant = client.call(&format!("tenant `{name}`"), client.rpc().get_tenant(request)).await?;
             output.one(&TenantView::from(tenant))
+        }
+        Verb::Update { name, private_networks, no_private_networks: _, waiting } => {
+            let client = global.connect().await?;
+            let what = format!("tenant `{name}`");
+            let request =
+                wire::UpdateTenantRequest { name, private_networks, wait: Some(client.wait(waiting.no_wait)) };
+            let answer = client.change(&what, client.rpc().update_tenant(request)).await?;
+            let view = TenantView::from(answer.tenant.unwrap_or_default());
+            change::print(output, &what, view, answer.enforcement, waiting)
         }
         Verb::Delete { name, confirm, waiting } => {
             confirm.ask(&format!("delete tenant `{name}`"))?;

@@ -4,7 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use seks_control_plane::{Config as ControlConfig, config as control};
 use seks_data_plane::{Config as NodeConfig, config as node};
-use seks_proto::runtime::{config::Loader, telemetry::TelemetryConfig};
+use seks_proto::{
+    address::{Networks, OwnAddresses},
+    runtime::{config::Loader, telemetry::TelemetryConfig},
+};
 use serde::Deserialize;
 
 use super::data_dir::DataDir;
@@ -22,6 +25,9 @@ pub(crate) struct DevConfig {
     upstream: node::UpstreamConfig,
     audit: node::AuditConfig,
     telemetry: TelemetryConfig,
+    /// Both planes' listeners: what neither dials for anybody.
+    #[serde(skip)]
+    own: OwnAddresses,
 }
 
 impl DevConfig {
@@ -43,6 +49,9 @@ impl DevConfig {
                 CliError::usage(at, e.reason)
             })?;
         config.proxy.hosts.extend(args.host.iter().cloned());
+        if config.upstream.private_networks.is_empty() {
+            config.upstream.private_networks = Networks::of_this_machine_and_lan();
+        }
         Ok(config)
     }
 
@@ -66,6 +75,9 @@ impl DevConfig {
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
                 ..Default::default()
             },
+            upstream: control::UpstreamConfig { private_networks: self.upstream.private_networks.clone() },
+            tenant_networks: self.upstream.private_networks.clone(),
+            own: self.own.clone(),
             ..Default::default()
         }
     }
@@ -84,6 +96,7 @@ impl DevConfig {
             upstream: self.upstream,
             audit: self.audit,
             telemetry: self.telemetry,
+            own: self.own,
         }
     }
 }

@@ -124,6 +124,7 @@ rules! {
     GetNode: Fleet Viewer;
     ListOperators: Fleet Viewer;
     CreateTenant: Fleet Owner;
+    UpdateTenant: Fleet Owner; // private networks: what an agent of the tenant may reach beside the Internet
     DeleteTenant: Fleet Owner;
     EnrollNode: Fleet Owner; // a node is given credentials
     RevokeNode: Fleet Owner;

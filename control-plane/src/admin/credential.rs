@@ -1,6 +1,7 @@
 //! Credentials: in, never out.
 
 use seks_proto::{
+    address::Reach,
     id::{OperatorName, PoolName},
     secret::Secret,
     wire::{
@@ -27,8 +28,9 @@ pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRe
         admin.registry().put_credential(&tenant, &credential, &service, &secret, &pools, &by).await?
     } else {
         let of = (&tenant, &credential, &service);
-        let allow_private = admin.registry().mintable(&tenant, &service).await?;
-        let minted = mint::mint_from(&message.mint, &secret, allow_private).await.map_err(RegistryError::from)?;
+        let given = admin.registry().mintable(&tenant, &service).await?;
+        let reach = Reach { guard: admin.0.guard.clone(), given };
+        let minted = mint::mint_from(&message.mint, &secret, reach).await.map_err(RegistryError::from)?;
         admin.registry().put_minted(of, &message.mint, &secret, &minted, &pools, &by).await?
     };
     drop(secret); // not held while waiting

@@ -30,6 +30,7 @@ messages! {
     WhoAmIRequest: none, none;
     ListTenantsRequest: none, none;
     CreateTenantRequest: none, name;
+    UpdateTenantRequest: none, name;
     ListCatalogueRequest: none, none;
     EnableServiceRequest: tenant, catalogue;
     PutCredentialRequest: tenant, name;

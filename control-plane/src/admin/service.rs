@@ -2,6 +2,7 @@
 
 use seks_proto::{
     catalogue,
+    service::is_reserved,
     wire::{
         ApplyServiceRequest, ChangeResponse, DeleteRequest, EnableServiceRequest, ListCatalogueRequest,
         ListCatalogueResponse, ListRequest, ListServicesResponse, NameRequest, Role, Service, ServiceResponse, Wait,
@@ -9,6 +10,7 @@ use seks_proto::{
 };
 
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
+use crate::registry::RegistryError;
 
 /// Entries whose name, title, group or upstream holds the search text, whatever its case.
 pub(super) async fn catalogue(_: &Admin, _: &Caller, message: ListCatalogueRequest) -> Answer<ListCatalogueResponse> {
@@ -54,9 +56,27 @@ pub(super) async fn apply(admin: &Admin, caller: &Caller, message: ApplyServiceR
 }
 
 async fn put(admin: &Admin, caller: &Caller, service: Service, wait: Option<Wait>) -> Answer<ServiceResponse> {
+    check_name(admin, &service).await?;
     let owner = caller.role_in(&service.tenant) >= Role::Owner;
     let (service, revision) = admin.registry().apply_service(service, owner).await?;
     Ok(ServiceResponse { service: Some(service), enforcement: admin.enforced(revision, wait).await })
+}
+
+/// A new service may not have a name that the node or a tool in front of it gives a meaning of its own. Services that had one before
+/// keep it.
+async fn check_name(admin: &Admin, service: &Service) -> Result<(), Problem> {
+    if !is_reserved(&service.name) {
+        return Ok(());
+    }
+    let (tenant, wanted) = (name("tenant", &service.tenant)?, name("name", &service.name)?);
+    match admin.registry().service(&tenant, &wanted).await {
+        Ok(_) => Ok(()),
+        Err(RegistryError::NotFound { kind: "service", .. }) => {
+            Err(Problem::invalid("name", format!("`{wanted}` is a reserved name"))
+                .hint("choose another, such as the upstream's product"))
+        }
+        Err(other) => Err(other.into()),
+    }
 }
 
 pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListServicesResponse> {

@@ -1,10 +1,11 @@
 //! Tenants.
 
 use seks_proto::{
+    address::Networks,
     id::TenantName,
     wire::{
         ChangeResponse, CreateTenantRequest, DeleteRequest, ListTenantsRequest, ListTenantsResponse, NameRequest, Role,
-        Tenant,
+        Tenant, TenantResponse, UpdateTenantRequest,
     },
 };
 
@@ -13,6 +14,14 @@ use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
 pub(super) async fn create(admin: &Admin, _: &Caller, message: CreateTenantRequest) -> Answer<Tenant> {
     let tenant: TenantName = name("name", &message.name)?;
     Ok(admin.registry().create_tenant(&tenant, message.strict).await?.0)
+}
+
+/// Replaces the private networks that the tenant's services may reach.
+pub(super) async fn update(admin: &Admin, _: &Caller, message: UpdateTenantRequest) -> Answer<TenantResponse> {
+    let networks = Networks::parse(&message.private_networks)
+        .map_err(|error| Problem::invalid("private_networks", error.to_string()))?;
+    let (tenant, revision) = admin.registry().set_private_networks(&name("name", &message.name)?, &networks).await?;
+    Ok(TenantResponse { tenant: Some(tenant), enforcement: admin.enforced(revision, message.wait).await })
 }
 
 /// Those in which the caller has a role.

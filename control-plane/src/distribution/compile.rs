@@ -20,7 +20,7 @@ use seks_proto::{
 
 pub(super) use self::tenant::Sums;
 use self::{
-    encode::{agent, decode, encode, is_disabled, named, revoked, service},
+    encode::{agent, decode, encode, is_disabled, named, revoked},
     tenant::Tenant,
 };
 use super::{
@@ -149,7 +149,7 @@ impl Materialised {
                 news.touched.insert(Touched::Agent(name, id));
             }
             Key::Service(_, id) => {
-                tenant.set_service(id.clone(), value.and_then(|v| decode(&v, "service")).map(service));
+                tenant.set_service(id.clone(), value.and_then(|v| decode(&v, "service")));
                 news.touched.insert(Touched::Service(name, id));
             }
             Key::Credential(_, id) => {
@@ -176,8 +176,15 @@ impl Materialised {
     fn write_tenant(&mut self, key: Key, value: Option<Bytes>, news: &mut News) {
         let Key::Tenant(name) = key else { return };
         let record = value.and_then(|v| decode::<wire::Tenant>(&v, "tenant"));
-        self.tenants.entry(name.clone()).or_default().living = record.is_some_and(|r| !r.deleting);
-        news.touched.insert(Touched::Tenant(name));
+        let tenant = self.tenants.entry(name.clone()).or_default();
+        let (before, living) = (tenant.living, record.as_ref().is_some_and(|r| !r.deleting));
+        tenant.living = living;
+        let changed = tenant.set_networks(record.map(|r| r.private_networks).unwrap_or_default());
+        match before && living {
+            // Only what its services may reach has changed.
+            true => news.touched.extend(changed.into_iter().map(|id| Touched::Service(name.clone(), id))),
+            false => drop(news.touched.insert(Touched::Tenant(name))),
+        }
     }
 
     fn write_token(&mut self, name: TenantName, id: TokenId, value: Option<Bytes>, news: &mut News) {

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use seks_proto::{resolve::resolve, service::Upstream};
+use seks_proto::{address::Reach, resolve::resolve, service::Upstream};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -26,13 +26,13 @@ pub(super) struct Endpoint {
     upstream: Upstream,
     path: String,
     url: String,
-    allow_private: bool,
+    reach: Reach,
 }
 
 impl Endpoint {
-    pub(super) fn parse(url: &str, allow_private: bool) -> Result<Self, MintError> {
-        let (upstream, path) = origin(url, allow_private)?;
-        Ok(Self { upstream, path, url: url.to_owned(), allow_private })
+    pub(super) fn parse(url: &str, reach: Reach) -> Result<Self, MintError> {
+        let (upstream, path) = origin(url, !reach.given.is_empty())?;
+        Ok(Self { upstream, path, url: url.to_owned(), reach })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -75,7 +75,7 @@ impl Endpoint {
     async fn exchange(&self, request: Request<Bytes>) -> Result<(StatusCode, Bytes), MintError> {
         let unreachable = || MintError::Endpoint("can't be reached");
         let (host, port) = (self.upstream.host(), self.upstream.port());
-        let addresses = resolve(host, port, self.allow_private).await.map_err(|_| unreachable())?;
+        let addresses = resolve(host, port, &self.reach).await.map_err(|_| unreachable())?;
         let mut socket = None;
         for address in addresses {
             if let Ok(connected) = TcpStream::connect(address).await {

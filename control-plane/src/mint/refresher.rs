@@ -10,6 +10,7 @@ use std::{
 use futures_util::StreamExt as _;
 use prometheus::{IntCounterVec, IntGauge, Opts, core::Collector};
 use seks_proto::{
+    address::{DialGuard, Reach},
     id::{CredentialName, OperatorName, TenantName},
     runtime::telemetry::Telemetry,
     secret::Secret,
@@ -38,6 +39,7 @@ pub struct Refresher {
     registry: Arc<Registry>,
     telemetry: Telemetry,
     replica: String,
+    guard: Arc<DialGuard>,
     by: OperatorName,
     outcomes: IntCounterVec,
     failing: IntGauge,
@@ -52,6 +54,7 @@ impl Refresher {
         registry: Arc<Registry>,
         telemetry: Telemetry,
         replica: String,
+        guard: Arc<DialGuard>,
     ) -> Result<Self, crate::server::StartError> {
         let mut number = [0; 4];
         getrandom::fill(&mut number).map_err(RegistryError::Random)?;
@@ -61,6 +64,7 @@ impl Refresher {
             registry,
             telemetry,
             replica,
+            guard,
             by: OperatorName::try_from("refresher")?,
             outcomes: IntCounterVec::new(opts, &["outcome"])?,
             failing: IntGauge::new("seks_mint_failing", "Minted credentials whose last refresh has failed.")?,
@@ -162,7 +166,7 @@ impl Refresher {
                 seks.outcome = field::Empty,
             )
         });
-        let minted = mint(&claim).instrument(span.clone()).await;
+        let minted = self.mint(&claim).instrument(span.clone()).await;
         let outcome = match &minted {
             Ok(_) => "ok",
             Err(error) if error.is_final() => "refused",
@@ -179,6 +183,11 @@ impl Refresher {
             }
         }
         self.keep(&claim, minted).await;
+    }
+
+    async fn mint(&self, claim: &Claim) -> Result<Minted, MintError> {
+        let reach = Reach { guard: self.guard.clone(), given: claim.networks.clone() };
+        mint_from(&claim.kind, &claim.secret, reach).await
     }
 
     /// Writes until it is written: a rotated secret has no other copy.
@@ -204,13 +213,9 @@ impl Refresher {
     }
 }
 
-async fn mint(claim: &Claim) -> Result<Minted, MintError> {
-    mint_from(&claim.kind, &claim.secret, claim.allow_private).await
-}
-
 /// One exchange.
-pub(crate) async fn mint_from(kind: &str, secret: &Secret, allow_private: bool) -> Result<Minted, MintError> {
-    Source::parse(Kind::parse(kind)?, secret, allow_private)?.mint(unix_now()).await
+pub(crate) async fn mint_from(kind: &str, secret: &Secret, reach: Reach) -> Result<Minted, MintError> {
+    Source::parse(Kind::parse(kind)?, secret, reach)?.mint(unix_now()).await
 }
 
 fn note(known: &mut HashMap<Name, MintTimes>, change: Write) {

@@ -4,6 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use seks_proto::{
+    address::Reach,
     secret::Secret,
     service::{Upstream, UpstreamError},
 };
@@ -92,8 +93,8 @@ const GITHUB: &str = "https://api.github.com";
 const GRANT_JWT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 impl Source {
-    /// Checks what an operator stored. `allow_private`: the service's leave for endpoints inside.
-    pub(crate) fn parse(kind: Kind, secret: &Secret, allow_private: bool) -> Result<Self, MintError> {
+    /// Checks what an operator stored. `reach`: which addresses its endpoint may have.
+    pub(crate) fn parse(kind: Kind, secret: &Secret, reach: Reach) -> Result<Self, MintError> {
         let not_json = |_| MintError::Invalid("the secret is a JSON object, with the fields of its kind".into());
         let document: Value = serde_json::from_slice(secret.expose()).map_err(not_json)?;
         let fields = Fields::deserialize(&document).map_err(not_json)?;
@@ -124,7 +125,7 @@ impl Source {
                 format!("{api}/app/installations/{}/access_tokens", digits(&fields.installation_id))
             }
         };
-        let endpoint = Endpoint::parse(&url, allow_private)?;
+        let endpoint = Endpoint::parse(&url, reach)?;
         Ok(Self { kind, fields, document, endpoint })
     }
 

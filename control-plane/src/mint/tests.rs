@@ -12,6 +12,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use seks_proto::{
+    address::{DialGuard, Networks, Reach},
     id::{CredentialName, OperatorName, ServiceName, TenantName},
     runtime::telemetry::Telemetry,
     secret::Secret,
@@ -83,7 +84,7 @@ fn claims(token: &str, public: &[u8]) -> Value {
 }
 
 async fn mint(kind: &str, secret: &Value) -> Result<Minted, MintError> {
-    mint_from(kind, &Secret::new(secret.to_string().into()), true).await
+    mint_from(kind, &Secret::new(secret.to_string().into()), loopback()).await
 }
 
 #[tokio::test]
@@ -160,7 +161,7 @@ async fn a_redirect_an_error_in_a_success_and_an_answer_without_end_give_no_toke
 async fn plain_http_and_addresses_inside_take_the_services_leave() {
     for url in ["http://127.0.0.1:9/token", "https://10.0.0.1/token", "https://localhost/token"] {
         let secret = json!({ "token_url": url, "client_id": "i", "client_secret": "s" }).to_string();
-        let refused = mint_from("oauth2-client", &Secret::new(secret.into()), false).await.err().unwrap();
+        let refused = mint_from("oauth2-client", &Secret::new(secret.into()), Reach::default()).await.err().unwrap();
         assert!(matches!(refused, MintError::Invalid(_)), "{url}: {refused}");
     }
 }
@@ -183,6 +184,7 @@ async fn world(replicas: usize) -> World {
     let registries: Vec<_> = (0..replicas).map(|_| Arc::new(Registry::new(store.clone(), sealer.clone()))).collect();
     let tenant: TenantName = "acme".parse().unwrap();
     registries[0].create_tenant(&tenant, false).await.unwrap();
+    registries[0].set_private_networks(&tenant, &loopback().given).await.unwrap();
     let at = wire::injection::site::At::Header(wire::injection::NamedValue {
         name: "authorization".into(),
         value: "Bearer {key}".into(),
@@ -205,7 +207,7 @@ async fn world(replicas: usize) -> World {
 impl World {
     async fn put(&self, secret: &Value) {
         let secret = Secret::new(secret.to_string().into());
-        let minted = mint_from("oauth2-refresh", &secret, true).await.unwrap();
+        let minted = mint_from("oauth2-refresh", &secret, loopback()).await.unwrap();
         let names = (&self.tenant, &self.name, &self.service);
         self.registries[0].put_minted(names, "oauth2-refresh", &secret, &minted, &[], &self.by).await.unwrap();
     }
@@ -240,7 +242,9 @@ async fn of_several_replicas_one_refreshes() {
     let stop = CancellationToken::new();
     let mut running = Vec::new();
     for registry in &world.registries {
-        let refresher = Arc::new(Refresher::new(registry.clone(), Telemetry::disabled(), "same-name".into()).unwrap());
+        let refresher = Arc::new(
+            Refresher::new(registry.clone(), Telemetry::disabled(), "same-name".into(), loopback().guard).unwrap(),
+        );
         running.push(tokio::spawn(refresher.run(stop.clone())));
     }
     while world.version().await < 5 {
@@ -270,7 +274,7 @@ async fn a_claim_keeps_others_away_until_it_runs_out_and_what_was_replaced_is_le
     assert!(second.claim_mint(&world.tenant, &world.name, "b").await.unwrap().is_none(), "claimed");
     // Killed between exchange and commit: the same secret is claimed again, here by the same replica.
     let again = first.claim_mint(&world.tenant, &world.name, "a").await.unwrap().unwrap();
-    let minted = mint_from(&again.kind, &again.secret, true).await.unwrap();
+    let minted = mint_from(&again.kind, &again.secret, loopback()).await.unwrap();
     first.settle_mint(&again, Ok(&minted), &world.by).await.unwrap();
     assert_eq!(world.version().await, 2);
     // What the first claim would have brought is of a secret that is no more.
@@ -281,4 +285,10 @@ async fn a_claim_keeps_others_away_until_it_runs_out_and_what_was_replaced_is_le
     first.put_credential(&world.tenant, &world.name, &world.service, &plain, &[], &world.by).await.unwrap();
     assert!(first.settle_mint(&again, Ok(&minted), &world.by).await.is_err(), "there is nothing to settle");
     assert_eq!(world.version().await, 3);
+}
+
+/// Token endpoints on loopback.
+fn loopback() -> Reach {
+    let given = Networks::parse(&["127.0.0.0/8"]).unwrap();
+    Reach { guard: Arc::new(DialGuard { allowed: given.clone(), ..DialGuard::default() }), given }
 }

@@ -3,6 +3,7 @@
 
 use prost::Message as _;
 use seks_proto::{
+    address::Networks,
     id::{CredentialName, OperatorName, PoolName, ServiceName, TenantName},
     secret::Secret,
     wire,
@@ -64,7 +65,8 @@ pub(crate) struct Claim {
     pub(crate) credential: CredentialName,
     pub(crate) kind: String,
     pub(crate) secret: Secret,
-    pub(crate) allow_private: bool,
+    /// The private networks that the endpoint may be in.
+    pub(crate) networks: Networks,
 }
 
 impl Registry {
@@ -110,16 +112,25 @@ impl Registry {
         .await
     }
 
-    /// The service's leave for endpoints inside, and whether its credentials can be minted at all.
-    pub(crate) async fn mintable(&self, tenant: &TenantName, service: &ServiceName) -> Result<bool, RegistryError> {
+    /// The private networks that token endpoints of the service may be in, and whether its credentials can be minted at all.
+    pub(crate) async fn mintable(&self, tenant: &TenantName, service: &ServiceName) -> Result<Networks, RegistryError> {
         let service = self.living_service(tenant, service).await?.value;
         match service.fields.as_slice() {
-            [_] => Ok(service.allow_private),
+            [_] => self.networks_of(tenant, Some(&service)).await,
             _ => Err(RegistryError::invalid(
                 "mint",
                 "a minted token is one field, and the service's credentials have several",
             )),
         }
+    }
+
+    /// The tenant's private networks, where `service` asks for private upstreams; else none.
+    async fn networks_of(&self, tenant: &TenantName, service: Option<&Service>) -> Result<Networks, RegistryError> {
+        if !service.is_some_and(|s| s.allow_private) {
+            return Ok(Networks::default());
+        }
+        let tenant = self.load_tenant(tenant).await?.value;
+        Networks::parse(&tenant.private_networks).map_err(|e| RegistryError::invalid("private_networks", e.to_string()))
     }
 
     /// Takes the right to trade, when it is time and nobody else has it.
@@ -142,6 +153,7 @@ impl Registry {
                 Some(service) => self.load(Key::Service(tenant.clone(), service)).await?,
                 None => None,
             };
+            let networks = self.networks_of(tenant, service.as_ref().map(|s| &s.value)).await?;
             let Some(envelope) = self.store().get(&Key::MintSecret(tenant.clone(), name.clone())).await? else {
                 return Err(RegistryError::Corrupt { key: key.to_string() });
             };
@@ -153,7 +165,7 @@ impl Registry {
                 credential: name.clone(),
                 kind: stored.value.kind,
                 secret,
-                allow_private: service.is_some_and(|s| s.value.allow_private),
+                networks,
             }))
         })
         .await

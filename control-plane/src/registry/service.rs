@@ -1,8 +1,11 @@
 //! Services.
 
+use std::net::IpAddr;
+
 use prost::Message as _;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use seks_proto::{
+    address::{AddressClass, Networks, classify},
     id::{ServiceName, TenantName},
     service::{Service as Checked, ServiceError},
 };
@@ -12,7 +15,7 @@ use super::{
     change::decide,
     delete::name_some,
     limits, now,
-    record::{Credential, Service, Stored, Token},
+    record::{Credential, Service, Stored, Tenant, Token},
 };
 use crate::store::{Key, Revision, key::prefix};
 
@@ -34,9 +37,11 @@ impl Registry {
         let checked = check(&service)?;
         let (tenant, key) = (&checked.tenant, Key::Service(checked.tenant.clone(), checked.name.clone()));
         service.deleting = false;
+        service.private_networks.clear(); // not the editor's to choose
         let service = &service;
         decide(|| async {
             let parent = self.living_tenant(tenant).await?;
+            check_networks(&checked, &parent.value)?;
             let mut service = service.clone();
             let change = Change::new().check(&parent);
             let change = match self.load::<Service>(key.clone()).await? {
@@ -187,6 +192,33 @@ fn check(service: &Service) -> Result<Checked, RegistryError> {
         };
         RegistryError::Invalid { field: "service", reason: error.to_string(), hint: hint.into() }
     })
+}
+
+/// A private upstream takes networks of its tenant; an upstream that is a private address must lie in one of them. What a name leads to
+/// is checked by each node, each time it connects.
+fn check_networks(service: &Checked, tenant: &Tenant) -> Result<(), RegistryError> {
+    if !service.allow_private {
+        return Ok(());
+    }
+    let name = &tenant.name;
+    let refuse = |reason: String| {
+        let hint = format!(
+            "an owner of the fleet gives them with `seks tenant update {name} --private-network CIDR`; each node must allow them \
+             in `[upstream] private_networks` as well"
+        );
+        Err(RegistryError::Invalid { field: "allow_private", reason, hint })
+    };
+    let networks = Networks::parse(&tenant.private_networks)
+        .map_err(|e| RegistryError::invalid("private_networks", e.to_string()))?;
+    if networks.is_empty() {
+        return refuse(format!("tenant `{name}` has no private networks"));
+    }
+    match service.upstream.host().parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(ip) if classify(ip) == AddressClass::Private && !networks.contains(ip) => {
+            refuse(format!("`{ip}` is in none of the private networks of tenant `{name}`"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_ca(pem: &str) -> Result<(), RegistryError> {

@@ -1,6 +1,6 @@
 //! Tenants.
 
-use seks_proto::id::TenantName;
+use seks_proto::{address::Networks, id::TenantName};
 
 use super::{
     Change, Registry, RegistryError,
@@ -18,7 +18,9 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Exists`], [`RegistryError::Quota`].
     pub async fn create_tenant(&self, name: &TenantName, strict: bool) -> Result<(Tenant, Revision), RegistryError> {
-        let tenant = Tenant { name: name.to_string(), created_at: now(), strict, deleting: false };
+        let private_networks = self.tenant_networks.to_strings();
+        let tenant =
+            Tenant { name: name.to_string(), created_at: now(), strict, private_networks, ..Tenant::default() };
         if self.store.list(prefix::TENANTS).await?.0.len() >= limits::TENANTS {
             return Err(RegistryError::Quota { tenant: "*".into(), kind: KIND, limit: limits::TENANTS });
         }
@@ -44,6 +46,42 @@ impl Registry {
             Some((key, policy)) if !tenant.strict => change.put(key, &policy),
             _ => change,
         }
+    }
+
+    /// Replaces the private networks that the tenant's services may reach. Nodes are sent them with the services that ask for
+    /// private upstreams. Writes nothing when they are already so.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`].
+    pub async fn set_private_networks(
+        &self,
+        name: &TenantName,
+        networks: &Networks,
+    ) -> Result<(Tenant, Revision), RegistryError> {
+        decide(|| async {
+            let stored = self.living_tenant(name).await?;
+            let tenant = Tenant { private_networks: networks.to_strings(), ..stored.value.clone() };
+            if tenant == stored.value {
+                return Ok((tenant, stored.modified));
+            }
+            let change = Change::new().check(&stored).put(stored.key.clone(), &tenant);
+            let revision = self.commit(change).await?;
+            Ok((tenant, revision))
+        })
+        .await
+    }
+
+    /// Gives every tenant without private networks those of a new tenant: `seks dev`, on data of a version before.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn give_tenant_networks(&self) -> Result<(), RegistryError> {
+        for tenant in self.tenants().await?.into_iter().filter(|t| t.private_networks.is_empty() && !t.deleting) {
+            if let Ok(name) = TenantName::try_from(tenant.name.as_str()) {
+                self.set_private_networks(&name, &self.tenant_networks).await?;
+            }
+        }
+        Ok(())
     }
 
     /// All tenants, by name.

@@ -209,7 +209,11 @@ impl Foundation {
         let default = TenantName::try_from("default")?;
         let first = || Registry::first_tenant(&default);
         let authority = Arc::new(Authority::open(&config.authority, store.as_ref(), &sealer, first).await?);
-        let registry = Arc::new(Registry::new(Arc::clone(&store), Arc::clone(&sealer)));
+        let registry = Registry::new(Arc::clone(&store), Arc::clone(&sealer));
+        let registry = Arc::new(registry.with_tenant_networks(config.tenant_networks.clone()));
+        if !config.tenant_networks.is_empty() {
+            registry.give_tenant_networks().await?;
+        }
         Ok(Self { store, sealer, authority, registry, marks })
     }
 

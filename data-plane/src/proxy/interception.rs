@@ -32,6 +32,7 @@ use super::{
 use crate::{
     config::Config,
     table::{CredentialEntry, Cut, Found, ServiceEntry, Table, TokenEntry},
+    upstream::Upstreams,
 };
 
 /// How requests came to the node.
@@ -75,7 +76,7 @@ pub(super) async fn connect(
     parts: &Parts,
     caller: &Caller,
     table: &Arc<Table>,
-    config: &Config,
+    (config, upstreams): (&Config, &Upstreams),
     in_flight: InFlight,
     record: &mut Record,
 ) -> Result<Response<Outgoing>, Refusal> {
@@ -99,7 +100,7 @@ pub(super) async fn connect(
             Refusal::from(Code::ServiceNotGranted).with_detail("no service that may be reached is at that host")
         })?;
         let in_flight = in_flight.of(token, config.proxy.limits.max_in_flight)?;
-        return passage::open(&origin, &leave, token, cut, &config.upstream, in_flight, record).await;
+        return passage::open(&origin, &leave, token, cut, (&config.upstream, upstreams), in_flight, record).await;
     };
     record.service(&service.name, service.upstream.host());
     let ca = asker.ca(table).ok_or_else(|| {
@@ -235,6 +236,14 @@ impl Interception {
 }
 
 impl Opened {
+    /// The handshake has failed. A client that asks for another host than that of the tunnel is refused; the rest has gone away.
+    pub(crate) fn failed(mut self, error: &std::io::Error) {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        if matches!(cause, Some(rustls::Error::General(_))) {
+            self.record.refused(Code::RequestInvalid);
+        }
+    }
+
     /// Serves the tunnel with `serve` for as long as there is a right to it.
     pub(crate) async fn run(self, serve: impl Future<Output = ()>) {
         let Self { cut, expires, mut record, .. } = self;

@@ -34,7 +34,7 @@ pub struct ServiceEntry {
 impl ServiceEntry {
     /// What passes through by its leave (`tunnel_other_hosts`) has to end when `after` takes its place.
     pub(super) fn loses_leave(&self, after: &Service) -> bool {
-        let private = self.allow_private && !after.allow_private;
+        let private = after.private_networks.narrows(&self.private_networks);
         self.tunnel_other_hosts && (private || !after.tunnel_other_hosts)
     }
 }

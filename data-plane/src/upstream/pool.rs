@@ -19,7 +19,7 @@ use std::{
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
-use seks_proto::{resolve::resolve, service::Service};
+use seks_proto::{address::Reach, resolve::resolve, service::Service};
 use tokio_rustls::TlsConnector;
 
 use super::{
@@ -40,7 +40,7 @@ const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// The connections of one key.
 pub struct Pool {
     upstream: seks_proto::service::Upstream,
-    allow_private: bool,
+    reach: Reach,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     /// HTTP/2 alone is spoken.
     http2: bool,
@@ -110,6 +110,7 @@ impl Drop for StreamSlot {
 impl Pool {
     pub(super) fn new(
         service: &Service,
+        reach: Reach,
         trust: &Trust,
         max_idle: usize,
         gauge: Arc<dyn Gauge>,
@@ -122,7 +123,7 @@ impl Pool {
         };
         Ok(Self {
             upstream,
-            allow_private: service.allow_private,
+            reach,
             tls,
             http2: service.http2,
             max_idle,
@@ -168,7 +169,7 @@ impl Pool {
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, UpstreamError> {
-        let addresses = resolve(self.upstream.host(), self.upstream.port(), self.allow_private).await;
+        let addresses = resolve(self.upstream.host(), self.upstream.port(), &self.reach).await;
         addresses.map_err(|_| UpstreamError::Unreachable("no address that may be dialled"))
     }
 

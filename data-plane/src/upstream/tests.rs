@@ -1,3 +1,5 @@
+use seks_proto::address::Networks;
+
 use super::*;
 
 fn service(upstream: &str) -> Service {
@@ -14,9 +16,15 @@ fn service(upstream: &str) -> Service {
         }),
         slots: vec![wire::TokenSlot { at: Some(token_slot::At::Scheme("Bearer".into())) }],
         allow_private: true,
+        private_networks: vec!["127.0.0.0/8".into()],
         ..Default::default()
     })
     .unwrap()
+}
+
+/// Upstreams on loopback.
+pub(super) fn config() -> UpstreamConfig {
+    UpstreamConfig { private_networks: Networks::parse(&["127.0.0.0/8"]).unwrap(), ..UpstreamConfig::default() }
 }
 
 pub(super) async fn listener() -> (tokio::net::TcpListener, Service) {
@@ -50,7 +58,7 @@ pub(super) const KEY: Key = Key { service: 1, credential: 1 };
 #[tokio::test(start_paused = true)]
 async fn a_pool_is_closed_once_its_credential_is_not_the_current_one() {
     let (_listener, service) = listener().await;
-    let upstreams = Arc::new(Upstreams::new(UpstreamConfig::default()).unwrap());
+    let upstreams = Arc::new(Upstreams::new(config(), OwnAddresses::default()).unwrap());
     let current = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let asked = current.clone();
     let counts = Arc::new(Counts::default());
@@ -72,7 +80,7 @@ async fn a_pool_is_closed_once_its_credential_is_not_the_current_one() {
 #[tokio::test]
 async fn what_is_kept_beside_a_pool_is_made_once_for_each_key() {
     let (_listener, service) = listener().await;
-    let upstreams = Arc::new(Upstreams::new(UpstreamConfig::default()).unwrap());
+    let upstreams = Arc::new(Upstreams::new(config(), OwnAddresses::default()).unwrap());
     let connect = |key| upstreams.connect(key, &service, about);
     let other = Key { credential: 2, ..KEY };
     let (a, b, c) = (connect(KEY).await.unwrap(), connect(KEY).await.unwrap(), connect(other).await.unwrap());
@@ -86,7 +94,7 @@ async fn connecting_takes_so_long_and_no_longer() {
     // Takes connections and never says a word of TLS.
     let (listener, _) = listener().await;
     let silent = service(&format!("https://{}", listener.local_addr().unwrap()));
-    let upstreams = Arc::new(Upstreams::new(UpstreamConfig::default()).unwrap());
+    let upstreams = Arc::new(Upstreams::new(config(), OwnAddresses::default()).unwrap());
     let began = tokio::time::Instant::now();
     let result = upstreams.connect(KEY, &silent, about).await;
     assert_eq!((result.err(), began.elapsed().as_secs()), (Some(UpstreamError::Timeout), 10));

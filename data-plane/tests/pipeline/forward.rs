@@ -76,7 +76,7 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
 /// The CA's service.
 pub fn ca_service() -> wire::Service {
     let mut service = definition(INTERCEPTION, "127.0.0.1:1".parse().unwrap());
-    service.upstream = "https://interception.invalid".into();
+    service.upstream = "https://interception.invalid".into(); // leave for private addresses: as `definition` says
     service.fields = vec![INTERCEPTION_CERTIFICATE.into(), INTERCEPTION_KEY.into()];
     let field = |name: &str| header_site(&format!("x-{name}"), &format!("{{{name}}}"));
     let sites = service.fields.iter().map(|f| field(f)).collect();

@@ -37,6 +37,12 @@ fn say(world: &World, choice: impl Fn(&mut wire::Service)) {
     world.rig.apply(vec![Change::Service(Box::new(Service::try_from(&service).unwrap()))]);
 }
 
+/// Whether the tenant's networks hold loopback.
+fn private(service: &mut wire::Service, allowed: bool) {
+    service.allow_private = allowed;
+    service.private_networks = if allowed { vec!["127.0.0.0/8".into(), "::1/128".into()] } else { Vec::new() };
+}
+
 async fn world_that_tunnels(more: impl Fn(&mut Config)) -> World {
     let world = World::with(Some("default"), more).await;
     say(&world, |service| service.tunnel_other_hosts = true);
@@ -78,9 +84,7 @@ async fn bytes_pass_both_ways_until_both_ends_have_said_so() {
 #[tokio::test]
 async fn a_passage_ends_with_the_token_and_with_the_tenants_leave() {
     let (world, port) = (world_that_tunnels(|_| {}).await, echo().await);
-    for withdraw in
-        [|s: &mut wire::Service| s.tunnel_other_hosts = false, |s: &mut wire::Service| s.allow_private = false]
-    {
+    for withdraw in [|s: &mut wire::Service| s.tunnel_other_hosts = false, |s: &mut wire::Service| private(s, false)] {
         let open = passage(&world, port).await;
         say(&world, withdraw);
         ends(open).await;
@@ -141,6 +145,9 @@ async fn nothing_passes_without_the_tenants_leave_a_token_and_a_host_outside() {
     refused(local.clone(), String::new(), 403).await; // a token is asked for in requests, and there are none to be seen
     refused(local.clone(), "Proxy-Authorization: Bearer {T2}\r\n".into(), 403).await; // doesn't grant the mode
     refused(local.clone(), "Proxy-Authorization: Bearer {T_EXPIRED}\r\n".into(), 407).await;
-    say(&world, |service| (service.tunnel_other_hosts, service.allow_private) = (true, false));
+    say(&world, |service| {
+        service.tunnel_other_hosts = true;
+        private(service, false);
+    });
     refused(local, world.basic(), 403).await;
 }

@@ -11,6 +11,7 @@ use seks_data_plane::{
     table::{Change, Delta, Table, TokenRecord},
 };
 use seks_proto::{
+    address::Networks,
     policy::Policies,
     runtime::telemetry::Telemetry,
     secret::{Fields, Secret},
@@ -222,6 +223,7 @@ impl Rig {
         table.load("epoch", 1, changes).unwrap();
         table.lease().extend(BootInstant::now().plus(Duration::from_secs(3600)));
         let mut settings = Config::default();
+        settings.upstream.private_networks = Networks::parse(&["127.0.0.0/8", "::1/128"]).unwrap();
         settings.proxy.listen = "127.0.0.1:0".parse().unwrap();
         settings.proxy.hosts = vec!["broker".into()];
         settings.telemetry.metrics_listen = Some("127.0.0.1:0".parse().unwrap());
@@ -359,6 +361,7 @@ pub fn definition(name: &str, upstream: SocketAddr) -> wire::Service {
             slot(At::Basic(wire::token_slot::BasicPart::Either.into())),
         ],
         allow_private: true,
+        private_networks: vec!["127.0.0.0/8".into(), "::1/128".into()],
         denied_paths: vec!["POST /v1/organization/api_keys".into()],
         ..Default::default()
     }

@@ -2,10 +2,12 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr},
 };
 
 use http::{HeaderValue, Uri, uri::Authority};
+
+use crate::address::{AddressClass, classify, is_metadata_name};
 
 /// Scheme, host and port.
 #[derive(Clone, PartialEq, Eq)]
@@ -21,6 +23,9 @@ pub enum UpstreamError {
     /// Not `scheme://host[:port]`.
     #[error("`{0}` is not an origin: scheme://host[:port], without user, path, query or fragment")]
     NotAnOrigin(String),
+    /// A port outside 1 to 65535, or written with leading zeros.
+    #[error("port `{0}` is none: 1 to 65535, without leading zeros")]
+    Port(String),
     /// `http` without `--allow-private`.
     #[error("plain http is only for upstreams with allow_private")]
     PlainHttp,
@@ -54,14 +59,8 @@ impl Upstream {
             "http" => return Err(UpstreamError::PlainHttp),
             _ => return Err(wrong()),
         };
-        let port = match authority.port() {
-            Some(port) => port
-                .as_str()
-                .parse::<u16>()
-                .ok()
-                .filter(|p| *p > 0 && port.as_str() == p.to_string())
-                .ok_or_else(wrong)?,
-            None if authority.as_str().ends_with(':') => return Err(wrong()),
+        let port = match split_authority(authority.as_str()).ok_or_else(wrong)?.1 {
+            Some(text) => parse_port(text).ok_or_else(|| UpstreamError::Port(text.chars().take(60).collect()))?,
             None if tls => 443,
             None => 80,
         };
@@ -91,7 +90,7 @@ impl Upstream {
         if host.len() > 253 || !host.split('.').all(label) || numeric {
             return Err(UpstreamError::NotAnOrigin(host.chars().take(120).collect()));
         }
-        if matches!(host, "metadata.google.internal" | "metadata" | "instance-data") {
+        if is_metadata_name(host) {
             return Err(UpstreamError::Never(host.into()));
         }
         let inside = host == "localhost"
@@ -133,6 +132,25 @@ impl Upstream {
     }
 }
 
+/// Host and port as written. `http::uri::Authority::port` has no port for one over 65535, so it isn't asked.
+fn split_authority(authority: &str) -> Option<(&str, Option<&str>)> {
+    if let Some(bracketed) = authority.strip_prefix('[') {
+        let (address, rest) = bracketed.split_once(']')?;
+        address.parse::<Ipv6Addr>().ok()?;
+        return if rest.is_empty() { Some((address, None)) } else { Some((address, Some(rest.strip_prefix(':')?))) };
+    }
+    match authority.split_once(':') {
+        Some((host, port)) if !host.is_empty() => Some((host, Some(port))),
+        Some(_) => None,
+        None => Some((authority, None)),
+    }
+}
+
+/// Only the canonical text of a port: digits, no sign, no leading zero.
+fn parse_port(text: &str) -> Option<u16> {
+    text.parse::<u16>().ok().filter(|port| *port > 0 && text == port.to_string())
+}
+
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.authority)
@@ -143,80 +161,6 @@ impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
-}
-
-/// What an address is, for deciding whether it may be dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AddressClass {
-    /// On the public Internet.
-    Public,
-    /// Private, loopback, shared or documentation space: only with `allow_private`.
-    Private,
-    /// Link-local (cloud metadata), unspecified, multicast, broadcast: never.
-    Never,
-}
-
-/// Cloud metadata services outside link-local space: AWS over IPv6, Alibaba, Oracle's legacy one.
-const METADATA: &[IpAddr] = &[
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-];
-
-/// Classifies an address; one that embeds an IPv4 address (mapped, NAT64, 6to4) is what the embedded one is.
-#[must_use]
-pub fn classify(ip: IpAddr) -> AddressClass {
-    if METADATA.contains(&ip) {
-        return AddressClass::Never;
-    }
-    match ip {
-        IpAddr::V4(v4) => classify_v4(v4),
-        IpAddr::V6(v6) => classify_v6(v6),
-    }
-}
-
-fn classify_v4(ip: Ipv4Addr) -> AddressClass {
-    let [a, b, c, _] = ip.octets();
-    if ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || a == 0 || a >= 240 {
-        return AddressClass::Never;
-    }
-    let private = ip.is_private()
-        || ip.is_loopback()
-        || (a == 100 && b & 0xc0 == 64) // RFC 6598, carrier-grade NAT
-        || (a == 192 && b == 0 && (c == 0 || c == 2)) // IETF protocol assignments, TEST-NET-1
-        || (a == 198 && (b & 0xfe == 18 || (b == 51 && c == 100))) // benchmarking, TEST-NET-2
-        || (a == 203 && b == 0 && c == 113); // TEST-NET-3
-    if private { AddressClass::Private } else { AddressClass::Public }
-}
-
-fn classify_v6(ip: Ipv6Addr) -> AddressClass {
-    let s = ip.segments();
-    let tail = Ipv4Addr::from(u32::from(s[6]) << 16 | u32::from(s[7]));
-    if let Some(v4) = ip.to_ipv4_mapped() {
-        return classify(v4.into());
-    }
-    if s[0] == 0x64 && s[1] == 0xff9b {
-        return worst(AddressClass::Private, classify(tail.into())); // NAT64: where it comes out is the network's choice
-    }
-    if s[0] == 0x2002 {
-        return classify(Ipv4Addr::from(u32::from(s[1]) << 16 | u32::from(s[2])).into()); // 6to4
-    }
-    if ip.is_unspecified() || ip.is_multicast() || s[0] & 0xffc0 == 0xfe80 {
-        return AddressClass::Never;
-    }
-    let v4_compatible = s[..6] == [0; 6];
-    let private = ip.is_loopback()
-        || v4_compatible
-        || s[0] & 0xfe00 == 0xfc00 // unique local
-        || s[0] & 0xffc0 == 0xfec0 // site local, deprecated
-        || s[0] == 0x0100 // discard only
-        || (s[0] == 0x2001 && (s[1] == 0 || s[1] == 0x0db8)) // Teredo, documentation
-        || s[0] & 0xe000 != 0x2000; // not global unicast
-    if private { AddressClass::Private } else { AddressClass::Public }
-}
-
-fn worst(a: AddressClass, b: AddressClass) -> AddressClass {
-    if a == AddressClass::Never || b == AddressClass::Never { AddressClass::Never } else { a }
 }
 
 #[cfg(test)]
@@ -260,9 +204,31 @@ mod tests {
             "https://localhost.",
             "https://a_b.test",
             "https://*.test",
+            "https://[::1",
+            "https://::1",
+            "https://[127.0.0.1]",
+            "https://[fe80::1%25eth0]",
+            "https://[::1]8443",
+            "https://api.test:443:443",
+            "https://:443",
         ] {
             assert!(Upstream::parse(bad, true).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_port_that_is_none_is_named() {
+        for port in ["65536", "0", "070", "99999999999999999999", "+443", "-1", "4 43", "443a", ""] {
+            match Upstream::parse(&format!("https://api.test:{port}"), true) {
+                Err(UpstreamError::Port(named)) => assert_eq!(named, port),
+                Err(UpstreamError::NotAnOrigin(_)) => {} // no URI at all
+                other => panic!("{port}: {other:?}"),
+            }
+        }
+        let error = Upstream::parse("https://api.test:65536", false).unwrap_err().to_string();
+        assert_eq!(error, "port `65536` is none: 1 to 65535, without leading zeros");
+        assert_eq!(Upstream::parse("https://[::1]:65536", true).unwrap_err(), UpstreamError::Port("65536".into()));
+        assert_eq!(Upstream::parse("https://api.test:65535", false).unwrap().port(), 65535);
     }
 
     #[test]
@@ -287,39 +253,6 @@ mod tests {
             "https://0.0.0.0",
         ] {
             assert!(matches!(Upstream::parse(never, true), Err(UpstreamError::Never(_))), "{never}");
-        }
-    }
-
-    #[test]
-    fn addresses_are_what_they_embed() {
-        use AddressClass::{Never, Private, Public};
-        for (ip, class) in [
-            ("93.184.216.34", Public),
-            ("127.0.0.1", Private),
-            ("10.0.0.1", Private),
-            ("172.16.0.1", Private),
-            ("172.32.0.1", Public),
-            ("192.168.0.1", Private),
-            ("169.254.169.254", Never),
-            ("100.64.0.1", Private),
-            ("100.128.0.1", Public),
-            ("0.0.0.0", Never),
-            ("224.0.0.1", Never),
-            ("255.255.255.255", Never),
-            ("100.100.100.200", Never),
-            ("::1", Private),
-            ("::", Never),
-            ("fe80::1", Never),
-            ("fc00::1", Private),
-            ("fd00:ec2::254", Never),
-            ("::ffff:127.0.0.1", Private),
-            ("::ffff:a9fe:a9fe", Never),
-            ("64:ff9b::7f00:1", Private),
-            ("64:ff9b::a9fe:a9fe", Never),
-            ("2002:7f00:1::", Private),
-            ("2606:2800:220:1::1", Public),
-        ] {
-            assert_eq!(classify(ip.parse().unwrap()), class, "{ip}");
         }
     }
 }

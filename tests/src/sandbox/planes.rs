@@ -49,6 +49,9 @@ pub(super) fn launch(directory: &Path, options: &Options, store: &str) -> (Vec<P
     (vec![control, node], ready)
 }
 
+/// What stand-ins listen on: given to the tenant, and allowed by the node and by the control plane.
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
+
 fn write_private(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -59,7 +62,8 @@ fn write_control(directory: &Path, store: &str, admin: &str, distribution: &str)
     let store = if store.is_empty() { embedded } else { store };
     let config = format!(
         "[store]\n{store}\n[seal]\npath = \"kek\"\n[admin]\nlisten = \"{admin}\"\n[distribution]\n\
-         listen = \"{distribution}\"\n[telemetry]\nmetrics_listen = \"127.0.0.1:0\"\n"
+         listen = \"{distribution}\"\n[telemetry]\nmetrics_listen = \"127.0.0.1:0\"\n\
+         [upstream]\nprivate_networks = {LOOPBACK:?}\n"
     );
     fs::write(directory.join("control-plane.toml"), config).unwrap();
 }
@@ -84,12 +88,19 @@ fn write_context(directory: &Path, admin: &str) -> PathBuf {
 }
 
 fn write_node(directory: &Path, options: &Options, context_file: &Path, distribution: &str) {
-    let enrolled = Cli::new(directory, context_file).json(&["node", "enroll", "--region", "test"]);
+    let cli = Cli::new(directory, context_file);
+    let networks = LOOPBACK.map(|network| ["--private-network", network]);
+    cli.json(&[&["tenant", "update", "default"], networks.as_flattened()].concat());
+    let networks = match options.config.contains("private_networks") {
+        true => String::new(), // the test says them itself
+        false => format!("upstream.private_networks = {LOOPBACK:?}\n"),
+    };
+    let enrolled = cli.json(&["node", "enroll", "--region", "test"]);
     let join = enrolled["join_token"].as_str().unwrap_or_else(|| panic!("no `join_token`: {enrolled}"));
     write_private(&directory.join("join-token"), join);
     let hosts: Vec<String> = options.hosts.iter().map(|host| format!("\"{host}\"")).collect();
     let config = format!(
-        "proxy.hosts = [{}]\n[node]\nregion = \"test\"\ndata_dir = \"node\"\n[control]\n\
+        "proxy.hosts = [{}]\n{networks}[node]\nregion = \"test\"\ndata_dir = \"node\"\n[control]\n\
          endpoints = [\"https://{distribution}\"]\njoin_token_file = \"join-token\"\n{}",
         hosts.join(", "),
         options.config

@@ -21,7 +21,7 @@ fn service(tenant: &str) -> wire::Service {
     let site = wire::injection::Site { at: Some(wire::injection::site::At::Header(value)) };
     wire::Service {
         tenant: tenant.into(),
-        name: "api".into(),
+        name: "acme".into(),
         upstream: "https://api.example.com".into(),
         fields: vec!["key".into()],
         injection: Some(wire::Injection { sites: vec![site], ..Default::default() }),
@@ -35,7 +35,7 @@ async fn furnish(root: &mut AdminClient<Channel>, tenant: &str) -> String {
     let tenant = || tenant.to_owned();
     root.create_tenant(wire::CreateTenantRequest { name: tenant(), strict: false }).await.unwrap();
     root.apply_service(wire::ApplyServiceRequest { service: Some(service(&tenant())), wait: None }).await.unwrap();
-    let (name, service) = ("key".into(), "api".into());
+    let (name, service) = ("key".into(), "acme".into());
     let (secret, mint) = (SECRET.into(), String::new());
     let put = wire::PutCredentialRequest {
         tenant: tenant(),
@@ -49,7 +49,7 @@ async fn furnish(root: &mut AdminClient<Channel>, tenant: &str) -> String {
     root.put_credential(put).await.unwrap();
     let agent = wire::CreateAgentRequest { tenant: tenant(), name: "bot".into(), attributes: Default::default() };
     root.create_agent(agent).await.unwrap();
-    let grants = vec![wire::Grant { service: "api".into(), credential: String::new() }];
+    let grants = vec![wire::Grant { service: "acme".into(), credential: String::new() }];
     let issue = wire::IssueTokenRequest {
         tenant: tenant(),
         agent: "bot".into(),
@@ -73,7 +73,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
     let delete = |name: &str| wire::DeleteRequest { tenant: t(), name: name.into(), wait: no_wait() };
     let list = || wire::ListRequest { tenant: t() };
     let policy = "@id(\"all\") permit (principal, action, resource);";
-    let grants = || vec![wire::Grant { service: "api".into(), credential: "key".into() }];
+    let grants = || vec![wire::Grant { service: "acme".into(), credential: "key".into() }];
     let csr = || {
         let key = KeyPair::generate().unwrap();
         CertificateParams::default().serialize_request(&key).unwrap().der().to_vec()
@@ -93,7 +93,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "ListCatalogue" list_catalogue(wire::ListCatalogueRequest { search: String::new() });
         "GetTenant" get_tenant(wire::NameRequest { tenant: String::new(), name: t() });
         "ListServices" list_services(list());
-        "GetService" get_service(named("api"));
+        "GetService" get_service(named("acme"));
         "ListCredentials" list_credentials(list());
         "GetCredential" get_credential(named("key"));
         "WhereCredential" where_credential(named("key"));
@@ -105,14 +105,14 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "GetPolicy" get_policy(named("granted-services"));
         "CheckPolicies" check_policies(wire::CheckPoliciesRequest { tenant: t(), text: policy.into() });
         "Simulate" simulate(wire::SimulateRequest {
-            tenant: t(), agent: "bot".into(), service: "api".into(), method: "GET".into(), path: "/v1".into(), ..Default::default()
+            tenant: t(), agent: "bot".into(), service: "acme".into(), method: "GET".into(), path: "/v1".into(), ..Default::default()
         });
         "EnableService" enable_service(wire::EnableServiceRequest {
             tenant: t(), catalogue: "openai".into(), wait: no_wait(), ..Default::default()
         });
         "ApplyService" apply_service(wire::ApplyServiceRequest { service: Some(service(&t())), wait: no_wait() });
         "PutCredential" put_credential(wire::PutCredentialRequest {
-            tenant: t(), name: "key".into(), service: "api".into(), secret: b"x".to_vec(), wait: no_wait(), ..Default::default()
+            tenant: t(), name: "key".into(), service: "acme".into(), secret: b"x".to_vec(), wait: no_wait(), ..Default::default()
         });
         "AssignCredential" assign_credential(wire::AssignCredentialRequest {
             tenant: t(), name: "key".into(), pools: vec!["eu".into()], wait: no_wait()
@@ -134,7 +134,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "RevokeToken" revoke_token(delete(token));
         "DeleteAgent" delete_agent(delete("bot"));
         "DeleteCredential" delete_credential(delete("key"));
-        "DeleteService" delete_service(delete("api"));
+        "DeleteService" delete_service(delete("acme"));
         "ListNodes" list_nodes(wire::ListNodesRequest {});
         "GetNode" get_node(wire::NameRequest { tenant: String::new(), name: "n-1".into() });
         "ListOperators" list_operators(wire::ListOperatorsRequest {});
@@ -145,6 +145,9 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         });
         "DeleteOperator" delete_operator(wire::DeleteRequest { tenant: String::new(), name: "made".into(), wait: None });
         "CreateTenant" create_tenant(wire::CreateTenantRequest { name: "made".into(), strict: false });
+        "UpdateTenant" update_tenant(wire::UpdateTenantRequest {
+            name: "made".into(), private_networks: vec!["10.0.0.0/8".into()], wait: no_wait()
+        });
         "DeleteTenant" delete_tenant(wire::DeleteRequest { tenant: String::new(), name: "made".into(), wait: no_wait() });
     }
     ends
@@ -159,7 +162,7 @@ fn is_refused(status: &Status) -> bool {
 const ANYONE: &[&str] = &["Status", "WhoAmI", "ListTenants", "ListCatalogue"];
 const FLEET_READS: &[&str] = &["ListNodes", "GetNode", "ListOperators"];
 const FLEET_WRITES: &[&str] =
-    &["EnrollNode", "RevokeNode", "CreateOperator", "DeleteOperator", "CreateTenant", "DeleteTenant"];
+    &["EnrollNode", "RevokeNode", "CreateOperator", "DeleteOperator", "CreateTenant", "UpdateTenant", "DeleteTenant"];
 const READS: &[&str] = &[
     "GetTenant",
     "ListServices",
@@ -272,7 +275,7 @@ async fn no_answer_holds_a_credential_or_a_digest() {
         let bad = wire::PutCredentialRequest {
             tenant: "acme".into(),
             name: "key".into(),
-            service: "api".into(),
+            service: "acme".into(),
             secret: format!("{SECRET}\n{SECRET}").into(),
             ..Default::default()
         };

@@ -11,13 +11,13 @@ use crate::idp::{CLIENT_SECRET, Idp};
 fn world() -> (Sandbox, Idp) {
     let (sandbox, idp) = (Sandbox::start(), Idp::start());
     let definition =
-        format!("name = \"api\"\nupstream = \"{}\"\nallow_private = true\ninject = \"bearer\"\n", idp.origin());
+        format!("name = \"acme\"\nupstream = \"{}\"\nallow_private = true\ninject = \"bearer\"\n", idp.origin());
     sandbox.cli().apply_service(&definition);
     (sandbox, idp)
 }
 
 fn put(sandbox: &Sandbox, kind: &str, secret: &Value) -> Value {
-    let arguments = ["credential", "put", "key", "--service", "api", "--mint", kind, "--from-stdin"];
+    let arguments = ["credential", "put", "key", "--service", "acme", "--mint", kind, "--from-stdin"];
     sandbox.cli().json_with(&arguments, &secret.to_string())
 }
 
@@ -27,7 +27,7 @@ fn show(sandbox: &Sandbox) -> Value {
 
 /// What the API says to an agent: the token that the node brought, or a status.
 fn ask(sandbox: &Sandbox, token: &str) -> (u16, String) {
-    let reply = sandbox.get("/api/api/v1/things", token);
+    let reply = sandbox.get("/api/acme/v1/things", token);
     (reply.status, reply.text())
 }
 
@@ -47,7 +47,7 @@ fn client_credentials_become_a_token_that_is_renewed_before_it_ends() {
     idp.tokens_live(3);
     let stored = put(&sandbox, "oauth2-client", &idp.client());
     assert_eq!((&stored["mint"]["kind"], &stored["version"]), (&json!("oauth2-client"), &json!(1)), "{stored}");
-    let token = sandbox.token("agent", &["api"]).secret;
+    let token = sandbox.token("agent", &["acme"]).secret;
     // Over three lives of a token, no request meets one that has ended.
     let mut served = 0;
     wait_for("the fourth token", || {
@@ -70,7 +70,7 @@ fn a_rotating_refresh_token_is_never_used_twice_and_survives_a_crash() {
     idp.tokens_live(3);
     idp.rotate();
     put(&sandbox, "oauth2-refresh", &idp.refresh());
-    let token = sandbox.token("agent", &["api"]).secret;
+    let token = sandbox.token("agent", &["acme"]).secret;
     let version = || show(&sandbox)["version"].as_u64().unwrap();
     wait_for("three rotations", || (version() >= 3).then_some(()));
     // Not within an exchange: what is lost then only the provider can give again. A token of 60 days ends in another month.
@@ -93,7 +93,7 @@ fn a_failing_endpoint_leaves_the_last_good_token_and_says_so() {
     let (sandbox, idp) = world();
     idp.tokens_live(600);
     put(&sandbox, "oauth2-client", &idp.client());
-    let token = sandbox.token("agent", &["api"]).secret;
+    let token = sandbox.token("agent", &["acme"]).secret;
     assert_eq!(ask(&sandbox, &token).0, 200);
     idp.answer_with(503);
     idp.expire_soon();
@@ -119,7 +119,7 @@ fn a_token_that_an_upstream_refuses_is_renewed_once_however_many_requests_meet_t
     let (sandbox, idp) = world();
     idp.tokens_live(3600);
     put(&sandbox, "oauth2-client", &idp.client());
-    let token = sandbox.token("agent", &["api"]).secret;
+    let token = sandbox.token("agent", &["acme"]).secret;
     assert_eq!(ask(&sandbox, &token).0, 200);
     idp.revoke_all();
     for _ in 0..20 {
@@ -140,7 +140,7 @@ fn a_token_that_an_upstream_refuses_is_renewed_once_however_many_requests_meet_t
 fn what_can_not_mint_is_not_stored() {
     let (sandbox, idp) = world();
     let try_put = |kind: &str, secret: &Value| {
-        let arguments = ["credential", "put", "key", "--service", "api", "--mint", kind, "--from-stdin"];
+        let arguments = ["credential", "put", "key", "--service", "acme", "--mint", kind, "--from-stdin"];
         let finished = sandbox.cli().run(&arguments, &secret.to_string());
         (finished.code, finished.stderr)
     };
@@ -171,9 +171,9 @@ fn a_secret_put_as_it_is_ends_the_minting() {
     put(&sandbox, "oauth2-client", &idp.client());
     let rollback = sandbox.cli().run(&["credential", "rollback", "key"], "");
     assert_eq!(rollback.code, Some(5), "{}", rollback.stderr);
-    let plain = sandbox.cli().put_credential("key", "api", "a-plain-key-0000000001");
+    let plain = sandbox.cli().put_credential("key", "acme", "a-plain-key-0000000001");
     assert!(plain.get("mint").is_none(), "{plain}");
-    let token = sandbox.token("agent", &["api"]).secret;
+    let token = sandbox.token("agent", &["acme"]).secret;
     idp.accept("a-plain-key-0000000001");
     let (minted, asked) = (idp.minted().len(), std::time::Instant::now());
     wait_for("two lives of a token", || (asked.elapsed().as_secs() >= 6).then_some(()));

@@ -47,6 +47,7 @@ const MATRIX: &str = "
     GetNode             . . . .  y y y
     ListOperators       . . . .  y y y
     CreateTenant        . . . .  . . y
+    UpdateTenant        . . . .  . . y
     DeleteTenant        . . . .  . . y
     EnrollNode          . . . .  . . y
     RevokeNode          . . . .  . . y

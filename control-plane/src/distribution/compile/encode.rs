@@ -24,7 +24,11 @@ pub(super) fn agent(record: wire::Agent) -> Bytes {
     encode(Change::Agent(wire::TableAgent { tenant, name, attributes, disabled }))
 }
 
-pub(super) fn service(record: wire::Service) -> Bytes {
+/// A service as nodes are sent it. One that asks for private upstreams gets `networks` in place of the flag: a node of a version
+/// before, which knows the flag alone, then reaches no private address. Without networks no node may reach one either.
+pub(super) fn service(mut record: wire::Service, networks: &[String]) -> Bytes {
+    record.private_networks = if record.allow_private { networks.to_vec() } else { Vec::new() };
+    record.allow_private &= networks.is_empty();
     encode(Change::Service(wire::TableService { service: Some(record) }))
 }
 
@@ -47,6 +51,15 @@ pub(super) fn read_token(encoded: &Bytes) -> Option<wire::Token> {
     let Change::Token(token) = change else { return None };
     let wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs } = token;
     Some(wire::Token { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, ..Default::default() })
+}
+
+/// An encoded service, read back as the store has it.
+pub(super) fn read_service(encoded: &Bytes) -> Option<wire::Service> {
+    let change = wire::Change::decode(encoded.clone()).ok()?.change?;
+    let Change::Service(wire::TableService { service: Some(mut service) }) = change else { return None };
+    service.allow_private |= !service.private_networks.is_empty();
+    service.private_networks.clear();
+    Some(service)
 }
 
 pub(super) fn is_disabled(encoded: &Bytes) -> bool {

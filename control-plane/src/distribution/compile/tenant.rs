@@ -15,7 +15,7 @@ use seks_proto::{
 };
 
 use super::{
-    encode::{self, encode, read_token},
+    encode::{self, encode, read_service, read_token},
     tenant_record,
 };
 use crate::distribution::{item::Credential, scope::Scope};
@@ -64,6 +64,8 @@ impl Sums {
 pub(super) struct Tenant {
     /// Its own record exists, and it isn't being deleted: without it nothing in it is sent.
     pub(super) living: bool,
+    /// The private networks that its services may reach, where they ask for private upstreams.
+    networks: Vec<String>,
     agents: HashMap<AgentName, Bytes>,
     services: HashMap<ServiceName, Bytes>,
     credentials: HashMap<CredentialName, CredentialRow>,
@@ -151,8 +153,26 @@ impl Tenant {
         set(&mut self.agents, name, encoded, &mut self.sums.plain);
     }
 
-    pub(super) fn set_service(&mut self, name: ServiceName, encoded: Option<Bytes>) {
+    pub(super) fn set_service(&mut self, name: ServiceName, record: Option<wire::Service>) {
+        let encoded = record.map(|record| encode::service(record, &self.networks));
         set(&mut self.services, name, encoded, &mut self.sums.plain);
+    }
+
+    /// Replaces the private networks. Returns the services that nodes must be told of anew.
+    pub(super) fn set_networks(&mut self, networks: Vec<String>) -> Vec<ServiceName> {
+        if networks == self.networks {
+            return Vec::new();
+        }
+        self.networks = networks;
+        let again = |(name, encoded): (&ServiceName, &Bytes)| {
+            let changed = encode::service(read_service(encoded)?, &self.networks);
+            (changed != encoded).then(|| (name.clone(), changed))
+        };
+        let changed: Vec<(ServiceName, Bytes)> = self.services.iter().filter_map(again).collect();
+        let mut names: Vec<ServiceName> = changed.iter().map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        changed.into_iter().for_each(|(name, new)| set(&mut self.services, name, Some(new), &mut self.sums.plain));
+        names
     }
 
     pub(super) fn set_policy(&mut self, id: String, policy: Option<wire::Policy>) {

@@ -8,6 +8,7 @@ use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Response;
 use seks_proto::{
+    address::Reach,
     resolve::{ResolveError, resolve},
     service::Upstream,
 };
@@ -28,6 +29,7 @@ use crate::{
         tunnel::{Pulse, Tunnel},
     },
     table::{Cut, ServiceEntry, TokenEntry},
+    upstream::Upstreams,
 };
 
 /// Read at a time, in each direction.
@@ -49,14 +51,14 @@ pub(super) async fn open(
     leave: &ServiceEntry,
     token: &Arc<TokenEntry>,
     mut cut: Cut,
-    config: &UpstreamConfig,
+    (config, upstreams): (&UpstreamConfig, &Upstreams),
     in_flight: InFlight,
     record: &mut Record,
 ) -> Result<Response<Outgoing>, Refusal> {
     record.service(&leave.name, origin.host());
     record.port(origin.port());
     record.upstream_began(false);
-    let dialled = timeout(config.connect_timeout, dial(origin, leave.allow_private)).await;
+    let dialled = timeout(config.connect_timeout, dial(origin, &upstreams.reach(leave))).await;
     let host = dialled.unwrap_or_else(|_| Err(Code::UpstreamTimeout.into())).inspect_err(|refusal| {
         record.upstream_failed(refusal.code);
     })?;
@@ -71,10 +73,10 @@ pub(super) async fn open(
 }
 
 /// A connection to exactly an address that was checked, as every upstream's.
-async fn dial(origin: &Origin, allow_private: bool) -> Result<TcpStream, Refusal> {
+async fn dial(origin: &Origin, reach: &Reach) -> Result<TcpStream, Refusal> {
     let inside = || Refusal::from(Code::ServiceNotGranted).with_detail("no host outside is called so");
-    let upstream = Upstream::parse(&origin.to_url(), allow_private).map_err(|_| inside())?;
-    let found = resolve(upstream.host(), upstream.port(), allow_private).await;
+    let upstream = Upstream::parse(&origin.to_url(), !reach.given.is_empty()).map_err(|_| inside())?;
+    let found = resolve(upstream.host(), upstream.port(), reach).await;
     let addresses: Vec<SocketAddr> = found.map_err(|error| match error {
         ResolveError::Forbidden => inside(),
         ResolveError::None => Code::UpstreamUnreachable.into(),

@@ -10,15 +10,14 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+use seks_proto::address::OwnAddresses;
+
 use super::Lost;
-use crate::{
-    config::UpstreamConfig,
-    upstream::{
-        Answer, HeaderList, Request, Upload, UpstreamError, Upstreams,
-        connect::Stream,
-        pool::Counted,
-        tests::{KEY, about, listener},
-    },
+use crate::upstream::{
+    Answer, HeaderList, Request, Upload, UpstreamError, Upstreams,
+    connect::Stream,
+    pool::Counted,
+    tests::{KEY, about, config, listener},
 };
 
 /// A node's pool and the upstream that it reaches.
@@ -31,7 +30,7 @@ struct Pair {
 impl Pair {
     async fn new() -> Self {
         let (listener, service) = listener().await;
-        Self { upstreams: Arc::new(Upstreams::new(UpstreamConfig::default()).unwrap()), service, listener }
+        Self { upstreams: Arc::new(Upstreams::new(config(), OwnAddresses::default()).unwrap()), service, listener }
     }
 
     async fn send(&self, method: Method, upload: Upload) -> Result<Response<Answer>, UpstreamError> {

@@ -1,0 +1,221 @@
+//! The decision, at the moment of dialling, on one resolved address.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use super::{AddressClass, Networks, classify, embedded_v4};
+
+/// Addresses that are SEKS itself: its listeners, its control planes, its store. Shared by the planes of one process.
+#[derive(Clone, Debug, Default)]
+pub struct OwnAddresses(Arc<RwLock<Vec<SocketAddr>>>);
+
+impl OwnAddresses {
+    /// Adds a listener, once it is bound, or an endpoint.
+    pub fn add(&self, address: SocketAddr) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+
+    /// Adds what `HOST:PORT` leads to now. A name that doesn't resolve adds nothing.
+    pub async fn add_host(&self, host: &str, port: u16) {
+        match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(ip) => self.add(SocketAddr::new(ip, port)),
+            Err(_) => {
+                if let Ok(found) = tokio::net::lookup_host((host, port)).await {
+                    found.for_each(|address| self.add(address));
+                }
+            }
+        }
+    }
+
+    /// Adds what `URL` or `HOST:PORT` leads to now.
+    pub async fn add_endpoint(&self, endpoint: &str) {
+        let authority = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+        let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+        let default = if endpoint.starts_with("http://") { 80 } else { 443 };
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port.parse().unwrap_or(default)),
+            _ => (authority, default),
+        };
+        self.add_host(host, port).await;
+    }
+
+    /// Whether `address` is one of them. Of what is bound to this machine, the port counts on every address of this machine.
+    fn holds(&self, address: SocketAddr, here: bool) -> bool {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().any(|own| {
+            let own_ip = own.ip().to_canonical();
+            own.port() == address.port()
+                && (own_ip == address.ip() || (here && (own_ip.is_unspecified() || is_of_this_machine(own_ip))))
+        })
+    }
+}
+
+/// What a process may dial.
+#[derive(Clone, Debug, Default)]
+pub struct DialGuard {
+    /// Private networks that this process's own configuration allows.
+    pub allowed: Networks,
+    /// What it must never dial.
+    pub own: OwnAddresses,
+}
+
+/// What may be dialled for one service: the process's limits, and the networks that the service's tenant was given.
+#[derive(Clone, Debug, Default)]
+pub struct Reach {
+    /// Of the process.
+    pub guard: Arc<DialGuard>,
+    /// Of the tenant, when the service asks for them (`allow_private`); else none.
+    pub given: Networks,
+}
+
+impl Reach {
+    /// Whether `address`, as it was resolved, may be dialled.
+    #[must_use]
+    pub fn permits(&self, address: SocketAddr) -> bool {
+        let class = classify(address.ip());
+        if class == AddressClass::Never {
+            return false;
+        }
+        let ip = address.ip().to_canonical();
+        let address = SocketAddr::new(ip, address.port());
+        let here = is_of_this_machine(ip);
+        if self.guard.own.holds(address, here) {
+            return false;
+        }
+        match (class, here) {
+            (AddressClass::Public, false) => true,
+            (_, false) => self.both_allow(ip),
+            // Another address of this machine is loopback by another name: whoever doesn't allow loopback doesn't allow it.
+            (_, true) => self.both_allow(ip) && allows_loopback(&self.guard.allowed),
+        }
+    }
+
+    /// Both lists name the address and, where it is carried to a private IPv4 address, that one too.
+    fn both_allow(&self, ip: IpAddr) -> bool {
+        let both = |ip: IpAddr| self.given.contains(ip) && self.guard.allowed.contains(ip);
+        let carried = match ip {
+            IpAddr::V4(_) => Vec::new(),
+            IpAddr::V6(v6) => embedded_v4(v6),
+        };
+        both(ip) && carried.into_iter().map(IpAddr::V4).all(|v4| classify(v4) == AddressClass::Public || both(v4))
+    }
+}
+
+fn allows_loopback(networks: &Networks) -> bool {
+    networks.contains(Ipv4Addr::LOCALHOST.into()) || networks.contains(Ipv6Addr::LOCALHOST.into())
+}
+
+/// Whether packets to `ip` stay on this machine. A datagram socket that is connected sends nothing; the kernel then names the
+/// source address, and for an address of this machine that is the address itself.
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    if ip.is_loopback() {
+        return true;
+    }
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((ip, 9))?; // the port is of no matter: discard
+        socket.local_addr()
+    };
+    source().is_ok_and(|source| source.ip() == ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reach(allowed: &[&str], given: &[&str], own: &[&str]) -> Reach {
+        let addresses = OwnAddresses::default();
+        own.iter().for_each(|address| addresses.add(address.parse().unwrap()));
+        let guard = DialGuard { allowed: Networks::parse(allowed).unwrap(), own: addresses };
+        Reach { guard: Arc::new(guard), given: Networks::parse(given).unwrap() }
+    }
+
+    fn permits(reach: &Reach, address: &str) -> bool {
+        reach.permits(address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_private_address_takes_both_the_tenants_networks_and_the_nodes() {
+        let (ten, all) = (&["10.0.0.0/8"][..], &["10.0.0.0/8", "127.0.0.0/8"][..]);
+        assert!(permits(&reach(all, ten, &[]), "10.1.2.3:443"));
+        for (allowed, given) in [(ten, &[][..]), (&[][..], ten), (&[][..], &[][..]), (ten, &["10.2.0.0/16"][..])] {
+            assert!(!permits(&reach(allowed, given, &[]), "10.1.2.3:443"), "{allowed:?} {given:?}");
+            assert!(permits(&reach(allowed, given, &[]), "93.184.216.34:443"));
+        }
+    }
+
+    #[test]
+    fn no_network_allows_metadata_link_local_or_this_network() {
+        let everything = reach(&["0.0.0.0/0", "::/0"], &["0.0.0.0/0", "::/0"], &[]);
+        for never in [
+            "169.254.169.254:80",
+            "168.63.129.16:80",
+            "100.100.100.200:80",
+            "192.0.0.192:80",
+            "0.0.0.0:80",
+            "0.1.2.3:80",
+            "224.0.0.1:80",
+            "255.255.255.255:80",
+            "[fd00:ec2::23]:80",
+            "[fd20:ce::254]:80",
+            "[fd00:c1::a9fe:a9fe]:80",
+            "[fd00:42::42]:80",
+            "[::ffff:168.63.129.16]:80",
+            "[::]:80",
+            "[ff02::1]:80",
+        ] {
+            assert!(!permits(&everything, never), "{never}");
+        }
+        assert!(permits(&everything, "100.64.0.1:80") && permits(&everything, "[fd00::1]:80"));
+    }
+
+    #[test]
+    fn own_listeners_are_refused_in_every_form_of_the_address() {
+        let loopback = &["127.0.0.0/8", "::1/128", "::ffff:0:0:0/96", "64:ff9b::/96"][..];
+        let dev = reach(loopback, loopback, &["127.0.0.1:8302", "[::]:2379", "10.9.9.9:8303"]);
+        for own in ["127.0.0.1:8302", "127.0.0.2:8302", "[::1]:8302", "[::ffff:127.0.0.1]:8302", "127.0.0.1:2379"] {
+            assert!(!permits(&dev, own), "{own}");
+        }
+        assert!(permits(&dev, "127.0.0.1:8000") && permits(&dev, "[::ffff:127.0.0.1]:8000"));
+        let ten = reach(&["10.0.0.0/8"], &["10.0.0.0/8"], &["10.9.9.9:8303"]);
+        assert!(!permits(&ten, "10.9.9.9:8303") && permits(&ten, "10.9.9.9:443") && permits(&ten, "10.9.9.8:8303"));
+    }
+
+    #[test]
+    fn another_address_of_this_machine_is_loopback() {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let Ok(own) = socket.connect("198.51.100.1:9").and_then(|()| socket.local_addr()) else { return };
+        if own.ip().is_loopback() {
+            return; // no network beside loopback on this machine
+        }
+        let network = format!("{}/{}", own.ip(), if own.is_ipv4() { 32 } else { 128 });
+        let address = SocketAddr::new(own.ip(), 80).to_string();
+        assert!(!permits(&reach(&[&network], &[&network], &[]), &address));
+        assert!(permits(&reach(&[&network, "127.0.0.0/8"], &[&network], &[]), &address));
+    }
+
+    #[test]
+    fn a_carried_address_counts_too() {
+        let nat64 = &["64:ff9b::/96"][..];
+        assert!(permits(&reach(nat64, nat64, &[]), "[64:ff9b::5db8:d822]:443"));
+        assert!(!permits(&reach(nat64, nat64, &[]), "[64:ff9b::a00:1]:443"));
+        let both = &["64:ff9b::/96", "10.0.0.0/8"][..];
+        assert!(permits(&reach(both, both, &[]), "[64:ff9b::a00:1]:443"));
+    }
+
+    #[tokio::test]
+    async fn endpoints_are_read_as_urls_and_as_authorities() {
+        let own = OwnAddresses::default();
+        for endpoint in ["https://10.0.0.1:2379", "10.0.0.2:2379", "http://[::1]:2379/x", "https://10.0.0.3"] {
+            own.add_endpoint(endpoint).await;
+        }
+        let all = own.0.read().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(all, ["10.0.0.1:2379", "10.0.0.2:2379", "[::1]:2379", "10.0.0.3:443"]);
+    }
+}

@@ -1,0 +1,120 @@
+//! Lists of networks, as configuration files and records name them.
+
+use std::{net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+/// Most networks in one list: a bound on what each new connection compares.
+const MAX_NETWORKS: usize = 64;
+
+/// Private networks that may be reached. Empty: none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks(Arc<[IpNet]>);
+
+/// Why a list of networks is not acceptable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// Not `ADDRESS/PREFIX`.
+    #[error("`{0}` is no network: ADDRESS/PREFIX, such as 10.0.0.0/8")]
+    NotANetwork(String),
+    /// Bits are set behind the prefix.
+    #[error("`{given}` has bits set behind its prefix: `{meant}`")]
+    HostBits {
+        /// As written.
+        given: String,
+        /// The network that it lies in.
+        meant: IpNet,
+    },
+    /// The list is too long.
+    #[error("at most {MAX_NETWORKS} networks")]
+    TooMany,
+}
+
+impl Networks {
+    /// Loopback, RFC 1918 and unique local addresses: what `seks dev` allows.
+    #[must_use]
+    pub fn of_this_machine_and_lan() -> Self {
+        let all = ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
+        Self(all.iter().filter_map(|network| network.parse().ok()).collect())
+    }
+
+    /// Reads a list.
+    ///
+    /// # Errors
+    /// [`NetworkError`], naming the entry.
+    pub fn parse(list: &[impl AsRef<str>]) -> Result<Self, NetworkError> {
+        if list.len() > MAX_NETWORKS {
+            return Err(NetworkError::TooMany);
+        }
+        let networks = list.iter().map(|text| parse_one(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self(networks.into()))
+    }
+
+    /// Whether the list is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one of them contains `ip`, in its plain form.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&ip))
+    }
+
+    /// Whether some network of `before` is not wholly in one of these: something was taken away.
+    #[must_use]
+    pub fn narrows(&self, before: &Self) -> bool {
+        !before.0.iter().all(|old| self.0.iter().any(|new| new.contains(old)))
+    }
+
+    /// As they are written.
+    #[must_use]
+    pub fn to_strings(&self) -> Vec<String> {
+        self.0.iter().map(ToString::to_string).collect()
+    }
+}
+
+fn parse_one(text: &str) -> Result<IpNet, NetworkError> {
+    let wrong = || NetworkError::NotANetwork(text.chars().take(60).collect());
+    let network: IpNet = text.parse().map_err(|_| wrong())?;
+    // An IPv4-mapped network would match nothing: addresses are compared in their plain form.
+    if matches!(network, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some()) {
+        return Err(wrong());
+    }
+    if network.trunc() != network {
+        return Err(NetworkError::HostBits { given: text.into(), meant: network.trunc() });
+    }
+    Ok(network)
+}
+
+impl<'de> Deserialize<'de> for Networks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&Vec::<String>::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_networks_are_read() {
+        assert!(Networks::parse(&["10.0.0.0/8", "fd00::/8", "192.0.2.1/32"]).is_ok());
+        for bad in ["10.0.0.0", "10/8", "10.0.0.0/33", "host/8", "", "::ffff:10.0.0.0/104", " 10.0.0.0/8"] {
+            assert!(matches!(Networks::parse(&[bad]), Err(NetworkError::NotANetwork(_))), "{bad}");
+        }
+        let error = Networks::parse(&["10.1.0.0/8"]).unwrap_err().to_string();
+        assert_eq!(error, "`10.1.0.0/8` has bits set behind its prefix: `10.0.0.0/8`");
+        assert_eq!(Networks::parse(&vec!["10.0.0.0/8"; 65]), Err(NetworkError::TooMany));
+    }
+
+    #[test]
+    fn a_list_narrows_when_a_network_is_gone_or_smaller() {
+        let list = |all: &[&str]| Networks::parse(all).unwrap();
+        assert!(list(&["10.0.0.0/9"]).narrows(&list(&["10.0.0.0/8"])));
+        assert!(list(&[]).narrows(&list(&["::1/128"])));
+        assert!(!list(&["10.0.0.0/8"]).narrows(&list(&["10.1.0.0/16"])));
+    }
+}
