@@ -1,6 +1,7 @@
 //! Where agents connect: accepts, shakes hands, and gives each request to the proxy.
 
 mod activity;
+mod answering;
 mod body;
 mod connection;
 mod h1;
@@ -19,7 +20,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::{activity::Activity, h1::Severed, stalled::polled};
+pub(crate) use self::{activity::Activity, h1::Severed, stalled::polled, stream::Link};
 use self::{connection::Server, tls::Acceptor};
 pub use self::{
     request_body::{BrokenBody, RequestBody},

@@ -26,30 +26,40 @@ pub(crate) enum Sending<B> {
     Chunked(B, bool),
     /// Unknown how many: the connection's end ends it.
     ToEnd(B),
+    /// None: the rest is in the outbox. What has to end it is still asked of the body.
+    Sent(B),
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
     pub(crate) fn is_done(&self) -> bool {
-        matches!(self, Self::Nothing)
+        matches!(self, Self::Nothing | Self::Sent(_))
     }
 
-    /// The body, while something is left of it.
+    /// Lets go of a body that was sent: the outbox is empty.
+    pub(crate) fn finish(&mut self) {
+        if self.is_done() {
+            *self = Self::Nothing;
+        }
+    }
+
+    /// The body, while something of it is left here or in the outbox.
     pub(crate) fn body(&mut self) -> Option<&mut B> {
         match self {
             Self::Nothing => None,
-            Self::Length(body, _) | Self::Chunked(body, _) | Self::ToEnd(body) => Some(body),
+            Self::Length(body, _) | Self::Chunked(body, _) | Self::ToEnd(body) | Self::Sent(body) => Some(body),
         }
     }
 
     /// Takes of the body what fits behind what is to be written. `true`: it has more, and hasn't got it yet.
     pub(crate) fn fill(&mut self, out: &mut Outbox, cx: &mut Context<'_>) -> Result<bool, Broke> {
         while out.part.is_empty() && out.head.len() < COPY_BYTES {
+            let done = self.is_done();
             if let Self::Chunked(_, open) = self
                 && std::mem::take(open)
             {
                 out.head.extend_from_slice(b"\r\n");
             }
-            let Some(body) = self.body() else { break };
+            let Some(body) = self.body().filter(|_| !done) else { break };
             let data = match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Pending => return Ok(true),
                 Poll::Ready(None) => Bytes::new(),
@@ -77,7 +87,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
                 write_chunk_size(&mut out.head, data.len());
                 *open = true;
             }
-            Self::Chunked(..) | Self::ToEnd(_) | Self::Nothing => {}
+            Self::Chunked(..) | Self::ToEnd(_) | Self::Sent(_) | Self::Nothing => {}
         }
         if data.len() > COPY_BYTES {
             out.part = data;
@@ -97,7 +107,10 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
             }
         }
         if ended {
-            *self = Self::Nothing;
+            *self = match std::mem::replace(self, Self::Nothing) {
+                Self::Length(body, _) | Self::Chunked(body, _) | Self::ToEnd(body) | Self::Sent(body) => Self::Sent(body),
+                Self::Nothing => Self::Nothing,
+            };
         }
         Ok(())
     }

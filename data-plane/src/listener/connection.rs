@@ -22,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     activity::{Activity, Waiting},
+    answering::{Answer, Handled},
     h1::{End, H1, Serve},
     handling::Handling,
     head::{HeadLimits, Violation},
     request_body::RequestBody,
     stalled::{Streams, polled},
-    stream::{Inbound, Stream},
+    stream::{Inbound, Link, Stream},
     tls::Acceptor,
 };
 use crate::{
@@ -111,12 +112,16 @@ impl Server {
         let stream = match connection.serve(&handler, &self.stop).await {
             End::Gone => None,
             End::Last(stream) => Some(stream),
-            End::Switched(Tunnel::Socket(socket), stream) => socket.run(stream, &self.stop).await,
+            End::Switched(Tunnel::Socket(socket), mut stream) => {
+                let link = stream.link();
+                socket.run(stream, &link, &self.stop).await
+            }
             End::Switched(Tunnel::Interception(interception), stream) => {
                 return self.intercept(stream, *interception, handler.source).await;
             }
-            End::Switched(Tunnel::Passage(passage), stream) => {
-                return passage.run(stream, &self.stop).await;
+            End::Switched(Tunnel::Passage(passage), mut stream) => {
+                let link = stream.link();
+                return passage.run(stream, &link, &self.stop).await;
             }
         };
         if let Some(stream) = stream {
@@ -143,7 +148,8 @@ impl Server {
             let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
             let (proxy, entry) = (self.proxy.clone(), Entry::Within(opened.via.clone()));
             let service = Handler { proxy, source, tls: true, entry, activity: Arc::new(Activity::new()) };
-            let stream = Stream::new(Inbound::Intercepted(Box::new(tls)));
+            let mut stream = Stream::new(Inbound::Intercepted(Box::new(tls)));
+            let link = stream.link();
             let serve = async {
                 if is_h2 {
                     self.serve_h2(stream, service).await;
@@ -151,17 +157,19 @@ impl Server {
                     self.serve_h1(stream, service, Instant::now()).await;
                 }
             };
-            opened.run(serve).await;
+            opened.run(serve, &link).await;
         })
     }
 
-    async fn serve_h2(&self, stream: Stream, service: Handler) {
-        let activity = service.activity.clone();
+    async fn serve_h2(&self, mut stream: Stream, handler: Handler) {
+        let (activity, link) = (handler.activity.clone(), stream.link());
+        let service = Streamed { handler, link: link.clone() };
         let mut connection = pin!(self.h2.serve_connection(TokioIo::new(stream), service));
         let mut draining = false;
         loop {
             let idle_at = activity.idle_since().unwrap_or_else(Instant::now) + self.limits.keep_alive;
             tokio::select! {
+                () = link.severed() => return,
                 _ = connection.as_mut() => return,
                 () = self.stop.cancelled(), if !draining => {}
                 () = sleep_until(idle_at) => {
@@ -255,12 +263,18 @@ impl Serve for Handler {
     }
 }
 
-impl Service<Request<Incoming>> for Handler {
-    type Response = Response<AnswerBody>;
-    type Error = Infallible;
-    type Future = Handling;
+/// Gives the requests of an HTTP/2 connection to the proxy.
+struct Streamed {
+    handler: Handler,
+    link: Arc<Link>,
+}
 
-    fn call(&self, request: Request<Incoming>) -> Handling {
-        self.begin(request.map(RequestBody::from))
+impl Service<Request<Incoming>> for Streamed {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Handled;
+
+    fn call(&self, request: Request<Incoming>) -> Handled {
+        Handled::begin(self.handler.begin(request.map(RequestBody::from)), &self.link)
     }
 }

@@ -13,7 +13,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -228,6 +228,7 @@ impl H1 {
         };
         let last = terms.last || left || stop.is_cancelled();
         let (framing, last) = answer::write(&mut self.outbox.head, &parts, body.size_hint().exact(), terms, last);
+        let to_end = matches!(framing, Framing::ToEnd);
         let mut sending = match framing {
             Framing::Empty | Framing::Length(0) => Sending::Nothing,
             Framing::Length(n) => Sending::Length(body, n),
@@ -235,8 +236,13 @@ impl H1 {
             Framing::ToEnd => Sending::ToEnd(body),
         };
         if poll_fn(|cx| self.poll_answer(cx, &mut sending)).await.is_err() {
-            if let (Sending::ToEnd(_), Some(stream)) = (&sending, &self.shared.lock().stream) {
-                stream.reset(); // or it would pass for the whole
+            // An answer that goes to the connection's end would pass for the whole; and what an agent may not have any more is not
+            // to reach it from the kernel's buffers either.
+            let severed = |body: &mut B| body.poll_severed(&mut Context::from_waker(Waker::noop())).is_ready();
+            if (to_end || sending.body().is_some_and(severed))
+                && let Some(stream) = &self.shared.lock().stream
+            {
+                stream.reset();
             }
             return Err(Broken);
         }

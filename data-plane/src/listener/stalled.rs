@@ -1,5 +1,5 @@
 //! Ends HTTP/2 streams whose agent doesn't read: with its window at 0 hyper waits for ever, and never asks for the body again, so
-//! neither the body's own limits nor a revocation are seen.
+//! the body's own limits aren't seen. That the right to an answer has ended is asked of the answer itself, whatever hyper waits for.
 //!
 //! hyper runs each stream as a task of its own on our executor; a task that waits, and neither for the proxy nor for the upstream,
 //! waits for its agent. Who it waits for is told by whoever was polled last, in the same poll on the same thread.
@@ -8,12 +8,15 @@ use std::{
     cell::Cell,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep};
+
+use super::answering::Answering;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Polled {
@@ -44,13 +47,15 @@ pub(super) struct Streams {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        tokio::spawn(Watched { stream: Box::pin(stream), patience: self.patience, since: None, timer: None });
+        let (stream, answering) = (Box::pin(stream), Answering::of_next());
+        tokio::spawn(Watched { stream, answering, patience: self.patience, since: None, timer: None });
     }
 }
 
 /// One stream. Dropping it resets the stream and lets go of the upstream.
 struct Watched<F> {
     stream: Pin<Box<F>>,
+    answering: Option<Arc<Answering>>,
     patience: Duration,
     /// Since when it has waited for its agent.
     since: Option<Instant>,
@@ -65,6 +70,9 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
         POLLED.set(Polled::Nothing);
         if this.stream.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
+        }
+        if this.answering.as_ref().is_some_and(|answering| answering.poll_severed(cx).is_ready()) {
+            return Poll::Ready(()); // whatever is left of it is thrown away with the stream
         }
         match POLLED.get() {
             Polled::Waits => this.since = None,

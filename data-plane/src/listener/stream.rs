@@ -4,6 +4,10 @@ use std::{
     future::Future as _,
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -11,6 +15,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Notify,
     time::Sleep,
 };
 use tokio_rustls::server::TlsStream;
@@ -28,15 +33,47 @@ pub(super) enum Inbound {
     Memory(tokio::io::DuplexStream),
 }
 
+/// A handle to a connection for who doesn't hold it.
+#[derive(Default)]
+pub(crate) struct Link {
+    /// The agent takes nothing, and bytes for it are waiting.
+    blocked: AtomicBool,
+    /// It is reset at its end: what the kernel holds for the agent goes with it.
+    reset: AtomicBool,
+    severed: Notify,
+}
+
+impl Link {
+    /// What was being sent may not reach the agent any more. Bytes that wait in front of an agent that takes none can't be told
+    /// apart: the connection ends.
+    pub(crate) fn sever(&self) {
+        if self.blocked.load(Relaxed) {
+            self.reset();
+            self.severed.notify_one();
+        }
+    }
+
+    /// The connection is reset when it ends, rather than closed.
+    pub(crate) fn reset(&self) {
+        self.reset.store(true, Relaxed);
+    }
+
+    /// Ready when [`sever`](Self::sever) has ended the connection.
+    pub(super) async fn severed(&self) {
+        self.severed.notified().await;
+    }
+}
+
 /// A connection whose writes may not stall for ever.
 pub(super) struct Stream {
     inner: Inbound,
     stalled: Option<Pin<Box<Sleep>>>,
+    link: Option<Arc<Link>>,
 }
 
 impl Stream {
     pub(super) fn new(inner: Inbound) -> Self {
-        Self { inner, stalled: None }
+        Self { inner, stalled: None, link: None }
     }
 
     /// Whoever has the other end finds it reset rather than ended, once this is dropped.
@@ -51,8 +88,23 @@ impl Stream {
         }
     }
 
+    /// The handle to it.
+    pub(super) fn link(&mut self) -> Arc<Link> {
+        self.link.get_or_insert_default().clone()
+    }
+
+    /// Bytes wait for the agent: written ones until they are flushed, which TLS doesn't do by itself.
+    fn blocked<T>(&self, poll: &Poll<io::Result<T>>, flushed: bool) {
+        if let Some(link) = &self.link
+            && (poll.is_pending() || flushed)
+        {
+            link.blocked.store(poll.is_pending(), Relaxed);
+        }
+    }
+
     /// Nothing was taken: since when? The timer stands only while that is so.
     fn watch(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.blocked(&wrote, false);
         if wrote.is_ready() {
             if self.stalled.is_some() {
                 self.stalled = None;
@@ -61,6 +113,14 @@ impl Stream {
         }
         let timer = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
         timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.link.as_ref().is_some_and(|link| link.reset.load(Relaxed)) {
+            self.reset();
+        }
     }
 }
 
@@ -116,13 +176,16 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().inner {
+        let this = self.get_mut();
+        let flushed = match &mut this.inner {
             Inbound::Plain(s) => Pin::new(s).poll_flush(cx),
             Inbound::Tls(s) => Pin::new(s).poll_flush(cx),
             Inbound::Intercepted(s) => Pin::new(s).poll_flush(cx),
             #[cfg(test)]
             Inbound::Memory(s) => Pin::new(s).poll_flush(cx),
-        }
+        };
+        this.blocked(&flushed, true);
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

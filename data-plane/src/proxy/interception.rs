@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    listener::Link,
     table::{CredentialEntry, Cut, Found, ServiceEntry, Table, TokenEntry},
     upstream::Upstreams,
 };
@@ -244,8 +245,8 @@ impl Opened {
         }
     }
 
-    /// Serves the tunnel with `serve` for as long as there is a right to it.
-    pub(crate) async fn run(self, serve: impl Future<Output = ()>) {
+    /// Serves the tunnel with `serve` for as long as there is a right to it; `link` is the connection in it.
+    pub(crate) async fn run(self, serve: impl Future<Output = ()>, link: &Link) {
         let Self { cut, expires, mut record, .. } = self;
         let ended = async {
             match cut {
@@ -265,6 +266,7 @@ impl Opened {
             () = expired => Code::TokenExpired,
             () = serve => return record.complete(),
         };
+        link.reset();
         record.refused(reason);
     }
 }

@@ -213,6 +213,7 @@ impl H1 {
         for _ in 0..WRITES_AT_ONCE {
             let waits = self.sending.fill(&mut self.outbox, cx)?;
             if self.outbox.is_empty() {
+                self.sending.finish();
                 match Pin::new(&mut self.stream).poll_flush(cx) {
                     Poll::Ready(Err(_)) => return Poll::Ready(self.give_up_sending()),
                     Poll::Ready(Ok(())) if waits => return Poll::Pending,

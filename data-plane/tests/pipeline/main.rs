@@ -16,4 +16,5 @@ mod rig;
 mod thin;
 mod tls;
 mod tokens;
+mod unread;
 mod websocket;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::Origin;
 use crate::{
     config::UpstreamConfig,
+    listener::Link,
     proxy::{
         audit::Record,
         outgoing::{InFlight, Outgoing, expiry},
@@ -94,8 +95,8 @@ impl Passage {
         }
     }
 
-    /// Passes bytes both ways until both ends have said that there are no more, or the right to it ends.
-    pub(crate) async fn run(self, agent: impl AsyncRead + AsyncWrite, stop: &CancellationToken) {
+    /// Passes bytes both ways until both ends have said that there are no more, or the right to it ends. `link` is `agent`'s.
+    pub(crate) async fn run(self, agent: impl AsyncRead + AsyncWrite, link: &Link, stop: &CancellationToken) {
         let Self { host, mut cut, expires, idle, in_flight, record } = self;
         let Some(mut record) = record else { return };
         let pulse = Pulse::new(record.counters().clone());
@@ -126,7 +127,10 @@ impl Passage {
         };
         drop(in_flight); // before the agent sees the end, and opens the next
         match refused {
-            Some(code) => record.refused(code),
+            Some(code) => {
+                link.reset();
+                record.refused(code);
+            }
             None if whole => record.complete(),
             None => {}
         }

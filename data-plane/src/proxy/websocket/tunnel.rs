@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{agent::FromAgent, handshake, upstream::FromUpstream};
 use crate::{
+    listener::Link,
     proxy::{
         audit::Record,
         forward::Answered,
@@ -106,10 +107,12 @@ impl Socket {
         }
     }
 
-    /// Passes frames both ways until the end. Gives the agent's connection back, to be closed gently.
+    /// Passes frames both ways until the end. Gives the agent's connection back, to be closed gently. `link` is `agent`'s: it is reset
+    /// when the right to the tunnel ends and the agent doesn't take the Close that says so.
     pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         self: Box<Self>,
         agent: S,
+        link: &Link,
         stop: &CancellationToken,
     ) -> Option<S> {
         let Self { upstream, needles, mut cut, expires, idle, in_flight, record } = *self;
@@ -136,7 +139,10 @@ impl Socket {
             end = both(&mut up, &mut down) => end,
         };
         let from_agent = up.finish();
-        let to_agent = down.finish(end.goodbye().map(|(code, reason, _)| (code, reason)), GOODBYE).await;
+        if matches!(end, End::Cut(_) | End::Expired) {
+            link.sever();
+        }
+        let (to_agent, told) = down.finish(end.goodbye().map(|(code, reason, _)| (code, reason)), GOODBYE).await;
         drop((counted, in_flight));
         match end.goodbye() {
             None if end == End::Closed => record.complete(),
@@ -145,6 +151,10 @@ impl Socket {
                 record.refused(code);
                 drop(record);
             }
+        }
+        if matches!(end, End::Cut(_) | End::Expired) && !told {
+            link.reset();
+            return None;
         }
         Some(from_agent.unsplit(to_agent))
     }

@@ -149,14 +149,15 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> FromUpstream<R, W> {
         self.agent.closing = opcode == Opcode::Close;
     }
 
-    /// Lets go of the upstream, tells the agent why it ends, and gives the agent's half back.
-    pub(super) async fn finish(self, goodbye: Option<(u16, &str)>, within: Duration) -> W {
+    /// Lets go of the upstream, tells the agent why it ends, and gives the agent's half back; whether it was told.
+    pub(super) async fn finish(self, goodbye: Option<(u16, &str)>, within: Duration) -> (W, bool) {
         let Self { upstream, mut agent, .. } = self;
         drop(upstream);
-        if let Some((code, reason)) = goodbye {
-            let _ = timeout(within, agent.close(code, reason)).await;
-        }
-        agent.agent
+        let told = match goodbye {
+            Some((code, reason)) => timeout(within, agent.close(code, reason)).await.unwrap_or(false),
+            None => false,
+        };
+        (agent.agent, told)
     }
 }
 
@@ -177,10 +178,11 @@ impl<W: AsyncWrite + Unpin> ToAgent<W> {
         self.agent.flush().await
     }
 
-    /// Says Close, unless the agent is in the middle of a frame or has been told. What was to be sent no longer is.
-    async fn close(&mut self, code: u16, reason: &str) {
+    /// Says Close, unless the agent is in the middle of a frame or has been told. What was to be sent no longer is. `false`: it wasn't
+    /// told.
+    async fn close(&mut self, code: u16, reason: &str) -> bool {
         if self.begun || self.closing {
-            return;
+            return self.closing && !self.begun;
         }
         let mut frame = BytesMut::new();
         frame::write(&mut frame, true, Opcode::Close, 2 + reason.len() as u64, None);
@@ -188,6 +190,6 @@ impl<W: AsyncWrite + Unpin> ToAgent<W> {
         frame.extend_from_slice(reason.as_bytes());
         self.out.clear();
         self.out.push_back(frame.freeze());
-        let _ = self.send().await;
+        self.send().await.is_ok()
     }
 }
