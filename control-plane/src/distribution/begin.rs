@@ -77,6 +77,8 @@ struct Replay<'a> {
     table: Materialised,
     /// The records of nodes and replicas. What became of them in between is of no interest: nobody was served here.
     fleet: BTreeMap<Key, Record>,
+    /// See [`Listing::complete_since`].
+    complete_since: Revision,
     feed: Feed,
     sealer: &'a Sealer,
 }
@@ -85,7 +87,7 @@ impl<'a> Replay<'a> {
     fn new(records: Vec<Record>, from: Revision, sealer: &'a Sealer) -> Self {
         let fleet = records.iter().filter(|record| is_of_fleet(&record.key));
         let fleet = fleet.map(|record| (record.key.clone(), record.clone())).collect();
-        Self { fleet, table: Materialised::load(records), feed: Feed::new(from), sealer }
+        Self { fleet, complete_since: from, table: Materialised::load(records), feed: Feed::new(from), sealer }
     }
 
     /// Up to `head` at least; `None` when the watch ends before.
@@ -99,7 +101,9 @@ impl<'a> Replay<'a> {
             }
         }
         let reached = self.feed.head();
-        Some((Listing::of(self.fleet.into_values(), self.table, reached), self.feed))
+        let mut listing = Listing::of(self.fleet.into_values(), self.table, reached);
+        listing.complete_since = Some(self.complete_since);
+        Some((listing, self.feed))
     }
 
     fn take(&mut self, revision: Revision, changes: Vec<Write>) {
@@ -107,9 +111,16 @@ impl<'a> Replay<'a> {
             match change {
                 Write::Put(key, value) if is_of_fleet(key) => {
                     let record = Record { key: key.clone(), value: value.clone(), modified: revision };
-                    self.fleet.insert(key.clone(), record);
+                    let before = self.fleet.insert(key.clone(), record);
+                    if before.is_some_and(|before| follow::leaves_holder(&before, Some(value))) {
+                        self.complete_since = revision;
+                    }
                 }
-                Write::Delete(key) => drop(self.fleet.remove(key)),
+                Write::Delete(key) => {
+                    if self.fleet.remove(key).is_some_and(|before| follow::leaves_holder(&before, None)) {
+                        self.complete_since = revision;
+                    }
+                }
                 Write::Put(..) => {}
             }
         }

@@ -49,6 +49,8 @@ struct State {
     promised: Revision,
     /// The longest lease that anybody grants.
     longest: Duration,
+    /// The last revision that changed a node's record.
+    changed_at: Revision,
     /// No lease that is left ends before this; `None`: none is left. Once it has passed it has to be looked for anew.
     next_end: Option<BootInstant>,
 }
@@ -105,6 +107,7 @@ impl Fleet {
     /// The store says this of a node since `revision`; `None`: it has no record any more.
     pub(super) fn learn(&self, id: NodeId, record: Option<wire::Node>, revision: Revision) {
         let mut state = self.lock();
+        state.changed_at = state.changed_at.max(revision);
         let lease = state.expect_longest();
         let State { nodes, me, .. } = &mut *state;
         match (record, nodes.get_mut(&id)) {
@@ -335,6 +338,11 @@ impl Fleet {
     pub(super) fn has_leases(&self) -> bool {
         let now = BootInstant::now();
         self.lock().nodes.values().flat_map(NodeState::known_ends).any(|ends| ends > now)
+    }
+
+    /// The last revision that changed a node's record.
+    pub(super) fn changed_at(&self) -> Revision {
+        self.lock().changed_at
     }
 
     /// Whether the store names every node that may have a lease, and us with it.

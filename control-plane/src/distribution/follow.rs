@@ -113,7 +113,7 @@ impl Follow {
             "history was lost (the store has compacted it, or an event is missing); listing the store again"
         );
         match list(&*self.store).await {
-            Ok(Listing { table, nodes, replicas, revision }) => {
+            Ok(Listing { table, nodes, replicas, revision, .. }) => {
                 self.members.reset(&nodes);
                 let stands = |me| replicas.iter().any(|(id, record, _)| *id == me && !record.retired);
                 if !self.fleet.me().is_some_and(stands) {
@@ -141,6 +141,9 @@ pub(super) struct Listing {
     /// Replicas that may grant them.
     pub(super) replicas: Vec<(ReplicaId, wire::Replica, Revision)>,
     pub(super) revision: Revision,
+    /// No record of a node that may hold a lease was taken away or given to another process after this revision: whoever was
+    /// granted one since then is in `nodes`. `None`: nothing is known of the past.
+    pub(super) complete_since: Option<Revision>,
 }
 
 pub(super) async fn list(store: &dyn Store) -> Result<Listing, StoreError> {
@@ -160,7 +163,7 @@ impl Listing {
                 _ => {}
             }
         }
-        Self { table, nodes, replicas, revision }
+        Self { table, nodes, replicas, revision, complete_since: None }
     }
 }
 
@@ -170,6 +173,17 @@ fn readable<T: prost::Message + Default>(value: &bytes::Bytes, kind: &'static st
         tracing::error!(kind, %error, "a record in the store is not readable; what it says of the fleet is not known");
         T::default()
     })
+}
+
+/// Whether a process that may hold a lease isn't named in the store any more once the record `before` is replaced by `after`.
+pub(super) fn leaves_holder(before: &Record, after: Option<&bytes::Bytes>) -> bool {
+    if !matches!(before.key, Key::Node(_)) {
+        return false;
+    }
+    let held = readable::<wire::Node>(&before.value, "node");
+    let same = |value| readable::<wire::Node>(value, "node").instance == held.instance;
+    // Nobody has ever answered for it: it never had a lease.
+    !held.replica.is_empty() && !after.is_some_and(same)
 }
 
 /// Whether a record is of a node or a replica, and not of the nodes' table.

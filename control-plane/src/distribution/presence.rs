@@ -29,6 +29,8 @@ const LEAVING_LOOK: Duration = Duration::from_millis(50);
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// Longest wait for nodes to move to another replica, be the lease ever so long.
 const MAX_HANDOVER: Duration = Duration::from_secs(5);
+/// Revisions between two times that a replica says that the store names all its nodes: a start looks 10,000 back ([`begin`](super::begin)).
+const NAME_EVERY: Revision = 2_500;
 /// Departed nodes that are written down in one round: the rest can wait for the next.
 const MAX_RELEASED: usize = 64;
 
@@ -51,6 +53,8 @@ impl Life {
             watermark: watermark(inner),
             lease_ttl_ms: millis(inner.config.lease),
             registered_at: unix_now(),
+            // It has granted nothing yet.
+            named_at: inner.feed.head(),
             ..Default::default()
         };
         let modified = inner.registry.put_replica(&id, &record, 0).await?;
@@ -90,6 +94,21 @@ impl Life {
                 Err(error)
             }
         }
+    }
+
+    /// Says anew that the store names all our nodes, once that is so again after a node has come, moved or gone, and before the
+    /// store's history no longer reaches back to the last time. Who starts after a crash then waits for nobody else. Only of use where
+    /// no other replica can have granted these nodes leases.
+    async fn name(&mut self, inner: &Inner) -> Result<(), RegistryError> {
+        let (head, changed) = (inner.feed.head(), inner.fleet.changed_at());
+        let due = changed > self.record.named_at || head >= self.record.named_at + NAME_EVERY;
+        if !inner.replicas.is_exclusive() || !due || !inner.fleet.are_named() {
+            return Ok(());
+        }
+        let record = wire::Replica { named_at: head, ..self.record.clone() };
+        let modified = inner.registry.put_replica(&self.id, &record, self.modified).await?;
+        (self.record, self.modified, self.written) = (record, modified, Instant::now());
+        Ok(())
     }
 
     /// Clears away who has fallen silent, and nodes that are gone.
@@ -164,8 +183,11 @@ pub(super) async fn run(inner: Arc<Inner>, mut life: Option<Life>) {
             }
         }
         let mut done = round(&inner, &mut life).await;
-        if let (true, Some(life), Ok(())) = (Instant::now() >= tidy_at, &life, &done) {
+        if let (true, Some(life), Ok(())) = (Instant::now() >= tidy_at, &mut life, &done) {
             done = life.tidy(&inner).await;
+            if done.is_ok() {
+                done = life.name(&inner).await;
+            }
             tidy_at = Instant::now() + period;
         }
         if let Err(error) = done {

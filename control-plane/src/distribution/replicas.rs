@@ -36,6 +36,8 @@ struct Known {
     modified: Revision,
     heard: BootInstant,
     retired: Option<BootInstant>,
+    /// It has ended, and every node that it granted a lease is named in the store.
+    ended: bool,
     marks: VecDeque<(Revision, BootInstant)>,
 }
 
@@ -82,6 +84,7 @@ impl Replicas {
             modified: 0,
             heard: now,
             retired: None,
+            ended: false,
             marks: VecDeque::new(),
         };
         let entry = known.entry(id.clone()).or_insert_with(new);
@@ -104,6 +107,26 @@ impl Replicas {
     pub(super) fn reset(&self, records: Vec<(ReplicaId, wire::Replica, Revision)>) {
         self.lock().retain(|id, _| records.iter().any(|(listed, ..)| listed == id));
         records.into_iter().for_each(|(id, record, modified)| self.learn(&id, Some(record), modified));
+    }
+
+    /// A replica starts on a store that nobody else can have open: whoever is registered has ended. Of one that says of itself that
+    /// the store named all its nodes at some revision, the nodes are known if none of them has left the store since
+    /// `complete_since`: those that have come back, or that it doesn't answer for, aren't waited for.
+    pub(super) fn ended(&self, complete_since: Option<Revision>) {
+        if !self.exclusive {
+            return;
+        }
+        for known in self.lock().values_mut() {
+            let named_at = known.record.named_at;
+            let followed = complete_since.is_some_and(|since| named_at >= since);
+            // A last word was said by who granted nothing any more.
+            known.ended = (known.record.retired && known.record.named) || (named_at > 0 && followed);
+        }
+    }
+
+    /// Whether nobody else can have the store open.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.exclusive
     }
 
     /// Whether the store says of `id`, whose record was written at `modified`, that it may grant no more. `seen`: how far the
@@ -145,7 +168,7 @@ impl Replicas {
                 rules::Standing::Applied => Standing::Applied(known.passed(effective)),
                 rules::Standing::LeaseExpired(at) => Standing::LeaseExpired(at),
                 // Where nobody else could evict a node meanwhile, the last word of a replica stands.
-                rules::Standing::Outstanding if (complete || self.exclusive && known.record.named) && !holds(id) => {
+                rules::Standing::Outstanding if (complete || known.ended) && !holds(id) => {
                     Standing::LeaseExpired(observed)
                 }
                 rules::Standing::Outstanding => Standing::Outstanding,
@@ -269,5 +292,27 @@ mod tests {
         assert_eq!(idle(&replicas), Standing::Outstanding);
         replicas.since = BootInstant::now().minus(TTL * 2);
         assert!(matches!(idle(&replicas), Standing::LeaseExpired(_)));
+    }
+
+    #[test]
+    fn who_has_ended_is_waited_for_only_with_nodes_that_it_may_have_granted_leases() {
+        let standing = |exclusive, record, complete_since, holds: bool| {
+            let replicas = Replicas::new(TTL, exclusive);
+            replicas.learn(&id("a"), Some(record), 2);
+            replicas.ended(complete_since);
+            *replicas.standings(None, 6, BootInstant::now(), |_| holds).values().next().unwrap()
+        };
+        let named = || wire::Replica { named_at: 4, ..record("a", 5) };
+        assert!(matches!(standing(true, named(), Some(4), false), Standing::LeaseExpired(_)));
+        let outstanding = [
+            ("it answers for a node", standing(true, named(), Some(4), true)),
+            ("a node has left the store since", standing(true, named(), Some(5), false)),
+            ("nothing is known of the past", standing(true, named(), None, false)),
+            ("it never said so", standing(true, record("a", 5), Some(0), false)),
+            ("it may be alive", standing(false, named(), Some(4), false)),
+        ];
+        for (why, standing) in outstanding {
+            assert_eq!(standing, Standing::Outstanding, "{why}");
+        }
     }
 }

@@ -186,3 +186,25 @@ async fn nothing_is_taken_from_another_lifetime_of_the_store() {
     world.is_present(&mut begun).await;
     assert!(begun.1.reaches(renamed) && !begun.1.reaches(before));
 }
+
+#[tokio::test]
+async fn a_start_knows_since_when_no_holder_of_a_lease_has_left_the_store() {
+    let world = World::new().await;
+    let key = || Key::Node("n1".parse().unwrap());
+    let put = |replica: &str, instance: &[u8]| {
+        let node =
+            wire::Node { id: "n1".into(), replica: replica.into(), instance: instance.to_vec(), ..Default::default() };
+        Write::Put(key(), node.encode_to_vec().into())
+    };
+    let since = async || begin(&world.past, &world.sealer).await.unwrap().0.complete_since.unwrap();
+    // It enrols, comes, and moves to another replica: whoever held a lease is still named.
+    let enrolled = world.write(vec![put("", b"")]).await;
+    world.write(vec![put("r1", b"first")]).await;
+    let moved = world.write(vec![put("r2", b"first")]).await;
+    assert!(since().await < enrolled);
+    // Another process has taken its name; later it is revoked.
+    let cloned = world.write(vec![put("r2", b"second")]).await;
+    assert_eq!(since().await, cloned);
+    let revoked = world.write(vec![Write::Delete(key())]).await;
+    assert_eq!((since().await, moved < cloned), (revoked, true));
+}
