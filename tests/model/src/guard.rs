@@ -23,6 +23,10 @@ pub enum Guard {
     CutBeforeAck,
     /// A request registers for being cut before its last check.
     RegisteredBeforeCheck,
+    /// What was decided before a request waited is decided again when it is sent.
+    DecidedAgain,
+    /// An answer is cut whether its agent reads or not.
+    CutUnread,
     /// Requests in flight end with the lease.
     CutWithLease,
     /// A lease is checked at all.
@@ -59,7 +63,7 @@ pub enum Guard {
 
 impl Guard {
     /// Each.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::CountsFromAsking,
         Self::AllowsForSkew,
         Self::RootedInBarrier,
@@ -70,6 +74,8 @@ impl Guard {
         Self::NeverBackwards,
         Self::CutBeforeAck,
         Self::RegisteredBeforeCheck,
+        Self::DecidedAgain,
+        Self::CutUnread,
         Self::CutWithLease,
         Self::LeaseIsChecked,
         Self::NamedBeforeGrant,

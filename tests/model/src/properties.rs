@@ -2,7 +2,7 @@
 
 use crate::{
     protocol::{Action, Protocol},
-    state::{Entry, Request, State, Writing},
+    state::{Entry, State, Writing},
 };
 
 /// Something that is asked of a state.
@@ -42,7 +42,7 @@ fn obeys(p: &Protocol, state: &State) -> bool {
         let node = &state.nodes[n];
         let gone = state.revoked_at(node.applied);
         let serves = p.tokens().any(|t| gone & 1 << t != 0 && p.serves(state, n as u8, t));
-        !serves && (gone & 1 == 0 || node.request != Request::InFlight)
+        !serves && (gone & 1 == 0 || !node.request.is_in_flight())
     })
 }
 
@@ -50,7 +50,7 @@ fn obeys(p: &Protocol, state: &State) -> bool {
 fn enforced(p: &Protocol, state: &State) -> bool {
     (0..p.bounds.nodes).all(|n| {
         let begins = p.tokens().any(|t| state.said & 1 << t != 0 && p.serves(state, n as u8, t));
-        let goes_on = state.said & 1 != 0 && state.nodes[n].request == Request::InFlight;
+        let goes_on = state.said & 1 != 0 && state.nodes[n].request.is_in_flight();
         !begins && !goes_on
     })
 }
@@ -64,7 +64,7 @@ fn leased(p: &Protocol, state: &State) -> bool {
     (0..p.bounds.nodes).all(|n| {
         let node = &state.nodes[n];
         let begins = p.tokens().any(|t| p.serves(state, n as u8, t));
-        node.lease > 0 || (!begins && node.request != Request::InFlight)
+        node.lease > 0 || (!begins && !node.request.is_in_flight())
     })
 }
 

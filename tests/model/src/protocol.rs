@@ -55,8 +55,10 @@ pub(crate) enum Action {
     Take(u8),
     /// A replica writes its watermark.
     Mark(u8),
-    /// A request: registered, checked, in flight, in this order.
+    /// A request: decided, registered, checked, in flight, in this order.
     Request(u8),
+    /// The agent stops reading the answer.
+    Stall(u8),
     /// The answer to a request is complete.
     Answered(u8),
     /// What should have been cut before the acknowledgement is cut at last.
@@ -153,7 +155,8 @@ impl Protocol {
         }
         if self.bounds.requests {
             match node.request {
-                Request::InFlight => actions.push(Action::Answered(id)),
+                Request::InFlight => actions.extend([Action::Answered(id), Action::Stall(id)]),
+                Request::Unread => actions.push(Action::Answered(id)),
                 _ => actions.push(Action::Request(id)),
             }
         }
@@ -269,7 +272,12 @@ impl Protocol {
         for n in self.nodes() {
             let node = &mut state.nodes[usize::from(n)];
             node.lease = node.lease.saturating_sub(1);
-            if node.lease == 0 && self.has(Guard::CutWithLease) && node.request != Request::Checked {
+            let unheeded = match node.request {
+                Request::Checked | Request::Decided => true,
+                Request::Unread => !self.has(Guard::CutUnread),
+                _ => false,
+            };
+            if node.lease == 0 && self.has(Guard::CutWithLease) && !unheeded {
                 node.request = Request::None;
             }
             if let (Some(grant), true) = (&mut node.grant, self.has(Guard::CountsFromAsking)) {
@@ -317,10 +325,12 @@ impl Protocol {
         (node.loaded, node.applied, node.revoked) = (true, revision, revoked);
         if revoked & 1 != 0 {
             match node.request {
-                Request::Registered | Request::InFlight if self.has(Guard::CutBeforeAck) => {
+                // Nobody looks at the right to it before the agent reads again.
+                Request::Unread if !self.has(Guard::CutUnread) => {}
+                Request::Registered | Request::InFlight | Request::Unread if self.has(Guard::CutBeforeAck) => {
                     node.request = Request::None
                 }
-                Request::InFlight => node.uncut = true,
+                Request::InFlight | Request::Unread => node.uncut = true,
                 _ => {}
             }
         }
@@ -374,10 +384,11 @@ impl Protocol {
         let node = &mut state.nodes[usize::from(id)];
         let register_first = self.has(Guard::RegisteredBeforeCheck);
         node.request = match node.request {
-            Request::None if may && register_first => Request::Registered,
-            Request::None if may => Request::Checked,
-            // The last check; without the guard it was the first step.
-            Request::Registered if may => Request::InFlight,
+            Request::None if may => Request::Decided,
+            Request::Decided if register_first => Request::Registered,
+            // The last check comes after it was registered; without the guard, before.
+            Request::Decided if may => Request::Checked,
+            Request::Registered if may || !self.has(Guard::DecidedAgain) => Request::InFlight,
             Request::Checked => Request::InFlight,
             _ => Request::None,
         };
@@ -518,6 +529,7 @@ impl Protocol {
             Action::Take(id) => self.take(state, id),
             Action::Mark(id) => state.replicas[usize::from(id)].watermark = self.watermark(state, id),
             Action::Request(id) => self.request(state, id),
+            Action::Stall(id) => state.nodes[usize::from(id)].request = Request::Unread,
             Action::Answered(id) => state.nodes[usize::from(id)].request = Request::None,
             Action::CutLate(id) => {
                 let node = &mut state.nodes[usize::from(id)];

@@ -145,12 +145,23 @@ pub(crate) struct Grant {
 pub(crate) enum Request {
     #[default]
     None,
+    /// Decided on the table as it was, and waiting for its body, or for a connection.
+    Decided,
     /// Registered for being cut, not checked.
     Registered,
     /// Checked, not registered: only without [`Guard::RegisteredBeforeCheck`](crate::Guard::RegisteredBeforeCheck).
     Checked,
     /// With the upstream: the credential has been written, the answer comes.
     InFlight,
+    /// The same, and the agent doesn't read what comes.
+    Unread,
+}
+
+impl Request {
+    /// Whether something of the answer may reach the agent yet.
+    pub(crate) fn is_in_flight(self) -> bool {
+        matches!(self, Self::InFlight | Self::Unread)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use seks_simulation::{Defect, Plan, run};
 
-const USAGE: &str = "usage: seks-simulation SEED [watch-loses-deletes|stale-reads|clones-unnamed] [--trace]";
+const USAGE: &str = "usage: seks-simulation SEED [DEFECT] [--trace]";
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();

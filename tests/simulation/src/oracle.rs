@@ -9,10 +9,13 @@ use std::{
     time::Duration,
 };
 
-use seks_data_plane::table::{Found, Table};
+use seks_data_plane::table::{Decided, Found, ServiceEntry, Table, TokenEntry, Verdict};
 use seks_proto::table::BootInstant;
 
-use crate::site::{Token, service, tenant};
+use crate::{
+    site::{Token, service, tenant},
+    store::Defect,
+};
 
 /// What was promised, and what was broken.
 #[derive(Default)]
@@ -31,6 +34,25 @@ struct Promises {
     calm: Option<u64>,
     looks: u64,
     accepted: u64,
+}
+
+/// How a request goes.
+pub(crate) struct Exchange {
+    /// Until its body is there.
+    pub(crate) body: Duration,
+    /// Until its answer is complete.
+    pub(crate) answer: Duration,
+    /// Its agent reads nothing of the answer.
+    pub(crate) unread: bool,
+}
+
+/// Whoever has a token may do everything: the simulation has no policies.
+struct Always;
+
+impl Decided for Always {
+    fn again(&self, _: &TokenEntry, _: &ServiceEntry) -> Verdict {
+        Verdict::Holds
+    }
 }
 
 /// One node's table, and the requests that are in flight there.
@@ -61,17 +83,39 @@ impl Watched {
         self.table.credential(&tenant(), &"main".parse().unwrap()).map(|credential| credential.version)
     }
 
-    /// Begins a request as the proxy does: registered for being cut, checked, then in flight until the answer is complete or it is cut.
-    pub(crate) async fn request(self, at: usize, token: Token, answer: Duration) {
-        let Found::Token(entry) = self.table.find(&token.digest) else { return };
-        let Some(mut cut) = self.table.register(token.digest, &entry, &service()) else { return };
-        if cut.reason().is_some() {
-            return;
-        }
+    /// Does a request as the proxy does: decided, then its body is waited for; registered for being cut, and decided again if a record
+    /// has changed; then in flight until the answer is complete or it is cut. An agent reads its answer, or not until it is complete.
+    pub(crate) async fn request(self, at: usize, token: Token, plan: Exchange, defect: Option<Defect>) {
+        let Exchange { body, answer, unread } = plan;
+        let Found::Token(mut entry) = self.table.find(&token.digest) else { return };
+        let mut version = entry.tenant_slot().version();
+        tokio::time::sleep(body).await;
+        let cut = loop {
+            let Some(cut) = self.table.register(token.digest, &entry, &service()) else { return };
+            let mut cut = cut.since(version, Box::new(Always));
+            if defect == Some(Defect::DecidesOnce) {
+                break None;
+            }
+            if !cut.is_latest() {
+                let Found::Token(found) = self.table.find(&token.digest) else { return };
+                (version, entry) = (found.tenant_slot().version(), found);
+                continue;
+            }
+            match cut.reason() {
+                Some(_) => return,
+                None => break Some(cut).filter(|_| !unread || defect != Some(Defect::CutUnpolled)),
+            }
+        };
         self.in_flight[at].fetch_add(1, SeqCst);
+        let cut = async {
+            match cut {
+                Some(cut) => drop(cut.await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
-            _ = &mut cut => {}
+            () = cut => {}
             () = tokio::time::sleep(answer) => {}
         }
         self.in_flight[at].fetch_sub(1, SeqCst);

@@ -95,7 +95,12 @@ impl Certificates {
 }
 
 fn peer(host: HostId) -> Peer {
-    Peer { identity: PeerIdentity::Node(node_id(host)), enrolment: ENROLMENT.into(), signed_at: 0 }
+    Peer {
+        identity: PeerIdentity::Node(node_id(host)),
+        enrolment: ENROLMENT.into(),
+        signed_at: 0,
+        expires_at: i64::MAX,
+    }
 }
 
 /// Runs a replica.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     host::Hold,
     network::HostId,
+    oracle::Exchange,
     random::Random,
     site::{Site, TOKENS, tenant},
     store::Defect,
@@ -310,9 +311,12 @@ impl Scenario {
         let nodes: Vec<HostId> = self.world.nodes.iter().copied().chain(self.world.clone()).collect();
         let node = nodes[self.random.below(nodes.len())];
         let (at, answer) = (self.random.below(TOKENS), self.random.millis(10..6_000));
+        let body = if self.random.percent(50) { self.random.millis(10..3_000) } else { Duration::ZERO };
+        let plan = Exchange { body, answer, unread: self.random.percent(30) };
+        let defect = self.plan.defect;
         let Some(watched) = self.world.watched(node) else { return };
         if let Some(host) = &self.world.machines[node].host {
-            host.spawn(watched.clone().request(at, Site::get().tokens[at].clone(), answer));
+            host.spawn(watched.clone().request(at, Site::get().tokens[at].clone(), plan, defect));
         }
     }
 

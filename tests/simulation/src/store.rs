@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often somebody who waits for a cut or an outage to end looks again.
 const LOOK: Duration = Duration::from_millis(40);
 
-/// Something that a store must never do: planted, to see that the simulation notices.
+/// Something that must never be done, by a store or beside it: planted, to see that the simulation notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
     /// A watch skips a deletion now and then, and goes on as if nothing had been.
@@ -29,6 +29,10 @@ pub enum Defect {
     StaleReads,
     /// Not the store's: a clone passes itself off as the process that it was cloned from.
     ClonesUnnamed,
+    /// A node's: a request is sent as it was decided when it began, however long it waited for its body.
+    DecidesOnce,
+    /// A node's: an answer that its agent doesn't read isn't cut.
+    CutUnpolled,
 }
 
 impl Defect {
@@ -39,13 +43,15 @@ impl Defect {
             Self::WatchLosesDeletes => "watch-loses-deletes",
             Self::StaleReads => "stale-reads",
             Self::ClonesUnnamed => "clones-unnamed",
+            Self::DecidesOnce => "decides-once",
+            Self::CutUnpolled => "cut-unpolled",
         }
     }
 
     /// The one of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        [Self::WatchLosesDeletes, Self::StaleReads, Self::ClonesUnnamed]
+        [Self::WatchLosesDeletes, Self::StaleReads, Self::ClonesUnnamed, Self::DecidesOnce, Self::CutUnpolled]
             .into_iter()
             .find(|defect| defect.name() == name)
     }

@@ -7,15 +7,18 @@ use crate::MOST;
 /// A system that is as small as can show what the guard is for.
 fn smallest(guard: Guard) -> Bounds {
     use Guard::{
-        AcksAreProcesses, CaughtUpBeforeAnswering, CutBeforeAck, CutWithLease, DepartedCount, DisplacedCount,
-        FollowsOn, ForgetsNoOther, HeldWhileWriting, NamedBeforeGrant, NeverBackwards, OthersCount, RecordedAnew,
-        RegisteredBeforeAnswering, RegisteredBeforeCheck, ReleasedAsSeen, RootedAfterBeginning, TakesOverLeases,
+        AcksAreProcesses, CaughtUpBeforeAnswering, CutBeforeAck, CutUnread, CutWithLease, DecidedAgain, DepartedCount,
+        DisplacedCount, FollowsOn, ForgetsNoOther, HeldWhileWriting, NamedBeforeGrant, NeverBackwards, OthersCount,
+        RecordedAnew, RegisteredBeforeAnswering, RegisteredBeforeCheck, ReleasedAsSeen, RootedAfterBeginning,
+        TakesOverLeases,
     };
     let one = Bounds { moves: 0, ..Bounds::of(1, 1, 1) };
     match guard {
         FollowsOn => Bounds { stray: true, moves: 0, ..Bounds::of(1, 1, 2) },
         NeverBackwards => Bounds { stray: true, ..one },
-        CutBeforeAck | RegisteredBeforeCheck | CutWithLease => Bounds { requests: true, ..one },
+        CutBeforeAck | RegisteredBeforeCheck | DecidedAgain | CutUnread | CutWithLease => {
+            Bounds { requests: true, ..one }
+        }
         NamedBeforeGrant
         | CaughtUpBeforeAnswering
         | TakesOverLeases

@@ -144,6 +144,18 @@ fn a_clone_that_nobody_can_tell_apart_is_noticed() {
 }
 
 #[test]
+fn a_request_that_is_decided_once_is_noticed() {
+    let reports = all(1..500, Some(Defect::DecidesOnce), is_broken);
+    assert!(reports.iter().any(is_broken), "it went unnoticed");
+}
+
+#[test]
+fn an_answer_that_is_not_cut_while_its_agent_does_not_read_is_noticed() {
+    let reports = all(1..500, Some(Defect::CutUnpolled), is_broken);
+    assert!(reports.iter().any(is_broken), "it went unnoticed");
+}
+
+#[test]
 fn a_store_whose_reads_are_stale_is_noticed() {
     let reports = all(1..2000, Some(Defect::StaleReads), is_broken);
     assert!(reports.iter().any(is_broken), "it went unnoticed in {} seeds", reports.len());
