@@ -179,9 +179,10 @@ impl Distribution {
         config.check()?;
         let lifetime = Lifetime::read(&*store, &sealer).await?;
         let (listing, feed) = begin::begin(&*store, &sealer).await?;
-        let Listing { table, nodes, replicas: records, revision } = listing;
+        let Listing { table, nodes, replicas: records, revision, complete_since } = listing;
         let replicas = Replicas::new(config.lease, store.kind() == "embedded");
         replicas.reset(records);
+        replicas.ended(complete_since);
         let members = Arc::new(Members::default());
         members.reset(&nodes);
         let inner = Arc::new(Inner {
@@ -368,6 +369,11 @@ impl Inner {
     fn next_stream(&self) -> u64 {
         self.streams.fetch_add(1, Relaxed)
     }
+}
+
+/// Unix milliseconds: what nodes compare their clocks with.
+fn unix_now_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, fleet::millis)
 }
 
 /// Unix seconds, for people to read.

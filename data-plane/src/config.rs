@@ -171,6 +171,10 @@ pub struct UpstreamConfig {
     /// How long an unused connection is kept. Default: 60 s.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
+    /// How long a request may go on whose credential was replaced after it began; it is cut then. Default: until it ends, and the
+    /// replaced credential is in the node's memory as long.
+    #[serde(with = "humantime_serde")]
+    pub replaced_credential_grace: Option<Duration>,
     /// Most unused connections kept for one credential of one service. Default: 128.
     pub max_idle: usize,
     /// PEM roots trusted beside the machine's, for every service without its own.
@@ -246,6 +250,7 @@ impl Default for UpstreamConfig {
             request_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(300),
             keep_alive: Duration::from_secs(60),
+            replaced_credential_grace: None,
             max_idle: 128,
             ca_file: None,
             private_networks: Networks::default(),

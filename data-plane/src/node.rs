@@ -340,6 +340,7 @@ fn table_state(table: &Table) -> TableState {
         tokens: table.len() as u64,
         lag: table.lease().lag(),
         lease: table.lease().remaining(),
+        clock_skew_seconds: table.wall().skew_seconds(),
     }
 }
 

@@ -20,11 +20,7 @@ mod tunnel;
 mod websocket;
 mod wrong_tokens;
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
@@ -79,20 +75,9 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    pub(crate) fn new(source: IpAddr, tls: bool) -> Self {
-        let now = Self::now();
-        Self { source, tls, began: now, now }
-    }
-
-    /// Unix seconds.
-    fn now() -> i64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        i64::try_from(now).unwrap_or(i64::MAX)
-    }
-
     /// The same at a later time.
-    fn again(&self) -> Self {
-        Self { now: Self::now(), ..*self }
+    fn again(&self, table: &Table) -> Self {
+        Self { now: table.wall().unix_now(), ..*self }
     }
 }
 
@@ -111,6 +96,12 @@ impl Proxy {
         let counted = wrong_tokens.clone();
         audit.metrics().count_limited(move || counted.limited());
         Ok(Self { table, upstreams, hosts, audit, config, wrong_tokens })
+    }
+
+    /// Who asks, as of now.
+    pub(crate) fn caller(&self, source: IpAddr, tls: bool) -> Caller {
+        let now = self.table.wall().unix_now();
+        Caller { source, tls, began: now, now }
     }
 
     /// Answers one request. Every answer has an `x-seks-request-id` and closes one record; a refusal that leaves a body unread
@@ -205,7 +196,8 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<(Box<Injected>, Connection, Option<Arc<CredentialEntry>>), Refusal> {
         for _ in 0..MAX_DECISIONS {
-            let permitted = authorize::call(identified, body, &caller, &self.config.proxy.limits, record).await?;
+            let terms = (&self.config.proxy.limits, self.config.upstream.replaced_credential_grace);
+            let permitted = authorize::call(identified, body, &caller, terms, record).await?;
             let connection = self.connect(&permitted, record).await?;
             let minted = permitted.credential.minted.then(|| permitted.credential.clone());
             match inject::call(permitted, &caller, &self.table, &connection, record)? {
@@ -213,7 +205,7 @@ impl Proxy {
                 Injection::Changed(admitted, upload) => {
                     connection.give_back();
                     record.decide_again();
-                    caller = caller.again();
+                    caller = caller.again(&self.table);
                     identified = lookup::call(*admitted, &caller, &self.table, record)?;
                     body = upload.into();
                 }

@@ -19,6 +19,7 @@ mod slot;
 mod staging;
 mod token;
 mod waiters;
+mod wall;
 
 use std::{
     collections::BTreeMap,
@@ -48,6 +49,7 @@ pub use self::{
     slot::{AgentSlot, Slot, TenantSlot},
     staging::Staging,
     token::{Grant, RevokedEntry, TokenEntry},
+    wall::WallClock,
 };
 
 /// What a digest is to this node.
@@ -70,6 +72,7 @@ pub struct Table {
     memory_key: Arc<SessionKey>,
     generations: AtomicU64,
     lease: Lease,
+    wall: WallClock,
     refused: Refused,
 }
 
@@ -85,6 +88,7 @@ impl Table {
             memory_key: Arc::new(SessionKey::generate()?),
             generations: AtomicU64::new(1),
             lease: Lease::default(),
+            wall: WallClock::default(),
             refused: Refused::default(),
         })
     }
@@ -129,6 +133,12 @@ impl Table {
     #[must_use]
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// What time it is, for what expires.
+    #[must_use]
+    pub fn wall(&self) -> &WallClock {
+        &self.wall
     }
 
     /// Credentials that upstreams refuse.

@@ -56,6 +56,8 @@ pub struct TableState {
     pub lag: Duration,
     /// How long it may go on serving without hearing from a control plane.
     pub lease: Duration,
+    /// How far its wall clock is ahead of the control plane's.
+    pub clock_skew_seconds: f64,
 }
 
 impl Metrics {
@@ -139,12 +141,17 @@ impl Metrics {
     fn render_gauges(&self, out: &mut String) {
         let table = (self.inner.table)();
         let audit = &self.inner.audit;
-        let gauges: [(&str, &str, f64); 7] = [
+        let gauges: [(&str, &str, f64); 8] = [
             ("seks_proxy_inflight", "Requests under way.", self.inner.inflight.load(Relaxed) as f64),
             ("seks_table_revision", "Revision that the table has applied.", table.revision as f64),
             ("seks_table_tokens", "Tokens in the table.", table.tokens as f64),
             ("seks_table_lag_seconds", "Time since the table was last known to be complete.", table.lag.as_secs_f64()),
             ("seks_lease_remaining_seconds", "Time that the node may still serve.", table.lease.as_secs_f64()),
+            (
+                "seks_clock_skew_seconds",
+                "This machine's wall clock ahead of the control plane's; negative: behind.",
+                table.clock_skew_seconds,
+            ),
             ("seks_audit_queue", "Audit records that the collector has not confirmed.", audit.len() as f64),
             ("process_resident_memory_bytes", "Resident memory.", resident_bytes() as f64),
         ];
@@ -174,7 +181,13 @@ mod tests {
     use crate::proxy::refusal::Code;
 
     fn metrics() -> Metrics {
-        let state = TableState { revision: 7, tokens: 3, lag: Duration::ZERO, lease: Duration::from_millis(1500) };
+        let state = TableState {
+            revision: 7,
+            tokens: 3,
+            lag: Duration::ZERO,
+            lease: Duration::from_millis(1500),
+            clock_skew_seconds: -2.5,
+        };
         Metrics::new(Arc::clone(Telemetry::disabled().queue()), move || state)
     }
 
@@ -207,6 +220,7 @@ mod tests {
             "seks_proxy_inflight 1",
             "seks_table_revision 7",
             "seks_lease_remaining_seconds 1.5",
+            "seks_clock_skew_seconds -2.5",
             "seks_audit_queue 0",
             "seks_audit_dropped_total 0",
         ] {

@@ -139,6 +139,9 @@ rules! {
 pub(super) async fn identify(admin: &Admin, extensions: &Extensions) -> Result<Caller, Problem> {
     let refused = || Problem::denied("the certificate is not that of an operator");
     let peer = admin.authority().identities().of(extensions).ok_or_else(refused)?;
+    if peer.is_expired() {
+        return Err(Problem::denied("the certificate has expired: connect with a new one"));
+    }
     let Identity::Operator(name) = peer.identity else { return Err(refused()) };
     let operator = admin.registry().operator(&name).await?.ok_or_else(refused)?;
     if peer.signed_at + CLOCK_SKEW_SECONDS < operator.created_at {

@@ -49,7 +49,9 @@ impl Enrolment {
 
     /// The node that shows its certificate, if it is still of the fleet. Nothing is written: this works while the store is full.
     async fn renewing(&self, peer: Option<Peer>) -> Result<wire::Node, EnrolError> {
-        let Some(Peer { identity: Identity::Node(id), enrolment, .. }) = peer else { return Err(EnrolError::Nobody) };
+        let Some(Peer { identity: Identity::Node(id), enrolment, .. }) = peer.filter(|peer| !peer.is_expired()) else {
+            return Err(EnrolError::Nobody);
+        };
         let node = self.registry.node(&id).await?.filter(|node| node.enrolment == enrolment);
         node.ok_or(EnrolError::Revoked(id))
     }

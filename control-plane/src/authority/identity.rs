@@ -1,6 +1,9 @@
 //! Who a peer is: the one `spiffe://TRUST_DOMAIN/…` URI in its certificate. A common name is no identity.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use rustls_pki_types::CertificateDer;
 use seks_proto::id::{NodeId, OperatorName};
@@ -41,6 +44,17 @@ pub struct Peer {
     pub enrolment: String,
     /// When its certificate was signed, in unix seconds.
     pub signed_at: i64,
+    /// When its certificate ends, in unix seconds: a connection may outlive it, and nothing that is asked on it counts then.
+    pub expires_at: i64,
+}
+
+impl Peer {
+    /// Whether its certificate has ended by now, on this machine's wall clock.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        i64::try_from(now).is_ok_and(|now| now >= self.expires_at)
+    }
 }
 
 /// A service mesh whose certificates (SVIDs) nodes may show instead of ours.
@@ -143,7 +157,8 @@ impl Identities {
         };
         let backdate = i64::try_from(BACKDATE.as_secs()).unwrap_or_default();
         let signed_at = parsed.validity().not_before.timestamp() + backdate;
-        Some(Peer { identity, enrolment, signed_at })
+        let expires_at = parsed.validity().not_after.timestamp();
+        Some(Peer { identity, enrolment, signed_at, expires_at })
     }
 
     pub(super) fn operator_uri(&self, name: &OperatorName) -> String {

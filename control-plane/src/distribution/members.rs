@@ -136,7 +136,10 @@ mod tests {
 
     fn of(enrolment: &str) -> (wire::Node, Peer) {
         let record = wire::Node { id: "n1".into(), enrolment: enrolment.into(), ..Default::default() };
-        (record, Peer { identity: Identity::Node(id()), enrolment: enrolment.into(), signed_at: 0 })
+        (
+            record,
+            Peer { identity: Identity::Node(id()), enrolment: enrolment.into(), signed_at: 0, expires_at: i64::MAX },
+        )
     }
 
     #[test]

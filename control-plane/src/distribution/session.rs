@@ -41,6 +41,7 @@ use super::{
     members::Member,
     presence,
     scope::Scope,
+    unix_now,
 };
 use crate::{
     authority::{Identity, Peer},
@@ -49,6 +50,10 @@ use crate::{
 
 /// A node that rejects this many snapshots on one stream won't take the next one either.
 const MAX_NACKS: u32 = 3;
+/// So long before its certificate ends a node is told to come again: it has renewed at half of the certificate's life.
+const RENEWAL_SECONDS: i64 = 30;
+/// How often the wall clock is compared with the end of a certificate.
+const CLOCK_LOOK_SECONDS: u64 = 10;
 /// In how many groups nodes are sent away.
 const TURNS: u64 = 64;
 /// How long a parting word may wait for what was said before.
@@ -66,6 +71,9 @@ pub(super) enum End {
     /// It has no record any more, or its certificate is of another enrolment.
     #[error("this node is not of the fleet: it was revoked, or enrolled anew")]
     Revoked,
+    /// Its certificate has ended.
+    #[error("the node's certificate has expired")]
+    Expired,
     /// It read too slowly for what is kept.
     #[error("the node has fallen behind; it has to begin again")]
     Behind,
@@ -104,6 +112,7 @@ impl From<&End> for Status {
             End::Gone | End::Stuck | End::Store => Status::unavailable(message),
             End::Fenced | End::Behind => Status::aborted(message),
             End::FalseAck { .. } | End::Revoked => Status::permission_denied(message),
+            End::Expired => Status::unauthenticated(message),
             End::Rejected(_) | End::Diverged { .. } => Status::failed_precondition(message),
             End::Protocol(_) => Status::invalid_argument(message),
             End::TooLong => Status::out_of_range(message),
@@ -118,13 +127,13 @@ impl Distribution {
         let inner = &self.0;
         let _running = inner.tasks.token();
         let entered = inner.stop.run_until_cancelled(enter(inner, &extensions)).await;
-        let (node, member, opening) = match entered.unwrap_or_else(|| Err(leaving())) {
+        let (node, member, opening, expires_at) = match entered.unwrap_or_else(|| Err(leaving())) {
             Ok(entered) => entered,
             Err(status) => return link::refuse(&mut respond, status),
         };
         let Ok(mut outbound) = Outbound::begin(&mut respond) else { return };
         let inbound = Inbound::new(body);
-        let Err(end) = serve(inner.clone(), node.clone(), (member, opening), inbound, &mut outbound).await;
+        let Err(end) = serve(inner.clone(), node.clone(), (member, opening, expires_at), inbound, &mut outbound).await;
         if matches!(end, End::FalseAck { .. } | End::Diverged { .. } | End::Rejected(_)) {
             tracing::error!(seks.node = %node, reason = %end, "a node's stream was ended");
         } else {
@@ -146,9 +155,12 @@ fn leaving() -> Status {
 }
 
 /// Whose call it is, if it may begin.
-async fn enter(inner: &Inner, extensions: &Extensions) -> Result<(NodeId, Member, Opening), Status> {
+async fn enter(inner: &Inner, extensions: &Extensions) -> Result<(NodeId, Member, Opening, i64), Status> {
     let peer = inner.peer(extensions).filter(|peer| !matches!(peer.identity, Identity::Operator(_)));
     let peer = peer.ok_or_else(|| Status::unauthenticated("a node's certificate is needed"))?;
+    if peer.is_expired() {
+        return Err(Status::from(&End::Expired));
+    }
     if inner.leaving.is_cancelled() {
         return Err(leaving());
     }
@@ -156,7 +168,7 @@ async fn enter(inner: &Inner, extensions: &Extensions) -> Result<(NodeId, Member
         return Err(Status::resource_exhausted("too many streams of this node are beginning"));
     };
     let (node, member) = admit(inner, &peer).await.map_err(|end| Status::from(&end))?;
-    Ok((node, member, opening))
+    Ok((node, member, opening, peer.expires_at))
 }
 
 /// The membership of a node that has shown its certificate. A replica that doesn't know it yet asks the store how far it is
@@ -176,7 +188,7 @@ enum Never {}
 async fn serve(
     inner: Arc<Inner>,
     node: NodeId,
-    (member, opening): (Member, Opening),
+    (member, opening, expires_at): (Member, Opening, i64),
     mut inbound: Inbound,
     outbound: &mut Outbound,
 ) -> Result<Never, End> {
@@ -215,7 +227,13 @@ async fn serve(
     let stopped = inner.stop.clone().cancelled_owned().map(|()| Rare::Stopped);
     let _leave = Leave { inner, node: session.node.clone(), stream };
     outbound.send(ToNode::Welcome(welcome))?;
-    let rare = [fenced.boxed(), revoked.boxed(), session.turn().boxed(), stopped.boxed()];
+    let renewal = certificate_at(expires_at - RENEWAL_SECONDS).map(|()| Rare::Renewal);
+    let expired = certificate_at(expires_at).map(|()| Rare::Expired);
+    let mut rare = vec![fenced.boxed(), revoked.boxed(), session.turn().boxed(), stopped.boxed(), expired.boxed()];
+    // A node that comes with a certificate that is about to end has no other: telling it to come again would change nothing.
+    if unix_now() < expires_at - RENEWAL_SECONDS {
+        rare.push(renewal.boxed());
+    }
     let Err(end) = session.run(&mut inbound, outbound, rare.into_iter().collect()).await;
     if matches!(end, End::Revoked) {
         let _ = timeout(GOODBYE, session.send_away(&mut inbound, outbound, member.revoked_at())).await;
@@ -233,8 +251,23 @@ enum Rare {
     Turn,
     /// The replica stops.
     Stopped,
+    /// The node's certificate is about to end: who has another by now shows it on its next stream.
+    Renewal,
+    /// The node's certificate has ended.
+    Expired,
     /// Time to look whether the stream is alive.
     Look,
+}
+
+/// Ready at `at` of the wall clock, in unix seconds, which is looked at from time to time: it may be set.
+async fn certificate_at(at: i64) {
+    loop {
+        let left = u64::try_from(at.saturating_sub(unix_now())).unwrap_or(0);
+        if left == 0 {
+            return;
+        }
+        sleep(Duration::from_secs(left.min(CLOCK_LOOK_SECONDS))).await;
+    }
 }
 
 /// Each is looked at when it has happened, instead of with every message: a thousand streams that ask the same lock whether the replica is
@@ -306,8 +339,13 @@ impl Session {
                     }
                     Rare::Revoked => return Err(End::Revoked),
                     Rare::Stopped => return Err(End::Stopped),
-                    Rare::Turn => {
-                        let go = wire::GoAway { reason: "this replica is about to stop".into() };
+                    Rare::Expired => return Err(End::Expired),
+                    what @ (Rare::Turn | Rare::Renewal) => {
+                        let reason = match what {
+                            Rare::Turn => "this replica is about to stop",
+                            _ => "the node's certificate is about to expire",
+                        };
+                        let go = wire::GoAway { reason: reason.into() };
                         // Who doesn't even read that, isn't waited for.
                         if let Ok(sent) = timeout(GOODBYE, send(outbound, ToNode::GoAway(go))).await {
                             sent?;

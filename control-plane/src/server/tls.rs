@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
     crypto::CryptoProvider,
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
@@ -94,6 +94,7 @@ impl Source {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&presented) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"h2".to_vec()];
+        without_resumption(&mut config);
         Ok((config, presented))
     }
 
@@ -129,6 +130,14 @@ impl Source {
         let key = read_key(&self.files.key_file)?;
         Ok((certified(chain, key, provider)?, RELOAD))
     }
+}
+
+/// Every connection shows its certificate: one that was resumed would be worth what the first one was, and go on after the
+/// certificate has expired. A handshake with a certificate costs less than a millisecond of CPU.
+fn without_resumption(config: &mut ServerConfig) {
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
 }
 
 fn certified(

@@ -108,7 +108,9 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         }
         if ended {
             *self = match std::mem::replace(self, Self::Nothing) {
-                Self::Length(body, _) | Self::Chunked(body, _) | Self::ToEnd(body) | Self::Sent(body) => Self::Sent(body),
+                Self::Length(body, _) | Self::Chunked(body, _) | Self::ToEnd(body) | Self::Sent(body) => {
+                    Self::Sent(body)
+                }
                 Self::Nothing => Self::Nothing,
             };
         }

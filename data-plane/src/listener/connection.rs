@@ -29,11 +29,11 @@ use super::{
     request_body::RequestBody,
     stalled::{Streams, polled},
     stream::{Inbound, Link, Stream},
-    tls::Acceptor,
+    tls::{self, Acceptor},
 };
 use crate::{
     config::Limits,
-    proxy::{AnswerBody, Caller, Entry, Interception, Leaves, Proxy, Tunnel},
+    proxy::{AnswerBody, Entry, Interception, Leaves, Proxy, Tunnel},
 };
 
 /// What an HTTP/2 connection begins with; no HTTP/1 method of ours begins with its first three bytes.
@@ -80,6 +80,7 @@ impl Server {
     pub(super) async fn serve(&self, tcp: TcpStream, peer: SocketAddr) {
         let began = Instant::now();
         let source = peer.ip().to_canonical();
+        let mut certificate_left = None;
         let (stream, is_h2) = match &self.tls {
             None => {
                 let Ok(Some(is_h2)) = timeout(self.limits.header_timeout, speaks_h2(&tcp)).await else { return };
@@ -88,16 +89,23 @@ impl Server {
             Some(tls) => {
                 let Ok(Ok(stream)) = timeout(self.limits.handshake_timeout, tls.accept(tcp)).await else { return };
                 let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                certificate_left = tls::certificate_left(&stream);
                 (Inbound::Tls(Box::new(stream)), is_h2)
             }
         };
         let activity = Arc::new(Activity::new());
         let (proxy, entry, tls) = (self.proxy.clone(), self.entry.clone(), self.tls.is_some());
         let service = Handler { proxy, source, tls, entry, activity };
-        if is_h2 {
-            self.serve_h2(Stream::new(stream), service).await;
-        } else {
-            self.serve_h1(Stream::new(stream), service, began).await;
+        let serve = async {
+            if is_h2 {
+                self.serve_h2(Stream::new(stream), service).await;
+            } else {
+                self.serve_h1(Stream::new(stream), service, began).await;
+            }
+        };
+        match certificate_left {
+            None => serve.await,
+            Some(left) => drop(timeout(left, serve).await), // what runs on it ends too
         }
     }
 
@@ -242,7 +250,7 @@ struct Handler {
 impl Handler {
     fn begin(&self, request: Request<RequestBody>) -> Handling {
         let (proxy, entry, activity) = (self.proxy.clone(), self.entry.clone(), self.activity.clone());
-        let caller = Caller::new(self.source, self.tls);
+        let caller = proxy.caller(self.source, self.tls);
         Handling::begin(async move {
             let mut handled = pin!(proxy.handle(request, caller, &entry, activity));
             Ok(std::future::poll_fn(|cx| polled(handled.as_mut().poll(cx))).await)

@@ -3,12 +3,12 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rustls::{
     RootCertStore, ServerConfig,
-    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
@@ -63,12 +63,27 @@ impl Acceptor {
         };
         let mut server = builder.with_cert_resolver(Arc::new(Reloading::load(config)?));
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        if config.client_ca_file.is_some() {
+            // Every connection shows its certificate: a resumed one would go on after that has expired.
+            server.session_storage = Arc::new(NoServerSessionStorage {});
+            server.send_tls13_tickets = 0;
+        }
         Ok(Self(TlsAcceptor::from(Arc::new(server))))
     }
 
     pub(super) async fn accept(&self, tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         self.0.accept(tcp).await
     }
+}
+
+/// When the certificate ends that the agent has shown, from now; `None`: it has shown none. The connection ends with it.
+pub(super) fn certificate_left<T>(stream: &TlsStream<T>) -> Option<Duration> {
+    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+    // It was verified: what can't be read has no time left.
+    let parsed = x509_parser::parse_x509_certificate(certificate).ok();
+    let end = parsed.and_then(|(_, parsed)| u64::try_from(parsed.validity().not_after.timestamp()).ok()).unwrap_or(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Some(Duration::from_secs(end).saturating_sub(now))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -116,7 +116,7 @@ pub(super) async fn call(
     identified: Identified,
     mut body: Received,
     caller: &Caller,
-    limits: &Limits,
+    (limits, grace): (&Limits, Option<Duration>),
     record: &mut Record,
 ) -> Result<Permitted, Refusal> {
     let token = identified.token.clone();
@@ -164,7 +164,8 @@ pub(super) async fn call(
     record.credential(&credential.name, credential.version);
     let facts = facts.unwrap_or(if matches!(body, Upload::Empty) { Facts::Absent } else { Facts::Opaque });
     let websocket = identified.admitted.websocket;
-    let decided = Box::new(DecidedOn::new(&service, &parts.method, &line, caller, websocket, facts));
+    let decided =
+        Box::new(DecidedOn::new(&service, &parts.method, &line, caller, facts, (&credential, grace), websocket));
     Ok(Permitted { permit, service, credential, line, body, signed, decided, identified })
 }
 

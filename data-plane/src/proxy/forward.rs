@@ -8,6 +8,7 @@ use std::{
 };
 
 use http::{Response, StatusCode};
+use tokio::time::Instant;
 
 use super::{
     audit::Record,
@@ -30,7 +31,7 @@ pub(super) struct Answered {
     pub(super) cut: Cut,
     /// What is still being sent ends with the answer.
     pub(super) upload: Option<Severing>,
-    pub(super) expires_at: i64,
+    pub(super) expires: Option<Instant>,
     /// What was offered with a WebSocket handshake.
     pub(super) offer: Option<Box<Offer>>,
 }
@@ -52,7 +53,7 @@ pub(super) async fn call(
     config: &UpstreamConfig,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let Injected { service, request, needles, mut cut, expires_at, offer, form } = injected;
+    let Injected { service, request, needles, mut cut, expires, offer, form } = injected;
     let upload = match &request.body {
         Upload::Stream(stream) => Some(stream.state()),
         _ => None,
@@ -78,7 +79,7 @@ pub(super) async fn call(
     record.upstream_answered(response.status());
     response.body_mut().keep(patience);
     filter::response(response.headers_mut(), &service, form);
-    Ok(Answered { response, needles, cut, upload: severing, expires_at, offer })
+    Ok(Answered { response, needles, cut, upload: severing, expires, offer })
 }
 
 /// The head of the answer, unless the right to it or the time for it ends first. Where both are there at once, the right has ended:
@@ -124,8 +125,6 @@ fn check(mut response: Response<Answer>, offer: Option<&Offer>) -> Result<Respon
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
-
-    use tokio::time::Instant;
 
     use super::*;
     use crate::table::tests::{loaded, registered};

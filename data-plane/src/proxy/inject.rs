@@ -13,6 +13,7 @@ use seks_proto::{
     service::{Service, Site, Template},
     token::aws,
 };
+use tokio::time::Instant;
 use zeroize::Zeroize as _;
 
 use super::{
@@ -21,6 +22,7 @@ use super::{
     audit::Record,
     authorize::Permitted,
     filter, lookup,
+    outgoing::expiry,
     refusal::{Code, Refusal},
     scrub::Needles,
     sigv4,
@@ -39,8 +41,8 @@ pub(super) struct Injected {
     pub(super) needles: Needles,
     /// Ends the exchange when the right to it ends.
     pub(super) cut: Cut,
-    /// Unix seconds; 0: never.
-    pub(super) expires_at: i64,
+    /// When the token expires.
+    pub(super) expires: Option<Instant>,
     /// What is offered with a WebSocket handshake.
     pub(super) offer: Option<Box<Offer>>,
     /// How the agent names the service.
@@ -55,6 +57,7 @@ impl From<CutReason> for Code {
             CutReason::ServiceRemoved => Self::ServiceUnknown,
             // The agent may ask again, and is served where the service leads now.
             CutReason::ServiceChanged => Self::UpstreamUnreachable,
+            CutReason::CredentialReplaced => Self::UpstreamUnreachable,
             CutReason::PolicyDenied => Self::PolicyDenied,
             CutReason::CredentialRemoved => Self::ServiceNotGranted,
             CutReason::LeaseExpired => Self::NodeStale,
@@ -115,7 +118,7 @@ pub(super) fn call(
     if let Some(reason) = cut.reason() {
         return Err(Code::from(reason).into());
     }
-    lookup::check(&identified.token, &caller.again())?;
+    lookup::check(&identified.token, &caller.again(table))?;
 
     let broken = Code::UpstreamUnreachable;
     let sealed = Sealed { credential: &credential, fields: OnceCell::new() };
@@ -152,8 +155,8 @@ pub(super) fn call(
         headers.set(header::HOST, kept.host.clone());
     }
     let request = Request { method, target: target(line).ok_or(broken)?, headers, body };
-    let expires_at = identified.token.expires_at();
-    Ok(Injection::Done(Box::new(Injected { service, request, needles, cut, expires_at, offer, form })))
+    let expires = expiry(identified.token.expires_at(), table.wall().unix_now());
+    Ok(Injection::Done(Box::new(Injected { service, request, needles, cut, expires, offer, form })))
 }
 
 impl Kept {

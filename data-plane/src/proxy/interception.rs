@@ -116,7 +116,7 @@ pub(super) async fn connect(
             return Err(Code::from(reason).into());
         }
         cut = Some(watch);
-        expires = expiry(token.expires_at());
+        expires = expiry(token.expires_at(), caller.now);
     }
     record.decided(true, &[]);
     let via = Arc::new(Via { origin, digest: asker.token.map(|(_, digest)| digest) });

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -74,7 +74,7 @@ pub(super) fn call(
     in_flight: InFlight,
     record: &mut Record,
 ) -> Result<Response<Outgoing>, Refusal> {
-    let Answered { response, needles, cut, upload, expires_at, offer } = answered;
+    let Answered { response, needles, cut, upload, expires, offer } = answered;
     let mut response = scrub::response(response, needles, record.counters()).map_err(|_| {
         record.upstream_failed(Code::UpstreamUnreachable);
         Refusal::from(Code::UpstreamUnreachable)
@@ -83,7 +83,7 @@ pub(super) fn call(
         super::close_after(response.headers_mut()); // the agent may believe that its connection is another protocol's by now
     }
     let held = (in_flight, upload);
-    Ok(response.map(|body| Outgoing::relayed(body, cut, expires_at, idle, held)))
+    Ok(response.map(|body| Outgoing::relayed(body, cut, expires, idle, held)))
 }
 
 impl Outgoing {
@@ -106,14 +106,14 @@ impl Outgoing {
     fn relayed(
         body: scrub::Body<scrub::Decoded<Answer>>,
         cut: Cut,
-        expires_at: i64,
+        expires: Option<Instant>,
         idle: Duration,
         held: (InFlight, Option<Severing>),
     ) -> Self {
         Self(Kind::Relayed(Box::new(Relayed {
             body,
             cut,
-            expires: expiry(expires_at),
+            expires,
             idle,
             last: Instant::now(),
             timer: None,
@@ -122,12 +122,10 @@ impl Outgoing {
     }
 }
 
-/// When a token that expires at `expires_at` (unix seconds; 0: never) does so.
-pub(super) fn expiry(expires_at: i64) -> Option<Instant> {
-    (expires_at > 0).then(|| {
-        let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(expires_at).unwrap_or(0));
-        Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default()
-    })
+/// When a token that expires at `expires_at` (0: never) does so, where it is `now`; both in unix seconds.
+pub(super) fn expiry(expires_at: i64, now: i64) -> Option<Instant> {
+    let left = Duration::from_secs(u64::try_from(expires_at.saturating_sub(now)).unwrap_or(0));
+    (expires_at > 0).then(|| Instant::now() + left)
 }
 
 impl Relayed {

@@ -46,6 +46,9 @@ const A_MORSEL: f64 = 0.2;
 const OUTBOX: usize = 64;
 /// Renews whose answer may still come.
 const MAX_ASKED: usize = 8;
+/// Wall clocks that differ by more than this are reported, and how often.
+const SKEW_ALARM_SECONDS: f64 = 2.0;
+const SKEW_REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +129,8 @@ pub(super) struct Stream<'a> {
     nonce: u64,
     /// When each Renew was sent.
     asked: VecDeque<(u64, BootInstant)>,
+    /// When it was last said that the clocks differ.
+    skew_reported: Option<BootInstant>,
 }
 
 impl Fed {
@@ -222,6 +227,7 @@ impl<'a> Stream<'a> {
             fed: None,
             nonce: 0,
             asked,
+            skew_reported: None,
         })
     }
 
@@ -397,6 +403,7 @@ impl<'a> Stream<'a> {
         let (held, granted) =
             (Position { epoch: &epoch, revision }, Position { epoch: &grant.epoch, revision: grant.revision });
         let (Some(sent), true) = (sent, !self.lost && rules::takes(held, granted)) else { return };
+        self.compare_clocks(grant.wall_ms, sent);
         let left = Duration::from_millis(grant.ttl_left_ms).min(self.ttl);
         let ends = rules::lease_ends(sent, left, self.ttl);
         // The replica's barrier is as old as what is missing from a whole lease.
@@ -404,6 +411,20 @@ impl<'a> Stream<'a> {
         self.fed = Fed::with(self.fed, ends, age, self.ttl);
         self.table.lease().extend(ends);
         self.table.lease().current_at(sent.minus(age));
+    }
+
+    /// Notes the replica's wall clock, and says from time to time that the two differ.
+    fn compare_clocks(&mut self, wall_ms: u64, asked: BootInstant) {
+        let wall = self.table.wall();
+        wall.heard(wall_ms, asked);
+        let (skew, now) = (wall.skew_seconds(), BootInstant::now());
+        if skew.abs() > SKEW_ALARM_SECONDS && self.skew_reported.is_none_or(|at| now.since(at) >= SKEW_REPORT_EVERY) {
+            self.skew_reported = Some(now);
+            tracing::warn!(
+                skew_seconds = skew,
+                "this machine's wall clock and the control plane's differ: tokens expire by the later of the two; set the clocks"
+            );
+        }
     }
 
     /// Stops serving, and only then says that it has. The control plane ends the stream once it has heard that.

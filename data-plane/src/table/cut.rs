@@ -8,10 +8,12 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use seks_proto::{id::ServiceName, token::Digest};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     Found, Table,
@@ -35,6 +37,8 @@ pub enum CutReason {
     ServiceChanged,
     /// The credential was deleted. One that was merely replaced lets requests in flight finish.
     CredentialRemoved,
+    /// The credential was replaced, and the time that requests have to finish with it has passed.
+    CredentialReplaced,
     /// No policy permits the request any more, or one forbids it.
     PolicyDenied,
     /// The node's lease has run out.
@@ -49,6 +53,7 @@ impl fmt::Display for CutReason {
             Self::ServiceRemoved => "the service was removed",
             Self::ServiceChanged => "the service leads elsewhere now",
             Self::CredentialRemoved => "the credential was removed",
+            Self::CredentialReplaced => "the credential was replaced",
             Self::PolicyDenied => "the policies deny it",
             Self::LeaseExpired => "the node's lease ran out",
         })
@@ -66,6 +71,8 @@ pub trait Decided: Send + Sync {
 pub enum Verdict {
     /// It may go on.
     Holds,
+    /// It may go on for this long: its credential was replaced.
+    HoldsFor(Duration),
     /// It has to end.
     Withdrawn(CutReason),
     /// The tenant's policies are being compiled: it waits, and nothing of it moves, until they are.
@@ -82,6 +89,9 @@ pub struct Cut {
     decided: Option<Box<dyn Decided>>,
     /// It waits for a decision.
     open: bool,
+    /// When it has to end because its credential was replaced, and the timer for that.
+    ends: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
     registered: Option<(usize, Waker)>,
 }
 
@@ -137,7 +147,7 @@ impl Cut {
             _ => u64::MAX,
         };
         let held = Held::new(generation, token, service)?;
-        Some(Self { table, digest, held, decided: None, open: false, registered: None })
+        Some(Self { table, digest, held, decided: None, open: false, ends: None, timer: None, registered: None })
     }
 
     /// The request was decided on records of this [version](crate::table::TenantSlot::version), and `decided` decides again
@@ -146,6 +156,12 @@ impl Cut {
     pub fn since(mut self, version: u64, decided: Box<dyn Decided>) -> Self {
         (self.held.version, self.decided) = (version, Some(decided));
         self
+    }
+
+    /// What time it is, in unix seconds, for what expires.
+    #[must_use]
+    pub fn unix_now(&self) -> i64 {
+        self.table.wall.unix_now()
     }
 
     /// Whether the request is to wait: it isn't known yet whether it may go on. Whoever polls the cut is woken when it is.
@@ -172,7 +188,11 @@ impl Cut {
         {
             return Some(reason);
         }
-        self.held.reason().or_else(|| self.decide_again())
+        self.held.reason().or_else(|| self.decide_again()).or_else(|| self.has_ended())
+    }
+
+    fn has_ended(&self) -> Option<CutReason> {
+        self.ends.filter(|ends| *ends <= Instant::now()).map(|_| CutReason::CredentialReplaced)
     }
 
     /// Decides again where a record has changed since the last decision.
@@ -186,6 +206,9 @@ impl Cut {
             let Some(service) = self.held.grant.service() else { return Some(CutReason::ServiceRemoved) };
             match decided.again(&self.held.token, &service) {
                 Verdict::Holds => {}
+                Verdict::HoldsFor(grace) => {
+                    self.ends.get_or_insert_with(|| Instant::now() + grace);
+                }
                 Verdict::Withdrawn(reason) => return Some(reason),
                 Verdict::Open => {
                     self.open = true;
@@ -253,7 +276,9 @@ impl Future for Cut {
             }
             // Following a swap gave the registration up.
             if self.registered.is_some() {
-                return Poll::Pending;
+                let Some(ends) = self.ends else { return Poll::Pending };
+                let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(ends)));
+                ready!(timer.as_mut().poll(context));
             }
         }
     }

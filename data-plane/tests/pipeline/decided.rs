@@ -345,3 +345,35 @@ async fn an_upload_is_cut_by_policies_that_are_compiled_later_and_goes_on_under_
     upstream.write_all(&ok("{}")).await.unwrap();
     assert_eq!(read_reply(&mut agent, false).await.status, 200);
 }
+
+/// With a grace, a request whose credential was replaced ends after that; without, it finishes.
+#[tokio::test]
+async fn a_request_with_a_replaced_credential_ends_after_the_grace() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let grace = std::time::Duration::from_millis(300);
+    let rig =
+        Rig::with(listener.local_addr().unwrap(), |_| {}, |c| c.upstream.replaced_credential_grace = Some(grace)).await;
+    let mut agent = rig.connect().await;
+    agent
+        .write_all(
+            rig.fill("GET /api/openai/x HTTP/1.1\r\nHost: broker\r\nAuthorization: Bearer {T1}\r\n\r\n").as_bytes(),
+        )
+        .await
+        .unwrap();
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    upstream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n").await.unwrap();
+    let mut got = Vec::new();
+    while !got.ends_with(b"hi\r\n") {
+        assert!(agent.read_buf(&mut got).await.unwrap() > 0);
+    }
+    rig.apply(vec![credential("openai-key", "openai", NEW_CREDENTIAL, 2)]);
+    let replaced = std::time::Instant::now();
+    upstream.write_all(b"2\r\nho\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    while !rest.ends_with(b"ho\r\n") {
+        assert!(agent.read_buf(&mut rest).await.unwrap() > 0, "it may go on for a while");
+    }
+    rest.clear();
+    let _ = tokio::time::timeout(PATIENCE, agent.read_to_end(&mut rest)).await.expect("it ends");
+    assert!(replaced.elapsed() >= grace && rest.is_empty(), "{:?} {rest:?}", replaced.elapsed());
+}

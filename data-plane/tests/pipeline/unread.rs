@@ -61,7 +61,8 @@ async fn read_on(body: &mut RecvStream) -> (usize, Option<Reason>) {
             }
         }
     });
-    (got, ended.await.expect("the stream ends at once"))
+    let reason = ended.await.expect("the stream ends at once");
+    (got, reason)
 }
 
 /// An upstream whose answer has no end, and how much of it was taken.

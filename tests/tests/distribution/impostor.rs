@@ -140,7 +140,7 @@ impl Session {
 
     pub async fn grant_as(&self, nonce: u64, revision: u64) {
         let (epoch, ttl_left_ms) = (EPOCH.into(), 10_000);
-        self.send(ToNode::Grant(wire::LeaseGrant { nonce, epoch, revision, ttl_left_ms })).await;
+        self.send(ToNode::Grant(wire::LeaseGrant { nonce, epoch, revision, ttl_left_ms, wall_ms: 0 })).await;
     }
 
     /// A snapshot of what every request needs, and of `tokens`, one record a chunk.

@@ -1,6 +1,11 @@
 //! What is said to be enforced holds: for requests that began before the change, for agents that don't read, for connections that
 //! are open, whatever the clocks say.
 
+mod certificates;
+mod unread;
+
+use std::time::{Duration, Instant};
+
 use seks_tests::{Sandbox, Upstream, raw::Connection};
 
 const KEY: &str = "sk-real-enforced-key-000000000001";
@@ -49,4 +54,25 @@ fn a_credential_whose_replacement_is_enforced_is_not_used_by_a_request_whose_bod
     assert_eq!(agent.read_reply(false).status, 200);
     let received = String::from_utf8(upstream.received()).unwrap();
     assert!(received.contains(SECOND) && !received.contains(KEY), "{received}");
+}
+
+#[test]
+fn a_restarted_seks_dev_waits_for_no_process_that_has_ended() {
+    let upstream = Upstream::ok();
+    let mut sandbox = Sandbox::start();
+    sandbox.service("openai", &upstream, KEY);
+    let token = sandbox.token("agent", &["openai"]);
+    assert_eq!(sandbox.get("/api/openai/v1/models", &token.secret).status, 200);
+    // Twice: the second start finds what two processes have left.
+    for n in 0..2 {
+        sandbox.crash();
+        let begun = Instant::now();
+        let put = sandbox.cli().put_credential("openai", "openai", &format!("{KEY}{n}"));
+        assert_eq!(put["enforced"], true, "{put}");
+        // 10.9 s is what a lease takes; this is the command as a whole, on a machine that does other things.
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}: {put}", begun.elapsed());
+        println!("the first change after a crash: {} ms", put["waited_ms"]);
+    }
+    let revoked = sandbox.cli().revoke(&token.id);
+    assert_eq!(revoked["enforced"], true, "{revoked}");
 }

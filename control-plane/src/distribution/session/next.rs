@@ -21,6 +21,7 @@ use super::{
         lease::{Barrier, ttl_left},
         scope::Scope,
         snapshot::{Packer, Snapshot},
+        unix_now_millis,
     },
     End, Session,
 };
@@ -171,7 +172,8 @@ impl Session {
         let speaks = self.inner.fleet.grant(&self.node, self.stream, rules::grant_ends(barrier.at, ttl));
         let left = if speaks { ttl_left(barrier, ttl) } else { std::time::Duration::ZERO };
         debug_assert!(BootInstant::now() >= barrier.at);
-        ToNode::Grant(wire::LeaseGrant { nonce, epoch: self.epoch(), revision: self.sent, ttl_left_ms: millis(left) })
+        let (epoch, wall_ms) = (self.epoch(), unix_now_millis());
+        ToNode::Grant(wire::LeaseGrant { nonce, epoch, revision: self.sent, ttl_left_ms: millis(left), wall_ms })
     }
 
     /// The next part of the snapshot.

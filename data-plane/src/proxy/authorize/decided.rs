@@ -1,6 +1,10 @@
 //! What a request was permitted on, kept for as long as it lasts: when a record of its tenant has changed, it is decided again.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::Method;
 use seks_proto::policy::Call;
@@ -8,7 +12,7 @@ use seks_proto::policy::Call;
 use super::{Facts, Line};
 use crate::{
     proxy::Caller,
-    table::{CutReason, Decided, ServiceEntry, TokenEntry, Verdict},
+    table::{CredentialEntry, CutReason, Decided, Grant, ServiceEntry, TokenEntry, Verdict},
 };
 
 /// The request as the policies saw it, and the service that it was permitted to call.
@@ -17,9 +21,14 @@ pub(super) struct DecidedOn {
     method: Method,
     line: Line,
     source: IpAddr,
+    /// When it was decided first, in unix seconds, and on a clock that isn't set.
+    at: (i64, Instant),
     websocket: bool,
     /// What is known of the body. `Opaque` where it was passed on unread: a policy that asks for it denies.
     facts: Facts,
+    /// The credential that it was permitted to use, and how long it may finish with it when that was replaced.
+    credential: u64,
+    grace: Option<Duration>,
 }
 
 impl DecidedOn {
@@ -28,11 +37,23 @@ impl DecidedOn {
         method: &Method,
         line: &Line,
         caller: &Caller,
-        websocket: bool,
         facts: Facts,
+        (credential, grace): (&CredentialEntry, Option<Duration>),
+        websocket: bool,
     ) -> Self {
+        let credential = credential.generation;
         let line = Line { text: line.text.clone(), path: line.path };
-        Self { service: service.clone(), method: method.clone(), line, source: caller.source, websocket, facts }
+        Self {
+            service: service.clone(),
+            method: method.clone(),
+            line,
+            source: caller.source,
+            at: (caller.now, Instant::now()),
+            websocket,
+            facts,
+            credential,
+            grace,
+        }
     }
 
     /// Whether requests to the service go somewhere else now, or may not take the way that this one took.
@@ -42,6 +63,10 @@ impl DecidedOn {
             || before.upstream_ca_pem != now.upstream_ca_pem
             || (before.allow_private && !now.allow_private)
             || (self.websocket && !now.allow_websocket)
+    }
+
+    fn now(&self) -> i64 {
+        self.at.0.saturating_add(i64::try_from(self.at.1.elapsed().as_secs()).unwrap_or(i64::MAX))
     }
 
     fn decide(&self, token: &TokenEntry, service: &ServiceEntry) -> Verdict {
@@ -60,12 +85,21 @@ impl DecidedOn {
             query: self.line.query(),
             token: token.id(),
             services: token.services(),
-            age_seconds: Caller::now().saturating_sub(token.issued_at()).max(0),
+            age_seconds: self.now().saturating_sub(token.issued_at()).max(0),
             source: self.source,
             body: (&self.facts).into(),
         };
         let decision = policies.scope(&agent.name, &agent.attributes, &service.name).decide(&call);
-        if decision.allowed && decision.error.is_none() { Verdict::Holds } else { denied }
+        if !decision.allowed || decision.error.is_some() {
+            return denied;
+        }
+        let current = token.grant(service.name.as_str()).and_then(Grant::credential);
+        match self.grace {
+            Some(grace) if current.is_none_or(|current| current.generation != self.credential) => {
+                Verdict::HoldsFor(grace)
+            }
+            _ => Verdict::Holds,
+        }
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) async fn open(
         return Err(Code::from(reason).into());
     }
     record.decided(true, &[]);
-    let (expires, idle) = (expiry(token.expires_at()), config.idle_timeout);
+    let (expires, idle) = (expiry(token.expires_at(), cut.unix_now()), config.idle_timeout);
     let passage = Passage { host, cut, expires, idle, in_flight, record: None };
     Ok(Response::new(Outgoing::tunnel(Tunnel::Passage(Box::new(passage)))))
 }

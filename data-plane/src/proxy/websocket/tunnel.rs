@@ -15,7 +15,7 @@ use crate::{
     proxy::{
         audit::Record,
         forward::Answered,
-        outgoing::{InFlight, Outgoing, expiry},
+        outgoing::{InFlight, Outgoing},
         refusal::{Code, Refusal},
         scrub::{self, Messages, Needles},
         tunnel::{Pulse, Tunnel},
@@ -89,12 +89,12 @@ pub(in crate::proxy) async fn switch(
     in_flight: InFlight,
     record: &Record,
 ) -> Result<Response<Outgoing>, Refusal> {
-    let Answered { response, needles, cut, expires_at, .. } = answered;
+    let Answered { response, needles, cut, expires, .. } = answered;
     let (mut parts, body) = response.into_parts();
     record.counters().scrubbed(scrub::headers(&mut parts.headers, &needles));
     handshake::announce(&mut parts.headers);
     let upstream = body.switch().ok_or(Code::UpstreamUnreachable)?;
-    let socket = Socket { upstream, needles, cut, expires: expiry(expires_at), idle, in_flight, record: None };
+    let socket = Socket { upstream, needles, cut, expires, idle, in_flight, record: None };
     Ok(Response::from_parts(parts, Outgoing::tunnel(Tunnel::Socket(Box::new(socket)))))
 }
 

@@ -1,0 +1,48 @@
+//! An agent that doesn't read keeps nothing open and gets nothing more, through a whole SEKS.
+
+use std::time::Duration;
+
+use h2::Reason;
+use seks_tests::{
+    Sandbox, Upstream, runtime,
+    upstream::{Answer, Gate, answer::Step},
+};
+
+const WINDOW: usize = 20_000;
+
+#[test]
+fn a_revoked_stream_is_reset_before_its_agent_opens_the_window() {
+    let held = Gate::default();
+    // The node has all of it but the end; 10,853 bytes are behind the window.
+    let upstream = Upstream::start(move |_| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", WINDOW + 10_854);
+        let body = vec![b'x'; WINDOW + 10_853];
+        Answer::steps(vec![Step::Send([head.into_bytes(), body].concat()), Step::Hold(held.clone())])
+    });
+    let sandbox = Sandbox::start();
+    sandbox.service("openai", &upstream, "sk-real-unread-key-0000000000001");
+    let token = sandbox.token("agent", &["openai"]);
+    runtime().block_on(async {
+        let tcp = tokio::net::TcpStream::connect(sandbox.proxy()).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        let (mut client, connection) =
+            builder.initial_window_size(WINDOW as u32).handshake::<_, bytes::Bytes>(tcp).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get("http://localhost/api/openai/v1/models")
+            .header("authorization", format!("Bearer {}", token.secret))
+            .body(())
+            .unwrap();
+        let answer = client.send_request(request, true).unwrap().0.await.unwrap();
+        let mut body = answer.into_body();
+        let mut got = 0;
+        while got < WINDOW {
+            got += body.data().await.unwrap().unwrap().len();
+        }
+        let revoked = tokio::task::block_in_place(|| sandbox.cli().revoke(&token.id));
+        assert_eq!(revoked["enforced"], true, "{revoked}");
+        let _ = body.flow_control().release_capacity(WINDOW);
+        let next = tokio::time::timeout(Duration::from_secs(5), body.data()).await.expect("it ends at once");
+        let error = next.expect("reset, not ended").expect_err("no byte more");
+        assert_eq!(error.reason(), Some(Reason::CANCEL));
+    });
+}
