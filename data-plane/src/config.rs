@@ -129,6 +129,13 @@ pub struct Limits {
     /// Largest body that is read whole to verify what an AWS SDK signed of it. Default: 16 MiB. Bodies whose hash stands in the
     /// head, or isn't signed, stream.
     pub signed_bytes: usize,
+    /// Bytes of bodies that the node holds at once, for policies that look into them and signatures that cover them. Default: 256 MiB.
+    pub buffered_bytes: usize,
+    /// The most of `buffered_bytes` that one tenant's requests take. Default: 64 MiB.
+    pub tenant_buffered_bytes: usize,
+    /// How long a body waits for room in these; then it is refused with 503. Default: 2 s.
+    #[serde(with = "humantime_serde")]
+    pub buffer_wait: Duration,
     /// A head must be complete this long after its connection or its first byte. Default: 10 s.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
@@ -182,6 +189,11 @@ pub struct UpstreamConfig {
     /// Private networks (`ADDRESS/PREFIX`) that upstreams may be in, where the service's tenant was given them as well. This machine's
     /// own addresses take loopback (`127.0.0.0/8` or `::1/128`) too. Default: none.
     pub private_networks: Networks,
+    /// Name servers (`192.0.2.53:53`) to ask instead of those in `/etc/resolv.conf`. Default: none. `/etc/hosts` counts either way.
+    pub name_servers: Vec<SocketAddr>,
+    /// How long looking up a name may take. Default: 5 s.
+    #[serde(with = "humantime_serde")]
+    pub resolve_timeout: Duration,
 }
 
 /// `[audit]`
@@ -230,6 +242,9 @@ impl Default for Limits {
             body_bytes: 1 << 30,
             inspect_bytes: 1 << 20,
             signed_bytes: 16 << 20,
+            buffered_bytes: 256 << 20,
+            tenant_buffered_bytes: 64 << 20,
+            buffer_wait: Duration::from_secs(2),
             header_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
@@ -254,6 +269,8 @@ impl Default for UpstreamConfig {
             max_idle: 128,
             ca_file: None,
             private_networks: Networks::default(),
+            name_servers: Vec::new(),
+            resolve_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -312,6 +329,13 @@ impl Config {
         if !(1..=1_000_000).contains(&limits.wrong_tokens_per_second) {
             return fail("proxy.limits.wrong_tokens_per_second", "1 to 1,000,000");
         }
+        let largest = limits.inspect_bytes.max(limits.signed_bytes);
+        if limits.tenant_buffered_bytes < largest || limits.buffered_bytes < limits.tenant_buffered_bytes {
+            return fail(
+                "proxy.limits.tenant_buffered_bytes",
+                "at least inspect_bytes and signed_bytes, and at most buffered_bytes",
+            );
+        }
         for (key, time) in [
             ("proxy.limits.header_timeout", limits.header_timeout),
             ("proxy.limits.handshake_timeout", limits.handshake_timeout),
@@ -319,6 +343,8 @@ impl Config {
             ("proxy.limits.keep_alive", limits.keep_alive),
             ("upstream.connect_timeout", self.upstream.connect_timeout),
             ("upstream.request_timeout", self.upstream.request_timeout),
+            ("upstream.resolve_timeout", self.upstream.resolve_timeout),
+            ("proxy.limits.buffer_wait", limits.buffer_wait),
             ("upstream.idle_timeout", self.upstream.idle_timeout),
             ("upstream.keep_alive", self.upstream.keep_alive),
         ] {

@@ -5,6 +5,8 @@ mod admit;
 mod answer;
 pub mod audit;
 mod authorize;
+mod bounds;
+mod buffers;
 mod discovery;
 mod filter;
 mod forward;
@@ -13,6 +15,7 @@ mod inject;
 mod interception;
 mod lookup;
 mod outgoing;
+mod policy_pool;
 pub mod refusal;
 pub mod scrub;
 mod sigv4;
@@ -29,6 +32,7 @@ use self::{
     admit::Hosts,
     audit::{Audit, Record, RequestId},
     authorize::{Permitted, Received},
+    bounds::Bounds,
     inject::{Injected, Injection},
     lookup::Identified,
     outgoing::InFlight,
@@ -40,6 +44,7 @@ pub use self::{
     outgoing::{BrokenOff, Outgoing},
 };
 pub(crate) use self::{
+    buffers::Buffers,
     interception::{Entry, Interception, Leaves},
     tunnel::Tunnel,
 };
@@ -59,6 +64,7 @@ pub struct Proxy {
     audit: Audit,
     config: Config,
     wrong_tokens: Arc<WrongTokens>,
+    bounds: Bounds,
 }
 
 /// Who asks, and when.
@@ -95,7 +101,9 @@ impl Proxy {
         let wrong_tokens = Arc::new(WrongTokens::new(config.proxy.limits.wrong_tokens_per_second));
         let counted = wrong_tokens.clone();
         audit.metrics().count_limited(move || counted.limited());
-        Ok(Self { table, upstreams, hosts, audit, config, wrong_tokens })
+        let bounds = Bounds::new(&config.proxy.limits);
+        audit.metrics().count_buffers(bounds.buffers.clone());
+        Ok(Self { table, upstreams, hosts, audit, config, wrong_tokens, bounds })
     }
 
     /// Who asks, as of now.
@@ -157,15 +165,8 @@ impl Proxy {
         let (parts, body) = request.into_parts();
         if parts.method == Method::CONNECT && matches!(entry, Entry::Forward) {
             // Boxed: it is rare, and large.
-            return Box::pin(interception::connect(
-                &parts,
-                &caller,
-                &self.table,
-                (&self.config, &self.upstreams),
-                in_flight,
-                record,
-            ))
-            .await;
+            let with = (&self.config, &*self.upstreams);
+            return Box::pin(interception::connect(&parts, &caller, &self.table, with, in_flight, record)).await;
         }
         let admitted = admit::call(parts, &body, entry, &self.hosts, limits)?;
         let identified = lookup::call(admitted, &caller, &self.table, record)?;
@@ -196,7 +197,7 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<(Box<Injected>, Connection, Option<Arc<CredentialEntry>>), Refusal> {
         for _ in 0..MAX_DECISIONS {
-            let terms = (&self.config.proxy.limits, self.config.upstream.replaced_credential_grace);
+            let terms = (&self.bounds, self.config.upstream.replaced_credential_grace);
             let permitted = authorize::call(identified, body, &caller, terms, record).await?;
             let connection = self.connect(&permitted, record).await?;
             let minted = permitted.credential.minted.then(|| permitted.credential.clone());

@@ -18,6 +18,8 @@ use std::{
 use dashmap::DashMap;
 use seks_proto::{id::ServiceName, runtime::telemetry::Queue};
 
+use crate::proxy::Buffers;
+
 pub use self::{
     histogram::Histogram,
     service::{Outcome, ServiceMetrics},
@@ -41,6 +43,8 @@ struct Inner {
     table: Box<dyn Fn() -> TableState + Send + Sync>,
     /// Requests that were refused for the wrong tokens of their source.
     limited: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
+    /// Bodies that are held in memory.
+    buffers: OnceLock<Buffers>,
     /// Another part of this process that has metrics of its own.
     others: OnceLock<Box<dyn Fn() -> String + Send + Sync>>,
 }
@@ -72,6 +76,7 @@ impl Metrics {
             audit,
             table: Box::new(table),
             limited: OnceLock::new(),
+            buffers: OnceLock::new(),
             others: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -101,6 +106,11 @@ impl Metrics {
     /// Shows what `others` gives, in the same text format, below these. The first call counts.
     pub fn append(&self, others: impl Fn() -> String + Send + Sync + 'static) {
         let _ = self.inner.others.set(Box::new(others)); // Err: there is one already
+    }
+
+    /// Shows what `buffers` holds. The first call counts.
+    pub(crate) fn count_buffers(&self, buffers: Buffers) {
+        let _ = self.inner.buffers.set(buffers); // Err: there is one already
     }
 
     /// A request has begun.
@@ -141,7 +151,8 @@ impl Metrics {
     fn render_gauges(&self, out: &mut String) {
         let table = (self.inner.table)();
         let audit = &self.inner.audit;
-        let gauges: [(&str, &str, f64); 8] = [
+        let (held, refused) = self.inner.buffers.get().map_or((0, 0), |b| (b.held(), b.refused()));
+        let gauges: [(&str, &str, f64); 9] = [
             ("seks_proxy_inflight", "Requests under way.", self.inner.inflight.load(Relaxed) as f64),
             ("seks_table_revision", "Revision that the table has applied.", table.revision as f64),
             ("seks_table_tokens", "Tokens in the table.", table.tokens as f64),
@@ -153,15 +164,20 @@ impl Metrics {
                 table.clock_skew_seconds,
             ),
             ("seks_audit_queue", "Audit records that the collector has not confirmed.", audit.len() as f64),
+            ("seks_body_buffer_bytes", "Memory of bodies that are looked into.", held as f64),
             ("process_resident_memory_bytes", "Resident memory.", resident_bytes() as f64),
         ];
         for (name, help, value) in gauges {
             // Writing to a String can't fail.
             let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
         }
-        let name = "seks_audit_dropped_total";
-        let help = "Audit records lost.";
-        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n", audit.dropped());
+        let counters = [
+            ("seks_audit_dropped_total", "Audit records lost.", audit.dropped()),
+            ("seks_body_buffer_refused_total", "Requests refused because there was no memory for their body.", refused),
+        ];
+        for (name, help, value) in counters {
+            let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n");
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use std::{
 use dashmap::DashMap;
 use seks_proto::{
     address::{DialGuard, OwnAddresses, Reach},
+    resolve::{Resolver, ResolverOptions},
     service::Service,
 };
 use tokio::time::timeout;
@@ -85,6 +86,7 @@ pub struct Key {
 pub struct Upstreams {
     pools: DashMap<Key, Arc<Pool>, foldhash::quality::RandomState>,
     trust: tls::Trust,
+    resolver: Arc<Resolver>,
     config: UpstreamConfig,
     guard: Arc<DialGuard>,
 }
@@ -97,7 +99,9 @@ impl Upstreams {
     pub fn new(config: UpstreamConfig, own: OwnAddresses) -> Result<Self, CaFileError> {
         let trust = tls::Trust::load(config.ca_file.as_deref())?;
         let guard = Arc::new(DialGuard { allowed: config.private_networks.clone(), own });
-        Ok(Self { pools: DashMap::default(), trust, config, guard })
+        let (name_servers, timeout) = (config.name_servers.clone(), config.resolve_timeout);
+        let resolver = Arc::new(Resolver::new(ResolverOptions { name_servers, timeout }));
+        Ok(Self { pools: DashMap::default(), trust, resolver, config, guard })
     }
 
     /// What may be dialled for a service.
@@ -158,12 +162,18 @@ impl Upstreams {
         about: impl FnOnce() -> About,
     ) -> Result<Arc<Pool>, UpstreamError> {
         let About { is_current, gauge } = about();
-        let fresh = Arc::new(Pool::new(service, self.reach(service), &self.trust, self.config.max_idle, gauge)?);
+        let (reach, resolver) = (self.reach(service), self.resolver.clone());
+        let fresh = Arc::new(Pool::new(service, (reach, resolver), &self.trust, self.config.max_idle, gauge)?);
         let pool = self.pools.entry(key).or_insert_with(|| fresh.clone()).clone();
         if Arc::ptr_eq(&pool, &fresh) {
             tokio::spawn(tend(Arc::downgrade(self), key, fresh, self.config.keep_alive, is_current));
         }
         Ok(pool)
+    }
+
+    /// What looks up names.
+    pub fn resolver(&self) -> &Arc<Resolver> {
+        &self.resolver
     }
 
     /// Closes every pool.

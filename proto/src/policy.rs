@@ -5,9 +5,11 @@
 //! A tenant's policies are compiled once ([`Policies::compile`]), sliced for an agent and a service when they first meet
 //! ([`Policies::scope`]), and asked for every request ([`Scope::decide`]).
 
+mod cache;
 mod compilation;
 mod condition;
 mod decide;
+mod head;
 mod loose;
 mod parse;
 mod pattern;
@@ -15,6 +17,7 @@ mod schema;
 mod slice;
 mod spelling;
 mod tree;
+mod work;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -25,6 +28,7 @@ pub use self::{
     compilation::Compilation,
     parse::{PolicyError, STACK_BYTES, parse_file, warnings},
     slice::{Policies, Scope},
+    work::BUDGET,
 };
 use crate::{
     id::{PolicyId, ServiceName},

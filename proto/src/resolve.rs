@@ -3,7 +3,14 @@
 //! A name that resolves to the inside is how somebody else's DNS (or whoever spoofs it) turns a process of ours into a scanner
 //! of its own network; a second look-up between check and connect is how the check is got round.
 
-use std::net::{IpAddr, SocketAddr};
+mod resolver;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+pub use self::resolver::{Resolver, ResolverOptions};
 
 use crate::address::Reach;
 
@@ -23,11 +30,25 @@ pub enum ResolveError {
 /// # Errors
 /// [`ResolveError`].
 pub async fn resolve(host: &str, port: u16, reach: &Reach) -> Result<Vec<SocketAddr>, ResolveError> {
+    resolve_by(Resolver::system(), host, host, port, reach).await
+}
+
+/// As [`resolve`], by `resolver`, within the bounds of `owner`.
+///
+/// # Errors
+/// [`ResolveError`].
+pub async fn resolve_by(
+    resolver: &Arc<Resolver>,
+    owner: &str,
+    host: &str,
+    port: u16,
+    reach: &Reach,
+) -> Result<Vec<SocketAddr>, ResolveError> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return allowed([SocketAddr::new(ip, port)], reach);
     }
-    let found = tokio::net::lookup_host((host, port)).await.map_err(|_| ResolveError::None)?;
-    allowed(found, reach)
+    let found = resolver.addresses(owner, host).await.ok_or(ResolveError::None)?;
+    allowed(found.iter().map(|ip| SocketAddr::new(*ip, port)), reach)
 }
 
 fn allowed(found: impl IntoIterator<Item = SocketAddr>, reach: &Reach) -> Result<Vec<SocketAddr>, ResolveError> {

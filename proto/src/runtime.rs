@@ -11,7 +11,11 @@ pub mod logs;
 pub mod shutdown;
 pub mod telemetry;
 
-pub use self::{blocking::blocking, dedicated::Dedicated, exit::Exit};
+pub use self::{
+    blocking::blocking,
+    dedicated::{Dedicated, yield_to_others},
+    exit::Exit,
+};
 
 /// Version and commit, `0.1.0 (1a2b3c4d5e6f)`, for `--version` and for what a node reports of itself.
 ///

@@ -136,5 +136,5 @@ fn check_whole(tenant: &TenantName, all: &[Stored<Policy>]) -> Result<(), Regist
     }
     let values: Vec<Policy> = all.iter().map(|p| p.value.clone()).collect();
     let whole: Result<Policies, PolicyError> = Policies::compile(&values);
-    whole.map(drop).map_err(|error| RegistryError::Policies(vec![error]))
+    whole.and_then(|policies| policies.check_budget()).map_err(|error| RegistryError::Policies(vec![error]))
 }

@@ -9,13 +9,13 @@ mod decided;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use seks_proto::{
-    id::PolicyId,
-    policy::{Body, Call, Policies, Scope},
+    id::{PolicyId, TenantName},
+    policy::{Body, Call, Decision, Policies, Scope},
     request::{BodyFacts, Target, TargetError},
     service::INTERCEPTION,
 };
@@ -24,6 +24,7 @@ use self::decided::DecidedOn;
 use super::{
     Caller,
     audit::{Counters, Record},
+    bounds::Bounds,
     grpc,
     lookup::{self, Identified},
     refusal::{Code, Refusal},
@@ -37,7 +38,7 @@ use crate::{
 };
 
 /// How long a request waits for its tenant's policies while they are being compiled.
-const COMPILE_PATIENCE: Duration = Duration::from_secs(5);
+const COMPILE_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Says that a request was decided. Nothing but this file can make one.
 pub(super) struct Permit(());
@@ -116,7 +117,7 @@ pub(super) async fn call(
     identified: Identified,
     mut body: Received,
     caller: &Caller,
-    (limits, grace): (&Limits, Option<Duration>),
+    (bounds, grace): (&Bounds, Option<Duration>),
     record: &mut Record,
 ) -> Result<Permitted, Refusal> {
     let token = identified.token.clone();
@@ -136,7 +137,7 @@ pub(super) async fn call(
     if service.sigv4.is_some() {
         // Before anything is said of policies: whose request it is hangs on its signature.
         let who = (&*service, &*credential);
-        (body, signed) = Box::pin(verify(&identified, who, body, caller, limits, record)).await?;
+        (body, signed) = Box::pin(verify(&identified, who, body, caller, bounds, record)).await?;
     }
     let parts = &identified.admitted.parts;
     if service.denied_paths.iter().any(|d| d.matches(&parts.method, line.path())) {
@@ -153,14 +154,14 @@ pub(super) async fn call(
         source: caller.source,
         body: Body::NotRead,
     };
-    let (body, facts) = match scope.needs_body(&call) {
-        false => (body.pass_on(grpc::is_asked(parts.version, &parts.headers), limits, record)?, None),
-        true => Box::pin(inspect(body, &parts.headers, limits, record)).await?,
+    let (body, facts) = match bounds.needs_body(&scope, &call, &token).await? {
+        false => (body.pass_on(grpc::is_asked(parts.version, &parts.headers), bounds, record)?, None),
+        true => Box::pin(inspect(body, &parts.headers, token.tenant(), bounds, record)).await?,
     };
     if let Some(facts) = &facts {
         call.body = facts.into();
     }
-    let permit = decide(&scope, &call, record)?;
+    let permit = decide(bounds.decide(&scope, &call, &token, facts.as_ref()).await?, record)?;
     record.credential(&credential.name, credential.version);
     let facts = facts.unwrap_or(if matches!(body, Upload::Empty) { Facts::Absent } else { Facts::Opaque });
     let websocket = identified.admitted.websocket;
@@ -188,8 +189,7 @@ async fn compiled(token: &TokenEntry) -> Result<Arc<Policies>, Refusal> {
     compiled.ok_or_else(|| Code::PolicyDenied.into())
 }
 
-fn decide(scope: &Scope, call: &Call<'_>, record: &mut Record) -> Result<Permit, Refusal> {
-    let decision = scope.decide(call);
+fn decide(decision: Decision, record: &mut Record) -> Result<Permit, Refusal> {
     if !decision.audited.is_empty() {
         let policies = names(&decision.audited);
         tracing::info!(request_id = record.id().as_str(), policies, "policies in audit mode would have applied");
@@ -268,40 +268,47 @@ impl Received {
         }
     }
 
-    /// Whole, or not at all.
-    async fn read(self, limits: &Limits, record: &Record) -> Result<Bytes, Refusal> {
+    /// Whole, or not at all. `verified`: its head is known to be the agent's.
+    async fn read(
+        self,
+        tenant: &TenantName,
+        verified: bool,
+        bounds: &Bounds,
+        record: &Record,
+    ) -> Result<Bytes, Refusal> {
         let mut stream = match self {
             Self::Read(whole) => return Ok(whole),
             Self::Coming(body, _) if body.is_end_stream() => return Ok(Bytes::new()),
-            Self::Coming(body, hash) => Self::stream(body, hash, limits, record),
+            Self::Coming(body, hash) => Self::stream(body, hash, bounds, record),
             Self::Begun(stream) => *stream,
         };
         let announced = stream.size_hint();
-        let most = limits.signed_bytes;
+        let most = bounds.signed_bytes;
         let too_large =
             || Refusal::from(Code::RequestTooLarge).with_detail("the body is too large to verify its signature");
         if announced.lower() > most as u64 {
             return Err(too_large());
         }
-        let mut whole = BytesMut::with_capacity(announced.exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
+        let mut whole = bounds.buffers.body(tenant, announced.exact(), verified);
         while let Some(frame) = stream.frame().await {
             let Ok(data) = frame.map_err(Refusal::from)?.into_data() else { continue };
             if whole.len() + data.len() > most {
                 return Err(too_large());
             }
-            whole.extend_from_slice(&data);
+            whole.push(&data).await?;
         }
         Ok(whole.freeze())
     }
 }
 
-/// Verifies the agent's signature, reading the body if it takes that.
+/// Verifies the agent's signature, then reads the body if that says what is to be done. Only where the signature covers a hash
+/// that isn't written anywhere the body comes first.
 async fn verify(
     identified: &Identified,
     (service, credential): (&ServiceEntry, &CredentialEntry),
     body: Received,
     caller: &Caller,
-    limits: &Limits,
+    bounds: &Bounds,
     record: &Record,
 ) -> Result<(Received, Option<Signed>), Refusal> {
     let Some(sigv4) = &service.sigv4 else { return Ok((body, None)) };
@@ -310,7 +317,9 @@ async fn verify(
     let fields = credential.open().map_err(|_| Code::UpstreamUnreachable)?;
     let with = (sigv4, &identified.digest, &fields);
     if presented.needs_body(sigv4) {
-        let whole = body.read(limits, record).await?;
+        let verified = presented.verify_head(parts, target, with)?;
+        let tenant = identified.token.tenant();
+        let whole = body.expecting(presented.body_hash()).read(tenant, verified, bounds, record).await?;
         let signed = presented.verify(parts, target, with, Some(&whole))?;
         return Ok((Received::Read(whole), Some(signed)));
     }
@@ -320,7 +329,8 @@ async fn verify(
 }
 
 /// What is known of a body that a policy looks at.
-enum Facts {
+#[derive(Clone)]
+pub(super) enum Facts {
     Absent,
     Known(BodyFacts),
     Opaque,
@@ -349,7 +359,8 @@ impl<'a> From<&'a Facts> for Body<'a> {
 async fn inspect(
     body: Received,
     headers: &HeaderMap,
-    limits: &Limits,
+    tenant: &TenantName,
+    limits: &Bounds,
     record: &Record,
 ) -> Result<(Upload, Option<Facts>), Refusal> {
     let (announced, ended) = match &body {
@@ -371,18 +382,17 @@ async fn inspect(
         Received::Begun(stream) => *stream,
         Received::Read(_) => return Err(Code::RequestInvalid.into()), // returned above
     };
-    // Sized once where the length is known; a body in chunks grows as it comes, so one byte never reserves a megabyte.
-    let mut whole = BytesMut::with_capacity(announced.exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
+    let mut whole = limits.buffers.body(tenant, announced.exact(), true);
     while let Some(frame) = stream.frame().await {
         let Ok(data) = frame.map_err(Refusal::from)?.into_data() else { continue };
-        whole.extend_from_slice(&data);
+        whole.push(&data).await?;
         if whole.len() > limits.inspect_bytes {
             // Denied, unless only policies in audit mode wanted to know: then all of it is sent.
             stream.put_back(whole.freeze());
             return Ok((Upload::Stream(Box::new(stream)), Some(Facts::Opaque)));
         }
     }
-    let facts = Facts::of(headers, &whole, limits);
+    let facts = Facts::of(headers, whole.as_slice(), limits);
     Ok((Upload::Whole(Some(whole.freeze())), Some(facts)))
 }
 

@@ -18,6 +18,7 @@ use seks_proto::{
     token::{self, Digest, aws},
 };
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use self::{
     canonical::Canonical,
@@ -89,6 +90,18 @@ impl<'a> Presented<'a> {
         self.payload.is_none() || !sigv4.denied_actions.is_empty()
     }
 
+    /// Verifies the signature before the body is there. `false`: it covers a hash that only the body gives.
+    pub(super) fn verify_head(
+        &self,
+        parts: &Parts,
+        target: &str,
+        (sigv4, digest, fields): (&SigV4, &Digest, &Fields),
+    ) -> Result<bool, Refusal> {
+        let Some(payload) = &self.payload else { return Ok(false) };
+        let canonical = Canonical { claim: &self.claim, parts, target, payload, sigv4 };
+        if canonical.is_signed_with(&secret(fields, digest)?) { Ok(true) } else { Err(unsigned()) }
+    }
+
     /// Verifies the signature, and that the request isn't for keys. `body` is there if [`needs_body`](Self::needs_body).
     pub(super) fn verify(
         self,
@@ -100,11 +113,9 @@ impl<'a> Presented<'a> {
         let says_payload = self.payload.is_some() && self.claim.form == Form::Head;
         let hash = || Payload::Hash(Sha256::digest(body.map_or(&[][..], |b| b)).into());
         let payload = self.payload.unwrap_or_else(hash);
-        let key = fields.get(aws::KEY_FIELD).ok_or(Code::ServiceNotGranted)?;
-        let secret = token::aws::secret_access_key(key, digest);
         let canonical = Canonical { claim: &self.claim, parts, target, payload: &payload, sigv4 };
-        if !canonical.is_signed_with(&secret) {
-            return Err(mismatch("the request's signature does not match"));
+        if !canonical.is_signed_with(&secret(fields, digest)?) {
+            return Err(unsigned());
         }
         if let (Payload::Hash(hash), Some(body)) = (&payload, body)
             && *hash != <[u8; 32]>::from(Sha256::digest(body))
@@ -115,6 +126,16 @@ impl<'a> Presented<'a> {
         let region = sigv4.region.clone().unwrap_or_else(|| self.claim.region.to_owned());
         Ok(Signed { form: self.claim.form, payload, says_payload, region, unsigned: self.unsigned })
     }
+}
+
+/// The agent's secret access key.
+fn secret(fields: &Fields, digest: &Digest) -> Result<Zeroizing<String>, Refusal> {
+    let key = fields.get(aws::KEY_FIELD).ok_or(Code::ServiceNotGranted)?;
+    Ok(token::aws::secret_access_key(key, digest))
+}
+
+fn unsigned() -> Refusal {
+    mismatch("the request's signature does not match")
 }
 
 /// What was presented is nobody's signature.

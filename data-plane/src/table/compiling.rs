@@ -17,6 +17,7 @@ use std::{
 
 use seks_proto::{
     policy::{Compilation, Policies, PolicyError, STACK_BYTES},
+    runtime::yield_to_others,
     wire,
 };
 use tokio::sync::Notify;
@@ -223,6 +224,7 @@ impl Compiler {
     }
 
     fn work(&self) {
+        yield_to_others();
         let mut queue = lock(&self.queue);
         loop {
             if let Some(job) = queue.jobs.pop_front() {

@@ -19,7 +19,12 @@ use std::{
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
-use seks_proto::{address::Reach, resolve::resolve, service::Service};
+use seks_proto::{
+    address::Reach,
+    id::TenantName,
+    resolve::{Resolver, resolve_by},
+    service::Service,
+};
 use tokio_rustls::TlsConnector;
 
 use super::{
@@ -41,6 +46,8 @@ const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 pub struct Pool {
     upstream: seks_proto::service::Upstream,
     reach: Reach,
+    tenant: TenantName,
+    resolver: Arc<Resolver>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     /// HTTP/2 alone is spoken.
     http2: bool,
@@ -110,7 +117,7 @@ impl Drop for StreamSlot {
 impl Pool {
     pub(super) fn new(
         service: &Service,
-        reach: Reach,
+        (reach, resolver): (Reach, Arc<Resolver>),
         trust: &Trust,
         max_idle: usize,
         gauge: Arc<dyn Gauge>,
@@ -124,6 +131,8 @@ impl Pool {
         Ok(Self {
             upstream,
             reach,
+            tenant: service.tenant.clone(),
+            resolver,
             tls,
             http2: service.http2,
             max_idle,
@@ -169,7 +178,8 @@ impl Pool {
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, UpstreamError> {
-        let addresses = resolve(self.upstream.host(), self.upstream.port(), &self.reach).await;
+        let (host, port) = (self.upstream.host(), self.upstream.port());
+        let addresses = resolve_by(&self.resolver, self.tenant.as_str(), host, port, &self.reach).await;
         addresses.map_err(|_| UpstreamError::Unreachable("no address that may be dialled"))
     }
 

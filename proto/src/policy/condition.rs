@@ -14,6 +14,7 @@ use cedar_policy::{
 use super::{
     pattern::Pattern,
     tree::{Mentions, Part, mentions, part},
+    work::Work,
 };
 
 /// What a condition comes to.
@@ -58,6 +59,8 @@ pub(super) enum Condition {
 pub(super) struct Leaf {
     pub(super) expression: Expression,
     pub(super) mentions: Mentions,
+    /// What evaluating it costs.
+    work: Work,
 }
 
 /// Who answers what a condition asks.
@@ -119,7 +122,7 @@ impl Condition {
 
     fn leaf(expr: &Expr) -> Option<Self> {
         let expression = expr.to_string().parse().ok()?;
-        Some(Self::Leaf(Arc::new(Leaf { expression, mentions: mentions(expr) })))
+        Some(Self::Leaf(Arc::new(Leaf { expression, mentions: mentions(expr), work: Work::of_leaf(expr) })))
     }
 
     /// What it mentions.
@@ -134,6 +137,47 @@ impl Condition {
             Self::All(of) | Self::Any(of) => union(of),
             Self::If(of) => union(of.as_slice()),
             Self::Leaf(leaf) => leaf.mentions,
+        }
+    }
+
+    /// What evaluating it costs at most, once it is [settled](Self::settled).
+    pub(super) fn work(&self) -> Work {
+        let own = match self {
+            Self::PathLike(pattern) => Work::pattern(pattern.stretches()),
+            Self::PathIn(texts) => Work::texts(texts.len()),
+            Self::QueryHas(_) => Work::QUERY_NAME,
+            Self::Leaf(leaf) if leaf.mentions.any(Mentions::CALL) => leaf.work,
+            _ => Work::NOTHING,
+        };
+        self.children().iter().map(Self::work).sum::<Work>() + own + Work::STEP
+    }
+
+    /// What settling it costs.
+    pub(super) fn plan_work(&self) -> Work {
+        let own = match self {
+            Self::Leaf(leaf) if !leaf.mentions.any(Mentions::CALL) => leaf.work,
+            _ => Work::NOTHING,
+        };
+        self.children().iter().map(Self::plan_work).sum::<Work>() + own + Work::plan(1)
+    }
+
+    /// How many nodes it has.
+    pub(super) fn nodes(&self) -> usize {
+        1 + self.children().iter().map(Self::nodes).sum::<usize>()
+    }
+
+    /// Whether Cedar evaluates a part of it.
+    pub(super) fn asks_cedar(&self) -> bool {
+        matches!(self, Self::Leaf(leaf) if leaf.mentions.any(Mentions::CALL))
+            || self.children().iter().any(Self::asks_cedar)
+    }
+
+    fn children(&self) -> &[Self] {
+        match self {
+            Self::Not(of) => std::slice::from_ref(of),
+            Self::All(of) | Self::Any(of) => of,
+            Self::If(of) => of.as_slice(),
+            _ => &[],
         }
     }
 

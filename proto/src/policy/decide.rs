@@ -1,11 +1,21 @@
 //! A decision: every policy of a slice on one call, as it is sent and in its loosest reading.
 
-use std::{borrow::Cow, cell::OnceCell, collections::HashSet, sync::Arc};
+use std::{
+    borrow::Cow,
+    cell::OnceCell,
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use cedar_policy::{Context, Entities, EvalResult, Request, RestrictedExpression as Value, eval_expression};
 
 use super::{
     Body, Call, Decision, EvaluateError,
+    cache::{Key, Question},
     condition::{Answers, Condition, Leaf, Truth},
     loose,
     parse::Checked,
@@ -13,6 +23,7 @@ use super::{
     slice::Scope,
     spelling::readings,
     tree::{Mentions, QUERY_SPELLINGS},
+    work::{self, Work},
 };
 use crate::{
     id::PolicyId,
@@ -55,6 +66,14 @@ impl Member {
         self.strict.mentions() | self.loose.as_ref().map_or(Mentions::NOTHING, Condition::mentions)
     }
 
+    fn work(&self) -> Work {
+        work::of_member(&self.strict, self.condition(true))
+    }
+
+    fn asks_cedar(&self) -> bool {
+        self.strict.asks_cedar() || self.condition(true).asks_cedar()
+    }
+
     fn is_settled(&self) -> bool {
         matches!((&self.strict, &self.loose), (Condition::Const(_), None | Some(Condition::Const(_))))
     }
@@ -69,7 +88,12 @@ pub(super) struct Plan {
     mentions: Mentions,
     /// A policy's loosest reading is not its text.
     loose_differs: bool,
+    /// Never used twice in this process.
+    number: u64,
+    work: Work,
 }
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Plan {
     pub(super) fn new(members: Vec<Member>, granted: bool) -> Self {
@@ -78,8 +102,15 @@ impl Plan {
             granted,
             mentions: members.iter().fold(Mentions::NOTHING, |m, p| m | p.mentions()),
             loose_differs: members.iter().any(|m| m.loose.is_some()),
+            number: NEXT.fetch_add(1, Relaxed),
+            work: members.iter().map(Member::work).sum(),
             members,
         };
+        if plan.members.iter().any(Member::asks_cedar) {
+            // As it is sent, and in its loosest reading.
+            let request = Work::request(plan.mentions.any(Mentions::QUERY));
+            plan.work = plan.work + request + request;
+        }
         plan.decided = plan.settled();
         plan
     }
@@ -95,22 +126,41 @@ impl Plan {
         (!ids.is_empty()).then(|| Decision { policy_ids: ids.into(), ..denied() })
     }
 
+    /// The decision, when nothing of a call changes it.
+    pub(super) fn decided(&self) -> Option<&Decision> {
+        self.decided.as_ref()
+    }
+
+    /// What deciding on `call` takes at most.
+    pub(super) fn work(&self, call: &Call<'_>) -> Duration {
+        if self.decided.is_some() { Duration::ZERO } else { self.work.at(call.path.len(), call.query.len()) }
+    }
+
+    /// How many nodes its conditions have.
+    pub(super) fn nodes(&self) -> usize {
+        let loose = |m: &Member| m.loose.as_ref().map_or(0, Condition::nodes);
+        self.members.iter().map(|m| 4 + m.strict.nodes() + loose(m)).sum()
+    }
+
+    /// What an answer to `call` depends on; `None`: on more than is worth keeping.
+    pub(super) fn key<'a>(&self, question: Question, call: &Call<'a>) -> Option<Key<'a>> {
+        Key::new(self.number, question, self.mentions, call)
+    }
+
+    pub(super) fn may_need_body(&self) -> bool {
+        self.decided.is_none() && self.mentions.any(Mentions::BODY)
+    }
+
+    /// `call`'s body is [`Body::NotRead`].
     pub(super) fn needs_body(&self, scope: &Scope, call: &Call<'_>) -> bool {
-        if self.decided.is_some() || !self.mentions.any(Mentions::BODY) {
-            return false;
-        }
-        let unread = Call { body: Body::NotRead, ..call.clone() };
         let unknown = |loose: bool| {
-            let asked = Asked::new(scope, self, &unread, loose);
+            let asked = Asked::new(scope, self, call, loose);
             self.members.iter().any(|m| m.condition(loose).evaluate(&asked) == Truth::Unknown)
         };
         unknown(false) || unknown(true)
     }
 
     pub(super) fn decide(&self, scope: &Scope, call: &Call<'_>) -> Decision {
-        if let Some(decided) = &self.decided {
-            return decided.clone();
-        }
         let strict = Tally::of(self, &Asked::new(scope, self, call, false), false);
         if !strict.allows() || !(self.loose_differs || self.spelled_otherwise(call)) {
             return strict.decision(None);
@@ -162,16 +212,28 @@ struct Asked<'a> {
     spellings: OnceCell<HashSet<String>>,
     /// Made when Cedar is asked for the first time.
     request: OnceCell<Option<Request>>,
+    /// Names of the query in order, made when one is asked for.
+    names: OnceCell<Vec<Cow<'a, str>>>,
 }
 
 impl<'a> Asked<'a> {
     fn new(scope: &'a Scope, plan: &'a Plan, call: &'a Call<'a>, loose: bool) -> Self {
         let path = if loose { loose::path(call.path) } else { Cow::Borrowed(call.path) };
-        Self { scope, plan, call, path, loose, spellings: OnceCell::new(), request: OnceCell::new() }
+        Self {
+            scope,
+            plan,
+            call,
+            path,
+            loose,
+            spellings: OnceCell::new(),
+            request: OnceCell::new(),
+            names: OnceCell::new(),
+        }
     }
 
-    fn names(&self) -> impl Iterator<Item = Cow<'_, str>> {
-        request::names(self.call.query).map(|n| if self.loose { Cow::Owned(loose::lower(&n).into_owned()) } else { n })
+    fn names(&self) -> impl Iterator<Item = Cow<'a, str>> {
+        let loose = self.loose;
+        request::names(self.call.query).map(move |n| if loose { Cow::Owned(loose::lower(&n).into_owned()) } else { n })
     }
 
     fn spellings(&self) -> &HashSet<String> {
@@ -243,7 +305,15 @@ impl Answers for Asked<'_> {
     }
 
     fn has_query(&self, name: &str) -> bool {
-        if self.loose { self.spellings().contains(name) } else { self.names().any(|n| n == name) }
+        if self.loose {
+            return self.spellings().contains(name);
+        }
+        let names = self.names.get_or_init(|| {
+            let mut names: Vec<_> = self.names().collect();
+            names.sort_unstable();
+            names
+        });
+        names.binary_search_by(|known| (**known).cmp(name)).is_ok()
     }
 
     fn granted(&self) -> bool {

@@ -7,9 +7,11 @@ use miette::Diagnostic;
 
 use super::{
     condition::Condition,
+    head::Head,
     loose,
     schema::{METHODS, vocabulary},
     tree,
+    work::{self, Work},
 };
 use crate::id::PolicyId;
 
@@ -35,12 +37,14 @@ pub struct PolicyError {
 }
 
 /// Reads a file of policies and checks it against the schema: each has an `@id` of its own, in the grammar of names.
-/// Gives the policies in order, each as its id and its own text.
+/// Gives the policies in order, each as its id and its own text. All of them together cost a request at most [`BUDGET`](super::BUDGET).
 ///
 /// # Errors
 /// Every error in the file, in order.
 pub fn parse_file(text: &str) -> Result<Vec<(PolicyId, String)>, Vec<PolicyError>> {
-    Ok(check(text)?.into_iter().map(|c| (c.id, c.text)).collect())
+    let checked = check(text)?;
+    work::check_budget(checked.iter()).map_err(|error| vec![error])?;
+    Ok(checked.into_iter().map(|c| (c.id, c.text)).collect())
 }
 
 /// What is odd about a file that is acceptable: a policy that can never apply, look-alike characters. Empty when
@@ -60,12 +64,38 @@ pub(super) struct Checked {
     pub(super) strict: Condition,
     /// The loosest reading; `None`: it is no other.
     pub(super) loose: Option<Condition>,
+    pub(super) head: Head,
+    /// Counted from 1, in the text that was given.
+    pub(super) line: usize,
+    work: Work,
+    plan_work: Work,
     warnings: Vec<PolicyError>,
 }
 
 impl Checked {
     pub(super) fn forbids(&self) -> bool {
         self.policy.effect() == Effect::Forbid
+    }
+
+    /// What deciding costs: as it is sent and in its loosest reading; and once more where it has to be known whether the body is needed.
+    pub(super) fn work(&self) -> Work {
+        self.work
+    }
+
+    /// What settling it for an agent, a service and a method costs.
+    pub(super) fn plan_work(&self) -> Work {
+        self.plan_work
+    }
+
+    /// Whether Cedar evaluates a part of it for each request.
+    pub(super) fn asks_cedar(&self) -> bool {
+        [Some(&self.strict), self.loose.as_ref()].into_iter().flatten().any(Condition::asks_cedar)
+    }
+}
+
+impl AsRef<Self> for Checked {
+    fn as_ref(&self) -> &Self {
+        self
     }
 }
 
@@ -173,7 +203,14 @@ impl Statement<'_> {
         let warnings = self.validate(&id, &set)?;
         let (strict, loose) =
             conditions(policy).map_err(|reason| vec![self.error(format!("policy `{id}`: {reason}"))])?;
-        Ok(Checked { id, text: self.text.into(), policy: policy.clone(), audit, strict, loose, warnings })
+        let head = vocabulary()
+            .map(|v| Head::of(policy, v))
+            .ok_or_else(|| vec![self.error("the built-in schema is broken")])?;
+        let second = loose.as_ref().unwrap_or(&strict);
+        let work = work::of_member(&strict, second);
+        let plan_work = strict.plan_work() + second.plan_work();
+        let (text, line, policy) = (self.text.into(), self.line, policy.clone());
+        Ok(Checked { id, text, policy, audit, strict, loose, head, line, work, plan_work, warnings })
     }
 
     /// Whether Cedar can parse it without a deep stack. Text and comments count too: a bound needs no precision.

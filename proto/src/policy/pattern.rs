@@ -27,6 +27,11 @@ impl Pattern {
         Self { prefix, middle, suffix }
     }
 
+    /// How many stretches there are to look for.
+    pub(super) fn stretches(&self) -> usize {
+        self.middle.len() + 2
+    }
+
     /// Whether it matches all of `text`. Taking each stretch where it first occurs leaves the most for the rest, so there is
     /// nothing to go back for.
     pub(super) fn matches(&self, text: &str) -> bool {

@@ -80,6 +80,10 @@ impl Vocabulary {
         *kind == self.agent
     }
 
+    pub(super) fn is_group(&self, kind: &EntityTypeName) -> bool {
+        *kind == self.group
+    }
+
     pub(super) fn is_service(&self, kind: &EntityTypeName) -> bool {
         *kind == self.service
     }

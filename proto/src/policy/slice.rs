@@ -3,22 +3,26 @@
 use std::{
     collections::{BTreeMap, HashSet},
     hash::{BuildHasher as _, BuildHasherDefault, Hasher},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
-use cedar_policy::{
-    ActionConstraint, Context, Entities, Entity, EntityUid, PrincipalConstraint, Request, ResourceConstraint,
-    RestrictedExpression,
-};
+use cedar_policy::{Context, Entities, Entity, EntityUid, Request, RestrictedExpression};
 use dashmap::DashMap;
 
 use super::{
-    Call, Decision, PolicyError,
+    Body, Call, Decision, PolicyError,
+    cache::{self, Answer, Decisions, Question},
     compilation::Compilation,
     condition::{Condition, Leaf, Truth},
     decide::{self, Plan, truth_of},
+    head::{Agents, Services},
     parse::{Checked, on_deep_stack},
     schema::{METHODS, action_index, vocabulary},
+    work::{self, Bound},
 };
 use crate::{
     id::{AgentName, ServiceName},
@@ -28,6 +32,11 @@ use crate::{
 /// Scopes that a tenant keeps. A scope costs 1 to 10 KB; past this all are dropped and made anew as they are asked for.
 const MAX_SCOPES: usize = 8192;
 
+/// Bytes that a tenant's plans take; past it they are dropped with their scopes.
+const MAX_PLAN_BYTES: usize = 32 * 1024 * 1024;
+/// What a node of a plan's condition takes, its heap included.
+const PLAN_NODE_BYTES: usize = 96;
+
 /// The attribute that says which groups an agent is in: `group=a,b`.
 const GROUP: &str = "group";
 
@@ -35,14 +44,24 @@ const GROUP: &str = "group";
 #[derive(Default)]
 pub struct Policies {
     policies: Arc<[Arc<Checked>]>,
+    shared: Arc<Shared>,
     /// By a keyed hash of agent and service; an entry says itself whose it is.
     scopes: DashMap<u64, Arc<Scope>, BuildHasherDefault<Hashed>>,
     hasher: foldhash::quality::RandomState,
 }
 
+/// What all scopes of a tenant's policies have in common.
+#[derive(Default)]
+struct Shared {
+    decisions: Decisions,
+    /// What all plans take, in bytes.
+    plan_bytes: AtomicUsize,
+    bound: Bound,
+}
+
 /// For keys that are hashes.
 #[derive(Default)]
-struct Hashed(u64);
+pub(super) struct Hashed(u64);
 
 impl Hasher for Hashed {
     fn finish(&self) -> u64 {
@@ -73,11 +92,21 @@ impl Policies {
     }
 
     pub(super) fn of(compiled: Vec<Arc<Checked>>) -> Self {
-        Self { policies: compiled.into(), ..Self::default() }
+        let shared = Shared { bound: Bound::of(&compiled), ..Shared::default() };
+        Self { policies: compiled.into(), shared: shared.into(), ..Self::default() }
     }
 
     pub(super) fn all(&self) -> &[Arc<Checked>] {
         &self.policies
+    }
+
+    /// Refuses policies that may cost one request more than [`BUDGET`](super::BUDGET). A node compiles them nevertheless: what costs much there
+    /// is decided apart from what serves requests ([`Scope::needs_body_within`]).
+    ///
+    /// # Errors
+    /// The costliest policy, its cost, and the budget.
+    pub fn check_budget(&self) -> Result<(), PolicyError> {
+        work::check_budget(self.policies.iter().map(|p| &**p))
     }
 
     /// The slice for an agent and a service, cached. `attributes` are the agent's: its tags, and its groups by the attribute
@@ -90,9 +119,10 @@ impl Policies {
         {
             return Arc::clone(&scope);
         }
-        let scope = Arc::new(Scope::new(&self.policies, agent, attributes, service));
-        if self.scopes.len() >= MAX_SCOPES {
+        let scope = Arc::new(Scope::new(self, agent, attributes, service));
+        if self.scopes.len() >= MAX_SCOPES || self.shared.plan_bytes.load(Relaxed) > MAX_PLAN_BYTES {
             self.scopes.clear();
+            self.shared.plan_bytes.store(0, Relaxed);
         }
         self.scopes.insert(key, Arc::clone(&scope));
         scope
@@ -102,6 +132,7 @@ impl Policies {
 /// What decides for one agent and one service.
 pub struct Scope {
     policies: Arc<[Arc<Checked>]>,
+    shared: Arc<Shared>,
     agent: AgentName,
     attributes: BTreeMap<String, String>,
     service: ServiceName,
@@ -118,14 +149,10 @@ pub(super) struct Ground {
 }
 
 impl Scope {
-    fn new(
-        policies: &Arc<[Arc<Checked>]>,
-        agent: &AgentName,
-        attributes: &BTreeMap<String, String>,
-        service: &ServiceName,
-    ) -> Self {
+    fn new(of: &Policies, agent: &AgentName, attributes: &BTreeMap<String, String>, service: &ServiceName) -> Self {
         Self {
-            policies: Arc::clone(policies),
+            policies: Arc::clone(&of.policies),
+            shared: Arc::clone(&of.shared),
             agent: agent.clone(),
             attributes: attributes.clone(),
             service: service.clone(),
@@ -142,20 +169,89 @@ impl Scope {
     /// `call.body` is not looked at.
     #[must_use]
     pub fn needs_body(&self, call: &Call<'_>) -> bool {
-        self.plan(call).is_some_and(|plan| plan.needs_body(self, call))
+        let Some(plan) = self.plan(call).filter(|plan| plan.may_need_body()) else { return false };
+        let unread = Call { body: Body::NotRead, ..call.clone() };
+        let ask = || Answer::NeedsBody(plan.needs_body(self, &unread));
+        match self.ask(plan, Question::NeedsBody, &unread, ask) {
+            Answer::NeedsBody(needs) => needs,
+            Answer::Decision(_) => true, // not what was asked
+        }
     }
 
     /// Decides. Never fails: what can't be decided is denied.
     #[must_use]
     pub fn decide(&self, call: &Call<'_>) -> Decision {
-        self.plan(call).map_or_else(decide::denied, |plan| plan.decide(self, call))
+        let Some(plan) = self.plan(call) else { return decide::denied() };
+        if let Some(decided) = plan.decided() {
+            return decided.clone();
+        }
+        match self.ask(plan, Question::Decide, call, || Answer::Decision(plan.decide(self, call))) {
+            Answer::Decision(decision) => decision,
+            Answer::NeedsBody(_) => decide::denied(), // not what was asked
+        }
+    }
+
+    /// As [`Self::needs_body`], unless it may take longer than `limit`.
+    #[must_use]
+    pub fn needs_body_within(&self, limit: Duration, call: &Call<'_>) -> Option<bool> {
+        let unread = || Call { body: Body::NotRead, ..call.clone() };
+        (self.work(call) <= limit || self.is_known(Question::NeedsBody, &unread())).then(|| self.needs_body(call))
+    }
+
+    /// As [`Self::decide`], unless it may take longer than `limit`.
+    #[must_use]
+    pub fn decide_within(&self, limit: Duration, call: &Call<'_>) -> Option<Decision> {
+        (self.work(call) <= limit || self.is_known(Question::Decide, call)).then(|| self.decide(call))
+    }
+
+    /// What deciding takes at most.
+    fn work(&self, call: &Call<'_>) -> Duration {
+        let Some((method, granted)) = self.place(call) else { return Duration::ZERO };
+        match self.slot(method, granted).and_then(OnceLock::get) {
+            Some(plan) => plan.work(call),
+            None => self.shared.bound.plan + self.shared.bound.decide,
+        }
+    }
+
+    /// Whether the answer is at hand: settled, or kept from before.
+    fn is_known(&self, question: Question, call: &Call<'_>) -> bool {
+        let made = self.place(call).and_then(|(method, granted)| self.slot(method, granted)?.get());
+        made.is_some_and(|plan| {
+            plan.key(question, call).is_some_and(|key| self.shared.decisions.get(&key).is_some())
+                || (question == Question::NeedsBody && !plan.may_need_body())
+        })
+    }
+
+    /// From the answers that are kept, where that is worth it.
+    fn ask(&self, plan: &Plan, question: Question, call: &Call<'_>, ask: impl FnOnce() -> Answer) -> Answer {
+        let Some(key) = (plan.work(call) > cache::WORTH).then(|| plan.key(question, call)).flatten() else {
+            return ask();
+        };
+        if let Some(known) = self.shared.decisions.get(&key) {
+            return known;
+        }
+        let answer = ask();
+        self.shared.decisions.put(&key, answer.clone());
+        answer
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.shared.decisions.bytes()
     }
 
     /// `None`: the method is no action.
+    fn place(&self, call: &Call<'_>) -> Option<(usize, bool)> {
+        Some((action_index(call.method)?, call.services.contains(&self.service)))
+    }
+
+    fn slot(&self, method: usize, granted: bool) -> Option<&OnceLock<Plan>> {
+        self.plans.get(method)?.get(usize::from(granted))
+    }
+
     fn plan(&self, call: &Call<'_>) -> Option<&Plan> {
-        let method = action_index(call.method)?;
-        let granted = call.services.contains(&self.service);
-        Some(self.plans.get(method)?.get(usize::from(granted))?.get_or_init(|| self.make_plan(method, granted)))
+        let (method, granted) = self.place(call)?;
+        Some(self.slot(method, granted)?.get_or_init(|| self.make_plan(method, granted)))
     }
 
     fn make_plan(&self, method: usize, granted: bool) -> Plan {
@@ -164,7 +260,9 @@ impl Scope {
             let settled = |c: &Condition| c.settled(granted, &settle);
             decide::Member::new(p, settled(&p.strict), p.loose.as_ref().map(settled))
         });
-        Plan::new(members.collect(), granted)
+        let plan = Plan::new(members.collect(), granted);
+        self.shared.plan_bytes.fetch_add(plan.nodes() * PLAN_NODE_BYTES, Relaxed);
+        plan
     }
 
     /// What a leaf comes to that mentions nothing of the call.
@@ -199,32 +297,21 @@ impl Scope {
         self.attributes.get(GROUP).into_iter().flat_map(|g| g.split(',')).map(str::trim).filter(|g| !g.is_empty())
     }
 
-    /// Whether a policy's scope (its head) covers this agent, service and method.
+    /// Whether a policy's head covers this agent, service and method.
     fn applies(&self, policy: &Checked, method: usize) -> bool {
-        let Some(v) = vocabulary() else { return true }; // leaves nothing out; nothing is permitted then
-        let Some(action) = v.action(method) else { return true };
-        let is_action = |uid: &EntityUid| *uid == action.method || *uid == action.group;
-        let is_service = |uid: &EntityUid| *uid == v.service(self.service.as_str());
-        let is_agent = |uid: &EntityUid| *uid == v.agent(self.agent.as_str());
-        let in_agent = |uid: &EntityUid| is_agent(uid) || self.groups().any(|g| *uid == v.group(g));
-        let principal = match policy.policy.principal_constraint() {
-            PrincipalConstraint::Any => true,
-            PrincipalConstraint::Eq(uid) => is_agent(&uid),
-            PrincipalConstraint::In(uid) => in_agent(&uid),
-            PrincipalConstraint::Is(kind) => v.is_agent(&kind),
-            PrincipalConstraint::IsIn(kind, uid) => v.is_agent(&kind) && in_agent(&uid),
+        let head = &policy.head;
+        let service = match &head.services {
+            Services::Any => true,
+            Services::One(name) => **name == *self.service.as_str(),
+            Services::None => false,
         };
-        let resource = match policy.policy.resource_constraint() {
-            ResourceConstraint::Any => true,
-            ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) => is_service(&uid),
-            ResourceConstraint::Is(kind) => v.is_service(&kind),
-            ResourceConstraint::IsIn(kind, uid) => v.is_service(&kind) && is_service(&uid),
-        };
-        let action = match policy.policy.action_constraint() {
-            ActionConstraint::Any => true,
-            ActionConstraint::Eq(uid) => uid == action.method,
-            ActionConstraint::In(uids) => uids.iter().any(is_action),
-        };
-        principal && resource && action
+        service
+            && head.has_method(method)
+            && match &head.agents {
+                Agents::Any => true,
+                Agents::One(name) => **name == *self.agent.as_str(),
+                Agents::Group(name) => self.groups().any(|group| *group == **name),
+                Agents::None => false,
+            }
     }
 }

@@ -1,4 +1,5 @@
 mod equivalence;
+mod work;
 
 use std::collections::BTreeMap;
 
@@ -15,9 +16,9 @@ struct Fixture {
 
 impl Fixture {
     fn new(text: &str) -> Self {
-        let parsed = parse_file(text).unwrap_or_else(|e| panic!("{e:?}"));
-        let wire =
-            |(id, text): (PolicyId, String)| wire::Policy { id: id.to_string(), text, ..wire::Policy::default() };
+        // Whatever it costs.
+        let parsed = parse::check(text).unwrap_or_else(|e| panic!("{e:?}"));
+        let wire = |p: parse::Checked| wire::Policy { id: p.id.to_string(), text: p.text, ..wire::Policy::default() };
         let policies: Vec<_> = parsed.into_iter().map(wire).collect();
         Self {
             policies: Policies::compile(&policies).unwrap(),

@@ -7,6 +7,9 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 
 /// Deepest nesting of a body that is inspected. Requests of known APIs stay below 20.
 const MAX_DEPTH: usize = 64;
+/// Most names at the top level, and bytes of them: bodies of known APIs have some 30 names. It bounds what reading one takes beside the body.
+const MAX_NAMES: usize = 1000;
+const MAX_NAME_BYTES: usize = 64 * 1024;
 /// Longest `model`, in bytes.
 const MAX_MODEL: usize = 256;
 
@@ -32,7 +35,7 @@ impl BodyFacts {
 
     /// Reads JSON, in time linear in its length. `None` unless it is one object in strict JSON (RFC 8259) that all parsers read
     /// alike: at the top level no name stands twice, by whatever escapes, and none only resembles one of ours (`Model`,
-    /// `model `); numbers fit 64 bits or a finite double; it is nested at most 64 deep.
+    /// `model `); numbers fit 64 bits or a finite double; it is nested at most 64 deep, and has at most 1,000 names at the top level.
     #[must_use]
     pub fn from_json(body: &[u8]) -> Option<Self> {
         let mut reader = serde_json::Deserializer::from_slice(body);
@@ -79,7 +82,7 @@ impl<'de> Visitor<'de> for TopLevel {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<BodyFacts, A::Error> {
-        let (mut facts, mut seen) = (BodyFacts::default(), HashSet::new());
+        let (mut facts, mut seen, mut bytes) = (BodyFacts::default(), HashSet::new(), 0);
         while let Some(name) = map.next_key::<String>()? {
             match name.as_str() {
                 "model" => facts.model = map.next_value()?,
@@ -88,8 +91,12 @@ impl<'de> Visitor<'de> for TopLevel {
                 other if resembles_ours(other) => return Err(A::Error::custom("a name that resembles another")),
                 _ => map.next_value_seed(Strict { depth: MAX_DEPTH - 1 })?,
             }
+            bytes += name.len();
             if !seen.insert(name) {
                 return Err(A::Error::custom("a name stands twice"));
+            }
+            if seen.len() > MAX_NAMES || bytes > MAX_NAME_BYTES {
+                return Err(A::Error::custom("too many names"));
             }
         }
         if facts.model.as_ref().is_some_and(|m| m.len() > MAX_MODEL) {
@@ -232,6 +239,15 @@ mod tests {
         assert_eq!(BodyFacts::from_json(nested(MAX_DEPTH).as_bytes()), None);
         assert_eq!(BodyFacts::from_json(nested(100_000).as_bytes()), None);
         assert_eq!(BodyFacts::from_json("{\"x\":".repeat(100_000).as_bytes()), None);
+    }
+
+    #[test]
+    fn names_at_the_top_level_are_bounded_and_those_below_are_not_kept() {
+        let wide = |n: usize| format!("{{{}}}", (0..n).map(|i| format!("\"k{i}\":1")).collect::<Vec<_>>().join(","));
+        assert!(BodyFacts::from_json(wide(MAX_NAMES).as_bytes()).is_some());
+        assert_eq!(BodyFacts::from_json(wide(100_000).as_bytes()), None);
+        assert_eq!(BodyFacts::from_json(format!("{{\"{}\":1}}", "x".repeat(MAX_NAME_BYTES + 1)).as_bytes()), None);
+        assert!(BodyFacts::from_json(format!("{{\"metadata\":{}}}", wide(100_000)).as_bytes()).is_some());
     }
 
     #[test]

@@ -46,6 +46,18 @@ impl Dedicated {
     }
 }
 
+/// How far below others the threads of [`yield_to_others`] are scheduled, as `nice` counts.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
+
+/// Lets the process's other threads go first from now on: for threads that compute for long. Does nothing on systems other than Linux,
+/// where priorities are a whole process's.
+pub fn yield_to_others() {
+    // Where it isn't allowed nothing is lost but that.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, NICE);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,1 +1,7 @@
 //! A hostile tenant does not slow down or read other tenants on the same node.
+
+mod bodies;
+mod names;
+mod neighbour;
+mod policies;
+mod world;

@@ -9,7 +9,7 @@ use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
 use http::Response;
 use seks_proto::{
     address::Reach,
-    resolve::{ResolveError, resolve},
+    resolve::{ResolveError, Resolver, resolve_by},
     service::Upstream,
 };
 use tokio::{
@@ -59,7 +59,8 @@ pub(super) async fn open(
     record.service(&leave.name, origin.host());
     record.port(origin.port());
     record.upstream_began(false);
-    let dialled = timeout(config.connect_timeout, dial(origin, &upstreams.reach(leave))).await;
+    let by = (upstreams.resolver(), leave.tenant.as_str());
+    let dialled = timeout(config.connect_timeout, dial(origin, &upstreams.reach(leave), by)).await;
     let host = dialled.unwrap_or_else(|_| Err(Code::UpstreamTimeout.into())).inspect_err(|refusal| {
         record.upstream_failed(refusal.code);
     })?;
@@ -74,10 +75,14 @@ pub(super) async fn open(
 }
 
 /// A connection to exactly an address that was checked, as every upstream's.
-async fn dial(origin: &Origin, reach: &Reach) -> Result<TcpStream, Refusal> {
+async fn dial(
+    origin: &Origin,
+    reach: &Reach,
+    (resolver, tenant): (&Arc<Resolver>, &str),
+) -> Result<TcpStream, Refusal> {
     let inside = || Refusal::from(Code::ServiceNotGranted).with_detail("no host outside is called so");
     let upstream = Upstream::parse(&origin.to_url(), !reach.given.is_empty()).map_err(|_| inside())?;
-    let found = resolve(upstream.host(), upstream.port(), reach).await;
+    let found = resolve_by(resolver, tenant, upstream.host(), upstream.port(), reach).await;
     let addresses: Vec<SocketAddr> = found.map_err(|error| match error {
         ResolveError::Forbidden => inside(),
         ResolveError::None => Code::UpstreamUnreachable.into(),

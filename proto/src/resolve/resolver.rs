@@ -1,0 +1,244 @@
+//! Looking up names without a thread each: DNS over UDP and TCP, by `hickory-resolver`, with what the system's files say.
+//!
+//! `getaddrinfo` blocks one thread for every look-up, for as long as a name server is silent. Here a look-up is a task, and there are bounds:
+//! one look-up of a name at a time whoever asks ([`Resolver::addresses`] joins it), [`OWNER_LOOKUPS`] of an owner, [`ALL_LOOKUPS`] in all,
+//! and a deadline for each.
+//!
+//! `/etc/resolv.conf` and `/etc/hosts` are read as the system reads them, and again when they change. Other sources of names
+//! that glibc knows (`nsswitch.conf`: mDNS, LDAP, NIS, `myhostname`) aren't asked.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant, SystemTime},
+};
+
+use hickory_resolver::{
+    TokioResolver,
+    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts},
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    system_conf,
+};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
+
+/// Most look-ups at once in this process.
+const ALL_LOOKUPS: usize = 256;
+/// Most look-ups at once for one owner, a tenant.
+const OWNER_LOOKUPS: usize = 16;
+/// Names that are remembered; past it those that have expired go, then any.
+const MAX_NAMES: usize = 4096;
+/// Bounds on how long an answer is remembered, whatever its TTL says.
+const FOUND: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// The same for the answer that there is no such name.
+const ABSENT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long it is remembered that nobody answered.
+const SILENT: Duration = Duration::from_secs(1);
+/// How long one name server has before the next is asked, where `resolv.conf` allows more.
+const ATTEMPT: Duration = Duration::from_secs(2);
+/// How often the system's files are looked at.
+const FILES_EVERY: Duration = Duration::from_secs(5);
+/// Requests to a name server over one connection.
+const MAX_ACTIVE: usize = 1024;
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const HOSTS: &str = "/etc/hosts";
+
+/// What to ask.
+#[derive(Clone, Debug)]
+pub struct ResolverOptions {
+    /// Instead of those in `/etc/resolv.conf`; empty: those.
+    pub name_servers: Vec<SocketAddr>,
+    /// How long a look-up may take.
+    pub timeout: Duration,
+}
+
+impl Default for ResolverOptions {
+    fn default() -> Self {
+        Self { name_servers: Vec::new(), timeout: Duration::from_secs(5) }
+    }
+}
+
+/// Looks up names, and remembers what came of it.
+pub struct Resolver {
+    options: ResolverOptions,
+    client: Mutex<Option<Client>>,
+    names: Mutex<HashMap<Box<str>, Entry>>,
+    owners: Mutex<HashMap<Box<str>, Weak<Semaphore>>>,
+    all: Semaphore,
+}
+
+struct Client {
+    resolver: Arc<TokioResolver>,
+    files: [Option<SystemTime>; 2],
+    looked: Instant,
+}
+
+enum Entry {
+    Known(Answer, Instant),
+    /// Looked up just now: whoever wants it waits for the same answer.
+    Asked(watch::Receiver<Option<Answer>>),
+}
+
+/// The addresses of a name; `None`: there are none to be had.
+type Answer = Option<Arc<[IpAddr]>>;
+
+static SYSTEM: LazyLock<Arc<Resolver>> = LazyLock::new(|| Arc::new(Resolver::new(ResolverOptions::default())));
+
+impl Resolver {
+    /// One of its own.
+    #[must_use]
+    pub fn new(options: ResolverOptions) -> Self {
+        let (names, owners) = (Mutex::default(), Mutex::default());
+        Self { options, client: Mutex::default(), names, owners, all: Semaphore::new(ALL_LOOKUPS) }
+    }
+
+    /// That of this process, with the defaults.
+    #[must_use]
+    pub fn system() -> &'static Arc<Self> {
+        &SYSTEM
+    }
+
+    /// The addresses of `host`; `None` when there are none, or nobody says. `owner` is whose bound counts.
+    pub async fn addresses(self: &Arc<Self>, owner: &str, host: &str) -> Option<Arc<[IpAddr]>> {
+        let mut answer = match self.known_or_ask(owner, host) {
+            Ok(known) => return known,
+            Err(asked) => asked,
+        };
+        // Err: the task has panicked, or the runtime ends.
+        answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone()).flatten()
+    }
+
+    fn known_or_ask(self: &Arc<Self>, owner: &str, host: &str) -> Result<Answer, watch::Receiver<Option<Answer>>> {
+        let mut names = lock(&self.names);
+        match names.get(host) {
+            Some(Entry::Known(answer, until)) if Instant::now() < *until => return Ok(answer.clone()),
+            // A look-up that was dropped with its runtime has no sender any more.
+            Some(Entry::Asked(asked)) if asked.has_changed().is_ok() => return Err(asked.clone()),
+            _ => {}
+        }
+        make_room(&mut names);
+        let (tell, asked) = watch::channel(None);
+        names.insert(host.into(), Entry::Asked(asked.clone()));
+        drop(names);
+        let (own, owner, host) = (Arc::clone(self), self.owner(owner), Box::<str>::from(host));
+        // A task of its own: whoever asked first may have gone before the answer comes.
+        tokio::spawn(async move {
+            let (answer, keep) = own.look_up(&owner, &host).await;
+            lock(&own.names).insert(host, Entry::Known(answer.clone(), Instant::now() + keep));
+            tell.send_replace(Some(answer));
+        });
+        Err(asked)
+    }
+
+    async fn look_up(&self, owner: &Semaphore, host: &str) -> (Answer, Duration) {
+        let work = async {
+            // Waiting for a turn is part of the deadline. Err: never closed.
+            let _own = owner.acquire().await.ok()?;
+            let _any = self.all.acquire().await.ok()?;
+            Some(self.client()?.lookup_ip(host).await)
+        };
+        match timeout(self.options.timeout, work).await {
+            Ok(Some(Ok(found))) => {
+                let keep = found.valid_until().saturating_duration_since(Instant::now());
+                let addresses: Arc<[IpAddr]> = found.iter().collect();
+                let answer = if addresses.is_empty() { None } else { Some(addresses) };
+                (answer, keep.clamp(FOUND.0, FOUND.1))
+            }
+            Ok(Some(Err(NetError::Dns(DnsError::NoRecordsFound(none))))) => {
+                let keep = Duration::from_secs(none.negative_ttl.unwrap_or_default().into());
+                (None, keep.clamp(ABSENT.0, ABSENT.1))
+            }
+            Ok(_) | Err(_) => (None, SILENT),
+        }
+    }
+
+    fn owner(&self, owner: &str) -> Arc<Semaphore> {
+        let mut owners = lock(&self.owners);
+        if let Some(known) = owners.get(owner).and_then(Weak::upgrade) {
+            return known;
+        }
+        if owners.len() >= 64 {
+            owners.retain(|_, bound| bound.strong_count() > 0); // as many stay as look up names now
+        }
+        let new = Arc::new(Semaphore::new(OWNER_LOOKUPS));
+        owners.insert(owner.into(), Arc::downgrade(&new));
+        new
+    }
+
+    /// The client for what the system's files say now.
+    fn client(&self) -> Option<Arc<TokioResolver>> {
+        let mut client = lock(&self.client);
+        if let Some(known) = client.as_mut() {
+            if known.looked.elapsed() < FILES_EVERY {
+                return Some(known.resolver.clone());
+            }
+            known.looked = Instant::now();
+            if known.files == changed() {
+                return Some(known.resolver.clone());
+            }
+        }
+        let files = changed();
+        let resolver = Arc::new(self.build()?);
+        let (new, looked) = (resolver.clone(), Instant::now());
+        *client = Some(Client { resolver: new, files, looked });
+        Some(resolver)
+    }
+
+    fn build(&self) -> Option<TokioResolver> {
+        let (config, mut options) = match self.options.name_servers.as_slice() {
+            [] => system_conf::read_system_conf().unwrap_or_else(|_| {
+                // As resolv.conf(5) says: without a file, or without a server in it, the one on this machine.
+                let local = NameServerConfig::udp_and_tcp(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+                (ResolverConfig::from_parts(None, Vec::new(), vec![local]), ResolverOpts::default())
+            }),
+            servers => {
+                let servers = servers.iter().map(|at| name_server(*at)).collect();
+                (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default())
+            }
+        };
+        options.timeout = options.timeout.min(ATTEMPT);
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        options.cache_size = 0; // names are remembered here
+        options.max_active_requests = MAX_ACTIVE;
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options;
+        builder.build().inspect_err(|error| tracing::error!(%error, "no resolver: names can't be looked up")).ok()
+    }
+}
+
+fn name_server(at: SocketAddr) -> NameServerConfig {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = at.port();
+        connection
+    });
+    NameServerConfig::new(at.ip(), true, connections.into())
+}
+
+/// When the system's files were last changed.
+fn changed() -> [Option<SystemTime>; 2] {
+    [RESOLV_CONF, HOSTS].map(|path| std::fs::metadata(Path::new(path)).and_then(|file| file.modified()).ok())
+}
+
+fn make_room(names: &mut HashMap<Box<str>, Entry>) {
+    if names.len() < MAX_NAMES {
+        return;
+    }
+    let now = Instant::now();
+    names.retain(|_, entry| !matches!(entry, Entry::Known(_, until) if *until <= now));
+    while names.len() >= MAX_NAMES {
+        let Some(any) = names.keys().next().cloned() else { return };
+        names.remove(&any);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner) // nothing in these sections panics
+}
+
+#[cfg(test)]
+mod tests;
