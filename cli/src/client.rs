@@ -23,6 +23,36 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Largest answer, in bytes: a list of a hundred thousand tokens.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
+/// Records of a page of a list. A control plane of the version before answers with all of them.
+const PAGE: u32 = 1000;
+
+/// An answer that is a page of a list.
+pub trait Page {
+    /// What is listed.
+    type Item;
+    /// What is on it, and the token of the next; `""`: there is none.
+    fn take(self) -> (Vec<Self::Item>, String);
+}
+
+macro_rules! pages {
+    ($($answer:ident $field:ident $item:ident;)*) => {
+        $(impl Page for wire::$answer {
+            type Item = wire::$item;
+            fn take(self) -> (Vec<wire::$item>, String) {
+                (self.$field, self.next_page_token)
+            }
+        })*
+    };
+}
+
+pages! {
+    ListServicesResponse services Service;
+    ListCredentialsResponse credentials Credential;
+    ListAgentsResponse agents Agent;
+    ListTokensResponse tokens Token;
+    ListPoliciesResponse policies Policy;
+}
+
 /// An open connection, the tenant that commands are about, and the time they may take.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -95,7 +125,46 @@ impl Client {
     /// A request for a list of this tenant's.
     #[must_use]
     pub fn list(&self) -> wire::ListRequest {
-        wire::ListRequest { tenant: self.tenant() }
+        wire::ListRequest { tenant: self.tenant(), page_size: PAGE, page_token: String::new() }
+    }
+
+    /// Every page of a list, one after the other.
+    ///
+    /// # Errors
+    /// As [`Self::call`], and of `each`.
+    pub async fn pages<P: Page>(
+        &self,
+        what: &str,
+        ask: impl AsyncFn(AdminClient<Channel>, wire::ListRequest) -> std::result::Result<Response<P>, Status>,
+        mut each: impl FnMut(Vec<P::Item>, bool) -> Result<()>,
+    ) -> Result<()> {
+        let mut request = self.list();
+        loop {
+            let (items, next) = self.call(what, ask(self.rpc(), request.clone())).await?.take();
+            each(items, next.is_empty())?;
+            if next.is_empty() {
+                return Ok(());
+            }
+            request.page_token = next;
+        }
+    }
+
+    /// All pages of a list as one.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn all<P: Page>(
+        &self,
+        what: &str,
+        ask: impl AsyncFn(AdminClient<Channel>, wire::ListRequest) -> std::result::Result<Response<P>, Status>,
+    ) -> Result<Vec<P::Item>> {
+        let mut all = Vec::new();
+        self.pages(what, ask, |items, _| {
+            all.extend(items);
+            Ok(())
+        })
+        .await?;
+        Ok(all)
     }
 
     /// A request about one thing of this tenant's.

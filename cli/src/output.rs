@@ -81,6 +81,12 @@ impl Output {
         }
     }
 
+    /// A list that comes in pages, and is printed as they come.
+    #[must_use]
+    pub fn stream(self, noun: &str) -> Stream {
+        Stream { output: self, noun: noun.into(), printed: 0 }
+    }
+
     /// Any data as JSON or YAML (JSON when the form is a table: the caller prints its own).
     ///
     /// # Errors
@@ -101,17 +107,71 @@ impl Output {
     /// # Errors
     /// When stdout can't be written; a reader that has gone away (`| head`) is no error.
     pub fn text(self, text: &str) -> Result<()> {
+        self.raw(text)?;
+        if text.ends_with('\n') { Ok(()) } else { self.raw("\n") }
+    }
+
+    /// Text as it is.
+    fn raw(self, text: &str) -> Result<()> {
         let mut stdout = io::stdout().lock();
-        let written = stdout.write_all(text.as_bytes()).and_then(|()| {
-            if !text.ends_with('\n') {
-                stdout.write_all(b"\n")?;
-            }
-            stdout.flush()
-        });
+        let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
         match written {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Err(e) => Err(CliError::new(Exit::Failed, "standard output", plain_io(&e))),
             Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// A list on its way to standard output. In every form it reads as if it had been printed as a whole; only the columns of a table
+/// are as wide as a page needs.
+pub struct Stream {
+    output: Output,
+    noun: String,
+    /// Objects so far.
+    printed: usize,
+}
+
+impl Stream {
+    /// Prints a page, which may be empty.
+    ///
+    /// # Errors
+    /// When stdout can't be written.
+    pub fn page<V: View>(&mut self, views: &[V]) -> Result<()> {
+        if views.is_empty() {
+            return Ok(());
+        }
+        let first = self.printed == 0;
+        self.printed += views.len();
+        match self.output.format {
+            Format::Table => {
+                let columns = if first { V::COLUMNS } else { &[] };
+                self.output.text(&table(columns, views.iter().map(View::row)))
+            }
+            Format::Yaml | Format::Toml => self.output.data(views), // a list in TOML is refused there
+            Format::Json => {
+                let text = serde_json::to_string_pretty(views).map_err(|e| CliError::new(Exit::Failed, "output", e))?;
+                // Of an array the brackets, each on a line of its own, come once.
+                let items = text.trim_start_matches('[').trim_end_matches(']').trim_matches('\n');
+                self.output.raw(&format!("{}{items}", if first { "[\n" } else { ",\n" }))
+            }
+        }
+    }
+
+    /// Ends the list. An empty table is a sentence on stderr, so that `seks … list | wc -l` says 0.
+    ///
+    /// # Errors
+    /// When stdout can't be written.
+    pub fn end(self) -> Result<()> {
+        match (self.output.format, self.printed) {
+            (Format::Table, 0) => {
+                notice(&format!("no {}", self.noun));
+                Ok(())
+            }
+            (Format::Json, 0) => self.output.text("[]"),
+            (Format::Yaml | Format::Toml, 0) => self.output.data::<[(); 0]>(&[]),
+            (Format::Json, _) => self.output.text("\n]"),
+            (Format::Table | Format::Yaml | Format::Toml, _) => Ok(()),
         }
     }
 }

@@ -8,6 +8,7 @@ mod audit;
 pub mod auth;
 mod credential;
 mod edge;
+mod limits;
 mod message;
 mod node;
 mod operator;
@@ -23,6 +24,7 @@ use std::{sync::Arc, time::Duration};
 
 use seks_proto::{
     address::DialGuard,
+    id::TenantName,
     runtime::telemetry::Telemetry,
     wire::{self, admin_server},
 };
@@ -30,21 +32,34 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 pub(crate) use self::edge::Edge;
-use self::{audit::Call, auth::Method, message::Message as _, problem::Problem};
+use self::{
+    audit::Call,
+    auth::{Caller, Method},
+    limits::Limits,
+    message::Message as _,
+    problem::Problem,
+};
 use crate::{
-    authority::Authority, distribution::Distribution, registry::Registry, store::Revision, telemetry::Metrics,
+    authority::Authority,
+    distribution::Distribution,
+    policy_workers::{PolicyRun, PolicyWorkers, Requester},
+    registry::{PageRequest, Registry},
+    store::Revision,
+    telemetry::Metrics,
 };
 
 /// Largest message that is decoded, in bytes. [`edge`] lets only those methods near it whose fields can be that long.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// How long a change is waited for when nobody says otherwise.
 const WAIT: Duration = Duration::from_secs(30);
+/// How long a change is waited for until this replica itself has it.
+const SEEN: Duration = Duration::from_secs(1);
 /// How long a change is waited for at most.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
-pub struct Admin(Arc<Parts>);
+pub struct Admin(Arc<Parts>, Arc<Limits>);
 
 /// What the service stands on.
 pub struct Parts {
@@ -58,6 +73,8 @@ pub struct Parts {
     pub telemetry: Telemetry,
     /// Counts the calls.
     pub metrics: Metrics,
+    /// Parse and validate policies.
+    pub policy_workers: PolicyWorkers,
     /// Where agents reach the proxy; may be empty.
     pub proxy_url: String,
     /// This replica's name.
@@ -70,7 +87,7 @@ impl Admin {
     /// The service.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        Self(Arc::new(parts), Arc::default())
     }
 
     /// The service behind its message limits, for a tonic server.
@@ -87,10 +104,24 @@ impl Admin {
         &self.0.authority
     }
 
+    /// Waits for a call's turn, or refuses it: [`limits`].
+    async fn limit(&self, caller: &Caller, method: Method, scope: &str) -> Result<Option<limits::Turn<'_>>, Problem> {
+        let quota = || TenantName::try_from(scope).map(|tenant| self.registry().quota(&tenant)).unwrap_or_default();
+        self.1.enter(method, (scope, &caller.operator().name), quota).await
+    }
+
+    /// Where work on policies of `tenant` is done for `caller`.
+    fn policy_run(&self, caller: &Caller, tenant: &TenantName) -> PolicyRun<'_> {
+        let requester = Requester { tenant: tenant.to_string(), operator: caller.operator().name.clone() };
+        PolicyRun::On(&self.0.policy_workers, requester)
+    }
+
     /// Waits until `revision` is enforced wherever a node may serve, as far as the caller wants to know.
     async fn enforced(&self, revision: Revision, wait: Option<wire::Wait>) -> Option<wire::Enforcement> {
         let wait = wait.unwrap_or_default();
         if wait.no_wait {
+            // So that what the same caller does next is held to a quota with this in it.
+            self.0.distribution.await_applied(revision, SEEN).await;
             return Some(wire::Enforcement { revision, ..wire::Enforcement::default() });
         }
         let timeout = if wait.timeout_ms == 0 { WAIT } else { Duration::from_millis(wait.timeout_ms).min(MAX_WAIT) };
@@ -111,6 +142,7 @@ macro_rules! methods {
                     call.caller(&caller);
                     let message = request.into_inner();
                     auth::authorize(&caller, Method::$method, message.scope())?;
+                    let _turn = self.limit(&caller, Method::$method, message.scope()).await?;
                     $handler(self, &caller, message).await
                 }
                 .instrument(span)
@@ -127,6 +159,7 @@ methods! {
     list_tenants ListTenants(ListTenantsRequest) -> ListTenantsResponse = tenant::list;
     get_tenant GetTenant(NameRequest) -> Tenant = tenant::get;
     update_tenant UpdateTenant(UpdateTenantRequest) -> TenantResponse = tenant::update;
+    set_tenant_quota SetTenantQuota(SetTenantQuotaRequest) -> Tenant = tenant::set_quota;
     delete_tenant DeleteTenant(DeleteRequest) -> ChangeResponse = tenant::delete;
     list_catalogue ListCatalogue(ListCatalogueRequest) -> ListCatalogueResponse = service::catalogue;
     enable_service EnableService(EnableServiceRequest) -> ServiceResponse = service::enable;
@@ -166,6 +199,17 @@ methods! {
     list_operators ListOperators(ListOperatorsRequest) -> ListOperatorsResponse = operator::list;
     delete_operator DeleteOperator(DeleteRequest) -> ChangeResponse = operator::delete;
     who_am_i WhoAmI(WhoAmIRequest) -> Operator = operator::who_am_i;
+}
+
+/// The part of a list that `message` asks for.
+async fn page<T: prost::Message + Default>(
+    admin: &Admin,
+    kind: &'static str,
+    message: wire::ListRequest,
+) -> Answer<(Vec<T>, String)> {
+    let tenant = parse::name("tenant", &message.tenant)?;
+    let page = PageRequest { size: message.page_size, token: message.page_token };
+    Ok(admin.registry().page(&tenant, kind, &page).await?)
 }
 
 /// What every handler returns.

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use self::{
     identity::{Identities, Identity, Mesh, Peer, claimed_trust_domain},
-    sign::{NODE_TTL, OPERATOR_TTL, Request, ServerIdentity},
+    sign::{NODE_TTL, OPERATOR_TTL, Request, ServerIdentity, check_operator_ttl},
 };
 use crate::{
     config::AuthorityConfig,

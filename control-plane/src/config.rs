@@ -8,7 +8,7 @@ use seks_proto::{
 };
 use serde::Deserialize;
 
-use crate::{distribution::DistributionOptions, seal::SealConfig, store::StoreConfig};
+use crate::{distribution::DistributionOptions, registry::limits, seal::SealConfig, store::StoreConfig};
 
 /// The whole file. Unknown keys are errors.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -32,8 +32,47 @@ pub struct Config {
     /// Addresses of this process that no tenant's upstream may be: beside its own listeners, what `seks dev` runs.
     #[serde(skip)]
     pub own: OwnAddresses,
+    /// How much a tenant may have and do, where nothing else is set for it.
+    pub quota: QuotaConfig,
     /// Spans and metrics. `/metrics`, `/healthz` and `/readyz` are served on `metrics_listen`; default: not at all.
     pub telemetry: TelemetryConfig,
+}
+
+/// `[quota]`: for each tenant, where `seks tenant quota` has set nothing else for it. 0 is none at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuotaConfig {
+    /// Tokens, expired ones included until they are forgotten after a week. Default: 100,000.
+    pub tokens: u64,
+    /// Agents. Default: 10,000.
+    pub agents: u64,
+    /// Services. Default: 1,000.
+    pub services: u64,
+    /// Credentials. Default: 10,000.
+    pub credentials: u64,
+    /// Policies; all of them together are 1 MiB at most. Default: 1,000.
+    pub policies: u64,
+    /// Operators with a role in it. Default: 1,000.
+    pub operators: u64,
+    /// Writes a second in the long run, at each replica; revocations and deletes don't count. Default: 100.
+    pub writes_per_second: u32,
+    /// Writes at once, after a rest. Default: 1,000.
+    pub write_burst: u32,
+}
+
+impl Default for QuotaConfig {
+    fn default() -> Self {
+        Self {
+            tokens: limits::TOKENS as u64,
+            agents: limits::AGENTS as u64,
+            services: limits::SERVICES as u64,
+            credentials: limits::CREDENTIALS as u64,
+            policies: limits::POLICIES as u64,
+            operators: limits::TENANT_OPERATORS as u64,
+            writes_per_second: limits::WRITES_PER_SECOND,
+            write_burst: limits::WRITE_BURST,
+        }
+    }
 }
 
 /// `[authority]`: PEM files, read at the start.

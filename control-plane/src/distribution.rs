@@ -37,7 +37,7 @@ use std::{
 
 use http::Extensions;
 use seks_proto::{
-    id::{CredentialName, TenantName},
+    id::{CredentialName, NodeId, TenantName},
     wire,
 };
 use tokio::sync::{Notify, Semaphore, watch};
@@ -57,15 +57,19 @@ use self::{
     snapshot::Snapshots,
 };
 use crate::{
-    authority::{Identities, Peer},
+    authority::{Identities, Identity, Peer},
     lifetime::{Lifetime, MarkFile, WentBack},
-    registry::Registry,
+    rate::{RateLimits, Repeated},
+    registry::{Registry, UsageSource},
     seal::{SealError, Sealer},
     store::{Revision, Store, StoreError},
 };
 
 /// How much longer than its nodes a replica that leaves may take with its last word.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How often a warning that a node can cause is repeated.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// How the replica serves nodes: `[distribution]` without its listener.
 #[derive(Clone, Debug)]
@@ -156,6 +160,14 @@ struct Inner {
     hurry: Arc<Notify>,
     loading: Arc<Semaphore>,
     doors: Doors,
+    /// Reports of refused credentials, by node.
+    refusals: RateLimits<NodeId>,
+    /// Reports that name what the node was not sent.
+    strangers: Repeated,
+    /// Nodes that come with another table than they should hold.
+    differing: Repeated,
+    /// Streams that begin, by whose they are.
+    beginnings: RateLimits<Identity>,
     streams: AtomicU64,
     metrics: Metrics,
     /// This replica is about to stop: its nodes are to move.
@@ -196,6 +208,10 @@ impl Distribution {
             hurry: Arc::new(Notify::new()),
             loading: Arc::new(Semaphore::new(config.max_snapshots)),
             doors: Doors::default(),
+            refusals: RateLimits::default(),
+            strangers: Repeated::new(WARN_EVERY),
+            differing: Repeated::new(WARN_EVERY),
+            beginnings: RateLimits::default(),
             streams: AtomicU64::new(1),
             metrics: Metrics::default(),
             leaving: CancellationToken::new(),
@@ -313,7 +329,19 @@ impl Distribution {
     }
 }
 
+impl UsageSource for Distribution {
+    fn usage(&self, tenant: &TenantName) -> Option<(wire::Usage, wire::Quota)> {
+        self.0.snapshots.usage(tenant)
+    }
+}
+
 impl Distribution {
+    /// Waits until this replica has taken in `revision`, for at most `timeout`.
+    pub async fn await_applied(&self, revision: Revision, timeout: Duration) {
+        let mut head = self.0.feed.subscribe();
+        let _ = tokio::time::timeout(timeout, head.wait_for(|head| *head >= revision)).await; // the caller goes on anyway
+    }
+
     /// Stops at once what goes on behind it: nobody was served yet.
     pub async fn abandon(&self) {
         self.0.stop.cancel();

@@ -11,6 +11,8 @@ pub mod config;
 pub mod distribution;
 pub mod lifetime;
 pub mod mint;
+pub mod policy_workers;
+mod rate;
 pub mod registry;
 pub mod seal;
 pub mod server;

@@ -18,8 +18,10 @@ pub mod limits;
 mod mint;
 mod node;
 mod operator;
+mod page;
 mod policy;
 mod pool;
+mod quota;
 pub mod record;
 mod replica;
 mod service;
@@ -27,42 +29,46 @@ mod tenant;
 mod token;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use prost::Message;
 use seks_proto::address::Networks;
 
-use self::{change::Change, record::Stored};
+use self::{change::Change, quota::Quotas, record::Stored};
 pub use self::{
     error::RegistryError,
     join::{Admission, JoinToken, Joining},
-    operator::EVERYWHERE,
+    operator::{EVERYWHERE, fresh_enrolment},
+    page::PageRequest,
+    quota::UsageSource,
     token::{Issue, Issued},
 };
 pub(crate) use self::{
+    error::plural,
     mint::{Claim, MintTimes},
-    policy::check_file as check_policies,
+    policy::{check_file as check_policies, check_length as check_policy_length},
 };
 use crate::{
     seal::Sealer,
     store::{Key, Revision, Store},
 };
 
-/// Reads and writes every noun. Cheap to share behind an `Arc`; holds no state of its own.
+/// Reads and writes every noun. Cheap to share behind an `Arc`.
 pub struct Registry {
     store: Arc<dyn Store>,
     sealer: Arc<Sealer>,
     /// The private networks of a new tenant. `seks dev` alone gives any.
     tenant_networks: Networks,
+    quotas: OnceLock<Quotas>,
 }
 
 impl Registry {
     /// A registry over `store`, sealing with `sealer`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>) -> Self {
-        Self { store, sealer, tenant_networks: Networks::default() }
+        Self { store, sealer, tenant_networks: Networks::default(), quotas: OnceLock::new() }
     }
 
     /// The same, with private networks for each new tenant.

@@ -2,6 +2,7 @@
 
 pub mod listener;
 pub mod nodes;
+mod runtimes;
 mod start;
 pub mod tls;
 
@@ -13,7 +14,7 @@ use seks_proto::{
     runtime::telemetry::Telemetry,
     wire::{DESCRIPTORS, admin_server::AdminServer},
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Handle, task::JoinHandle};
 use tokio_util::{
     sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned},
     task::TaskTracker,
@@ -24,6 +25,7 @@ pub use self::start::{Base, Foundation, OperatorIdentity, StartError};
 use self::{
     listener::Listener,
     nodes::Nodes,
+    runtimes::{Runtimes, run_on},
     tls::{ClientCertificate, Source},
 };
 use crate::{
@@ -33,7 +35,8 @@ use crate::{
     distribution::{Distribution, DistributionOptions},
     lifetime::WentBack,
     mint::Refresher,
-    registry::{Admission, JoinToken, Registry, RegistryError},
+    policy_workers::PolicyWorkers,
+    registry::{Admission, JoinToken, Registry, RegistryError, fresh_enrolment},
     store::Store,
     telemetry::{self, Metrics},
 };
@@ -68,6 +71,8 @@ pub struct ControlPlane {
     tasks: TaskTracker,
     /// A start that fails half-way leaves nothing running either.
     _stop_when_dropped: DropGuard,
+    /// Last: what runs on them is told to stop first.
+    runtimes: Runtimes,
 }
 
 impl ControlPlane {
@@ -84,13 +89,21 @@ impl ControlPlane {
             ..DistributionOptions::default()
         };
         options.check()?; // before anything is written
-        let foundation = Foundation::open(&config).await?;
-        let (marks, identities) = (foundation.marks.clone(), foundation.authority.identities().clone());
-        let options = DistributionOptions { marks, identities, ..options };
-        let replica = options.replica.clone();
-        let (store, sealer) = (Arc::clone(&foundation.store), Arc::clone(&foundation.sealer));
-        let distribution = Distribution::start(store, sealer, options).await?;
-        let plane = Self::listen(&config, telemetry, &foundation, distribution.clone(), replica).await;
+        let runtimes = Runtimes::start().map_err(StartError::Threads)?;
+        let served = run_on(runtimes.distribution(), {
+            let config = config.clone();
+            async move {
+                let foundation = Foundation::open(&config).await?;
+                let (marks, identities) = (foundation.marks.clone(), foundation.authority.identities().clone());
+                let options = DistributionOptions { marks, identities, ..options };
+                let (store, sealer) = (Arc::clone(&foundation.store), Arc::clone(&foundation.sealer));
+                let replica = options.replica.clone();
+                Ok::<_, StartError>((foundation, Distribution::start(store, sealer, options).await?, replica))
+            }
+        });
+        let (foundation, distribution, replica) = served.await??;
+        foundation.registry.set_usage(Box::new(distribution.clone()), config.quota);
+        let plane = Self::listen(&config, telemetry, &foundation, distribution.clone(), replica, runtimes).await;
         if plane.is_err() {
             distribution.abandon().await; // what it does has nothing to say about that
         }
@@ -103,6 +116,7 @@ impl ControlPlane {
         Foundation { store, authority, registry, .. }: &Foundation,
         distribution: Distribution,
         replica: String,
+        runtimes: Runtimes,
     ) -> Result<Self, StartError> {
         let metrics = Metrics::new()?;
         metrics.add(distribution.collectors())?;
@@ -114,8 +128,8 @@ impl ControlPlane {
         let (name, dials) = (replica.clone(), Arc::clone(&guard));
         let refresher = Arc::new(Refresher::new(Arc::clone(registry), telemetry.clone(), name, dials)?);
         metrics.add(refresher.collectors())?;
-        let operators = bind("admin.listen", config.admin.listen).await?;
-        let nodes = bind("distribution.listen", config.distribution.listen).await?;
+        let operators = run_on(runtimes.admin(), bind("admin.listen", config.admin.listen)).await??;
+        let nodes = run_on(runtimes.distribution(), bind("distribution.listen", config.distribution.listen)).await??;
         guard.own.add(operators.address());
         guard.own.add(nodes.address());
         let stop = CancellationToken::new();
@@ -131,6 +145,7 @@ impl ControlPlane {
             tasks: TaskTracker::new(),
             _stop_when_dropped: stop.clone().drop_guard(),
             stop,
+            runtimes,
         };
         if let Some(address) = config.telemetry.metrics_listen {
             plane.serve_metrics(address, metrics.clone(), Arc::clone(store)).await?;
@@ -144,13 +159,15 @@ impl ControlPlane {
             distribution,
             telemetry,
             metrics,
+            policy_workers: PolicyWorkers::start().map_err(StartError::Threads)?,
             proxy_url: config.admin.proxy_url.clone(),
             replica,
             guard,
         };
         plane.serve_operators(operators, &config.admin.tls, &names, Admin::new(parts)).await?;
-        plane.tasks.spawn(refresher.run(plane.stop.clone()));
-        plane.tasks.spawn(janitor(Arc::clone(registry), plane.stop.clone()));
+        let admin = plane.runtimes.admin();
+        plane.tasks.spawn_on(refresher.run(plane.stop.clone()), &admin);
+        plane.tasks.spawn_on(janitor(Arc::clone(registry), plane.stop.clone()), &admin);
         tracing::info!(admin = %plane.admin, distribution = %plane.nodes, store = store.kind(), "serving");
         Ok(plane)
     }
@@ -162,24 +179,26 @@ impl ControlPlane {
         names: &[String],
         admin: Admin,
     ) -> Result<(), StartError> {
-        let incoming = self.secure("admin", listener, tls, names, ClientCertificate::Required)?;
+        let runtime = self.runtimes.admin();
+        let incoming = self.secure("admin", listener, tls, names, ClientCertificate::Required, &runtime)?;
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<AdminServer<Admin>>().await;
         let router = grpc_server()
-            .layer(Edge)
+            .layer(Edge::new(self.authority.identities().clone()))
             .add_service(admin.service())
             .add_service(health_service)
             .add_service(reflection()?);
-        self.serve(|stop| router.serve_with_incoming_shutdown(incoming, stop));
+        self.serve(&runtime, |stop| router.serve_with_incoming_shutdown(incoming, stop));
         Ok(())
     }
 
     /// A certificate is optional here, for the one method by which a node gets its first.
     fn serve_nodes(&mut self, listener: Listener, tls: &ListenerTlsConfig, names: &[String]) -> Result<(), StartError> {
-        let incoming = self.secure("distribution", listener, tls, names, ClientCertificate::Optional)?;
+        let runtime = self.runtimes.distribution();
+        let incoming = self.secure("distribution", listener, tls, names, ClientCertificate::Optional, &runtime)?;
         let enrolment = Enrolment::service(Arc::clone(&self.authority), Arc::clone(&self.registry));
         let nodes = Nodes::new(self.distribution.clone()).with_enrolment(enrolment);
-        self.servers.push(tokio::spawn(nodes.serve(incoming, self.stop.clone())));
+        self.servers.push(runtime.spawn(nodes.serve(incoming, self.stop.clone())));
         Ok(())
     }
 
@@ -190,9 +209,10 @@ impl ControlPlane {
         store: Arc<dyn Store>,
     ) -> Result<(), StartError> {
         let listen = |source| StartError::Listen { key: "telemetry.metrics_listen", address, source };
-        let socket = TcpListener::bind(address).await.map_err(listen)?;
+        let runtime = self.runtimes.admin();
+        let socket = run_on(runtime.clone(), TcpListener::bind(address)).await?.map_err(listen)?;
         self.metrics_addr = Some(socket.local_addr().map_err(listen)?);
-        self.tasks.spawn(telemetry::serve(socket, metrics, store, self.stop.clone()));
+        self.tasks.spawn_on(telemetry::serve(socket, metrics, store, self.stop.clone()), &runtime);
         Ok(())
     }
 
@@ -203,6 +223,7 @@ impl ControlPlane {
         files: &ListenerTlsConfig,
         names: &[String],
         clients: ClientCertificate,
+        runtime: &Handle,
     ) -> Result<listener::Incoming, StartError> {
         let mut names = names.to_vec();
         let ip = listener.address().ip();
@@ -214,16 +235,17 @@ impl ControlPlane {
         let source = Source::new(Arc::clone(&self.authority), files.clone(), names);
         let (config, presented) =
             source.server_config(clients).map_err(|source| StartError::Tls { section, source })?;
-        self.tasks.spawn(source.keep_fresh(presented, self.stop.clone()));
+        self.tasks.spawn_on(source.keep_fresh(presented, self.stop.clone()), runtime);
+        let _spawns_there = runtime.enter();
         Ok(listener.accept(config, self.stop.clone()))
     }
 
-    fn serve<F>(&mut self, serve: impl FnOnce(WaitForCancellationFutureOwned) -> F)
+    fn serve<F>(&mut self, runtime: &Handle, serve: impl FnOnce(WaitForCancellationFutureOwned) -> F)
     where
         F: Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
     {
         let serving = serve(self.stop.clone().cancelled_owned());
-        self.servers.push(tokio::spawn(async move {
+        self.servers.push(runtime.spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "a listener has failed");
             }
@@ -282,8 +304,9 @@ impl ControlPlane {
     /// # Errors
     /// Of the store.
     pub async fn bootstrap_operator(&self, name: &OperatorName) -> Result<Option<OperatorIdentity>, RegistryError> {
-        let identity = start::identity(&self.authority, name)?;
-        Ok(self.registry.create_first_operator(name).await?.map(|_| identity))
+        let enrolment = fresh_enrolment()?;
+        let identity = start::identity(&self.authority, name, &enrolment)?;
+        Ok(self.registry.create_first_operator(name, &enrolment).await?.map(|_| identity))
     }
 
     /// A new certificate and key for an operator that exists: for the one machine that has them both, as in development.
@@ -292,7 +315,7 @@ impl ControlPlane {
     /// [`RegistryError::NotFound`]; of the store.
     pub async fn renew_operator(&self, name: &OperatorName) -> Result<OperatorIdentity, RegistryError> {
         match self.registry.operator(name).await? {
-            Some(_) => Ok(start::identity(&self.authority, name)?),
+            Some(operator) => Ok(start::identity(&self.authority, name, &operator.enrolment)?),
             None => Err(RegistryError::NotFound { kind: "operator", name: name.to_string() }),
         }
     }

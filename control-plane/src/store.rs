@@ -89,6 +89,15 @@ pub struct Record {
     pub modified: Revision,
 }
 
+/// Records of a part of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// In the order of keys.
+    pub records: Vec<Record>,
+    /// The key path after which the next page begins; `None`: this is the last page.
+    pub next: Option<String>,
+}
+
 /// One atomic change: all of it is written at one revision, or none.
 #[derive(Clone, Debug, Default)]
 pub struct Transaction {
@@ -174,6 +183,23 @@ pub trait Store: Send + Sync + 'static {
     /// Every record below `prefix` (a [`key::prefix`]), in the order of keys, and the revision at which all of them stood so.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>>;
 
+    /// At most `most` records below `prefix`, of those whose key path comes after `after`. Each page is as the store stands when it is
+    /// read: what changes in between is in it or isn't. A page may hold fewer records than there are, or none, and not be the last.
+    fn list_page<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Page, StoreError>> {
+        Box::pin(async move {
+            let (records, _) = self.list(prefix).await?;
+            let mut rest = records.into_iter().filter(|record| record.key.to_string().as_str() > after);
+            let records: Vec<Record> = rest.by_ref().take(most).collect();
+            let next = rest.next().and(records.last()).map(|last| last.key.to_string());
+            Ok(Page { records, next })
+        })
+    }
+
     /// Every record below `prefix` as it stood at `revision`, in the order of keys; `None` when that history isn't kept any more.
     /// The watch from `revision` leads on from it. A revision that is yet to come is an error.
     fn list_at<'a>(
@@ -188,6 +214,11 @@ pub trait Store: Send + Sync + 'static {
     /// Every change after `after` (exclusive) below the store's prefix, in order, without gaps, for ever: reconnects by itself.
     /// Only [`WatchEvent::Compacted`] ends it.
     fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent>;
+
+    /// Whether the store takes no puts for want of room, as far as can be told without one. Not linearizable.
+    fn is_full(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async { false })
+    }
 
     /// The current revision by a linearizable read: at least that of every commit that returned before the call.
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>>;

@@ -11,6 +11,7 @@ use std::{
 
 use seks_control_plane::{
     Config, Foundation, OperatorIdentity,
+    registry::fresh_enrolment,
     seal::{Sealer, rotate},
 };
 use seks_proto::{id::OperatorName, runtime::Exit};
@@ -41,11 +42,15 @@ pub(crate) async fn rotate_kek(config: &Config) -> Result<(), Failure> {
 pub(crate) async fn bootstrap_operator(config: &Config, name: &str, out: &Path) -> Result<(), Failure> {
     let name = OperatorName::try_from(name).map_err(|e| Failure::usage(&format!("--name: {e}")))?;
     let foundation = Foundation::open(config).await?;
-    let operator = foundation.operator_identity(&name).map_err(|e| Failure::new(Exit::Failed, &e))?;
+    let enrolment = fresh_enrolment().map_err(|e| Failure::new(Exit::Failed, &e))?;
+    let operator = foundation.operator_identity(&name, &enrolment).map_err(|e| Failure::new(Exit::Failed, &e))?;
     let failed = |e: std::io::Error| Failure::usage(&format!("--out: `{}`: {e}", out.display()));
     DirBuilder::new().mode(0o700).create(out).map_err(failed)?;
     let made = match write(out, &operator, &foundation.authority.ca_pem()) {
-        Ok(()) => foundation.registry.create_first_operator(&name).await.map_err(|e| Failure::new(Exit::Failed, &e)),
+        Ok(()) => {
+            let made = foundation.registry.create_first_operator(&name, &enrolment).await;
+            made.map_err(|e| Failure::new(Exit::Failed, &e))
+        }
         Err(error) => Err(failed(error)),
     };
     let refusal = match made {

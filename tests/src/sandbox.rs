@@ -169,6 +169,11 @@ impl Sandbox {
         self.processes.first_mut().unwrap()
     }
 
+    /// The context file of its first operator.
+    pub fn context_file(&self) -> &std::path::Path {
+        &self.ready.context_file
+    }
+
     /// The administrator's command line.
     pub fn cli(&self) -> &Cli {
         &self.cli

@@ -310,7 +310,7 @@ fn sigterm_ends_it_with_zero_and_what_was_acknowledged_survives_a_kill() {
     runtime().block_on(machine.client(&running).create_agent(agent("second"))).unwrap();
     assert_eq!(running.process.terminate().code(), Some(0));
     let running = machine.start();
-    let list = wire::ListRequest { tenant: "default".into() };
+    let list = wire::ListRequest { tenant: "default".into(), ..Default::default() };
     let agents = runtime().block_on(machine.client(&running).list_agents(list)).unwrap().into_inner().agents;
     assert_eq!(agents.iter().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["first", "second"]);
 }
@@ -368,7 +368,7 @@ fn a_full_disk_refuses_writes_keeps_revoking_and_loses_nothing() {
     assert!(running.process.is_alive());
     running.process.kill();
     let running = machine.start();
-    let list = wire::ListRequest { tenant: "default".into() };
+    let list = wire::ListRequest { tenant: "default".into(), ..Default::default() };
     let agents = runtime().block_on(machine.client(&running).list_agents(list)).unwrap().into_inner().agents;
     assert_eq!(agents.len(), written - 1, "an acknowledged write is missing, or a refused one is there");
 }

@@ -88,6 +88,8 @@ async fn when_others_fill_the_disk_to_the_last_byte_revoking_still_works() {
     let full = std::fs::write(&filler, vec![1; 24 * 1024 * 1024]).unwrap_err();
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
     assert!(matches!(put(&store, 5_000, 1_000).await, Err(StoreError::Full)));
+    let status = seks_control_plane::status::of(store.as_ref()).await;
+    assert_eq!((status.store_healthy, status.store_problem.as_str()), (false, "full"));
     let reserve = disk.path().join("store.redb.reserve");
     assert!(reserve.exists());
     for first in 0..10 {
@@ -99,6 +101,7 @@ async fn when_others_fill_the_disk_to_the_last_byte_revoking_still_works() {
     assert!(matches!(put(&store, 5_000, 1_000).await, Err(StoreError::Full)));
     std::fs::remove_file(filler).unwrap();
     put(&store, 5_000, 1_000).await.unwrap();
+    assert!(seks_control_plane::status::of(store.as_ref()).await.store_healthy, "there is room again");
     assert!(reserve.exists());
     assert_eq!(store.list("in/").await.unwrap().0.len(), 1);
 }

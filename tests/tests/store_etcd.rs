@@ -265,7 +265,10 @@ async fn a_full_store_refuses_puts_and_takes_deletes() {
         }
         panic!("never full");
     };
+    assert!(seks_control_plane::status::of(store.as_ref()).await.store_healthy);
     assert!(matches!(full.await, StoreError::Full));
+    let status = seks_control_plane::status::of(store.as_ref()).await;
+    assert_eq!((status.store_healthy, status.store_problem.as_str()), (false, "full"));
     let delete = |at| Transaction { checks: vec![(key(0), at)], writes: vec![Write::Delete(key(0))] };
     assert!(matches!(store.commit(delete(token + 1)).await, Err(StoreError::Conflict)));
     let mut watch = store.watch(store.revision().await.unwrap());

@@ -141,7 +141,7 @@ async fn follow(identity: Identity, replica: SocketAddr, applied: Arc<AtomicU64>
             }
             () = &mut renew => {
                 nonce += 1;
-                link.send(ToReplica::Renew(wire::Renew { nonce }));
+                link.send(ToReplica::Renew(wire::Renew { nonce, ..Default::default() }));
                 renew.as_mut().reset(Instant::now() + renewal);
             }
         }

@@ -123,7 +123,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
         }
         Verb::List => {
             let client = global.connect().await?;
-            let agents = client.call("agents", client.rpc().list_agents(client.list())).await?.agents;
+            let agents = client.all("agents", async |mut rpc, page| rpc.list_agents(page).await).await?;
             output.list("agents", &agents.into_iter().map(AgentView::from).collect::<Vec<_>>())
         }
         Verb::Show { name } => {

@@ -143,7 +143,7 @@ async fn create(global: &Global, args: CreateArgs) -> Result<()> {
     let made = make(&client.tenant(), args.ttl).map_err(|e| CliError::new(Exit::Failed, "the CA", e))?;
     let mut service = service(&client.tenant(), &made.certificate)?;
     // Another CA changes nothing else.
-    let all = client.call("services", client.rpc().list_services(client.list())).await?.services;
+    let all = client.all("services", async |mut rpc, page| rpc.list_services(page).await).await?;
     if let Some(before) = all.into_iter().find(|service| service.name == INTERCEPTION) {
         (service.tunnel_other_hosts, service.allow_private) = (before.tunnel_other_hosts, before.allow_private);
     }

@@ -269,7 +269,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
         }
         Verb::List => {
             let client = global.connect().await?;
-            let list = client.call("credentials", client.rpc().list_credentials(client.list())).await?.credentials;
+            let list = client.all("credentials", async |mut rpc, page| rpc.list_credentials(page).await).await?;
             output.list("credentials", &list.into_iter().map(CredentialView::from).collect::<Vec<_>>())
         }
         Verb::Show { name } => {

@@ -122,7 +122,7 @@ impl Wanted {
     /// # Errors
     /// When one doesn't exist, or there is none.
     pub async fn services(&self, client: &Client) -> Result<Chosen> {
-        let all = client.call("services", client.rpc().list_services(client.list())).await?.services;
+        let all = client.all("services", async |mut rpc, page| rpc.list_services(page).await).await?;
         let ca = all.iter().find(|service| service.name == INTERCEPTION);
         let forward = self.forward(client, ca)?;
         let services = if self.service.is_empty() {
@@ -224,7 +224,7 @@ async fn with_a_credential(
     client: &Client,
     services: impl Iterator<Item = wire::Service>,
 ) -> Result<Vec<(wire::Service, wire::Grant)>> {
-    let credentials = client.call("credentials", client.rpc().list_credentials(client.list())).await?.credentials;
+    let credentials = client.all("credentials", async |mut rpc, page| rpc.list_credentials(page).await).await?;
     let mut wanted = Vec::new();
     for service in services {
         let mut own = credentials.iter().filter(|c| c.service == service.name);

@@ -159,7 +159,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
         }
         Verb::List => {
             let client = global.connect().await?;
-            let policies = client.call("policies", client.rpc().list_policies(client.list())).await?.policies;
+            let policies = client.all("policies", async |mut rpc, page| rpc.list_policies(page).await).await?;
             output.list("policies", &policies.into_iter().map(PolicyView::from).collect::<Vec<_>>())
         }
         Verb::Show { id } => {

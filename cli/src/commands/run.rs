@@ -87,7 +87,7 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
 }
 
 async fn only_agent(client: &Client) -> Result<String> {
-    let mut agents = client.call("agents", client.rpc().list_agents(client.list())).await?.agents;
+    let mut agents = client.all("agents", async |mut rpc, page| rpc.list_agents(page).await).await?;
     match (agents.pop(), agents.pop()) {
         (Some(agent), None) => Ok(agent.name),
         (None, _) => Err(CliError::new(Exit::NotFound, "agent", "there is none").hint("`seks agent create NAME`")),

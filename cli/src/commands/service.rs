@@ -109,7 +109,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
         }
         Verb::List => {
             let client = global.connect().await?;
-            let services = client.call("services", client.rpc().list_services(client.list())).await?.services;
+            let services = client.all("services", async |mut rpc, page| rpc.list_services(page).await).await?;
             output.list("services", &services.into_iter().map(ServiceView::from).collect::<Vec<_>>())
         }
         Verb::Show { name } => {

@@ -45,13 +45,19 @@ impl View for PeerView {
 struct StoreView {
     kind: String,
     healthy: bool,
+    /// `unreachable` or `full`.
+    problem: Option<String>,
 }
 
 impl From<wire::StatusResponse> for StatusView {
     fn from(s: wire::StatusResponse) -> Self {
         Self {
             control_plane: ReplicaView { replica: s.replica, version: s.version },
-            store: StoreView { kind: s.store, healthy: s.store_healthy },
+            store: StoreView {
+                kind: s.store,
+                healthy: s.store_healthy,
+                problem: Some(s.store_problem).filter(|problem| !problem.is_empty()),
+            },
             epoch: s.epoch,
             revision: s.revision,
             tokens: s.tokens,
@@ -72,7 +78,10 @@ impl View for StatusView {
     const COLUMNS: &'static [&'static str] =
         &["control plane", "store", "epoch", "revision", "tokens", "audit backlog", "nodes"];
     fn row(&self) -> Vec<String> {
-        let healthy = if self.store.healthy { "healthy" } else { "NOT HEALTHY" };
+        let healthy = match (&self.store.problem, self.store.healthy) {
+            (Some(problem), _) => format!("NOT HEALTHY ({problem})"),
+            (None, healthy) => if healthy { "healthy" } else { "NOT HEALTHY" }.into(),
+        };
         vec![
             format!("{} {}", self.control_plane.replica, self.control_plane.version).trim().into(),
             format!("{}, {healthy}", self.store.kind),

@@ -1,6 +1,8 @@
 //! `seks tenant`: isolation boundaries.
 
-use clap::Subcommand;
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
 use seks_proto::wire;
 use serde::Serialize;
 
@@ -53,7 +55,14 @@ Each node must allow the networks in `[upstream] private_networks` as well.")]
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Delete an empty tenant
+    /// Show or set how much a tenant may have and do; what isn't said stays as it is
+    #[command(after_help = "\
+Examples:
+  seks tenant quota acme
+  seks tenant quota acme --tokens 250000 --writes-per-second 200
+  seks tenant quota acme --reset")]
+    Quota(QuotaArgs),
+    /// Delete a tenant with everything in it: its tokens stop working
     #[command(alias = "rm", after_help = "Example:\n  seks tenant delete acme --yes")]
     Delete {
         /// Its name
@@ -65,6 +74,127 @@ Each node must allow the networks in `[upstream] private_networks` as well.")]
         #[command(flatten)]
         waiting: Waiting,
     },
+}
+
+/// Quotas of a tenant.
+#[derive(Debug, Args)]
+pub struct QuotaArgs {
+    /// Its name
+    name: String,
+    /// Tokens, expired ones included, which are kept for a week
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    tokens: Option<u64>,
+    /// Agents
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    agents: Option<u64>,
+    /// Services
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    services: Option<u64>,
+    /// Credentials
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    credentials: Option<u64>,
+    /// Policies
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    policies: Option<u64>,
+    /// Operators with a role in it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    operators: Option<u64>,
+    /// Writes a second in the long run, at each replica
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    writes_per_second: Option<u32>,
+    /// Writes at once, after a rest
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    write_burst: Option<u32>,
+    /// Back to what the control plane is configured to give
+    #[arg(long, conflicts_with_all = ["tokens", "agents", "services", "credentials", "policies", "operators", "writes_per_second", "write_burst"])]
+    reset: bool,
+}
+
+impl QuotaArgs {
+    /// What is to be set; `None`: nothing is said.
+    fn request(&self) -> Option<wire::SetTenantQuotaRequest> {
+        let quota = wire::Quota {
+            tokens: self.tokens.unwrap_or_default(),
+            agents: self.agents.unwrap_or_default(),
+            services: self.services.unwrap_or_default(),
+            credentials: self.credentials.unwrap_or_default(),
+            policies: self.policies.unwrap_or_default(),
+            operators: self.operators.unwrap_or_default(),
+            writes_per_second: self.writes_per_second.unwrap_or_default(),
+            write_burst: self.write_burst.unwrap_or_default(),
+        };
+        let said = self.reset || quota != wire::Quota::default();
+        said.then(|| wire::SetTenantQuotaRequest { name: self.name.clone(), quota: Some(quota), reset: self.reset })
+    }
+}
+
+#[derive(Serialize)]
+struct QuotaView {
+    tenant: String,
+    #[serde(flatten)]
+    rows: BTreeMap<&'static str, QuotaRow>,
+    writes_per_second: u32,
+    write_burst: u32,
+}
+
+#[derive(Serialize)]
+struct QuotaRow {
+    limit: u64,
+    used: u64,
+}
+
+impl From<wire::Tenant> for QuotaView {
+    fn from(t: wire::Tenant) -> Self {
+        let (q, u) = (t.quota.unwrap_or_default(), t.usage.unwrap_or_default());
+        let rows = [
+            ("tokens", q.tokens, u.tokens),
+            ("agents", q.agents, u.agents),
+            ("services", q.services, u.services),
+            ("credentials", q.credentials, u.credentials),
+            ("policies", q.policies, u.policies),
+            ("operators", q.operators, u.operators),
+        ];
+        let rows = rows.into_iter().map(|(noun, limit, used)| (noun, QuotaRow { limit, used })).collect();
+        Self { tenant: t.name, rows, writes_per_second: q.writes_per_second, write_burst: q.write_burst }
+    }
+}
+
+impl View for QuotaView {
+    const COLUMNS: &'static [&'static str] = &[
+        "tenant",
+        "agents",
+        "credentials",
+        "operators",
+        "policies",
+        "services",
+        "tokens",
+        "writes a second",
+        "write burst",
+    ];
+    fn row(&self) -> Vec<String> {
+        let rows = self.rows.values().map(|row| format!("{} of {}", row.used, row.limit));
+        let rates = [self.writes_per_second.to_string(), self.write_burst.to_string()];
+        std::iter::once(self.tenant.clone()).chain(rows).chain(rates).collect()
+    }
+}
+
+/// What goes with a tenant.
+fn contents(usage: &wire::Usage) -> String {
+    let parts = [
+        (usage.tokens, "token", "tokens"),
+        (usage.agents, "agent", "agents"),
+        (usage.services, "service", "services"),
+        (usage.credentials, "credential", "credentials"),
+        (usage.policies, "policy", "policies"),
+    ];
+    let parts = parts.into_iter().filter(|(count, ..)| *count > 0);
+    let parts: Vec<_> =
+        parts.map(|(count, one, many)| format!("{count} {}", if count == 1 { one } else { many })).collect();
+    match parts.as_slice() {
+        [] => "nothing".into(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
 }
 
 #[derive(Serialize)]
@@ -129,9 +259,24 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let view = TenantView::from(answer.tenant.unwrap_or_default());
             change::print(output, &what, view, answer.enforcement, waiting)
         }
-        Verb::Delete { name, confirm, waiting } => {
-            confirm.ask(&format!("delete tenant `{name}`"))?;
+        Verb::Quota(args) => {
             let client = global.connect().await?;
+            let (name, what) = (args.name.clone(), format!("tenant `{}`", args.name));
+            let get = || wire::NameRequest { tenant: String::new(), name: name.clone() };
+            if let Some(request) = args.request() {
+                client.change(&what, client.rpc().set_tenant_quota(request)).await?;
+            }
+            let tenant = client.call(&what, client.rpc().get_tenant(get())).await?;
+            output.one(&QuotaView::from(tenant))
+        }
+        Verb::Delete { name, confirm, waiting } => {
+            let client = global.connect().await?;
+            if !confirm.yes {
+                let request = wire::NameRequest { tenant: String::new(), name: name.clone() };
+                let tenant = client.call(&format!("tenant `{name}`"), client.rpc().get_tenant(request)).await?;
+                let contents = contents(&tenant.usage.unwrap_or_default());
+                confirm.ask(&format!("delete tenant `{name}` and {contents} in it"))?;
+            }
             let request = wire::DeleteRequest {
                 tenant: String::new(),
                 name: name.clone(),

@@ -206,9 +206,15 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             print_issued(&client, output, &what, issued, waiting)
         }
         Verb::List { agent } => {
-            let tokens = client.call("tokens", client.rpc().list_tokens(client.list())).await?.tokens;
-            let wanted = tokens.into_iter().filter(|t| agent.as_ref().is_none_or(|a| *a == t.agent));
-            output.list("tokens", &wanted.map(TokenView::from).collect::<Vec<_>>())
+            let mut list = output.stream("tokens");
+            let wanted = |t: &wire::Token| agent.as_ref().is_none_or(|a| *a == t.agent);
+            let pages = client.pages(
+                "tokens",
+                async |mut rpc, page| rpc.list_tokens(page).await,
+                |tokens, _| list.page(&tokens.into_iter().filter(wanted).map(TokenView::from).collect::<Vec<_>>()),
+            );
+            pages.await?;
+            list.end()
         }
         Verb::Show { id } => {
             let token = client.call(&format!("token `{id}`"), client.rpc().get_token(client.named(&id))).await?;

@@ -77,7 +77,7 @@ async fn apply_service(client: &Client, origin: &str) -> Result<()> {
 
 /// Stores a random key, the first time: it is never shown again, so nobody could compare a second one with it.
 async fn put_credential(client: &Client) -> Result<()> {
-    let known = client.call("demo credential", client.rpc().list_credentials(client.list())).await?.credentials;
+    let known = client.all("demo credential", async |mut rpc, page| rpc.list_credentials(page).await).await?;
     if known.iter().any(|c| c.name == CREDENTIAL) {
         return Ok(());
     }
@@ -115,7 +115,7 @@ fn or_there_already<T>(
 
 /// A new token, and the ones of earlier demonstrations revoked: nobody remembers them.
 async fn issue_token(client: &Client) -> Result<String> {
-    let earlier = client.call("demo tokens", client.rpc().list_tokens(client.list())).await?.tokens;
+    let earlier = client.all("demo tokens", async |mut rpc, page| rpc.list_tokens(page).await).await?;
     for old in earlier.into_iter().filter(|t| t.agent == AGENT) {
         client.change("demo tokens", client.rpc().revoke_token(client.delete(&old.id, true))).await?;
     }

@@ -9,11 +9,14 @@ use super::{Admin, Answer, auth::Caller, parse::name};
 
 pub(super) async fn create(admin: &Admin, _: &Caller, message: CreateAgentRequest) -> Answer<Agent> {
     let (tenant, agent) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
-    Ok(admin.registry().create_agent(&tenant, &agent, message.attributes).await?.0)
+    let (agent, revision) = admin.registry().create_agent(&tenant, &agent, message.attributes).await?;
+    admin.0.distribution.await_applied(revision, super::SEEN).await;
+    Ok(agent)
 }
 
 pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListAgentsResponse> {
-    Ok(ListAgentsResponse { agents: admin.registry().agents(&name("tenant", &message.tenant)?).await? })
+    let (agents, next_page_token) = super::page(admin, "agent", message).await?;
+    Ok(ListAgentsResponse { agents, next_page_token })
 }
 
 pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Agent> {

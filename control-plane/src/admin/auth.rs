@@ -14,8 +14,8 @@ use tonic::Extensions;
 use super::{Admin, problem::Problem};
 use crate::{authority::Identity, registry::EVERYWHERE};
 
-/// A certificate that was signed this much before its operator's record was made may still be the one that came with it: clocks
-/// of two replicas differ. An older one belongs to a deleted operator of the same name.
+/// Records of a version before don't name an enrolment. With those a certificate that was signed this much before the record was made
+/// may still be the one that came with it: clocks of two replicas differ. An older one belongs to a deleted operator of the same name.
 const CLOCK_SKEW_SECONDS: i64 = 60;
 
 /// An operator whose certificate and record agree.
@@ -125,6 +125,7 @@ rules! {
     ListOperators: Fleet Viewer;
     CreateTenant: Fleet Owner;
     UpdateTenant: Fleet Owner; // private networks: what an agent of the tenant may reach beside the Internet
+    SetTenantQuota: Fleet Owner;
     DeleteTenant: Fleet Owner;
     EnrollNode: Fleet Owner; // a node is given credentials
     RevokeNode: Fleet Owner;
@@ -144,7 +145,10 @@ pub(super) async fn identify(admin: &Admin, extensions: &Extensions) -> Result<C
     }
     let Identity::Operator(name) = peer.identity else { return Err(refused()) };
     let operator = admin.registry().operator(&name).await?.ok_or_else(refused)?;
-    if peer.signed_at + CLOCK_SKEW_SECONDS < operator.created_at {
+    if peer.enrolment != operator.enrolment {
+        return Err(refused()); // of one of this name that was deleted
+    }
+    if operator.enrolment.is_empty() && peer.signed_at + CLOCK_SKEW_SECONDS < operator.created_at {
         return Err(refused());
     }
     Ok(Caller(operator))

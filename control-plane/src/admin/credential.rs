@@ -38,8 +38,9 @@ pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRe
 }
 
 pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListCredentialsResponse> {
-    let credentials = admin.registry().credentials(&name("tenant", &message.tenant)?).await?;
-    Ok(ListCredentialsResponse { credentials })
+    let (credentials, next_page_token) = super::page(admin, "credential", message).await?;
+    let credentials = admin.registry().with_mints(credentials).await?;
+    Ok(ListCredentialsResponse { credentials, next_page_token })
 }
 
 pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Credential> {

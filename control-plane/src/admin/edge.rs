@@ -3,9 +3,13 @@
 //! A message of 4 MiB can decode to twenty times that when it is all empty list elements, so only the methods whose fields
 //! can be that long take such a message. tonic answers an over-long message with OUT_OF_RANGE and one that doesn't decode with
 //! INTERNAL; callers are told RESOURCE_EXHAUSTED and INVALID_ARGUMENT.
+//!
+//! Of long messages one operator may send a few at a time: what is on its way is held in memory before anybody has looked at it.
 
 use std::{
+    collections::HashMap,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
@@ -16,7 +20,10 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use crate::registry::limits;
+use crate::{
+    authority::{Identities, Identity},
+    registry::limits,
+};
 
 /// Policies and credentials are long texts; a service may carry certificates; all else is names within [`limits`].
 fn limit(path: &str) -> usize {
@@ -29,20 +36,71 @@ fn limit(path: &str) -> usize {
     }
 }
 
+/// From this length on a message counts as long, in bytes.
+const LONG: usize = 256 * 1024;
+/// Long messages of one operator that are on their way.
+const MAX_LONG: usize = 8;
+
 /// The layer.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Edge;
+#[derive(Clone)]
+pub(crate) struct Edge {
+    identities: Identities,
+    arriving: Arriving,
+}
+
+impl Edge {
+    /// Knows operators by `identities`.
+    pub(crate) fn new(identities: Identities) -> Self {
+        Self { identities, arriving: Arriving::default() }
+    }
+}
 
 impl<S> Layer<S> for Edge {
     type Service = Guarded<S>;
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded(inner)
+        Guarded { inner, edge: self.clone() }
     }
 }
 
 /// A service behind the limits.
-#[derive(Clone, Debug)]
-pub(crate) struct Guarded<S>(S);
+#[derive(Clone)]
+pub(crate) struct Guarded<S> {
+    inner: S,
+    edge: Edge,
+}
+
+/// Long messages that are on their way, by who sends them.
+#[derive(Clone, Default)]
+struct Arriving(Arc<Mutex<HashMap<Option<Identity>, usize>>>);
+
+impl Arriving {
+    fn try_acquire(&self, who: Option<Identity>) -> Option<Slot> {
+        let mut arriving = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = arriving.entry(who.clone()).or_default();
+        (*count < MAX_LONG).then(|| {
+            *count += 1;
+            Slot { arriving: self.clone(), who }
+        })
+    }
+}
+
+/// One of them, until it is whole or given up.
+struct Slot {
+    arriving: Arriving,
+    who: Option<Identity>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut arriving = self.arriving.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = arriving.get_mut(&self.who) {
+            *count -= 1;
+            if *count == 0 {
+                arriving.remove(&self.who);
+            }
+        }
+    }
+}
 
 impl<S> Service<Request<Body>> for Guarded<S>
 where
@@ -54,12 +112,21 @@ where
     type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(context)
+        self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let left = limit(request.uri().path());
-        let answer = self.0.call(request.map(|body| Body::new(Limited { body, left })));
+        let mut slot = None;
+        if left >= LONG {
+            let who = self.edge.identities.of(request.extensions()).map(|peer| peer.identity);
+            slot = self.edge.arriving.try_acquire(who);
+            if slot.is_none() {
+                let text = format!("this operator sends {MAX_LONG} long messages at a time, which is the limit");
+                return Box::pin(async { Ok(Status::resource_exhausted(text).into_http()) });
+            }
+        }
+        let answer = self.inner.call(request.map(|body| Body::new(Limited { body, left, slot })));
         Box::pin(async move { answer.await.map(name_the_fault) })
     }
 }
@@ -68,6 +135,8 @@ where
 struct Limited {
     body: Body,
     left: usize,
+    /// Given back when the message is whole.
+    slot: Option<Slot>,
 }
 
 impl HttpBody for Limited {
@@ -82,6 +151,9 @@ impl HttpBody for Limited {
                 Some(left) => self.left = left,
                 None => return Poll::Ready(Some(Err(Status::resource_exhausted("the message is too large")))),
             }
+        }
+        if frame.is_none() || self.body.is_end_stream() {
+            self.slot = None;
         }
         Poll::Ready(frame)
     }
@@ -107,4 +179,21 @@ fn name_the_fault(mut answer: Response<Body>) -> Response<Body> {
     };
     headers.insert("grpc-status", HeaderValue::from_static(code));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_operator_has_a_few_long_messages_on_their_way_and_gets_its_slots_back() {
+        let arriving = Arriving::default();
+        let who = |name: &str| Some(Identity::Operator(name.parse().unwrap()));
+        let mut held: Vec<_> = (0..MAX_LONG).map(|_| arriving.try_acquire(who("a")).unwrap()).collect();
+        assert!(arriving.try_acquire(who("a")).is_none() && arriving.try_acquire(who("b")).is_some());
+        held.pop();
+        assert!(arriving.try_acquire(who("a")).is_some());
+        held.clear();
+        assert!(arriving.0.lock().unwrap().is_empty());
+    }
 }

@@ -31,6 +31,7 @@ messages! {
     ListTenantsRequest: none, none;
     CreateTenantRequest: none, name;
     UpdateTenantRequest: none, name;
+    SetTenantQuotaRequest: none, name;
     ListCatalogueRequest: none, none;
     EnableServiceRequest: tenant, catalogue;
     PutCredentialRequest: tenant, name;

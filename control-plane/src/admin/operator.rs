@@ -8,7 +8,7 @@ use seks_proto::wire::{
 };
 
 use super::{Admin, Answer, auth::Caller, parse::name};
-use crate::authority::{OPERATOR_TTL, Request};
+use crate::authority::{OPERATOR_TTL, Request, check_operator_ttl};
 
 /// The request and the lifetime are checked before the record is made: an operator without a certificate helps nobody.
 pub(super) async fn create(
@@ -22,8 +22,10 @@ pub(super) async fn create(
         0 => OPERATOR_TTL,
         seconds => Duration::from_secs(seconds),
     };
-    let certificate_pem = admin.authority().sign_operator(&request, &operator, ttl)?;
-    let (operator, _) = admin.registry().create_operator(&operator, message.roles).await?;
+    check_operator_ttl(ttl)?;
+    let (record, _) = admin.registry().create_operator(&operator, message.roles).await?;
+    let certificate_pem = admin.authority().sign_operator(&request, &operator, &record.enrolment, ttl)?;
+    let operator = record;
     Ok(CreateOperatorResponse { operator: Some(operator), certificate_pem, ca_pem: admin.authority().ca_pem() })
 }
 

@@ -3,13 +3,32 @@
 //! Every refusal is a gRPC status with `google.rpc` details: an `ErrorInfo` of domain `seks` with a stable `reason`, in its
 //! metadata a `hint` where there is something to do about it; a `BadRequest` naming the field when one is wrong. The message
 //! is one sentence about names and limits; it never holds a secret, and failures of ours say no more than what kind they are.
+//!
+//! A status travels in HTTP/2 trailers. A client that gets more than it takes of those (16 KiB in most, 8 KiB in some) sees a
+//! protocol error in place of the status, so every text here has a bound.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
+use seks_proto::policy::PolicyError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{authority::AuthorityError, mint::MintError, registry::RegistryError, seal::SealError, store::StoreError};
+use crate::{
+    authority::AuthorityError,
+    mint::MintError,
+    policy_workers::{self, PolicyWorkError},
+    registry::{EVERYWHERE, RegistryError, plural},
+    seal::SealError,
+    store::StoreError,
+};
+
+/// Most bytes of a message, counted as the trailer has them: gRPC escapes each byte that isn't printable ASCII as three.
+const MESSAGE_BYTES: usize = 1024;
+/// Most bytes of one of the details' texts, and how many texts there are at most. With base64 all details are below 5 KiB.
+const DETAIL_BYTES: usize = 256;
+const DETAILS: usize = 8;
+/// Errors of a file that a message names.
+const ERRORS_SHOWN: usize = 4;
 
 /// A refusal or a failure on its way to a [`Status`].
 #[derive(Debug)]
@@ -19,11 +38,12 @@ pub(super) struct Problem {
     message: String,
     field: Option<&'static str>,
     metadata: HashMap<String, String>,
+    retry_after: Option<Duration>,
 }
 
 impl Problem {
     fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), field: None, metadata: HashMap::new() }
+        Self { code, reason, message: message.into(), field: None, metadata: HashMap::new(), retry_after: None }
     }
 
     pub(super) fn denied(message: impl Into<String>) -> Self {
@@ -46,10 +66,19 @@ impl Problem {
 
     fn with(mut self, key: &str, value: impl Into<String>) -> Self {
         let value = value.into();
-        if !value.is_empty() {
-            self.metadata.insert(key.into(), value);
+        if !value.is_empty() && self.metadata.len() < DETAILS {
+            self.metadata.insert(key.into(), shortened(value, DETAIL_BYTES));
         }
         self
+    }
+
+    pub(super) fn exhausted(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Code::ResourceExhausted, reason, message)
+    }
+
+    /// The caller may try again then.
+    pub(super) fn retry_after(self, pause: Duration) -> Self {
+        Self { retry_after: Some(pause), ..self }
     }
 
     /// The code, for the audit.
@@ -60,16 +89,49 @@ impl Problem {
     pub(super) fn into_status(self) -> Status {
         let mut details = ErrorDetails::with_error_info(self.reason, "seks", self.metadata);
         if let Some(field) = self.field {
-            details.add_bad_request_violation(field, self.message.clone());
+            details.add_bad_request_violation(field, shortened(self.message.clone(), DETAIL_BYTES));
         }
-        Status::with_error_details(self.code, self.message, details)
+        if self.retry_after.is_some() {
+            details.set_retry_info(self.retry_after);
+        }
+        Status::with_error_details(self.code, shortened(self.message, MESSAGE_BYTES), details)
+    }
+}
+
+/// `text` within `most` bytes of a trailer, and a mark where the rest was.
+fn shortened(mut text: String, most: usize) -> String {
+    const MARK: &str = " ...";
+    let size = |c: char| if matches!(c, ' '..='~') && c != '%' { 1 } else { 3 * c.len_utf8() };
+    let mut used = 0;
+    let mut within = 0; // what fits together with the mark
+    for (at, c) in text.char_indices() {
+        if used <= most - MARK.len() {
+            within = at;
+        }
+        used += size(c);
+        if used > most {
+            text.truncate(within);
+            text.push_str(MARK);
+            return text;
+        }
+    }
+    text
+}
+
+/// The first of many errors, and how many more there are.
+fn summary(errors: &[PolicyError]) -> String {
+    let shown: Vec<String> = errors.iter().take(ERRORS_SHOWN).map(|e| shortened(e.to_string(), DETAIL_BYTES)).collect();
+    match errors.len() - shown.len() {
+        0 => shown.join("; "),
+        more => format!("{}; and {more} more", shown.join("; ")),
     }
 }
 
 impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Self {
         use RegistryError as E;
-        let message = error.to_string();
+        // That of many errors can be as long as a file.
+        let message = if let E::Policies(_) = error { String::new() } else { error.to_string() };
         match error {
             E::NotFound { kind, name } => Self::not_found(kind, &name),
             E::Exists { .. } => Self::new(Code::AlreadyExists, "EXISTS", message),
@@ -79,16 +141,44 @@ impl From<RegistryError> for Problem {
             E::Conflict { reason, hint } => Self::new(Code::FailedPrecondition, "CONFLICT", reason).hint(hint),
             E::Invalid { field, reason, hint } => Self::invalid(field, reason).hint(hint),
             E::Policies(errors) => {
-                let mut problem = Self::invalid("text", message);
-                for (n, error) in errors.iter().enumerate().take(20) {
+                let mut problem = Self::invalid("text", summary(&errors));
+                for (n, error) in errors.iter().enumerate().take(ERRORS_SHOWN) {
                     problem = problem.with(&format!("error-{}", n + 1), error.to_string());
                 }
-                problem
+                match errors.len() {
+                    0..=ERRORS_SHOWN => problem,
+                    _ => problem.hint("`seks policy check -f FILE` lists all of them"),
+                }
+            }
+            E::PolicyWork(error) => {
+                let (code, reason) = match error {
+                    PolicyWorkError::Late => (Code::DeadlineExceeded, "POLICY_WORK_LATE"),
+                    PolicyWorkError::Failed => return Self::internal(&message),
+                    _ => (Code::ResourceExhausted, "POLICY_WORK_LIMIT"),
+                };
+                let wait = policy_workers::RETRY_AFTER;
+                Self::new(code, reason, message)
+                    .hint(format!("nothing was changed: try again in {} s", wait.as_secs()))
+                    .retry_after(wait)
             }
             E::OwnerOnly(reason) => Self::denied(reason),
             E::JoinRefused => Self::denied(message),
             E::NodeExists(_) => Self::new(Code::AlreadyExists, "EXISTS", message),
-            E::Quota { .. } => Self::new(Code::ResourceExhausted, "QUOTA", message),
+            E::Quota { tenant, kind, .. } => {
+                let problem = Self::exhausted("QUOTA", message);
+                match tenant.as_str() {
+                    EVERYWHERE => problem,
+                    _ if kind == "request id" => {
+                        problem.hint("they are forgotten after a day; --tokens of the tenant's quota raises it")
+                    }
+                    tenant => problem.hint(format!(
+                        "delete some, or a fleet owner raises it: seks tenant quota {tenant} --{} N",
+                        plural(kind)
+                    )),
+                }
+            }
+            E::TooMany { .. } => Self::exhausted("PAGES_NEEDED", message)
+                .hint("ask for pages (`page_size`), as a `seks` of this version does"),
             E::Busy => Self::new(Code::Aborted, "BUSY", message),
             E::Store(error) => error.into(),
             E::Mint(MintError::Invalid(reason)) => Self::invalid("secret", reason),
@@ -153,5 +243,57 @@ impl Problem {
     fn internal(what: &str) -> Self {
         tracing::error!(error = what, "an admin call failed");
         Self::new(Code::Internal, "INTERNAL", "the control plane failed; its log says why")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a status takes of the trailers, with their names and HPACK's 32 bytes each (RFC 7541, 4.1).
+    fn trailer_bytes(status: &Status) -> usize {
+        let mut trailers = http::HeaderMap::new();
+        status.add_header(&mut trailers).unwrap();
+        trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+    }
+
+    #[test]
+    fn no_text_however_long_makes_a_status_that_clients_refuse() {
+        for text in ["x".repeat(1 << 20), "\u{1f511}".repeat(1 << 18), "%\n".repeat(1 << 18), "\u{e9}x".repeat(9999)] {
+            let errors = |n| (0..n).map(|line| PolicyError { line, reason: text.clone() }).collect();
+            let problems: Vec<Problem> = vec![
+                RegistryError::Policies(errors(1)).into(),
+                RegistryError::Policies(errors(7)).into(),
+                RegistryError::Conflict { reason: text.clone(), hint: text.clone() }.into(),
+                RegistryError::Invalid { field: "text", reason: text.clone(), hint: text.clone() }.into(),
+                RegistryError::NotFound { kind: "agent", name: text.clone() }.into(),
+                RegistryError::OwnerOnly(text.clone()).into(),
+                StoreError::Denied(text.clone()).into(),
+                AuthorityError::Request(text.clone()).into(),
+                (0..99).fold(Problem::denied(text.clone()), |p, n| p.with(&format!("key-{n}"), text.clone())),
+            ];
+            for problem in problems {
+                let status = problem.into_status();
+                assert!(trailer_bytes(&status) <= 8192, "{} bytes", trailer_bytes(&status));
+                assert!(!status.message().is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn of_hundreds_of_errors_the_first_are_told_and_the_rest_counted() {
+        let errors = (1..=300).map(|line| PolicyError { line, reason: "no `@id`".into() }).collect();
+        let status = Problem::from(RegistryError::Policies(errors)).into_status();
+        let expected = "text: line 1: no `@id`; line 2: no `@id`; line 3: no `@id`; line 4: no `@id`; and 296 more";
+        assert_eq!(status.message(), expected);
+        let metadata = status.get_details_error_info().unwrap().metadata;
+        assert!(metadata["hint"].contains("policy check") && metadata["error-4"] == "line 4: no `@id`");
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters_and_only_where_it_must_be() {
+        assert_eq!(shortened("a".repeat(20), 20), "a".repeat(20));
+        assert_eq!(shortened("a".repeat(21), 20), format!("{} ...", "a".repeat(16)));
+        assert_eq!(shortened("\u{e9}".repeat(9), 20), "\u{e9}\u{e9} ...");
     }
 }

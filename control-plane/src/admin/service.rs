@@ -80,7 +80,8 @@ async fn check_name(admin: &Admin, service: &Service) -> Result<(), Problem> {
 }
 
 pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListServicesResponse> {
-    Ok(ListServicesResponse { services: admin.registry().services(&name("tenant", &message.tenant)?).await? })
+    let (services, next_page_token) = super::page(admin, "service", message).await?;
+    Ok(ListServicesResponse { services, next_page_token })
 }
 
 pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Service> {

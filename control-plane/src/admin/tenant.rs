@@ -4,8 +4,8 @@ use seks_proto::{
     address::Networks,
     id::TenantName,
     wire::{
-        ChangeResponse, CreateTenantRequest, DeleteRequest, ListTenantsRequest, ListTenantsResponse, NameRequest, Role,
-        Tenant, TenantResponse, UpdateTenantRequest,
+        ChangeResponse, CreateTenantRequest, DeleteRequest, ListTenantsRequest, ListTenantsResponse, NameRequest,
+        Operator, Role, SetTenantQuotaRequest, Tenant, TenantResponse, UpdateTenantRequest,
     },
 };
 
@@ -31,11 +31,26 @@ pub(super) async fn list(admin: &Admin, caller: &Caller, _: ListTenantsRequest) 
     Ok(ListTenantsResponse { tenants })
 }
 
-pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Tenant> {
+/// With what it has; its operators are for the eyes of those who may see all of them.
+pub(super) async fn get(admin: &Admin, caller: &Caller, message: NameRequest) -> Answer<Tenant> {
     if !message.tenant.is_empty() {
         return Err(Problem::invalid("tenant", "a tenant is in no tenant"));
     }
-    Ok(admin.registry().tenant(&name("name", &message.name)?).await?)
+    let tenant: TenantName = name("name", &message.name)?;
+    let (record, mut usage) = (admin.registry().tenant(&tenant).await?, admin.registry().usage(&tenant));
+    if caller.fleet_role() >= Role::Viewer {
+        let here = |o: &&Operator| o.roles.iter().any(|role| role.tenant == tenant.as_str());
+        usage.operators = admin.registry().operators().await?.iter().filter(here).count() as u64;
+    }
+    Ok(Tenant { quota: Some(admin.registry().quota(&tenant)), usage: Some(usage), ..record })
+}
+
+pub(super) async fn set_quota(admin: &Admin, _: &Caller, message: SetTenantQuotaRequest) -> Answer<Tenant> {
+    let tenant: TenantName = name("name", &message.name)?;
+    let (record, revision) =
+        admin.registry().set_quota(&tenant, message.quota.unwrap_or_default(), message.reset).await?;
+    admin.0.distribution.await_applied(revision, super::SEEN).await;
+    Ok(Tenant { quota: Some(admin.registry().quota(&tenant)), usage: None, ..record })
 }
 
 pub(super) async fn delete(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {

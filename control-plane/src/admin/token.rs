@@ -37,8 +37,8 @@ pub(super) async fn issue(admin: &Admin, caller: &Caller, message: IssueTokenReq
 }
 
 pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListTokensResponse> {
-    let tokens = admin.registry().tokens(&name("tenant", &message.tenant)?).await?;
-    Ok(ListTokensResponse { tokens: tokens.into_iter().map(without_digest).collect() })
+    let (tokens, next_page_token) = super::page(admin, "token", message).await?;
+    Ok(ListTokensResponse { tokens: tokens.into_iter().map(without_digest).collect(), next_page_token })
 }
 
 pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Token> {

@@ -65,7 +65,7 @@ pub struct ServerIdentity {
 }
 
 impl Authority {
-    /// A client certificate for an operator, as PEM.
+    /// A client certificate for an operator whose record is of this `enrolment`, as PEM.
     ///
     /// # Errors
     /// [`AuthorityError::Lifetime`] over 366 days.
@@ -73,12 +73,14 @@ impl Authority {
         &self,
         request: &Request,
         name: &OperatorName,
+        enrolment: &str,
         ttl: Duration,
     ) -> Result<String, AuthorityError> {
-        if ttl < Duration::from_secs(60) || ttl > Duration::from_secs(MAX_OPERATOR_DAYS * DAY) {
-            return Err(AuthorityError::Lifetime(MAX_OPERATOR_DAYS));
-        }
+        check_operator_ttl(ttl)?;
         let mut params = leaf(name.as_str(), ttl, ExtendedKeyUsagePurpose::ClientAuth)?;
+        if !enrolment.is_empty() {
+            params.distinguished_name.push(DnType::CustomDnType(identity::ENROLMENT.to_vec()), enrolment);
+        }
         params.subject_alt_names.push(SanType::URI(self.identities.operator_uri(name).try_into()?));
         Ok(pem(params.signed_by(&request.0, &self.issuer)?.der()))
     }
@@ -122,12 +124,27 @@ impl Authority {
     ///
     /// # Errors
     /// [`AuthorityError::Sign`].
-    pub(crate) fn make_operator(&self, name: &OperatorName) -> Result<(String, String), AuthorityError> {
+    pub(crate) fn make_operator(
+        &self,
+        name: &OperatorName,
+        enrolment: &str,
+    ) -> Result<(String, String), AuthorityError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let csr = CertificateParams::default().serialize_request(&key)?;
-        let certificate = self.sign_operator(&Request::parse(csr.der())?, name, OPERATOR_TTL)?;
+        let certificate = self.sign_operator(&Request::parse(csr.der())?, name, enrolment, OPERATOR_TTL)?;
         Ok((certificate, key.serialize_pem()))
     }
+}
+
+/// Refuses a lifetime that an operator's certificate can't have.
+///
+/// # Errors
+/// [`AuthorityError::Lifetime`].
+pub fn check_operator_ttl(ttl: Duration) -> Result<(), AuthorityError> {
+    if ttl < Duration::from_secs(60) || ttl > Duration::from_secs(MAX_OPERATOR_DAYS * DAY) {
+        return Err(AuthorityError::Lifetime(MAX_OPERATOR_DAYS));
+    }
+    Ok(())
 }
 
 fn leaf(name: &str, ttl: Duration, usage: ExtendedKeyUsagePurpose) -> Result<CertificateParams, AuthorityError> {

@@ -83,7 +83,7 @@ async fn requests_that_their_key_did_not_sign_are_refused() {
     assert!(Request::parse(&mixed).is_err());
     let good = Request::parse(&request(&[])).unwrap();
     for ttl in [Duration::from_secs(59), Duration::from_secs(367 * 24 * 3600)] {
-        let signed = authority.sign_operator(&good, &"root".parse().unwrap(), ttl);
+        let signed = authority.sign_operator(&good, &"root".parse().unwrap(), "e1", ttl);
         assert!(matches!(signed, Err(AuthorityError::Lifetime(_))));
     }
 }

@@ -77,6 +77,11 @@ impl Materialised {
         self.tokens
     }
 
+    /// What a tenant has, and the quotas that are set for it.
+    pub(super) fn usage(&self, tenant: &TenantName) -> Option<(wire::Usage, wire::Quota)> {
+        self.tenants.get(tenant).map(|tenant| (tenant.usage(), tenant.quota))
+    }
+
     /// The pools whose nodes are sent a credential; `None`: no node is.
     pub(super) fn assigned(&self, tenant: &TenantName, name: &CredentialName) -> Option<Arc<[String]>> {
         let living = self.tenants.get(tenant).filter(|t| t.living)?;
@@ -161,6 +166,10 @@ impl Materialised {
                 tenant.set_policy(id.to_string(), value.and_then(|v| decode(&v, "policy")));
                 news.touched.insert(Touched::Policies(name));
             }
+            Key::Request(..) => match value {
+                Some(_) => tenant.requests += 1,
+                None => tenant.requests = tenant.requests.saturating_sub(1),
+            },
             Key::Token(_, id) => self.write_token(name, id, value, news),
             Key::Tombstone(_, id) => {
                 let token = value.and_then(|v| decode::<wire::Token>(&v, "tombstone"));
@@ -177,6 +186,7 @@ impl Materialised {
         let Key::Tenant(name) = key else { return };
         let record = value.and_then(|v| decode::<wire::Tenant>(&v, "tenant"));
         let tenant = self.tenants.entry(name.clone()).or_default();
+        tenant.quota = record.as_ref().and_then(|r| r.quota).unwrap_or_default();
         let (before, living) = (tenant.living, record.as_ref().is_some_and(|r| !r.deleting));
         tenant.living = living;
         let changed = tenant.set_networks(record.map(|r| r.private_networks).unwrap_or_default());

@@ -172,8 +172,23 @@ impl Fleet {
 
     /// `id` says on `stream` that it has applied `revision`. Says whether that was news.
     pub(super) fn ack(&self, id: &NodeId, stream: u64, revision: Revision) -> bool {
-        let news = self.of(id, stream, |node| node.ack(revision));
-        news == Some(true)
+        let mut state = self.lock();
+        let node = state.nodes.get_mut(id).filter(|node| node.speaks_on(stream));
+        let news = node.is_some_and(|node| node.ack(revision));
+        drop(state);
+        if news {
+            self.notify(); // a node that repeats itself wakes nobody
+        }
+        news
+    }
+
+    /// `id` asks on `stream` for a lease, and says how many tokens it honours.
+    pub(super) fn renewed(&self, id: &NodeId, stream: u64, tokens: u64) {
+        let mut state = self.lock();
+        if let Some(node) = state.nodes.get_mut(id).filter(|node| node.speaks_on(stream)) {
+            node.record.last_seen_at = unix_now();
+            node.record.tokens = tokens;
+        }
     }
 
     /// What the store must know of a node before it is granted a lease of up to `ttl`: that we answer for it. `None` when it
@@ -383,8 +398,10 @@ impl Fleet {
     ) -> Vec<wire::Node> {
         let state = self.lock();
         let now = BootInstant::now();
+        let me = state.me.as_ref().map_or("", ReplicaId::as_str);
         let show = |node: &NodeState| {
-            let here = node.stream.is_some() || node.lease_ends > now;
+            // A node of ours without a stream is gone, whatever its record says until that is written down.
+            let here = node.stream.is_some() || node.lease_ends > now || node.record.replica == me;
             let host = (!here).then(|| elsewhere(&node.record.replica)).flatten();
             let applied = node.acked.max(host.unwrap_or_default());
             wire::Node {
@@ -417,7 +434,7 @@ impl Fleet {
     fn of<T>(&self, id: &NodeId, stream: u64, what: impl FnOnce(&mut NodeState) -> T) -> Option<T> {
         let mut state = self.lock();
         let node = state.nodes.get_mut(id);
-        let node = node.filter(|n| n.stream.as_ref().is_some_and(|(current, _)| *current == stream))?;
+        let node = node.filter(|node| node.speaks_on(stream))?;
         let done = what(node);
         drop(state);
         self.notify();

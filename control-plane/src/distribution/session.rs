@@ -45,6 +45,7 @@ use super::{
 };
 use crate::{
     authority::{Identity, Peer},
+    rate::Rate,
     store::Revision,
 };
 
@@ -56,6 +57,12 @@ const RENEWAL_SECONDS: i64 = 30;
 const CLOCK_LOOK_SECONDS: u64 = 10;
 /// In how many groups nodes are sent away.
 const TURNS: u64 = 64;
+/// Refused credentials that one node may report. Each of a few hundred minted credentials may be refused at the same time.
+const REFUSALS: Rate = Rate { per_second: 5.0, burst: 300.0 };
+/// Streams that one node may begin. Each costs a read of the store, and may cost a write.
+const BEGINNINGS: Rate = Rate { per_second: 5.0, burst: 100.0 };
+/// Barriers ahead of time that one stream may ask for. A node that begins needs one; the period brings the rest.
+const MAX_HURRIES: u32 = 8;
 /// How long a parting word may wait for what was said before.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -164,6 +171,9 @@ async fn enter(inner: &Inner, extensions: &Extensions) -> Result<(NodeId, Member
     if inner.leaving.is_cancelled() {
         return Err(leaving());
     }
+    if inner.beginnings.try_acquire(&peer.identity, BEGINNINGS).is_err() {
+        return Err(Status::resource_exhausted("streams of this node begin too often"));
+    }
     let Some(opening) = inner.doors.enter(&peer.identity) else {
         return Err(Status::resource_exhausted("too many streams of this node are beginning"));
     };
@@ -212,6 +222,7 @@ async fn serve(
         renew: None,
         root_after: (!welcome.resumed || !hello.was_current).then_some(began),
         nacks: 0,
+        hurries: 0,
         inner: inner.clone(),
         node,
         stream,
@@ -311,6 +322,8 @@ struct Session {
     /// what this replica hasn't heard of, to another, and that counts as enforced: it was committed before the node came back.
     root_after: Option<BootInstant>,
     nacks: u32,
+    /// Barriers that it has asked for ahead of time.
+    hurries: u32,
 }
 
 impl Session {
@@ -408,7 +421,9 @@ impl Session {
             }
             FromNode::Renew(renew) => {
                 self.renew = Some(renew.nonce);
-                if self.root_after.is_some() {
+                self.inner.fleet.renewed(&self.node, self.stream, renew.tokens);
+                if self.root_after.is_some() && self.hurries < MAX_HURRIES {
+                    self.hurries += 1;
                     self.inner.hurry.notify_one();
                 }
             }
@@ -418,10 +433,21 @@ impl Session {
         Ok(())
     }
 
-    /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that.
+    /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that. A node may only name a credential that it
+    /// was sent, and only so often: each costs reads of the store, and perhaps an exchange with an identity provider.
     fn refused(&self, refused: wire::Refused) {
         let (inner, node) = (self.inner.clone(), self.node.clone());
         let (Ok(tenant), Ok(credential)) = (refused.tenant.parse(), refused.credential.parse()) else { return };
+        let pools = self.inner.snapshots.assigned(&tenant, &credential);
+        if !self.check.scope().holds(&tenant) || !pools.is_some_and(|pools| self.check.is_sent(&pools)) {
+            if let Some(count) = self.inner.strangers.count() {
+                tracing::warn!(seks.node = %node, count, "a node names a credential that it was not sent");
+            }
+            return;
+        }
+        if self.inner.refusals.try_acquire(&node, REFUSALS).is_err() {
+            return; // whatever is minted is renewed in time without it
+        }
         self.inner.spawn(async move {
             match inner.registry.force_mint(&tenant, &credential, refused.version).await {
                 Ok(true) => {
@@ -498,8 +524,8 @@ impl Session {
     /// The node's table isn't what it should be: an event was lost, or a record damaged. It gets another, and somebody looks into it.
     fn repair(&mut self, revision: Revision) {
         self.inner.metrics.diverged("node");
-        tracing::error!(seks.node = %self.node, revision, "a node's table differs from what it should hold");
         if self.check.may_repair() {
+            tracing::error!(seks.node = %self.node, revision, "a node's table differs from what it should hold");
             self.was_sent = self.sent;
             self.complete = false;
             self.load_from(self.sent);

@@ -10,6 +10,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use seks_proto::{
     id::{CredentialName, TenantName},
     table::CHUNK_BYTES,
+    wire,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -154,6 +155,11 @@ impl Snapshots {
     /// The pools whose nodes are sent a credential; `None`: it doesn't exist, or no token reaches it.
     pub(super) fn assigned(&self, tenant: &TenantName, credential: &CredentialName) -> Option<Arc<[String]>> {
         lock(&self.table).0.assigned(tenant, credential)
+    }
+
+    /// What a tenant has, and the quotas that are set for it.
+    pub(super) fn usage(&self, tenant: &TenantName) -> Option<(wire::Usage, wire::Quota)> {
+        lock(&self.table).0.usage(tenant)
     }
 
     pub(super) fn tokens(&self) -> usize {

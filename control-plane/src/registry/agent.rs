@@ -106,10 +106,12 @@ impl Registry {
     /// [`RegistryError::NotFound`].
     pub async fn delete_agent(&self, tenant: &TenantName, name: &AgentName) -> Result<Revision, RegistryError> {
         decide(|| self.mark_agent(tenant, name)).await?;
-        let tokens = self.load_all::<Token>(&prefix::kind(tenant, "token")).await?;
-        let own: Vec<_> = tokens.into_iter().filter(|t| t.value.agent == name.as_str()).collect();
-        for batch in own.chunks(MAX_TRANSACTION / 2) {
-            self.delete_tokens(tenant, batch).await?;
+        let mut tokens = self.pages(&prefix::kind(tenant, "token"));
+        while let Some(page) = tokens.next::<Token>().await? {
+            let own: Vec<_> = page.into_iter().filter(|t| t.value.agent == name.as_str()).collect();
+            for batch in own.chunks(MAX_TRANSACTION / 2) {
+                self.delete_tokens(tenant, batch).await?;
+            }
         }
         self.commit(Change::new().delete(Key::Agent(tenant.clone(), name.clone()))).await
     }
@@ -129,6 +131,9 @@ impl Registry {
     /// Tokens of one batch: deleted, with what is left of them for the nodes to say `token_revoked`, where there is room.
     async fn delete_tokens(&self, tenant: &TenantName, batch: &[Stored<Token>]) -> Result<(), RegistryError> {
         let deletes = || batch.iter().fold(Change::new(), |change, token| change.delete(token.key.clone()));
+        if !self.keeps_tombstone(tenant) {
+            return self.commit(deletes()).await.map(drop);
+        }
         let with_tombstones =
             batch.iter().fold(deletes(), |change, token| match TokenId::try_from(token.value.id.as_str()) {
                 Ok(id) => change.put(Key::Tombstone(tenant.clone(), id), &token.value),

@@ -9,7 +9,7 @@ use prost::Message;
 use seks_proto::id::TenantName;
 
 use super::{Change, Registry, RegistryError, record::Stored};
-use crate::store::{Key, Revision, StoreError, key::prefix};
+use crate::store::{Key, Revision, StoreError};
 
 impl Registry {
     /// Deletes `record` and `also` unless `in_use` finds something; `marked` is the record with its mark.
@@ -48,20 +48,6 @@ impl Registry {
             Ok(_) => RegistryError::not_found(kind, name),
             Err(error) => error,
         }
-    }
-
-    /// Refuses when a tenant has as many of `kind` as it may. Two writers at once may pass it by one each: it is there to
-    /// bound, not to count.
-    pub(super) async fn check_quota(
-        &self,
-        tenant: &TenantName,
-        kind: &'static str,
-        limit: usize,
-    ) -> Result<(), RegistryError> {
-        if self.store.list(&prefix::kind(tenant, kind)).await?.0.len() >= limit {
-            return Err(RegistryError::Quota { tenant: tenant.to_string(), kind, limit });
-        }
-        Ok(())
     }
 }
 

@@ -2,7 +2,9 @@
 
 use seks_proto::{id::NodeId, policy::PolicyError};
 
-use crate::{authority::AuthorityError, mint::MintError, seal::SealError, store::StoreError};
+use crate::{
+    authority::AuthorityError, mint::MintError, policy_workers::PolicyWorkError, seal::SealError, store::StoreError,
+};
 
 /// A refusal or a failure. The text is for operators: it holds names and limits, never a secret.
 #[derive(Debug, thiserror::Error)]
@@ -60,13 +62,24 @@ pub enum RegistryError {
     #[error("{0}")]
     OwnerOnly(String),
     /// A tenant has as much as it may.
-    #[error("tenant `{tenant}` has {limit} {kind}s, which is its quota")]
+    #[error("tenant `{tenant}` has {limit} {}, which is its quota", plural(kind))]
     Quota {
         /// Whose.
         tenant: String,
         /// Of what.
         kind: &'static str,
         /// How many.
+        limit: u64,
+    },
+    /// Policies were not looked at.
+    #[error(transparent)]
+    PolicyWork(#[from] PolicyWorkError),
+    /// A list is asked for as a whole, and is too long for that.
+    #[error("there are over {limit} {}", plural(kind))]
+    TooMany {
+        /// Of what.
+        kind: &'static str,
+        /// How many a whole list may have.
         limit: usize,
     },
     /// Other writers were faster every time.
@@ -120,6 +133,11 @@ impl RegistryError {
             format!("delete {kind} `{name}` again to finish it"),
         )
     }
+}
+
+/// The noun for many.
+pub(crate) fn plural(kind: &str) -> String {
+    kind.strip_suffix('y').map_or_else(|| format!("{kind}s"), |stem| format!("{stem}ies"))
 }
 
 fn list(errors: &[PolicyError]) -> String {

@@ -26,16 +26,18 @@ impl Registry {
                 continue;
             }
             let now = now();
-            let mut past: Vec<(Key, Revision)> = Vec::new();
             for (kind, kept) in [("token", limits::EXPIRED_TOKEN_SECONDS), ("tombstone", 0)] {
-                let tokens = self.load_all::<Token>(&prefix::kind(&name, kind)).await?;
-                let over = tokens.into_iter().filter(|t| t.value.expires_at.saturating_add(kept) <= now);
-                past.extend(over.map(|t| (t.key, t.modified)));
+                let mut pages = self.pages(&prefix::kind(&name, kind));
+                while let Some(tokens) = pages.next::<Token>().await? {
+                    let over = tokens.into_iter().filter(|t| t.value.expires_at.saturating_add(kept) <= now);
+                    self.forget(over.map(|t| (t.key, t.modified)).collect()).await?;
+                }
             }
-            let requests = self.load_all::<RequestRecord>(&prefix::kind(&name, "request")).await?;
-            let over = requests.into_iter().filter(|r| r.value.created_at + limits::REQUEST_SECONDS <= now);
-            past.extend(over.map(|r| (r.key, r.modified)));
-            self.forget(past).await?;
+            let mut pages = self.pages(&prefix::kind(&name, "request"));
+            while let Some(requests) = pages.next::<RequestRecord>().await? {
+                let over = requests.into_iter().filter(|r| r.value.created_at + limits::REQUEST_SECONDS <= now);
+                self.forget(over.map(|r| (r.key, r.modified)).collect()).await?;
+            }
         }
         Ok(())
     }

@@ -80,7 +80,7 @@ impl Registry {
         let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(random));
         random.zeroize();
         let expires_at = now().saturating_add(i64::try_from(ttl).unwrap_or(i64::MAX));
-        let record = JoinRecord { hash: hash(&secret), region, expires_at, tenants, pools };
+        let record = JoinRecord { hash: hash(&secret), region, expires_at, tenants, pools, ..JoinRecord::default() };
         let key = Key::Join(id.into());
         self.commit(Change::new().check_absent(key.clone()).put(key, &record)).await?;
         let text = Zeroizing::new(format!("{PREFIX}{id}.{}.{ca_pin}", *secret));
@@ -131,27 +131,46 @@ impl Registry {
         }
     }
 
+    /// Whether a join token is good, or was used by whoever may repeat the request. One read of one record, and none for a text
+    /// that can't be one: this is what a caller without a certificate can cause.
+    ///
+    /// # Errors
+    /// [`RegistryError::JoinRefused`], the same whatever is wrong with it.
+    pub async fn check_join_token(&self, token: &str) -> Result<(), RegistryError> {
+        self.load_join(token).await.map(drop)
+    }
+
+    /// The record of a token that is good or was used, if the secret is right.
+    async fn load_join(&self, token: &str) -> Result<Stored<JoinRecord>, RegistryError> {
+        let (id, secret) = parts(token).ok_or(RegistryError::JoinRefused)?;
+        let presented = hash(secret);
+        let stored: Option<Stored<JoinRecord>> = self.load(Key::Join(id.into())).await?;
+        // An unknown id costs the same comparison as a known one.
+        let empty = [0_u8; 32];
+        let wanted = stored.as_ref().map_or(&empty[..], |s| match s.value.node.as_str() {
+            "" => &s.value.hash,
+            _ => &s.value.used_hash,
+        });
+        let right = bool::from(wanted.ct_eq(&presented));
+        stored.filter(|s| right && s.value.expires_at > now()).ok_or(RegistryError::JoinRefused)
+    }
+
     /// Uses a join token up and makes the node that it stands for. Whatever is wrong with the token, the refusal is the same.
     /// A node that didn't get the answer may ask again with the same token and the same key, and is the same node.
     ///
     /// # Errors
     /// [`RegistryError::JoinRefused`]; [`RegistryError::NodeExists`] when the name is taken, and then the token is still good.
     pub async fn enrol(&self, joining: &Joining<'_>) -> Result<Node, RegistryError> {
-        let (id, secret) = parts(joining.token).ok_or(RegistryError::JoinRefused)?;
-        let presented = hash(secret);
+        let (id, _) = parts(joining.token).ok_or(RegistryError::JoinRefused)?;
         let picked = match &joining.node {
             Some(name) => name.clone(),
             None => pick_name()?,
         };
         decide(|| async {
-            let stored: Option<Stored<JoinRecord>> = self.load(Key::Join(id.into())).await?;
-            // An unknown id costs the same comparison as a known one.
-            let empty = [0_u8; 32];
-            let wanted = stored.as_ref().map_or(&empty[..], |s| s.value.hash.as_slice());
-            let right = bool::from(wanted.ct_eq(&presented));
-            let Some(join) = stored.filter(|s| right && s.value.expires_at > now()) else {
-                return self.enrolled_before(id, joining).await?.ok_or(RegistryError::JoinRefused);
-            };
+            let join = self.load_join(joining.token).await?;
+            if !join.value.node.is_empty() {
+                return self.enrolled_before(id, &join.value.node, joining).await?.ok_or(RegistryError::JoinRefused);
+            }
             let key = Key::Node(picked.clone());
             if self.store().get(&key).await?.is_some() {
                 return Err(RegistryError::NodeExists(picked.clone()));
@@ -166,22 +185,29 @@ impl Registry {
                 enrolled_at: now(),
                 ..Node::default()
             };
+            let used = join.value.used(picked.as_str(), now() + limits::ENROLMENT_RETRY_SECONDS);
             let change = Change::new().check(&join).check_absent(key.clone());
-            self.commit(change.delete(join.key.clone()).put(key, &node)).await?;
+            self.commit(change.put(join.key.clone(), &used).put(key, &node)).await?;
             Ok(node)
         })
         .await
     }
 
     /// The node that this very enrolment has made a moment ago, for the holder of the same key.
-    async fn enrolled_before(&self, id: &str, joining: &Joining<'_>) -> Result<Option<Node>, RegistryError> {
+    async fn enrolled_before(
+        &self,
+        id: &str,
+        name: &str,
+        joining: &Joining<'_>,
+    ) -> Result<Option<Node>, RegistryError> {
         let retried = |node: &Node| {
             node.enrolment == id
                 && node.key_sha256 == joining.key_sha256
                 && joining.node.as_ref().is_none_or(|name| node.id == name.as_str())
                 && now() - node.enrolled_at <= limits::ENROLMENT_RETRY_SECONDS
         };
-        Ok(self.nodes().await?.into_iter().find(retried))
+        let Ok(name) = name.parse() else { return Ok(None) };
+        Ok(self.node(&name).await?.filter(retried))
     }
 
     /// Deletes join tokens that nobody used in time.

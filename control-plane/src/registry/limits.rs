@@ -47,6 +47,14 @@ pub const ROLES: usize = 64;
 pub const TENANTS: usize = 10_000;
 /// Quota of operators.
 pub const OPERATORS: usize = 10_000;
+/// Quota of tokens in a tenant, expired ones included until they are forgotten.
+pub const TOKENS: usize = 100_000;
+/// Quota of operators with a role in a tenant.
+pub const TENANT_OPERATORS: usize = 1_000;
+/// Writes a second of a tenant in the long run, at each replica, and at once after a rest. Revocations and deletes don't count.
+pub const WRITES_PER_SECOND: u32 = 100;
+/// See [`WRITES_PER_SECOND`].
+pub const WRITE_BURST: u32 = 1_000;
 /// Quota of agents in a tenant.
 pub const AGENTS: usize = 10_000;
 /// Quota of services in a tenant.

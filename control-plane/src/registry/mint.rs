@@ -234,6 +234,19 @@ impl Registry {
         .await
     }
 
+    /// Says of credentials whether and how they are minted.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn with_mints(&self, credentials: Vec<Credential>) -> Result<Vec<Credential>, RegistryError> {
+        let mut all = Vec::with_capacity(credentials.len());
+        for credential in credentials {
+            let minted = credential.mint.is_some();
+            all.push(if minted { self.with_mint(credential).await? } else { credential });
+        }
+        Ok(all)
+    }
+
     /// Says of a credential whether and how it is minted.
     pub(super) async fn with_mint(&self, mut credential: Credential) -> Result<Credential, RegistryError> {
         if let (Ok(tenant), Ok(name)) = (credential.tenant.parse(), credential.name.parse()) {

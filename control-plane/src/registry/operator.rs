@@ -1,6 +1,6 @@
 //! Operators and their roles.
 
-use seks_proto::id::{OperatorName, TenantName};
+use seks_proto::id::{OperatorName, TenantName, TokenId};
 
 use super::{
     Change, Registry, RegistryError,
@@ -8,7 +8,7 @@ use super::{
     limits, now,
     record::{Operator, Role, RoleBinding, Stored},
 };
-use crate::store::{Key, Revision, key::prefix};
+use crate::store::{Key, Revision, StoreError, key::prefix};
 
 const KIND: &str = "operator";
 /// The tenant of a role that holds everywhere, and for the fleet.
@@ -36,9 +36,10 @@ impl Registry {
             }
             if self.store().list(prefix::OPERATORS).await?.0.len() >= limits::OPERATORS {
                 let tenant = EVERYWHERE.into();
-                return Err(RegistryError::Quota { tenant, kind: KIND, limit: limits::OPERATORS });
+                return Err(RegistryError::Quota { tenant, kind: KIND, limit: limits::OPERATORS as u64 });
             }
-            let operator = Operator { name: name.to_string(), roles: roles.clone(), created_at: now() };
+            let operator = record(name, roles.clone(), fresh_enrolment()?);
+            self.check_operators(&operator, &self.operators().await?)?;
             let key = Key::Operator(name.clone());
             let revision = self.commit(Change::new().check_absent(key.clone()).put(key, &operator)).await?;
             Ok((operator, revision))
@@ -51,9 +52,13 @@ impl Registry {
     ///
     /// # Errors
     /// Of the store; [`RegistryError::NotFound`] before the authority exists.
-    pub async fn create_first_operator(&self, name: &OperatorName) -> Result<Option<Operator>, RegistryError> {
+    pub async fn create_first_operator(
+        &self,
+        name: &OperatorName,
+        enrolment: &str,
+    ) -> Result<Option<Operator>, RegistryError> {
         let roles = vec![RoleBinding { tenant: EVERYWHERE.into(), role: Role::Owner.into() }];
-        let operator = &Operator { name: name.to_string(), roles, created_at: now() };
+        let operator = &record(name, roles, enrolment.to_owned());
         decide(|| async {
             let authority = self.store().get(&Key::Authority).await?;
             let authority = authority.ok_or_else(|| RegistryError::not_found("authority", "ca"))?;
@@ -88,6 +93,28 @@ impl Registry {
         self.load(Key::Operator(name.clone())).await
     }
 
+    /// Takes every role in `tenant` away: one of its name that is made later is another.
+    pub(super) async fn withdraw_roles(&self, tenant: &TenantName) -> Result<(), RegistryError> {
+        let holds = |operator: &Operator| operator.roles.iter().any(|role| role.tenant == tenant.as_str());
+        for operator in self.operators().await?.into_iter().filter(holds) {
+            let Ok(name) = OperatorName::try_from(operator.name.as_str()) else { continue };
+            let withdrawn = decide(|| async {
+                let Some(mut stored) = self.load_operator(&name).await? else { return Ok(()) };
+                stored.value.roles.retain(|role| role.tenant != tenant.as_str());
+                let change = Change::new().check(&stored).put(stored.key.clone(), &stored.value);
+                self.commit(change).await.map(drop)
+            });
+            match withdrawn.await {
+                // To delete is how a full store gets room: who makes the tenant again sees to its roles.
+                Err(RegistryError::Store(StoreError::Full)) => {
+                    tracing::warn!(seks.tenant = %tenant, operator = %name, "the store is full: a role in a deleted tenant stays");
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
     /// Deletes an operator; its certificates are worth nothing from then on. The last owner of everything stays.
     ///
     /// # Errors
@@ -109,6 +136,19 @@ impl Registry {
         })
         .await
     }
+}
+
+/// What tells an operator from one of the same name that was deleted: in its record and in its certificates.
+///
+/// # Errors
+/// When the operating system has no randomness to give.
+pub fn fresh_enrolment() -> Result<String, RegistryError> {
+    let random = TokenId::generate().map_err(RegistryError::Random)?;
+    Ok(random.as_str().trim_start_matches("tok-").to_owned())
+}
+
+fn record(name: &OperatorName, roles: Vec<RoleBinding>, enrolment: String) -> Operator {
+    Operator { name: name.to_string(), roles, created_at: now(), enrolment }
 }
 
 fn owns_everything(operator: &Operator) -> bool {

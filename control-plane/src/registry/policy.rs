@@ -1,5 +1,7 @@
 //! Policies: applied as files, all or nothing.
 
+use std::sync::Arc;
+
 use seks_proto::{
     id::{PolicyId, TenantName},
     policy::{GRANTED_SERVICES, Policies, PolicyError, parse_file},
@@ -11,7 +13,10 @@ use super::{
     limits, now,
     record::{Policy, Stored},
 };
-use crate::store::{Key, Revision, key::prefix};
+use crate::{
+    policy_workers::PolicyRun,
+    store::{Key, Revision, key::prefix},
+};
 
 const KIND: &str = "policy";
 
@@ -25,16 +30,18 @@ pub(super) fn granted_services(tenant: &TenantName) -> Option<(Key, Policy)> {
 
 impl Registry {
     /// Creates or replaces every policy of a file, by its `@id`; policies that the file doesn't name stay. Writes nothing when
-    /// all of them are so already.
+    /// all of them are so already. Cedar's work is done by `run`.
     ///
     /// # Errors
     /// [`RegistryError::Policies`] says all that is wrong with the file; [`RegistryError::Invalid`] for its size.
-    pub async fn apply_policies(
+    pub(crate) async fn apply_policies(
         &self,
         tenant: &TenantName,
-        text: &str,
+        text: Arc<str>,
+        run: &PolicyRun<'_>,
     ) -> Result<(Vec<Policy>, Revision), RegistryError> {
-        let file = check_file(text)?;
+        check_length(&text)?; // before it is queued
+        let file = run.run(move || check_file(&text)).await??;
         if file.len() > limits::POLICIES_PER_APPLY {
             let reason = format!("at most {} policies in one file", limits::POLICIES_PER_APPLY);
             return Err(RegistryError::invalid("text", reason));
@@ -64,7 +71,8 @@ impl Registry {
                     all.push(Stored { key, value: policy, modified: 0 });
                 }
             }
-            check_whole(tenant, &all)?;
+            check_whole(tenant, &all, self.quota(tenant).policies)?;
+            compiles(&all, run).await?;
             let revision = if change.writes_nothing() { last } else { self.commit(change).await? };
             Ok((applied, revision))
         })
@@ -111,9 +119,7 @@ impl Registry {
 /// # Errors
 /// As [`Registry::apply_policies`].
 pub(crate) fn check_file(text: &str) -> Result<Vec<(PolicyId, String)>, RegistryError> {
-    if text.len() > limits::POLICY_BYTES {
-        return Err(RegistryError::invalid("text", format!("over {} bytes", limits::POLICY_BYTES)));
-    }
+    check_length(text)?;
     let policies = parse_file(text).map_err(RegistryError::Policies)?;
     if policies.is_empty() {
         return Err(RegistryError::invalid("text", "no policy in it"));
@@ -125,16 +131,29 @@ pub(crate) fn check_file(text: &str) -> Result<Vec<(PolicyId, String)>, Registry
     Ok(policies)
 }
 
-/// What the tenant would then have must fit, and compile as a whole: a node gets all of it or nothing.
-fn check_whole(tenant: &TenantName, all: &[Stored<Policy>]) -> Result<(), RegistryError> {
-    if all.len() > limits::POLICIES {
-        return Err(RegistryError::Quota { tenant: tenant.to_string(), kind: KIND, limit: limits::POLICIES });
+/// Refuses a file that is too long to be looked at.
+pub(crate) fn check_length(text: &str) -> Result<(), RegistryError> {
+    if text.len() > limits::POLICY_BYTES {
+        return Err(RegistryError::invalid("text", format!("over {} bytes", limits::POLICY_BYTES)));
+    }
+    Ok(())
+}
+
+/// What the tenant would then have must fit.
+fn check_whole(tenant: &TenantName, all: &[Stored<Policy>], limit: u64) -> Result<(), RegistryError> {
+    if all.len() as u64 > limit {
+        return Err(RegistryError::Quota { tenant: tenant.to_string(), kind: KIND, limit });
     }
     if all.iter().map(|p| p.value.text.len()).sum::<usize>() > limits::POLICY_BYTES {
         let reason = format!("all policies of a tenant together are at most {} bytes", limits::POLICY_BYTES);
         return Err(RegistryError::invalid("text", reason));
     }
+    Ok(())
+}
+
+/// It must compile as a whole, and be cheap to decide by: a node gets all of it or nothing.
+async fn compiles(all: &[Stored<Policy>], run: &PolicyRun<'_>) -> Result<(), RegistryError> {
     let values: Vec<Policy> = all.iter().map(|p| p.value.clone()).collect();
-    let whole: Result<Policies, PolicyError> = Policies::compile(&values);
-    whole.and_then(|policies| policies.check_budget()).map_err(|error| RegistryError::Policies(vec![error]))
+    let whole: Result<(), PolicyError> = run.run(move || Policies::compile(&values)?.check_budget()).await?;
+    whole.map_err(|error| RegistryError::Policies(vec![error]))
 }

@@ -1,8 +1,8 @@
 //! What is stored: the nouns of the wire contract, one message a record, and where each was found.
 
 pub use seks_proto::wire::{
-    Agent, Credential, CredentialVersion, Grant, Mint, Node, Operator, Policy, Replica, Role, RoleBinding, Service,
-    Tenant, Token,
+    Agent, Credential, CredentialVersion, Grant, Mint, Node, Operator, Policy, Quota, Replica, Role, RoleBinding,
+    Service, Tenant, Token, Usage,
 };
 
 use crate::store::{Key, Revision};
@@ -16,7 +16,7 @@ pub(super) struct Stored<T> {
     pub(super) modified: Revision,
 }
 
-/// A join token that hasn't been used. Only this control plane reads it.
+/// A join token, until it expires; one that was used, until its answer can't be repeated any more. Only control planes read it.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(super) struct JoinRecord {
     /// SHA-256 of the secret.
@@ -34,6 +34,20 @@ pub(super) struct JoinRecord {
     /// The pools that the node is to belong to.
     #[prost(string, repeated, tag = "5")]
     pub(super) pools: Vec<String>,
+    /// The node that it has made, by which time `hash` is empty: to a control plane of the version before it is no token.
+    #[prost(string, tag = "6")]
+    pub(super) node: String,
+    /// What `hash` was then.
+    #[prost(bytes = "vec", tag = "7")]
+    pub(super) used_hash: Vec<u8>,
+}
+
+impl JoinRecord {
+    /// What is left of it once it has made `node`, for a repetition of the same request until `expires_at`.
+    pub(super) fn used(&self, node: &str, expires_at: i64) -> Self {
+        let used_hash = self.hash.clone();
+        Self { node: node.into(), used_hash, expires_at, ..Self::default() }
+    }
 }
 
 /// How a minted credential is doing. Only control planes read it.

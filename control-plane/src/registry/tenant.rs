@@ -22,7 +22,7 @@ impl Registry {
         let tenant =
             Tenant { name: name.to_string(), created_at: now(), strict, private_networks, ..Tenant::default() };
         if self.store.list(prefix::TENANTS).await?.0.len() >= limits::TENANTS {
-            return Err(RegistryError::Quota { tenant: "*".into(), kind: KIND, limit: limits::TENANTS });
+            return Err(RegistryError::Quota { tenant: "*".into(), kind: KIND, limit: limits::TENANTS as u64 });
         }
         let change = Self::tenant_birth(Change::new(), name, &tenant);
         match self.commit(change).await {
@@ -110,7 +110,7 @@ impl Registry {
         if tenant.value.deleting { Err(RegistryError::being_deleted(KIND, name)) } else { Ok(tenant) }
     }
 
-    /// Deletes a tenant and everything in it: first its tokens, then the rest, in batches of [`MAX_TRANSACTION`] a revision,
+    /// Deletes a tenant and everything in it, and operators' roles in it: first its tokens, then the rest, in batches of [`MAX_TRANSACTION`] a revision,
     /// the tenant itself last. Nothing can be put into it meanwhile. Killed half-way it stays marked, its tokens gone or
     /// going, and deleting it again finishes the work. The revision returned is the last.
     ///
@@ -122,6 +122,7 @@ impl Registry {
             self.delete_below(&prefix::kind(name, kind)).await?;
         }
         self.delete_below(&prefix::tenant(name)).await?;
+        self.withdraw_roles(name).await?;
         self.commit(Change::new().delete(Key::Tenant(name.clone()))).await
     }
 
@@ -141,12 +142,17 @@ impl Registry {
 
     /// Deletes every key below `prefix`; the revision of the last batch, when there was anything.
     pub(super) async fn delete_below(&self, prefix: &str) -> Result<Option<Revision>, RegistryError> {
-        let (records, _) = self.store.list(prefix).await?;
-        let mut last = None;
-        for batch in records.chunks(MAX_TRANSACTION) {
-            let change = batch.iter().fold(Change::new(), |change, record| change.delete(record.key.clone()));
-            last = Some(self.commit(change).await?);
+        let (mut last, mut after) = (None, String::new());
+        loop {
+            let page = self.store.list_page(prefix, &after, 10 * MAX_TRANSACTION).await?;
+            for batch in page.records.chunks(MAX_TRANSACTION) {
+                let change = batch.iter().fold(Change::new(), |change, record| change.delete(record.key.clone()));
+                last = Some(self.commit(change).await?);
+            }
+            match page.next {
+                Some(next) => after = next,
+                None => return Ok(last),
+            }
         }
-        Ok(last)
     }
 }

@@ -1,5 +1,10 @@
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
+use prost::Message as _;
 use seks_proto::{
     id::{AgentName, CredentialName, NodeId, OperatorName, ServiceName, TenantName, TokenId},
     secret::Secret,
@@ -7,12 +12,15 @@ use seks_proto::{
 };
 use tempfile::TempDir;
 
+use self::counting::Counting;
 use super::{Admission, Issue, Issued, Joining, Registry, RegistryError, limits, record::*};
 use crate::{
+    policy_workers::PolicyRun,
     seal::{RecordId, SealConfig, Sealer},
     store::{Key, Revision, StoreConfig, StoreError, key::prefix},
 };
 
+mod counting;
 mod races;
 mod tokens;
 
@@ -58,6 +66,10 @@ impl Fixture {
     ) -> Result<(Credential, Revision), RegistryError> {
         let secret = Secret::new(secret.into());
         self.registry.put_credential(&self.tenant, &name(credential), &name(service), &secret, &[], &self.by).await
+    }
+
+    async fn apply(&self, text: &str) -> Result<(Vec<Policy>, Revision), RegistryError> {
+        self.registry.apply_policies(&self.tenant, text.into(), &PolicyRun::Here).await
     }
 
     fn issue(&self) -> Issue {
@@ -306,12 +318,12 @@ async fn hostile_services_are_refused_before_anything_is_written() {
 async fn policies_are_applied_all_or_nothing() {
     let f = Fixture::new().await;
     let good = |id: &str| format!("@id(\"{id}\")\npermit (principal, action, resource);\n");
-    let (applied, revision) = f.registry.apply_policies(&f.tenant, &(good("a") + &good("b"))).await.unwrap();
+    let (applied, revision) = f.apply(&(good("a") + &good("b"))).await.unwrap();
     assert_eq!(applied.iter().map(|p| p.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-    let (_, again) = f.registry.apply_policies(&f.tenant, &good("a")).await.unwrap();
+    let (_, again) = f.apply(&good("a")).await.unwrap();
     assert!(again <= revision, "nothing was written");
     let bad = good("c") + "@id(\"d\")\npermit (principal, action, resource) when { context.nonsense == 1 };";
-    assert!(matches!(f.registry.apply_policies(&f.tenant, &bad).await, Err(RegistryError::Policies(_))));
+    assert!(matches!(f.apply(&bad).await, Err(RegistryError::Policies(_))));
     let ids: Vec<String> = f.registry.policies(&f.tenant).await.unwrap().into_iter().map(|p| p.id).collect();
     assert_eq!(ids, ["a", "b", "granted-services"]);
     f.registry.delete_policy(&f.tenant, &name("a")).await.unwrap();
@@ -323,11 +335,11 @@ async fn over_long_policies_are_refused_before_anything_is_written() {
     let f = Fixture::new().await;
     let before = f.registry.store().revision().await.unwrap();
     let padded = |bytes: usize| format!("@id(\"a\") permit (principal, action, resource); // {}", "x".repeat(bytes));
-    assert_eq!(invalid(f.registry.apply_policies(&f.tenant, &padded(1_600_000)).await), "text");
+    assert_eq!(invalid(f.apply(&padded(1_600_000)).await), "text");
     let many: String = (0..=limits::POLICIES_PER_APPLY)
         .map(|n| format!("@id(\"p{n}\") permit (principal, action, resource);"))
         .collect();
-    assert_eq!(invalid(f.registry.apply_policies(&f.tenant, &many).await), "text");
+    assert_eq!(invalid(f.apply(&many).await), "text");
     assert_eq!(f.registry.store().revision().await.unwrap(), before);
 }
 
@@ -400,6 +412,46 @@ async fn a_join_token_works_once_and_only_as_it_was_made() {
     for (node, key) in [("n-1", 2), ("n-2", 1), ("", 2)] {
         assert!(matches!(enrol(&token.text, node, key).await, Err(RegistryError::JoinRefused)), "{node} {key}");
     }
+}
+
+#[tokio::test]
+async fn who_has_no_join_token_costs_one_read_of_one_record() {
+    let f = Fixture::new().await;
+    for n in 0..20 {
+        let enrolled = f.registry.create_join_token(Admission::default(), "00").await.unwrap();
+        let joining = Joining { token: &enrolled.text, node: Some(name(&format!("n-{n}"))), key_sha256: [n; 32] };
+        f.registry.enrol(&joining).await.unwrap();
+    }
+    let good = f.registry.create_join_token(Admission::default(), "00").await.unwrap();
+    let (id, _) = good.text.split_once('.').unwrap();
+    let counting = Arc::new(Counting { inner: f.registry.store().clone(), gets: 0.into(), lists: 0.into() });
+    let registry = Registry::new(counting.clone(), Arc::clone(&f.registry.sealer));
+    let counts = || (counting.gets.swap(0, Relaxed), counting.lists.swap(0, Relaxed));
+    let cases = [("nonsense", 0), ("seks_join_A.b.c", 0), ("seks_join_aaaa.b.c", 1), (&*format!("{id}.wrong.00"), 1)];
+    for (token, reads) in cases {
+        let joining = Joining { token, node: None, key_sha256: [0; 32] };
+        assert!(matches!(registry.check_join_token(token).await, Err(RegistryError::JoinRefused)), "{token}");
+        assert_eq!(counts(), (reads, 0), "{token}");
+        assert!(matches!(registry.enrol(&joining).await, Err(RegistryError::JoinRefused)), "{token}");
+        assert_eq!(counts(), (reads, 0), "{token}");
+    }
+    registry.check_join_token(&good.text).await.unwrap();
+    registry.enrol(&Joining { token: &good.text, node: None, key_sha256: [0; 32] }).await.unwrap();
+    assert_eq!(counts().1, 0, "nobody who enrols has all nodes listed");
+}
+
+#[tokio::test]
+async fn a_used_join_token_is_none_to_the_version_before_and_is_forgotten_in_time() {
+    let f = Fixture::new().await;
+    let token = f.registry.create_join_token(Admission::default(), "00").await.unwrap();
+    f.registry.enrol(&Joining { token: &token.text, node: None, key_sha256: [0; 32] }).await.unwrap();
+    let (records, _) = f.registry.store().list(prefix::JOINS).await.unwrap();
+    let mut left = JoinRecord::decode(records[0].value.clone()).unwrap();
+    assert!(left.hash.is_empty() && left.tenants.is_empty(), "{left:?}");
+    left.expires_at = 1;
+    f.registry.commit(super::Change::new().put(records[0].key.clone(), &left)).await.unwrap();
+    f.registry.forget_the_past().await.unwrap();
+    assert!(f.registry.store().list(prefix::JOINS).await.unwrap().0.is_empty());
 }
 
 #[tokio::test]

@@ -65,9 +65,11 @@ impl Registry {
             let mut change = Change::new();
             if let Some(request) = &request {
                 self.check_request(request).await?;
+                self.check_requests(tenant)?;
                 change = change.check_absent(request.clone());
             }
             let parent = self.living_tenant(tenant).await?;
+            self.check_quota(tenant, KIND, limits::TOKENS).await?;
             let agent = self.load_agent(tenant, &issue.agent).await?;
             if agent.value.deleting {
                 return Err(RegistryError::being_deleted("agent", &issue.agent));
@@ -159,7 +161,7 @@ impl Registry {
         }
     }
 
-    /// All tokens of a tenant, by id. Their digests are in them: they are not for an operator's eyes.
+    /// All tokens of a tenant, by id, however many: for tools and tests. Their digests are in them: they are not for an operator's eyes.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`] for the tenant.
@@ -189,8 +191,12 @@ impl Registry {
         tenant: &TenantName,
         wanted: impl Fn(&Token) -> bool,
     ) -> Result<Vec<String>, RegistryError> {
-        let (tokens, now) = (self.values::<Token>(&prefix::kind(tenant, KIND)).await?, now());
-        Ok(tokens.into_iter().filter(|t| t.expires_at > now && wanted(t)).map(|t| t.id).collect())
+        let (mut pages, mut found, now) = (self.pages(&prefix::kind(tenant, KIND)), Vec::new(), now());
+        while let Some(tokens) = pages.next::<Token>().await? {
+            let tokens = tokens.into_iter().map(|stored| stored.value);
+            found.extend(tokens.filter(|t| t.expires_at > now && wanted(t)).map(|t| t.id));
+        }
+        Ok(found)
     }
 
     /// Revokes a token: its record is deleted, whatever it has become meanwhile; the tombstone by which nodes tell "revoked"
@@ -209,7 +215,10 @@ impl Registry {
                 found => found?,
             };
             let change = Change::new().check(&token).delete(token.key.clone());
-            self.commit(change.put(tombstone.clone(), &token.value)).await
+            match self.keeps_tombstone(tenant) {
+                true => self.commit(change.put(tombstone.clone(), &token.value)).await,
+                false => self.commit(change).await,
+            }
         })
         .await;
         match revoked {
@@ -249,7 +258,10 @@ impl Registry {
                 ..old.value.clone()
             };
             let change = Change::new().check(&old).put(old.key.clone(), &token);
-            let change = change.put(Key::Tombstone(tenant.clone(), buried), &old.value);
+            let change = match self.keeps_tombstone(tenant) {
+                true => change.put(Key::Tombstone(tenant.clone(), buried), &old.value),
+                false => change,
+            };
             let revision = self.commit(change).await?;
             Ok(Issued { token, secret, revision })
         })

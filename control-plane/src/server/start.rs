@@ -70,6 +70,12 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The operating system has no threads to give.
+    #[error("cannot start threads: {0}")]
+    Threads(#[source] std::io::Error),
+    /// A runtime has ended before the start was done.
+    #[error("the start was interrupted: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
     /// A metric's name.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -100,6 +106,7 @@ impl StartError {
             }
             Self::WentBack(_) => Exit::Conflict,
             Self::Metrics(_) | Self::Reflection(_) | Self::Name(_) | Self::Registry(_) => Exit::Failed,
+            Self::Threads(_) | Self::Interrupted(_) => Exit::Failed,
             _ => Exit::Usage,
         }
     }
@@ -217,16 +224,20 @@ impl Foundation {
         Ok(Self { store, sealer, authority, registry, marks })
     }
 
-    /// A certificate and key for the operator `name`, which need not exist yet.
+    /// A certificate and key for the operator `name`, whose record is of `enrolment`.
     ///
     /// # Errors
     /// [`AuthorityError::Sign`].
-    pub fn operator_identity(&self, name: &OperatorName) -> Result<OperatorIdentity, AuthorityError> {
-        identity(&self.authority, name)
+    pub fn operator_identity(&self, name: &OperatorName, enrolment: &str) -> Result<OperatorIdentity, AuthorityError> {
+        identity(&self.authority, name, enrolment)
     }
 }
 
-pub(super) fn identity(authority: &Authority, name: &OperatorName) -> Result<OperatorIdentity, AuthorityError> {
-    let (cert_pem, key_pem) = authority.make_operator(name)?;
+pub(super) fn identity(
+    authority: &Authority,
+    name: &OperatorName,
+    enrolment: &str,
+) -> Result<OperatorIdentity, AuthorityError> {
+    let (cert_pem, key_pem) = authority.make_operator(name, enrolment)?;
     Ok(OperatorIdentity { name: name.clone(), cert_pem, key_pem: Zeroizing::new(key_pem) })
 }

@@ -6,6 +6,7 @@
 
 mod database;
 mod log;
+mod readers;
 mod reserve;
 mod restore;
 mod writer;
@@ -20,16 +21,16 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream, StreamExt as _},
 };
-use redb::ReadableDatabase as _;
 use tokio::sync::watch;
 
 pub(super) use self::{database::fresh_epoch, restore::restore, writer::check_size};
 use self::{
     database::{Database, Fault, META, RECORDS},
     log::{Before, Since},
+    readers::{Cost, Readers},
     writer::Writer,
 };
-use super::{Key, OpenError, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write};
+use super::{Key, OpenError, Page, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write};
 
 /// How much history is kept for watchers that come back. Whatever limit is reached first; the newest revision always stays.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +49,7 @@ impl Default for LogLimits {
 
 /// The embedded store.
 pub(crate) struct Embedded {
-    database: Arc<Database>,
+    readers: Arc<Readers>,
     epoch: String,
     writer: Writer,
     head: watch::Receiver<Revision>,
@@ -65,27 +66,18 @@ impl Embedded {
         let (database, state) = opened.map_err(|e| StoreError::Unavailable(e.to_string()))??;
         let database = Arc::new(database);
         let (sender, head) = watch::channel(state.revision);
-        let writer = Writer::start(Arc::clone(&database), sender, limits)?;
-        Ok(Self { database, epoch: state.epoch, writer, head })
+        let readers = Arc::new(Readers::start(&database)?);
+        let writer = Writer::start(database, sender, limits)?;
+        Ok(Self { readers, epoch: state.epoch, writer, head })
     }
 
-    async fn read<T, F>(&self, read: F) -> Result<T, StoreError>
+    async fn read<T, F>(&self, cost: Cost, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&redb::ReadTransaction) -> Result<T, Fault> + Send + 'static,
     {
-        read_blocking(Arc::clone(&self.database), read).await
+        self.readers.read(cost, read).await
     }
-}
-
-/// Reads run off the runtime's threads: a page that isn't cached waits for the disk.
-async fn read_blocking<T, F>(database: Arc<Database>, read: F) -> Result<T, StoreError>
-where
-    T: Send + 'static,
-    F: FnOnce(&redb::ReadTransaction) -> Result<T, Fault> + Send + 'static,
-{
-    let done = tokio::task::spawn_blocking(move || database.with(|db| read(&db.begin_read()?))).await;
-    done.map_err(|e| StoreError::Unavailable(e.to_string()))?
 }
 
 impl Store for Embedded {
@@ -99,7 +91,7 @@ impl Store for Embedded {
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
         let (key, path) = (key.clone(), key.to_string());
-        Box::pin(self.read(move |tx| {
+        Box::pin(self.read(Cost::Point, move |tx| {
             let found = tx.open_table(RECORDS)?.get(path.as_str())?;
             Ok(found.map(|guard| {
                 let (modified, value) = guard.value();
@@ -110,10 +102,20 @@ impl Store for Embedded {
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>> {
         let prefix = prefix.to_owned();
-        Box::pin(self.read(move |tx| {
+        Box::pin(self.read(Cost::Listing, move |tx| {
             let records = records(tx, &prefix, Before::new())?;
             Ok((records, database::revision(&tx.open_table(META)?)?))
         }))
+    }
+
+    fn list_page<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Page, StoreError>> {
+        let (prefix, after) = (prefix.to_owned(), after.to_owned());
+        Box::pin(self.read(Cost::Listing, move |tx| page(tx, &prefix, &after, most)))
     }
 
     fn list_at<'a>(
@@ -122,7 +124,7 @@ impl Store for Embedded {
         revision: Revision,
     ) -> BoxFuture<'a, Result<Option<Vec<Record>>, StoreError>> {
         let prefix = prefix.to_owned();
-        let listed = self.read(move |tx| {
+        let listed = self.read(Cost::Listing, move |tx| {
             if database::revision(&tx.open_table(META)?)? < revision {
                 return Ok(Err(StoreError::Unavailable(format!("revision {revision} is yet to come"))));
             }
@@ -137,12 +139,16 @@ impl Store for Embedded {
     }
 
     fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent> {
-        let state = Watch { database: Arc::clone(&self.database), head: self.head.clone(), after, ended: false };
+        let state = Watch { readers: Arc::clone(&self.readers), head: self.head.clone(), after, ended: false };
         stream::unfold(state, Watch::next).flat_map(stream::iter).boxed()
     }
 
+    fn is_full(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async { self.writer.is_full() })
+    }
+
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
-        Box::pin(self.read(|tx| database::revision(&tx.open_table(META)?)))
+        Box::pin(self.read(Cost::Point, |tx| database::revision(&tx.open_table(META)?)))
     }
 }
 
@@ -175,9 +181,33 @@ fn records(tx: &redb::ReadTransaction, prefix: &str, before: Before) -> Result<V
     Ok(records)
 }
 
+/// At most `most` records below `prefix`, after `after`.
+fn page(tx: &redb::ReadTransaction, prefix: &str, after: &str, most: usize) -> Result<Page, Fault> {
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    let from = if after < prefix { Included(prefix) } else { Excluded(after) };
+    let mut page = Page::default();
+    let mut last = None;
+    for entry in tx.open_table(RECORDS)?.range::<&str>((from, Unbounded))? {
+        let (path, guard) = entry?;
+        let path = path.value();
+        if !path.starts_with(prefix) {
+            break;
+        }
+        if page.records.len() == most {
+            page.next = last;
+            break;
+        }
+        let (modified, value) = guard.value();
+        let record = |key| Record { key, value: Bytes::copy_from_slice(value), modified };
+        page.records.extend(Key::parse(path).map(record));
+        last = Some(path.to_owned());
+    }
+    Ok(page)
+}
+
 /// One watcher: reads the log from where it stopped whenever the head has moved.
 struct Watch {
-    database: Arc<Database>,
+    readers: Arc<Readers>,
     head: watch::Receiver<Revision>,
     after: Revision,
     ended: bool,
@@ -198,7 +228,7 @@ impl Watch {
                 drop(self); // and a forgotten watcher must not keep the file locked
                 return std::future::pending().await;
             }
-            match read_blocking(Arc::clone(&self.database), move |tx| log::since(tx, after, Self::PAGE)).await {
+            match self.readers.read(Cost::Point, move |tx| log::since(tx, after, Self::PAGE)).await {
                 Ok(Since::Compacted) => {
                     self.ended = true;
                     return Some((vec![WatchEvent::Compacted], self));

@@ -22,7 +22,7 @@ use futures_util::{
 pub(super) use self::restore::restore;
 use self::{failure::Failure, link::Link};
 use super::{
-    Key, OpenError, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write,
+    Key, OpenError, Page, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write,
     embedded::fresh_epoch,
 };
 
@@ -145,6 +145,39 @@ impl Store for Etcd {
         })
     }
 
+    fn list_page<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Page, StoreError>> {
+        Box::pin(async move {
+            let start = self.link.path(prefix);
+            let end = range_end(start.as_bytes());
+            let from = match after < prefix {
+                true => start.into_bytes(),
+                false => [self.link.path(after).as_bytes(), b"\0"].concat(),
+            };
+            let options = GetOptions::new()
+                .with_range(end)
+                .with_limit(i64::try_from(most).unwrap_or(i64::MAX))
+                .with_sort(SortTarget::Key, SortOrder::Ascend);
+            let Some(mut found) = self.range(from, options).await? else {
+                return Err(StoreError::Unavailable("the present was compacted".into()));
+            };
+            let (more, kvs) = (found.more(), found.take_kvs());
+            let last = match kvs.last().filter(|_| more) {
+                Some(kv) => Some(self.link.relative(kv.key())?.to_owned()),
+                None => None,
+            };
+            let mut records = Vec::with_capacity(kvs.len());
+            for kv in kvs {
+                records.extend(self.record(kv)?);
+            }
+            Ok(Page { records, next: last })
+        })
+    }
+
     fn list_at<'a>(
         &'a self,
         prefix: &'a str,
@@ -165,6 +198,15 @@ impl Store for Etcd {
 
     fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent> {
         watch::watch(self.link.clone(), after).boxed()
+    }
+
+    /// As the endpoint in use sees it: the alarm NOSPACE is in force until somebody disarms it.
+    fn is_full(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async {
+            let status = self.link.once(|client| async move { client.maintenance_client().status().await });
+            let full = |error: &String| error.contains("NOSPACE") || error.contains("database space exceeded");
+            status.await.is_ok_and(|status| status.errors().iter().any(full))
+        })
     }
 
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {

@@ -47,7 +47,9 @@ async fn answer(
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => (StatusCode::OK, metrics.text()),
         (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".into()),
-        (&Method::GET, "/readyz") if crate::status::of(store.as_ref()).await.store_healthy => {
+        (&Method::GET, "/readyz")
+            if crate::status::of(store.as_ref()).await.store_problem != crate::status::UNREACHABLE =>
+        {
             (StatusCode::OK, "ready\n".into())
         }
         (&Method::GET, "/readyz") => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n".into()),

@@ -392,7 +392,8 @@ impl<'a> Stream<'a> {
         }
         // Before it is sent: from here on the lease counts.
         self.asked.push_back((self.nonce, BootInstant::now()));
-        self.send(ToReplica::Renew(wire::Renew { nonce: self.nonce }))
+        let (tokens, applied_revision) = (self.table.len() as u64, self.table.revision());
+        self.send(ToReplica::Renew(wire::Renew { nonce: self.nonce, tokens, applied_revision }))
     }
 
     fn granted(&mut self, grant: &wire::LeaseGrant) {

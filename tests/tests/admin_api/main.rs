@@ -71,7 +71,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
     let t = || tenant.to_owned();
     let named = |name: &str| wire::NameRequest { tenant: t(), name: name.into() };
     let delete = |name: &str| wire::DeleteRequest { tenant: t(), name: name.into(), wait: no_wait() };
-    let list = || wire::ListRequest { tenant: t() };
+    let list = || wire::ListRequest { tenant: t(), ..Default::default() };
     let policy = "@id(\"all\") permit (principal, action, resource);";
     let grants = || vec![wire::Grant { service: "acme".into(), credential: "key".into() }];
     let csr = || {
@@ -148,6 +148,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "UpdateTenant" update_tenant(wire::UpdateTenantRequest {
             name: "made".into(), private_networks: vec!["10.0.0.0/8".into()], wait: no_wait()
         });
+        "SetTenantQuota" set_tenant_quota(wire::SetTenantQuotaRequest { name: "made".into(), ..Default::default() });
         "DeleteTenant" delete_tenant(wire::DeleteRequest { tenant: String::new(), name: "made".into(), wait: no_wait() });
     }
     ends
@@ -161,8 +162,16 @@ fn is_refused(status: &Status) -> bool {
 
 const ANYONE: &[&str] = &["Status", "WhoAmI", "ListTenants", "ListCatalogue"];
 const FLEET_READS: &[&str] = &["ListNodes", "GetNode", "ListOperators"];
-const FLEET_WRITES: &[&str] =
-    &["EnrollNode", "RevokeNode", "CreateOperator", "DeleteOperator", "CreateTenant", "UpdateTenant", "DeleteTenant"];
+const FLEET_WRITES: &[&str] = &[
+    "EnrollNode",
+    "RevokeNode",
+    "CreateOperator",
+    "DeleteOperator",
+    "CreateTenant",
+    "UpdateTenant",
+    "SetTenantQuota",
+    "DeleteTenant",
+];
 const READS: &[&str] = &[
     "GetTenant",
     "ListServices",
@@ -268,7 +277,7 @@ async fn no_answer_holds_a_credential_or_a_digest() {
     let token = furnish(&mut root, "acme").await;
     let messages: Vec<(&str, Vec<u8>)> = {
         use prost::Message as _;
-        let list = wire::ListRequest { tenant: "acme".into() }.encode_to_vec();
+        let list = wire::ListRequest { tenant: "acme".into(), ..Default::default() }.encode_to_vec();
         let named = |name: &str| wire::NameRequest { tenant: "acme".into(), name: name.into() }.encode_to_vec();
         let text = "@id(\"x\") permit (principal, action, resource) when { 1 };".to_owned();
         let check = wire::CheckPoliciesRequest { tenant: "acme".into(), text }.encode_to_vec();

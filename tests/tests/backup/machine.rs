@@ -153,7 +153,7 @@ pub fn make_agent(client: &mut AdminClient<Channel>, name: &str) {
 
 /// The agents' names.
 pub fn agents(client: &mut AdminClient<Channel>) -> Vec<String> {
-    let list = wire::ListRequest { tenant: "default".into() };
+    let list = wire::ListRequest { tenant: "default".into(), ..Default::default() };
     let listed = runtime().block_on(client.list_agents(list)).unwrap().into_inner();
     listed.agents.into_iter().map(|agent| agent.name).collect()
 }

@@ -21,7 +21,7 @@ const LONG: Duration = Duration::from_secs(20);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_no_nodes_certificate_gets_nothing() {
     let (_site, replica) = Replica::furnished().await;
-    let operator = replica.foundation.operator_identity(&"root".parse().unwrap()).unwrap();
+    let operator = replica.foundation.operator_identity(&"root".parse().unwrap(), "e1").unwrap();
     let operator = (operator.cert_pem.clone(), operator.key_pem.to_string());
     for pems in [None, Some(operator)] {
         let (outbox, messages) = tokio::sync::mpsc::channel(1);

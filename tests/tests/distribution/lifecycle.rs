@@ -104,3 +104,30 @@ async fn twenty_thousand_tokens_arrive_and_a_resync_replaces_them_whole() {
     assert!(node.table.lease().lag() < Duration::from_secs(5));
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_shown_of_a_node_is_measured() {
+    let (_site, replica) = Replica::furnished().await;
+    replica.issue_many(50).await;
+    let node = TestNode::of(&replica, "n1").await;
+    let shown = || replica.distribution.nodes().remove(0);
+    until("it honours 50 tokens and says so", || shown().tokens == 50).await;
+    let first = shown();
+    assert!(first.connected && first.lease_remaining_ms > 0 && first.last_seen_at > 0, "{first:?}");
+    let token = replica.issue().await;
+    until("one more", || shown().tokens == 51 && shown().applied_revision >= token.revision).await;
+    assert_eq!(shown().lag, 0);
+    // Nothing changes any more, and it is seen all the same.
+    until("it is seen again", || shown().last_seen_at > first.last_seen_at).await;
+    node.stop().await;
+    until("it is gone", || !shown().connected).await;
+    let gone = shown();
+    until("its lease is over", || shown().lease_remaining_ms == 0).await;
+    for _ in 0..50 {
+        let now = shown();
+        assert!(!now.connected && now.lease_remaining_ms == 0, "{now:?}");
+        assert!(now.last_seen_at <= gone.last_seen_at + 1, "{now:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    replica.stop().await;
+}

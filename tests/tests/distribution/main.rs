@@ -15,6 +15,7 @@ mod lifecycle;
 mod membership;
 mod node;
 mod peer;
+mod refusals;
 mod replica;
 mod replicas;
 mod restart;

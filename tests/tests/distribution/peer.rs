@@ -90,6 +90,20 @@ impl Peer {
         }
     }
 
+    /// Reads until the revision `revision` is here, and acknowledges it.
+    pub async fn load_to(&mut self, revision: u64) {
+        let mut loaded = 0;
+        while loaded < revision {
+            loaded = match self.next().await.unwrap() {
+                FromReplica::SnapshotBegin(begin) => begin.revision.max(loaded),
+                FromReplica::Delta(delta) => delta.revision,
+                FromReplica::Deltas(deltas) => deltas.deltas.last().map_or(loaded, |delta| delta.revision),
+                _ => loaded,
+            };
+        }
+        self.ack(revision).await;
+    }
+
     pub async fn send(&self, message: ToReplica) {
         // The stream may be over: then the replica says why.
         let _ = self.outbox.send(NodeMessage { message: Some(message) }).await;
@@ -116,7 +130,7 @@ impl Peer {
 
     /// A lease: how much of it is left, and the revision that it is for.
     pub async fn lease(&mut self) -> wire::LeaseGrant {
-        self.send(ToReplica::Renew(wire::Renew { nonce: 7 })).await;
+        self.send(ToReplica::Renew(wire::Renew { nonce: 7, ..Default::default() })).await;
         loop {
             if let FromReplica::Grant(grant) = self.next().await.unwrap() {
                 return grant;

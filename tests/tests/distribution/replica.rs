@@ -279,7 +279,8 @@ impl Replica {
         Identity::new(&node.parse().unwrap(), "eu".into(), certificate, Zeroizing::new(key), ca)
     }
 
-    async fn pems_for(&self, node: &str, admission: Admission) -> (String, String, String) {
+    /// The same of a node that enrols with this.
+    pub async fn pems_for(&self, node: &str, admission: Admission) -> (String, String, String) {
         let (key, csr) = request();
         let Foundation { authority, registry, .. } = &self.foundation;
         let (id, csr) = (node.parse().unwrap(), Request::parse(&csr).unwrap());

@@ -130,7 +130,7 @@ async fn a_node_that_was_killed_gets_no_lease_from_a_replica_that_knows_less_tha
     drop(peer);
     let (mut peer, old) = load(&pair.b).await;
     assert!(loaded <= old && old < revision, "the second is behind");
-    peer.send(ToReplica::Renew(wire::Renew { nonce: 7 })).await;
+    peer.send(ToReplica::Renew(wire::Renew { nonce: 7, ..Default::default() })).await;
     let granted = async {
         loop {
             match peer.next().await {

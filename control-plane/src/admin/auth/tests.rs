@@ -48,6 +48,7 @@ const MATRIX: &str = "
     ListOperators       . . . .  y y y
     CreateTenant        . . . .  . . y
     UpdateTenant        . . . .  . . y
+    SetTenantQuota      . . . .  . . y
     DeleteTenant        . . . .  . . y
     EnrollNode          . . . .  . . y
     RevokeNode          . . . .  . . y
@@ -69,7 +70,7 @@ fn caller(tenant: &str, role: Role) -> Caller {
         Role::Unspecified => vec![RoleBinding { tenant: "other".into(), role: Role::Owner.into() }],
         role => vec![RoleBinding { tenant: tenant.into(), role: role.into() }],
     };
-    Caller(Operator { name: "op".into(), roles, created_at: 0 })
+    Caller(Operator { name: "op".into(), roles, ..Operator::default() })
 }
 
 #[test]
@@ -133,7 +134,7 @@ fn names_that_no_tenant_can_have_are_invalid_for_everyone() {
 fn the_highest_of_several_roles_counts() {
     let roles = [("*", Role::Viewer), ("acme", Role::Editor)];
     let roles = roles.map(|(t, r)| RoleBinding { tenant: t.into(), role: r.into() }).to_vec();
-    let caller = Caller(Operator { name: "op".into(), roles, created_at: 0 });
+    let caller = Caller(Operator { name: "op".into(), roles, ..Operator::default() });
     assert!(authorize(&caller, Method::IssueToken, "acme").is_ok());
     assert!(authorize(&caller, Method::IssueToken, "globex").is_err());
     assert!(authorize(&caller, Method::ListTokens, "globex").is_ok());

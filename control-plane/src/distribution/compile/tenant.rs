@@ -73,6 +73,10 @@ pub(super) struct Tenant {
     policies: BTreeMap<String, wire::Policy>,
     tokens: HashMap<TokenId, Bytes>,
     tombstones: HashMap<TokenId, Bytes>,
+    /// What its record says of quotas.
+    pub(super) quota: wire::Quota,
+    /// Request ids that the store remembers.
+    pub(super) requests: u64,
     /// Of all but the tenant's own record and its policies.
     sums: Sums,
     policies_sum: Option<TableSum>,
@@ -118,6 +122,20 @@ impl Tenant {
         };
         let own = TableSum::of_record(&tenant_record(name));
         Sums { plain: self.sums.plain.plus(policies).plus(own), credentials: self.sums.credentials.clone() }
+    }
+
+    /// What it has, as far as nodes' tables tell.
+    pub(super) fn usage(&self) -> wire::Usage {
+        wire::Usage {
+            tokens: self.tokens.len() as u64,
+            agents: self.agents.len() as u64,
+            services: self.services.len() as u64,
+            credentials: self.credentials.values().filter(|row| row.record.is_some()).count() as u64,
+            policies: self.policies.len() as u64,
+            operators: 0,
+            revoked: self.tombstones.len() as u64,
+            requests: self.requests,
+        }
     }
 
     pub(super) fn agent(&self, name: &AgentName) -> Option<&Bytes> {
@@ -221,6 +239,7 @@ impl Tenant {
             Some(new) => self.tokens.insert(id, encode::token(new)),
             None => self.tokens.remove(&id),
         };
+        give_back(&mut self.tokens);
         let old = old.as_ref().and_then(read_token);
         let sum = |token: &wire::Token| Digest::try_from(token.digest.as_slice()).map(|d| TableSum::of_token(&d));
         if let Some(Ok(less)) = old.as_ref().map(sum) {
@@ -277,6 +296,13 @@ impl Tenant {
     }
 }
 
+/// Gives back the room of what has been removed, once that is most of it.
+fn give_back<N: Eq + Hash>(map: &mut HashMap<N, Bytes>) {
+    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
+        map.shrink_to(map.len() * 2);
+    }
+}
+
 /// Puts or removes an encoded record, and takes it in or out of `sum`.
 fn set<N: Eq + Hash>(map: &mut HashMap<N, Bytes>, name: N, value: Option<Bytes>, sum: &mut TableSum) {
     if let Some(value) = &value {
@@ -286,6 +312,7 @@ fn set<N: Eq + Hash>(map: &mut HashMap<N, Bytes>, name: N, value: Option<Bytes>,
         Some(value) => map.insert(name, value),
         None => map.remove(&name),
     };
+    give_back(map);
     if let Some(old) = old {
         *sum = sum.minus(TableSum::of_record(&old));
     }

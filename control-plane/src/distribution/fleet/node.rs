@@ -93,6 +93,11 @@ impl NodeState {
         }
     }
 
+    /// Whether `stream` speaks for it.
+    pub(super) fn speaks_on(&self, stream: u64) -> bool {
+        self.stream.as_ref().is_some_and(|(current, _)| *current == stream)
+    }
+
     /// `instance` speaks for it from now on. What another was granted is another's: says whether we know of such a lease.
     pub(super) fn speaks(&mut self, instance: &[u8]) -> bool {
         if self.instance == instance {

@@ -36,7 +36,12 @@ impl Check {
 
     /// Whether `credential` is kept from it.
     pub(super) fn withholds(&self, credential: &Credential) -> bool {
-        self.withhold || !self.scope.is_assigned(&credential.pools)
+        !self.is_sent(&credential.pools)
+    }
+
+    /// Whether it is sent credentials that are assigned to `pools`, of a tenant whose records it holds.
+    pub(super) fn is_sent(&self, pools: &[String]) -> bool {
+        !self.withhold && self.scope.is_assigned(pools)
     }
 
     /// The node is to hold at `revision` what adds up to `sums`.

@@ -102,7 +102,9 @@ fn holds_its_table(inner: &Inner, node: &NodeId, hello: &wire::Hello, check: &mu
     let agrees = check.agrees(revision, &hello.table_hash);
     if !agrees {
         inner.metrics.diverged("node");
-        tracing::error!(seks.node = %node, revision, "a node came with a table that differs from what it should hold");
+        if let Some(count) = inner.differing.count() {
+            tracing::error!(seks.node = %node, revision, count, "a node came with a table that differs from what it should hold");
+        }
     }
     agrees
 }

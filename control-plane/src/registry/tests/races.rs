@@ -115,7 +115,7 @@ async fn two_first_operators_are_impossible() {
     let tries: Vec<_> = (0..8)
         .map(|n| {
             let registry = Arc::clone(&f.registry);
-            tokio::spawn(async move { registry.create_first_operator(&name(&format!("op-{n}"))).await.unwrap() })
+            tokio::spawn(async move { registry.create_first_operator(&name(&format!("op-{n}")), "e").await.unwrap() })
         })
         .collect();
     let mut made = 0;

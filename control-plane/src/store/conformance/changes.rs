@@ -11,6 +11,7 @@ pub(super) async fn run(subject: &dyn Subject) {
     in_time("atomicity", all_is_written_at_one_revision_or_nothing(subject)).await;
     in_time("revisions", revisions_grow_and_only_changes_take_one(subject)).await;
     in_time("prefixes", a_list_is_sorted_and_ends_with_its_prefix(subject)).await;
+    in_time("pages", pages_lead_to_the_end_and_no_further(subject)).await;
     in_time("moments", a_list_is_one_moment(subject)).await;
     in_time("writers", concurrent_increments_all_count(subject)).await;
     in_time("sizes", sizes_are_bounded(subject)).await;
@@ -144,6 +145,32 @@ async fn concurrent_increments_all_count(subject: &dyn Subject) {
         done.unwrap();
     }
     assert_eq!(read(&store, &agent(0)).await.unwrap().0, (WRITERS * EACH).to_string());
+}
+
+async fn pages_lead_to_the_end_and_no_further(subject: &dyn Subject) {
+    let store = subject.fresh().await;
+    for tenant in ["acme", "acme2"] {
+        store.commit(writes((0..25).map(|n| put(agent_of(tenant, n), "x")).collect())).await.unwrap();
+    }
+    let prefix = prefix::kind(&"acme".parse().unwrap(), "agent");
+    let all = store.list(&prefix).await.unwrap().0;
+    for most in [1, 10, 25, 26] {
+        let (mut found, mut after, mut pages) = (Vec::new(), String::new(), 0);
+        loop {
+            let page = store.list_page(&prefix, &after, most).await.unwrap();
+            assert!(page.records.len() <= most);
+            found.extend(page.records);
+            pages += 1;
+            match page.next {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
+        assert_eq!((found, pages), (all.clone(), 25_usize.div_ceil(most)), "{most}");
+    }
+    let last = all.last().unwrap().key.to_string();
+    let page = store.list_page(&prefix, &last, 10).await.unwrap();
+    assert!(page.records.is_empty() && page.next.is_none(), "nothing of the next tenant: {page:?}");
 }
 
 async fn sizes_are_bounded(subject: &dyn Subject) {

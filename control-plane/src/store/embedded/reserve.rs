@@ -19,6 +19,7 @@ const HEADROOM_BYTES: u64 = 1024 * 1024;
 const AMPLIFICATION: u64 = 4;
 
 /// The reserve of the store at a path: a file beside it, with `.reserve` at the end of its name.
+#[derive(Clone)]
 pub(super) struct Reserve {
     path: PathBuf,
 }
@@ -40,6 +41,12 @@ impl Reserve {
             return free >= needed;
         }
         free >= needed.saturating_add(RESERVE_BYTES) && self.take()
+    }
+
+    /// Whether puts are refused now. Unlike [`has_room_for`](Self::has_room_for) it changes nothing.
+    pub(super) fn is_full(&self) -> bool {
+        let needed = HEADROOM_BYTES + if self.path.exists() { 0 } else { RESERVE_BYTES };
+        self.free().is_some_and(|free| free < needed)
     }
 
     /// Gives the room to the writes that need it most; false when that has happened before.

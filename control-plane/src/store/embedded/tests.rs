@@ -140,7 +140,10 @@ async fn the_log_and_so_the_file_stop_growing() {
         sizes.push(std::fs::metadata(&path).unwrap().len());
     }
     assert_eq!(sizes[2], sizes[5], "{sizes:?}");
-    let kept = store.read(|tx| Ok(redb::ReadableTableMetadata::len(&tx.open_table(database::LOG)?)?)).await.unwrap();
+    let kept = store
+        .read(Cost::Point, |tx| Ok(redb::ReadableTableMetadata::len(&tx.open_table(database::LOG)?)?))
+        .await
+        .unwrap();
     assert_eq!(kept, 50, "400 KiB of entries of 8 KB each, the old value and the new, and never more than 200");
     // One change that is larger than the whole log is still handed to those who watch.
     let at = store.revision().await.unwrap();
@@ -175,7 +178,7 @@ async fn a_store_of_an_older_build_is_opened_and_its_past_begins_there() {
     store.commit(put(&Key::Rotation, "3")).await.unwrap();
     let records = store.list_at("", at).await.unwrap().unwrap();
     assert_eq!((records.len(), &records[1].value[..], records[1].modified), (2, &b"2"[..], at));
-    let format = store.read(|tx| Ok(tx.open_table(META)?.get("format")?.unwrap().value())).await.unwrap();
+    let format = store.read(Cost::Point, |tx| Ok(tx.open_table(META)?.get("format")?.unwrap().value())).await.unwrap();
     assert_eq!(format, 2, "and an older build doesn't read what this one writes");
 }
 
@@ -189,4 +192,40 @@ async fn what_replaces_too_much_at_once_ends_the_past() {
     store.commit(put(&Key::Rotation, "small again")).await.unwrap();
     assert_eq!(store.list_at("", large).await.unwrap(), None);
     assert!(store.list_at("", small).await.unwrap().is_some(), "what it was before is known all the same");
+}
+
+#[test]
+fn a_full_pool_of_blocking_calls_and_many_listings_hold_up_no_read() {
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&StoreConfig::embedded(dir.path().join("store.redb"))).await.unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || held.recv().unwrap_or_default()); // a name server that is silent, say
+        let (listings, listing) = std::sync::mpsc::channel::<()>();
+        let listing = Arc::new(std::sync::Mutex::new(listing));
+        let busy: Vec<_> = (0..20)
+            .map(|_| {
+                let listing = listing.clone();
+                let mut read = Box::pin(store.read(Cost::Listing, move |_| {
+                    listing.lock().unwrap().recv().unwrap_or_default();
+                    Ok(())
+                }));
+                assert!(futures_util::FutureExt::now_or_never(&mut read).is_none());
+                read
+            })
+            .collect();
+        let mut watch = store.watch(store.revision().await.unwrap());
+        let served = async {
+            let revision = store.commit(put(&Key::Rotation, "x")).await.unwrap();
+            assert_eq!(store.revision().await.unwrap(), revision);
+            assert!(store.get(&Key::Rotation).await.unwrap().is_some());
+            while !matches!(watch.next().await, Some(WatchEvent::Changes { revision: at, .. }) if at == revision) {}
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), served).await.expect("the store is held up");
+        drop((listings, release));
+        for read in busy {
+            read.await.unwrap();
+        }
+    });
 }

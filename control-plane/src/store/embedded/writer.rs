@@ -1,7 +1,10 @@
 //! The one thread that writes: takes what is waiting, commits it as one redb transaction, answers everybody.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -30,6 +33,9 @@ struct Job {
 pub(super) struct Writer {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
+    reserve: Reserve,
+    /// The last put was refused for want of room.
+    refused: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -41,10 +47,16 @@ impl Writer {
         let (jobs, waiting) = mpsc::channel(BATCH);
         let path = database.path().display().to_string();
         let reserve = Reserve::beside(database.path());
-        let work = Work { database, head, limits, reserve };
+        let refused = Arc::<AtomicBool>::default();
+        let work = Work { database, head, limits, reserve: reserve.clone(), refused: refused.clone() };
         let thread = thread::Builder::new().name("seks-store".into()).spawn(move || work.run(waiting));
         let thread = thread.map_err(|source| OpenError::File { path, source })?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), reserve, refused })
+    }
+
+    /// Whether puts are refused. A quota of the file system shows in refusals alone, and then until the next put.
+    pub(super) fn is_full(&self) -> bool {
+        self.reserve.is_full() || self.refused.load(Relaxed)
     }
 
     pub(super) async fn commit(&self, transaction: Transaction) -> Result<Revision, StoreError> {
@@ -94,6 +106,7 @@ struct Work {
     head: watch::Sender<Revision>,
     limits: LogLimits,
     reserve: Reserve,
+    refused: Arc<AtomicBool>,
 }
 
 impl Work {
@@ -118,6 +131,9 @@ impl Work {
             _ if self.reserve.has_room_for(bytes) => self.commit(&transactions),
             _ => Err(StoreError::Full),
         };
+        if bytes > 0 {
+            self.refused.store(matches!(done, Err(StoreError::Full)), Relaxed);
+        }
         match done {
             Ok(outcomes) => batch.into_iter().zip(outcomes).for_each(|(job, outcome)| {
                 let _gone = job.done.send(outcome);

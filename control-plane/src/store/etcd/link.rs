@@ -15,7 +15,7 @@ use etcd_client::{Client, ConnectOptions, Error, KvClient};
 use tokio::sync::OnceCell;
 
 use super::{failure::Failure, stamp::Stamp};
-use crate::store::Key;
+use crate::store::{Key, StoreError};
 
 /// A page of 512 records may hold as many values of 1 MiB; the library's default of 4 MiB is too small for our own list.
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024 * 1024;
@@ -61,6 +61,12 @@ impl Link {
     /// A key in etcd's key space read back; `None` when it isn't one that we know.
     pub(super) fn parse(&self, path: &[u8]) -> Option<Key> {
         Key::parse(std::str::from_utf8(path).ok()?.strip_prefix(&*self.prefix)?)
+    }
+
+    /// What [`path`](Self::path) made it from.
+    pub(super) fn relative<'a>(&self, path: &'a [u8]) -> Result<&'a str, StoreError> {
+        let relative = std::str::from_utf8(path).ok().and_then(|path| path.strip_prefix(&*self.prefix));
+        relative.ok_or_else(|| StoreError::Corrupt("a key is not text".into()))
     }
 
     /// For the next commit.
