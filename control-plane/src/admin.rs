@@ -173,6 +173,7 @@ methods! {
     where_credential WhereCredential(NameRequest) -> ListNodesResponse = credential::locate;
     assign_credential AssignCredential(AssignCredentialRequest) -> CredentialResponse = credential::assign;
     rollback_credential RollbackCredential(RollbackCredentialRequest) -> CredentialResponse = credential::rollback;
+    rebind_credential RebindCredential(RebindCredentialRequest) -> CredentialResponse = credential::rebind;
     delete_credential DeleteCredential(DeleteRequest) -> ChangeResponse = credential::delete;
     create_agent CreateAgent(CreateAgentRequest) -> Agent = agent::create;
     list_agents ListAgents(ListRequest) -> ListAgentsResponse = agent::list;

@@ -277,6 +277,12 @@ impl Distribution {
         self.0.replicas.list()
     }
 
+    /// Names of the replicas that may be alive and don't read the store's records in the form `format`.
+    #[must_use]
+    pub fn replicas_older_than(&self, format: u32) -> Vec<String> {
+        self.0.replicas.older_than(format)
+    }
+
     /// Tokens that nodes honour.
     #[must_use]
     pub fn tokens(&self) -> u64 {

@@ -8,6 +8,7 @@
 
 mod agent;
 mod aws;
+mod bind;
 mod change;
 mod credential;
 mod delete;
@@ -36,8 +37,8 @@ use std::{
 use prost::Message;
 use seks_proto::address::Networks;
 
-use self::{change::Change, quota::Quotas, record::Stored};
 pub use self::{
+    bind::Rebound,
     error::RegistryError,
     join::{Admission, JoinToken, Joining},
     operator::{EVERYWHERE, fresh_enrolment},
@@ -45,6 +46,7 @@ pub use self::{
     quota::UsageSource,
     token::{Issue, Issued},
 };
+use self::{change::Change, quota::Quotas, record::Stored};
 pub(crate) use self::{
     error::plural,
     mint::{Claim, MintTimes},

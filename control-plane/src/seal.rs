@@ -17,6 +17,7 @@ use bytes::Bytes;
 use seks_proto::{
     id::{CredentialName, TenantName},
     secret::Secret,
+    service::Destination,
 };
 
 pub use self::{
@@ -39,50 +40,59 @@ pub struct RecordId<'a> {
     pub version: u32,
     /// The store's lifetime ([`Store::epoch`](crate::store::Store::epoch)).
     pub epoch: &'a str,
+    /// Where alone the secret may be sent; `None`: it is bound to no destination.
+    pub destination: Option<Destination>,
 }
 
 impl<'a> RecordId<'a> {
     /// One version of a credential.
     #[must_use]
     pub fn credential(epoch: &'a str, tenant: &'a TenantName, name: &'a CredentialName, version: u32) -> Self {
-        Self { tenant: tenant.as_str(), kind: "credential", name: name.as_str(), version, epoch }
+        Self { tenant: tenant.as_str(), kind: "credential", name: name.as_str(), version, epoch, destination: None }
     }
 
     /// The CA's key.
     #[must_use]
     pub fn authority(epoch: &'a str) -> Self {
-        Self { tenant: "", kind: "authority", name: "", version: 0, epoch }
+        Self { tenant: "", kind: "authority", name: "", version: 0, epoch, destination: None }
     }
 
     /// The store's lifetime.
     #[must_use]
     pub fn era(epoch: &'a str) -> Self {
-        Self { tenant: "", kind: "era", name: "", version: 0, epoch }
+        Self { tenant: "", kind: "era", name: "", version: 0, epoch, destination: None }
     }
 
     /// The end of a backup.
     #[must_use]
     pub fn backup(epoch: &'a str) -> Self {
-        Self { tenant: "", kind: "backup", name: "", version: 0, epoch }
+        Self { tenant: "", kind: "backup", name: "", version: 0, epoch, destination: None }
     }
 
     /// What a credential is minted from.
     #[must_use]
     pub fn mint(epoch: &'a str, tenant: &'a TenantName, name: &'a CredentialName) -> Self {
-        Self { tenant: tenant.as_str(), kind: "mint", name: name.as_str(), version: 0, epoch }
+        Self { tenant: tenant.as_str(), kind: "mint", name: name.as_str(), version: 0, epoch, destination: None }
     }
 
     /// The key that a tenant's fake AWS key pairs hang on.
     #[must_use]
     pub fn aws_key(epoch: &'a str, tenant: &'a TenantName) -> Self {
-        Self { tenant: tenant.as_str(), kind: "aws-key", name: "", version: 0, epoch }
+        Self { tenant: tenant.as_str(), kind: "aws-key", name: "", version: 0, epoch, destination: None }
+    }
+
+    /// The same record, bound to a destination: an envelope of it opens for exactly that.
+    #[must_use]
+    pub fn bound_to(self, destination: Option<Destination>) -> Self {
+        Self { destination, ..self }
     }
 
     fn canary(epoch: &'a str) -> Self {
-        Self { tenant: "", kind: "canary", name: "", version: 0, epoch }
+        Self { tenant: "", kind: "canary", name: "", version: 0, epoch, destination: None }
     }
 
-    /// The record that the envelope at `key` belongs to; `None` when `key` doesn't hold an envelope.
+    /// The record that the envelope at `key` belongs to, without the destination that a credential is bound to; `None` when `key`
+    /// doesn't hold an envelope.
     #[must_use]
     pub fn of(key: &'a Key, epoch: &'a str) -> Option<Self> {
         match key {

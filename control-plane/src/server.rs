@@ -5,6 +5,7 @@ pub mod nodes;
 mod runtimes;
 mod start;
 pub mod tls;
+mod upgrade;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -168,6 +169,8 @@ impl ControlPlane {
         let admin = plane.runtimes.admin();
         plane.tasks.spawn_on(refresher.run(plane.stop.clone()), &admin);
         plane.tasks.spawn_on(janitor(Arc::clone(registry), plane.stop.clone()), &admin);
+        let upgrade = upgrade::run(Arc::clone(registry), plane.distribution.clone(), plane.stop.clone());
+        plane.tasks.spawn_on(upgrade, &admin);
         tracing::info!(admin = %plane.admin, distribution = %plane.nodes, store = store.kind(), "serving");
         Ok(plane)
     }

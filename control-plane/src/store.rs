@@ -75,6 +75,10 @@ pub fn fresh_epoch() -> Result<String, StoreError> {
     embedded::fresh_epoch().map_err(|e| StoreError::Unavailable(e.to_string()))
 }
 
+/// The newest form of the store's records that this version reads, as its replica's record tells the others. 1: credentials are bound
+/// to destinations.
+pub const STORE_FORMAT: u32 = 1;
+
 /// The store's total order: etcd's mod revision; the embedded store counts its own with the same meaning. 0 is before any change.
 pub type Revision = u64;
 

@@ -3,6 +3,7 @@
 //! [`Service`] is the checked form of [`wire::Service`]: everything that can be refused is refused here, once, when an
 //! operator applies it, and again when a node loads it. Nothing on the path of a request parses it again.
 
+pub mod destination;
 pub mod probe;
 pub mod sigv4;
 pub mod spec;
@@ -14,6 +15,7 @@ use std::{collections::BTreeMap, time::Duration};
 use http::{HeaderName, HeaderValue, Method};
 
 pub use self::{
+    destination::Destination,
     sigv4::SigV4,
     template::{Template, TemplateError},
     upstream::{Upstream, UpstreamError},

@@ -11,6 +11,8 @@ pub use self::{
     sum::TableSum,
 };
 
+use crate::service::Destination;
+
 /// Protocol version in `Hello`.
 pub const PROTOCOL: u32 = 1;
 
@@ -37,6 +39,9 @@ pub mod features {
     pub const ALL: &[&str] = &[INJECT_V1, POLICY_V1, AWS_SIGV4_V1];
     /// Takes several deltas in one message. No grant needs it.
     pub const DELTAS: &str = "deltas";
+    /// Checks that a credential is used at the destination that it is bound to. A node without it is sent only credentials for which
+    /// the replica has checked that.
+    pub const BINDING_V1: &str = "binding-v1";
 }
 
 /// The HPKE `info` of the session key: ties the ciphertext to this protocol and use.
@@ -52,5 +57,20 @@ pub fn credential_aad(epoch: &str, tenant: &str, name: &str, version: u32) -> Ve
         aad.push(0);
     }
     aad.extend_from_slice(&version.to_be_bytes());
+    aad
+}
+
+/// As [`credential_aad`], of a credential that is bound to a destination.
+#[must_use]
+pub fn bound_credential_aad(
+    epoch: &str,
+    tenant: &str,
+    name: &str,
+    version: u32,
+    destination: Option<&Destination>,
+) -> Vec<u8> {
+    let mut aad = credential_aad(epoch, tenant, name, version);
+    // The version is the last part and has a fixed length: with and without a destination are told apart.
+    aad.extend_from_slice(destination.map_or(&[], |destination| destination.as_bytes()));
     aad
 }

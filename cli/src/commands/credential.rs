@@ -105,6 +105,24 @@ that need it with `service_not_granted`, and says so.")]
         #[command(flatten)]
         waiting: Waiting,
     },
+    /// Bind a credential to the destination that its service has now, without storing the secret again
+    #[command(after_help = "\
+Example:
+  seks credential rebind openai-key
+
+A credential is bound to the destination that its service had when it was stored: origin, roots, base path, and where the key is put. When the service
+gets another one, nodes answer requests that need the credential with `credential_unbound`, until it is stored again (`credential put`) or an
+owner says that the secret may go there.")]
+    Rebind {
+        /// Its name
+        name: String,
+        /// Whether to ask.
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Whether to wait for the nodes.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
     /// Delete a credential with all its versions
     #[command(alias = "rm", after_help = "Example:\n  seks credential delete openai-key --yes")]
     Delete {
@@ -130,6 +148,10 @@ struct CredentialView {
     updated_at: Option<String>,
     versions: Vec<VersionView>,
     pools: Vec<String>,
+    /// The origin that the current version is bound to.
+    origin: Option<String>,
+    /// It is bound to another destination than its service has: nodes don't use it.
+    unbound: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     mint: Option<MintView>,
 }
@@ -177,6 +199,7 @@ struct VersionView {
     created_by: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     restored_from: Option<u32>,
+    origin: Option<String>,
 }
 
 impl From<wire::Credential> for CredentialView {
@@ -186,7 +209,10 @@ impl From<wire::Credential> for CredentialView {
             created_at: time_or_null(v.created_at),
             created_by: v.created_by,
             restored_from: Some(v.restored_from).filter(|v| *v > 0),
+            origin: Some(v.origin).filter(|origin| !origin.is_empty()),
         };
+        let current = c.versions.iter().find(|v| v.version == c.version);
+        let origin = current.map(|v| v.origin.clone()).filter(|origin| !origin.is_empty());
         Self {
             id: c.name.clone(),
             name: c.name,
@@ -197,6 +223,8 @@ impl From<wire::Credential> for CredentialView {
             updated_at: time_or_null(c.updated_at),
             versions: c.versions.into_iter().map(version).collect(),
             pools: c.pools,
+            origin,
+            unbound: c.unbound,
             mint: c.mint.map(MintView::from),
         }
     }
@@ -216,6 +244,9 @@ impl View for CredentialView {
             let from = v.restored_from.map_or_else(String::new, |f| format!(", version {f} again"));
             format!("{}: {} by {}{from}", v.version, v.created_at.as_deref().unwrap_or("?"), v.created_by)
         };
+        let bound_to = self.origin.clone().unwrap_or_default();
+        let note = if self.unbound { " (NOT USED: the service has another destination)" } else { "" };
+        detail.push(("bound to", format!("{bound_to}{note}")));
         detail.push(("versions", self.versions.iter().map(line).collect::<Vec<_>>().join("\n")));
         detail
     }
@@ -303,6 +334,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let view = CredentialView::from(response.credential.unwrap_or_default());
             change::print(output, &what, view, response.enforcement, waiting)
         }
+        Verb::Rebind { name, confirm, waiting } => rebind(global, &name, confirm, waiting).await,
         Verb::Delete { name, confirm, waiting } => {
             confirm.ask(&format!("delete credential `{name}` with all its versions"))?;
             let client = global.connect().await?;
@@ -312,6 +344,27 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             change::print_named(output, ("credential", &name, "deleted"), response, waiting)
         }
     }
+}
+
+/// What is confirmed is what is done: the origin that the question names goes with the request.
+async fn rebind(global: &Global, name: &str, confirm: Confirm, waiting: Waiting) -> Result<()> {
+    let client = global.connect().await?;
+    let what = format!("credential `{name}`");
+    let credential = client.call(&what, client.rpc().get_credential(client.named(name))).await?;
+    let service_name = format!("service `{}`", credential.service);
+    let service = client.call(&service_name, client.rpc().get_service(client.named(&credential.service))).await?;
+    let view = CredentialView::from(credential);
+    let from = view.origin.as_deref().unwrap_or("an unknown origin");
+    confirm.ask(&format!("send {what}, which was stored for {from}, to {}", service.upstream))?;
+    let request = wire::RebindCredentialRequest {
+        tenant: client.tenant(),
+        name: name.to_owned(),
+        origin: service.upstream,
+        wait: Some(client.wait(waiting.no_wait)),
+    };
+    let response = client.change(&what, client.rpc().rebind_credential(request)).await?;
+    let view = CredentialView::from(response.credential.unwrap_or_default());
+    change::print(global.output(), &what, view, response.enforcement, waiting)
 }
 
 async fn put(

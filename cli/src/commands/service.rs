@@ -12,7 +12,14 @@ use seks_proto::wire;
 
 use self::view::ServiceView;
 use super::change::{self, Waiting};
-use crate::{args::Global, client::Client, confirm::Confirm, error::Result, files::read_text, output::Output};
+use crate::{
+    args::Global,
+    client::Client,
+    confirm::Confirm,
+    error::Result,
+    files::read_text,
+    output::{Output, notice},
+};
 
 /// What can be done with services.
 #[derive(Debug, Subcommand)]
@@ -142,8 +149,18 @@ async fn enable(global: &Global, args: EnableArgs) -> Result<()> {
         wait: Some(client.wait(args.waiting.no_wait)),
     };
     let answer = client.change(&what, client.rpc().enable_service(request)).await?;
+    say_unbound(&answer.unbound);
     let view = ServiceView::from(answer.service.unwrap_or_default());
     change::print(global.output(), &what, view, answer.enforcement, args.waiting)
+}
+
+/// Says which credentials nodes don't use from now on.
+fn say_unbound(credentials: &[String]) {
+    for name in credentials {
+        notice(&format!(
+            "credential `{name}` was stored for another destination and is not used: put it again, or `seks credential rebind {name}`"
+        ));
+    }
 }
 
 async fn apply(client: &Client, output: Output, service: wire::Service, waiting: Waiting) -> Result<()> {
@@ -151,6 +168,7 @@ async fn apply(client: &Client, output: Output, service: wire::Service, waiting:
     let service = wire::Service { tenant: client.tenant(), ..service };
     let request = wire::ApplyServiceRequest { service: Some(service), wait: Some(client.wait(waiting.no_wait)) };
     let answer = client.change(&what, client.rpc().apply_service(request)).await?;
+    say_unbound(&answer.unbound);
     let view = ServiceView::from(answer.service.unwrap_or_default());
     change::print(output, &what, view, answer.enforcement, waiting)
 }

@@ -13,7 +13,7 @@ use super::{
     message::Message,
     problem::Problem,
 };
-use crate::telemetry::Metrics;
+use crate::{registry::Rebound, telemetry::Metrics};
 
 /// A call that isn't over.
 pub(super) struct Call {
@@ -39,6 +39,9 @@ impl Call {
                 seks.tenant = tenant,
                 seks.object = object,
                 seks.outcome = field::Empty,
+                // Of a credential that is bound to another destination: the origins.
+                seks.origin.before = field::Empty,
+                seks.origin.after = field::Empty,
             )
         });
         Self { method, operator: String::new(), tenant, object, span, metrics: admin.0.metrics.clone(), over: false }
@@ -77,6 +80,14 @@ impl Drop for Call {
             self.close("cancelled");
         }
     }
+}
+
+/// Records, in the span of the call that is being handled, that a credential was bound to another destination.
+pub(super) fn rebound(rebound: &Rebound) {
+    let span = Span::current();
+    span.record("seks.origin.before", rebound.from.as_str());
+    span.record("seks.origin.after", rebound.to.as_str());
+    tracing::info!(target: "seks.admin", before = rebound.from, after = rebound.to, "a credential is bound to another destination");
 }
 
 fn outcome_name(code: Code) -> &'static str {

@@ -109,6 +109,7 @@ rules! {
     PutCredential: Tenant Editor;
     AssignCredential: Tenant Editor;
     RollbackCredential: Tenant Editor;
+    RebindCredential: Tenant Owner; // sends the secret to another destination
     DeleteCredential: Tenant Editor;
     CreateAgent: Tenant Editor;
     SetAgentDisabled: Tenant Editor;

@@ -7,12 +7,12 @@ use seks_proto::{
     wire::{
         AssignCredentialRequest, ChangeResponse, Credential, CredentialResponse, DeleteRequest,
         ListCredentialsResponse, ListNodesResponse, ListRequest, NameRequest, Node, PutCredentialRequest,
-        RollbackCredentialRequest,
+        RebindCredentialRequest, RollbackCredentialRequest,
     },
 };
 
 use super::{
-    Admin, Answer,
+    Admin, Answer, audit,
     auth::Caller,
     parse::{name, names},
 };
@@ -79,6 +79,19 @@ pub(super) async fn rollback(
     let (tenant, credential) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
     let (credential, revision) =
         admin.registry().rollback_credential(&tenant, &credential, message.version, &by).await?;
+    Ok(CredentialResponse { credential: Some(credential), enforcement: admin.enforced(revision, message.wait).await })
+}
+
+pub(super) async fn rebind(
+    admin: &Admin,
+    caller: &Caller,
+    message: RebindCredentialRequest,
+) -> Answer<CredentialResponse> {
+    let by: OperatorName = name("operator", &caller.operator().name)?;
+    let (tenant, credential) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let (credential, revision, rebound) =
+        admin.registry().rebind_credential(&tenant, &credential, &message.origin, &by).await?;
+    audit::rebound(&rebound);
     Ok(CredentialResponse { credential: Some(credential), enforcement: admin.enforced(revision, message.wait).await })
 }
 

@@ -37,6 +37,7 @@ messages! {
     PutCredentialRequest: tenant, name;
     AssignCredentialRequest: tenant, name;
     RollbackCredentialRequest: tenant, name;
+    RebindCredentialRequest: tenant, name;
     CreateAgentRequest: tenant, name;
     SetAgentDisabledRequest: tenant, name;
     IssueTokenRequest: tenant, agent;

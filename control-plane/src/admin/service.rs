@@ -59,7 +59,8 @@ async fn put(admin: &Admin, caller: &Caller, service: Service, wait: Option<Wait
     check_name(admin, &service).await?;
     let owner = caller.role_in(&service.tenant) >= Role::Owner;
     let (service, revision) = admin.registry().apply_service(service, owner).await?;
-    Ok(ServiceResponse { service: Some(service), enforcement: admin.enforced(revision, wait).await })
+    let unbound = admin.registry().unbound_credentials(&service).await?;
+    Ok(ServiceResponse { service: Some(service), enforcement: admin.enforced(revision, wait).await, unbound })
 }
 
 /// A new service may not have a name that the node or a tool in front of it gives a meaning of its own. Services that had one before

@@ -85,7 +85,8 @@ impl Materialised {
     /// The pools whose nodes are sent a credential; `None`: no node is.
     pub(super) fn assigned(&self, tenant: &TenantName, name: &CredentialName) -> Option<Arc<[String]>> {
         let living = self.tenants.get(tenant).filter(|t| t.living)?;
-        living.credential(tenant, name).map(|credential| credential.pools)
+        let credential = living.credential(tenant, name).filter(|credential| !credential.is_unbound());
+        credential.map(|credential| credential.pools)
     }
 
     /// What the records of the tenants that `wanted` picks add up to.
@@ -154,7 +155,8 @@ impl Materialised {
                 news.touched.insert(Touched::Agent(name, id));
             }
             Key::Service(_, id) => {
-                tenant.set_service(id.clone(), value.and_then(|v| decode(&v, "service")));
+                let moved = tenant.set_service(id.clone(), value.and_then(|v| decode(&v, "service")));
+                news.touched.extend(moved.into_iter().map(|credential| Touched::Credential(name.clone(), credential)));
                 news.touched.insert(Touched::Service(name, id));
             }
             Key::Credential(_, id) => {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use prost::Message;
 use seks_proto::{
     id::{CredentialName, TenantName},
-    table::SessionKey,
+    service::{Destination, destination},
+    table::{SessionKey, bound_credential_aad},
     wire::{self, change::Change, remove::What},
 };
 
@@ -20,6 +21,10 @@ pub(super) struct Credential {
     pub(super) service: String,
     pub(super) version: u32,
     pub(super) minted: bool,
+    /// What the envelope is bound to; `None`: it was stored before credentials were bound.
+    pub(super) bound_to: Option<Destination>,
+    /// The destination of its service. `None`: there is no such service, or its definition is not acceptable.
+    pub(super) service_at: Option<Destination>,
     /// The pools whose nodes may have it; none: all of the tenant's.
     pub(super) pools: Arc<[String]>,
     pub(super) envelope: Bytes,
@@ -57,7 +62,10 @@ impl Item {
 
     /// Whether it takes rights away: such items come first.
     pub(super) fn narrows(&self) -> bool {
-        matches!(self.body, Body::Plain { narrows: true, .. })
+        match &self.body {
+            Body::Plain { narrows, .. } => *narrows,
+            Body::Credential(credential) => credential.is_unbound(),
+        }
     }
 
     /// The encoded change of a plain item.
@@ -93,23 +101,51 @@ fn removal(what: What) -> Bytes {
 impl Credential {
     /// The change for one node: opened, and sealed to the stream's key. When the envelope doesn't open (a missing KEK, damage) the
     /// node is told that there is no such credential: requests for it are refused, everything else goes on.
-    pub(super) fn seal_to(&self, (stored, epoch): (&str, &str), sealer: &Sealer, key: &SessionKey) -> Bytes {
-        let Self { tenant, name, version, minted, envelope, .. } = self;
-        let aad = seks_proto::table::credential_aad(epoch, tenant.as_str(), name.as_str(), *version);
-        let opened = sealer.open(&RecordId::credential(stored, tenant, name, *version), envelope);
+    ///
+    /// A node that checks bindings is told what the credential is bound to, and gets no secret that is bound to another destination
+    /// than its service has. One that doesn't is told that there is no such credential.
+    pub(super) fn seal_to(
+        &self,
+        (stored, epoch): (&str, &str),
+        sealer: &Sealer,
+        key: &SessionKey,
+        checks_binding: bool,
+    ) -> Bytes {
+        let Self { tenant, name, version, envelope, .. } = self;
+        if self.is_unbound() {
+            return if checks_binding { self.change(self.bound_to, Vec::new()) } else { self.withheld() };
+        }
+        // One that was stored before credentials were bound is for where its service sends it, until it is bound.
+        let destination = self.bound_to.or(self.service_at).filter(|_| checks_binding);
+        let aad = bound_credential_aad(epoch, tenant.as_str(), name.as_str(), *version, destination.as_ref());
+        let id = RecordId::credential(stored, tenant, name, *version).bound_to(self.bound_to);
+        let opened = sealer.open(&id, envelope);
         let sealed = opened.map_err(|e| e.to_string()).and_then(|s| key.seal(&aad, &s).map_err(|e| e.to_string()));
         match sealed {
-            Ok(sealed) => {
-                let (tenant, name, service) = (tenant.to_string(), name.to_string(), self.service.clone());
-                let change =
-                    wire::TableCredential { tenant, name, service, version: *version, minted: *minted, sealed };
-                wire::Change { change: Some(Change::Credential(change)) }.encode_to_vec().into()
-            }
+            Ok(sealed) => self.change(destination, sealed),
             Err(error) => {
                 tracing::error!(seks.tenant = %tenant, seks.credential = %name, error, "a credential cannot be sent to nodes");
                 self.withheld()
             }
         }
+    }
+
+    /// Whether it is bound to another destination than its service has: no node is sent the secret.
+    pub(super) fn is_unbound(&self) -> bool {
+        self.bound_to.zip(self.service_at).is_some_and(|(bound_to, service_at)| bound_to != service_at)
+    }
+
+    fn change(&self, destination: Option<Destination>, sealed: Vec<u8>) -> Bytes {
+        let change = wire::TableCredential {
+            tenant: self.tenant.to_string(),
+            name: self.name.to_string(),
+            service: self.service.clone(),
+            version: self.version,
+            minted: self.minted,
+            sealed,
+            destination: destination.map(|destination| destination.as_bytes().to_vec()).unwrap_or_default(),
+        };
+        wire::Change { change: Some(Change::Credential(change)) }.encode_to_vec().into()
     }
 
     /// The change for a node that must not have it.
@@ -119,6 +155,11 @@ impl Credential {
 
     /// At least the size of [`seal_to`](Self::seal_to)'s result: an envelope is longer than what it is sealed again as.
     pub(super) fn size_bound(&self) -> usize {
-        self.tenant.as_str().len() + self.name.as_str().len() + self.service.len() + self.envelope.len() + 64
+        self.tenant.as_str().len()
+            + self.name.as_str().len()
+            + self.service.len()
+            + self.envelope.len()
+            + 64
+            + destination::BYTES
     }
 }

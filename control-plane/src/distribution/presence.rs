@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{Inner, fleet::millis, replicas::Chore, unix_now};
 use crate::{
     registry::RegistryError,
-    store::{Revision, StoreError},
+    store::{Revision, STORE_FORMAT, StoreError},
 };
 
 /// Acknowledgements of many nodes come at the same time; one record tells of all.
@@ -55,6 +55,7 @@ impl Life {
             registered_at: unix_now(),
             // It has granted nothing yet.
             named_at: inner.feed.head(),
+            store_format: STORE_FORMAT,
             ..Default::default()
         };
         let modified = inner.registry.put_replica(&id, &record, 0).await?;

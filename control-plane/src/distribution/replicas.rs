@@ -207,6 +207,13 @@ impl Replicas {
         Some(Host { name: known.record.name.clone(), serving, watermark: known.record.watermark })
     }
 
+    /// Names of the replicas that may be alive and don't read records of `format`.
+    pub(super) fn older_than(&self, format: u32) -> Vec<String> {
+        let known = self.lock();
+        let older = known.values().filter(|k| k.retired.is_none() && k.record.store_format < format);
+        older.map(|known| known.record.name.clone()).collect()
+    }
+
     /// All of them, for people.
     pub(super) fn list(&self) -> Vec<wire::Replica> {
         self.lock().values().map(|known| known.record.clone()).collect()

@@ -1,8 +1,11 @@
 //! Credentials: metadata in one record, each version's secret in an envelope of its own.
 
+use std::{collections::HashMap, sync::OnceLock};
+
 use seks_proto::{
     id::{CredentialName, OperatorName, PoolName, ServiceName, TenantName},
     secret::{Fields, Secret},
+    service::Destination,
 };
 
 use super::{
@@ -11,7 +14,7 @@ use super::{
     delete::name_some,
     limits, now,
     pool::named_once,
-    record::{Credential, CredentialVersion, Mint, Stored, Token},
+    record::{Credential, CredentialVersion, Mint, Service, Stored, Token, destination_of},
 };
 use crate::{
     seal::RecordId,
@@ -30,6 +33,41 @@ struct NewVersion<'a> {
     mint: &'a str,
     /// The pools that it is assigned to from now on; none: as it was.
     pools: &'a [PoolName],
+    bound_to: Bound,
+}
+
+/// What a version is bound to.
+#[derive(Clone, Debug)]
+pub(super) struct Bound {
+    pub(super) destination: Destination,
+    /// Its origin, for people.
+    pub(super) origin: String,
+}
+
+impl Bound {
+    /// Where `service` sends its credentials.
+    pub(super) fn of(service: &Service) -> Result<Self, RegistryError> {
+        let checked = seks_proto::service::Service::try_from(service)
+            .map_err(|_| RegistryError::Corrupt { key: format!("{}/{}", service.tenant, service.name) })?;
+        Ok(Self { destination: Destination::of(&checked), origin: checked.upstream.to_string() })
+    }
+
+    /// What version `version` is bound to; one that was stored before credentials were bound: to where `service` sends it.
+    pub(super) fn kept(credential: &Credential, version: u32, service: &Service) -> Result<Self, RegistryError> {
+        match (destination_of(credential, version), credential.versions.iter().find(|v| v.version == version)) {
+            (Some(destination), Some(known)) => Ok(Self { destination, origin: known.origin.clone() }),
+            _ => Self::of(service),
+        }
+    }
+}
+
+/// Says which destination a new version is stored for.
+#[derive(Clone, Copy)]
+pub(super) enum Binding<'a> {
+    /// The one that the service has. It is remembered here, so that a change that is decided again can't mean another one.
+    Service(&'a OnceLock<Destination>),
+    /// The one that the current version is bound to.
+    Kept,
 }
 
 impl Registry {
@@ -48,24 +86,29 @@ impl Registry {
         pools: &[PoolName],
         by: &OperatorName,
     ) -> Result<(Credential, Revision), RegistryError> {
+        let destination = OnceLock::new();
         decide(|| async {
             // What it was minted from, if it was, is of no use any more.
             let change = Change::new()
                 .delete(Key::Mint(tenant.clone(), name.clone()))
                 .delete(Key::MintSecret(tenant.clone(), name.clone()));
-            self.put_fields(change, (tenant, name, service), secret, ("", pools), by).await
+            let binding = Binding::Service(&destination);
+            self.put_fields(change, (tenant, name, service), secret, ("", pools, binding), by).await
         })
         .await
     }
 
     /// Commits `change` with a new version of these fields; `mint` is the kind that it was minted by, `pools` what it is assigned to, if anything
     /// new.
+    ///
+    /// A credential that is new writes its service's record again: who has just seen that the service has no credential, and so
+    /// may be sent elsewhere by anybody who may change it, decides again.
     pub(super) async fn put_fields(
         &self,
         change: Change,
         (tenant, name, service): (&TenantName, &CredentialName, &ServiceName),
         secret: &Secret,
-        (mint, pools): (&str, &[PoolName]),
+        (mint, pools, binding): (&str, &[PoolName], Binding<'_>),
         by: &OperatorName,
     ) -> Result<(Credential, Revision), RegistryError> {
         let parent = self.living_tenant(tenant).await?;
@@ -74,20 +117,32 @@ impl Registry {
             .map_err(|error| RegistryError::invalid("secret", error.to_string()))?;
         let fields = self.with_aws_key(tenant, &definition.value, fields).await?;
         let old = self.load::<Credential>(Key::Credential(tenant.clone(), name.clone())).await?;
+        let mut change = change.check(&parent).check(&definition);
         if let Some(old) = &old {
             check_same_service(old, service)?;
         } else {
             self.check_quota(tenant, KIND, limits::CREDENTIALS).await?;
+            change = change.put(definition.key.clone(), &definition.value);
         }
-        let change = change.check(&parent).check(&definition);
-        let new = NewVersion { secret: fields.encoded(), by, restored_from: 0, mint, pools };
+        let bound_to = match (binding, &old) {
+            (Binding::Kept, Some(old)) => Bound::kept(&old.value, old.value.version, &definition.value)?,
+            (Binding::Kept, None) => Bound::of(&definition.value)?,
+            (Binding::Service(first), _) => {
+                let bound_to = Bound::of(&definition.value)?;
+                check_same_destination(*first.get_or_init(|| bound_to.destination), &bound_to, service)?;
+                bound_to
+            }
+        };
+        let new = NewVersion { secret: fields.encoded(), by, restored_from: 0, mint, pools, bound_to };
         self.add_version(change, (tenant, name, service), old, new).await
     }
 
-    /// Makes an earlier version's secret the current one, as a new version. `version` 0: the one before the current.
+    /// Makes an earlier version's secret the current one, as a new version. `version` 0: the one before the current. It stays bound to the
+    /// destination that it was stored for.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`] for the credential or a version that isn't kept any more.
+    /// [`RegistryError::NotFound`] for the credential or a version that isn't kept any more; [`RegistryError::Conflict`] when
+    /// the service has another destination than that version was stored for.
     pub async fn rollback_credential(
         &self,
         tenant: &TenantName,
@@ -112,13 +167,43 @@ impl Registry {
             let Some(envelope) = envelope.filter(|_| kept) else {
                 return Err(RegistryError::not_found("credential version", format!("{name}@{wanted}")));
             };
-            let epoch = self.store().epoch();
-            let secret = self.sealer.open(&RecordId::credential(epoch, tenant, name, wanted), &envelope.value)?;
+            let bound_to = Bound::kept(&old.value, wanted, &definition.value)?;
+            if bound_to.destination != Bound::of(&definition.value)?.destination {
+                let reason = format!(
+                    "version {wanted} of credential `{name}` was stored for another destination ({}) than service `{service}` has",
+                    bound_to.origin
+                );
+                return Err(RegistryError::conflict(reason, "put the secret again"));
+            }
+            let id = RecordId::credential(self.store().epoch(), tenant, name, wanted);
+            let id = id.bound_to(destination_of(&old.value, wanted));
+            let secret = self.sealer.open(&id, &envelope.value)?;
             let change = Change::new().check(&definition);
-            let new = NewVersion { secret: &secret, by, restored_from: wanted, mint: "", pools: &[] };
+            let new = NewVersion { secret: &secret, by, restored_from: wanted, mint: "", pools: &[], bound_to };
             self.add_version(change, (tenant, name, &service), Some(old), new).await
         })
         .await
+    }
+
+    /// The current version again, bound to `bound_to`.
+    pub(super) async fn rebound_version(
+        &self,
+        change: Change,
+        (tenant, name): (&TenantName, &CredentialName),
+        old: Stored<Credential>,
+        bound_to: Bound,
+        mint: &str,
+        by: &OperatorName,
+    ) -> Result<(Credential, Revision), RegistryError> {
+        let (version, service) = (old.value.version, service_of(&old.value)?);
+        let envelope = self.store().get(&Key::Envelope(tenant.clone(), name.clone(), version)).await?;
+        let Some(envelope) = envelope else {
+            return Err(RegistryError::not_found("credential version", format!("{name}@{version}")));
+        };
+        let id = RecordId::credential(self.store().epoch(), tenant, name, version);
+        let secret = self.sealer.open(&id.bound_to(destination_of(&old.value, version)), &envelope.value)?;
+        let new = NewVersion { secret: &secret, by, restored_from: version, mint, pools: &[], bound_to };
+        self.add_version(change, (tenant, name, &service), Some(old), new).await
     }
 
     /// Seals `secret` as the next version, and forgets the oldest beyond [`limits::CREDENTIAL_VERSIONS`], in one transaction.
@@ -127,7 +212,7 @@ impl Registry {
         change: Change,
         (tenant, name, service): (&TenantName, &CredentialName, &ServiceName),
         old: Option<Stored<Credential>>,
-        NewVersion { secret, by, restored_from, mint, pools }: NewVersion<'_>,
+        NewVersion { secret, by, restored_from, mint, pools, bound_to }: NewVersion<'_>,
     ) -> Result<(Credential, Revision), RegistryError> {
         let key = Key::Credential(tenant.clone(), name.clone());
         let mut change = match &old {
@@ -146,19 +231,27 @@ impl Registry {
         if !pools.is_empty() {
             credential.pools = named_once(pools)?;
         }
-        let made = CredentialVersion { version, created_at: at, created_by: by.to_string(), restored_from };
+        let Bound { destination, origin } = bound_to;
+        let made = CredentialVersion {
+            version,
+            created_at: at,
+            created_by: by.to_string(),
+            restored_from,
+            destination: destination.as_bytes().to_vec(),
+            origin,
+        };
         credential.versions.insert(0, made);
         while credential.versions.len() > limits::CREDENTIAL_VERSIONS {
             if let Some(oldest) = credential.versions.pop() {
                 change = change.delete(Key::Envelope(tenant.clone(), name.clone(), oldest.version));
             }
         }
-        let id = RecordId::credential(self.store().epoch(), tenant, name, version);
+        let id = RecordId::credential(self.store().epoch(), tenant, name, version).bound_to(Some(destination));
         let envelope = self.sealer.seal(&id, secret)?;
         let change =
             change.put(key, &credential).put_bytes(Key::Envelope(tenant.clone(), name.clone(), version), envelope);
         let revision = self.commit(change).await?;
-        Ok((self.with_mint(credential).await?, revision))
+        Ok((self.described(credential).await?, revision))
     }
 
     /// All credentials of a tenant, by name: what is known of them without being able to use them.
@@ -167,8 +260,11 @@ impl Registry {
     /// [`RegistryError::NotFound`] for the tenant.
     pub async fn credentials(&self, tenant: &TenantName) -> Result<Vec<Credential>, RegistryError> {
         self.load_tenant(tenant).await?;
+        let services: HashMap<String, Service> =
+            self.services(tenant).await?.into_iter().map(|service| (service.name.clone(), service)).collect();
         let mut all = Vec::new();
-        for credential in self.values::<Credential>(&prefix::kind(tenant, KIND)).await? {
+        for mut credential in self.values::<Credential>(&prefix::kind(tenant, KIND)).await? {
+            credential.unbound = is_unbound(&credential, services.get(&credential.service));
             let minted = credential.mint.is_some();
             all.push(if minted { self.with_mint(credential).await? } else { credential });
         }
@@ -180,7 +276,16 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`].
     pub async fn credential(&self, tenant: &TenantName, name: &CredentialName) -> Result<Credential, RegistryError> {
-        self.with_mint(self.load_credential(tenant, name).await?.value).await
+        self.described(self.load_credential(tenant, name).await?.value).await
+    }
+
+    /// Says of a credential what its own record doesn't: how it is minted, and whether nodes use it.
+    pub(super) async fn described(&self, mut credential: Credential) -> Result<Credential, RegistryError> {
+        if let (Ok(tenant), Ok(service)) = (TenantName::try_from(credential.tenant.as_str()), service_of(&credential)) {
+            let service = self.load::<Service>(Key::Service(tenant, service)).await?;
+            credential.unbound = is_unbound(&credential, service.as_ref().map(|service| &service.value));
+        }
+        self.with_mint(credential).await
     }
 
     pub(super) async fn load_credential(
@@ -236,7 +341,28 @@ fn check_same_service(old: &Stored<Credential>, service: &ServiceName) -> Result
     ))
 }
 
-fn service_of(credential: &Credential) -> Result<ServiceName, RegistryError> {
+/// A change that is decided again, because somebody was faster, must not mean another destination than the first time.
+fn check_same_destination(first: Destination, now: &Bound, service: &ServiceName) -> Result<(), RegistryError> {
+    if first == now.destination {
+        return Ok(());
+    }
+    Err(RegistryError::conflict(
+        format!(
+            "service `{service}` was changed meanwhile: it sends its credentials to another destination now ({})",
+            now.origin
+        ),
+        "look at the service, and put the credential again if that is where it is to go",
+    ))
+}
+
+/// Whether the current version is bound to another destination than `service` has.
+fn is_unbound(credential: &Credential, service: Option<&Service>) -> bool {
+    let bound_to = destination_of(credential, credential.version);
+    let has = service.and_then(|service| Destination::of_record(service).ok());
+    bound_to.is_some() && bound_to != has
+}
+
+pub(super) fn service_of(credential: &Credential) -> Result<ServiceName, RegistryError> {
     credential
         .service
         .parse()

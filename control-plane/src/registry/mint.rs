@@ -1,6 +1,8 @@
 //! Minted credentials: when the next token is due, who fetches it, and what came of it. The long-lived secret is an envelope of
 //! its own, which nothing but a claim opens.
 
+use std::sync::OnceLock;
+
 use prost::Message as _;
 use seks_proto::{
     address::Networks,
@@ -12,13 +14,14 @@ use seks_proto::{
 use super::{
     Change, Registry, RegistryError,
     change::decide,
+    credential::{Binding, Bound},
     now,
-    record::{Credential, MintRecord, Service, Stored},
+    record::{Credential, MintRecord, Service, Stored, destination_of},
 };
 use crate::{
     mint::{MintError, Minted},
-    seal::RecordId,
-    store::{Key, Revision, key::prefix},
+    seal::{RecordId, SealError},
+    store::{Key, Revision, StoreError, key::prefix},
 };
 
 /// How long a claim keeps others away, in seconds: three times the longest exchange.
@@ -100,14 +103,19 @@ impl Registry {
         pools: &[PoolName],
         by: &OperatorName,
     ) -> Result<(Credential, Revision), RegistryError> {
+        let destination = OnceLock::new();
         decide(|| async {
             let record = MintRecord { kind: kind.into(), ..Default::default() }.renewed(minted.lifetime, now());
-            let id = RecordId::mint(self.store().epoch(), tenant, name);
+            let bound_to = Bound::of(&self.living_service(tenant, service).await?.value)?.destination;
+            // Where the service goes elsewhere before this is committed, `put_fields` refuses.
+            let bound_to = *destination.get_or_init(|| bound_to);
+            let id = RecordId::mint(self.store().epoch(), tenant, name).bound_to(Some(bound_to));
             let envelope = self.sealer.seal(&id, minted.rotated.as_ref().unwrap_or(secret))?;
             let change = Change::new()
                 .put(Key::Mint(tenant.clone(), name.clone()), &record)
                 .put_bytes(Key::MintSecret(tenant.clone(), name.clone()), envelope);
-            self.put_fields(change, (tenant, name, service), &minted.token, (kind, pools), by).await
+            let how = (kind, pools, Binding::Service(&destination));
+            self.put_fields(change, (tenant, name, service), &minted.token, how, by).await
         })
         .await
     }
@@ -157,7 +165,8 @@ impl Registry {
             let Some(envelope) = self.store().get(&Key::MintSecret(tenant.clone(), name.clone())).await? else {
                 return Err(RegistryError::Corrupt { key: key.to_string() });
             };
-            let secret = self.sealer.open(&RecordId::mint(self.store().epoch(), tenant, name), &envelope.value)?;
+            let id = self.mint_secret_id(tenant, name, &credential);
+            let secret = self.sealer.open(&id, &envelope.value)?;
             (stored.value.claimed_by, stored.value.claimed_until) = (replica.into(), at + CLAIM_SECONDS);
             self.commit(Change::new().check(&stored).put(key.clone(), &stored.value)).await?;
             Ok(Some(Claim {
@@ -186,9 +195,14 @@ impl Registry {
             let stored = self.load::<MintRecord>(key.clone()).await?;
             let stored = stored.ok_or_else(|| RegistryError::not_found("credential", name))?;
             let Some(envelope) = self.store().get(&secret_key).await? else { return Ok(()) };
-            let id = RecordId::mint(self.store().epoch(), tenant, name);
-            if !self.sealer.holds(&id, &envelope.value, &claim.secret)? {
-                return Ok(()); // replaced, or this was written and its answer lost
+            let credential = self.load_credential(tenant, name).await?.value;
+            let id = self.mint_secret_id(tenant, name, &credential);
+            match self.sealer.holds(&id, &envelope.value, &claim.secret) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()), // replaced, or this was written and its answer lost
+                // Bound to another destination between the two reads, if nothing is wrong with it.
+                Err(SealError::Rejected) => return Err(StoreError::Conflict.into()),
+                Err(error) => return Err(error.into()),
             }
             let change = Change::new().check(&stored).check_at(secret_key.clone(), envelope.modified);
             let minted = match minted {
@@ -203,10 +217,11 @@ impl Registry {
                 let envelope = self.sealer.seal(&id, rotated)?;
                 change = change.put_bytes(secret_key.clone(), envelope);
             }
-            let credential = self.load_credential(tenant, name).await?.value;
             let service = credential.service.parse().map_err(|_| RegistryError::Corrupt { key: key.to_string() })?;
             let kind = stored.value.kind.as_str();
-            self.put_fields(change, (tenant, name, &service), &minted.token, (kind, &[]), by).await.map(drop)
+            // A token goes where the secret that it is minted from may go, wherever the service is sent meanwhile.
+            let how = (kind, &[][..], Binding::Kept);
+            self.put_fields(change, (tenant, name, &service), &minted.token, how, by).await.map(drop)
         })
         .await
     }
@@ -234,17 +249,27 @@ impl Registry {
         .await
     }
 
-    /// Says of credentials whether and how they are minted.
+    /// Says of credentials whether and how they are minted, and whether nodes use them.
     ///
     /// # Errors
     /// Of the store.
     pub async fn with_mints(&self, credentials: Vec<Credential>) -> Result<Vec<Credential>, RegistryError> {
         let mut all = Vec::with_capacity(credentials.len());
         for credential in credentials {
-            let minted = credential.mint.is_some();
-            all.push(if minted { self.with_mint(credential).await? } else { credential });
+            all.push(self.described(credential).await?);
         }
         Ok(all)
+    }
+
+    /// What a credential is minted from is bound to the same destination as its current version.
+    pub(super) fn mint_secret_id<'a>(
+        &'a self,
+        tenant: &'a TenantName,
+        name: &'a CredentialName,
+        credential: &Credential,
+    ) -> RecordId<'a> {
+        let bound_to = destination_of(credential, credential.version);
+        RecordId::mint(self.store().epoch(), tenant, name).bound_to(bound_to)
     }
 
     /// Says of a credential whether and how it is minted.

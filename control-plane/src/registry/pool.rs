@@ -27,7 +27,7 @@ impl Registry {
             let old: Stored<Credential> = self.load_credential(tenant, name).await?;
             let assigned = Credential { pools: pools.clone(), ..old.value.clone() };
             let revision = self.commit(Change::new().check(&old).put(old.key.clone(), &assigned)).await?;
-            Ok((self.with_mint(assigned).await?, revision))
+            Ok((self.described(assigned).await?, revision))
         })
         .await
     }

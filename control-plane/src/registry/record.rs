@@ -5,6 +5,8 @@ pub use seks_proto::wire::{
     Service, Tenant, Token, Usage,
 };
 
+use seks_proto::service::Destination;
+
 use crate::store::{Key, Revision};
 
 /// A record as it was read.
@@ -14,6 +16,12 @@ pub(super) struct Stored<T> {
     pub(super) value: T,
     /// What a transaction that is decided on `value` must still find.
     pub(super) modified: Revision,
+}
+
+/// What version `version` of a credential is bound to; `None`: it was stored before credentials were bound, or isn't kept.
+pub(crate) fn destination_of(credential: &Credential, version: u32) -> Option<Destination> {
+    let found = credential.versions.iter().find(|known| known.version == version)?;
+    Destination::from_bytes(&found.destination)
 }
 
 /// A join token, until it expires; one that was used, until its answer can't be repeated any more. Only control planes read it.

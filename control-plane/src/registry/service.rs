@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use seks_proto::{
     address::{AddressClass, Networks, classify},
     id::{ServiceName, TenantName},
-    service::{Service as Checked, ServiceError},
+    service::{Destination, Service as Checked, ServiceError},
 };
 
 use super::{
@@ -24,8 +24,9 @@ const KIND: &str = "service";
 impl Registry {
     /// Creates a service or replaces it; writes nothing when it is already so. `service.created_at` and `.deleting` are ours.
     ///
-    /// While it has credentials, its fields can't change, and only a caller that `may_redirect` can send them to another
-    /// upstream: whoever can choose where a credential goes can read it there.
+    /// While it has credentials, its fields can't change, and only a caller that `may_redirect` can give it another destination:
+    /// whoever can choose where a credential goes can read it there. The credentials stay bound to the destination that they
+    /// were stored for: nodes don't use them until they are stored again, or [rebound](Self::rebind_credential).
     ///
     /// # Errors
     /// [`RegistryError::Invalid`], [`RegistryError::Conflict`], [`RegistryError::OwnerOnly`], [`RegistryError::Quota`].
@@ -72,7 +73,8 @@ impl Registry {
         new: &Service,
         may_redirect: bool,
     ) -> Result<(), RegistryError> {
-        let redirects = old.upstream != new.upstream || old.upstream_ca_pem != new.upstream_ca_pem;
+        let destination = |service: &Service| Destination::of_record(service).ok();
+        let redirects = destination(old) != destination(new) || destination(new).is_none();
         if old.fields == new.fields && (may_redirect || !redirects) {
             return Ok(());
         }
@@ -87,7 +89,7 @@ impl Registry {
             ));
         }
         Err(RegistryError::OwnerOnly(format!(
-            "to send the credentials {} of service `{}` to another upstream takes the role owner",
+            "to give service `{1}`, which has the credentials {0}, another destination takes the role owner",
             name_some(&credentials),
             new.name
         )))
@@ -162,6 +164,17 @@ impl Registry {
             ));
         }
         Ok(())
+    }
+
+    /// Names of a service's credentials that no node uses, because they are bound to another destination.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] for the tenant.
+    pub async fn unbound_credentials(&self, service: &Service) -> Result<Vec<String>, RegistryError> {
+        let tenant = TenantName::try_from(service.tenant.as_str())
+            .map_err(|error| RegistryError::invalid("tenant", error.to_string()))?;
+        let all = self.credentials(&tenant).await?;
+        Ok(all.into_iter().filter(|c| c.service == service.name && c.unbound).map(|c| c.name).collect())
     }
 
     /// Names of the credentials of a service.

@@ -8,12 +8,13 @@ use prost::Message as _;
 use seks_proto::{
     id::{AgentName, CredentialName, NodeId, OperatorName, ServiceName, TenantName, TokenId},
     secret::Secret,
+    service::Destination,
     wire,
 };
 use tempfile::TempDir;
 
 use self::counting::Counting;
-use super::{Admission, Issue, Issued, Joining, Registry, RegistryError, limits, record::*};
+use super::{Admission, Change, Issue, Issued, Joining, Registry, RegistryError, limits, record::*};
 use crate::{
     policy_workers::PolicyRun,
     seal::{RecordId, SealConfig, Sealer},
@@ -241,6 +242,7 @@ async fn a_credential_grows_a_version_with_every_put_and_rollback() {
     let envelope = f.registry.store().get(&Key::Envelope(f.tenant.clone(), key.clone(), 3)).await.unwrap().unwrap();
     let open = |version| {
         let id = RecordId::credential(epoch, &f.tenant, &key, version);
+        let id = id.bound_to(Destination::of_record(&service("api")).ok());
         f.registry.sealer.open(&id, &envelope.value)
     };
     assert!(open(3).unwrap().expose().ends_with(b"sk-1"), "the first secret is the current one again");
@@ -270,6 +272,31 @@ async fn a_secret_must_fit_its_service_and_its_name_stays_with_one_service() {
     f.registry.apply_service(service("other"), false).await.unwrap();
     assert!(conflict(f.put("key", "other", "x").await).contains("is for service `api`"));
     assert!(matches!(f.put("new", "ghost", "x").await, Err(RegistryError::NotFound { kind: "service", .. })));
+}
+
+#[tokio::test]
+async fn a_credential_of_an_earlier_version_is_bound_to_its_services_destination_once() {
+    let f = Fixture::furnished().await;
+    f.put("key", "api", "sk-2").await.unwrap();
+    // As an earlier version stored it: bound to nothing.
+    let (key, epoch) = (name::<CredentialName>("key"), f.registry.store().epoch().to_owned());
+    let api = Destination::of_record(&service("api")).ok();
+    let mut credential = f.registry.load_credential(&f.tenant, &key).await.unwrap();
+    for version in &mut credential.value.versions {
+        let at = Key::Envelope(f.tenant.clone(), key.clone(), version.version);
+        let id = RecordId::credential(&epoch, &f.tenant, &key, version.version);
+        let envelope = f.registry.store().get(&at).await.unwrap().unwrap();
+        let loose = f.registry.sealer.move_to(&id.bound_to(api), &id, &envelope.value).unwrap();
+        f.registry.commit(Change::new().put_bytes(at, loose)).await.unwrap();
+        (version.destination, version.origin) = (Vec::new(), String::new());
+    }
+    f.registry.commit(Change::new().put(credential.key.clone(), &credential.value)).await.unwrap();
+    assert_eq!(f.registry.bind_credentials().await.unwrap(), 1);
+    assert_eq!(f.registry.bind_credentials().await.unwrap(), 0);
+    let bound = f.registry.credential(&f.tenant, &key).await.unwrap();
+    assert!(bound.version == 2 && !bound.unbound && bound.versions.iter().all(|v| !v.origin.is_empty()));
+    let rolled = f.registry.rollback_credential(&f.tenant, &key, 1, &f.by).await.unwrap().0;
+    assert_eq!((rolled.version, rolled.versions[0].destination.len()), (3, 32));
 }
 
 #[tokio::test]

@@ -8,13 +8,13 @@
 //! | 10 | 12 | nonce of the wrap |
 //! | 22 | 48 | DEK, wrapped; additional data: bytes 0–9 |
 //! | 70 | 12 | nonce of the data |
-//! | 82 | n + 16 | data, sealed; additional data: format, algorithm and the record's id |
+//! | 82 | n + 16 | data, sealed; additional data: format, algorithm and the record's id, destination included |
 //!
 //! The data's additional data leaves the KEK's id out, so that a rotation re-wraps without opening the secret.
 
 use aes_gcm::{Aes256Gcm, KeyInit as _, aead::AeadInOut as _};
 use bytes::Bytes;
-use seks_proto::secret::Secret;
+use seks_proto::{secret::Secret, service::Destination};
 use zeroize::Zeroizing;
 
 use super::{
@@ -167,5 +167,7 @@ fn additional(id: &RecordId<'_>) -> Vec<u8> {
         out.extend_from_slice(part);
     }
     out.extend_from_slice(&id.version.to_be_bytes());
+    // The last part, and of one length: with and without it are told apart.
+    out.extend_from_slice(id.destination.as_ref().map_or(&[], Destination::as_bytes));
     out
 }

@@ -10,7 +10,8 @@ fn sealer(active: u8, older: &[u8]) -> Sealer {
     Sealer { active: kek(&active), older: older.iter().map(kek).collect() }
 }
 
-const ID: RecordId<'static> = RecordId { tenant: "acme", kind: "credential", name: "openai", version: 3, epoch: "e1" };
+const ID: RecordId<'static> =
+    RecordId { tenant: "acme", kind: "credential", name: "openai", version: 3, epoch: "e1", destination: None };
 
 fn envelope() -> Bytes {
     sealer(7, &[]).seal(&ID, &Secret::new(PLAINTEXT.to_vec())).unwrap()

@@ -129,6 +129,9 @@ pub(super) async fn call(
     let credential = grant.credential().ok_or_else(|| {
         Refusal::from(Code::ServiceNotGranted).with_detail("this node holds no credential for the service")
     })?;
+    if !credential.is_bound_to(&service) {
+        return Err(unbound());
+    }
     if identified.admitted.websocket && !service.allow_websocket {
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service does not allow WebSocket"));
     }
@@ -168,6 +171,12 @@ pub(super) async fn call(
     let decided =
         Box::new(DecidedOn::new(&service, &parts.method, &line, caller, facts, (&credential, grace), websocket));
     Ok(Permitted { permit, service, credential, line, body, signed, decided, identified })
+}
+
+/// The agent can't do anything about it, but whoever reads its log can.
+pub(super) fn unbound() -> Refusal {
+    Refusal::from(Code::CredentialUnbound)
+        .with_detail("the credential is bound to another destination: an operator has to store it again, or rebind it")
 }
 
 async fn scope(identified: &Identified, service: &ServiceEntry) -> Result<Arc<Scope>, Refusal> {
@@ -314,7 +323,7 @@ async fn verify(
     let Some(sigv4) = &service.sigv4 else { return Ok((body, None)) };
     let (parts, target) = (&identified.admitted.parts, identified.admitted.target());
     let presented = Presented::read(parts, target, sigv4, caller.began)?;
-    let fields = credential.open().map_err(|_| Code::UpstreamUnreachable)?;
+    let fields = credential.open_for(service).map_err(|_| Code::UpstreamUnreachable)?;
     let with = (sigv4, &identified.digest, &fields);
     if presented.needs_body(sigv4) {
         let verified = presented.verify_head(parts, target, with)?;

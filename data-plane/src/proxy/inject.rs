@@ -20,7 +20,7 @@ use super::{
     Caller,
     admit::{Admitted, Form},
     audit::Record,
-    authorize::Permitted,
+    authorize::{self, Permitted},
     filter, lookup,
     outgoing::expiry,
     refusal::{Code, Refusal},
@@ -86,13 +86,14 @@ pub(super) enum Injection {
 /// A credential that is opened only for a request that needs its fields.
 struct Sealed<'a> {
     credential: &'a CredentialEntry,
+    service: &'a ServiceEntry,
     fields: OnceCell<Fields>,
 }
 
 impl Sealed<'_> {
     fn fields(&self) -> Option<&Fields> {
         if self.fields.get().is_none() {
-            let _ = self.fields.set(self.credential.open().ok()?); // it was empty a moment ago
+            let _ = self.fields.set(self.credential.open_for(self.service).ok()?); // it was empty a moment ago
         }
         self.fields.get()
     }
@@ -121,7 +122,10 @@ pub(super) fn call(
     lookup::check(&identified.token, &caller.again(table))?;
 
     let broken = Code::UpstreamUnreachable;
-    let sealed = Sealed { credential: &credential, fields: OnceCell::new() };
+    if !credential.is_bound_to(&service) {
+        return Err(authorize::unbound());
+    }
+    let sealed = Sealed { credential: &credential, service: &service, fields: OnceCell::new() };
     let kept = connection.beside(|| Kept::new(&service, sealed.fields()?)).ok_or(broken)?;
     let form = identified.admitted.form();
     // gRPC: whoever asks for trailers says that it reads them.

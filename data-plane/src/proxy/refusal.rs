@@ -32,11 +32,12 @@ pub enum Code {
     UpstreamTimeout,
     NodeStale,
     AuditUnavailable,
+    CredentialUnbound,
 }
 
 impl Code {
     /// Every one, in the order of their numbers: metrics are arrays over it.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::TokenMissing,
         Self::TokenMalformed,
         Self::TokenUnknown,
@@ -56,6 +57,7 @@ impl Code {
         Self::UpstreamTimeout,
         Self::NodeStale,
         Self::AuditUnavailable,
+        Self::CredentialUnbound,
     ];
 
     /// As it stands in `urn:seks:error:CODE`, in spans and in metrics.
@@ -96,6 +98,11 @@ impl Code {
             Self::AuditUnavailable => {
                 ("audit_unavailable", S::SERVICE_UNAVAILABLE, "the request can't be recorded, so it is not served")
             }
+            Self::CredentialUnbound => (
+                "credential_unbound",
+                S::SERVICE_UNAVAILABLE,
+                "the service's destination has changed since its credential was stored",
+            ),
         }
     }
 }

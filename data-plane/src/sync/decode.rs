@@ -8,8 +8,8 @@ use bytes::Bytes;
 use prost::Message as _;
 use seks_proto::{
     id::NameError,
-    service::Service,
-    table::{SessionError, SessionKey, TableSum, credential_aad},
+    service::{Destination, Service},
+    table::{SessionError, SessionKey, TableSum, bound_credential_aad},
     token::Digest,
     wire::{self, change, remove},
 };
@@ -32,6 +32,9 @@ pub(super) enum DecodeError {
     /// A token without a proper digest or id.
     #[error("a token without a proper {0}")]
     Token(&'static str),
+    /// A credential that is bound to what is no destination.
+    #[error("a credential without a proper destination")]
+    Destination,
     /// A credential that isn't sealed to this stream.
     #[error("a credential that does not open")]
     Credential(#[source] SessionError),
@@ -97,15 +100,29 @@ fn take(change: wire::Change, epoch: &str, key: &SessionKey, names: &mut Names) 
         }),
         change::Change::Service(s) => service(&s.service.unwrap_or_default()),
         change::Change::Credential(c) => {
-            let aad = credential_aad(epoch, &c.tenant, &c.name, c.version);
-            let secret = key.open(&aad, &c.sealed).map_err(DecodeError::Credential)?;
+            let destination = destination(&c.destination)?;
+            let secret = match (c.sealed.is_empty(), &destination) {
+                (true, Some(_)) => None,
+                _ => {
+                    let aad = bound_credential_aad(epoch, &c.tenant, &c.name, c.version, destination.as_ref());
+                    Some(key.open(&aad, &c.sealed).map_err(DecodeError::Credential)?)
+                }
+            };
             let (tenant, name, service) = (c.tenant.try_into()?, c.name.try_into()?, c.service.try_into()?);
-            Ok(Change::Credential { tenant, name, service, version: c.version, minted: c.minted, secret })
+            Ok(Change::Credential { tenant, name, service, version: c.version, minted: c.minted, destination, secret })
         }
         change::Change::Policies(p) => Ok(Change::PolicyTexts(p.tenant.try_into()?, p.policies)),
         // Not as it is ever sent: with something beside it.
         change::Change::Token(t) => token::decode(t.encode_to_vec().into(), names),
         change::Change::Remove(r) => removal(r.what.ok_or(DecodeError::Unknown)?),
+    }
+}
+
+/// `None`: the control plane is of an earlier version.
+fn destination(bytes: &[u8]) -> Result<Option<Destination>, DecodeError> {
+    match Destination::from_bytes(bytes) {
+        None if !bytes.is_empty() => Err(DecodeError::Destination),
+        destination => Ok(destination),
     }
 }
 

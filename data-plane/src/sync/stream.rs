@@ -472,7 +472,11 @@ fn hello(table: &Table, mark: &Mark, identity: &Identity, config: &SyncConfig, r
         epoch: table.epoch().to_string(),
         applied_revision: table.revision(),
         table_hash: hash(table),
-        features: features::ALL.iter().chain([&features::DELTAS]).map(|&f| f.to_owned()).collect(),
+        features: features::ALL
+            .iter()
+            .chain([&features::DELTAS, &features::BINDING_V1])
+            .map(|&f| f.to_owned())
+            .collect(),
         session_key: recipient.public_key().to_vec(),
         was_current: table.lease().was_current(),
         instance: identity.instance().to_vec(),

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use seks_proto::{
-    service::Service,
+    service::{Destination, Service},
     table::{
         SessionError, SessionKey,
         rules::{self, Misfit, Position},
@@ -97,11 +97,14 @@ pub(super) enum Step {
 
 impl Step {
     pub(super) fn new(key: &Arc<SessionKey>, change: Change) -> Result<Self, ApplyError> {
-        let Change::Credential { tenant, name, service, version, minted, secret } = change else {
+        let Change::Credential { tenant, name, service, version, minted, destination, secret } = change else {
             return Ok(Self::Other(change));
         };
         let aad = memory_aad(&tenant, &name, version);
-        let sealed = key.seal(&aad, &secret)?.into_boxed_slice();
+        let sealed = match secret {
+            Some(secret) => key.seal(&aad, &secret)?.into_boxed_slice(),
+            None => Box::default(),
+        };
         let entry = CredentialEntry {
             tenant: tenant.clone(),
             name,
@@ -109,6 +112,7 @@ impl Step {
             version,
             generation: next_generation(),
             minted,
+            destination,
             reported: false.into(),
             sealed,
             aad,
@@ -118,7 +122,10 @@ impl Step {
     }
 
     fn narrows(&self) -> bool {
-        matches!(self, Self::Other(change) if change.narrows())
+        match self {
+            Self::Credential(_, entry) => entry.sealed.is_empty(),
+            Self::Other(change) => change.narrows(),
+        }
     }
 
     pub(super) fn run(self, table: &Generation) {
@@ -167,10 +174,10 @@ fn put_agent(table: &Generation, tenant: &seks_proto::id::TenantName, entry: Age
 fn put_service(table: &Generation, service: Service) {
     let directory = table.directory_or_new(&service.tenant);
     let slot = directory.service_slot(&service.name.clone());
-    let generation = fingerprint(&service);
+    let (generation, destination) = (fingerprint(&service), Destination::of(&service));
     let before = slot.get();
     let loses_leave = before.as_ref().is_some_and(|before| before.loses_leave(&service));
-    slot.put(ServiceEntry { generation, service });
+    slot.put(ServiceEntry { generation, destination, service });
     if loses_leave {
         slot.cut();
     }
@@ -212,7 +219,7 @@ fn remove(table: &Generation, change: &Change) {
                 directory.tenant.changed();
             }
         }
-        Change::RemoveCredential(tenant, name) => {
+        Change::RemoveCredential(tenant, name) | Change::Credential { tenant, name, secret: None, .. } => {
             if let Some(directory) = table.directory(tenant) {
                 directory.credential_slot(name).remove();
                 directory.tenant.changed();

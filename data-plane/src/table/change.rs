@@ -7,7 +7,7 @@ use seks_proto::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
     policy::Policies,
     secret::Secret,
-    service::Service,
+    service::{Destination, Service},
     table::TableSum,
     token::Digest,
     wire,
@@ -86,8 +86,10 @@ pub enum Change {
         version: u32,
         /// The control plane can make another version if this one is refused.
         minted: bool,
-        /// Encoded [`Fields`](seks_proto::secret::Fields).
-        secret: Secret,
+        /// Where alone it may be sent; `None`: a control plane of an earlier version has said nothing about that.
+        destination: Option<Destination>,
+        /// Encoded [`Fields`](seks_proto::secret::Fields); `None`: kept back, because the service has another destination.
+        secret: Option<Secret>,
     },
     /// All policies of a tenant, compiled; `None` when this node can't compile them, which denies.
     Policies(TenantName, Option<Arc<Policies>>),
@@ -153,6 +155,7 @@ impl Change {
             | Self::RevokeToken { .. }
             | Self::Policies(_, None) => true,
             Self::Agent { disabled, .. } => *disabled,
+            Self::Credential { secret, .. } => secret.is_none(),
             _ => false,
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use seks_proto::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
     secret::{Fields, FieldsError},
-    service::Service,
+    service::{Destination, Service},
     table::{SessionError, SessionKey},
 };
 
@@ -28,6 +28,8 @@ pub struct AgentEntry {
 pub struct ServiceEntry {
     /// Changes whenever the definition does, and never repeats in a process: what is cached for a service is keyed by it.
     pub generation: u64,
+    /// Where it sends credentials, and in what form: computed once, when the definition arrives.
+    pub(super) destination: Destination,
     pub(super) service: Service,
 }
 
@@ -46,12 +48,15 @@ impl Deref for ServiceEntry {
     }
 }
 
-/// Why a credential did not open. Neither can happen short of a memory error; both refuse the request.
+/// Why a credential did not open. Each refuses the request; all but [`Unbound`](Self::Unbound) take a memory error.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The sealed bytes have changed.
     #[error("the credential in memory does not open")]
     Sealed(#[from] SessionError),
+    /// It is bound to another destination than the service has.
+    #[error("the credential is bound to another destination")]
+    Unbound,
     /// What was sealed is no encoding of fields.
     #[error(transparent)]
     Fields(#[from] FieldsError),
@@ -72,6 +77,9 @@ pub struct CredentialEntry {
     /// It was told that an upstream does.
     pub(super) reported: AtomicBool,
     pub(super) tenant: TenantName,
+    /// Where alone it may be sent; `None`: a control plane of an earlier version has said nothing about that.
+    pub(super) destination: Option<Destination>,
+    /// Empty: the control plane keeps the secret back, because the service has another destination.
     pub(super) sealed: Box<[u8]>,
     /// What the sealed bytes are bound to.
     pub(super) aad: Box<[u8]>,
@@ -79,7 +87,22 @@ pub struct CredentialEntry {
 }
 
 impl CredentialEntry {
-    /// Its fields in the clear, for the moment of use: the result wipes itself.
+    /// Whether it may be sent where `service` sends it.
+    #[must_use]
+    pub fn is_bound_to(&self, service: &ServiceEntry) -> bool {
+        !self.sealed.is_empty() && self.destination.is_none_or(|bound_to| bound_to == service.destination)
+    }
+
+    /// Its fields in the clear, for a request to `service`.
+    ///
+    /// # Errors
+    /// [`OpenError::Unbound`]; as [`open`](Self::open).
+    pub fn open_for(&self, service: &ServiceEntry) -> Result<Fields, OpenError> {
+        if self.is_bound_to(service) { self.open() } else { Err(OpenError::Unbound) }
+    }
+
+    /// Its fields in the clear, for the moment of use: the result wipes itself. What sends them anywhere calls
+    /// [`open_for`](Self::open_for) instead.
     ///
     /// # Errors
     /// When memory has been damaged; the request is refused then.

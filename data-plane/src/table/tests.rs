@@ -52,7 +52,8 @@ fn credential(version: u32, key: &str) -> Change {
         name: name("main"),
         service: name("openai"),
         version,
-        secret: Secret::new(fields.encoded().expose().to_vec()),
+        destination: None,
+        secret: Some(Secret::new(fields.encoded().expose().to_vec())),
     }
 }
 

@@ -96,7 +96,8 @@ fn interception(rig: &Rig, ca: &CertifiedIssuer<'static, KeyPair>) -> Vec<Change
         service: name(INTERCEPTION),
         version: 1,
         minted: false,
-        secret: Secret::new(fields.encoded().expose().to_vec()),
+        destination: None,
+        secret: Some(Secret::new(fields.encoded().expose().to_vec())),
     };
     let token = TokenRecord {
         digest: rig.token.digest(),

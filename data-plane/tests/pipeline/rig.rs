@@ -380,7 +380,8 @@ pub fn credential(name_: &str, service: &str, key: &str, version: u32) -> Change
         name: name(name_),
         service: name(service),
         version,
-        secret: Secret::new(fields.encoded().expose().to_vec()),
+        destination: None,
+        secret: Some(Secret::new(fields.encoded().expose().to_vec())),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Text with fields of a credential in it: `Bearer {key}`, `{sid}:{token}`, `/bot{key}`.
 
+use std::fmt;
+
 use crate::secret::Fields;
 
 /// A parsed template. Its literal parts are printable ASCII, so a rendered value can't grow a header line.
@@ -92,6 +94,16 @@ impl Template {
             }
         }
         Some(())
+    }
+}
+
+/// As it was parsed.
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|part| match part {
+            Part::Literal(text) => f.write_str(text),
+            Part::Field(name) => write!(f, "{{{name}}}"),
+        })
     }
 }
 

@@ -120,6 +120,9 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "RollbackCredential" rollback_credential(wire::RollbackCredentialRequest {
             tenant: t(), name: "key".into(), version: 0, wait: no_wait()
         });
+        "RebindCredential" rebind_credential(wire::RebindCredentialRequest {
+            tenant: t(), name: "key".into(), wait: no_wait(), ..Default::default()
+        });
         "CreateAgent" create_agent(wire::CreateAgentRequest { tenant: t(), name: "new".into(), attributes: Default::default() });
         "SetAgentDisabled" set_agent_disabled(wire::SetAgentDisabledRequest {
             tenant: t(), name: "new".into(), disabled: true, wait: no_wait()

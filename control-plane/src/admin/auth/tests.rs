@@ -33,6 +33,7 @@ const MATRIX: &str = "
     PutCredential       . . y y  . y y
     AssignCredential    . . y y  . y y
     RollbackCredential  . . y y  . y y
+    RebindCredential    . . . y  . . y
     DeleteCredential    . . y y  . y y
     CreateAgent         . . y y  . y y
     SetAgentDisabled    . . y y  . y y

@@ -1,7 +1,7 @@
 //! One tenant's part of the materialised table.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     hash::Hash,
     sync::Arc,
 };
@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use seks_proto::{
     id::{AgentName, CredentialName, ServiceName, TenantName, TokenId},
+    service::Destination,
     table::TableSum,
     token::Digest,
     wire::{self, change::Change},
@@ -18,15 +19,32 @@ use super::{
     encode::{self, encode, read_service, read_token},
     tenant_record,
 };
-use crate::distribution::{item::Credential, scope::Scope};
+use crate::{
+    distribution::{item::Credential, scope::Scope},
+    registry::record::destination_of,
+};
 
 /// What a tenant's records add up to at a node: [`TableSum`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::distribution) struct Sums {
     /// What is the same for all nodes.
     plain: TableSum,
-    /// The credentials, which are withheld from some, by the pools that they are assigned to. No part is nothing.
-    credentials: BTreeMap<Pools, TableSum>,
+    /// The credentials, which are withheld from some, by who is sent them. No part is nothing.
+    credentials: BTreeMap<Audience, TableSum>,
+}
+
+/// Who is sent a credential.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Audience {
+    pools: Pools,
+    /// It is bound to another destination than its service has: only nodes that check bindings are told of it.
+    unbound: bool,
+}
+
+impl Default for Audience {
+    fn default() -> Self {
+        Self { pools: Pools::from([]), unbound: false }
+    }
 }
 
 /// Pools that a credential is assigned to; none: every node may have it.
@@ -35,27 +53,30 @@ type Pools = Arc<[String]>;
 impl Sums {
     pub(in crate::distribution) fn plus(mut self, more: &Self) -> Self {
         self.plain = self.plain.plus(more.plain);
-        more.credentials.iter().for_each(|(pools, more)| self.shift(pools, |sum| sum.plus(*more)));
+        more.credentials.iter().for_each(|(audience, more)| self.shift(audience, |sum| sum.plus(*more)));
         self
     }
 
     pub(in crate::distribution) fn minus(mut self, less: &Self) -> Self {
         self.plain = self.plain.minus(less.plain);
-        less.credentials.iter().for_each(|(pools, less)| self.shift(pools, |sum| sum.minus(*less)));
+        less.credentials.iter().for_each(|(audience, less)| self.shift(audience, |sum| sum.minus(*less)));
         self
     }
 
-    /// What a node of `scope` should come to, that is sent credentials or isn't.
-    pub(in crate::distribution) fn of_node(&self, scope: &Scope, withhold: bool) -> TableSum {
-        let sent = self.credentials.iter().filter(|(pools, _)| !withhold && scope.is_assigned(pools));
+    /// What a node of `scope` should come to, that is sent credentials or isn't, and those that are bound elsewhere or not.
+    pub(in crate::distribution) fn of_node(&self, scope: &Scope, withhold: bool, checks_binding: bool) -> TableSum {
+        let is_sent = |audience: &Audience| {
+            !withhold && (checks_binding || !audience.unbound) && scope.is_assigned(&audience.pools)
+        };
+        let sent = self.credentials.iter().filter(|(audience, _)| is_sent(audience));
         sent.fold(self.plain, |sum, (_, more)| sum.plus(*more))
     }
 
-    fn shift(&mut self, pools: &Pools, by: impl FnOnce(TableSum) -> TableSum) {
-        let sum = by(self.credentials.get(pools).copied().unwrap_or_default());
+    fn shift(&mut self, audience: &Audience, by: impl FnOnce(TableSum) -> TableSum) {
+        let sum = by(self.credentials.get(audience).copied().unwrap_or_default());
         match sum == TableSum::default() {
-            true => drop(self.credentials.remove(pools)),
-            false => drop(self.credentials.insert(pools.clone(), sum)),
+            true => drop(self.credentials.remove(audience)),
+            false => drop(self.credentials.insert(audience.clone(), sum)),
         }
     }
 }
@@ -68,7 +89,11 @@ pub(super) struct Tenant {
     networks: Vec<String>,
     agents: HashMap<AgentName, Bytes>,
     services: HashMap<ServiceName, Bytes>,
+    /// Where each service sends credentials; none of a service whose definition is not acceptable.
+    destinations: HashMap<ServiceName, Destination>,
     credentials: HashMap<CredentialName, CredentialRow>,
+    /// The credentials of each service.
+    of_service: HashMap<String, BTreeSet<CredentialName>>,
     /// Ordered, so that the same policies are the same bytes.
     policies: BTreeMap<String, wire::Policy>,
     tokens: HashMap<TokenId, Bytes>,
@@ -90,7 +115,7 @@ struct CredentialRow {
     /// Tokens that are granted it. Nobody's credential goes to no node.
     reach: usize,
     /// Its part in the tenant's sum, and whose part.
-    sum: (Pools, TableSum),
+    sum: (Audience, TableSum),
 }
 
 impl Tenant {
@@ -153,8 +178,17 @@ impl Tenant {
         let envelope = row.envelopes.get(&record.version)?.clone();
         let service = record.service.clone();
         let (minted, pools) = (record.mint.is_some(), record.pools.as_slice().into());
+        let bound_to = destination_of(record, record.version);
+        let service_at = self.destinations.get(record.service.as_str()).copied();
         let (tenant, name) = (tenant.clone(), name.clone());
-        Some(Credential { tenant, name, service, version: record.version, minted, pools, envelope })
+        let version = record.version;
+        Some(Credential { tenant, name, service, version, minted, bound_to, service_at, pools, envelope })
+    }
+
+    fn is_unbound(&self, record: &wire::Credential) -> bool {
+        let bound_to = destination_of(record, record.version);
+        let service_at = self.destinations.get(record.service.as_str());
+        bound_to.as_ref().zip(service_at).is_some_and(|(bound_to, service_at)| bound_to != service_at)
     }
 
     /// All policies, as the one record that they are to nodes.
@@ -171,9 +205,21 @@ impl Tenant {
         set(&mut self.agents, name, encoded, &mut self.sums.plain);
     }
 
-    pub(super) fn set_service(&mut self, name: ServiceName, record: Option<wire::Service>) {
+    /// Puts or removes a service. Returns the credentials of which nodes must be told, because it sends them to another destination.
+    pub(super) fn set_service(&mut self, name: ServiceName, record: Option<wire::Service>) -> Vec<CredentialName> {
+        let destination = record.as_ref().and_then(|record| Destination::of_record(record).ok());
+        let before = match destination {
+            Some(destination) => self.destinations.insert(name.clone(), destination),
+            None => self.destinations.remove(&name),
+        };
         let encoded = record.map(|record| encode::service(record, &self.networks));
-        set(&mut self.services, name, encoded, &mut self.sums.plain);
+        set(&mut self.services, name.clone(), encoded, &mut self.sums.plain);
+        if before == destination {
+            return Vec::new();
+        }
+        let moved: Vec<CredentialName> = self.of_service.get(name.as_str()).into_iter().flatten().cloned().collect();
+        moved.iter().for_each(|credential| self.count(credential));
+        moved
     }
 
     /// Replaces the private networks. Returns the services that nodes must be told of anew.
@@ -207,7 +253,17 @@ impl Tenant {
             Some(record) => row.envelopes = row.envelopes.split_off(&record.version),
             None => row.envelopes.clear(),
         }
-        row.record = record;
+        let now = record.as_ref().map(|record| record.service.clone());
+        let before = std::mem::replace(&mut row.record, record).map(|record| record.service);
+        if before != now {
+            if let Some(of) = before.and_then(|service| self.of_service.get_mut(&service)) {
+                of.remove(name);
+            }
+            if let Some(service) = now {
+                self.of_service.entry(service).or_default().insert(name.clone());
+            }
+            self.of_service.retain(|_, of| !of.is_empty());
+        }
         self.count(name);
         self.forget_if_unused(name);
     }
@@ -277,13 +333,14 @@ impl Tenant {
 
     /// Brings a credential's part in the sum up to date.
     fn count(&mut self, name: &CredentialName) {
-        let Some(row) = self.credentials.get_mut(name) else { return };
+        let Some(row) = self.credentials.get(name) else { return };
         let sent = row.record.as_ref().filter(|r| row.reach > 0 && row.envelopes.contains_key(&r.version));
         let part = |r: &wire::Credential| {
             let sum = TableSum::of_credential(&r.tenant, name.as_str(), &r.service, r.version);
-            (Pools::from(r.pools.as_slice()), sum)
+            (Audience { pools: Pools::from(r.pools.as_slice()), unbound: self.is_unbound(r) }, sum)
         };
         let part = sent.map(part).unwrap_or_default();
+        let Some(row) = self.credentials.get_mut(name) else { return };
         self.sums.shift(&row.sum.0, |sum| sum.minus(row.sum.1));
         self.sums.shift(&part.0, |sum| sum.plus(part.1));
         row.sum = part;

@@ -242,13 +242,13 @@ fn what_a_node_should_add_up_to_is_by_its_pools() {
         Scope::of(&wire::Node { pools, ..Default::default() })
     };
     let mut table = table([vec![token("tok-1", 1)], credential(1).into()].concat());
-    let sum = |table: &mut Materialised, pools: &[&str]| table.sums(|_| true).of_node(&node(pools), false);
+    let sum = |table: &mut Materialised, pools: &[&str]| table.sums(|_| true).of_node(&node(pools), false, true);
     let with = sum(&mut table, &[]);
-    let without = table.sums(|_| true).of_node(&node(&[]), true);
+    let without = table.sums(|_| true).of_node(&node(&[]), true, true);
     assert_ne!(with, without);
     table.apply(vec![assigned(1, &["eu", "us"])]);
     let sums = [&[][..], &["asia"], &["us"], &["eu", "us"]].map(|pools| sum(&mut table, pools));
     assert_eq!(sums, [without, without, with, with]);
     table.apply(vec![assigned(1, &[])]);
-    assert_eq!((sum(&mut table, &[]), table.sums(|_| true).of_node(&node(&[]), true)), (with, without));
+    assert_eq!((sum(&mut table, &[]), table.sums(|_| true).of_node(&node(&[]), true, true)), (with, without));
 }

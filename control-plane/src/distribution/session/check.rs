@@ -19,6 +19,8 @@ pub(super) struct Check {
     scope: Scope,
     /// It lacks a feature that every credential needs.
     withhold: bool,
+    /// It compares what a credential is bound to with its service.
+    checks_binding: bool,
     /// At each revision that was sent and may not be applied yet, the oldest first. Empty: not known.
     sums: VecDeque<(Revision, TableSum)>,
     /// When it was repaired last, and how often.
@@ -26,12 +28,17 @@ pub(super) struct Check {
 }
 
 impl Check {
-    pub(super) fn new(scope: Scope, withhold: bool) -> Self {
-        Self { scope, withhold, sums: VecDeque::new(), repaired: None }
+    pub(super) fn new(scope: Scope, withhold: bool, checks_binding: bool) -> Self {
+        Self { scope, withhold, checks_binding, sums: VecDeque::new(), repaired: None }
     }
 
     pub(super) fn scope(&self) -> &Scope {
         &self.scope
+    }
+
+    /// Whether it compares what a credential is bound to with its service.
+    pub(super) fn checks_binding(&self) -> bool {
+        self.checks_binding
     }
 
     /// Whether `credential` is kept from it.
@@ -47,14 +54,14 @@ impl Check {
     /// The node is to hold at `revision` what adds up to `sums`.
     pub(super) fn restart(&mut self, revision: Revision, sums: &Sums) {
         self.sums.clear();
-        self.sums.push_back((revision, sums.of_node(&self.scope, self.withhold)));
+        self.sums.push_back((revision, sums.of_node(&self.scope, self.withhold, self.checks_binding)));
     }
 
     /// `delta` is sent.
     pub(super) fn send(&mut self, delta: &FeedDelta) {
         let Some((_, mut sum)) = self.sums.back().copied() else { return };
         for shift in delta.shifts.iter().filter(|shift| self.scope.holds(&shift.tenant)) {
-            sum = sum.plus(shift.by.of_node(&self.scope, self.withhold));
+            sum = sum.plus(shift.by.of_node(&self.scope, self.withhold, self.checks_binding));
         }
         self.sums.push_back((delta.revision, sum));
         if self.sums.len() > MAX_SUMS {

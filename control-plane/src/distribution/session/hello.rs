@@ -49,7 +49,8 @@ pub(super) async fn greet(
     if inner.is_cut_off() {
         return Err(End::Store); // it is better off with another replica
     }
-    let mut check = Check::new(scope, !is_whole(&hello.features));
+    let checks_binding = hello.features.iter().any(|feature| feature == features::BINDING_V1);
+    let mut check = Check::new(scope, !is_whole(&hello.features), checks_binding);
     let resumed = can_resume(inner, &hello).await? && holds_its_table(inner, node, &hello, &mut check);
     let (key, session_enc, session_sealed) =
         SessionKey::offer(&hello.session_key).map_err(|_| End::Protocol("the session key is not an X25519 key"))?;

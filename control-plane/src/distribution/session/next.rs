@@ -17,7 +17,7 @@ use super::{
         compile::Sums,
         feed::FeedDelta,
         fleet::millis,
-        item::{Body, Item},
+        item::{Body, Credential, Item},
         lease::{Barrier, ttl_left},
         scope::Scope,
         snapshot::{Packer, Snapshot},
@@ -153,11 +153,15 @@ impl Session {
         let changes = needed.map(|item| match &item.body {
             Body::Plain { change, .. } => change.clone(),
             Body::Credential(c) if self.check.withholds(c) => c.withheld(),
-            Body::Credential(c) => c.seal_to(self.epochs(), &self.inner.sealer, &self.key),
+            Body::Credential(c) => self.seal_credential(c),
         });
         let changes = changes.collect();
         self.check.send(delta);
         self.delta(delta.revision, changes)
+    }
+
+    fn seal_credential(&self, credential: &Credential) -> bytes::Bytes {
+        credential.seal_to(self.epochs(), &self.inner.sealer, &self.key, self.check.checks_binding())
     }
 
     fn delta(&mut self, revision: Revision, changes: Vec<bytes::Bytes>) -> wire::Delta {
@@ -219,7 +223,7 @@ impl Session {
         for credential in snapshot.credentials.get(range).unwrap_or_default() {
             packer.add(&match self.check.withholds(credential) {
                 true => credential.withheld(),
-                false => credential.seal_to(self.epochs(), &self.inner.sealer, &self.key),
+                false => self.seal_credential(credential),
             });
         }
         // Grouped by an upper bound of the size: it is one chunk.

@@ -51,6 +51,30 @@ async fn no_rotation_brings_a_revoked_token_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_editor_sends_a_service_elsewhere_while_its_first_credential_is_stored() {
+    let f = Fixture::new().await;
+    for round in 0..25 {
+        let api = format!("api-{round}");
+        f.registry.apply_service(service(&api), false).await.unwrap();
+        let registry = Arc::clone(&f.registry);
+        let elsewhere = Service { upstream: "https://elsewhere.example.com".into(), ..service(&api) };
+        let redirect = tokio::spawn(async move { registry.apply_service(elsewhere, false).await });
+        let put = f.put(&format!("key-{round}"), &api, "sk").await;
+        let redirected = redirect.await.unwrap();
+        // One of them was first. The other knew it: who came second is refused, or bound to what was there already.
+        match (put, redirected) {
+            (Ok((credential, _)), Err(RegistryError::OwnerOnly(_))) => assert!(!credential.unbound),
+            (Ok((credential, _)), Ok(_)) => {
+                let now = f.registry.credential(&f.tenant, &name(&credential.name)).await.unwrap();
+                assert!(!now.unbound, "redirected with a credential, by an editor");
+            }
+            (Err(RegistryError::Conflict { .. }), Ok(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_service_is_never_deleted_from_under_a_credential() {
     let f = Fixture::new().await;
     for round in 0..25 {
