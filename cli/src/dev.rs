@@ -16,15 +16,14 @@ use std::{
 
 use seks_control_plane::{ControlPlane, StartError};
 use seks_data_plane::Node;
-use seks_proto::runtime::{logs, shutdown::Shutdown, telemetry::Telemetry};
+use seks_proto::runtime::{descriptors, logs, shutdown::Shutdown, telemetry::Telemetry};
 
 pub(crate) use self::ready::Ready;
 use self::{config::DevConfig, data_dir::DataDir, demo::Demo};
 use crate::{
     commands::dev::DevArgs,
     context::Choice,
-    error::{CliError, Exit, Result, plain_io},
-    output::{Format, Output, notice},
+    error::{CliError, Exit, Result, one_line, plain_io},
     registration::{self, Registration},
     user,
 };
@@ -42,16 +41,16 @@ pub(crate) async fn run(args: DevArgs) -> Result<()> {
     let mut shutdown = Shutdown::listen().map_err(|e| CliError::new(Exit::Failed, "signals", plain_io(&e)))?;
     let config = DevConfig::load(&args)?;
     start_logs()?;
+    descriptors::raise();
     let dir = DataDir::open(&data_dir(&args)?)?;
     let running = tokio::select! {
         started = Running::start(&args, config, &dir) => started?,
         _ = shutdown.requested() => return Ok(()),
     };
-    let output = Output::new(Format::Table);
     if let Some(path) = &args.ready_file {
         running.ready.write(path)?;
     }
-    output.text(&running.ready.greeting())?;
+    logs::print(&running.ready.greeting());
     let demo = if args.demo {
         tokio::select! {
             told = Demo::run(&running.ready) => Some(told?),
@@ -80,14 +79,17 @@ fn data_dir(args: &DevArgs) -> Result<PathBuf> {
         return Ok(told.clone());
     }
     if Path::new(FORMER_DIR).join("store.redb").exists() {
-        notice(&format!(
-            "hint: {FORMER_DIR} is no longer used by itself; `seks dev --data-dir {FORMER_DIR}` serves it"
-        ));
+        tell(&format!("hint: {FORMER_DIR} is no longer used by itself; `seks dev --data-dir {FORMER_DIR}` serves it"));
     }
     user::dev_data_dir().ok_or_else(|| {
         CliError::usage("data directory", "neither XDG_STATE_HOME nor HOME is an absolute path")
             .hint("say where with --data-dir")
     })
+}
+
+/// A line on stderr, beside the log; lost when nobody reads it.
+fn tell(text: &str) {
+    logs::line(&one_line(text));
 }
 
 /// At a terminal only what is wrong is logged: what is printed there is for reading.
@@ -156,7 +158,7 @@ impl Running {
         // Without a home that can be written there is nowhere to register: then the file has to be named.
         match user::state_dir().map(|state| registration::register(&state, &running)) {
             Some(Ok(registration)) => self.registration = Some(registration),
-            Some(Err(error)) => notice(&format!("warning: other commands do not find this one by themselves: {error}")),
+            Some(Err(error)) => tell(&format!("warning: other commands do not find this one by themselves: {error}")),
             None => {}
         }
         self.ready.found_by_default = Choice::is_default(&self.ready.context_file);

@@ -19,6 +19,8 @@ mod user;
 
 use std::{ffi::OsString, process::ExitCode};
 
+use seks_proto::runtime::logs;
+
 /// Runs one command line; what `main` does.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -36,10 +38,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args::Parsed::Run(cli)) => run(*cli),
         Err(error) => Err(error),
     };
-    outcome.unwrap_or_else(|error| {
-        output::stderr(&error.lines());
+    let code = outcome.unwrap_or_else(|error| {
+        logs::line(error.lines().trim_end_matches('\n'));
         error.exit.into()
-    })
+    });
+    logs::flush(logs::LAST_LINES);
+    code
 }
 
 fn run(cli: args::Cli) -> error::Result<ExitCode> {

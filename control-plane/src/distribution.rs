@@ -271,6 +271,15 @@ impl Distribution {
         nodes
     }
 
+    /// Audit spans that wait for a collector at the nodes of every replica that serves. Of other replicas' nodes as of the last
+    /// record of each.
+    #[must_use]
+    pub fn audit_backlog(&self) -> u64 {
+        let me = self.0.fleet.me().map(|id| id.to_string()).unwrap_or_default();
+        let others = self.replicas().into_iter().filter(|replica| !replica.retired && replica.id != me);
+        others.fold(self.0.fleet.audit_queue(), |sum, replica| sum.saturating_add(replica.audit_queue))
+    }
+
     /// Every replica that may grant leases, or whose leases may not be over.
     #[must_use]
     pub fn replicas(&self) -> Vec<wire::Replica> {

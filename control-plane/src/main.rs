@@ -2,12 +2,7 @@
 
 mod tools;
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use seks_control_plane::{Config, ControlPlane, StartError};
@@ -15,7 +10,7 @@ use seks_proto::runtime::{
     self, Exit,
     alloc::Allocator,
     config::{ConfigError, Loader},
-    harden, logs,
+    descriptors, harden, logs,
     shutdown::Shutdown,
     telemetry::Telemetry,
 };
@@ -107,6 +102,12 @@ enum Command {
 fn main() -> ExitCode {
     runtime::install_crypto_provider();
     harden::quiet_panics();
+    let code = start();
+    logs::flush(logs::LAST_LINES);
+    code
+}
+
+fn start() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
@@ -114,8 +115,7 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
-            // Nobody is left to tell when stderr is gone.
-            let _ = writeln!(io::stderr(), "error: {}", one_line(&failure.text));
+            logs::line(&format!("error: {}", one_line(&failure.text)));
             failure.exit.into()
         }
     }
@@ -124,6 +124,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), Failure> {
     logs::init().map_err(|e| Failure::usage(&e))?;
     harden::process().map_err(|e| Failure::new(Exit::Failed, &format!("cannot harden the process: {e}")))?;
+    descriptors::raise();
     let file = arguments.config.as_ref().map(|path| path.display().to_string());
     if let Some(Command::CreateKek { out }) = &arguments.command {
         return tools::create_kek(out); // needs no configuration: there may be none yet
@@ -216,7 +217,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    let _ = writeln!(io::stderr(), "{} (see --help)", one_line(first));
+    logs::line(&format!("{} (see --help)", one_line(first)));
     Exit::Usage.into()
 }
 

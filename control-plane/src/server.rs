@@ -12,10 +12,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use seks_proto::{
     address::DialGuard,
     id::OperatorName,
-    runtime::telemetry::Telemetry,
+    runtime::{probes, telemetry::Telemetry},
     wire::{DESCRIPTORS, admin_server::AdminServer},
 };
-use tokio::{net::TcpListener, runtime::Handle, task::JoinHandle};
+use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{
     sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned},
     task::TaskTracker,
@@ -39,7 +39,7 @@ use crate::{
     policy_workers::PolicyWorkers,
     registry::{Admission, JoinToken, Registry, RegistryError, fresh_enrolment},
     store::Store,
-    telemetry::{self, Metrics},
+    telemetry::{Metrics, Readiness},
 };
 
 /// How long running calls may take to finish once the control plane is told to stop.
@@ -149,7 +149,7 @@ impl ControlPlane {
             runtimes,
         };
         if let Some(address) = config.telemetry.metrics_listen {
-            plane.serve_metrics(address, metrics.clone(), Arc::clone(store)).await?;
+            plane.serve_metrics(address, metrics.clone(), Arc::clone(store))?;
             plane.metrics_addr.into_iter().for_each(|address| guard.own.add(address));
         }
         let names = names(config);
@@ -171,7 +171,8 @@ impl ControlPlane {
         plane.tasks.spawn_on(janitor(Arc::clone(registry), plane.stop.clone()), &admin);
         let upgrade = upgrade::run(Arc::clone(registry), plane.distribution.clone(), plane.stop.clone());
         plane.tasks.spawn_on(upgrade, &admin);
-        tracing::info!(admin = %plane.admin, distribution = %plane.nodes, store = store.kind(), "serving");
+        let metrics = plane.metrics_addr.map(tracing::field::display);
+        tracing::info!(admin = %plane.admin, distribution = %plane.nodes, metrics, store = store.kind(), "serving");
         Ok(plane)
     }
 
@@ -205,17 +206,16 @@ impl ControlPlane {
         Ok(())
     }
 
-    async fn serve_metrics(
+    fn serve_metrics(
         &mut self,
         address: SocketAddr,
         metrics: Metrics,
         store: Arc<dyn Store>,
     ) -> Result<(), StartError> {
         let listen = |source| StartError::Listen { key: "telemetry.metrics_listen", address, source };
-        let runtime = self.runtimes.admin();
-        let socket = run_on(runtime.clone(), TcpListener::bind(address)).await?.map_err(listen)?;
-        self.metrics_addr = Some(socket.local_addr().map_err(listen)?);
-        self.tasks.spawn_on(telemetry::serve(socket, metrics, store, self.stop.clone()), &runtime);
+        let stop = self.stop.clone().cancelled_owned();
+        let readiness = Readiness::new(metrics, store, self.runtimes.admin());
+        self.metrics_addr = Some(probes::serve(address, readiness, stop).map_err(listen)?);
         Ok(())
     }
 

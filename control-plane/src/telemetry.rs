@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use prometheus::{IntCounterVec, Opts, Registry, TextEncoder, core::Collector};
 
-pub(crate) use self::listener::serve;
+pub(crate) use self::listener::Readiness;
 
 /// The metrics of one control plane. Labels come from fixed lists: nobody can make new ones from outside.
 #[derive(Clone)]

@@ -148,7 +148,10 @@ pub struct Limits {
     /// A connection without a request is closed after this. Default: 60 s.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
-    /// Most connections at once; more wait in the kernel's queue. Default: 50,000.
+    /// Most connections at once, of each listener. Beyond that the oldest gives way that has shown no valid token yet, then the
+    /// oldest idle one; while all are busy, new ones wait in the kernel's queue. Of one source address at most an eighth of these,
+    /// and 64 at least, may be without a valid token. Each needs two file descriptors: what the limit of open files doesn't allow
+    /// is not served, and a warning says so at start. Default: 50,000.
     pub max_connections: usize,
     /// Most streams of one HTTP/2 connection. Default: 100.
     pub max_streams: u32,

@@ -12,12 +12,10 @@ mod stalled;
 mod stream;
 mod tls;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use seks_proto::runtime::connections::{AcceptPause, Connections, Slot};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::{activity::Activity, h1::Severed, stalled::polled, stream::Link};
@@ -31,14 +29,14 @@ use crate::{
     proxy::{Entry, Proxy},
 };
 
-/// How long to wait when the process is out of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections of one source address that have shown no valid token yet: this part of all connections, and this many at least.
+const SILENT_OF_ONE_SOURCE: (usize, usize) = (8, 64);
 
 /// A bound listener.
 pub(crate) struct Listener {
     tcp: TcpListener,
     tls: Option<Acceptor>,
-    connections: Arc<Semaphore>,
+    connections: Connections,
     config: ProxyConfig,
     entry: Entry,
 }
@@ -67,7 +65,9 @@ impl Listener {
         let tcp = TcpListener::bind(config.listen).await.map_err(fail)?;
         let mut config = config.clone();
         config.listen = tcp.local_addr().map_err(fail)?;
-        let connections = Arc::new(Semaphore::new(config.limits.max_connections));
+        let most = config.limits.max_connections;
+        let (part, at_least) = SILENT_OF_ONE_SOURCE;
+        let connections = Connections::new(most, (most / part).max(at_least));
         Ok(Self { tcp, tls, connections, config, entry: Entry::Direct })
     }
 
@@ -82,30 +82,34 @@ impl Listener {
         self.config.listen
     }
 
+    /// The connections that there are.
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
     /// Accepts until `stop`, then lets requests in flight finish for at most the drain time, then closes what is left.
     pub(crate) async fn serve(self, proxy: Arc<Proxy>, stop: CancellationToken) {
         let tasks = TaskTracker::new();
+        let name = if matches!(self.entry, Entry::Forward) { "forward_proxy.listen" } else { "proxy.listen" };
         let server = Arc::new(Server::new(proxy, &self.config.limits, self.tls, self.entry, stop.clone()));
-        loop {
-            // A connection over the limit waits in the kernel's queue: nothing is spent on it.
-            let Ok(permit) = self.connections.clone().acquire_owned().await else { break };
+        let mut pause = AcceptPause::default();
+        while !stop.is_cancelled() {
             let accepted = tokio::select! {
                 accepted = self.tcp.accept() => accepted,
                 () = stop.cancelled() => break,
             };
-            match accepted {
-                Ok((tcp, peer)) => {
-                    let server = server.clone();
-                    tasks.spawn(async move {
-                        serve_one(&server, tcp, peer).await;
-                        drop(permit);
-                    });
-                }
+            let (tcp, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    stop.run_until_cancelled(pause.wait(name, &error, &self.connections)).await;
+                    continue;
                 }
-            }
+            };
+            pause.reset();
+            // While all connections are busy, the next waits here, and those after it in the kernel's queue.
+            let Some(slot) = stop.run_until_cancelled(self.connections.admit(peer.ip())).await else { break };
+            let server = server.clone();
+            tasks.spawn(async move { serve_one(&server, tcp, peer, Arc::new(slot)).await });
         }
         drop(self.tcp);
         tasks.close();
@@ -117,13 +121,14 @@ impl Listener {
     }
 }
 
-async fn serve_one(server: &Server, tcp: TcpStream, peer: SocketAddr) {
+async fn serve_one(server: &Server, tcp: TcpStream, peer: SocketAddr, slot: Arc<Slot>) {
     // Small writes go out at once: an answer's last segment must not wait for an acknowledgement.
     if tcp.set_nodelay(true).is_err() {
         return;
     }
     tokio::select! {
-        () = server.serve(tcp, peer) => {}
+        () = server.serve(tcp, peer, &slot) => {}
         () = server.kill.cancelled() => {}
+        () = slot.evicted() => {}
     }
 }

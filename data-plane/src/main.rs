@@ -1,11 +1,6 @@
 //! `seks-data-plane`: reads its configuration, hardens the process, serves until it is told to stop.
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use seks_data_plane::{Config, Node};
@@ -13,7 +8,7 @@ use seks_proto::runtime::{
     self, Exit,
     alloc::Allocator,
     config::{ConfigError, Loader},
-    harden, logs,
+    descriptors, harden, logs,
     shutdown::Shutdown,
     telemetry::Telemetry,
 };
@@ -51,6 +46,12 @@ struct Arguments {
 fn main() -> ExitCode {
     runtime::install_crypto_provider();
     harden::quiet_panics();
+    let code = start();
+    logs::flush(logs::LAST_LINES);
+    code
+}
+
+fn start() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
@@ -58,8 +59,7 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
-            // Nobody is left to tell when stderr is gone.
-            let _ = writeln!(io::stderr(), "error: {}", one_line(&failure.text));
+            logs::line(&format!("error: {}", one_line(&failure.text)));
             failure.exit.into()
         }
     }
@@ -68,6 +68,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     logs::init().map_err(|e| Failure::new(Exit::Usage, &e))?;
     harden::process().map_err(|e| Failure::new(Exit::Failed, &format!("cannot harden the process: {e}")))?;
+    descriptors::raise();
     let config = load(arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Exit::Failed, &e))?;
@@ -127,7 +128,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    let _ = writeln!(io::stderr(), "{} (see --help)", one_line(first));
+    logs::line(&format!("{} (see --help)", one_line(first)));
     Exit::Usage.into()
 }
 

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use seks_proto::{
     address::OwnAddresses,
     runtime::{
-        Dedicated, Exit,
+        Dedicated, Exit, descriptors,
         telemetry::{Telemetry, TelemetryError},
     },
     table::SessionError,
@@ -154,6 +154,7 @@ impl Node {
             endpoints: enrolment.endpoints,
             roots_pem: enrolment.roots_pem,
             region: config.node.region.clone(),
+            audit: Some(telemetry.queue().clone()),
             ..SyncConfig::default()
         };
         let table = Arc::new(Table::new()?);
@@ -176,6 +177,7 @@ impl Node {
         let metrics = Metrics::new(telemetry.queue().clone(), move || table_state(&state));
         let audit = Audit::new(telemetry, metrics.clone(), config.audit.mode, &config.node.name, &config.node.region)?;
 
+        afford_connections(&mut config);
         let listener = Listener::bind(&config.proxy).await?;
         let proxy_addr = listener.address();
         config.proxy.listen = proxy_addr;
@@ -189,13 +191,15 @@ impl Node {
         };
         let forward_addr = forward.as_ref().map(Listener::address);
         forward_addr.into_iter().for_each(|address| own.add(address));
+        let mut listeners = vec![("proxy", listener.connections().clone())];
+        listeners.extend(forward.as_ref().map(|forward| ("forward_proxy", forward.connections().clone())));
+        metrics.edge().listeners(listeners);
         let listen = config.telemetry.metrics_listen.unwrap_or(METRICS_LISTEN);
         let proxy = Arc::new(Proxy::new(table.clone(), audit, config)?);
         let health = Health::new(table.clone(), metrics, stop.clone());
         let metrics_addr = health
             .clone()
             .start(listen, end.clone())
-            .await
             .map_err(|source| StartError::Metrics { address: listen, source })?;
         own.add(metrics_addr);
 
@@ -304,6 +308,25 @@ fn enrolment(config: &Config) -> Result<EnrolConfig, StartError> {
         data_dir: config.node.data_dir.clone(),
         join_token_file: config.control.join_token_file.clone(),
     })
+}
+
+/// Clamps the connections that are configured to those for which there are file descriptors: each takes one, and another for
+/// its upstream.
+fn afford_connections(config: &mut Config) {
+    let listeners = 1 + usize::from(config.forward_proxy.is_some());
+    let limit = descriptors::limit();
+    let affordable = descriptors::affordable(limit, 2 * listeners);
+    let configured = config.proxy.limits.max_connections;
+    if configured > affordable {
+        tracing::warn!(
+            key = "proxy.limits.max_connections",
+            configured,
+            served = affordable,
+            open_files = limit,
+            "fewer connections are served than proxy.limits.max_connections says: raise the limit of open files"
+        );
+        config.proxy.limits.max_connections = affordable;
+    }
 }
 
 async fn serve(listener: Listener, forward: Option<Listener>, proxy: Arc<Proxy>, stop: CancellationToken) {

@@ -27,6 +27,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
+use seks_proto::runtime::http2::Refused;
 
 use self::{
     admit::Hosts,
@@ -149,6 +150,27 @@ impl Proxy {
         response.headers_mut().insert(RequestId::HEADER, record.id().header());
         record.answered(response.status());
         response.map(|body| AnswerBody::new(body, record))
+    }
+
+    /// Answers a request on an HTTP/2 stream whose form was refused before it was one. Its connection goes on.
+    pub(crate) fn refuse_stream(&self, refusal: &Refusal) -> Response<AnswerBody> {
+        let mut record = self.audit.open(&Method::GET, "", &HeaderMap::new());
+        let mut response = refused(refusal, refusal::Form::default(), false, &mut record);
+        response.headers_mut().insert(RequestId::HEADER, record.id().header());
+        record.answered(response.status());
+        response.map(|body| AnswerBody::new(body, record))
+    }
+
+    /// Records what the HTTP/2 library, or the frame budget, has refused by itself. Its answer has no request id.
+    pub(crate) fn record_refused(&self, refused: Refused) {
+        self.audit.metrics().edge().refused(refused);
+        let mut record = self.audit.open(&Method::GET, "", &HeaderMap::new());
+        if refused == Refused::HeaderList {
+            record.refused(Code::RequestTooLarge);
+            record.answered(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+            return record.complete();
+        }
+        record.refused(Code::RequestInvalid);
     }
 
     /// The stages, in order.

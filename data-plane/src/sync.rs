@@ -23,7 +23,10 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{runtime::jitter, table::BootInstant};
+use seks_proto::{
+    runtime::{jitter, telemetry::Queue},
+    table::BootInstant,
+};
 use tokio::{runtime::Handle, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +59,8 @@ pub struct SyncConfig {
     pub region: String,
     /// How often a node that had to go to a farther control plane looks whether a nearer one is back. Default: 30 s.
     pub return_every: Duration,
+    /// The audit queue, whose length is reported with every renewal of the lease. Absent: 0 is reported.
+    pub audit: Option<Arc<Queue>>,
 }
 
 impl Default for SyncConfig {
@@ -65,6 +70,7 @@ impl Default for SyncConfig {
             roots_pem: String::new(),
             region: String::new(),
             return_every: Duration::from_secs(30),
+            audit: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Plain atomics: a request resolves its service's [`ServiceMetrics`] once and then adds to counters by index. No label is
 //! ever text that an agent sent: services are those of the table, reasons are the contract's codes.
 
+mod edge;
 mod histogram;
 mod service;
 
@@ -16,11 +17,15 @@ use std::{
 };
 
 use dashmap::DashMap;
-use seks_proto::{id::ServiceName, runtime::telemetry::Queue};
+use seks_proto::{
+    id::ServiceName,
+    runtime::{logs, telemetry::Queue},
+};
 
 use crate::proxy::Buffers;
 
 pub use self::{
+    edge::Edge,
     histogram::Histogram,
     service::{Outcome, ServiceMetrics},
 };
@@ -38,6 +43,7 @@ struct Inner {
     duration: Histogram,
     overhead: Histogram,
     inflight: AtomicU64,
+    edge: Edge,
     /// The audit queue, which counts for itself.
     audit: Arc<Queue>,
     table: Box<dyn Fn() -> TableState + Send + Sync>,
@@ -73,6 +79,7 @@ impl Metrics {
             duration: Histogram::new(),
             overhead: Histogram::new(),
             inflight: AtomicU64::new(0),
+            edge: Edge::default(),
             audit,
             table: Box::new(table),
             limited: OnceLock::new(),
@@ -101,6 +108,12 @@ impl Metrics {
     /// Shows what `limited` gives as `seks_proxy_wrong_tokens_limited_total`. The first call counts.
     pub fn count_limited(&self, limited: impl Fn() -> u64 + Send + Sync + 'static) {
         let _ = self.inner.limited.set(Box::new(limited)); // Err: there is one already
+    }
+
+    /// The counters of what is refused before there is a request.
+    #[must_use]
+    pub fn edge(&self) -> &Edge {
+        &self.inner.edge
     }
 
     /// Shows what `others` gives, in the same text format, below these. The first call counts.
@@ -142,6 +155,7 @@ impl Metrics {
             "# HELP seks_proxy_wrong_tokens_limited_total Requests refused with 429 because their source showed too many wrong tokens.\n\
              # TYPE seks_proxy_wrong_tokens_limited_total counter\nseks_proxy_wrong_tokens_limited_total {limited}\n"
         );
+        self.inner.edge.render(&mut out);
         if let Some(others) = self.inner.others.get() {
             out.push_str(&others());
         }
@@ -178,6 +192,7 @@ impl Metrics {
         for (name, help, value) in counters {
             let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n");
         }
+        out.push_str(&logs::metrics());
     }
 }
 

@@ -3,11 +3,15 @@
 pub mod alloc;
 mod blocking;
 pub mod config;
+pub mod connections;
 mod dedicated;
+pub mod descriptors;
 pub mod exit;
 pub mod harden;
+pub mod http2;
 pub mod jitter;
 pub mod logs;
+pub mod probes;
 pub mod shutdown;
 pub mod telemetry;
 

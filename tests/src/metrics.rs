@@ -14,6 +14,7 @@ pub const NAMES: &[&str] = &[
     "seks_lease_remaining_seconds",
     "seks_audit_queue",
     "seks_audit_dropped_total",
+    "seks_log_dropped_total",
     "seks_control_streams",
     "seks_control_push_seconds",
     "seks_store_watch_lag_seconds",

@@ -41,6 +41,8 @@ pub struct Options {
     pub hosts: Vec<String>,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
+    /// The hard limit of open files of the process that serves agents; absent: this process's.
+    pub open_files: Option<u32>,
 }
 
 impl Options {
@@ -65,6 +67,12 @@ struct Ready {
     forward_proxy: Option<String>,
     admin: String,
     metrics: String,
+    /// Where nodes reach the control plane; of separate planes.
+    #[serde(skip)]
+    distribution: Option<String>,
+    /// The control plane's own metrics page; of separate planes.
+    #[serde(skip)]
+    control_metrics: Option<String>,
     context_file: PathBuf,
 }
 
@@ -154,6 +162,16 @@ impl Sandbox {
         address(&self.ready.admin)
     }
 
+    /// Where nodes reach the control plane, where the planes are separate processes.
+    pub fn distribution(&self) -> Option<SocketAddr> {
+        self.ready.distribution.as_deref().map(address)
+    }
+
+    /// The control plane's own metrics page, where the planes are separate processes.
+    pub fn control_metrics(&self) -> Option<SocketAddr> {
+        self.ready.control_metrics.as_deref().map(address)
+    }
+
     /// Its data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.directory.path().join("data")
@@ -228,10 +246,18 @@ fn launch(directory: &TempDir, options: &Options) -> (Vec<Process>, Ready) {
     }
 }
 
+/// A binary, to be started with a limit of open files.
+fn limited(name: &str, open_files: Option<u32>) -> Command {
+    let Some(limit) = open_files else { return Command::new(binary(name)) };
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\"")).arg(binary(name));
+    shell
+}
+
 fn launch_dev(directory: &TempDir, options: &Options) -> (Vec<Process>, Ready) {
     let ready_file = directory.path().join("ready.json");
     drop(fs::remove_file(&ready_file));
-    let mut command = Command::new(binary("seks"));
+    let mut command = limited("seks", options.open_files);
     command.current_dir(directory.path()).arg("dev").args(["--data-dir", "data", "--ready-file", "ready.json"]);
     for listener in ["--proxy-listen", "--admin-listen", "--metrics-listen"] {
         command.args([listener, "127.0.0.1:0"]);

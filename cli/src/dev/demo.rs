@@ -7,6 +7,7 @@ mod upstream;
 use std::{collections::BTreeMap, time::Duration};
 
 use seks_proto::{
+    runtime::logs,
     service::spec::{Inject, Spec},
     token::FreshToken,
     wire,
@@ -19,7 +20,6 @@ use crate::{
     commands::{change::Waiting, token},
     context::Choice,
     error::{CliError, Exit, Result},
-    output::{Format, Output},
 };
 
 /// Service, credential and agent of the demonstration.
@@ -54,7 +54,7 @@ impl Demo {
         let answer = agent::ask(authority, &token).await?;
         let received = upstream.last().unwrap_or_default();
         let story = Story { ready, origin: upstream.origin(), token, received, answer };
-        Output::new(Format::Table).text(&story.told())?;
+        logs::print(&format!("{}\n", story.told().trim_end_matches('\n')));
         story.check()?;
         Ok(Self { _upstream: upstream })
     }

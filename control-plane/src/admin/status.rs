@@ -11,6 +11,7 @@ pub(super) async fn status(admin: &Admin, caller: &Caller, _: StatusRequest) -> 
     if caller.fleet_role() >= Role::Viewer {
         status.replicas = admin.0.distribution.replicas();
         status.nodes = admin.0.distribution.nodes();
+        status.audit_backlog = admin.0.distribution.audit_backlog();
         status.tokens = admin.0.distribution.tokens();
     }
     Ok(status)

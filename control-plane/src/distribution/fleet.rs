@@ -191,6 +191,22 @@ impl Fleet {
         }
     }
 
+    /// A node says how many of its audit spans wait for its collector.
+    pub(super) fn audit(&self, id: &NodeId, stream: u64, queue: u64) {
+        if let Some(node) = self.lock().nodes.get_mut(id)
+            && node.stream.as_ref().is_some_and(|(current, _)| *current == stream)
+        {
+            node.audit_queue = queue;
+        }
+    }
+
+    /// Audit spans that wait at the connected nodes.
+    pub(super) fn audit_queue(&self) -> u64 {
+        let state = self.lock();
+        let connected = state.nodes.values().filter(|node| node.stream.is_some());
+        connected.fold(0, |sum, node| sum.saturating_add(node.audit_queue))
+    }
+
     /// What the store must know of a node before it is granted a lease of up to `ttl`: that we answer for it. `None` when it
     /// does, or when we can't yet: not before we are registered, nor before the node has applied what we promised of all our
     /// nodes. Whoever gets a record writes it: from here on our watermark covers whatever lease the node has.

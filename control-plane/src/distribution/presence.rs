@@ -81,7 +81,8 @@ impl Life {
         if !(news || due) {
             return Ok(());
         }
-        let record = wire::Replica { watermark, ..self.record.clone() };
+        let audit_queue = inner.fleet.audit_queue();
+        let record = wire::Replica { watermark, audit_queue, ..self.record.clone() };
         match inner.registry.put_replica(&self.id, &record, self.modified).await {
             Ok(modified) => {
                 (self.record, self.modified, self.written) = (record, modified, Instant::now());

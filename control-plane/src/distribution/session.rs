@@ -422,6 +422,7 @@ impl Session {
             FromNode::Renew(renew) => {
                 self.renew = Some(renew.nonce);
                 self.inner.fleet.renewed(&self.node, self.stream, renew.tokens);
+                self.inner.fleet.audit(&self.node, self.stream, renew.audit_queue);
                 if self.root_after.is_some() && self.hurries < MAX_HURRIES {
                     self.hurries += 1;
                     self.inner.hurry.notify_one();

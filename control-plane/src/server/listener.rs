@@ -1,9 +1,13 @@
 //! A listener: accepts, shakes hands with a deadline, and hands the connections that came through to tonic.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use futures_util::FutureExt as _;
 use rustls::{ServerConfig, server::Acceptor};
+use seks_proto::runtime::{
+    connections::{AcceptPause, Connections, Slot},
+    descriptors,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
@@ -15,13 +19,14 @@ use tokio_util::sync::CancellationToken;
 
 /// A TLS handshake takes at most this long.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Connections that haven't come through it yet; what comes beyond waits in the kernel's queue. Each costs some 100 kB while it lasts.
-const OPENING: usize = 256;
-/// Handshakes that are worked on at once, in the order of their hellos. When a fleet comes back at once, those that came first are
+/// Connections that haven't come through it yet. Each costs some 100 kB at most while it lasts. Who has come through is not
+/// counted here: clients without a certificate keep nobody out who has one.
+const OPENING: usize = 1024;
+/// Of one source address, those that haven't sent a whole hello yet.
+const SILENT_OF_ONE_SOURCE: usize = 256;
+/// Hellos that are answered at once, in the order in which they came. When a fleet comes back at once, those that came first are
 /// through in time; were all of them worked on together, all would be late together, give up, and come again.
 const HANDSHAKES: usize = 32;
-/// After an error of `accept` (no file descriptors left, most likely) it is left alone for this long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections that came through the handshake.
 pub type Incoming = ReceiverStream<Result<TlsStream<TcpStream>, io::Error>>;
@@ -60,21 +65,29 @@ impl Listener {
     }
 
     async fn run(self, config: Arc<ServerConfig>, connections: mpsc::Sender<Result<TlsStream<TcpStream>, io::Error>>) {
-        let (slots, turns) = (Arc::new(Semaphore::new(OPENING)), Arc::new(Semaphore::new(HANDSHAKES)));
-        while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
-            let stream = match self.socket.accept().await {
-                Ok((stream, _)) => stream,
+        // A quarter of the descriptors for each of two listeners leaves half for those who have come through, and the store.
+        let most = OPENING.min(descriptors::limit() / 4);
+        let opening = Connections::new(most, SILENT_OF_ONE_SOURCE.min(most / 2));
+        let (turns, mut pause) = (Arc::new(Semaphore::new(HANDSHAKES)), AcceptPause::default());
+        while !connections.is_closed() {
+            let (stream, peer) = match self.socket.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    pause.wait("control plane", &error, &opening).await;
                     continue;
                 }
             };
+            pause.reset();
+            let slot = opening.admit(peer.ip()).await;
             let (config, turns, connections) = (config.clone(), turns.clone(), connections.clone());
             tokio::spawn(async move {
-                let _slot = slot;
                 let _ = stream.set_nodelay(true); // an option of the kernel's; nothing depends on it
-                match timeout(HANDSHAKE, shake(stream, config, &turns)).await {
+                let shaken = tokio::select! {
+                    shaken = timeout(HANDSHAKE, shake(stream, config, &turns, &slot)) => shaken,
+                    () = slot.evicted() => return tracing::debug!("a TLS handshake made room for another"),
+                };
+                drop(slot);
+                match shaken {
                     Ok(Ok(stream)) => drop(connections.send(Ok(stream)).await),
                     Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                     Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -85,12 +98,30 @@ impl Listener {
 }
 
 /// Waits for the hello, which costs nothing, and then for a turn to answer it, unless the other side has given up meanwhile.
-async fn shake(stream: TcpStream, config: Arc<ServerConfig>, turns: &Semaphore) -> io::Result<TlsStream<TcpStream>> {
+///
+/// A turn lasts until the hello is answered, not until the peer has gone on: peers that never do would take all turns. Until the
+/// hello is whole the connection may give way to others of its source; while it waits for its turn, to nobody; after that, to
+/// others when the listener is full.
+async fn shake(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    turns: &Semaphore,
+    slot: &Slot,
+) -> io::Result<TlsStream<TcpStream>> {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-    let _turn = turns.acquire().await.map_err(io::Error::other)?;
-    match hello.io.peek(&mut [0]).now_or_never() {
-        Some(Ok(0) | Err(_)) => Err(io::ErrorKind::ConnectionAborted.into()),
-        _ => hello.into_stream(config).await,
+    slot.prove();
+    slot.busy();
+    let turn = turns.acquire().await.map_err(io::Error::other)?;
+    if let Some(Ok(0) | Err(_)) = hello.io.peek(&mut [0]).now_or_never() {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    let mut answer = pin!(hello.into_stream(config));
+    let answered = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
+    drop(turn);
+    slot.waits();
+    match answered {
+        Poll::Ready(stream) => stream,
+        Poll::Pending => answer.await,
     }
 }
 
@@ -133,9 +164,12 @@ mod tests {
 
         let waits = TlsConnector::from(client).connect(name, TcpStream::connect(address).await.unwrap());
         let (first, second) = (listener.accept().await.unwrap().0, listener.accept().await.unwrap().0);
+        let opening = Connections::new(2, 2);
+        let peer = address.ip();
+        let slots = (opening.admit(peer).await, opening.admit(peer).await);
         let mut answers = Box::pin(async {
-            let first = shake(first, server.clone(), &turns);
-            tokio::join!(first, shake(second, server.clone(), &turns), waits)
+            let first = shake(first, server.clone(), &turns, &slots.0);
+            tokio::join!(first, shake(second, server.clone(), &turns, &slots.1), waits)
         });
         assert!(timeout(Duration::from_millis(50), &mut answers).await.is_err(), "nobody's turn");
         turns.add_permits(1);

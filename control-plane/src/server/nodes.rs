@@ -6,7 +6,12 @@ mod places;
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -16,14 +21,20 @@ use seks_proto::wire::enrolment_server::EnrolmentServer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinSet,
+    time::timeout,
 };
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
-use tonic::{service::Routes, transport::server::Connected};
+use tonic::{
+    service::Routes,
+    transport::server::{Connected, TcpConnectInfo, TlsConnectInfo},
+};
 
 use self::{connection::Call, places::Places};
 use crate::{Distribution, authority::enrolment::Enrolment};
 
+/// How long a connection without a certificate lasts: enrolment is one call.
+const ENROLMENT: Duration = Duration::from_secs(30);
 /// The path of `Distribution/Sync`.
 const SYNC: &str = "/seks.v1.Distribution/Sync";
 
@@ -80,9 +91,22 @@ impl Nodes {
     async fn connection<T: AsyncRead + AsyncWrite + Connected + Unpin>(self, io: T, stop: CancellationToken) {
         let mut who = Extensions::new();
         who.insert(io.connect_info());
-        let place = self.places.take(self.distribution.peer(&who).map(|peer| peer.identity));
+        let tcp = who.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(|tls| tls.get_ref().remote_addr());
+        let source = tcp.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+        let peer = self.distribution.peer(&who).map(|peer| peer.identity);
+        let place = Arc::new(self.places.take(peer, source).await);
+        let longest = place.is_nobodys().then_some(ENROLMENT);
+        let lost = {
+            let place = Arc::clone(&place);
+            async move {
+                match longest {
+                    Some(longest) => drop(timeout(longest, place.lost()).await),
+                    None => place.lost().await,
+                }
+            }
+        };
         let serve = move |request, respond| self.call(&who, request, respond);
-        connection::run(io, serve, place.lost(), stop).await;
+        connection::run(io, serve, lost, stop).await;
     }
 
     /// Serves a call of whoever `who` tells.

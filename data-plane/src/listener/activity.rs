@@ -4,13 +4,14 @@ use std::{
     future::Future as _,
     pin::Pin,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
+use seks_proto::runtime::connections::Slot;
 use tokio::time::{Instant, Sleep};
 
 use crate::proxy::Tunnel;
@@ -24,16 +25,19 @@ pub(crate) struct Activity {
     /// The connection is HTTP's no longer: what comes is for the tunnel.
     switched: AtomicBool,
     tunnel: Mutex<Option<Tunnel>>,
+    /// Its place at the listener: not to be closed for others while a request is in flight.
+    slot: Option<Arc<Slot>>,
 }
 
 impl Activity {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(slot: Option<Arc<Slot>>) -> Self {
         Self {
             began: Instant::now(),
             in_flight: AtomicU32::new(0),
             idle_since: AtomicU64::new(0),
             switched: AtomicBool::new(false),
             tunnel: Mutex::default(),
+            slot,
         }
     }
 
@@ -61,12 +65,25 @@ impl Activity {
     /// A request begins.
     pub(crate) fn begin(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if let Some(slot) = &self.slot {
+            slot.busy();
+        }
+    }
+
+    /// A request had a valid token.
+    pub(crate) fn prove(&self) {
+        if let Some(slot) = &self.slot {
+            slot.prove();
+        }
     }
 
     /// It has ended.
     pub(crate) fn end(&self) {
         self.touch();
         self.in_flight.fetch_sub(1, Ordering::Release);
+        if let Some(slot) = &self.slot {
+            slot.waits();
+        }
     }
 
     /// Since when nothing is in flight; `None`: something is.

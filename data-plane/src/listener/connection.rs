@@ -5,13 +5,20 @@ use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::Service};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use seks_proto::runtime::{
+    connections::Slot,
+    http2::{Frames, Refused},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -28,7 +35,7 @@ use super::{
     head::{HeadLimits, Violation},
     request_body::RequestBody,
     stalled::{Streams, polled},
-    stream::{Inbound, Link, Stream},
+    stream::{Inbound, Link, PREFACE_START, Prefix, Stream},
     tls::{self, Acceptor},
 };
 use crate::{
@@ -36,8 +43,6 @@ use crate::{
     proxy::{AnswerBody, Entry, Interception, Leaves, Proxy, Tunnel},
 };
 
-/// What an HTTP/2 connection begins with; no HTTP/1 method of ours begins with its first three bytes.
-const PREFACE_START: &[u8] = b"PRI";
 /// An agent may send this much ahead on one HTTP/2 stream, and on all of a connection.
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -77,30 +82,33 @@ impl Server {
         Self { proxy, limits: limits.clone(), tls, entry, leaves, stop, kill, h2 }
     }
 
-    pub(super) async fn serve(&self, tcp: TcpStream, peer: SocketAddr) {
+    pub(super) async fn serve(&self, tcp: TcpStream, peer: SocketAddr, slot: &Arc<Slot>) {
         let began = Instant::now();
         let source = peer.ip().to_canonical();
         let mut certificate_left = None;
         let (stream, is_h2) = match &self.tls {
             None => {
-                let Ok(Some(is_h2)) = timeout(self.limits.header_timeout, speaks_h2(&tcp)).await else { return };
-                (Inbound::Plain(tcp), is_h2)
+                let read = timeout(self.limits.header_timeout, Prefix::read(tcp));
+                let Some(Ok(Some((tcp, prefix)))) = self.stop.run_until_cancelled(read).await else { return };
+                let is_h2 = prefix.is(PREFACE_START);
+                (Stream::behind(prefix, Inbound::Plain(tcp)), is_h2)
             }
             Some(tls) => {
-                let Ok(Ok(stream)) = timeout(self.limits.handshake_timeout, tls.accept(tcp)).await else { return };
+                let shaken = timeout(self.limits.handshake_timeout, tls.accept(tcp));
+                let Some(Ok(Ok(stream))) = self.stop.run_until_cancelled(shaken).await else { return };
                 let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 certificate_left = tls::certificate_left(&stream);
-                (Inbound::Tls(Box::new(stream)), is_h2)
+                (Stream::new(Inbound::Tls(Box::new(stream))), is_h2)
             }
         };
-        let activity = Arc::new(Activity::new());
+        let activity = Arc::new(Activity::new(Some(slot.clone())));
         let (proxy, entry, tls) = (self.proxy.clone(), self.entry.clone(), self.tls.is_some());
-        let service = Handler { proxy, source, tls, entry, activity };
+        let service = Handler { proxy, source, tls, entry, activity, header_bytes: self.limits.header_bytes };
         let serve = async {
             if is_h2 {
-                self.serve_h2(Stream::new(stream), service).await;
+                self.serve_h2(stream, service).await;
             } else {
-                self.serve_h1(Stream::new(stream), service, began).await;
+                self.serve_h1(stream, service, began, slot).await;
             }
         };
         match certificate_left {
@@ -109,7 +117,7 @@ impl Server {
         }
     }
 
-    async fn serve_h1(&self, stream: Stream, handler: Handler, began: Instant) {
+    async fn serve_h1(&self, stream: Stream, handler: Handler, began: Instant, slot: &Arc<Slot>) {
         let limits = HeadLimits {
             bytes: self.limits.header_bytes,
             fields: self.limits.header_fields,
@@ -121,13 +129,15 @@ impl Server {
             End::Gone => None,
             End::Last(stream) => Some(stream),
             End::Switched(Tunnel::Socket(socket), mut stream) => {
+                slot.busy();
                 let link = stream.link();
                 socket.run(stream, &link, &self.stop).await
             }
             End::Switched(Tunnel::Interception(interception), stream) => {
-                return self.intercept(stream, *interception, handler.source).await;
+                return self.intercept(stream, *interception, handler.source, slot).await;
             }
             End::Switched(Tunnel::Passage(passage), mut stream) => {
+                slot.busy();
                 let link = stream.link();
                 return passage.run(stream, &link, &self.stop).await;
             }
@@ -143,6 +153,7 @@ impl Server {
         stream: Stream,
         interception: Interception,
         source: IpAddr,
+        slot: &'a Arc<Slot>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
             let Some(opened) = interception.open(&self.leaves) else { return };
@@ -155,14 +166,16 @@ impl Server {
             };
             let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
             let (proxy, entry) = (self.proxy.clone(), Entry::Within(opened.via.clone()));
-            let service = Handler { proxy, source, tls: true, entry, activity: Arc::new(Activity::new()) };
+            let activity = Arc::new(Activity::new(Some(slot.clone())));
+            let header_bytes = self.limits.header_bytes;
+            let service = Handler { proxy, source, tls: true, entry, activity, header_bytes };
             let mut stream = Stream::new(Inbound::Intercepted(Box::new(tls)));
             let link = stream.link();
             let serve = async {
                 if is_h2 {
                     self.serve_h2(stream, service).await;
                 } else {
-                    self.serve_h1(stream, service, Instant::now()).await;
+                    self.serve_h1(stream, service, Instant::now(), slot).await;
                 }
             };
             opened.run(serve, &link).await;
@@ -171,14 +184,27 @@ impl Server {
 
     async fn serve_h2(&self, mut stream: Stream, handler: Handler) {
         let (activity, link) = (handler.activity.clone(), stream.link());
+        let (proxy, told) = (self.proxy.clone(), Arc::new(AtomicBool::new(false)));
+        let tell = told.clone();
+        let frames = Frames::new(stream, move |refused| {
+            tell.store(true, Ordering::Relaxed);
+            proxy.record_refused(refused);
+        });
         let service = Streamed { handler, link: link.clone() };
-        let mut connection = pin!(self.h2.serve_connection(TokioIo::new(stream), service));
+        let mut connection = pin!(self.h2.serve_connection(TokioIo::new(frames), service));
         let mut draining = false;
         loop {
             let idle_at = activity.idle_since().unwrap_or_else(Instant::now) + self.limits.keep_alive;
             tokio::select! {
                 () = link.severed() => return,
-                _ = connection.as_mut() => return,
+                ended = connection.as_mut() => {
+                    let code = ended.err().and_then(|error| refusal_code(&error));
+                    // What ends a connection before it has begun is written nowhere.
+                    if let Some(code) = code.filter(|_| !told.load(Ordering::Relaxed)) {
+                        self.proxy.record_refused(Refused::Connection(code));
+                    }
+                    return;
+                }
                 () = self.stop.cancelled(), if !draining => {}
                 () = sleep_until(idle_at) => {
                     let idle = activity.idle_since().is_some_and(|since| since.elapsed() >= self.limits.keep_alive);
@@ -196,21 +222,18 @@ impl Server {
     }
 }
 
-/// `None` when the agent says nothing.
-async fn speaks_h2(tcp: &TcpStream) -> Option<bool> {
-    let mut start = [0; PREFACE_START.len()];
-    loop {
-        let n = tcp.peek(&mut start).await.ok()?;
-        let seen = start.get(..n)?;
-        if n == 0 || !PREFACE_START.starts_with(seen) {
-            return (n > 0).then_some(false);
-        }
-        if n == PREFACE_START.len() {
-            return Some(true);
-        }
-        // `P` or `PR`: PUT and POST begin so too, and peeking again finds the same byte at once.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+/// With which code the library has ended a connection; `None`: the agent has, or the network.
+fn refusal_code(error: &hyper::Error) -> Option<u32> {
+    let error = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
+    error.reason().filter(|_| error.is_library()).map(u32::from)
+}
+
+/// Whether the head of an HTTP/2 request is larger than the node takes (RFC 9113, 6.5.2: each field counts 32 bytes more).
+fn is_too_large(request: &Request<Incoming>, most: usize) -> bool {
+    let uri = request.uri();
+    let target = uri.path_and_query().map_or(0, |p| p.as_str().len()) + uri.authority().map_or(0, |a| a.as_str().len());
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    target + fields.sum::<usize>() > most
 }
 
 async fn linger(mut stream: Stream) {
@@ -229,7 +252,8 @@ fn h2(limits: &Limits) -> http2::Builder<Streams> {
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
         .max_frame_size(16 * 1024)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        // The node's own limit answers first, with a request id and a record; this one bounds memory.
+        .max_header_list_size(u32::try_from(2 * limits.header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(H2_PENDING_RESETS)
         .max_local_error_reset_streams(H2_ERROR_RESETS)
         .max_send_buf_size(H2_SEND_BUFFER)
@@ -245,6 +269,7 @@ struct Handler {
     tls: bool,
     entry: Entry,
     activity: Arc<Activity>,
+    header_bytes: usize,
 }
 
 impl Handler {
@@ -283,6 +308,12 @@ impl Service<Request<Incoming>> for Streamed {
     type Future = Handled;
 
     fn call(&self, request: Request<Incoming>) -> Handled {
-        Handled::begin(self.handler.begin(request.map(RequestBody::from)), &self.link)
+        let handling = if is_too_large(&request, self.handler.header_bytes) {
+            let proxy = self.handler.proxy.clone();
+            Handling::begin(async move { Ok(proxy.refuse_stream(&Violation::HeadTooLarge.refusal())) })
+        } else {
+            self.handler.begin(request.map(RequestBody::from))
+        };
+        Handled::begin(handling, &self.link)
     }
 }

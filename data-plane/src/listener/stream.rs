@@ -13,13 +13,15 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::Notify,
     time::Sleep,
 };
 use tokio_rustls::server::TlsStream;
 
+/// What an HTTP/2 connection begins with; no HTTP/1 method of ours begins with its first three bytes.
+pub(super) const PREFACE_START: &[u8; 3] = b"PRI";
 /// An agent that takes no byte for this long has gone, or wants memory held.
 const WRITE_STALL: Duration = Duration::from_secs(60);
 
@@ -64,16 +66,75 @@ impl Link {
     }
 }
 
+/// What was read from a connection to find out what it speaks.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Prefix {
+    bytes: [u8; PREFACE_START.len()],
+    len: u8,
+}
+
 /// A connection whose writes may not stall for ever.
 pub(super) struct Stream {
     inner: Inbound,
+    /// Read before, and given out first.
+    prefix: Prefix,
     stalled: Option<Pin<Box<Sleep>>>,
     link: Option<Arc<Link>>,
 }
 
+impl Prefix {
+    /// Reads until it is clear whether `tcp` begins as HTTP/2 does: at most three bytes. `None` when the agent says nothing.
+    pub(super) async fn read(mut tcp: TcpStream) -> Option<(TcpStream, Self)> {
+        let mut prefix = Self::default();
+        loop {
+            let len = usize::from(prefix.len);
+            let read = tcp.read(prefix.bytes.get_mut(len..)?).await.ok().filter(|read| *read > 0)?;
+            prefix.len += u8::try_from(read).ok()?;
+            if prefix.is(PREFACE_START) || !PREFACE_START.starts_with(prefix.bytes()) {
+                return Some((tcp, prefix));
+            }
+        }
+    }
+
+    pub(super) fn is(&self, bytes: &[u8]) -> bool {
+        self.bytes() == bytes
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// Gives out what fits.
+    fn take(&mut self, buf: &mut ReadBuf<'_>) {
+        let (now, rest) = self.bytes().split_at(buf.remaining().min(usize::from(self.len)));
+        buf.put_slice(now);
+        let mut left = Self::default();
+        for (to, from) in left.bytes.iter_mut().zip(rest) {
+            *to = *from;
+            left.len += 1;
+        }
+        *self = left;
+    }
+}
+
 impl Stream {
     pub(super) fn new(inner: Inbound) -> Self {
-        Self { inner, stalled: None, link: None }
+        Self::behind(Prefix::default(), inner)
+    }
+
+    /// One of which `prefix` was read already.
+    pub(super) fn behind(prefix: Prefix, inner: Inbound) -> Self {
+        Self { inner, prefix, stalled: None, link: None }
+    }
+
+    fn poll_read_inner(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inbound::Plain(s) => Pin::new(s).poll_read(cx, buf),
+            Inbound::Tls(s) => Pin::new(s).poll_read(cx, buf),
+            Inbound::Intercepted(s) => Pin::new(s).poll_read(cx, buf),
+            #[cfg(test)]
+            Inbound::Memory(s) => Pin::new(s).poll_read(cx, buf),
+        }
     }
 
     /// Whoever has the other end finds it reset rather than ended, once this is dropped.
@@ -126,13 +187,16 @@ impl Drop for Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().inner {
-            Inbound::Plain(s) => Pin::new(s).poll_read(cx, buf),
-            Inbound::Tls(s) => Pin::new(s).poll_read(cx, buf),
-            Inbound::Intercepted(s) => Pin::new(s).poll_read(cx, buf),
-            #[cfg(test)]
-            Inbound::Memory(s) => Pin::new(s).poll_read(cx, buf),
+        let this = self.get_mut();
+        if this.prefix.len == 0 {
+            return this.poll_read_inner(cx, buf);
         }
+        this.prefix.take(buf);
+        if this.prefix.len == 0 && buf.remaining() > 0 {
+            // What has come with it is read in one go. An error shows again in the next read, and so does the end.
+            let _ = this.poll_read_inner(cx, buf);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -228,6 +228,9 @@ impl InFlight {
             return Err(Code::LimitExceeded.into());
         }
         self.token = Some(token.clone());
+        if let Some(activity) = &self.activity {
+            activity.prove();
+        }
         Ok(self)
     }
 }

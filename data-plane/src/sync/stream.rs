@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
 use seks_proto::{
-    runtime::{VERSION, blocking},
+    runtime::{VERSION, blocking, telemetry::Queue},
     table::{
         BootInstant, MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, TableSum, features,
         rules::{self, Position},
@@ -127,6 +127,7 @@ pub(super) struct Stream<'a> {
     lost: bool,
     fed: Option<Fed>,
     nonce: u64,
+    audit: Option<Arc<Queue>>,
     /// When each Renew was sent.
     asked: VecDeque<(u64, BootInstant)>,
     /// When it was last said that the clocks differ.
@@ -185,6 +186,7 @@ impl<'a> Stream<'a> {
             return Err(End::Protocol("the first answer is Welcome"));
         };
         let mut stream = Self::welcomed(table, status, mark, outbox, &recipient, welcome)?;
+        stream.audit.clone_from(&config.audit);
         tracing::info!(endpoint, epoch = stream.epoch, resumed = !stream.lost, "following a control plane");
         status.update(|s| {
             s.connected = Some(endpoint.to_owned());
@@ -226,6 +228,7 @@ impl<'a> Stream<'a> {
             lost,
             fed: None,
             nonce: 0,
+            audit: None,
             asked,
             skew_reported: None,
         })
@@ -393,7 +396,8 @@ impl<'a> Stream<'a> {
         // Before it is sent: from here on the lease counts.
         self.asked.push_back((self.nonce, BootInstant::now()));
         let (tokens, applied_revision) = (self.table.len() as u64, self.table.revision());
-        self.send(ToReplica::Renew(wire::Renew { nonce: self.nonce, tokens, applied_revision }))
+        let audit_queue = self.audit.as_ref().map_or(0, |queue| queue.len() as u64);
+        self.send(ToReplica::Renew(wire::Renew { nonce: self.nonce, tokens, applied_revision, audit_queue }))
     }
 
     fn granted(&mut self, grant: &wire::LeaseGrant) {

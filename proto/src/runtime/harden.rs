@@ -1,8 +1,13 @@
 //! What other processes, core dumps and crash reports may learn of this one: nothing.
 
-use std::{io, panic};
+use std::{io, panic, time::Duration};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
+
+use super::logs;
+
+/// How long the line of a panic that ends the process may take to be read.
+const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// Closes the side doors of a process that will hold keys. Call it before the first key is read, while there is one
 /// thread: `no_new_privs` is a thread's property and is inherited by those started later.
@@ -39,8 +44,11 @@ pub fn quiet_panics() {
         if tracing::dispatcher::has_been_set() {
             tracing::error!(location, "panicked");
         } else {
-            use io::Write as _;
-            let _ = writeln!(io::stderr(), "panicked at {location}"); // nobody is left to tell when stderr is gone
+            logs::line(&format!("panicked at {location}"));
+        }
+        // A panic of this thread ends the process; any other's ends a task, which must not wait for who reads the log.
+        if std::thread::current().name() == Some("main") {
+            logs::flush(LAST_WORD);
         }
     }));
 }

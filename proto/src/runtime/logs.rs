@@ -1,6 +1,13 @@
-//! Logs: JSON lines on stderr, plain text when stderr is a terminal.
+//! Logs: JSON lines on stderr, plain text when stderr is a terminal. Nothing here blocks on whoever reads them.
 
-use std::io::{self, IsTerminal as _};
+mod limiter;
+mod writer;
+
+use std::{
+    io::{self, IsTerminal as _},
+    sync::OnceLock,
+    time::Duration,
+};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
@@ -9,8 +16,20 @@ use tracing_subscriber::{
     layer::SubscriberExt as _,
 };
 
+use self::{
+    limiter::Limiter,
+    writer::{Hooks, Writer},
+};
+
 /// The variable that says which levels are logged, `info` or `warn,seks_data_plane=debug`. Default: `info`.
 pub const FILTER_VARIABLE: &str = "SEKS_LOG";
+
+/// How long a process that ends waits for its last lines to be read.
+pub const LAST_LINES: Duration = Duration::from_secs(1);
+
+static STDERR: Writer = Writer::new("log-stderr", rustix::stdio::stderr, Hooks { recovered, tick: report_suppressed });
+static STDOUT: Writer = Writer::new("log-stdout", rustix::stdio::stdout, Hooks { recovered: |_| {}, tick: || {} });
+static LIMITER: OnceLock<Limiter> = OnceLock::new();
 
 /// Crates whose debug and trace events print headers, frames or handshakes: they never get below `warn`, whatever the
 /// filter says, so that no log level can print a credential.
@@ -59,20 +78,93 @@ pub fn init_with_default(default: &str) -> Result<(), LogError> {
         Err(_) => filter(default)?,
     };
     let json = !io::stderr().is_terminal();
-    tracing::subscriber::set_global_default(subscriber(filter, json, io::stderr)).map_err(|_| LogError::Twice)
+    let limiter = LIMITER.get_or_init(Limiter::default).clone();
+    tracing::subscriber::set_global_default(subscriber(filter, limiter, json, || Line)).map_err(|_| LogError::Twice)
+}
+
+/// Prints a line to stderr as it is, beside the log. It returns at once: the line is written by the log's thread.
+pub fn line(text: &str) {
+    STDERR.append(format!("{text}\n").as_bytes());
+}
+
+/// Prints text to stdout, for a process that must go on whoever reads it. It returns at once.
+pub fn print(text: &str) {
+    STDOUT.append(text.as_bytes());
+}
+
+/// Waits until all lines were written, at most `within`. Call it last in `main`. Returns whether they were.
+pub fn flush(within: Duration) -> bool {
+    report_suppressed();
+    let began = std::time::Instant::now();
+    let logs = STDERR.flush(within);
+    STDOUT.flush(within.saturating_sub(began.elapsed())) && logs
+}
+
+/// Lines that were dropped since the start because nobody read them.
+#[must_use]
+pub fn dropped() -> u64 {
+    STDERR.dropped()
+}
+
+/// Lines that the rate limit of their call site has left out since the start.
+#[must_use]
+pub fn suppressed() -> u64 {
+    LIMITER.get().map_or(0, Limiter::suppressed)
+}
+
+/// Both counters in Prometheus' text format.
+#[must_use]
+pub fn metrics() -> String {
+    let mut text = String::new();
+    for (name, help, value) in [
+        ("seks_log_dropped_total", "Log lines lost because standard error was not read.", dropped()),
+        ("seks_log_suppressed_total", "Repeated log lines that a rate limit has left out.", suppressed()),
+    ] {
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"));
+    }
+    text
+}
+
+fn recovered(dropped: u64) {
+    tracing::warn!(dropped, "log lines were lost: standard error was not read");
+}
+
+fn report_suppressed() {
+    if let Some(limiter) = LIMITER.get() {
+        limiter.report();
+    }
+}
+
+/// One event, which the subscriber writes at once.
+struct Line;
+
+impl io::Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        STDERR.append(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn filter(text: &str) -> Result<EnvFilter, LogError> {
     EnvFilter::try_new(text).map_err(|_| LogError::Filter)
 }
 
-fn subscriber<W>(filter: EnvFilter, json: bool, writer: W) -> Box<dyn tracing::Subscriber + Send + Sync>
+fn subscriber<W>(
+    filter: EnvFilter,
+    limiter: Limiter,
+    json: bool,
+    writer: W,
+) -> Box<dyn tracing::Subscriber + Send + Sync>
 where
     W: for<'a> tracing_subscriber::fmt::MakeWriter<'a> + Send + Sync + 'static,
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     // With a hint of its own, the other's counts: what is below it costs the libraries one comparison.
-    let filter = filter.and(filter_fn(may_be_logged).with_max_level_hint(LevelFilter::TRACE));
+    let filter = filter.and(filter_fn(may_be_logged).with_max_level_hint(LevelFilter::TRACE)).and(limiter);
     if json {
         let layer = layer.json().flatten_event(true).with_current_span(false).with_span_list(false);
         Box::new(tracing_subscriber::registry().with(layer.with_filter(filter)))
@@ -108,7 +200,7 @@ mod tests {
     fn logged(filter_text: &str, json: bool, events: impl FnOnce()) -> String {
         let sink = Sink::default();
         let writer = sink.clone();
-        let subscriber = subscriber(filter(filter_text).unwrap(), json, move || writer.clone());
+        let subscriber = subscriber(filter(filter_text).unwrap(), Limiter::default(), json, move || writer.clone());
         tracing::subscriber::with_default(subscriber, events);
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -116,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_is_below_the_filter_is_not_even_asked_about() {
-        let subscriber = subscriber(filter("info").unwrap(), true, io::sink);
+        let subscriber = subscriber(filter("info").unwrap(), Limiter::default(), true, io::sink);
         assert_eq!(subscriber.max_level_hint(), Some(LevelFilter::INFO));
     }
 

@@ -31,7 +31,7 @@ pub struct Cli {
 }
 
 /// What the environment of a developer's machine must not change.
-pub(crate) fn clean_environment(command: &mut Command) {
+pub fn clean_environment(command: &mut Command) {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SEKS_") || name.starts_with("OTEL_")) {
         command.env_remove(name);
     }

@@ -26,6 +26,7 @@ pub(super) fn launch(directory: &Path, options: &Options, store: &str) -> (Vec<P
     let mut control = plane("seks-control-plane", directory, options);
     let serving = where_it_serves(&mut control);
     let (admin, distribution) = (field(&serving, "admin"), field(&serving, "distribution"));
+    let control_metrics = Some(field(&serving, "metrics"));
     // The node's configuration names these ports: a second start has to keep them.
     write_control(directory, store, &admin, &distribution);
     let context_file = write_context(directory, &admin);
@@ -39,6 +40,8 @@ pub(super) fn launch(directory: &Path, options: &Options, store: &str) -> (Vec<P
         forward_proxy: None,
         admin: format!("https://{admin}"),
         metrics: format!("http://{}", field(&serving, "metrics")),
+        distribution: Some(distribution),
+        control_metrics,
         context_file,
     };
     let page = super::address(&ready.metrics);
@@ -110,7 +113,8 @@ fn write_node(directory: &Path, options: &Options, context_file: &Path, distribu
 
 /// Starts one plane. Its log begins anew: it is where the ports are read.
 fn plane(name: &str, directory: &Path, options: &Options) -> Process {
-    let mut command = Command::new(binary(name));
+    let limit = options.open_files.filter(|_| name == "seks-data-plane");
+    let mut command = super::limited(name, limit);
     command.current_dir(directory).args(["--config", &format!("{}.toml", name.trim_start_matches("seks-"))]);
     if name == "seks-data-plane" {
         command.args(["--proxy-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);

@@ -43,6 +43,8 @@ pub(super) struct NodeState {
     pub(super) instance: Vec<u8>,
     /// No lease that this process may hold, and that we answer for, outlives this.
     pub(super) lease_ends: BootInstant,
+    /// Audit spans that its collector has not confirmed, as of its last renewal.
+    pub(super) audit_queue: u64,
     /// The leases of other processes that showed the same certificate: a machine that was cloned, or started elsewhere while the first is
     /// only cut off. What this process acknowledges says nothing of them.
     former: Former,
@@ -87,6 +89,7 @@ impl NodeState {
             acks: VecDeque::new(),
             instance: Vec::new(),
             lease_ends: NEVER,
+            audit_queue: 0,
             former: Former { acked: 0, ends: NEVER },
             writing: Vec::new(),
             lingers: Vec::new(),

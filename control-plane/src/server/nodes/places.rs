@@ -2,65 +2,101 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use seks_proto::runtime::connections::{Connections, Slot};
+use tokio_util::sync::CancellationToken;
 
 use crate::authority::Identity;
 
 /// Connections with one certificate's name. An honest node has one, and another for a moment when it renews its certificate or comes back; those that a cut
 /// link has left behind are noticed within a minute. A new one is the better one: the oldest gives way.
 const MAX_OF_ONE: usize = 8;
-/// Connections without a certificate, of all who enrol: a fleet that comes at once has as many for a moment, and they are worked off faster than they come.
+/// Connections without a certificate, of all who enrol and of those from one source address. A fleet that comes at once has as many for a moment, and they are
+/// worked off faster than they come. The oldest gives way; nobody with a certificate ever does.
 const MAX_OF_NOBODY: usize = 1024;
+const MAX_OF_NOBODY_FROM_ONE_SOURCE: usize = 256;
 
 /// The connections that there are, by who has them.
-#[derive(Clone, Default)]
-pub(super) struct Places(Arc<Mutex<HashMap<Option<Identity>, VecDeque<CancellationToken>>>>);
+#[derive(Clone)]
+pub(super) struct Places {
+    known: Arc<Mutex<HashMap<Identity, VecDeque<CancellationToken>>>>,
+    nobody: Connections,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        let nobody = Connections::new(MAX_OF_NOBODY, MAX_OF_NOBODY_FROM_ONE_SOURCE);
+        Self { known: Arc::default(), nobody }
+    }
+}
 
 impl Places {
-    /// A place for another connection of `who`, until it is dropped.
-    pub(super) fn take(&self, who: Option<Identity>) -> Place {
-        let most = if who.is_some() { MAX_OF_ONE } else { MAX_OF_NOBODY };
+    /// A place for another connection of `who`, or of nobody known at `source`, until it is dropped.
+    pub(super) async fn take(&self, who: Option<Identity>, source: IpAddr) -> Place {
+        match who {
+            Some(who) => self.take_known(who),
+            None => Place::Nobody(self.nobody.admit(source).await),
+        }
+    }
+
+    fn take_known(&self, who: Identity) -> Place {
         let lost = CancellationToken::new();
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_one = places.entry(who.clone()).or_default();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_one = known.entry(who.clone()).or_default();
         of_one.push_back(lost.clone());
-        let oldest = (of_one.len() > most).then(|| of_one.pop_front()).flatten();
-        drop(places);
+        let oldest = (of_one.len() > MAX_OF_ONE).then(|| of_one.pop_front()).flatten();
+        drop(known);
         if let Some(oldest) = oldest {
             oldest.cancel();
         }
-        Place { places: self.clone(), who, lost }
+        Place::Known(Known { places: self.clone(), who, lost })
     }
 
-    fn give_back(&self, who: &Option<Identity>, lost: &CancellationToken) {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_one) = places.get_mut(who) {
+    fn give_back(&self, who: &Identity, lost: &CancellationToken) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_one) = known.get_mut(who) {
             of_one.retain(|token| token != lost);
             if of_one.is_empty() {
-                places.remove(who);
+                known.remove(who);
             }
         }
     }
 }
 
 /// A connection's place.
-pub(super) struct Place {
+pub(super) enum Place {
+    /// Of a peer with a certificate.
+    Known(Known),
+    /// Of a peer without one.
+    Nobody(Slot),
+}
+
+/// The place of a peer with a certificate.
+pub(super) struct Known {
     places: Places,
-    who: Option<Identity>,
+    who: Identity,
     lost: CancellationToken,
 }
 
 impl Place {
     /// Waits until a newer connection has taken it.
-    pub(super) fn lost(&self) -> WaitForCancellationFutureOwned {
-        self.lost.clone().cancelled_owned()
+    pub(super) async fn lost(&self) {
+        match self {
+            Self::Known(known) => known.lost.cancelled().await,
+            Self::Nobody(slot) => slot.evicted().await,
+        }
+    }
+
+    /// Whether the peer has shown no certificate.
+    pub(super) fn is_nobodys(&self) -> bool {
+        matches!(self, Self::Nobody(_))
     }
 }
 
-impl Drop for Place {
+impl Drop for Known {
     fn drop(&mut self) {
         self.places.give_back(&self.who, &self.lost);
     }
@@ -70,31 +106,39 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn node(id: &str) -> Option<Identity> {
-        Some(Identity::Node(id.parse().unwrap()))
+    fn take(places: &Places, id: &str) -> Known {
+        match places.take_known(Identity::Node(id.parse().unwrap())) {
+            Place::Known(known) => known,
+            Place::Nobody(_) => unreachable!(),
+        }
     }
 
-    #[test]
-    fn the_oldest_gives_way_and_nobody_elses() {
+    #[tokio::test]
+    async fn the_oldest_gives_way_and_nobody_elses() {
         let places = Places::default();
-        let (other, nobody) = (places.take(node("b")), places.take(None));
-        let mut held: Vec<_> = (0..MAX_OF_ONE).map(|_| places.take(node("a"))).collect();
+        let (other, nobody) = (take(&places, "b"), places.take(None, [127, 0, 0, 1].into()).await);
+        let mut held: Vec<_> = (0..MAX_OF_ONE).map(|_| take(&places, "a")).collect();
         assert!(held.iter().all(|place| !place.lost.is_cancelled()));
-        held.push(places.take(node("a")));
+        held.push(take(&places, "a"));
         let lost: Vec<bool> = held.iter().map(|place| place.lost.is_cancelled()).collect();
         assert!(lost[0] && lost.iter().filter(|&&lost| lost).count() == 1);
         held.remove(3); // one that goes makes room
-        held.push(places.take(node("a")));
+        held.push(take(&places, "a"));
         assert_eq!(held.iter().filter(|place| place.lost.is_cancelled()).count(), 1);
-        assert!(!other.lost.is_cancelled() && !nobody.lost.is_cancelled());
+        assert!(!other.lost.is_cancelled() && nobody.is_nobodys());
         drop((held, other, nobody));
-        assert!(places.0.lock().unwrap().is_empty());
+        assert!(places.known.lock().unwrap().is_empty() && places.nobody.is_empty());
     }
 
-    #[test]
-    fn those_who_enrol_are_bounded_together() {
+    #[tokio::test]
+    async fn those_who_enrol_are_bounded_together_and_by_source() {
         let places = Places::default();
-        let held: Vec<_> = (0..=MAX_OF_NOBODY).map(|_| places.take(None)).collect();
-        assert_eq!(held.iter().filter(|place| place.lost.is_cancelled()).count(), 1);
+        let mut held = Vec::new();
+        for source in 0..8 {
+            for _ in 0..=MAX_OF_NOBODY_FROM_ONE_SOURCE {
+                held.push(places.take(None, [127, 0, 0, source].into()).await);
+            }
+        }
+        assert_eq!(places.nobody.len(), MAX_OF_NOBODY);
     }
 }

@@ -84,7 +84,7 @@ where
     let (agent, node) = tokio::io::duplex(room);
     let waiting = Waiting::new(Instant::now(), Duration::from_secs(10), Duration::from_secs(60));
     let limits = HeadLimits { bytes: 4096, fields: 20, uri: 1024 };
-    let connection = H1::new(Stream::new(Inbound::Memory(node)), limits, Arc::new(Activity::new()), waiting);
+    let connection = H1::new(Stream::new(Inbound::Memory(node)), limits, Arc::new(Activity::new(None)), waiting);
     let (serve, stop) = (serve.clone(), CancellationToken::new());
     let stopped = stop.clone();
     (

@@ -1,9 +1,10 @@
 //! The way to the collector, of spans that are bytes already: OTLP over gRPC or over HTTP.
 
+mod failure;
 mod grpc;
 mod http;
 
-use std::{env, fs, sync::Arc, time::Duration};
+use std::{env, fs, time::Duration};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use opentelemetry_sdk::Resource;
 use prost::Message as _;
 use serde::Deserialize;
 
+pub(super) use self::failure::{Advice, ExportError};
 use self::{grpc::Grpc, http::Http};
 use super::{TelemetryConfig, TelemetryError, span};
 
@@ -28,11 +30,6 @@ pub enum Protocol {
     #[serde(rename = "http/protobuf", alias = "http")]
     Http,
 }
-
-/// Why a batch didn't get through. Never holds a span.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct ExportError(Arc<str>);
 
 /// Sends batches to one collector.
 pub(super) struct Exporter {

@@ -17,20 +17,29 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     sync::Notify,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::{TelemetryConfig, export::Exporter, span::Spans};
+use super::{
+    TelemetryConfig,
+    export::{Advice, Exporter},
+    span::Spans,
+};
 
 /// Most spans in one export.
 const BATCH: usize = 512;
 /// Most bytes in one, but for a single record: gRPC servers take 4 MiB unless told otherwise.
 const BATCH_BYTES: usize = 1024 * 1024;
 
-/// A batch that the collector refuses is tried again after these pauses, for as long as the process lives: the bound is the
-/// queue's. When it is full, new spans are refused or counted as lost, and those that were accepted are kept.
+/// A batch that the collector can't take now is tried again after these pauses, for as long as the process lives: the bound is
+/// the queue's. When it is full, new spans are refused or counted as lost, and those that were accepted are kept.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A collector that says when to come back is heeded up to this.
+const LONGEST_TOLD_PAUSE: Duration = Duration::from_secs(60);
+/// Parts of one batch that may be refused before the rest of it is dropped: halving finds one bad span in 512 with 10 refusals,
+/// and a collector that takes nothing at all is not asked a thousand times.
+const MAX_REFUSALS: u32 = 32;
 
 /// What waits for the collector. Everything here is safe to read from any thread at any time.
 pub struct Queue {
@@ -104,7 +113,7 @@ impl Queue {
         self.len() == 0
     }
 
-    /// Spans lost since the start: the queue was full, or the process ended before the collector came back.
+    /// Spans lost since the start: the queue was full, or the collector has refused them for good.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
@@ -178,6 +187,23 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// The collector has refused spans for good.
+    fn refused(&self, spans: u64) {
+        tracing::error!(spans, "the collector refuses spans: they are lost");
+        self.count_dropped(spans);
+    }
+
+    /// Waits, less when the queue is closed meanwhile: what is left is tried once more at once.
+    async fn pause(&self, pause: Duration) {
+        let (until, was_closed) = (Instant::now() + pause, self.closed.load(Relaxed));
+        while !self.closed.load(Relaxed) && Instant::now() < until {
+            let _ = timeout_at(until, self.wake.notified()).await;
+        }
+        if was_closed {
+            sleep(FIRST_PAUSE).await;
+        }
+    }
+
     pub(super) fn close(&self) {
         self.closed.store(true, Relaxed);
         self.wake.notify_one();
@@ -205,7 +231,7 @@ pub(super) async fn run(queue: Arc<Queue>, mut exporter: Exporter, config: Telem
         loop {
             let batch = queue.lock().pop_front();
             let Some(Batch { bytes, spans }) = batch else { break };
-            send(&queue, &mut exporter, bytes.into(), spans, config.export_timeout).await;
+            send(&queue, &mut exporter, bytes.into(), config.export_timeout).await;
             queue.taken.fetch_sub(spans, Relaxed);
         }
         if queue.closed.load(Relaxed) && queue.lock().is_empty() {
@@ -216,23 +242,100 @@ pub(super) async fn run(queue: Arc<Queue>, mut exporter: Exporter, config: Telem
     queue.done.notify_waiters();
 }
 
-/// Until the collector has it.
-async fn send(queue: &Queue, exporter: &mut Exporter, batch: Bytes, spans: usize, patience: Duration) {
+/// Until the collector has each of its spans or has refused it for good. A batch that is refused is halved, as long as there
+/// is a part that may be taken.
+async fn send(queue: &Queue, exporter: &mut Exporter, batch: Bytes, patience: Duration) {
+    let (mut parts, mut refusals) = (vec![batch], 0);
+    while let Some(part) = parts.pop() {
+        let Some(split) = deliver(queue, exporter, &part, patience).await else { continue };
+        refusals += 1;
+        match halves(&part) {
+            Some((first, second)) if split && refusals < MAX_REFUSALS => parts.extend([second, first]),
+            _ => queue.refused(count(&part)),
+        }
+    }
+}
+
+/// Until the collector has it: `None`. Otherwise it is refused for good, and this is whether a part of it may be taken.
+async fn deliver(queue: &Queue, exporter: &mut Exporter, batch: &Bytes, patience: Duration) -> Option<bool> {
     let mut pause = FIRST_PAUSE;
     loop {
-        match timeout(patience, exporter.export(batch.clone())).await {
-            Ok(Ok(0)) => return,
+        let told = match timeout(patience, exporter.export(batch.clone())).await {
             Ok(Ok(rejected)) => {
-                // It has said that it will never take these: trying again would not help.
-                let rejected = rejected.min(spans as u64);
-                tracing::error!(rejected, "the collector rejects spans");
-                return queue.count_dropped(rejected);
+                if rejected > 0 {
+                    // It has said that it will never take these: trying again would not help.
+                    queue.refused(rejected.min(count(batch)));
+                }
+                return None;
             }
-            Ok(Err(error)) => tracing::warn!(waiting = queue.len(), %error, "the collector doesn't take spans"),
-            Err(_) => tracing::warn!(waiting = queue.len(), "the collector doesn't answer"),
-        }
-        let _ = timeout(pause, queue.wake.notified()).await;
+            Ok(Err(error)) => match error.advice {
+                Advice::Retry(told) => {
+                    tracing::warn!(waiting = queue.len(), %error, "the collector doesn't take spans");
+                    told
+                }
+                advice => {
+                    tracing::error!(spans = count(batch), %error, "the collector refuses a batch");
+                    return Some(advice == Advice::Split);
+                }
+            },
+            Err(_) => {
+                tracing::warn!(waiting = queue.len(), "the collector doesn't answer");
+                None
+            }
+        };
+        queue.pause(told.unwrap_or(pause).clamp(FIRST_PAUSE, LONGEST_TOLD_PAUSE)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        sleep(FIRST_PAUSE).await;
+    }
+}
+
+/// The number of spans in a batch.
+fn count(batch: &Bytes) -> u64 {
+    Records(batch).count() as u64
+}
+
+/// A batch as two; `None` when it is a single span.
+fn halves(batch: &Bytes) -> Option<(Bytes, Bytes)> {
+    let half = Records(batch).count() / 2;
+    let at: usize = Records(batch).take(half).map(<[u8]>::len).sum();
+    (at > 0).then(|| (batch.slice(..at), batch.slice(at..)))
+}
+
+/// The spans of a batch: each a field of protobuf with its tag and its length. Ends at what isn't one.
+struct Records<'a>(&'a [u8]);
+
+impl<'a> Iterator for Records<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let mut rest = self.0.get(1..)?; // the tag is one byte: the field's number is 2
+        let length = prost::decode_length_delimiter(&mut rest).ok()?;
+        let whole = (self.0.len() - rest.len()).checked_add(length)?;
+        let (record, rest) = self.0.split_at_checked(whole)?;
+        self.0 = rest;
+        Some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(sizes: &[usize]) -> Bytes {
+        let mut bytes = Vec::new();
+        for size in sizes {
+            bytes.push(0x12);
+            prost::encode_length_delimiter(*size, &mut bytes).unwrap();
+            bytes.resize(bytes.len() + size, b's');
+        }
+        bytes.into()
+    }
+
+    #[test]
+    fn a_batch_is_halved_between_its_spans() {
+        let whole = batch(&[0, 3, 200, 70_000, 5]);
+        assert_eq!(count(&whole), 5);
+        let (first, second) = halves(&whole).unwrap();
+        assert_eq!((first, second), (batch(&[0, 3]), batch(&[200, 70_000, 5])));
+        assert!(halves(&batch(&[9])).is_none() && halves(&Bytes::new()).is_none());
     }
 }

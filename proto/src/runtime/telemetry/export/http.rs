@@ -5,7 +5,7 @@ use std::{io::Write as _, sync::Arc};
 use bytes::{Bytes, BytesMut};
 use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
@@ -69,14 +69,16 @@ impl Http {
         let mut request = Request::post(self.path.clone()).body(Full::new(self.body(head, spans)?)).map_err(failed)?;
         request.headers_mut().clone_from(&self.headers);
         let reply = sender.send_request(request).await.map_err(failed)?;
-        let status = reply.status();
-        let body = Limited::new(reply.into_body(), MAX_REPLY_BYTES).collect().await;
-        if !status.is_success() {
-            return Err(ExportError(Arc::from(status.as_str())));
+        let (parts, body) = reply.into_parts();
+        let body = Limited::new(body, MAX_REPLY_BYTES).collect().await.map(Collected::to_bytes);
+        if body.is_ok() {
+            self.sender = Some(sender);
         }
-        let body = body.map_err(|_| ExportError(Arc::from("the answer is broken off or too long")))?.to_bytes();
-        self.sender = Some(sender);
-        ExportTraceServiceResponse::decode(body).map_err(failed)
+        if !parts.status.is_success() {
+            return Err(ExportError::http(parts.status, &parts.headers));
+        }
+        // The server has said OK: what it took isn't sent again because of what it says beside that.
+        Ok(body.ok().and_then(|body| ExportTraceServiceResponse::decode(body).ok()).unwrap_or_default())
     }
 
     fn body(&self, head: Bytes, spans: Bytes) -> Result<Bytes, ExportError> {
@@ -110,7 +112,7 @@ where
 }
 
 fn failed(error: impl std::fmt::Display) -> ExportError {
-    ExportError(Arc::from(error.to_string()))
+    ExportError::unreachable(error)
 }
 
 /// Trusts `roots`, or the machine's.

@@ -1,0 +1,392 @@
+//! Who may hold a connection of a listener: bounded in total and by source address, and the oldest silent one gives way.
+//!
+//! A connection is *silent* until its peer has proved who it is, *busy* while this process works on it, and *idle* when a
+//! peer that has proved itself asks for nothing. Silent connections of one source are bounded; beyond that bound the oldest
+//! of that source is closed. When the listener is full, the oldest silent connection of anybody is closed, then the oldest
+//! idle one, then the oldest of a peer that hasn't proved itself, busy or not. A busy connection of a peer that has is never
+//! closed: while all are such, new ones wait in the kernel's queue.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+/// Connections that are looked at for one that gives way, oldest first. Busy ones are moved to the back meanwhile.
+const PROBES: usize = 1024;
+/// How often a full listener looks again, beside being woken when a connection ends.
+const FULL_PAUSE: Duration = Duration::from_millis(50);
+/// After `accept` fails (no file descriptors left, most likely) it is left alone this long; twice as long each time after.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The connections of a listener. Cheap to clone.
+#[derive(Clone)]
+pub struct Connections(Arc<Inner>);
+
+struct Inner {
+    total: usize,
+    per_source: usize,
+    evicted: AtomicU64,
+    table: Mutex<Table>,
+    /// A connection has ended.
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    /// The next number. Numbers order connections by when they came, or were last found busy.
+    next: u64,
+    /// Those whose peer hasn't proved who it is.
+    silent: BTreeMap<u64, Arc<Connection>>,
+    /// The others.
+    proved: BTreeMap<u64, Arc<Connection>>,
+    /// The numbers in `silent`, by source.
+    sources: HashMap<IpAddr, BTreeSet<u64>>,
+}
+
+struct Connection {
+    source: IpAddr,
+    /// Changed under the table's lock.
+    number: AtomicU64,
+    /// Works under way.
+    busy: AtomicU32,
+    proved: AtomicBool,
+    evicted: Notify,
+}
+
+/// A connection's place. It ends when this is dropped.
+pub struct Slot {
+    connections: Connections,
+    connection: Arc<Connection>,
+}
+
+impl Connections {
+    /// At most `total` connections, of which at most `per_source` silent ones of one source address. Both are at least 1.
+    #[must_use]
+    pub fn new(total: usize, per_source: usize) -> Self {
+        Self(Arc::new(Inner {
+            total: total.max(1),
+            per_source: per_source.max(1),
+            evicted: AtomicU64::new(0),
+            table: Mutex::default(),
+            ended: Notify::new(),
+        }))
+    }
+
+    /// A place for a connection from `source`. Waits while the listener is full of busy ones.
+    pub async fn admit(&self, source: IpAddr) -> Slot {
+        loop {
+            let ended = self.0.ended.notified();
+            if let Some(slot) = self.try_admit(source) {
+                return slot;
+            }
+            let _ = tokio::time::timeout(FULL_PAUSE, ended).await;
+        }
+    }
+
+    /// The same at once; `None`: all are busy.
+    #[must_use]
+    pub fn try_admit(&self, source: IpAddr) -> Option<Slot> {
+        let source = network(source);
+        let mut table = self.lock();
+        if table.sources.get(&source).is_some_and(|of_source| of_source.len() >= self.0.per_source) {
+            let oldest = table.oldest_silent_of(source);
+            self.evict(&mut table, oldest);
+        }
+        if table.len() >= self.0.total {
+            let oldest = table.oldest();
+            if !self.evict(&mut table, oldest) {
+                return None;
+            }
+        }
+        let connection = Arc::new(Connection::new(source));
+        table.insert(&connection);
+        Some(Slot { connections: self.clone(), connection })
+    }
+
+    /// Closes the oldest connection that can give way: for a process without file descriptors. Returns whether there was one.
+    pub fn evict_one(&self) -> bool {
+        let mut table = self.lock();
+        let oldest = table.oldest();
+        self.evict(&mut table, oldest)
+    }
+
+    /// Connections closed since the start to make room for others.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.0.evicted.load(Relaxed)
+    }
+
+    /// Connections that there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn evict(&self, table: &mut Table, connection: Option<Arc<Connection>>) -> bool {
+        let Some(connection) = connection else { return false };
+        table.remove(&connection);
+        connection.evicted.notify_one();
+        self.0.evicted.fetch_add(1, Relaxed);
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn len(&self) -> usize {
+        self.silent.len() + self.proved.len()
+    }
+
+    /// Adds a connection, as the newest.
+    fn insert(&mut self, connection: &Arc<Connection>) {
+        self.next += 1;
+        connection.number.store(self.next, Relaxed);
+        if connection.proved.load(Relaxed) {
+            self.proved.insert(self.next, connection.clone());
+        } else {
+            self.silent.insert(self.next, connection.clone());
+            self.sources.entry(connection.source).or_default().insert(self.next);
+        }
+    }
+
+    /// Returns whether it was there.
+    fn remove(&mut self, connection: &Connection) -> bool {
+        let number = connection.number.load(Relaxed);
+        if self.silent.remove(&number).is_none() {
+            return self.proved.remove(&number).is_some();
+        }
+        if let Some(of_source) = self.sources.get_mut(&connection.source) {
+            of_source.remove(&number);
+            if of_source.is_empty() {
+                self.sources.remove(&connection.source);
+            }
+        }
+        true
+    }
+
+    fn oldest_silent_of(&mut self, source: IpAddr) -> Option<Arc<Connection>> {
+        for _ in 0..PROBES.min(self.sources.get(&source)?.len()) {
+            let number = self.sources.get(&source)?.first()?;
+            let connection = self.silent.get(number)?.clone();
+            if connection.busy.load(Relaxed) == 0 {
+                return Some(connection);
+            }
+            self.requeue(&connection);
+        }
+        self.silent.get(self.sources.get(&source)?.first()?).cloned()
+    }
+
+    /// The oldest silent connection, else the oldest idle one, else one of a peer that hasn't proved itself.
+    fn oldest(&mut self) -> Option<Arc<Connection>> {
+        for is_proved in [false, true] {
+            let of = |table: &Self| if is_proved { table.proved.len() } else { table.silent.len() };
+            for _ in 0..PROBES.min(of(self)) {
+                let class = if is_proved { &self.proved } else { &self.silent };
+                let Some(connection) = class.values().next().cloned() else { break };
+                if connection.busy.load(Relaxed) == 0 {
+                    return Some(connection);
+                }
+                self.requeue(&connection);
+            }
+        }
+        self.silent.values().next().cloned()
+    }
+
+    fn requeue(&mut self, connection: &Arc<Connection>) {
+        if self.remove(connection) {
+            self.insert(connection);
+        }
+    }
+}
+
+impl Connection {
+    fn new(source: IpAddr) -> Self {
+        Self {
+            source,
+            number: AtomicU64::new(0),
+            busy: AtomicU32::new(0),
+            proved: AtomicBool::new(false),
+            evicted: Notify::new(),
+        }
+    }
+}
+
+impl Slot {
+    /// Work for the connection begins: until it ends, others give way before it, and if its peer has proved itself, it doesn't.
+    pub fn busy(&self) {
+        self.connection.busy.fetch_add(1, Relaxed);
+    }
+
+    /// As much work as [`busy`](Self::busy) began has ended.
+    pub fn waits(&self) {
+        self.connection.busy.fetch_sub(1, Relaxed);
+    }
+
+    /// The peer has proved who it is.
+    pub fn prove(&self) {
+        if self.connection.proved.load(Relaxed) {
+            return;
+        }
+        let mut table = self.connections.lock();
+        if table.remove(&self.connection) {
+            self.connection.proved.store(true, Relaxed);
+            table.insert(&self.connection);
+        } // else it has been evicted
+    }
+
+    /// Resolves when the connection has to give way to another.
+    pub async fn evicted(&self) {
+        self.connection.evicted.notified().await;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.connections.lock().remove(&self.connection);
+        self.connections.0.ended.notify_one();
+    }
+}
+
+/// What counts as one source: an IPv4 address, or the /64 of an IPv6 address, of which one host has as many as it likes.
+fn network(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 => v4,
+    }
+}
+
+/// The pauses after `accept` has failed.
+#[derive(Debug, Default)]
+pub struct AcceptPause(Duration);
+
+impl AcceptPause {
+    /// `accept` has worked.
+    pub fn reset(&mut self) {
+        self.0 = Duration::ZERO;
+    }
+
+    /// `accept` has failed: closes the oldest connection that can give way, says so, and waits.
+    pub async fn wait(&mut self, listener: &'static str, error: &io::Error, connections: &Connections) {
+        let made_room = connections.evict_one();
+        tracing::warn!(listener, %error, made_room, "cannot accept a connection");
+        self.0 = (self.0 * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        tokio::time::sleep(self.0).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    fn is_evicted(slot: &Slot) -> bool {
+        let number = slot.connection.number.load(Relaxed);
+        let table = slot.connections.lock();
+        !table.silent.contains_key(&number) && !table.proved.contains_key(&number)
+    }
+
+    #[test]
+    fn one_source_can_not_push_out_another() {
+        let connections = Connections::new(100, 4);
+        let other = connections.try_admit(ip(2)).unwrap();
+        let mine: Vec<_> = (0..20).map(|_| connections.try_admit(ip(1)).unwrap()).collect();
+        let evicted: Vec<bool> = mine.iter().map(is_evicted).collect();
+        assert_eq!(evicted, [[true; 16].as_slice(), &[false; 4]].concat(), "the oldest of that source, and no more");
+        assert!(!is_evicted(&other));
+        assert_eq!((connections.len(), connections.evicted()), (5, 16));
+    }
+
+    #[test]
+    fn those_who_proved_themselves_are_not_bounded_by_source() {
+        let connections = Connections::new(100, 4);
+        let nodes: Vec<_> = (0..50)
+            .map(|_| {
+                let slot = connections.try_admit(ip(1)).unwrap();
+                slot.prove();
+                slot
+            })
+            .collect();
+        let silent: Vec<_> = (0..60).map(|_| connections.try_admit(ip(1)).unwrap()).collect();
+        assert!(!nodes.iter().any(is_evicted));
+        assert_eq!(silent.iter().filter(|slot| !is_evicted(slot)).count(), 4);
+    }
+
+    #[test]
+    fn when_it_is_full_the_silent_go_before_the_idle_and_the_busy_stay() {
+        let connections = Connections::new(3, 3);
+        let [busy, idle, silent] = [1, 2, 3].map(|n| connections.try_admit(ip(n)).unwrap());
+        busy.busy();
+        busy.prove();
+        idle.prove();
+        let first = connections.try_admit(ip(4)).unwrap();
+        assert!(is_evicted(&silent) && !is_evicted(&idle));
+        first.prove();
+        first.busy();
+        let second = connections.try_admit(ip(5)).unwrap();
+        assert!(is_evicted(&idle) && !is_evicted(&busy));
+        second.busy();
+        let third = connections.try_admit(ip(6)).unwrap();
+        assert!(is_evicted(&second), "what it is busy with is nobody's known");
+        third.busy();
+        third.prove();
+        assert!(connections.try_admit(ip(7)).is_none(), "all are busy");
+        third.waits();
+        assert!(connections.try_admit(ip(7)).is_some());
+    }
+
+    #[test]
+    fn a_place_that_is_given_back_leaves_nothing() {
+        let connections = Connections::new(8, 2);
+        drop((0..50).map(|n| connections.try_admit(ip(n)).unwrap()).collect::<Vec<_>>());
+        let table = connections.lock();
+        assert!(table.len() == 0 && table.sources.is_empty());
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_network() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8::1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_place_gets_the_next_that_is_free() {
+        let connections = Connections::new(1, 1);
+        let only = connections.admit(ip(1)).await;
+        only.busy();
+        only.prove();
+        let waiting = tokio::spawn({
+            let connections = connections.clone();
+            async move { drop(connections.admit(ip(2)).await) }
+        });
+        tokio::task::yield_now().await;
+        drop(only);
+        waiting.await.unwrap();
+    }
+}

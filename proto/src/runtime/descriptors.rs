@@ -1,0 +1,56 @@
+//! File descriptors: as many as the system allows, and a reserve for what must go on when connections have used them up.
+
+use rustix::process::{Resource, Rlimit};
+
+/// Kept for the control-plane connection, the health listener, the store, files, name servers and connections that are
+/// being closed.
+pub const RESERVE: usize = 256;
+/// More are not asked for: some systems give a number that overflows what programs compute with.
+const MOST: u64 = 1 << 20;
+
+/// Raises the soft limit of open files to the hard limit. Call it once, in `main`. A refusal changes nothing.
+pub fn raise() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(MOST).min(MOST);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+        if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit of open files can't be raised");
+        }
+    }
+}
+
+/// Open files that this process may have.
+#[must_use]
+pub fn limit() -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(MOST).min(MOST);
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// How many connections of `each` descriptors can be afforded of `limit` when a reserve is kept. The reserve is [`RESERVE`],
+/// or half of a limit that is smaller than twice that. At least 1.
+#[must_use]
+pub fn affordable(limit: usize, each: usize) -> usize {
+    (limit.saturating_sub(RESERVE.min(limit / 2)) / each.max(1)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_affordable_leaves_a_reserve() {
+        assert_eq!(affordable(1024, 2), 384);
+        assert_eq!(affordable(100_000, 1), 99_744);
+        assert_eq!((affordable(64, 2), affordable(1, 2)), (16, 1));
+    }
+
+    #[test]
+    fn raising_ends_at_the_hard_limit() {
+        raise();
+        let limit_now = rustix::process::getrlimit(Resource::Nofile);
+        let hard = limit_now.maximum.unwrap_or(MOST).min(MOST);
+        assert!(limit_now.current.is_none_or(|current| current >= hard));
+        assert!(limit() > 0);
+    }
+}

@@ -1,0 +1,183 @@
+//! A rate limit for each call site of a warning or an error.
+//!
+//! A call site is one `tracing` macro in the source: one target and one message. Whoever can make it log (a client without a
+//! token, a collector that is down) can make it log without end. Of each call site a burst passes, then one line a second.
+//! What was left out is counted, and a line says so with every tick of the log writer.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    callsite::Identifier,
+    field::{Field, Visit},
+    subscriber::Interest,
+};
+use tracing_subscriber::layer::{Context, Filter};
+
+/// Lines of one call site that pass at once.
+const BURST: u32 = 20;
+/// After the burst a line passes this often.
+const REFILL: Duration = Duration::from_secs(1);
+/// Longest message by which a call site is named.
+const NAME_BYTES: usize = 120;
+
+/// The limits of every call site. Their number is that of the macros in the source.
+#[derive(Clone, Default)]
+pub(super) struct Limiter(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    sites: Mutex<HashMap<Identifier, Site>>,
+    suppressed: AtomicU64,
+}
+
+struct Site {
+    target: &'static str,
+    /// The message of the first line that was left out.
+    message: String,
+    /// Lines that may still pass.
+    left: u32,
+    refilled: Instant,
+    /// Left out since it was last reported.
+    suppressed: u64,
+}
+
+impl Limiter {
+    /// Lines left out since the start.
+    pub(super) fn suppressed(&self) -> u64 {
+        self.0.suppressed.load(Relaxed)
+    }
+
+    /// Logs, for each call site, how many lines were left out since the last report.
+    pub(super) fn report(&self) {
+        let mut reports = Vec::new();
+        for site in self.lock().values_mut().filter(|site| site.suppressed > 0) {
+            reports.push((site.target, site.message.clone(), std::mem::take(&mut site.suppressed)));
+        }
+        for (of_target, of_message, suppressed) in reports {
+            tracing::warn!(suppressed, of_target, of_message, "repeated log lines were left out");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Identifier, Site>> {
+        self.0.sites.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(&self, event: &Event<'_>, now: Instant) -> bool {
+        let metadata = event.metadata();
+        // Lines of level `info` are records of requests and calls, each of which counts. A report is bounded already.
+        if *metadata.level() > Level::WARN || metadata.target() == module_path!() {
+            return true;
+        }
+        let mut sites = self.lock();
+        let site = sites.entry(metadata.callsite()).or_insert_with(|| Site {
+            target: metadata.target(),
+            message: String::new(),
+            left: BURST,
+            refilled: now,
+            suppressed: 0,
+        });
+        let earned = now.saturating_duration_since(site.refilled).as_secs() / REFILL.as_secs();
+        if earned > 0 {
+            site.left = site.left.saturating_add(u32::try_from(earned).unwrap_or(BURST)).min(BURST);
+            site.refilled = now;
+        }
+        if site.left > 0 {
+            site.left -= 1;
+            return true;
+        }
+        site.suppressed += 1;
+        if site.message.is_empty() {
+            event.record(&mut Message(&mut site.message));
+        }
+        self.0.suppressed.fetch_add(1, Relaxed);
+        false
+    }
+}
+
+impl<S: Subscriber> Filter<S> for Limiter {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::always()
+    }
+
+    fn max_level_hint(&self) -> Option<tracing_subscriber::filter::LevelFilter> {
+        Some(tracing_subscriber::filter::LevelFilter::TRACE) // the other filters' hint counts
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        self.admit(event, Instant::now())
+    }
+}
+
+/// Takes the message out of an event.
+struct Message<'a>(&'a mut String);
+
+impl Visit for Message<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            *self.0 = format!("{value:?}");
+            self.0.truncate(self.0.floor_char_boundary(NAME_BYTES));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::{Layer as _, layer::SubscriberExt as _};
+
+    use super::*;
+
+    /// Counts what passes.
+    #[derive(Clone, Default)]
+    struct Count(Arc<Mutex<Vec<String>>>);
+
+    impl<S: Subscriber> tracing_subscriber::Layer<S> for Count {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let mut text = String::new();
+            event.record(&mut Message(&mut text));
+            self.0.lock().unwrap().push(text);
+        }
+    }
+
+    fn passed(limiter: &Limiter, events: impl FnOnce()) -> Vec<String> {
+        let count = Count::default();
+        let subscriber = tracing_subscriber::registry().with(count.clone().with_filter(limiter.clone()));
+        tracing::subscriber::with_default(subscriber, events);
+        count.0.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn a_call_site_that_repeats_is_limited_alone_and_told_of() {
+        let limiter = Limiter::default();
+        let noisy = |of: u32| (0..of).for_each(|n| tracing::warn!(n, "the collector doesn't answer"));
+        let lines = passed(&limiter, || {
+            noisy(1000);
+            tracing::warn!("something else");
+            limiter.report();
+            limiter.report(); // nothing was left out since
+        });
+        let of = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+        assert!((20..30).contains(&of("the collector doesn't answer")), "{lines:?}");
+        assert_eq!((of("something else"), of("repeated log lines were left out")), (1, 1), "{lines:?}");
+        assert_eq!(limiter.suppressed() as usize, 1000 - of("the collector doesn't answer"));
+    }
+
+    #[test]
+    fn a_record_is_not_a_warning_and_is_not_limited() {
+        let limiter = Limiter::default();
+        assert_eq!(passed(&limiter, || (0..100).for_each(|_| tracing::info!("request"))).len(), 100);
+        assert_eq!(limiter.suppressed(), 0);
+    }
+}
