@@ -54,7 +54,7 @@ pub(super) fn apply(plan: &Plan) -> Result<(), RulesetError> {
     }
     let mut created = ruleset.create()?;
     if !plan.closed_ports.is_empty() && Landlock::probe().ports {
-        // Rules only allow: 65,535 ports but for a few. 15 ms once for a command, nothing for a connection.
+        // Rules only allow: 65,535 ports but for a few. It takes 0.07 s of system time once for a command.
         for port in (1..=u16::MAX).filter(|port| !plan.closed_ports.contains(port)) {
             created = created.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
         }

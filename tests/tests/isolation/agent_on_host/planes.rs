@@ -24,6 +24,6 @@ fn the_listeners_of_both_planes_are_closed() {
          print('open')\n except PermissionError: print('refused')\n",
         sandbox.proxy().port()
     );
-    let run = sandbox.cli().run(&["run", "--", "/usr/bin/python3", "-c", &script], "");
+    let run = sandbox.cli().run(&["run", "--proxy", sandbox.proxy_url(), "--", "/usr/bin/python3", "-c", &script], "");
     assert_eq!(run.stdout, "refused\nrefused\nrefused\nopen\n", "{run:?}");
 }
