@@ -145,6 +145,7 @@ mod tests {
     #[test]
     fn a_store_without_its_key_is_not_given_another() {
         let parent = tempfile::tempdir().unwrap();
+        fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o700)).unwrap();
         fs::write(parent.path().join("store.redb"), "x").unwrap();
         let error = DataDir::open(parent.path()).err().unwrap();
         assert!(error.to_string().contains("key-encryption key of this store is missing"), "{error}");
