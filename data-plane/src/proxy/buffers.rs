@@ -73,6 +73,7 @@ impl Buffers {
         let announced = announced.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
         Buffer {
             bytes: BytesMut::with_capacity(announced.min(UNIT)),
+            announced,
             held: Held { share: self.share(tenant), permits: Vec::new(), units: 0 },
             buffers: self.clone(),
             verified,
@@ -111,6 +112,7 @@ impl Buffers {
 /// A body on its way in.
 pub(crate) struct Buffer {
     bytes: BytesMut,
+    announced: usize,
     held: Held,
     buffers: Buffers,
     verified: bool,
@@ -142,6 +144,12 @@ impl Buffer {
         let wanted = (self.bytes.len() + data.len()).div_ceil(UNIT);
         if wanted > self.held.units {
             self.reserve(wanted - self.held.units).await?;
+        }
+        let needed = self.bytes.len() + data.len();
+        if needed > self.bytes.capacity() {
+            // Room for what is announced, but not for more than 16 times what is there: few copies, and a byte reserves no megabyte.
+            let room = self.announced.min(needed.saturating_mul(16)).max(needed);
+            self.bytes.reserve(room - self.bytes.len());
         }
         self.bytes.extend_from_slice(data);
         Ok(())

@@ -102,7 +102,7 @@ fn bodies_under_inspection_stay_within_their_tenants_share_and_others_go_through
     }
     let head = |token: &Token, length: usize| {
         format!(
-            "POST /api/api/v1/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+            "POST /api/model/v1/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
              Content-Length: {length}\r\n\r\n",
             token.secret
         )
@@ -115,15 +115,15 @@ fn bodies_under_inspection_stay_within_their_tenants_share_and_others_go_through
     let refused = slow.iter_mut().map(|c| c.closes(Duration::from_secs(10))).filter(|closed| *closed).count();
     assert!(refused >= 2, "two of them fill the share, {refused} were refused");
     let body = "{\"model\":\"small\"}";
-    let own = world.sandbox.post("/api/api/v1/x", &world.hostile.secret, body);
+    let own = world.sandbox.post("/api/model/v1/x", &world.hostile.secret, body);
     assert_eq!((own.status, own.code().as_str()), (503, "limit_exceeded"), "{}", own.text());
     assert!(own.header("retry-after").is_some(), "{}", own.head);
-    assert_eq!(world.sandbox.post("/api/api/v1/x", &world.victim.secret, body).status, 200);
+    assert_eq!(world.sandbox.post("/api/model/v1/x", &world.victim.secret, body).status, 200);
     drop(slow);
     seks_tests::process::wait_for("the memory to be given back", || {
         (world.metric("seks_body_buffer_bytes") == 0.0).then_some(())
     });
-    assert_eq!(world.sandbox.post("/api/api/v1/x", &world.hostile.secret, body).status, 200);
+    assert_eq!(world.sandbox.post("/api/model/v1/x", &world.hostile.secret, body).status, 200);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn bodies_with_many_names_leave_no_memory_behind() {
         let names: Vec<String> = (0..70_000).map(|n| format!("\"k{n}\":1")).collect();
         format!("{{{}{end}}}", names.join(","))
     };
-    let post = |body: &str| world.sandbox.post("/api/api/v1/x", &world.hostile.secret, body).status;
+    let post = |body: &str| world.sandbox.post("/api/model/v1/x", &world.hostile.secret, body).status;
     let small = "{\"model\":\"small\"}".to_owned() + &" ".repeat(900_000);
     (0..8).for_each(|_| assert_eq!(post(&small), 200)); // what a body of this size takes at any rate
     let before = world.metric("process_resident_memory_bytes");

@@ -19,9 +19,9 @@ use seks_tests::{
 
 pub struct World {
     pub sandbox: Sandbox,
-    /// Of the tenant `default`, for the service `api`.
+    /// Of the tenant `default`, for the service `model`.
     pub victim: Token,
-    /// Of the tenant `hostile`, for its service `api`.
+    /// Of the tenant `hostile`, for its service `model`.
     pub hostile: Token,
     pub upstream: Upstream,
     /// The hostile tenant's: a stand-in records every byte, which takes time.
@@ -37,15 +37,15 @@ impl World {
         cli.json(&["tenant", "create", "hostile"]);
         let token = |tenant: &str, upstream: &Upstream| {
             cli.json(&["agent", "create", "agent", "--tenant", tenant]);
-            service(&sandbox, tenant, "api", &upstream.origin());
-            cli.issue("agent", &["api"], &["--tenant", tenant])
+            service(&sandbox, tenant, "model", &upstream.origin());
+            cli.issue("agent", &["model"], &["--tenant", tenant])
         };
         let (victim, hostile) = (token("default", &upstream), token("hostile", &hostile_upstream));
         Self { victim, hostile, upstream, _hostile_upstream: hostile_upstream, sandbox }
     }
 
     pub fn get(&self, token: &Token) -> Reply {
-        self.sandbox.get("/api/api/v1/x", &token.secret)
+        self.sandbox.get("/api/model/v1/x", &token.secret)
     }
 
     /// Another token of a tenant's agent.
@@ -132,7 +132,7 @@ impl Seen {
 
 /// Asks over one connection, again and again for `time`.
 pub fn ask_for(time: Duration, proxy: SocketAddr, token: &str) -> Seen {
-    let request = format!("GET /api/api/v1/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let request = format!("GET /api/model/v1/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n");
     let (mut seen, begun) = (Seen::default(), Instant::now());
     let mut connection = Connection::open(proxy);
     while begun.elapsed() < time {
