@@ -116,6 +116,18 @@ impl Admin {
         PolicyRun::On(&self.0.policy_workers, requester)
     }
 
+    /// Brings the certificate that clients of HTTPS_PROXY mode trust up to date behind a change of services or of the CA; the revision that
+    /// this has written. The change itself is done: what fails here is made good by the janitor.
+    async fn refresh_tenant_ca(&self, tenant: &str) -> Option<Revision> {
+        let name = TenantName::try_from(tenant).ok()?;
+        let refreshed = self.registry().refresh_tenant_ca(&name).await;
+        refreshed
+            .inspect_err(
+                |error| tracing::warn!(tenant, %error, "cannot make the tenant's CA certificate again; trying later"),
+            )
+            .ok()?
+    }
+
     /// Waits until `revision` is enforced wherever a node may serve, as far as the caller wants to know.
     async fn enforced(&self, revision: Revision, wait: Option<wire::Wait>) -> Option<wire::Enforcement> {
         let wait = wait.unwrap_or_default();

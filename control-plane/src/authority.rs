@@ -7,6 +7,7 @@ pub mod enrolment;
 mod external;
 pub mod identity;
 mod sign;
+pub(crate) mod tenant_ca;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,

@@ -27,6 +27,7 @@ pub mod record;
 mod replica;
 mod service;
 mod tenant;
+mod tenant_ca;
 mod token;
 
 use std::{

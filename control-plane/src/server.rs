@@ -392,5 +392,8 @@ async fn janitor(registry: Arc<Registry>, stop: CancellationToken) {
         if let Err(error) = registry.forget_the_past().await {
             tracing::warn!(%error, "cannot forget the past; trying again later");
         }
+        if let Err(error) = registry.refresh_tenant_cas().await {
+            tracing::warn!(%error, "cannot make tenants' CA certificates again; trying again later");
+        }
     }
 }

@@ -77,6 +77,13 @@ pub fn is_reserved(name: &str) -> bool {
     RESERVED.binary_search(&name).is_ok() || (name.starts_with("seks-") && name != INTERCEPTION)
 }
 
+/// What clients of HTTPS_PROXY mode are to trust: the CA constrained to the hosts of the tenant's services, where there is one.
+#[must_use]
+pub fn trusted_by_clients(interception: &wire::Service) -> &str {
+    let constrained = interception.client_ca_pem.as_str();
+    if constrained.is_empty() { &interception.upstream_ca_pem } else { constrained }
+}
+
 /// A checked service definition.
 #[derive(Clone, Debug)]
 pub struct Service {

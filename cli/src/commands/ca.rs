@@ -12,7 +12,7 @@ use rcgen::{
 };
 use seks_proto::{
     secret::Secret,
-    service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, spec::Spec},
+    service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, spec::Spec, trusted_by_clients},
     wire,
 };
 use serde::Serialize;
@@ -88,7 +88,7 @@ impl OtherHosts {
 #[derive(Debug, Args)]
 pub struct CreateArgs {
     /// How long the CA is valid
-    #[arg(long, default_value = "365d", value_parser = duration)]
+    #[arg(long, default_value = "30d", value_parser = duration)]
     ttl: Duration,
     /// Whether to wait for the nodes.
     #[command(flatten)]
@@ -126,10 +126,11 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let service = service.map_err(|e| e.hint("`seks ca create` makes one"))?;
             let output = global.output();
             if output.is_table() {
-                return output.text(service.upstream_ca_pem.trim_end());
+                return output.text(trusted_by_clients(&service).trim_end());
             }
             let other_hosts = OtherHosts::of(&service);
-            let (id, tenant, certificate) = (service.name, service.tenant, service.upstream_ca_pem);
+            let certificate = trusted_by_clients(&service).to_owned();
+            let (id, tenant) = (service.name, service.tenant);
             output.data(&serde_json::json!({
                 "id": id, "tenant": tenant, "certificate": certificate, "other_hosts": other_hosts
             }))
@@ -160,10 +161,12 @@ async fn create(global: &Global, args: CreateArgs) -> Result<()> {
     };
     let answer = client.change("the CA", client.rpc().put_credential(put)).await?;
     let credential = answer.credential.unwrap_or_default();
+    // With the hosts of the tenant's services as its constraints.
+    let service = client.call("the CA", client.rpc().get_service(client.named(INTERCEPTION))).await?;
     let view = CaView {
         id: INTERCEPTION.into(),
         tenant: client.tenant(),
-        certificate: made.certificate,
+        certificate: trusted_by_clients(&service).to_owned(),
         version: credential.version,
     };
     change::print(global.output(), "the CA", view, answer.enforcement, args.waiting)

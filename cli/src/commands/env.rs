@@ -6,7 +6,10 @@ mod template;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
-use seks_proto::{service::INTERCEPTION, wire};
+use seks_proto::{
+    service::{INTERCEPTION, trusted_by_clients},
+    wire,
+};
 
 use super::{change::Waiting, token};
 use crate::{
@@ -142,7 +145,7 @@ impl Wanted {
             return Err(CliError::usage("--forward-proxy", "a forward proxy is http://HOST:PORT"));
         }
         match ca {
-            Some(ca) => Ok(Some(Forward { url: url.into(), ca_pem: ca.upstream_ca_pem.clone() })),
+            Some(ca) => Ok(Some(Forward { url: url.into(), ca_pem: trusted_by_clients(ca).to_owned() })),
             None if self.forward_proxy.is_none() => Ok(None), // it is offered, and the tenant doesn't use it
             None => Err(CliError::new(Exit::NotFound, "--forward-proxy", "the tenant has no CA for it")
                 .hint("`seks ca create` makes one")),

@@ -4,6 +4,7 @@ use seks_proto::{
     address::Reach,
     id::{OperatorName, PoolName},
     secret::Secret,
+    service::INTERCEPTION,
     wire::{
         AssignCredentialRequest, ChangeResponse, Credential, CredentialResponse, DeleteRequest,
         ListCredentialsResponse, ListNodesResponse, ListRequest, NameRequest, Node, PutCredentialRequest,
@@ -24,7 +25,7 @@ pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRe
     let (tenant, credential) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
     let service = name("service", &message.service)?;
     let pools: Vec<PoolName> = names("pools", &message.pools)?;
-    let (credential, revision) = if message.mint.is_empty() {
+    let (credential, mut revision) = if message.mint.is_empty() {
         admin.registry().put_credential(&tenant, &credential, &service, &secret, &pools, &by).await?
     } else {
         let of = (&tenant, &credential, &service);
@@ -34,6 +35,11 @@ pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRe
         admin.registry().put_minted(of, &message.mint, &secret, &minted, &pools, &by).await?
     };
     drop(secret); // not held while waiting
+    if service.as_str() == INTERCEPTION
+        && let Some(later) = admin.refresh_tenant_ca(tenant.as_str()).await
+    {
+        revision = later;
+    }
     Ok(CredentialResponse { credential: Some(credential), enforcement: admin.enforced(revision, message.wait).await })
 }
 

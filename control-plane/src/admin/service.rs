@@ -58,7 +58,10 @@ pub(super) async fn apply(admin: &Admin, caller: &Caller, message: ApplyServiceR
 async fn put(admin: &Admin, caller: &Caller, service: Service, wait: Option<Wait>) -> Answer<ServiceResponse> {
     check_name(admin, &service).await?;
     let owner = caller.role_in(&service.tenant) >= Role::Owner;
-    let (service, revision) = admin.registry().apply_service(service, owner).await?;
+    let (service, mut revision) = admin.registry().apply_service(service, owner).await?;
+    if let Some(later) = admin.refresh_tenant_ca(&service.tenant).await {
+        revision = later;
+    }
     let unbound = admin.registry().unbound_credentials(&service).await?;
     Ok(ServiceResponse { service: Some(service), enforcement: admin.enforced(revision, wait).await, unbound })
 }
@@ -91,6 +94,9 @@ pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answ
 
 pub(super) async fn delete(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {
     let (tenant, service) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
-    let revision = admin.registry().delete_service(&tenant, &service).await?;
+    let mut revision = admin.registry().delete_service(&tenant, &service).await?;
+    if let Some(later) = admin.refresh_tenant_ca(tenant.as_str()).await {
+        revision = later;
+    }
     Ok(ChangeResponse { name: message.name, enforcement: admin.enforced(revision, message.wait).await })
 }

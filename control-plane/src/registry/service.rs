@@ -39,6 +39,7 @@ impl Registry {
         let (tenant, key) = (&checked.tenant, Key::Service(checked.tenant.clone(), checked.name.clone()));
         service.deleting = false;
         service.private_networks.clear(); // not the editor's to choose
+        service.client_ca_pem.clear(); // ours to make
         let service = &service;
         decide(|| async {
             let parent = self.living_tenant(tenant).await?;
@@ -53,6 +54,7 @@ impl Registry {
                 }
                 Some(old) => {
                     service.created_at = old.value.created_at;
+                    service.client_ca_pem.clone_from(&old.value.client_ca_pem);
                     if old.value == service {
                         return Ok((service, old.modified));
                     }

@@ -149,6 +149,7 @@ impl Spec {
             slots,
             allow_private: self.allow_private,
             private_networks: Vec::new(), // a fleet owner's to give
+            client_ca_pem: String::new(), // the control plane's to make
             upstream_ca_pem: self.upstream_ca_pem.clone(),
             allow_encoded_slash: self.allow_encoded_slash,
             allow_range: self.allow_range,

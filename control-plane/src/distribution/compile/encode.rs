@@ -29,6 +29,7 @@ pub(super) fn agent(record: wire::Agent) -> Bytes {
 pub(super) fn service(mut record: wire::Service, networks: &[String]) -> Bytes {
     record.private_networks = if record.allow_private { networks.to_vec() } else { Vec::new() };
     record.allow_private &= networks.is_empty();
+    record.client_ca_pem.clear(); // for clients alone
     encode(Change::Service(wire::TableService { service: Some(record) }))
 }
 

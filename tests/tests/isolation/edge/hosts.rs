@@ -48,6 +48,10 @@ impl World {
 
     /// A tunnel to the service's host, in which TLS names `host`.
     fn tunnel(&self, host: &str) -> StreamOwned<ClientConnection, TcpStream> {
+        self.tunnel_trusting(host, &shown_ca(self))
+    }
+
+    fn tunnel_trusting(&self, host: &str, ca: &CertificateDer<'static>) -> StreamOwned<ClientConnection, TcpStream> {
         let mut tcp = TcpStream::connect(self.sandbox.forward_proxy().unwrap()).unwrap();
         tcp.set_read_timeout(Some(seks_tests::process::PATIENCE)).unwrap();
         let authority = self.authority();
@@ -61,8 +65,7 @@ impl World {
         }
         assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
         let mut roots = RootCertStore::empty();
-        let pem = self.cli().run(&["ca", "show"], "").stdout;
-        roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
+        roots.add(ca.clone()).unwrap();
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         let name = ServerName::try_from(host.to_owned()).unwrap();
         StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), tcp)
@@ -110,4 +113,36 @@ fn https_in_absolute_form_takes_a_tunnel() {
         assert!(reply.text().contains("CONNECT"), "{}", reply.text());
     }
     assert!(world.upstream.log().connections.is_empty(), "the upstream was not contacted");
+}
+
+/// The certificate that clients are told to trust.
+fn shown_ca(world: &World) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(world.cli().run(&["ca", "show"], "").stdout.as_bytes()).unwrap()
+}
+
+/// Whether a client that trusts `ca` takes the node's certificate for the service's host.
+fn is_taken(world: &World, ca: &CertificateDer<'static>) -> bool {
+    let mut tls = world.tunnel_trusting("localhost", ca);
+    let request = format!("GET /v1/x HTTP/1.1\r\nHost: {}\r\n\r\n", world.authority());
+    exchange(&mut tls, &request).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+#[test]
+fn the_tenants_ca_counts_for_the_hosts_of_its_services_alone() {
+    let world = World::start();
+    let holds = |ca: &CertificateDer<'static>, host: &str| memchr::memmem::find(ca, host.as_bytes()).is_some();
+    let first = shown_ca(&world);
+    assert!(holds(&first, "localhost") && !holds(&first, "api.openai.com") && is_taken(&world, &first));
+
+    // Another service: made again, with the same key. Who trusts the first goes on with the hosts in that.
+    world.cli().json(&["service", "enable", "openai"]);
+    let second = shown_ca(&world);
+    assert!(second != first && holds(&second, "localhost") && holds(&second, "api.openai.com"));
+    assert!(is_taken(&world, &first) && is_taken(&world, &second));
+
+    world.cli().json(&["service", "delete", "openai", "--yes"]);
+    let third = shown_ca(&world);
+    assert!(holds(&third, "localhost") && !holds(&third, "api.openai.com"));
+    assert_eq!(shown_ca(&world), third, "nothing changes, nothing is made");
+    assert_eq!(world.cli().json(&["ca", "show"])["certificate"].as_str().map(str::is_empty), Some(false));
 }
