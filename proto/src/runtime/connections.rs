@@ -14,13 +14,16 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
 /// Connections that are looked at for one that gives way, oldest first. Busy ones are moved to the back meanwhile.
 const PROBES: usize = 1024;
+/// So long a silent connection stays at least when the listener is full: it is looked at before it gives way. Those that come
+/// faster than that wait in the kernel's queue.
+const YOUNG: Duration = Duration::from_millis(50);
 /// How often a full listener looks again, beside being woken when a connection ends.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// After `accept` fails (no file descriptors left, most likely) it is left alone this long; twice as long each time after.
@@ -32,6 +35,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub struct Connections(Arc<Inner>);
 
 struct Inner {
+    young: Duration,
     total: usize,
     per_source: usize,
     evicted: AtomicU64,
@@ -53,6 +57,7 @@ struct Table {
 }
 
 struct Connection {
+    came: Instant,
     source: IpAddr,
     /// Changed under the table's lock.
     number: AtomicU64,
@@ -72,7 +77,12 @@ impl Connections {
     /// At most `total` connections, of which at most `per_source` silent ones of one source address. Both are at least 1.
     #[must_use]
     pub fn new(total: usize, per_source: usize) -> Self {
+        Self::with_young(total, per_source, YOUNG)
+    }
+
+    fn with_young(total: usize, per_source: usize, young: Duration) -> Self {
         Self(Arc::new(Inner {
+            young,
             total: total.max(1),
             per_source: per_source.max(1),
             evicted: AtomicU64::new(0),
@@ -81,7 +91,7 @@ impl Connections {
         }))
     }
 
-    /// A place for a connection from `source`. Waits while the listener is full of busy ones.
+    /// A place for a connection from `source`. Waits while the listener is full of busy ones, and of such as have only come.
     pub async fn admit(&self, source: IpAddr) -> Slot {
         loop {
             let ended = self.0.ended.notified();
@@ -92,7 +102,7 @@ impl Connections {
         }
     }
 
-    /// The same at once; `None`: all are busy.
+    /// The same at once; `None`: all are busy, or have only come.
     #[must_use]
     pub fn try_admit(&self, source: IpAddr) -> Option<Slot> {
         let source = network(source);
@@ -102,7 +112,7 @@ impl Connections {
             self.evict(&mut table, oldest);
         }
         if table.len() >= self.0.total {
-            let oldest = table.oldest();
+            let oldest = table.oldest().filter(|oldest| oldest.came.elapsed() >= self.0.young);
             if !self.evict(&mut table, oldest) {
                 return None;
             }
@@ -220,6 +230,7 @@ impl Table {
 impl Connection {
     fn new(source: IpAddr) -> Self {
         Self {
+            came: Instant::now(),
             source,
             number: AtomicU64::new(0),
             busy: AtomicU32::new(0),
@@ -311,7 +322,7 @@ mod tests {
 
     #[test]
     fn one_source_can_not_push_out_another() {
-        let connections = Connections::new(100, 4);
+        let connections = Connections::with_young(100, 4, Duration::ZERO);
         let other = connections.try_admit(ip(2)).unwrap();
         let mine: Vec<_> = (0..20).map(|_| connections.try_admit(ip(1)).unwrap()).collect();
         let evicted: Vec<bool> = mine.iter().map(is_evicted).collect();
@@ -322,7 +333,7 @@ mod tests {
 
     #[test]
     fn those_who_proved_themselves_are_not_bounded_by_source() {
-        let connections = Connections::new(100, 4);
+        let connections = Connections::with_young(100, 4, Duration::ZERO);
         let nodes: Vec<_> = (0..50)
             .map(|_| {
                 let slot = connections.try_admit(ip(1)).unwrap();
@@ -337,7 +348,7 @@ mod tests {
 
     #[test]
     fn when_it_is_full_the_silent_go_before_the_idle_and_the_busy_stay() {
-        let connections = Connections::new(3, 3);
+        let connections = Connections::with_young(3, 3, Duration::ZERO);
         let [busy, idle, silent] = [1, 2, 3].map(|n| connections.try_admit(ip(n)).unwrap());
         busy.busy();
         busy.prove();
@@ -360,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_place_that_is_given_back_leaves_nothing() {
-        let connections = Connections::new(8, 2);
+        let connections = Connections::with_young(8, 2, Duration::ZERO);
         drop((0..50).map(|n| connections.try_admit(ip(n)).unwrap()).collect::<Vec<_>>());
         let table = connections.lock();
         assert!(table.len() == 0 && table.sources.is_empty());
@@ -377,7 +388,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_for_a_place_gets_the_next_that_is_free() {
-        let connections = Connections::new(1, 1);
+        let connections = Connections::with_young(1, 1, Duration::ZERO);
         let only = connections.admit(ip(1)).await;
         only.busy();
         only.prove();

@@ -17,7 +17,7 @@ use tracing_subscriber::{
 };
 
 use self::{
-    limiter::Limiter,
+    limiter::{Limited, Limiter},
     writer::{Hooks, Writer},
 };
 
@@ -164,11 +164,13 @@ where
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     // With a hint of its own, the other's counts: what is below it costs the libraries one comparison.
-    let filter = filter.and(filter_fn(may_be_logged).with_max_level_hint(LevelFilter::TRACE)).and(limiter);
+    let filter = filter.and(filter_fn(may_be_logged).with_max_level_hint(LevelFilter::TRACE));
     if json {
         let layer = layer.json().flatten_event(true).with_current_span(false).with_span_list(false);
+        let layer = layer.map_event_format(|format| Limited { format, limiter });
         Box::new(tracing_subscriber::registry().with(layer.with_filter(filter)))
     } else {
+        let layer = layer.map_event_format(|format| Limited { format, limiter });
         Box::new(tracing_subscriber::registry().with(layer.with_filter(filter)))
     }
 }
@@ -222,6 +224,18 @@ mod tests {
             tracing::debug!("ours");
         });
         assert!(!text.contains("sk-REAL") && text.contains("a warning") && text.contains("ours"), "{text}");
+    }
+
+    #[test]
+    fn a_line_that_is_left_out_takes_no_other_with_it() {
+        let text = logged("info", true, || {
+            for n in 0..200 {
+                tracing::warn!(n, "again and again");
+                tracing::info!(n, "a record");
+            }
+        });
+        assert_eq!(text.matches("a record").count(), 200, "{text}");
+        assert!(text.matches("again and again").count() < 40, "{text}");
     }
 
     #[test]

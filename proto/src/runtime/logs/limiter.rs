@@ -15,12 +15,17 @@ use std::{
 };
 
 use tracing::{
-    Event, Level, Metadata, Subscriber,
+    Event, Level, Subscriber,
     callsite::Identifier,
     field::{Field, Visit},
-    subscriber::Interest,
 };
-use tracing_subscriber::layer::{Context, Filter};
+use tracing_subscriber::{
+    fmt::{
+        FmtContext,
+        format::{FormatEvent, FormatFields, Writer},
+    },
+    registry::LookupSpan,
+};
 
 /// Lines of one call site that pass at once.
 const BURST: u32 = 20;
@@ -103,21 +108,27 @@ impl Limiter {
     }
 }
 
-impl<S: Subscriber> Filter<S> for Limiter {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
-    }
+/// An event format that writes nothing for lines beyond the limit.
+///
+/// A filter would be the obvious place, but per-layer filters of tracing-subscriber 0.3 keep the refusal of one event for the
+/// next one on the same thread.
+pub(super) struct Limited<E> {
+    pub(super) format: E,
+    pub(super) limiter: Limiter,
+}
 
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
-    }
-
-    fn max_level_hint(&self) -> Option<tracing_subscriber::filter::LevelFilter> {
-        Some(tracing_subscriber::filter::LevelFilter::TRACE) // the other filters' hint counts
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        self.admit(event, Instant::now())
+impl<S, N, E> FormatEvent<S, N> for Limited<E>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    E: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        if self.limiter.admit(event, Instant::now()) {
+            self.format.format_event(context, writer, event)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -135,27 +146,18 @@ impl Visit for Message<'_> {
 
 #[cfg(test)]
 mod tests {
-    use tracing_subscriber::{Layer as _, layer::SubscriberExt as _};
+    use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
 
-    /// Counts what passes.
-    #[derive(Clone, Default)]
-    struct Count(Arc<Mutex<Vec<String>>>);
-
-    impl<S: Subscriber> tracing_subscriber::Layer<S> for Count {
-        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let mut text = String::new();
-            event.record(&mut Message(&mut text));
-            self.0.lock().unwrap().push(text);
-        }
-    }
-
+    /// The lines that pass.
     fn passed(limiter: &Limiter, events: impl FnOnce()) -> Vec<String> {
-        let count = Count::default();
-        let subscriber = tracing_subscriber::registry().with(count.clone().with_filter(limiter.clone()));
-        tracing::subscriber::with_default(subscriber, events);
-        count.0.lock().unwrap().clone()
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
+        let layer = layer.map_event_format(|format| Limited { format, limiter: limiter.clone() });
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
+        let text = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+        text.lines().map(str::to_owned).collect()
     }
 
     #[test]
