@@ -374,3 +374,23 @@ fn set<N: Eq + Hash>(map: &mut HashMap<N, Bytes>, name: N, value: Option<Bytes>,
         *sum = sum.minus(TableSum::of_record(&old));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_given_back_once_most_tokens_have_gone() {
+        let mut tenant = Tenant::default();
+        let id = |n: u32| TokenId::try_from(format!("tok-{n}").as_str()).unwrap();
+        let token = |n: u32| wire::Token {
+            id: format!("tok-{n}"),
+            digest: Digest::of(&n.to_be_bytes()).0.to_vec(),
+            ..Default::default()
+        };
+        (0..20_000).for_each(|n| drop(tenant.set_token(id(n), Some(&token(n)))));
+        assert!(tenant.usage().tokens == 20_000 && tenant.tokens.capacity() >= 20_000);
+        (10..20_000).for_each(|n| drop(tenant.set_token(id(n), None)));
+        assert!(tenant.usage().tokens == 10 && tenant.tokens.capacity() <= 2048, "{}", tenant.tokens.capacity());
+    }
+}

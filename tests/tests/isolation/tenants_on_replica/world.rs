@@ -92,6 +92,14 @@ impl World {
         });
     }
 
+    /// Resident memory of the control plane, in bytes.
+    pub fn control_rss(&mut self) -> u64 {
+        let pid = self.sandbox.control().id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
     /// One request of an agent of `default`: its status, and how long it took.
     pub fn request(&self) -> (u16, Duration) {
         let began = Instant::now();
