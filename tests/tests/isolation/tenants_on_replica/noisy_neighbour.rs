@@ -11,14 +11,12 @@ use seks_proto::wire::{self, Role, admin_client::AdminClient};
 use seks_tests::{control::Pair, runtime, sandbox::Options};
 use tonic::{Code, Status, transport::Channel};
 
-use super::world::{HOSTILE, World, duration, policies};
+use super::world::{HOSTILE, World, duration, policies, revoked_within};
 
 /// Operators that attack at the same time, each on a connection of its own.
 const OPERATORS: usize = 3;
 /// Calls of each that are under way.
 const CALLS: usize = 4;
-/// A revocation is enforced within this, on an otherwise idle machine.
-const REVOKED_WITHIN: Duration = Duration::from_millis(250);
 
 /// What came of the other tenant meanwhile.
 #[derive(Debug, Default)]
@@ -131,8 +129,7 @@ fn another_tenants_requests_and_revocations_go_on_whatever_a_hostile_tenant_does
     let each = duration(2);
     let quiet = watch(&world, each);
     println!("quiet: {quiet}");
-    let (bound, revoked) =
-        ((quiet.p99 * 3).max(Duration::from_millis(50)), REVOKED_WITHIN.max(quiet.slowest_revocation * 3));
+    let (bound, revoked) = ((quiet.p99 * 3).max(Duration::from_millis(50)), revoked_within(quiet.slowest_revocation));
     for (name, attack) in ATTACKS {
         let (stop, done, refused, given_up) =
             (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));

@@ -28,13 +28,13 @@ pub async fn furnish(control: &Control, tenant: &str) -> Pair {
     let mut root = control.root();
     let made = wire::CreateTenantRequest { name: tenant.into(), strict: true };
     root.create_tenant(made).await.unwrap();
-    root.apply_service(wire::ApplyServiceRequest { service: Some(service(tenant, "api")), wait: no_wait() })
+    root.apply_service(wire::ApplyServiceRequest { service: Some(service(tenant, "upstream")), wait: no_wait() })
         .await
         .unwrap();
     let put = wire::PutCredentialRequest {
         tenant: tenant.into(),
         name: "key".into(),
-        service: "api".into(),
+        service: "upstream".into(),
         secret: b"sk-REAL-quotas".to_vec(),
         wait: no_wait(),
         ..Default::default()
@@ -46,7 +46,7 @@ pub async fn furnish(control: &Control, tenant: &str) -> Pair {
 }
 
 fn issue(tenant: &str) -> wire::IssueTokenRequest {
-    let grants = vec![wire::Grant { service: "api".into(), credential: "key".into() }];
+    let grants = vec![wire::Grant { service: "upstream".into(), credential: "key".into() }];
     wire::IssueTokenRequest {
         tenant: tenant.into(),
         agent: "bot".into(),
@@ -100,7 +100,7 @@ async fn each_quota_is_kept_names_itself_and_is_raised_for_one_tenant() {
     let put = |n: usize| wire::PutCredentialRequest {
         tenant: "acme".into(),
         name: format!("c{n}"),
-        service: "api".into(),
+        service: "upstream".into(),
         secret: b"x".to_vec(),
         wait: no_wait(),
         ..Default::default()
