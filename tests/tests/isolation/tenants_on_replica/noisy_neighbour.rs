@@ -11,7 +11,7 @@ use seks_proto::wire::{self, Role, admin_client::AdminClient};
 use seks_tests::{control::Pair, runtime, sandbox::Options};
 use tonic::{Code, Status, transport::Channel};
 
-use super::world::{HOSTILE, World, duration, policies, revoked_within};
+use super::world::{HOSTILE, World, duration, policies, revoked_within, served_within};
 
 /// Operators that attack at the same time, each on a connection of its own.
 const OPERATORS: usize = 3;
@@ -129,7 +129,7 @@ fn another_tenants_requests_and_revocations_go_on_whatever_a_hostile_tenant_does
     let each = duration(2);
     let quiet = watch(&world, each);
     println!("quiet: {quiet}");
-    let (bound, revoked) = ((quiet.p99 * 3).max(Duration::from_millis(50)), revoked_within(quiet.slowest_revocation));
+    let (bound, revoked) = (served_within(quiet.p99), revoked_within(quiet.slowest_revocation));
     for (name, attack) in ATTACKS {
         let (stop, done, refused, given_up) =
             (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
