@@ -129,7 +129,7 @@ impl Work {
             }
             _ => Self::NOTHING,
         };
-        children(expr).map(|child| Self::of_leaf(child)).sum::<Self>() + own + Self::nanos(NODE_NS)
+        children(expr).map(Self::of_leaf).sum::<Self>() + own + Self::nanos(NODE_NS)
     }
 
     fn like(text: &Expr, pattern: &[PatternElem]) -> Self {
@@ -273,7 +273,7 @@ struct Sums<'p> {
     both: HashMap<(&'p str, &'p str), u64>,
 }
 
-fn heaviest<'p>(policies: &'p [impl AsRef<Checked>], cost: impl Fn(&Checked) -> u64) -> Heaviest {
+fn heaviest(policies: &[impl AsRef<Checked>], cost: impl Fn(&Checked) -> u64) -> Heaviest {
     let mut heaviest = Heaviest { picos: 0, method: 0, service: None, agent: None };
     for method in 0..METHODS.len() {
         let mut sums = Sums::default();
@@ -298,9 +298,10 @@ fn heaviest<'p>(policies: &'p [impl AsRef<Checked>], cost: impl Fn(&Checked) -> 
 impl Sums<'_> {
     /// Either of a service and an agent that some policy names together, or of the heaviest of each.
     fn heaviest(&self, method: usize) -> Heaviest {
-        let most = |of: &HashMap<&str, u64>| of.iter().max_by_key(|(_, sum)| **sum).map(|(n, sum)| ((*n).into(), *sum));
-        let (service, agent): (Option<(Box<str>, u64)>, Option<(Box<str>, u64)>) =
-            (most(&self.service), most(&self.agent));
+        fn most(of: &HashMap<&str, u64>) -> Option<(Box<str>, u64)> {
+            of.iter().max_by_key(|(_, sum)| **sum).map(|(name, sum)| ((*name).into(), *sum))
+        }
+        let (service, agent) = (most(&self.service), most(&self.agent));
         let apart = [&service, &agent].into_iter().flatten().fold(self.all, |sum, (_, own)| sum.saturating_add(*own));
         let named = |map: &HashMap<&str, u64>, name: &str| map.get(name).copied().unwrap_or_default();
         let together = self.both.iter().map(|((s, a), sum)| {
