@@ -7,7 +7,10 @@
 //! A status travels in HTTP/2 trailers. A client that gets more than it takes of those (16 KiB in most, 8 KiB in some) sees a
 //! protocol error in place of the status, so every text here has a bound.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use seks_proto::policy::PolicyError;
 use tonic::{Code, Status};
@@ -37,13 +40,13 @@ pub(super) struct Problem {
     reason: &'static str,
     message: String,
     field: Option<&'static str>,
-    metadata: HashMap<String, String>,
+    metadata: BTreeMap<String, String>,
     retry_after: Option<Duration>,
 }
 
 impl Problem {
     fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), field: None, metadata: HashMap::new(), retry_after: None }
+        Self { code, reason, message: message.into(), field: None, metadata: BTreeMap::new(), retry_after: None }
     }
 
     pub(super) fn denied(message: impl Into<String>) -> Self {
@@ -87,7 +90,7 @@ impl Problem {
     }
 
     pub(super) fn into_status(self) -> Status {
-        let mut details = ErrorDetails::with_error_info(self.reason, "seks", self.metadata);
+        let mut details = ErrorDetails::with_error_info(self.reason, "seks", HashMap::from_iter(self.metadata));
         if let Some(field) = self.field {
             details.add_bad_request_violation(field, shortened(self.message.clone(), DETAIL_BYTES));
         }

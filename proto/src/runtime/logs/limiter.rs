@@ -150,13 +150,27 @@ mod tests {
 
     use super::*;
 
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
     /// The lines that pass.
     fn passed(limiter: &Limiter, events: impl FnOnce()) -> Vec<String> {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
         let layer = layer.map_event_format(|format| Limited { format, limiter: limiter.clone() });
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
-        let text = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }
 
