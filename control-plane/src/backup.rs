@@ -7,13 +7,20 @@
 
 mod file;
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use bytes::Bytes;
+use prost::Message as _;
+use seks_proto::{
+    id::{CredentialName, TenantName},
+    service::Destination,
+};
 
 pub use self::file::{Backup, Head};
 use crate::{
+    authenticated::{self, Authenticated},
     lifetime::Lifetime,
+    registry::record::{Credential, destination_of},
     seal::{RecordId, SealError, Sealer},
     store::{self, Key, OpenError, Revision, Store, StoreConfig, StoreError, key::prefix},
 };
@@ -101,7 +108,9 @@ pub async fn create_from(config: &StoreConfig, sealer: &Sealer, out: &Path) -> R
     if !store::exists(config).await? {
         return Err(BackupError::NoStore);
     }
-    create(store::open(config).await?.as_ref(), sealer, out).await
+    let records = Authenticated::open(store::open(config).await?, Arc::new(sealer.clone()), 0).await;
+    let records = records.map_err(|source| BackupError::Record { key: Key::RecordKey, source })?;
+    create(&records, sealer, out).await
 }
 
 /// Makes the store that `config` names out of a backup. The store must not be there: with `replace`, an embedded one may, and is
@@ -116,12 +125,18 @@ pub async fn restore(
     replace: bool,
 ) -> Result<Summary, BackupError> {
     let Backup { head, records } = file::read(from, sealer)?;
+    let bindings = Bindings::read(&records);
     let epoch = store::fresh_epoch()?;
+    let (framer, bare) = authenticated::for_restored(sealer, &epoch)
+        .map_err(|source| BackupError::Record { key: Key::RecordKey, source })?;
     let count = records.len();
     let mut sealed = Vec::with_capacity(count + 1);
     for (key, value) in records {
         let value = match (RecordId::of(&key, &head.epoch), RecordId::of(&key, &epoch)) {
-            (Some(old), Some(new)) => sealer.move_to(&old, &new, &value),
+            (Some(old), Some(new)) => {
+                let bound_to = bindings.of(&key);
+                sealer.move_to(&old.bound_to(bound_to), &new.bound_to(bound_to), &value)
+            }
             _ => Ok(value),
         };
         match value {
@@ -132,15 +147,43 @@ pub async fn restore(
     let era = Lifetime::restored(&epoch, &head.lifetime);
     let era = sealer.vouch(&RecordId::era(&epoch), &era);
     sealed.push((Key::Era, era.map_err(|source| BackupError::Record { key: Key::Era, source })?));
-    store::restore(config, &epoch, head.revision, sealed, replace).await?;
+    sealed.retain(|(key, _)| *key != Key::Canary);
+    sealed.extend(bare);
+    store::restore(config, &epoch, head.revision, sealed, &framer, replace).await?;
     Ok(Summary { records: count, revision: head.revision, epoch })
 }
 
+/// What the credentials of a backup are bound to.
+struct Bindings(HashMap<(TenantName, CredentialName), Credential>);
+
+impl Bindings {
+    fn read(records: &[(Key, Bytes)]) -> Self {
+        let credential = |(key, value): &(Key, Bytes)| match key {
+            Key::Credential(tenant, name) => {
+                Some(((tenant.clone(), name.clone()), Credential::decode(value.clone()).ok()?))
+            }
+            _ => None,
+        };
+        Self(records.iter().filter_map(credential).collect())
+    }
+
+    /// Of the secret at `key`.
+    fn of(&self, key: &Key) -> Option<Destination> {
+        let (of, version) = match key {
+            Key::Envelope(tenant, name, version) => ((tenant.clone(), name.clone()), Some(*version)),
+            Key::MintSecret(tenant, name) => ((tenant.clone(), name.clone()), None),
+            _ => return None,
+        };
+        let credential = self.0.get(&of)?;
+        destination_of(credential, version.unwrap_or(credential.version))
+    }
+}
+
 /// What a backup holds: all but what belongs to one lifetime of the store, replicas' records too, and join tokens, which may have
-/// been used since.
+/// been used since. The key that records are authenticated with is the store's own, and made anew.
 fn is_kept(key: &Key) -> bool {
     match key {
-        Key::Epoch | Key::Era | Key::Rotation | Key::Replica(_) | Key::Join(_) => false,
+        Key::Epoch | Key::Era | Key::Rotation | Key::RecordKey | Key::Replica(_) | Key::Join(_) => false,
         Key::Authority
         | Key::Canary
         | Key::Operator(_)
@@ -156,6 +199,7 @@ fn is_kept(key: &Key) -> bool {
         | Key::Token(..)
         | Key::Tombstone(..)
         | Key::Policy(..)
+        | Key::PolicySet(_)
         | Key::Request(..) => true,
     }
 }

@@ -5,6 +5,7 @@
 //! the change, appends it to the feed, every session sends it, each node acks.
 
 pub mod admin;
+pub mod authenticated;
 pub mod authority;
 pub mod backup;
 pub mod config;

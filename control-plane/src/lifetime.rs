@@ -46,6 +46,9 @@ pub enum WentBack {
     /// A backup was restored.
     #[error("it was restored from a backup, and what was revoked since then is valid again")]
     Restored,
+    /// Its records are as an earlier version left them.
+    #[error("its records are not authenticated, and were before")]
+    Unauthenticated,
     /// The same lifetime, earlier.
     #[error("it is at revision {now}, and was at {seen} before")]
     Revision {

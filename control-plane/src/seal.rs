@@ -63,6 +63,12 @@ impl<'a> RecordId<'a> {
         Self { tenant: "", kind: "era", name: "", version: 0, epoch, destination: None }
     }
 
+    /// The key that a store's records are authenticated with.
+    #[must_use]
+    pub fn record_key(epoch: &'a str) -> Self {
+        Self { tenant: "", kind: "record-key", name: "", version: 0, epoch, destination: None }
+    }
+
     /// The end of a backup.
     #[must_use]
     pub fn backup(epoch: &'a str) -> Self {
@@ -102,12 +108,13 @@ impl<'a> RecordId<'a> {
             Key::Authority => Some(Self::authority(epoch)),
             Key::Canary => Some(Self::canary(epoch)),
             Key::Era => Some(Self::era(epoch)),
+            Key::RecordKey => Some(Self::record_key(epoch)),
             _ => None,
         }
     }
 }
 
-/// What can go wrong. Configuration errors (all but the last five) are for the operator: one line, exit code 2.
+/// What can go wrong. Configuration errors (all but the last six) are for the operator: one line, exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// A key of `[seal]` is absent or doesn't fit the kind.
@@ -165,11 +172,17 @@ pub enum SealError {
     /// Damaged, or moved from another record.
     #[error("the envelope does not open: it is damaged, or it belongs to another record")]
     Rejected,
+    /// Somebody has removed it: without it nothing in the store can be told from a forgery.
+    #[error(
+        "the sealed key of the store's records (`meta/record-key`) is gone: restore a backup, or put that one record back"
+    )]
+    RecordKeyGone,
     /// The store failed meanwhile.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
+#[derive(Clone)]
 /// Seals and opens envelopes with a ring of KEKs: one active, any number of older ones that still open.
 pub struct Sealer {
     active: Kek,

@@ -28,6 +28,7 @@ use self::{
     nodes::Nodes,
     runtimes::{Runtimes, run_on},
     tls::{ClientCertificate, Source},
+    upgrade::Upgrade,
 };
 use crate::{
     admin::{self, Admin, Edge},
@@ -114,13 +115,14 @@ impl ControlPlane {
     async fn listen(
         config: &Config,
         telemetry: Telemetry,
-        Foundation { store, authority, registry, .. }: &Foundation,
+        Foundation { store, records, authority, registry, .. }: &Foundation,
         distribution: Distribution,
         replica: String,
         runtimes: Runtimes,
     ) -> Result<Self, StartError> {
         let metrics = Metrics::new()?;
         metrics.add(distribution.collectors())?;
+        metrics.add(records.collectors())?;
         let guard = DialGuard { allowed: config.upstream.private_networks.clone(), own: config.own.clone() };
         let guard = Arc::new(guard);
         for endpoint in &config.store.endpoints {
@@ -169,8 +171,8 @@ impl ControlPlane {
         let admin = plane.runtimes.admin();
         plane.tasks.spawn_on(refresher.run(plane.stop.clone()), &admin);
         plane.tasks.spawn_on(janitor(Arc::clone(registry), plane.stop.clone()), &admin);
-        let upgrade = upgrade::run(Arc::clone(registry), plane.distribution.clone(), plane.stop.clone());
-        plane.tasks.spawn_on(upgrade, &admin);
+        let upgrade = Upgrade { registry: Arc::clone(registry), records: Arc::clone(records) };
+        plane.tasks.spawn_on(upgrade.run(plane.distribution.clone(), plane.stop.clone()), &admin);
         let metrics = plane.metrics_addr.map(tracing::field::display);
         tracing::info!(admin = %plane.admin, distribution = %plane.nodes, metrics, store = store.kind(), "serving");
         Ok(plane)

@@ -6,6 +6,7 @@ mod config;
 pub mod conformance;
 mod embedded;
 mod etcd;
+mod frame;
 pub mod key;
 
 use std::sync::Arc;
@@ -16,6 +17,10 @@ use futures_util::{future::BoxFuture, stream::BoxStream};
 pub use self::{
     config::{OpenError, StoreConfig, StoreKind, StoreTlsConfig},
     key::Key,
+};
+pub(crate) use self::{
+    embedded::check_size,
+    frame::{Framer, KEY_BYTES, Reason, has_frame, is_framed, strip},
 };
 
 /// Opens the store that `config` names; a store that wasn't there is made.
@@ -30,26 +35,29 @@ pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, OpenError> {
 }
 
 /// Makes the store that `config` names out of `records`, as they stood at `revision` of the store they are from; it has the epoch
-/// `epoch`. One that is there is refused, or with `replace` (embedded only) kept beside it. All of it is there in the end, or
+/// `epoch`, and `framer` authenticates them. One that is there is refused, or with `replace` (embedded only) kept beside it. All of it is there in the end, or
 /// nothing that [`open`] would take for a store.
 ///
 /// # Errors
 /// [`OpenError::Exists`]; of the store.
-pub async fn restore(
+pub(crate) async fn restore(
     config: &StoreConfig,
     epoch: &str,
     revision: Revision,
-    records: Vec<(Key, Bytes)>,
+    mut records: Vec<(Key, Bytes)>,
+    framer: &Framer,
     replace: bool,
 ) -> Result<(), OpenError> {
     match config.kind {
         StoreKind::Embedded => {
             let (path, epoch) = (config.embedded_path()?, epoch.to_owned());
+            let base = revision.saturating_sub(1); // all of them are of this revision
+            records.iter_mut().for_each(|(key, value)| *value = framer.frame(key, base, value));
             let restored =
                 tokio::task::spawn_blocking(move || embedded::restore(&path, &epoch, revision, &records, replace));
             restored.await.map_err(|e| StoreError::Unavailable(e.to_string()))?
         }
-        StoreKind::Etcd => etcd::restore(config, epoch, records).await,
+        StoreKind::Etcd => etcd::restore(config, epoch, records, framer).await,
     }
 }
 
@@ -76,8 +84,8 @@ pub fn fresh_epoch() -> Result<String, StoreError> {
 }
 
 /// The newest form of the store's records that this version reads, as its replica's record tells the others. 1: credentials are bound
-/// to destinations.
-pub const STORE_FORMAT: u32 = 1;
+/// to destinations. 2: records are authenticated, and each tenant says which policies it has.
+pub const STORE_FORMAT: u32 = 2;
 
 /// The store's total order: etcd's mod revision; the embedded store counts its own with the same meaning. 0 is before any change.
 pub type Revision = u64;
@@ -180,6 +188,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The store's lifetime: made once, when the store is first used; a restore makes a new one.
     fn epoch(&self) -> &str;
+
+    /// Whether every record that it gives was written by a control plane, and none was put back.
+    fn is_authenticated(&self) -> bool {
+        false
+    }
 
     /// The record at `key`.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>>;

@@ -41,7 +41,8 @@ pub(super) async fn begin(store: &dyn Store, sealer: &Sealer) -> Result<(Listing
     });
     if let Some((records, from)) = past {
         let begun = Instant::now();
-        match timeout(REPLAY_LIMIT, Replay::new(records, from, sealer).run(store, head)).await {
+        let replay = Replay::new(records, from, sealer, store.is_authenticated());
+        match timeout(REPLAY_LIMIT, replay.run(store, head)).await {
             Ok(Some(replayed)) => {
                 tracing::debug!(from, head, took = ?begun.elapsed(), "nodes that have applied what is kept of the past go on from there");
                 return Ok(replayed);
@@ -84,10 +85,16 @@ struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    fn new(records: Vec<Record>, from: Revision, sealer: &'a Sealer) -> Self {
+    fn new(records: Vec<Record>, from: Revision, sealer: &'a Sealer, authenticated: bool) -> Self {
         let fleet = records.iter().filter(|record| is_of_fleet(&record.key));
         let fleet = fleet.map(|record| (record.key.clone(), record.clone())).collect();
-        Self { fleet, complete_since: from, table: Materialised::load(records), feed: Feed::new(from), sealer }
+        Self {
+            fleet,
+            complete_since: from,
+            table: Materialised::load(records, authenticated),
+            feed: Feed::new(from),
+            sealer,
+        }
     }
 
     /// Up to `head` at least; `None` when the watch ends before.

@@ -34,6 +34,8 @@ use crate::store::{Key, Record, Write};
 pub(super) struct Materialised {
     tenants: HashMap<TenantName, Tenant>,
     tokens: usize,
+    /// Each tenant says which policies it has: where these are others, nothing is permitted in it.
+    authenticated: bool,
 }
 
 /// What an event touched; each is compiled once, when all of the event is in.
@@ -64,12 +66,21 @@ struct News {
 
 impl Materialised {
     /// The table of a whole listing. What can't be read is left out, and logged: one damaged record must not take the fleet down.
-    pub(super) fn load(records: Vec<Record>) -> Self {
-        let mut all = Self::default();
+    /// `authenticated`: as the store says of itself.
+    pub(super) fn load(records: Vec<Record>, authenticated: bool) -> Self {
+        let mut all = Self { authenticated, ..Self::default() };
         for record in records {
             all.write(Write::Put(record.key, record.value), &mut News::default());
         }
         all
+    }
+
+    /// What the store says of itself now.
+    pub(super) fn set_authenticated(&mut self, authenticated: bool) {
+        if self.authenticated != authenticated {
+            self.authenticated = authenticated;
+            self.tenants.values_mut().for_each(|tenant| tenant.set_authenticated(authenticated));
+        }
     }
 
     /// Tokens that nodes honour.
@@ -148,7 +159,9 @@ impl Materialised {
             Write::Delete(key) => (key, None),
         };
         let Some(name) = key.tenant().cloned() else { return self.write_tenant(key, value, news) };
+        let authenticated = self.authenticated;
         let tenant = self.tenants.entry(name.clone()).or_default();
+        tenant.set_authenticated(authenticated);
         match key {
             Key::Agent(_, id) => {
                 tenant.set_agent(id.clone(), value.and_then(|v| decode(&v, "agent")).map(agent));
@@ -172,6 +185,10 @@ impl Materialised {
                 Some(_) => tenant.requests += 1,
                 None => tenant.requests = tenant.requests.saturating_sub(1),
             },
+            Key::PolicySet(_) => {
+                tenant.set_policy_set(value.and_then(|v| decode(&v, "policy set")));
+                news.touched.insert(Touched::Policies(name));
+            }
             Key::Token(_, id) => self.write_token(name, id, value, news),
             Key::Tombstone(_, id) => {
                 let token = value.and_then(|v| decode::<wire::Token>(&v, "tombstone"));

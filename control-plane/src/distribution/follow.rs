@@ -66,7 +66,12 @@ impl Follow {
                 self.learn(&changes, revision);
                 let revokes = revokes(&changes);
                 let push = |compiled: Compiled| self.feed.push_as(revision, compiled, revokes);
-                self.snapshots.update(revision, |table| table.apply(changes), push);
+                let authenticated = self.store.is_authenticated();
+                let apply = |table: &mut Materialised| {
+                    table.set_authenticated(authenticated);
+                    table.apply(changes)
+                };
+                self.snapshots.update(revision, apply, push);
             }
             WatchEvent::Progress(revision) if revision > self.feed.head() => {
                 self.snapshots.update(revision, |_| (), |()| self.feed.push(revision, Compiled::default()));
@@ -149,7 +154,7 @@ pub(super) struct Listing {
 pub(super) async fn list(store: &dyn Store) -> Result<Listing, StoreError> {
     let (records, revision) = store.list(prefix::ALL).await?;
     let fleet: Vec<Record> = records.iter().filter(|record| is_of_fleet(&record.key)).cloned().collect();
-    Ok(Listing::of(fleet, Materialised::load(records), revision))
+    Ok(Listing::of(fleet, Materialised::load(records, store.is_authenticated()), revision))
 }
 
 impl Listing {

@@ -19,7 +19,14 @@ pub(super) async fn keep(inner: Arc<Inner>) {
         if revision <= written {
             continue;
         }
-        let (file, mark) = (file.clone(), Mark { lifetime: inner.lifetime.name().to_owned(), revision });
+        let (file, mark) = (
+            file.clone(),
+            Mark {
+                lifetime: inner.lifetime.name().to_owned(),
+                revision,
+                authenticated: inner.store.is_authenticated(),
+            },
+        );
         match tokio::task::spawn_blocking(move || file.write(&mark)).await {
             Ok(Ok(())) => written = revision,
             Ok(Err(error)) => tracing::error!(%error, "the highest revision can't be written down"),
@@ -35,7 +42,8 @@ pub(super) async fn last(inner: &Inner) {
     if inner.went_back.borrow().is_some() || revision < inner.feed.head() {
         return;
     }
-    let mark = Mark { lifetime: inner.lifetime.name().to_owned(), revision };
+    let mark =
+        Mark { lifetime: inner.lifetime.name().to_owned(), revision, authenticated: inner.store.is_authenticated() };
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || file.write(&mark)).await {
         tracing::error!(%error, "the highest revision can't be written down");
     }

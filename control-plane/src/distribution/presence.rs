@@ -146,7 +146,15 @@ impl Life {
         inner.fleet.disown(); // nothing is granted any more
         let word = async {
             match done {
-                true => inner.registry.forget_replica(&self.id, self.modified).await,
+                true => {
+                    // First that nothing is left of it: a record that is deleted without this has its leases waited for.
+                    let record = wire::Replica { retired: true, released: true, ..self.record };
+                    let said = match inner.replicas.has_others(&self.id) {
+                        true => inner.registry.put_replica(&self.id, &record, self.modified).await?,
+                        false => self.modified,
+                    };
+                    inner.registry.forget_replica(&self.id, said).await
+                }
                 false => {
                     let record = wire::Replica { watermark: watermark(inner), retired: true, named, ..self.record };
                     inner.registry.put_replica(&self.id, &record, self.modified).await

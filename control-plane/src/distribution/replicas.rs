@@ -38,6 +38,8 @@ struct Known {
     retired: Option<BootInstant>,
     /// It has ended, and every node that it granted a lease is named in the store.
     ended: bool,
+    /// Its record was deleted, though leases of it may be left: by somebody who isn't a replica.
+    gone: bool,
     marks: VecDeque<(Revision, BootInstant)>,
 }
 
@@ -73,18 +75,28 @@ impl Replicas {
 
     /// The store says this of a replica; `None`: its record is gone.
     pub(super) fn learn(&self, id: &ReplicaId, record: Option<wire::Replica>, modified: Revision) {
+        let ttl = self.longest_ttl();
         let mut known = self.lock();
+        let now = BootInstant::now();
         let Some(record) = record else {
-            known.remove(id);
+            // Replicas forget each other when nothing is left. Where somebody else has deleted the record, its leases are waited for.
+            match known.get_mut(id).filter(|entry| !self.exclusive && entry.may_have_leases(ttl, now)) {
+                Some(entry) => {
+                    tracing::warn!(replica = %id, "the record of a replica that may have granted leases was deleted; they are waited for");
+                    entry.retired.get_or_insert(now);
+                    entry.gone = true;
+                }
+                None => drop(known.remove(id)),
+            }
             return;
         };
-        let now = BootInstant::now();
         let new = || Known {
             record: wire::Replica::default(),
             modified: 0,
             heard: now,
             retired: None,
             ended: false,
+            gone: false,
             marks: VecDeque::new(),
         };
         let entry = known.entry(id.clone()).or_insert_with(new);
@@ -105,7 +117,9 @@ impl Replicas {
 
     /// The store holds exactly these.
     pub(super) fn reset(&self, records: Vec<(ReplicaId, wire::Replica, Revision)>) {
-        self.lock().retain(|id, _| records.iter().any(|(listed, ..)| listed == id));
+        let missing = |id: &&ReplicaId| !records.iter().any(|(listed, ..)| listed == *id);
+        let missing: Vec<ReplicaId> = self.lock().keys().filter(missing).cloned().collect();
+        missing.iter().for_each(|id| self.learn(id, None, 0));
         records.into_iter().for_each(|(id, record, modified)| self.learn(&id, Some(record), modified));
     }
 
@@ -189,7 +203,9 @@ impl Replicas {
     pub(super) fn chores(&self, me: &ReplicaId) -> Vec<Chore> {
         let (ttl, now) = (self.longest_ttl(), BootInstant::now());
         let patience = if self.exclusive { Duration::ZERO } else { ttl * SILENT_LEASES };
+        self.lock().retain(|_, known| !known.gone || known.may_have_leases(ttl, now));
         let chore = |(id, known): (&ReplicaId, &Known)| match known.retired {
+            _ if known.gone => None,
             Some(at) => (at.plus(with_skew(ttl)) <= now).then(|| Chore::Forget(id.clone(), known.modified)),
             None => (known.heard.plus(patience) <= now).then(|| {
                 let record = wire::Replica { retired: true, ..known.record.clone() };
@@ -225,6 +241,11 @@ impl Replicas {
 }
 
 impl Known {
+    /// Whether leases that it granted may not be over.
+    fn may_have_leases(&self, ttl: Duration, now: BootInstant) -> bool {
+        !self.record.released && self.retired.is_none_or(|at| at.plus(with_skew(ttl)) > now)
+    }
+
     /// When it was seen to have passed `revision`.
     fn passed(&self, revision: Revision) -> BootInstant {
         self.marks.iter().find(|(mark, _)| *mark >= revision).map_or(self.heard, |(_, at)| *at)
@@ -262,6 +283,19 @@ mod tests {
         replicas.learn(&id("a"), Some(record("a", 4)), 8);
         assert!(matches!(standing(&replicas, "a", 6, now), Standing::Applied(_)), "an older record changes nothing");
         assert_eq!(replicas.standings(Some(&id("me")), 6, now, |_| true).len(), 1, "we are not an other");
+    }
+
+    #[test]
+    fn a_replica_whose_record_somebody_deletes_is_waited_for() {
+        let replicas = Replicas::new(TTL, false);
+        replicas.learn(&id("a"), Some(record("a", 5)), 2);
+        replicas.learn(&id("b"), Some(wire::Replica { released: true, retired: true, ..record("b", 5) }), 3);
+        replicas.learn(&id("a"), None, 4);
+        replicas.learn(&id("b"), None, 5);
+        let standings = replicas.standings(Some(&id("me")), 6, BootInstant::now(), |_| true);
+        assert_eq!(standings.get(&id("a")), Some(&Standing::Outstanding));
+        assert_eq!(standings.get(&id("b")), None, "it said that nothing of it is left");
+        assert!(replicas.is_over(&id("a"), 2, 4) && replicas.chores(&id("me")).is_empty());
     }
 
     #[test]

@@ -44,7 +44,8 @@ pub(super) async fn run(inner: Arc<Inner>, damaged: Arc<Notify>) {
 /// What can't be compared agrees.
 async fn agree(inner: &Inner) -> Result<bool, StoreError> {
     let (records, revision) = inner.store.list(prefix::ALL).await?;
-    let Ok(listed) = blocking(move || Materialised::load(records).sums(|_| true)).await else {
+    let authenticated = inner.store.is_authenticated();
+    let Ok(listed) = blocking(move || Materialised::load(records, authenticated).sums(|_| true)).await else {
         return Ok(true);
     };
     let mut head = inner.feed.subscribe();

@@ -19,6 +19,9 @@ pub struct Mark {
     pub lifetime: String,
     /// The highest revision.
     pub revision: Revision,
+    /// Every record of it is authenticated: it has none of an earlier version.
+    #[serde(default)]
+    pub authenticated: bool,
 }
 
 /// Why a mark can't be kept. One line for the operator.

@@ -11,11 +11,11 @@ use super::{
     Change, Registry, RegistryError,
     change::decide,
     limits, now,
-    record::{Policy, Stored},
+    record::{Policy, PolicySet, Stored},
 };
 use crate::{
     policy_workers::PolicyRun,
-    store::{Key, Revision, key::prefix},
+    store::{Key, Revision, StoreError, key::prefix},
 };
 
 const KIND: &str = "policy";
@@ -49,7 +49,8 @@ impl Registry {
         let file = &file;
         decide(|| async {
             let parent = self.living_tenant(tenant).await?;
-            let mut all = self.load_all::<Policy>(&prefix::kind(tenant, KIND)).await?;
+            let (mut all, set) =
+                self.load_policies(tenant, |id| file.iter().any(|(new, _)| new.as_str() == id)).await?;
             let (mut change, mut applied, mut last) = (Change::new().check(&parent), Vec::new(), 0);
             for (id, text) in file {
                 let key = Key::Policy(tenant.clone(), id.clone());
@@ -73,6 +74,10 @@ impl Registry {
             }
             check_whole(tenant, &all, self.quota(tenant).policies)?;
             compiles(&all, run).await?;
+            let now = PolicySet::of(all.iter().map(|stored| &stored.value));
+            if now != set.value {
+                change = change.check(&set).put(set.key.clone(), &now);
+            }
             let revision = if change.writes_nothing() { last } else { self.commit(change).await? };
             Ok((applied, revision))
         })
@@ -108,10 +113,72 @@ impl Registry {
             let Some(policy) = self.load::<Policy>(Key::Policy(tenant.clone(), id.clone())).await? else {
                 return Err(self.missing(tenant, KIND, id.as_str()).await);
             };
-            self.commit(Change::new().check(&policy).delete(policy.key.clone())).await
+            let (all, set) = self.load_policies(tenant, |other| other == id.as_str()).await?;
+            let left = PolicySet::of(all.iter().filter(|p| p.key != policy.key).map(|stored| &stored.value));
+            let change = Change::new().check(&policy).check(&set);
+            self.commit(change.delete(policy.key.clone()).put(set.key.clone(), &left)).await
         })
         .await
     }
+
+    /// The policies of a tenant and the record of which they are. Where the two differ in a policy that isn't `about` to be changed, somebody
+    /// else has changed the store: what is there must not be taken for what was meant.
+    async fn load_policies(
+        &self,
+        tenant: &TenantName,
+        about: impl Fn(&str) -> bool,
+    ) -> Result<(Vec<Stored<Policy>>, Stored<PolicySet>), RegistryError> {
+        let key = Key::PolicySet(tenant.clone());
+        let set = self.load::<PolicySet>(key.clone()).await?;
+        let all = self.load_all::<Policy>(&prefix::kind(tenant, KIND)).await?;
+        let now = PolicySet::of(all.iter().map(|stored| &stored.value));
+        let Some(set) = set else {
+            if self.store().is_authenticated() && !all.iter().all(|policy| about(&policy.value.id)) {
+                return Err(tampered(tenant, now.policies.iter().map(|policy| policy.id.clone())));
+            }
+            return Ok((all, Stored { key, value: PolicySet::default(), modified: 0 }));
+        };
+        let mut differing = set.value.differs_in(&now).into_iter().filter(|id| !about(id)).peekable();
+        if differing.peek().is_some() {
+            return Err(tampered(tenant, differing));
+        }
+        Ok((all, set))
+    }
+
+    /// Writes down which policies each tenant has, where that was never done. Returns of how many.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn write_policy_sets(&self) -> Result<usize, RegistryError> {
+        let mut written = 0;
+        for tenant in self.tenants().await? {
+            let Ok(name) = TenantName::try_from(tenant.name.as_str()) else { continue };
+            let key = Key::PolicySet(name.clone());
+            if tenant.deleting || self.store().get(&key).await?.is_some() {
+                continue;
+            }
+            let all = self.values::<Policy>(&prefix::kind(&name, KIND)).await?;
+            let change = Change::new().check_absent(key.clone()).put(key, &PolicySet::of(&all));
+            match self.commit(change).await {
+                Ok(_) => written += 1,
+                // Somebody has just applied policies, and written it down.
+                Err(RegistryError::Store(StoreError::Conflict)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
+}
+
+fn tampered(tenant: &TenantName, ids: impl Iterator<Item = String>) -> RegistryError {
+    let ids: Vec<String> = ids.map(|id| format!("`{id}`")).take(10).collect();
+    RegistryError::conflict(
+        format!(
+            "policies of tenant `{tenant}` were changed in the store by something else, and nothing is permitted in it: {}",
+            ids.join(", ")
+        ),
+        "apply a file that holds all of these, or delete them one by one",
+    )
 }
 
 /// Parses and validates a file of policies without storing it.

@@ -6,6 +6,7 @@ pub use seks_proto::wire::{
 };
 
 use seks_proto::service::Destination;
+use sha2::{Digest as _, Sha256};
 
 use crate::store::{Key, Revision};
 
@@ -91,6 +92,48 @@ pub(super) struct MintRecord {
     /// When a node last had it renewed ahead of time.
     #[prost(int64, tag = "10")]
     pub(super) forced_at: i64,
+}
+
+/// Which policies a tenant has. Only control planes read it: where the policies are others, somebody else has changed them, and
+/// nothing is permitted in the tenant.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct PolicySet {
+    /// Every one, by id.
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) policies: Vec<PolicyDigest>,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct PolicyDigest {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub(crate) id: String,
+    /// SHA-256 of its text.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) sha256: Vec<u8>,
+}
+
+impl PolicySet {
+    /// That of exactly these.
+    pub(crate) fn of<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Self {
+        let digest = |policy: &Policy| PolicyDigest { id: policy.id.clone(), sha256: sha256(&policy.text) };
+        let mut policies: Vec<PolicyDigest> = policies.into_iter().map(digest).collect();
+        policies.sort_by(|a, b| a.id.cmp(&b.id));
+        Self { policies }
+    }
+
+    /// Ids of policies that are gone or have another text, and of those that are there without being named.
+    pub(crate) fn differs_in(&self, policies: &Self) -> Vec<String> {
+        let (ours, theirs) = (&self.policies, &policies.policies);
+        let missing = ours.iter().filter(|policy| !theirs.contains(policy));
+        let others = theirs.iter().filter(|policy| !ours.iter().any(|known| known.id == policy.id));
+        missing.chain(others).map(|policy| policy.id.clone()).collect()
+    }
+}
+
+fn sha256(text: &str) -> Vec<u8> {
+    Sha256::digest(text.as_bytes()).to_vec()
 }
 
 /// The answer to an idempotent request.

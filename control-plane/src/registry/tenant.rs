@@ -6,7 +6,7 @@ use super::{
     Change, Registry, RegistryError,
     change::decide,
     limits, now, policy,
-    record::{Stored, Tenant},
+    record::{PolicySet, Stored, Tenant},
 };
 use crate::store::{Key, MAX_TRANSACTION, Revision, StoreError, Transaction, key::prefix};
 
@@ -43,8 +43,11 @@ impl Registry {
     fn tenant_birth(change: Change, name: &TenantName, tenant: &Tenant) -> Change {
         let change = change.check_absent(Key::Tenant(name.clone())).put(Key::Tenant(name.clone()), tenant);
         match policy::granted_services(name) {
-            Some((key, policy)) if !tenant.strict => change.put(key, &policy),
-            _ => change,
+            Some((key, policy)) if !tenant.strict => {
+                let set = PolicySet::of([&policy]);
+                change.put(key, &policy).put(Key::PolicySet(name.clone()), &set)
+            }
+            _ => change.put(Key::PolicySet(name.clone()), &PolicySet::default()),
         }
     }
 

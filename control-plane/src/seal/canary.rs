@@ -1,11 +1,14 @@
 //! A wrong KEK is found at start, before anything is written: every store holds one sealed record with known content.
 
+use bytes::Bytes;
 use seks_proto::secret::Secret;
 
 use super::{Header, RecordId, SealError, Sealer};
 use crate::store::{Key, Store, StoreError, Transaction, Write};
 
 const CONTENT: &[u8] = b"seks/v1/canary";
+/// What it says of a store whose every record is authenticated.
+const AUTHENTICATED: &[u8] = b"seks/v1/canary, authenticated";
 
 impl Sealer {
     /// Checks that this is the KEK that `store` was sealed with. A store without sealed records is marked as this KEK's.
@@ -23,13 +26,33 @@ impl Sealer {
                     }
                 }
             }
-            let canary = self.seal(&RecordId::canary(store.epoch()), &Secret::new(CONTENT.to_vec()))?;
+            let canary = self.canary(store.epoch(), false)?;
             let write = Transaction { checks: vec![(Key::Canary, 0)], writes: vec![Write::Put(Key::Canary, canary)] };
             match store.commit(write).await {
                 Ok(_) => return Ok(()),
                 Err(StoreError::Conflict) => {} // another replica's first start: read what it wrote
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// The sealed check record of a store, which also says whether every record of it is authenticated.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    pub(crate) fn canary(&self, epoch: &str, authenticated: bool) -> Result<Bytes, SealError> {
+        let content = if authenticated { AUTHENTICATED } else { CONTENT };
+        self.seal(&RecordId::canary(epoch), &Secret::new(content.to_vec()))
+    }
+
+    /// Whether a store's check record says that every record of the store is authenticated.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn says_authenticated(&self, epoch: &str, canary: Option<&[u8]>) -> Result<bool, SealError> {
+        match canary {
+            Some(canary) => Ok(self.vouched(&RecordId::canary(epoch), canary)? == AUTHENTICATED),
+            None => Ok(false),
         }
     }
 

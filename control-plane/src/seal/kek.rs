@@ -35,6 +35,7 @@ impl fmt::Debug for KekId {
 }
 
 /// A key-encryption key, as an expanded cipher that is wiped when dropped.
+#[derive(Clone)]
 pub(super) struct Kek {
     id: KekId,
     cipher: Box<Aes256Gcm>,

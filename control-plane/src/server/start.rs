@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::tls::TlsError;
 use crate::{
+    authenticated::Authenticated,
     authority::{Authority, AuthorityError},
     config::Config,
     distribution::DistributionError,
@@ -149,6 +150,8 @@ pub struct OperatorIdentity {
 pub struct Foundation {
     /// The records.
     pub store: Arc<dyn Store>,
+    /// The same, as what authenticates them.
+    pub records: Arc<Authenticated>,
     /// The KEK.
     pub sealer: Arc<Sealer>,
     /// The CA.
@@ -163,6 +166,8 @@ pub struct Foundation {
 pub struct Base {
     /// The records.
     pub store: Arc<dyn Store>,
+    /// The same, as what authenticates them.
+    pub records: Arc<Authenticated>,
     /// The KEK.
     pub sealer: Arc<Sealer>,
     /// Where the highest revision that was seen is kept.
@@ -179,7 +184,15 @@ impl Base {
         let sealer = Arc::new(Sealer::load(&config.seal).map_err(seal)?);
         let store = crate::store::open(&config.store).await.map_err(StartError::store)?;
         sealer.verify(store.as_ref()).await.map_err(seal)?;
-        Ok(Self { store, sealer, marks: config.store.mark().map(MarkFile::new) })
+        let marks = config.store.mark().map(MarkFile::new);
+        let seen = marks.as_ref().map_or(Ok(None), MarkFile::read)?;
+        let revision = seen.as_ref().map_or(0, |mark| mark.revision);
+        let records = Authenticated::open(store, Arc::clone(&sealer), revision).await.map_err(seal)?;
+        if seen.is_some_and(|mark| mark.authenticated) && !records.is_complete() {
+            return Err(WentBack::Unauthenticated.into());
+        }
+        let records = Arc::new(records);
+        Ok(Self { store: records.clone(), records, sealer, marks })
     }
 
     /// What was seen of the store.
@@ -197,7 +210,8 @@ impl Base {
         let revision = self.store.revision().await.map_err(|e| seal(e.into()))?;
         lifetime.check(revision, self.mark()?.as_ref())?;
         if let Some(marks) = &self.marks {
-            marks.write(&Mark { lifetime: lifetime.name().to_owned(), revision })?; // and finds out here that it can
+            let authenticated = self.store.is_authenticated();
+            marks.write(&Mark { lifetime: lifetime.name().to_owned(), revision, authenticated })?; // and finds out here that it can
         }
         Ok(())
     }
@@ -212,7 +226,7 @@ impl Foundation {
     pub async fn open(config: &Config) -> Result<Self, StartError> {
         let base = Base::open(config).await?;
         base.check().await?;
-        let Base { store, sealer, marks } = base;
+        let Base { store, records, sealer, marks } = base;
         let default = TenantName::try_from("default")?;
         let first = || Registry::first_tenant(&default);
         let authority = Arc::new(Authority::open(&config.authority, store.as_ref(), &sealer, first).await?);
@@ -221,7 +235,7 @@ impl Foundation {
         if !config.tenant_networks.is_empty() {
             registry.give_tenant_networks().await?;
         }
-        Ok(Self { store, sealer, authority, registry, marks })
+        Ok(Self { store, records, sealer, authority, registry, marks })
     }
 
     /// A certificate and key for the operator `name`, whose record is of `enrolment`.

@@ -6,38 +6,58 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{distribution::Distribution, registry::Registry, store::STORE_FORMAT};
+use crate::{
+    authenticated::Authenticated,
+    distribution::Distribution,
+    registry::{Registry, RegistryError},
+    store::STORE_FORMAT,
+};
 
 /// How often it is looked whether the older replicas are gone, and how long a store that fails is left alone.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Until it is done.
-pub(super) async fn run(registry: Arc<Registry>, distribution: Distribution, stop: CancellationToken) {
-    let mut said = false;
-    loop {
-        let older = distribution.replicas_older_than(STORE_FORMAT);
-        if older.is_empty() {
-            match registry.bind_credentials().await {
-                Ok(0) => return,
-                Ok(credentials) => {
-                    tracing::info!(
-                        credentials,
-                        "credentials of an earlier version are bound to the destinations of their services"
-                    );
-                    return;
+/// What is brought up to date.
+pub(super) struct Upgrade {
+    pub(super) registry: Arc<Registry>,
+    pub(super) records: Arc<Authenticated>,
+}
+
+impl Upgrade {
+    /// Until it is done. Killed anywhere, it goes on where it was.
+    pub(super) async fn run(self, distribution: Distribution, stop: CancellationToken) {
+        let mut said = false;
+        while !self.records.is_complete() {
+            let older = distribution.replicas_older_than(STORE_FORMAT);
+            if older.is_empty() {
+                match self.bring_up_to_date().await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(%error, "the store can't be brought up to date; trying again"),
                 }
-                Err(error) => tracing::warn!(%error, "credentials can't be bound to their destinations; trying again"),
+            } else if !said {
+                said = true;
+                let replicas = older.join(", ");
+                tracing::warn!(
+                    replicas,
+                    "the store is brought up to date once these replicas of an earlier version are stopped"
+                );
             }
-        } else if !said {
-            said = true;
-            let replicas = older.join(", ");
-            tracing::warn!(
-                replicas,
-                "the store is brought up to date once these replicas of an earlier version are stopped"
-            );
+            if stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+                return;
+            }
         }
-        if stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
-            return;
-        }
+    }
+
+    /// The frames come last: what is complete is known to be so in every respect.
+    async fn bring_up_to_date(&self) -> Result<(), RegistryError> {
+        let credentials = self.registry.bind_credentials().await?;
+        let tenants = self.registry.write_policy_sets().await?;
+        let records = self.records.upgrade().await?;
+        tracing::info!(
+            credentials,
+            tenants,
+            records,
+            "the store of an earlier version is brought up to date: its records are authenticated"
+        );
+        Ok(())
     }
 }

@@ -23,7 +23,8 @@ use futures_util::{
 };
 use tokio::sync::watch;
 
-pub(super) use self::{database::fresh_epoch, restore::restore, writer::check_size};
+pub(crate) use self::writer::check_size;
+pub(super) use self::{database::fresh_epoch, restore::restore};
 use self::{
     database::{Database, Fault, META, RECORDS},
     log::{Before, Since},

@@ -110,9 +110,7 @@ impl Etcd {
         let modified = revision(kv.mod_revision());
         let (path, value) = kv.into_key_value();
         let Some(key) = self.link.parse(&path) else { return Ok(None) };
-        let value =
-            stamp::strip(Bytes::from(value)).ok_or_else(|| StoreError::Corrupt(format!("the value of {key:?}")))?;
-        Ok(Some(Record { key, value, modified }))
+        Ok(Some(Record { key, value: stamp::payload(Bytes::from(value)), modified }))
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Key {
     Era,
     /// Progress of a KEK rotation.
     Rotation,
+    /// The key that records are authenticated with, sealed: the value is one envelope.
+    RecordKey,
     /// An operator.
     Operator(OperatorName),
     /// A node that was seen, and so may hold a lease.
@@ -49,6 +51,8 @@ pub enum Key {
     Tombstone(TenantName, TokenId),
     /// A policy.
     Policy(TenantName, PolicyId),
+    /// Which policies a tenant has: without one of them nothing is permitted.
+    PolicySet(TenantName),
     /// The answer to an idempotent request.
     Request(TenantName, String),
 }
@@ -98,6 +102,7 @@ impl fmt::Display for Key {
             Self::Canary => f.write_str("meta/canary"),
             Self::Era => f.write_str("meta/era"),
             Self::Rotation => f.write_str("meta/rotation"),
+            Self::RecordKey => f.write_str("meta/record-key"),
             Self::Operator(name) => write!(f, "operator/{name}"),
             Self::Node(id) => write!(f, "node/{id}"),
             Self::Replica(id) => write!(f, "replica/{id}"),
@@ -113,6 +118,7 @@ impl fmt::Display for Key {
             Self::Token(t, id) => write!(f, "in/{t}/token/{id}"),
             Self::Tombstone(t, id) => write!(f, "in/{t}/tombstone/{id}"),
             Self::Policy(t, id) => write!(f, "in/{t}/policy/{id}"),
+            Self::PolicySet(t) => write!(f, "in/{t}/policy-set/all"),
             Self::Request(t, id) => write!(f, "in/{t}/request/{id}"),
         }
     }
@@ -135,6 +141,7 @@ impl Key {
             ["meta", "canary"] => Self::Canary,
             ["meta", "era"] => Self::Era,
             ["meta", "rotation"] => Self::Rotation,
+            ["meta", "record-key"] => Self::RecordKey,
             ["operator", name] => Self::Operator(name.parse().ok()?),
             ["node", id] => Self::Node(id.parse().ok()?),
             ["replica", id] => Self::Replica(id.parse().ok()?),
@@ -153,6 +160,7 @@ impl Key {
                     "mint" => Self::Mint(t, name.parse().ok()?),
                     "mint-secret" => Self::MintSecret(t, name.parse().ok()?),
                     "aws" if *name == "key" => Self::AwsKey(t),
+                    "policy-set" if *name == "all" => Self::PolicySet(t),
                     _ => return None,
                 }
             }
@@ -177,6 +185,7 @@ impl Key {
             | Self::Token(t, _)
             | Self::Tombstone(t, _)
             | Self::Policy(t, _)
+            | Self::PolicySet(t)
             | Self::Request(t, _) => Some(t),
             _ => None,
         }
@@ -196,6 +205,8 @@ mod tests {
             Key::Canary,
             Key::Era,
             Key::Rotation,
+            Key::RecordKey,
+            Key::PolicySet(t.clone()),
             Key::Operator("root".parse().unwrap()),
             Key::Node("n-1".parse().unwrap()),
             Key::Replica("r-1".parse().unwrap()),

@@ -136,12 +136,13 @@ impl Site {
 
     /// As [`start`](Self::start), by somebody who has taken out the check.
     pub async fn start_anyway(&self) -> Replica {
-        let Base { store, sealer, .. } = Base::open(&self.config).await.unwrap();
+        let Base { store, records, sealer, .. } = Base::open(&self.config).await.unwrap();
         let authority = Authority::load_or_create(store.as_ref(), &sealer, Transaction::default).await.unwrap();
         let registry = Registry::new(store.clone(), sealer.clone());
         let (authority, registry) = (authority.into(), registry.into());
         let options = DistributionOptions { replica: "r1".into(), lease: LEASE, ..DistributionOptions::default() };
-        self.serve(Foundation { store, sealer, authority, registry, marks: None }, options, |store| store).await
+        self.serve(Foundation { store, records, sealer, authority, registry, marks: None }, options, |store| store)
+            .await
     }
 
     async fn serve(

@@ -50,7 +50,7 @@ async fn what_was_seen_decides_whether_a_store_went_back() {
     let (_site, replica) = Replica::furnished().await;
     let (store, sealer) = (replica.foundation.store.as_ref(), &replica.foundation.sealer);
     let now = Lifetime::read(store, sealer).await.unwrap();
-    let mark = |lifetime: &str, revision| Mark { lifetime: lifetime.into(), revision };
+    let mark = |lifetime: &str, revision| Mark { lifetime: lifetime.into(), revision, authenticated: false };
     let seen = mark(now.name(), 10);
     assert!(now.check(10, None).is_ok() && now.check(10, Some(&seen)).is_ok() && now.check(11, Some(&seen)).is_ok());
     assert!(now.check(9, Some(&seen)).is_err() && now.check(99, Some(&mark("other", 1))).is_err());

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     distribution::{item::Credential, scope::Scope},
-    registry::record::destination_of,
+    registry::record::{PolicySet, destination_of},
 };
 
 /// What a tenant's records add up to at a node: [`TableSum`].
@@ -96,6 +96,10 @@ pub(super) struct Tenant {
     of_service: HashMap<String, BTreeSet<CredentialName>>,
     /// Ordered, so that the same policies are the same bytes.
     policies: BTreeMap<String, wire::Policy>,
+    /// Which they are to be.
+    policy_set: Option<PolicySet>,
+    /// Whether they have to be those.
+    authenticated: bool,
     tokens: HashMap<TokenId, Bytes>,
     tombstones: HashMap<TokenId, Bytes>,
     /// What its record says of quotas.
@@ -193,12 +197,28 @@ impl Tenant {
 
     /// All policies, as the one record that they are to nodes.
     pub(super) fn policies(&self, tenant: &TenantName) -> Bytes {
-        let policies = self.policies.values().cloned().collect();
+        let policies = if self.has_its_policies() { self.policies.values().cloned().collect() } else { Vec::new() };
         encode(Change::Policies(wire::TablePolicies { tenant: tenant.to_string(), policies }))
     }
 
     pub(super) fn has_no_policy(&self) -> bool {
-        self.policies.is_empty()
+        self.policies.is_empty() || !self.has_its_policies()
+    }
+
+    /// Whether the policies are those that the tenant is to have. Else somebody has removed one, which may have been a `forbid`.
+    fn has_its_policies(&self) -> bool {
+        let is = || self.policy_set.as_ref().is_some_and(|set| *set == PolicySet::of(self.policies.values()));
+        !self.authenticated || is()
+    }
+
+    pub(super) fn set_authenticated(&mut self, authenticated: bool) {
+        if self.authenticated != authenticated {
+            (self.authenticated, self.policies_sum) = (authenticated, None);
+        }
+    }
+
+    pub(super) fn set_policy_set(&mut self, set: Option<PolicySet>) {
+        (self.policy_set, self.policies_sum) = (set, None);
     }
 
     pub(super) fn set_agent(&mut self, name: AgentName, encoded: Option<Bytes>) {

@@ -228,7 +228,7 @@ fn following_changes_and_listing_afresh_come_to_the_same_table() {
             Write::Put(key, value) => Record { key: key.clone(), value: value.clone(), modified: 1 },
             Write::Delete(_) => panic!("removed above"),
         });
-        let mut listed = Materialised::load(list.collect());
+        let mut listed = Materialised::load(list.collect(), false);
         assert_eq!(listed.sums(|_| true), followed.sums(|_| true));
         assert_eq!(exported(&listed), exported(&followed));
         assert_eq!(listed.tokens(), followed.tokens());

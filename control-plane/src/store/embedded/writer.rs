@@ -19,6 +19,7 @@ use super::{
 };
 use crate::store::{
     MAX_TRANSACTION, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, OpenError, Revision, StoreError, Transaction, Write,
+    frame::bare_len,
 };
 
 /// Callers that share one fsync at most. Bounds what one of them waits and what is dirty in memory.
@@ -87,12 +88,12 @@ fn put_bytes(write: &Write) -> u64 {
 }
 
 /// The bounds that both stores keep.
-pub(in crate::store) fn check_size(transaction: &Transaction) -> Result<(), StoreError> {
+pub(crate) fn check_size(transaction: &Transaction) -> Result<(), StoreError> {
     let length = |write: &Write| match write {
-        Write::Put(key, value) => key.to_string().len() + value.len(),
+        Write::Put(key, value) => key.to_string().len() + bare_len(value),
         Write::Delete(key) => key.to_string().len(),
     };
-    let too_long = |write: &Write| matches!(write, Write::Put(_, value) if value.len() > MAX_VALUE_BYTES);
+    let too_long = |write: &Write| matches!(write, Write::Put(_, value) if bare_len(value) > MAX_VALUE_BYTES);
     let operations = transaction.checks.len().max(transaction.writes.len());
     let total: usize = transaction.writes.iter().map(length).sum();
     if operations > MAX_TRANSACTION || total > MAX_TRANSACTION_BYTES || transaction.writes.iter().any(too_long) {

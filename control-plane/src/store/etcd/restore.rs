@@ -5,8 +5,8 @@ use bytes::Bytes;
 
 use super::{Etcd, connect};
 use crate::store::{
-    Key, MAX_TRANSACTION, MAX_TRANSACTION_BYTES, OpenError, Record, Revision, Store as _, StoreConfig, StoreError,
-    Transaction, Write, embedded::fresh_epoch, key::prefix,
+    Framer, Key, MAX_TRANSACTION, MAX_TRANSACTION_BYTES, OpenError, Record, Revision, Store as _, StoreConfig,
+    StoreError, Transaction, Write, embedded::fresh_epoch, key::prefix,
 };
 
 /// What the epoch's record begins with while a store is being restored.
@@ -18,13 +18,14 @@ pub(in crate::store) async fn restore(
     config: &StoreConfig,
     epoch: &str,
     records: Vec<(Key, Bytes)>,
+    framer: &Framer,
 ) -> Result<(), OpenError> {
     let etcd = Etcd { link: connect::link(config)?, epoch: String::new(), named: 0 };
     let claim = claim(&etcd, config).await?;
     let left = etcd.list(prefix::ALL).await?.0;
     let left = left.into_iter().filter(|record| record.key != Key::Epoch).map(|record| Write::Delete(record.key));
-    write(&etcd, claim, left.collect()).await?;
-    write(&etcd, claim, records.into_iter().map(|(key, value)| Write::Put(key, value)).collect()).await?;
+    write(&etcd, claim, left.collect(), framer).await?;
+    write(&etcd, claim, records.into_iter().map(|(key, value)| Write::Put(key, value)).collect(), framer).await?;
     let epoch = Write::Put(Key::Epoch, Bytes::copy_from_slice(epoch.as_bytes()));
     commit(&etcd, claim, vec![epoch]).await?;
     Ok(())
@@ -45,19 +46,27 @@ async fn claim(etcd: &Etcd, config: &StoreConfig) -> Result<Revision, OpenError>
 }
 
 /// All of `writes`, in as many transactions as it takes.
-async fn write(etcd: &Etcd, claim: Revision, writes: Vec<Write>) -> Result<(), OpenError> {
+async fn write(etcd: &Etcd, claim: Revision, writes: Vec<Write>, framer: &Framer) -> Result<(), OpenError> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
+    // Every record names a revision that is known before it is written: the mark's, and then that of the batch before.
+    let mut base = claim;
     for write in writes {
         let size = match &write {
             Write::Put(key, value) => key.to_string().len() + value.len(),
             Write::Delete(key) => key.to_string().len(),
         };
         if batch.len() == MAX_TRANSACTION || bytes + size > MAX_TRANSACTION_BYTES {
-            commit(etcd, claim, std::mem::take(&mut batch)).await?;
+            base = base.max(commit(etcd, claim, std::mem::take(&mut batch)).await?);
             bytes = 0;
         }
         bytes += size;
-        batch.push(write);
+        batch.push(match write {
+            Write::Put(key, value) => {
+                let value = framer.frame(&key, base, &value);
+                Write::Put(key, value)
+            }
+            delete @ Write::Delete(_) => delete,
+        });
     }
     if !batch.is_empty() {
         commit(etcd, claim, batch).await?;

@@ -32,6 +32,11 @@ impl Stamp {
     }
 }
 
+/// The payload; of a value that isn't one of ours, all of it: whoever authenticates records won't take it for one.
+pub(super) fn payload(value: Bytes) -> Bytes {
+    strip(value.clone()).unwrap_or(value)
+}
+
 /// The payload; `None` when the value isn't one of ours.
 pub(super) fn strip(value: Bytes) -> Option<Bytes> {
     (value.len() >= LENGTH && value.first() == Some(&FORMAT)).then(|| value.slice(LENGTH..))

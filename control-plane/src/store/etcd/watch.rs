@@ -163,11 +163,7 @@ impl Watch {
         if kv.version() == 0 {
             return Some(Write::Delete(key)); // `event_type()` would panic on a kind that it doesn't know
         }
-        let value = stamp::strip(kv.value().to_vec().into());
-        if value.is_none() {
-            tracing::error!(?key, "the store holds a value that is not ours");
-        }
-        value.map(|value| Write::Put(key, value))
+        Some(Write::Put(key, stamp::payload(kv.value().to_vec().into())))
     }
 }
 

@@ -3,14 +3,14 @@
 use seks_tests::{Sandbox, Upstream};
 
 const SECRET: &str = "sk-real-binding-key-0000000000001";
-const PATH: &str = "/api/api/v1/models";
+const PATH: &str = "/api/svc/v1/models";
 
-/// A service `api` at `upstream`, by a definition with further lines.
+/// A service `svc` at `upstream`, by a definition with further lines.
 fn define(sandbox: &Sandbox, upstream: &str, more: &str) -> seks_tests::process::Finished {
-    let path = sandbox.data_dir().join("api.toml");
+    let path = sandbox.data_dir().join("svc.toml");
     let inject = if more.contains("inject") { "" } else { "inject = \"bearer\"\n" };
     let text = format!(
-        "name = \"api\"\nupstream = \"{upstream}\"\nallow_private = true\nslots = [\"bearer\"]\n{inject}{more}\n"
+        "name = \"svc\"\nupstream = \"{upstream}\"\nallow_private = true\nslots = [\"bearer\"]\n{inject}{more}\n"
     );
     std::fs::write(&path, text).unwrap();
     sandbox.cli().run(&["service", "apply", "-f", path.to_str().unwrap()], "")
@@ -41,8 +41,8 @@ fn has_secret(upstream: &Upstream) -> bool {
 fn a_service_that_goes_elsewhere_takes_no_credential_along() {
     let (sandbox, right, other) = (Sandbox::start(), Upstream::ok(), Upstream::ok());
     applied(&sandbox, &right.origin(), "");
-    sandbox.cli().put_credential("key", "api", SECRET);
-    let token = sandbox.token("agent", &["api"]).secret;
+    sandbox.cli().put_credential("key", "svc", SECRET);
+    let token = sandbox.token("agent", &["svc"]).secret;
     assert_eq!(ask(&sandbox, &token).0, 200);
     assert!(has_secret(&right));
 
@@ -59,7 +59,7 @@ fn a_service_that_goes_elsewhere_takes_no_credential_along() {
 
     // Stored again for the other: used there, and the version before it can't be rolled back to.
     applied(&sandbox, &other.origin(), "");
-    sandbox.cli().put_credential("key", "api", "sk-other-key-for-the-other-upstream");
+    sandbox.cli().put_credential("key", "svc", "sk-other-key-for-the-other-upstream");
     assert_eq!(ask(&sandbox, &token).0, 200);
     let rolled = sandbox.cli().run(&["credential", "rollback", "key"], "");
     assert_eq!(rolled.code, Some(5), "{}", rolled.stderr);
@@ -72,14 +72,14 @@ fn every_part_of_a_destination_counts_and_nothing_else_does() {
     let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
     let origin = upstream.origin();
     applied(&sandbox, &origin, "");
-    sandbox.cli().put_credential("key", "api", SECRET);
-    let token = sandbox.token("agent", &["api"]).secret;
+    sandbox.cli().put_credential("key", "svc", SECRET);
+    let token = sandbox.token("agent", &["svc"]).secret;
     let localhost = origin.replace("127.0.0.1", "localhost");
     for (upstream, more) in [
         (&*localhost, ""),
         (&*origin, "base_path = \"/elsewhere\""),
         (&*origin, "inject = { header = \"x-other\" }"),
-        (&*origin, "inject = { query = \"key\" }"),
+        (&*origin, "inject = { query = { key = \"{key}\" } }"),
         (&*origin.replace("http://", "https://"), ""),
     ] {
         applied(&sandbox, upstream, more);
@@ -101,8 +101,8 @@ fn every_part_of_a_destination_counts_and_nothing_else_does() {
 fn an_owner_binds_a_credential_again_by_saying_so() {
     let (sandbox, right, other) = (Sandbox::start(), Upstream::ok(), Upstream::ok());
     applied(&sandbox, &right.origin(), "");
-    sandbox.cli().put_credential("key", "api", SECRET);
-    let token = sandbox.token("agent", &["api"]).secret;
+    sandbox.cli().put_credential("key", "svc", SECRET);
+    let token = sandbox.token("agent", &["svc"]).secret;
     applied(&sandbox, &other.origin(), "");
     let unasked = sandbox.cli().run(&["credential", "rebind", "key"], "");
     assert_eq!(unasked.code, Some(2), "{}", unasked.stderr);
@@ -118,8 +118,8 @@ fn an_owner_binds_a_credential_again_by_saying_so() {
 fn a_restart_forgets_no_binding() {
     let (mut sandbox, right, other) = (Sandbox::start(), Upstream::ok(), Upstream::ok());
     applied(&sandbox, &right.origin(), "");
-    sandbox.cli().put_credential("key", "api", SECRET);
-    let token = sandbox.token("agent", &["api"]).secret;
+    sandbox.cli().put_credential("key", "svc", SECRET);
+    let token = sandbox.token("agent", &["svc"]).secret;
     applied(&sandbox, &other.origin(), "");
     sandbox.crash();
     assert_eq!(ask(&sandbox, &token), refused());

@@ -1,0 +1,267 @@
+//! A store whose every record is authenticated: whoever can write to the store below can delete, and nothing more.
+//!
+//! Each value is framed with a tag under a key of its own (`store::frame`), which is sealed in the store ([`key`]). The [`guard`] tells a
+//! record that its writer committed from one that was put back later. What does not verify counts as deleted: it is not read, a
+//! watcher learns of a deletion, a creation replaces it, and it is removed. Each is an error in the log and counted.
+//!
+//! Four records have no frame: the store's lifetime, by which it is opened, the sealed canary and key, by which frames are, and the
+//! sealed authority.
+
+mod guard;
+mod key;
+mod read;
+mod upgrade;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use futures_util::{
+    future::BoxFuture,
+    stream::{BoxStream, StreamExt as _},
+};
+use prometheus::{IntCounterVec, Opts, core::Collector};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::guard::{Guard, WINDOW};
+use crate::{
+    seal::{SealError, Sealer},
+    store::{Framer, Key, Reason, Record, Revision, Store, StoreError, Transaction, WatchEvent, Write, check_size},
+};
+
+/// See the module. Follows the store below until it is dropped.
+pub struct Authenticated {
+    inner: Arc<Inner>,
+    _stop_when_dropped: DropGuard,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    sealer: Arc<Sealer>,
+    key: key::RecordKey,
+    framer: Framer,
+    /// Records without a frame don't verify any more.
+    complete: AtomicBool,
+    /// The revision since which that is so: what was before can't be checked.
+    since: AtomicU64,
+    guard: Arc<Guard>,
+    /// Nobody else can write to it while it is open.
+    exclusive: bool,
+    /// The newest revision that is known.
+    known: AtomicU64,
+    /// What was last known of the store, outside of it.
+    seen: Revision,
+    alarms: IntCounterVec,
+}
+
+impl Authenticated {
+    /// Opens the sealed key of `store`, or makes one where there is none, looks at every record, and goes on following it. `seen`: the
+    /// highest revision that was known, outside of the store; 0: none is.
+    ///
+    /// # Errors
+    /// [`SealError`]: among others when the key is gone from a store that had one.
+    pub async fn open(store: Arc<dyn Store>, sealer: Arc<Sealer>, seen: Revision) -> Result<Self, SealError> {
+        let opened = key::open(store.as_ref(), &sealer).await?;
+        let opts = Opts::new(
+            "seks_store_unauthenticated_records_total",
+            "Records of the store that did not verify and count as deleted: unframed, forged, stale or replayed",
+        );
+        let alarms = IntCounterVec::new(opts, &["reason"]).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let inner = Arc::new(Inner {
+            framer: Framer::new(opened.key.bytes(), store.epoch()),
+            key: opened.key,
+            complete: opened.complete.into(),
+            since: opened.since.into(),
+            guard: Arc::new(Guard::new()),
+            exclusive: store.kind() == "embedded",
+            known: AtomicU64::new(0),
+            seen,
+            alarms,
+            sealer,
+            store,
+        });
+        let stop = CancellationToken::new();
+        let after = inner.begin().await?;
+        if !inner.exclusive {
+            let (follower, stopped) = (Arc::clone(&inner), stop.clone());
+            tokio::spawn(async move { stopped.run_until_cancelled(follower.follow(after)).await });
+        }
+        Ok(Self { inner, _stop_when_dropped: stop.drop_guard() })
+    }
+
+    /// Whether records of an earlier version, which have no frame, don't verify any more.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.inner.complete.load(Relaxed)
+    }
+
+    /// Frames every record of an earlier version, and then takes none any more. No replica may be left that can't read frames. Killed
+    /// anywhere, it goes on where it was. Returns how many it framed.
+    ///
+    /// # Errors
+    /// Of the store, and of sealing.
+    pub async fn upgrade(&self) -> Result<usize, SealError> {
+        self.inner.upgrade().await
+    }
+
+    /// How many records did not verify since it was opened.
+    #[must_use]
+    pub fn unauthenticated(&self) -> u64 {
+        let reasons = [Reason::Unframed, Reason::Forged, Reason::Stale, Reason::Replayed];
+        reasons.iter().map(|reason| self.inner.alarms.with_label_values(&[reason.as_str()]).get()).sum()
+    }
+
+    /// What to register with the process's metrics.
+    #[must_use]
+    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        vec![Box::new(self.inner.alarms.clone())]
+    }
+}
+
+impl Store for Authenticated {
+    fn kind(&self) -> &'static str {
+        self.inner.store.kind()
+    }
+
+    fn epoch(&self) -> &str {
+        self.inner.store.epoch()
+    }
+
+    fn is_authenticated(&self) -> bool {
+        self.is_complete()
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        Box::pin(async move {
+            match self.inner.store.get(key).await? {
+                Some(record) => Ok(self.inner.admit(vec![record]).await?.pop()),
+                None => Ok(None),
+            }
+        })
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>> {
+        Box::pin(async move {
+            let (records, revision) = self.inner.store.list(prefix).await?;
+            Ok((self.inner.admit(records).await?, revision))
+        })
+    }
+
+    fn list_at<'a>(
+        &'a self,
+        prefix: &'a str,
+        revision: Revision,
+    ) -> BoxFuture<'a, Result<Option<Vec<Record>>, StoreError>> {
+        Box::pin(async move {
+            if revision < self.inner.since.load(Relaxed) {
+                return Ok(None); // records had no frames then
+            }
+            match self.inner.store.list_at(prefix, revision).await? {
+                Some(records) => Ok(Some(self.inner.admit(records).await?)),
+                None => Ok(None),
+            }
+        })
+    }
+
+    fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        Box::pin(self.inner.commit(transaction))
+    }
+
+    fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent> {
+        // Not the store: a forgotten watcher must not keep its file locked.
+        let (guard, exclusive) = (Arc::clone(&self.inner.guard), self.inner.exclusive);
+        let events = self.inner.store.watch(after);
+        events.then(move |event| read::admit_event(Arc::clone(&guard), exclusive, event)).boxed()
+    }
+
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        self.inner.store.revision()
+    }
+}
+
+impl Inner {
+    async fn commit(&self, transaction: Transaction) -> Result<Revision, StoreError> {
+        check_size(&transaction)?;
+        let Transaction { mut checks, mut writes } = transaction;
+        // A creation replaces what does not verify: to everybody it isn't there.
+        for (key, at) in checks.iter_mut().filter(|(_, at)| *at == 0) {
+            *at = self.guard.bad_at(key).unwrap_or(0);
+        }
+        if writes.iter().all(|write| matches!(write, Write::Delete(_))) {
+            // A full store takes deletes, and may take nothing else: nothing is read for them.
+            let revision = self.store.commit(Transaction { checks, writes }).await?;
+            self.known.fetch_max(revision, Relaxed);
+            return Ok(revision);
+        }
+        loop {
+            let base = checks.iter().map(|(_, at)| *at).max().unwrap_or_default().max(self.base().await?);
+            let framed = writes.iter().map(|write| self.frame(base, write)).collect();
+            let revision = self.store.commit(Transaction { checks, writes: framed }).await?;
+            self.known.fetch_max(revision, Relaxed);
+            if revision.saturating_sub(base) <= WINDOW {
+                return Ok(revision);
+            }
+            // So much was written by others meanwhile that nobody takes this for fresh: it is written again.
+            writes.retain(|write| matches!(write, Write::Put(..)));
+            checks = writes.iter().map(|write| (key_of(write).clone(), revision)).collect();
+        }
+    }
+
+    /// A revision that is not before any that a commit has returned, here or elsewhere.
+    async fn base(&self) -> Result<Revision, StoreError> {
+        if self.exclusive { Ok(self.known.load(Relaxed)) } else { self.store.revision().await }
+    }
+
+    fn frame(&self, base: Revision, write: &Write) -> Write {
+        match write {
+            Write::Put(key, value) => Write::Put(key.clone(), self.framer.frame(key, base, value)),
+            delete @ Write::Delete(_) => delete.clone(),
+        }
+    }
+
+    /// Says that a record doesn't verify, and removes it.
+    async fn condemn(&self, found: Vec<(Key, Revision, Reason)>) {
+        for (key, revision, reason) in found {
+            self.alarms.with_label_values(&[reason.as_str()]).inc();
+            tracing::error!(
+                ?key,
+                revision,
+                reason = reason.as_str(),
+                "a record of the store was not written by a control plane: it counts as deleted, and is removed"
+            );
+            let removal =
+                Transaction { checks: vec![(key.clone(), revision)], writes: vec![Write::Delete(key.clone())] };
+            match self.store.commit(removal).await {
+                Ok(removed) => {
+                    self.known.fetch_max(removed, Relaxed);
+                    if self.exclusive {
+                        self.guard.take(removed, [(key, None)]); // nobody follows the store for us
+                    }
+                }
+                Err(StoreError::Conflict) => {} // another replica was faster, or it is overwritten
+                Err(error) => tracing::warn!(?key, %error, "a record that does not verify can't be removed"),
+            }
+        }
+    }
+}
+
+fn key_of(write: &Write) -> &Key {
+    match write {
+        Write::Put(key, _) | Write::Delete(key) => key,
+    }
+}
+
+/// For a store of the lifetime `epoch` that is restored from a backup: what frames its records, and those that stand without a frame.
+///
+/// # Errors
+/// Of sealing.
+pub(crate) fn for_restored(sealer: &Sealer, epoch: &str) -> Result<(Framer, Vec<(Key, Bytes)>), SealError> {
+    let key = key::RecordKey::fresh()?;
+    let sealed = vec![(Key::RecordKey, key.seal(sealer, epoch, true)?), (Key::Canary, sealer.canary(epoch, true)?)];
+    Ok((Framer::new(key.bytes(), epoch), sealed))
+}
+
+#[cfg(test)]
+mod tests;
