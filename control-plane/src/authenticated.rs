@@ -72,8 +72,8 @@ impl Authenticated {
         let inner = Arc::new(Inner {
             framer: Framer::new(opened.key.bytes(), store.epoch()),
             key: opened.key,
-            complete: opened.complete.into(),
-            since: opened.since.into(),
+            complete: opened.complete.is_some().into(),
+            since: opened.complete.unwrap_or_default().into(),
             guard: Arc::new(Guard::new()),
             exclusive: store.kind() == "embedded",
             known: AtomicU64::new(0),
@@ -259,7 +259,7 @@ fn key_of(write: &Write) -> &Key {
 /// Of sealing.
 pub(crate) fn for_restored(sealer: &Sealer, epoch: &str) -> Result<(Framer, Vec<(Key, Bytes)>), SealError> {
     let key = key::RecordKey::fresh()?;
-    let sealed = vec![(Key::RecordKey, key.seal(sealer, epoch, true)?), (Key::Canary, sealer.canary(epoch, true)?)];
+    let sealed = vec![(Key::RecordKey, key.seal(sealer, epoch, Some(0))?), (Key::Canary, sealer.canary(epoch, true)?)];
     Ok((Framer::new(key.bytes(), epoch), sealed))
 }
 

@@ -26,31 +26,34 @@ impl RecordKey {
         &self.0
     }
 
-    /// `complete u8, key`, sealed.
-    pub(super) fn seal(&self, sealer: &Sealer, epoch: &str, complete: bool) -> Result<Bytes, SealError> {
-        let mut content = Zeroizing::new([0; 1 + KEY_BYTES]);
-        let (state, key) = content.split_at_mut(1);
-        state.fill(u8::from(complete));
-        key.copy_from_slice(self.bytes());
-        sealer.vouch(&RecordId::record_key(epoch), content.as_slice())
+    /// `complete u8, since u64 BE, key`, sealed. `complete`: the revision since which every record has a frame; `None`: some may have none.
+    pub(super) fn seal(&self, sealer: &Sealer, epoch: &str, complete: Option<Revision>) -> Result<Bytes, SealError> {
+        let mut content = Zeroizing::new(Vec::with_capacity(1 + 8 + KEY_BYTES));
+        content.push(u8::from(complete.is_some()));
+        content.extend_from_slice(&complete.unwrap_or_default().to_be_bytes());
+        content.extend_from_slice(self.bytes());
+        sealer.vouch(&RecordId::record_key(epoch), &content)
     }
 
-    /// The key and whether every record has a frame.
-    pub(super) fn open(sealer: &Sealer, epoch: &str, envelope: &[u8]) -> Result<(Self, bool), SealError> {
+    /// The key, and since when every record has a frame.
+    pub(super) fn open(sealer: &Sealer, epoch: &str, envelope: &[u8]) -> Result<(Self, Option<Revision>), SealError> {
         let content = Zeroizing::new(sealer.vouched(&RecordId::record_key(epoch), envelope)?);
-        let parts =
-            content.split_first().and_then(|(state, key)| Some((*state, <[u8; KEY_BYTES]>::try_from(key).ok()?)));
-        let (state, key) = parts.ok_or(SealError::Malformed("not the key of a store's records"))?;
-        Ok((Self(Zeroizing::new(key)), state == 1))
+        let parts = || {
+            let (complete, rest) = content.split_first()?;
+            let (since, key) = rest.split_first_chunk::<8>()?;
+            let key = <[u8; KEY_BYTES]>::try_from(key).ok()?;
+            Some(((*complete == 1).then(|| Revision::from_be_bytes(*since)), key))
+        };
+        let (complete, key) = parts().ok_or(SealError::Malformed("not the key of a store's records"))?;
+        Ok((Self(Zeroizing::new(key)), complete))
     }
 }
 
 /// What was found, or made.
 pub(super) struct Opened {
     pub(super) key: RecordKey,
-    pub(super) complete: bool,
-    /// The revision since which it is complete; 0: it isn't.
-    pub(super) since: Revision,
+    /// The revision since which every record has a frame; `None`: some may have none.
+    pub(super) complete: Option<Revision>,
 }
 
 /// Reads the key of `store`, or makes it.
@@ -58,7 +61,7 @@ pub(super) async fn open(store: &dyn Store, sealer: &Sealer) -> Result<Opened, S
     loop {
         if let Some(record) = store.get(&Key::RecordKey).await? {
             let (key, complete) = RecordKey::open(sealer, store.epoch(), &record.value)?;
-            return Ok(Opened { key, complete, since: if complete { record.modified } else { 0 } });
+            return Ok(Opened { key, complete });
         }
         let canary = store.get(&Key::Canary).await?;
         if sealer.says_authenticated(store.epoch(), canary.as_ref().map(|record| &*record.value))? {
@@ -68,17 +71,18 @@ pub(super) async fn open(store: &dyn Store, sealer: &Sealer) -> Result<Opened, S
         if records.iter().any(|record| is_framed(&record.value)) {
             return Err(SealError::RecordKeyGone);
         }
-        let complete = records.iter().all(|record| matches!(record.key, Key::Epoch | Key::Canary));
+        let fresh = records.iter().all(|record| matches!(record.key, Key::Epoch | Key::Canary));
+        let complete = fresh.then_some(0);
         let key = RecordKey::fresh()?;
         let mut change = Transaction {
             checks: vec![(Key::RecordKey, 0), (Key::Canary, canary.map_or(0, |record| record.modified))],
             writes: vec![Write::Put(Key::RecordKey, key.seal(sealer, store.epoch(), complete)?)],
         };
-        if complete {
+        if fresh {
             change.writes.push(Write::Put(Key::Canary, sealer.canary(store.epoch(), true)?));
         }
         match store.commit(change).await {
-            Ok(revision) => return Ok(Opened { key, complete, since: if complete { revision } else { 0 } }),
+            Ok(_) => return Ok(Opened { key, complete }),
             Err(StoreError::Conflict) => {} // another replica's first start: read what it wrote
             Err(error) => return Err(error.into()),
         }

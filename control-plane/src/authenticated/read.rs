@@ -101,7 +101,7 @@ impl Inner {
     /// Takes in what `revision` did.
     fn learn(&self, revision: Revision, changes: &[Write]) -> Vec<(Key, Revision, Reason)> {
         if let Some(Write::Put(_, envelope)) = changes.iter().find(|change| *key_of(change) == Key::RecordKey) {
-            self.learn_key(revision, envelope);
+            self.learn_key(envelope);
         }
         let framed = changes.iter().filter(|change| has_frame(key_of(change)));
         let checked = framed.map(|change| match change {
@@ -113,11 +113,11 @@ impl Inner {
     }
 
     /// Another replica has finished the upgrade, or the key-encryption key is rotated.
-    fn learn_key(&self, revision: Revision, envelope: &[u8]) {
+    fn learn_key(&self, envelope: &[u8]) {
         match super::key::RecordKey::open(&self.sealer, self.store.epoch(), envelope) {
             Ok((key, complete)) if key.bytes() == self.key.bytes() => {
-                if complete && !self.complete.load(Relaxed) {
-                    self.completed(revision);
+                if let (Some(since), false) = (complete, self.complete.load(Relaxed)) {
+                    self.completed(since);
                 }
             }
             Ok(_) => tracing::error!("the sealed key of the store's records was replaced by another"),

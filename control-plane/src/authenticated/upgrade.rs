@@ -17,10 +17,10 @@ impl Inner {
     pub(super) async fn upgrade(&self) -> Result<usize, SealError> {
         let mut framed = 0;
         while !self.complete.load(Relaxed) {
-            let (records, _) = self.store.list(prefix::ALL).await?;
+            let (records, revision) = self.store.list(prefix::ALL).await?;
             let bare: Vec<Record> = records.into_iter().filter(|r| has_frame(&r.key) && !is_framed(&r.value)).collect();
             if bare.is_empty() {
-                self.finish().await?;
+                self.finish(revision).await?;
                 continue;
             }
             for batch in batches(&bare) {
@@ -52,8 +52,8 @@ impl Inner {
         }
     }
 
-    /// Says, under seal, that every record has a frame.
-    async fn finish(&self) -> Result<(), SealError> {
+    /// Says, under seal, that every record has a frame since `since`.
+    async fn finish(&self, since: Revision) -> Result<(), SealError> {
         let epoch = self.store.epoch();
         let at = |record: Option<Record>| record.map_or(0, |record| record.modified);
         let checks = vec![
@@ -61,13 +61,13 @@ impl Inner {
             (Key::Canary, at(self.store.get(&Key::Canary).await?)),
         ];
         let writes = vec![
-            Write::Put(Key::RecordKey, self.key.seal(&self.sealer, epoch, true)?),
+            Write::Put(Key::RecordKey, self.key.seal(&self.sealer, epoch, Some(since))?),
             Write::Put(Key::Canary, self.sealer.canary(epoch, true)?),
         ];
         match self.store.commit(Transaction { checks, writes }).await {
             Ok(revision) => {
                 self.known.fetch_max(revision, Relaxed);
-                self.completed(revision);
+                self.completed(since);
                 Ok(())
             }
             Err(StoreError::Conflict) => Ok(()), // another replica does the same
@@ -76,8 +76,8 @@ impl Inner {
     }
 
     /// From here on only framed records verify.
-    pub(super) fn completed(&self, revision: Revision) {
-        self.since.fetch_max(revision, Relaxed);
+    pub(super) fn completed(&self, since: Revision) {
+        self.since.fetch_max(since, Relaxed);
         self.complete.store(true, Relaxed);
     }
 }
