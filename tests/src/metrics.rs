@@ -12,6 +12,7 @@ pub const NAMES: &[&str] = &[
     "seks_table_tokens",
     "seks_table_lag_seconds",
     "seks_lease_remaining_seconds",
+    "seks_clock_skew_seconds",
     "seks_audit_queue",
     "seks_audit_dropped_total",
     "seks_log_dropped_total",

@@ -199,6 +199,7 @@ fn may(tenant_role: Role, fleet_role: Role, method: &str) -> bool {
         m if FLEET_READS.contains(&m) => fleet_role >= Role::Viewer,
         m if FLEET_WRITES.contains(&m) => fleet_role >= Role::Owner,
         m if READS.contains(&m) => here >= Role::Viewer,
+        "RebindCredential" => here >= Role::Owner,
         _ => here >= Role::Editor,
     }
 }

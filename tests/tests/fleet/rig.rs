@@ -81,6 +81,7 @@ impl Fleet {
         let upstream = Upstream::ok();
         let replicas: Vec<_> = (0..REPLICAS).map(|n| Replica::start(directory.path(), n, &etcd, lease)).collect();
         let cli = &replicas[0].cli;
+        cli.json(&["tenant", "update", "default", "--private-network", "127.0.0.0/8"]);
         cli.enable("openai", "openai", &upstream);
         cli.put_credential("openai", "openai", KEY);
         cli.create_agent("bot");
@@ -224,7 +225,7 @@ impl Node {
         let endpoints: Vec<_> = links.iter().map(|link| format!("\"https://{}\"", link.address())).collect();
         let config = format!(
             "[node]\nname = \"node-{n}\"\nregion = \"{region}\"\ndata_dir = \"identity\"\n[control]\nendpoints = [{}]\n\
-             join_token_file = \"join-token\"\n",
+             join_token_file = \"join-token\"\n[upstream]\nprivate_networks = [\"127.0.0.0/8\"]\n",
             endpoints.join(", ")
         );
         fs::write(directory.join("data-plane.toml"), config).unwrap();
