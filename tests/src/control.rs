@@ -123,7 +123,12 @@ impl Control {
     /// # Panics
     /// When `change` leaves something that can't be signed.
     pub async fn forge(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
-        forge(&self.ca().await, change)
+        let root = self.plane.registry().operator(&"root".parse().unwrap()).await.unwrap().unwrap();
+        forge(&self.ca().await, |params| {
+            // An operator's certificate names the enrolment that its record has: X.520's serialNumber.
+            params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), root.enrolment);
+            change(params);
+        })
     }
 }
 

