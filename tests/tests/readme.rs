@@ -40,6 +40,12 @@ fn commands(name: &str, sandbox: &Sandbox) -> String {
     finished.stdout
 }
 
+/// The vendor itself is out of reach for a test. Its stand-in is another destination, for which the key has to be stored again.
+fn points_to(sandbox: &Sandbox, vendor: &seks_tests::Upstream) {
+    sandbox.cli().enable("openai", "openai", vendor);
+    sandbox.cli().put_credential("openai-main", "openai", KEY);
+}
+
 fn token_in(text: &str) -> &str {
     let start = text.find("seks_token_").unwrap_or_else(|| panic!("no token in: {text}"));
     text.get(start..start + 60).unwrap()
@@ -49,7 +55,7 @@ fn token_in(text: &str) -> &str {
 fn the_quick_start_ends_with_a_token_that_is_answered_for() {
     let (sandbox, vendor) = (Sandbox::start(), Vendor::OpenAi.start(KEY));
     let printed = commands("quick-start", &sandbox);
-    sandbox.cli().enable("openai", "openai", &vendor); // the vendor itself is out of reach for a test
+    points_to(&sandbox, &vendor);
     let reply = sandbox.get("/api/openai/v1/models", token_in(&printed));
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert!(!printed.contains(KEY) && !sandbox.everything_emitted().contains(KEY));
@@ -63,7 +69,7 @@ fn the_sdk_snippet_runs_with_that_token() {
     }
     let (sandbox, vendor) = (Sandbox::start(), Vendor::OpenAi.start(KEY));
     let printed = commands("quick-start", &sandbox);
-    sandbox.cli().enable("openai", "openai", &vendor);
+    points_to(&sandbox, &vendor);
     let snippet = block("quick-start-sdk");
     for placeholder in ["seks_token_…", "http://127.0.0.1:8300"] {
         assert!(snippet.contains(placeholder), "the snippet has lost `{placeholder}`");
