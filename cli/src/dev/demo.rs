@@ -75,9 +75,19 @@ async fn apply_service(client: &Client, origin: &str) -> Result<()> {
     client.change("demo service", client.rpc().apply_service(request)).await.map(drop)
 }
 
-/// Stores a random key. Each demonstration has a stand-in at another port, and a credential is bound to the destination it was stored
-/// for, so the key of the demonstration before is of no use.
+/// Stores a random key, the first time: it is never shown again, so nobody could compare a second one with it. Later demonstrations
+/// have a stand-in on another port. A credential is bound to its destination, so the owner binds it to the new one.
 async fn put_credential(client: &Client) -> Result<()> {
+    let known = client.all("demo credential", async |mut rpc, page| rpc.list_credentials(page).await).await?;
+    if known.iter().any(|c| c.name == CREDENTIAL) {
+        let request = wire::RebindCredentialRequest {
+            tenant: client.tenant(),
+            name: CREDENTIAL.into(),
+            origin: String::new(),
+            wait: Some(client.wait(false)),
+        };
+        return client.change("demo credential", client.rpc().rebind_credential(request)).await.map(drop);
+    }
     let random = FreshToken::generate().map_err(|e| CliError::new(Exit::Failed, "demo credential", e))?;
     let digits = random.as_str().trim_start_matches(seks_proto::token::PREFIX);
     let request = wire::PutCredentialRequest {
