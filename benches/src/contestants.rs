@@ -174,6 +174,9 @@ async fn furnish(context: PathBuf, upstream: SocketAddr, count: usize) -> Vec<St
     let choice = Choice { file: Some(context), name: None };
     let client = Client::connect(&choice.load().unwrap(), None, Duration::from_secs(60)).await.unwrap();
     let (mut rpc, tenant) = (client.rpc(), client.tenant());
+    let quota = wire::Quota { writes_per_second: 1_000_000, write_burst: 1_000_000, ..Default::default() };
+    let quota = wire::SetTenantQuotaRequest { name: tenant.clone(), quota: Some(quota), reset: false };
+    drop(rpc.set_tenant_quota(quota).await); // a `seks` of before has no limits, and doesn't know the method
     let service = wire::EnableServiceRequest {
         tenant: tenant.clone(),
         catalogue: "openai".into(),
