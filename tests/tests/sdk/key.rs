@@ -67,6 +67,8 @@ fn what_says_nothing_about_the_key_is_not_taken_for_an_answer() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let origin = format!("http://{closed}");
     sandbox.cli().json(&["service", "enable", "openai", "--upstream", &origin, "--allow-private"]);
+    // The stored key is bound to the upstream of before: it is stored again for the new one.
+    sandbox.cli().put_credential("openai", "openai", KEY);
     let (finished, view) = test(&sandbox, &["openai"]);
     assert_eq!((finished.code, &view["code"]), (Some(6), &"upstream_unreachable".into()), "{finished:?}");
     assert_eq!(view["result"], "unreachable");

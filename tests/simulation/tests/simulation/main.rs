@@ -35,10 +35,14 @@ fn fixed_world() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/fixed_world.c");
-        let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("fixed_world.so");
+        // Two runs of this test may share the folder: each builds its own file, and the name never shows half of one.
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let library = folder.join("fixed_world.so");
+        let own = folder.join(format!("fixed_world.{}.so", std::process::id()));
         let compiler = env::var("CC").unwrap_or_else(|_| "cc".into());
-        let built = Command::new(&compiler).args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+        let built = Command::new(&compiler).args(["-O1", "-shared", "-fPIC", "-o"]).arg(&own).arg(source).status();
         assert!(built.is_ok_and(|status| status.success()), "`{compiler}` can't build {source}");
+        std::fs::rename(&own, &library).unwrap();
         library
     })
 }
