@@ -1,31 +1,11 @@
 //! Distribution: every change to every node, and the knowledge that it is there.
 //!
-//! The store's watch ([`follow`]) is compiled ([`compile`]) into changes of the nodes' tables and appended to the [`feed`];
-//! each node's [`session`] sends it what it lacks; [`fleet`] knows what each has acknowledged and until when it may hold a
-//! [`lease`]; from both follows whether a change is enforced ([`enforce`]).
+//! The store's watch (`watcher`) is compiled (`compile`) into changes of the nodes' tables and appended to the `log`;
+//! each node's `session` sends it what it lacks; `leases` knows what each has acknowledged and until when it may hold a
+//! lease; from both follows whether a change is enforced (`enforcement`).
 //!
 //! Any number of replicas serve from one store, and none leads: each knows of its own nodes, and tells the others by one small
-//! record how far all of them are ([`presence`], [`replicas`]).
-
-mod begin;
-mod compile;
-mod doors;
-mod enforce;
-mod feed;
-mod fleet;
-mod follow;
-mod item;
-mod lease;
-mod link;
-mod marks;
-mod members;
-mod metrics;
-mod presence;
-mod replicas;
-mod scope;
-mod session;
-mod snapshot;
-mod verify;
+//! record how far all of them are (`registration`, `replicas`).
 
 use std::{
     sync::{
@@ -43,22 +23,27 @@ use seks_proto::{
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{
-    doors::Doors,
-    feed::Feed,
-    fleet::Fleet,
-    follow::{Follow, Listing},
-    lease::Barrier,
-    members::Members,
-    metrics::Metrics,
-    presence::Life,
-    replicas::Replicas,
-    scope::Scope,
-    snapshot::Snapshots,
-};
 use crate::{
     authority::{Identities, Identity, Peer},
+    changefeed::{
+        log::Feed,
+        metrics::{self, Metrics},
+        replay,
+        scope::Scope,
+        snapshot::Snapshots,
+        verify,
+        watcher::{Follow, Listing},
+    },
+    fleet::{
+        enforcement, high_water_mark,
+        leases::{self, Fleet},
+        membership::Members,
+        read_barrier::{self, Barrier},
+        registration::{self, Life},
+        replicas::Replicas,
+    },
     lifetime::{Lifetime, MarkFile, WentBack},
+    node_api::{handshake_limiter::Doors, session},
     rate::{RateLimits, Repeated},
     registry::{Registry, UsageSource},
     seal::{SealError, Sealer},
@@ -138,48 +123,48 @@ pub enum DistributionError {
 
 /// The replica's side of distribution. Cheap to clone; runs until [`shutdown`](Self::shutdown).
 #[derive(Clone)]
-pub struct Distribution(Arc<Inner>);
+pub struct Distribution(pub(crate) Arc<Inner>);
 
-struct Inner {
-    store: Arc<dyn Store>,
-    lifetime: Lifetime,
+pub(crate) struct Inner {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) lifetime: Lifetime,
     /// The store went back while we followed it.
-    went_back: watch::Sender<Option<Revision>>,
-    registry: Registry,
-    sealer: Arc<Sealer>,
-    config: DistributionOptions,
-    snapshots: Arc<Snapshots>,
-    feed: Arc<Feed>,
+    pub(crate) went_back: watch::Sender<Option<Revision>>,
+    pub(crate) registry: Registry,
+    pub(crate) sealer: Arc<Sealer>,
+    pub(crate) config: DistributionOptions,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) feed: Arc<Feed>,
     /// Where this replica began: what is at or before it in the feed happened before.
-    present: Revision,
-    fleet: Arc<Fleet>,
-    members: Arc<Members>,
-    replicas: Arc<Replicas>,
-    barrier: watch::Sender<Option<Barrier>>,
+    pub(crate) present: Revision,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) members: Arc<Members>,
+    pub(crate) replicas: Arc<Replicas>,
+    pub(crate) barrier: watch::Sender<Option<Barrier>>,
     /// Asks for a barrier now.
-    hurry: Arc<Notify>,
-    loading: Arc<Semaphore>,
-    doors: Doors,
+    pub(crate) hurry: Arc<Notify>,
+    pub(crate) loading: Arc<Semaphore>,
+    pub(crate) doors: Doors,
     /// Reports of refused credentials, by node.
-    refusals: RateLimits<NodeId>,
+    pub(crate) refusals: RateLimits<NodeId>,
     /// Reports that name what the node was not sent.
-    strangers: Repeated,
+    pub(crate) strangers: Repeated,
     /// Nodes that come with another table than they should hold.
-    differing: Repeated,
+    pub(crate) differing: Repeated,
     /// Streams that begin, by whose they are.
-    beginnings: RateLimits<Identity>,
-    streams: AtomicU64,
-    metrics: Metrics,
+    pub(crate) beginnings: RateLimits<Identity>,
+    pub(crate) streams: AtomicU64,
+    pub(crate) metrics: Metrics,
     /// This replica is about to stop: its nodes are to move.
-    leaving: CancellationToken,
+    pub(crate) leaving: CancellationToken,
     /// Its last word among the others has been said.
-    parted: CancellationToken,
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    pub(crate) parted: CancellationToken,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
 }
 
 impl Distribution {
-    /// Lists the store as it was a while ago, and follows it from there ([`begin`]).
+    /// Lists the store as it was a while ago, and follows it from there (`replay`).
     ///
     /// # Errors
     /// A lease out of bounds, or a store that can't be listed.
@@ -190,7 +175,7 @@ impl Distribution {
     ) -> Result<Self, DistributionError> {
         config.check()?;
         let lifetime = Lifetime::read(&*store, &sealer).await?;
-        let (listing, feed) = begin::begin(&*store, &sealer).await?;
+        let (listing, feed) = replay::begin(&*store, &sealer).await?;
         let Listing { table, nodes, replicas: records, revision, complete_since } = listing;
         let replicas = Replicas::new(config.lease, store.kind() == "embedded");
         replicas.reset(records);
@@ -239,13 +224,13 @@ impl Distribution {
     /// Waits until `revision` is enforced: no node serves anything that it took away, whatever is cut off, crashed or slow.
     /// After `timeout` it says how things stand.
     pub async fn await_enforced(&self, revision: Revision, timeout: Duration) -> wire::Enforcement {
-        enforce::wait(&self.0, revision, timeout).await
+        enforcement::wait(&self.0, revision, timeout).await
     }
 
     /// How things stand with `revision`, without waiting.
     #[must_use]
     pub fn enforcement(&self, revision: Revision) -> wire::Enforcement {
-        enforce::now(&self.0, revision)
+        enforcement::now(&self.0, revision)
     }
 
     /// Every node of the fleet, also one that was never seen.
@@ -335,12 +320,12 @@ impl Distribution {
     pub async fn shutdown(&self) {
         self.0.leaving.cancel();
         // With a store that is gone there is nobody to say it to.
-        let patience = presence::handover(self.0.config.lease) + GOODBYE;
+        let patience = registration::handover(self.0.config.lease) + GOODBYE;
         let _ = tokio::time::timeout(patience, self.0.parted.cancelled()).await;
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
-        marks::last(&self.0).await;
+        high_water_mark::last(&self.0).await;
     }
 }
 
@@ -379,17 +364,24 @@ impl Inner {
             damaged: damaged.clone(),
         };
         let (store, feed, barrier) = (self.store.clone(), self.feed.clone(), self.barrier.clone());
-        let barriers =
-            lease::run(store, feed, self.config.lease, barrier, stalled, self.hurry.clone(), self.went_back.clone());
+        let barriers = read_barrier::run(
+            store,
+            feed,
+            self.config.lease,
+            barrier,
+            stalled,
+            self.hurry.clone(),
+            self.went_back.clone(),
+        );
         self.spawn(follow.run());
         self.spawn(barriers);
         self.spawn(verify::run(self.clone(), damaged));
-        self.spawn(presence::run(self.clone(), life));
-        self.spawn(marks::keep(self.clone()));
+        self.spawn(registration::run(self.clone(), life));
+        self.spawn(high_water_mark::keep(self.clone()));
     }
 
     /// Runs `task` until it ends or distribution does.
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {
@@ -400,26 +392,26 @@ impl Inner {
     }
 
     /// Whether the store hasn't been heard for so long that nothing of any lease is left to grant.
-    fn is_cut_off(&self) -> bool {
+    pub(crate) fn is_cut_off(&self) -> bool {
         let barrier = *self.barrier.borrow();
-        barrier.is_some_and(|barrier| lease::ttl_left(barrier, self.config.lease).is_zero())
+        barrier.is_some_and(|barrier| read_barrier::ttl_left(barrier, self.config.lease).is_zero())
     }
 
-    fn peer(&self, connection: &Extensions) -> Option<Peer> {
+    pub(crate) fn peer(&self, connection: &Extensions) -> Option<Peer> {
         self.config.identities.of(connection)
     }
 
-    fn next_stream(&self) -> u64 {
+    pub(crate) fn next_stream(&self) -> u64 {
         self.streams.fetch_add(1, Relaxed)
     }
 }
 
 /// Unix milliseconds: what nodes compare their clocks with.
-fn unix_now_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, fleet::millis)
+pub(crate) fn unix_now_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, leases::millis)
 }
 
 /// Unix seconds, for people to read.
-fn unix_now() -> i64 {
+pub(crate) fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }

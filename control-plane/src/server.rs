@@ -1,7 +1,6 @@
 //! The control plane as a whole: what starts in which order, and how it stops.
 
 pub mod listener;
-pub mod nodes;
 mod runtimes;
 mod start;
 pub mod tls;
@@ -25,7 +24,6 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 pub use self::start::{Base, Foundation, OperatorIdentity, StartError};
 use self::{
     listener::Listener,
-    nodes::Nodes,
     runtimes::{Runtimes, run_on},
     tls::{ClientCertificate, Source},
     upgrade::Upgrade,
@@ -35,8 +33,13 @@ use crate::{
     authority::{Authority, enrolment::Enrolment},
     config::{Config, ListenerTlsConfig},
     distribution::{Distribution, DistributionOptions},
+    http2_limits::{
+        CONCURRENT_STREAMS, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+        STREAM_WINDOW_BYTES,
+    },
     lifetime::WentBack,
     mint::Refresher,
+    node_api::Nodes,
     policy_workers::PolicyWorkers,
     registry::{Admission, JoinToken, Registry, RegistryError, fresh_enrolment},
     store::Store,
@@ -47,17 +50,6 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often what has had its time is forgotten.
 const JANITOR: Duration = Duration::from_secs(300);
-
-/// Calls at the same time on one connection.
-const CONCURRENT_STREAMS: u32 = 100;
-/// What a call, and all calls of a connection, may send before they were heard.
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// All names and values of a request's head.
-const HEADER_LIST_BYTES: u32 = 16 * 1024;
-/// How often the other end is asked whether it is there, and how long it may take to say so.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running control plane.
 pub struct ControlPlane {

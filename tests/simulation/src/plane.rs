@@ -8,9 +8,9 @@ use std::{
 use seks_control_plane::{
     Distribution, DistributionOptions,
     authority::{Identity as PeerIdentity, Peer},
+    node_api::Nodes,
     registry::Registry,
     seal::Sealer,
-    server::nodes::Nodes,
     store::Store,
 };
 use seks_data_plane::{

@@ -9,12 +9,12 @@ use seks_control_plane::{
     backup,
     config::ListenerTlsConfig,
     lifetime::Lifetime,
+    node_api::Nodes,
     registry::{Admission, Issue, Joining, Registry},
     seal::{SealConfig, Sealer, rotate::rotate},
     server::{
         Foundation,
         listener::Listener,
-        nodes::Nodes,
         tls::{ClientCertificate, Source},
     },
     store::{Key, Revision, Store, StoreConfig, StoreKind, Transaction, Write},

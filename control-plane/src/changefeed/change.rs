@@ -1,0 +1,164 @@
+//! What is sent to nodes: encoded once and shared, but for credentials, which are sealed to each stream.
+
+use std::sync::Arc;
+
+use crate::seal::{RecordId, Sealer};
+use bytes::Bytes;
+use prost::Message;
+use seks_proto::{
+    id::{CredentialName, TenantName},
+    service::{Destination, destination},
+    table::{SessionKey, bound_credential_aad},
+    wire::{self, change::Change, remove::What},
+};
+
+/// The current version of a credential, sealed as the store has it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Credential {
+    pub(crate) tenant: TenantName,
+    pub(crate) name: CredentialName,
+    pub(crate) service: String,
+    pub(crate) version: u32,
+    pub(crate) minted: bool,
+    /// What the envelope is bound to; `None`: it was stored before credentials were bound.
+    pub(crate) bound_to: Option<Destination>,
+    /// The destination of its service. `None`: there is no such service, or its definition is not acceptable.
+    pub(crate) service_at: Option<Destination>,
+    /// The pools whose nodes may have it; none: all of the tenant's.
+    pub(crate) pools: Arc<[String]>,
+    pub(crate) envelope: Bytes,
+}
+
+/// One change of a delta.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Item {
+    /// Whose: nodes that don't serve the tenant don't get it.
+    pub(crate) tenant: TenantName,
+    pub(crate) body: Body,
+}
+
+/// What is changed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// The same for all nodes.
+    Plain { change: Bytes, narrows: bool },
+    /// Sealed for each.
+    Credential(Arc<Credential>),
+}
+
+impl Item {
+    pub(crate) fn plain(tenant: &TenantName, change: Bytes, narrows: bool) -> Self {
+        Self { tenant: tenant.clone(), body: Body::Plain { change, narrows } }
+    }
+
+    pub(crate) fn removal(tenant: &TenantName, what: What) -> Self {
+        Self::plain(tenant, removal(what), true)
+    }
+
+    pub(crate) fn credential(credential: Credential) -> Self {
+        Self { tenant: credential.tenant.clone(), body: Body::Credential(credential.into()) }
+    }
+
+    /// Whether it takes rights away: such items come first.
+    pub(crate) fn narrows(&self) -> bool {
+        match &self.body {
+            Body::Plain { narrows, .. } => *narrows,
+            Body::Credential(credential) => credential.is_unbound(),
+        }
+    }
+
+    /// The encoded change of a plain item.
+    pub(crate) fn encoded(&self) -> Bytes {
+        match &self.body {
+            Body::Plain { change, .. } => change.clone(),
+            Body::Credential(_) => Bytes::new(),
+        }
+    }
+
+    /// What is sealed for each node.
+    pub(crate) fn envelope(&self) -> Option<&Bytes> {
+        match &self.body {
+            Body::Plain { .. } => None,
+            Body::Credential(credential) => Some(&credential.envelope),
+        }
+    }
+
+    /// Bytes that it keeps in memory, about.
+    pub(crate) fn size(&self) -> usize {
+        match &self.body {
+            Body::Plain { change, .. } => change.len(),
+            Body::Credential(credential) => credential.size_bound(),
+        }
+    }
+}
+
+fn removal(what: What) -> Bytes {
+    let remove = wire::Remove { what: Some(what) };
+    wire::Change { change: Some(Change::Remove(remove)) }.encode_to_vec().into()
+}
+
+impl Credential {
+    /// The change for one node: opened, and sealed to the stream's key. When the envelope doesn't open (a missing KEK, damage) the
+    /// node is told that there is no such credential: requests for it are refused, everything else goes on.
+    ///
+    /// A node that checks bindings is told what the credential is bound to, and gets no secret that is bound to another destination
+    /// than its service has. One that doesn't is told that there is no such credential.
+    pub(crate) fn seal_to(
+        &self,
+        (stored, epoch): (&str, &str),
+        sealer: &Sealer,
+        key: &SessionKey,
+        checks_binding: bool,
+    ) -> Bytes {
+        let Self { tenant, name, version, envelope, .. } = self;
+        if self.is_unbound() {
+            return if checks_binding { self.change(self.bound_to, Vec::new()) } else { self.withheld() };
+        }
+        // One that was stored before credentials were bound is for where its service sends it, until it is bound.
+        let destination = self.bound_to.or(self.service_at).filter(|_| checks_binding);
+        let aad = bound_credential_aad(epoch, tenant.as_str(), name.as_str(), *version, destination.as_ref());
+        let id = RecordId::credential(stored, tenant, name, *version).bound_to(self.bound_to);
+        let opened = sealer.open(&id, envelope);
+        let sealed = opened.map_err(|e| e.to_string()).and_then(|s| key.seal(&aad, &s).map_err(|e| e.to_string()));
+        match sealed {
+            Ok(sealed) => self.change(destination, sealed),
+            Err(error) => {
+                tracing::error!(seks.tenant = %tenant, seks.credential = %name, error, "a credential cannot be sent to nodes");
+                self.withheld()
+            }
+        }
+    }
+
+    /// Whether it is bound to another destination than its service has: no node is sent the secret.
+    pub(crate) fn is_unbound(&self) -> bool {
+        self.bound_to.zip(self.service_at).is_some_and(|(bound_to, service_at)| bound_to != service_at)
+    }
+
+    fn change(&self, destination: Option<Destination>, sealed: Vec<u8>) -> Bytes {
+        let change = wire::TableCredential {
+            tenant: self.tenant.to_string(),
+            name: self.name.to_string(),
+            service: self.service.clone(),
+            version: self.version,
+            minted: self.minted,
+            sealed,
+            destination: destination.map(|destination| destination.as_bytes().to_vec()).unwrap_or_default(),
+        };
+        wire::Change { change: Some(Change::Credential(change)) }.encode_to_vec().into()
+    }
+
+    /// The change for a node that must not have it.
+    pub(crate) fn withheld(&self) -> Bytes {
+        removal(What::Credential(wire::Name { tenant: self.tenant.to_string(), name: self.name.to_string() }))
+    }
+
+    /// At least the size of [`seal_to`](Self::seal_to)'s result: an envelope is longer than what it is sealed again as.
+    pub(crate) fn size_bound(&self) -> usize {
+        self.tenant.as_str().len()
+            + self.name.as_str().len()
+            + self.service.len()
+            + self.envelope.len()
+            + 64
+            + destination::BYTES
+    }
+}

@@ -1,0 +1,254 @@
+use prost::Message as _;
+
+use super::*;
+use crate::changefeed::{change::Body, scope::Scope};
+
+fn t() -> TenantName {
+    "acme".parse().unwrap()
+}
+
+fn put(key: Key, record: &impl prost::Message) -> Write {
+    Write::Put(key, record.encode_to_vec().into())
+}
+
+fn tenant(deleting: bool) -> Write {
+    put(Key::Tenant(t()), &wire::Tenant { name: "acme".into(), deleting, ..Default::default() })
+}
+
+fn agent(disabled: bool, deleting: bool) -> Write {
+    let record = wire::Agent { tenant: "acme".into(), name: "bot".into(), disabled, deleting, ..Default::default() };
+    put(Key::Agent(t(), "bot".parse().unwrap()), &record)
+}
+
+fn token_record(id: &str, digest: u8) -> wire::Token {
+    wire::Token {
+        id: id.into(),
+        tenant: "acme".into(),
+        agent: "bot".into(),
+        grants: vec![wire::Grant { service: "api".into(), credential: "main".into() }],
+        expires_at: 1000,
+        digest: vec![digest; 32],
+        ..Default::default()
+    }
+}
+
+fn token(id: &str, digest: u8) -> Write {
+    put(Key::Token(t(), id.parse().unwrap()), &token_record(id, digest))
+}
+
+fn tombstone(id: &str, digest: u8) -> Write {
+    put(Key::Tombstone(t(), id.parse().unwrap()), &token_record(id, digest))
+}
+
+fn delete_token(id: &str) -> Write {
+    Write::Delete(Key::Token(t(), id.parse().unwrap()))
+}
+
+fn credential(version: u32) -> [Write; 2] {
+    let name: CredentialName = "main".parse().unwrap();
+    let record = wire::Credential { service: "api".into(), version, ..Default::default() };
+    let envelope = Write::Put(Key::Envelope(t(), name.clone(), version), Bytes::from(vec![version as u8]));
+    [put(Key::Credential(t(), name), &record), envelope]
+}
+
+fn assigned(version: u32, pools: &[&str]) -> Write {
+    let pools = pools.iter().map(|pool| (*pool).to_owned()).collect();
+    let record = wire::Credential { service: "api".into(), version, pools, ..Default::default() };
+    put(Key::Credential(t(), "main".parse().unwrap()), &record)
+}
+
+fn policy(id: &str) -> Write {
+    put(Key::Policy(t(), id.parse().unwrap()), &wire::Policy { id: id.into(), ..Default::default() })
+}
+
+/// What nodes are told, in short.
+fn told(items: &[Item]) -> Vec<String> {
+    let show = |item: &Item| match &item.body {
+        Body::Credential(c) => format!("credential {} v{} {:?}", c.name, c.version, c.envelope),
+        Body::Plain { change, .. } => match wire::Change::decode(change.clone()).unwrap().change.unwrap() {
+            Change::Tenant(t) => format!("tenant {}", t.name),
+            Change::Agent(a) => format!("agent {} {}", a.name, if a.disabled { "off" } else { "on" }),
+            Change::Service(s) => format!("service {}", s.service.unwrap().name),
+            Change::Credential(c) => format!("sealed {}", c.name),
+            Change::Policies(p) => format!("policies {}", p.policies.len()),
+            Change::Token(t) => format!("token {} {}", t.id, t.digest[0]),
+            Change::Remove(r) => match r.what.unwrap() {
+                What::Tenant(name) => format!("-tenant {name}"),
+                What::Agent(n) => format!("-agent {}", n.name),
+                What::Service(n) => format!("-service {}", n.name),
+                What::Credential(n) => format!("-credential {}", n.name),
+                What::Policies(tenant) => format!("-policies {tenant}"),
+                What::Token(t) => format!("-token {} {} until {}", t.id, t.digest[0], t.until),
+            },
+        },
+    };
+    items.iter().map(show).collect()
+}
+
+fn table(changes: impl IntoIterator<Item = Write>) -> Materialised {
+    let mut table = Materialised::default();
+    table.take([tenant(false)].into_iter().chain(changes).collect());
+    table
+}
+
+/// Everything that a snapshot would send, sorted.
+fn exported(table: &Materialised) -> Vec<String> {
+    let mut items = Vec::new();
+    let credentials = table.export(|_| true, |change| items.push(Item::plain(&t(), change.clone(), false)));
+    items.extend(credentials.into_iter().map(Item::credential));
+    let mut told = told(&items);
+    told.sort_unstable();
+    told
+}
+
+#[test]
+fn a_change_to_an_agent_is_one_record_however_many_tokens_it_has() {
+    let mut table = table((0..50).map(|n| token(&format!("tok-{n}"), n)).chain([agent(false, false)]));
+    assert_eq!(table.tokens(), 50);
+    assert_eq!(told(&table.take(vec![agent(true, false)])), ["agent bot off"]);
+    assert_eq!(told(&table.take(vec![agent(false, true)])), ["agent bot off"], "one that is being deleted is off");
+    assert_eq!(told(&table.take(vec![agent(false, false)])), ["agent bot on"]);
+}
+
+#[test]
+fn revoking_is_said_once_whether_or_not_there_was_room_for_a_tombstone() {
+    let mut full = table([token("tok-1", 1)]);
+    assert_eq!(told(&full.take(vec![delete_token("tok-1")])), ["-token tok-1 1 until 1000"]);
+    let mut roomy = table([token("tok-1", 1)]);
+    let both = roomy.take(vec![delete_token("tok-1"), tombstone("tok-1", 1)]);
+    assert_eq!(told(&both), ["-token tok-1 1 until 1000"]);
+    assert_eq!(roomy.tokens(), 0);
+    assert!(exported(&roomy).contains(&"-token tok-1 1 until 1000".into()), "a snapshot tells who missed it");
+    assert!(roomy.take(vec![Write::Delete(Key::Tombstone(t(), "tok-1".parse().unwrap()))]).is_empty());
+    assert!(!exported(&roomy).iter().any(|line| line.contains("tok-1")));
+}
+
+#[test]
+fn a_rotated_token_loses_its_old_digest_in_the_same_delta_and_first() {
+    let mut table = table([token("tok-1", 1)]);
+    let told = told(&table.take(vec![token("tok-1", 2), tombstone("tok-buried", 1)]));
+    assert_eq!(told[0], "-token tok-1 1 until 1000");
+    assert!(told.contains(&"token tok-1 2".into()) && table.tokens() == 1);
+}
+
+#[test]
+fn what_takes_rights_away_comes_first() {
+    let mut table = table([token("tok-1", 1), agent(false, false)]);
+    let items = table.take(vec![agent(true, false), token("tok-2", 2), delete_token("tok-1")]);
+    let narrows: Vec<bool> = items.iter().map(Item::narrows).collect();
+    assert_eq!(narrows, [true, true, false]);
+}
+
+#[test]
+fn a_credential_is_sent_while_a_token_reaches_it_and_in_its_current_version() {
+    let mut table = table([]);
+    assert_eq!(told(&table.take(credential(1).into())), ["-credential main"], "nobody may use it");
+    assert_eq!(told(&table.take(vec![token("tok-1", 1)])), ["token tok-1 1", "credential main v1 b\"\\x01\""]);
+    assert_eq!(told(&table.take(vec![token("tok-2", 2)])), ["token tok-2 2"]);
+    assert_eq!(told(&table.take(credential(2).into())), ["credential main v2 b\"\\x02\""]);
+    let name: CredentialName = "main".parse().unwrap();
+    let rewrapped = Write::Put(Key::Envelope(t(), name.clone(), 2), Bytes::from_static(b"w"));
+    assert!(table.take(vec![rewrapped]).is_empty(), "another wrapping is the same secret");
+    assert!(exported(&table).contains(&"credential main v2 b\"w\"".into()));
+    assert_eq!(told(&table.take(vec![delete_token("tok-1")])).len(), 1);
+    let last = told(&table.take(vec![delete_token("tok-2")]));
+    assert!(last.contains(&"-credential main".into()), "{last:?}");
+    let deleted =
+        table.take(vec![Write::Delete(Key::Credential(t(), name.clone())), Write::Delete(Key::Envelope(t(), name, 2))]);
+    assert_eq!(told(&deleted), ["-credential main"]);
+}
+
+#[test]
+fn a_tenant_that_is_being_deleted_is_gone_at_once_and_comes_back_whole() {
+    let mut table = table([agent(false, false), token("tok-1", 1), policy("p")]);
+    let before = exported(&table);
+    assert_eq!(told(&table.take(vec![tenant(true)])), ["-tenant acme"]);
+    assert!(exported(&table).is_empty());
+    assert!(table.take(vec![agent(true, false)]).is_empty(), "nothing in it matters to nodes");
+    table.take(vec![agent(false, false)]);
+    let mut back = told(&table.take(vec![tenant(false)]));
+    back.sort_unstable();
+    assert_eq!(back, before);
+}
+
+#[test]
+fn all_policies_of_a_tenant_are_one_record_and_none_takes_rights_away() {
+    let mut table = table([policy("a")]);
+    assert_eq!(told(&table.take(vec![policy("b")])), ["policies 2"]);
+    let gone = table.take(vec![
+        Write::Delete(Key::Policy(t(), "a".parse().unwrap())),
+        Write::Delete(Key::Policy(t(), "b".parse().unwrap())),
+    ]);
+    assert!(told(&gone) == ["policies 0"] && gone[0].narrows());
+}
+
+#[test]
+fn a_damaged_record_counts_as_absent_and_takes_nothing_else_with_it() {
+    let mut table = table([agent(false, false), token("tok-1", 1)]);
+    let damaged = Write::Put(Key::Agent(t(), "bot".parse().unwrap()), Bytes::from_static(&[0xff; 9]));
+    assert_eq!(told(&table.take(vec![damaged])), ["-agent bot"]);
+    assert_eq!(table.tokens(), 1);
+}
+
+#[test]
+fn records_that_are_none_of_the_nodes_business_mean_nothing_to_them() {
+    let mut table = table([]);
+    let node = put(Key::Node("n-1".parse().unwrap()), &wire::Node::default());
+    let operator = put(Key::Operator("root".parse().unwrap()), &wire::Operator::default());
+    assert!(table.take(vec![node, operator, put(Key::Join("x".into()), &wire::Node::default())]).is_empty());
+}
+
+#[test]
+fn following_changes_and_listing_afresh_come_to_the_same_table() {
+    let history = [
+        vec![agent(false, false), token("tok-1", 1), policy("a")],
+        credential(1).into(),
+        vec![token("tok-2", 2), policy("b")],
+        credential(2).into(),
+        vec![assigned(2, &["eu", "us"])],
+        vec![delete_token("tok-1"), tombstone("tok-1", 1)],
+        vec![assigned(2, &[])],
+        vec![assigned(2, &["us"])],
+        vec![token("tok-2", 3), agent(true, false)],
+    ];
+    let mut followed = table([]);
+    let mut records = std::collections::BTreeMap::from([(Key::Tenant(t()), tenant(false))]);
+    for changes in history {
+        for change in &changes {
+            match change {
+                Write::Put(key, _) => drop(records.insert(key.clone(), change.clone())),
+                Write::Delete(key) => drop(records.remove(key)),
+            }
+        }
+        let before = followed.sums(|_| true);
+        let compiled = followed.apply(changes);
+        let shifted = compiled.shifts.iter().fold(before, |sums, shift| sums.plus(&shift.by));
+        assert_eq!(shifted, followed.sums(|_| true), "each change says by how much it moved the sum");
+        let list = records.values().map(|write| match write {
+            Write::Put(key, value) => Record { key: key.clone(), value: value.clone(), modified: 1 },
+            Write::Delete(_) => panic!("removed above"),
+        });
+        let mut listed = Materialised::load(list.collect(), false);
+        assert_eq!(listed.sums(|_| true), followed.sums(|_| true));
+        assert_eq!(exported(&listed), exported(&followed));
+        assert_eq!(listed.tokens(), followed.tokens());
+    }
+}
+
+#[test]
+fn what_a_node_should_add_up_to_is_by_its_pools() {
+    let node = |pools: &[&str]| {
+        let pools = pools.iter().map(|pool| (*pool).to_owned()).collect();
+        Scope::of(&wire::Node { pools, ..Default::default() })
+    };
+    let mut table = table([vec![token("tok-1", 1)], credential(1).into()].concat());
+    let sum = |table: &mut Materialised, pools: &[&str]| table.sums(|_| true).of_node(&node(pools), false, true);
+    let with = sum(&mut table, &[]);
+    let without = table.sums(|_| true).of_node(&node(&[]), true, true);
+    assert_ne!(with, without);
+    table.apply(vec![assigned(1, &["eu", "us"])]);
+    let sums = [&[][..], &["asia"], &["us"], &["eu", "us"]].map(|pools| sum(&mut table, pools));
+    assert_eq!(sums, [without, without, with, with]);
+    table.apply(vec![assigned(1, &[])]);
+    assert_eq!((sum(&mut table, &[]), table.sums(|_| true).of_node(&node(&[]), true, true)), (with, without));
+}

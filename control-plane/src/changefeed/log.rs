@@ -1,0 +1,277 @@
+//! The feed: what changed lately, in order, once for all streams.
+//!
+//! A stream keeps its place by revision alone, so a slow node costs no queue: it reads on where it stopped, and one that has
+//! fallen behind what is kept starts again from a snapshot.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use crate::{
+    changefeed::{
+        change::Item,
+        compile::{Compiled, Sums},
+    },
+    store::Revision,
+};
+use seks_proto::{id::TenantName, table::BootInstant};
+use tokio::sync::watch;
+
+/// Most deltas kept: several seconds of the busiest store.
+const MAX_DELTAS: usize = 64 * 1024;
+/// Most bytes kept.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// How many revisions' times are kept, for knowing how old a change is.
+const MAX_TIMES: usize = 64 * 1024;
+
+/// What one revision of the store means to nodes. Revisions that mean nothing to them have none.
+pub(crate) struct FeedDelta {
+    pub(crate) revision: Revision,
+    /// Revocations first.
+    pub(crate) items: Vec<Item>,
+    pub(crate) shifts: Vec<Shift>,
+}
+
+/// By what a revision changed the sum of a tenant's records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shift {
+    pub(crate) tenant: TenantName,
+    pub(crate) by: Sums,
+}
+
+/// A reader has to start from a snapshot: what it lacks isn't kept any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Behind;
+
+#[derive(Default)]
+struct Ring {
+    deltas: VecDeque<Arc<FeedDelta>>,
+    bytes: usize,
+    /// Who has applied this, or more, can go on with deltas.
+    floor: Revision,
+    /// When this replica learnt of each revision.
+    times: VecDeque<(Revision, BootInstant)>,
+}
+
+/// See the module.
+pub(crate) struct Feed {
+    ring: RwLock<Ring>,
+    head: watch::Sender<Revision>,
+    /// Moves with what means something to nodes, or when history is forgotten.
+    news: watch::Sender<()>,
+}
+
+impl Feed {
+    /// A feed that begins after `floor`.
+    pub(crate) fn new(floor: Revision) -> Self {
+        let feed = Self { ring: RwLock::default(), head: watch::Sender::new(0), news: watch::Sender::new(()) };
+        feed.reset(floor);
+        feed
+    }
+
+    /// The newest revision: everything up to it is here, or meant nothing to nodes.
+    pub(crate) fn head(&self) -> Revision {
+        *self.head.borrow()
+    }
+
+    /// Wakes whenever the head moves.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Revision> {
+        self.head.subscribe()
+    }
+
+    /// Wakes whenever there may be something to send. Most revisions are of records that nodes have nothing to do with (each node's
+    /// own among them: a thousand that come back would wake each other a million times).
+    pub(crate) fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
+    /// Forgets everything: history has a gap before `floor`.
+    pub(crate) fn reset(&self, floor: Revision) {
+        let mut ring = self.write();
+        *ring = Ring { floor, times: VecDeque::from([(floor, BootInstant::now())]), ..Ring::default() };
+        self.head.send_replace(floor);
+        self.news.send_replace(());
+    }
+
+    /// Adds what `revision` did; no items: nothing to nodes.
+    pub(crate) fn push(&self, revision: Revision, compiled: Compiled) {
+        self.push_as(revision, compiled, false);
+    }
+
+    /// As [`push`](Self::push); what `matters` is sent to every node and acknowledged by it, even if its table stays as it was.
+    pub(crate) fn push_as(&self, revision: Revision, compiled: Compiled, matters: bool) {
+        let Compiled { items, shifts } = compiled;
+        let matters = matters || !items.is_empty() || !shifts.is_empty();
+        let mut ring = self.write();
+        ring.times.push_back((revision, BootInstant::now()));
+        if ring.times.len() > MAX_TIMES {
+            ring.times.pop_front();
+        }
+        if matters {
+            ring.bytes += size(&items);
+            ring.deltas.push_back(Arc::new(FeedDelta { revision, items, shifts }));
+        }
+        while ring.deltas.len() > MAX_DELTAS || (ring.bytes > MAX_BYTES && ring.deltas.len() > 1) {
+            if let Some(oldest) = ring.deltas.pop_front() {
+                ring.bytes = ring.bytes.saturating_sub(size(&oldest.items));
+                ring.floor = oldest.revision;
+            }
+        }
+        // Under the lock: who sees the head finds the delta.
+        self.head.send_replace(revision);
+        if matters {
+            self.news.send_replace(());
+        }
+    }
+
+    /// Whether who has applied `revision` can go on with deltas.
+    pub(crate) fn reaches(&self, revision: Revision) -> bool {
+        let floor = self.read().floor;
+        floor <= revision && revision <= self.head()
+    }
+
+    /// The first delta after `revision`, `None` when there is none yet.
+    pub(crate) fn next(&self, revision: Revision) -> Result<Option<Arc<FeedDelta>>, Behind> {
+        let ring = self.read();
+        if revision < ring.floor {
+            return Err(Behind);
+        }
+        let at = ring.deltas.partition_point(|d| d.revision <= revision);
+        Ok(ring.deltas.get(at).cloned())
+    }
+
+    /// The deltas after `revision`, as many as there are and `bytes` hold.
+    pub(crate) fn after(&self, revision: Revision, bytes: usize) -> Vec<Arc<FeedDelta>> {
+        let ring = self.read();
+        let at = ring.deltas.partition_point(|d| d.revision <= revision);
+        let mut room = bytes;
+        let fits = |delta: &&Arc<FeedDelta>| {
+            let size = size(&delta.items);
+            room.checked_sub(size).is_some_and(|left| {
+                room = left;
+                true
+            })
+        };
+        ring.deltas.range(at..).take_while(fits).cloned().collect()
+    }
+
+    /// The last revision up to `revision` that meant anything to nodes: who has applied it has applied `revision`.
+    pub(crate) fn effective(&self, revision: Revision) -> Revision {
+        let ring = self.read();
+        let at = ring.deltas.partition_point(|d| d.revision <= revision);
+        match at.checked_sub(1).and_then(|last| ring.deltas.get(last)) {
+            Some(delta) => delta.revision,
+            // Whatever it was, it isn't kept: the floor is the least that is known to suffice, if it isn't later.
+            None => ring.floor.min(revision),
+        }
+    }
+
+    /// By what the tenants that `wanted` picks have changed since `revision`; `None` when that isn't kept any more.
+    pub(crate) fn shifted_since(&self, revision: Revision, wanted: impl Fn(&TenantName) -> bool) -> Option<Sums> {
+        let ring = self.read();
+        if revision < ring.floor {
+            return None;
+        }
+        let at = ring.deltas.partition_point(|d| d.revision <= revision);
+        let shifts = ring.deltas.iter().skip(at).flat_map(|d| &d.shifts);
+        Some(shifts.filter(|s| wanted(&s.tenant)).fold(Sums::default(), |sum, s| sum.plus(&s.by)))
+    }
+
+    /// When this replica learnt of `revision`, or of something after it: never too early.
+    pub(crate) fn observed(&self, revision: Revision) -> Option<BootInstant> {
+        let ring = self.read();
+        let at = ring.times.partition_point(|(r, _)| *r < revision);
+        ring.times.get(at).map(|(_, time)| *time)
+    }
+
+    /// The last revision that this replica had learnt of by `then`; 0: of none that is remembered.
+    pub(crate) fn known_at(&self, then: BootInstant) -> Revision {
+        let ring = self.read();
+        let at = ring.times.partition_point(|(_, time)| *time <= then);
+        at.checked_sub(1).and_then(|last| ring.times.get(last)).map_or(0, |(revision, _)| *revision)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Ring> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Ring> {
+        self.ring.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn size(items: &[Item]) -> usize {
+    items.iter().map(|item| item.size() + 64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn item(bytes: usize) -> Compiled {
+        let item = Item::plain(&"t".parse().unwrap(), Bytes::from(vec![0; bytes]), false);
+        Compiled { items: vec![item], shifts: Vec::new() }
+    }
+
+    #[test]
+    fn a_reader_reads_on_where_it_stopped_and_empty_revisions_cost_nothing() {
+        let feed = Feed::new(10);
+        feed.push(12, item(1));
+        feed.push(13, Compiled::default());
+        feed.push(17, item(1));
+        let next = |after| feed.next(after).unwrap().map(|d| d.revision);
+        assert_eq!((next(10), next(11), next(12), next(13), next(17)), (Some(12), Some(12), Some(17), Some(17), None));
+        assert_eq!(feed.next(9).err(), Some(Behind));
+        assert!(feed.reaches(10) && feed.reaches(17) && !feed.reaches(9) && !feed.reaches(18));
+        assert_eq!((feed.effective(11), feed.effective(13), feed.effective(16), feed.effective(99)), (10, 12, 12, 17));
+    }
+
+    #[test]
+    fn what_has_piled_up_is_taken_in_order_and_within_bounds() {
+        let feed = Feed::new(0);
+        (1..=5).for_each(|revision| feed.push(revision, item(100)));
+        let after = |revision, bytes| feed.after(revision, bytes).iter().map(|d| d.revision).collect::<Vec<_>>();
+        assert_eq!(after(1, 10_000), [2, 3, 4, 5]);
+        assert_eq!(after(1, 400), [2, 3], "164 bytes each");
+        assert!(after(1, 100).is_empty() && after(5, 10_000).is_empty());
+    }
+
+    #[test]
+    fn history_is_bounded_by_number_and_by_bytes() {
+        let feed = Feed::new(0);
+        for revision in 1..=MAX_DELTAS as u64 + 5 {
+            feed.push(revision, item(1));
+        }
+        assert!(!feed.reaches(4) && feed.reaches(5));
+        let feed = Feed::new(0);
+        for revision in 1..=5 {
+            feed.push(revision, item(MAX_BYTES / 2));
+        }
+        assert!(!feed.reaches(3) && feed.reaches(4), "one delta always stays");
+        assert_eq!(feed.next(3).err(), Some(Behind));
+    }
+
+    #[test]
+    fn a_reset_sends_everybody_to_a_snapshot() {
+        let feed = Feed::new(1);
+        feed.push(2, item(1));
+        feed.reset(50);
+        assert!(feed.next(2).is_err() && feed.next(50).unwrap().is_none() && feed.head() == 50);
+    }
+
+    #[test]
+    fn the_time_of_a_revision_is_never_too_early() {
+        let feed = Feed::new(1);
+        feed.push(5, item(1));
+        let before = BootInstant::now();
+        feed.push(9, Compiled::default());
+        assert!(feed.observed(5).unwrap() <= before);
+        assert!(feed.observed(6).unwrap() >= before, "between two revisions the later counts");
+        assert_eq!(feed.observed(10), None);
+        assert_eq!((feed.known_at(before), feed.known_at(BootInstant::now())), (5, 9));
+        assert_eq!(feed.known_at(BootInstant::from_nanos(0)), 0);
+    }
+}

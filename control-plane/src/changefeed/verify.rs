@@ -1,0 +1,59 @@
+//! Whether the table that this replica has made of the store's watch is what the store holds.
+//!
+//! etcd has lost watch events before, deletes among them, and a lost delete is a lost revocation: replica and nodes would agree with
+//! each other, and all be wrong. So every minute the store is listed, and what that adds up to compared with what the watch came to
+//! at the same revision.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    changefeed::{compile::Materialised, scope::Scope},
+    distribution::Inner,
+    store::{StoreError, key::prefix},
+};
+use seks_proto::runtime::blocking;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+
+/// How long the watch may take to bring what was listed; where it takes longer, the barriers notice.
+const WATCH_LIMIT: Duration = Duration::from_secs(10);
+/// Of a large store at most this part of the time goes into listing it.
+const SHARE: u32 = 50;
+
+/// For ever. `damaged` is told when the two differ.
+pub(crate) async fn run(inner: Arc<Inner>, damaged: Arc<Notify>) {
+    let mut pause = inner.config.verify_every;
+    loop {
+        sleep(pause).await;
+        let begun = Instant::now();
+        match agree(&inner).await {
+            Ok(true) => {}
+            Ok(false) => {
+                inner.metrics.diverged("replica");
+                tracing::error!(
+                    "the table of this replica differs from the store: an event was lost; listing it again"
+                );
+                damaged.notify_one();
+            }
+            Err(error) => tracing::warn!(%error, "the store can't be listed, and so not compared with"),
+        }
+        pause = inner.config.verify_every.max(begun.elapsed() * SHARE);
+    }
+}
+
+/// What can't be compared agrees.
+async fn agree(inner: &Inner) -> Result<bool, StoreError> {
+    let (records, revision) = inner.store.list(prefix::ALL).await?;
+    let authenticated = inner.store.is_authenticated();
+    let Ok(listed) = blocking(move || Materialised::load(records, authenticated).sums(|_| true)).await else {
+        return Ok(true);
+    };
+    let mut head = inner.feed.subscribe();
+    if !matches!(timeout(WATCH_LIMIT, head.wait_for(|head| *head >= revision)).await, Ok(Ok(_))) {
+        return Ok(true);
+    }
+    let followed = inner.snapshots.sums_at(revision, &Scope::default(), &inner.feed);
+    Ok(followed.is_none_or(|followed| followed == listed))
+}

@@ -1,0 +1,120 @@
+//! "Enforced": no node serves what a change took away. Each node that may hold a lease has applied the change, or its lease is over.
+//!
+//! Of the nodes that this replica answers for it knows that itself; of all others their replicas say it, by a watermark that has
+//! passed the change.
+//!
+//! Why the bound holds: a lease that was granted without knowledge of the change counts from a barrier before the change's
+//! commit, so it has ended TTL after that on a perfect clock, and [`rules::with_skew`] of TTL on any clock
+//! that we trust. A grant after this replica learnt of the change names a revision at or after it, and no node takes it before
+//! it has applied that.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    distribution::Inner,
+    fleet::leases::{Standing, millis},
+    store::Revision,
+};
+use seks_proto::{
+    id::ReplicaId,
+    table::{BootInstant, rules},
+    wire,
+};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+/// Acknowledgements of a large fleet come in bursts; one look serves many.
+const COALESCE: Duration = Duration::from_millis(1);
+
+pub(crate) async fn wait(inner: &Inner, revision: Revision, timeout: Duration) -> wire::Enforcement {
+    let (start, deadline) = (Instant::now(), Instant::now() + timeout);
+    let mut head = inner.feed.subscribe();
+    let heard = timeout_at(deadline, head.wait_for(|head| *head >= revision)).await.is_ok();
+    let mut changed = inner.fleet.subscribe();
+    let mut state = None;
+    while heard && Instant::now() < deadline {
+        // A node may come back in between the two, with nothing acknowledged yet: the answer is what counts.
+        state = (!is_outstanding(inner, revision)).then(|| now(inner, revision)).filter(|state| state.enforced);
+        if state.is_some() {
+            break;
+        }
+        let bound = inner.feed.observed(revision).map(|at| rules::bound(at, inner.replicas.longest_ttl()));
+        let ends = [bound, inner.fleet.next_expiry(), inner.replicas.next_end()].into_iter().flatten();
+        let sleep_for = ends.map(BootInstant::remaining).filter(|left| !left.is_zero()).min().unwrap_or(timeout);
+        let wake = deadline.min(Instant::now() + sleep_for + COALESCE);
+        tokio::select! {
+            _ = changed.changed() => sleep(COALESCE).await,
+            () = sleep_until(wake) => {}
+        }
+        changed.mark_unchanged();
+    }
+    let mut state = state.unwrap_or_else(|| now(inner, revision));
+    state.waited_ms = millis(start.elapsed());
+    state
+}
+
+/// A change that this replica knows of, and what the others have come to with it.
+struct Change {
+    observed: BootInstant,
+    effective: Revision,
+    bound: BootInstant,
+    others: BTreeMap<ReplicaId, Standing>,
+}
+
+impl Change {
+    /// `None`: it hasn't even heard of it.
+    fn of(inner: &Inner, revision: Revision) -> Option<Self> {
+        let observed = inner.feed.observed(revision)?;
+        let effective = inner.feed.effective(revision);
+        let bound = rules::bound(observed, inner.replicas.longest_ttl());
+        let me = inner.fleet.me();
+        let others = inner.replicas.standings(me.as_ref(), effective, observed, |other| inner.fleet.is_held(other));
+        Some(Self { observed, effective, bound, others })
+    }
+
+    fn elsewhere(&self, replica: &str) -> Standing {
+        let of = ReplicaId::try_from(replica).ok().and_then(|id| self.others.get(&id).copied());
+        // A replica without a record has granted nothing that is left.
+        of.unwrap_or(Standing::LeaseExpired(self.observed))
+    }
+
+    /// Replicas that haven't said yet that their nodes have come to it.
+    fn silent(&self) -> impl Iterator<Item = &ReplicaId> {
+        self.others.iter().filter(|(_, standing)| **standing == Standing::Outstanding).map(|(id, _)| id)
+    }
+}
+
+/// Whether anybody has yet to come to the change: [`now`] without the answer for people.
+fn is_outstanding(inner: &Inner, revision: Revision) -> bool {
+    Change::of(inner, revision).is_none_or(|change| {
+        change.silent().next().is_some()
+            || inner.fleet.is_outstanding(change.effective, change.bound, |replica| change.elsewhere(replica))
+    })
+}
+
+pub(crate) fn now(inner: &Inner, revision: Revision) -> wire::Enforcement {
+    use wire::node_enforcement::State;
+    let Some(change) = Change::of(inner, revision) else {
+        let never = BootInstant::from_nanos(u64::MAX);
+        let outstanding = inner.fleet.standings(Revision::MAX, never, |_| Standing::Outstanding);
+        let nodes = outstanding.into_iter().map(|(id, region, _)| node(id.to_string(), region, State::Outstanding, 0));
+        return wire::Enforcement { revision, nodes: nodes.collect(), ..Default::default() };
+    };
+    let standings = inner.fleet.standings(change.effective, change.bound, |replica| change.elsewhere(replica));
+    let nodes = standings.iter().map(|(_, _, standing)| standing);
+    let enforced = nodes.chain(change.others.values()).all(|standing| *standing != Standing::Outstanding);
+    let nodes = standings.into_iter().map(|(id, region, standing)| {
+        let (state, ms) = match standing {
+            Standing::Applied(at) => (State::Applied, at.since(change.observed)),
+            Standing::LeaseExpired(at) => (State::LeaseExpired, at.since(change.observed)),
+            Standing::Outstanding => (State::Outstanding, BootInstant::now().since(change.observed)),
+        };
+        node(id.to_string(), region, state, millis(ms))
+    });
+    let name = |id: &ReplicaId| inner.replicas.host(id.as_str()).map_or_else(|| id.to_string(), |host| host.name);
+    let replicas = change.silent().map(name).collect();
+    wire::Enforcement { revision, enforced, waited_ms: 0, replicas, nodes: nodes.collect() }
+}
+
+fn node(node: String, region: String, state: wire::node_enforcement::State, ms: u64) -> wire::NodeEnforcement {
+    wire::NodeEnforcement { node, region, state: state.into(), ms }
+}

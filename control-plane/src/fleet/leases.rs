@@ -1,0 +1,504 @@
+//! The fleet: what each node has applied, until when it may hold a lease, and which replica answers for it. What "enforced"
+//! is computed from.
+//!
+//! A replica *answers for* a node from the moment that the store says so: its watermark covers every lease that the node
+//! may hold, also those that another granted before. So that one can forget the node when it learns of the
+//! move, and a node that moves is never lost and blocks nobody.
+
+mod node;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use seks_proto::{
+    id::{NodeId, ReplicaId},
+    table::{
+        BootInstant,
+        rules::{self, with_skew},
+    },
+    wire,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::node::{FOREVER, NodeState};
+use crate::{distribution::unix_now, store::Revision};
+
+/// What a node, or a replica with its nodes, has come to with a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// It acknowledged the change then, or a little later.
+    Applied(BootInstant),
+    /// No lease that it may hold is left.
+    LeaseExpired(BootInstant),
+    /// Neither.
+    Outstanding,
+}
+
+/// Nodes, and what was promised of them.
+#[derive(Default)]
+struct State {
+    nodes: BTreeMap<NodeId, NodeState>,
+    /// This life's id, once it is registered.
+    me: Option<ReplicaId>,
+    /// What we have told, or are about to tell, the other replicas: no node comes in below it.
+    promised: Revision,
+    /// The longest lease that anybody grants.
+    longest: Duration,
+    /// The last revision that changed a node's record.
+    changed_at: Revision,
+    /// No lease that is left ends before this; `None`: none is left. Once it has passed it has to be looked for anew.
+    next_end: Option<BootInstant>,
+}
+
+/// All nodes that are known.
+pub(crate) struct Fleet {
+    state: Mutex<State>,
+    /// Moves with everything that may change an answer.
+    changed: watch::Sender<u64>,
+}
+
+impl Fleet {
+    /// The nodes that the store knows, each with the revision of its record. `longest`: the longest lease that any of them may hold.
+    pub(crate) fn new(records: Vec<(NodeId, wire::Node, Revision)>, longest: Duration) -> Self {
+        let state = State { longest, ..State::default() };
+        let fleet = Self { state: Mutex::new(state), changed: watch::Sender::new(0) };
+        records.into_iter().for_each(|(id, record, revision)| fleet.learn(id, Some(record), revision));
+        fleet
+    }
+
+    /// This replica is registered: from now on it may answer for nodes.
+    pub(crate) fn enlist(&self, me: ReplicaId) {
+        self.lock().me = Some(me);
+        self.notify();
+    }
+
+    /// This replica is not registered any more: it answers for those that it has, and for nobody new.
+    pub(crate) fn disown(&self) {
+        let mut state = self.lock();
+        state.me = None;
+        state.nodes.values_mut().for_each(|node| node.recorded = None);
+    }
+
+    /// This life's id, while it is registered.
+    pub(crate) fn me(&self) -> Option<ReplicaId> {
+        self.lock().me.clone()
+    }
+
+    /// As [`disown`](Self::disown), if `id` is us.
+    pub(crate) fn disown_if(&self, id: &ReplicaId) {
+        if self.lock().me.as_ref() == Some(id) {
+            self.disown();
+        }
+    }
+
+    /// Somebody grants leases of this length.
+    pub(crate) fn allow_for(&self, longest: Duration) {
+        let mut state = self.lock();
+        state.longest = state.longest.max(longest);
+        drop(state);
+        self.notify();
+    }
+
+    /// The store says this of a node since `revision`; `None`: it has no record any more.
+    pub(crate) fn learn(&self, id: NodeId, record: Option<wire::Node>, revision: Revision) {
+        let mut state = self.lock();
+        state.changed_at = state.changed_at.max(revision);
+        let lease = state.expect_longest();
+        let State { nodes, me, .. } = &mut *state;
+        match (record, nodes.get_mut(&id)) {
+            (Some(_) | None, Some(node)) if revision <= node.stored.max(node.removed) => {}
+            (Some(record), Some(node)) => node.learn(record, revision, me.as_ref(), lease),
+            (Some(record), None) => {
+                nodes.entry(id).or_insert_with(NodeState::new).learn(record, revision, me.as_ref(), lease);
+            }
+            (None, Some(node)) => node.forget(revision, me.as_ref(), lease),
+            (None, None) => {}
+        }
+        drop(state);
+        self.notify();
+    }
+
+    /// The store holds exactly these, at `revision`.
+    pub(crate) fn reset(&self, records: Vec<(NodeId, wire::Node, Revision)>, revision: Revision) {
+        let listed = |id: &NodeId| records.iter().any(|(known, ..)| known == id);
+        let missing: Vec<_> = self.lock().nodes.keys().filter(|id| !listed(id)).cloned().collect();
+        missing.into_iter().for_each(|id| self.learn(id, None, revision));
+        records.into_iter().for_each(|(id, record, revision)| self.learn(id, Some(record), revision));
+    }
+
+    /// A stream of `id` begins: it speaks for the node from now on, and an older one no more. The token ends it in turn.
+    pub(crate) fn join(&self, id: &NodeId, stream: u64, hello: &wire::Hello) -> CancellationToken {
+        let token = CancellationToken::new();
+        let mut state = self.lock();
+        let node = state.nodes.entry(id.clone()).or_insert_with(NodeState::new);
+        if let Some((_, older)) = node.stream.replace((stream, token.clone())) {
+            older.cancel();
+        }
+        if node.speaks(&hello.instance) {
+            tracing::warn!(
+                seks.node = %id,
+                "another process has shown this node's certificate and may hold a lease: what changes is enforced when that has ended"
+            );
+        }
+        if node.record.region != hello.region {
+            node.recorded = None;
+        }
+        if node.record.first_seen_at == 0 {
+            node.record.first_seen_at = unix_now();
+        }
+        node.record.id = id.to_string();
+        node.record.region.clone_from(&hello.region);
+        node.record.version.clone_from(&hello.version);
+        node.record.features.clone_from(&hello.features);
+        node.record.last_seen_at = unix_now();
+        node.acked = 0;
+        drop(state);
+        self.notify();
+        token
+    }
+
+    /// A stream has ended.
+    pub(crate) fn leave(&self, id: &NodeId, stream: u64) {
+        self.of(id, stream, |node| {
+            node.stream = None;
+            node.record.last_seen_at = unix_now();
+        });
+    }
+
+    /// `id` says on `stream` that it has applied `revision`. Says whether that was news.
+    pub(crate) fn ack(&self, id: &NodeId, stream: u64, revision: Revision) -> bool {
+        let mut state = self.lock();
+        let node = state.nodes.get_mut(id).filter(|node| node.speaks_on(stream));
+        let news = node.is_some_and(|node| node.ack(revision));
+        drop(state);
+        if news {
+            self.notify(); // a node that repeats itself wakes nobody
+        }
+        news
+    }
+
+    /// `id` asks on `stream` for a lease, and says how many tokens it honours.
+    pub(crate) fn renewed(&self, id: &NodeId, stream: u64, tokens: u64) {
+        let mut state = self.lock();
+        if let Some(node) = state.nodes.get_mut(id).filter(|node| node.speaks_on(stream)) {
+            node.record.last_seen_at = unix_now();
+            node.record.tokens = tokens;
+        }
+    }
+
+    /// A node says how many of its audit spans wait for its collector.
+    pub(crate) fn audit(&self, id: &NodeId, stream: u64, queue: u64) {
+        if let Some(node) = self.lock().nodes.get_mut(id)
+            && node.stream.as_ref().is_some_and(|(current, _)| *current == stream)
+        {
+            node.audit_queue = queue;
+        }
+    }
+
+    /// Audit spans that wait at the connected nodes.
+    pub(crate) fn audit_queue(&self) -> u64 {
+        let state = self.lock();
+        let connected = state.nodes.values().filter(|node| node.stream.is_some());
+        connected.fold(0, |sum, node| sum.saturating_add(node.audit_queue))
+    }
+
+    /// What the store must know of a node before it is granted a lease of up to `ttl`: that we answer for it. `None` when it
+    /// does, or when we can't yet: not before we are registered, nor before the node has applied what we promised of all our
+    /// nodes. Whoever gets a record writes it: from here on our watermark covers whatever lease the node has.
+    pub(crate) fn to_record(
+        &self,
+        id: &NodeId,
+        ttl: Duration,
+        effective: impl Fn(Revision) -> Revision,
+    ) -> Option<wire::Node> {
+        let mut state = self.lock();
+        let lease = state.expect_longest();
+        let State { nodes, me, promised, .. } = &mut *state;
+        let (node, me) = (nodes.get_mut(id)?, me.as_ref()?);
+        let ttl = millis(ttl);
+        let known = node.recorded.is_some() && node.record.lease_ttl_ms >= ttl;
+        if known || !rules::may_answer(node.acked, effective(*promised)) {
+            return None;
+        }
+        node.hold(lease);
+        node.begin_write();
+        node.answered = node.stream.as_ref().map(|(stream, _)| *stream);
+        let (replica, lease_ttl_ms) = (me.to_string(), ttl.max(node.record.lease_ttl_ms));
+        Some(wire::Node { replica, lease_ttl_ms, instance: node.instance.clone(), ..node.record.clone() })
+    }
+
+    /// `record`, from [`to_record`](Self::to_record), isn't known to have been written: should it have been, it is now at the latest.
+    pub(crate) fn unrecorded(&self, id: &NodeId, record: &wire::Node) {
+        let mut state = self.lock();
+        let lease = state.expect_longest();
+        if let Some(node) = state.nodes.get_mut(id) {
+            node.end_write(&record.instance);
+            node.hold_of(&record.instance, lease);
+        }
+        drop(state);
+        self.notify();
+    }
+
+    /// `record`, from [`to_record`](Self::to_record), is in the store since `revision`.
+    pub(crate) fn recorded(&self, id: &NodeId, record: &wire::Node, revision: Revision) {
+        let mut state = self.lock();
+        let lease = state.expect_longest();
+        let State { nodes, me, .. } = &mut *state;
+        if let Some(node) = nodes.get_mut(id) {
+            node.end_write(&record.instance);
+        }
+        if let Some(node) = nodes.get_mut(id).filter(|node| revision > node.stored) {
+            // Until just now another may have granted it leases.
+            node.hold_of(&record.instance, lease);
+            if revision > node.removed {
+                node.stored = revision;
+                node.outdate(record, me.as_ref(), lease);
+                node.is_recorded(record);
+                let ours = me.as_ref().is_some_and(|me| me.as_str() == record.replica);
+                let same = node.record.region == record.region && node.instance == record.instance;
+                node.recorded = (ours && same).then_some(revision);
+            }
+        }
+        drop(state);
+        self.notify();
+    }
+
+    /// Up to `most` nodes that we answer for and that are gone, with every lease of theirs, each with the revision of its record: the
+    /// store may know. Whether it does is not known before the watch says so; should the node come back meanwhile, it is
+    /// recorded anew before it is granted anything.
+    pub(crate) fn depart(&self, most: usize) -> Vec<(NodeId, Revision)> {
+        let now = BootInstant::now();
+        let mut state = self.lock();
+        let State { nodes, me, .. } = &mut *state;
+        let Some(me) = me else { return Vec::new() };
+        let over = |node: &NodeState| node.holders().iter().all(|(_, ends)| *ends <= now);
+        let gone = |node: &NodeState| node.record.replica == me.as_str() && node.stream.is_none() && over(node);
+        let gone = nodes.iter_mut().filter(|(_, node)| gone(node)).take(most);
+        gone.map(|(id, node)| {
+            node.recorded = None;
+            (id.clone(), node.stored)
+        })
+        .collect()
+    }
+
+    /// Whether a lease of up to `ttl` that is rooted at `barrier` may be granted: the store has known since before that we
+    /// answer for the node.
+    pub(crate) fn may_grant(&self, id: &NodeId, ttl: Duration, barrier: Revision) -> bool {
+        self.lock().nodes.get(id).is_some_and(|node| {
+            rules::may_grant(node.recorded, Duration::from_millis(node.record.lease_ttl_ms), ttl, barrier)
+        })
+    }
+
+    /// The node is about to be granted a lease that ends by `ends`. `false`: the stream is no longer its.
+    #[must_use]
+    pub(crate) fn grant(&self, id: &NodeId, stream: u64, ends: BootInstant) -> bool {
+        self.lock().expect_end(ends);
+        let granted = self.of(id, stream, |node| {
+            node.hold(ends);
+            node.answered = Some(stream);
+        });
+        granted.is_some()
+    }
+
+    /// How each node stands to a change that is applied with revision `effective`; `bound`: when every lease that was granted
+    /// before the change has ended. `elsewhere` says how a replica stands to it, with all nodes that it answers for.
+    pub(crate) fn standings(
+        &self,
+        effective: Revision,
+        bound: BootInstant,
+        elsewhere: impl Fn(&str) -> Standing,
+    ) -> Vec<(NodeId, String, Standing)> {
+        let now = BootInstant::now();
+        let mut state = self.lock();
+        // Whom the store has forgotten, and who can't serve any more, is of no interest.
+        state.nodes.retain(|_, node| node.stored > 0 || node.stream.is_some() || node.may_be_here(now));
+        state
+            .standings(effective, bound, now, &elsewhere)
+            .map(|(id, region, s)| (id.clone(), region.to_owned(), s))
+            .collect()
+    }
+
+    /// Whether there is a node that a change waits for, as [`standings`](Self::standings) would say. Asked with every burst of
+    /// acknowledgements: it ends at the first, and copies nothing.
+    pub(crate) fn is_outstanding(
+        &self,
+        effective: Revision,
+        bound: BootInstant,
+        elsewhere: impl Fn(&str) -> Standing,
+    ) -> bool {
+        let state = self.lock();
+        let mut standings = state.standings(effective, bound, BootInstant::now(), &elsewhere);
+        standings.any(|(_, _, standing)| standing == Standing::Outstanding)
+    }
+
+    /// What can be promised of all nodes that we answer for, and is from now on. `settled`: no lease is left that is rooted
+    /// before what was committed up to there.
+    pub(crate) fn watermark(
+        &self,
+        head: Revision,
+        settled: Revision,
+        effective: impl Fn(Revision) -> Revision,
+    ) -> Revision {
+        let now = BootInstant::now();
+        let (mut state, effective_head) = (self.lock(), effective(head));
+        let promised = state.promised;
+        // Who has a table and waits to be answered for holds the promise where it can be reached.
+        let waits = |node: &NodeState| node.stream.is_some() && node.recorded.is_none() && node.acked > 0;
+        let holders = || {
+            state.nodes.values().flat_map(|node| {
+                let [(acked, ends), former] = node.holders();
+                [(acked, if waits(node) { FOREVER } else { ends }), former]
+            })
+        };
+        // While one is at what was promised, or below, nobody else need be asked.
+        let stays = |(acked, ends): (Revision, BootInstant)| ends > now && acked <= promised && acked < effective_head;
+        let low = match holders().any(stays) {
+            true => promised,
+            false => rules::watermark(holders(), head, effective_head, now),
+        };
+        state.promised = promised.max(low).max(settled);
+        state.promised
+    }
+
+    /// Whether we answer for a lease that may be left.
+    pub(crate) fn has_leases(&self) -> bool {
+        let now = BootInstant::now();
+        self.lock().nodes.values().flat_map(NodeState::known_ends).any(|ends| ends > now)
+    }
+
+    /// The last revision that changed a node's record.
+    pub(crate) fn changed_at(&self) -> Revision {
+        self.lock().changed_at
+    }
+
+    /// Whether the store names every node that may have a lease, and us with it.
+    pub(crate) fn are_named(&self) -> bool {
+        let now = BootInstant::now();
+        let named = |node: &NodeState| {
+            let [lease, former] = node.known_ends();
+            former <= now && (lease <= now || node.recorded.is_some()) && node.lingers_at(now).next().is_none()
+        };
+        self.lock().nodes.values().all(named)
+    }
+
+    /// Whether there may be a node that `replica` answers for, as far as the store tells.
+    pub(crate) fn is_held(&self, replica: &ReplicaId) -> bool {
+        let now = BootInstant::now();
+        let holds = |host: &str| host == replica.as_str();
+        self.lock().nodes.values().any(|node| holds(&node.record.replica) || node.lingers_at(now).any(holds))
+    }
+
+    /// When the next lease ends that is left now, or a little earlier.
+    pub(crate) fn next_expiry(&self) -> Option<BootInstant> {
+        let now = BootInstant::now();
+        let mut state = self.lock();
+        // Asked with every burst of acknowledgements: all nodes are looked at only when the one before has come.
+        if state.next_end.is_some_and(|ends| ends <= now) {
+            state.next_end = state.nodes.values().flat_map(NodeState::known_ends).filter(|ends| *ends > now).min();
+        }
+        state.next_end
+    }
+
+    /// All nodes, for people. `head`: what they should have applied, `effective` what that comes to; `elsewhere` says how far a replica
+    /// is with its nodes, `None` when it isn't serving any.
+    pub(crate) fn list(
+        &self,
+        head: Revision,
+        effective: Revision,
+        elsewhere: impl Fn(&str) -> Option<Revision>,
+    ) -> Vec<wire::Node> {
+        let state = self.lock();
+        let now = BootInstant::now();
+        let me = state.me.as_ref().map_or("", ReplicaId::as_str);
+        let show = |node: &NodeState| {
+            // A node of ours without a stream is gone, whatever its record says until that is written down.
+            let here = node.stream.is_some() || node.lease_ends > now || node.record.replica == me;
+            let host = (!here).then(|| elsewhere(&node.record.replica)).flatten();
+            let applied = node.acked.max(host.unwrap_or_default());
+            wire::Node {
+                connected: node.stream.is_some() || host.is_some(),
+                applied_revision: applied,
+                lag: if applied >= effective { 0 } else { head.saturating_sub(applied) },
+                // Of a lease that another replica grants only the length is known here.
+                lease_remaining_ms: if host.is_some() {
+                    node.record.lease_ttl_ms
+                } else {
+                    millis(node.lease_ends.since(now))
+                },
+                ..node.record.clone()
+            }
+        };
+        state.nodes.values().filter(|node| node.stored > 0 || node.stream.is_some()).map(show).collect()
+    }
+
+    /// Streams that are open.
+    pub(crate) fn streams(&self) -> usize {
+        self.lock().nodes.values().filter(|node| node.stream.is_some()).count()
+    }
+
+    /// Wakes whenever a standing may have changed.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Does `what` to the node if `stream` speaks for it.
+    fn of<T>(&self, id: &NodeId, stream: u64, what: impl FnOnce(&mut NodeState) -> T) -> Option<T> {
+        let mut state = self.lock();
+        let node = state.nodes.get_mut(id);
+        let node = node.filter(|node| node.speaks_on(stream))?;
+        let done = what(node);
+        drop(state);
+        self.notify();
+        Some(done)
+    }
+
+    pub(crate) fn notify(&self) {
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// A lease may end then.
+    fn expect_end(&mut self, ends: BootInstant) {
+        self.next_end = Some(self.next_end.map_or(ends, |next| next.min(ends)));
+    }
+
+    /// When a lease ends that somebody may just have granted.
+    fn expect_longest(&mut self) -> BootInstant {
+        let ends = BootInstant::now().plus(with_skew(self.longest));
+        self.expect_end(ends);
+        ends
+    }
+
+    fn standings(
+        &self,
+        effective: Revision,
+        bound: BootInstant,
+        now: BootInstant,
+        elsewhere: &impl Fn(&str) -> Standing,
+    ) -> impl Iterator<Item = (&NodeId, &str, Standing)> {
+        let me = self.me.as_ref().map_or("", ReplicaId::as_str);
+        let standing = move |node: &NodeState| match (node.standing(effective, bound, now), node.host(now)) {
+            // Nothing of its leases is ours to answer for: whoever does knows more.
+            (Standing::LeaseExpired(_), Some(other)) if other != me => elsewhere(other),
+            (own, _) => own,
+        };
+        let nodes = self.nodes.iter().filter(move |(_, node)| node.may_have_served(now));
+        nodes.map(move |(id, node)| (id, node.record.region.as_str(), standing(node)))
+    }
+}
+
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! This replica among the others: it registers, says how far its nodes are, and clears away who has fallen silent.
+//!
+//! The watermark is written when it has passed something that means anything to nodes: once for a burst of changes, and not at
+//! all while nobody else is there to read it. Where the store takes no write (it is full, or gone), the others wait for the
+//! bound instead.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    distribution::{Inner, unix_now},
+    fleet::{leases::millis, replicas::Chore},
+    registry::RegistryError,
+    store::{Revision, STORE_FORMAT, StoreError},
+};
+use seks_proto::{
+    id::ReplicaId,
+    table::{BootInstant, rules::with_skew},
+    wire,
+};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// Acknowledgements of many nodes come at the same time; one record tells of all.
+const COALESCE: Duration = Duration::from_millis(1);
+/// Pause after a write that failed.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often a replica that leaves looks whether its nodes have.
+const LEAVING_LOOK: Duration = Duration::from_millis(50);
+/// How long the last word may take.
+const LAST_WORD: Duration = Duration::from_secs(1);
+/// Longest wait for nodes to move to another replica, be the lease ever so long.
+const MAX_HANDOVER: Duration = Duration::from_secs(5);
+/// Revisions between two times that a replica says that the store names all its nodes: a start looks 10,000 back ([`replay`](crate::changefeed::replay)).
+const NAME_EVERY: Revision = 2_500;
+/// Departed nodes that are written down in one round: the rest can wait for the next.
+const MAX_RELEASED: usize = 64;
+
+/// From a registration to its end, which another replica may bring about.
+pub(crate) struct Life {
+    id: ReplicaId,
+    record: wire::Replica,
+    /// The revision of the record.
+    modified: Revision,
+    written: Instant,
+}
+
+impl Life {
+    /// Registers this process as a replica of its own.
+    pub(crate) async fn register(inner: &Inner) -> Result<Self, RegistryError> {
+        let id = ReplicaId::generate(&inner.config.replica).map_err(RegistryError::Random)?;
+        let record = wire::Replica {
+            id: id.to_string(),
+            name: inner.config.replica.clone(),
+            watermark: watermark(inner),
+            lease_ttl_ms: millis(inner.config.lease),
+            registered_at: unix_now(),
+            // It has granted nothing yet.
+            named_at: inner.feed.head(),
+            store_format: STORE_FORMAT,
+            ..Default::default()
+        };
+        let modified = inner.registry.put_replica(&id, &record, 0).await?;
+        inner.replicas.learn(&id, Some(record.clone()), modified);
+        inner.fleet.enlist(id.clone());
+        Ok(Self { id, record, modified, written: Instant::now() })
+    }
+
+    /// Whether the store says that this life may grant nothing any more.
+    fn is_over(&self, inner: &Inner) -> bool {
+        inner.fleet.me().as_ref() != Some(&self.id)
+            || inner.replicas.is_over(&self.id, self.modified, inner.feed.head())
+    }
+
+    /// Tells the others what has come of our nodes, if there is news and anybody to hear it.
+    async fn tell(&mut self, inner: &Inner) -> Result<(), RegistryError> {
+        if !inner.replicas.has_others(&self.id) {
+            return Ok(());
+        }
+        let watermark = watermark(inner);
+        let news = inner.feed.effective(watermark) > self.record.watermark;
+        let due = self.written.elapsed() >= inner.config.lease;
+        if !(news || due) {
+            return Ok(());
+        }
+        let audit_queue = inner.fleet.audit_queue();
+        let record = wire::Replica { watermark, audit_queue, ..self.record.clone() };
+        match inner.registry.put_replica(&self.id, &record, self.modified).await {
+            Ok(modified) => {
+                (self.record, self.modified, self.written) = (record, modified, Instant::now());
+                Ok(())
+            }
+            Err(error) => {
+                // The answer to the write before may have been lost. If somebody has retired us, the watch says so.
+                if let Some((_, modified)) = inner.registry.replica(&self.id).await?.filter(|(r, _)| !r.retired) {
+                    self.modified = modified;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Says anew that the store names all our nodes, once that is so again after a node has come, moved or gone, and before the
+    /// store's history no longer reaches back to the last time. Who starts after a crash then waits for nobody else. Only of use where
+    /// no other replica can have granted these nodes leases.
+    async fn name(&mut self, inner: &Inner) -> Result<(), RegistryError> {
+        let (head, changed) = (inner.feed.head(), inner.fleet.changed_at());
+        let due = changed > self.record.named_at || head >= self.record.named_at + NAME_EVERY;
+        if !inner.replicas.is_exclusive() || !due || !inner.fleet.are_named() {
+            return Ok(());
+        }
+        let record = wire::Replica { named_at: head, ..self.record.clone() };
+        let modified = inner.registry.put_replica(&self.id, &record, self.modified).await?;
+        (self.record, self.modified, self.written) = (record, modified, Instant::now());
+        Ok(())
+    }
+
+    /// Clears away who has fallen silent, and nodes that are gone.
+    async fn tidy(&self, inner: &Inner) -> Result<(), RegistryError> {
+        for chore in inner.replicas.chores(&self.id) {
+            let done = match chore {
+                Chore::Retire(id, record, at) => {
+                    // An embedded store has one at a time: this is what was left of the one before.
+                    if inner.store.kind() != "embedded" {
+                        tracing::warn!(replica = %id, "a replica has fallen silent: its leases are waited for, then it is forgotten");
+                    }
+                    inner.registry.put_replica(&id, &record, at).await
+                }
+                Chore::Forget(id, at) => inner.registry.forget_replica(&id, at).await,
+            };
+            match done {
+                // Another replica was faster, or it is alive after all.
+                Ok(_) | Err(RegistryError::Store(StoreError::Conflict)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for (node, at) in inner.fleet.depart(MAX_RELEASED) {
+            inner.registry.release_node(&node, &self.id, at).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Life {
+    /// The last word. With all nodes in other hands nothing of this replica is left; else its leases have to be waited for.
+    async fn end(self, inner: &Inner) {
+        let (done, named) = (!inner.fleet.has_leases(), inner.fleet.are_named());
+        inner.fleet.disown(); // nothing is granted any more
+        let word = async {
+            match done {
+                true => {
+                    // First that nothing is left of it: a record that is deleted without this has its leases waited for.
+                    let record = wire::Replica { retired: true, released: true, ..self.record };
+                    let said = match inner.replicas.has_others(&self.id) {
+                        true => inner.registry.put_replica(&self.id, &record, self.modified).await?,
+                        false => self.modified,
+                    };
+                    inner.registry.forget_replica(&self.id, said).await
+                }
+                false => {
+                    let record = wire::Replica { watermark: watermark(inner), retired: true, named, ..self.record };
+                    inner.registry.put_replica(&self.id, &record, self.modified).await
+                }
+            }
+        };
+        if !matches!(timeout(LAST_WORD, word).await, Ok(Ok(_))) {
+            tracing::warn!(replica = %self.id, "the others were not told that this replica ends; they wait for its leases");
+        }
+    }
+}
+
+/// Whether nothing more is to be gained from waiting with the end, that was decided `since`.
+fn is_done(inner: &Inner, life: Option<&Life>, since: Instant) -> bool {
+    let moved = inner.fleet.streams() == 0 && !inner.fleet.has_leases();
+    let alone = life.is_none_or(|life| !inner.replicas.has_others(&life.id));
+    moved || alone || since.elapsed() >= handover(inner.config.lease)
+}
+
+/// How long nodes are given to move away.
+pub(crate) fn handover(lease: Duration) -> Duration {
+    (lease / 2).min(MAX_HANDOVER)
+}
+
+/// Until this replica leaves.
+pub(crate) async fn run(inner: Arc<Inner>, mut life: Option<Life>) {
+    let (mut fleet, mut head) = (inner.fleet.subscribe(), inner.feed.subscribe());
+    let period = inner.config.lease / 2;
+    let (mut tidy_at, mut leaving) = (Instant::now(), None);
+    let _parted = inner.parted.clone().drop_guard();
+    loop {
+        if inner.leaving.is_cancelled() {
+            let since = *leaving.get_or_insert_with(Instant::now);
+            if is_done(&inner, life.as_ref(), since) {
+                break;
+            }
+        }
+        let mut done = round(&inner, &mut life).await;
+        if let (true, Some(life), Ok(())) = (Instant::now() >= tidy_at, &mut life, &done) {
+            done = life.tidy(&inner).await;
+            if done.is_ok() {
+                done = life.name(&inner).await;
+            }
+            tidy_at = Instant::now() + period;
+        }
+        if let Err(error) = done {
+            tracing::warn!(%error, "this replica's record can't be written; other replicas wait for leases to end");
+            sleep(RETRY).await;
+        }
+        let expiry = inner.fleet.next_expiry().map_or(period, BootInstant::remaining).min(period);
+        let expiry = if leaving.is_some() { expiry.min(LEAVING_LOOK) } else { expiry };
+        tokio::select! {
+            _ = fleet.changed() => sleep(COALESCE).await,
+            _ = head.changed() => sleep(COALESCE).await,
+            () = inner.leaving.cancelled(), if leaving.is_none() => {}
+            () = sleep_until(Instant::now() + expiry + COALESCE) => {}
+        }
+        fleet.mark_unchanged();
+        head.mark_unchanged();
+    }
+    if let Some(life) = life {
+        life.end(&inner).await;
+    }
+}
+
+async fn round(inner: &Inner, life: &mut Option<Life>) -> Result<(), RegistryError> {
+    match life.take_if(|life| life.is_over(inner)) {
+        None => {}
+        Some(over) => {
+            tracing::warn!(replica = %over.id, "another replica took this one for dead; it registers anew");
+            inner.fleet.disown_if(&over.id);
+        }
+    }
+    match life {
+        Some(life) => life.tell(inner).await,
+        None => {
+            *life = Some(Life::register(inner).await?);
+            Ok(())
+        }
+    }
+}
+
+/// What is true of every lease that we answer for.
+fn watermark(inner: &Inner) -> Revision {
+    let settled = BootInstant::now().minus(with_skew(inner.replicas.longest_ttl()));
+    let effective = |revision| inner.feed.effective(revision);
+    // In this order: what is settled was taken in before the head was read.
+    let settled = inner.feed.known_at(settled);
+    inner.fleet.watermark(inner.feed.head(), settled, effective)
+}

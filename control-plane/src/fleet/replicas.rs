@@ -1,0 +1,357 @@
+//! The replicas that serve from the same store, as their records tell.
+//!
+//! No replica sees all nodes. Each registers before it grants its first lease, and says in its record how far all nodes
+//! are that it answers for: its watermark. So who has seen a revision knows every replica of which a lease may be
+//! left that is rooted before it, and a change is enforced when all of them have passed it.
+//!
+//! A replica that has fallen silent is *retired* by another: from the revision of that on it grants nothing, so its leases have ended a TTL
+//! later, and then its record goes. One that was retired and is still alive registers anew, as another.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::{fleet::leases::Standing, store::Revision};
+use seks_proto::{
+    id::ReplicaId,
+    table::{
+        BootInstant,
+        rules::{self, with_skew},
+    },
+    wire,
+};
+
+/// How many watermarks of a replica are remembered with their time.
+const MAX_MARKS: usize = 64;
+/// A replica writes at least once a lease; after so many leases without a word it is retired.
+const SILENT_LEASES: u32 = 3;
+
+/// One record, and when this replica saw what in it.
+struct Known {
+    record: wire::Replica,
+    modified: Revision,
+    heard: BootInstant,
+    retired: Option<BootInstant>,
+    /// It has ended, and every node that it granted a lease is named in the store.
+    ended: bool,
+    /// Its record was deleted, though leases of it may be left: by somebody who isn't a replica.
+    gone: bool,
+    marks: VecDeque<(Revision, BootInstant)>,
+}
+
+/// What another replica's record needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Chore {
+    /// It has fallen silent.
+    Retire(ReplicaId, wire::Replica, Revision),
+    /// Nothing of it is left.
+    Forget(ReplicaId, Revision),
+}
+
+/// What a replica is to the nodes that it answers for, for people.
+pub(crate) struct Host {
+    pub(crate) name: String,
+    pub(crate) serving: bool,
+    pub(crate) watermark: Revision,
+}
+
+/// All that are known.
+pub(crate) struct Replicas {
+    known: Mutex<BTreeMap<ReplicaId, Known>>,
+    ttl: Duration,
+    /// Nobody else can have the store open: who is registered and isn't us is dead.
+    exclusive: bool,
+    since: BootInstant,
+}
+
+impl Replicas {
+    pub(crate) fn new(ttl: Duration, exclusive: bool) -> Self {
+        Self { known: Mutex::default(), ttl, exclusive, since: BootInstant::now() }
+    }
+
+    /// The store says this of a replica; `None`: its record is gone.
+    pub(crate) fn learn(&self, id: &ReplicaId, record: Option<wire::Replica>, modified: Revision) {
+        let ttl = self.longest_ttl();
+        let mut known = self.lock();
+        let now = BootInstant::now();
+        let Some(record) = record else {
+            // Replicas forget each other when nothing is left. Where somebody else has deleted the record, its leases are waited for.
+            match known.get_mut(id).filter(|entry| !self.exclusive && entry.may_have_leases(ttl, now)) {
+                Some(entry) => {
+                    tracing::warn!(replica = %id, "the record of a replica that may have granted leases was deleted; they are waited for");
+                    entry.retired.get_or_insert(now);
+                    entry.gone = true;
+                }
+                None => drop(known.remove(id)),
+            }
+            return;
+        };
+        let new = || Known {
+            record: wire::Replica::default(),
+            modified: 0,
+            heard: now,
+            retired: None,
+            ended: false,
+            gone: false,
+            marks: VecDeque::new(),
+        };
+        let entry = known.entry(id.clone()).or_insert_with(new);
+        if modified <= entry.modified {
+            return;
+        }
+        if record.watermark > entry.record.watermark {
+            entry.marks.push_back((record.watermark, now));
+            if entry.marks.len() > MAX_MARKS {
+                entry.marks.pop_front();
+            }
+        }
+        if record.retired && entry.retired.is_none() {
+            entry.retired = Some(now);
+        }
+        (entry.modified, entry.heard, entry.record) = (modified, now, record);
+    }
+
+    /// The store holds exactly these.
+    pub(crate) fn reset(&self, records: Vec<(ReplicaId, wire::Replica, Revision)>) {
+        let missing = |id: &&ReplicaId| !records.iter().any(|(listed, ..)| listed == *id);
+        let missing: Vec<ReplicaId> = self.lock().keys().filter(missing).cloned().collect();
+        missing.iter().for_each(|id| self.learn(id, None, 0));
+        records.into_iter().for_each(|(id, record, modified)| self.learn(&id, Some(record), modified));
+    }
+
+    /// A replica starts on a store that nobody else can have open: whoever is registered has ended. Of one that says of itself that
+    /// the store named all its nodes at some revision, the nodes are known if none of them has left the store since
+    /// `complete_since`: those that have come back, or that it doesn't answer for, aren't waited for.
+    pub(crate) fn ended(&self, complete_since: Option<Revision>) {
+        if !self.exclusive {
+            return;
+        }
+        for known in self.lock().values_mut() {
+            let named_at = known.record.named_at;
+            let followed = complete_since.is_some_and(|since| named_at >= since);
+            // A last word was said by who granted nothing any more.
+            known.ended = (known.record.retired && known.record.named) || (named_at > 0 && followed);
+        }
+    }
+
+    /// Whether nobody else can have the store open.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
+    /// Whether the store says of `id`, whose record was written at `modified`, that it may grant no more. `seen`: how far the
+    /// store has been followed.
+    pub(crate) fn is_over(&self, id: &ReplicaId, modified: Revision, seen: Revision) -> bool {
+        self.lock().get(id).map_or(seen >= modified, |known| known.retired.is_some())
+    }
+
+    /// Whether anybody else reads what `me` writes.
+    pub(crate) fn has_others(&self, me: &ReplicaId) -> bool {
+        self.lock().iter().any(|(id, known)| id != me && known.retired.is_none())
+    }
+
+    /// The longest lease that anybody may hold.
+    pub(crate) fn longest_ttl(&self) -> Duration {
+        let known = self.lock();
+        let longest = known.values().map(|k| Duration::from_millis(k.record.lease_ttl_ms)).max().unwrap_or_default();
+        longest.max(self.ttl)
+    }
+
+    /// How each replica but `me` stands to a change that was `observed` here, and that who has `effective` has applied. `holds`:
+    /// whether the store names a node that it answers for.
+    pub(crate) fn standings(
+        &self,
+        me: Option<&ReplicaId>,
+        effective: Revision,
+        observed: BootInstant,
+        holds: impl Fn(&ReplicaId) -> bool,
+    ) -> BTreeMap<ReplicaId, Standing> {
+        let (ttl, now) = (self.longest_ttl(), BootInstant::now());
+        let bound = rules::bound(observed, ttl);
+        // A record of a node that was gone before we came may have named a replica.
+        let complete = self.since.plus(with_skew(ttl)) <= now;
+        let known = self.lock();
+        let others = known.iter().filter(|(id, _)| Some(*id) != me);
+        let standing = |(id, known): (&ReplicaId, &Known)| {
+            let over = known.retired.map(|at| at.plus(with_skew(ttl)));
+            let standing = match rules::standing(known.record.watermark, effective, over, bound, now) {
+                rules::Standing::Applied => Standing::Applied(known.passed(effective)),
+                rules::Standing::LeaseExpired(at) => Standing::LeaseExpired(at),
+                // Where nobody else could evict a node meanwhile, the last word of a replica stands.
+                rules::Standing::Outstanding if (complete || known.ended) && !holds(id) => {
+                    Standing::LeaseExpired(observed)
+                }
+                rules::Standing::Outstanding => Standing::Outstanding,
+            };
+            (id.clone(), standing)
+        };
+        others.map(standing).collect()
+    }
+
+    /// The next moment at which leases of a retired replica have ended.
+    pub(crate) fn next_end(&self) -> Option<BootInstant> {
+        let (ttl, now) = (self.longest_ttl(), BootInstant::now());
+        let ends = |known: &Known| known.retired.map(|at| at.plus(with_skew(ttl)));
+        self.lock().values().filter_map(ends).filter(|at| *at > now).min()
+    }
+
+    /// What is to be done for the records of others.
+    pub(crate) fn chores(&self, me: &ReplicaId) -> Vec<Chore> {
+        let (ttl, now) = (self.longest_ttl(), BootInstant::now());
+        let patience = if self.exclusive { Duration::ZERO } else { ttl * SILENT_LEASES };
+        self.lock().retain(|_, known| !known.gone || known.may_have_leases(ttl, now));
+        let chore = |(id, known): (&ReplicaId, &Known)| match known.retired {
+            _ if known.gone => None,
+            Some(at) => (at.plus(with_skew(ttl)) <= now).then(|| Chore::Forget(id.clone(), known.modified)),
+            None => (known.heard.plus(patience) <= now).then(|| {
+                let record = wire::Replica { retired: true, ..known.record.clone() };
+                Chore::Retire(id.clone(), record, known.modified)
+            }),
+        };
+        self.lock().iter().filter(|(id, _)| *id != me).filter_map(chore).collect()
+    }
+
+    /// What `id`, as a node's record names it, is to its nodes.
+    pub(crate) fn host(&self, id: &str) -> Option<Host> {
+        let known = self.lock();
+        let known = known.get(&ReplicaId::try_from(id).ok()?)?;
+        let serving = known.retired.is_none();
+        Some(Host { name: known.record.name.clone(), serving, watermark: known.record.watermark })
+    }
+
+    /// Names of the replicas that may be alive and don't read records of `format`.
+    pub(crate) fn older_than(&self, format: u32) -> Vec<String> {
+        let known = self.lock();
+        let older = known.values().filter(|k| k.retired.is_none() && k.record.store_format < format);
+        older.map(|known| known.record.name.clone()).collect()
+    }
+
+    /// All of them, for people.
+    pub(crate) fn list(&self) -> Vec<wire::Replica> {
+        self.lock().values().map(|known| known.record.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ReplicaId, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Whether leases that it granted may not be over.
+    fn may_have_leases(&self, ttl: Duration, now: BootInstant) -> bool {
+        !self.record.released && self.retired.is_none_or(|at| at.plus(with_skew(ttl)) > now)
+    }
+
+    /// When it was seen to have passed `revision`.
+    fn passed(&self, revision: Revision) -> BootInstant {
+        self.marks.iter().find(|(mark, _)| *mark >= revision).map_or(self.heard, |(_, at)| *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn id(name: &str) -> ReplicaId {
+        name.parse().unwrap()
+    }
+
+    fn record(name: &str, watermark: u64) -> wire::Replica {
+        wire::Replica { id: name.into(), name: name.into(), watermark, lease_ttl_ms: 10_000, ..Default::default() }
+    }
+
+    fn standing(replicas: &Replicas, name: &str, effective: Revision, observed: BootInstant) -> Standing {
+        *replicas.standings(Some(&id("me")), effective, observed, |_| true).get(&id(name)).unwrap()
+    }
+
+    #[test]
+    fn a_replica_has_passed_a_change_by_its_watermark_or_by_the_bound() {
+        let replicas = Replicas::new(TTL, false);
+        replicas.learn(&id("me"), Some(record("me", 0)), 1);
+        replicas.learn(&id("a"), Some(record("a", 5)), 2);
+        let now = BootInstant::now();
+        assert!(matches!(standing(&replicas, "a", 5, now), Standing::Applied(_)));
+        assert_eq!(standing(&replicas, "a", 6, now), Standing::Outstanding);
+        assert!(matches!(standing(&replicas, "a", 6, now.minus(TTL * 2)), Standing::LeaseExpired(_)));
+        replicas.learn(&id("a"), Some(record("a", 6)), 9);
+        replicas.learn(&id("a"), Some(record("a", 4)), 8);
+        assert!(matches!(standing(&replicas, "a", 6, now), Standing::Applied(_)), "an older record changes nothing");
+        assert_eq!(replicas.standings(Some(&id("me")), 6, now, |_| true).len(), 1, "we are not an other");
+    }
+
+    #[test]
+    fn a_replica_whose_record_somebody_deletes_is_waited_for() {
+        let replicas = Replicas::new(TTL, false);
+        replicas.learn(&id("a"), Some(record("a", 5)), 2);
+        replicas.learn(&id("b"), Some(wire::Replica { released: true, retired: true, ..record("b", 5) }), 3);
+        replicas.learn(&id("a"), None, 4);
+        replicas.learn(&id("b"), None, 5);
+        let standings = replicas.standings(Some(&id("me")), 6, BootInstant::now(), |_| true);
+        assert_eq!(standings.get(&id("a")), Some(&Standing::Outstanding));
+        assert_eq!(standings.get(&id("b")), None, "it said that nothing of it is left");
+        assert!(replicas.is_over(&id("a"), 2, 4) && replicas.chores(&id("me")).is_empty());
+    }
+
+    #[test]
+    fn a_longer_lease_of_another_is_waited_for() {
+        let replicas = Replicas::new(TTL, false);
+        replicas.learn(&id("a"), Some(wire::Replica { lease_ttl_ms: 60_000, ..record("a", 5) }), 2);
+        assert_eq!(replicas.longest_ttl(), TTL * 6);
+        assert_eq!(standing(&replicas, "a", 6, BootInstant::now().minus(TTL * 2)), Standing::Outstanding);
+    }
+
+    #[test]
+    fn who_is_retired_is_over_and_forgotten_a_lease_later() {
+        let replicas = Replicas::new(Duration::ZERO, false);
+        // A lease of no length is over at once.
+        let short = |watermark| wire::Replica { lease_ttl_ms: 0, ..record("a", watermark) };
+        replicas.learn(&id("a"), Some(short(5)), 2);
+        let Some(Chore::Retire(who, retired, 2)) = replicas.chores(&id("me")).pop() else { panic!("not retired") };
+        assert!(who == id("a") && retired.retired && !replicas.is_over(&id("a"), 2, 2));
+        assert!(replicas.has_others(&id("me")) && !replicas.has_others(&id("a")));
+        replicas.learn(&id("a"), Some(retired), 3);
+        assert!(replicas.is_over(&id("a"), 2, 3) && !replicas.has_others(&id("me")));
+        assert!(matches!(standing(&replicas, "a", 9, BootInstant::now()), Standing::LeaseExpired(_)));
+        assert_eq!(replicas.chores(&id("me")), [Chore::Forget(id("a"), 3)]);
+        assert!(replicas.chores(&id("a")).is_empty(), "nobody looks after itself");
+        replicas.learn(&id("a"), None, 4);
+        assert!(replicas.is_over(&id("a"), 2, 4) && !replicas.is_over(&id("b"), 9, 4), "not seen yet is not over");
+    }
+
+    #[test]
+    fn who_answers_for_no_node_is_not_waited_for_once_all_old_records_have_had_their_time() {
+        let mut replicas = Replicas::new(TTL, false);
+        replicas.learn(&id("a"), Some(record("a", 5)), 2);
+        let idle =
+            |replicas: &Replicas| *replicas.standings(None, 6, BootInstant::now(), |_| false).values().next().unwrap();
+        assert_eq!(idle(&replicas), Standing::Outstanding);
+        replicas.since = BootInstant::now().minus(TTL * 2);
+        assert!(matches!(idle(&replicas), Standing::LeaseExpired(_)));
+    }
+
+    #[test]
+    fn who_has_ended_is_waited_for_only_with_nodes_that_it_may_have_granted_leases() {
+        let standing = |exclusive, record, complete_since, holds: bool| {
+            let replicas = Replicas::new(TTL, exclusive);
+            replicas.learn(&id("a"), Some(record), 2);
+            replicas.ended(complete_since);
+            *replicas.standings(None, 6, BootInstant::now(), |_| holds).values().next().unwrap()
+        };
+        let named = || wire::Replica { named_at: 4, ..record("a", 5) };
+        assert!(matches!(standing(true, named(), Some(4), false), Standing::LeaseExpired(_)));
+        let outstanding = [
+            ("it answers for a node", standing(true, named(), Some(4), true)),
+            ("a node has left the store since", standing(true, named(), Some(5), false)),
+            ("nothing is known of the past", standing(true, named(), None, false)),
+            ("it never said so", standing(true, record("a", 5), Some(0), false)),
+            ("it may be alive", standing(false, named(), Some(4), false)),
+        ];
+        for (why, standing) in outstanding {
+            assert_eq!(standing, Standing::Outstanding, "{why}");
+        }
+    }
+}

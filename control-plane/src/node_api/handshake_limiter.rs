@@ -1,0 +1,64 @@
+//! How many streams a node may be opening at a time: one that opens thousands and says nothing costs itself, and nobody else.
+
+use crate::authority::Identity;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Streams of one node that may wait for their Hello. An honest one has one, and for a moment another that it has just given up.
+const MAX_OPENING: usize = 4;
+
+/// The streams that have not said Hello yet, by node.
+#[derive(Clone, Default)]
+pub(crate) struct Doors(Arc<Mutex<HashMap<Identity, usize>>>);
+
+impl Doors {
+    /// A place for one more stream of the node that `who` names, until it is dropped.
+    pub(crate) fn enter(&self, who: &Identity) -> Option<Opening> {
+        let mut opening = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = opening.entry(who.clone()).or_default();
+        (*count < MAX_OPENING).then(|| {
+            *count += 1;
+            Opening { doors: self.clone(), who: who.clone() }
+        })
+    }
+}
+
+/// One stream that is beginning.
+pub(crate) struct Opening {
+    doors: Doors,
+    who: Identity,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let mut opening = self.doors.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = opening.get_mut(&self.who) {
+            *count -= 1;
+            if *count == 0 {
+                opening.remove(&self.who);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: &str) -> Identity {
+        Identity::Node(id.parse().unwrap())
+    }
+
+    #[test]
+    fn each_node_has_a_few_places_of_its_own_and_gets_them_back() {
+        let (doors, a, b) = (Doors::default(), node("a"), node("b"));
+        let mut held: Vec<_> = (0..MAX_OPENING).map(|_| doors.enter(&a).unwrap()).collect();
+        assert!(doors.enter(&a).is_none() && doors.enter(&b).is_some());
+        held.pop();
+        assert!(doors.enter(&a).is_some());
+        held.clear();
+        assert!(doors.0.lock().unwrap().is_empty());
+    }
+}

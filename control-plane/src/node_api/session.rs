@@ -1,0 +1,558 @@
+//! One node's stream: Hello → Welcome → a snapshot or nothing → deltas, grants and acknowledgements until it ends.
+//!
+//! A session keeps its place in the feed and a handful of messages in front of HTTP/2, nothing else: a node that doesn't read
+//! costs the same as one that does, and its stream ends when it has read nothing for a lease's time or has fallen behind the
+//! feed. Deltas go first, also between the chunks of a snapshot: a revocation waits for one chunk at most. What has piled up goes in
+//! one message, so that the cost of a busy store is one message a flush, not one a change.
+
+mod checksum_tracker;
+mod handshake;
+mod next_message;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
+use h2::{RecvStream, server::SendResponse};
+use http::Extensions;
+use seks_proto::{
+    id::NodeId,
+    table::{BootInstant, SessionKey, features},
+    wire::{self, node_message::Message as FromNode, replica_message::Message as ToNode},
+};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_stream::wrappers::WatchStream;
+use tonic::Status;
+
+pub(crate) use self::handshake::is_whole;
+use self::{
+    checksum_tracker::Check,
+    handshake::{Greeting, greet},
+    next_message::{Loaded, Loading, Pending},
+};
+use crate::{
+    authority::{Identity, Peer},
+    changefeed::scope::Scope,
+    distribution::{Distribution, Inner, unix_now},
+    fleet::{membership::Member, registration},
+    node_api::{
+        grpc_stream::{self, Inbound, Outbound},
+        handshake_limiter::Opening,
+    },
+    rate::Rate,
+    store::Revision,
+};
+
+/// A node that rejects this many snapshots on one stream won't take the next one either.
+const MAX_NACKS: u32 = 3;
+/// So long before its certificate ends a node is told to come again: it has renewed at half of the certificate's life.
+const RENEWAL_SECONDS: i64 = 30;
+/// How often the wall clock is compared with the end of a certificate.
+const CLOCK_LOOK_SECONDS: u64 = 10;
+/// In how many groups nodes are sent away.
+const TURNS: u64 = 64;
+/// Refused credentials that one node may report. Each of a few hundred minted credentials may be refused at the same time.
+const REFUSALS: Rate = Rate { per_second: 5.0, burst: 300.0 };
+/// Streams that one node may begin. Each costs a read of the store, and may cost a write.
+const BEGINNINGS: Rate = Rate { per_second: 5.0, burst: 100.0 };
+/// Barriers ahead of time that one stream may ask for. A node that begins needs one; the period brings the rest.
+const MAX_HURRIES: u32 = 8;
+/// How long a parting word may wait for what was said before.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum End {
+    /// The node closed it, or is gone.
+    #[error("the node is gone")]
+    Gone,
+    /// A newer stream speaks for the node.
+    #[error("another stream speaks for this node")]
+    Fenced,
+    /// It has no record any more, or its certificate is of another enrolment.
+    #[error("this node is not of the fleet: it was revoked, or enrolled anew")]
+    Revoked,
+    /// Its certificate has ended.
+    #[error("the node's certificate has expired")]
+    Expired,
+    /// It read too slowly for what is kept.
+    #[error("the node has fallen behind; it has to begin again")]
+    Behind,
+    /// It has read nothing, or said nothing, for too long.
+    #[error("the node is stuck")]
+    Stuck,
+    /// It acknowledged what it can't have.
+    #[error("acknowledged revision {acked}, but only {sent} was sent")]
+    FalseAck { acked: Revision, sent: Revision },
+    /// It took no snapshot.
+    #[error("the node rejects what it is sent: {0}")]
+    Rejected(String),
+    /// What it said is not of the protocol.
+    #[error("{0}")]
+    Protocol(&'static str),
+    /// Its table is of another lifetime of the store, or of this one's future: an old backup was restored here, or there.
+    #[error(
+        "the node has epoch `{node_epoch}` at {node_revision}, this store is `{epoch}` at {revision}: a person must decide"
+    )]
+    Diverged { node_epoch: String, node_revision: Revision, epoch: String, revision: Revision },
+    /// The store doesn't answer.
+    #[error("this replica can't reach its store")]
+    Store,
+    /// What it should get is larger than any message may be.
+    #[error("a message would be too long")]
+    TooLong,
+    /// The replica stops.
+    #[error("this replica stops")]
+    Stopped,
+}
+
+impl From<&End> for Status {
+    fn from(end: &End) -> Self {
+        let message = end.to_string();
+        match end {
+            End::Gone | End::Stuck | End::Store => Status::unavailable(message),
+            End::Fenced | End::Behind => Status::aborted(message),
+            End::FalseAck { .. } | End::Revoked => Status::permission_denied(message),
+            End::Expired => Status::unauthenticated(message),
+            End::Rejected(_) | End::Diverged { .. } => Status::failed_precondition(message),
+            End::Protocol(_) => Status::invalid_argument(message),
+            End::TooLong => Status::out_of_range(message),
+            End::Stopped => Status::ok(""),
+        }
+    }
+}
+
+impl Distribution {
+    /// Serves a call of `Distribution/Sync` until its stream ends, for whom `extensions` name.
+    pub(crate) async fn sync(self, extensions: Extensions, body: RecvStream, mut respond: SendResponse<Bytes>) {
+        let inner = &self.0;
+        let _running = inner.tasks.token();
+        let entered = inner.stop.run_until_cancelled(enter(inner, &extensions)).await;
+        let (node, member, opening, expires_at) = match entered.unwrap_or_else(|| Err(leaving())) {
+            Ok(entered) => entered,
+            Err(status) => return grpc_stream::refuse(&mut respond, status),
+        };
+        let Ok(mut outbound) = Outbound::begin(&mut respond) else { return };
+        let inbound = Inbound::new(body);
+        let Err(end) = serve(inner.clone(), node.clone(), (member, opening, expires_at), inbound, &mut outbound).await;
+        if matches!(end, End::FalseAck { .. } | End::Diverged { .. } | End::Rejected(_)) {
+            tracing::error!(seks.node = %node, reason = %end, "a node's stream was ended");
+        } else {
+            tracing::info!(seks.node = %node, reason = %end, "a node's stream has ended");
+        }
+        let listens = match end {
+            End::Stuck => outbound.ready().now_or_never(), // what it hasn't read for so long isn't kept for it
+            _ => timeout(GOODBYE, outbound.ready()).await.ok(),
+        };
+        match listens {
+            Some(Ok(())) => outbound.end(&Status::from(&end)),
+            _ => outbound.drop(),
+        }
+    }
+}
+
+fn leaving() -> Status {
+    Status::unavailable("this replica is about to stop")
+}
+
+/// Whose call it is, if it may begin.
+async fn enter(inner: &Inner, extensions: &Extensions) -> Result<(NodeId, Member, Opening, i64), Status> {
+    let peer = inner.peer(extensions).filter(|peer| !matches!(peer.identity, Identity::Operator(_)));
+    let peer = peer.ok_or_else(|| Status::unauthenticated("a node's certificate is needed"))?;
+    if peer.is_expired() {
+        return Err(Status::from(&End::Expired));
+    }
+    if inner.leaving.is_cancelled() {
+        return Err(leaving());
+    }
+    if inner.beginnings.try_acquire(&peer.identity, BEGINNINGS).is_err() {
+        return Err(Status::resource_exhausted("streams of this node begin too often"));
+    }
+    let Some(opening) = inner.doors.enter(&peer.identity) else {
+        return Err(Status::resource_exhausted("too many streams of this node are beginning"));
+    };
+    let (node, member) = admit(inner, &peer).await.map_err(|end| Status::from(&end))?;
+    Ok((node, member, opening, peer.expires_at))
+}
+
+/// The membership of a node that has shown its certificate. A replica that doesn't know it yet asks the store how far it is
+/// behind: enrolment may have happened at another replica just now.
+async fn admit(inner: &Inner, peer: &Peer) -> Result<(NodeId, Member), End> {
+    if let Some(member) = inner.members.admit(peer) {
+        return Ok(member);
+    }
+    let revision = inner.store.revision().await.map_err(|_| End::Store)?;
+    handshake::catch_up(inner, revision).await?;
+    inner.members.admit(peer).ok_or(End::Revoked)
+}
+
+/// What [`serve`] returns when it is done: it only ever ends for a reason.
+enum Never {}
+
+async fn serve(
+    inner: Arc<Inner>,
+    node: NodeId,
+    (member, opening, expires_at): (Member, Opening, i64),
+    mut inbound: Inbound,
+    outbound: &mut Outbound,
+) -> Result<Never, End> {
+    let (began, scope) = (BootInstant::now(), Scope::of(&member.record));
+    let greeted = greet(&inner, &node, member.record.region.clone(), scope, &mut inbound);
+    let greeted = inner.stop.run_until_cancelled(greeted).await.ok_or(End::Stopped)?;
+    let Greeting { hello, key, welcome, check } = greeted?;
+    drop(opening);
+    let stream = inner.next_stream();
+    let fenced = inner.fleet.join(&node, stream, &hello).cancelled_owned().map(|()| Rare::Fenced);
+    let revoked = member.revoked.clone().cancelled_owned().map(|()| Rare::Revoked);
+    tracing::info!(seks.node = %node, region = hello.region, resumed = welcome.resumed, "a node's stream begins");
+    let mut session = Session {
+        sent: hello.applied_revision,
+        was_sent: 0,
+        complete: welcome.resumed,
+        check,
+        takes_deltas: hello.features.iter().any(|feature| feature == features::DELTAS),
+        chunk_is_due: false,
+        loading: None,
+        renew: None,
+        root_after: (!welcome.resumed || !hello.was_current).then_some(began),
+        nacks: 0,
+        hurries: 0,
+        inner: inner.clone(),
+        node,
+        stream,
+        key,
+    };
+    if welcome.resumed {
+        // What it holds was acknowledged on a stream before, or in vain; its certificate says so again.
+        session.inner.fleet.ack(&session.node, stream, hello.applied_revision);
+    } else {
+        session.sent = 0;
+        session.load_from(hello.applied_revision);
+    }
+    let stopped = inner.stop.clone().cancelled_owned().map(|()| Rare::Stopped);
+    let _leave = Leave { inner, node: session.node.clone(), stream };
+    outbound.send(ToNode::Welcome(welcome))?;
+    let renewal = certificate_at(expires_at - RENEWAL_SECONDS).map(|()| Rare::Renewal);
+    let expired = certificate_at(expires_at).map(|()| Rare::Expired);
+    let mut rare = vec![fenced.boxed(), revoked.boxed(), session.turn().boxed(), stopped.boxed(), expired.boxed()];
+    // A node that comes with a certificate that is about to end has no other: telling it to come again would change nothing.
+    if unix_now() < expires_at - RENEWAL_SECONDS {
+        rare.push(renewal.boxed());
+    }
+    let Err(end) = session.run(&mut inbound, outbound, rare.into_iter().collect()).await;
+    if matches!(end, End::Revoked) {
+        let _ = timeout(GOODBYE, session.send_away(&mut inbound, outbound, member.revoked_at())).await;
+    }
+    Err(end)
+}
+
+/// What seldom happens to a stream.
+enum Rare {
+    /// Another stream speaks for the node.
+    Fenced,
+    /// The node is not of the fleet any more.
+    Revoked,
+    /// The replica is about to stop, and it is this node's turn to move.
+    Turn,
+    /// The replica stops.
+    Stopped,
+    /// The node's certificate is about to end: who has another by now shows it on its next stream.
+    Renewal,
+    /// The node's certificate has ended.
+    Expired,
+    /// Time to look whether the stream is alive.
+    Look,
+}
+
+/// Ready at `at` of the wall clock, in unix seconds, which is looked at from time to time: it may be set.
+async fn certificate_at(at: i64) {
+    loop {
+        let left = u64::try_from(at.saturating_sub(unix_now())).unwrap_or(0);
+        if left == 0 {
+            return;
+        }
+        sleep(Duration::from_secs(left.min(CLOCK_LOOK_SECONDS))).await;
+    }
+}
+
+/// Each is looked at when it has happened, instead of with every message: a thousand streams that ask the same lock whether the replica is
+/// about to stop cost more than what they send.
+type Rares = FuturesUnordered<BoxFuture<'static, Rare>>;
+
+/// Takes the stream out of the fleet, however it ends.
+struct Leave {
+    inner: Arc<Inner>,
+    node: NodeId,
+    stream: u64,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.inner.fleet.leave(&self.node, self.stream);
+    }
+}
+
+struct Session {
+    inner: Arc<Inner>,
+    node: NodeId,
+    stream: u64,
+    key: SessionKey,
+    /// Everything up to here was sent.
+    sent: Revision,
+    /// What had been sent when a table that differed began to be replaced: acknowledgements of it may still come.
+    was_sent: Revision,
+    /// The node has a whole table, once it has applied what was sent.
+    complete: bool,
+    /// What the node may hold, and what that should add up to.
+    check: Check,
+    /// It takes several deltas in one message.
+    takes_deltas: bool,
+    /// Deltas were sent last: however many there are, a snapshot gets on.
+    chunk_is_due: bool,
+    loading: Option<Loading>,
+    /// The nonce of a Renew that hasn't been answered; a later one replaces it.
+    renew: Option<u64>,
+    /// The first lease of a node that has started since its last is rooted after its stream began. The process before this one may have acknowledged
+    /// what this replica hasn't heard of, to another, and that counts as enforced: it was committed before the node came back.
+    root_after: Option<BootInstant>,
+    nacks: u32,
+    /// Barriers that it has asked for ahead of time.
+    hurries: u32,
+}
+
+impl Session {
+    async fn run(&mut self, inbound: &mut Inbound, outbound: &mut Outbound, mut rare: Rares) -> Result<Never, End> {
+        let mut news = WatchStream::from_changes(self.inner.feed.news());
+        let mut barrier = WatchStream::from_changes(self.inner.barrier.subscribe());
+        let patience = self.inner.config.lease * 2;
+        // Goes on if there was life: a timer that was set anew with every message would cost more than those.
+        let look = |due| sleep_until(due).map(|()| Rare::Look).boxed();
+        let (mut heard, mut moved) = (Instant::now(), Instant::now());
+        rare.push(look(heard + patience));
+        let mut recording = self.record();
+        loop {
+            let pending = self.pending()?;
+            let waiting = matches!(pending, Pending::Nothing);
+            if waiting {
+                moved = Instant::now();
+            }
+            tokio::select! {
+                biased;
+                Some(what) = rare.next() => match what {
+                    Rare::Fenced => {
+                        let fence = wire::Fence { epoch: self.epoch(), reason: End::Fenced.to_string(), revision: 0 };
+                        let _ = timeout(GOODBYE, send(outbound, ToNode::Fence(fence))).await;
+                        return Err(End::Fenced);
+                    }
+                    Rare::Revoked => return Err(End::Revoked),
+                    Rare::Stopped => return Err(End::Stopped),
+                    Rare::Expired => return Err(End::Expired),
+                    what @ (Rare::Turn | Rare::Renewal) => {
+                        let reason = match what {
+                            Rare::Turn => "this replica is about to stop",
+                            _ => "the node's certificate is about to expire",
+                        };
+                        let go = wire::GoAway { reason: reason.into() };
+                        // Who doesn't even read that, isn't waited for.
+                        if let Ok(sent) = timeout(GOODBYE, send(outbound, ToNode::GoAway(go))).await {
+                            sent?;
+                        }
+                    }
+                    Rare::Look => match heard.min(moved) + patience {
+                        due if due <= Instant::now() => return Err(End::Stuck),
+                        due => rare.push(look(due)),
+                    },
+                },
+                message = inbound.message() => {
+                    heard = Instant::now();
+                    self.receive(message?.message.ok_or(End::Protocol("an empty message"))?)?;
+                    if recording.is_none() && self.renew.is_some() {
+                        recording = self.record();
+                    }
+                }
+                Some(()) = OptionFuture::from(recording.as_mut()) => recording = None,
+                loaded = next_message::prepared(&mut self.loading) => self.begin(loaded),
+                ready = outbound.ready(), if !waiting => {
+                    ready?;
+                    outbound.send(self.make(pending))?;
+                    moved = Instant::now();
+                }
+                _ = news.next(), if waiting => {}
+                _ = barrier.next(), if waiting && self.renew.is_some() => {}
+            }
+        }
+    }
+
+    /// Ready when it is this node's turn to move: a thousand at once would keep each other from it.
+    fn turn(&self) -> impl Future<Output = Rare> + use<> {
+        let leaving = self.inner.leaving.clone();
+        let turn =
+            registration::handover(self.inner.config.lease).mul_f64((self.stream % TURNS) as f64 / (4 * TURNS) as f64);
+        async move {
+            leaving.cancelled().await;
+            sleep(turn).await;
+            Rare::Turn
+        }
+    }
+
+    fn receive(&mut self, message: FromNode) -> Result<(), End> {
+        match message {
+            FromNode::Ack(ack) => {
+                self.acknowledged(ack.revision)?;
+                if self.complete && !self.check.agrees(ack.revision, &ack.table_hash) {
+                    self.repair(ack.revision);
+                }
+            }
+            FromNode::Nack(nack) => {
+                self.nacks += 1;
+                let reason: String = nack.reason.chars().filter(|c| !c.is_control()).take(200).collect();
+                tracing::warn!(seks.node = %self.node, revision = nack.revision, reason, "a node asks for a snapshot");
+                if self.nacks > MAX_NACKS {
+                    return Err(End::Rejected(reason));
+                }
+                self.complete = false;
+                self.load_from(self.sent);
+            }
+            FromNode::Renew(renew) => {
+                self.renew = Some(renew.nonce);
+                self.inner.fleet.renewed(&self.node, self.stream, renew.tokens);
+                self.inner.fleet.audit(&self.node, self.stream, renew.audit_queue);
+                if self.root_after.is_some() && self.hurries < MAX_HURRIES {
+                    self.hurries += 1;
+                    self.inner.hurry.notify_one();
+                }
+            }
+            FromNode::Refused(refused) => self.refused(refused),
+            FromNode::Hello(_) => return Err(End::Protocol("a second Hello")),
+        }
+        Ok(())
+    }
+
+    /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that. A node may only name a credential that it
+    /// was sent, and only so often: each costs reads of the store, and perhaps an exchange with an identity provider.
+    fn refused(&self, refused: wire::Refused) {
+        let (inner, node) = (self.inner.clone(), self.node.clone());
+        let (Ok(tenant), Ok(credential)) = (refused.tenant.parse(), refused.credential.parse()) else { return };
+        let pools = self.inner.snapshots.assigned(&tenant, &credential);
+        if !self.check.scope().holds(&tenant) || !pools.is_some_and(|pools| self.check.is_sent(&pools)) {
+            if let Some(count) = self.inner.strangers.count() {
+                tracing::warn!(seks.node = %node, count, "a node names a credential that it was not sent");
+            }
+            return;
+        }
+        if self.inner.refusals.try_acquire(&node, REFUSALS).is_err() {
+            return; // whatever is minted is renewed in time without it
+        }
+        self.inner.spawn(async move {
+            match inner.registry.force_mint(&tenant, &credential, refused.version).await {
+                Ok(true) => {
+                    tracing::info!(seks.node = %node, seks.tenant = %tenant, seks.credential = %credential, version = refused.version, "an upstream refuses a minted token: another is due");
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!(seks.node = %node, %error, "a refused token can't be renewed"),
+            }
+        });
+    }
+
+    fn acknowledged(&self, revision: Revision) -> Result<(), End> {
+        // Before its snapshot is whole a node has nothing to acknowledge.
+        let sent = if self.complete { self.sent } else { self.was_sent };
+        if revision > sent {
+            return Err(End::FalseAck { acked: revision, sent });
+        }
+        let news = self.inner.fleet.ack(&self.node, self.stream, revision);
+        // What happened before we came was pushed by nobody.
+        if news
+            && revision > self.inner.present
+            && let (Some(push), Some(observed)) = (&self.inner.metrics.push, self.inner.feed.observed(revision))
+            && self.inner.feed.effective(revision) == revision
+        {
+            push.observe(seks_proto::table::BootInstant::now().since(observed).as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// Tells a revoked node to stop, and hears that it has: with that, nobody has to wait for its lease to end.
+    async fn send_away(
+        &mut self,
+        inbound: &mut Inbound,
+        outbound: &mut Outbound,
+        revision: Revision,
+    ) -> Result<(), End> {
+        let fence = wire::Fence { epoch: self.epoch(), reason: End::Revoked.to_string(), revision };
+        send(outbound, ToNode::Fence(fence)).await?;
+        while let Ok(message) = inbound.message().await {
+            if let Some(FromNode::Ack(ack)) = message.message
+                && ack.revision == revision
+            {
+                self.inner.fleet.ack(&self.node, self.stream, revision);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to write down that we answer for the node's leases; `None`: the store knows, or it is too early.
+    fn record(&self) -> Option<BoxFuture<'static, ()>> {
+        let effective = |revision| self.inner.feed.effective(revision);
+        let record = self.inner.fleet.to_record(&self.node, self.inner.config.lease, effective)?;
+        let (inner, node) = (self.inner.clone(), self.node.clone());
+        // A task of its own: however this stream ends, the fleet hears what became of the write.
+        let write = tokio::spawn(async move {
+            let known = inner.members.stored(&node);
+            match inner.registry.see_node(&node, &record, known).await {
+                Ok(revision) => {
+                    inner.fleet.recorded(&node, &record, revision);
+                    inner.hurry.notify_one();
+                }
+                Err(error) => {
+                    tracing::warn!(seks.node = %node, %error, "a node can't be recorded; it gets no lease");
+                    inner.fleet.unrecorded(&node, &record);
+                }
+            }
+        });
+        Some(Box::pin(async move {
+            let _ = write.await; // a panic in there has been reported
+        }))
+    }
+
+    /// The node's table isn't what it should be: an event was lost, or a record damaged. It gets another, and somebody looks into it.
+    fn repair(&mut self, revision: Revision) {
+        self.inner.metrics.diverged("node");
+        if self.check.may_repair() {
+            tracing::error!(seks.node = %self.node, revision, "a node's table differs from what it should hold");
+            self.was_sent = self.sent;
+            self.complete = false;
+            self.load_from(self.sent);
+        }
+    }
+
+    /// Prepares a snapshot that is not older than `revision`, which the node may have.
+    fn load_from(&mut self, revision: Revision) {
+        self.loading = Some(Loading::new(&self.inner, self.check.scope().clone(), revision));
+    }
+
+    fn begin(&mut self, loaded: Loaded) {
+        self.sent = loaded.revision();
+        self.check.restart(loaded.revision(), loaded.sums());
+        self.loading = Some(Loading::Sending(Box::new(loaded)));
+    }
+
+    /// What the store's envelopes are bound to, and what the node's are.
+    fn epochs(&self) -> (&str, &str) {
+        (self.inner.store.epoch(), self.inner.lifetime.name())
+    }
+
+    fn epoch(&self) -> String {
+        self.inner.lifetime.name().to_owned()
+    }
+}
+
+async fn send(outbound: &mut Outbound, message: ToNode) -> Result<(), End> {
+    outbound.ready().await?;
+    outbound.send(message)
+}

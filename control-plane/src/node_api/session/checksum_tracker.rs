@@ -1,0 +1,93 @@
+//! What one node may hold, and what that should add up to at each revision that it was sent.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::{
+    changefeed::{change::Credential, compile::Sums, log::FeedDelta, scope::Scope},
+    store::Revision,
+};
+use seks_proto::table::TableSum;
+use tokio::time::Instant;
+
+/// Sums that are remembered until the node has acknowledged their revision.
+const MAX_SUMS: usize = 1024;
+/// A table that differs again isn't helped by another snapshot at once: a person has to look. Doubled each time.
+const REPAIR_EVERY: Duration = Duration::from_secs(60);
+/// How often it is doubled at most: to 17 hours.
+const MAX_DOUBLINGS: u32 = 10;
+
+pub(super) struct Check {
+    scope: Scope,
+    /// It lacks a feature that every credential needs.
+    withhold: bool,
+    /// It compares what a credential is bound to with its service.
+    checks_binding: bool,
+    /// At each revision that was sent and may not be applied yet, the oldest first. Empty: not known.
+    sums: VecDeque<(Revision, TableSum)>,
+    /// When it was repaired last, and how often.
+    repaired: Option<(Instant, u32)>,
+}
+
+impl Check {
+    pub(super) fn new(scope: Scope, withhold: bool, checks_binding: bool) -> Self {
+        Self { scope, withhold, checks_binding, sums: VecDeque::new(), repaired: None }
+    }
+
+    pub(super) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Whether it compares what a credential is bound to with its service.
+    pub(super) fn checks_binding(&self) -> bool {
+        self.checks_binding
+    }
+
+    /// Whether `credential` is kept from it.
+    pub(super) fn withholds(&self, credential: &Credential) -> bool {
+        !self.is_sent(&credential.pools)
+    }
+
+    /// Whether it is sent credentials that are assigned to `pools`, of a tenant whose records it holds.
+    pub(super) fn is_sent(&self, pools: &[String]) -> bool {
+        !self.withhold && self.scope.is_assigned(pools)
+    }
+
+    /// The node is to hold at `revision` what adds up to `sums`.
+    pub(super) fn restart(&mut self, revision: Revision, sums: &Sums) {
+        self.sums.clear();
+        self.sums.push_back((revision, sums.of_node(&self.scope, self.withhold, self.checks_binding)));
+    }
+
+    /// `delta` is sent.
+    pub(super) fn send(&mut self, delta: &FeedDelta) {
+        let Some((_, mut sum)) = self.sums.back().copied() else { return };
+        for shift in delta.shifts.iter().filter(|shift| self.scope.holds(&shift.tenant)) {
+            sum = sum.plus(shift.by.of_node(&self.scope, self.withhold, self.checks_binding));
+        }
+        self.sums.push_back((delta.revision, sum));
+        if self.sums.len() > MAX_SUMS {
+            self.sums.pop_front();
+        }
+    }
+
+    /// Whether a node that is at `revision` says what it should. What isn't known on either side agrees.
+    pub(super) fn agrees(&mut self, revision: Revision, hash: &[u8]) -> bool {
+        while self.sums.get(1).is_some_and(|(next, _)| *next <= revision) {
+            self.sums.pop_front();
+        }
+        let due = self.sums.front().filter(|(at, _)| *at <= revision);
+        due.is_none_or(|(_, sum)| hash.is_empty() || sum.to_bytes() == hash)
+    }
+
+    /// Whether it is time for another try.
+    pub(super) fn may_repair(&mut self) -> bool {
+        let (last, times) = self.repaired.unzip();
+        let times = times.unwrap_or_default();
+        let pause = REPAIR_EVERY * (1 << times.min(MAX_DOUBLINGS));
+        let may = last.is_none_or(|at| at.elapsed() >= pause);
+        if may {
+            self.repaired = Some((Instant::now(), times + 1));
+        }
+        may
+    }
+}
