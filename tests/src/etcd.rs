@@ -16,10 +16,7 @@ use tokio::{
 };
 
 pub use self::cluster::Cluster;
-use crate::process::{Process, find_program, skip};
-
-/// The variable that names another etcd than the one on `PATH`.
-pub const VARIABLE: &str = "SEKS_ETCD";
+use crate::process::{Process, program};
 
 /// A running etcd. Killed, and its data removed, when dropped.
 #[derive(Debug)]
@@ -33,17 +30,20 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Starts one; `None`, with a note for the reader, when there is no etcd on this machine.
-    pub async fn start(test: &str) -> Option<Self> {
-        Self::with(test, None, &[]).await
+    /// Starts one.
+    ///
+    /// # Panics
+    /// When it doesn't come up, or when this machine has none.
+    pub async fn start() -> Self {
+        Self::with(None, &[]).await
     }
 
     /// Starts one with further arguments and, beside the plain listener (which the test itself needs), one with TLS.
     ///
     /// # Panics
-    /// When it doesn't come up.
-    pub async fn with(test: &str, tls: Option<&Tls>, arguments: &[&str]) -> Option<Self> {
-        let binary = find(test)?;
+    /// When it doesn't come up, or when this machine has none.
+    pub async fn with(tls: Option<&Tls>, arguments: &[&str]) -> Self {
+        let binary = program("etcd");
         let mut arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         if let Some(tls) = tls {
             arguments.extend(tls.arguments());
@@ -58,7 +58,7 @@ impl Etcd {
             let process = launch(&binary, "etcd", directory.path(), &all);
             let mut etcd = Self { binary: binary.clone(), directory, process, client, tls: secure, arguments: all };
             if etcd.healthy().await {
-                return Some(etcd);
+                return etcd;
             }
         }
         panic!("etcd does not start");
@@ -207,15 +207,6 @@ impl Tls {
             "--client-cert-auth".into(),
         ]
     }
-}
-
-/// The program; `None`, with a note for the reader, when there is none.
-fn find(test: &str) -> Option<PathBuf> {
-    let found = find_program(VARIABLE, "etcd");
-    if found.is_none() {
-        skip(test, "no etcd on PATH or in SEKS_ETCD (Debian: apt-get install etcd-server)");
-    }
-    found
 }
 
 fn launch(binary: &Path, name: &str, directory: &Path, arguments: &[String]) -> Process {

@@ -10,6 +10,8 @@ use std::{
 
 use rustix::process::{Pid, Signal};
 
+use crate::part;
+
 /// How long a condition may take on a slow, shared machine before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -23,20 +25,24 @@ pub fn binary(name: &str) -> PathBuf {
     profile.unwrap_or_else(|| panic!("`{name}` is not built: cargo build --workspace --bins")).join(name)
 }
 
-/// The first of an environment variable's value and the programs on `PATH` that exists.
-pub fn find_program(variable: &str, name: &str) -> Option<PathBuf> {
-    let told = std::env::var_os(variable).map(PathBuf::from);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    told.into_iter().chain(std::env::split_paths(&path).map(|dir| dir.join(name))).find(|file| file.is_file())
+/// A program that the test needs: see [`part`].
+///
+/// # Panics
+/// When it is missing. Such a test is ignored, so that somebody has asked for it all the same.
+pub fn program(name: &str) -> PathBuf {
+    part::find_program(name).unwrap_or_else(|| {
+        panic!("needs {name}: neither on PATH nor in {}; tests/run installs what it can", part::variable(name))
+    })
 }
 
-/// Says that a test can't run here and why; `tests/run` collects these lines through `SEKS_TEST_SKIPS`.
-pub fn skip(what: &str, why: &str) {
-    use std::io::Write as _;
-    let line = format!("SKIPPED: {what}: {why}\n");
-    drop(std::io::stderr().write_all(line.as_bytes()));
-    let file = std::env::var_os("SEKS_TEST_SKIPS").and_then(|path| File::options().append(true).open(path).ok());
-    drop(file.map(|mut file| file.write_all(line.as_bytes())));
+/// A file or directory below `.test-env`.
+///
+/// # Panics
+/// When it is missing. Such a test is ignored, so that somebody has asked for it all the same.
+pub fn installed(file: &str) -> PathBuf {
+    let path = part::test_env().join(file);
+    assert!(path.exists(), "needs .test-env/{file}: tests/sdk/install puts it there");
+    path
 }
 
 /// Asks again and again until there is an answer.

@@ -1,7 +1,6 @@
 //! An API that records every byte it receives, and answers as the test says: well, slowly, oddly or with hostility.
 
 pub mod answer;
-pub mod host;
 pub mod record;
 pub mod tls;
 pub mod vendors;
@@ -18,9 +17,9 @@ use tokio_rustls::TlsAcceptor;
 
 pub use self::{
     answer::{Answer, Gate},
-    host::Host,
     record::{ConnectionLog, Framing, Log, Request},
 };
+pub use crate::host::Host;
 use crate::process::PATIENCE;
 
 /// Decides what is answered to a request that has arrived whole.

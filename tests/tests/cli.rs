@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
 use seks_tests::{
     Sandbox, Upstream,
-    process::{Finished, binary, find_program, run, skip},
+    process::{Finished, binary, program, run},
     sandbox::Cli,
 };
 use serde_json::Value;
@@ -330,10 +330,9 @@ fn a_join_token_is_printed_alone() {
 }
 
 #[test]
+#[cfg_attr(not(has = "script"), ignore = "needs script")]
 fn a_secret_can_be_typed_without_being_shown_and_a_question_answered() {
-    let Some(script) = find_program("", "script") else {
-        return skip("prompts on a terminal", "no `script` here");
-    };
+    let script = program("script");
     let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
     sandbox.cli().enable("openai", "openai", &upstream);
     let context = sandbox.data_dir().join("context.toml");

@@ -6,7 +6,7 @@ use std::{fs, path::Path, process::Command};
 
 use seks_tests::{
     Sandbox,
-    process::{binary, run, skip},
+    process::{binary, installed, run},
     upstream::vendors::Vendor,
 };
 
@@ -62,11 +62,8 @@ fn the_quick_start_ends_with_a_token_that_is_answered_for() {
 }
 
 #[test]
+#[cfg_attr(not(has = "python-sdks"), ignore = "needs python-sdks")]
 fn the_sdk_snippet_runs_with_that_token() {
-    let python = root().join(".test-env/python/bin/python");
-    if !python.exists() {
-        return skip("the README's SDK snippet", "tests/sdk/install has not put the SDK into .test-env");
-    }
     let (sandbox, vendor) = (Sandbox::start(), Vendor::OpenAi.start(KEY));
     let printed = commands("quick-start", &sandbox);
     points_to(&sandbox, &vendor);
@@ -76,7 +73,7 @@ fn the_sdk_snippet_runs_with_that_token() {
     }
     let snippet =
         snippet.replace("seks_token_…", token_in(&printed)).replace("http://127.0.0.1:8300", sandbox.proxy_url());
-    let finished = run(Command::new(python).args(["-c", &snippet]), b"");
+    let finished = run(Command::new(installed("python/bin/python")).args(["-c", &snippet]), b"");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     assert!(finished.stdout.contains("Hello"), "{}", finished.stdout);
 }

@@ -6,7 +6,7 @@ use std::{fs, path::Path, process::Command};
 use rustix::process::Signal;
 use seks_tests::{
     Sandbox, Upstream,
-    process::{Process, binary, find_program, run, skip, wait_for},
+    process::{Process, binary, program, run, wait_for},
     sandbox::Options,
     upstream::Answer,
 };
@@ -163,10 +163,8 @@ fn a_private_authority_of_the_node_is_trusted_beside_the_machines() {
 }
 
 #[test]
+#[cfg_attr(not(has = "curl"), ignore = "needs curl")]
 fn a_command_reaches_a_services_own_host_through_https_proxy_once_there_is_a_ca() {
-    let Some(curl) = find_program("SEKS_CURL", "curl") else {
-        return skip("what curl does in `seks run`", "it is not installed");
-    };
     let upstream = Upstream::start_tls(|r| Answer::json(200, &r.header("authorization").unwrap_or_default()));
     let config = "[forward_proxy]\nlisten = \"127.0.0.1:0\"\n".to_owned();
     let sandbox = Sandbox::with(Options { config, ..Options::default() });
@@ -178,6 +176,7 @@ fn a_command_reaches_a_services_own_host_through_https_proxy_once_there_is_a_ca(
     ));
     sandbox.cli().put_credential("code", "code", KEY);
     sandbox.cli().create_agent("bot");
+    let curl = program("curl");
     let curl = curl.to_str().unwrap();
     let asks = ["run", "--", curl, "--silent", "--show-error", &origin];
     let without = sandbox.cli().run(&asks, "");

@@ -102,16 +102,18 @@ impl Subject for Wired {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn the_etcd_store_keeps_the_contract() {
     install_crypto_provider();
-    let Some(etcd) = Etcd::start("the store's contract on etcd").await else { return };
+    let etcd = Etcd::start().await;
     let wire = Forwarder::to(etcd.address()).await;
     conformance::run(&Wired { etcd, wire, count: AtomicUsize::new(0), prefixes: Mutex::default() }).await;
 }
 
 #[tokio::test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_watch_survives_kill_9_and_a_frozen_peer() {
-    let Some(mut etcd) = Etcd::start("a watch over a crash of etcd").await else { return };
+    let mut etcd = Etcd::start().await;
     let store = open(&etcd).await;
     let mut watch = store.watch(store.revision().await.unwrap());
     store.commit(put(0, "before")).await.unwrap();
@@ -132,9 +134,10 @@ async fn a_watch_survives_kill_9_and_a_frozen_peer() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_compaction_while_the_wire_is_cut_is_noticed() {
     install_crypto_provider();
-    let Some(etcd) = Etcd::start("a compaction behind our back").await else { return };
+    let etcd = Etcd::start().await;
     let wire = Forwarder::to(etcd.address()).await;
     let far = store::open(&config(&[format!("http://{}", wire.address())], "/seks")).await.unwrap();
     let near = open(&etcd).await;
@@ -155,9 +158,10 @@ async fn a_compaction_while_the_wire_is_cut_is_noticed() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_commit_whose_answer_was_lost_is_made_once() {
     install_crypto_provider();
-    let Some(etcd) = Etcd::start("a lost answer").await else { return };
+    let etcd = Etcd::start().await;
     let wire = Forwarder::to(etcd.address()).await;
     let store = store::open(&config(&[format!("http://{}", wire.address())], "/seks")).await.unwrap();
     let other = open(&etcd).await;
@@ -187,9 +191,10 @@ async fn a_commit_whose_answer_was_lost_is_made_once() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_watch_keeps_level_where_others_write() {
     install_crypto_provider();
-    let Some(etcd) = Etcd::start("a shared etcd").await else { return };
+    let etcd = Etcd::start().await;
     let store = open(&etcd).await;
     let mut watch = store.watch(store.revision().await.unwrap());
     for _ in 0..3 {
@@ -216,9 +221,10 @@ async fn a_watch_keeps_level_where_others_write() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn an_unreachable_store_is_said_to_be_and_in_time() {
     install_crypto_provider();
-    let Some(mut etcd) = Etcd::start("an unreachable store").await else { return };
+    let mut etcd = Etcd::start().await;
     let mut config = config(&[etcd.url()], "/seks");
     config.retry_timeout = Duration::from_millis(500);
     let store = store::open(&config).await.unwrap();
@@ -233,9 +239,10 @@ async fn an_unreachable_store_is_said_to_be_and_in_time() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn the_next_endpoint_takes_over() {
     install_crypto_provider();
-    let Some(etcd) = Etcd::start("failover").await else { return };
+    let etcd = Etcd::start().await;
     let wire = Forwarder::to(etcd.address()).await;
     let endpoints = [format!("http://{}", wire.address()), etcd.url()];
     let store = store::open(&config(&endpoints, "/seks")).await.unwrap();
@@ -251,9 +258,10 @@ async fn the_next_endpoint_takes_over() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_full_store_refuses_puts_and_takes_deletes() {
     install_crypto_provider();
-    let Some(etcd) = Etcd::with("a full store", None, &["--quota-backend-bytes=4194304"]).await else { return };
+    let etcd = Etcd::with(None, &["--quota-backend-bytes=4194304"]).await;
     let store = open(&etcd).await;
     let token = store.commit(put(0, "a token that must be revocable")).await.unwrap();
     let filler = "x".repeat(500_000);
@@ -279,9 +287,10 @@ async fn a_full_store_refuses_puts_and_takes_deletes() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_wrong_password_is_denied_and_an_expired_login_renewed() {
     install_crypto_provider();
-    let Some(etcd) = Etcd::with("users", None, &["--auth-token-ttl=1"]).await else { return };
+    let etcd = Etcd::with(None, &["--auth-token-ttl=1"]).await;
     etcd.call("auth/user/add", json!({"name": "root", "password": "right"})).await;
     etcd.call("auth/user/grant", json!({"user": "root", "role": "root"})).await;
     etcd.call("auth/enable", json!({})).await;
@@ -312,11 +321,12 @@ async fn a_wrong_password_is_denied_and_an_expired_login_renewed() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn tls_checks_both_sides() {
     install_crypto_provider();
     let files = Certificates::new();
     let tls = Tls { ca: files.path("ca.pem"), cert: files.path("server.pem"), key: files.path("server.key") };
-    let Some(etcd) = Etcd::with("TLS", Some(&tls), &[]).await else { return };
+    let etcd = Etcd::with(Some(&tls), &[]).await;
     let ours = StoreTlsConfig {
         ca_file: files.path("ca.pem"),
         cert_file: files.path("client.pem"),

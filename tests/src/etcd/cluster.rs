@@ -10,10 +10,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{find, free_ports, http, launch};
+use super::{free_ports, http, launch};
 use crate::{
     Forwarder,
-    process::{PATIENCE, Process},
+    process::{PATIENCE, Process, program},
 };
 
 const MEMBERS: usize = 3;
@@ -40,17 +40,17 @@ struct Member {
 }
 
 impl Cluster {
-    /// Starts three members with further arguments; `None`, with a note for the reader, when there is no etcd on this machine.
+    /// Starts three members with further arguments.
     ///
     /// # Panics
-    /// When they don't come up.
-    pub async fn start(test: &str, arguments: &[&str]) -> Option<Self> {
-        let binary = find(test)?;
+    /// When they don't come up, or when this machine has no etcd.
+    pub async fn start(arguments: &[&str]) -> Self {
+        let binary = program("etcd");
         // Between our finding free ports and etcd's taking them another process may be faster.
         for _ in 0..5 {
             let mut cluster = Self::launch(binary.clone(), arguments).await;
             if cluster.healthy().await {
-                return Some(cluster);
+                return cluster;
             }
         }
         panic!("three members of etcd do not start")

@@ -7,7 +7,7 @@ use std::{
 
 use seks_tests::{Sandbox, Upstream, oracle, process::run, raw, upstream::Answer};
 
-use crate::moto::{command, installed, node, script};
+use crate::moto::{bin, command, node, script};
 
 const REAL: &str = r#"{"access_key_id":"AKIAREALREALREAL0001","secret_access_key":"real/secret/access+key/0000000000000001","session_token":"real-session-token-0000000000000000001"}"#;
 const SECRETS: [&str; 3] =
@@ -29,14 +29,15 @@ fn pair(sandbox: &Sandbox, service: &str) -> (String, String) {
     (text("access_key_id"), text("secret_access_key"))
 }
 
-fn python(code: &str, (id, secret): &(String, String)) -> Option<Command> {
-    let mut command = command(&installed()?.join("python"));
+fn python(code: &str, (id, secret): &(String, String)) -> Command {
+    let mut command = command(&bin().join("python"));
     command.args(["-c", code]).env("AWS_ACCESS_KEY_ID", id).env("AWS_SECRET_ACCESS_KEY", secret);
     command.env("AWS_DEFAULT_REGION", "eu-central-1");
-    Some(command)
+    command
 }
 
 #[test]
+#[cfg_attr(not(has = "aws-sdks"), ignore = "needs aws-sdks")]
 fn a_model_is_called_with_the_real_key_and_an_echo_gives_nothing_away() {
     // The upstream answers with all that it got, as a hostile one would.
     let upstream = Upstream::start(|r| {
@@ -47,8 +48,7 @@ fn a_model_is_called_with_the_real_key_and_an_echo_gives_nothing_away() {
     sandbox.cli().apply_service(&definition(&upstream, "bedrock"));
     sandbox.cli().put_credential("bedrock", "bedrock", REAL);
     let pair = pair(&sandbox, "bedrock");
-    let Some(bin) = installed() else { return };
-    let mut client = command(&bin.join("python"));
+    let mut client = command(&bin().join("python"));
     client.arg(script("aws_client.py")).arg("bedrock").env("AWS_ACCESS_KEY_ID", &pair.0);
     client.env("AWS_SECRET_ACCESS_KEY", &pair.1).env("AWS_DEFAULT_REGION", "eu-central-1");
     client.env("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", format!("{}/api/bedrock", sandbox.proxy_url()));
@@ -108,6 +108,7 @@ fn an_access_key_id_alone_is_nobodys() {
 }
 
 #[test]
+#[cfg_attr(not(has = "aws-sdks"), ignore = "needs aws-sdks")]
 fn a_body_that_was_changed_on_the_way_does_not_arrive() {
     let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
     sandbox.cli().apply_service(&definition(&upstream, "s3"));
@@ -130,7 +131,7 @@ def put(signed, sent):
         return f"{e.code} {e.read().decode()}"
 print(put(b"good", b"good")); print(put(b"good", b"evil")); print(put(b"good", b"")); print(put(b"", b"evil"))
 "#;
-    let Some(mut client) = python(code, &pair) else { return };
+    let mut client = python(code, &pair);
     let finished = run(client.arg(format!("{}/api/s3/bucket/key", sandbox.proxy_url())), b"");
     let lines: Vec<&str> = finished.stdout.lines().filter(|l| l.starts_with(|c: char| c.is_ascii_digit())).collect();
     assert_eq!((finished.code, lines.len()), (Some(0), 4), "{}{}", finished.stdout, finished.stderr);
@@ -152,30 +153,30 @@ fn busy_once() -> Upstream {
 }
 
 /// What a client says of a call that is retried, and of one that is refused: how often it asked, and what it made of it.
-fn retries(client: impl Fn(&Sandbox, &(String, String)) -> Option<Command>) {
+fn retries(client: impl Fn(&Sandbox, &(String, String)) -> Command) {
     let (sandbox, upstream) = (Sandbox::start(), busy_once());
     sandbox.cli().apply_service(&definition(&upstream, "dynamodb"));
     sandbox.cli().put_credential("dynamodb", "dynamodb", REAL);
     let pair = pair(&sandbox, "dynamodb");
     let said = || {
-        let finished = run(&mut client(&sandbox, &pair)?, b"");
+        let finished = run(&mut client(&sandbox, &pair), b"");
         assert_eq!(finished.code, Some(0), "{}{}", finished.stdout, finished.stderr);
         let said: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
-        Some(said.get("retried").unwrap_or(&said).clone())
+        said.get("retried").unwrap_or(&said).clone()
     };
-    let Some(served) = said() else { return };
-    assert_eq!(served, serde_json::json!([2, "table"]));
+    assert_eq!(said(), serde_json::json!([2, "table"]));
     let real = |r: &seks_tests::upstream::Request| r.header("authorization").unwrap().contains(SECRETS[0]);
     assert!(upstream.requests().len() == 2 && upstream.requests().iter().all(real), "signed anew each time");
 
     sandbox.cli().json(&["agent", "disable", "agent"]);
-    let refused = said().unwrap();
+    let refused = said();
     assert_eq!(refused[0], 1, "a refusal isn't asked about again: {refused}");
     assert!(refused[1].as_str().unwrap().contains("agent_disabled"), "{refused}");
     assert_eq!(upstream.requests().len(), 2);
 }
 
 #[test]
+#[cfg_attr(not(has = "aws-sdks"), ignore = "needs aws-sdks")]
 fn boto3_asks_again_when_the_upstream_is_busy_and_not_when_it_is_refused() {
     let code = r#"
 import boto3, botocore.exceptions, json, os
@@ -187,20 +188,21 @@ except botocore.exceptions.ClientError as error:
 print(json.dumps([answer["ResponseMetadata"]["RetryAttempts"] + 1, said]))
 "#;
     retries(|sandbox, pair| {
-        let mut client = python(code, pair)?;
+        let mut client = python(code, pair);
         client.env("URL", format!("{}/api/dynamodb", sandbox.proxy_url()));
-        Some(client)
+        client
     });
 }
 
 #[test]
+#[cfg_attr(not(has = "node-sdks"), ignore = "needs node-sdks")]
 fn the_sdk_for_node_asks_again_when_the_upstream_is_busy_and_not_when_it_is_refused() {
     retries(|sandbox, (id, secret)| {
-        let mut client = node(&["retried"])?;
+        let mut client = node(&["retried"]);
         client.env("AWS_ACCESS_KEY_ID", id).env("AWS_SECRET_ACCESS_KEY", secret);
         client
             .env("AWS_ENDPOINT_URL", format!("{}/api/dynamodb", sandbox.proxy_url()))
             .env("AWS_REGION", "eu-central-1");
-        Some(client)
+        client
     });
 }

@@ -8,7 +8,7 @@ use std::{
 
 use seks_tests::{
     Sandbox,
-    process::{Finished, Process, find_program, run, skip},
+    process::{Finished, Process, installed, program, run},
     sandbox::Token,
 };
 use serde_json::Value;
@@ -29,14 +29,9 @@ pub(crate) struct World {
 
 const SERVICES: [&str; 3] = ["aws-s3", "aws-dynamodb", "aws-sts"];
 
-/// `.test-env/aws/bin`, or `None` and a line that says what is skipped.
-pub(crate) fn installed() -> Option<PathBuf> {
-    let bin = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".test-env/aws/bin");
-    if bin.join("moto_server").exists() {
-        return Some(bin);
-    }
-    skip("AWS", "tests/sdk/install has not put boto3 and moto there");
-    None
+/// Where boto3, the AWS CLI and moto are.
+pub(crate) fn bin() -> PathBuf {
+    installed("aws/bin")
 }
 
 pub(crate) fn script(name: &str) -> PathBuf {
@@ -76,14 +71,13 @@ fn json(finished: &Finished) -> Value {
 }
 
 impl World {
-    /// `None`: what it takes isn't installed.
-    pub(crate) fn start() -> Option<Self> {
+    pub(crate) fn start() -> Self {
         Self::with(true)
     }
 
     /// With a moto that verifies signatures, or one that takes presigned URLs: it has no verification for those.
-    pub(crate) fn with(verifies: bool) -> Option<Self> {
-        let bin = installed()?;
+    pub(crate) fn with(verifies: bool) -> Self {
+        let bin = bin();
         let directory = tempfile::tempdir().unwrap();
         let (moto, url) = emulator(&bin, &directory, verifies);
         let key = json(&run(command(&bin.join("python")).arg(script("aws_user.py")).arg(&url), b""));
@@ -95,7 +89,7 @@ impl World {
         let token = sandbox.token("agent", &SERVICES);
         let variables = sandbox.cli().json(&["env", "--agent", "agent", "--token", &token.secret]);
         let environment = serde_json::from_value(variables).unwrap();
-        Some(Self { sandbox, token, environment, key, _moto: moto, _directory: directory, bin })
+        Self { sandbox, token, environment, key, _moto: moto, _directory: directory, bin }
     }
 
     /// A program of the environment, with the agent's variables.
@@ -110,11 +104,11 @@ impl World {
         json(&run(self.agent("python").arg(script("aws_client.py")).args(checks), b""))
     }
 
-    /// Runs checks of `node/aws.mjs`; `None`: it isn't installed.
-    pub(crate) fn check_node(&self, checks: &[&str]) -> Option<Value> {
-        let mut client = node(checks)?;
+    /// Runs checks of `node/aws.mjs`; what came of each.
+    pub(crate) fn check_node(&self, checks: &[&str]) -> Value {
+        let mut client = node(checks);
         client.envs(&self.environment).env("AWS_REGION", "us-east-1");
-        Some(json(&run(&mut client, b"")))
+        json(&run(&mut client, b""))
     }
 
     /// Nothing of the real key came out anywhere.
@@ -126,14 +120,9 @@ impl World {
     }
 }
 
-/// AWS's SDK for Node, which does these checks of `node/aws.mjs`; `None`: it isn't installed.
-pub(crate) fn node(checks: &[&str]) -> Option<Command> {
-    let env = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".test-env/node");
-    if !env.join("node_modules/@aws-sdk/client-s3").exists() {
-        skip("AWS's SDK for Node", "tests/sdk/install has not put it there");
-        return None;
-    }
-    let mut client = command(&find_program("SEKS_NODE", "node")?);
-    client.arg(script("node/aws.mjs")).args(checks).env("SDK_MODULES", env);
-    Some(client)
+/// AWS's SDK for Node, which does these checks of `node/aws.mjs`.
+pub(crate) fn node(checks: &[&str]) -> Command {
+    let mut client = command(&program("node"));
+    client.arg(script("node/aws.mjs")).args(checks).env("SDK_MODULES", installed("node"));
+    client
 }

@@ -7,8 +7,9 @@ use seks_tests::process::run;
 use crate::moto::World;
 
 #[test]
+#[cfg_attr(not(has = "aws-sdks"), ignore = "needs aws-sdks")]
 fn boto3_reads_and_writes_objects() {
-    let Some(world) = World::start() else { return };
+    let world = World::start();
     let seen = world.check(&["s3_objects", "s3_payloads"]);
     assert_eq!(
         seen["s3_objects"],
@@ -20,8 +21,9 @@ fn boto3_reads_and_writes_objects() {
 }
 
 #[test]
+#[cfg_attr(not(has = "aws-sdks"), ignore = "needs aws-sdks")]
 fn a_presigned_url_is_good_for_what_it_was_made_for() {
-    let Some(world) = World::with(false) else { return };
+    let world = World::with(false);
     let seen = world.check(&["s3_objects", "s3_presigned"]);
     assert_eq!(seen["s3_presigned"]["got"], "by url");
     for forged in ["other", "as_put"] {
@@ -32,8 +34,9 @@ fn a_presigned_url_is_good_for_what_it_was_made_for() {
 }
 
 #[test]
+#[cfg_attr(not(has = "aws-sdks"), ignore = "needs aws-sdks")]
 fn boto3_uses_a_table_and_is_given_no_fresh_key() {
-    let Some(world) = World::start() else { return };
+    let world = World::start();
     let seen = world.check(&["dynamodb", "sts"]);
     assert_eq!(seen["dynamodb"], "größer");
     assert!(seen["sts"]["who"].as_str().unwrap().ends_with(":user/broker"), "{seen}");
@@ -45,8 +48,9 @@ fn boto3_uses_a_table_and_is_given_no_fresh_key() {
 }
 
 #[test]
+#[cfg_attr(not(has = "aws-sdks"), ignore = "needs aws-sdks")]
 fn a_refusal_is_an_error_that_boto3_shows() {
-    let Some(world) = World::start() else { return };
+    let world = World::start();
     world.sandbox.cli().apply_policies("@id(\"read-only\")\nforbid (principal, action == Seks::Action::\"POST\", resource);\n@id(\"no-deletes\")\nforbid (principal, action == Seks::Action::\"DELETE\", resource);");
     let seen = world.check(&["denied", "wrong_secret"]);
     assert_eq!(seen["denied"]["json"], "policy_denied: denied by `read-only`");
@@ -58,13 +62,15 @@ fn a_refusal_is_an_error_that_boto3_shows() {
 }
 
 #[test]
+#[cfg_attr(not(has = "aws-sdks"), ignore = "needs aws-sdks")]
+#[cfg_attr(all(has = "aws-sdks", not(has = "node-sdks")), ignore = "needs node-sdks")]
 fn the_sdk_for_node_reads_writes_streams_and_shows_a_refusal() {
-    let Some(world) = World::start() else { return };
+    let world = World::start();
     world
         .sandbox
         .cli()
         .apply_policies("@id(\"no-deletes\")\nforbid (principal, action == Seks::Action::\"DELETE\", resource);");
-    let Some(seen) = world.check_node(&["objects", "tables", "denied"]) else { return };
+    let seen = world.check_node(&["objects", "tables", "denied"]);
     assert_eq!(seen["objects"], serde_json::json!({ "with space/and+plus": 5, "large": 3 << 20, "stream": 3 << 20 }));
     assert_eq!(seen["tables"], serde_json::json!([]));
     assert_eq!(seen["denied"], "policy_denied: denied by `no-deletes`");
@@ -72,8 +78,9 @@ fn the_sdk_for_node_reads_writes_streams_and_shows_a_refusal() {
 }
 
 #[test]
+#[cfg_attr(not(has = "aws-sdks"), ignore = "needs aws-sdks")]
 fn the_aws_command_line_works_as_it_is() {
-    let Some(world) = World::start() else { return };
+    let world = World::start();
     let aws = |arguments: &[&str], input: &str| {
         let finished = run(world.agent("aws").args(arguments), input.as_bytes());
         assert_eq!(finished.code, Some(0), "aws {arguments:?}: {}{}", finished.stdout, finished.stderr);

@@ -10,10 +10,9 @@ use seks_tests::{Etcd, runtime};
 use super::machine::{Machine, agents, make_agent};
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn a_backup_of_etcd_is_restored_below_another_prefix() {
-    let Some(etcd) = runtime().block_on(Etcd::start("a_backup_of_etcd_is_restored_below_another_prefix")) else {
-        return;
-    };
+    let etcd = runtime().block_on(Etcd::start());
     let machine = Machine::etcd(&etcd.url(), "/one/");
     machine.bootstrap();
     let running = machine.start();
@@ -31,9 +30,9 @@ fn a_backup_of_etcd_is_restored_below_another_prefix() {
 }
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn a_restore_into_etcd_that_was_interrupted_is_no_store_and_can_be_repeated() {
-    let test = "a_restore_into_etcd_that_was_interrupted_is_no_store_and_can_be_repeated";
-    let Some(etcd) = runtime().block_on(Etcd::start(test)) else { return };
+    let etcd = runtime().block_on(Etcd::start());
     let source = Machine::embedded();
     source.bootstrap();
     let backup = source.path("backup");
@@ -62,9 +61,9 @@ fn a_restore_into_etcd_that_was_interrupted_is_no_store_and_can_be_repeated() {
 }
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn etcd_with_an_old_copy_of_its_data_is_noticed_while_running_and_at_start() {
-    let test = "etcd_with_an_old_copy_of_its_data_is_noticed_while_running_and_at_start";
-    let Some(mut etcd) = runtime().block_on(Etcd::start(test)) else { return };
+    let mut etcd = runtime().block_on(Etcd::start());
     let machine = Machine::etcd(&etcd.url(), "/seks/");
     machine.bootstrap();
     etcd.kill();

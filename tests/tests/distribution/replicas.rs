@@ -25,20 +25,21 @@ struct Pair {
     _etcd: Etcd,
 }
 
-async fn pair(test: &str) -> Option<Pair> {
-    let etcd = Etcd::start(test).await?;
+async fn pair() -> Pair {
+    let etcd = Etcd::start().await;
     let site = Site::on_etcd(&etcd);
     let a = site.start_as("a", &[]).await;
     a.furnish().await;
     let wire = Forwarder::to(etcd.address()).await;
     let b = site.start_as("b", &[format!("http://{}", wire.address())]).await;
     until("they know each other", || [&a, &b].iter().all(|r| r.distribution.replicas().len() == 2)).await;
-    Some(Pair { a, b, wire, site, _etcd: etcd })
+    Pair { a, b, wire, site, _etcd: etcd }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_change_is_enforced_on_the_nodes_of_another_replica_without_waiting_for_a_lease() {
-    let Some(pair) = pair("a_change_is_enforced_on_the_nodes_of_another_replica").await else { return };
+    let pair = pair().await;
     let token = pair.a.issue().await;
     let (near, far) = (TestNode::of(&pair.a, "near").await, TestNode::of(&pair.b, "far").await);
     until("both have the token", || near.honours(&token.digest) && far.honours(&token.digest)).await;
@@ -57,8 +58,9 @@ async fn a_change_is_enforced_on_the_nodes_of_another_replica_without_waiting_fo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_node_that_moves_is_neither_lost_nor_waited_for() {
-    let Some(pair) = pair("a_node_that_moves_is_neither_lost_nor_waited_for").await else { return };
+    let pair = pair().await;
     let token = pair.a.issue().await;
     let wire = Forwarder::to(pair.a.address).await;
     let endpoints = vec![format!("https://{}", wire.address()), pair.b.endpoint()];
@@ -78,8 +80,9 @@ async fn a_node_that_moves_is_neither_lost_nor_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_replica_that_is_cut_off_from_the_store_is_waited_for_until_its_leases_have_ended() {
-    let Some(pair) = pair("a_replica_that_is_cut_off_from_the_store_is_waited_for").await else { return };
+    let pair = pair().await;
     let token = pair.a.issue().await;
     let far = TestNode::of(&pair.b, "far").await;
     until("it has the token", || far.honours(&token.digest)).await;
@@ -100,8 +103,9 @@ async fn a_replica_that_is_cut_off_from_the_store_is_waited_for_until_its_leases
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_node_that_was_killed_gets_no_lease_from_a_replica_that_knows_less_than_it_did() {
-    let Some(pair) = pair("a_node_that_was_killed_gets_no_lease_from_a_replica_that_knows_less").await else { return };
+    let pair = pair().await;
     let (begun, token) = (Instant::now(), pair.a.issue().await);
     let (certificate, key, _) = pair.a.pems("n1").await;
     let load = async |replica: &Replica| {
@@ -145,8 +149,9 @@ async fn a_node_that_was_killed_gets_no_lease_from_a_replica_that_knows_less_tha
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_replica_that_is_silent_for_long_is_forgotten_and_comes_back_as_another() {
-    let Some(pair) = pair("a_replica_that_is_silent_for_long_is_forgotten").await else { return };
+    let pair = pair().await;
     let names = |replica: &Replica| {
         let ids = replica.distribution.replicas().into_iter();
         ids.filter(|r| r.name == "b").map(|r| (r.id, r.retired)).collect::<Vec<_>>()
@@ -170,8 +175,9 @@ async fn a_replica_that_is_silent_for_long_is_forgotten_and_comes_back_as_anothe
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_replica_that_stops_hands_its_nodes_over_and_no_lease_lapses() {
-    let Some(pair) = pair("a_replica_that_stops_hands_its_nodes_over").await else { return };
+    let pair = pair().await;
     let token = pair.a.issue().await;
     let endpoints = vec![pair.a.endpoint(), pair.b.endpoint()];
     let identities = [pair.a.identity("n1").await, pair.a.identity("n2").await];
@@ -196,8 +202,9 @@ async fn a_replica_that_stops_hands_its_nodes_over_and_no_lease_lapses() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_node_returns_to_a_nearer_control_plane_that_is_back() {
-    let Some(pair) = pair("a_node_returns_to_a_nearer_control_plane").await else { return };
+    let pair = pair().await;
     let near = Forwarder::to(pair.a.address).await;
     let endpoint = format!("https://{}", near.address());
     near.set(Mode::Closed);

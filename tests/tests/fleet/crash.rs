@@ -10,9 +10,10 @@ use crate::{
 };
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn a_killed_node_holds_a_revocation_up_for_one_lease_and_comes_back_without_the_token() {
     let _alone = alone();
-    let Some(mut fleet) = Fleet::start("a killed node", SHORT) else { return };
+    let mut fleet = Fleet::start("a killed node", SHORT);
     let (token, agents) = fleet.agents();
     let killed = NODES - 1;
     fleet.nodes[killed].process.kill();
@@ -26,9 +27,10 @@ fn a_killed_node_holds_a_revocation_up_for_one_lease_and_comes_back_without_the_
 }
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn a_killed_replica_is_nothing_to_agents_and_its_nodes_obey_the_other() {
     let _alone = alone();
-    let Some(mut fleet) = Fleet::start("a killed replica", LONG) else { return };
+    let mut fleet = Fleet::start("a killed replica", LONG);
     let (token, doomed) = fleet.agents();
     let (_kept, kept) = fleet.agents();
     let begun = Instant::now();
@@ -45,9 +47,10 @@ fn a_killed_replica_is_nothing_to_agents_and_its_nodes_obey_the_other() {
 /// All replicas at once, just after they wrote what no node has heard of yet. Two that start on a busy machine take their time:
 /// the lease is longer.
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn nodes_of_replicas_that_were_all_killed_go_on_with_deltas_and_agents_notice_nothing() {
     let _alone = alone();
-    let Some(mut fleet) = Fleet::start("all replicas killed", LONG * 3) else { return };
+    let mut fleet = Fleet::start("all replicas killed", LONG * 3);
     let (revoked, doomed) = fleet.agents();
     let (_kept, kept) = fleet.agents();
     let begun = Instant::now();
@@ -71,9 +74,10 @@ fn nodes_of_replicas_that_were_all_killed_go_on_with_deltas_and_agents_notice_no
 }
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn a_killed_etcd_leader_is_nothing_to_agents_and_a_revocation_goes_through() {
     let _alone = alone();
-    let Some(mut fleet) = Fleet::start("a killed leader of etcd", LONG) else { return };
+    let mut fleet = Fleet::start("a killed leader of etcd", LONG);
     let (token, doomed) = fleet.agents();
     let (_kept, kept) = fleet.agents();
     let begun = Instant::now();

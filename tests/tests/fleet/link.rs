@@ -10,9 +10,10 @@ use crate::{
 };
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn a_node_that_is_cut_off_stops_within_a_lease_and_heals_by_itself() {
     let _alone = alone();
-    let Some(fleet) = Fleet::start("nodes that are cut off", SHORT) else { return };
+    let fleet = Fleet::start("nodes that are cut off", SHORT);
     let (token, doomed) = fleet.agents();
     let (_kept, kept) = fleet.agents();
     // One hears nothing and isn't heard; the other is heard and hears nothing.
@@ -33,9 +34,10 @@ fn a_node_that_is_cut_off_stops_within_a_lease_and_heals_by_itself() {
 }
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn a_replica_that_is_cut_off_from_the_store_loses_its_nodes_to_the_other_and_extends_nothing() {
     let _alone = alone();
-    let Some(fleet) = Fleet::start("a replica that is cut off from the store", LONG) else { return };
+    let fleet = Fleet::start("a replica that is cut off from the store", LONG);
     let (token, doomed) = fleet.agents();
     let (_kept, kept) = fleet.agents();
     let begun = Instant::now();

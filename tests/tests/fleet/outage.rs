@@ -12,9 +12,10 @@ use crate::{
 };
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn without_a_control_plane_agents_notice_nothing_until_the_lease_ends_and_are_then_refused() {
     let _alone = alone();
-    let Some(mut fleet) = Fleet::start("an outage of the control plane", SHORT) else { return };
+    let mut fleet = Fleet::start("an outage of the control plane", SHORT);
     let (_token, agents) = fleet.agents();
     let begun = Instant::now();
     let frozen = fleet.replicas.iter().map(|replica| replica.process.signal(Signal::STOP)).count();
@@ -35,9 +36,10 @@ fn without_a_control_plane_agents_notice_nothing_until_the_lease_ends_and_are_th
 }
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn replicas_are_restarted_one_after_the_other_and_no_request_fails() {
     let _alone = alone();
-    let Some(mut fleet) = Fleet::start("a rolling restart", LONG) else { return };
+    let mut fleet = Fleet::start("a rolling restart", LONG);
     let (token, doomed) = fleet.agents();
     let (_kept, kept) = fleet.agents();
     let begun = Instant::now();

@@ -68,15 +68,15 @@ pub struct Revoked {
 }
 
 impl Fleet {
-    /// Starts one with leases of this length; `None`, with a note for the reader, where there is no etcd.
-    pub fn start(test: &str, lease: Duration) -> Option<Self> {
+    /// Starts one with leases of this length.
+    pub fn start(test: &str, lease: Duration) -> Self {
         Self::with(test, lease, &[])
     }
 
     /// As [`start`](Self::start), with further arguments for etcd.
-    pub fn with(test: &str, lease: Duration, etcd: &[&str]) -> Option<Self> {
+    pub fn with(test: &str, lease: Duration, etcd: &[&str]) -> Self {
         let begun = Instant::now();
-        let etcd = runtime().block_on(Cluster::start(test, etcd))?;
+        let etcd = runtime().block_on(Cluster::start(etcd));
         let directory = tempfile::tempdir().unwrap();
         let upstream = Upstream::ok();
         let replicas: Vec<_> = (0..REPLICAS).map(|n| Replica::start(directory.path(), n, &etcd, lease)).collect();
@@ -92,7 +92,7 @@ impl Fleet {
             begun.elapsed().as_secs_f64(),
             REGIONS.map(|(_, rtt)| rtt.to_string()).join(", "),
         );
-        Some(Self { nodes, replicas, etcd, lease, _upstream: upstream, directory })
+        Self { nodes, replicas, etcd, lease, _upstream: upstream, directory }
     }
 
     /// An agent at each node with this token.

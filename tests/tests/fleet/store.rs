@@ -12,9 +12,10 @@ use crate::{
 };
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn without_a_majority_of_the_store_nothing_is_revoked_and_nothing_is_served_past_its_lease() {
     let _alone = alone();
-    let Some(mut fleet) = Fleet::start("etcd without its majority", SHORT) else { return };
+    let mut fleet = Fleet::start("etcd without its majority", SHORT);
     let (token, agents) = fleet.agents();
     let begun = Instant::now();
     fleet.etcd.kill(0);
@@ -41,10 +42,11 @@ fn without_a_majority_of_the_store_nothing_is_revoked_and_nothing_is_served_past
 }
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn a_token_is_revoked_although_the_store_is_full() {
     let _alone = alone();
     let quota = "--quota-backend-bytes=8388608";
-    let Some(fleet) = Fleet::with("a full etcd", LONG, &[quota]) else { return };
+    let fleet = Fleet::with("a full etcd", LONG, &[quota]);
     let (token, agents) = fleet.agents();
     let (_kept, kept) = fleet.agents();
     let begun = Instant::now();
@@ -72,9 +74,10 @@ fn fill(fleet: &Fleet) {
 }
 
 #[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn a_slow_etcd_leader_is_nothing_to_agents_and_a_revocation_goes_through() {
     let _alone = alone();
-    let Some(fleet) = Fleet::start("a slow leader of etcd", LONG) else { return };
+    let fleet = Fleet::start("a slow leader of etcd", LONG);
     let (token, doomed) = fleet.agents();
     let (_kept, kept) = fleet.agents();
     let begun = Instant::now();

@@ -8,10 +8,7 @@ mod state;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use seks_tests::{
-    Upstream,
-    process::{Finished, skip},
-};
+use seks_tests::{Upstream, process::Finished};
 
 use self::host::{Host, KEY, Outside};
 
@@ -25,19 +22,9 @@ fn red_team(host: &Host, form: &str, outside: &Outside) -> (Finished, Vec<String
     (finished, got)
 }
 
-fn python_is_missing() -> bool {
-    let missing = !std::path::Path::new("/usr/bin/python3").exists();
-    if missing {
-        skip("the agent on the host", "/usr/bin/python3 is not installed");
-    }
-    missing
-}
-
 #[test]
+#[cfg_attr(not(has = "python3"), ignore = "needs python3")]
 fn the_red_team_gets_nothing_in_either_form() {
-    if python_is_missing() {
-        return;
-    }
     let upstream = Upstream::ok();
     for host in Host::each() {
         host.quick_start(&upstream.origin());
@@ -58,10 +45,8 @@ fn the_red_team_gets_nothing_in_either_form() {
 }
 
 #[test]
+#[cfg_attr(not(has = "python3"), ignore = "needs python3")]
 fn without_confinement_the_same_script_reads_and_administers() {
-    if python_is_missing() {
-        return;
-    }
     let (host, upstream) = (Host::start(), Upstream::ok());
     host.quick_start(&upstream.origin());
     let outside = Outside::start(&host);
@@ -75,10 +60,8 @@ fn without_confinement_the_same_script_reads_and_administers() {
 }
 
 #[test]
+#[cfg_attr(not(has = "python3"), ignore = "needs python3")]
 fn the_command_reaches_the_proxy_in_either_form() {
-    if python_is_missing() {
-        return;
-    }
     for host in Host::each() {
         let upstream = Upstream::ok();
         host.quick_start(&upstream.origin());

@@ -2,15 +2,18 @@
 
 use std::process::Command;
 
-use seks_tests::{Sandbox, Upstream, process::run, upstream::Answer};
-
-use super::program;
+use seks_tests::{
+    Sandbox, Upstream,
+    process::{program, run},
+    upstream::Answer,
+};
 
 const KEY: &str = "sk-real-waiting-key-0000000000001";
 
 #[test]
+#[cfg_attr(not(has = "curl"), ignore = "needs curl")]
 fn a_body_is_asked_for_once_the_nodes_checks_have_passed_and_not_before() {
-    let Some(curl) = program("curl") else { return };
+    let curl = program("curl");
     let upstream = Upstream::start(|request| Answer::json(200, &request.body_length.to_string()));
     let sandbox = Sandbox::start();
     sandbox.service("openai", &upstream, KEY);

@@ -5,14 +5,11 @@ use std::fs;
 
 use seks_tests::{
     Upstream,
-    process::run,
+    process::{installed, program, run},
     upstream::{Answer, Request},
 };
 
-use super::{
-    program, python, root,
-    world::{KEY, World, client},
-};
+use super::world::{KEY, World, client};
 
 const COMMIT: &str = "1234567890abcdef1234567890abcdef12345678";
 
@@ -49,7 +46,7 @@ fn world_asking_for_the_token() -> World {
 }
 
 pub(super) fn curl_with_the_token_for_the_proxy_and_with_the_token_in_the_request() {
-    let Some(curl) = program("curl") else { return };
+    let curl = program("curl");
     let world = world();
     let url = format!("{}/user", world.origin());
     for http in ["--http1.1", "--http2"] {
@@ -71,7 +68,7 @@ pub(super) fn curl_with_the_token_for_the_proxy_and_with_the_token_in_the_reques
 }
 
 pub(super) fn python_requests_gets() {
-    let Some(python) = python("requests") else { return };
+    let python = installed("python/bin/python");
     let world = world();
     let script = "import requests, sys; print(requests.get(sys.argv[1]).text)";
     let mut command = client(python);
@@ -81,11 +78,8 @@ pub(super) fn python_requests_gets() {
 }
 
 pub(super) fn node_fetches() {
-    let Some(node) = program("node") else { return };
-    let modules = root().join(".test-env/node/node_modules/undici");
-    if !modules.exists() {
-        return seks_tests::process::skip("what Node's fetch does", "tests/sdk/install has not put undici there");
-    }
+    let node = program("node");
+    let modules = installed("node/node_modules/undici");
     let world = world();
     let script = world.folder().join("client.mjs");
     let code = "const [undici, url, proxy] = process.argv.slice(2);\n\
@@ -99,7 +93,7 @@ pub(super) fn node_fetches() {
 }
 
 pub(super) fn git_lists_a_remote() {
-    let Some(git) = program("git") else { return };
+    let git = program("git");
     let world = world_asking_for_the_token();
     let mut command = client(git);
     command.args(["-c", "credential.helper=", "ls-remote", &format!("{}/repo.git", world.origin())]);
@@ -109,7 +103,7 @@ pub(super) fn git_lists_a_remote() {
 }
 
 pub(super) fn a_java_client_gets() {
-    let Some(java) = program("java") else { return };
+    let java = program("java");
     let world = world_asking_for_the_token();
     let code = r#"
 import java.io.FileInputStream;

@@ -5,29 +5,21 @@ use std::process::Command;
 
 use seks_tests::{
     Upstream,
-    process::{Process, run, skip},
+    process::{Process, installed, program, run},
     upstream::{
         Answer, Gate, Host, Request,
         answer::{Step, chunk},
     },
 };
 
-use super::{
-    program, root,
-    world::{KEY, World, client},
-};
+use super::world::{KEY, World, client};
 
-fn host(of: &str) -> Option<Host> {
-    let host = Host::of_this_machine();
-    if host.is_none() {
-        skip(&format!("what {of} does"), "this machine has no name but `localhost`");
-    }
-    host
+fn host() -> Host {
+    Host::of_this_machine().unwrap()
 }
 
 pub(super) fn gh_asks_an_enterprise_host() {
-    let Some(gh) = program("gh") else { return };
-    let Some(host) = host("gh") else { return };
+    let gh = program("gh");
     let credential = format!("Bearer {KEY}");
     let wanted = credential.clone();
     let api = move |request: &Request| {
@@ -39,7 +31,7 @@ pub(super) fn gh_asks_an_enterprise_host() {
             _ => Answer::json(404, r#"{"message":"Not Found"}"#),
         }
     };
-    let world = World::with("", Upstream::start_tls_as(host, api), credential, |cli, upstream| {
+    let world = World::with("", Upstream::start_tls_as(host(), api), credential, |cli, upstream| {
         cli.enable("github-enterprise", "code", upstream);
     });
     let (gh, at) = (gh.to_str().unwrap(), format!("GH_HOST={}", world.authority()));
@@ -55,11 +47,7 @@ pub(super) fn gh_asks_an_enterprise_host() {
 }
 
 pub(super) fn the_standard_library_of_go_calls_and_streams() {
-    let plain = root().join(".test-env/go/plain");
-    if !plain.exists() {
-        return skip("what Go's net/http does", "tests/sdk/install has not built .test-env/go/plain");
-    }
-    let Some(host) = host("Go's net/http") else { return };
+    let plain = installed("go/plain");
     let gate = Gate::default();
     let held = gate.clone();
     let api = move |request: &Request| match request.path().as_str() {
@@ -70,7 +58,7 @@ pub(super) fn the_standard_library_of_go_calls_and_streams() {
         }
         _ => Answer::json(200, &format!(r#"{{"ok":true,"key":"{KEY}"}}"#)),
     };
-    let world = World::bearer("", Upstream::start_tls_as(host, api));
+    let world = World::bearer("", Upstream::start_tls_as(host(), api));
     let ok = format!(r#"{{"ok":true,"key":"{}"}}"#, "*".repeat(KEY.len()));
     let (program, user) = (plain.to_str().unwrap(), format!("{}/user", world.origin()));
     world.check(&world.seks_run(&[program, &user]), &format!("HTTP/2.0 200\n{ok}"), "/user");

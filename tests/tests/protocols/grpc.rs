@@ -2,15 +2,20 @@
 
 use std::process::Command;
 
-use seks_tests::{Sandbox, process::run, sandbox::Options};
+use seks_tests::{
+    Sandbox,
+    process::{installed, run},
+    sandbox::Options,
+};
 
-use super::{python, root, websocket::Script};
+use super::{root, websocket::Script};
 
 const KEY: &str = "sk-real-grpc-key-0000000000000000001";
 
 #[test]
+#[cfg_attr(not(has = "python-sdks"), ignore = "needs python-sdks")]
 fn a_stream_goes_both_ways_with_its_trailers_and_a_refusal_is_a_status() {
-    let Some(python) = python("grpc") else { return };
+    let python = installed("python/bin/python");
     let mut server = Script::start(&python, "grpc_server.py", &[], &format!("{KEY}\n"));
     let port = server.line();
     let config = "[proxy]\nhost_suffix = \"broker.example\"\n".to_owned();

@@ -10,37 +10,17 @@ mod passage;
 mod websocket;
 mod world;
 
-use std::{path::PathBuf, process::Command};
-
-use seks_tests::process::{find_program, skip};
+use std::path::PathBuf;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
-/// A Python in which `module` can be imported, or `None` and a line that says what is skipped.
-fn python(module: &str) -> Option<PathBuf> {
-    let path = root().join(".test-env/python/bin/python");
-    let imports = Command::new(&path).args(["-c", &format!("import {module}")]).output();
-    if imports.is_ok_and(|o| o.status.success()) {
-        return Some(path);
-    }
-    skip(&format!("what Python's {module} does"), "tests/sdk/install has not put it there");
-    None
-}
-
-fn program(name: &str) -> Option<PathBuf> {
-    let found = find_program(&format!("SEKS_{}", name.to_uppercase()), name);
-    if found.is_none() {
-        skip(&format!("what {name} does"), "it is not installed");
-    }
-    found
-}
-
 /// What is run through `HTTPS_PROXY`: each client by its name in the README, and the test that runs it.
 macro_rules! through_https_proxy {
-    ($($client:literal => $module:ident::$test:ident,)*) => {
+    ($($(#[$attribute:meta])* $client:literal => $module:ident::$test:ident,)*) => {
         $(#[test]
+        $(#[$attribute])*
         fn $test() {
             $module::$test();
         })*
@@ -59,13 +39,24 @@ macro_rules! through_https_proxy {
 }
 
 through_https_proxy! {
+    #[cfg_attr(not(has = "curl"), ignore = "needs curl")]
     "curl" => clients::curl_with_the_token_for_the_proxy_and_with_the_token_in_the_request,
+    #[cfg_attr(not(has = "git"), ignore = "needs git")]
     "git" => clients::git_lists_a_remote,
+    #[cfg_attr(not(has = "gh"), ignore = "needs gh")]
+    #[cfg_attr(all(has = "gh", not(has = "host-name")), ignore = "needs host-name")]
     "gh" => go::gh_asks_an_enterprise_host,
+    #[cfg_attr(not(has = "python-sdks"), ignore = "needs python-sdks")]
     "pip" => packages::pip_installs_from_a_private_index,
+    #[cfg_attr(not(has = "npm"), ignore = "needs npm")]
     "npm" => packages::npm_installs_from_a_private_registry,
+    #[cfg_attr(not(has = "python-sdks"), ignore = "needs python-sdks")]
     "Python's requests" => clients::python_requests_gets,
+    #[cfg_attr(not(has = "node-sdks"), ignore = "needs node-sdks")]
     "Node's fetch" => clients::node_fetches,
+    #[cfg_attr(not(has = "go-client"), ignore = "needs go-client")]
+    #[cfg_attr(all(has = "go-client", not(has = "host-name")), ignore = "needs host-name")]
     "Go's net/http" => go::the_standard_library_of_go_calls_and_streams,
+    #[cfg_attr(not(has = "java"), ignore = "needs java")]
     "Java's HttpClient" => clients::a_java_client_gets,
 }

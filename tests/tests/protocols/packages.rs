@@ -6,14 +6,11 @@ use std::{fs, path::Path, process::Command};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use seks_tests::{
     Upstream,
-    process::run,
+    process::{installed, program, run},
     upstream::{Answer, Host, Request, tls},
 };
 
-use super::{
-    program, python,
-    world::{KEY, World, apply},
-};
+use super::world::{KEY, World, apply};
 
 const MODULE: &str = "ANSWER = 42\n";
 
@@ -34,7 +31,7 @@ fn wheel(python: &Path) -> Vec<u8> {
 }
 
 pub(super) fn pip_installs_from_a_private_index() {
-    let Some(python) = python("pip") else { return };
+    let python = installed("python/bin/python");
     let (name, wheel) = ("demo-4.2.0-py3-none-any.whl", wheel(&python));
     let credential = format!("Basic {}", STANDARD.encode(format!("reader:{KEY}")));
     let (wanted, served) = (credential.clone(), wheel.clone());
@@ -91,7 +88,7 @@ fn tarball() -> Vec<u8> {
 }
 
 pub(super) fn npm_installs_from_a_private_registry() {
-    let Some(npm) = program("npm") else { return };
+    let npm = program("npm");
     let (credential, tarball) = (format!("Bearer {KEY}"), tarball());
     let wanted = credential.clone();
     let registry = move |request: &Request| {

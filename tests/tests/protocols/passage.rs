@@ -4,22 +4,19 @@ use std::fs;
 
 use seks_tests::{
     Collector, Upstream, oracle,
-    process::{Finished, run, skip},
+    process::{Finished, program, run},
     sandbox::Options,
     upstream::{Answer, Host},
 };
 
-use super::{
-    program,
-    world::{KEY, World, client},
-};
+use super::world::{KEY, World, client};
 
 #[test]
+#[cfg_attr(not(has = "curl"), ignore = "needs curl")]
+#[cfg_attr(all(has = "curl", not(has = "host-name")), ignore = "needs host-name")]
 fn hosts_of_no_service_pass_through_unseen_once_the_tenant_says_so() {
-    let Some(curl) = program("curl") else { return };
-    let Some(host) = Host::of_this_machine() else {
-        return skip("hosts of no service", "this machine has no name but `localhost`");
-    };
+    let curl = program("curl");
+    let host = Host::of_this_machine().unwrap();
     let name = host.name.clone();
     let other = Upstream::start_tls_as(host, |_| Answer::json(200, r#"{"other":true}"#));
     let collector = Collector::start();

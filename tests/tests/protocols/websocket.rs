@@ -6,9 +6,9 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-use seks_tests::{Collector, Sandbox, sandbox::Options};
+use seks_tests::{Collector, Sandbox, process::installed, sandbox::Options};
 
-use super::{python, root};
+use super::root;
 
 const KEY: &str = "sk-proj-real-realtime-key-0000000000001";
 
@@ -43,8 +43,9 @@ impl Drop for Script {
 }
 
 #[test]
+#[cfg_attr(not(has = "python-sdks"), ignore = "needs python-sdks")]
 fn a_realtime_client_talks_is_scrubbed_for_and_is_cut_when_its_token_is_revoked() {
-    let Some(python) = python("websockets") else { return };
+    let python = installed("python/bin/python");
     let mut server = Script::start(&python, "websocket_server.py", &[], &format!("{KEY}\n"));
     let port = server.line();
     let collector = Collector::start();

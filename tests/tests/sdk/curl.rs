@@ -1,7 +1,7 @@
 //! `curl`, told nothing but a token and a URL.
 
 use seks_tests::{
-    process::{find_program, run, skip},
+    process::{program, run},
     upstream::vendors::Vendor,
 };
 
@@ -12,37 +12,35 @@ const GEMINI_KEY: &str = "AIzaRealGeminiKey00000000000000000001";
 const WRONG: &str = "seks_token_wrong";
 
 /// Runs `curl` with arguments; status and body.
-fn curl(arguments: &[&str]) -> Option<(String, String)> {
-    let Some(program) = find_program("SEKS_CURL", "curl") else {
-        skip("what curl does", "no curl");
-        return None;
-    };
-    let mut command = client(&program);
+fn curl(arguments: &[&str]) -> (String, String) {
+    let mut command = client(&program("curl"));
     command.args(["--silent", "--show-error", "--write-out", "\n%{http_code}"]).args(arguments);
     let finished = run(&mut command, b"");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     let (body, status) = finished.stdout.rsplit_once('\n').unwrap();
-    Some((status.into(), body.into()))
+    (status.into(), body.into())
 }
 
 #[test]
+#[cfg_attr(not(has = "curl"), ignore = "needs curl")]
 fn github_by_curl_with_bearer_and_basic() {
     let (sandbox, upstream, token) = world("github", Vendor::GitHub, GITHUB_KEY);
     let user = format!("{}/api/github/user", sandbox.proxy_url());
     for authorization in [format!("Authorization: Bearer {token}"), format!("Authorization: token {token}")] {
-        let Some((status, body)) = curl(&["--header", &authorization, &user]) else { return };
+        let (status, body) = curl(&["--header", &authorization, &user]);
         assert_eq!(status, "200", "{body}");
         assert!(body.contains("stand-in"), "{body}");
     }
-    let Some((status, body)) = curl(&["--user", &format!("x-access-token:{token}"), &user]) else { return };
+    let (status, body) = curl(&["--user", &format!("x-access-token:{token}"), &user]);
     assert_eq!(status, "200", "Basic: {body}");
-    let Some((status, body)) = curl(&["--header", &format!("Authorization: Bearer {WRONG}"), &user]) else { return };
+    let (status, body) = curl(&["--header", &format!("Authorization: Bearer {WRONG}"), &user]);
     assert_eq!(status, "401");
     assert!(body.contains("token_malformed"), "{body}");
     only_the_key_arrived(&upstream, &sandbox, GITHUB_KEY, 3);
 }
 
 #[test]
+#[cfg_attr(not(has = "curl"), ignore = "needs curl")]
 fn gemini_by_curl_with_header_and_query() {
     let (sandbox, upstream, token) = world("gemini", Vendor::Gemini, GEMINI_KEY);
     let model = format!("{}/api/gemini/v1beta/models/stand-in", sandbox.proxy_url());
@@ -53,7 +51,7 @@ fn gemini_by_curl_with_header_and_query() {
     let by_query = format!("{model}:generateContent?key={token}");
     let streamed = format!("{model}:streamGenerateContent?alt=sse&key={token}");
     for more in [vec!["--header", &header, &by_header], vec![&by_query], vec![&streamed]] {
-        let Some((status, body)) = curl(&[json.as_slice(), more.as_slice()].concat()) else { return };
+        let (status, body) = curl(&[json.as_slice(), more.as_slice()].concat());
         assert_eq!(status, "200", "{body}");
         assert!(body.contains("Hello from "), "{body}");
     }
