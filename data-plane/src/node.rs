@@ -16,11 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, ConfigError, SvidConfig},
     health::Health,
-    listener::{ListenError, Listener},
-    proxy::{
-        Proxy,
-        audit::{Audit, AuditError},
-    },
+    http::server::{ListenError, Listener},
+    pipeline::audit::{Audit, AuditError},
+    proxy::Proxy,
     sync::{
         EnrolError, Identity, Runtimes, Sync, SyncConfig,
         enrol::{self, EnrolConfig},

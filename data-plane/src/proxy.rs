@@ -1,64 +1,48 @@
 //! The path of a request. [`Proxy::handle`] is the order of the stages, and that order is the security argument: each takes
 //! what only the one before can make.
 
-mod admit;
-mod answer;
-pub mod audit;
-mod authorize;
-mod bounds;
-mod buffers;
-mod discovery;
-mod filter;
-mod forward;
-mod grpc;
-mod inject;
-mod interception;
-mod lookup;
-mod outgoing;
-mod policy_pool;
-pub mod refusal;
-pub mod scrub;
-mod sigv4;
-mod tunnel;
-mod websocket;
-mod wrong_tokens;
-
 use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use seks_proto::runtime::http2::Refused;
 
-use self::{
-    admit::Hosts,
-    audit::{Audit, Record, RequestId},
-    authorize::{Permitted, Received},
-    bounds::Bounds,
-    inject::{Injected, Injection},
-    lookup::Identified,
-    outgoing::InFlight,
-    refusal::{Code, Reader, Refusal},
-    wrong_tokens::WrongTokens,
-};
-pub use self::{
-    answer::AnswerBody,
-    outgoing::{BrokenOff, Outgoing},
-};
-pub(crate) use self::{
-    buffers::Buffers,
-    interception::{Entry, Interception, Leaves},
-    tunnel::Tunnel,
-};
 use crate::{
     config::Config,
-    listener::{Activity, RequestBody},
+    http::{
+        client::{Connection, Gauge},
+        server::{Activity, RequestBody},
+    },
+    pipeline::{
+        admit,
+        admit::Hosts,
+        audit::{Audit, Record, RequestId},
+        authorize,
+        authorize::{Permitted, Received},
+        bounds::Bounds,
+        discovery, forward, inject,
+        inject::{Injected, Injection},
+        lookup,
+        lookup::Identified,
+        refusal,
+        refusal::grpc,
+        refusal::{Code, Reader, Refusal},
+        relay::InFlight,
+        relay::{self, Outgoing},
+        response_body::AnswerBody,
+        wrong_tokens::WrongTokens,
+    },
     table::{CredentialEntry, Table},
     telemetry::ServiceMetrics,
-    upstream::{About, CaFileError, Connection, Gauge, Key, Upstreams},
+    tunnel::{
+        interception::{self, Entry},
+        websocket,
+    },
+    upstream::{About, CaFileError, Key, Upstreams},
 };
 
 /// Serves requests. One a node; shared by all connections.
-pub struct Proxy {
+pub(crate) struct Proxy {
     table: Arc<Table>,
     upstreams: Arc<Upstreams>,
     hosts: Hosts,
@@ -83,7 +67,7 @@ pub(crate) struct Caller {
 
 impl Caller {
     /// The same at a later time.
-    fn again(&self, table: &Table) -> Self {
+    pub(crate) fn again(&self, table: &Table) -> Self {
         Self { now: table.wall().unix_now(), ..*self }
     }
 }
@@ -96,7 +80,7 @@ impl Proxy {
     ///
     /// # Errors
     /// When `[upstream] ca_file` can't be read.
-    pub fn new(table: Arc<Table>, audit: Audit, config: Config) -> Result<Self, CaFileError> {
+    pub(crate) fn new(table: Arc<Table>, audit: Audit, config: Config) -> Result<Self, CaFileError> {
         let upstreams = Arc::new(Upstreams::new(config.upstream.clone(), config.own.clone())?);
         let hosts = Hosts::new(&config.proxy.hosts, config.proxy.host_suffix.as_deref(), config.proxy.listen.ip());
         let wrong_tokens = Arc::new(WrongTokens::new(config.proxy.limits.wrong_tokens_per_second));
@@ -206,7 +190,7 @@ impl Proxy {
         if let Some(credential) = minted.filter(|_| answered.response.status() == StatusCode::UNAUTHORIZED) {
             self.table.refused().report(&credential);
         }
-        outgoing::call(answered, self.config.upstream.idle_timeout, in_flight, record)
+        relay::call(answered, self.config.upstream.idle_timeout, in_flight, record)
     }
 
     /// Decides, waits for a connection, and puts the credential in. Where a record that the decision hangs on changes before that,
@@ -300,6 +284,6 @@ fn ask_for_proxy_authorization(response: &mut Response<Outgoing>) {
     headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"seks\""));
 }
 
-fn close_after(headers: &mut HeaderMap) {
+pub(crate) fn close_after(headers: &mut HeaderMap) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
 }

@@ -22,7 +22,7 @@ use seks_proto::{
     runtime::{logs, telemetry::Queue},
 };
 
-use crate::proxy::Buffers;
+use crate::pipeline::buffers::Buffers;
 
 pub use self::{
     edge::Edge,
@@ -209,7 +209,7 @@ mod tests {
     use seks_proto::runtime::telemetry::Telemetry;
 
     use super::*;
-    use crate::proxy::refusal::Code;
+    use crate::pipeline::refusal::Code;
 
     fn metrics() -> Metrics {
         let state = TableState {

@@ -2,15 +2,7 @@
 //!
 //! HTTP/1.1 of our own and hyper's HTTP/2 on our connector: no redirects, no proxies from the environment, no Alt-Svc, no retries.
 
-mod connect;
-mod exchange;
-mod h1;
-mod header_list;
-mod patience;
-mod pool;
-mod request;
-mod tls;
-mod upload;
+pub(crate) mod tls;
 
 use std::{
     future::poll_fn,
@@ -27,55 +19,29 @@ use seks_proto::{
 };
 use tokio::time::timeout;
 
-pub use self::{
-    exchange::{Answer, Connection, Switched},
-    h1::Lost,
-    header_list::HeaderList,
-    patience::Patience,
-    pool::Pool,
-    request::Request,
-    tls::CaFileError,
-    upload::{Meter, Severing, Streaming, Upload, UploadError, UploadState},
+pub(crate) use self::tls::CaFileError;
+use crate::{
+    config::UpstreamConfig,
+    http::client::{Connection, Gauge, Pool, UpstreamError},
 };
-use crate::config::UpstreamConfig;
 
 /// How often a pool is looked at: a credential that was replaced is in no buffer of ours for longer than this.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Tells whether a pool's service and credential are the current ones.
-pub type IsCurrent = Box<dyn Fn() -> bool + Send>;
-
-/// Counts a service's connections for somebody else.
-pub trait Gauge: Send + Sync {
-    /// Connections in use (`active`) or kept for the next request, more or fewer by `change`.
-    fn connections(&self, active: bool, change: i64);
-}
+pub(crate) type IsCurrent = Box<dyn Fn() -> bool + Send>;
 
 /// What a new pool is told by whoever wants it.
-pub struct About {
+pub(crate) struct About {
     /// Asked every second; once it says no, the pool is closed.
     pub is_current: IsCurrent,
     /// Told of every connection that comes, goes, or is put aside.
     pub gauge: Arc<dyn Gauge>,
 }
 
-/// Why an upstream did not answer. Agents get fixed texts for these; the `&str` is for operators and as fixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UpstreamError {
-    /// No address, no connection, or an answer that isn't HTTP.
-    #[error("cannot reach the upstream: {0}")]
-    Unreachable(&'static str),
-    /// Its certificate, name or protocol version.
-    #[error("cannot verify the upstream")]
-    Tls,
-    /// Connecting took too long.
-    #[error("the upstream did not answer in time")]
-    Timeout,
-}
-
 /// What a pool is for. Generations are unique in a process, so a service or credential that was replaced has another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
+pub(crate) struct Key {
     /// The service's generation.
     pub service: u64,
     /// The credential's.
@@ -83,7 +49,7 @@ pub struct Key {
 }
 
 /// All pools of a node.
-pub struct Upstreams {
+pub(crate) struct Upstreams {
     pools: DashMap<Key, Arc<Pool>, foldhash::quality::RandomState>,
     trust: tls::Trust,
     resolver: Arc<Resolver>,
@@ -96,7 +62,7 @@ impl Upstreams {
     ///
     /// # Errors
     /// When `ca_file` can't be read.
-    pub fn new(config: UpstreamConfig, own: OwnAddresses) -> Result<Self, CaFileError> {
+    pub(crate) fn new(config: UpstreamConfig, own: OwnAddresses) -> Result<Self, CaFileError> {
         let trust = tls::Trust::load(config.ca_file.as_deref())?;
         let guard = Arc::new(DialGuard { allowed: config.private_networks.clone(), own });
         let (name_servers, timeout) = (config.name_servers.clone(), config.resolve_timeout);
@@ -105,7 +71,7 @@ impl Upstreams {
     }
 
     /// What may be dialled for a service.
-    pub fn reach(&self, service: &Service) -> Reach {
+    pub(crate) fn reach(&self, service: &Service) -> Reach {
         Reach { guard: self.guard.clone(), given: service.private_networks.clone() }
     }
 
@@ -115,7 +81,7 @@ impl Upstreams {
     ///
     /// # Errors
     /// When there is no connection within `connect_timeout`.
-    pub async fn connect(
+    pub(crate) async fn connect(
         self: &Arc<Self>,
         key: Key,
         service: &Service,
@@ -133,7 +99,7 @@ impl Upstreams {
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
-    pub async fn connect_to_switch(
+    pub(crate) async fn connect_to_switch(
         self: &Arc<Self>,
         key: Key,
         service: &Service,
@@ -172,12 +138,12 @@ impl Upstreams {
     }
 
     /// What looks up names.
-    pub fn resolver(&self) -> &Arc<Resolver> {
+    pub(crate) fn resolver(&self) -> &Arc<Resolver> {
         &self.resolver
     }
 
     /// Closes every pool.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.pools.retain(|_, pool| {
             pool.close();
             false
@@ -202,4 +168,4 @@ async fn tend(owner: Weak<Upstreams>, key: Key, pool: Arc<Pool>, keep_alive: Dur
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -98,17 +98,17 @@ fn wire_types_stay_at_the_edges() {
 #[test]
 fn secrets_are_exposed_only_where_they_are_sealed_encoded_injected_or_searched_for() {
     let allowed = [
-        "proto/src/secret.rs",          // the type itself
-        "proto/src/token/aws.rs",       // what fake key pairs are derived from
-        "proto/src/table/session.rs",   // sealed to a node, and to a node's memory
-        "control-plane/src/authority",  // its own key
-        "control-plane/src/seal",       // sealed
-        "control-plane/src/changefeed", // encoded for a node
-        "control-plane/src/mint",       // traded for a token
-        "data-plane/src/table",         // sealed again, in memory
-        "data-plane/src/proxy/inject",  // injected
-        "data-plane/src/proxy/scrub",   // searched for
-        "cli/src/secret_input.rs",      // on its way from the operator to the seal
+        "proto/src/secret.rs",            // the type itself
+        "proto/src/token/aws.rs",         // what fake key pairs are derived from
+        "proto/src/table/session.rs",     // sealed to a node, and to a node's memory
+        "control-plane/src/authority",    // its own key
+        "control-plane/src/seal",         // sealed
+        "control-plane/src/changefeed",   // encoded for a node
+        "control-plane/src/mint",         // traded for a token
+        "data-plane/src/table",           // sealed again, in memory
+        "data-plane/src/pipeline/inject", // injected
+        "data-plane/src/pipeline/scrub",  // searched for
+        "cli/src/secret_input.rs",        // on its way from the operator to the seal
     ];
     let folders = ["proto/src", "control-plane/src", "data-plane/src", "cli/src"];
     assert_none(&strays(&folders, ".expose()", &allowed), "a secret is exposed");

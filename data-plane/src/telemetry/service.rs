@@ -10,7 +10,7 @@ use std::{
 
 use http::StatusCode;
 
-use crate::proxy::refusal::Code;
+use crate::pipeline::refusal::Code;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug)]

@@ -23,11 +23,11 @@ fn service(upstream: &str) -> Service {
 }
 
 /// Upstreams on loopback.
-pub(super) fn config() -> UpstreamConfig {
+pub(crate) fn config() -> UpstreamConfig {
     UpstreamConfig { private_networks: Networks::parse(&["127.0.0.0/8"]).unwrap(), ..UpstreamConfig::default() }
 }
 
-pub(super) async fn listener() -> (tokio::net::TcpListener, Service) {
+pub(crate) async fn listener() -> (tokio::net::TcpListener, Service) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let service = service(&format!("http://{}", listener.local_addr().unwrap()));
     (listener, service)
@@ -49,11 +49,11 @@ impl Counts {
     }
 }
 
-pub(super) fn about() -> About {
+pub(crate) fn about() -> About {
     About { is_current: Box::new(|| true), gauge: Arc::new(Counts::default()) }
 }
 
-pub(super) const KEY: Key = Key { service: 1, credential: 1 };
+pub(crate) const KEY: Key = Key { service: 1, credential: 1 };
 
 #[tokio::test(start_paused = true)]
 async fn a_pool_is_closed_once_its_credential_is_not_the_current_one() {

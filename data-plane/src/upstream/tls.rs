@@ -17,15 +17,15 @@ use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use seks_proto::service::Upstream;
 use tokio_rustls::TlsConnector;
 
-use super::UpstreamError;
+use crate::http::client::UpstreamError;
 
 /// ALPN.
-pub(super) const H2: &[u8] = b"h2";
+pub(crate) const H2: &[u8] = b"h2";
 /// ALPN.
-pub(super) const H1: &[u8] = b"http/1.1";
+pub(crate) const H1: &[u8] = b"http/1.1";
 
 /// Makes connectors; holds the machine's roots, which are read once.
-pub(super) struct Trust {
+pub(crate) struct Trust {
     extra: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
     platform: OnceLock<Arc<dyn ServerCertVerifier>>,
@@ -42,7 +42,7 @@ pub struct CaFileError {
 
 impl Trust {
     /// Reads the roots that are trusted beside the machine's.
-    pub(super) fn load(ca_file: Option<&Path>) -> Result<Self, CaFileError> {
+    pub(crate) fn load(ca_file: Option<&Path>) -> Result<Self, CaFileError> {
         let extra = match ca_file {
             None => Vec::new(),
             Some(path) => {
@@ -57,7 +57,7 @@ impl Trust {
     }
 
     /// A connector for one pool that offers `protocols`: the service's own roots only, where it has some, else the machine's.
-    pub(super) fn connector(&self, service_ca_pem: &str, protocols: &[&[u8]]) -> Result<TlsConnector, UpstreamError> {
+    pub(crate) fn connector(&self, service_ca_pem: &str, protocols: &[&[u8]]) -> Result<TlsConnector, UpstreamError> {
         let verifier = if service_ca_pem.is_empty() { self.platform()? } else { self.only(service_ca_pem)? };
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -91,14 +91,14 @@ impl Trust {
 }
 
 /// The same connector, offering HTTP/1.1 alone.
-pub(super) fn only_h1(connector: &TlsConnector) -> TlsConnector {
+pub(crate) fn only_h1(connector: &TlsConnector) -> TlsConnector {
     let mut config = ClientConfig::clone(connector.config());
     config.alpn_protocols = vec![H1.to_vec()];
     TlsConnector::from(Arc::new(config))
 }
 
 /// The name that the certificate must be for, and the SNI: the service's host.
-pub(super) fn server_name(upstream: &Upstream) -> Result<ServerName<'static>, UpstreamError> {
+pub(crate) fn server_name(upstream: &Upstream) -> Result<ServerName<'static>, UpstreamError> {
     ServerName::try_from(upstream.host().to_owned()).map_err(|_| UpstreamError::Tls)
 }
 

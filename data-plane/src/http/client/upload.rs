@@ -1,0 +1,336 @@
+//! A request's body on its way to the upstream: nothing, what was read for inspection, or the agent's stream.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http_body::{Body, Frame, SizeHint};
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, Sleep};
+
+use crate::http::server::RequestBody;
+
+/// An agent that is to send must move at least this many bytes in an idle timeout: one byte a second would hold a
+/// connection for ever.
+const MIN_PROGRESS_BYTES: u64 = 256;
+
+/// The body of an upstream request. Trailers of requests are dropped: none of the services needs them, and fields after the
+/// body are a way round every check of the head.
+pub enum Upload {
+    /// No body.
+    Empty,
+    /// Read before the decision, sent as it was.
+    Whole(Option<Bytes>),
+    /// Passed on as it comes.
+    Stream(Box<Streaming>),
+}
+
+/// An agent's body that is passed on as it comes.
+pub struct Streaming {
+    body: RequestBody,
+    /// Read already, and to be sent first.
+    ahead: Option<Bytes>,
+    state: Arc<UploadState>,
+    meter: Arc<dyn Meter>,
+    limit: u64,
+    idle: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    seen_at_timer: u64,
+    both_ways: bool,
+    /// What was signed of it.
+    expected: Option<Box<Expected>>,
+}
+
+struct Expected {
+    hash: [u8; 32],
+    seen: Sha256,
+}
+
+/// Counts an upload for somebody else.
+pub trait Meter: Send + Sync {
+    /// So many bytes were read from the agent.
+    fn add(&self, bytes: usize);
+}
+
+/// What can be known about an upload while somebody else drives it.
+#[derive(Debug, Default)]
+pub struct UploadState {
+    bytes: AtomicU64,
+    done: AtomicBool,
+    answered: AtomicBool,
+    failure: AtomicU8,
+    severed: AtomicBool,
+    /// The task that sends it: over HTTP/2 another one than the request's.
+    sender: AtomicWaker,
+}
+
+/// Ends an upload when it is dropped: over HTTP/2 a body is sent by another task than the one that watches the right to it, and
+/// would go on after the exchange has ended.
+#[derive(Debug)]
+pub struct Severing(Arc<UploadState>);
+
+impl Drop for Severing {
+    fn drop(&mut self) {
+        self.0.severed.store(true, Ordering::SeqCst);
+        self.0.sender.wake();
+    }
+}
+
+/// Why an upload stopped. It is the agent's doing, so it decides the refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[repr(u8)]
+pub enum UploadError {
+    /// More bytes than the node takes.
+    #[error("the request's body is too large")]
+    TooLarge = 1,
+    /// Too few bytes in too long a time.
+    #[error("the request's body came too slowly")]
+    TooSlow = 2,
+    /// Its framing is wrong, or the agent has gone.
+    #[error("the request's body is broken")]
+    Broken = 3,
+    /// It isn't the one that the agent signed.
+    #[error("the request's body is not the one that was signed")]
+    Altered = 4,
+    /// The exchange that it is of has ended.
+    #[error("the exchange has ended")]
+    Severed = 5,
+}
+
+impl UploadState {
+    /// Bytes that were read from the agent so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the whole body was handed over. An answer that comes before that leaves the connection in doubt.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// The head of the answer is there. A stream that goes both ways may then be silent for as long as the other way is watched.
+    pub fn answer_began(&self) {
+        self.answered.store(true, Ordering::Release);
+    }
+
+    /// Why it stopped, if it did.
+    #[must_use]
+    pub fn failure(&self) -> Option<UploadError> {
+        match self.failure.load(Ordering::Acquire) {
+            1 => Some(UploadError::TooLarge),
+            2 => Some(UploadError::TooSlow),
+            3 => Some(UploadError::Broken),
+            4 => Some(UploadError::Altered),
+            _ => None,
+        }
+    }
+
+    fn fail(&self, error: UploadError) -> UploadError {
+        self.failure.store(error as u8, Ordering::Release);
+        error
+    }
+}
+
+impl Streaming {
+    /// Passes `body` on: at most `limit` bytes, and some progress in every `idle`.
+    #[must_use]
+    pub fn new(body: RequestBody, limit: u64, idle: Duration, meter: Arc<dyn Meter>) -> Self {
+        Self {
+            body,
+            ahead: None,
+            state: Arc::default(),
+            meter,
+            limit,
+            idle,
+            timer: None,
+            seen_at_timer: 0,
+            both_ways: false,
+            expected: None,
+        }
+    }
+
+    /// The agent goes on sending while it is answered, at its leisure (gRPC): once the answer has begun, only that is watched.
+    #[must_use]
+    pub fn both_ways(mut self) -> Self {
+        self.both_ways = true;
+        self
+    }
+
+    /// The same, but whole only if its SHA-256 is `hash`: otherwise the last of it is never handed over. What was
+    /// [put back](Self::put_back) counts as seen already.
+    #[must_use]
+    pub fn expecting(mut self, hash: Option<[u8; 32]>) -> Self {
+        let ahead = self.ahead.as_deref().unwrap_or_default();
+        self.expected = hash.map(|hash| Box::new(Expected { hash, seen: Sha256::new().chain_update(ahead) }));
+        self
+    }
+
+    /// Whether no body at all is what is expected.
+    ///
+    /// # Errors
+    /// [`UploadError::Altered`].
+    pub fn check_empty(hash: Option<[u8; 32]>) -> Result<(), UploadError> {
+        match hash {
+            Some(hash) if hash != <[u8; 32]>::from(Sha256::digest(b"")) => Err(UploadError::Altered),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_end(&mut self) -> Result<(), UploadError> {
+        let Some(expected) = self.expected.take() else { return Ok(()) };
+        let Expected { hash, seen } = *expected;
+        if hash == <[u8; 32]>::from(seen.finalize()) { Ok(()) } else { Err(self.state.fail(UploadError::Altered)) }
+    }
+
+    /// Ends the upload once it is dropped.
+    #[must_use]
+    pub fn severing(&self) -> Severing {
+        Severing(self.state.clone())
+    }
+
+    /// What can be watched from outside.
+    #[must_use]
+    pub fn state(&self) -> Arc<UploadState> {
+        self.state.clone()
+    }
+
+    /// Puts back what was read of it: somebody looked, and it is to be passed on after all.
+    pub fn put_back(&mut self, read: Bytes) {
+        self.state.done.store(false, Ordering::Release);
+        self.ahead = Some(read).filter(|read| !read.is_empty());
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        if self.state.severed.load(Ordering::SeqCst) {
+            return Poll::Ready(Some(Err(UploadError::Severed)));
+        }
+        let polled = self.poll_next(cx);
+        if polled.is_pending() {
+            self.state.sender.register(cx.waker());
+            if self.state.severed.load(Ordering::SeqCst) {
+                return Poll::Ready(Some(Err(UploadError::Severed)));
+            }
+        }
+        polled
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        if let Some(read) = self.ahead.take() {
+            self.state.done.store(self.body.is_end_stream(), Ordering::Release);
+            return Poll::Ready(Some(Ok(Frame::data(read))));
+        }
+        loop {
+            let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => return self.poll_idle(cx).map(|e| Some(Err(e))),
+                Poll::Ready(frame) => frame,
+            };
+            let Some(frame) = frame else {
+                self.check_end()?;
+                self.state.done.store(true, Ordering::Release);
+                return Poll::Ready(None);
+            };
+            let frame = frame.map_err(|_| self.state.fail(UploadError::Broken))?;
+            let Some(data) = frame.data_ref() else { continue }; // trailers
+            self.meter.add(data.len());
+            let total = self.state.bytes.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
+            if total > self.limit {
+                return Poll::Ready(Some(Err(self.state.fail(UploadError::TooLarge))));
+            }
+            if let Some(expected) = &mut self.expected {
+                expected.seen.update(data);
+            }
+            let ended = self.body.is_end_stream();
+            // Over HTTP/2 the end may come after the last byte: who counts bytes would have them all by then.
+            if ended || (self.expected.is_some() && self.body.size_hint().exact() == Some(0)) {
+                self.check_end()?;
+            }
+            if ended {
+                self.state.done.store(true, Ordering::Release);
+            }
+            return Poll::Ready(Some(Ok(frame)));
+        }
+    }
+
+    /// One timer a window, not one a frame: it is set when the agent first keeps us waiting, and looks at what came since.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<UploadError> {
+        if self.timer.is_none() {
+            self.seen_at_timer = self.state.bytes();
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.idle)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let seen = self.state.bytes();
+            if self.both_ways && self.state.answered.load(Ordering::Acquire) {
+                timer.as_mut().reset(Instant::now() + self.idle);
+                continue;
+            }
+            if seen < self.seen_at_timer + MIN_PROGRESS_BYTES {
+                return Poll::Ready(self.state.fail(UploadError::TooSlow));
+            }
+            self.seen_at_timer = seen;
+            timer.as_mut().reset(Instant::now() + self.idle);
+        }
+    }
+}
+
+impl Body for Streaming {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        self.get_mut().poll(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ahead.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (rest, ahead) = (self.body.size_hint(), self.ahead.as_ref().map_or(0, |read| read.len() as u64));
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + ahead);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + ahead);
+        }
+        hint
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Stream(stream) => stream.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty | Self::Whole(None) => true,
+            Self::Whole(Some(bytes)) => bytes.is_empty(),
+            Self::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
+            Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(stream) => stream.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What the two sides of HTTP/1.1 have in common: bytes in, bytes out, and bodies that are sent.
+//!
+//! Towards agents ([`server`](super::server)) and towards upstreams ([`client`](super::client)) HTTP/1.1 is our own, since it is
+//! the hot path: whoever holds a connection drives it. No task and no channel stands between a request and its answer, a head
+//! is parsed once, and what fits goes out in one write. What that costs beside hyper's is in benches/README.md.
+
+mod outbox;
+mod sending;
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::BytesMut;
+use tokio::io::AsyncRead;
+use tokio_util::io::poll_read_buf;
+
+pub(crate) use self::{
+    outbox::{Outbox, write_number},
+    sending::{Broke, Sending},
+};
+
+/// Reads begin with this much room, and get more where it was used up.
+const READ_BYTES: usize = 8 * 1024;
+const MAX_READ_BYTES: usize = 64 * 1024;
+
+/// What was read from a connection and not yet taken.
+pub(crate) struct Inbox {
+    pub(crate) bytes: BytesMut,
+    room: usize,
+}
+
+impl Inbox {
+    pub(crate) fn new() -> Self {
+        Self { bytes: BytesMut::new(), room: READ_BYTES }
+    }
+
+    /// What comes next begins a message: where nothing is left of the one before, it is read to where that was, which is in the
+    /// processor's caches, rather than behind it.
+    pub(crate) fn rewind(&mut self) {
+        if self.bytes.is_empty() {
+            let _moved = self.bytes.try_reclaim(self.room); // where it can't, the next read makes room
+        }
+    }
+
+    /// Reads once, behind what is there; 0: the other side has ended.
+    pub(crate) fn poll_fill(
+        &mut self,
+        stream: Pin<&mut impl AsyncRead>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.bytes.capacity() - self.bytes.len() < self.room / 2 {
+            // What was taken before is given back by now, as a rule: then this takes no new memory.
+            self.bytes.reserve(self.room);
+        }
+        let read = ready!(poll_read_buf(stream, cx, &mut self.bytes))?;
+        let room = self.room;
+        self.room = if read >= room { (room * 2).min(MAX_READ_BYTES) } else { (room / 2).clamp(READ_BYTES, room) };
+        Poll::Ready(Ok(read))
+    }
+}

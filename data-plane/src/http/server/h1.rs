@@ -1,0 +1,303 @@
+//! HTTP/1 as a server speaks it: request after request on one connection, each read strictly ([`head`]).
+//!
+//! The connection's task runs all of it ([`http::h1`](crate::http::h1) says why it is our own). A request is handed on when its head is
+//! whole; a body that came along goes with it, and one that is still to come is read by whoever wants it ([`shared`]). A
+//! request that is refused for its form is answered after the requests before it, and nothing behind it is ever read.
+
+mod body;
+pub(crate) mod head;
+mod request;
+mod response;
+mod shared;
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::io::AsyncWrite as _;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+pub(super) use self::shared::Coming;
+use self::{
+    head::{Head, HeadLimits, Violation},
+    request::{REFUSED, Terms},
+    response::Framing,
+    shared::{Inner, Shared},
+};
+use super::{
+    activity::{Activity, Waiting},
+    request_body::RequestBody,
+    stream::Stream,
+};
+use crate::{
+    http::h1::{Outbox, Sending},
+    tunnel::Tunnel,
+};
+
+/// Memory for what is to be written that an idle connection keeps.
+const KEPT_BYTES: usize = 16 * 1024;
+
+/// Who answers.
+pub(super) trait Serve {
+    /// An answer's body.
+    type Body: Body<Data = Bytes> + Severed + Unpin;
+    /// A request that is being handled.
+    type Handling: Future<Output = Result<Response<Self::Body>, Infallible>> + Unpin;
+
+    /// Handles a request. Dropped before it is done when its agent goes.
+    fn handle(&self, request: Request<RequestBody>) -> Self::Handling;
+
+    /// Answers what can't be understood.
+    fn refuse(&self, violation: Violation) -> Response<Self::Body>;
+}
+
+/// A body that may have to end while nobody takes it.
+pub(crate) trait Severed {
+    /// Ready when it has to.
+    fn poll_severed(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// How a connection ended.
+pub(super) enum End {
+    /// Nobody is there to hear anything.
+    Gone,
+    /// With an answer, or while nothing was asked.
+    Last(Stream),
+    /// It is HTTP's no longer.
+    Switched(Tunnel, Stream),
+}
+
+/// What an agent does next.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, taken apart where it arrives: a box would be an allocation a request"
+)]
+enum Asked {
+    Request(Request<RequestBody>, Terms),
+    Refused(Violation),
+    /// Nothing in time, or before the node stops.
+    Nothing,
+    Gone,
+}
+
+/// The agent doesn't take the answer, or may not have it.
+struct Broken;
+
+/// One connection.
+pub(super) struct H1 {
+    shared: Shared,
+    limits: HeadLimits,
+    activity: Arc<Activity>,
+    waiting: Waiting,
+    /// Of a head that is not whole.
+    scanned: usize,
+    parts: head::Parts,
+    outbox: Outbox,
+}
+
+impl H1 {
+    pub(super) fn new(stream: Stream, limits: HeadLimits, activity: Arc<Activity>, waiting: Waiting) -> Self {
+        let (shared, parts, outbox) = (Shared::new(stream), head::Parts::default(), Outbox::default());
+        Self { shared, limits, activity, waiting, scanned: 0, parts, outbox }
+    }
+
+    /// Serves until the agent or the node wants no more. At `stop`, the request that has begun is the last.
+    pub(super) async fn serve(mut self, serve: &impl Serve, stop: &CancellationToken) -> End {
+        let mut stopped = pin!(stop.cancelled());
+        loop {
+            self.shared.lock().inbox.rewind();
+            let (response, terms) = match poll_fn(|cx| self.poll_asked(cx, stopped.as_mut())).await {
+                Asked::Request(request, terms) => match self.handled(serve.handle(request)).await {
+                    Some(response) => (response, terms),
+                    None => return End::Gone,
+                },
+                Asked::Refused(violation) => (serve.refuse(violation), REFUSED),
+                Asked::Nothing => return self.end(End::Last).unwrap_or(End::Gone),
+                Asked::Gone => return End::Gone,
+            };
+            // Who went on before it was answered is not to be understood.
+            let clean = self.shared.lock().inbox.bytes.is_empty();
+            let Ok(more) = self.answer(response, terms, stop).await else { return End::Gone };
+            if self.activity.is_switched() {
+                let tunnel = self.activity.take_tunnel().filter(|_| clean);
+                let how = |stream| match tunnel {
+                    Some(tunnel) => End::Switched(tunnel, stream),
+                    None => End::Last(stream),
+                };
+                return self.end(how).unwrap_or(End::Gone);
+            }
+            if !more {
+                return self.end(End::Last).unwrap_or(End::Gone);
+            }
+        }
+    }
+
+    /// Takes the stream out: whoever reads a body finds its end.
+    fn end(&self, how: impl FnOnce(Stream) -> End) -> Option<End> {
+        let mut inner = self.shared.lock();
+        inner.finish();
+        inner.stream.take().map(how)
+    }
+
+    /// The next request, once its head is whole.
+    fn poll_asked(&mut self, cx: &mut Context<'_>, stopped: Pin<&mut WaitForCancellationFuture<'_>>) -> Poll<Asked> {
+        let shared = self.shared.clone();
+        let mut inner = shared.lock();
+        loop {
+            if inner.inbox.bytes.len() > self.scanned {
+                match head::read(&inner.inbox.bytes, self.scanned, &self.limits, &mut self.parts) {
+                    Ok(Head::Whole { len, framing }) => {
+                        self.scanned = 0;
+                        self.waiting.head_done();
+                        let begun = self.begin(&mut inner, len, framing);
+                        return Poll::Ready(begun.unwrap_or_else(Asked::Refused));
+                    }
+                    Ok(Head::Partial { scanned }) => {
+                        if self.scanned == 0 {
+                            self.waiting.head_began();
+                        }
+                        self.scanned = scanned;
+                    }
+                    Err(violation) => return Poll::Ready(Asked::Refused(violation)),
+                }
+            }
+            match inner.poll_fill(cx) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(Asked::Gone), // a head that it left unfinished is nobody's
+                Poll::Pending => break,
+            }
+        }
+        let in_head = self.scanned > 0;
+        if self.waiting.poll(cx, &self.activity, in_head).is_ready() {
+            return Poll::Ready(if in_head { Asked::Refused(Violation::HeadTimeout) } else { Asked::Nothing });
+        }
+        if !in_head && stopped.poll(cx).is_ready() { Poll::Ready(Asked::Nothing) } else { Poll::Pending }
+    }
+
+    /// Takes a head of `len` bytes, and what came along of its body.
+    fn begin(&self, inner: &mut Inner, len: usize, framing: head::Framing) -> Result<Asked, Violation> {
+        let input = &mut inner.inbox.bytes;
+        let (request, terms) = request::parse(&input.split_to(len).freeze(), &self.parts)?;
+        let body = match (framing, body::Body::behind(framing)) {
+            (head::Framing::Length(n), _) if n <= input.len() as u64 => {
+                let n = usize::try_from(n).unwrap_or(usize::MAX).min(input.len());
+                RequestBody::here(input.split_to(n).freeze())
+            }
+            (_, Some(body)) => {
+                body.check(input)?; // refused whole: the upstream never hears of it
+                let invited = terms.invited && input.is_empty();
+                RequestBody::coming(self.shared.begin(inner, body, invited))
+            }
+            (_, None) => RequestBody::empty(),
+        };
+        Ok(Asked::Request(request.map(|()| body), terms))
+    }
+
+    /// The answer, unless the agent goes first.
+    async fn handled<F: Future<Output = Result<Response<B>, Infallible>> + Unpin, B>(
+        &self,
+        mut handling: F,
+    ) -> Option<Response<B>> {
+        poll_fn(|cx| {
+            if let Poll::Ready(Ok(response)) = Pin::new(&mut handling).poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            self.shared.lock().poll_gone(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// Sends an answer. `true`: another request may follow.
+    async fn answer<B: Body<Data = Bytes> + Severed + Unpin>(
+        &mut self,
+        response: Response<B>,
+        terms: Terms,
+        stop: &CancellationToken,
+    ) -> Result<bool, Broken> {
+        let (parts, body) = response.into_parts();
+        let left = {
+            let mut inner = self.shared.lock();
+            self.outbox.head.extend_from_slice(inner.take_invitation());
+            inner.is_left()
+        };
+        let last = terms.last || left || stop.is_cancelled();
+        let (framing, last) = response::write(&mut self.outbox.head, &parts, body.size_hint().exact(), terms, last);
+        let to_end = matches!(framing, Framing::ToEnd);
+        let mut sending = match framing {
+            Framing::Empty | Framing::Length(0) => Sending::Nothing,
+            Framing::Length(n) => Sending::Length(body, n),
+            Framing::Chunked => Sending::Chunked(body, false),
+            Framing::ToEnd => Sending::ToEnd(body),
+        };
+        if poll_fn(|cx| self.poll_answer(cx, &mut sending)).await.is_err() {
+            // An answer that goes to the connection's end would pass for the whole; and what an agent may not have any more is not
+            // to reach it from the kernel's buffers either.
+            let severed = |body: &mut B| body.poll_severed(&mut Context::from_waker(Waker::noop())).is_ready();
+            if (to_end || sending.body().is_some_and(severed))
+                && let Some(stream) = &self.shared.lock().stream
+            {
+                stream.reset();
+            }
+            return Err(Broken);
+        }
+        if self.outbox.head.capacity() > KEPT_BYTES {
+            self.outbox = Outbox::default();
+        }
+        Ok(self.shared.lock().finish() && !last)
+    }
+
+    fn poll_answer<B: Body<Data = Bytes> + Severed + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        sending: &mut Sending<B>,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            // Not under the lock: an answer's body may drive the request's.
+            let waits = sending.fill(&mut self.outbox, cx).map_err(|_| Broken)?;
+            let mut inner = self.shared.lock();
+            let Some(stream) = &mut inner.stream else { return Poll::Ready(Err(Broken)) };
+            let mut stream = Pin::new(stream);
+            let wrote = if self.outbox.is_empty() {
+                match stream.as_mut().poll_flush(cx) {
+                    Poll::Ready(Ok(())) if waits => {
+                        return inner.poll_gone(cx).map(|()| Err(Broken));
+                    }
+                    Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                    wrote => wrote,
+                }
+            } else {
+                self.outbox.poll_write(stream, cx)
+            };
+            match wrote {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken)),
+                Poll::Pending => {
+                    drop(inner);
+                    let severed = sending.body().map(|body| body.poll_severed(cx));
+                    return if severed.is_some_and(|s| s.is_ready()) {
+                        Poll::Ready(Err(Broken))
+                    } else {
+                        Poll::Pending
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl Drop for H1 {
+    /// A body that another task reads doesn't keep the connection.
+    fn drop(&mut self) {
+        self.end(End::Last);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,331 @@
+//! The head of an HTTP/1 request, read strictly: what two servers could read in two ways is refused (RFC 9112, and the
+//! smuggling cases that hyper lets by: bare LF, `Content-Length` beside `Transfer-Encoding`, doubled fields).
+//!
+//! Only the form is checked here. What the head says is `pipeline/admit.rs`'s affair, for HTTP/2 as well.
+
+use std::ops::Range;
+
+use http::StatusCode;
+
+use crate::pipeline::refusal::{Code, Refusal};
+
+/// How the body behind a head is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// None follows.
+    Empty,
+    /// This many bytes, more than 0.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+}
+
+/// What the bytes are so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Head {
+    /// A beginning; this much of it needs no second look.
+    Partial { scanned: usize },
+    /// A head of this many bytes.
+    Whole { len: usize, framing: Framing },
+}
+
+/// Where the parts of a head are. Used for head after head.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    /// The method begins the head, and has this length.
+    pub(crate) method: usize,
+    pub(crate) target: Range<usize>,
+    /// HTTP/1.0.
+    pub(crate) old: bool,
+    /// Names, and values without white space around them.
+    pub(crate) fields: Vec<(Range<usize>, Range<usize>)>,
+}
+
+/// Bounds on a head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadLimits {
+    pub(crate) bytes: usize,
+    pub(crate) fields: usize,
+    pub(crate) uri: usize,
+}
+
+macro_rules! violations {
+    ($($(#[$doc:meta])* $name:ident = $code:ident $status:literal $detail:literal,)*) => {
+        /// What is wrong with a request's form.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Violation { $($(#[$doc])* $name,)* }
+
+        impl Violation {
+            /// What the agent is told.
+            pub(crate) fn refusal(self) -> Refusal {
+                match self {
+                    $(Self::$name => Refusal::from(Code::$code)
+                        .with_detail($detail)
+                        .with_status(StatusCode::from_u16($status).unwrap_or(StatusCode::BAD_REQUEST)),)*
+                }
+            }
+        }
+    };
+}
+
+violations! {
+    /// A line that ends in LF alone, or a CR without its LF.
+    LineEnd = RequestInvalid 400 "a line of the request's head doesn't end in CRLF",
+    /// Not `METHOD target HTTP/1.1` with single spaces.
+    RequestLine = RequestInvalid 400 "the request line is malformed",
+    /// Neither origin-form nor absolute-form, or a character that no URI has.
+    Target = RequestInvalid 400 "the request target is malformed",
+    /// Another version.
+    Version = RequestInvalid 505 "the HTTP version is not 1.1 or 1.0",
+    /// NUL and its kind.
+    Control = RequestInvalid 400 "the request's head holds a control character",
+    /// No name, no colon, white space before the colon, a folded line.
+    Field = RequestInvalid 400 "a header field is malformed",
+    /// Not exactly one.
+    Host = RequestInvalid 400 "there must be exactly one Host",
+    /// Not one canonical number.
+    Length = RequestInvalid 400 "Content-Length is not one canonical number",
+    /// Not `chunked` alone, in HTTP/1.0, or beside Content-Length.
+    Coding = RequestInvalid 400 "Transfer-Encoding is not chunked alone",
+    /// Larger than the node takes.
+    UriTooLong = RequestTooLarge 414 "the request target is too long",
+    /// Larger than the node takes.
+    HeadTooLarge = RequestTooLarge 431 "the request's head is too large",
+    /// Chunks that aren't.
+    Chunk = RequestInvalid 400 "the chunked body is malformed",
+    /// Too slow.
+    HeadTimeout = RequestInvalid 408 "the request's head came too slowly",
+}
+
+/// Reads a head from the beginning of `bytes`, of which `scanned` were looked at before. One that is whole has these `parts`.
+pub(crate) fn read(bytes: &[u8], scanned: usize, limits: &HeadLimits, parts: &mut Parts) -> Result<Head, Violation> {
+    let Some(len) = find_end(bytes, scanned)? else {
+        too_large(bytes, limits)?;
+        return Ok(Head::Partial { scanned: bytes.len() });
+    };
+    let head = bytes.get(..len).unwrap_or_default();
+    too_large(head, limits)?;
+    check_characters(head)?;
+    let mut lines = Lines { rest: head, at: 0 };
+    let (_, request_line) = lines.next().unwrap_or_default();
+    read_request_line(request_line, limits, parts)?;
+    // Python's http.client asks for a tunnel in HTTP/1.0 and without Host: the target says it all.
+    let needs_host = !request_line.starts_with(b"CONNECT ");
+    let framing = read_fields(lines, needs_host, limits, parts)?;
+    Ok(Head::Whole { len, framing })
+}
+
+/// The length up to and including the empty line. Every line must end in CRLF.
+fn find_end(bytes: &[u8], scanned: usize) -> Result<Option<usize>, Violation> {
+    for at in memchr::memchr_iter(b'\n', bytes.get(scanned..).unwrap_or_default()).map(|at| at + scanned) {
+        let before = bytes.get(..at).unwrap_or_default();
+        let Some(line) = before.strip_suffix(b"\r") else { return Err(Violation::LineEnd) };
+        if line.is_empty() || line.ends_with(b"\n") {
+            return Ok(Some(at + 1));
+        }
+    }
+    Ok(None)
+}
+
+fn too_large(head: &[u8], limits: &HeadLimits) -> Result<(), Violation> {
+    if head.len() <= limits.uri.min(limits.bytes) {
+        return Ok(()); // the common case
+    }
+    let longest_line = limits.uri + 32; // method and version
+    let prefix = head.get(..longest_line.min(head.len())).unwrap_or_default();
+    if head.len() > longest_line && memchr::memchr(b'\n', prefix).is_none() {
+        return Err(Violation::UriTooLong);
+    }
+    if head.len() > limits.bytes { Err(Violation::HeadTooLarge) } else { Ok(()) }
+}
+
+/// No control character but HTAB, and no CR but before LF (which has one before it each: [`find_end`]). Written so that it compiles
+/// to vector instructions: bytes alone, and no branch.
+fn check_characters(head: &[u8]) -> Result<(), Violation> {
+    let bad = head.iter().fold(0_u8, |bad, &b| {
+        let control = (b < 0x20) & (b != b'\t') & (b != b'\r') & (b != b'\n');
+        bad | u8::from(control | (b == 0x7f))
+    });
+    let count = |byte| memchr::memchr_iter(byte, head).count();
+    match (bad, count(b'\r') == count(b'\n')) {
+        (0, true) => Ok(()),
+        (0, false) => Err(Violation::LineEnd),
+        _ => Err(Violation::Control),
+    }
+}
+
+/// Lines of a whole head without their CRLF, up to the empty one, and where they begin.
+struct Lines<'a> {
+    rest: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = (usize, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let end = memchr::memchr(b'\n', self.rest)?;
+        let (line, rest) = self.rest.split_at_checked(end + 1)?;
+        let at = self.at;
+        (self.rest, self.at) = (rest, at + line.len());
+        line.strip_suffix(b"\r\n").filter(|l| !l.is_empty()).map(|line| (at, line))
+    }
+}
+
+fn read_request_line(line: &[u8], limits: &HeadLimits, found: &mut Parts) -> Result<(), Violation> {
+    let mut parts = line.split(|b| *b == b' ');
+    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Violation::RequestLine);
+    };
+    if method.is_empty() || !method.iter().all(|b| is_token(*b)) {
+        return Err(Violation::RequestLine);
+    }
+    if target.len() > limits.uri {
+        return Err(Violation::UriTooLong);
+    }
+    let form_ok = target.starts_with(b"/")
+        || target.starts_with(b"http://")
+        || target.starts_with(b"https://")
+        || target == b"*"
+        || method == b"CONNECT";
+    // `#` would be cut off unseen by whoever parses the URI next; the others are no URI's.
+    if !form_ok || !target.iter().all(|b| is_target(*b)) {
+        return Err(Violation::Target);
+    }
+    let begins = method.len() + 1;
+    (found.method, found.target) = (method.len(), begins..begins + target.len());
+    found.old = match version {
+        b"HTTP/1.1" => false,
+        b"HTTP/1.0" => true,
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            return Err(Violation::Version);
+        }
+        _ => return Err(Violation::RequestLine),
+    };
+    Ok(())
+}
+
+fn read_fields(
+    lines: Lines<'_>,
+    needs_host: bool,
+    limits: &HeadLimits,
+    found: &mut Parts,
+) -> Result<Framing, Violation> {
+    found.fields.clear();
+    let (mut hosts, mut length, mut coding) = (0_usize, None, None);
+    for (at, line) in lines {
+        if found.fields.len() == limits.fields {
+            return Err(Violation::HeadTooLarge);
+        }
+        let colon = memchr::memchr(b':', line).ok_or(Violation::Field)?;
+        let (name, value) = line.split_at_checked(colon).ok_or(Violation::Field)?;
+        // A folded line begins with white space, which no name does.
+        if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
+            return Err(Violation::Field);
+        }
+        let value = trim_start(value.get(1..).unwrap_or_default());
+        let begins = at + line.len() - value.len();
+        let value = trim_end(value);
+        found.fields.push((at..at + colon, begins..begins + value.len()));
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => hosts += 1,
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                let number = canonical_number(value).ok_or(Violation::Length)?;
+                if length.replace(number).is_some() {
+                    return Err(Violation::Length);
+                }
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                let chunked = value.eq_ignore_ascii_case(b"chunked");
+                let doubled = coding.replace(()).is_some();
+                if doubled || !chunked {
+                    return Err(Violation::Coding);
+                }
+            }
+            _ => {}
+        }
+    }
+    if hosts > 1 || (hosts == 0 && needs_host) {
+        return Err(Violation::Host);
+    }
+    match (length, coding) {
+        (None | Some(0), None) => Ok(Framing::Empty),
+        (Some(n), None) => Ok(Framing::Length(n)),
+        (None, Some(())) if !found.old => Ok(Framing::Chunked),
+        (_, Some(())) => Err(Violation::Coding),
+    }
+}
+
+/// `0`, or digits that don't begin with one, that fit.
+fn canonical_number(digits: &[u8]) -> Option<u64> {
+    let canonical = digits == b"0" || digits.first().is_some_and(|b| (b'1'..=b'9').contains(b));
+    if !canonical || digits.len() > 18 {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |n, b| b.is_ascii_digit().then(|| n * 10 + u64::from(b - b'0')))
+}
+
+fn trim_start(mut value: &[u8]) -> &[u8] {
+    while let Some(rest) = value.strip_prefix(b" ").or_else(|| value.strip_prefix(b"\t")) {
+        value = rest;
+    }
+    value
+}
+
+fn trim_end(mut value: &[u8]) -> &[u8] {
+    while let Some(rest) = value.strip_suffix(b" ").or_else(|| value.strip_suffix(b"\t")) {
+        value = rest;
+    }
+    value
+}
+
+/// What may stand in a target: visible ASCII but for what no URI holds.
+fn is_target(b: u8) -> bool {
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut b = 0;
+        #[allow(clippy::indexing_slicing, reason = "in bounds, at compile time")]
+        while b < 128 {
+            table[b] = (b as u8).is_ascii_graphic() && !matches!(b as u8, b'#' | b'\\' | b'<' | b'>' | b'"' | b'`');
+            b += 1;
+        }
+        table
+    };
+    TABLE.get(usize::from(b)).is_some_and(|is| *is)
+}
+
+/// RFC 9110, 5.6.2.
+pub(crate) fn is_token(b: u8) -> bool {
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut b = 0;
+        #[allow(clippy::indexing_slicing, reason = "in bounds, at compile time")]
+        while b < 128 {
+            table[b] = (b as u8).is_ascii_alphanumeric()
+                || matches!(
+                    b as u8,
+                    b'!' | b'#'
+                        | b'$'
+                        | b'%'
+                        | b'&'
+                        | b'\''
+                        | b'*'
+                        | b'+'
+                        | b'-'
+                        | b'.'
+                        | b'^'
+                        | b'_'
+                        | b'`'
+                        | b'|'
+                        | b'~'
+                );
+            b += 1;
+        }
+        table
+    };
+    TABLE.get(usize::from(b)).is_some_and(|is| *is)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! A request that is being handled, in memory that the one before has left.
+//!
+//! What a request needs while it waits is kilobytes: getting them afresh, wiping and giving them back costs more than a stage of the
+//! pipeline. What is kept is bounded, and holds no secret: those are on the heap, and wiped when a future is done with them.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use hyper::Response;
+use tokio_util::sync::ReusableBoxFuture;
+
+use crate::pipeline::response_body::AnswerBody;
+
+/// What handling comes to.
+type Handled = Result<Response<AnswerBody>, std::convert::Infallible>;
+
+/// Blocks that a thread keeps: as many as requests are usually under way on it.
+const MAX_SPARE: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<Vec<ReusableBoxFuture<'static, Handled>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One request's future.
+pub(super) struct Handling {
+    /// Absent once it is done.
+    future: Option<ReusableBoxFuture<'static, Handled>>,
+}
+
+impl Handling {
+    pub(super) fn begin(future: impl Future<Output = Handled> + Send + 'static) -> Self {
+        let spare = SPARE.with_borrow_mut(Vec::pop);
+        let future = match spare {
+            None => ReusableBoxFuture::new(future),
+            Some(mut spare) => {
+                spare.set(future);
+                spare
+            }
+        };
+        Self { future: Some(future) }
+    }
+}
+
+impl Future for Handling {
+    type Output = Handled;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Handled> {
+        let Some(future) = &mut self.future else { return Poll::Pending };
+        let handled = ready!(future.poll(cx));
+        // One that is dropped before it is done is not kept: what it holds has to go at once.
+        if let Some(done) = self.future.take() {
+            SPARE.with_borrow_mut(|spare| {
+                if spare.len() < MAX_SPARE {
+                    spare.push(done)
+                }
+            });
+        }
+        Poll::Ready(handled)
+    }
+}

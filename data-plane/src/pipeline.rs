@@ -1,0 +1,21 @@
+//! The stages of a request, one file each, and what they share. [`proxy`](crate::proxy) is their order.
+
+pub(crate) mod admit;
+pub(crate) mod audit;
+pub(crate) mod authorize;
+pub(crate) mod bounds;
+pub(crate) mod buffers;
+pub(crate) mod discovery;
+mod filter;
+pub(crate) mod forward;
+pub(crate) mod inject;
+pub(crate) mod lookup;
+pub(crate) mod origin;
+mod policy_pool;
+pub(crate) mod refusal;
+pub(crate) mod relay;
+pub(crate) mod response_body;
+pub(crate) mod scrub;
+mod sigv4;
+pub(crate) mod websocket;
+pub(crate) mod wrong_tokens;

@@ -1,0 +1,351 @@
+//! First stage: is this a request that a node takes at all, and for which service?
+//!
+//! What a head says is checked here for HTTP/1 and HTTP/2 alike; that an HTTP/1 head has one reading only was checked where it
+//! was read (`http/server/h1/head.rs`). Nothing here says whether a service exists.
+
+use std::{net::IpAddr, ops::Range};
+
+use http::{HeaderMap, Method, StatusCode, Uri, Version, header, request::Parts};
+use http_body::Body as _;
+use seks_proto::token::Digest;
+
+use super::{
+    origin::Origin,
+    refusal::{Code, Refusal},
+    websocket,
+};
+use crate::{
+    config::Limits,
+    http::server::RequestBody,
+    tunnel::interception::{self, Entry},
+};
+
+/// The names that agents may call this node by.
+#[derive(Clone, Debug)]
+pub(crate) struct Hosts {
+    names: Vec<Box<str>>,
+    /// With the dot in front.
+    suffix: Option<Box<str>>,
+}
+
+impl Hosts {
+    /// `localhost`, the address that is listened on and, where that is a loopback or unspecified one, any loopback address;
+    /// beside them what is configured. `suffix`: that of host mode.
+    pub(crate) fn new(configured: &[String], suffix: Option<&str>, listen: IpAddr) -> Self {
+        let mut names: Vec<Box<str>> = configured.iter().map(|h| h.as_str().into()).collect();
+        names.push("localhost".into());
+        names.push(listen.to_string().into());
+        if listen.is_loopback() || listen.is_unspecified() {
+            names.extend(["127.0.0.1".into(), "::1".into()]);
+        }
+        Self { names, suffix: suffix.map(|s| format!(".{s}").into()) }
+    }
+
+    fn accepts(&self, host: &str) -> bool {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        self.names.iter().any(|h| h.eq_ignore_ascii_case(host))
+    }
+
+    /// The one label in front of the suffix of host mode.
+    fn service<'a>(&self, host: &'a str) -> Option<&'a str> {
+        let suffix = self.suffix.as_deref()?;
+        let (label, rest) = host.split_at_checked(host.len().checked_sub(suffix.len())?)?;
+        (rest.eq_ignore_ascii_case(suffix) && seks_proto::id::is_name(label)).then_some(label)
+    }
+}
+
+/// A request for a service, or for the list of services.
+pub(crate) struct Admitted {
+    pub(crate) parts: Parts,
+    pub(crate) route: Route,
+    /// The agent wants to switch to WebSocket.
+    pub(crate) websocket: bool,
+    /// The token that it showed the proxy, apart from the request.
+    pub(crate) shown: Option<Digest>,
+}
+
+/// Where a request is for, as places in its path-and-query.
+pub(crate) enum Route {
+    /// `/api/SERVICE` + rest.
+    Service { name: Range<usize>, rest: usize },
+    /// `SERVICE.SUFFIX` in `Host`: all of the target is the service's.
+    Host { name: Box<str> },
+    /// HTTPS_PROXY mode: the service is the one at this host that the token grants, and all of the target is its.
+    Forward(Origin),
+    /// `GET /api/`.
+    Discovery,
+}
+
+/// How agents name a service, which is how the node must name it to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `/api/SERVICE`.
+    Path,
+    /// `SERVICE.SUFFIX`.
+    Host,
+    /// The upstream's own host.
+    Forward,
+}
+
+impl Admitted {
+    /// Path and query as the agent wrote them.
+    pub(crate) fn target(&self) -> &str {
+        self.parts.uri.path_and_query().map_or("", |t| t.as_str())
+    }
+
+    /// The name that stands where a service's does; not yet known to be one.
+    pub(crate) fn service(&self) -> &str {
+        match &self.route {
+            Route::Service { name, .. } => self.target().get(name.clone()).unwrap_or_default(),
+            Route::Host { name } => name,
+            Route::Discovery | Route::Forward(_) => "",
+        }
+    }
+
+    /// What is the service's of the target: empty, or from `/` or `?` on.
+    pub(crate) fn rest(&self) -> &str {
+        match &self.route {
+            Route::Service { rest, .. } => self.target().get(*rest..).unwrap_or_default(),
+            Route::Host { .. } | Route::Forward(_) => self.target(),
+            Route::Discovery => "",
+        }
+    }
+
+    /// How the agent names the service.
+    pub(crate) fn form(&self) -> Form {
+        match self.route {
+            Route::Host { .. } => Form::Host,
+            Route::Forward(_) => Form::Forward,
+            Route::Service { .. } | Route::Discovery => Form::Path,
+        }
+    }
+}
+
+/// Admits a request, or says why not.
+pub(crate) fn call(
+    parts: Parts,
+    body: &RequestBody,
+    entry: &Entry,
+    hosts: &Hosts,
+    limits: &Limits,
+) -> Result<Admitted, Refusal> {
+    check_sizes(&parts, body, limits)?;
+    check_method(&parts.method)?;
+    let name = check_host(&parts)?;
+    check_headers(&parts)?;
+    let mut shown = None;
+    let route = match entry {
+        Entry::Direct => direct(&parts, name, hosts)?,
+        Entry::Forward => {
+            shown = interception::proxy_token(&parts.headers)?;
+            // What is asked of a proxy in the clear can't be what a client means by `https`: it takes a tunnel, and TLS in it.
+            if parts.uri.scheme_str() == Some("https") {
+                return Err(Refusal::invalid("a proxy takes CONNECT for a target with https"));
+            }
+            let origin = Origin::of_target(&parts.uri);
+            Route::Forward(
+                origin.ok_or_else(|| Refusal::invalid("a proxy takes CONNECT, or a target with scheme and host"))?,
+            )
+        }
+        Entry::Within(via) if via.origin.is_named(name) && parts.uri.scheme_str().is_none_or(|s| s == "https") => {
+            shown = via.digest;
+            Route::Forward(via.origin.clone())
+        }
+        Entry::Within(_) => return Err(misdirected()),
+    };
+    let websocket = websocket::is_asked(&parts, !body.is_end_stream())?;
+    Ok(Admitted { parts, route, websocket, shown })
+}
+
+fn check_sizes(parts: &Parts, body: &RequestBody, limits: &Limits) -> Result<(), Refusal> {
+    let too_large = |detail, status| Err(Refusal::from(Code::RequestTooLarge).with_detail(detail).with_status(status));
+    if parts.uri.path_and_query().is_some_and(|t| t.as_str().len() > limits.uri_bytes) {
+        return too_large("the request target is too long", StatusCode::URI_TOO_LONG);
+    }
+    if parts.headers.len() > limits.header_fields {
+        return too_large("the request's head has too many fields", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
+    if body.size_hint().lower() > limits.body_bytes {
+        return Err(Code::RequestTooLarge.into());
+    }
+    Ok(())
+}
+
+fn check_method(method: &Method) -> Result<(), Refusal> {
+    match *method {
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::POST | Method::PUT | Method::PATCH | Method::DELETE => {
+            Ok(())
+        }
+        _ => Err(Refusal::invalid("the method is not one that a service can be called with")
+            .with_status(StatusCode::METHOD_NOT_ALLOWED)),
+    }
+}
+
+/// Exactly one name, well-formed, the same wherever it stands. Gives it, with its port.
+fn check_host(parts: &Parts) -> Result<&str, Refusal> {
+    let invalid = Refusal::invalid;
+    if parts.uri.scheme_str().is_some_and(|s| s != "http" && s != "https") {
+        return Err(invalid("the scheme is neither http nor https"));
+    }
+    let mut named = parts.headers.get_all(header::HOST).iter();
+    let (host, second) = (named.next(), named.next());
+    if second.is_some() {
+        return Err(invalid("there must be exactly one Host"));
+    }
+    let host = host.map(|h| h.to_str()).transpose().map_err(|_| invalid("Host is malformed"))?;
+    let authority = parts.uri.authority().map(|a| a.as_str());
+    let name = match (host, authority) {
+        (Some(host), Some(authority)) if !host.eq_ignore_ascii_case(authority) => {
+            return Err(invalid("Host and the request target name different hosts"));
+        }
+        (Some(name), _) | (None, Some(name)) => name,
+        (None, None) => return Err(invalid("there must be exactly one Host")),
+    };
+    host_of(name).map(|_| name).ok_or_else(|| invalid("Host is malformed"))
+}
+
+/// One of our own names: a browser that was led here by another site's DNS (rebinding) names that site. Or a service's, in host mode.
+fn direct(parts: &Parts, name: &str, hosts: &Hosts) -> Result<Route, Refusal> {
+    let name = host_of(name).unwrap_or_default();
+    if hosts.accepts(name) {
+        return route(parts);
+    }
+    hosts.service(name).map(|name| Route::Host { name: name.into() }).ok_or_else(misdirected)
+}
+
+fn misdirected() -> Refusal {
+    Refusal::invalid("this node doesn't answer to that Host").with_status(StatusCode::MISDIRECTED_REQUEST)
+}
+
+/// The name or address of `host[:port]`.
+pub(crate) fn host_of(text: &str) -> Option<&str> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            address.parse::<std::net::Ipv6Addr>().ok()?;
+            (address, port.strip_prefix(':').or(port.is_empty().then_some(""))?)
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) if !port.is_empty() => (host, port),
+            Some(_) => return None,
+            None => (text, ""),
+        },
+    };
+    let port_ok = port.is_empty() || (port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok());
+    let host_ok =
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':'));
+    (port_ok && host_ok).then_some(host)
+}
+
+/// Fields that a `Connection` header may not make hop-by-hop: who drops them changes what the message is.
+const NOT_A_CONNECTIONS: &[&str] =
+    &["host", "content-length", "transfer-encoding", "content-type", "content-encoding", "authorization"];
+
+fn check_headers(parts: &Parts) -> Result<(), Refusal> {
+    if connection_names(&parts.headers).any(|name| NOT_A_CONNECTIONS.iter().any(|n| name.eq_ignore_ascii_case(n))) {
+        return Err(Refusal::invalid("Connection names a field that is not the connection's"));
+    }
+    // Over HTTP/1 a doubled Authorization is two credentials (`token_ambiguous`); over HTTP/2, where no intermediary of the
+    // agent's has had a reason to split the field, it is a malformed request.
+    let doubled = parts.headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some();
+    if doubled && parts.version == Version::HTTP_2 {
+        return Err(Refusal::invalid("Authorization stands twice"));
+    }
+    Ok(())
+}
+
+/// The fields that the `Connection` headers name.
+pub(crate) fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::CONNECTION).iter();
+    values.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim)
+}
+
+fn route(parts: &Parts) -> Result<Route, Refusal> {
+    let path = parts.uri.path();
+    let Some(after) = path.strip_prefix("/api/") else {
+        let code = if is_origin(&parts.uri) { Code::ServiceUnknown } else { Code::RequestInvalid };
+        return Err(Refusal::from(code).with_detail("paths begin with /api/SERVICE"));
+    };
+    if after.is_empty() {
+        return match parts.method {
+            Method::GET | Method::HEAD => Ok(Route::Discovery),
+            _ => {
+                Err(Refusal::invalid("the list of services can only be read")
+                    .with_status(StatusCode::METHOD_NOT_ALLOWED))
+            }
+        };
+    }
+    let start = path.len() - after.len();
+    let end = start + after.find('/').unwrap_or(after.len());
+    Ok(Route::Service { name: start..end, rest: end })
+}
+
+fn is_origin(uri: &Uri) -> bool {
+    uri.path().starts_with('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_a_port() {
+        for (text, host) in [
+            ("broker", "broker"),
+            ("broker:8300", "broker"),
+            ("127.0.0.1:1", "127.0.0.1"),
+            ("[::1]:8300", "::1"),
+            ("[::1]", "::1"),
+        ] {
+            assert_eq!(host_of(text), Some(host), "{text}");
+        }
+        for bad in [
+            "broker@evil.test",
+            "broker, evil.test",
+            "broker/../evil",
+            "bro ker",
+            "broker:99999",
+            "broker:",
+            "broker:+1",
+            "[::1",
+            "[x]",
+            "[::1]x",
+            "",
+            "::1",
+            "br%6fker",
+            "broker:80:80",
+        ] {
+            assert_eq!(host_of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_node_answers_to_its_own_names_only() {
+        let hosts = Hosts::new(&["broker".into()], None, IpAddr::from([0, 0, 0, 0]));
+        for yes in ["broker", "BROKER", "localhost", "127.0.0.1", "::1", "0.0.0.0"] {
+            assert!(hosts.accepts(yes), "{yes}");
+        }
+        for no in ["evil.test", "broker.evil.test", "10.0.0.1", ""] {
+            assert!(!hosts.accepts(no), "{no}");
+        }
+        assert!(!Hosts::new(&[], None, IpAddr::from([10, 0, 0, 1])).accepts("127.0.0.1"));
+    }
+
+    #[test]
+    fn in_host_mode_one_label_is_a_service() {
+        let hosts = Hosts::new(&[], Some("broker.example"), IpAddr::from([127, 0, 0, 1]));
+        for (host, service) in [
+            ("openai.broker.example", Some("openai")),
+            ("openai.Broker.EXAMPLE", Some("openai")),
+            ("OpenAI.broker.example", None),
+            ("a.b.broker.example", None),
+            (".broker.example", None),
+            ("broker.example", None),
+            ("openaixbroker.example", None),
+            ("openai.broker.example.evil.test", None),
+        ] {
+            assert_eq!(hosts.service(host), service, "{host}");
+        }
+        assert_eq!(Hosts::new(&[], None, IpAddr::from([127, 0, 0, 1])).service("openai.broker.example"), None);
+    }
+}

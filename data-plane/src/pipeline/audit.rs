@@ -1,0 +1,88 @@
+//! The last stage: one record for every request, refused and broken-off ones included.
+//!
+//! A [`Record`] is opened when a request's head has been read, is told by each stage what that stage found, and closes
+//! exactly once: when the answer has been sent, or when it is dropped. Closing writes the `seks.proxy` span and the metrics.
+//! Its values are an allow-list: names and numbers that the node knows, and of the agent's bytes only a method and a path,
+//! both cleaned. Nothing here waits on the path of a request: a record is written as the bytes that the collector gets,
+//! appended to a queue, and a task of its own exports them.
+
+mod body;
+mod clean;
+mod context;
+mod record;
+mod request_id;
+mod trace_id;
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+use seks_proto::runtime::telemetry::Telemetry;
+
+pub(crate) use self::{
+    body::Body,
+    record::{Counters, Record},
+    request_id::RequestId,
+};
+use crate::{config::AuditMode, telemetry::Metrics};
+
+/// Why an audit trail can't be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuditError {
+    /// Records are required and there is nowhere to send them.
+    #[error("audit.mode: `required` needs a collector: set telemetry.otlp_endpoint")]
+    NoCollector,
+}
+
+/// Opens records. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Audit {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    telemetry: Telemetry,
+    metrics: Metrics,
+    mode: AuditMode,
+    node: Box<str>,
+    region: Box<str>,
+    ids: request_id::Source,
+    trace_ids: trace_id::Source,
+}
+
+impl Audit {
+    /// # Errors
+    /// [`AuditError::NoCollector`] when `mode` is `required` and spans go nowhere. Without a collector, records of a
+    /// `best_effort` node go to the log, one line each.
+    pub(crate) fn new(
+        telemetry: Telemetry,
+        metrics: Metrics,
+        mode: AuditMode,
+        node: &str,
+        region: &str,
+    ) -> Result<Self, AuditError> {
+        if mode == AuditMode::Required && !telemetry.is_enabled() {
+            return Err(AuditError::NoCollector);
+        }
+        let (ids, trace_ids) = (request_id::Source::new(), trace_id::Source::new());
+        let (node, region) = (node.into(), region.into());
+        Ok(Self { inner: Arc::new(Inner { telemetry, metrics, mode, node, region, ids, trace_ids }) })
+    }
+
+    /// Begins a record. Ask [`Record::refusal`] before anything else is done: a node that must record and can't, doesn't
+    /// serve.
+    ///
+    /// `path` is the agent's, as it came, without the query; `headers` are looked at for W3C trace context alone.
+    #[must_use]
+    pub(crate) fn open(&self, method: &Method, path: &str, headers: &HeaderMap) -> Record {
+        Record::open(&self.inner, method, path, headers)
+    }
+
+    /// The node's metrics.
+    #[must_use]
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+}
+
+#[cfg(test)]
+mod tests;

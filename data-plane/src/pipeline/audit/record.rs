@@ -1,0 +1,389 @@
+//! One request's record, from its head to its end.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use seks_proto::{
+    id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName},
+    runtime::telemetry::{CLIENT, Permit, SERVER, SpanContext, Spans},
+};
+
+use super::{Body, Inner, RequestId, clean, context};
+use crate::{
+    config::AuditMode,
+    pipeline::refusal::Code,
+    telemetry::{Outcome, ServiceMetrics},
+};
+
+/// What streams count while a record is open. Shared with the bodies.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    request_bytes: AtomicU64,
+    response_bytes: AtomicU64,
+    scrubbed: AtomicU32,
+}
+
+impl Counters {
+    /// Bytes of the request's body that have been read.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.request_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Bytes of the answer's body that have been handed to the agent's connection.
+    pub(crate) fn received(&self, bytes: usize) {
+        self.response_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Occurrences of a credential that were removed from the answer.
+    pub(crate) fn scrubbed(&self, hits: u32) {
+        self.scrubbed.fetch_add(hits, Relaxed);
+    }
+}
+
+/// An open record. Each setter writes what its stage found, and is called once at most: an attribute stands once in a span.
+pub(crate) struct Record {
+    // Boxed: a record moves through every stage.
+    open: Box<Open>,
+}
+
+struct Open {
+    audit: Arc<Inner>,
+    id: RequestId,
+    /// Absent: nothing is recorded.
+    trace: Option<Trace>,
+    /// Given back after the spans have gone into the queue.
+    permit: Option<Permit>,
+    service: Arc<ServiceMetrics>,
+    service_name: Option<ServiceName>,
+    counters: Arc<Counters>,
+    began: Instant,
+    upstream_began: Option<Instant>,
+    upstream_took: Duration,
+    overhead: Option<Duration>,
+    allowed: bool,
+    reason: Option<Code>,
+    status: Option<StatusCode>,
+    completed: bool,
+}
+
+/// The spans of a record while they are written.
+struct Trace {
+    spans: Spans,
+    own: SpanContext,
+    /// Unix nanoseconds; everything later is counted from it on a clock that isn't set.
+    began: u64,
+    upstream: Option<Upstream>,
+    /// Where what the decision is recorded in begins.
+    decision: usize,
+}
+
+/// The upstream's span: written behind the record's own.
+struct Upstream {
+    context: SpanContext,
+    began: Duration,
+    status: Option<StatusCode>,
+    failed: Option<Code>,
+}
+
+/// Room for an ordinary record: its names, its numbers and some 40 bytes an attribute.
+const RECORD_BYTES: usize = 1280;
+
+impl Record {
+    pub(super) fn open(audit: &Arc<Inner>, method: &Method, path: &str, headers: &HeaderMap) -> Self {
+        audit.metrics.began();
+        let (id, permit) = (audit.ids.next(), audit.telemetry.queue().reserve());
+        if permit.is_none() && audit.telemetry.is_enabled() {
+            audit.telemetry.queue().count_dropped(1);
+        }
+        let trace = permit.is_some().then(|| Trace::begin(audit, &id, method, path, headers));
+        let open = Box::new(Open {
+            audit: Arc::clone(audit),
+            id,
+            trace,
+            permit,
+            service: Arc::clone(audit.metrics.unresolved()),
+            service_name: None,
+            counters: Arc::default(),
+            began: Instant::now(),
+            upstream_began: None,
+            upstream_took: Duration::ZERO,
+            overhead: None,
+            allowed: false,
+            reason: None,
+            status: None,
+            completed: false,
+        });
+        Self { open }
+    }
+
+    /// Names the request to the agent, in [`RequestId::HEADER`] and in refusals.
+    #[must_use]
+    pub(crate) fn id(&self) -> RequestId {
+        self.open.id
+    }
+
+    /// `audit_unavailable` when this node must record and can't: the request is to be refused.
+    #[must_use]
+    pub(crate) fn refusal(&self) -> Option<Code> {
+        let open = &*self.open;
+        (open.audit.mode == AuditMode::Required && open.permit.is_none()).then_some(Code::AuditUnavailable)
+    }
+
+    /// The counters that bodies add to.
+    #[must_use]
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.open.counters
+    }
+
+    /// The revision that the table had applied when it was asked.
+    pub(crate) fn table(&mut self, revision: u64) {
+        if let Some(trace) = &mut self.open.trace {
+            trace.decision = trace.spans.position();
+        }
+        self.write(|s| s.int("seks.table.revision", revision));
+    }
+
+    /// The request is decided again, from the look-up on: forgets what the stages since [`table`](Self::table) have written.
+    pub(crate) fn decide_again(&mut self) {
+        if let Some(trace) = &mut self.open.trace {
+            trace.spans.rewind(trace.decision);
+        }
+    }
+
+    /// Whose token it is. Also set for tokens that are refused, as far as they are known.
+    pub(crate) fn identified(&mut self, tenant: &TenantName, agent: &AgentName, token_id: &str) {
+        self.write(|s| {
+            s.text("seks.tenant", tenant.as_str());
+            s.text("seks.agent", agent.as_str());
+            s.text("seks.token.id", token_id);
+        });
+    }
+
+    /// The service that is called, one of the table's, and its upstream's host.
+    pub(crate) fn service(&mut self, service: &ServiceName, host: &str) {
+        self.open.service = self.open.audit.metrics.service(service);
+        if self.open.trace.is_none() {
+            self.open.service_name = Some(service.clone());
+        }
+        self.write(|s| {
+            s.text("seks.service", service.as_str());
+            s.text("server.address", host);
+        });
+    }
+
+    /// The upstream's port, where it isn't a service's.
+    pub(crate) fn port(&mut self, port: u16) {
+        self.write(|s| s.int("server.port", port.into()));
+    }
+
+    /// What policy decided, and which policies determined it.
+    pub(crate) fn decided(&mut self, allowed: bool, policies: &[PolicyId]) {
+        self.open.allowed = allowed;
+        if !policies.is_empty() {
+            let ids = policies.iter().take(MAX_POLICIES).map(PolicyId::as_str);
+            self.write(|s| s.texts("seks.policy.ids", ids));
+        }
+    }
+
+    /// The credential that is put in.
+    pub(crate) fn credential(&mut self, name: &CredentialName, version: u32) {
+        self.write(|s| {
+            s.text("seks.credential", name.as_str());
+            s.int("seks.credential.version", version.into());
+        });
+    }
+
+    /// Why it was refused, or why an allowed request failed.
+    pub(crate) fn refused(&mut self, code: Code) {
+        self.open.reason = Some(code);
+    }
+
+    /// The upstream call begins. Returns what goes to the upstream as `traceparent` if the service passes it on.
+    pub(crate) fn upstream_began(&mut self, pass_context: bool) -> Option<HeaderValue> {
+        let open = &mut *self.open;
+        let now = Instant::now();
+        open.upstream_began = Some(now);
+        let trace = open.trace.as_mut()?;
+        let context = SpanContext { span: open.audit.trace_ids.span(), ..trace.own };
+        let began = now.duration_since(open.began);
+        trace.upstream = Some(Upstream { context, began, status: None, failed: None });
+        if pass_context { context::header(&context) } else { None }
+    }
+
+    /// The upstream is reached, and is no server of HTTP to us.
+    pub(crate) fn upstream_connected(&mut self) {
+        let open = &mut *self.open;
+        open.upstream_took = open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
+    }
+
+    /// The upstream's head has arrived.
+    pub(crate) fn upstream_answered(&mut self, status: StatusCode) {
+        let open = &mut *self.open;
+        open.upstream_took = open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
+        if let Some(upstream) = open.trace.as_mut().and_then(|t| t.upstream.as_mut()) {
+            upstream.status = Some(status);
+        }
+    }
+
+    /// The upstream call has failed, with what the agent is told.
+    pub(crate) fn upstream_failed(&mut self, code: Code) {
+        let open = &mut *self.open;
+        open.upstream_took = open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
+        if let Some(upstream) = open.trace.as_mut().and_then(|t| t.upstream.as_mut()) {
+            upstream.failed = Some(code);
+        }
+        self.refused(code);
+    }
+
+    /// The answer's head goes out: from here on, time is the upstream's and the agent's.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.open.status = Some(status);
+        self.open.overhead = Some(self.open.began.elapsed().saturating_sub(self.open.upstream_took));
+    }
+
+    /// The answer was sent to its end. Closes the record; dropping it instead says that the answer broke off.
+    pub(crate) fn complete(mut self) {
+        self.open.completed = true;
+    }
+
+    fn write(&mut self, attributes: impl FnOnce(&mut Spans)) {
+        if let Some(trace) = &mut self.open.trace {
+            attributes(&mut trace.spans);
+        }
+    }
+
+    /// Wraps the answer's body: the record closes when the body does.
+    #[must_use]
+    pub(crate) fn body<B: http_body::Body>(self, body: B) -> Body<B> {
+        Body::new(body, self)
+    }
+}
+
+/// More policies than this rarely determine one decision; the rest is not listed.
+const MAX_POLICIES: usize = 16;
+
+/// HTTP's own methods; any other would be an agent's text.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => "_OTHER",
+    }
+}
+
+impl Trace {
+    fn begin(audit: &Inner, id: &RequestId, method: &Method, path: &str, headers: &HeaderMap) -> Self {
+        let parent = context::parent(headers);
+        let trace = parent.map_or_else(|| audit.trace_ids.trace(), |p| p.trace);
+        // Sampled, whatever the agent says: an audit record is never sampled away.
+        let own = SpanContext { trace, span: audit.trace_ids.span(), flags: 1 };
+        let began = UNIX_EPOCH.elapsed().map_or(0, nanos);
+        let (path, cut) = clean::path(path);
+        let mut spans = Spans::with_capacity(RECORD_BYTES + path.len());
+        spans.begin("seks.proxy", SERVER, &own, parent.map(|p| p.span), began);
+        spans.text("http.request.method", known(method));
+        spans.text("url.path", &path);
+        if cut {
+            spans.flag("seks.truncated");
+        }
+        spans.text("seks.request.id", id.as_str());
+        spans.text("seks.node", &audit.node);
+        spans.text("seks.region", &audit.region);
+        let decision = spans.position();
+        Self { spans, own, began, upstream: None, decision }
+    }
+
+    fn at(&self, since: Duration) -> u64 {
+        self.began.saturating_add(nanos(since))
+    }
+
+    /// Ends the record's own span, and writes the upstream's.
+    fn end(&mut self, whole: Duration, upstream_took: Duration) {
+        self.spans.end(self.at(whole));
+        let Some(Upstream { context, began, status, failed }) = self.upstream.take() else { return };
+        self.spans.begin("seks.upstream", CLIENT, &context, Some(self.own.span), self.at(began));
+        if let Some(status) = status {
+            self.spans.int("http.response.status_code", status.as_u16().into());
+        }
+        if let Some(code) = failed {
+            self.spans.text("error.type", code.as_str());
+            self.spans.error(code.as_str());
+        }
+        self.spans.end(self.at(if upstream_took.is_zero() { whole } else { began + upstream_took }));
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Open {
+    fn close(&mut self) {
+        let scrubbed = self.counters.scrubbed.load(Relaxed);
+        let status = self.status.filter(|_| self.completed);
+        let outcome = Outcome { allowed: self.allowed, reason: self.reason, status };
+        self.service.count(outcome, scrubbed);
+        let whole = self.began.elapsed();
+        let overhead = self.overhead.unwrap_or_else(|| whole.saturating_sub(self.upstream_took));
+        self.audit.metrics.ended(whole, overhead);
+        let Some(mut trace) = self.trace.take() else {
+            if !self.audit.telemetry.is_enabled() {
+                self.log(whole, scrubbed);
+            }
+            return;
+        };
+        let spans = &mut trace.spans;
+        spans.text("seks.decision", if self.allowed { "allow" } else { "deny" });
+        if let Some(reason) = self.reason {
+            spans.text("seks.reason", reason.as_str());
+        }
+        if let Some(status) = self.status {
+            spans.int("http.response.status_code", status.as_u16().into());
+        }
+        spans.int("seks.scrub.count", scrubbed.into());
+        spans.int("http.request.body.size", self.counters.request_bytes.load(Relaxed));
+        spans.int("http.response.body.size", self.counters.response_bytes.load(Relaxed));
+        if !self.completed {
+            spans.text("error.type", "aborted");
+            spans.error("aborted");
+        }
+        trace.end(whole, self.upstream_took);
+        self.audit.telemetry.queue().push(&trace.spans);
+        // The record is in the queue: its place goes back.
+        drop(self.permit.take());
+    }
+
+    /// Without a collector the log is the audit trail.
+    fn log(&self, whole: Duration, scrubbed: u32) {
+        tracing::info!(
+            request_id = self.id.as_str(),
+            service = self.service_name.as_ref().map(ServiceName::as_str),
+            decision = if self.allowed { "allow" } else { "deny" },
+            reason = self.reason.map(Code::as_str),
+            status = self.status.map(|s| s.as_u16()),
+            scrubbed,
+            completed = self.completed,
+            micros = u64::try_from(whole.as_micros()).unwrap_or(u64::MAX),
+            "request"
+        );
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

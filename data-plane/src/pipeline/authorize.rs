@@ -1,0 +1,447 @@
+//! Third stage: may this token do this? The only file that can make a [`Permit`].
+//!
+//! A token reaches only services that it was issued for, whatever the policies say; endpoints that mint keys are refused
+//! whatever the policies say; then the policies decide, on exactly the bytes that are sent. What can't be decided is denied.
+//!
+//! A decision counts for the records that it was made on ([`decided`]).
+
+mod decided;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use seks_proto::{
+    id::{PolicyId, TenantName},
+    policy::{Body, Call, Decision, Policies, Scope},
+    request::{BodyFacts, Target, TargetError},
+    service::INTERCEPTION,
+};
+
+use self::decided::DecidedOn;
+use super::{
+    audit::{Counters, Record},
+    bounds::Bounds,
+    lookup::{self, Identified},
+    refusal::{Code, Refusal, grpc},
+    sigv4::{Presented, Signed},
+};
+use crate::{
+    config::Limits,
+    http::{
+        client::{Meter, Streaming, Upload, UploadError},
+        server::RequestBody,
+    },
+    proxy::Caller,
+    table::{CredentialEntry, Decided, ServiceEntry, TokenEntry},
+};
+
+/// How long a request waits for its tenant's policies while they are being compiled.
+const COMPILE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Says that a request was decided. Nothing but this file can make one.
+pub(crate) struct Permit(());
+
+impl Permit {
+    /// Uses it up: it was for one request.
+    pub(crate) fn spend(self) {}
+}
+
+/// A request that may be sent.
+pub(crate) struct Permitted {
+    pub(crate) permit: Permit,
+    pub(crate) identified: Identified,
+    pub(crate) service: Arc<ServiceEntry>,
+    pub(crate) credential: Arc<CredentialEntry>,
+    /// What the upstream is asked for, still without the credential.
+    pub(crate) line: Line,
+    pub(crate) body: Upload,
+    /// Of a service whose requests are signed: what the agent's signature covered, and so will the node's.
+    pub(crate) signed: Option<Signed>,
+    /// Decides again when a record has changed.
+    pub(crate) decided: Box<dyn Decided>,
+}
+
+/// Path and query of the upstream request in one piece of text.
+pub(crate) struct Line {
+    pub(crate) text: String,
+    pub(crate) path: usize,
+}
+
+impl Line {
+    /// Path and query as they will be sent: canonical, base path included, without the agent's token and without whatever
+    /// stands where the credential goes.
+    fn read(identified: &Identified, service: &ServiceEntry) -> Result<Self, Refusal> {
+        let mut rest = identified.admitted.rest();
+        if identified.in_path {
+            // `/bot{token}/sendMessage`: the segment is the agent's credential, the upstream's is put there instead.
+            let behind = rest.trim_start_matches('/');
+            rest = behind.find(['/', '?']).and_then(|at| behind.get(at..)).unwrap_or_default();
+        }
+        let target = Target::parse(service, rest).map_err(|e| Refusal::invalid(target_detail(e)))?;
+        Ok(Self::new(&target, service, identified.strays))
+    }
+
+    fn new(target: &Target<'_>, service: &ServiceEntry, strays: bool) -> Self {
+        // As long as it can become, and no longer without a query: `Bytes` then takes it as it is.
+        let query = target.query().map_or(0, |query| query.len() + 1);
+        let mut text = String::with_capacity(target.path().len() + query);
+        text.push_str(target.path());
+        let path = text.len();
+        let mut separator = '?';
+        for pair in target.pairs() {
+            // Servers differ in whether `;` separates parameters: what hides a reserved name behind one goes too.
+            let reserved = seks_proto::request::names(pair.raw).any(|n| lookup::is_reserved_query(service, n.trim()));
+            if reserved || (strays && lookup::has_token(pair.raw.as_bytes())) {
+                continue;
+            }
+            text.push(separator);
+            text.push_str(pair.raw);
+            separator = '&';
+        }
+        Self { text, path }
+    }
+
+    fn path(&self) -> &str {
+        self.text.get(..self.path).unwrap_or_default()
+    }
+
+    fn query(&self) -> &str {
+        self.text.get(self.path + 1..).unwrap_or_default()
+    }
+}
+
+/// Permits a request, or says why not.
+pub(crate) async fn call(
+    identified: Identified,
+    mut body: Received,
+    caller: &Caller,
+    (bounds, grace): (&Bounds, Option<Duration>),
+    record: &mut Record,
+) -> Result<Permitted, Refusal> {
+    let token = identified.token.clone();
+    let service = identified.service.clone().ok_or(Code::ServiceUnknown)?;
+    if service.name.as_str() == INTERCEPTION {
+        return Err(Code::ServiceUnknown.into()); // it holds a CA, and is no upstream
+    }
+    let grant = token.grant(service.name.as_str()).ok_or(Code::ServiceNotGranted)?;
+    let credential = grant.credential().ok_or_else(|| {
+        Refusal::from(Code::ServiceNotGranted).with_detail("this node holds no credential for the service")
+    })?;
+    if !credential.is_bound_to(&service) {
+        return Err(unbound());
+    }
+    if identified.admitted.websocket && !service.allow_websocket {
+        return Err(Refusal::from(Code::PolicyDenied).with_detail("the service does not allow WebSocket"));
+    }
+    let line = Line::read(&identified, &service)?;
+    let mut signed = None;
+    if service.sigv4.is_some() {
+        // Before anything is said of policies: whose request it is hangs on its signature.
+        let who = (&*service, &*credential);
+        (body, signed) = Box::pin(verify(&identified, who, body, caller, bounds, record)).await?;
+    }
+    let parts = &identified.admitted.parts;
+    if service.denied_paths.iter().any(|d| d.matches(&parts.method, line.path())) {
+        return Err(Refusal::from(Code::PolicyDenied).with_detail("the service refuses endpoints that hand out keys"));
+    }
+    let scope = scope(&identified, &service).await?;
+    let mut call = Call {
+        method: &parts.method,
+        path: line.path(),
+        query: line.query(),
+        token: token.id(),
+        services: token.services(),
+        age_seconds: caller.now.saturating_sub(token.issued_at()).max(0),
+        source: caller.source,
+        body: Body::NotRead,
+    };
+    let (body, facts) = match bounds.needs_body(&scope, &call, &token).await? {
+        false => (body.pass_on(grpc::is_asked(parts.version, &parts.headers), bounds, record)?, None),
+        true => Box::pin(inspect(body, &parts.headers, token.tenant(), bounds, record)).await?,
+    };
+    if let Some(facts) = &facts {
+        call.body = facts.into();
+    }
+    let permit = decide(bounds.decide(&scope, &call, &token, facts.as_ref()).await?, record)?;
+    record.credential(&credential.name, credential.version);
+    let facts = facts.unwrap_or(if matches!(body, Upload::Empty) { Facts::Absent } else { Facts::Opaque });
+    let websocket = identified.admitted.websocket;
+    let decided =
+        Box::new(DecidedOn::new(&service, &parts.method, &line, caller, facts, (&credential, grace), websocket));
+    Ok(Permitted { permit, service, credential, line, body, signed, decided, identified })
+}
+
+/// The agent can't do anything about it, but whoever reads its log can.
+pub(crate) fn unbound() -> Refusal {
+    Refusal::from(Code::CredentialUnbound)
+        .with_detail("the credential is bound to another destination: an operator has to store it again, or rebind it")
+}
+
+async fn scope(identified: &Identified, service: &ServiceEntry) -> Result<Arc<Scope>, Refusal> {
+    let policies = match identified.token.policies() {
+        Some(policies) => policies,
+        // Boxed: it is rare, and has a timer.
+        None => Box::pin(compiled(&identified.token)).await?,
+    };
+    let agent = identified.token.agent().ok_or(Code::AgentDisabled)?;
+    Ok(policies.scope(&agent.name, &agent.attributes, &service.name))
+}
+
+/// Policies that are being compiled.
+async fn compiled(token: &TokenEntry) -> Result<Arc<Policies>, Refusal> {
+    let compiled = token.tenant_slot().policies_or_wait(COMPILE_PATIENCE).await.map_err(|_| {
+        let refusal = Refusal::from(Code::LimitExceeded).with_status(StatusCode::SERVICE_UNAVAILABLE);
+        refusal.with_detail("the tenant's policies are still being compiled")
+    })?;
+    compiled.ok_or_else(|| Code::PolicyDenied.into())
+}
+
+fn decide(decision: Decision, record: &mut Record) -> Result<Permit, Refusal> {
+    if !decision.audited.is_empty() {
+        let policies = names(&decision.audited);
+        tracing::info!(request_id = record.id().as_str(), policies, "policies in audit mode would have applied");
+    }
+    if decision.allowed && decision.error.is_none() {
+        record.decided(true, &decision.policy_ids);
+        return Ok(Permit(()));
+    }
+    let names = names(&decision.policy_ids);
+    let detail = match (&decision.error, names.is_empty()) {
+        (Some(error), _) => error.to_string(),
+        (None, true) => "no policy permits this request".to_owned(),
+        (None, false) => format!("denied by {names}"),
+    };
+    Err(Refusal::from(Code::PolicyDenied).with_detail(detail).with_policies(decision.policy_ids))
+}
+
+fn names(policies: &[PolicyId]) -> String {
+    policies.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// A body that nobody has looked at, or that had to be read first.
+pub(crate) enum Received {
+    /// With the hash that it must turn out to have.
+    Coming(RequestBody, Option<[u8; 32]>),
+    /// It was to be passed on, and nothing of it was: the request is decided again.
+    Begun(Box<Streaming>),
+    Read(Bytes),
+}
+
+impl From<RequestBody> for Received {
+    fn from(body: RequestBody) -> Self {
+        Self::Coming(body, None)
+    }
+}
+
+impl From<Upload> for Received {
+    /// Of an upload that has not begun.
+    fn from(upload: Upload) -> Self {
+        match upload {
+            Upload::Empty | Upload::Whole(None) => Self::Read(Bytes::new()),
+            Upload::Whole(Some(whole)) => Self::Read(whole),
+            Upload::Stream(stream) => Self::Begun(stream),
+        }
+    }
+}
+
+impl Received {
+    /// It must turn out to have this hash.
+    fn expecting(self, hash: Option<[u8; 32]>) -> Self {
+        match self {
+            Self::Coming(body, _) => Self::Coming(body, hash),
+            Self::Begun(stream) => Self::Begun(Box::new(stream.expecting(hash))),
+            read @ Self::Read(_) => read,
+        }
+    }
+
+    fn stream(body: RequestBody, hash: Option<[u8; 32]>, limits: &Limits, record: &Record) -> Streaming {
+        let stream = Streaming::new(body, limits.body_bytes, limits.idle_timeout, record.counters().clone());
+        stream.expecting(hash)
+    }
+
+    /// As it comes.
+    fn pass_on(self, grpc: bool, limits: &Limits, record: &Record) -> Result<Upload, Refusal> {
+        match self {
+            Self::Read(whole) if whole.is_empty() => Ok(Upload::Empty),
+            Self::Read(whole) => Ok(Upload::Whole(Some(whole))),
+            Self::Coming(body, hash) if body.is_end_stream() => {
+                Streaming::check_empty(hash).map(|()| Upload::Empty).map_err(Into::into)
+            }
+            Self::Coming(body, hash) => {
+                let stream = Self::stream(body, hash, limits, record);
+                Ok(Upload::Stream(Box::new(if grpc { stream.both_ways() } else { stream })))
+            }
+            Self::Begun(stream) => Ok(Upload::Stream(stream)),
+        }
+    }
+
+    /// Whole, or not at all. `verified`: its head is known to be the agent's.
+    async fn read(
+        self,
+        tenant: &TenantName,
+        verified: bool,
+        bounds: &Bounds,
+        record: &Record,
+    ) -> Result<Bytes, Refusal> {
+        let mut stream = match self {
+            Self::Read(whole) => return Ok(whole),
+            Self::Coming(body, _) if body.is_end_stream() => return Ok(Bytes::new()),
+            Self::Coming(body, hash) => Self::stream(body, hash, bounds, record),
+            Self::Begun(stream) => *stream,
+        };
+        let announced = stream.size_hint();
+        let most = bounds.signed_bytes;
+        let too_large =
+            || Refusal::from(Code::RequestTooLarge).with_detail("the body is too large to verify its signature");
+        if announced.lower() > most as u64 {
+            return Err(too_large());
+        }
+        let mut whole = bounds.buffers.body(tenant, announced.exact(), verified);
+        while let Some(frame) = stream.frame().await {
+            let Ok(data) = frame.map_err(Refusal::from)?.into_data() else { continue };
+            if whole.len() + data.len() > most {
+                return Err(too_large());
+            }
+            whole.push(&data).await?;
+        }
+        Ok(whole.freeze())
+    }
+}
+
+/// Verifies the agent's signature, then reads the body if that says what is to be done. Only where the signature covers a hash
+/// that isn't written anywhere the body comes first.
+async fn verify(
+    identified: &Identified,
+    (service, credential): (&ServiceEntry, &CredentialEntry),
+    body: Received,
+    caller: &Caller,
+    bounds: &Bounds,
+    record: &Record,
+) -> Result<(Received, Option<Signed>), Refusal> {
+    let Some(sigv4) = &service.sigv4 else { return Ok((body, None)) };
+    let (parts, target) = (&identified.admitted.parts, identified.admitted.target());
+    let presented = Presented::read(parts, target, sigv4, caller.began)?;
+    let fields = credential.open_for(service).map_err(|_| Code::UpstreamUnreachable)?;
+    let with = (sigv4, &identified.digest, &fields);
+    if presented.needs_body(sigv4) {
+        let verified = presented.verify_head(parts, target, with)?;
+        let tenant = identified.token.tenant();
+        let whole = body.expecting(presented.body_hash()).read(tenant, verified, bounds, record).await?;
+        let signed = presented.verify(parts, target, with, Some(&whole))?;
+        return Ok((Received::Read(whole), Some(signed)));
+    }
+    let hash = presented.body_hash();
+    let signed = presented.verify(parts, target, with, None)?;
+    Ok((body.expecting(hash), Some(signed)))
+}
+
+/// What is known of a body that a policy looks at.
+#[derive(Clone)]
+pub(crate) enum Facts {
+    Absent,
+    Known(BodyFacts),
+    Opaque,
+}
+
+impl Facts {
+    fn of(headers: &HeaderMap, whole: &[u8], limits: &Limits) -> Self {
+        if whole.len() > limits.inspect_bytes {
+            return Self::Opaque;
+        }
+        BodyFacts::read(headers, whole).map_or(Self::Opaque, Self::Known)
+    }
+}
+
+impl<'a> From<&'a Facts> for Body<'a> {
+    fn from(facts: &'a Facts) -> Self {
+        match facts {
+            Facts::Absent => Body::Absent,
+            Facts::Known(facts) => Body::Inspected(facts),
+            Facts::Opaque => Body::Opaque,
+        }
+    }
+}
+
+/// Reads the body whole, up to the inspection limit. What was decided on is what is sent: the same bytes.
+async fn inspect(
+    body: Received,
+    headers: &HeaderMap,
+    tenant: &TenantName,
+    limits: &Bounds,
+    record: &Record,
+) -> Result<(Upload, Option<Facts>), Refusal> {
+    let (announced, ended) = match &body {
+        Received::Read(whole) => {
+            let facts = if whole.is_empty() { Facts::Absent } else { Facts::of(headers, whole, limits) };
+            return Ok((body.pass_on(false, limits, record)?, Some(facts)));
+        }
+        Received::Coming(body, _) => (body.size_hint(), body.is_end_stream()),
+        Received::Begun(stream) => (stream.size_hint(), false),
+    };
+    if ended {
+        return Ok((body.pass_on(false, limits, record)?, Some(Facts::Absent)));
+    }
+    if announced.lower() > limits.inspect_bytes as u64 {
+        return Ok((body.pass_on(false, limits, record)?, Some(Facts::Opaque)));
+    }
+    let mut stream = match body {
+        Received::Coming(body, hash) => Received::stream(body, hash, limits, record),
+        Received::Begun(stream) => *stream,
+        Received::Read(_) => return Err(Code::RequestInvalid.into()), // returned above
+    };
+    let mut whole = limits.buffers.body(tenant, announced.exact(), true);
+    while let Some(frame) = stream.frame().await {
+        let Ok(data) = frame.map_err(Refusal::from)?.into_data() else { continue };
+        whole.push(&data).await?;
+        if whole.len() > limits.inspect_bytes {
+            // Denied, unless only policies in audit mode wanted to know: then all of it is sent.
+            stream.put_back(whole.freeze());
+            return Ok((Upload::Stream(Box::new(stream)), Some(Facts::Opaque)));
+        }
+    }
+    let facts = Facts::of(headers, whole.as_slice(), limits);
+    Ok((Upload::Whole(Some(whole.freeze())), Some(facts)))
+}
+
+impl Meter for Counters {
+    fn add(&self, bytes: usize) {
+        self.sent(bytes);
+    }
+}
+
+impl From<UploadError> for Refusal {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::TooLarge => Code::RequestTooLarge.into(),
+            UploadError::TooSlow => {
+                Self::invalid("the request's body came too slowly").with_status(StatusCode::REQUEST_TIMEOUT)
+            }
+            UploadError::Broken | UploadError::Severed => {
+                Self::invalid("the request's body is broken off or malformed")
+            }
+            UploadError::Altered => {
+                Self::from(Code::TokenMalformed).with_detail("the body is not the one that was signed")
+            }
+        }
+    }
+}
+
+/// A fixed text for each way in which a target can be wrong.
+fn target_detail(error: TargetError) -> &'static str {
+    match error {
+        TargetError::NotAbsolute => "the path does not begin with `/`",
+        TargetError::Control => "the path or query holds a control character",
+        TargetError::Character => "the path or query holds a character that must be escaped",
+        TargetError::NonAscii => "the path or query holds a character beyond ASCII",
+        TargetError::BadEscape => "the path or query holds a `%` without two hexadecimal digits",
+        TargetError::NeedlessEscape => "the path holds a needless or double escape",
+        TargetError::EscapedSlash => "the path holds an escaped slash or backslash",
+        TargetError::DotSegment => "the path holds a dot segment",
+        TargetError::EmptySegment => "the path holds an empty segment",
+        TargetError::PathParameter => "the path holds a path parameter (`;`)",
+        TargetError::MethodOverride => "the query overrides the method",
+    }
+}

@@ -1,0 +1,115 @@
+//! What requests of all tenants share on a node, and each tenant's part of it.
+
+use std::{net::IpAddr, ops::Deref, sync::Arc};
+
+use http::{Method, StatusCode};
+use seks_proto::policy::{Call, Decision, Scope};
+
+use super::{
+    authorize::Facts,
+    buffers::{Buffers, NoRoom},
+    policy_pool::{Busy, INLINE, PolicyPool},
+    refusal::{Code, Refusal},
+};
+use crate::{config::Limits, table::TokenEntry};
+
+/// `[proxy.limits]`, and what enforces those that hold for requests together.
+pub(crate) struct Bounds {
+    limits: Limits,
+    policies: PolicyPool,
+    /// Memory for bodies.
+    pub(crate) buffers: Buffers,
+}
+
+impl Deref for Bounds {
+    type Target = Limits;
+    fn deref(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+impl Bounds {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self { limits: limits.clone(), policies: PolicyPool::default(), buffers: Buffers::new(limits) }
+    }
+
+    /// [`Scope::needs_body`], here or, where that may take long, apart from what serves requests.
+    pub(crate) async fn needs_body(
+        &self,
+        scope: &Arc<Scope>,
+        call: &Call<'_>,
+        token: &Arc<TokenEntry>,
+    ) -> Result<bool, Refusal> {
+        if let Some(needs) = scope.needs_body_within(INLINE, call) {
+            return Ok(needs);
+        }
+        let (own, scope) = (OwnCall::new(call, token, None), scope.clone());
+        Ok(Box::pin(self.policies.run(token.tenant(), move || scope.needs_body(&own.call()))).await?)
+    }
+
+    /// [`Scope::decide`], likewise. `facts` are those that `call` has.
+    pub(crate) async fn decide(
+        &self,
+        scope: &Arc<Scope>,
+        call: &Call<'_>,
+        token: &Arc<TokenEntry>,
+        facts: Option<&Facts>,
+    ) -> Result<Decision, Refusal> {
+        if let Some(decision) = scope.decide_within(INLINE, call) {
+            return Ok(decision);
+        }
+        let (own, scope) = (OwnCall::new(call, token, facts), scope.clone());
+        Ok(Box::pin(self.policies.run(token.tenant(), move || scope.decide(&own.call()))).await?)
+    }
+}
+
+impl From<Busy> for Refusal {
+    fn from(_: Busy) -> Self {
+        Self::from(Code::LimitExceeded).with_detail("the tenant's policies have too much to decide at once")
+    }
+}
+
+impl From<NoRoom> for Refusal {
+    fn from(_: NoRoom) -> Self {
+        let refusal = Self::from(Code::LimitExceeded).with_status(StatusCode::SERVICE_UNAVAILABLE);
+        refusal.with_detail("too many bytes of the tenant's bodies are being looked into at once")
+    }
+}
+
+/// A [`Call`] that may go to another thread.
+struct OwnCall {
+    method: Method,
+    path: String,
+    query: String,
+    token: Arc<TokenEntry>,
+    age_seconds: i64,
+    source: IpAddr,
+    facts: Option<Facts>,
+}
+
+impl OwnCall {
+    fn new(call: &Call<'_>, token: &Arc<TokenEntry>, facts: Option<&Facts>) -> Self {
+        Self {
+            method: call.method.clone(),
+            path: call.path.to_owned(),
+            query: call.query.to_owned(),
+            token: token.clone(),
+            age_seconds: call.age_seconds,
+            source: call.source,
+            facts: facts.cloned(),
+        }
+    }
+
+    fn call(&self) -> Call<'_> {
+        Call {
+            method: &self.method,
+            path: &self.path,
+            query: &self.query,
+            token: self.token.id(),
+            services: self.token.services(),
+            age_seconds: self.age_seconds,
+            source: self.source,
+            body: self.facts.as_ref().map_or(seks_proto::policy::Body::NotRead, Into::into),
+        }
+    }
+}

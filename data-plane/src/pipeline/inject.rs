@@ -1,0 +1,317 @@
+//! Fifth stage, once a connection stands: the last look at lease, token and expiry, then the credential.
+//!
+//! Where and how the credential is written is the service's definition alone: nothing of a request has a say in its form,
+//! place or length (the agent's own values in those places were taken out, and what is put in is never read again).
+
+use std::{cell::OnceCell, sync::Arc};
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, header, request::Parts};
+use seks_proto::{
+    secret::Fields,
+    service::{Service, Site, Template},
+    token::aws,
+};
+use tokio::time::Instant;
+use zeroize::Zeroize as _;
+
+use super::{
+    admit::{Admitted, Form},
+    audit::Record,
+    authorize::{self, Permitted},
+    filter, lookup,
+    refusal::{Code, Refusal},
+    relay::expiry,
+    scrub::Needles,
+    sigv4,
+    websocket::Offer,
+};
+use crate::{
+    http::{
+        HeaderList,
+        client::{Connection, Request, Upload},
+    },
+    proxy::Caller,
+    table::{CredentialEntry, Cut, CutReason, ServiceEntry, Table},
+};
+
+/// A request as it goes to the upstream, with the credential in it.
+pub(crate) struct Injected {
+    pub(crate) service: Arc<ServiceEntry>,
+    pub(crate) request: Request,
+    /// What was put in, to be taken out of the answer.
+    pub(crate) needles: Needles,
+    /// Ends the exchange when the right to it ends.
+    pub(crate) cut: Cut,
+    /// When the token expires.
+    pub(crate) expires: Option<Instant>,
+    /// What is offered with a WebSocket handshake.
+    pub(crate) offer: Option<Box<Offer>>,
+    /// How the agent names the service.
+    pub(crate) form: Form,
+}
+
+impl From<CutReason> for Code {
+    fn from(reason: CutReason) -> Self {
+        match reason {
+            CutReason::TokenRevoked => Self::TokenRevoked,
+            CutReason::AgentDisabled => Self::AgentDisabled,
+            CutReason::ServiceRemoved => Self::ServiceUnknown,
+            // The agent may ask again, and is served where the service leads now.
+            CutReason::ServiceChanged => Self::UpstreamUnreachable,
+            CutReason::CredentialReplaced => Self::UpstreamUnreachable,
+            CutReason::PolicyDenied => Self::PolicyDenied,
+            CutReason::CredentialRemoved => Self::ServiceNotGranted,
+            CutReason::LeaseExpired => Self::NodeStale,
+        }
+    }
+}
+
+/// What is the same for every request with one version of one credential to one service: made once, kept beside the pool of
+/// connections for exactly that, dropped with it. It holds the credential in the forms that are searched for and in the headers that
+/// are sent: for as long, the connections' own buffers do too.
+struct Kept {
+    needles: Needles,
+    host: HeaderValue,
+    /// What each of the service's sites puts in, where that is a header of its own: the same bytes for every request.
+    headers: Vec<Option<(HeaderName, HeaderValue)>>,
+}
+
+/// What came of an injection.
+pub(crate) enum Injection {
+    /// The credential is in: the request goes out as it is.
+    Done(Box<Injected>),
+    /// A record that the request was decided on has changed since, and nothing was sent: it is to be decided again.
+    Changed(Box<Admitted>, Upload),
+}
+
+/// A credential that is opened only for a request that needs its fields.
+struct Sealed<'a> {
+    credential: &'a CredentialEntry,
+    service: &'a ServiceEntry,
+    fields: OnceCell<Fields>,
+}
+
+impl Sealed<'_> {
+    fn fields(&self) -> Option<&Fields> {
+        if self.fields.get().is_none() {
+            let _ = self.fields.set(self.credential.open_for(self.service).ok()?); // it was empty a moment ago
+        }
+        self.fields.get()
+    }
+}
+
+/// Puts the credential in, or says why not any more. Whatever a request waits for (its body, a connection) it has waited for by now:
+/// where the records are still those that it was decided on, the decision is that of the latest table.
+pub(crate) fn call(
+    permitted: Permitted,
+    caller: &Caller,
+    table: &Arc<Table>,
+    connection: &Connection,
+    record: &mut Record,
+) -> Result<Injection, Refusal> {
+    let Permitted { permit, identified, service, credential, line, body, signed, decided } = permitted;
+    permit.spend();
+    // Registered before the check: a revocation is either seen by it or wakes the cut.
+    let cut = table.register(identified.digest, &identified.token, &service.name).ok_or(Code::ServiceNotGranted)?;
+    let mut cut = cut.since(identified.version, decided);
+    if !cut.is_latest() {
+        return Ok(Injection::Changed(Box::new(identified.admitted), body));
+    }
+    if let Some(reason) = cut.reason() {
+        return Err(Code::from(reason).into());
+    }
+    lookup::check(&identified.token, &caller.again(table))?;
+
+    let broken = Code::UpstreamUnreachable;
+    if !credential.is_bound_to(&service) {
+        return Err(authorize::unbound());
+    }
+    let sealed = Sealed { credential: &credential, service: &service, fields: OnceCell::new() };
+    let kept = connection.beside(|| Kept::new(&service, sealed.fields()?)).ok_or(broken)?;
+    let form = identified.admitted.form();
+    // gRPC: whoever asks for trailers says that it reads them.
+    let wants_trailers = connection.is_h2() && filter::wants_trailers(&identified.admitted.parts.headers);
+    let Parts { method, headers, .. } = identified.admitted.parts;
+    let offer = match identified.admitted.websocket {
+        true => Some(Box::new(Offer::new(&headers).ok_or(broken)?)),
+        false => None,
+    };
+    let mut headers = filter::request(headers, &service, identified.strays);
+    filter::add_ours(&mut headers, &service);
+    if let Some(traceparent) = record.upstream_began(service.forward_trace_context) {
+        headers.set(HeaderName::from_static("traceparent"), traceparent);
+    }
+    if wants_trailers {
+        headers.set(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(offer) = &offer {
+        offer.write(&mut headers).ok_or(broken)?;
+    }
+    let mut line = Zeroizing(line.text, line.path);
+    put_in(&service, &kept, || sealed.fields(), &mut headers, &mut line).ok_or(broken)?;
+    let mut needles = kept.needles.clone();
+    if let Some(signed) = &signed {
+        let fields = sealed.fields().ok_or(broken)?;
+        let request = (&method, &mut headers, &kept.host, &mut line.0);
+        let signature = sigv4::sign(signed, &service, fields, request).ok_or(broken)?;
+        needles = kept_with(fields, &signature);
+    }
+    if !connection.is_h2() {
+        headers.set(header::HOST, kept.host.clone());
+    }
+    let request = Request { method, target: target(line).ok_or(broken)?, headers, body };
+    let expires = expiry(identified.token.expires_at(), table.wall().unix_now());
+    Ok(Injection::Done(Box::new(Injected { service, request, needles, cut, expires, offer, form })))
+}
+
+impl Kept {
+    fn new(service: &Service, fields: &Fields) -> Option<Self> {
+        let host = service.upstream.host_header().ok()?;
+        // Beside the fields themselves: what Basic makes of them is one value to an upstream that decodes it.
+        let pairs = service.injection.iter().filter_map(|site| match site {
+            Site::Basic(template) => plain(template, fields),
+            _ => None,
+        });
+        let mut pairs: Vec<Vec<u8>> = pairs.collect();
+        let needles = Needles::new(injected(fields).chain(pairs.iter().map(Vec::as_slice)));
+        pairs.iter_mut().for_each(zeroize::Zeroize::zeroize);
+        let headers = service.injection.iter().map(|site| rendered(site, fields)).collect::<Option<_>>()?;
+        Some(Self { needles, host, headers })
+    }
+}
+
+/// Writes every site of the service; `fields` is asked only for those that aren't kept.
+fn put_in<'f>(
+    service: &Service,
+    kept: &Kept,
+    fields: impl Fn() -> Option<&'f Fields>,
+    headers: &mut HeaderList,
+    line: &mut Zeroizing,
+) -> Option<()> {
+    for (site, header) in service.injection.iter().zip(&kept.headers) {
+        match header {
+            Some((name, value)) => headers.set(name.clone(), value.clone()),
+            None => write(site, fields()?, line)?,
+        }
+    }
+    Some(())
+}
+
+/// The fields that are put in: not the one that agents' own signatures are verified with.
+fn injected(fields: &Fields) -> impl Iterator<Item = &[u8]> {
+    fields.iter().filter(|(name, _)| *name != aws::KEY_FIELD.as_bytes()).map(|(_, value)| value)
+}
+
+/// A signature is put into one request only.
+fn kept_with(fields: &Fields, signature: &str) -> Needles {
+    Needles::new(injected(fields).chain([signature.as_bytes()]))
+}
+
+/// Path and query, and where the query begins. Wiped if it isn't sent: it may hold a credential.
+struct Zeroizing(String, usize);
+
+impl Drop for Zeroizing {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+/// The header that a site is; within, `None`: it is none. `None` when it can't be written.
+#[allow(clippy::option_option, reason = "collected into one")]
+fn rendered(site: &Site, fields: &Fields) -> Option<Option<(HeaderName, HeaderValue)>> {
+    let (name, value) = match site {
+        Site::Header(name, template) => (name.clone(), plain(template, fields)?),
+        Site::Basic(template) => {
+            let mut pair = plain(template, fields)?;
+            let mut value = Vec::with_capacity(6 + pair.len().div_ceil(3) * 4);
+            value.extend_from_slice(b"Basic ");
+            let mut encoded = base64::engine::general_purpose::STANDARD.encode(&pair);
+            value.extend_from_slice(encoded.as_bytes());
+            encoded.zeroize();
+            pair.zeroize();
+            (header::AUTHORIZATION, value)
+        }
+        Site::Query(..) | Site::Path(_) => return Some(None),
+    };
+    // No copy: the wiping allocator clears the one there is.
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?;
+    value.set_sensitive(true);
+    Some(Some((name, value)))
+}
+
+/// Writes a site that is no header into the request's target.
+fn write(site: &Site, fields: &Fields, line: &mut Zeroizing) -> Option<()> {
+    match site {
+        Site::Header(..) | Site::Basic(_) => Some(()), // kept
+        Site::Query(name, template) => {
+            let mut value = render(template, fields, escape_query)?;
+            let mut text = String::with_capacity(line.0.len() + name.len() + value.len() + 2);
+            text.push_str(&line.0);
+            text.push(if line.0.len() == line.1 { '?' } else { '&' });
+            text.push_str(name);
+            text.push('=');
+            text.push_str(std::str::from_utf8(&value).ok()?);
+            value.zeroize();
+            line.0.zeroize();
+            line.0 = text;
+            Some(())
+        }
+        Site::Path(template) => {
+            let mut value = render(template, fields, escape_path)?;
+            let mut text = String::with_capacity(line.0.len() + value.len());
+            text.push_str(std::str::from_utf8(&value).ok()?);
+            text.push_str(&line.0);
+            line.1 += value.len();
+            value.zeroize();
+            line.0.zeroize();
+            line.0 = text;
+            Some(())
+        }
+    }
+}
+
+/// Renders fields as they are, into a buffer of just their length: `Bytes` then takes it as it is.
+fn plain(template: &Template, fields: &Fields) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(template.plain_len(fields)?);
+    template.render(fields, &mut out, |b, o| o.extend_from_slice(b))?;
+    Some(out)
+}
+
+/// Renders into a buffer that needn't grow: growing leaves copies behind.
+fn render(template: &Template, fields: &Fields, encode: impl Fn(&[u8], &mut Vec<u8>)) -> Option<Vec<u8>> {
+    let values: usize = fields.iter().map(|(_, v)| v.len()).sum();
+    let mut out = Vec::with_capacity(256 + 3 * values);
+    template.render(fields, &mut out, encode)?;
+    Some(out)
+}
+
+fn escape_query(value: &[u8], out: &mut Vec<u8>) {
+    escape(value, b"-._~", out);
+}
+
+/// What RFC 3986 allows in a segment is left as it is: Telegram's `id:key` is compared byte for byte.
+fn escape_path(value: &[u8], out: &mut Vec<u8>) {
+    escape(value, b"-._~:@!$&'()*+,=", out);
+}
+
+fn escape(value: &[u8], plain: &[u8], out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for &b in value {
+        if b.is_ascii_alphanumeric() || plain.contains(&b) {
+            out.push(b);
+        } else {
+            let digit = |n: u8| HEX.get(usize::from(n)).copied().unwrap_or(b'0');
+            out.extend_from_slice(&[b'%', digit(b >> 4), digit(b & 15)]);
+        }
+    }
+}
+
+/// The request's target. Its parts were checked one by one; that it can't break out of its line is checked once more.
+fn target(mut line: Zeroizing) -> Option<String> {
+    line.0.bytes().all(|b| b.is_ascii_graphic()).then(|| std::mem::take(&mut line.0))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,398 @@
+//! Second stage: whose request is it? Finds the one token, wherever the service's SDKs put it, and what the token is.
+//!
+//! Services belong to a tenant and the token says which, so tokens are looked for everywhere first; then the service says
+//! which of the places count. A token anywhere else is never used and never forwarded.
+
+use std::sync::{Arc, LazyLock};
+
+use base64::Engine as _;
+use http::{HeaderMap, HeaderName, header};
+use memchr::memmem::Finder;
+use seks_proto::{
+    request,
+    service::{BasicPart, Service, Slot},
+    token::{self, Digest, Malformed, aws},
+};
+
+use super::{
+    admit::{Admitted, Route},
+    audit::Record,
+    refusal::{Code, Refusal},
+    sigv4,
+};
+use crate::{
+    proxy::Caller,
+    table::{Found, ServiceEntry, Table, TokenEntry},
+    tunnel::interception,
+};
+
+/// A request of a token that is honoured, for a service that exists.
+pub(crate) struct Identified {
+    pub(crate) admitted: Admitted,
+    pub(crate) digest: Digest,
+    pub(crate) token: Arc<TokenEntry>,
+    /// Of the tenant's records, from before the first of them was read.
+    pub(crate) version: u64,
+    /// `None`: the list of services.
+    pub(crate) service: Option<Arc<ServiceEntry>>,
+    /// The token is the path's first segment, which is not the upstream's to see.
+    pub(crate) in_path: bool,
+    /// Tokens stand elsewhere too: they are to be removed.
+    pub(crate) strays: bool,
+}
+
+/// A place that a token was found in.
+enum Place<'a> {
+    /// `Authorization: SCHEME token`; the scheme is empty for the bare value.
+    Scheme(&'a [u8]),
+    Basic(BasicPart),
+    Header(&'a HeaderName),
+    Query(std::borrow::Cow<'a, str>),
+    Path(&'a [u8]),
+    /// One of the values of `Sec-WebSocket-Protocol`.
+    Subprotocol(&'a [u8]),
+    /// A signature; its access key id names the token.
+    Signature,
+}
+
+/// More tokens than this in one request are not told apart: it is ambiguous anyway.
+const MOST_TOKENS: usize = 8;
+
+/// What stands in a request.
+#[derive(Default)]
+struct Presented<'a> {
+    tokens: Vec<(Place<'a>, Digest)>,
+    damaged: bool,
+}
+
+/// Headers in which SDKs put keys, for telling "nothing was presented" from "what was presented is no token", and for
+/// stripping credentials that aren't the node's. In order: it is searched by halves.
+pub(crate) const CREDENTIAL_HEADERS: &[&str] = &[
+    "api-key",
+    "apikey",
+    "authorization",
+    "cookie",
+    "dd-api-key",
+    "dd-application-key",
+    "deploy-token",
+    "job-token",
+    "ocp-apim-subscription-key",
+    "private-token",
+    "proxy-authorization",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-apikey",
+    "x-auth-key",
+    "x-auth-token",
+    "x-figma-token",
+    "x-goog-api-key",
+    "x-rapidapi-key",
+    "x-shopify-access-token",
+    "x-subscription-token",
+    "x-token",
+    "x-vault-token",
+    "xi-api-key",
+];
+
+/// Identifies a request, or says why it is nobody's.
+pub(crate) fn call(
+    admitted: Admitted,
+    caller: &Caller,
+    table: &Table,
+    record: &mut Record,
+) -> Result<Identified, Refusal> {
+    record.table(table.revision());
+    if !table.lease().valid() {
+        return Err(Code::NodeStale.into());
+    }
+    let presented = Presented::read(&admitted);
+    let chosen = with_shown(presented.choose(&admitted, table, record)?, &admitted, table, record)?;
+    let Some(Chosen { token, digest, version, service, in_path }) = chosen else {
+        let credential = CREDENTIAL_HEADERS.iter().any(|h| admitted.parts.headers.contains_key(*h));
+        let code = if presented.damaged || (credential && presented.tokens.is_empty()) {
+            Code::TokenMalformed
+        } else {
+            Code::TokenMissing
+        };
+        return Err(code.into());
+    };
+    record.identified(token.tenant(), token.agent_name(), token.id());
+    if let Some(service) = &service {
+        record.service(&service.name, service.upstream.host());
+    }
+    let strays = presented.tokens.len() > 1 || presented.damaged;
+    check(&token, caller)?;
+    let service = match (service, &admitted.route) {
+        (None, Route::Service { .. } | Route::Host { .. }) => return Err(Code::ServiceUnknown.into()),
+        (None, Route::Forward(_)) => {
+            return Err(Refusal::from(Code::ServiceNotGranted).with_detail("the token grants no service at that host"));
+        }
+        (service, _) => service,
+    };
+    Ok(Identified { admitted, digest, token, version, service, in_path, strays })
+}
+
+/// A token that was shown to the proxy apart from the request stands for one that isn't in it; two that differ are ambiguous.
+fn with_shown(
+    chosen: Option<Chosen>,
+    admitted: &Admitted,
+    table: &Table,
+    record: &mut Record,
+) -> Result<Option<Chosen>, Refusal> {
+    match (chosen, admitted.shown) {
+        (Some(chosen), Some(shown)) if chosen.digest != shown => Err(Code::TokenAmbiguous.into()),
+        (None, Some(shown)) => match table.find(&shown) {
+            Found::Token(token) => Ok(Some(Chosen::new(token, shown, admitted, table))),
+            Found::Revoked(token) => {
+                record.identified(&token.tenant, &token.agent, &token.id);
+                Err(Code::TokenRevoked.into())
+            }
+            Found::Unknown => Err(Code::TokenUnknown.into()),
+        },
+        (chosen, _) => Ok(chosen),
+    }
+}
+
+/// Whether the token may be used now, from there, by its agent.
+pub(crate) fn check(token: &TokenEntry, caller: &Caller) -> Result<(), Refusal> {
+    if token.is_expired(caller.now) {
+        return Err(Code::TokenExpired.into());
+    }
+    if !token.admits(caller.source) {
+        return Err(Code::TokenBinding.into());
+    }
+    if token.agent().is_none_or(|agent| agent.disabled) {
+        return Err(Code::AgentDisabled.into());
+    }
+    Ok(())
+}
+
+/// The token that a request is made with, and the service that it names.
+struct Chosen {
+    token: Arc<TokenEntry>,
+    digest: Digest,
+    version: u64,
+    service: Option<Arc<ServiceEntry>>,
+    in_path: bool,
+}
+
+impl Chosen {
+    fn new(token: Arc<TokenEntry>, digest: Digest, admitted: &Admitted, table: &Table) -> Self {
+        let version = token.tenant_slot().version(); // before the service is read
+        let service = service_of(admitted, &token, table);
+        Self { token, digest, version, service, in_path: false }
+    }
+}
+
+impl<'a> Presented<'a> {
+    fn read(admitted: &'a Admitted) -> Self {
+        let mut this = Self::default();
+        this.read_headers(&admitted.parts.headers);
+        let (path, query) = admitted.rest().split_once('?').unwrap_or((admitted.rest(), ""));
+        if has_token(path.as_bytes()) {
+            this.read_path(path);
+        }
+        if has_token(query.as_bytes()) {
+            this.read_query(query);
+        }
+        if let Some(id) = sigv4::query_access_key_id(query) {
+            this.add_signature(id.as_bytes());
+        }
+        this
+    }
+
+    fn read_headers(&mut self, headers: &'a HeaderMap) {
+        for (name, value) in headers {
+            let value = value.as_bytes();
+            if name == header::AUTHORIZATION {
+                self.read_authorization(value);
+            } else if name == header::PROXY_AUTHORIZATION {
+                continue; // the connection's own: a proxy's affair, or nobody's
+            } else if has_token(value) {
+                match *name {
+                    header::SEC_WEBSOCKET_PROTOCOL => self.read_subprotocols(value),
+                    _ => self.add(Place::Header(name), value),
+                }
+            }
+        }
+    }
+
+    fn read_subprotocols(&mut self, value: &'a [u8]) {
+        for protocol in value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|p| has_token(p)) {
+            self.add(Place::Subprotocol(protocol), protocol);
+        }
+    }
+
+    fn read_authorization(&mut self, value: &'a [u8]) {
+        let (scheme, rest) = match memchr::memchr(b' ', value).and_then(|at| value.split_at_checked(at)) {
+            Some((scheme, rest)) => (scheme, rest.get(1..).unwrap_or_default()),
+            None => (&b""[..], value),
+        };
+        if scheme.eq_ignore_ascii_case(b"basic") {
+            self.read_basic(rest);
+        } else if scheme == sigv4::HEADER_SCHEME.as_bytes() {
+            self.add_signature(sigv4::header_access_key_id(rest).unwrap_or_default());
+        } else if has_token(value) {
+            self.add(Place::Scheme(scheme), rest);
+        }
+    }
+
+    fn read_basic(&mut self, encoded: &[u8]) {
+        let Ok(pair) = base64::engine::general_purpose::STANDARD.decode(encoded) else { return };
+        let Some((user, password)) = memchr::memchr(b':', &pair).and_then(|at| pair.get(..at).zip(pair.get(at + 1..)))
+        else {
+            return;
+        };
+        if has_token(user) {
+            self.add(Place::Basic(BasicPart::User), user);
+        }
+        if has_token(password) {
+            self.add(Place::Basic(BasicPart::Password), password);
+        }
+    }
+
+    /// A path slot is one segment of text around the token; the text is compared with the slot's later.
+    fn read_path(&mut self, path: &'a str) {
+        let first = path.trim_start_matches('/').split('/').next().unwrap_or_default().as_bytes();
+        let Some(at) = memchr::memmem::find(first, token::PREFIX.as_bytes()) else { return };
+        match first.get(at..at + token::LEN) {
+            Some(token) => self.add(Place::Path(first), token),
+            None => self.damaged = true,
+        }
+    }
+
+    fn read_query(&mut self, query: &'a str) {
+        for raw in query.split('&') {
+            let (_, value) = raw.split_once('=').unwrap_or((raw, ""));
+            if has_token(raw.as_bytes())
+                && let Some(name) = request::names(raw).next()
+            {
+                self.add(Place::Query(name), value.as_bytes());
+            }
+        }
+    }
+
+    fn add(&mut self, place: Place<'a>, value: &[u8]) {
+        match token::parse(value) {
+            Ok(digest) if self.tokens.len() < MOST_TOKENS => self.tokens.push((place, digest)),
+            Ok(_) | Err(Malformed::Damaged) => self.damaged = true,
+            Err(Malformed::NotOurs) => {}
+        }
+    }
+
+    fn add_signature(&mut self, access_key_id: &[u8]) {
+        match aws::digest_of(access_key_id) {
+            Some(digest) if self.tokens.len() < MOST_TOKENS => self.tokens.push((Place::Signature, digest)),
+            Some(_) => self.damaged = true,
+            None => {}
+        }
+    }
+
+    /// The one token that stands where its service wants it.
+    fn choose(&self, admitted: &Admitted, table: &Table, record: &mut Record) -> Result<Option<Chosen>, Refusal> {
+        let mut chosen: Option<Chosen> = None;
+        let (mut refused, mut revoked) = (None, None);
+        for (place, digest) in &self.tokens {
+            let token = match table.find(digest) {
+                Found::Token(token) => token,
+                Found::Revoked(token) => {
+                    refused = Some(Code::TokenRevoked);
+                    revoked = Some(token);
+                    continue;
+                }
+                Found::Unknown => {
+                    refused = refused.or(Some(Code::TokenUnknown));
+                    continue;
+                }
+            };
+            let found = Chosen::new(token, *digest, admitted, table);
+            let counts = match (&found.service, &admitted.route) {
+                (Some(service), _) => service.slots.iter().any(|slot| place.is(slot)),
+                // Of a service that doesn't exist nobody knows where its SDKs put a key; a signature can't be verified for it.
+                (None, Route::Service { .. } | Route::Host { .. } | Route::Forward(_)) => {
+                    !matches!(place, Place::Signature)
+                }
+                (None, Route::Discovery) => matches!(place, Place::Scheme(_) | Place::Basic(_) | Place::Header(_)),
+            };
+            if counts && place.stands_twice(&admitted.parts.headers) {
+                return Err(Code::TokenAmbiguous.into());
+            }
+            let in_path = matches!(place, Place::Path(_));
+            if counts && chosen.replace(Chosen { in_path, ..found }).is_some() {
+                return Err(Code::TokenAmbiguous.into());
+            }
+        }
+        match (&chosen, refused) {
+            (None, Some(_)) if self.tokens.len() > 1 => Err(Code::TokenAmbiguous.into()),
+            (None, Some(code)) => {
+                if let Some(token) = revoked {
+                    record.identified(&token.tenant, &token.agent, &token.id);
+                }
+                Err(code.into())
+            }
+            _ => Ok(chosen),
+        }
+    }
+}
+
+fn service_of(admitted: &Admitted, token: &TokenEntry, table: &Table) -> Option<Arc<ServiceEntry>> {
+    if let Route::Forward(origin) = &admitted.route {
+        return interception::granted(token, origin);
+    }
+    let name = admitted.service();
+    match token.grant(name) {
+        Some(grant) => grant.service(),
+        None => table.service(token.tenant(), &name.try_into().ok()?),
+    }
+}
+
+impl Place<'_> {
+    /// Whether its header has another value as well, a token or not: which of the two counts, everybody guesses differently.
+    fn stands_twice(&self, headers: &HeaderMap) -> bool {
+        let name = match self {
+            Self::Scheme(_) | Self::Basic(_) | Self::Signature => &header::AUTHORIZATION,
+            Self::Header(name) => *name,
+            Self::Query(_) | Self::Path(_) | Self::Subprotocol(_) => return false,
+        };
+        headers.get_all(name).iter().nth(1).is_some()
+    }
+
+    fn is(&self, slot: &Slot) -> bool {
+        match (self, slot) {
+            (Self::Scheme(have), Slot::Scheme(want)) => have.eq_ignore_ascii_case(want.as_bytes()),
+            (Self::Header(have), Slot::Header(want)) => *have == want,
+            (Self::Query(have), Slot::Query(want)) => have == want,
+            (Self::Basic(have), Slot::Basic(want)) => have == want || *want == BasicPart::Either,
+            (Self::Path(have), Slot::Path(before, after)) => have
+                .strip_prefix(before.as_bytes())
+                .and_then(|rest| rest.strip_suffix(after.as_bytes()))
+                .is_some_and(|token| token::parse(token).is_ok()),
+            (Self::Subprotocol(have), Slot::Subprotocol(before)) => {
+                have.strip_prefix(before.as_bytes()).is_some_and(|token| token::parse(token).is_ok())
+            }
+            (Self::Signature, Slot::AwsSigV4) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Whether `value` holds the beginning of a token anywhere.
+pub(crate) fn has_token(value: &[u8]) -> bool {
+    static PREFIX: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(token::PREFIX));
+    value.len() >= token::PREFIX.len() && PREFIX.find(value).is_some()
+}
+
+/// Whether a query parameter of this name is a slot of the service, or a place that the credential goes to: whatever an agent
+/// wrote there is not passed on.
+pub(crate) fn is_reserved_query(service: &Service, name: &str) -> bool {
+    let slot = service.slots.iter().any(|s| match s {
+        Slot::Query(q) => q.eq_ignore_ascii_case(name),
+        Slot::AwsSigV4 => sigv4::is_parameter(name),
+        _ => false,
+    });
+    slot || service
+        .injection
+        .iter()
+        .any(|s| matches!(s, seks_proto::service::Site::Query(q, _) if q.eq_ignore_ascii_case(name)))
+}

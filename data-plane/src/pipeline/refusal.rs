@@ -1,0 +1,394 @@
+//! What an agent is told when its request is not served: a code, a status and fixed text.
+//!
+//! An agent is an untrusted reader: nothing of the request, the upstream or a credential is ever part of a refusal. Refusals
+//! are not errors: an error says what went wrong to an operator, a refusal says what to do to an agent.
+
+pub(crate) mod grpc;
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use seks_proto::id::PolicyId;
+
+/// The CODEs of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each is explained where `title` says it")]
+pub enum Code {
+    TokenMissing,
+    TokenMalformed,
+    TokenUnknown,
+    TokenExpired,
+    TokenRevoked,
+    TokenAmbiguous,
+    TokenBinding,
+    AgentDisabled,
+    ServiceNotGranted,
+    PolicyDenied,
+    ServiceUnknown,
+    RequestInvalid,
+    RequestTooLarge,
+    LimitExceeded,
+    UpstreamUnreachable,
+    UpstreamTls,
+    UpstreamTimeout,
+    NodeStale,
+    AuditUnavailable,
+    CredentialUnbound,
+}
+
+impl Code {
+    /// Every one, in the order of their numbers: metrics are arrays over it.
+    pub const ALL: [Self; 20] = [
+        Self::TokenMissing,
+        Self::TokenMalformed,
+        Self::TokenUnknown,
+        Self::TokenExpired,
+        Self::TokenRevoked,
+        Self::TokenAmbiguous,
+        Self::TokenBinding,
+        Self::AgentDisabled,
+        Self::ServiceNotGranted,
+        Self::PolicyDenied,
+        Self::ServiceUnknown,
+        Self::RequestInvalid,
+        Self::RequestTooLarge,
+        Self::LimitExceeded,
+        Self::UpstreamUnreachable,
+        Self::UpstreamTls,
+        Self::UpstreamTimeout,
+        Self::NodeStale,
+        Self::AuditUnavailable,
+        Self::CredentialUnbound,
+    ];
+
+    /// As it stands in `urn:seks:error:CODE`, in spans and in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The status that it has unless a refusal says otherwise.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        self.row().1
+    }
+
+    fn row(self) -> (&'static str, StatusCode, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::TokenMissing => ("token_missing", S::UNAUTHORIZED, "no token was presented"),
+            Self::TokenMalformed => ("token_malformed", S::UNAUTHORIZED, "what was presented is no token"),
+            Self::TokenUnknown => ("token_unknown", S::UNAUTHORIZED, "the token is not known"),
+            Self::TokenExpired => ("token_expired", S::UNAUTHORIZED, "the token has expired"),
+            Self::TokenRevoked => ("token_revoked", S::UNAUTHORIZED, "the token was revoked"),
+            Self::TokenAmbiguous => ("token_ambiguous", S::UNAUTHORIZED, "more than one credential was presented"),
+            Self::TokenBinding => ("token_binding", S::FORBIDDEN, "the token is bound to another source"),
+            Self::AgentDisabled => ("agent_disabled", S::FORBIDDEN, "the agent is disabled"),
+            Self::ServiceNotGranted => ("service_not_granted", S::FORBIDDEN, "the token does not grant this service"),
+            Self::PolicyDenied => ("policy_denied", S::FORBIDDEN, "policy denies this request"),
+            Self::ServiceUnknown => ("service_unknown", S::NOT_FOUND, "there is no such service"),
+            Self::RequestInvalid => ("request_invalid", S::BAD_REQUEST, "the request is not acceptable"),
+            Self::RequestTooLarge => ("request_too_large", S::PAYLOAD_TOO_LARGE, "the request is too large"),
+            Self::LimitExceeded => ("limit_exceeded", S::TOO_MANY_REQUESTS, "too many requests at once"),
+            Self::UpstreamUnreachable => {
+                ("upstream_unreachable", S::BAD_GATEWAY, "the upstream can't be reached or its answer can't be relayed")
+            }
+            Self::UpstreamTls => ("upstream_tls", S::BAD_GATEWAY, "the upstream's identity can't be verified"),
+            Self::UpstreamTimeout => ("upstream_timeout", S::GATEWAY_TIMEOUT, "the upstream did not answer in time"),
+            Self::NodeStale => ("node_stale", S::SERVICE_UNAVAILABLE, "this node is cut off from its control plane"),
+            Self::AuditUnavailable => {
+                ("audit_unavailable", S::SERVICE_UNAVAILABLE, "the request can't be recorded, so it is not served")
+            }
+            Self::CredentialUnbound => (
+                "credential_unbound",
+                S::SERVICE_UNAVAILABLE,
+                "the service's destination has changed since its credential was stored",
+            ),
+        }
+    }
+}
+
+/// A refusal: made by a stage, turned into an answer once, in `handle`.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// Which one.
+    pub code: Code,
+    /// Its status; most codes have one only.
+    pub status: StatusCode,
+    /// The policies that determined it, for the audit record.
+    pub policies: Option<Arc<[PolicyId]>>,
+    detail: Cow<'static, str>,
+    retry_after: Option<u32>,
+    allow: bool,
+    reader: Reader,
+}
+
+/// Whose SDK will read a refusal: some see nothing but their own vendor's form of an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// Anybody's: JSON, with an `error` object.
+    #[default]
+    Any,
+    /// AWS's JSON protocols: the same, with `__type` and `message`.
+    AwsJson,
+    /// AWS's other protocols: XML.
+    AwsXml,
+}
+
+impl Reader {
+    /// Who has sent this: an AWS SDK signs.
+    #[must_use]
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        let headers = request.headers();
+        let by_header = headers.get(header::AUTHORIZATION).is_some_and(|v| v.as_bytes().starts_with(b"AWS4-"));
+        let by_query = || request.uri().query().is_some_and(|query| query.contains("X-Amz-Signature="));
+        if !by_header && !by_query() {
+            return Self::Any;
+        }
+        let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
+        if headers.contains_key("x-amz-target") || memchr::memmem::find(kind, b"json").is_some() {
+            Self::AwsJson
+        } else {
+            Self::AwsXml
+        }
+    }
+}
+
+/// The methods that a service can be called with.
+pub(crate) const METHODS: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
+
+/// The type of [`Form::ProblemAsText`].
+pub(crate) const PROBLEM_AS_TEXT: HeaderValue = HeaderValue::from_static("application/problem+json; charset=utf-8");
+
+/// How a client reads a refusal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As `application/problem+json`.
+    #[default]
+    Problem,
+    /// The same, said to be text. A client that asks for a vendor's media types first may read JSON of these alone, and what is
+    /// not text as bytes: Octokit shows "Unknown error" for a plain `application/problem+json`.
+    ProblemAsText,
+    /// As `grpc-status`.
+    Grpc,
+}
+
+impl Form {
+    pub(crate) fn asked_for(version: Version, headers: &HeaderMap) -> Self {
+        let vendors = |accept: &HeaderValue| accept.as_bytes().starts_with(b"application/vnd.");
+        match headers.get(header::ACCEPT) {
+            _ if grpc::is_asked(version, headers) => Self::Grpc,
+            Some(accept) if vendors(accept) => Self::ProblemAsText,
+            _ => Self::Problem,
+        }
+    }
+}
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Self {
+        let retry_after = match code {
+            Code::LimitExceeded | Code::NodeStale | Code::AuditUnavailable => Some(1),
+            _ => None,
+        };
+        Self {
+            code,
+            status: code.status(),
+            policies: None,
+            detail: Cow::Borrowed(""),
+            retry_after,
+            allow: false,
+            reader: Reader::Any,
+        }
+    }
+}
+
+impl Refusal {
+    /// `request_invalid` with the reason, a fixed text.
+    #[must_use]
+    pub(crate) fn invalid(detail: &'static str) -> Self {
+        Self::from(Code::RequestInvalid).with_detail(detail)
+    }
+
+    /// The same code under another status: 405, 414, 421, 431, 501, 505.
+    #[must_use]
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
+        self.allow = status == StatusCode::METHOD_NOT_ALLOWED;
+        self.status = status;
+        self
+    }
+
+    /// Says more. Only fixed texts and names of policies: never bytes of a request.
+    #[must_use]
+    pub(crate) fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.detail = detail.into();
+        self
+    }
+
+    /// Says in how many seconds to try again.
+    #[must_use]
+    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// Says it in the form that `reader` shows.
+    #[must_use]
+    pub(crate) fn to_be_read_by(mut self, reader: Reader) -> Self {
+        self.reader = reader;
+        self
+    }
+
+    /// Names the policies that determined it.
+    #[must_use]
+    pub(crate) fn with_policies(mut self, policies: Arc<[PolicyId]>) -> Self {
+        self.policies = Some(policies);
+        self
+    }
+
+    /// What it says to a person.
+    #[must_use]
+    pub(crate) fn text(&self) -> &str {
+        if self.detail.is_empty() { self.code.row().2 } else { &self.detail }
+    }
+
+    /// The answer's body: `application/problem+json`, with the `error` object that vendors' SDKs show, and the `message` that
+    /// GitHub's and others' show instead.
+    #[must_use]
+    pub(crate) fn body(&self, request_id: &str) -> Bytes {
+        let (code, _, title) = self.code.row();
+        let detail = self.text();
+        if self.reader == Reader::AwsXml {
+            // The detail is ours: fixed texts, and names of policies and services, which hold no markup.
+            return Bytes::from(format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code>\
+                 <Message>{}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>",
+                detail.replace('&', "&amp;").replace('<', "&lt;")
+            ));
+        }
+        let mut problem = serde_json::json!({
+            "type": format!("urn:seks:error:{code}"),
+            "title": title,
+            "status": self.status.as_u16(),
+            "detail": detail,
+            "request_id": request_id,
+            "message": detail,
+            "error": { "message": detail, "type": "seks_error", "code": code },
+        });
+        if self.reader == Reader::AwsJson
+            && let Some(fields) = problem.as_object_mut()
+        {
+            fields.insert("__type".into(), code.into());
+        }
+        Bytes::from(problem.to_string())
+    }
+
+    /// Whether the connection's framing is in doubt, so that nothing more is read from it.
+    #[must_use]
+    pub(crate) fn ends_connection(&self) -> bool {
+        matches!(self.code, Code::RequestInvalid | Code::RequestTooLarge)
+    }
+
+    /// The answer without its `x-seks-request-id`, which every answer gets in one place.
+    #[must_use]
+    pub(crate) fn response(&self, request_id: &str) -> Response<Bytes> {
+        let mut response = Response::new(self.body(request_id));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        let kind = if self.reader == Reader::AwsXml { "text/xml" } else { "application/problem+json" };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        if self.reader == Reader::AwsJson {
+            headers.insert("x-amzn-errortype", HeaderValue::from_static(self.code.as_str()));
+        }
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"seks\""));
+        }
+        if self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_a_problem_and_an_error_that_sdks_show() {
+        let response = Refusal::from(Code::PolicyDenied).with_detail("denied by `no-deletes`").response("req-1");
+        assert_eq!(response.status(), 403);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["type"], "urn:seks:error:policy_denied");
+        assert_eq!(body["status"], 403);
+        assert_eq!(body["detail"], "denied by `no-deletes`");
+        assert_eq!(body["request_id"], "req-1");
+        assert_eq!(body["message"], body["detail"]);
+        assert_eq!(
+            body["error"],
+            serde_json::json!({"message": "denied by `no-deletes`", "type": "seks_error", "code": "policy_denied"})
+        );
+    }
+
+    #[test]
+    fn only_a_client_that_asks_for_a_vendors_types_gets_a_problem_as_text() {
+        let form = |accept: &'static str| {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
+            Form::asked_for(Version::HTTP_11, &headers)
+        };
+        assert_eq!(form("application/vnd.github.v3+json"), Form::ProblemAsText);
+        assert_eq!(form("application/json"), Form::Problem);
+        assert_eq!(form("*/*"), Form::Problem);
+        assert_eq!(Form::asked_for(Version::HTTP_11, &HeaderMap::new()), Form::Problem);
+    }
+
+    #[test]
+    fn an_aws_sdk_is_told_in_its_own_form() {
+        let signed = |name: &str, value: &str| {
+            let request = Request::builder().uri("/api/x").header("authorization", "AWS4-HMAC-SHA256 Credential=x");
+            Reader::of(&request.header(name, value).body(()).unwrap())
+        };
+        assert_eq!(signed("content-type", "application/x-www-form-urlencoded"), Reader::AwsXml);
+        assert_eq!(signed("content-type", "application/x-amz-json-1.0"), Reader::AwsJson);
+        assert_eq!(signed("x-amz-target", "DynamoDB_20120810.GetItem"), Reader::AwsJson);
+        assert_eq!(Reader::of(&Request::builder().uri("/a?X-Amz-Signature=00").body(()).unwrap()), Reader::AwsXml);
+        assert_eq!(Reader::of(&Request::builder().uri("/a?b=c").body(()).unwrap()), Reader::Any);
+
+        let refusal = |reader| Refusal::from(Code::PolicyDenied).with_detail("denied by `a<b`").to_be_read_by(reader);
+        let xml = refusal(Reader::AwsXml).response("req-1");
+        let text = std::str::from_utf8(xml.body()).unwrap();
+        assert!(text.contains("<Code>policy_denied</Code><Message>denied by `a&lt;b`</Message>"), "{text}");
+        assert!(text.contains("<RequestId>req-1</RequestId>"), "{text}");
+        let json = refusal(Reader::AwsJson).response("req-1");
+        let body: serde_json::Value = serde_json::from_slice(json.body()).unwrap();
+        assert_eq!((&body["__type"], &body["message"]), (&body["error"]["code"], &body["detail"]));
+        assert_eq!(json.headers()["x-amzn-errortype"], "policy_denied");
+    }
+
+    #[test]
+    fn statuses_are_the_contracts() {
+        for (code, status) in [
+            (Code::TokenMissing, 401),
+            (Code::TokenAmbiguous, 401),
+            (Code::TokenBinding, 403),
+            (Code::ServiceUnknown, 404),
+            (Code::RequestInvalid, 400),
+            (Code::RequestTooLarge, 413),
+            (Code::LimitExceeded, 429),
+            (Code::UpstreamTls, 502),
+            (Code::UpstreamTimeout, 504),
+            (Code::NodeStale, 503),
+            (Code::AuditUnavailable, 503),
+        ] {
+            assert_eq!(Refusal::from(code).response("x").status(), status, "{}", code.as_str());
+        }
+        assert_eq!(Refusal::from(Code::LimitExceeded).response("x").headers()["retry-after"], "1");
+        let odd = Refusal::invalid("m").with_status(StatusCode::METHOD_NOT_ALLOWED).response("x");
+        assert_eq!((odd.status().as_u16(), odd.headers()["allow"].to_str().unwrap()), (405, METHODS));
+    }
+}

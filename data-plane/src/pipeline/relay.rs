@@ -1,0 +1,249 @@
+//! The body of an answer on its way to the agent, and what has to hold as long as it lasts.
+
+use std::{
+    future::Future as _,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    audit::Record,
+    forward::Answered,
+    refusal::{Code, Refusal},
+    scrub,
+};
+use crate::{
+    http::{
+        client::{Answer, Severing},
+        server::{Activity, Severed},
+    },
+    table::{Cut, TokenEntry},
+    tunnel::Tunnel,
+};
+
+/// The body of an answer.
+pub(crate) struct Outgoing(Kind);
+
+enum Kind {
+    /// Our own words.
+    Fixed(Option<Bytes>),
+    /// The upstream's.
+    Relayed(Box<Relayed>),
+    /// None: the connection becomes a tunnel.
+    Tunnel(Tunnel),
+}
+
+/// Why an answer was broken off. The stream is reset, or the connection closed, so that nobody takes it for whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BrokenOff {
+    /// The right to it has ended.
+    #[error("the right to the answer has ended")]
+    Cut,
+    /// The token has expired.
+    #[error("the token has expired")]
+    Expired,
+    /// The upstream went silent.
+    #[error("the upstream went silent")]
+    Idle,
+    /// The upstream broke off.
+    #[error("the upstream broke off")]
+    Upstream,
+}
+
+struct Relayed {
+    body: scrub::Body<scrub::Decoded<Answer>>,
+    cut: Cut,
+    expires: Option<Instant>,
+    idle: Duration,
+    last: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Ends with it: the request in flight, and what is still being sent of it.
+    _held: (InFlight, Option<Severing>),
+}
+
+/// Last stage before the agent: takes out of the answer what was put into the request, and lets it go while the right to it
+/// lasts.
+pub(crate) fn call(
+    answered: Answered,
+    idle: Duration,
+    in_flight: InFlight,
+    record: &mut Record,
+) -> Result<Response<Outgoing>, Refusal> {
+    let Answered { response, needles, cut, upload, expires, offer } = answered;
+    let mut response = scrub::response(response, needles, record.counters()).map_err(|_| {
+        record.upstream_failed(Code::UpstreamUnreachable);
+        Refusal::from(Code::UpstreamUnreachable)
+    })?;
+    if offer.is_some() {
+        crate::proxy::close_after(response.headers_mut()); // the agent may believe that its connection is another protocol's by now
+    }
+    let held = (in_flight, upload);
+    Ok(response.map(|body| Outgoing::relayed(body, cut, expires, idle, held)))
+}
+
+impl Outgoing {
+    pub(crate) fn fixed(bytes: Bytes) -> Self {
+        Self(Kind::Fixed(Some(bytes)))
+    }
+
+    pub(crate) fn tunnel(tunnel: Tunnel) -> Self {
+        Self(Kind::Tunnel(tunnel))
+    }
+
+    /// The tunnel that it stands for, or itself.
+    pub(crate) fn into_tunnel(self) -> Result<Tunnel, Self> {
+        match self.0 {
+            Kind::Tunnel(tunnel) => Ok(tunnel),
+            kind => Err(Self(kind)),
+        }
+    }
+
+    fn relayed(
+        body: scrub::Body<scrub::Decoded<Answer>>,
+        cut: Cut,
+        expires: Option<Instant>,
+        idle: Duration,
+        held: (InFlight, Option<Severing>),
+    ) -> Self {
+        Self(Kind::Relayed(Box::new(Relayed {
+            body,
+            cut,
+            expires,
+            idle,
+            last: Instant::now(),
+            timer: None,
+            _held: held,
+        })))
+    }
+}
+
+/// When a token that expires at `expires_at` (0: never) does so, where it is `now`; both in unix seconds.
+pub(crate) fn expiry(expires_at: i64, now: i64) -> Option<Instant> {
+    let left = Duration::from_secs(u64::try_from(expires_at.saturating_sub(now)).unwrap_or(0));
+    (expires_at > 0).then(|| Instant::now() + left)
+}
+
+impl Relayed {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if Pin::new(&mut self.cut).poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(BrokenOff::Cut)));
+        }
+        if self.cut.is_open() {
+            return Poll::Pending;
+        }
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => return self.poll_timer(cx).map(|e| Some(Err(e))),
+        };
+        self.last = Instant::now();
+        if self.expires.is_some_and(|at| self.last >= at) {
+            return Poll::Ready(Some(Err(BrokenOff::Expired)));
+        }
+        Poll::Ready(frame.map(|f| f.map_err(|_| BrokenOff::Upstream)))
+    }
+
+    /// One timer for silence and expiry, set when the upstream first keeps us waiting and moved only when it goes off.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<BrokenOff> {
+        let silent = self.last + self.idle;
+        let deadline = self.expires.map_or(silent, |at| at.min(silent));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let now = Instant::now();
+            if self.expires.is_some_and(|at| now >= at) {
+                return Poll::Ready(BrokenOff::Expired);
+            }
+            if now >= silent {
+                return Poll::Ready(BrokenOff::Idle);
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match &mut self.get_mut().0 {
+            Kind::Fixed(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Kind::Relayed(relayed) => relayed.poll(cx),
+            Kind::Tunnel(_) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Fixed(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Kind::Relayed(relayed) => relayed.body.is_end_stream(),
+            Kind::Tunnel(_) => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Fixed(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Kind::Relayed(relayed) => relayed.body.size_hint(),
+            Kind::Tunnel(_) => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Severed for Outgoing {
+    /// An agent that doesn't read what it was sent must not keep what it may no longer have from ending.
+    fn poll_severed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Kind::Relayed(relayed) => Pin::new(&mut relayed.cut).poll(cx).map(drop),
+            Kind::Fixed(_) | Kind::Tunnel(_) => Poll::Pending,
+        }
+    }
+}
+
+/// One request in flight, at its connection and, once that is known, of its token.
+pub(crate) struct InFlight {
+    activity: Option<Arc<Activity>>,
+    token: Option<Arc<TokenEntry>>,
+}
+
+impl InFlight {
+    pub(crate) fn begin(activity: Arc<Activity>) -> Self {
+        activity.begin();
+        Self { activity: Some(activity), token: None }
+    }
+
+    /// From here on it is the token's alone.
+    pub(crate) fn leave_connection(&mut self) -> Option<Arc<Activity>> {
+        self.activity.take().inspect(|activity| activity.end())
+    }
+
+    /// Counts it for its token.
+    pub(crate) fn of(mut self, token: &Arc<TokenEntry>, most: u32) -> Result<Self, Refusal> {
+        if !token.enter(most) {
+            return Err(Code::LimitExceeded.into());
+        }
+        self.token = Some(token.clone());
+        if let Some(activity) = &self.activity {
+            activity.prove();
+        }
+        Ok(self)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if let Some(activity) = &self.activity {
+            activity.end();
+        }
+        if let Some(token) = &self.token {
+            token.leave();
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The body that a listener sends.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::{
+    audit::{self, Record},
+    relay::{BrokenOff, Outgoing},
+};
+use crate::http::server::{Severed, polled};
+
+/// The body of every answer: closes the request's record when it ends. Behind a `101` there is none, and the tunnel closes the record.
+pub(crate) struct AnswerBody(Option<audit::Body<Outgoing>>);
+
+impl AnswerBody {
+    pub(crate) fn new(body: Outgoing, record: Record) -> Self {
+        match body.into_tunnel() {
+            Err(body) => Self(Some(record.body(body))),
+            Ok(tunnel) => {
+                tunnel.hand_over(record);
+                Self(None)
+            }
+        }
+    }
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match &mut self.get_mut().0 {
+            Some(body) => polled(Pin::new(body).poll_frame(cx)),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint)
+    }
+}
+
+impl Severed for AnswerBody {
+    fn poll_severed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().map_or(Poll::Pending, |body| body.inner_mut().poll_severed(cx))
+    }
+}

@@ -1,0 +1,114 @@
+//! Removes the credential from what comes back.
+//!
+//! Searched for is exactly what was put into this request, in every form in which an upstream plausibly repeats it: as it is,
+//! in base64 of either alphabet wherever it begins in a group, in hex of either case with or without separators,
+//! percent-encoded, JSON-escaped, as HTML entities, quoted-printable (each of these for any subset of the characters), and in
+//! UTF-16 and UTF-32. Across any split into chunks, in headers, bodies of any type and length, and trailers; in the names of headers and
+//! trailers in any case; and over the `data:` lines of one server-sent event ([`events`]).
+//!
+//! A hit is overwritten with `*`, byte for byte. That keeps `Content-Length`, framing and streaming as they are, and nothing
+//! is held back but the beginning of a match that the next byte may complete.
+//!
+//! How: a body is skimmed for short windows of the raw, base64, hex and UTF forms ([`skim`]), several bytes a step, and for
+//! the bytes that introduce escapes. Only where one of these fits, a needle is followed token by token ([`matcher`]), in
+//! time linear in the body. The state survives from chunk to chunk ([`scrubber`]).
+//!
+//! What this can't do is stated in SECURITY.md: an upstream that colludes with an agent can return its own credential in an
+//! encoding of their own.
+
+mod body;
+mod decode;
+mod events;
+mod matcher;
+mod messages;
+mod needles;
+mod scrubber;
+mod skim;
+mod token;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+
+pub(crate) use self::{
+    body::Body,
+    decode::{Decoded, UnknownCoding},
+    messages::Messages,
+    needles::Needles,
+};
+use self::{events::Events, scrubber::Scrubber};
+use super::audit::Counters;
+
+/// Integrity headers are over bytes that may be changed, and they go out before it is known whether they are. An `ETag` stays:
+/// it names the upstream's representation to the upstream and says nothing about bytes.
+const INTEGRITY: [&str; 4] = ["content-md5", "digest", "content-digest", "repr-digest"];
+
+/// Takes what was put into a request out of its answer: content codings come off, headers are scrubbed, body and trailers
+/// are as they stream through. Occurrences are counted in `counters`.
+///
+/// # Errors
+/// [`UnknownCoding`]: the body can't be searched, and the agent must not get it.
+pub(crate) fn response<B: http_body::Body<Data = Bytes>>(
+    response: Response<B>,
+    needles: Needles,
+    counters: &Arc<Counters>,
+) -> Result<Response<Body<Decoded<B>>>, UnknownCoding> {
+    let (mut parts, body) = response.into_parts();
+    let (mut codings, mut scrubber, mut events) = (Vec::new(), None, None);
+    if !needles.is_empty() {
+        codings = decode::codings(&mut parts.headers)?;
+        remove_integrity(&mut parts.headers);
+        let scrubber = scrubber.insert(Scrubber::new(needles.clone()));
+        events = events::may_be_events(&parts.headers).then(|| Box::new(Events::new(&needles)));
+        counters.scrubbed(scrub_headers(&mut parts.headers, &needles, scrubber));
+    }
+    let body = Decoded::new(body, codings).map_err(|_| UnknownCoding)?;
+    Ok(Response::from_parts(parts, Body::with(body, scrubber, events, needles, Arc::clone(counters))))
+}
+
+fn remove_integrity(headers: &mut HeaderMap) {
+    // All of them end so; most answers have no such name.
+    let listed = |name: &&HeaderName| name.as_str().ends_with(['5', 't']) && INTEGRITY.contains(&name.as_str());
+    let named: Vec<HeaderName> = headers.keys().filter(listed).cloned().collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// Scrubs all headers (or trailers), names included. Returns how many occurrences there were.
+pub(crate) fn headers(headers: &mut HeaderMap, needles: &Needles) -> u32 {
+    if needles.is_empty() {
+        return 0;
+    }
+    scrub_headers(headers, needles, &mut Scrubber::new(needles.clone()))
+}
+
+fn scrub_headers(headers: &mut HeaderMap, needles: &Needles, scrubber: &mut Scrubber) -> u32 {
+    for value in headers.values_mut() {
+        if let Some(clean) = scrubber.whole(value.as_bytes()) {
+            *value = HeaderValue::from_bytes(&clean).unwrap_or_else(|_| HeaderValue::from_static("*"));
+        }
+    }
+    // A name can't be masked and still be a name: such a header is dropped, with all its values.
+    let named: Vec<HeaderName> = headers.keys().filter(|name| is_named_after(name, needles)).cloned().collect();
+    for name in &named {
+        headers.remove(name);
+    }
+    scrubber.take_found() + u32::try_from(named.len()).unwrap_or(u32::MAX)
+}
+
+/// Whether a name holds the credential, in any case: names have lost theirs.
+fn is_named_after(name: &HeaderName, needles: &Needles) -> bool {
+    let name = name.as_str().as_bytes();
+    if !needles.may_be_in_name(name) {
+        return false;
+    }
+    let mut folded = Scrubber::new(needles.folded());
+    // An escape of a capital letter is one in lower case, too.
+    let mut holds = |name: &[u8]| folded.whole(name).is_some();
+    holds(name) || (name.contains(&b'%') && holds(&token::unescaped(name).to_ascii_lowercase()))
+}
+
+#[cfg(test)]
+mod tests;

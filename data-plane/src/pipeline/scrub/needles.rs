@@ -1,0 +1,347 @@
+//! What is searched for: the texts, and the short windows of them by which a body is skimmed.
+
+use std::sync::{Arc, OnceLock};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use zeroize::Zeroize as _;
+
+use super::{skim::Skim, token::Schemes};
+
+/// Shorter values are not secrets (a user name, a region); to search for them would destroy clean bodies.
+pub(crate) const MIN_VALUE: usize = 4;
+
+/// Values from here on are searched for in base64, hex and UTF-16 too: of a shorter one these forms are too short not to
+/// occur by chance.
+pub(crate) const MIN_ENCODED: usize = 8;
+
+/// What is searched for in the answer to one request: exactly what was put into it. Cheap to clone; wiped when the last
+/// clone is dropped.
+#[derive(Clone)]
+pub(crate) struct Needles {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+pub(super) struct Inner {
+    /// All texts, one after the other.
+    texts: Vec<u8>,
+    pub(super) needles: Vec<Needle>,
+    pub(super) skim: Skim,
+    /// Bytes of any text that is searched for behind escapes.
+    pub(super) escaped: ByteSet,
+    /// The same without differences of case, for names of headers. Made when a name looks like one.
+    folded: OnceLock<Needles>,
+    /// The same with texts whose line breaks are taken out, where one has any, for lines that a client joins.
+    joined: Option<Needles>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.texts.zeroize();
+        self.skim.wipe();
+    }
+}
+
+/// A text and a way of writing it.
+pub(super) struct Needle {
+    begin: usize,
+    end: usize,
+    pub(super) alphabet: Alphabet,
+    pub(super) schemes: Schemes,
+    /// Of the text's bytes.
+    pub(super) bytes: ByteSet,
+    /// The text holds a byte that introduces an escape of one of the schemes.
+    pub(super) has_introducer: bool,
+    /// Length of the longest proper prefix that is a suffix, of every prefix (Knuth, Morris, Pratt). Made when the needle is
+    /// first looked at closely, which on clean bodies is never.
+    borders: OnceLock<Box<[u16]>>,
+}
+
+/// How bytes of a body become units of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alphabet {
+    /// As they are. NUL stands for nothing, which makes UTF-16 and UTF-32 of either order the same as ASCII.
+    Plain,
+    /// `-_` are `+/`; line breaks stand for nothing.
+    Base64,
+    /// Upper case is lower case; `:`, `-`, space and line breaks stand for nothing.
+    Hex,
+}
+
+impl Alphabet {
+    /// The unit that a byte stands for; `None`: it stands for nothing.
+    pub(super) fn unit(self, byte: u8) -> Option<u8> {
+        match (self, byte) {
+            (Self::Plain, 0) => None,
+            (Self::Base64, b'-') => Some(b'+'),
+            (Self::Base64, b'_') => Some(b'/'),
+            (Self::Base64, b'\r' | b'\n') => None,
+            (Self::Hex, b':' | b'-' | b' ' | b'\r' | b'\n') => None,
+            (Self::Hex, _) => Some(byte.to_ascii_lowercase()),
+            _ => Some(byte),
+        }
+    }
+}
+
+/// A set of bytes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct ByteSet([u64; 4]);
+
+impl ByteSet {
+    fn insert(&mut self, byte: u8) {
+        if let Some(word) = self.0.get_mut(usize::from(byte >> 6)) {
+            *word |= 1 << (byte & 63);
+        }
+    }
+
+    fn join(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(mine, theirs)| *mine |= theirs);
+    }
+
+    pub(super) fn contains(&self, byte: u8) -> bool {
+        self.0.get(usize::from(byte >> 6)).is_some_and(|w| w >> (byte & 63) & 1 == 1)
+    }
+}
+
+impl Needles {
+    /// From the values that were put in: each field of the credential, and what was composed of them (the `user:password` of
+    /// Basic before its encoding). Values under [`MIN_VALUE`] bytes are not searched for.
+    pub(crate) fn new<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut searched: Vec<&[u8]> = Vec::with_capacity(4);
+        for value in values.into_iter().filter(|v| v.len() >= MIN_VALUE) {
+            if !searched.contains(&value) {
+                searched.push(value);
+            }
+        }
+        let mut inner = Inner::of(&searched);
+        if searched.iter().any(|v| v.iter().any(is_line_break)) {
+            let mut flat: Vec<Vec<u8>> =
+                searched.iter().map(|v| v.iter().copied().filter(|b| !is_line_break(b)).collect()).collect();
+            let both = searched.iter().copied().chain(flat.iter().map(Vec::as_slice).filter(|v| v.len() >= MIN_VALUE));
+            inner.joined = Some(Self { inner: Arc::new(Inner::of(&both.collect::<Vec<_>>())) });
+            flat.iter_mut().for_each(|v| v.zeroize());
+        }
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// For lines that a client joins, without what stands between them.
+    pub(super) fn joined(&self) -> Self {
+        self.inner.joined.as_ref().unwrap_or(self).clone()
+    }
+
+    /// For texts in lower case.
+    pub(super) fn folded(&self) -> Self {
+        self.inner.folded.get_or_init(|| Self { inner: Arc::new(self.inner.fold()) }).clone()
+    }
+
+    /// Whether a name in lower case can hold one of the texts: a window of one is in it, or an escape. Most names are too short.
+    pub(super) fn may_be_in_name(&self, name: &[u8]) -> bool {
+        let skim = &self.inner.skim;
+        if name.len() < skim.length() {
+            return false;
+        }
+        let mut found = memchr::memchr(b'%', name).is_some();
+        skim.search(name, 0, |_| found = true);
+        found
+    }
+
+    /// Whether there is nothing to search for.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inner.needles.is_empty()
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+fn is_line_break(byte: &u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
+}
+
+/// `%XX`, `\uXXXX` and `&#…;` in base64 or not: the schemes in which `+`, `/` and `=` are written otherwise.
+const TEXT_SCHEMES: Schemes = Schemes::BACKSLASH.and(Schemes::PERCENT).and(Schemes::HTML);
+
+impl Inner {
+    fn of(values: &[&[u8]]) -> Self {
+        let mut inner = Self::default();
+        let values = || values.iter().copied();
+        let size = |v: &[u8]| if v.len() < MIN_ENCODED { v.len() } else { v.len() * 3 + 4 * v.len() + 12 };
+        inner.texts.reserve_exact(values().map(size).sum()); // never grows: that would leave copies behind
+        inner.needles.reserve_exact(values().map(|v| if v.len() < MIN_ENCODED { 6 } else { 13 }).sum());
+        for value in values() {
+            inner.add(value);
+        }
+        inner.skim.prepare();
+        inner
+    }
+
+    /// The same texts in lower case. The windows have no case, and are of the same needles.
+    fn fold(&self) -> Self {
+        let mut folded = Self::default();
+        folded.texts = self.texts.to_ascii_lowercase();
+        folded.skim = self.skim.clone();
+        for needle in &self.needles {
+            folded.needle(needle.begin, needle.end, needle.alphabet, needle.schemes);
+        }
+        folded
+    }
+
+    fn add(&mut self, value: &[u8]) {
+        let begin = self.append(value);
+        let end = self.texts.len();
+        // Each scheme alone reads exactly what it wrote, whatever the value holds; all together read a mixture.
+        self.needle(begin, end, Alphabet::Plain, Schemes::NONE);
+        for schemes in [Schemes::BACKSLASH, Schemes::PERCENT, Schemes::HTML, Schemes::QUOTED, Schemes::ALL] {
+            self.needle(begin, end, Alphabet::Plain, schemes);
+        }
+        let plain = self.needles.len() - 6;
+        self.skim.add(value, plain, 0);
+        if value.len() >= MIN_ENCODED {
+            self.skim_spaced(value, plain);
+            (0..3).for_each(|shift| self.add_base64(value, shift));
+            self.add_hex(value);
+        }
+    }
+
+    fn append(&mut self, text: &[u8]) -> usize {
+        let begin = self.texts.len();
+        self.texts.extend_from_slice(text);
+        begin
+    }
+
+    fn needle(&mut self, begin: usize, end: usize, alphabet: Alphabet, schemes: Schemes) {
+        let mut bytes = ByteSet::default();
+        let text = self.texts.get(begin..end).unwrap_or_default();
+        text.iter().for_each(|b| bytes.insert(*b));
+        let has_introducer = text.iter().any(|b| schemes.contains(Schemes::introduced_by(*b)));
+        if schemes != Schemes::NONE {
+            self.escaped.join(&bytes);
+        }
+        self.needles.push(Needle { begin, end, alphabet, schemes, bytes, has_introducer, borders: OnceLock::new() });
+    }
+
+    /// UTF-16 and UTF-32 of ASCII: NULs between.
+    fn skim_spaced(&mut self, value: &[u8], needle: usize) {
+        for gap in [1, 3] {
+            let mut window = [0; Skim::WINDOW];
+            for (at, byte) in value.iter().enumerate() {
+                if let Some(place) = window.get_mut(at * (gap + 1)) {
+                    *place = *byte;
+                }
+            }
+            // Ending in a character: a run of NULs, common in binary bodies, is then never the end of a window.
+            let length = Skim::WINDOW.min(value.len() * (gap + 1)) - gap;
+            self.skim.add(window.get(..length).unwrap_or_default(), needle, 0);
+            window.zeroize();
+        }
+    }
+
+    /// The characters of base64 that depend on the value alone, when `shift` bytes (modulo 3) stand before it: whatever
+    /// stands before and behind, and with padding or without, they are there.
+    fn add_base64(&mut self, value: &[u8], shift: usize) {
+        let mut padded = Vec::with_capacity(shift + value.len());
+        padded.resize(shift, 0);
+        padded.extend_from_slice(value);
+        let mut encoded = vec![0; padded.len() * 4 / 3 + 4];
+        let length = STANDARD_NO_PAD.encode_slice(&padded, &mut encoded).unwrap_or_default(); // fits
+        // Of the first group, the characters that hold bits of what stands before; of the last, of what stands behind.
+        let first = [0, 2, 3].get(shift).copied().unwrap_or_default();
+        let last = if padded.len() % 3 == 0 { length } else { length - 1 };
+        let core = encoded.get(first..last).unwrap_or_default();
+        let begin = self.append(core);
+        let end = self.texts.len();
+        self.needle(begin, end, Alphabet::Base64, Schemes::NONE);
+        let needle = self.needles.len() - 1;
+        self.needle(begin, end, Alphabet::Base64, TEXT_SCHEMES);
+        // Its beginning, and its end for when a line break stands in the beginning; in both alphabets.
+        let tail = core.len().saturating_sub(Skim::WINDOW);
+        for (window, back) in [(core, 0), (core.get(tail..).unwrap_or_default(), core.len() + 8)] {
+            self.skim.add(window, needle, back);
+            let mut url = [0; Skim::WINDOW];
+            let length = window.len().min(Skim::WINDOW);
+            for (to, from) in url.iter_mut().zip(window) {
+                *to = match from {
+                    b'+' => b'-',
+                    b'/' => b'_',
+                    other => *other,
+                };
+            }
+            if url.get(..length) != window.get(..length) {
+                self.skim.add(url.get(..length).unwrap_or_default(), needle, back);
+            }
+            url.zeroize();
+        }
+        padded.zeroize();
+        encoded.zeroize();
+    }
+
+    fn add_hex(&mut self, value: &[u8]) {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let begin = self.texts.len();
+        for byte in value {
+            for nibble in [byte >> 4, byte & 15] {
+                self.texts.push(DIGITS.get(usize::from(nibble)).copied().unwrap_or_default());
+            }
+        }
+        let end = self.texts.len();
+        self.needle(begin, end, Alphabet::Hex, Schemes::NONE);
+        let needle = self.needles.len() - 1;
+        // As it is, and with a separator after every byte or (as xxd prints) after every second.
+        for (separator, group) in [(None, 2), (Some(b':'), 2), (Some(b'-'), 2), (Some(b' '), 2), (Some(b' '), 4)] {
+            let mut window = [0; Skim::WINDOW];
+            let mut length = 0;
+            for (at, digit) in self.texts.get(begin..end).unwrap_or_default().iter().enumerate() {
+                let separator = separator.filter(|_| at > 0 && at % group == 0);
+                for byte in separator.into_iter().chain([*digit]) {
+                    if let Some(place) = window.get_mut(length) {
+                        *place = byte;
+                        length += 1;
+                    }
+                }
+            }
+            self.skim.add(window.get(..length).unwrap_or_default(), needle, 0);
+            window.zeroize();
+        }
+    }
+
+    pub(super) fn text(&self, needle: &Needle) -> &[u8] {
+        self.texts.get(needle.begin..needle.end).unwrap_or_default()
+    }
+}
+
+impl Needle {
+    pub(super) fn len(&self) -> usize {
+        self.end - self.begin
+    }
+
+    /// The border of the prefix of length `matched` (1 or more).
+    pub(super) fn border(&self, text: &[u8], matched: usize) -> usize {
+        if matched <= 8 {
+            // Most matches are chance and end after a byte or two: no table for those.
+            let prefix = text.get(..matched).unwrap_or_default();
+            return (1..matched).rev().find(|k| prefix.ends_with(prefix.get(..*k).unwrap_or_default())).unwrap_or(0);
+        }
+        let borders = self.borders.get_or_init(|| borders(text));
+        matched.checked_sub(1).and_then(|i| borders.get(i)).copied().map_or(0, usize::from)
+    }
+}
+
+fn borders(text: &[u8]) -> Box<[u16]> {
+    let mut borders = vec![0_u16; text.len()].into_boxed_slice();
+    let border = |borders: &[u16], at: usize| borders.get(at).copied().map_or(0, usize::from);
+    let mut length = 0;
+    for at in 1..text.len() {
+        while length > 0 && text.get(at) != text.get(length) {
+            length = border(&borders, length - 1);
+        }
+        if text.get(at) == text.get(length) {
+            length += 1;
+        }
+        if let (Some(place), Ok(length)) = (borders.get_mut(at), u16::try_from(length)) {
+            *place = length;
+        }
+    }
+    borders
+}

@@ -1,0 +1,147 @@
+//! Services that take signed requests (AWS Signature Version 4): the agent's SDK has signed with a fake key pair, the upstream
+//! wants the real one.
+//!
+//! [`lookup`](super::lookup) finds the token by the access key id; [`Presented::verify`] holds the signature against the whole request
+//! before a policy looks at it, because an access key id is no secret; [`sign()`] makes the upstream's signature, last of all.
+//! No order (`x-amz-…`) that the agent didn't sign is signed for it.
+
+mod action;
+mod canonical;
+mod claim;
+mod sign;
+
+use bytes::Bytes;
+use http::request::Parts;
+use seks_proto::{
+    secret::Fields,
+    service::SigV4,
+    token::{self, Digest, aws},
+};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use self::{
+    canonical::Canonical,
+    claim::{Claim, Form},
+};
+pub(crate) use self::{
+    claim::{HEADER_SCHEME, header_access_key_id, is_parameter, query_access_key_id},
+    sign::sign,
+};
+use super::refusal::{Code, Refusal};
+
+/// A clock may be wrong by so many seconds: AWS's own bound.
+const MAX_SKEW_SECONDS: i64 = 15 * 60;
+/// The longest life of a presigned URL, in seconds: 7 days, AWS's own bound.
+const MAX_EXPIRES_SECONDS: i64 = 7 * 24 * 60 * 60;
+
+/// What of a body is signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// All of it, by its SHA-256.
+    Hash([u8; 32]),
+    /// Nothing.
+    Unsigned,
+    /// Nothing but that there is a trailer with a checksum, which the upstream looks at.
+    UnsignedTrailer,
+}
+
+/// A request whose signature was verified: what is needed to sign it again.
+pub(crate) struct Signed {
+    /// In the head, or in the query of a presigned URL.
+    form: Form,
+    payload: Payload,
+    /// The agent said in `x-amz-content-sha256` what is signed: so does the node.
+    says_payload: bool,
+    region: String,
+    /// Headers that it didn't sign.
+    unsigned: Vec<&'static str>,
+}
+
+/// A signature as it was presented, before the body is there.
+pub(crate) struct Presented<'a> {
+    claim: Claim<'a>,
+    payload: Option<Payload>,
+    unsigned: Vec<&'static str>,
+}
+
+impl<'a> Presented<'a> {
+    /// Reads the signature of a request, and refuses what can be seen to be wrong without the body.
+    pub(crate) fn read(parts: &'a Parts, target: &'a str, sigv4: &SigV4, now: i64) -> Result<Self, Refusal> {
+        let claim = Claim::read(parts, target)?;
+        claim.check_scope(sigv4)?;
+        claim.check_time(now)?;
+        let unsigned = canonical::check_signed_headers(&claim, &parts.headers)?;
+        let payload = claim.payload(&parts.headers, sigv4)?;
+        Ok(Self { claim, payload, unsigned })
+    }
+
+    /// The hash that the body must turn out to have, when the head says it.
+    pub(crate) fn body_hash(&self) -> Option<[u8; 32]> {
+        match self.payload {
+            Some(Payload::Hash(hash)) => Some(hash),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing can be said of the request before its body is read: the signature covers a hash that isn't written
+    /// anywhere, or the body says what is to be done.
+    pub(crate) fn needs_body(&self, sigv4: &SigV4) -> bool {
+        self.payload.is_none() || !sigv4.denied_actions.is_empty()
+    }
+
+    /// Verifies the signature before the body is there. `false`: it covers a hash that only the body gives.
+    pub(crate) fn verify_head(
+        &self,
+        parts: &Parts,
+        target: &str,
+        (sigv4, digest, fields): (&SigV4, &Digest, &Fields),
+    ) -> Result<bool, Refusal> {
+        let Some(payload) = &self.payload else { return Ok(false) };
+        let canonical = Canonical { claim: &self.claim, parts, target, payload, sigv4 };
+        if canonical.is_signed_with(&secret(fields, digest)?) { Ok(true) } else { Err(unsigned()) }
+    }
+
+    /// Verifies the signature, and that the request isn't for keys. `body` is there if [`needs_body`](Self::needs_body).
+    pub(crate) fn verify(
+        self,
+        parts: &Parts,
+        target: &str,
+        (sigv4, digest, fields): (&SigV4, &Digest, &Fields),
+        body: Option<&Bytes>,
+    ) -> Result<Signed, Refusal> {
+        let says_payload = self.payload.is_some() && self.claim.form == Form::Head;
+        let hash = || Payload::Hash(Sha256::digest(body.map_or(&[][..], |b| b)).into());
+        let payload = self.payload.unwrap_or_else(hash);
+        let canonical = Canonical { claim: &self.claim, parts, target, payload: &payload, sigv4 };
+        if !canonical.is_signed_with(&secret(fields, digest)?) {
+            return Err(unsigned());
+        }
+        if let (Payload::Hash(hash), Some(body)) = (&payload, body)
+            && *hash != <[u8; 32]>::from(Sha256::digest(body))
+        {
+            return Err(mismatch("the body is not the one that was signed"));
+        }
+        action::check(sigv4, parts, target, body)?;
+        let region = sigv4.region.clone().unwrap_or_else(|| self.claim.region.to_owned());
+        Ok(Signed { form: self.claim.form, payload, says_payload, region, unsigned: self.unsigned })
+    }
+}
+
+/// The agent's secret access key.
+fn secret(fields: &Fields, digest: &Digest) -> Result<Zeroizing<String>, Refusal> {
+    let key = fields.get(aws::KEY_FIELD).ok_or(Code::ServiceNotGranted)?;
+    Ok(token::aws::secret_access_key(key, digest))
+}
+
+fn unsigned() -> Refusal {
+    mismatch("the request's signature does not match")
+}
+
+/// What was presented is nobody's signature.
+fn mismatch(detail: &'static str) -> Refusal {
+    Refusal::from(Code::TokenMalformed).with_detail(detail)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! A tunnel to a host of no service, where the tenant wants that (`seks ca other-hosts tunnel`): bytes pass unseen, with no
+//! credential in reach.
+//!
+//! It takes a token, is dialled at an address that was resolved, checked and pinned as an upstream's, counts as a request in flight
+//! of its token, is one record, and ends with the right to it.
+
+use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::Response;
+use seks_proto::{
+    address::Reach,
+    resolve::{ResolveError, Resolver, resolve_by},
+    service::Upstream,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split},
+    net::TcpStream,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Pulse, Tunnel};
+use crate::{
+    config::UpstreamConfig,
+    http::server::Link,
+    pipeline::{
+        audit::Record,
+        origin::Origin,
+        refusal::{Code, Refusal},
+        relay::{InFlight, Outgoing, expiry},
+    },
+    table::{Cut, ServiceEntry, TokenEntry},
+    upstream::Upstreams,
+};
+
+/// Read at a time, in each direction.
+const BUFFER: usize = 16 * 1024;
+
+/// A tunnel that is about to open.
+pub(crate) struct Passage {
+    host: TcpStream,
+    cut: Cut,
+    expires: Option<Instant>,
+    idle: Duration,
+    in_flight: InFlight,
+    record: Option<Record>,
+}
+
+/// Dials `origin` by `leave`'s leave, and answers once that has worked. The right to it (`cut`) is looked at last.
+pub(crate) async fn open(
+    origin: &Origin,
+    leave: &ServiceEntry,
+    token: &Arc<TokenEntry>,
+    mut cut: Cut,
+    (config, upstreams): (&UpstreamConfig, &Upstreams),
+    in_flight: InFlight,
+    record: &mut Record,
+) -> Result<Response<Outgoing>, Refusal> {
+    record.service(&leave.name, origin.host());
+    record.port(origin.port());
+    record.upstream_began(false);
+    let by = (upstreams.resolver(), leave.tenant.as_str());
+    let dialled = timeout(config.connect_timeout, dial(origin, &upstreams.reach(leave), by)).await;
+    let host = dialled.unwrap_or_else(|_| Err(Code::UpstreamTimeout.into())).inspect_err(|refusal| {
+        record.upstream_failed(refusal.code);
+    })?;
+    record.upstream_connected();
+    if let Some(reason) = cut.reason() {
+        return Err(Code::from(reason).into());
+    }
+    record.decided(true, &[]);
+    let (expires, idle) = (expiry(token.expires_at(), cut.unix_now()), config.idle_timeout);
+    let passage = Passage { host, cut, expires, idle, in_flight, record: None };
+    Ok(Response::new(Outgoing::tunnel(Tunnel::Passage(Box::new(passage)))))
+}
+
+/// A connection to exactly an address that was checked, as every upstream's.
+async fn dial(
+    origin: &Origin,
+    reach: &Reach,
+    (resolver, tenant): (&Arc<Resolver>, &str),
+) -> Result<TcpStream, Refusal> {
+    let inside = || Refusal::from(Code::ServiceNotGranted).with_detail("no host outside is called so");
+    let upstream = Upstream::parse(&origin.to_url(), !reach.given.is_empty()).map_err(|_| inside())?;
+    let found = resolve_by(resolver, tenant, upstream.host(), upstream.port(), reach).await;
+    let addresses: Vec<SocketAddr> = found.map_err(|error| match error {
+        ResolveError::Forbidden => inside(),
+        ResolveError::None => Code::UpstreamUnreachable.into(),
+    })?;
+    let tcp = TcpStream::connect(addresses.as_slice()).await.map_err(|_| Refusal::from(Code::UpstreamUnreachable))?;
+    tcp.set_nodelay(true).map_err(|_| Refusal::from(Code::UpstreamUnreachable))?;
+    Ok(tcp)
+}
+
+impl Passage {
+    pub(crate) fn hand_over(mut self: Box<Self>, record: Record) {
+        self.record = Some(record);
+        if let Some(activity) = self.in_flight.leave_connection() {
+            activity.switch(Tunnel::Passage(self));
+        }
+    }
+
+    /// Passes bytes both ways until both ends have said that there are no more, or the right to it ends. `link` is `agent`'s.
+    pub(crate) async fn run(self, agent: impl AsyncRead + AsyncWrite, link: &Link, stop: &CancellationToken) {
+        let Self { host, mut cut, expires, idle, in_flight, record } = self;
+        let Some(mut record) = record else { return };
+        let pulse = Pulse::new(record.counters().clone());
+        let (from_agent, to_agent) = split(agent);
+        let (from_host, to_host) = host.into_split();
+        let both = async {
+            let sent = |bytes| pulse.sent(bytes);
+            let received = |bytes| {
+                pulse.beat();
+                pulse.received(bytes);
+            };
+            tokio::try_join!(pass(from_agent, to_host, sent), pass(from_host, to_agent, received))
+        };
+        let expired = async {
+            match expires {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        let mut both = std::pin::pin!(both);
+        let (refused, whole) = tokio::select! {
+            biased; // the right to it comes first
+            reason = &mut cut => (Some(Code::from(reason)), false),
+            () = expired => (Some(Code::TokenExpired), false),
+            () = pulse.stopped(idle) => (None, false),
+            () = stop.cancelled() => (None, false),
+            ended = &mut both => (None, ended.is_ok()),
+        };
+        drop(in_flight); // before the agent sees the end, and opens the next
+        match refused {
+            Some(code) => {
+                link.reset();
+                record.refused(code);
+            }
+            None if whole => record.complete(),
+            None => {}
+        }
+    }
+}
+
+/// Passes what comes until it ends, and says so to the other side.
+async fn pass(from: impl AsyncRead, to: impl AsyncWrite, moved: impl Fn(usize)) -> io::Result<()> {
+    let (mut from, mut to) = (std::pin::pin!(from), std::pin::pin!(to));
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let n = from.read(&mut buffer).await?;
+        let Some(bytes @ [_, ..]) = buffer.get(..n) else { break };
+        to.write_all(bytes).await?;
+        moved(n);
+    }
+    to.shutdown().await
+}
