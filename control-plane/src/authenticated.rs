@@ -125,6 +125,10 @@ impl Store for Authenticated {
         self.inner.store.kind()
     }
 
+    fn is_exclusive(&self) -> bool {
+        self.inner.store.is_exclusive()
+    }
+
     fn epoch(&self) -> &str {
         self.inner.store.epoch()
     }

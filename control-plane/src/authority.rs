@@ -3,7 +3,7 @@
 //! Its key is made at the first start and kept in the store as an envelope; the first replica wins. The names in a certificate
 //! are ours, never those that a request asks for.
 
-pub mod enrolment;
+mod config;
 mod external;
 pub mod identity;
 mod sign;
@@ -18,11 +18,11 @@ use seks_proto::secret::Secret;
 use sha2::{Digest as _, Sha256};
 
 pub use self::{
+    config::{AuthorityConfig, MeshConfig},
     identity::{Identities, Identity, Mesh, Peer, claimed_trust_domain},
     sign::{NODE_TTL, OPERATOR_TTL, Request, ServerIdentity, check_operator_ttl},
 };
 use crate::{
-    config::AuthorityConfig,
     seal::{RecordId, SealError, Sealer},
     store::{Key, Store, StoreError, Transaction},
 };

@@ -5,6 +5,7 @@
 //! store's history, and [`verify`] compares the result with the store from time to time.
 
 pub(crate) mod change;
+pub(crate) mod checksum;
 pub(crate) mod compile;
 pub(crate) mod log;
 pub(crate) mod metrics;
@@ -13,3 +14,21 @@ pub(crate) mod scope;
 pub(crate) mod snapshot;
 pub(crate) mod verify;
 pub(crate) mod watcher;
+
+use std::sync::Arc;
+
+use self::{log::Feed, metrics::Metrics, snapshot::Snapshots};
+use crate::store::Revision;
+
+/// A replica's change feed. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct ChangeFeed {
+    /// The table as the watch has brought it, and the snapshots of it that are being sent.
+    pub(crate) snapshots: Arc<Snapshots>,
+    /// The changes that nodes may lack.
+    pub(crate) log: Arc<Feed>,
+    /// Where this replica began: what is at or before it in the log happened before.
+    pub(crate) started_at: Revision,
+    /// What is counted of the feed.
+    pub(crate) metrics: Arc<Metrics>,
+}

@@ -8,7 +8,11 @@ use seks_proto::{
 };
 use serde::Deserialize;
 
-use crate::{distribution::DistributionOptions, registry::limits, seal::SealConfig, store::StoreConfig};
+pub use crate::{
+    authority::{AuthorityConfig, MeshConfig},
+    registry::QuotaConfig,
+};
+use crate::{distribution::DistributionOptions, seal::SealConfig, store::StoreConfig};
 
 /// The whole file. Unknown keys are errors.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -36,81 +40,6 @@ pub struct Config {
     pub quota: QuotaConfig,
     /// Spans and metrics. `/metrics`, `/healthz` and `/readyz` are served on `metrics_listen`; default: not at all.
     pub telemetry: TelemetryConfig,
-}
-
-/// `[quota]`: for each tenant, where `seks tenant quota` has set nothing else for it. 0 is none at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct QuotaConfig {
-    /// Tokens, expired ones included until they are forgotten after a week. Default: 100,000.
-    pub tokens: u64,
-    /// Agents. Default: 10,000.
-    pub agents: u64,
-    /// Services. Default: 1,000.
-    pub services: u64,
-    /// Credentials. Default: 10,000.
-    pub credentials: u64,
-    /// Policies; all of them together are 1 MiB at most. Default: 1,000.
-    pub policies: u64,
-    /// Operators with a role in it. Default: 1,000.
-    pub operators: u64,
-    /// Writes a second in the long run, at each replica; revocations and deletes don't count. Default: 100.
-    pub writes_per_second: u32,
-    /// Writes at once, after a rest. Default: 1,000.
-    pub write_burst: u32,
-}
-
-impl Default for QuotaConfig {
-    fn default() -> Self {
-        Self {
-            tokens: limits::TOKENS as u64,
-            agents: limits::AGENTS as u64,
-            services: limits::SERVICES as u64,
-            credentials: limits::CREDENTIALS as u64,
-            policies: limits::POLICIES as u64,
-            operators: limits::TENANT_OPERATORS as u64,
-            writes_per_second: limits::WRITES_PER_SECOND,
-            write_burst: limits::WRITE_BURST,
-        }
-    }
-}
-
-/// `[authority]`: PEM files, read at the start.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AuthorityConfig {
-    /// The SPIFFE trust domain of the names in its certificates. Default: `seks`.
-    pub trust_domain: String,
-    /// A CA from elsewhere, that signs directly. Default: our own, its key sealed in the store.
-    pub cert_file: PathBuf,
-    /// Its key. Must not be readable by others.
-    pub key_file: PathBuf,
-    /// CAs whose certificates count as well: while one CA takes over from another, both. Default: none.
-    pub trusted_file: PathBuf,
-    /// A mesh whose certificates nodes may show instead of ours. Default: none.
-    pub mesh: MeshConfig,
-}
-
-impl Default for AuthorityConfig {
-    fn default() -> Self {
-        Self {
-            trust_domain: "seks".into(),
-            cert_file: PathBuf::new(),
-            key_file: PathBuf::new(),
-            trusted_file: PathBuf::new(),
-            mesh: MeshConfig::default(),
-        }
-    }
-}
-
-/// `[authority.mesh]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MeshConfig {
-    /// Its SPIFFE trust domain; not our own.
-    pub trust_domain: String,
-    /// Its CAs, in PEM.
-    pub bundle_file: PathBuf,
 }
 
 /// `[upstream]`.

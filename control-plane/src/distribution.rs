@@ -8,43 +8,41 @@
 //! record how far all of them are (`registration`, `replicas`).
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
-use http::Extensions;
 use seks_proto::{
-    id::{CredentialName, NodeId, TenantName},
+    id::{CredentialName, TenantName},
     wire,
 };
-use tokio::sync::{Notify, Semaphore, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authority::{Identities, Identity, Peer},
+    authority::Identities,
     changefeed::{
-        log::Feed,
-        metrics::{self, Metrics},
-        replay,
-        scope::Scope,
+        ChangeFeed, replay,
+        scope::{Scope, is_whole},
         snapshot::Snapshots,
         verify,
         watcher::{Follow, Listing},
     },
     fleet::{
-        enforcement, high_water_mark,
-        leases::{self, Fleet},
+        self, Fleet, enforcement,
+        high_water_mark::MarkKeeper,
+        leases::Leases,
         membership::Members,
-        read_barrier::{self, Barrier},
-        registration::{self, Life},
+        read_barrier::ReadBarriers,
+        registration::{self, Life, Registrar},
         replicas::Replicas,
     },
+    lifecycle::Lifecycle,
     lifetime::{Lifetime, MarkFile, WentBack},
-    node_api::{handshake_limiter::Doors, session},
-    rate::{RateLimits, Repeated},
+    node_api::{
+        Nodes, Sessions,
+        session::{Limits, Shared},
+    },
     registry::{Registry, UsageSource},
     seal::{SealError, Sealer},
     store::{Revision, Store, StoreError},
@@ -52,9 +50,6 @@ use crate::{
 
 /// How much longer than its nodes a replica that leaves may take with its last word.
 const GOODBYE: Duration = Duration::from_secs(2);
-
-/// How often a warning that a node can cause is repeated.
-const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// How the replica serves nodes: `[distribution]` without its listener.
 #[derive(Clone, Debug)]
@@ -123,48 +118,21 @@ pub enum DistributionError {
 
 /// The replica's side of distribution. Cheap to clone; runs until [`shutdown`](Self::shutdown).
 #[derive(Clone)]
-pub struct Distribution(pub(crate) Arc<Inner>);
+pub struct Distribution(Arc<Parts>);
 
-pub(crate) struct Inner {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) lifetime: Lifetime,
-    /// The store went back while we followed it.
-    pub(crate) went_back: watch::Sender<Option<Revision>>,
-    pub(crate) registry: Registry,
-    pub(crate) sealer: Arc<Sealer>,
-    pub(crate) config: DistributionOptions,
-    pub(crate) snapshots: Arc<Snapshots>,
-    pub(crate) feed: Arc<Feed>,
-    /// Where this replica began: what is at or before it in the feed happened before.
-    pub(crate) present: Revision,
-    pub(crate) fleet: Arc<Fleet>,
-    pub(crate) members: Arc<Members>,
-    pub(crate) replicas: Arc<Replicas>,
-    pub(crate) barrier: watch::Sender<Option<Barrier>>,
-    /// Asks for a barrier now.
-    pub(crate) hurry: Arc<Notify>,
-    pub(crate) loading: Arc<Semaphore>,
-    pub(crate) doors: Doors,
-    /// Reports of refused credentials, by node.
-    pub(crate) refusals: RateLimits<NodeId>,
-    /// Reports that name what the node was not sent.
-    pub(crate) strangers: Repeated,
-    /// Nodes that come with another table than they should hold.
-    pub(crate) differing: Repeated,
-    /// Streams that begin, by whose they are.
-    pub(crate) beginnings: RateLimits<Identity>,
-    pub(crate) streams: AtomicU64,
-    pub(crate) metrics: Metrics,
-    /// This replica is about to stop: its nodes are to move.
-    pub(crate) leaving: CancellationToken,
-    /// Its last word among the others has been said.
-    pub(crate) parted: CancellationToken,
-    pub(crate) stop: CancellationToken,
-    pub(crate) tasks: TaskTracker,
+struct Parts {
+    changes: ChangeFeed,
+    fleet: Fleet,
+    sessions: Sessions,
+    marks: Option<Arc<MarkKeeper>>,
+    lease: Duration,
+    lifecycle: Lifecycle,
+    /// This replica's last word among the others has been said.
+    parted: CancellationToken,
 }
 
 impl Distribution {
-    /// Lists the store as it was a while ago, and follows it from there (`replay`).
+    /// Lists the store as it was a while ago, and follows it from there ([`replay`]).
     ///
     /// # Errors
     /// A lease out of bounds, or a store that can't be listed.
@@ -175,71 +143,102 @@ impl Distribution {
     ) -> Result<Self, DistributionError> {
         config.check()?;
         let lifetime = Lifetime::read(&*store, &sealer).await?;
-        let (listing, feed) = replay::begin(&*store, &sealer).await?;
+        let (listing, log) = replay::begin(&*store, &sealer).await?;
         let Listing { table, nodes, replicas: records, revision, complete_since } = listing;
-        let replicas = Replicas::new(config.lease, store.kind() == "embedded");
+        let replicas = Replicas::new(config.lease, store.is_exclusive());
         replicas.reset(records);
         replicas.ended(complete_since);
-        let members = Arc::new(Members::default());
+        let members = Members::default();
         members.reset(&nodes);
-        let inner = Arc::new(Inner {
-            fleet: Arc::new(Fleet::new(nodes, replicas.longest_ttl())),
+        let fleet = Fleet {
+            leases: Arc::new(Leases::new(nodes, replicas.longest_ttl())),
+            members: Arc::new(members),
             replicas: Arc::new(replicas),
-            members,
+            barriers: ReadBarriers::default(),
+        };
+        let changes = ChangeFeed {
             snapshots: Arc::new(Snapshots::new(table, revision)),
-            feed: Arc::new(feed),
-            present: revision,
-            barrier: watch::Sender::new(None),
-            hurry: Arc::new(Notify::new()),
-            loading: Arc::new(Semaphore::new(config.max_snapshots)),
-            doors: Doors::default(),
-            refusals: RateLimits::default(),
-            strangers: Repeated::new(WARN_EVERY),
-            differing: Repeated::new(WARN_EVERY),
-            beginnings: RateLimits::default(),
-            streams: AtomicU64::new(1),
-            metrics: Metrics::default(),
-            leaving: CancellationToken::new(),
-            parted: CancellationToken::new(),
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            log: Arc::new(log),
+            started_at: revision,
+            metrics: Arc::default(),
+        };
+        let (lifecycle, parted) = (Lifecycle::default(), CancellationToken::new());
+        let registrar = Registrar {
+            registry: Registry::new(store.clone(), sealer.clone()),
+            log: changes.log.clone(),
+            fleet: fleet.clone(),
+            replica: config.replica.clone(),
+            lease: config.lease,
+            leaving: lifecycle.leaving.clone(),
+            parted: parted.clone(),
+        };
+        // A store that is full can still be served from, though no lease is granted before this replica is in it.
+        let life = Life::register(&registrar).await;
+        let marks = config.marks.map(|file| MarkKeeper {
+            file,
+            store: store.clone(),
+            lifetime: lifetime.clone(),
+            barriers: fleet.barriers.clone(),
+            log: changes.log.clone(),
+        });
+        let marks = marks.map(Arc::new);
+        let (stalled, damaged) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let follow = Follow {
+            store: store.clone(),
+            changes: changes.clone(),
+            fleet: Box::new(fleet.clone()),
+            stalled: stalled.clone(),
+            damaged: damaged.clone(),
+        };
+        lifecycle.spawn(follow.run());
+        lifecycle.spawn(fleet.barriers.clone().run(store.clone(), changes.log.clone(), config.lease, stalled));
+        lifecycle.spawn(verify::run(store.clone(), changes.clone(), config.verify_every, damaged));
+        lifecycle.spawn(registration::run(registrar, life.ok()));
+        if let Some(marks) = marks.clone() {
+            lifecycle.spawn(marks.run());
+        }
+        let sessions = Sessions::new(Shared {
             registry: Registry::new(store.clone(), sealer.clone()),
             store,
             lifetime,
-            went_back: watch::Sender::new(None),
             sealer,
-            config,
+            changes: changes.clone(),
+            fleet: fleet.clone(),
+            identities: config.identities,
+            replica: config.replica,
+            lease: config.lease,
+            limits: Limits::new(config.max_snapshots),
+            lifecycle: lifecycle.clone(),
+            streams: AtomicU64::new(1),
         });
-        // A store that is full can still be served from, though no lease is granted before this replica is in it.
-        let life = Life::register(&inner).await;
-        inner.run(life.ok());
-        Ok(Self(inner))
+        Ok(Self(Arc::new(Parts { changes, fleet, sessions, marks, lease: config.lease, lifecycle, parted })))
     }
 
-    /// Who is at the other end of a connection.
-    pub(crate) fn peer(&self, connection: &Extensions) -> Option<Peer> {
-        self.0.peer(connection)
+    /// What serves nodes' connections.
+    #[must_use]
+    pub fn node_api(&self) -> Nodes {
+        Nodes::new(self.0.sessions.clone())
     }
 
     /// Waits until `revision` is enforced: no node serves anything that it took away, whatever is cut off, crashed or slow.
     /// After `timeout` it says how things stand.
     pub async fn await_enforced(&self, revision: Revision, timeout: Duration) -> wire::Enforcement {
-        enforcement::wait(&self.0, revision, timeout).await
+        enforcement::wait(&self.0.changes.log, &self.0.fleet, revision, timeout).await
     }
 
     /// How things stand with `revision`, without waiting.
     #[must_use]
     pub fn enforcement(&self, revision: Revision) -> wire::Enforcement {
-        enforcement::now(&self.0, revision)
+        enforcement::now(&self.0.changes.log, &self.0.fleet, revision)
     }
 
     /// Every node of the fleet, also one that was never seen.
     #[must_use]
     pub fn nodes(&self) -> Vec<wire::Node> {
-        let head = self.0.feed.head();
-        let elsewhere = |replica: &str| self.0.replicas.host(replica).filter(|h| h.serving).map(|h| h.watermark);
-        let mut nodes = self.0.fleet.list(head, self.0.feed.effective(head), elsewhere);
-        self.0.members.complete(&mut nodes);
+        let head = self.0.changes.log.head();
+        let elsewhere = |replica: &str| self.0.fleet.replicas.host(replica).filter(|h| h.serving).map(|h| h.watermark);
+        let mut nodes = self.0.fleet.leases.list(head, self.0.changes.log.effective(head), elsewhere);
+        self.0.fleet.members.complete(&mut nodes);
         nodes
     }
 
@@ -247,11 +246,11 @@ impl Distribution {
     #[must_use]
     pub fn holders(&self, tenant: &TenantName, credential: &CredentialName) -> Vec<wire::Node> {
         let mut nodes = self.nodes();
-        let Some(pools) = self.0.snapshots.assigned(tenant, credential) else { return Vec::new() };
+        let Some(pools) = self.0.changes.snapshots.assigned(tenant, credential) else { return Vec::new() };
         nodes.retain(|node| {
             let serves = node.connected || node.lease_remaining_ms > 0;
             let scope = Scope::of(node);
-            serves && scope.holds(tenant) && scope.is_assigned(&pools) && session::is_whole(&node.features)
+            serves && scope.holds(tenant) && scope.is_assigned(&pools) && is_whole(&node.features)
         });
         nodes
     }
@@ -260,158 +259,84 @@ impl Distribution {
     /// record of each.
     #[must_use]
     pub fn audit_backlog(&self) -> u64 {
-        let me = self.0.fleet.me().map(|id| id.to_string()).unwrap_or_default();
+        let me = self.0.fleet.leases.me().map(|id| id.to_string()).unwrap_or_default();
         let others = self.replicas().into_iter().filter(|replica| !replica.retired && replica.id != me);
-        others.fold(self.0.fleet.audit_queue(), |sum, replica| sum.saturating_add(replica.audit_queue))
+        others.fold(self.0.fleet.leases.audit_queue(), |sum, replica| sum.saturating_add(replica.audit_queue))
     }
 
     /// Every replica that may grant leases, or whose leases may not be over.
     #[must_use]
     pub fn replicas(&self) -> Vec<wire::Replica> {
-        self.0.replicas.list()
+        self.0.fleet.replicas.list()
     }
 
     /// Names of the replicas that may be alive and don't read the store's records in the form `format`.
     #[must_use]
     pub fn replicas_older_than(&self, format: u32) -> Vec<String> {
-        self.0.replicas.older_than(format)
+        self.0.fleet.replicas.older_than(format)
     }
 
     /// Tokens that nodes honour.
     #[must_use]
     pub fn tokens(&self) -> u64 {
-        self.0.snapshots.tokens() as u64
+        self.0.changes.snapshots.tokens() as u64
     }
 
     /// The newest revision that this replica has taken in.
     #[must_use]
     pub fn applied(&self) -> Revision {
-        self.0.feed.head()
+        self.0.changes.log.head()
     }
 
     /// Streams that are open.
     #[must_use]
     pub fn streams(&self) -> usize {
-        self.0.fleet.streams()
-    }
-
-    /// How long ago this replica had certainly seen everything that was committed; `None`: never.
-    #[must_use]
-    pub fn watch_lag(&self) -> Option<Duration> {
-        let barrier = (*self.0.barrier.borrow())?;
-        Some(seks_proto::table::BootInstant::now().since(barrier.at))
+        self.0.fleet.leases.streams()
     }
 
     /// What to register with the process's metrics: streams, push times, watch lag.
     #[must_use]
     pub fn collectors(&self) -> Vec<Box<dyn prometheus::core::Collector>> {
-        metrics::collectors(&self.0)
+        let mut all = self.0.changes.metrics.collectors();
+        all.extend(fleet::metrics::collectors(&self.0.fleet));
+        all
     }
 
     /// Waits until the store is found to have gone back. From then on no lease is granted.
     pub async fn failed(&self) -> WentBack {
-        let mut went_back = self.0.went_back.subscribe();
-        let now = went_back.wait_for(Option::is_some).await.ok().and_then(|now| *now).unwrap_or_default();
-        WentBack::Revision { now, seen: self.0.feed.head() }
+        let now = self.0.fleet.barriers.gone_back().await;
+        WentBack::Revision { now, seen: self.0.changes.log.head() }
     }
 
     /// Asks every node to move to another replica, waits for that for at most half a lease, ends every stream and stops following
     /// the store. Nodes go on until their leases end, or another replica takes them.
     pub async fn shutdown(&self) {
-        self.0.leaving.cancel();
+        self.0.lifecycle.leaving.cancel();
         // With a store that is gone there is nobody to say it to.
-        let patience = registration::handover(self.0.config.lease) + GOODBYE;
+        let patience = registration::handover(self.0.lease) + GOODBYE;
         let _ = tokio::time::timeout(patience, self.0.parted.cancelled()).await;
-        self.0.stop.cancel();
-        self.0.tasks.close();
-        self.0.tasks.wait().await;
-        high_water_mark::last(&self.0).await;
+        self.0.lifecycle.stop().await;
+        if let Some(marks) = &self.0.marks {
+            marks.write_last().await;
+        }
     }
 }
 
 impl UsageSource for Distribution {
     fn usage(&self, tenant: &TenantName) -> Option<(wire::Usage, wire::Quota)> {
-        self.0.snapshots.usage(tenant)
+        self.0.changes.snapshots.usage(tenant)
     }
 }
 
 impl Distribution {
     /// Waits until this replica has taken in `revision`, for at most `timeout`.
     pub async fn await_applied(&self, revision: Revision, timeout: Duration) {
-        let mut head = self.0.feed.subscribe();
+        let mut head = self.0.changes.log.subscribe();
         let _ = tokio::time::timeout(timeout, head.wait_for(|head| *head >= revision)).await; // the caller goes on anyway
     }
 
     /// Stops at once what goes on behind it: nobody was served yet.
     pub async fn abandon(&self) {
-        self.0.stop.cancel();
-        self.0.tasks.close();
-        self.0.tasks.wait().await;
+        self.0.lifecycle.stop().await;
     }
-}
-
-impl Inner {
-    fn run(self: &Arc<Self>, life: Option<Life>) {
-        let (stalled, damaged) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let follow = Follow {
-            store: self.store.clone(),
-            snapshots: self.snapshots.clone(),
-            feed: self.feed.clone(),
-            fleet: self.fleet.clone(),
-            members: self.members.clone(),
-            replicas: self.replicas.clone(),
-            stalled: stalled.clone(),
-            damaged: damaged.clone(),
-        };
-        let (store, feed, barrier) = (self.store.clone(), self.feed.clone(), self.barrier.clone());
-        let barriers = read_barrier::run(
-            store,
-            feed,
-            self.config.lease,
-            barrier,
-            stalled,
-            self.hurry.clone(),
-            self.went_back.clone(),
-        );
-        self.spawn(follow.run());
-        self.spawn(barriers);
-        self.spawn(verify::run(self.clone(), damaged));
-        self.spawn(registration::run(self.clone(), life));
-        self.spawn(high_water_mark::keep(self.clone()));
-    }
-
-    /// Runs `task` until it ends or distribution does.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = task => {}
-                () = stop.cancelled() => {}
-            }
-        });
-    }
-
-    /// Whether the store hasn't been heard for so long that nothing of any lease is left to grant.
-    pub(crate) fn is_cut_off(&self) -> bool {
-        let barrier = *self.barrier.borrow();
-        barrier.is_some_and(|barrier| read_barrier::ttl_left(barrier, self.config.lease).is_zero())
-    }
-
-    pub(crate) fn peer(&self, connection: &Extensions) -> Option<Peer> {
-        self.config.identities.of(connection)
-    }
-
-    pub(crate) fn next_stream(&self) -> u64 {
-        self.streams.fetch_add(1, Relaxed)
-    }
-}
-
-/// Unix milliseconds: what nodes compare their clocks with.
-pub(crate) fn unix_now_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, leases::millis)
-}
-
-/// Unix seconds, for people to read.
-pub(crate) fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }

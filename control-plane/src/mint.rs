@@ -2,19 +2,20 @@
 //! the nodes as ordinary versions of the credential.
 //!
 //! [`source`] is what an operator stored and how it is traded; [`endpoint`] is the one way out of this process to where that is
-//! done; [`refresher`] does it ahead of time, once for the whole fleet of replicas: who refreshes has claimed it first, in the
+//! done; [`mint_refresher`](crate::mint_refresher) does it ahead of time, once for the whole fleet of replicas: who refreshes has claimed it first, in the
 //! store, by compare-and-set. What comes back, a rotated refresh token above all, is kept until the store has it.
 
 mod endpoint;
 mod jwt;
-mod refresher;
 mod source;
 
-pub use self::refresher::Refresher;
+use seks_proto::{address::Reach, secret::Secret};
+
 pub(crate) use self::{
-    refresher::mint_from,
+    endpoint::EXCHANGE,
     source::{Kind, Minted, Source},
 };
+use crate::clock::unix_now;
 
 /// Why there is no token. The text is for operators, and of a token endpoint's answer it holds a code at most.
 #[derive(Debug, thiserror::Error)]
@@ -49,5 +50,10 @@ impl MintError {
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// One exchange of `secret`, stored as a source of `kind`, for a token.
+///
+/// # Errors
+/// [`MintError`].
+pub(crate) async fn mint_from(kind: &str, secret: &Secret, reach: Reach) -> Result<Minted, MintError> {
+    Source::parse(Kind::parse(kind)?, secret, reach)?.mint(unix_now()).await
+}

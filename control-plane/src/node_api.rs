@@ -2,6 +2,8 @@
 
 mod connection;
 mod connection_limiter;
+mod end;
+pub mod enrolment;
 pub(crate) mod grpc_stream;
 pub(crate) mod handshake_limiter;
 pub(crate) mod session;
@@ -33,8 +35,8 @@ use tonic::{
     transport::server::{Connected, TcpConnectInfo, TlsConnectInfo},
 };
 
-use self::{connection::Call, connection_limiter::Places};
-use crate::{Distribution, authority::enrolment::Enrolment};
+pub use self::session::Sessions;
+use self::{connection::Call, connection_limiter::Places, enrolment::Enrolment};
 
 /// How long a connection without a certificate lasts: enrolment is one call.
 const ENROLMENT: Duration = Duration::from_secs(30);
@@ -47,16 +49,16 @@ const SYNC: &str = "/seks.v1.Distribution/Sync";
 /// an eighth less of the replica's CPU and memory (`benches/README.md`), and what a node doesn't read can be taken back.
 #[derive(Clone)]
 pub struct Nodes {
-    distribution: Distribution,
+    sessions: Sessions,
     others: Routes,
     places: Places,
 }
 
 impl Nodes {
-    /// Serves `distribution` and nothing else.
+    /// Serves the stream of changes and nothing else.
     #[must_use]
-    pub fn new(distribution: Distribution) -> Self {
-        Self { distribution, others: Routes::default(), places: Places::default() }
+    pub fn new(sessions: Sessions) -> Self {
+        Self { sessions, others: Routes::default(), places: Places::default() }
     }
 
     /// Serves enrolment, too.
@@ -96,7 +98,7 @@ impl Nodes {
         who.insert(io.connect_info());
         let tcp = who.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(|tls| tls.get_ref().remote_addr());
         let source = tcp.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-        let peer = self.distribution.peer(&who).map(|peer| peer.identity);
+        let peer = self.sessions.peer(&who).map(|peer| peer.identity);
         let place = Arc::new(self.places.take(peer, source).await);
         let longest = place.is_nobodys().then_some(ENROLMENT);
         let lost = {
@@ -115,7 +117,7 @@ impl Nodes {
     /// Serves a call of whoever `who` tells.
     fn call(&self, who: &Extensions, mut request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Call {
         if request.method() == Method::POST && request.uri().path() == SYNC {
-            return self.distribution.clone().sync(who.clone(), request.into_body(), respond).boxed();
+            return self.sessions.clone().sync(who.clone(), request.into_body(), respond).boxed();
         }
         request.extensions_mut().extend(who.clone());
         tonic_call::answer(self.others.clone(), request, respond).boxed()

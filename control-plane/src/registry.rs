@@ -23,6 +23,7 @@ mod page;
 mod policy;
 mod pool;
 mod quota;
+mod quota_config;
 pub mod record;
 mod replica;
 mod service;
@@ -30,10 +31,7 @@ mod tenant;
 mod tenant_ca;
 mod token;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::{Arc, OnceLock};
 
 use prost::Message;
 use seks_proto::address::Networks;
@@ -45,6 +43,7 @@ pub use self::{
     operator::{EVERYWHERE, fresh_enrolment},
     page::PageRequest,
     quota::UsageSource,
+    quota_config::QuotaConfig,
     token::{Issue, Issued},
 };
 use self::{change::Change, quota::Quotas, record::Stored};
@@ -54,6 +53,7 @@ pub(crate) use self::{
     policy::{check_file as check_policies, check_length as check_policy_length},
 };
 use crate::{
+    clock::unix_now as now,
     seal::Sealer,
     store::{Key, Revision, Store},
 };
@@ -117,11 +117,6 @@ impl Registry {
     async fn commit(&self, change: Change) -> Result<Revision, RegistryError> {
         Ok(self.store.commit(change.into_transaction()?).await?)
     }
-}
-
-/// Unix seconds. Records say when something happened and when a token ends; no lease is counted with this clock.
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use tokio_util::{
 };
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
-pub use self::start::{Base, Foundation, OperatorIdentity, StartError};
+pub use self::start::{Base, Foundation, IdentityError, OperatorIdentity, StartError};
 use self::{
     listener::Listener,
     runtimes::{Runtimes, run_on},
@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{
     admin::{self, Admin, Edge},
-    authority::{Authority, enrolment::Enrolment},
+    authority::Authority,
     config::{Config, ListenerTlsConfig},
     distribution::{Distribution, DistributionOptions},
     http2_limits::{
@@ -38,8 +38,8 @@ use crate::{
         STREAM_WINDOW_BYTES,
     },
     lifetime::WentBack,
-    mint::Refresher,
-    node_api::Nodes,
+    mint_refresher::Refresher,
+    node_api::enrolment::Enrolment,
     policy_workers::PolicyWorkers,
     registry::{Admission, JoinToken, Registry, RegistryError, fresh_enrolment},
     store::Store,
@@ -195,7 +195,7 @@ impl ControlPlane {
         let runtime = self.runtimes.distribution();
         let incoming = self.secure("distribution", listener, tls, names, ClientCertificate::Optional, &runtime)?;
         let enrolment = Enrolment::service(Arc::clone(&self.authority), Arc::clone(&self.registry));
-        let nodes = Nodes::new(self.distribution.clone()).with_enrolment(enrolment);
+        let nodes = self.distribution.node_api().with_enrolment(enrolment);
         self.servers.push(runtime.spawn(nodes.serve(incoming, self.stop.clone())));
         Ok(())
     }
@@ -300,7 +300,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// Of the store.
-    pub async fn bootstrap_operator(&self, name: &OperatorName) -> Result<Option<OperatorIdentity>, RegistryError> {
+    pub async fn bootstrap_operator(&self, name: &OperatorName) -> Result<Option<OperatorIdentity>, IdentityError> {
         let enrolment = fresh_enrolment()?;
         let identity = start::identity(&self.authority, name, &enrolment)?;
         Ok(self.registry.create_first_operator(name, &enrolment).await?.map(|_| identity))
@@ -309,11 +309,11 @@ impl ControlPlane {
     /// A new certificate and key for an operator that exists: for the one machine that has them both, as in development.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`]; of the store.
-    pub async fn renew_operator(&self, name: &OperatorName) -> Result<OperatorIdentity, RegistryError> {
+    /// [`RegistryError::NotFound`]; of the store; [`AuthorityError::Sign`](crate::authority::AuthorityError::Sign).
+    pub async fn renew_operator(&self, name: &OperatorName) -> Result<OperatorIdentity, IdentityError> {
         match self.registry.operator(name).await? {
             Some(operator) => Ok(start::identity(&self.authority, name, &operator.enrolment)?),
-            None => Err(RegistryError::NotFound { kind: "operator", name: name.to_string() }),
+            None => Err(RegistryError::NotFound { kind: "operator", name: name.to_string() }.into()),
         }
     }
 

@@ -14,13 +14,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{future::BoxFuture, stream::BoxStream};
 
+use self::frame::bare_len;
+pub(crate) use self::frame::{Framer, KEY_BYTES, Reason, has_frame, is_framed, strip};
 pub use self::{
     config::{OpenError, StoreConfig, StoreKind, StoreTlsConfig},
     key::Key,
-};
-pub(crate) use self::{
-    embedded::check_size,
-    frame::{Framer, KEY_BYTES, Reason, has_frame, is_framed, strip},
 };
 
 /// Opens the store that `config` names; a store that wasn't there is made.
@@ -80,7 +78,24 @@ pub async fn exists(config: &StoreConfig) -> Result<bool, OpenError> {
 /// # Errors
 /// When the operating system has no randomness to give.
 pub fn fresh_epoch() -> Result<String, StoreError> {
-    embedded::fresh_epoch().map_err(|e| StoreError::Unavailable(e.to_string()))
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+    Ok(format!("{:032x}", u128::from_be_bytes(random)))
+}
+
+/// The bounds that both stores keep.
+pub(crate) fn check_size(transaction: &Transaction) -> Result<(), StoreError> {
+    let length = |write: &Write| match write {
+        Write::Put(key, value) => key.to_string().len() + bare_len(value),
+        Write::Delete(key) => key.to_string().len(),
+    };
+    let too_long = |write: &Write| matches!(write, Write::Put(_, value) if bare_len(value) > MAX_VALUE_BYTES);
+    let operations = transaction.checks.len().max(transaction.writes.len());
+    let total: usize = transaction.writes.iter().map(length).sum();
+    if operations > MAX_TRANSACTION || total > MAX_TRANSACTION_BYTES || transaction.writes.iter().any(too_long) {
+        return Err(StoreError::TooLarge);
+    }
+    Ok(())
 }
 
 /// The newest form of the store's records that this version reads, as its replica's record tells the others. 1: credentials are bound
@@ -185,6 +200,10 @@ pub enum StoreError {
 pub trait Store: Send + Sync + 'static {
     /// `"embedded"` or `"etcd"`.
     fn kind(&self) -> &'static str;
+
+    /// Whether no other process can have the store open while this one does. A replica of such a store is alone: every other that
+    /// is registered in it has ended.
+    fn is_exclusive(&self) -> bool;
 
     /// The store's lifetime: made once, when the store is first used; a restore makes a new one.
     fn epoch(&self) -> &str;

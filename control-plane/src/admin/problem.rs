@@ -187,7 +187,6 @@ impl From<RegistryError> for Problem {
             E::Mint(MintError::Invalid(reason)) => Self::invalid("secret", reason),
             E::Mint(_) => Self::new(Code::FailedPrecondition, "NOT_MINTED", message)
                 .hint("nothing was stored: a token is minted first, to see that it works"),
-            E::Authority(error) => error.into(),
             E::Seal(error) => error.into(),
             E::Corrupt { .. } | E::Random(_) => Self::internal(&message),
         }

@@ -14,8 +14,7 @@ use x509_parser::{
     oid_registry,
 };
 
-use super::{AuthorityError, external, sign::BACKDATE};
-use crate::config::{AuthorityConfig, MeshConfig};
+use super::{AuthorityConfig, AuthorityError, MeshConfig, external, sign::BACKDATE};
 
 /// The DNS name in every listener's certificate.
 pub const SERVER_NAME: &str = "seks-control-plane";

@@ -18,7 +18,6 @@ use seks_proto::{
     wire::{self, change::Change, remove::What},
 };
 
-pub(crate) use self::tenant::Sums;
 use self::{
     encode::{agent, decode, encode, is_disabled, named, revoked},
     tenant::Tenant,
@@ -26,7 +25,7 @@ use self::{
 use crate::{
     changefeed::{
         change::{Credential, Item},
-        log::Shift,
+        checksum::{Shift, Sums},
     },
     store::{Key, Record, Write},
 };

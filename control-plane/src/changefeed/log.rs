@@ -11,7 +11,8 @@ use std::{
 use crate::{
     changefeed::{
         change::Item,
-        compile::{Compiled, Sums},
+        checksum::{Shift, Sums},
+        compile::Compiled,
     },
     store::Revision,
 };
@@ -31,13 +32,6 @@ pub(crate) struct FeedDelta {
     /// Revocations first.
     pub(crate) items: Vec<Item>,
     pub(crate) shifts: Vec<Shift>,
-}
-
-/// By what a revision changed the sum of a tenant's records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shift {
-    pub(crate) tenant: TenantName,
-    pub(crate) by: Sums,
 }
 
 /// A reader has to start from a snapshot: what it lacks isn't kept any more.

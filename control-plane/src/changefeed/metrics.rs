@@ -1,13 +1,5 @@
-//! What distribution counts.
-
-use std::sync::{Arc, Weak};
-
-use crate::distribution::Inner;
-use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounterVec, Opts,
-    core::{Collector, Desc},
-    proto::MetricFamily,
-};
+//! What is counted of the change feed: how long a change takes to a node, and tables that differ.
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, core::Collector};
 
 /// From a millisecond in one machine to the longest lease.
 const PUSH_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
@@ -43,42 +35,11 @@ impl Default for Metrics {
     }
 }
 
-pub(crate) fn collectors(inner: &Arc<Inner>) -> Vec<Box<dyn Collector>> {
-    let mut all: Vec<Box<dyn Collector>> = Vec::new();
-    all.extend(inner.metrics.push.clone().map(|push| Box::new(push) as Box<dyn Collector>));
-    all.extend(inner.metrics.divergence.clone().map(|counter| Box::new(counter) as Box<dyn Collector>));
-    type Read = fn(&Inner) -> f64;
-    let gauges: [(&str, &str, Read); 2] = [
-        ("seks_control_streams", "Nodes that are connected to this replica.", |inner| inner.fleet.streams() as f64),
-        ("seks_store_watch_lag_seconds", "How long ago this replica had certainly seen every commit.", |inner| {
-            let barrier = *inner.barrier.borrow();
-            barrier.map_or(f64::INFINITY, |b| seks_proto::table::BootInstant::now().since(b.at).as_secs_f64())
-        }),
-    ];
-    for (name, help, read) in gauges {
-        if let Ok(gauge) = Gauge::new(name, help) {
-            all.push(Box::new(Reading { gauge, read, inner: Arc::downgrade(inner) }));
-        }
-    }
-    all
-}
-
-/// A gauge that is read when it is asked for.
-struct Reading {
-    gauge: Gauge,
-    read: fn(&Inner) -> f64,
-    inner: Weak<Inner>,
-}
-
-impl Collector for Reading {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        if let Some(inner) = self.inner.upgrade() {
-            self.gauge.set((self.read)(&inner));
-        }
-        self.gauge.collect()
+impl Metrics {
+    /// What to register with the process's metrics.
+    pub(crate) fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        let push = self.push.clone().map(|push| Box::new(push) as Box<dyn Collector>);
+        let divergence = self.divergence.clone().map(|counter| Box::new(counter) as Box<dyn Collector>);
+        push.into_iter().chain(divergence).collect()
     }
 }

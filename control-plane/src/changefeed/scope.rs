@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use seks_proto::{
     id::{PoolName, TenantName},
+    table::features,
     wire,
 };
 
@@ -35,6 +36,11 @@ impl Scope {
     pub(crate) fn is_assigned(&self, pools: &[String]) -> bool {
         pools.is_empty() || pools.iter().any(|pool| self.pools.contains(pool.as_str()))
     }
+}
+
+/// Whether the node can evaluate and inject everything that this build can ask for. What it can't do, it must not get.
+pub(crate) fn is_whole(known: &[String]) -> bool {
+    features::ALL.iter().all(|feature| known.iter().any(|k| k == feature))
 }
 
 #[cfg(test)]

@@ -7,12 +7,7 @@ use std::{
 };
 
 use crate::{
-    changefeed::{
-        change::Credential,
-        compile::{Materialised, Sums},
-        log::Feed,
-        scope::Scope,
-    },
+    changefeed::{change::Credential, checksum::Sums, compile::Materialised, log::Feed, scope::Scope},
     store::Revision,
 };
 use bytes::{BufMut as _, Bytes, BytesMut};

@@ -7,9 +7,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    changefeed::{compile::Materialised, scope::Scope},
-    distribution::Inner,
-    store::{StoreError, key::prefix},
+    changefeed::{ChangeFeed, compile::Materialised, scope::Scope},
+    store::{Store, StoreError, key::prefix},
 };
 use seks_proto::runtime::blocking;
 use tokio::{
@@ -23,15 +22,15 @@ const WATCH_LIMIT: Duration = Duration::from_secs(10);
 const SHARE: u32 = 50;
 
 /// For ever. `damaged` is told when the two differ.
-pub(crate) async fn run(inner: Arc<Inner>, damaged: Arc<Notify>) {
-    let mut pause = inner.config.verify_every;
+pub(crate) async fn run(store: Arc<dyn Store>, changes: ChangeFeed, every: Duration, damaged: Arc<Notify>) {
+    let mut pause = every;
     loop {
         sleep(pause).await;
         let begun = Instant::now();
-        match agree(&inner).await {
+        match agree(&*store, &changes).await {
             Ok(true) => {}
             Ok(false) => {
-                inner.metrics.diverged("replica");
+                changes.metrics.diverged("replica");
                 tracing::error!(
                     "the table of this replica differs from the store: an event was lost; listing it again"
                 );
@@ -39,21 +38,21 @@ pub(crate) async fn run(inner: Arc<Inner>, damaged: Arc<Notify>) {
             }
             Err(error) => tracing::warn!(%error, "the store can't be listed, and so not compared with"),
         }
-        pause = inner.config.verify_every.max(begun.elapsed() * SHARE);
+        pause = every.max(begun.elapsed() * SHARE);
     }
 }
 
 /// What can't be compared agrees.
-async fn agree(inner: &Inner) -> Result<bool, StoreError> {
-    let (records, revision) = inner.store.list(prefix::ALL).await?;
-    let authenticated = inner.store.is_authenticated();
+async fn agree(store: &dyn Store, changes: &ChangeFeed) -> Result<bool, StoreError> {
+    let (records, revision) = store.list(prefix::ALL).await?;
+    let authenticated = store.is_authenticated();
     let Ok(listed) = blocking(move || Materialised::load(records, authenticated).sums(|_| true)).await else {
         return Ok(true);
     };
-    let mut head = inner.feed.subscribe();
+    let mut head = changes.log.subscribe();
     if !matches!(timeout(WATCH_LIMIT, head.wait_for(|head| *head >= revision)).await, Ok(Ok(_))) {
         return Ok(true);
     }
-    let followed = inner.snapshots.sums_at(revision, &Scope::default(), &inner.feed);
+    let followed = changes.snapshots.sums_at(revision, &Scope::default(), &changes.log);
     Ok(followed.is_none_or(|followed| followed == listed))
 }

@@ -4,11 +4,9 @@ use std::sync::Arc;
 
 use crate::{
     changefeed::{
+        ChangeFeed,
         compile::{Compiled, Materialised},
-        log::Feed,
-        snapshot::Snapshots,
     },
-    fleet::{leases::Fleet, membership::Members, replicas::Replicas},
     store::{Key, Record, Revision, Store, StoreError, WatchEvent, Write, key::prefix},
 };
 use futures_util::StreamExt as _;
@@ -21,14 +19,29 @@ use tokio::{sync::Notify, time::sleep};
 /// Pause before a listing that failed is tried again.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// Who hears of the records of nodes and replicas: before the log's head moves past them, so that who has seen a revision knows the
+/// nodes in it.
+pub(crate) trait FleetRecords: Send + Sync + 'static {
+    /// The store says this of a node since `revision`; `None`: it has no record any more.
+    fn node(&self, id: &NodeId, record: Option<wire::Node>, revision: Revision);
+
+    /// The store says this of a replica since `revision`; `None`: it has no record any more.
+    fn replica(&self, id: &ReplicaId, record: Option<wire::Replica>, revision: Revision);
+
+    /// The store holds exactly these at `revision`; what was in between is not known.
+    fn reset(&self, nodes: NodeRecords, replicas: ReplicaRecords, revision: Revision);
+}
+
+/// Nodes' records, each with the revision that wrote it.
+pub(crate) type NodeRecords = Vec<(NodeId, wire::Node, Revision)>;
+/// Replicas' records, each with the revision that wrote it.
+pub(crate) type ReplicaRecords = Vec<(ReplicaId, wire::Replica, Revision)>;
+
 /// Where the store's changes go.
 pub(crate) struct Follow {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) snapshots: Arc<Snapshots>,
-    pub(crate) feed: Arc<Feed>,
-    pub(crate) fleet: Arc<Fleet>,
-    pub(crate) members: Arc<Members>,
-    pub(crate) replicas: Arc<Replicas>,
+    pub(crate) changes: ChangeFeed,
+    pub(crate) fleet: Box<dyn FleetRecords>,
     /// The watch has stalled: begin another.
     pub(crate) stalled: Arc<Notify>,
     /// What was followed isn't what the store holds: list it again.
@@ -39,7 +52,7 @@ impl Follow {
     /// For ever.
     pub(crate) async fn run(self) {
         loop {
-            let mut watch = self.store.watch(self.feed.head());
+            let mut watch = self.store.watch(self.changes.log.head());
             let lost = loop {
                 tokio::select! {
                     event = watch.next() => match event {
@@ -60,20 +73,24 @@ impl Follow {
     /// Takes in one event; `true` when history has been lost.
     fn take(&self, event: WatchEvent) -> bool {
         match event {
-            WatchEvent::Changes { revision, changes } if revision > self.feed.head() => {
+            WatchEvent::Changes { revision, changes } if revision > self.changes.log.head() => {
                 // Before the head moves: who has seen this revision knows the nodes in it.
                 self.learn(&changes, revision);
                 let revokes = revokes(&changes);
-                let push = |compiled: Compiled| self.feed.push_as(revision, compiled, revokes);
+                let push = |compiled: Compiled| self.changes.log.push_as(revision, compiled, revokes);
                 let authenticated = self.store.is_authenticated();
                 let apply = |table: &mut Materialised| {
                     table.set_authenticated(authenticated);
                     table.apply(changes)
                 };
-                self.snapshots.update(revision, apply, push);
+                self.changes.snapshots.update(revision, apply, push);
             }
-            WatchEvent::Progress(revision) if revision > self.feed.head() => {
-                self.snapshots.update(revision, |_| (), |()| self.feed.push(revision, Compiled::default()));
+            WatchEvent::Progress(revision) if revision > self.changes.log.head() => {
+                self.changes.snapshots.update(
+                    revision,
+                    |_| (),
+                    |()| self.changes.log.push(revision, Compiled::default()),
+                );
             }
             WatchEvent::Changes { .. } | WatchEvent::Progress(_) => {}
             WatchEvent::Compacted => return true,
@@ -84,31 +101,15 @@ impl Follow {
     fn learn(&self, changes: &[Write], revision: Revision) {
         for change in changes {
             match change {
-                Write::Put(Key::Node(id), value) => {
-                    let record = readable::<wire::Node>(value, "node");
-                    self.members.learn(id, &record, revision);
-                    self.fleet.learn(id.clone(), Some(record), revision);
-                }
-                Write::Delete(Key::Node(id)) => {
-                    self.members.revoke(id, revision);
-                    self.fleet.learn(id.clone(), None, revision);
-                }
+                Write::Put(Key::Node(id), value) => self.fleet.node(id, Some(readable(value, "node")), revision),
+                Write::Delete(Key::Node(id)) => self.fleet.node(id, None, revision),
                 Write::Put(Key::Replica(id), value) => {
-                    self.learn_replica(id, Some(readable::<wire::Replica>(value, "replica")), revision);
+                    self.fleet.replica(id, Some(readable(value, "replica")), revision);
                 }
-                Write::Delete(Key::Replica(id)) => self.learn_replica(id, None, revision),
+                Write::Delete(Key::Replica(id)) => self.fleet.replica(id, None, revision),
                 _ => {}
             }
         }
-    }
-
-    fn learn_replica(&self, id: &ReplicaId, record: Option<wire::Replica>, revision: Revision) {
-        if record.as_ref().is_none_or(|record| record.retired) {
-            // Before the head moves, and with it a barrier that nothing may be granted from any more.
-            self.fleet.disown_if(id);
-        }
-        self.replicas.learn(id, record, revision);
-        self.fleet.allow_for(self.replicas.longest_ttl());
     }
 
     /// Starts again from a listing: every node gets a snapshot, because nobody knows what the gap held.
@@ -118,15 +119,8 @@ impl Follow {
         );
         match list(&*self.store).await {
             Ok(Listing { table, nodes, replicas, revision, .. }) => {
-                self.members.reset(&nodes);
-                let stands = |me| replicas.iter().any(|(id, record, _)| *id == me && !record.retired);
-                if !self.fleet.me().is_some_and(stands) {
-                    self.fleet.disown(); // the gap may have held that we were retired
-                }
-                self.replicas.reset(replicas);
-                self.fleet.allow_for(self.replicas.longest_ttl());
-                self.fleet.reset(nodes, revision);
-                self.snapshots.update(revision, |old| *old = table, |()| self.feed.reset(revision));
+                self.fleet.reset(nodes, replicas, revision);
+                self.changes.snapshots.update(revision, |old| *old = table, |()| self.changes.log.reset(revision));
                 true
             }
             Err(error) => {
@@ -141,9 +135,9 @@ impl Follow {
 pub(crate) struct Listing {
     pub(crate) table: Materialised,
     /// Nodes that may hold leases, each with the revision of its record.
-    pub(crate) nodes: Vec<(NodeId, wire::Node, Revision)>,
+    pub(crate) nodes: NodeRecords,
     /// Replicas that may grant them.
-    pub(crate) replicas: Vec<(ReplicaId, wire::Replica, Revision)>,
+    pub(crate) replicas: ReplicaRecords,
     pub(crate) revision: Revision,
     /// No record of a node that may hold a lease was taken away or given to another process after this revision: whoever was
     /// granted one since then is in `nodes`. `None`: nothing is known of the past.

@@ -11,8 +11,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    distribution::Inner,
-    fleet::leases::{Standing, millis},
+    changefeed::log::Feed,
+    clock::millis,
+    fleet::{Fleet, leases::Standing},
     store::Revision,
 };
 use seks_proto::{
@@ -25,20 +26,21 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 /// Acknowledgements of a large fleet come in bursts; one look serves many.
 const COALESCE: Duration = Duration::from_millis(1);
 
-pub(crate) async fn wait(inner: &Inner, revision: Revision, timeout: Duration) -> wire::Enforcement {
+pub(crate) async fn wait(log: &Feed, fleet: &Fleet, revision: Revision, timeout: Duration) -> wire::Enforcement {
     let (start, deadline) = (Instant::now(), Instant::now() + timeout);
-    let mut head = inner.feed.subscribe();
+    let mut head = log.subscribe();
     let heard = timeout_at(deadline, head.wait_for(|head| *head >= revision)).await.is_ok();
-    let mut changed = inner.fleet.subscribe();
+    let mut changed = fleet.leases.subscribe();
     let mut state = None;
     while heard && Instant::now() < deadline {
         // A node may come back in between the two, with nothing acknowledged yet: the answer is what counts.
-        state = (!is_outstanding(inner, revision)).then(|| now(inner, revision)).filter(|state| state.enforced);
+        state =
+            (!is_outstanding(log, fleet, revision)).then(|| now(log, fleet, revision)).filter(|state| state.enforced);
         if state.is_some() {
             break;
         }
-        let bound = inner.feed.observed(revision).map(|at| rules::bound(at, inner.replicas.longest_ttl()));
-        let ends = [bound, inner.fleet.next_expiry(), inner.replicas.next_end()].into_iter().flatten();
+        let bound = log.observed(revision).map(|at| rules::bound(at, fleet.replicas.longest_ttl()));
+        let ends = [bound, fleet.leases.next_expiry(), fleet.replicas.next_end()].into_iter().flatten();
         let sleep_for = ends.map(BootInstant::remaining).filter(|left| !left.is_zero()).min().unwrap_or(timeout);
         let wake = deadline.min(Instant::now() + sleep_for + COALESCE);
         tokio::select! {
@@ -47,7 +49,7 @@ pub(crate) async fn wait(inner: &Inner, revision: Revision, timeout: Duration) -
         }
         changed.mark_unchanged();
     }
-    let mut state = state.unwrap_or_else(|| now(inner, revision));
+    let mut state = state.unwrap_or_else(|| now(log, fleet, revision));
     state.waited_ms = millis(start.elapsed());
     state
 }
@@ -62,12 +64,12 @@ struct Change {
 
 impl Change {
     /// `None`: it hasn't even heard of it.
-    fn of(inner: &Inner, revision: Revision) -> Option<Self> {
-        let observed = inner.feed.observed(revision)?;
-        let effective = inner.feed.effective(revision);
-        let bound = rules::bound(observed, inner.replicas.longest_ttl());
-        let me = inner.fleet.me();
-        let others = inner.replicas.standings(me.as_ref(), effective, observed, |other| inner.fleet.is_held(other));
+    fn of(log: &Feed, fleet: &Fleet, revision: Revision) -> Option<Self> {
+        let observed = log.observed(revision)?;
+        let effective = log.effective(revision);
+        let bound = rules::bound(observed, fleet.replicas.longest_ttl());
+        let me = fleet.leases.me();
+        let others = fleet.replicas.standings(me.as_ref(), effective, observed, |other| fleet.leases.is_held(other));
         Some(Self { observed, effective, bound, others })
     }
 
@@ -84,22 +86,22 @@ impl Change {
 }
 
 /// Whether anybody has yet to come to the change: [`now`] without the answer for people.
-fn is_outstanding(inner: &Inner, revision: Revision) -> bool {
-    Change::of(inner, revision).is_none_or(|change| {
+fn is_outstanding(log: &Feed, fleet: &Fleet, revision: Revision) -> bool {
+    Change::of(log, fleet, revision).is_none_or(|change| {
         change.silent().next().is_some()
-            || inner.fleet.is_outstanding(change.effective, change.bound, |replica| change.elsewhere(replica))
+            || fleet.leases.is_outstanding(change.effective, change.bound, |replica| change.elsewhere(replica))
     })
 }
 
-pub(crate) fn now(inner: &Inner, revision: Revision) -> wire::Enforcement {
+pub(crate) fn now(log: &Feed, fleet: &Fleet, revision: Revision) -> wire::Enforcement {
     use wire::node_enforcement::State;
-    let Some(change) = Change::of(inner, revision) else {
+    let Some(change) = Change::of(log, fleet, revision) else {
         let never = BootInstant::from_nanos(u64::MAX);
-        let outstanding = inner.fleet.standings(Revision::MAX, never, |_| Standing::Outstanding);
+        let outstanding = fleet.leases.standings(Revision::MAX, never, |_| Standing::Outstanding);
         let nodes = outstanding.into_iter().map(|(id, region, _)| node(id.to_string(), region, State::Outstanding, 0));
         return wire::Enforcement { revision, nodes: nodes.collect(), ..Default::default() };
     };
-    let standings = inner.fleet.standings(change.effective, change.bound, |replica| change.elsewhere(replica));
+    let standings = fleet.leases.standings(change.effective, change.bound, |replica| change.elsewhere(replica));
     let nodes = standings.iter().map(|(_, _, standing)| standing);
     let enforced = nodes.chain(change.others.values()).all(|standing| *standing != Standing::Outstanding);
     let nodes = standings.into_iter().map(|(id, region, standing)| {
@@ -110,7 +112,7 @@ pub(crate) fn now(inner: &Inner, revision: Revision) -> wire::Enforcement {
         };
         node(id.to_string(), region, state, millis(ms))
     });
-    let name = |id: &ReplicaId| inner.replicas.host(id.as_str()).map_or_else(|| id.to_string(), |host| host.name);
+    let name = |id: &ReplicaId| fleet.replicas.host(id.as_str()).map_or_else(|| id.to_string(), |host| host.name);
     let replicas = change.silent().map(name).collect();
     wire::Enforcement { revision, enforced, waited_ms: 0, replicas, nodes: nodes.collect() }
 }

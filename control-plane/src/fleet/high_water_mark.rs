@@ -2,47 +2,58 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{distribution::Inner, lifetime::Mark};
 use tokio::time::timeout;
+
+use super::read_barrier::ReadBarriers;
+use crate::{
+    changefeed::log::Feed,
+    lifetime::{Lifetime, Mark, MarkFile},
+    store::{Revision, Store},
+};
 
 /// How long the store may take to say its revision when we stop.
 const LAST_LOOK: Duration = Duration::from_secs(1);
 
-/// With every barrier that brings something new, for ever. What the last second brought may be missing after a crash.
-pub(crate) async fn keep(inner: Arc<Inner>) {
-    let Some(file) = inner.config.marks.clone() else { return };
-    let (mut barriers, mut written) = (inner.barrier.subscribe(), 0);
-    while barriers.changed().await.is_ok() {
-        let Some(revision) = barriers.borrow_and_update().map(|barrier| barrier.revision) else { continue };
-        if revision <= written {
-            continue;
-        }
-        let (file, mark) = (
-            file.clone(),
-            Mark {
-                lifetime: inner.lifetime.name().to_owned(),
-                revision,
-                authenticated: inner.store.is_authenticated(),
-            },
-        );
-        match tokio::task::spawn_blocking(move || file.write(&mark)).await {
-            Ok(Ok(())) => written = revision,
-            Ok(Err(error)) => tracing::error!(%error, "the highest revision can't be written down"),
-            Err(_) => {} // the runtime is shutting down
-        }
-    }
+/// What writes the mark of one store into one file.
+pub(crate) struct MarkKeeper {
+    pub(crate) file: MarkFile,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) barriers: ReadBarriers,
+    pub(crate) log: Arc<Feed>,
 }
 
-/// Once more at the end: what was acknowledged to anybody is in it.
-pub(crate) async fn last(inner: &Inner) {
-    let Some(file) = inner.config.marks.clone() else { return };
-    let Ok(Ok(revision)) = timeout(LAST_LOOK, inner.store.revision()).await else { return };
-    if inner.went_back.borrow().is_some() || revision < inner.feed.head() {
-        return;
+impl MarkKeeper {
+    /// With every barrier that brings something new, for ever. What the last second brought may be missing after a crash.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let (mut barriers, mut written) = (self.barriers.subscribe(), 0);
+        while barriers.changed().await.is_ok() {
+            let Some(revision) = barriers.borrow_and_update().map(|barrier| barrier.revision) else { continue };
+            if revision > written && self.write(revision).await {
+                written = revision;
+            }
+        }
     }
-    let mark =
-        Mark { lifetime: inner.lifetime.name().to_owned(), revision, authenticated: inner.store.is_authenticated() };
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || file.write(&mark)).await {
-        tracing::error!(%error, "the highest revision can't be written down");
+
+    /// Once more at the end: what was acknowledged to anybody is in it.
+    pub(crate) async fn write_last(&self) {
+        let Ok(Ok(revision)) = timeout(LAST_LOOK, self.store.revision()).await else { return };
+        if !self.barriers.has_gone_back() && revision >= self.log.head() {
+            self.write(revision).await;
+        }
+    }
+
+    async fn write(&self, revision: Revision) -> bool {
+        let authenticated = self.store.is_authenticated();
+        let mark = Mark { lifetime: self.lifetime.name().to_owned(), revision, authenticated };
+        let file = self.file.clone();
+        match tokio::task::spawn_blocking(move || file.write(&mark)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the highest revision can't be written down");
+                false
+            }
+            Err(_) => false, // the runtime is shutting down
+        }
     }
 }

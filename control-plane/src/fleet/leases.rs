@@ -25,7 +25,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::node::{FOREVER, NodeState};
-use crate::{distribution::unix_now, store::Revision};
+use crate::{
+    clock::{millis, unix_now},
+    store::Revision,
+};
 
 /// What a node, or a replica with its nodes, has come to with a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,13 +58,13 @@ struct State {
 }
 
 /// All nodes that are known.
-pub(crate) struct Fleet {
+pub(crate) struct Leases {
     state: Mutex<State>,
     /// Moves with everything that may change an answer.
     changed: watch::Sender<u64>,
 }
 
-impl Fleet {
+impl Leases {
     /// The nodes that the store knows, each with the revision of its record. `longest`: the longest lease that any of them may hold.
     pub(crate) fn new(records: Vec<(NodeId, wire::Node, Revision)>, longest: Duration) -> Self {
         let state = State { longest, ..State::default() };
@@ -494,10 +497,6 @@ impl State {
         let nodes = self.nodes.iter().filter(move |(_, node)| node.may_have_served(now));
         nodes.map(move |(id, node)| (id, node.record.region.as_str(), standing(node)))
     }
-}
-
-pub(crate) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -35,48 +35,89 @@ pub(crate) fn ttl_left(barrier: Barrier, ttl: Duration) -> Duration {
     rules::ttl_left(barrier.at, BootInstant::now(), ttl)
 }
 
-/// Raises barriers for ever, the next at once when `hurry` asks; `stalled` is told when the watch doesn't bring what the store has.
-pub(crate) async fn run(
-    store: Arc<dyn Store>,
-    feed: Arc<Feed>,
-    ttl: Duration,
-    barrier: watch::Sender<Option<Barrier>>,
-    stalled: Arc<Notify>,
-    hurry: Arc<Notify>,
+/// The newest barrier, and how to ask for another. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct ReadBarriers {
+    latest: watch::Sender<Option<Barrier>>,
+    requested: Arc<Notify>,
+    /// The store's revision, when that is older than what was seen.
     went_back: watch::Sender<Option<Revision>>,
-) {
-    let period = PERIOD.min(ttl / 5);
-    loop {
-        let (at, seen) = (BootInstant::now(), feed.head());
-        match timeout(ttl, store.revision()).await {
-            Ok(Ok(revision)) if revision < seen => return report(&went_back, revision, seen),
-            Ok(Err(StoreError::Replaced)) => return report(&went_back, 0, seen),
-            Ok(Ok(revision)) => {
-                if timeout(WATCH_LIMIT, reached(&feed, revision)).await.is_ok() {
-                    barrier.send_replace(Some(Barrier { at, revision }));
-                } else {
-                    tracing::warn!(revision, applied = feed.head(), "the store's watch has stalled; watching anew");
-                    stalled.notify_one();
-                }
-            }
-            Ok(Err(error)) => tracing::warn!(%error, "the store's revision can't be read; leases aren't renewed"),
-            Err(_) => tracing::warn!("the store is silent; leases aren't renewed"),
-        }
-        // Somebody's first lease waits for a barrier after its record; everybody else's doesn't.
-        if timeout(period, hurry.notified()).await.is_ok() {
-            sleep(COALESCE).await;
-        }
+}
+
+impl Default for ReadBarriers {
+    fn default() -> Self {
+        Self { latest: watch::Sender::new(None), requested: Arc::default(), went_back: watch::Sender::new(None) }
     }
 }
 
-/// What was seen of the store is not in it any more: nothing is granted from here on.
-fn report(went_back: &watch::Sender<Option<Revision>>, now: Revision, seen: Revision) {
-    tracing::error!(
-        now,
-        seen,
-        "the store has gone back: an old copy of it is where it was; no lease is granted any more"
-    );
-    went_back.send_replace(Some(now));
+impl ReadBarriers {
+    /// The newest one; `None`: there was none yet.
+    pub(crate) fn latest(&self) -> Option<Barrier> {
+        *self.latest.borrow()
+    }
+
+    /// Wakes with each new one.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Barrier>> {
+        self.latest.subscribe()
+    }
+
+    /// Asks for one now, ahead of the period.
+    pub(crate) fn request(&self) {
+        self.requested.notify_one();
+    }
+
+    /// Whether the store hasn't been heard for so long that nothing of a lease of `ttl` is left to grant.
+    pub(crate) fn is_cut_off(&self, ttl: Duration) -> bool {
+        self.latest().is_some_and(|barrier| ttl_left(barrier, ttl).is_zero())
+    }
+
+    /// Whether the store was found to have gone back.
+    pub(crate) fn has_gone_back(&self) -> bool {
+        self.went_back.borrow().is_some()
+    }
+
+    /// Waits until the store is found to have gone back: its revision then.
+    pub(crate) async fn gone_back(&self) -> Revision {
+        let mut went_back = self.went_back.subscribe();
+        went_back.wait_for(Option::is_some).await.ok().and_then(|now| *now).unwrap_or_default()
+    }
+
+    /// Raises barriers for ever, the next at once when one is [requested](Self::request); `stalled` is told when the watch doesn't
+    /// bring what the store has.
+    pub(crate) async fn run(self, store: Arc<dyn Store>, log: Arc<Feed>, ttl: Duration, stalled: Arc<Notify>) {
+        let period = PERIOD.min(ttl / 5);
+        loop {
+            let (at, seen) = (BootInstant::now(), log.head());
+            match timeout(ttl, store.revision()).await {
+                Ok(Ok(revision)) if revision < seen => return self.report(revision, seen),
+                Ok(Err(StoreError::Replaced)) => return self.report(0, seen),
+                Ok(Ok(revision)) => {
+                    if timeout(WATCH_LIMIT, reached(&log, revision)).await.is_ok() {
+                        self.latest.send_replace(Some(Barrier { at, revision }));
+                    } else {
+                        tracing::warn!(revision, applied = log.head(), "the store's watch has stalled; watching anew");
+                        stalled.notify_one();
+                    }
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "the store's revision can't be read; leases aren't renewed"),
+                Err(_) => tracing::warn!("the store is silent; leases aren't renewed"),
+            }
+            // Somebody's first lease waits for a barrier after its record; everybody else's doesn't.
+            if timeout(period, self.requested.notified()).await.is_ok() {
+                sleep(COALESCE).await;
+            }
+        }
+    }
+
+    /// What was seen of the store is not in it any more: nothing is granted from here on.
+    fn report(&self, now: Revision, seen: Revision) {
+        tracing::error!(
+            now,
+            seen,
+            "the store has gone back: an old copy of it is where it was; no lease is granted any more"
+        );
+        self.went_back.send_replace(Some(now));
+    }
 }
 
 async fn reached(feed: &Feed, revision: Revision) {

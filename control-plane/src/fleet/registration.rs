@@ -7,9 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    distribution::{Inner, unix_now},
-    fleet::{leases::millis, replicas::Chore},
-    registry::RegistryError,
+    changefeed::log::Feed,
+    clock::{millis, unix_now},
+    fleet::{Fleet, replicas::Chore},
+    registry::{Registry, RegistryError},
     store::{Revision, STORE_FORMAT, StoreError},
 };
 use seks_proto::{
@@ -18,6 +19,7 @@ use seks_proto::{
     wire,
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 /// Acknowledgements of many nodes come at the same time; one record tells of all.
 const COALESCE: Duration = Duration::from_millis(1);
@@ -34,6 +36,21 @@ const NAME_EVERY: Revision = 2_500;
 /// Departed nodes that are written down in one round: the rest can wait for the next.
 const MAX_RELEASED: usize = 64;
 
+/// What a replica registers with, and what its record tells.
+pub(crate) struct Registrar {
+    pub(crate) registry: Registry,
+    pub(crate) log: Arc<Feed>,
+    pub(crate) fleet: Fleet,
+    /// This replica's name.
+    pub(crate) replica: String,
+    /// How long its nodes' leases are.
+    pub(crate) lease: Duration,
+    /// This replica is about to stop.
+    pub(crate) leaving: CancellationToken,
+    /// Its last word among the others has been said.
+    pub(crate) parted: CancellationToken,
+}
+
 /// From a registration to its end, which another replica may bring about.
 pub(crate) struct Life {
     id: ReplicaId,
@@ -45,52 +62,52 @@ pub(crate) struct Life {
 
 impl Life {
     /// Registers this process as a replica of its own.
-    pub(crate) async fn register(inner: &Inner) -> Result<Self, RegistryError> {
-        let id = ReplicaId::generate(&inner.config.replica).map_err(RegistryError::Random)?;
+    pub(crate) async fn register(with: &Registrar) -> Result<Self, RegistryError> {
+        let id = ReplicaId::generate(&with.replica).map_err(RegistryError::Random)?;
         let record = wire::Replica {
             id: id.to_string(),
-            name: inner.config.replica.clone(),
-            watermark: watermark(inner),
-            lease_ttl_ms: millis(inner.config.lease),
+            name: with.replica.clone(),
+            watermark: watermark(with),
+            lease_ttl_ms: millis(with.lease),
             registered_at: unix_now(),
             // It has granted nothing yet.
-            named_at: inner.feed.head(),
+            named_at: with.log.head(),
             store_format: STORE_FORMAT,
             ..Default::default()
         };
-        let modified = inner.registry.put_replica(&id, &record, 0).await?;
-        inner.replicas.learn(&id, Some(record.clone()), modified);
-        inner.fleet.enlist(id.clone());
+        let modified = with.registry.put_replica(&id, &record, 0).await?;
+        with.fleet.replicas.learn(&id, Some(record.clone()), modified);
+        with.fleet.leases.enlist(id.clone());
         Ok(Self { id, record, modified, written: Instant::now() })
     }
 
     /// Whether the store says that this life may grant nothing any more.
-    fn is_over(&self, inner: &Inner) -> bool {
-        inner.fleet.me().as_ref() != Some(&self.id)
-            || inner.replicas.is_over(&self.id, self.modified, inner.feed.head())
+    fn is_over(&self, with: &Registrar) -> bool {
+        with.fleet.leases.me().as_ref() != Some(&self.id)
+            || with.fleet.replicas.is_over(&self.id, self.modified, with.log.head())
     }
 
     /// Tells the others what has come of our nodes, if there is news and anybody to hear it.
-    async fn tell(&mut self, inner: &Inner) -> Result<(), RegistryError> {
-        if !inner.replicas.has_others(&self.id) {
+    async fn tell(&mut self, with: &Registrar) -> Result<(), RegistryError> {
+        if !with.fleet.replicas.has_others(&self.id) {
             return Ok(());
         }
-        let watermark = watermark(inner);
-        let news = inner.feed.effective(watermark) > self.record.watermark;
-        let due = self.written.elapsed() >= inner.config.lease;
+        let watermark = watermark(with);
+        let news = with.log.effective(watermark) > self.record.watermark;
+        let due = self.written.elapsed() >= with.lease;
         if !(news || due) {
             return Ok(());
         }
-        let audit_queue = inner.fleet.audit_queue();
+        let audit_queue = with.fleet.leases.audit_queue();
         let record = wire::Replica { watermark, audit_queue, ..self.record.clone() };
-        match inner.registry.put_replica(&self.id, &record, self.modified).await {
+        match with.registry.put_replica(&self.id, &record, self.modified).await {
             Ok(modified) => {
                 (self.record, self.modified, self.written) = (record, modified, Instant::now());
                 Ok(())
             }
             Err(error) => {
                 // The answer to the write before may have been lost. If somebody has retired us, the watch says so.
-                if let Some((_, modified)) = inner.registry.replica(&self.id).await?.filter(|(r, _)| !r.retired) {
+                if let Some((_, modified)) = with.registry.replica(&self.id).await?.filter(|(r, _)| !r.retired) {
                     self.modified = modified;
                 }
                 Err(error)
@@ -101,30 +118,30 @@ impl Life {
     /// Says anew that the store names all our nodes, once that is so again after a node has come, moved or gone, and before the
     /// store's history no longer reaches back to the last time. Who starts after a crash then waits for nobody else. Only of use where
     /// no other replica can have granted these nodes leases.
-    async fn name(&mut self, inner: &Inner) -> Result<(), RegistryError> {
-        let (head, changed) = (inner.feed.head(), inner.fleet.changed_at());
+    async fn name(&mut self, with: &Registrar) -> Result<(), RegistryError> {
+        let (head, changed) = (with.log.head(), with.fleet.leases.changed_at());
         let due = changed > self.record.named_at || head >= self.record.named_at + NAME_EVERY;
-        if !inner.replicas.is_exclusive() || !due || !inner.fleet.are_named() {
+        if !with.fleet.replicas.is_exclusive() || !due || !with.fleet.leases.are_named() {
             return Ok(());
         }
         let record = wire::Replica { named_at: head, ..self.record.clone() };
-        let modified = inner.registry.put_replica(&self.id, &record, self.modified).await?;
+        let modified = with.registry.put_replica(&self.id, &record, self.modified).await?;
         (self.record, self.modified, self.written) = (record, modified, Instant::now());
         Ok(())
     }
 
     /// Clears away who has fallen silent, and nodes that are gone.
-    async fn tidy(&self, inner: &Inner) -> Result<(), RegistryError> {
-        for chore in inner.replicas.chores(&self.id) {
+    async fn tidy(&self, with: &Registrar) -> Result<(), RegistryError> {
+        for chore in with.fleet.replicas.chores(&self.id) {
             let done = match chore {
                 Chore::Retire(id, record, at) => {
                     // An embedded store has one at a time: this is what was left of the one before.
-                    if inner.store.kind() != "embedded" {
+                    if !with.fleet.replicas.is_exclusive() {
                         tracing::warn!(replica = %id, "a replica has fallen silent: its leases are waited for, then it is forgotten");
                     }
-                    inner.registry.put_replica(&id, &record, at).await
+                    with.registry.put_replica(&id, &record, at).await
                 }
-                Chore::Forget(id, at) => inner.registry.forget_replica(&id, at).await,
+                Chore::Forget(id, at) => with.registry.forget_replica(&id, at).await,
             };
             match done {
                 // Another replica was faster, or it is alive after all.
@@ -132,8 +149,8 @@ impl Life {
                 Err(error) => return Err(error),
             }
         }
-        for (node, at) in inner.fleet.depart(MAX_RELEASED) {
-            inner.registry.release_node(&node, &self.id, at).await?;
+        for (node, at) in with.fleet.leases.depart(MAX_RELEASED) {
+            with.registry.release_node(&node, &self.id, at).await?;
         }
         Ok(())
     }
@@ -141,23 +158,23 @@ impl Life {
 
 impl Life {
     /// The last word. With all nodes in other hands nothing of this replica is left; else its leases have to be waited for.
-    async fn end(self, inner: &Inner) {
-        let (done, named) = (!inner.fleet.has_leases(), inner.fleet.are_named());
-        inner.fleet.disown(); // nothing is granted any more
+    async fn end(self, with: &Registrar) {
+        let (done, named) = (!with.fleet.leases.has_leases(), with.fleet.leases.are_named());
+        with.fleet.leases.disown(); // nothing is granted any more
         let word = async {
             match done {
                 true => {
                     // First that nothing is left of it: a record that is deleted without this has its leases waited for.
                     let record = wire::Replica { retired: true, released: true, ..self.record };
-                    let said = match inner.replicas.has_others(&self.id) {
-                        true => inner.registry.put_replica(&self.id, &record, self.modified).await?,
+                    let said = match with.fleet.replicas.has_others(&self.id) {
+                        true => with.registry.put_replica(&self.id, &record, self.modified).await?,
                         false => self.modified,
                     };
-                    inner.registry.forget_replica(&self.id, said).await
+                    with.registry.forget_replica(&self.id, said).await
                 }
                 false => {
-                    let record = wire::Replica { watermark: watermark(inner), retired: true, named, ..self.record };
-                    inner.registry.put_replica(&self.id, &record, self.modified).await
+                    let record = wire::Replica { watermark: watermark(with), retired: true, named, ..self.record };
+                    with.registry.put_replica(&self.id, &record, self.modified).await
                 }
             }
         };
@@ -168,10 +185,10 @@ impl Life {
 }
 
 /// Whether nothing more is to be gained from waiting with the end, that was decided `since`.
-fn is_done(inner: &Inner, life: Option<&Life>, since: Instant) -> bool {
-    let moved = inner.fleet.streams() == 0 && !inner.fleet.has_leases();
-    let alone = life.is_none_or(|life| !inner.replicas.has_others(&life.id));
-    moved || alone || since.elapsed() >= handover(inner.config.lease)
+fn is_done(with: &Registrar, life: Option<&Life>, since: Instant) -> bool {
+    let moved = with.fleet.leases.streams() == 0 && !with.fleet.leases.has_leases();
+    let alone = life.is_none_or(|life| !with.fleet.replicas.has_others(&life.id));
+    moved || alone || since.elapsed() >= handover(with.lease)
 }
 
 /// How long nodes are given to move away.
@@ -180,23 +197,23 @@ pub(crate) fn handover(lease: Duration) -> Duration {
 }
 
 /// Until this replica leaves.
-pub(crate) async fn run(inner: Arc<Inner>, mut life: Option<Life>) {
-    let (mut fleet, mut head) = (inner.fleet.subscribe(), inner.feed.subscribe());
-    let period = inner.config.lease / 2;
+pub(crate) async fn run(with: Registrar, mut life: Option<Life>) {
+    let (mut fleet, mut head) = (with.fleet.leases.subscribe(), with.log.subscribe());
+    let period = with.lease / 2;
     let (mut tidy_at, mut leaving) = (Instant::now(), None);
-    let _parted = inner.parted.clone().drop_guard();
+    let _parted = with.parted.clone().drop_guard();
     loop {
-        if inner.leaving.is_cancelled() {
+        if with.leaving.is_cancelled() {
             let since = *leaving.get_or_insert_with(Instant::now);
-            if is_done(&inner, life.as_ref(), since) {
+            if is_done(&with, life.as_ref(), since) {
                 break;
             }
         }
-        let mut done = round(&inner, &mut life).await;
+        let mut done = round(&with, &mut life).await;
         if let (true, Some(life), Ok(())) = (Instant::now() >= tidy_at, &mut life, &done) {
-            done = life.tidy(&inner).await;
+            done = life.tidy(&with).await;
             if done.is_ok() {
-                done = life.name(&inner).await;
+                done = life.name(&with).await;
             }
             tidy_at = Instant::now() + period;
         }
@@ -204,44 +221,44 @@ pub(crate) async fn run(inner: Arc<Inner>, mut life: Option<Life>) {
             tracing::warn!(%error, "this replica's record can't be written; other replicas wait for leases to end");
             sleep(RETRY).await;
         }
-        let expiry = inner.fleet.next_expiry().map_or(period, BootInstant::remaining).min(period);
+        let expiry = with.fleet.leases.next_expiry().map_or(period, BootInstant::remaining).min(period);
         let expiry = if leaving.is_some() { expiry.min(LEAVING_LOOK) } else { expiry };
         tokio::select! {
             _ = fleet.changed() => sleep(COALESCE).await,
             _ = head.changed() => sleep(COALESCE).await,
-            () = inner.leaving.cancelled(), if leaving.is_none() => {}
+            () = with.leaving.cancelled(), if leaving.is_none() => {}
             () = sleep_until(Instant::now() + expiry + COALESCE) => {}
         }
         fleet.mark_unchanged();
         head.mark_unchanged();
     }
     if let Some(life) = life {
-        life.end(&inner).await;
+        life.end(&with).await;
     }
 }
 
-async fn round(inner: &Inner, life: &mut Option<Life>) -> Result<(), RegistryError> {
-    match life.take_if(|life| life.is_over(inner)) {
+async fn round(with: &Registrar, life: &mut Option<Life>) -> Result<(), RegistryError> {
+    match life.take_if(|life| life.is_over(with)) {
         None => {}
         Some(over) => {
             tracing::warn!(replica = %over.id, "another replica took this one for dead; it registers anew");
-            inner.fleet.disown_if(&over.id);
+            with.fleet.leases.disown_if(&over.id);
         }
     }
     match life {
-        Some(life) => life.tell(inner).await,
+        Some(life) => life.tell(with).await,
         None => {
-            *life = Some(Life::register(inner).await?);
+            *life = Some(Life::register(with).await?);
             Ok(())
         }
     }
 }
 
 /// What is true of every lease that we answer for.
-fn watermark(inner: &Inner) -> Revision {
-    let settled = BootInstant::now().minus(with_skew(inner.replicas.longest_ttl()));
-    let effective = |revision| inner.feed.effective(revision);
+fn watermark(with: &Registrar) -> Revision {
+    let settled = BootInstant::now().minus(with_skew(with.fleet.replicas.longest_ttl()));
+    let effective = |revision| with.log.effective(revision);
     // In this order: what is settled was taken in before the head was read.
-    let settled = inner.feed.known_at(settled);
-    inner.fleet.watermark(inner.feed.head(), settled, effective)
+    let settled = with.log.known_at(settled);
+    with.fleet.leases.watermark(with.log.head(), settled, effective)
 }

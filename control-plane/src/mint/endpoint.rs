@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use super::{MintError, source::origin};
 
 /// A whole exchange must be over in this time: well within a claim.
-pub(super) const EXCHANGE: Duration = Duration::from_secs(20);
+pub(crate) const EXCHANGE: Duration = Duration::from_secs(20);
 /// The largest answer, in bytes.
 const MOST: usize = 64 * 1024;
 

@@ -4,7 +4,7 @@
 
 use std::{future::poll_fn, task::ready};
 
-use crate::node_api::session::End;
+use super::end::End;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};

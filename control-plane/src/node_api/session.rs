@@ -9,7 +9,13 @@ mod checksum_tracker;
 mod handshake;
 mod next_message;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{
@@ -24,27 +30,34 @@ use seks_proto::{
     table::{BootInstant, SessionKey, features},
     wire::{self, node_message::Message as FromNode, replica_message::Message as ToNode},
 };
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 use tokio_stream::wrappers::WatchStream;
 use tonic::Status;
 
-pub(crate) use self::handshake::is_whole;
 use self::{
     checksum_tracker::Check,
     handshake::{Greeting, greet},
     next_message::{Loaded, Loading, Pending},
 };
 use crate::{
-    authority::{Identity, Peer},
-    changefeed::scope::Scope,
-    distribution::{Distribution, Inner, unix_now},
-    fleet::{membership::Member, registration},
+    authority::{Identities, Identity, Peer},
+    changefeed::{ChangeFeed, scope::Scope},
+    clock::unix_now,
+    fleet::{Fleet, membership::Member, registration},
+    lifecycle::Lifecycle,
+    lifetime::Lifetime,
     node_api::{
+        end::End,
         grpc_stream::{self, Inbound, Outbound},
-        handshake_limiter::Opening,
+        handshake_limiter::{Doors, Opening},
     },
-    rate::Rate,
-    store::Revision,
+    rate::{Rate, RateLimits, Repeated},
+    registry::Registry,
+    seal::Sealer,
+    store::{Revision, Store},
 };
 
 /// A node that rejects this many snapshots on one stream won't take the next one either.
@@ -61,84 +74,86 @@ const REFUSALS: Rate = Rate { per_second: 5.0, burst: 300.0 };
 const BEGINNINGS: Rate = Rate { per_second: 5.0, burst: 100.0 };
 /// Barriers ahead of time that one stream may ask for. A node that begins needs one; the period brings the rest.
 const MAX_HURRIES: u32 = 8;
+/// How often a warning that a node can cause is repeated.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 /// How long a parting word may wait for what was said before.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Why a stream ended.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum End {
-    /// The node closed it, or is gone.
-    #[error("the node is gone")]
-    Gone,
-    /// A newer stream speaks for the node.
-    #[error("another stream speaks for this node")]
-    Fenced,
-    /// It has no record any more, or its certificate is of another enrolment.
-    #[error("this node is not of the fleet: it was revoked, or enrolled anew")]
-    Revoked,
-    /// Its certificate has ended.
-    #[error("the node's certificate has expired")]
-    Expired,
-    /// It read too slowly for what is kept.
-    #[error("the node has fallen behind; it has to begin again")]
-    Behind,
-    /// It has read nothing, or said nothing, for too long.
-    #[error("the node is stuck")]
-    Stuck,
-    /// It acknowledged what it can't have.
-    #[error("acknowledged revision {acked}, but only {sent} was sent")]
-    FalseAck { acked: Revision, sent: Revision },
-    /// It took no snapshot.
-    #[error("the node rejects what it is sent: {0}")]
-    Rejected(String),
-    /// What it said is not of the protocol.
-    #[error("{0}")]
-    Protocol(&'static str),
-    /// Its table is of another lifetime of the store, or of this one's future: an old backup was restored here, or there.
-    #[error(
-        "the node has epoch `{node_epoch}` at {node_revision}, this store is `{epoch}` at {revision}: a person must decide"
-    )]
-    Diverged { node_epoch: String, node_revision: Revision, epoch: String, revision: Revision },
-    /// The store doesn't answer.
-    #[error("this replica can't reach its store")]
-    Store,
-    /// What it should get is larger than any message may be.
-    #[error("a message would be too long")]
-    TooLong,
-    /// The replica stops.
-    #[error("this replica stops")]
-    Stopped,
+/// Serves nodes' streams. Cheap to clone.
+#[derive(Clone)]
+pub struct Sessions(Arc<Shared>);
+
+/// What all sessions of a replica share.
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) registry: Registry,
+    pub(crate) sealer: Arc<Sealer>,
+    pub(crate) changes: ChangeFeed,
+    pub(crate) fleet: Fleet,
+    pub(crate) identities: Identities,
+    /// This replica's name.
+    pub(crate) replica: String,
+    /// How long a lease is.
+    pub(crate) lease: Duration,
+    pub(crate) limits: Limits,
+    pub(crate) lifecycle: Lifecycle,
+    /// The number of the next stream.
+    pub(crate) streams: AtomicU64,
 }
 
-impl From<&End> for Status {
-    fn from(end: &End) -> Self {
-        let message = end.to_string();
-        match end {
-            End::Gone | End::Stuck | End::Store => Status::unavailable(message),
-            End::Fenced | End::Behind => Status::aborted(message),
-            End::FalseAck { .. } | End::Revoked => Status::permission_denied(message),
-            End::Expired => Status::unauthenticated(message),
-            End::Rejected(_) | End::Diverged { .. } => Status::failed_precondition(message),
-            End::Protocol(_) => Status::invalid_argument(message),
-            End::TooLong => Status::out_of_range(message),
-            End::Stopped => Status::ok(""),
+/// What one node may ask of a replica, and what all may at the same time.
+pub(crate) struct Limits {
+    /// Snapshots that are sent at the same time.
+    snapshots: Arc<Semaphore>,
+    /// Streams that have not said Hello yet, by node.
+    handshakes: Doors,
+    /// Streams that begin, by whose they are.
+    beginnings: RateLimits<Identity>,
+    /// Reports of refused credentials, by node.
+    refusals: RateLimits<NodeId>,
+    /// Warnings of reports that name what the node was not sent.
+    strangers: Repeated,
+    /// Warnings of nodes that come with another table than they should hold.
+    differing: Repeated,
+}
+
+impl Limits {
+    /// Limits with room for `max_snapshots` snapshots at the same time.
+    pub(crate) fn new(max_snapshots: usize) -> Self {
+        Self {
+            snapshots: Arc::new(Semaphore::new(max_snapshots)),
+            handshakes: Doors::default(),
+            beginnings: RateLimits::default(),
+            refusals: RateLimits::default(),
+            strangers: Repeated::new(WARN_EVERY),
+            differing: Repeated::new(WARN_EVERY),
         }
     }
 }
 
-impl Distribution {
+impl Sessions {
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+
+    /// Who is at the other end of a connection.
+    pub(crate) fn peer(&self, connection: &Extensions) -> Option<Peer> {
+        self.0.identities.of(connection)
+    }
+
     /// Serves a call of `Distribution/Sync` until its stream ends, for whom `extensions` name.
     pub(crate) async fn sync(self, extensions: Extensions, body: RecvStream, mut respond: SendResponse<Bytes>) {
-        let inner = &self.0;
-        let _running = inner.tasks.token();
-        let entered = inner.stop.run_until_cancelled(enter(inner, &extensions)).await;
+        let shared = &self.0;
+        let _running = shared.lifecycle.tasks.token();
+        let entered = shared.lifecycle.stop.run_until_cancelled(enter(shared, &extensions)).await;
         let (node, member, opening, expires_at) = match entered.unwrap_or_else(|| Err(leaving())) {
             Ok(entered) => entered,
             Err(status) => return grpc_stream::refuse(&mut respond, status),
         };
         let Ok(mut outbound) = Outbound::begin(&mut respond) else { return };
         let inbound = Inbound::new(body);
-        let Err(end) = serve(inner.clone(), node.clone(), (member, opening, expires_at), inbound, &mut outbound).await;
+        let Err(end) = serve(shared.clone(), node.clone(), (member, opening, expires_at), inbound, &mut outbound).await;
         if matches!(end, End::FalseAck { .. } | End::Diverged { .. } | End::Rejected(_)) {
             tracing::error!(seks.node = %node, reason = %end, "a node's stream was ended");
         } else {
@@ -160,53 +175,53 @@ fn leaving() -> Status {
 }
 
 /// Whose call it is, if it may begin.
-async fn enter(inner: &Inner, extensions: &Extensions) -> Result<(NodeId, Member, Opening, i64), Status> {
-    let peer = inner.peer(extensions).filter(|peer| !matches!(peer.identity, Identity::Operator(_)));
+async fn enter(shared: &Shared, extensions: &Extensions) -> Result<(NodeId, Member, Opening, i64), Status> {
+    let peer = shared.identities.of(extensions).filter(|peer| !matches!(peer.identity, Identity::Operator(_)));
     let peer = peer.ok_or_else(|| Status::unauthenticated("a node's certificate is needed"))?;
     if peer.is_expired() {
         return Err(Status::from(&End::Expired));
     }
-    if inner.leaving.is_cancelled() {
+    if shared.lifecycle.leaving.is_cancelled() {
         return Err(leaving());
     }
-    if inner.beginnings.try_acquire(&peer.identity, BEGINNINGS).is_err() {
+    if shared.limits.beginnings.try_acquire(&peer.identity, BEGINNINGS).is_err() {
         return Err(Status::resource_exhausted("streams of this node begin too often"));
     }
-    let Some(opening) = inner.doors.enter(&peer.identity) else {
+    let Some(opening) = shared.limits.handshakes.enter(&peer.identity) else {
         return Err(Status::resource_exhausted("too many streams of this node are beginning"));
     };
-    let (node, member) = admit(inner, &peer).await.map_err(|end| Status::from(&end))?;
+    let (node, member) = admit(shared, &peer).await.map_err(|end| Status::from(&end))?;
     Ok((node, member, opening, peer.expires_at))
 }
 
 /// The membership of a node that has shown its certificate. A replica that doesn't know it yet asks the store how far it is
 /// behind: enrolment may have happened at another replica just now.
-async fn admit(inner: &Inner, peer: &Peer) -> Result<(NodeId, Member), End> {
-    if let Some(member) = inner.members.admit(peer) {
+async fn admit(shared: &Shared, peer: &Peer) -> Result<(NodeId, Member), End> {
+    if let Some(member) = shared.fleet.members.admit(peer) {
         return Ok(member);
     }
-    let revision = inner.store.revision().await.map_err(|_| End::Store)?;
-    handshake::catch_up(inner, revision).await?;
-    inner.members.admit(peer).ok_or(End::Revoked)
+    let revision = shared.store.revision().await.map_err(|_| End::Store)?;
+    handshake::catch_up(shared, revision).await?;
+    shared.fleet.members.admit(peer).ok_or(End::Revoked)
 }
 
 /// What [`serve`] returns when it is done: it only ever ends for a reason.
 enum Never {}
 
 async fn serve(
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
     node: NodeId,
     (member, opening, expires_at): (Member, Opening, i64),
     mut inbound: Inbound,
     outbound: &mut Outbound,
 ) -> Result<Never, End> {
     let (began, scope) = (BootInstant::now(), Scope::of(&member.record));
-    let greeted = greet(&inner, &node, member.record.region.clone(), scope, &mut inbound);
-    let greeted = inner.stop.run_until_cancelled(greeted).await.ok_or(End::Stopped)?;
+    let greeted = greet(&shared, &node, member.record.region.clone(), scope, &mut inbound);
+    let greeted = shared.lifecycle.stop.run_until_cancelled(greeted).await.ok_or(End::Stopped)?;
     let Greeting { hello, key, welcome, check } = greeted?;
     drop(opening);
-    let stream = inner.next_stream();
-    let fenced = inner.fleet.join(&node, stream, &hello).cancelled_owned().map(|()| Rare::Fenced);
+    let stream = shared.streams.fetch_add(1, Relaxed);
+    let fenced = shared.fleet.leases.join(&node, stream, &hello).cancelled_owned().map(|()| Rare::Fenced);
     let revoked = member.revoked.clone().cancelled_owned().map(|()| Rare::Revoked);
     tracing::info!(seks.node = %node, region = hello.region, resumed = welcome.resumed, "a node's stream begins");
     let mut session = Session {
@@ -221,20 +236,20 @@ async fn serve(
         root_after: (!welcome.resumed || !hello.was_current).then_some(began),
         nacks: 0,
         hurries: 0,
-        inner: inner.clone(),
+        shared: shared.clone(),
         node,
         stream,
         key,
     };
     if welcome.resumed {
         // What it holds was acknowledged on a stream before, or in vain; its certificate says so again.
-        session.inner.fleet.ack(&session.node, stream, hello.applied_revision);
+        session.shared.fleet.leases.ack(&session.node, stream, hello.applied_revision);
     } else {
         session.sent = 0;
         session.load_from(hello.applied_revision);
     }
-    let stopped = inner.stop.clone().cancelled_owned().map(|()| Rare::Stopped);
-    let _leave = Leave { inner, node: session.node.clone(), stream };
+    let stopped = shared.lifecycle.stop.clone().cancelled_owned().map(|()| Rare::Stopped);
+    let _leave = Leave { shared, node: session.node.clone(), stream };
     outbound.send(ToNode::Welcome(welcome))?;
     let renewal = certificate_at(expires_at - RENEWAL_SECONDS).map(|()| Rare::Renewal);
     let expired = certificate_at(expires_at).map(|()| Rare::Expired);
@@ -285,19 +300,19 @@ type Rares = FuturesUnordered<BoxFuture<'static, Rare>>;
 
 /// Takes the stream out of the fleet, however it ends.
 struct Leave {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
     node: NodeId,
     stream: u64,
 }
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        self.inner.fleet.leave(&self.node, self.stream);
+        self.shared.fleet.leases.leave(&self.node, self.stream);
     }
 }
 
 struct Session {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
     node: NodeId,
     stream: u64,
     key: SessionKey,
@@ -326,9 +341,9 @@ struct Session {
 
 impl Session {
     async fn run(&mut self, inbound: &mut Inbound, outbound: &mut Outbound, mut rare: Rares) -> Result<Never, End> {
-        let mut news = WatchStream::from_changes(self.inner.feed.news());
-        let mut barrier = WatchStream::from_changes(self.inner.barrier.subscribe());
-        let patience = self.inner.config.lease * 2;
+        let mut news = WatchStream::from_changes(self.shared.changes.log.news());
+        let mut barrier = WatchStream::from_changes(self.shared.fleet.barriers.subscribe());
+        let patience = self.shared.lease * 2;
         // Goes on if there was life: a timer that was set anew with every message would cost more than those.
         let look = |due| sleep_until(due).map(|()| Rare::Look).boxed();
         let (mut heard, mut moved) = (Instant::now(), Instant::now());
@@ -389,9 +404,8 @@ impl Session {
 
     /// Ready when it is this node's turn to move: a thousand at once would keep each other from it.
     fn turn(&self) -> impl Future<Output = Rare> + use<> {
-        let leaving = self.inner.leaving.clone();
-        let turn =
-            registration::handover(self.inner.config.lease).mul_f64((self.stream % TURNS) as f64 / (4 * TURNS) as f64);
+        let leaving = self.shared.lifecycle.leaving.clone();
+        let turn = registration::handover(self.shared.lease).mul_f64((self.stream % TURNS) as f64 / (4 * TURNS) as f64);
         async move {
             leaving.cancelled().await;
             sleep(turn).await;
@@ -419,11 +433,11 @@ impl Session {
             }
             FromNode::Renew(renew) => {
                 self.renew = Some(renew.nonce);
-                self.inner.fleet.renewed(&self.node, self.stream, renew.tokens);
-                self.inner.fleet.audit(&self.node, self.stream, renew.audit_queue);
+                self.shared.fleet.leases.renewed(&self.node, self.stream, renew.tokens);
+                self.shared.fleet.leases.audit(&self.node, self.stream, renew.audit_queue);
                 if self.root_after.is_some() && self.hurries < MAX_HURRIES {
                     self.hurries += 1;
-                    self.inner.hurry.notify_one();
+                    self.shared.fleet.barriers.request();
                 }
             }
             FromNode::Refused(refused) => self.refused(refused),
@@ -435,20 +449,20 @@ impl Session {
     /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that. A node may only name a credential that it
     /// was sent, and only so often: each costs reads of the store, and perhaps an exchange with an identity provider.
     fn refused(&self, refused: wire::Refused) {
-        let (inner, node) = (self.inner.clone(), self.node.clone());
+        let (shared, node) = (self.shared.clone(), self.node.clone());
         let (Ok(tenant), Ok(credential)) = (refused.tenant.parse(), refused.credential.parse()) else { return };
-        let pools = self.inner.snapshots.assigned(&tenant, &credential);
+        let pools = self.shared.changes.snapshots.assigned(&tenant, &credential);
         if !self.check.scope().holds(&tenant) || !pools.is_some_and(|pools| self.check.is_sent(&pools)) {
-            if let Some(count) = self.inner.strangers.count() {
+            if let Some(count) = self.shared.limits.strangers.count() {
                 tracing::warn!(seks.node = %node, count, "a node names a credential that it was not sent");
             }
             return;
         }
-        if self.inner.refusals.try_acquire(&node, REFUSALS).is_err() {
+        if self.shared.limits.refusals.try_acquire(&node, REFUSALS).is_err() {
             return; // whatever is minted is renewed in time without it
         }
-        self.inner.spawn(async move {
-            match inner.registry.force_mint(&tenant, &credential, refused.version).await {
+        self.shared.lifecycle.spawn(async move {
+            match shared.registry.force_mint(&tenant, &credential, refused.version).await {
                 Ok(true) => {
                     tracing::info!(seks.node = %node, seks.tenant = %tenant, seks.credential = %credential, version = refused.version, "an upstream refuses a minted token: another is due");
                 }
@@ -464,12 +478,13 @@ impl Session {
         if revision > sent {
             return Err(End::FalseAck { acked: revision, sent });
         }
-        let news = self.inner.fleet.ack(&self.node, self.stream, revision);
+        let news = self.shared.fleet.leases.ack(&self.node, self.stream, revision);
         // What happened before we came was pushed by nobody.
         if news
-            && revision > self.inner.present
-            && let (Some(push), Some(observed)) = (&self.inner.metrics.push, self.inner.feed.observed(revision))
-            && self.inner.feed.effective(revision) == revision
+            && revision > self.shared.changes.started_at
+            && let (Some(push), Some(observed)) =
+                (&self.shared.changes.metrics.push, self.shared.changes.log.observed(revision))
+            && self.shared.changes.log.effective(revision) == revision
         {
             push.observe(seks_proto::table::BootInstant::now().since(observed).as_secs_f64());
         }
@@ -489,7 +504,7 @@ impl Session {
             if let Some(FromNode::Ack(ack)) = message.message
                 && ack.revision == revision
             {
-                self.inner.fleet.ack(&self.node, self.stream, revision);
+                self.shared.fleet.leases.ack(&self.node, self.stream, revision);
                 return Ok(());
             }
         }
@@ -498,20 +513,20 @@ impl Session {
 
     /// Begins to write down that we answer for the node's leases; `None`: the store knows, or it is too early.
     fn record(&self) -> Option<BoxFuture<'static, ()>> {
-        let effective = |revision| self.inner.feed.effective(revision);
-        let record = self.inner.fleet.to_record(&self.node, self.inner.config.lease, effective)?;
-        let (inner, node) = (self.inner.clone(), self.node.clone());
+        let effective = |revision| self.shared.changes.log.effective(revision);
+        let record = self.shared.fleet.leases.to_record(&self.node, self.shared.lease, effective)?;
+        let (shared, node) = (self.shared.clone(), self.node.clone());
         // A task of its own: however this stream ends, the fleet hears what became of the write.
         let write = tokio::spawn(async move {
-            let known = inner.members.stored(&node);
-            match inner.registry.see_node(&node, &record, known).await {
+            let known = shared.fleet.members.stored(&node);
+            match shared.registry.see_node(&node, &record, known).await {
                 Ok(revision) => {
-                    inner.fleet.recorded(&node, &record, revision);
-                    inner.hurry.notify_one();
+                    shared.fleet.leases.recorded(&node, &record, revision);
+                    shared.fleet.barriers.request();
                 }
                 Err(error) => {
                     tracing::warn!(seks.node = %node, %error, "a node can't be recorded; it gets no lease");
-                    inner.fleet.unrecorded(&node, &record);
+                    shared.fleet.leases.unrecorded(&node, &record);
                 }
             }
         });
@@ -522,7 +537,7 @@ impl Session {
 
     /// The node's table isn't what it should be: an event was lost, or a record damaged. It gets another, and somebody looks into it.
     fn repair(&mut self, revision: Revision) {
-        self.inner.metrics.diverged("node");
+        self.shared.changes.metrics.diverged("node");
         if self.check.may_repair() {
             tracing::error!(seks.node = %self.node, revision, "a node's table differs from what it should hold");
             self.was_sent = self.sent;
@@ -533,7 +548,7 @@ impl Session {
 
     /// Prepares a snapshot that is not older than `revision`, which the node may have.
     fn load_from(&mut self, revision: Revision) {
-        self.loading = Some(Loading::new(&self.inner, self.check.scope().clone(), revision));
+        self.loading = Some(Loading::new(&self.shared, self.check.scope().clone(), revision));
     }
 
     fn begin(&mut self, loaded: Loaded) {
@@ -544,11 +559,11 @@ impl Session {
 
     /// What the store's envelopes are bound to, and what the node's are.
     fn epochs(&self) -> (&str, &str) {
-        (self.inner.store.epoch(), self.inner.lifetime.name())
+        (self.shared.store.epoch(), self.shared.lifetime.name())
     }
 
     fn epoch(&self) -> String {
-        self.inner.lifetime.name().to_owned()
+        self.shared.lifetime.name().to_owned()
     }
 }
 

@@ -2,9 +2,7 @@
 
 use seks_proto::{id::NodeId, policy::PolicyError};
 
-use crate::{
-    authority::AuthorityError, mint::MintError, policy_workers::PolicyWorkError, seal::SealError, store::StoreError,
-};
+use crate::{mint::MintError, policy_workers::PolicyWorkError, seal::SealError, store::StoreError};
 
 /// A refusal or a failure. The text is for operators: it holds names and limits, never a secret.
 #[derive(Debug, thiserror::Error)]
@@ -103,9 +101,6 @@ pub enum RegistryError {
     /// No token could be minted.
     #[error(transparent)]
     Mint(#[from] MintError),
-    /// The certificate authority.
-    #[error("certificate authority: {0}")]
-    Authority(#[from] AuthorityError),
 }
 
 impl RegistryError {

@@ -6,14 +6,11 @@
 use seks_proto::id::TenantName;
 
 use super::{
-    Change, Registry, RegistryError,
+    Change, QuotaConfig, Registry, RegistryError,
     change::decide,
     record::{Operator, Quota, Tenant, Usage},
 };
-use crate::{
-    config::QuotaConfig,
-    store::{Revision, key::prefix},
-};
+use crate::store::{Revision, key::prefix};
 
 /// Request ids that are remembered, for each token that a tenant may have.
 const REQUESTS_PER_TOKEN: u64 = 4;

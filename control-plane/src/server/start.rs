@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     distribution::DistributionError,
     lifetime::{Lifetime, Mark, MarkError, MarkFile, WentBack},
+    mint_refresher::RefresherError,
     registry::{Registry, RegistryError},
     seal::{SealError, SealKind, Sealer},
     store::{OpenError, Store, StoreError},
@@ -77,6 +78,9 @@ pub enum StartError {
     /// A runtime has ended before the start was done.
     #[error("the start was interrupted: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
+    /// What renews minted credentials.
+    #[error(transparent)]
+    Refresher(#[from] RefresherError),
     /// A metric's name.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -106,7 +110,9 @@ impl StartError {
                 Exit::Failed
             }
             Self::WentBack(_) => Exit::Conflict,
-            Self::Metrics(_) | Self::Reflection(_) | Self::Name(_) | Self::Registry(_) => Exit::Failed,
+            Self::Metrics(_) | Self::Refresher(_) | Self::Reflection(_) | Self::Name(_) | Self::Registry(_) => {
+                Exit::Failed
+            }
             Self::Threads(_) | Self::Interrupted(_) => Exit::Failed,
             _ => Exit::Usage,
         }
@@ -134,6 +140,17 @@ impl StartError {
         };
         Self::Seal { key, source }
     }
+}
+
+/// Why an operator has no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Its record.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Its certificate.
+    #[error("certificate authority: {0}")]
+    Authority(#[from] AuthorityError),
 }
 
 /// An operator's certificate with its key, made here because nobody else is there to make the key.

@@ -23,8 +23,7 @@ use futures_util::{
 };
 use tokio::sync::watch;
 
-pub(crate) use self::writer::check_size;
-pub(super) use self::{database::fresh_epoch, restore::restore};
+pub(super) use self::restore::restore;
 use self::{
     database::{Database, Fault, META, RECORDS},
     log::{Before, Since},
@@ -84,6 +83,10 @@ impl Embedded {
 impl Store for Embedded {
     fn kind(&self) -> &'static str {
         "embedded"
+    }
+
+    fn is_exclusive(&self) -> bool {
+        true
     }
 
     fn epoch(&self) -> &str {

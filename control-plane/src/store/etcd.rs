@@ -22,8 +22,7 @@ use futures_util::{
 pub(super) use self::restore::restore;
 use self::{failure::Failure, link::Link};
 use super::{
-    Key, OpenError, Page, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write,
-    embedded::fresh_epoch,
+    Key, OpenError, Page, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write, fresh_epoch,
 };
 
 /// Records fetched at once: a list is made of pages, all at one revision.
@@ -57,7 +56,7 @@ impl Etcd {
                 watch::lay_by_pulse(&etcd.link).await;
                 return Ok(etcd);
             }
-            let epoch = fresh_epoch().map_err(|e| StoreError::Unavailable(e.to_string()))?;
+            let epoch = fresh_epoch()?;
             let write =
                 Transaction { checks: vec![(Key::Epoch, 0)], writes: vec![Write::Put(Key::Epoch, epoch.into())] };
             match etcd.commit(write).await {
@@ -117,6 +116,10 @@ impl Etcd {
 impl Store for Etcd {
     fn kind(&self) -> &'static str {
         "etcd"
+    }
+
+    fn is_exclusive(&self) -> bool {
+        false
     }
 
     fn epoch(&self) -> &str {

@@ -8,7 +8,6 @@ use std::{
 use seks_control_plane::{
     Distribution, DistributionOptions,
     authority::{Identity as PeerIdentity, Peer},
-    node_api::Nodes,
     registry::Registry,
     seal::Sealer,
     store::Store,
@@ -127,7 +126,7 @@ pub(crate) async fn replica(
             Checked(socket, peer)
         })
     });
-    Nodes::new(distribution).serve(incoming, CancellationToken::new()).await;
+    distribution.node_api().serve(incoming, CancellationToken::new()).await;
 }
 
 /// Runs a node that has `certificate`, on `machine`; its table is filled from now on.

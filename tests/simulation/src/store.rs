@@ -108,6 +108,10 @@ impl Store for Client {
         "etcd"
     }
 
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+
     fn epoch(&self) -> &str {
         "simulated"
     }

@@ -29,6 +29,10 @@ impl Store for Forgetful {
     fn kind(&self) -> &'static str {
         self.store.kind()
     }
+
+    fn is_exclusive(&self) -> bool {
+        self.store.is_exclusive()
+    }
     fn epoch(&self) -> &str {
         self.store.epoch()
     }

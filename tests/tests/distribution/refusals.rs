@@ -35,6 +35,10 @@ impl Store for Asked {
     fn kind(&self) -> &'static str {
         self.store.kind()
     }
+
+    fn is_exclusive(&self) -> bool {
+        self.store.is_exclusive()
+    }
     fn epoch(&self) -> &str {
         self.store.epoch()
     }

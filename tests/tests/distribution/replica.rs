@@ -5,11 +5,11 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use rcgen::{CertificateParams, KeyPair};
 use seks_control_plane::{
     Base, Config, Distribution, DistributionOptions, StartError,
-    authority::{Authority, Request, enrolment::Enrolment},
+    authority::{Authority, Request},
     backup,
     config::ListenerTlsConfig,
     lifetime::Lifetime,
-    node_api::Nodes,
+    node_api::enrolment::Enrolment,
     registry::{Admission, Issue, Joining, Registry},
     seal::{SealConfig, Sealer, rotate::rotate},
     server::{
@@ -158,7 +158,7 @@ impl Site {
         let source = Source::new(foundation.authority.clone(), ListenerTlsConfig::default(), Vec::new());
         let (tls, _presented) = source.server_config(ClientCertificate::Optional).unwrap();
         let enrolment = Enrolment::service(foundation.authority.clone(), foundation.registry.clone());
-        let nodes = Nodes::new(distribution.clone()).with_enrolment(enrolment);
+        let nodes = distribution.node_api().with_enrolment(enrolment);
         let serving = tokio::spawn(nodes.serve(listener.accept(tls, stop.clone()), stop.clone()));
         Replica { foundation, distribution, address, stop, serving }
     }

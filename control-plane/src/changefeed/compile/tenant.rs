@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::Hash,
-    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -20,66 +19,12 @@ use super::{
     tenant_record,
 };
 use crate::{
-    changefeed::{change::Credential, scope::Scope},
+    changefeed::{
+        change::Credential,
+        checksum::{Audience, Pools, Sums},
+    },
     registry::record::{PolicySet, destination_of},
 };
-
-/// What a tenant's records add up to at a node: [`TableSum`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sums {
-    /// What is the same for all nodes.
-    plain: TableSum,
-    /// The credentials, which are withheld from some, by who is sent them. No part is nothing.
-    credentials: BTreeMap<Audience, TableSum>,
-}
-
-/// Who is sent a credential.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Audience {
-    pools: Pools,
-    /// It is bound to another destination than its service has: only nodes that check bindings are told of it.
-    unbound: bool,
-}
-
-impl Default for Audience {
-    fn default() -> Self {
-        Self { pools: Pools::from([]), unbound: false }
-    }
-}
-
-/// Pools that a credential is assigned to; none: every node may have it.
-type Pools = Arc<[String]>;
-
-impl Sums {
-    pub(crate) fn plus(mut self, more: &Self) -> Self {
-        self.plain = self.plain.plus(more.plain);
-        more.credentials.iter().for_each(|(audience, more)| self.shift(audience, |sum| sum.plus(*more)));
-        self
-    }
-
-    pub(crate) fn minus(mut self, less: &Self) -> Self {
-        self.plain = self.plain.minus(less.plain);
-        less.credentials.iter().for_each(|(audience, less)| self.shift(audience, |sum| sum.minus(*less)));
-        self
-    }
-
-    /// What a node of `scope` should come to, that is sent credentials or isn't, and those that are bound elsewhere or not.
-    pub(crate) fn of_node(&self, scope: &Scope, withhold: bool, checks_binding: bool) -> TableSum {
-        let is_sent = |audience: &Audience| {
-            !withhold && (checks_binding || !audience.unbound) && scope.is_assigned(&audience.pools)
-        };
-        let sent = self.credentials.iter().filter(|(audience, _)| is_sent(audience));
-        sent.fold(self.plain, |sum, (_, more)| sum.plus(*more))
-    }
-
-    fn shift(&mut self, audience: &Audience, by: impl FnOnce(TableSum) -> TableSum) {
-        let sum = by(self.credentials.get(audience).copied().unwrap_or_default());
-        match sum == TableSum::default() {
-            true => drop(self.credentials.remove(audience)),
-            false => drop(self.credentials.insert(audience.clone(), sum)),
-        }
-    }
-}
 
 #[derive(Default)]
 pub(super) struct Tenant {

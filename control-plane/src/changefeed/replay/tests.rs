@@ -28,6 +28,10 @@ impl Store for Past {
     fn kind(&self) -> &'static str {
         self.store.kind()
     }
+
+    fn is_exclusive(&self) -> bool {
+        self.store.is_exclusive()
+    }
     fn epoch(&self) -> &str {
         self.store.epoch()
     }

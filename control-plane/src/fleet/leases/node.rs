@@ -10,7 +10,7 @@ use seks_proto::{
 use tokio_util::sync::CancellationToken;
 
 use super::Standing;
-use crate::{distribution::unix_now, store::Revision};
+use crate::{clock::unix_now, store::Revision};
 
 /// How many acknowledgements of a node are remembered with their time.
 const MAX_ACKS: usize = 64;

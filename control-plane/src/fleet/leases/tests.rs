@@ -17,14 +17,14 @@ fn record(replica: &str) -> wire::Node {
 }
 
 /// A fleet of the replica `me`, without nodes.
-fn fleet() -> Fleet {
-    let fleet = Fleet::new(Vec::new(), TTL);
+fn fleet() -> Leases {
+    let fleet = Leases::new(Vec::new(), TTL);
     fleet.enlist("me".parse().unwrap());
     fleet
 }
 
 /// As [`fleet`], with the node `a` on stream 1, which it answers for since revision 5.
-fn with_a() -> Fleet {
+fn with_a() -> Leases {
     let fleet = fleet();
     fleet.join(&id("a"), 1, &hello("eu"));
     let record = to_record(&fleet, "a").unwrap();
@@ -32,11 +32,11 @@ fn with_a() -> Fleet {
     fleet
 }
 
-fn to_record(fleet: &Fleet, name: &str) -> Option<wire::Node> {
+fn to_record(fleet: &Leases, name: &str) -> Option<wire::Node> {
     fleet.to_record(&id(name), TTL, |revision| revision)
 }
 
-fn standing(fleet: &Fleet, name: &str, revision: Revision, bound: BootInstant) -> Standing {
+fn standing(fleet: &Leases, name: &str, revision: Revision, bound: BootInstant) -> Standing {
     let all = fleet.standings(revision, bound, |_| Standing::Outstanding);
     all.into_iter().find(|(node, ..)| *node == id(name)).unwrap().2
 }
@@ -74,7 +74,7 @@ fn a_node_is_done_with_a_change_when_it_has_applied_it_or_its_lease_is_over() {
 
 #[test]
 fn a_node_is_recorded_before_its_first_lease_and_when_what_matters_changes() {
-    let fleet = Fleet::new(Vec::new(), TTL);
+    let fleet = Leases::new(Vec::new(), TTL);
     fleet.join(&id("a"), 1, &hello("eu"));
     assert!(to_record(&fleet, "a").is_none(), "not before we are registered");
     fleet.enlist("me".parse().unwrap());
@@ -218,7 +218,7 @@ fn an_answer_that_comes_late_brings_no_evicted_node_back() {
 
 #[test]
 fn a_listing_removes_who_is_not_in_it() {
-    let fleet = Fleet::new(vec![(id("a"), record("r2"), 2), (id("b"), record("r2"), 3)], TTL);
+    let fleet = Leases::new(vec![(id("a"), record("r2"), 2), (id("b"), record("r2"), 3)], TTL);
     fleet.reset(vec![(id("b"), record("r3"), 7)], 9);
     assert_eq!(fleet.list(9, 9, |_| None).len(), 1);
     assert!(fleet.is_held(&"r3".parse().unwrap()));
@@ -255,7 +255,7 @@ fn who_comes_back_while_it_is_given_back_is_recorded_anew() {
 
 #[test]
 fn nothing_is_promised_while_it_is_unknown_whether_we_answer_for_a_node() {
-    let fleet = Fleet::new(Vec::new(), Duration::ZERO); // a hold lapses at once, as it does in a process that is stopped for long
+    let fleet = Leases::new(Vec::new(), Duration::ZERO); // a hold lapses at once, as it does in a process that is stopped for long
     fleet.enlist("me".parse().unwrap());
     fleet.join(&id("a"), 1, &hello("eu"));
     assert!(fleet.ack(&id("a"), 1, 3));
@@ -312,7 +312,7 @@ fn a_replica_goes_on_answering_for_a_process_that_a_record_of_another_one_displa
 fn a_replica_is_held_while_it_may_answer_for_a_process_that_no_record_names() {
     let (r2, r3) = ("r2".parse().unwrap(), "r3".parse().unwrap());
     for (longest, held) in [(TTL, true), (Duration::ZERO, false)] {
-        let fleet = Fleet::new(vec![(id("a"), record_of("r2", "one"), 3)], longest);
+        let fleet = Leases::new(vec![(id("a"), record_of("r2", "one"), 3)], longest);
         fleet.learn(id("a"), Some(record_of("r2", "two")), 4);
         fleet.learn(id("a"), Some(record_of("r3", "two")), 5);
         assert_eq!((fleet.is_held(&r2), fleet.is_held(&r3)), (held, true), "{longest:?}");

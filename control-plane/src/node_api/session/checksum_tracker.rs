@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use crate::{
-    changefeed::{change::Credential, compile::Sums, log::FeedDelta, scope::Scope},
+    changefeed::{change::Credential, checksum::Sums, log::FeedDelta, scope::Scope},
     store::Revision,
 };
 use seks_proto::table::TableSum;

@@ -9,8 +9,13 @@ use seks_proto::{
 };
 use tokio::time::timeout;
 
-use super::{End, checksum_tracker::Check};
-use crate::{changefeed::scope::Scope, distribution::Inner, node_api::grpc_stream::Inbound, store::Revision};
+use super::{End, Shared, checksum_tracker::Check};
+use crate::{
+    changefeed::scope::{Scope, is_whole},
+    clock::millis,
+    node_api::grpc_stream::Inbound,
+    store::Revision,
+};
 
 /// A node says Hello at once.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
@@ -28,7 +33,7 @@ pub(super) struct Greeting {
 }
 
 pub(super) async fn greet(
-    inner: &Inner,
+    shared: &Shared,
     node: &NodeId,
     region: String,
     scope: Scope,
@@ -42,21 +47,21 @@ pub(super) async fn greet(
     if !region.is_empty() {
         hello.region = region; // enrolment's word counts
     }
-    if inner.is_cut_off() {
+    if shared.fleet.barriers.is_cut_off(shared.lease) {
         return Err(End::Store); // it is better off with another replica
     }
     let checks_binding = hello.features.iter().any(|feature| feature == features::BINDING_V1);
     let mut check = Check::new(scope, !is_whole(&hello.features), checks_binding);
-    let resumed = can_resume(inner, &hello).await? && holds_its_table(inner, node, &hello, &mut check);
+    let resumed = can_resume(shared, &hello).await? && holds_its_table(shared, node, &hello, &mut check);
     let (key, session_enc, session_sealed) =
         SessionKey::offer(&hello.session_key).map_err(|_| End::Protocol("the session key is not an X25519 key"))?;
     let welcome = wire::Welcome {
-        replica: inner.config.replica.clone(),
-        epoch: inner.lifetime.name().to_owned(),
-        superseded: inner.lifetime.superseded().to_vec(),
+        replica: shared.replica.clone(),
+        epoch: shared.lifetime.name().to_owned(),
+        superseded: shared.lifetime.superseded().to_vec(),
         session_enc,
         session_sealed,
-        lease_ttl_ms: crate::fleet::leases::millis(inner.config.lease),
+        lease_ttl_ms: millis(shared.lease),
         resumed,
     };
     Ok(Greeting { hello, key, welcome, check })
@@ -78,28 +83,23 @@ fn check(hello: &wire::Hello, node: &NodeId) -> Result<(), End> {
     Ok(())
 }
 
-/// Whether the node can evaluate and inject everything that this build can ask for. What it can't do, it must not get.
-pub(crate) fn is_whole(known: &[String]) -> bool {
-    features::ALL.iter().all(|feature| known.iter().any(|k| k == feature))
-}
-
 /// Waits until this replica has taken in `revision`.
-pub(super) async fn catch_up(inner: &Inner, revision: Revision) -> Result<(), End> {
-    let mut head = inner.feed.subscribe();
+pub(super) async fn catch_up(shared: &Shared, revision: Revision) -> Result<(), End> {
+    let mut head = shared.changes.log.subscribe();
     let caught_up = timeout(CATCH_UP, head.wait_for(|head| *head >= revision)).await;
     caught_up.map_err(|_| End::Store)?.map_err(|_| End::Store).map(drop)
 }
 
 /// Whether the node holds what it should at its revision, as far as that is known. If not, it starts again from a snapshot.
-fn holds_its_table(inner: &Inner, node: &NodeId, hello: &wire::Hello, check: &mut Check) -> bool {
+fn holds_its_table(shared: &Shared, node: &NodeId, hello: &wire::Hello, check: &mut Check) -> bool {
     let revision = hello.applied_revision;
-    if let Some(sums) = inner.snapshots.sums_at(revision, check.scope(), &inner.feed) {
+    if let Some(sums) = shared.changes.snapshots.sums_at(revision, check.scope(), &shared.changes.log) {
         check.restart(revision, &sums);
     }
     let agrees = check.agrees(revision, &hello.table_hash);
     if !agrees {
-        inner.metrics.diverged("node");
-        if let Some(count) = inner.differing.count() {
+        shared.changes.metrics.diverged("node");
+        if let Some(count) = shared.limits.differing.count() {
             tracing::error!(seks.node = %node, revision, count, "a node came with a table that differs from what it should hold");
         }
     }
@@ -108,8 +108,8 @@ fn holds_its_table(inner: &Inner, node: &NodeId, hello: &wire::Hello, check: &mu
 
 /// Whether deltas lead on from what the node holds. A node that has seen what this store can't have brought is turned away,
 /// unless somebody has accepted that the store went back.
-async fn can_resume(inner: &Inner, hello: &wire::Hello) -> Result<bool, End> {
-    let (name, superseded) = (inner.lifetime.name(), inner.lifetime.superseded());
+async fn can_resume(shared: &Shared, hello: &wire::Hello) -> Result<bool, End> {
+    let (name, superseded) = (shared.lifetime.name(), shared.lifetime.superseded());
     for (epoch, revision) in [(&hello.epoch, hello.applied_revision), (&hello.seen_epoch, hello.seen_revision)] {
         let diverged = |now| End::Diverged {
             node_epoch: epoch.clone(),
@@ -121,16 +121,16 @@ async fn can_resume(inner: &Inner, hello: &wire::Hello) -> Result<bool, End> {
             continue;
         }
         if epoch != name {
-            return Err(diverged(inner.feed.head()));
+            return Err(diverged(shared.changes.log.head()));
         }
-        if revision > inner.feed.head() {
+        if revision > shared.changes.log.head() {
             // Another replica was faster, or the store has gone back. The store itself knows.
-            let now = inner.store.revision().await.map_err(|_| End::Store)?;
+            let now = shared.store.revision().await.map_err(|_| End::Store)?;
             if revision > now {
                 return Err(diverged(now));
             }
-            catch_up(inner, revision).await?;
+            catch_up(shared, revision).await?;
         }
     }
-    Ok(hello.epoch == name && inner.feed.reaches(hello.applied_revision))
+    Ok(hello.epoch == name && shared.changes.log.reaches(hello.applied_revision))
 }

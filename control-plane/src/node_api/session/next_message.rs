@@ -11,20 +11,17 @@ use seks_proto::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{End, Session};
+use super::{End, Session, Shared};
 use crate::{
     changefeed::{
         change::{Body, Credential, Item},
-        compile::Sums,
+        checksum::Sums,
         log::FeedDelta,
         scope::Scope,
         snapshot::{Packer, Snapshot},
     },
-    distribution::{Inner, unix_now_millis},
-    fleet::{
-        leases::millis,
-        read_barrier::{Barrier, ttl_left},
-    },
+    clock::{millis, unix_now_millis},
+    fleet::read_barrier::{Barrier, ttl_left},
     store::Revision,
 };
 
@@ -41,11 +38,11 @@ pub(super) enum Loading {
 
 impl Loading {
     /// For `scope`, not older than `at_least`.
-    pub(super) fn new(inner: &Arc<Inner>, scope: Scope, at_least: Revision) -> Self {
-        let inner = inner.clone();
+    pub(super) fn new(shared: &Arc<Shared>, scope: Scope, at_least: Revision) -> Self {
+        let shared = shared.clone();
         Self::Preparing(Box::pin(async move {
-            let Ok(place) = inner.loading.clone().acquire_owned().await else { return pending().await };
-            let (snapshots, feed) = (inner.snapshots.clone(), inner.feed.clone());
+            let Ok(place) = shared.limits.snapshots.clone().acquire_owned().await else { return pending().await };
+            let (snapshots, feed) = (shared.changes.snapshots.clone(), shared.changes.log.clone());
             let taken =
                 blocking(move || snapshots.get(&scope, |revision| revision >= at_least && feed.reaches(revision)))
                     .await;
@@ -103,20 +100,20 @@ impl Session {
             _ => {}
         }
         // Before the look for a delta: what is up to `head` is found by it.
-        let head = self.inner.feed.head();
-        let delta = self.inner.feed.next(self.sent).map_err(|_| End::Behind)?;
+        let head = self.shared.changes.log.head();
+        let delta = self.shared.changes.log.next(self.sent).map_err(|_| End::Behind)?;
         match delta {
             Some(delta) if self.loading.is_none() || !self.chunk_is_due => return Ok(Pending::Delta(delta)),
             _ if self.loading.is_some() => return Ok(Pending::Chunk),
             _ => {}
         }
-        let (Some(nonce), Some(barrier)) = (self.renew, *self.inner.barrier.borrow()) else {
+        let (Some(nonce), Some(barrier)) = (self.renew, self.shared.fleet.barriers.latest()) else {
             return Ok(Pending::Nothing);
         };
-        let ttl = self.inner.config.lease;
+        let ttl = self.shared.lease;
         // Below half of it another barrier is due any moment; unless the store is gone, and then a short lease is of little use.
         let fresh = ttl_left(barrier, ttl) >= ttl / 2;
-        let known = self.inner.fleet.may_grant(&self.node, ttl, barrier.revision);
+        let known = self.shared.fleet.leases.may_grant(&self.node, ttl, barrier.revision);
         Ok(match () {
             () if !fresh || !known || !rules::may_root(self.root_after, barrier.at) => Pending::Nothing,
             () if head < barrier.revision => Pending::Nothing,
@@ -139,7 +136,7 @@ impl Session {
     fn deltas(&mut self, first: &FeedDelta) -> ToNode {
         self.chunk_is_due = true;
         let room = DELTAS_BYTES.saturating_sub(first.items.iter().map(Item::size).sum());
-        let more = if self.takes_deltas { self.inner.feed.after(first.revision, room) } else { Vec::new() };
+        let more = if self.takes_deltas { self.shared.changes.log.after(first.revision, room) } else { Vec::new() };
         let first = self.seal(first);
         if more.is_empty() {
             return ToNode::Delta(first);
@@ -162,7 +159,7 @@ impl Session {
     }
 
     fn seal_credential(&self, credential: &Credential) -> bytes::Bytes {
-        credential.seal_to(self.epochs(), &self.inner.sealer, &self.key, self.check.checks_binding())
+        credential.seal_to(self.epochs(), &self.shared.sealer, &self.key, self.check.checks_binding())
     }
 
     fn delta(&mut self, revision: Revision, changes: Vec<bytes::Bytes>) -> wire::Delta {
@@ -172,9 +169,9 @@ impl Session {
 
     fn grant(&mut self, nonce: u64, barrier: Barrier) -> ToNode {
         (self.renew, self.root_after) = (None, None);
-        let ttl = self.inner.config.lease;
+        let ttl = self.shared.lease;
         // By this replica's clock and any that we trust, nothing that comes of this grant outlives it.
-        let speaks = self.inner.fleet.grant(&self.node, self.stream, rules::grant_ends(barrier.at, ttl));
+        let speaks = self.shared.fleet.leases.grant(&self.node, self.stream, rules::grant_ends(barrier.at, ttl));
         let left = if speaks { ttl_left(barrier, ttl) } else { std::time::Duration::ZERO };
         debug_assert!(BootInstant::now() >= barrier.at);
         let (epoch, wall_ms) = (self.epoch(), unix_now_millis());

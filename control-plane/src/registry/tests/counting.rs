@@ -19,6 +19,10 @@ impl Store for Counting {
     fn kind(&self) -> &'static str {
         self.inner.kind()
     }
+
+    fn is_exclusive(&self) -> bool {
+        self.inner.is_exclusive()
+    }
     fn epoch(&self) -> &str {
         self.inner.epoch()
     }

@@ -92,6 +92,10 @@ impl Store for Fillable {
     fn kind(&self) -> &'static str {
         self.0.kind()
     }
+
+    fn is_exclusive(&self) -> bool {
+        self.0.is_exclusive()
+    }
     fn epoch(&self) -> &str {
         self.0.epoch()
     }

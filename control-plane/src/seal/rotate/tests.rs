@@ -73,6 +73,10 @@ impl Store for Dying {
     fn kind(&self) -> &'static str {
         self.store.kind()
     }
+
+    fn is_exclusive(&self) -> bool {
+        self.store.is_exclusive()
+    }
     fn epoch(&self) -> &str {
         self.store.epoch()
     }

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use redb::{ReadableDatabase as _, ReadableTable, TableDefinition};
 
-use crate::store::{Key, OpenError, Revision, StoreError};
+use crate::store::{Key, OpenError, Revision, StoreError, fresh_epoch};
 
 /// Key path → the revision that wrote it, and the value.
 pub(super) const RECORDS: TableDefinition<'static, &str, (u64, &[u8])> = TableDefinition::new("records");
@@ -149,7 +149,7 @@ fn create(path: &Path) -> Result<(), OpenError> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     make_directory(directory).map_err(file_error)?;
     let draft = path.with_extension(format!("new-{}", std::process::id()));
-    let epoch = fresh_epoch().map_err(|e| StoreError::Unavailable(e.to_string()))?;
+    let epoch = fresh_epoch()?;
     let linked = write_new(&draft, path, &epoch, 1, &[]).and_then(|()| match std::fs::hard_link(&draft, path) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(file_error(e)),
         _ => Ok(()),
@@ -194,13 +194,6 @@ fn initialise(path: &Path, epoch: &str, revision: Revision, records: &[(Key, Byt
     }
     tx.commit()?;
     Ok(())
-}
-
-/// 128 random bits, as hex.
-pub(in crate::store) fn fresh_epoch() -> Result<String, getrandom::Error> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random)?;
-    Ok(format!("{:032x}", u128::from_be_bytes(random)))
 }
 
 /// `None`: another format version.

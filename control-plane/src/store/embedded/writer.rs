@@ -17,10 +17,7 @@ use super::{
     log::{self, Entry},
     reserve::Reserve,
 };
-use crate::store::{
-    MAX_TRANSACTION, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, OpenError, Revision, StoreError, Transaction, Write,
-    frame::bare_len,
-};
+use crate::store::{OpenError, Revision, StoreError, Transaction, Write, check_size};
 
 /// Callers that share one fsync at most. Bounds what one of them waits and what is dirty in memory.
 const BATCH: usize = 128;
@@ -85,21 +82,6 @@ fn put_bytes(write: &Write) -> u64 {
         Write::Put(key, value) => (key.to_string().len() + value.len()) as u64,
         Write::Delete(_) => 0,
     }
-}
-
-/// The bounds that both stores keep.
-pub(crate) fn check_size(transaction: &Transaction) -> Result<(), StoreError> {
-    let length = |write: &Write| match write {
-        Write::Put(key, value) => key.to_string().len() + bare_len(value),
-        Write::Delete(key) => key.to_string().len(),
-    };
-    let too_long = |write: &Write| matches!(write, Write::Put(_, value) if bare_len(value) > MAX_VALUE_BYTES);
-    let operations = transaction.checks.len().max(transaction.writes.len());
-    let total: usize = transaction.writes.iter().map(length).sum();
-    if operations > MAX_TRANSACTION || total > MAX_TRANSACTION_BYTES || transaction.writes.iter().any(too_long) {
-        return Err(StoreError::TooLarge);
-    }
-    Ok(())
 }
 
 struct Work {

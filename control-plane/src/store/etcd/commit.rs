@@ -15,7 +15,7 @@ use super::{
     revision,
     stamp::Stamp,
 };
-use crate::store::{Revision, StoreError, Transaction, Write, embedded::check_size};
+use crate::store::{Revision, StoreError, Transaction, Write, check_size};
 
 /// Commits, and says at which revision.
 pub(super) async fn commit(link: &Link, transaction: Transaction) -> Result<Revision, StoreError> {

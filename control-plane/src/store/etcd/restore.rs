@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::{Etcd, connect};
 use crate::store::{
     Framer, Key, MAX_TRANSACTION, MAX_TRANSACTION_BYTES, OpenError, Record, Revision, Store as _, StoreConfig,
-    StoreError, Transaction, Write, embedded::fresh_epoch, key::prefix,
+    Transaction, Write, fresh_epoch, key::prefix,
 };
 
 /// What the epoch's record begins with while a store is being restored.
@@ -40,7 +40,7 @@ async fn claim(etcd: &Etcd, config: &StoreConfig) -> Result<Revision, OpenError>
         None if etcd.list(prefix::ALL).await?.0.is_empty() => 0,
         None => return Err(taken()),
     };
-    let id = fresh_epoch().map_err(|e| StoreError::Unavailable(e.to_string()))?;
+    let id = fresh_epoch()?;
     let mark = Write::Put(Key::Epoch, [UNFINISHED, id.as_bytes()].concat().into());
     commit(etcd, modified, vec![mark]).await
 }

@@ -1,26 +1,22 @@
 //! Who refreshes, and when: every replica knows from the store's watch which tokens are due, and whoever claims one first, by
 //! compare-and-set, trades its secret. A replica that dies on the way leaves a claim that runs out.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use prometheus::{IntCounterVec, IntGauge, Opts, core::Collector};
 use seks_proto::{
     address::{DialGuard, Reach},
-    id::{CredentialName, OperatorName, TenantName},
+    id::{CredentialName, NameError, OperatorName, TenantName},
     runtime::telemetry::Telemetry,
-    secret::Secret,
 };
 use tokio::{task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, field};
 
-use super::{Kind, MintError, Minted, Source, endpoint::EXCHANGE};
 use crate::{
+    clock::unix_now,
+    mint::{EXCHANGE, MintError, Minted, mint_from},
     registry::{Claim, MintTimes, Registry, RegistryError},
     store::{Key, WatchEvent, Write},
 };
@@ -33,6 +29,20 @@ const NAP: Duration = Duration::from_secs(30);
 const KEEP_TRYING: Duration = Duration::from_secs(15 * 60);
 
 type Name = (TenantName, CredentialName);
+
+/// Why the refresher can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum RefresherError {
+    /// The operating system has no randomness to give.
+    #[error("no randomness")]
+    Random(#[source] getrandom::Error),
+    /// A metric's name.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+    /// The name that its writes bear.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
 
 /// Refreshes minted credentials for as long as it runs.
 pub struct Refresher {
@@ -49,15 +59,15 @@ impl Refresher {
     /// One whose claims bear the name of `replica` and, because names may be the same, a number of their own.
     ///
     /// # Errors
-    /// When a metric or a name is not one.
+    /// [`RefresherError`].
     pub fn new(
         registry: Arc<Registry>,
         telemetry: Telemetry,
         replica: String,
         guard: Arc<DialGuard>,
-    ) -> Result<Self, crate::server::StartError> {
+    ) -> Result<Self, RefresherError> {
         let mut number = [0; 4];
-        getrandom::fill(&mut number).map_err(RegistryError::Random)?;
+        getrandom::fill(&mut number).map_err(RefresherError::Random)?;
         let replica = format!("{replica}-{:08x}", u32::from_ne_bytes(number));
         let opts = Opts::new("seks_mint_refreshes_total", "Tokens that were minted, or not, by this replica.");
         Ok(Self {
@@ -213,11 +223,6 @@ impl Refresher {
     }
 }
 
-/// One exchange.
-pub(crate) async fn mint_from(kind: &str, secret: &Secret, reach: Reach) -> Result<Minted, MintError> {
-    Source::parse(Kind::parse(kind)?, secret, reach)?.mint(unix_now()).await
-}
-
 fn note(known: &mut HashMap<Name, MintTimes>, change: Write) {
     match change {
         Write::Put(Key::Mint(tenant, name), value) => match MintTimes::read(&value) {
@@ -229,6 +234,5 @@ fn note(known: &mut HashMap<Name, MintTimes>, change: Write) {
     }
 }
 
-fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
-}
+#[cfg(test)]
+mod tests;

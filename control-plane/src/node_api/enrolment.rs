@@ -17,8 +17,8 @@ use tonic::{
     transport::server::{TcpConnectInfo, TlsConnectInfo},
 };
 
-use super::{Authority, AuthorityError, Identity, Peer, Request as SigningRequest};
 use crate::{
+    authority::{Authority, AuthorityError, Identity, Peer, Request as SigningRequest},
     rate::{Rate, RateLimits, Repeated},
     registry::{Joining, Registry, RegistryError},
 };

@@ -1,0 +1,67 @@
+//! Why a node's stream ends, and how the node is told.
+
+use tonic::Status;
+
+use crate::store::Revision;
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum End {
+    /// The node closed it, or is gone.
+    #[error("the node is gone")]
+    Gone,
+    /// A newer stream speaks for the node.
+    #[error("another stream speaks for this node")]
+    Fenced,
+    /// It has no record any more, or its certificate is of another enrolment.
+    #[error("this node is not of the fleet: it was revoked, or enrolled anew")]
+    Revoked,
+    /// Its certificate has ended.
+    #[error("the node's certificate has expired")]
+    Expired,
+    /// It read too slowly for what is kept.
+    #[error("the node has fallen behind; it has to begin again")]
+    Behind,
+    /// It has read nothing, or said nothing, for too long.
+    #[error("the node is stuck")]
+    Stuck,
+    /// It acknowledged what it can't have.
+    #[error("acknowledged revision {acked}, but only {sent} was sent")]
+    FalseAck { acked: Revision, sent: Revision },
+    /// It took no snapshot.
+    #[error("the node rejects what it is sent: {0}")]
+    Rejected(String),
+    /// What it said is not of the protocol.
+    #[error("{0}")]
+    Protocol(&'static str),
+    /// Its table is of another lifetime of the store, or of this one's future: an old backup was restored here, or there.
+    #[error(
+        "the node has epoch `{node_epoch}` at {node_revision}, this store is `{epoch}` at {revision}: a person must decide"
+    )]
+    Diverged { node_epoch: String, node_revision: Revision, epoch: String, revision: Revision },
+    /// The store doesn't answer.
+    #[error("this replica can't reach its store")]
+    Store,
+    /// What it should get is larger than any message may be.
+    #[error("a message would be too long")]
+    TooLong,
+    /// The replica stops.
+    #[error("this replica stops")]
+    Stopped,
+}
+
+impl From<&End> for Status {
+    fn from(end: &End) -> Self {
+        let message = end.to_string();
+        match end {
+            End::Gone | End::Stuck | End::Store => Status::unavailable(message),
+            End::Fenced | End::Behind => Status::aborted(message),
+            End::FalseAck { .. } | End::Revoked => Status::permission_denied(message),
+            End::Expired => Status::unauthenticated(message),
+            End::Rejected(_) | End::Diverged { .. } => Status::failed_precondition(message),
+            End::Protocol(_) => Status::invalid_argument(message),
+            End::TooLong => Status::out_of_range(message),
+            End::Stopped => Status::ok(""),
+        }
+    }
+}
