@@ -12,8 +12,8 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 use bytes::Bytes;
 use prost::Message as _;
 use seks_proto::{
+    destination::Destination,
     id::{CredentialName, TenantName},
-    service::Destination,
 };
 
 pub use self::file::{Backup, Head};

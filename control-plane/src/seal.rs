@@ -15,9 +15,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use seks_proto::{
+    destination::Destination,
     id::{CredentialName, TenantName},
     secret::Secret,
-    service::Destination,
 };
 
 pub use self::{

@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod catalogue;
+pub mod destination;
 pub mod id;
 pub mod policy;
 pub mod request;

@@ -23,7 +23,6 @@ use std::{net::IpAddr, sync::Arc};
 
 use http::Method;
 
-pub(crate) use self::loose::path as loosest_path;
 pub use self::{
     compilation::Compilation,
     parse::{PolicyError, STACK_BYTES, parse_file, warnings},

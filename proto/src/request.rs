@@ -5,6 +5,7 @@
 //! parsers could read in two ways counts as not inspected.
 
 mod body;
+pub mod normalize;
 mod query;
 mod target;
 
@@ -13,12 +14,6 @@ pub use self::{
     query::{Pair, names},
     target::{Target, TargetError},
 };
-
-/// A path in its loosest reading, for finding what is refused in whatever spelling: escapes decoded, capitals lowered.
-#[must_use]
-pub fn loosest(path: &str) -> std::borrow::Cow<'_, str> {
-    crate::policy::loosest_path(path)
-}
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, time::Duration};
 use http::{HeaderName, HeaderValue, Method};
 
 pub use self::{
-    destination::Destination,
+    destination::record_destination,
     sigv4::SigV4,
     template::{Template, TemplateError},
     upstream::{Upstream, UpstreamError},
@@ -23,6 +23,7 @@ pub use self::{
 use crate::{
     address::Networks,
     id::{NameError, ServiceName, TenantName},
+    request::normalize,
     wire,
 };
 
@@ -459,7 +460,7 @@ impl DeniedPath {
     #[must_use]
     pub fn matches(&self, method: &Method, path: &str) -> bool {
         self.method.as_ref().is_none_or(|m| m == method)
-            && (self.covers(path) || (path.contains('%') && self.covers(&crate::request::loosest(path))))
+            && (self.covers(path) || (path.contains('%') && self.covers(&normalize::path(path))))
     }
 
     fn covers(&self, path: &str) -> bool {

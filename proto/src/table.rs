@@ -11,7 +11,7 @@ pub use self::{
     sum::TableSum,
 };
 
-use crate::service::Destination;
+use crate::destination::Destination;
 
 /// Protocol version in `Hello`.
 pub const PROTOCOL: u32 = 1;

@@ -6,8 +6,8 @@ use crate::seal::{RecordId, Sealer};
 use bytes::Bytes;
 use prost::Message;
 use seks_proto::{
+    destination::{self, Destination},
     id::{CredentialName, TenantName},
-    service::{Destination, destination},
     table::{SessionKey, bound_credential_aad},
     wire::{self, change::Change, remove::What},
 };

@@ -3,9 +3,10 @@
 use std::{collections::HashMap, sync::OnceLock};
 
 use seks_proto::{
+    destination::Destination,
     id::{CredentialName, OperatorName, PoolName, ServiceName, TenantName},
     secret::{Fields, Secret},
-    service::Destination,
+    service::record_destination,
 };
 
 use super::{
@@ -49,7 +50,7 @@ impl Bound {
     pub(super) fn of(service: &Service) -> Result<Self, RegistryError> {
         let checked = seks_proto::service::Service::try_from(service)
             .map_err(|_| RegistryError::Corrupt { key: format!("{}/{}", service.tenant, service.name) })?;
-        Ok(Self { destination: Destination::of(&checked), origin: checked.upstream.to_string() })
+        Ok(Self { destination: checked.destination(), origin: checked.upstream.to_string() })
     }
 
     /// What version `version` is bound to; one that was stored before credentials were bound: to where `service` sends it.
@@ -358,7 +359,7 @@ fn check_same_destination(first: Destination, now: &Bound, service: &ServiceName
 /// Whether the current version is bound to another destination than `service` has.
 fn is_unbound(credential: &Credential, service: Option<&Service>) -> bool {
     let bound_to = destination_of(credential, credential.version);
-    let has = service.and_then(|service| Destination::of_record(service).ok());
+    let has = service.and_then(|service| record_destination(service).ok());
     bound_to.is_some() && bound_to != has
 }
 

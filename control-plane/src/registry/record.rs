@@ -5,7 +5,7 @@ pub use seks_proto::wire::{
     Service, Tenant, Token, Usage,
 };
 
-use seks_proto::service::Destination;
+use seks_proto::destination::Destination;
 use sha2::{Digest as _, Sha256};
 
 use crate::store::{Key, Revision};

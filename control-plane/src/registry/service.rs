@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use seks_proto::{
     address::{AddressClass, Networks, classify},
     id::{ServiceName, TenantName},
-    service::{Destination, Service as Checked, ServiceError},
+    service::{Service as Checked, ServiceError, record_destination},
 };
 
 use super::{
@@ -75,7 +75,7 @@ impl Registry {
         new: &Service,
         may_redirect: bool,
     ) -> Result<(), RegistryError> {
-        let destination = |service: &Service| Destination::of_record(service).ok();
+        let destination = |service: &Service| record_destination(service).ok();
         let redirects = destination(old) != destination(new) || destination(new).is_none();
         if old.fields == new.fields && (may_redirect || !redirects) {
             return Ok(());

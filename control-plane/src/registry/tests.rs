@@ -8,7 +8,7 @@ use prost::Message as _;
 use seks_proto::{
     id::{AgentName, CredentialName, NodeId, OperatorName, ServiceName, TenantName, TokenId},
     secret::Secret,
-    service::Destination,
+    service::record_destination,
     wire,
 };
 use tempfile::TempDir;
@@ -242,7 +242,7 @@ async fn a_credential_grows_a_version_with_every_put_and_rollback() {
     let envelope = f.registry.store().get(&Key::Envelope(f.tenant.clone(), key.clone(), 3)).await.unwrap().unwrap();
     let open = |version| {
         let id = RecordId::credential(epoch, &f.tenant, &key, version);
-        let id = id.bound_to(Destination::of_record(&service("api")).ok());
+        let id = id.bound_to(record_destination(&service("api")).ok());
         f.registry.sealer.open(&id, &envelope.value)
     };
     assert!(open(3).unwrap().expose().ends_with(b"sk-1"), "the first secret is the current one again");
@@ -280,7 +280,7 @@ async fn a_credential_of_an_earlier_version_is_bound_to_its_services_destination
     f.put("key", "api", "sk-2").await.unwrap();
     // As an earlier version stored it: bound to nothing.
     let (key, epoch) = (name::<CredentialName>("key"), f.registry.store().epoch().to_owned());
-    let api = Destination::of_record(&service("api")).ok();
+    let api = record_destination(&service("api")).ok();
     let mut credential = f.registry.load_credential(&f.tenant, &key).await.unwrap();
     for version in &mut credential.value.versions {
         let at = Key::Envelope(f.tenant.clone(), key.clone(), version.version);

@@ -7,8 +7,9 @@ mod token;
 use bytes::Bytes;
 use prost::Message as _;
 use seks_proto::{
+    destination::Destination,
     id::NameError,
-    service::{Destination, Service},
+    service::Service,
     table::{SessionError, SessionKey, TableSum, bound_credential_aad},
     token::Digest,
     wire::{self, change, remove},

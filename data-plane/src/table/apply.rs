@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use seks_proto::{
-    service::{Destination, Service},
+    service::Service,
     table::{
         SessionError, SessionKey,
         rules::{self, Misfit, Position},
@@ -174,7 +174,7 @@ fn put_agent(table: &Generation, tenant: &seks_proto::id::TenantName, entry: Age
 fn put_service(table: &Generation, service: Service) {
     let directory = table.directory_or_new(&service.tenant);
     let slot = directory.service_slot(&service.name.clone());
-    let (generation, destination) = (fingerprint(&service), Destination::of(&service));
+    let (generation, destination) = (fingerprint(&service), service.destination());
     let before = slot.get();
     let loses_leave = before.as_ref().is_some_and(|before| before.loses_leave(&service));
     slot.put(ServiceEntry { generation, destination, service });

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use seks_proto::{
+    destination::Destination,
     id::{AgentName, CredentialName, ServiceName, TenantName},
     policy::Policies,
     secret::Secret,
-    service::{Destination, Service},
+    service::Service,
     table::TableSum,
     token::Digest,
     wire,

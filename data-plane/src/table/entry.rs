@@ -6,9 +6,10 @@ use std::{
 };
 
 use seks_proto::{
+    destination::Destination,
     id::{AgentName, CredentialName, ServiceName, TenantName},
     secret::{Fields, FieldsError},
-    service::{Destination, Service},
+    service::Service,
     table::{SessionError, SessionKey},
 };
 

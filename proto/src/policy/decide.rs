@@ -17,7 +17,6 @@ use super::{
     Body, Call, Decision, EvaluateError,
     cache::{Key, Question},
     condition::{Answers, Condition, Leaf, Truth},
-    loose,
     parse::Checked,
     schema::{action_index, vocabulary},
     slice::Scope,
@@ -27,7 +26,7 @@ use super::{
 };
 use crate::{
     id::PolicyId,
-    request::{self, BodyFacts},
+    request::{self, BodyFacts, normalize},
 };
 
 pub(super) fn denied() -> Decision {
@@ -171,7 +170,7 @@ impl Plan {
     /// Whether the call's loosest reading is another than the call.
     fn spelled_otherwise(&self, call: &Call<'_>) -> bool {
         let odd = |text: &str| text.bytes().any(|b| b == b'%' || b.is_ascii_uppercase());
-        let model = |m: &String| loose::model(m) != m.as_str();
+        let model = |m: &String| normalize::model(m) != m.as_str();
         self.mentions.any(Mentions::PATH) && odd(call.path)
             || self.mentions.any(Mentions::QUERY) && !call.query.bytes().all(read_alike)
             || matches!(call.body, Body::Inspected(facts) if facts.model.as_ref().is_some_and(model))
@@ -218,7 +217,7 @@ struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     fn new(scope: &'a Scope, plan: &'a Plan, call: &'a Call<'a>, loose: bool) -> Self {
-        let path = if loose { loose::path(call.path) } else { Cow::Borrowed(call.path) };
+        let path = if loose { normalize::path(call.path) } else { Cow::Borrowed(call.path) };
         Self {
             scope,
             plan,
@@ -233,7 +232,8 @@ impl<'a> Asked<'a> {
 
     fn names(&self) -> impl Iterator<Item = Cow<'a, str>> {
         let loose = self.loose;
-        request::names(self.call.query).map(move |n| if loose { Cow::Owned(loose::lower(&n).into_owned()) } else { n })
+        request::names(self.call.query)
+            .map(move |n| if loose { Cow::Owned(normalize::lower(&n).into_owned()) } else { n })
     }
 
     fn spellings(&self) -> &HashSet<String> {
@@ -289,7 +289,7 @@ impl<'a> Asked<'a> {
 
     fn body(&self, facts: &BodyFacts) -> Option<Value> {
         let model =
-            facts.model.as_deref().map(|m| if self.loose { loose::model(m).into_owned() } else { m.to_owned() });
+            facts.model.as_deref().map(|m| if self.loose { normalize::model(m).into_owned() } else { m.to_owned() });
         let fields = [
             model.map(|m| ("model".to_owned(), Value::new_string(m))),
             facts.stream.map(|s| ("stream".to_owned(), Value::new_bool(s))),

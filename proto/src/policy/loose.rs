@@ -18,6 +18,7 @@ use super::{
     spelling::canonical,
     tree::{Part, QUERY_SPELLINGS, part},
 };
+use crate::request::normalize::{lower, model, path};
 
 /// A comparison that has no loose reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,46 +58,6 @@ impl Spelled {
             Self::Model => model(text),
         }
     }
-}
-
-/// A path in its loosest reading: escapes decoded, capitals lowered, doubled slashes (an opted-in `%2F` can make one) single.
-pub(crate) fn path(text: &str) -> Cow<'_, str> {
-    if !text.bytes().any(|b| b == b'%' || b.is_ascii_uppercase()) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text.chars();
-    while let Some(c) = rest.next() {
-        let decoded = if c == '%' { escape(rest.as_str()) } else { None };
-        if decoded.is_some() {
-            rest = rest.as_str().get(2..).unwrap_or_default().chars();
-        }
-        let c = decoded.unwrap_or(c).to_ascii_lowercase();
-        if c != '/' || !out.ends_with('/') {
-            out.push(c);
-        }
-    }
-    Cow::Owned(out)
-}
-
-/// The ASCII character that two hexadecimal digits at the beginning of `rest` stand for.
-fn escape(rest: &str) -> Option<char> {
-    let digits = rest.get(..2)?;
-    u8::from_str_radix(digits, 16).ok().filter(u8::is_ascii).map(char::from).filter(|_| !digits.starts_with('+'))
-}
-
-/// A query name in its loosest reading; it is decoded already.
-pub(super) fn lower(text: &str) -> Cow<'_, str> {
-    if text.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(text.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(text)
-    }
-}
-
-/// A model's name in its loosest reading.
-pub(super) fn model(text: &str) -> Cow<'_, str> {
-    lower(text.trim())
 }
 
 /// A condition in its loosest reading.

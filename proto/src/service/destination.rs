@@ -1,4 +1,4 @@
-//! Where a credential's bytes go, and in what form: what a credential is bound to when it is stored.
+//! Computes the [`Destination`] of a service: where a credential's bytes go, and in what form.
 //!
 //! The digest covers what an agent or an editor could use to send a secret elsewhere, or in a form that gives it away: the origin,
 //! the roots that the origin is verified with, the base path (on a shared host it decides whose endpoint is called), the
@@ -9,59 +9,39 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
 
 use super::{Service, ServiceError, Site};
-use crate::wire;
+use crate::{destination::Destination, wire};
 
-/// The length of a digest.
-pub const BYTES: usize = 32;
-
-/// SHA-256 of a service's destination in canonical form: definitions that send a secret to the same place in the same form have the
-/// same digest, however they are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Destination([u8; BYTES]);
-
-impl Destination {
-    /// That of a checked service.
+impl Service {
+    /// What a credential for this service is bound to.
     #[must_use]
-    pub fn of(service: &Service) -> Self {
+    pub fn destination(&self) -> Destination {
         let mut parts = Parts(Sha256::new());
         parts.add(b"seks/v1/destination");
-        let upstream = &service.upstream;
+        let upstream = &self.upstream;
         parts.add(if upstream.tls() { b"https" } else { b"http" });
         parts.add(upstream.host().as_bytes());
         parts.add(&upstream.port().to_be_bytes());
-        parts.add(service.base_path.as_bytes());
-        parts.list(roots(&service.upstream_ca_pem));
-        parts.list(sorted(service.fields.iter().map(|field| field.as_bytes().to_vec())));
-        parts.list(sorted(service.injection.iter().map(site))); // each site is written whatever comes before it
-        match &service.sigv4 {
+        parts.add(self.base_path.as_bytes());
+        parts.list(roots(&self.upstream_ca_pem));
+        parts.list(sorted(self.fields.iter().map(|field| field.as_bytes().to_vec())));
+        parts.list(sorted(self.injection.iter().map(site))); // each site names its kind: one list for all
+        match &self.sigv4 {
             None => parts.list([]),
             Some(signing) => {
                 let region = signing.region.as_deref().unwrap_or_default();
                 parts.list(["aws-sigv4", &signing.service, region].map(|part| part.as_bytes().to_vec()));
             }
         }
-        Self(parts.0.finalize().into())
+        Destination::new(parts.0.finalize().into())
     }
+}
 
-    /// That of a service's record.
-    ///
-    /// # Errors
-    /// [`ServiceError`] of a definition that is not acceptable: it has no destination.
-    pub fn of_record(service: &wire::Service) -> Result<Self, ServiceError> {
-        Service::try_from(service).map(|service| Self::of(&service))
-    }
-
-    /// What a message or a record holds; `None`: it isn't a digest.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
-    }
-
-    /// For a message or a record.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
+/// The destination of a stored service.
+///
+/// # Errors
+/// [`ServiceError`] when the record is no valid definition: it has no destination.
+pub fn record_destination(service: &wire::Service) -> Result<Destination, ServiceError> {
+    Service::try_from(service).map(|service| service.destination())
 }
 
 /// Every part with its length in front, so that no two lists of parts are the same bytes.
@@ -141,7 +121,7 @@ mod tests {
     fn of(change: impl FnOnce(&mut wire::Service)) -> Destination {
         let mut service = record();
         change(&mut service);
-        Destination::of_record(&service).unwrap()
+        record_destination(&service).unwrap()
     }
 
     fn sites(service: &mut wire::Service) -> &mut Vec<wire::injection::Site> {

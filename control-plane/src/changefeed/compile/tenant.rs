@@ -7,8 +7,9 @@ use std::{
 
 use bytes::Bytes;
 use seks_proto::{
+    destination::Destination,
     id::{AgentName, CredentialName, ServiceName, TenantName, TokenId},
-    service::Destination,
+    service::record_destination,
     table::TableSum,
     token::Digest,
     wire::{self, change::Change},
@@ -172,7 +173,7 @@ impl Tenant {
 
     /// Puts or removes a service. Returns the credentials of which nodes must be told, because it sends them to another destination.
     pub(super) fn set_service(&mut self, name: ServiceName, record: Option<wire::Service>) -> Vec<CredentialName> {
-        let destination = record.as_ref().and_then(|record| Destination::of_record(record).ok());
+        let destination = record.as_ref().and_then(|record| record_destination(record).ok());
         let before = match destination {
             Some(destination) => self.destinations.insert(name.clone(), destination),
             None => self.destinations.remove(&name),
