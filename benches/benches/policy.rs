@@ -9,11 +9,9 @@ use std::{collections::BTreeMap, hint::black_box, sync::Arc};
 
 use divan::Bencher;
 use http::Method;
-use seks_proto::{
-    id::{AgentName, ServiceName, TokenId},
-    policy::{Body, Call, GRANTED_SERVICES, Policies, Scope, parse_file},
-    wire,
-};
+use seks_policy::{Body, Call, GRANTED_SERVICES, Policies, Scope, parse_file};
+use seks_proto::wire;
+use seks_types::id::{AgentName, ServiceName, TokenId};
 
 const COUNTS: [usize; 4] = [1, 5, 20, 100];
 

@@ -10,7 +10,7 @@ use std::{fs, hint::black_box, sync::OnceLock, time::Instant};
 
 use divan::Bencher;
 use seks_data_plane::table::{Change, Found, Table, TokenRecord};
-use seks_proto::{
+use seks_types::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
     token::Digest,
 };

@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand};
 use seks_benches::{collector, compare, fleet, load, stub};
-use seks_proto::runtime::alloc::Allocator;
+use seks_runtime::alloc::Allocator;
 
 /// The products': `churn` runs both planes in this process.
 #[global_allocator]
@@ -31,7 +31,7 @@ enum Part {
 }
 
 fn main() {
-    seks_proto::runtime::install_crypto_provider();
+    seks_runtime::install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     match Args::parse().part {
         Part::Compare(args) => compare::run(&args),

@@ -14,7 +14,7 @@ use crate::{
 
 /// Credential broker for AI agents: they hold fake tokens, the proxy puts the real key in.
 #[derive(Debug, Parser)]
-#[command(name = "seks", version = seks_proto::runtime::VERSION, max_term_width = 110, after_help = EXAMPLES)]
+#[command(name = "seks", version = seks_runtime::VERSION, max_term_width = 110, after_help = EXAMPLES)]
 pub struct Cli {
     /// What every command takes.
     #[command(flatten)]

@@ -16,7 +16,7 @@ use std::{
 
 use seks_control_plane::{ControlPlane, StartError};
 use seks_data_plane::Node;
-use seks_proto::runtime::{descriptors, logs, shutdown::Shutdown, telemetry::Telemetry};
+use seks_runtime::{descriptors, logs, shutdown::Shutdown, telemetry::Telemetry};
 
 pub(crate) use self::ready::Ready;
 use self::{config::DevConfig, data_dir::DataDir, demo::Demo};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-pub use seks_proto::runtime::Exit;
+pub use seks_runtime::Exit;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 

@@ -19,13 +19,13 @@ mod user;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use seks_proto::runtime::logs;
+use seks_runtime::logs;
 
 /// Runs one command line; what `main` does.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    seks_proto::runtime::install_crypto_provider();
-    seks_proto::runtime::harden::quiet_panics();
+    seks_runtime::install_crypto_provider();
+    seks_runtime::harden::quiet_panics();
     let args: Vec<OsString> = args.into_iter().collect();
     #[cfg(target_os = "linux")]
     if let Some(code) = sandbox::helper::run_if_asked(&args) {
@@ -49,11 +49,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(cli: args::Cli) -> error::Result<ExitCode> {
     if matches!(cli.command, args::Command::Dev(_) | args::Command::Credential(_)) {
         // Before the first key is read and the second thread is started.
-        seks_proto::runtime::harden::process()
+        seks_runtime::harden::process()
             .map_err(|e| error::CliError::new(error::Exit::Failed, "hardening", error::plain_io(&e)))?;
     } else {
         // Every command holds the operator's key. What `seks run` starts keeps its limits and rights: only this process is closed.
-        seks_proto::runtime::harden::opaque()
+        seks_runtime::harden::opaque()
             .map_err(|e| error::CliError::new(error::Exit::Failed, "hardening", error::plain_io(&e)))?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use seks_proto::secret::Secret;
+use seks_types::secret::Secret;
 use zeroize::Zeroize as _;
 
 use crate::error::{CliError, Result, plain_io};

@@ -22,12 +22,10 @@ mod token;
 
 use std::{sync::Arc, time::Duration};
 
-use seks_proto::{
-    address::DialGuard,
-    id::TenantName,
-    runtime::telemetry::Telemetry,
-    wire::{self, admin_server},
-};
+use seks_network::address::DialGuard;
+use seks_proto::wire::{self, admin_server};
+use seks_runtime::telemetry::Telemetry;
+use seks_types::id::TenantName;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 

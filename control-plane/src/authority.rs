@@ -14,7 +14,7 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256,
 };
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use seks_proto::secret::Secret;
+use seks_types::secret::Secret;
 use sha2::{Digest as _, Sha256};
 
 pub use self::{

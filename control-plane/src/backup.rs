@@ -11,7 +11,7 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message as _;
-use seks_proto::{
+use seks_types::{
     destination::Destination,
     id::{CredentialName, TenantName},
 };

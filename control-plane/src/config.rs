@@ -2,10 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use seks_proto::{
-    address::{Networks, OwnAddresses},
-    runtime::telemetry::TelemetryConfig,
-};
+use seks_network::address::{Networks, OwnAddresses};
+use seks_runtime::telemetry::TelemetryConfig;
 use serde::Deserialize;
 
 pub use crate::{

@@ -12,10 +12,8 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{
-    id::{CredentialName, TenantName},
-    wire,
-};
+use seks_proto::wire;
+use seks_types::id::{CredentialName, TenantName};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 

@@ -15,10 +15,8 @@ pub(crate) mod replicas;
 
 use std::sync::Arc;
 
-use seks_proto::{
-    id::{NodeId, ReplicaId},
-    wire,
-};
+use seks_proto::wire;
+use seks_types::id::{NodeId, ReplicaId};
 
 use self::{leases::Leases, membership::Members, read_barrier::ReadBarriers, replicas::Replicas};
 use crate::{

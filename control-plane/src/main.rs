@@ -6,8 +6,8 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use seks_control_plane::{Config, ControlPlane, StartError};
-use seks_proto::runtime::{
-    self, Exit,
+use seks_runtime::{
+    self as runtime, Exit,
     alloc::Allocator,
     config::{ConfigError, Loader},
     descriptors, harden, logs,

@@ -9,7 +9,8 @@ mod endpoint;
 mod jwt;
 mod source;
 
-use seks_proto::{address::Reach, secret::Secret};
+use seks_network::address::Reach;
+use seks_types::secret::Secret;
 
 pub(crate) use self::{
     endpoint::EXCHANGE,

@@ -5,11 +5,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use prometheus::{IntCounterVec, IntGauge, Opts, core::Collector};
-use seks_proto::{
-    address::{DialGuard, Reach},
-    id::{CredentialName, NameError, OperatorName, TenantName},
-    runtime::telemetry::Telemetry,
-};
+use seks_network::address::{DialGuard, Reach};
+use seks_runtime::telemetry::Telemetry;
+use seks_types::id::{CredentialName, NameError, OperatorName, TenantName};
 use tokio::{task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, field};

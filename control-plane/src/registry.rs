@@ -34,7 +34,7 @@ mod token;
 use std::sync::{Arc, OnceLock};
 
 use prost::Message;
-use seks_proto::address::Networks;
+use seks_network::address::Networks;
 
 pub use self::{
     bind::Rebound,

@@ -14,7 +14,7 @@ mod vouch;
 use std::path::Path;
 
 use bytes::Bytes;
-use seks_proto::{
+use seks_types::{
     destination::Destination,
     id::{CredentialName, TenantName},
     secret::Secret,

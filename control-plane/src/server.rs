@@ -8,12 +8,10 @@ mod upgrade;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use seks_proto::{
-    address::DialGuard,
-    id::OperatorName,
-    runtime::{probes, telemetry::Telemetry},
-    wire::{DESCRIPTORS, admin_server::AdminServer},
-};
+use seks_network::address::DialGuard;
+use seks_proto::wire::{DESCRIPTORS, admin_server::AdminServer};
+use seks_runtime::{probes, telemetry::Telemetry};
+use seks_types::id::OperatorName;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{
     sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned},
@@ -331,7 +329,7 @@ impl ControlPlane {
     /// # Errors
     /// Of the store; a name that isn't one.
     pub async fn forget_node(&self, name: &str) -> Result<(), RegistryError> {
-        let id = name.parse().map_err(|e: seks_proto::id::NameError| RegistryError::invalid("name", e.to_string()))?;
+        let id = name.parse().map_err(|e: seks_types::id::NameError| RegistryError::invalid("name", e.to_string()))?;
         match self.registry.revoke_node(&id).await {
             Ok(_) | Err(RegistryError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use seks_proto::{runtime::VERSION, wire::StatusResponse};
+use seks_proto::wire::StatusResponse;
+use seks_runtime::VERSION;
 
 use crate::store::Store;
 

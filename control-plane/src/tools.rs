@@ -14,7 +14,8 @@ use seks_control_plane::{
     registry::fresh_enrolment,
     seal::{Sealer, rotate},
 };
-use seks_proto::{id::OperatorName, runtime::Exit};
+use seks_runtime::Exit;
+use seks_types::id::OperatorName;
 
 use crate::Failure;
 

@@ -1,14 +1,12 @@
-//! What a node can be told: `data-plane.toml`, `SEKS_…` variables and flags, merged by [`seks_proto::runtime::config`].
+//! What a node can be told: `data-plane.toml`, `SEKS_…` variables and flags, merged by [`seks_runtime::config`].
 //!
 //! Every value has a default that is safe to serve with; a key that doesn't exist is an error. Sizes are in bytes, times are
 //! written as `10s` or `500ms`.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use seks_proto::{
-    address::{Networks, OwnAddresses},
-    runtime::telemetry::TelemetryConfig,
-};
+use seks_network::address::{Networks, OwnAddresses};
+use seks_runtime::telemetry::TelemetryConfig;
 use serde::Deserialize;
 
 /// The whole configuration of a node.
@@ -300,10 +298,10 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         let fail = |key, reason: &str| Err(ConfigError::new(key, reason));
         let limits = &self.proxy.limits;
-        if !self.node.name.is_empty() && !seks_proto::id::is_name(&self.node.name) {
+        if !self.node.name.is_empty() && !seks_types::id::is_name(&self.node.name) {
             return fail("node.name", "1 to 63 of a-z, 0-9 and `-`");
         }
-        if !seks_proto::id::is_name(&self.node.region) {
+        if !seks_types::id::is_name(&self.node.region) {
             return fail("node.region", "1 to 63 of a-z, 0-9 and `-`");
         }
         if let Some(bad) = self.proxy.hosts.iter().find(|h| !is_host(h)) {
@@ -314,7 +312,7 @@ impl Config {
             return fail("proxy.host_suffix", "a domain in lower case, such as `broker.example`");
         }
         let tenant = self.forward_proxy.as_ref().and_then(|f| f.tenant.as_deref());
-        if tenant.is_some_and(|t| !seks_proto::id::is_name(t)) {
+        if tenant.is_some_and(|t| !seks_types::id::is_name(t)) {
             return fail("forward_proxy.tenant", "1 to 63 of a-z, 0-9 and `-`");
         }
         if !(1024..=1 << 20).contains(&limits.header_bytes) {
@@ -362,7 +360,7 @@ impl Config {
 /// A host name or address as it stands in `Host`, without the port.
 fn is_host(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
-    address || (host.len() <= 253 && host.split('.').all(seks_proto::id::is_name))
+    address || (host.len() <= 253 && host.split('.').all(seks_types::id::is_name))
 }
 
 #[cfg(test)]

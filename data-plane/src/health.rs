@@ -2,7 +2,7 @@
 
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 
-use seks_proto::runtime::probes::{self, Answers};
+use seks_runtime::probes::{self, Answers};
 use tokio_util::sync::CancellationToken;
 
 use crate::{table::Table, telemetry::Metrics};

@@ -4,8 +4,8 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use seks_data_plane::{Config, Node};
-use seks_proto::runtime::{
-    self, Exit,
+use seks_runtime::{
+    self as runtime, Exit,
     alloc::Allocator,
     config::{ConfigError, Loader},
     descriptors, harden, logs,

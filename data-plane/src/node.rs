@@ -2,13 +2,11 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use seks_proto::{
-    address::OwnAddresses,
-    runtime::{
-        Dedicated, Exit, descriptors,
-        telemetry::{Telemetry, TelemetryError},
-    },
-    table::SessionError,
+use seks_network::address::OwnAddresses;
+use seks_protocol::SessionError;
+use seks_runtime::{
+    Dedicated, Exit, descriptors,
+    telemetry::{Telemetry, TelemetryError},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -367,7 +365,7 @@ fn table_state(table: &Table) -> TableState {
 
 #[cfg(test)]
 mod tests {
-    use seks_proto::table::BootInstant;
+    use seks_lease::BootInstant;
 
     use super::*;
 

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use seks_proto::runtime::http2::Refused;
+use seks_runtime::http2::Refused;
 
 use crate::{
     config::Config,

@@ -23,10 +23,8 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{
-    runtime::{jitter, telemetry::Queue},
-    table::BootInstant,
-};
+use seks_lease::BootInstant;
+use seks_runtime::{jitter, telemetry::Queue};
 use tokio::{runtime::Handle, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 

@@ -30,10 +30,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use seks_proto::{
+use seks_policy::Policies;
+use seks_protocol::{SessionError, SessionKey, TableSum};
+use seks_types::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
-    policy::Policies,
-    table::{SessionError, SessionKey, TableSum},
     token::Digest,
 };
 
@@ -268,7 +268,7 @@ pub type Attributes = BTreeMap<String, String>;
 
 /// Additional data of a credential that is sealed in this process's memory.
 fn memory_aad(tenant: &TenantName, name: &CredentialName, version: u32) -> Box<[u8]> {
-    seks_proto::table::credential_aad("memory", tenant.as_str(), name.as_str(), version).into()
+    seks_protocol::credential_aad("memory", tenant.as_str(), name.as_str(), version).into()
 }
 
 #[cfg(test)]

@@ -17,10 +17,8 @@ use std::{
 };
 
 use dashmap::DashMap;
-use seks_proto::{
-    id::ServiceName,
-    runtime::{logs, telemetry::Queue},
-};
+use seks_runtime::{logs, telemetry::Queue};
+use seks_types::id::ServiceName;
 
 use crate::pipeline::buffers::Buffers;
 
@@ -206,7 +204,7 @@ fn resident_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use http::StatusCode;
-    use seks_proto::runtime::telemetry::Telemetry;
+    use seks_runtime::telemetry::Telemetry;
 
     use super::*;
     use crate::pipeline::refusal::Code;

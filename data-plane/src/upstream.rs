@@ -12,11 +12,11 @@ use std::{
 };
 
 use dashmap::DashMap;
-use seks_proto::{
+use seks_network::{
     address::{DialGuard, OwnAddresses, Reach},
     resolve::{Resolver, ResolverOptions},
-    service::Service,
 };
+use seks_service::Service;
 use tokio::time::timeout;
 
 pub(crate) use self::tls::CaFileError;

@@ -10,10 +10,8 @@ use seks_control_plane::{
     seal::{RecordId, SealConfig, Sealer},
     store::{Key, StoreConfig},
 };
-use seks_proto::{
-    runtime::telemetry::Telemetry,
-    wire::{self, RoleBinding, admin_client::AdminClient},
-};
+use seks_proto::wire::{self, RoleBinding, admin_client::AdminClient};
+use seks_runtime::telemetry::Telemetry;
 use tempfile::TempDir;
 use tonic::{
     Code, Status,

@@ -17,7 +17,7 @@ use seks_control_plane::{
     seal::{RecordId, SealConfig, Sealer, rotate},
     store::{self, Key, Store, StoreConfig, Transaction, WatchEvent, Write, key::prefix},
 };
-use seks_proto::secret::Secret;
+use seks_types::secret::Secret;
 
 const TASK: &str = "SEKS_CRASH_TASK";
 const PLACE: &str = "SEKS_CRASH_PLACE";

@@ -10,7 +10,7 @@ use seks_control_plane::{
     ControlPlane,
     store::{Store, Transaction},
 };
-use seks_proto::runtime::telemetry::Telemetry;
+use seks_runtime::telemetry::Telemetry;
 use tokio::sync::Semaphore;
 
 use super::{

@@ -16,10 +16,8 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{
-    table::{PROTOCOL, Recipient, features},
-    wire::{self, node_message::Message as ToReplica, replica_message::Message as FromReplica},
-};
+use seks_proto::wire::{self, node_message::Message as ToReplica, replica_message::Message as FromReplica};
+use seks_protocol::{PROTOCOL, Recipient, features};
 use serde::Deserialize;
 use tokio::{
     task::AbortHandle,

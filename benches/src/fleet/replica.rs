@@ -17,11 +17,8 @@ use seks_control_plane::{
     server::Foundation,
     store::{Key, Store, StoreConfig, Transaction, Write},
 };
-use seks_proto::{
-    id::TenantName,
-    token::Digest,
-    wire::{self, admin_client::AdminClient},
-};
+use seks_proto::wire::{self, admin_client::AdminClient};
+use seks_types::{id::TenantName, token::Digest};
 use tempfile::TempDir;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
@@ -70,7 +67,7 @@ impl Site {
             ..Default::default()
         };
         registry.apply_service(service, true).await.unwrap();
-        let secret = seks_proto::secret::Secret::new("sk-bench-0123456789abcdef".into());
+        let secret = seks_types::secret::Secret::new("sk-bench-0123456789abcdef".into());
         let (name, service, by) = ("main".parse().unwrap(), "api".parse().unwrap(), "root".parse().unwrap());
         registry.put_credential(&tenant, &name, &service, &secret, &[], &by).await.unwrap();
         for n in 0..AGENTS {

@@ -10,11 +10,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256,
 };
-use seks_proto::{
-    secret::Secret,
-    service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, spec::Spec, trusted_by_clients},
-    wire,
-};
+use seks_proto::wire;
+use seks_service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, spec::Spec, trusted_by_clients};
+use seks_types::secret::Secret;
 use serde::Serialize;
 use zeroize::Zeroizing;
 

@@ -6,10 +6,8 @@ mod template;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
-use seks_proto::{
-    service::{INTERCEPTION, trusted_by_clients},
-    wire,
-};
+use seks_proto::wire;
+use seks_service::{INTERCEPTION, trusted_by_clients};
 
 use super::{change::Waiting, token};
 use crate::{
@@ -94,7 +92,7 @@ pub async fn run(global: &Global, args: EnvArgs) -> Result<()> {
     let chosen = args.what.services(&client).await?;
     let variables = match args.token {
         Some(token) => {
-            seks_proto::token::parse(token.as_bytes())
+            seks_types::token::parse(token.as_bytes())
                 .map_err(|_| CliError::usage("--token", "not a token of ours, or mistyped"))?;
             let base = args.what.proxy.base(&client, "")?;
             let aws = aws_keys(&client, &chosen.services, &token).await?;

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, Subcommand};
-use seks_proto::{id::TokenId, wire};
+use seks_proto::wire;
+use seks_types::id::TokenId;
 use serde::Serialize;
 
 use super::change::{self, Enforced, Waiting};
@@ -173,7 +174,7 @@ impl From<wire::AwsKeys> for AwsKeys {
 
 /// Where an id belongs, the token itself may have been pasted: it is not sent anywhere and not shown again.
 fn refuse_token(id: &str) -> Result<()> {
-    if id.contains(seks_proto::token::PREFIX) {
+    if id.contains(seks_types::token::PREFIX) {
         let error = CliError::usage("token", "this is the token itself, not its id");
         return Err(
             error.hint("`seks token list` shows the ids; a token that stood in a command line should be revoked")

@@ -4,10 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use seks_control_plane::{Config as ControlConfig, config as control};
 use seks_data_plane::{Config as NodeConfig, config as node};
-use seks_proto::{
-    address::{Networks, OwnAddresses},
-    runtime::{config::Loader, telemetry::TelemetryConfig},
-};
+use seks_network::address::{Networks, OwnAddresses};
+use seks_runtime::{config::Loader, telemetry::TelemetryConfig};
 use serde::Deserialize;
 
 use super::data_dir::DataDir;

@@ -6,12 +6,10 @@ mod upstream;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use seks_proto::{
-    runtime::logs,
-    service::spec::{Inject, Spec},
-    token::FreshToken,
-    wire,
-};
+use seks_proto::wire;
+use seks_runtime::logs;
+use seks_service::spec::{Inject, Spec};
+use seks_types::token::FreshToken;
 use tonic::{Code, Response, Status};
 
 use self::{story::Story, upstream::Upstream};
@@ -89,7 +87,7 @@ async fn put_credential(client: &Client) -> Result<()> {
         return client.change("demo credential", client.rpc().rebind_credential(request)).await.map(drop);
     }
     let random = FreshToken::generate().map_err(|e| CliError::new(Exit::Failed, "demo credential", e))?;
-    let digits = random.as_str().trim_start_matches(seks_proto::token::PREFIX);
+    let digits = random.as_str().trim_start_matches(seks_types::token::PREFIX);
     let request = wire::PutCredentialRequest {
         tenant: client.tenant(),
         name: CREDENTIAL.into(),

@@ -2,7 +2,7 @@
 
 use seks_control_plane::ControlPlane;
 use seks_data_plane::{Node, sync::Identity};
-use seks_proto::runtime::telemetry::Telemetry;
+use seks_runtime::telemetry::Telemetry;
 
 use super::{READY, config::DevConfig, data_dir::DataDir, start_error};
 use crate::{

@@ -1,7 +1,7 @@
 //! The first operator, and the context with which `seks` finds this control plane.
 
 use seks_control_plane::ControlPlane;
-use seks_proto::id::OperatorName;
+use seks_types::id::OperatorName;
 
 use super::Ready;
 use crate::{

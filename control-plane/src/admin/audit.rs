@@ -3,7 +3,7 @@
 //! The fields are an allow-list of names and codes: nothing of a message gets here but the tenant and the object's name, and
 //! those only when they are in the grammar of names.
 
-use seks_proto::id::is_name;
+use seks_types::id::is_name;
 use tonic::{Code, Response, Status};
 use tracing::{Span, field};
 

@@ -5,10 +5,8 @@
 //! for the fleet. A tenant in which an operator has no role doesn't exist for it: the answer is the one for a missing tenant,
 //! byte for byte, and given before anything of that tenant is read.
 
-use seks_proto::{
-    id::TenantName,
-    wire::{Operator, Role},
-};
+use seks_proto::wire::{Operator, Role};
+use seks_types::id::TenantName;
 use tonic::Extensions;
 
 use super::{Admin, problem::Problem};

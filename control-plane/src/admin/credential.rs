@@ -1,15 +1,15 @@
 //! Credentials: in, never out.
 
-use seks_proto::{
-    address::Reach,
+use seks_network::address::Reach;
+use seks_proto::wire::{
+    AssignCredentialRequest, ChangeResponse, Credential, CredentialResponse, DeleteRequest, ListCredentialsResponse,
+    ListNodesResponse, ListRequest, NameRequest, Node, PutCredentialRequest, RebindCredentialRequest,
+    RollbackCredentialRequest,
+};
+use seks_service::INTERCEPTION;
+use seks_types::{
     id::{OperatorName, PoolName},
     secret::Secret,
-    service::INTERCEPTION,
-    wire::{
-        AssignCredentialRequest, ChangeResponse, Credential, CredentialResponse, DeleteRequest,
-        ListCredentialsResponse, ListNodesResponse, ListRequest, NameRequest, Node, PutCredentialRequest,
-        RebindCredentialRequest, RollbackCredentialRequest,
-    },
 };
 
 use super::{

@@ -1,12 +1,10 @@
 //! Nodes.
 
-use seks_proto::{
-    id::NodeId,
-    wire::{
-        ChangeResponse, DeleteRequest, EnrollNodeRequest, EnrollNodeResponse, ListNodesRequest, ListNodesResponse,
-        NameRequest, Node,
-    },
+use seks_proto::wire::{
+    ChangeResponse, DeleteRequest, EnrollNodeRequest, EnrollNodeResponse, ListNodesRequest, ListNodesResponse,
+    NameRequest, Node,
 };
+use seks_types::id::NodeId;
 
 use super::{
     Admin, Answer,

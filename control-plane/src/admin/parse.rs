@@ -1,6 +1,6 @@
 //! Text of a message into names.
 
-use seks_proto::id::NameError;
+use seks_types::id::NameError;
 
 use super::problem::Problem;
 

@@ -6,17 +6,16 @@ use std::{
 };
 
 use http::Method;
-use seks_proto::{
-    id::{AgentName, ServiceName, TenantName, TokenId},
-    policy::{self, Body, Call, Decision, Policies, PolicyError},
-    request::{BodyFacts, Target},
-    service::Service,
-    wire::{
-        Agent, ApplyPoliciesRequest, ApplyPoliciesResponse, ChangeResponse, CheckPoliciesRequest,
-        CheckPoliciesResponse, DeleteRequest, ListPoliciesResponse, ListRequest, NameRequest, Policy, SimulateRequest,
-        SimulateResponse,
-    },
+use seks_policy::{self as policy, Body, Call, Decision, Policies, PolicyError};
+use seks_proto::wire::{
+    Agent, ApplyPoliciesRequest, ApplyPoliciesResponse, ChangeResponse, CheckPoliciesRequest, CheckPoliciesResponse,
+    DeleteRequest, ListPoliciesResponse, ListRequest, NameRequest, Policy, SimulateRequest, SimulateResponse,
 };
+use seks_service::{
+    Service,
+    request::{BodyFacts, Target},
+};
+use seks_types::id::{AgentName, ServiceName, TenantName, TokenId};
 
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
 use crate::registry::{RegistryError, check_policies, check_policy_length};

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::policy::PolicyError;
+use seks_policy::PolicyError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 

@@ -1,13 +1,10 @@
 //! Services and the catalogue.
 
-use seks_proto::{
-    catalogue,
-    service::is_reserved,
-    wire::{
-        ApplyServiceRequest, ChangeResponse, DeleteRequest, EnableServiceRequest, ListCatalogueRequest,
-        ListCatalogueResponse, ListRequest, ListServicesResponse, NameRequest, Role, Service, ServiceResponse, Wait,
-    },
+use seks_proto::wire::{
+    ApplyServiceRequest, ChangeResponse, DeleteRequest, EnableServiceRequest, ListCatalogueRequest,
+    ListCatalogueResponse, ListRequest, ListServicesResponse, NameRequest, Role, Service, ServiceResponse, Wait,
 };
+use seks_service::{catalogue, is_reserved};
 
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
 use crate::registry::RegistryError;

@@ -1,13 +1,11 @@
 //! Tenants.
 
-use seks_proto::{
-    address::Networks,
-    id::TenantName,
-    wire::{
-        ChangeResponse, CreateTenantRequest, DeleteRequest, ListTenantsRequest, ListTenantsResponse, NameRequest,
-        Operator, Role, SetTenantQuotaRequest, Tenant, TenantResponse, UpdateTenantRequest,
-    },
+use seks_network::address::Networks;
+use seks_proto::wire::{
+    ChangeResponse, CreateTenantRequest, DeleteRequest, ListTenantsRequest, ListTenantsResponse, NameRequest, Operator,
+    Role, SetTenantQuotaRequest, Tenant, TenantResponse, UpdateTenantRequest,
 };
+use seks_types::id::TenantName;
 
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
 

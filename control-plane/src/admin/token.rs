@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use seks_proto::{
+use seks_proto::wire::{
+    AwsKeyPairRequest, AwsKeys, ChangeResponse, DeleteRequest, IssueTokenRequest, IssuedToken, ListRequest,
+    ListTokensResponse, NameRequest, RotateTokenRequest, Token, Wait,
+};
+use seks_types::{
     id::OperatorName,
     token::{aws, shape_prefix},
-    wire::{
-        AwsKeyPairRequest, AwsKeys, ChangeResponse, DeleteRequest, IssueTokenRequest, IssuedToken, ListRequest,
-        ListTokensResponse, NameRequest, RotateTokenRequest, Token, Wait,
-    },
 };
 
 use super::{Admin, Answer, auth::Caller, parse::name};

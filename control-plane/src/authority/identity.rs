@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustls_pki_types::CertificateDer;
-use seks_proto::id::{NodeId, OperatorName};
+use seks_types::id::{NodeId, OperatorName};
 use tonic::Extensions;
 use x509_parser::{
     certificate::X509Certificate,

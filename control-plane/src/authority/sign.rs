@@ -11,7 +11,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKey, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
-use seks_proto::id::{NodeId, OperatorName};
+use seks_types::id::{NodeId, OperatorName};
 use sha2::{Digest as _, Sha256};
 
 use super::{Authority, AuthorityError, identity};

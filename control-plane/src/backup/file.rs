@@ -53,7 +53,7 @@ impl Head {
             lifetime: lifetime.to_owned(),
             revision,
             created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            version: seks_proto::runtime::VERSION.to_owned(),
+            version: seks_runtime::VERSION.to_owned(),
             records,
         }
     }

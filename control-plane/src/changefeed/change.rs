@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crate::seal::{RecordId, Sealer};
 use bytes::Bytes;
 use prost::Message;
-use seks_proto::{
+use seks_proto::wire::{self, change::Change, remove::What};
+use seks_protocol::{SessionKey, bound_credential_aad};
+use seks_types::{
     destination::{self, Destination},
     id::{CredentialName, TenantName},
-    table::{SessionKey, bound_credential_aad},
-    wire::{self, change::Change, remove::What},
 };
 
 /// The current version of a credential, sealed as the store has it.

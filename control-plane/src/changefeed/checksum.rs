@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use seks_proto::{id::TenantName, table::TableSum};
+use seks_protocol::TableSum;
+use seks_types::id::TenantName;
 
 use super::scope::Scope;
 

@@ -13,10 +13,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use seks_proto::{
-    id::{AgentName, CredentialName, ServiceName, TenantName, TokenId},
-    wire::{self, change::Change, remove::What},
-};
+use seks_proto::wire::{self, change::Change, remove::What};
+use seks_types::id::{AgentName, CredentialName, ServiceName, TenantName, TokenId};
 
 use self::{
     encode::{agent, decode, encode, is_disabled, named, revoked},

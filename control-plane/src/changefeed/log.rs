@@ -16,7 +16,8 @@ use crate::{
     },
     store::Revision,
 };
-use seks_proto::{id::TenantName, table::BootInstant};
+use seks_lease::BootInstant;
+use seks_types::id::TenantName;
 use tokio::sync::watch;
 
 /// Most deltas kept: several seconds of the busiest store.

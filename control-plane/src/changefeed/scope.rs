@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use seks_proto::{
-    id::{PoolName, TenantName},
-    table::features,
-    wire,
-};
+use seks_proto::wire;
+use seks_protocol::features;
+use seks_types::id::{PoolName, TenantName};
 
 /// What enrolment said of a node. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

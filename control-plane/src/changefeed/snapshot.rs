@@ -11,11 +11,9 @@ use crate::{
     store::Revision,
 };
 use bytes::{BufMut as _, Bytes, BytesMut};
-use seks_proto::{
-    id::{CredentialName, TenantName},
-    table::CHUNK_BYTES,
-    wire,
-};
+use seks_proto::wire;
+use seks_protocol::CHUNK_BYTES;
+use seks_types::id::{CredentialName, TenantName};
 use sha2::{Digest as _, Sha256};
 
 /// The table at one revision.

@@ -10,7 +10,7 @@ use crate::{
     changefeed::{ChangeFeed, compile::Materialised, scope::Scope},
     store::{Store, StoreError, key::prefix},
 };
-use seks_proto::runtime::blocking;
+use seks_runtime::blocking;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},

@@ -10,10 +10,8 @@ use crate::{
     store::{Key, Record, Revision, Store, StoreError, WatchEvent, Write, key::prefix},
 };
 use futures_util::StreamExt as _;
-use seks_proto::{
-    id::{NodeId, ReplicaId},
-    wire,
-};
+use seks_proto::wire;
+use seks_types::id::{NodeId, ReplicaId};
 use tokio::{sync::Notify, time::sleep};
 
 /// Pause before a listing that failed is tried again.

@@ -16,11 +16,9 @@ use crate::{
     fleet::{Fleet, leases::Standing},
     store::Revision,
 };
-use seks_proto::{
-    id::ReplicaId,
-    table::{BootInstant, rules},
-    wire,
-};
+use seks_lease::{BootInstant, rules};
+use seks_proto::wire;
+use seks_types::id::ReplicaId;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Acknowledgements of a large fleet come in bursts; one look serves many.

@@ -13,14 +13,12 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{
-    id::{NodeId, ReplicaId},
-    table::{
-        BootInstant,
-        rules::{self, with_skew},
-    },
-    wire,
+use seks_lease::{
+    BootInstant,
+    rules::{self, with_skew},
 };
+use seks_proto::wire;
+use seks_types::id::{NodeId, ReplicaId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

@@ -16,7 +16,8 @@ use crate::{
     authority::{Identity, Peer},
     store::Revision,
 };
-use seks_proto::{id::NodeId, wire};
+use seks_proto::wire;
+use seks_types::id::NodeId;
 use tokio_util::sync::CancellationToken;
 
 /// One node's membership.

@@ -5,7 +5,7 @@ use prometheus::{
     core::{Collector, Desc},
     proto::MetricFamily,
 };
-use seks_proto::table::BootInstant;
+use seks_lease::BootInstant;
 
 use super::Fleet;
 

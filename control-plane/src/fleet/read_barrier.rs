@@ -10,7 +10,7 @@ use crate::{
     changefeed::log::Feed,
     store::{Revision, Store, StoreError},
 };
-use seks_proto::table::{BootInstant, rules};
+use seks_lease::{BootInstant, rules};
 use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},

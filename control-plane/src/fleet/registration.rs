@@ -13,11 +13,9 @@ use crate::{
     registry::{Registry, RegistryError},
     store::{Revision, STORE_FORMAT, StoreError},
 };
-use seks_proto::{
-    id::ReplicaId,
-    table::{BootInstant, rules::with_skew},
-    wire,
-};
+use seks_lease::{BootInstant, rules::with_skew};
+use seks_proto::wire;
+use seks_types::id::ReplicaId;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 

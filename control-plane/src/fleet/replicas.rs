@@ -14,14 +14,12 @@ use std::{
 };
 
 use crate::{fleet::leases::Standing, store::Revision};
-use seks_proto::{
-    id::ReplicaId,
-    table::{
-        BootInstant,
-        rules::{self, with_skew},
-    },
-    wire,
+use seks_lease::{
+    BootInstant,
+    rules::{self, with_skew},
 };
+use seks_proto::wire;
+use seks_types::id::ReplicaId;
 
 /// How many watermarks of a replica are remembered with their time.
 const MAX_MARKS: usize = 64;

@@ -3,11 +3,9 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
-use seks_proto::{
-    address::Reach,
-    secret::Secret,
-    service::{Upstream, UpstreamError},
-};
+use seks_network::address::Reach;
+use seks_service::{Upstream, UpstreamError};
+use seks_types::secret::Secret;
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -11,12 +11,12 @@ use aws_lc_rs::{
     signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use seks_proto::{
-    address::{DialGuard, Networks, Reach},
+use seks_network::address::{DialGuard, Networks, Reach};
+use seks_proto::wire;
+use seks_runtime::telemetry::Telemetry;
+use seks_types::{
     id::{CredentialName, OperatorName, ServiceName, TenantName},
-    runtime::telemetry::Telemetry,
     secret::Secret,
-    wire,
 };
 use serde_json::{Value, json};
 use tokio::{

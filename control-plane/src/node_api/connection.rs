@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use h2::{Ping, PingPong, Reason, RecvStream, server};
 use http::Request;
-use seks_proto::runtime::http2::Frames;
+use seks_runtime::http2::Frames;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{sleep, timeout},

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use seks_proto::runtime::connections::{Connections, Slot};
+use seks_runtime::connections::{Connections, Slot};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Identity;

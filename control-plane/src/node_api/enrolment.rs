@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{
-    id::NodeId,
-    wire::{self, JoinRequest, JoinResponse, enrolment_server::EnrolmentServer},
-};
+use seks_proto::wire::{self, JoinRequest, JoinResponse, enrolment_server::EnrolmentServer};
+use seks_types::id::NodeId;
 use tonic::{
     Extensions, Request, Response, Status,
     transport::server::{TcpConnectInfo, TlsConnectInfo},
@@ -59,12 +57,12 @@ impl Enrolment {
         } else {
             let name = match message.node.as_str() {
                 "" => None,
-                name => Some(name.parse().map_err(|e: seks_proto::id::NameError| EnrolError::Name(e.to_string()))?),
+                name => Some(name.parse().map_err(|e: seks_types::id::NameError| EnrolError::Name(e.to_string()))?),
             };
             let joining = Joining { token: &message.join_token, node: name, key_sha256: request.key_sha256() };
             self.registry.enrol(&joining).await?
         };
-        let id: NodeId = node.id.parse().map_err(|e: seks_proto::id::NameError| EnrolError::Name(e.to_string()))?;
+        let id: NodeId = node.id.parse().map_err(|e: seks_types::id::NameError| EnrolError::Name(e.to_string()))?;
         let certificate_pem = self.authority.sign_node(&request, &id, &node.enrolment)?;
         let (node, region) = (node.id, node.region);
         tracing::info!(seks.node = node, seks.region = region, "node certificate signed");

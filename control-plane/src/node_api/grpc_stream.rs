@@ -9,10 +9,8 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use prost::Message as _;
-use seks_proto::{
-    table::MESSAGE_BYTES,
-    wire::{NodeMessage, ReplicaMessage, replica_message::Message as ToNode},
-};
+use seks_proto::wire::{NodeMessage, ReplicaMessage, replica_message::Message as ToNode};
+use seks_protocol::MESSAGE_BYTES;
 use tonic::Status;
 
 /// In front of each message: whether it is compressed, and its length.

@@ -25,11 +25,10 @@ use futures_util::{
 };
 use h2::{RecvStream, server::SendResponse};
 use http::Extensions;
-use seks_proto::{
-    id::NodeId,
-    table::{BootInstant, SessionKey, features},
-    wire::{self, node_message::Message as FromNode, replica_message::Message as ToNode},
-};
+use seks_lease::BootInstant;
+use seks_proto::wire::{self, node_message::Message as FromNode, replica_message::Message as ToNode};
+use seks_protocol::{SessionKey, features};
+use seks_types::id::NodeId;
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, sleep_until, timeout},
@@ -486,7 +485,7 @@ impl Session {
                 (&self.shared.changes.metrics.push, self.shared.changes.log.observed(revision))
             && self.shared.changes.log.effective(revision) == revision
         {
-            push.observe(seks_proto::table::BootInstant::now().since(observed).as_secs_f64());
+            push.observe(seks_lease::BootInstant::now().since(observed).as_secs_f64());
         }
         Ok(())
     }

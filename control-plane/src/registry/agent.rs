@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use seks_proto::id::{AgentName, TenantName, TokenId};
+use seks_types::id::{AgentName, TenantName, TokenId};
 
 use super::{
     Change, Registry, RegistryError,

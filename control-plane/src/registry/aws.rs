@@ -1,6 +1,6 @@
 //! Fake AWS key pairs: the tenant's key that they hang on, and the pair of a token.
 
-use seks_proto::{
+use seks_types::{
     id::{ServiceName, TenantName},
     secret::{Fields, Secret},
     token::{

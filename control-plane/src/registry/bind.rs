@@ -1,6 +1,6 @@
 //! Binding credentials to destinations after they were stored: by an owner's word, and once for those of an earlier version.
 
-use seks_proto::id::{CredentialName, OperatorName, TenantName};
+use seks_types::id::{CredentialName, OperatorName, TenantName};
 
 use super::{
     Change, Registry, RegistryError,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
-use seks_proto::runtime::jitter;
+use seks_runtime::jitter;
 
 use super::{RegistryError, record::Stored};
 use crate::store::{Key, MAX_TRANSACTION, MAX_VALUE_BYTES, Revision, StoreError, Transaction, Write};

@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, sync::OnceLock};
 
-use seks_proto::{
+use seks_service::record_destination;
+use seks_types::{
     destination::Destination,
     id::{CredentialName, OperatorName, PoolName, ServiceName, TenantName},
     secret::{Fields, Secret},
-    service::record_destination,
 };
 
 use super::{
@@ -48,7 +48,7 @@ pub(super) struct Bound {
 impl Bound {
     /// Where `service` sends its credentials.
     pub(super) fn of(service: &Service) -> Result<Self, RegistryError> {
-        let checked = seks_proto::service::Service::try_from(service)
+        let checked = seks_service::Service::try_from(service)
             .map_err(|_| RegistryError::Corrupt { key: format!("{}/{}", service.tenant, service.name) })?;
         Ok(Self { destination: checked.destination(), origin: checked.upstream.to_string() })
     }

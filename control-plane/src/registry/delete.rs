@@ -6,7 +6,7 @@
 //! takes the mark away.
 
 use prost::Message;
-use seks_proto::id::TenantName;
+use seks_types::id::TenantName;
 
 use super::{Change, Registry, RegistryError, record::Stored};
 use crate::store::{Key, Revision, StoreError};

@@ -1,6 +1,7 @@
 //! Why the registry refuses.
 
-use seks_proto::{id::NodeId, policy::PolicyError};
+use seks_policy::PolicyError;
+use seks_types::id::NodeId;
 
 use crate::{mint::MintError, policy_workers::PolicyWorkError, seal::SealError, store::StoreError};
 

@@ -1,7 +1,7 @@
 //! Forgetting what has had its time: tokens long expired, tombstones, request ids, join tokens; and finishing the deletion of
 //! tenants that a crash interrupted.
 
-use seks_proto::id::TenantName;
+use seks_types::id::TenantName;
 
 use super::{
     Change, Registry, RegistryError, limits, now,

@@ -4,7 +4,7 @@
 //! of a name. The id of the token becomes the id of the enrolment, which the node's certificates carry.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use seks_proto::id::{NodeId, PoolName, TenantName, TokenId};
+use seks_types::id::{NodeId, PoolName, TenantName, TokenId};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, Zeroizing};
@@ -90,7 +90,7 @@ impl Registry {
     /// Where the node will be, and whose secrets it may hold.
     async fn checked(&self, admission: Admission) -> Result<Checked, RegistryError> {
         let Admission { region, mut tenants, pools, .. } = admission;
-        if !region.is_empty() && !seks_proto::id::is_name(&region) {
+        if !region.is_empty() && !seks_types::id::is_name(&region) {
             return Err(RegistryError::invalid("region", "1 to 63 of a-z, 0-9 and `-`"));
         }
         tenants.sort_unstable();

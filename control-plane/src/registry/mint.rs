@@ -4,11 +4,11 @@
 use std::sync::OnceLock;
 
 use prost::Message as _;
-use seks_proto::{
-    address::Networks,
+use seks_network::address::Networks;
+use seks_proto::wire;
+use seks_types::{
     id::{CredentialName, OperatorName, PoolName, ServiceName, TenantName},
     secret::Secret,
-    wire,
 };
 
 use super::{

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use seks_proto::id::{NodeId, ReplicaId};
+use seks_types::id::{NodeId, ReplicaId};
 
 use super::{
     Change, Registry, RegistryError,

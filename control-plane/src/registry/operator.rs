@@ -1,6 +1,6 @@
 //! Operators and their roles.
 
-use seks_proto::id::{OperatorName, TenantName, TokenId};
+use seks_types::id::{OperatorName, TenantName, TokenId};
 
 use super::{
     Change, Registry, RegistryError,

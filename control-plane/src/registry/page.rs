@@ -1,7 +1,7 @@
 //! Lists in parts: what a listing costs in memory doesn't grow with what a tenant has.
 
 use prost::Message;
-use seks_proto::id::TenantName;
+use seks_types::id::TenantName;
 
 use super::{Registry, RegistryError, record::Stored};
 use crate::store::key::prefix;

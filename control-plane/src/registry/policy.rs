@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use seks_proto::{
-    id::{PolicyId, TenantName},
-    policy::{GRANTED_SERVICES, Policies, PolicyError, parse_file},
-};
+use seks_policy::{GRANTED_SERVICES, Policies, PolicyError, parse_file};
+use seks_types::id::{PolicyId, TenantName};
 
 use super::{
     Change, Registry, RegistryError,

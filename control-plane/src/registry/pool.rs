@@ -1,7 +1,7 @@
 //! Pools: groups of nodes, by name alone. A node belongs to those that it was enrolled for; a credential that is assigned to pools is sent to
 //! their nodes and no others.
 
-use seks_proto::id::{CredentialName, PoolName, TenantName};
+use seks_types::id::{CredentialName, PoolName, TenantName};
 
 use super::{
     Change, Registry, RegistryError,

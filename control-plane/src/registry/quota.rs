@@ -3,7 +3,7 @@
 //! What it has is known from the store's watch, so that a check costs no listing. It is there to bound, not to count: calls at
 //! the same time may pass a quota by one each, and each replica sees the others' changes a moment later.
 
-use seks_proto::id::TenantName;
+use seks_types::id::TenantName;
 
 use super::{
     Change, QuotaConfig, Registry, RegistryError,

@@ -4,8 +4,7 @@ pub use seks_proto::wire::{
     Agent, Credential, CredentialVersion, Grant, Mint, Node, Operator, Policy, Quota, Replica, Role, RoleBinding,
     Service, Tenant, Token, Usage,
 };
-
-use seks_proto::destination::Destination;
+use seks_types::destination::Destination;
 use sha2::{Digest as _, Sha256};
 
 use crate::store::{Key, Revision};

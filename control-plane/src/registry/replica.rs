@@ -1,6 +1,6 @@
 //! Control-plane replicas: what each says of itself for the others.
 
-use seks_proto::id::ReplicaId;
+use seks_types::id::ReplicaId;
 
 use super::{Change, Registry, RegistryError, record::Replica};
 use crate::store::{Key, Revision};

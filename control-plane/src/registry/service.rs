@@ -4,11 +4,9 @@ use std::net::IpAddr;
 
 use prost::Message as _;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
-use seks_proto::{
-    address::{AddressClass, Networks, classify},
-    id::{ServiceName, TenantName},
-    service::{Service as Checked, ServiceError, record_destination},
-};
+use seks_network::address::{AddressClass, Networks, classify};
+use seks_service::{Service as Checked, ServiceError, record_destination};
+use seks_types::id::{ServiceName, TenantName};
 
 use super::{
     Change, Registry, RegistryError,

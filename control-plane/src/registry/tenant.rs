@@ -1,6 +1,7 @@
 //! Tenants.
 
-use seks_proto::{address::Networks, id::TenantName};
+use seks_network::address::Networks;
+use seks_types::id::TenantName;
 
 use super::{
     Change, Registry, RegistryError,

@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, time::SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use seks_proto::{
+use seks_service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, Upstream};
+use seks_types::{
     id::{CredentialName, ServiceName, TenantName},
     secret::Fields,
-    service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, Upstream},
 };
 
 use super::{

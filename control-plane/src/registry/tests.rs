@@ -5,11 +5,11 @@ use std::{
 };
 
 use prost::Message as _;
-use seks_proto::{
+use seks_proto::wire;
+use seks_service::record_destination;
+use seks_types::{
     id::{AgentName, CredentialName, NodeId, OperatorName, ServiceName, TenantName, TokenId},
     secret::Secret,
-    service::record_destination,
-    wire,
 };
 use tempfile::TempDir;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
-use seks_proto::{
+use seks_types::{
     id::{AgentName, CredentialName, OperatorName, ServiceName, TenantName, TokenId},
     token::{FreshToken, SHAPES, shape_prefix},
 };

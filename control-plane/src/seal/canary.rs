@@ -1,7 +1,7 @@
 //! A wrong KEK is found at start, before anything is written: every store holds one sealed record with known content.
 
 use bytes::Bytes;
-use seks_proto::secret::Secret;
+use seks_types::secret::Secret;
 
 use super::{Header, RecordId, SealError, Sealer};
 use crate::store::{Key, Store, StoreError, Transaction, Write};

@@ -14,7 +14,7 @@
 
 use aes_gcm::{Aes256Gcm, KeyInit as _, aead::AeadInOut as _};
 use bytes::Bytes;
-use seks_proto::{destination::Destination, secret::Secret};
+use seks_types::{destination::Destination, secret::Secret};
 use zeroize::Zeroizing;
 
 use super::{

@@ -1,7 +1,7 @@
 //! What else an envelope is good for: moving a secret to another record, and vouching for what is no secret.
 
 use bytes::Bytes;
-use seks_proto::secret::Secret;
+use seks_types::secret::Secret;
 
 use super::{RecordId, SealError, Sealer};
 

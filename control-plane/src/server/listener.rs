@@ -4,7 +4,7 @@ use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll,
 
 use futures_util::FutureExt as _;
 use rustls::{ServerConfig, server::Acceptor};
-use seks_proto::runtime::{
+use seks_runtime::{
     connections::{AcceptPause, Connections, Slot},
     descriptors,
 };

@@ -2,10 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use seks_proto::{
-    id::{NameError, OperatorName, TenantName},
-    runtime::Exit,
-};
+use seks_runtime::Exit;
+use seks_types::id::{NameError, OperatorName, TenantName};
 use zeroize::Zeroizing;
 
 use super::tls::TlsError;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use seks_proto::id::{
+use seks_types::id::{
     AgentName, CredentialName, NodeId, OperatorName, PolicyId, ReplicaId, ServiceName, TenantName, TokenId,
 };
 
@@ -62,7 +62,7 @@ pub(super) const PULSE: &str = "meta/pulse";
 
 /// Prefixes for `Store::list`.
 pub mod prefix {
-    use seks_proto::id::{CredentialName, TenantName};
+    use seks_types::id::{CredentialName, TenantName};
 
     /// Everything.
     pub const ALL: &str = "";

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seks_proto::runtime::{logs, probes::Answers};
+use seks_runtime::{logs, probes::Answers};
 use tokio::{runtime::Handle, sync::Mutex, time::timeout};
 
 use super::Metrics;

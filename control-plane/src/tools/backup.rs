@@ -9,7 +9,7 @@ use seks_control_plane::{
     seal::{SealError, Sealer},
     store::{OpenError, StoreError},
 };
-use seks_proto::runtime::Exit;
+use seks_runtime::Exit;
 
 use crate::Failure;
 

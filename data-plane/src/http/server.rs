@@ -12,7 +12,7 @@ mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use seks_proto::runtime::connections::{AcceptPause, Connections, Slot};
+use seks_runtime::connections::{AcceptPause, Connections, Slot};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 

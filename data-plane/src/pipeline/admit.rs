@@ -7,7 +7,7 @@ use std::{net::IpAddr, ops::Range};
 
 use http::{HeaderMap, Method, StatusCode, Uri, Version, header, request::Parts};
 use http_body::Body as _;
-use seks_proto::token::Digest;
+use seks_types::token::Digest;
 
 use super::{
     origin::Origin,
@@ -50,7 +50,7 @@ impl Hosts {
     fn service<'a>(&self, host: &'a str) -> Option<&'a str> {
         let suffix = self.suffix.as_deref()?;
         let (label, rest) = host.split_at_checked(host.len().checked_sub(suffix.len())?)?;
-        (rest.eq_ignore_ascii_case(suffix) && seks_proto::id::is_name(label)).then_some(label)
+        (rest.eq_ignore_ascii_case(suffix) && seks_types::id::is_name(label)).then_some(label)
     }
 }
 

@@ -16,7 +16,7 @@ mod trace_id;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
-use seks_proto::runtime::telemetry::Telemetry;
+use seks_runtime::telemetry::Telemetry;
 
 pub(crate) use self::{
     body::Body,

@@ -13,12 +13,12 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use seks_proto::{
-    id::{PolicyId, TenantName},
-    policy::{Body, Call, Decision, Policies, Scope},
+use seks_policy::{Body, Call, Decision, Policies, Scope};
+use seks_service::{
+    INTERCEPTION,
     request::{BodyFacts, Target, TargetError},
-    service::INTERCEPTION,
 };
+use seks_types::id::{PolicyId, TenantName};
 
 use self::decided::DecidedOn;
 use super::{
@@ -93,7 +93,7 @@ impl Line {
         let mut separator = '?';
         for pair in target.pairs() {
             // Servers differ in whether `;` separates parameters: what hides a reserved name behind one goes too.
-            let reserved = seks_proto::request::names(pair.raw).any(|n| lookup::is_reserved_query(service, n.trim()));
+            let reserved = seks_service::request::names(pair.raw).any(|n| lookup::is_reserved_query(service, n.trim()));
             if reserved || (strays && lookup::has_token(pair.raw.as_bytes())) {
                 continue;
             }

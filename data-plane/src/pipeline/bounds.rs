@@ -3,7 +3,7 @@
 use std::{net::IpAddr, ops::Deref, sync::Arc};
 
 use http::{Method, StatusCode};
-use seks_proto::policy::{Call, Decision, Scope};
+use seks_policy::{Call, Decision, Scope};
 
 use super::{
     authorize::Facts,
@@ -109,7 +109,7 @@ impl OwnCall {
             services: self.token.services(),
             age_seconds: self.age_seconds,
             source: self.source,
-            body: self.facts.as_ref().map_or(seks_proto::policy::Body::NotRead, Into::into),
+            body: self.facts.as_ref().map_or(seks_policy::Body::NotRead, Into::into),
         }
     }
 }

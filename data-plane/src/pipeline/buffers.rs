@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use seks_proto::id::TenantName;
+use seks_types::id::TenantName;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,

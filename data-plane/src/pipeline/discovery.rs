@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
-use seks_proto::service::INTERCEPTION;
+use seks_service::INTERCEPTION;
 
 use super::{lookup::Identified, relay::Outgoing};
 use crate::proxy::Caller;

@@ -1,7 +1,7 @@
 //! Which header fields cross the node, in either direction.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use seks_proto::service::{Service, Slot};
+use seks_service::{Service, Slot};
 
 use super::{
     admit::{self, Form},

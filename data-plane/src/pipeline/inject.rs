@@ -8,11 +8,8 @@ use std::{cell::OnceCell, sync::Arc};
 use base64::Engine as _;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header, request::Parts};
-use seks_proto::{
-    secret::Fields,
-    service::{Service, Site, Template},
-    token::aws,
-};
+use seks_service::{Service, Site, Template};
+use seks_types::{secret::Fields, token::aws};
 use tokio::time::Instant;
 use zeroize::Zeroize as _;
 

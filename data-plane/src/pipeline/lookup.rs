@@ -8,11 +8,8 @@ use std::sync::{Arc, LazyLock};
 use base64::Engine as _;
 use http::{HeaderMap, HeaderName, header};
 use memchr::memmem::Finder;
-use seks_proto::{
-    request,
-    service::{BasicPart, Service, Slot},
-    token::{self, Digest, Malformed, aws},
-};
+use seks_service::{BasicPart, Service, Slot, request};
+use seks_types::token::{self, Digest, Malformed, aws};
 
 use super::{
     admit::{Admitted, Route},
@@ -394,5 +391,5 @@ pub(crate) fn is_reserved_query(service: &Service, name: &str) -> bool {
     slot || service
         .injection
         .iter()
-        .any(|s| matches!(s, seks_proto::service::Site::Query(q, _) if q.eq_ignore_ascii_case(name)))
+        .any(|s| matches!(s, seks_service::Site::Query(q, _) if q.eq_ignore_ascii_case(name)))
 }

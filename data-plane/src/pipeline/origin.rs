@@ -1,7 +1,7 @@
 //! A host as agents name it to a proxy.
 
 use http::Uri;
-use seks_proto::service::Upstream;
+use seks_service::Upstream;
 
 /// Scheme, host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]

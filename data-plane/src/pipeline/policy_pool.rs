@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{id::TenantName, runtime::yield_to_others};
+use seks_runtime::yield_to_others;
+use seks_types::id::TenantName;
 use tokio::sync::oneshot;
 
 /// Longest work that is done on a thread that serves requests.

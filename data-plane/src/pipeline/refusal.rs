@@ -9,7 +9,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
-use seks_proto::id::PolicyId;
+use seks_types::id::PolicyId;
 
 /// The CODEs of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

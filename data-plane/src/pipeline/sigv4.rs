@@ -12,9 +12,9 @@ mod sign;
 
 use bytes::Bytes;
 use http::request::Parts;
-use seks_proto::{
+use seks_service::SigV4;
+use seks_types::{
     secret::Fields,
-    service::SigV4,
     token::{self, Digest, aws},
 };
 use sha2::{Digest as _, Sha256};

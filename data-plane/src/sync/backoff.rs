@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use seks_proto::runtime::jitter;
+use seks_runtime::jitter;
 
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);

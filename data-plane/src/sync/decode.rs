@@ -6,14 +6,10 @@ mod token;
 
 use bytes::Bytes;
 use prost::Message as _;
-use seks_proto::{
-    destination::Destination,
-    id::NameError,
-    service::Service,
-    table::{SessionError, SessionKey, TableSum, bound_credential_aad},
-    token::Digest,
-    wire::{self, change, remove},
-};
+use seks_proto::wire::{self, change, remove};
+use seks_protocol::{SessionError, SessionKey, TableSum, bound_credential_aad};
+use seks_service::Service;
+use seks_types::{destination::Destination, id::NameError, token::Digest};
 
 pub(super) use self::names::Names;
 use crate::table::{Change, Mark, MarkKind};

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
-use seks_proto::id::NodeId;
+use seks_types::id::NodeId;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 

@@ -2,10 +2,8 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use seks_proto::{
-    table::{CHUNK_BYTES, SessionKey},
-    wire,
-};
+use seks_proto::wire;
+use seks_protocol::{CHUNK_BYTES, SessionKey};
 use sha2::{Digest as _, Sha256};
 
 use super::decode::{DecodeError, Encoded, Names, decode};

@@ -3,17 +3,16 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
-use seks_proto::{
-    runtime::{VERSION, blocking, telemetry::Queue},
-    table::{
-        BootInstant, MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, TableSum, features,
-        rules::{self, Position},
-    },
-    wire::{
-        self, NodeMessage, distribution_client::DistributionClient, node_message::Message as ToReplica,
-        replica_message::Message as FromReplica,
-    },
+use seks_lease::{
+    BootInstant,
+    rules::{self, Position},
 };
+use seks_proto::wire::{
+    self, NodeMessage, distribution_client::DistributionClient, node_message::Message as ToReplica,
+    replica_message::Message as FromReplica,
+};
+use seks_protocol::{MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, TableSum, features};
+use seks_runtime::{VERSION, blocking, telemetry::Queue};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},

@@ -5,13 +5,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use seks_proto::{
-    service::Service,
-    table::{
-        SessionError, SessionKey,
-        rules::{self, Misfit, Position},
-    },
-};
+use seks_lease::rules::{self, Misfit, Position};
+use seks_protocol::{SessionError, SessionKey};
+use seks_service::Service;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -91,7 +87,7 @@ pub(super) fn narrow(table: &Generation, changes: &[Change]) {
 
 /// One change, ready to be applied: its credential is sealed.
 pub(super) enum Step {
-    Credential(seks_proto::id::TenantName, CredentialEntry),
+    Credential(seks_types::id::TenantName, CredentialEntry),
     Other(Change),
 }
 
@@ -157,7 +153,7 @@ impl Step {
     }
 }
 
-fn put_agent(table: &Generation, tenant: &seks_proto::id::TenantName, entry: AgentEntry) {
+fn put_agent(table: &Generation, tenant: &seks_types::id::TenantName, entry: AgentEntry) {
     let slot = table.directory_or_new(tenant).agent_slot(&entry.name.clone());
     // A new agent has no requests: a tenant that makes thousands of them disturbs none.
     let (replaces, disabled) = (!slot.agent.is_empty(), entry.disabled);

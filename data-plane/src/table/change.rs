@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use seks_proto::{
+use seks_policy::Policies;
+use seks_proto::wire;
+use seks_protocol::TableSum;
+use seks_service::Service;
+use seks_types::{
     destination::Destination,
     id::{AgentName, CredentialName, ServiceName, TenantName},
-    policy::Policies,
     secret::Secret,
-    service::Service,
-    table::TableSum,
     token::Digest,
-    wire,
 };
 
 use super::Attributes;
@@ -89,7 +89,7 @@ pub enum Change {
         minted: bool,
         /// Where alone it may be sent; `None`: a control plane of an earlier version has said nothing about that.
         destination: Option<Destination>,
-        /// Encoded [`Fields`](seks_proto::secret::Fields); `None`: kept back, because the service has another destination.
+        /// Encoded [`Fields`](seks_types::secret::Fields); `None`: kept back, because the service has another destination.
         secret: Option<Secret>,
     },
     /// All policies of a tenant, compiled; `None` when this node can't compile them, which denies.

@@ -15,11 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seks_proto::{
-    policy::{Compilation, Policies, PolicyError, STACK_BYTES},
-    runtime::yield_to_others,
-    wire,
-};
+use seks_policy::{Compilation, Policies, PolicyError, STACK_BYTES};
+use seks_proto::wire;
+use seks_runtime::yield_to_others;
 use tokio::sync::Notify;
 
 use super::slot::TenantSlot;
@@ -147,7 +145,7 @@ pub struct StillCompiling;
 /// A simulated host has one thread.
 fn compiles_at_once() -> bool {
     #[cfg(feature = "simulation")]
-    if seks_proto::simulation::is_on() {
+    if seks_simulated_host::is_on() {
         return true;
     }
     false

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{id::ServiceName, token::Digest};
+use seks_types::{id::ServiceName, token::Digest};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{

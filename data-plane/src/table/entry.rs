@@ -5,12 +5,12 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use seks_proto::{
+use seks_protocol::{SessionError, SessionKey};
+use seks_service::Service;
+use seks_types::{
     destination::Destination,
     id::{AgentName, CredentialName, ServiceName, TenantName},
     secret::{Fields, FieldsError},
-    service::Service,
-    table::{SessionError, SessionKey},
 };
 
 use super::Attributes;

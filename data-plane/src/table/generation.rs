@@ -14,9 +14,9 @@ use std::{
 
 use dashmap::DashMap;
 use ipnet::IpNet;
-use seks_proto::{
+use seks_policy::Policies;
+use seks_types::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
-    policy::Policies,
     token::Digest,
 };
 

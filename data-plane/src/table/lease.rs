@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::table::BootInstant;
+use seks_lease::BootInstant;
 
 /// Until when the node may serve. Read on the path of every request: one atomic load and one clock read without a system call.
 #[derive(Debug, Default)]

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use seks_proto::{id::TenantName, table::TableSum, token::Digest};
+use seks_protocol::TableSum;
+use seks_types::{id::TenantName, token::Digest};
 
 use super::change::{Mark, MarkKind};
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
 
-use seks_proto::id::{CredentialName, TenantName};
+use seks_types::id::{CredentialName, TenantName};
 use tokio::sync::Notify;
 
 use super::CredentialEntry;

@@ -10,10 +10,8 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwapOption;
-use seks_proto::{
-    id::{AgentName, TenantName},
-    policy::Policies,
-};
+use seks_policy::Policies;
+use seks_types::id::{AgentName, TenantName};
 
 use super::{compiling::Compiling, entry::AgentEntry, generation::Directory, waiters::Waiters};
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use seks_proto::table::SessionKey;
+use seks_protocol::SessionKey;
 
 use super::{
     Change, Delta, Mark,

@@ -9,9 +9,11 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::{
-    policy::GRANTED_SERVICES, secret::Fields, secret::Secret, service::Service, table::BootInstant, wire,
-};
+use seks_lease::BootInstant;
+use seks_policy::GRANTED_SERVICES;
+use seks_proto::wire;
+use seks_service::Service;
+use seks_types::{secret::Fields, secret::Secret};
 
 use super::*;
 

@@ -14,10 +14,8 @@ use std::{
 };
 
 use ipnet::IpNet;
-use seks_proto::{
-    id::{AgentName, CredentialName, ServiceName, TenantName},
-    policy::Policies,
-};
+use seks_policy::Policies;
+use seks_types::id::{AgentName, CredentialName, ServiceName, TenantName};
 
 use super::{
     entry::{AgentEntry, CredentialEntry, ServiceEntry},

@@ -14,7 +14,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use seks_proto::table::BootInstant;
+use seks_lease::BootInstant;
 
 /// Nothing was heard yet.
 const UNKNOWN: i64 = i64::MIN;

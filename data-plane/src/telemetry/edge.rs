@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use seks_proto::runtime::{connections::Connections, http2::Refused};
+use seks_runtime::{connections::Connections, http2::Refused};
 
 /// Names of HTTP/2's error codes (RFC 9113, 7), by number.
 const CODES: [&str; 14] = [

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, Response, Version, header, request::Parts};
-use seks_proto::{
+use seks_service::INTERCEPTION;
+use seks_types::{
     id::{CredentialName, TenantName},
-    service::INTERCEPTION,
     token::{self, Digest},
 };
 use tokio::time::Instant;

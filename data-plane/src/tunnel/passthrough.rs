@@ -7,11 +7,11 @@
 use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Response;
-use seks_proto::{
+use seks_network::{
     address::Reach,
     resolve::{ResolveError, Resolver, resolve_by},
-    service::Upstream,
 };
+use seks_service::Upstream;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split},
     net::TcpStream,

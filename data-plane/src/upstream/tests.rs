@@ -1,4 +1,4 @@
-use seks_proto::address::Networks;
+use seks_network::address::Networks;
 
 use super::*;
 

@@ -14,7 +14,7 @@ use rustls::{
     crypto::CryptoProvider,
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
-use seks_proto::service::Upstream;
+use seks_service::Upstream;
 use tokio_rustls::TlsConnector;
 
 use crate::http::client::UpstreamError;

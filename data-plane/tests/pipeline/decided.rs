@@ -2,7 +2,8 @@
 //! what is being sent ends when the right to it does.
 
 use seks_data_plane::table::Change;
-use seks_proto::{service::Service, wire};
+use seks_proto::wire;
+use seks_service::Service;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -131,7 +132,7 @@ async fn a_new_snapshot_while_a_body_is_read_decides_as_a_change_does() {
 
 /// A service over TLS whose handshake waits until `changes` are applied; what came of the request, and what the upstream saw.
 async fn changed_during_the_handshake(changes: Vec<Change>) -> (crate::rig::Reply, Seen) {
-    seks_proto::runtime::install_crypto_provider();
+    seks_runtime::install_crypto_provider();
     let pki = crate::tls::Pki::new();
     let (listener, seen) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Seen::default());
     let (address, ca, acceptor) = (listener.local_addr().unwrap(), pki.ca.pem(), pki.acceptor(|_| {}, &[b"http/1.1"]));

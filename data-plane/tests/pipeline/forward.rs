@@ -10,11 +10,9 @@ use seks_data_plane::{
     config::ForwardProxyConfig,
     table::{Change, TokenRecord},
 };
-use seks_proto::{
-    secret::{Fields, Secret},
-    service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, Service},
-    wire,
-};
+use seks_proto::wire;
+use seks_service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, Service};
+use seks_types::secret::{Fields, Secret};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -35,7 +33,7 @@ pub struct World {
 }
 
 async fn tls_upstream() -> (SocketAddr, Seen, Pki) {
-    seks_proto::runtime::install_crypto_provider();
+    seks_runtime::install_crypto_provider();
     let pki = Pki::new();
     let acceptor = pki.acceptor(|_| {}, &[b"http/1.1"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

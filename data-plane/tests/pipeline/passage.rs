@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use seks_data_plane::{Config, table::Change};
-use seks_proto::{service::Service, wire};
+use seks_proto::wire;
+use seks_service::Service;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},

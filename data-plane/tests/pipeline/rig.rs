@@ -10,15 +10,15 @@ use seks_data_plane::{
     Config, Node,
     table::{Change, Delta, Table, TokenRecord},
 };
-use seks_proto::{
-    address::Networks,
-    policy::Policies,
-    runtime::telemetry::Telemetry,
+use seks_lease::BootInstant;
+use seks_network::address::Networks;
+use seks_policy::Policies;
+use seks_proto::wire;
+use seks_runtime::telemetry::Telemetry;
+use seks_service::Service;
+use seks_types::{
     secret::{Fields, Secret},
-    service::Service,
-    table::BootInstant,
     token::FreshToken,
-    wire,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -200,7 +200,7 @@ impl Rig {
         service: impl Fn(&mut wire::Service),
         config: impl Fn(&mut Config),
     ) -> Self {
-        seks_proto::runtime::install_crypto_provider();
+        seks_runtime::install_crypto_provider();
         let table = Arc::new(Table::new().unwrap());
         let (token, other, expired) =
             (FreshToken::generate().unwrap(), FreshToken::generate().unwrap(), FreshToken::generate().unwrap());

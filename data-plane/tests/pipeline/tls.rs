@@ -75,7 +75,7 @@ async fn rig(address: SocketAddr, ca_pem: String) -> Rig {
 
 #[tokio::test]
 async fn an_upstream_that_can_not_be_verified_gets_no_byte() {
-    seks_proto::runtime::install_crypto_provider();
+    seks_runtime::install_crypto_provider();
     let (pki, other) = (Pki::new(), Pki::new());
     let long_ago = (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
     let acceptors = [
@@ -102,7 +102,7 @@ async fn an_upstream_that_can_not_be_verified_gets_no_byte() {
 
 #[tokio::test]
 async fn a_private_ca_is_trusted_for_its_own_service_only() {
-    seks_proto::runtime::install_crypto_provider();
+    seks_runtime::install_crypto_provider();
     let pki = Pki::new();
     let (address, bytes) = counting(pki.acceptor(|_| {}, &[])).await;
     let rig = rig(address, String::new()).await; // the machine's roots
@@ -112,7 +112,7 @@ async fn a_private_ca_is_trusted_for_its_own_service_only() {
 
 #[tokio::test]
 async fn h2_is_spoken_where_the_upstream_chooses_it_and_one_connection_carries_all() {
-    seks_proto::runtime::install_crypto_provider();
+    seks_runtime::install_crypto_provider();
     let pki = Pki::new();
     let acceptor = pki.acceptor(|_| {}, &[b"h2", b"http/1.1"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

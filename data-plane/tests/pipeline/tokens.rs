@@ -62,7 +62,7 @@ async fn more_than_one_credential_is_ambiguous() {
 async fn what_is_no_honoured_token_is_refused_by_name() {
     let (address, seen) = upstream(|_| (ok("{}"), false)).await;
     let rig = Rig::start(address).await;
-    let unknown = seks_proto::token::FreshToken::generate().unwrap();
+    let unknown = seks_types::token::FreshToken::generate().unwrap();
     for (fields, code) in [
         ("".to_owned(), "token_missing"),
         ("X-Debug: {T1}\r\n".into(), "token_missing"),

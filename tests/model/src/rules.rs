@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use seks_proto::table::{
+use seks_lease::{
     BootInstant,
     rules::{self, Position, Standing},
 };

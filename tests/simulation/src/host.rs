@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use seks_data_plane::sync::simulation::{Dial, set_dial};
-use seks_proto::simulation;
+use seks_simulated_host as simulation;
 use tokio::{
     runtime::{Builder, Runtime},
     time::{Instant, advance, sleep_until},

@@ -10,7 +10,7 @@ use std::{
 };
 
 use seks_data_plane::table::{Decided, Found, ServiceEntry, Table, TokenEntry, Verdict};
-use seks_proto::table::BootInstant;
+use seks_lease::BootInstant;
 
 use crate::{
     site::{Token, service, tenant},

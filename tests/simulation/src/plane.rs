@@ -16,7 +16,7 @@ use seks_data_plane::{
     sync::{Identity, Sync, SyncConfig},
     table::Table,
 };
-use seks_proto::id::NodeId;
+use seks_types::id::NodeId;
 use tokio_stream::{StreamExt as _, wrappers::UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;

@@ -272,7 +272,7 @@ impl Scenario {
                 (_, Some(at)) => registry.set_agent_disabled(&tenant(), &tokens[at].agent, true).await,
                 (_, None) => {
                     let (name, by) = ("main".parse().unwrap(), "root".parse().unwrap());
-                    let secret = seks_proto::secret::Secret::new("not-a-real-key-either".into());
+                    let secret = seks_types::secret::Secret::new("not-a-real-key-either".into());
                     let service = crate::site::service();
                     let put = match what {
                         "put a credential for some" => {

@@ -8,11 +8,11 @@ use seks_control_plane::{
     seal::{SealConfig, Sealer},
     store::{Key, Transaction, Write},
 };
-use seks_proto::{
+use seks_proto::wire;
+use seks_types::{
     id::{AgentName, ServiceName, TenantName, TokenId},
     secret::Secret,
     token::Digest,
-    wire,
 };
 use tokio::runtime::Builder;
 
@@ -62,7 +62,7 @@ impl Site {
     }
 
     fn make() -> Self {
-        seks_proto::runtime::install_crypto_provider();
+        seks_runtime::install_crypto_provider();
         let dir = tempfile::tempdir().unwrap();
         let kek = dir.path().join("kek");
         Sealer::create_file(&kek).unwrap();

@@ -4,11 +4,9 @@
 mod certificates;
 
 use rcgen::{CertificateParams, KeyPair};
-use seks_proto::{
-    token::FreshToken,
-    wire::{self, Role, admin_client::AdminClient},
-};
+use seks_proto::wire::{self, Role, admin_client::AdminClient};
 use seks_tests::{Control, control::send_bytes};
+use seks_types::token::FreshToken;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

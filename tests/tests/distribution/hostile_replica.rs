@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use seks_data_plane::table::Found;
-use seks_proto::{
-    table::CHUNK_BYTES,
-    wire::{self, node_message::Message as FromNode, replica_message::Message as ToNode},
-};
+use seks_proto::wire::{self, node_message::Message as FromNode, replica_message::Message as ToNode};
+use seks_protocol::CHUNK_BYTES;
 
 use super::{
     impostor::{EPOCH, Impostor, Session, Snapshot, agent, digest, revoke, token},
@@ -198,9 +196,9 @@ async fn a_store_of_another_epoch_raises_an_alarm_and_changes_nothing() {
 async fn what_a_node_does_not_understand_or_cannot_open_it_rejects() {
     let mut scene = Scene::new().await;
     let foreign = {
-        let aad = seks_proto::table::credential_aad(EPOCH, "default", "main", 2);
-        let other = seks_proto::table::SessionKey::generate().unwrap();
-        let sealed = other.seal(&aad, &seks_proto::secret::Secret::new(b"x".to_vec())).unwrap();
+        let aad = seks_protocol::credential_aad(EPOCH, "default", "main", 2);
+        let other = seks_protocol::SessionKey::generate().unwrap();
+        let sealed = other.seal(&aad, &seks_types::secret::Secret::new(b"x".to_vec())).unwrap();
         let (tenant, name, service) = ("default".into(), "main".into(), "api".into());
         let credential = wire::TableCredential { tenant, name, service, version: 2, sealed, ..Default::default() };
         wire::Change { change: Some(wire::change::Change::Credential(credential)) }

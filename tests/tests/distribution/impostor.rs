@@ -12,14 +12,14 @@ use seks_control_plane::{
         tls::{ClientCertificate, Source},
     },
 };
-use seks_proto::{
+use seks_proto::wire::{
+    self, NodeMessage, ReplicaMessage, change::Change, distribution_server::DistributionServer,
+    node_message::Message as FromNode, replica_message::Message as ToNode,
+};
+use seks_protocol::{SessionKey, credential_aad};
+use seks_types::{
     secret::{Fields, Secret},
-    table::{SessionKey, credential_aad},
     token::Digest,
-    wire::{
-        self, NodeMessage, ReplicaMessage, change::Change, distribution_server::DistributionServer,
-        node_message::Message as FromNode, replica_message::Message as ToNode,
-    },
 };
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::mpsc, time::timeout};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use seks_proto::{table::features, wire::replica_message::Message as FromReplica};
+use seks_proto::wire::replica_message::Message as FromReplica;
+use seks_protocol::features;
 use seks_tests::{Forwarder, forwarder::Mode};
 
 use super::{

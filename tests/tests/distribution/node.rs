@@ -6,7 +6,7 @@ use seks_data_plane::{
     sync::{Identity, Sync, SyncConfig, SyncStatus},
     table::{Found, Table},
 };
-use seks_proto::token::Digest;
+use seks_types::token::Digest;
 
 use super::{replica::Replica, until};
 

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use seks_proto::{
-    table::{MESSAGE_BYTES, Recipient, features},
-    wire::{
-        self, NodeMessage, distribution_client::DistributionClient, node_message::Message as ToReplica,
-        replica_message::Message as FromReplica,
-    },
+use seks_proto::wire::{
+    self, NodeMessage, distribution_client::DistributionClient, node_message::Message as ToReplica,
+    replica_message::Message as FromReplica,
 };
+use seks_protocol::{MESSAGE_BYTES, Recipient, features};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{

@@ -13,10 +13,8 @@ use seks_control_plane::{
     registry::Admission,
     store::{Key, Record, Revision, Store, StoreError, Transaction, WatchEvent},
 };
-use seks_proto::{
-    id::TenantName,
-    wire::{self, node_message::Message as ToReplica},
-};
+use seks_proto::wire::{self, node_message::Message as ToReplica};
+use seks_types::id::TenantName;
 
 use super::{
     peer::{Peer, hello},

@@ -20,13 +20,13 @@ use seks_control_plane::{
     store::{Key, Revision, Store, StoreConfig, StoreKind, Transaction, Write},
 };
 use seks_data_plane::sync::Identity;
-use seks_proto::{
+use seks_proto::wire::{self, node_enforcement::State};
+use seks_tests::Etcd;
+use seks_types::{
     id::{TenantName, TokenId},
     secret::Secret,
     token::Digest,
-    wire::{self, node_enforcement::State},
 };
-use seks_tests::Etcd;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

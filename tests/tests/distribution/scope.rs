@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use seks_control_plane::registry::Admission;
-use seks_proto::id::{CredentialName, PoolName, TenantName};
+use seks_types::id::{CredentialName, PoolName, TenantName};
 
 use super::{
     node::TestNode,

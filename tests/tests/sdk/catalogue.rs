@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-use seks_proto::catalogue;
+use seks_service::catalogue;
 use seks_tests::Sandbox;
 
 use crate::root;

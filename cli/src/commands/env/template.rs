@@ -45,7 +45,7 @@ fn fill_aws(template: &str, service: &wire::Service, aws: Option<&wire::AwsKeys>
     }
     let host = host(&service.upstream);
     let host = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    let region = signed(service).and_then(|signed| seks_proto::service::sigv4::region(signed, host));
+    let region = signed(service).and_then(|signed| seks_service::sigv4::region(signed, host));
     let mut text = template.to_owned();
     for (name, value) in [
         ("{aws_access_key_id}", aws.map(|keys| keys.access_key_id.as_str())),

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use seks_proto::{service::spec::Spec, wire};
+use seks_proto::wire;
+use seks_service::spec::Spec;
 
 use crate::{
     error::{CliError, Result},

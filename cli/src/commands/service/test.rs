@@ -8,12 +8,12 @@ mod call;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use seks_proto::{
+use seks_proto::wire;
+use seks_service::{
     catalogue,
-    id::TokenId,
-    service::probe::{Probe, Verdict},
-    wire,
+    probe::{Probe, Verdict},
 };
+use seks_types::id::TokenId;
 use serde::Serialize;
 
 use self::call::{Answer, Proxy};

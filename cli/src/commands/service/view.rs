@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use seks_proto::{
-    service::spec::{Inject, Spec},
-    wire::{self, injection::site::At as Site, token_slot::At as Slot},
-};
+use seks_proto::wire::{self, injection::site::At as Site, token_slot::At as Slot};
+use seks_service::spec::{Inject, Spec};
 use serde::Serialize;
 
 use crate::output::{View, time_or_null};
@@ -151,7 +149,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_of_every_catalogue_entry_can_be_applied_and_changes_nothing() {
-        let entries = seks_proto::catalogue::entries();
+        let entries = seks_service::catalogue::entries();
         assert!(entries.len() >= 167, "{}", entries.len());
         let dir = tempfile::tempdir().unwrap();
         for entry in entries {

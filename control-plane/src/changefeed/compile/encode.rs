@@ -2,10 +2,8 @@
 
 use bytes::Bytes;
 use prost::Message;
-use seks_proto::{
-    id::TenantName,
-    wire::{self, change::Change},
-};
+use seks_proto::wire::{self, change::Change};
+use seks_types::id::TenantName;
 
 pub(super) fn encode(change: Change) -> Bytes {
     wire::Change { change: Some(change) }.encode_to_vec().into()

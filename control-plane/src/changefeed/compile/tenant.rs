@@ -6,13 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use seks_proto::{
+use seks_proto::wire::{self, change::Change};
+use seks_protocol::TableSum;
+use seks_service::record_destination;
+use seks_types::{
     destination::Destination,
     id::{AgentName, CredentialName, ServiceName, TenantName, TokenId},
-    service::record_destination,
-    table::TableSum,
     token::Digest,
-    wire::{self, change::Change},
 };
 
 use super::{

@@ -5,10 +5,8 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use prost::Message as _;
-use seks_proto::{
-    id::{AgentName, TenantName},
-    wire,
-};
+use seks_proto::wire;
+use seks_types::id::{AgentName, TenantName};
 use tempfile::TempDir;
 
 use super::*;

@@ -2,11 +2,9 @@
 
 use std::collections::VecDeque;
 
-use seks_proto::{
-    id::ReplicaId,
-    table::{BootInstant, rules},
-    wire,
-};
+use seks_lease::{BootInstant, rules};
+use seks_proto::wire;
+use seks_types::id::ReplicaId;
 use tokio_util::sync::CancellationToken;
 
 use super::Standing;

@@ -6,7 +6,7 @@ use crate::{
     changefeed::{change::Credential, checksum::Sums, log::FeedDelta, scope::Scope},
     store::Revision,
 };
-use seks_proto::table::TableSum;
+use seks_protocol::TableSum;
 use tokio::time::Instant;
 
 /// Sums that are remembered until the node has acknowledged their revision.

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use seks_proto::{
-    id::NodeId,
-    table::{PROTOCOL, SessionKey, features},
-    wire::{self, node_message::Message as FromNode},
-};
+use seks_proto::wire::{self, node_message::Message as FromNode};
+use seks_protocol::{PROTOCOL, SessionKey, features};
+use seks_types::id::NodeId;
 use tokio::time::timeout;
 
 use super::{End, Shared, checksum_tracker::Check};

@@ -3,11 +3,9 @@
 use std::{future::pending, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use seks_proto::{
-    runtime::blocking,
-    table::{BootInstant, rules},
-    wire::{self, replica_message::Message as ToNode},
-};
+use seks_lease::{BootInstant, rules};
+use seks_proto::wire::{self, replica_message::Message as ToNode};
+use seks_runtime::blocking;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -26,7 +24,7 @@ use crate::{
 };
 
 /// Most that one message of several deltas holds, in bytes: what comes next waits behind no more than that.
-const DELTAS_BYTES: usize = seks_proto::table::CHUNK_BYTES;
+const DELTAS_BYTES: usize = seks_protocol::CHUNK_BYTES;
 
 /// A snapshot on its way.
 pub(super) enum Loading {

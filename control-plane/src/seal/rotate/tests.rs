@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture, stream::BoxStream};
-use seks_proto::secret::Secret;
+use seks_types::secret::Secret;
 
 use super::*;
 use crate::{

@@ -19,12 +19,12 @@ use std::{
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
-use seks_proto::{
+use seks_network::{
     address::Reach,
-    id::TenantName,
     resolve::{Resolver, resolve_by},
-    service::Service,
 };
+use seks_service::Service;
+use seks_types::id::TenantName;
 use tokio_rustls::TlsConnector;
 
 use super::{
@@ -44,7 +44,7 @@ const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// The connections of one key.
 pub struct Pool {
-    upstream: seks_proto::service::Upstream,
+    upstream: seks_service::Upstream,
     reach: Reach,
     tenant: TenantName,
     resolver: Arc<Resolver>,
@@ -145,7 +145,7 @@ impl Pool {
     }
 
     /// Where its connections lead.
-    pub(crate) fn upstream(&self) -> &seks_proto::service::Upstream {
+    pub(crate) fn upstream(&self) -> &seks_service::Upstream {
         &self.upstream
     }
 

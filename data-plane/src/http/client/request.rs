@@ -1,7 +1,7 @@
 //! A request to an upstream, as it is sent.
 
 use http::{Method, Uri, uri::PathAndQuery};
-use seks_proto::service::Upstream;
+use seks_service::Upstream;
 
 use super::Upload;
 use crate::http::HeaderList;

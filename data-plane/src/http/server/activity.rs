@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use seks_proto::runtime::connections::Slot;
+use seks_runtime::connections::Slot;
 use tokio::time::{Instant, Sleep};
 
 use crate::tunnel::Tunnel;

@@ -15,7 +15,7 @@ use std::{
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::Service};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use seks_proto::runtime::{
+use seks_runtime::{
     connections::Slot,
     http2::{Frames, Refused},
 };

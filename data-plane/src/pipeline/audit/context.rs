@@ -1,7 +1,7 @@
 //! W3C trace context: `traceparent`, read from an agent and, where a service says so, passed on as a span of ours.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use seks_proto::runtime::telemetry::SpanContext;
+use seks_runtime::telemetry::SpanContext;
 
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 

@@ -9,10 +9,8 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use seks_proto::{
-    id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName},
-    runtime::telemetry::{CLIENT, Permit, SERVER, SpanContext, Spans},
-};
+use seks_runtime::telemetry::{CLIENT, Permit, SERVER, SpanContext, Spans};
+use seks_types::id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName};
 
 use super::{Body, Inner, RequestId, clean, context};
 use crate::{

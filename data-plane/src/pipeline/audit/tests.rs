@@ -1,9 +1,7 @@
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use seks_proto::{
-    id::{ServiceName, TenantName},
-    runtime::telemetry::TelemetryConfig,
-};
+use seks_runtime::telemetry::TelemetryConfig;
+use seks_types::id::{ServiceName, TenantName};
 
 use super::*;
 use crate::pipeline::refusal::Code;

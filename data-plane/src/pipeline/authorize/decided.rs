@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::Method;
-use seks_proto::policy::Call;
+use seks_policy::Call;
 
 use super::{Facts, Line};
 use crate::{

@@ -1,13 +1,11 @@
 use http::{HeaderMap, Method, Request, Uri};
 use proptest::prelude::*;
-use seks_proto::{
-    secret::Secret,
-    wire::{
-        self,
-        injection::{NamedValue, Site as WireSite, site::At},
-        token_slot,
-    },
+use seks_proto::wire::{
+    self,
+    injection::{NamedValue, Site as WireSite, site::At},
+    token_slot,
 };
+use seks_types::secret::Secret;
 
 use super::*;
 

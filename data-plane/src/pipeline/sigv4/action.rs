@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{HeaderMap, header, request::Parts};
-use seks_proto::service::SigV4;
+use seks_service::SigV4;
 
 use super::{Refusal, canonical::decode};
 use crate::pipeline::refusal::Code;

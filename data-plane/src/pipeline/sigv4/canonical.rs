@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderName, header, request::Parts};
-use seks_proto::service::SigV4;
+use seks_service::SigV4;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 

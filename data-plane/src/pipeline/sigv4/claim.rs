@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, header, request::Parts};
-use seks_proto::service::SigV4;
+use seks_service::SigV4;
 
 use super::{MAX_EXPIRES_SECONDS, MAX_SKEW_SECONDS, Payload, Refusal, canonical::decode, mismatch};
 use crate::pipeline::refusal::Code;

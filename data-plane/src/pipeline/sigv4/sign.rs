@@ -11,7 +11,8 @@ use aws_sigv4::{
     sign::v4,
 };
 use http::{HeaderName, HeaderValue, Method, header};
-use seks_proto::{secret::Fields, service::Service};
+use seks_service::Service;
+use seks_types::secret::Fields;
 use zeroize::Zeroize as _;
 
 use super::{Payload, Signed, canonical, claim::Form};

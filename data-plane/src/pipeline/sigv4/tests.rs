@@ -10,11 +10,9 @@ use aws_sigv4::{
     sign::v4,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, header};
-use seks_proto::{
-    secret::{Fields, Secret},
-    service::Service,
-    wire,
-};
+use seks_proto::wire;
+use seks_service::Service;
+use seks_types::secret::{Fields, Secret};
 
 use super::*;
 use crate::http::HeaderList;
@@ -30,7 +28,7 @@ fn service(name: &str, denied: &[&str]) -> Service {
         tenant: "default".into(),
         name: "aws".into(),
         upstream: format!("https://{name}.us-east-1.amazonaws.com"),
-        fields: seks_proto::service::sigv4::FIELDS.map(String::from).into(),
+        fields: seks_service::sigv4::FIELDS.map(String::from).into(),
         injection: Some(wire::Injection { sites: vec![], aws_sigv4: Some(signed) }),
         slots: vec![wire::TokenSlot { at: Some(wire::token_slot::At::AwsSigv4(true)) }],
         denied_actions: denied.iter().map(|d| (*d).into()).collect(),
@@ -44,7 +42,7 @@ fn digest() -> Digest {
 }
 
 fn fields() -> Fields {
-    let fields = Fields::parse(&seks_proto::service::sigv4::FIELDS, &Secret::new(REAL.into())).unwrap();
+    let fields = Fields::parse(&seks_service::sigv4::FIELDS, &Secret::new(REAL.into())).unwrap();
     fields.with(aws::KEY_FIELD, &Secret::new(KEY.into())).unwrap()
 }
 

@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasher, Hash},
 };
 
-use seks_proto::id::{AgentName, CredentialName, NameError, ServiceName, TenantName};
+use seks_types::id::{AgentName, CredentialName, NameError, ServiceName, TenantName};
 
 /// Most that are remembered of a kind. What is beyond that costs time, not memory.
 const MAX: usize = 16 * 1024;

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use ipnet::IpNet;
 use prost::Message;
-use seks_proto::{
+use seks_types::{
     id::{NameError, is_name},
     token::Digest,
 };

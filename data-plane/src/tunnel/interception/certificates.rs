@@ -17,7 +17,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use seks_proto::service::{INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY};
+use seks_service::{INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY};
 use tokio::time::Instant;
 
 use crate::table::CredentialEntry;

@@ -32,7 +32,7 @@ fn one_source_may_show_so_many_wrong_tokens_and_others_go_on() {
     let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
     sandbox.service("openai", &upstream, "sk-real-wrong-0123456789");
     let good = sandbox.token("bot", &["openai"]).secret;
-    let wrong = seks_proto::token::FreshToken::generate().unwrap();
+    let wrong = seks_types::token::FreshToken::generate().unwrap();
     let mut connection = Connection::open(sandbox.proxy());
     let (mut refused, mut limited) = (0, 0);
     for n in 0..2000 {

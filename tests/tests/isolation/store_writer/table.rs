@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 /// One key of every kind in `tenant`. A new kind of record doesn't compile here until somebody has thought about it.
 fn keys(tenant: &str) -> Vec<Key> {
-    let (t, name) = (tenant.parse::<seks_proto::id::TenantName>().unwrap(), "one");
+    let (t, name) = (tenant.parse::<seks_types::id::TenantName>().unwrap(), "one");
     let all = vec![
         Key::Epoch,
         Key::Canary,

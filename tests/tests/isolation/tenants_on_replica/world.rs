@@ -5,17 +5,14 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 use rcgen::{CertificateParams, KeyPair};
 use seks_control_plane::store::{Key, Transaction, Write};
-use seks_proto::{
-    id::TenantName,
-    token::Digest,
-    wire::{self, Role, RoleBinding, admin_client::AdminClient},
-};
+use seks_proto::wire::{self, Role, RoleBinding, admin_client::AdminClient};
 use seks_tests::{
     Control, Sandbox, Upstream,
     control::{Pair, connect},
     runtime,
     sandbox::{Options, Token},
 };
+use seks_types::{id::TenantName, token::Digest};
 use tonic::transport::Channel;
 
 /// Name of the tenant that attacks.

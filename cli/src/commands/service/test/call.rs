@@ -12,10 +12,8 @@ use rustls::{
     ClientConfig,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
-use seks_proto::{
-    service::probe::Probe,
-    wire::{self, token_slot::At as Slot, token_slot::BasicPart},
-};
+use seks_proto::wire::{self, token_slot::At as Slot, token_slot::BasicPart};
+use seks_service::probe::Probe;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;

@@ -5,12 +5,11 @@ use std::{future::poll_fn, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, header};
 use http_body_util::BodyExt as _;
+use seks_network::address::OwnAddresses;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
-
-use seks_proto::address::OwnAddresses;
 
 use super::Lost;
 use crate::{
@@ -27,7 +26,7 @@ use crate::{
 /// A node's pool and the upstream that it reaches.
 struct Pair {
     upstreams: Arc<Upstreams>,
-    service: seks_proto::service::Service,
+    service: seks_service::Service,
     listener: TcpListener,
 }
 

@@ -1,0 +1,146 @@
+//! Decisions that were made before.
+//!
+//! A decision is kept only where it provably depends on nothing but its key. A plan belongs to one agent with its attributes, one service, one method and
+//! one set of policies; and Cedar is given nothing of a call but what the plan's policies mention. So the key is the plan and what they mention: path,
+//! query, source, what is known of the body. The token's id and age aren't part of any key: plans that mention these are never cached.
+//!
+//! Looking one up costs 100 to 200 ns, so only plans that cost more than [`WORTH`] are cached.
+
+use std::{
+    hash::{BuildHasher as _, Hash, Hasher},
+    net::IpAddr,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use seks_service::request::BodyFacts;
+
+use super::{Body, Call, Decision, slice::Hashed, tree::Mentions};
+
+/// What costs less is decided again.
+pub(super) const WORTH: Duration = Duration::from_micros(2);
+/// Most bytes that a tenant's decisions take; past it all are forgotten, and made anew as they are asked for.
+const MAX_BYTES: usize = 1024 * 1024;
+/// What an entry takes beside the texts in its key.
+const ENTRY_BYTES: usize = 256;
+
+/// A tenant's decisions.
+#[derive(Default)]
+pub(super) struct Decisions {
+    /// By a keyed hash of the key; an entry says itself what it is for.
+    entries: DashMap<u64, Entry, std::hash::BuildHasherDefault<Hashed>>,
+    bytes: AtomicUsize,
+    hasher: foldhash::quality::RandomState,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Question {
+    Decide,
+    NeedsBody,
+}
+
+/// What came of it.
+#[derive(Clone)]
+pub(super) enum Answer {
+    Decision(Decision),
+    NeedsBody(bool),
+}
+
+struct Entry {
+    plan: u64,
+    question: Question,
+    path: Box<str>,
+    query: Box<str>,
+    source: Option<IpAddr>,
+    body: Known,
+    answer: Answer,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+enum Known {
+    NotRead,
+    Absent,
+    Opaque,
+    Inspected(Option<String>, Option<bool>, Option<i64>),
+}
+
+/// A key, borrowed from a call.
+pub(super) struct Key<'a> {
+    plan: u64,
+    question: Question,
+    path: &'a str,
+    query: &'a str,
+    source: Option<IpAddr>,
+    body: Body<'a>,
+}
+
+impl<'a> Key<'a> {
+    /// `None`: the decision depends on more than can be a key. `plan` is the plan's number, never used twice in a process.
+    pub(super) fn new(plan: u64, question: Question, mentions: Mentions, call: &Call<'a>) -> Option<Self> {
+        if mentions.any(Mentions::TOKEN) {
+            return None;
+        }
+        let of = |part, text: &'a str| if mentions.any(part) { text } else { "" };
+        Some(Self {
+            plan,
+            question,
+            path: of(Mentions::PATH, call.path),
+            query: of(Mentions::QUERY, call.query),
+            source: mentions.any(Mentions::SOURCE).then_some(call.source),
+            body: if mentions.any(Mentions::BODY) { call.body } else { Body::NotRead },
+        })
+    }
+
+    fn is_of(&self, entry: &Entry) -> bool {
+        let body = match (self.body, &entry.body) {
+            (Body::NotRead, Known::NotRead) | (Body::Absent, Known::Absent) | (Body::Opaque, Known::Opaque) => true,
+            (Body::Inspected(BodyFacts { model, stream, max_tokens }), Known::Inspected(m, s, t)) => {
+                (model, stream, max_tokens) == (m, s, t)
+            }
+            _ => false,
+        };
+        let own = (self.plan, self.question, self.path, self.query, self.source);
+        body && own == (entry.plan, entry.question, &*entry.path, &*entry.query, entry.source)
+    }
+}
+
+impl Hash for Key<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.plan, self.question, self.path, self.query, self.source).hash(state);
+        std::mem::discriminant(&self.body).hash(state);
+        if let Body::Inspected(facts) = self.body {
+            (&facts.model, facts.stream, facts.max_tokens).hash(state);
+        }
+    }
+}
+
+impl Decisions {
+    pub(super) fn get(&self, key: &Key<'_>) -> Option<Answer> {
+        let entry = self.entries.get(&self.hasher.hash_one(key))?;
+        key.is_of(&entry).then(|| entry.answer.clone())
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.iter().map(|e| ENTRY_BYTES + e.path.len() + e.query.len()).sum()
+    }
+
+    pub(super) fn put(&self, key: &Key<'_>, answer: Answer) {
+        let bytes = ENTRY_BYTES + key.path.len() + key.query.len();
+        if self.bytes.fetch_add(bytes, Relaxed) + bytes > MAX_BYTES {
+            self.entries.clear();
+            self.bytes.store(bytes, Relaxed);
+        }
+        let body = match key.body {
+            Body::NotRead => Known::NotRead,
+            Body::Absent => Known::Absent,
+            Body::Opaque => Known::Opaque,
+            Body::Inspected(facts) => Known::Inspected(facts.model.clone(), facts.stream, facts.max_tokens),
+        };
+        let (path, query) = (key.path.into(), key.query.into());
+        let entry = Entry { plan: key.plan, question: key.question, path, query, source: key.source, body, answer };
+        self.entries.insert(self.hasher.hash_one(key), entry);
+    }
+}

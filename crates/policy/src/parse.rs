@@ -1,0 +1,297 @@
+//! A policy file: text in, checked policies out, or every error in it.
+
+use std::{collections::HashSet, str::FromStr as _, sync::Arc, thread};
+
+use cedar_policy::{Effect, Policy, PolicySet, ValidationMode, pst};
+use miette::Diagnostic;
+use seks_types::id::PolicyId;
+
+use super::{
+    condition::Condition,
+    head::Head,
+    loose,
+    schema::{METHODS, vocabulary},
+    tree,
+    work::{self, Work},
+};
+
+/// Longest policy, in bytes.
+pub(super) const MAX_POLICY: usize = 16 * 1024;
+/// Deepest nesting of brackets, and most operators (`&&`, `||`, `.`, `if`, …) of a policy.
+const MAX_BRACKETS: usize = 32;
+const MAX_OPERATORS: usize = 1000;
+/// Cedar recurses over nesting and over chains of operators, for 20 KB a step in a debug build, and a stack that runs out takes
+/// the process with it. So it parses on a stack of its own; what the limits above let through was measured to take less than half.
+pub const STACK_BYTES: usize = 64 * 1024 * 1024;
+/// Longest file, in bytes, and so the most that a tenant's policies come to.
+const MAX_FILE: usize = 1024 * 1024;
+
+/// Why a policy or a file of policies is not acceptable, or what is odd about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct PolicyError {
+    /// Counted from 1, in the text that was given.
+    pub line: usize,
+    /// What is wrong, in one line.
+    pub reason: String,
+}
+
+/// Reads a file of policies and checks it against the schema: each has an `@id` of its own, in the grammar of names.
+/// Gives the policies in order, each as its id and its own text. All of them together cost a request at most [`BUDGET`](super::BUDGET).
+///
+/// # Errors
+/// Every error in the file, in order.
+pub fn parse_file(text: &str) -> Result<Vec<(PolicyId, String)>, Vec<PolicyError>> {
+    let checked = check(text)?;
+    work::check_budget(checked.iter()).map_err(|error| vec![error])?;
+    Ok(checked.into_iter().map(|c| (c.id, c.text)).collect())
+}
+
+/// What is odd about a file that is acceptable: a policy that can never apply, look-alike characters. Empty when
+/// [`parse_file`] refuses it.
+#[must_use]
+pub fn warnings(text: &str) -> Vec<PolicyError> {
+    check(text).unwrap_or_default().into_iter().flat_map(|c| c.warnings).collect()
+}
+
+/// One policy that passed.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) id: PolicyId,
+    pub(super) text: String,
+    pub(super) policy: Policy,
+    pub(super) audit: bool,
+    pub(super) strict: Condition,
+    /// The loosest reading; `None`: it is no other.
+    pub(super) loose: Option<Condition>,
+    pub(super) head: Head,
+    /// Counted from 1, in the text that was given.
+    pub(super) line: usize,
+    work: Work,
+    plan_work: Work,
+    warnings: Vec<PolicyError>,
+}
+
+impl Checked {
+    pub(super) fn forbids(&self) -> bool {
+        self.policy.effect() == Effect::Forbid
+    }
+
+    /// What deciding costs: as it is sent and in its loosest reading; and once more where it has to be known whether the body is needed.
+    pub(super) fn work(&self) -> Work {
+        self.work
+    }
+
+    /// What settling it for an agent, a service and a method costs.
+    pub(super) fn plan_work(&self) -> Work {
+        self.plan_work
+    }
+
+    /// Whether Cedar evaluates a part of it for each request.
+    pub(super) fn asks_cedar(&self) -> bool {
+        [Some(&self.strict), self.loose.as_ref()].into_iter().flatten().any(Condition::asks_cedar)
+    }
+}
+
+impl AsRef<Self> for Checked {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+/// Reads and checks a file.
+pub(super) fn check(text: &str) -> Result<Vec<Checked>, Vec<PolicyError>> {
+    if text.len() > MAX_FILE {
+        return Err(vec![PolicyError { line: 1, reason: format!("longer than {MAX_FILE} bytes") }]);
+    }
+    let failed = || vec![PolicyError { line: 1, reason: "the policies could not be checked".into() }];
+    on_deep_stack(|| check_all(text)).ok_or_else(failed)?
+}
+
+/// Does `work` on a stack that Cedar can recurse on. `None` when there is no memory for one.
+pub(super) fn on_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+    thread::scope(|scope| {
+        let worker = thread::Builder::new().name("policy".into()).stack_size(STACK_BYTES).spawn_scoped(scope, work);
+        worker.ok()?.join().ok()
+    })
+}
+
+/// As [`check`], where the stack is deep already.
+pub(super) fn check_all(text: &str) -> Result<Vec<Checked>, Vec<PolicyError>> {
+    let (mut checked, mut errors, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+    for statement in statements(text) {
+        match statement.check() {
+            Ok(policy) if seen.insert(policy.id.clone()) => checked.push(policy),
+            Ok(policy) => errors.push(statement.error(format!("@id(\"{}\") stands twice", policy.id))),
+            Err(found) => errors.extend(found),
+        }
+    }
+    errors.sort_by_key(|e| e.line);
+    if errors.is_empty() { Ok(checked) } else { Err(errors) }
+}
+
+/// One policy's text and where it begins, in bytes and in lines.
+#[derive(Clone, Copy)]
+struct Statement<'t> {
+    text: &'t str,
+    line: usize,
+}
+
+/// Cuts a file at the `;` of each policy, so that an error in one doesn't hide those in the others. Comments between
+/// policies belong to none; a last piece without its `;` is left for Cedar to refuse.
+fn statements(text: &str) -> Vec<Statement<'_>> {
+    let (mut found, mut start, mut at) = (Vec::new(), None, 0);
+    let bytes = text.as_bytes();
+    while let Some(&byte) = bytes.get(at) {
+        let next = match byte {
+            b'/' if bytes.get(at + 1) == Some(&b'/') => end_of_line(bytes, at),
+            b'"' => end_of_string(bytes, at),
+            _ => at + 1,
+        };
+        if byte == b'/' && next > at + 1 || byte.is_ascii_whitespace() {
+            at = next;
+            continue;
+        }
+        let from = *start.get_or_insert(at);
+        if byte == b';' {
+            found.push((from, next));
+            start = None;
+        }
+        at = next;
+    }
+    found.extend(start.map(|from| (from, text.len())));
+    let line = |at: usize| 1 + text.get(..at).map_or(0, |before| before.matches('\n').count());
+    found.into_iter().filter_map(|(a, b)| Some(Statement { text: text.get(a..b)?, line: line(a) })).collect()
+}
+
+fn end_of_line(bytes: &[u8], at: usize) -> usize {
+    bytes.iter().skip(at).position(|b| *b == b'\n').map_or(bytes.len(), |n| at + n)
+}
+
+fn end_of_string(bytes: &[u8], at: usize) -> usize {
+    let mut end = at + 1;
+    while let Some(byte) = bytes.get(end) {
+        match byte {
+            b'"' => return end + 1,
+            b'\\' => end += 2,
+            _ => end += 1,
+        }
+    }
+    bytes.len()
+}
+
+impl Statement<'_> {
+    fn error(&self, reason: impl Into<String>) -> PolicyError {
+        PolicyError { line: self.line, reason: reason.into() }
+    }
+
+    fn check(&self) -> Result<Checked, Vec<PolicyError>> {
+        if self.text.len() > MAX_POLICY {
+            return Err(vec![self.error(format!("a policy of more than {MAX_POLICY} bytes"))]);
+        }
+        if !self.is_simple() {
+            return Err(vec![self.error("a policy with too many operators or brackets; split it up")]);
+        }
+        let set =
+            PolicySet::from_str(self.text).map_err(|e| e.iter().map(|e| self.located(e, None)).collect::<Vec<_>>())?;
+        let policy = match (set.templates().next(), set.policies().next()) {
+            (Some(_), _) => return Err(vec![self.error("a template: write the policy out")]),
+            (None, Some(policy)) => policy,
+            (None, None) => return Err(vec![self.error("no policy")]),
+        };
+        let (id, audit) = annotations(policy).map_err(|e| vec![self.error(e)])?;
+        let warnings = self.validate(&id, &set)?;
+        let (strict, loose) =
+            conditions(policy).map_err(|reason| vec![self.error(format!("policy `{id}`: {reason}"))])?;
+        let head = vocabulary()
+            .map(|v| Head::of(policy, v))
+            .ok_or_else(|| vec![self.error("the built-in schema is broken")])?;
+        let second = loose.as_ref().unwrap_or(&strict);
+        let work = work::of_member(&strict, second);
+        let plan_work = strict.plan_work() + second.plan_work();
+        let (text, line, policy) = (self.text.into(), self.line, policy.clone());
+        Ok(Checked { id, text, policy, audit, strict, loose, head, line, work, plan_work, warnings })
+    }
+
+    /// Whether Cedar can parse it without a deep stack. Text and comments count too: a bound needs no precision.
+    fn is_simple(&self) -> bool {
+        let (mut depth, mut deepest, mut operators) = (0_usize, 0, 0);
+        for byte in self.text.bytes() {
+            match byte {
+                b'(' | b'[' | b'{' => depth += 1,
+                b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+                b'&' | b'|' | b'!' | b'+' | b'-' | b'*' | b'.' => operators += 1,
+                _ => {}
+            }
+            deepest = deepest.max(depth);
+        }
+        let words = self.text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| *w == "if").count();
+        deepest <= MAX_BRACKETS && operators + words <= MAX_OPERATORS
+    }
+
+    fn validate(&self, id: &PolicyId, set: &PolicySet) -> Result<Vec<PolicyError>, Vec<PolicyError>> {
+        let vocabulary = vocabulary().ok_or_else(|| vec![self.error("the built-in schema is broken")])?;
+        let validated = vocabulary.validator.validate(set, ValidationMode::Strict);
+        let mut errors: Vec<_> = validated.validation_errors().map(|e| self.located(e, Some(id))).collect();
+        if !errors.is_empty() {
+            // Cedar checks a policy once for each action that it covers, and says so each time.
+            errors.sort_by(|a, b| (a.line, &a.reason).cmp(&(b.line, &b.reason)));
+            errors.dedup();
+            return Err(errors);
+        }
+        Ok(validated.validation_warnings().map(|w| self.located(w, Some(id))).collect())
+    }
+
+    /// Cedar's message at the line that it is about. Cedar calls a policy that is read alone `policy0`; people call it by its id.
+    fn located(&self, error: &(impl Diagnostic + ?Sized), id: Option<&PolicyId>) -> PolicyError {
+        let offset = error.labels().and_then(|mut l| l.next()).map_or(0, |label| label.offset());
+        let lines = self.text.get(..offset).map_or(0, |before| before.matches('\n').count());
+        let mut reason = error.to_string();
+        if let Some(help) = error.help() {
+            reason = format!("{reason}; {help}");
+        }
+        if let Some(id) = id {
+            reason = reason.replace("policy0", id.as_str());
+        }
+        for method in METHODS {
+            reason = reason.replace(&format!(" for Seks::Action::\"{method}\" not found"), " not found");
+        }
+        let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+        PolicyError { line: self.line + lines, reason: reason.chars().take(400).collect() }
+    }
+}
+
+fn annotations(policy: &Policy) -> Result<(PolicyId, bool), String> {
+    let id = policy.annotation("id").ok_or("a policy without @id(\"…\")")?;
+    let id = PolicyId::try_from(id).map_err(|e| format!("@id: {e}"))?;
+    let audit = match policy.annotation("mode") {
+        None => false,
+        Some("audit") => true,
+        Some(_) => return Err(format!("policy `{id}`: @mode is \"audit\" or absent")),
+    };
+    // A misspelt @mode would make an audit policy decide.
+    let known = ["id", "mode", "title", "description", "owner"];
+    match policy.annotations().find(|(name, _)| !known.contains(name)) {
+        None => Ok((id, audit)),
+        Some((name, _)) => Err(format!("policy `{id}`: @{name} is none of @{}", known.join(", @"))),
+    }
+}
+
+/// The condition as written and in its loosest reading.
+fn conditions(policy: &Policy) -> Result<(Condition, Option<Condition>), String> {
+    let tree = policy.to_pst().map_err(|e| e.to_string())?;
+    let clauses = tree.body().clauses();
+    let expression = |clause: &pst::Clause| match clause {
+        pst::Clause::When(expr) | pst::Clause::Unless(expr) => Arc::clone(expr),
+    };
+    if !clauses.iter().all(|c| tree::shallow(&expression(c))) {
+        return Err("a condition nested too deep; split it into several `when` clauses".into());
+    }
+    let loosened = |clause: &pst::Clause| match clause {
+        pst::Clause::When(expr) => loose::expression(expr).map(|e| pst::Clause::When(Arc::new(e))),
+        pst::Clause::Unless(expr) => loose::expression(expr).map(|e| pst::Clause::Unless(Arc::new(e))),
+    };
+    let loose = clauses.iter().map(loosened).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    let compile = |clauses| Condition::of_clauses(clauses).ok_or("a condition that can't be written out");
+    Ok((compile(clauses)?, if loose == *clauses { None } else { Some(compile(&loose)?) }))
+}

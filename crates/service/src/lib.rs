@@ -1,0 +1,494 @@
+//! A service: where an upstream is, where its SDKs put their key, and how the real key is put in.
+//!
+//! [`Service`] is the checked form of [`wire::Service`]: everything that can be refused is refused here, once, when an
+//! operator applies it, and again when a node loads it. Nothing on the path of a request parses it again.
+
+pub mod catalogue;
+pub mod destination;
+pub mod probe;
+pub mod request;
+pub mod sigv4;
+pub mod spec;
+pub mod template;
+pub mod upstream;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use http::{HeaderName, HeaderValue, Method};
+use seks_network::address::Networks;
+use seks_proto::wire;
+use seks_types::id::{NameError, ServiceName, TenantName};
+
+pub use self::{
+    destination::record_destination,
+    sigv4::SigV4,
+    template::{Template, TemplateError},
+    upstream::{Upstream, UpstreamError},
+};
+use crate::request::normalize;
+
+/// The service whose credential is a tenant's interception CA: a token that grants it may use HTTPS_PROXY mode, and brings the CA to
+/// the nodes. It is no upstream: nodes send nothing to it. What it says of private addresses is about `tunnel_other_hosts`.
+pub const INTERCEPTION: &str = "seks-interception";
+/// The field of its credential that is the CA's certificate: DER in base64.
+pub const INTERCEPTION_CERTIFICATE: &str = "certificate";
+/// The field that is the CA's key, in PEM.
+pub const INTERCEPTION_KEY: &str = "key";
+
+/// Names that no new service may have. In path mode they stand in paths that the node, its metrics listener or a reverse proxy in front of
+/// it answers; in host mode they are labels that an operator gives to SEKS itself. In order: it is searched by halves.
+const RESERVED: &[&str] = &[
+    "admin",
+    "api",
+    "auth",
+    "broker",
+    "ca",
+    "control",
+    "control-plane",
+    "data-plane",
+    "debug",
+    "default",
+    "discovery",
+    "distribution",
+    "health",
+    "healthz",
+    "internal",
+    "livez",
+    "localhost",
+    "login",
+    "metadata",
+    "metrics",
+    "node",
+    "proxy",
+    "ready",
+    "readyz",
+    "root",
+    "seks",
+    "self",
+    "status",
+    "system",
+    "version",
+    "well-known",
+    "www",
+];
+
+/// Whether a new service may not be called so. `seks-…` is SEKS's own, beside [`INTERCEPTION`].
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.binary_search(&name).is_ok() || (name.starts_with("seks-") && name != INTERCEPTION)
+}
+
+/// What clients of HTTPS_PROXY mode are to trust: the CA constrained to the hosts of the tenant's services, where there is one.
+#[must_use]
+pub fn trusted_by_clients(interception: &wire::Service) -> &str {
+    let constrained = interception.client_ca_pem.as_str();
+    if constrained.is_empty() { &interception.upstream_ca_pem } else { constrained }
+}
+
+/// A checked service definition.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The tenant it belongs to.
+    pub tenant: TenantName,
+    /// Its name: the `SERVICE` of `/api/SERVICE/…`.
+    pub name: ServiceName,
+    /// For people.
+    pub title: String,
+    /// Scheme, host and port that every request goes to, whatever an agent sends.
+    pub upstream: Upstream,
+    /// `""` or `"/v1"`: put in front of an agent's path unless the path already starts with it.
+    pub base_path: String,
+    /// Names of the credential's fields; one that ends in `?` may be left out.
+    pub fields: Vec<String>,
+    /// Where the real key is put in. Empty where requests are signed with it.
+    pub injection: Vec<Site>,
+    /// How requests are signed, where they are.
+    pub sigv4: Option<SigV4>,
+    /// Where an agent's token may stand. Never empty.
+    pub slots: Vec<Slot>,
+    /// Plain `http` and names of the inside are allowed. Which private addresses are is for `private_networks` to say.
+    pub allow_private: bool,
+    /// Private networks that the tenant was given, where the service asks for them. A node must allow them as well.
+    pub private_networks: Networks,
+    /// PEM roots trusted instead of the machine's; empty: the machine's.
+    pub upstream_ca_pem: String,
+    /// `%2F` is accepted in paths; policy sees exactly the bytes that are sent.
+    pub allow_encoded_slash: bool,
+    /// `Range` is passed on.
+    pub allow_range: bool,
+    /// A request may switch to WebSocket.
+    pub allow_websocket: bool,
+    /// The upstream is spoken to in HTTP/2 alone: with prior knowledge over plain `http`, by ALPN over `https`.
+    pub http2: bool,
+    /// `traceparent` and `tracestate` are passed on.
+    pub forward_trace_context: bool,
+    /// Of [`INTERCEPTION`] alone: HTTPS_PROXY mode passes hosts of no service through, unseen and without a credential.
+    pub tunnel_other_hosts: bool,
+    /// How long the upstream may take to its first byte; `None`: the node's default.
+    pub first_byte_timeout: Option<Duration>,
+    /// Endpoints that hand out fresh keys: refused whatever the policies say.
+    pub denied_paths: Vec<DeniedPath>,
+    /// Variables for `seks env`: name, template over `{base}`, `{token}`, `{host}`.
+    pub env: BTreeMap<String, String>,
+    /// Added when the agent sends none.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The catalogue entry it was copied from; empty when applied from a file.
+    pub catalogue: String,
+}
+
+/// One place of an upstream request that carries (a part of) the credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// A header with a rendered value.
+    Header(HeaderName, Template),
+    /// A query parameter; the value is percent-encoded after rendering.
+    Query(String, Template),
+    /// `Authorization: Basic base64(rendered)`.
+    Basic(Template),
+    /// First segment(s) of the path, in front of the agent's path.
+    Path(Template),
+}
+
+/// A place of an agent's request that may carry its token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// `Authorization: SCHEME TOKEN`, the scheme case-insensitive; empty: the raw value.
+    Scheme(String),
+    /// A header whose value is the token.
+    Header(HeaderName),
+    /// A query parameter.
+    Query(String),
+    /// `Authorization: Basic`, in the user, the password or either.
+    Basic(BasicPart),
+    /// The path's first segment: text before and after the token (`bot` and `""` for `/bot{token}`).
+    Path(String, String),
+    /// `Sec-WebSocket-Protocol`: one of its values is this prefix and the token.
+    Subprotocol(String),
+    /// The access key id of a SigV4 signature, in `Authorization` or in the query, names the token.
+    AwsSigV4,
+}
+
+/// Which half of Basic credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BasicPart {
+    /// Before the colon.
+    User,
+    /// After it.
+    Password,
+    /// Either, not both.
+    Either,
+}
+
+/// `METHOD /path` with `*` for one segment or a part of one, and a final `/**` for any rest; the method may be `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeniedPath {
+    /// `None`: any.
+    pub method: Option<Method>,
+    /// Segments without the leading slash; `*` matches any text within one, a last `**` any number of them, none included.
+    pub segments: Vec<String>,
+}
+
+/// Why a service definition is not acceptable.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Its or its tenant's name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Its upstream.
+    #[error("upstream: {0}")]
+    Upstream(#[from] UpstreamError),
+    /// A template in its injection.
+    #[error("injection: {0}")]
+    Template(#[from] TemplateError),
+    /// Anything else: the key and the reason.
+    #[error("{key}: {reason}")]
+    Invalid {
+        /// The key as written in a file.
+        key: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+fn invalid(key: &'static str, reason: impl Into<String>) -> ServiceError {
+    ServiceError::Invalid { key, reason: reason.into() }
+}
+
+impl TryFrom<&wire::Service> for Service {
+    type Error = ServiceError;
+
+    fn try_from(wire: &wire::Service) -> Result<Self, ServiceError> {
+        let (tenant, name) = (TenantName::try_from(wire.tenant.as_str())?, ServiceName::try_from(wire.name.as_str())?);
+        let private_networks =
+            Networks::parse(&wire.private_networks).map_err(|e| invalid("private_networks", e.to_string()))?;
+        // A control plane sends the networks in place of the flag: an older node, which knows the flag alone, then refuses.
+        let allow_private = wire.allow_private || !private_networks.is_empty();
+        let upstream = Upstream::parse(&wire.upstream, allow_private)?;
+        let (sites, signed) = wire.injection.as_ref().map_or((&[][..], None), |i| (&i.sites, i.aws_sigv4.as_ref()));
+        let sigv4 = signed.map(|s| SigV4::check(s, &upstream, &wire.denied_actions)).transpose()?;
+        let fields = check_fields(&wire.fields, sigv4.is_some())?;
+        let injection = sites.iter().map(|s| Site::check(s, &fields)).collect::<Result<Vec<_>, _>>()?;
+        match &sigv4 {
+            None if !wire.denied_actions.is_empty() => {
+                return Err(invalid("denied_actions", "only of a service whose requests are signed"));
+            }
+            None => check_sites(&injection, &fields)?,
+            Some(_) if injection.is_empty() => {}
+            Some(_) => return Err(invalid("inject", "aws_sigv4 stands alone")),
+        }
+        let slots = wire.slots.iter().map(Slot::try_from).collect::<Result<Vec<_>, _>>()?;
+        if slots.is_empty() {
+            return Err(invalid("slots", "at least one place for the agent's token"));
+        }
+        if wire.allow_websocket && wire.http2 {
+            return Err(invalid(
+                "allow_websocket",
+                "WebSocket needs an upstream that speaks HTTP/1.1, and http2 rules it out",
+            ));
+        }
+        if wire.tunnel_other_hosts && name.as_str() != INTERCEPTION {
+            return Err(invalid("tunnel_other_hosts", "only of `seks-interception`"));
+        }
+        probe::Probe::parse(&wire.test)?; // for operators alone: no node keeps it
+        if sigv4.is_some() != slots.contains(&Slot::AwsSigV4) || (sigv4.is_some() && slots.len() > 1) {
+            return Err(invalid("slots", "aws_sigv4 is the one slot of a service whose requests are signed"));
+        }
+        let headers = wire.headers.iter().map(|(n, v)| fixed_header(n, v)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            tenant,
+            name,
+            title: wire.title.clone(),
+            upstream,
+            base_path: check_base_path(&wire.base_path)?,
+            fields,
+            injection,
+            sigv4,
+            slots,
+            allow_private,
+            private_networks,
+            upstream_ca_pem: wire.upstream_ca_pem.clone(),
+            allow_encoded_slash: wire.allow_encoded_slash,
+            allow_range: wire.allow_range,
+            allow_websocket: wire.allow_websocket,
+            http2: wire.http2,
+            forward_trace_context: wire.forward_trace_context,
+            tunnel_other_hosts: wire.tunnel_other_hosts,
+            first_byte_timeout: (wire.first_byte_timeout_ms > 0)
+                .then(|| Duration::from_millis(wire.first_byte_timeout_ms.into())),
+            denied_paths: wire.denied_paths.iter().map(|p| DeniedPath::parse(p)).collect::<Result<_, _>>()?,
+            env: wire.env.clone(),
+            headers,
+            catalogue: wire.catalogue.clone(),
+        })
+    }
+}
+
+fn check_fields(fields: &[String], signed: bool) -> Result<Vec<String>, ServiceError> {
+    if signed {
+        let have = fields.iter().map(String::as_str);
+        return if have.eq(sigv4::FIELDS) {
+            Ok(fields.to_vec())
+        } else {
+            Err(invalid("fields", "of a service whose requests are signed they aren't to be chosen"))
+        };
+    }
+    let word = |f: &String| {
+        !f.is_empty() && f.len() <= 63 && f.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    if fields.is_empty() || fields.len() > 16 || !fields.iter().all(word) {
+        return Err(invalid("fields", "1 to 16 names of a-z, 0-9 and `_`"));
+    }
+    if fields.iter().enumerate().any(|(i, f)| fields.iter().skip(i + 1).any(|g| g == f)) {
+        return Err(invalid("fields", "a name stands twice"));
+    }
+    Ok(fields.to_vec())
+}
+
+/// `""`, or segments of unreserved characters: what it is joined with is checked by the same rules at the node.
+fn check_base_path(path: &str) -> Result<String, ServiceError> {
+    let segment = |s: &str| {
+        !s.is_empty() && s != "." && s != ".." && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:@".contains(&b))
+    };
+    match path.strip_prefix('/') {
+        None if path.is_empty() => Ok(String::new()),
+        Some(rest) if path.len() <= 512 && rest.split('/').all(segment) => Ok(path.into()),
+        _ => Err(invalid("base_path", "empty, or `/` and plain segments without a final `/`")),
+    }
+}
+
+/// Headers that a service may never set or inject: they frame or route the message.
+const FORBIDDEN_HEADERS: &[&str] = &[
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "accept-encoding",
+    "range",
+    "content-encoding",
+];
+
+fn header_name(key: &'static str, name: &str) -> Result<HeaderName, ServiceError> {
+    let parsed =
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid(key, format!("`{name}` is no header name")))?;
+    if FORBIDDEN_HEADERS.contains(&parsed.as_str()) || parsed.as_str().contains('_') {
+        return Err(invalid(key, format!("`{name}` is not a service's to set")));
+    }
+    Ok(parsed)
+}
+
+fn fixed_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), ServiceError> {
+    let value =
+        HeaderValue::from_str(value).map_err(|_| invalid("headers", format!("the value of `{name}` can't be sent")))?;
+    Ok((header_name("headers", name)?, value))
+}
+
+fn query_name(name: &str) -> Result<String, ServiceError> {
+    let ok =
+        !name.is_empty() && name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if ok { Ok(name.into()) } else { Err(invalid("query", format!("`{name}` is no parameter name"))) }
+}
+
+/// Every field is used, no site stands twice, and at most one of them is the path.
+fn check_sites(sites: &[Site], fields: &[String]) -> Result<(), ServiceError> {
+    if sites.is_empty() {
+        return Err(invalid("injection", "at least one site"));
+    }
+    let slot_of = |s: &Site| match s {
+        Site::Header(name, _) => format!("header {name}"),
+        Site::Query(name, _) => format!("query {}", name.to_ascii_lowercase()),
+        Site::Basic(_) => "header authorization".into(),
+        Site::Path(_) => "path".into(),
+    };
+    let mut taken: Vec<String> = sites.iter().map(slot_of).collect();
+    taken.sort_unstable();
+    if let Some([twice, _]) = taken.array_windows().find(|[a, b]| a == b) {
+        return Err(invalid("injection", format!("{twice} stands twice")));
+    }
+    let unused = fields.iter().find(|f| !sites.iter().any(|s| s.template().uses(f)));
+    unused.map_or(Ok(()), |f| Err(invalid("fields", format!("no site uses `{f}`"))))
+}
+
+impl Site {
+    fn check(site: &wire::injection::Site, fields: &[String]) -> Result<Self, ServiceError> {
+        use wire::injection::site::At;
+        Ok(match site.at.as_ref().ok_or_else(|| invalid("injection", "a site without a place"))? {
+            At::Header(h) => Self::Header(header_name("injection", &h.name)?, Template::parse(&h.value, fields)?),
+            At::Query(q) => Self::Query(query_name(&q.name)?, Template::parse(&q.value, fields)?),
+            At::Basic(t) if t.contains(':') => Self::Basic(Template::parse(t, fields)?),
+            At::Basic(_) => return Err(invalid("injection", "basic is `user:password`")),
+            At::Path(t) if t.starts_with('/') && t.len() > 1 => Self::Path(Template::parse(t, fields)?),
+            At::Path(_) => return Err(invalid("injection", "a path begins with `/`")),
+        })
+    }
+
+    /// What is rendered into it.
+    #[must_use]
+    pub fn template(&self) -> &Template {
+        match self {
+            Self::Header(_, t) | Self::Query(_, t) | Self::Basic(t) | Self::Path(t) => t,
+        }
+    }
+}
+
+impl TryFrom<&wire::TokenSlot> for Slot {
+    type Error = ServiceError;
+
+    fn try_from(slot: &wire::TokenSlot) -> Result<Self, ServiceError> {
+        use wire::token_slot::{At, BasicPart as Wire};
+        Ok(match slot.at.as_ref().ok_or_else(|| invalid("slots", "a slot without a place"))? {
+            At::Scheme(s) if s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => Self::Scheme(s.clone()),
+            At::Scheme(s) => return Err(invalid("slots", format!("`{s}` is no authorization scheme"))),
+            At::Header(name) => match header_name("slots", name)? {
+                http::header::AUTHORIZATION => Self::Scheme(String::new()),
+                name => Self::Header(name),
+            },
+            At::Query(name) => Self::Query(query_name(name)?),
+            At::Basic(part) => Self::Basic(match Wire::try_from(*part) {
+                Ok(Wire::User) => BasicPart::User,
+                Ok(Wire::Password) => BasicPart::Password,
+                Ok(Wire::Either) => BasicPart::Either,
+                _ => return Err(invalid("slots", "basic: user, password or either")),
+            }),
+            At::Path(t) => {
+                let split = t.strip_prefix('/').and_then(|t| t.split_once("{token}"));
+                let (before, after) = split.ok_or_else(|| invalid("slots", "a path slot is `/…{token}…`"))?;
+                let plain = |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:".contains(&b));
+                if !plain(before) || !plain(after) {
+                    return Err(invalid("slots", "a path slot is one plain segment"));
+                }
+                Self::Path(before.into(), after.into())
+            }
+            At::Subprotocol(p) if p.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) => {
+                Self::Subprotocol(p.clone())
+            }
+            At::Subprotocol(p) => return Err(invalid("slots", format!("`{p}` does not begin a subprotocol"))),
+            At::AwsSigv4(true) => Self::AwsSigV4,
+            At::AwsSigv4(false) => return Err(invalid("slots", "a slot without a place")),
+        })
+    }
+}
+
+impl DeniedPath {
+    /// Reads `"POST /v1/organization/api_keys"`.
+    ///
+    /// # Errors
+    /// When it has another form.
+    pub fn parse(text: &str) -> Result<Self, ServiceError> {
+        let wrong = || invalid("denied_paths", format!("`{text}` is not `METHOD /path`"));
+        let (method, path) = text.split_once(' ').ok_or_else(wrong)?;
+        let method =
+            if method == "*" { None } else { Some(Method::from_bytes(method.as_bytes()).map_err(|_| wrong())?) };
+        let segments: Vec<String> = path.strip_prefix('/').ok_or_else(wrong)?.split('/').map(Into::into).collect();
+        let last = segments.len() - 1;
+        let stars = |s: &str| s.bytes().filter(|b| *b == b'*').count();
+        if segments.iter().enumerate().any(|(i, s)| s.is_empty() || (stars(s) > 1 && (s != "**" || i != last))) {
+            return Err(wrong());
+        }
+        Ok(Self { method, segments })
+    }
+
+    /// Whether a request is one of these, in any spelling: APIs differ in whether case counts and when escapes are decoded, and a
+    /// mint reached by another spelling would be the worse surprise. Path parameters, doubled slashes and needless escapes never
+    /// get this far: the node refuses them.
+    #[must_use]
+    pub fn matches(&self, method: &Method, path: &str) -> bool {
+        self.method.as_ref().is_none_or(|m| m == method)
+            && (self.covers(path) || (path.contains('%') && self.covers(&normalize::path(path))))
+    }
+
+    fn covers(&self, path: &str) -> bool {
+        let mut path = path.trim_start_matches('/').trim_end_matches('/').split('/');
+        for segment in &self.segments {
+            if segment == "**" {
+                return true;
+            }
+            if !path.next().is_some_and(|have| segment_matches(segment, have)) {
+                return false;
+            }
+        }
+        path.next().is_none()
+    }
+}
+
+/// A `*` stands for any part of a segment, at most once: `*:generateAccessToken`.
+fn segment_matches(pattern: &str, have: &str) -> bool {
+    let first = |text: &str| text.as_bytes().first().map(u8::to_ascii_lowercase);
+    if !pattern.starts_with('*') && first(pattern) != first(have) {
+        return false; // nearly every path, at every pattern
+    }
+    let Some((before, after)) = pattern.split_once('*') else { return have.eq_ignore_ascii_case(pattern) };
+    let edge = |part: Option<&str>, want: &str| part.is_some_and(|p| p.eq_ignore_ascii_case(want));
+    have.len() >= before.len() + after.len()
+        && edge(have.get(..before.len()), before)
+        && edge(have.get(have.len() - after.len()..), after)
+}
+
+#[cfg(test)]
+mod tests;

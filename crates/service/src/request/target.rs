@@ -1,0 +1,191 @@
+//! The path: canonical by refusing what isn't (RFC 3986, and what servers are known to make of it).
+
+use std::borrow::Cow;
+
+use super::query::{self, Pair};
+use crate::Service;
+
+/// The path and query of an upstream request.
+///
+/// The path begins with `/`, is ASCII, has no dot segment, no empty segment but a last one, and no escape that another
+/// spelling could replace. Policy sees [`Target::path`], and the same bytes are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    path: Cow<'a, str>,
+    query: Option<&'a str>,
+}
+
+/// Why a target is refused. Never holds any of it: a path or a query may carry a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// Doesn't begin with `/` (`openai.evil.test`, `openai:443@evil.test`).
+    #[error("the path does not begin with `/`")]
+    NotAbsolute,
+    /// A control character, raw or escaped.
+    #[error("the path or query holds a control character")]
+    Control,
+    /// A byte that RFC 3986 doesn't allow where it stands: `\`, `#`, `"`, space, …
+    #[error("the path or query holds a character that must be escaped")]
+    Character,
+    /// A byte beyond ASCII, raw or (in the path) escaped.
+    #[error("the path or query holds a character beyond ASCII")]
+    NonAscii,
+    /// `%` without two hexadecimal digits.
+    #[error("the path or query holds a `%` without two hexadecimal digits")]
+    BadEscape,
+    /// An escape of a character that needs none, or of `%` itself: another spelling of the same path.
+    #[error("the path holds a needless or double escape")]
+    NeedlessEscape,
+    /// `%2F` where the service doesn't allow it, or `%5C`.
+    #[error("the path holds an escaped slash or backslash")]
+    EscapedSlash,
+    /// `.` or `..` as a segment, in any spelling.
+    #[error("the path holds a dot segment")]
+    DotSegment,
+    /// `//`.
+    #[error("the path holds an empty segment")]
+    EmptySegment,
+    /// `;`, raw or escaped: some servers cut a segment there.
+    #[error("the path holds a path parameter (`;`)")]
+    PathParameter,
+    /// A query parameter that asks the upstream to take the request for another method.
+    #[error("the query overrides the method")]
+    MethodOverride,
+}
+
+impl<'a> Target<'a> {
+    /// Reads `rest`, what an agent wrote behind `/api/SERVICE`: `""` or `/…`, with its query if there is one. The service's
+    /// `base_path` is put in front unless the path already starts with it.
+    ///
+    /// # Errors
+    /// [`TargetError`]: the request is to be refused with `request_invalid`.
+    pub fn parse(service: &Service, rest: &'a str) -> Result<Self, TargetError> {
+        let (path, query) = match rest.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (rest, None),
+        };
+        check_path(path, service.allow_encoded_slash)?;
+        if let Some(query) = query {
+            query::check(query)?;
+        }
+        Ok(Self { path: join(&service.base_path, path), query })
+    }
+
+    /// Exactly what is sent, base path included, without the query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The query as the agent wrote it, without its `?`; `None`: there is no `?`.
+    #[must_use]
+    pub fn query(&self) -> Option<&'a str> {
+        self.query
+    }
+
+    /// The query's parameters in order, byte-exact for sending, with their decoded names.
+    pub fn pairs(&self) -> impl Iterator<Item = Pair<'a>> + use<'a> {
+        query::pairs(self.query.unwrap_or_default())
+    }
+}
+
+/// The base path rule of the contract: both `base_url=".../api/openai"` and `".../api/openai/v1"` work.
+fn join<'a>(base: &str, path: &'a str) -> Cow<'a, str> {
+    let has_base = path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    match (base, path) {
+        ("", "") => Cow::Borrowed("/"),
+        ("", path) => Cow::Borrowed(path),
+        (_, path) if has_base => Cow::Borrowed(path),
+        (base, path) => Cow::Owned([base, path].concat()),
+    }
+}
+
+fn check_path(path: &str, allow_encoded_slash: bool) -> Result<(), TargetError> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let segments = path.strip_prefix('/').ok_or(TargetError::NotAbsolute)?;
+    if is_plain(segments.as_bytes()) {
+        return Ok(()); // nearly every path
+    }
+    check_characters(segments, allow_encoded_slash)?;
+    // A last empty segment is the path's final `/`; anywhere else servers differ in what they make of it. An opted-in `%2F` may
+    // stand beside another slash (`/sites/https%3A%2F%2Fexample.com%2F/pages`), but not make a network path of the whole.
+    if segments.contains("//")
+        || segments.starts_with('/')
+        || segments.starts_with("%2F")
+        || segments.starts_with("%2f")
+    {
+        return Err(TargetError::EmptySegment);
+    }
+    // An escaped dot never gets here, so these are all the spellings; an opted-in `%2F` separates segments too.
+    let mut segments = segments.split('/').flat_map(|s| s.split("%2F")).flat_map(|s| s.split("%2f"));
+    if segments.any(|segment| matches!(segment, "." | "..")) { Err(TargetError::DotSegment) } else { Ok(()) }
+}
+
+/// Whether nothing in it needs a closer look: unreserved characters and what separates, no empty and no dot segment. In one
+/// pass; `false` says nothing.
+fn is_plain(segments: &[u8]) -> bool {
+    const PLAIN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut b = 0;
+        #[allow(clippy::indexing_slicing, reason = "in bounds, at compile time")]
+        while b < 128 {
+            table[b] = is_unreserved(b as u8) || matches!(b as u8, b'/' | b':' | b'@' | b',' | b'=' | b'+');
+            b += 1;
+        }
+        table
+    };
+    let mut before = b'/';
+    for &byte in segments {
+        let begins = before == b'/';
+        if !PLAIN.get(usize::from(byte)).copied().unwrap_or(false) || (begins && matches!(byte, b'/' | b'.')) {
+            return false;
+        }
+        before = byte;
+    }
+    true
+}
+
+fn check_characters(segments: &str, allow_encoded_slash: bool) -> Result<(), TargetError> {
+    let mut bytes = segments.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => check_escape(escape(&mut bytes)?, allow_encoded_slash)?,
+            b';' => return Err(TargetError::PathParameter),
+            b'/' | b':' | b'@' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' => {}
+            _ if is_unreserved(byte) => {}
+            0x80.. => return Err(TargetError::NonAscii),
+            0..=0x1f | 0x7f => return Err(TargetError::Control),
+            _ => return Err(TargetError::Character),
+        }
+    }
+    Ok(())
+}
+
+/// What an escape may stand for. Reserved characters may be written either way: SDKs do (`encodeURIComponent`), and so a
+/// policy is decided on the loosest reading as well (see `seks_policy`).
+fn check_escape(byte: u8, allow_encoded_slash: bool) -> Result<(), TargetError> {
+    match byte {
+        0..=0x1f | 0x7f => Err(TargetError::Control),
+        0x80.. => Err(TargetError::NonAscii),
+        b'/' if allow_encoded_slash => Ok(()),
+        b'/' | b'\\' => Err(TargetError::EscapedSlash),
+        b';' => Err(TargetError::PathParameter),
+        b'%' => Err(TargetError::NeedlessEscape),
+        _ if is_unreserved(byte) => Err(TargetError::NeedlessEscape),
+        _ => Ok(()),
+    }
+}
+
+/// The byte that two hexadecimal digits stand for.
+pub(super) fn escape(bytes: &mut std::str::Bytes<'_>) -> Result<u8, TargetError> {
+    let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16)).ok_or(TargetError::BadEscape);
+    let (high, low) = (digit()?, digit()?);
+    u8::try_from(high << 4 | low).map_err(|_| TargetError::BadEscape)
+}
+
+/// RFC 3986, 2.3.
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}

@@ -1,0 +1,227 @@
+//! The form in which people write a service: catalogue entries, `service apply -f`, `seks apply`, `seks export`.
+//!
+//! ```toml
+//! name = "acme"
+//! upstream = "https://api.acme.test"
+//! inject = { header = "X-Acme-Key" }
+//! ```
+//!
+//! Everything else has a default or follows from `inject`: the credential's fields are the `{names}` in it, and an agent's token
+//! may stand where the key is put in.
+
+mod inject;
+mod slot;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use seks_proto::wire;
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
+
+pub use self::inject::Inject;
+use super::{Service, ServiceError};
+
+/// A service as a person writes it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Spec {
+    /// The `SERVICE` of `/api/SERVICE/…`.
+    pub name: String,
+    /// For people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub title: String,
+    /// `https://host[:port]`.
+    pub upstream: String,
+    /// Put in front of an agent's path unless the path already starts with it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub base_path: String,
+    /// How the real key is put in.
+    pub inject: Inject,
+    /// Where an agent's token may stand: `bearer`, `raw`, `scheme:NAME`, `header:NAME`, `query:NAME`,
+    /// `basic:user|password|either`, `path:/…{token}…`, `subprotocol:PREFIX`, `aws_sigv4`. Default: where the key is put in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<String>,
+    /// The credential's fields. Default: the `{names}` in `inject`, in the order in which they appear.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<String>,
+    /// Headers that are added when the agent sends none of that name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Endpoints that hand out keys, refused whatever the policies say: `METHOD /path`, `*` for a segment, a last `**` for any rest.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub denied_paths: Vec<String>,
+    /// The same by action, of signed services: `AssumeRole*`. Requests whose action can't be told are refused then.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub denied_actions: Vec<String>,
+    /// For `seks env`: variable, template over `{base}`, `{token}`, `{host}`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// A call that changes nothing and shows whether a key works, for `seks service test`: `GET /v1/models`. Statuses behind it
+    /// refuse a key, beside 401 and 403; a JSON object behind it is sent.
+    #[serde(deserialize_with = "text_or_null", skip_serializing_if = "String::is_empty")]
+    pub test: String,
+    /// How long the upstream may take to its first byte, such as `10m`. Default: the node's.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub first_byte_timeout: Option<Duration>,
+    /// `%2F` is accepted in paths.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_encoded_slash: bool,
+    /// `Range` is passed on.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_range: bool,
+    /// A request may switch to WebSocket.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_websocket: bool,
+    /// The upstream speaks HTTP/2 alone, with prior knowledge over plain `http`: gRPC servers.
+    #[serde(skip_serializing_if = "is_false")]
+    pub http2: bool,
+    /// Private, loopback and plain-`http` upstreams.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_private: bool,
+    /// `traceparent` and `tracestate` are passed on.
+    #[serde(skip_serializing_if = "is_false")]
+    pub forward_trace_context: bool,
+    /// Of `seks-interception` alone: HTTPS_PROXY mode passes hosts of no service through.
+    #[serde(skip_serializing_if = "is_false")]
+    pub tunnel_other_hosts: bool,
+    /// PEM roots trusted instead of the machine's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub upstream_ca_pem: String,
+    /// The catalogue entry that it was copied from.
+    #[serde(deserialize_with = "text_or_null", skip_serializing_if = "String::is_empty")]
+    pub catalogue: String,
+    /// `service show` prints this beside the definition. Ignored, as the next three are, so that what it prints can be applied.
+    #[serde(skip_serializing)]
+    pub id: IgnoredAny,
+    /// Ignored: a service is applied to the tenant that the command names.
+    #[serde(skip_serializing)]
+    pub tenant: IgnoredAny,
+    /// Ignored.
+    #[serde(skip_serializing)]
+    pub created_at: IgnoredAny,
+    /// Ignored: `inject`, in words.
+    #[serde(skip_serializing)]
+    pub injection: IgnoredAny,
+}
+
+/// `null` is what `service show` prints for a text that there isn't.
+fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Option::<String>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl Spec {
+    /// The wire form, with everything that was left out filled in. Checked by [`Service`], except for what only a definite
+    /// upstream can show: use [`Spec::to_service`] for that.
+    ///
+    /// # Errors
+    /// [`ServiceError`], naming the key.
+    pub fn to_wire(&self, tenant: &str) -> Result<wire::Service, ServiceError> {
+        let injection = self.inject.to_wire();
+        if injection.sites.is_empty() && injection.aws_sigv4.is_none() {
+            return Err(super::invalid(
+                "inject",
+                "\"bearer\", or a table of header, headers, basic, query, path, aws_sigv4",
+            ));
+        }
+        let fields = if self.fields.is_empty() { inject::fields(&injection) } else { self.fields.clone() };
+        if fields.is_empty() {
+            return Err(super::invalid("inject", "nothing of the credential is in it, such as {key}"));
+        }
+        let slots = match self.slots.as_slice() {
+            [] => slot::infer(&injection),
+            slots => slots.iter().map(|s| slot::parse(s)).collect::<Result<_, _>>()?,
+        };
+        let millis = |d: Duration| {
+            u32::try_from(d.as_millis()).map_err(|_| super::invalid("first_byte_timeout", "at most 49 days"))
+        };
+        Ok(wire::Service {
+            tenant: tenant.into(),
+            name: self.name.clone(),
+            title: if self.title.is_empty() { self.name.clone() } else { self.title.clone() },
+            upstream: self.upstream.clone(),
+            base_path: self.base_path.clone(),
+            fields,
+            injection: Some(injection),
+            slots,
+            allow_private: self.allow_private,
+            private_networks: Vec::new(), // a fleet owner's to give
+            client_ca_pem: String::new(), // the control plane's to make
+            upstream_ca_pem: self.upstream_ca_pem.clone(),
+            allow_encoded_slash: self.allow_encoded_slash,
+            allow_range: self.allow_range,
+            allow_websocket: self.allow_websocket,
+            http2: self.http2,
+            forward_trace_context: self.forward_trace_context,
+            tunnel_other_hosts: self.tunnel_other_hosts,
+            first_byte_timeout_ms: self.first_byte_timeout.map(millis).transpose()?.unwrap_or_default(),
+            denied_paths: self.denied_paths.clone(),
+            denied_actions: self.denied_actions.clone(),
+            env: self.env.clone(),
+            headers: self.headers.clone(),
+            created_at: 0,
+            deleting: false,
+            catalogue: self.catalogue.clone(),
+            test: self.test.clone(),
+        })
+    }
+
+    /// What a file with the same effect says, with everything in it that follows from the rest.
+    #[must_use]
+    pub fn in_full(service: &wire::Service) -> Self {
+        Self {
+            title: service.title.clone(),
+            slots: service.slots.iter().map(slot::write).collect(),
+            fields: service.fields.clone(),
+            ..Self::from(service)
+        }
+    }
+
+    /// The checked form.
+    ///
+    /// # Errors
+    /// [`ServiceError`], naming the key.
+    pub fn to_service(&self, tenant: &str) -> Result<Service, ServiceError> {
+        Service::try_from(&self.to_wire(tenant)?)
+    }
+}
+
+impl From<&wire::Service> for Spec {
+    /// For `export` and `show`: what a file with the same effect says, without what follows from the rest.
+    fn from(service: &wire::Service) -> Self {
+        let injection = service.injection.clone().unwrap_or_default();
+        let (inferred, fields) = (slot::infer(&injection), inject::fields(&injection));
+        Self {
+            name: service.name.clone(),
+            title: if service.title == service.name { String::new() } else { service.title.clone() },
+            upstream: service.upstream.clone(),
+            base_path: service.base_path.clone(),
+            slots: if service.slots == inferred { Vec::new() } else { service.slots.iter().map(slot::write).collect() },
+            fields: if service.fields == fields { Vec::new() } else { service.fields.clone() },
+            inject: Inject::from_wire(&injection),
+            headers: service.headers.clone(),
+            denied_paths: service.denied_paths.clone(),
+            denied_actions: service.denied_actions.clone(),
+            env: service.env.clone(),
+            test: service.test.clone(),
+            first_byte_timeout: (service.first_byte_timeout_ms > 0)
+                .then(|| Duration::from_millis(service.first_byte_timeout_ms.into())),
+            allow_encoded_slash: service.allow_encoded_slash,
+            allow_range: service.allow_range,
+            allow_websocket: service.allow_websocket,
+            http2: service.http2,
+            allow_private: service.allow_private,
+            forward_trace_context: service.forward_trace_context,
+            tunnel_other_hosts: service.tunnel_other_hosts,
+            upstream_ca_pem: service.upstream_ca_pem.clone(),
+            catalogue: service.catalogue.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+use super::*;
+use crate::{BasicPart, Site, Slot};
+
+const HEAD: &str = "name = 'acme'\nupstream = 'https://api.acme.test'\n";
+
+fn service(rest: &str) -> Result<Service, String> {
+    let spec: Spec = toml::from_str(&[HEAD, rest].concat()).map_err(|e| e.message().to_owned())?;
+    spec.to_service("default").map_err(|e| e.to_string())
+}
+
+#[test]
+fn slots_and_fields_follow_from_the_injection() {
+    let scheme = |s: &str| Slot::Scheme(s.into());
+    let header = |s: &str| Slot::Header(s.parse().unwrap());
+    for (inject, slots, fields) in [
+        ("'bearer'", vec![scheme("Bearer")], vec!["key"]),
+        ("{ header = 'X-Api-Key' }", vec![header("x-api-key")], vec!["key"]),
+        ("{ header = 'Authorization' }", vec![scheme("")], vec!["key"]),
+        ("{ header = 'Authorization', value = 'Bot {key}' }", vec![scheme("Bot")], vec!["key"]),
+        ("{ headers = { A = '{one}', B = '{two}' } }", vec![header("a"), header("b")], vec!["one", "two"]),
+        ("{ basic = '{sid}:{token}' }", vec![Slot::Basic(BasicPart::Either)], vec!["sid", "token"]),
+        ("{ basic = 'x-access-token:{key}' }", vec![Slot::Basic(BasicPart::Password)], vec!["key"]),
+        ("{ basic = '{key}:' }", vec![Slot::Basic(BasicPart::User)], vec!["key"]),
+        ("{ query = { key = '{key}' } }", vec![Slot::Query("key".into())], vec!["key"]),
+        ("{ path = '/bot{key}' }", vec![Slot::Path("bot".into(), String::new())], vec!["key"]),
+    ] {
+        let service = service(&format!("inject = {inject}")).unwrap_or_else(|e| panic!("{inject}: {e}"));
+        assert_eq!(service.slots, slots, "{inject}");
+        assert_eq!(service.fields, fields, "{inject}");
+    }
+}
+
+#[test]
+fn everything_can_be_said() {
+    let service = service(
+        r#"
+        title = "Acme"
+        base_path = "/v2"
+        inject = { header = "X-Key", value = "{id}.{secret}" }
+        fields = ["secret", "id"]
+        slots = ["bearer", "raw", "scheme:token", "header:x-key", "query:key", "basic:password", "path:/bot{token}", "subprotocol:key."]
+        denied_paths = ["POST /v2/keys/**"]
+        env = { ACME_KEY = "{token}" }
+        headers = { x-version = "1" }
+        first_byte_timeout = "10m"
+        allow_encoded_slash = true
+        allow_range = true
+        allow_websocket = true
+        forward_trace_context = true
+        "#,
+    )
+    .unwrap();
+    assert_eq!((service.title.as_str(), service.base_path.as_str()), ("Acme", "/v2"));
+    assert_eq!((service.fields.len(), service.slots.len()), (2, 8));
+    assert_eq!(service.first_byte_timeout, Some(Duration::from_secs(600)));
+    assert!(service.allow_encoded_slash && service.allow_range && service.forward_trace_context);
+    assert!(service.allow_websocket && !service.http2);
+    assert!(matches!(service.injection.as_slice(), [Site::Header(..)]));
+}
+
+#[test]
+fn an_error_is_one_line_and_names_the_key() {
+    for (rest, says) in [
+        ("", "inject: \"bearer\", or a table"),
+        ("inject = 'bearer'\nbase_pat = '/v1'", "unknown field `base_pat`"),
+        ("inject = 'basic'", "inject: the only word is \"bearer\""),
+        ("inject = {}", "inject: one of header"),
+        ("inject = { value = '{key}' }", "inject: `value` goes with `header`"),
+        ("inject = { headr = 'x' }", "unknown field `headr`"),
+        ("inject = 7", "inject"),
+        ("inject = { header = 'Host' }", "injection: `Host` is not a service's to set"),
+        ("inject = { header = 'x', value = 'nothing' }", "inject: nothing of the credential"),
+        ("inject = { basic = '{key}' }", "injection: basic is `user:password`"),
+        ("inject = 'bearer'\nfields = ['other']", "`key` is not one of the service's fields"),
+        ("inject = 'bearer'\nfields = ['key', 'other']", "fields: no site uses `other`"),
+        ("inject = 'bearer'\nslots = ['cookie:x']", "slots: `cookie:x` is none of bearer, raw"),
+        ("inject = 'bearer'\nslots = ['path:/x']", "slots: a path slot is"),
+        ("inject = 'bearer'\nbase_path = 'v1'", "base_path: "),
+        ("inject = 'bearer'\ndenied_paths = ['/keys']", "denied_paths: "),
+        ("inject = 'bearer'\ntunnel_other_hosts = true", "tunnel_other_hosts: only of `seks-interception`"),
+        ("inject = 'bearer'\nfirst_byte_timeout = 'soon'", "expected"),
+        ("inject = 'bearer'\nfirst_byte_timeout = '100days'", "first_byte_timeout: at most 49 days"),
+        ("inject = 'bearer'\nallow_range = 'yes'", "expected a boolean"),
+        ("inject = 'bearer'\nslots = ['subprotocol:a, b']", "slots: `a, b` does not begin a subprotocol"),
+        ("inject = 'bearer'\nallow_websocket = true\nhttp2 = true", "allow_websocket: "),
+    ] {
+        let error = service(rest).expect_err(rest);
+        assert!(error.contains(says) && !error.contains('\n'), "{rest}: {error}");
+    }
+    let spec: Spec = toml::from_str("name = 'A'\ninject = 'bearer'").unwrap();
+    assert!(spec.to_service("default").unwrap_err().to_string().contains("service name"));
+    let spec: Spec = toml::from_str("name = 'a'\nupstream = 'https://<shop>.acme.test'\ninject = 'bearer'").unwrap();
+    assert!(spec.to_service("default").unwrap_err().to_string().contains("upstream: "));
+}
+
+#[test]
+fn json_says_the_same_as_toml() {
+    let json = r#"{"name":"acme","upstream":"https://api.acme.test","inject":{"query":{"key":"{key}"}},"first_byte_timeout":"1m"}"#;
+    let (json, toml): (Spec, Spec) = (
+        serde_json::from_str(json).unwrap(),
+        toml::from_str(&[HEAD, "inject = { query = { key = '{key}' } }\nfirst_byte_timeout = '1m'"].concat()).unwrap(),
+    );
+    assert_eq!(json, toml);
+    let bad = serde_json::from_str::<Spec>(r#"{"name":"acme","inject":"raw"}"#).unwrap_err().to_string();
+    assert!(bad.contains("inject: the only word"), "{bad}");
+}
+
+#[test]
+fn what_is_written_out_has_the_same_effect() {
+    for inject in [
+        "'bearer'",
+        "{ header = 'x-key' }",
+        "{ header = 'x-key', value = 'a {key}' }",
+        "{ headers = { a = '{one}', b = '{two}' } }",
+        "{ basic = '{key}:', query = { q = '{key}' }, path = '/p{key}' }",
+    ] {
+        let spec: Spec = toml::from_str(&[HEAD, "inject = ", inject].concat()).unwrap();
+        let wire = spec.to_wire("t").unwrap();
+        assert_eq!(Spec::from(&wire), spec, "{inject}");
+        let json = serde_json::to_string(&Spec::from(&wire)).unwrap();
+        assert_eq!(serde_json::from_str::<Spec>(&json).unwrap().to_wire("t").unwrap(), wire, "{json}");
+    }
+}

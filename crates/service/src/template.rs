@@ -1,0 +1,139 @@
+//! Text with fields of a credential in it: `Bearer {key}`, `{sid}:{token}`, `/bot{key}`.
+
+use std::fmt;
+
+use seks_types::secret::Fields;
+
+/// A parsed template. Its literal parts are printable ASCII, so a rendered value can't grow a header line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Field(String),
+}
+
+/// Why a template is not acceptable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// A `{` without its `}` or the reverse.
+    #[error("a brace without its partner in `{0}`")]
+    Brace(String),
+    /// A field that the service doesn't declare.
+    #[error("`{0}` is not one of the service's fields")]
+    UnknownField(String),
+    /// A character that can't be sent.
+    #[error("`{0}` holds a character that can't be sent")]
+    Character(String),
+    /// Nothing of the credential is in it.
+    #[error("`{0}` holds no field of the credential")]
+    NoField(String),
+}
+
+impl Template {
+    /// Parses `text`, whose `{name}`s must be among `fields`.
+    ///
+    /// # Errors
+    /// [`TemplateError`], naming the text.
+    pub fn parse(text: &str, fields: &[String]) -> Result<Self, TemplateError> {
+        if !text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+            return Err(TemplateError::Character(text.escape_default().to_string()));
+        }
+        let (mut parts, mut rest) = (Vec::new(), text);
+        while let Some((literal, after)) = rest.split_once('{') {
+            let (field, after) = after.split_once('}').ok_or_else(|| TemplateError::Brace(text.into()))?;
+            if !fields.iter().any(|f| f == field) {
+                return Err(TemplateError::UnknownField(field.into()));
+            }
+            if !literal.is_empty() {
+                parts.push(Part::Literal(literal.into()));
+            }
+            parts.push(Part::Field(field.into()));
+            rest = after;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Literal(rest.into()));
+        }
+        if parts.iter().any(|p| matches!(p, Part::Literal(l) if l.contains('}'))) {
+            return Err(TemplateError::Brace(text.into()));
+        }
+        if !parts.iter().any(|p| matches!(p, Part::Field(_))) {
+            return Err(TemplateError::NoField(text.into()));
+        }
+        Ok(Self(parts))
+    }
+
+    /// Whether a field stands in it.
+    #[must_use]
+    pub fn uses(&self, field: &str) -> bool {
+        self.0.iter().any(|p| matches!(p, Part::Field(f) if f == field))
+    }
+
+    /// How long the value is when fields are written as they are. `None` when one is absent.
+    #[must_use]
+    pub fn plain_len(&self, fields: &Fields) -> Option<usize> {
+        let length = |part: &Part| match part {
+            Part::Literal(text) => Some(text.len()),
+            Part::Field(name) => fields.get(name).map(<[u8]>::len),
+        };
+        self.0.iter().map(length).sum()
+    }
+
+    /// Writes the value, each field's bytes through `encode` (identity for headers). `None` when a field is absent.
+    pub fn render(
+        &self,
+        fields: &Fields,
+        out: &mut Vec<u8>,
+        mut encode: impl FnMut(&[u8], &mut Vec<u8>),
+    ) -> Option<()> {
+        for part in &self.0 {
+            match part {
+                Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
+                Part::Field(name) => encode(fields.get(name)?, out),
+            }
+        }
+        Some(())
+    }
+}
+
+/// As it was parsed.
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|part| match part {
+            Part::Literal(text) => f.write_str(text),
+            Part::Field(name) => write!(f, "{{{name}}}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use seks_types::secret::Secret;
+
+    use super::*;
+
+    fn template(text: &str) -> Result<Template, TemplateError> {
+        Template::parse(text, &["key".into(), "id".into()])
+    }
+
+    #[test]
+    fn renders_literals_and_fields() {
+        let fields = Fields::parse(&["key", "id"], &Secret::new(br#"{"key":"{id}","id":"7"}"#.to_vec())).unwrap();
+        let mut out = Vec::new();
+        template("Token token={key};id={id}!")
+            .unwrap()
+            .render(&fields, &mut out, |b, o| o.extend_from_slice(b))
+            .unwrap();
+        assert_eq!(out, b"Token token={id};id=7!", "a value is never scanned again");
+    }
+
+    #[test]
+    fn refuses_what_it_can_not_render() {
+        assert_eq!(template("Bearer {nope}"), Err(TemplateError::UnknownField("nope".into())));
+        assert_eq!(template("Bearer {key"), Err(TemplateError::Brace("Bearer {key".into())));
+        assert_eq!(template("Bearer key}{key}"), Err(TemplateError::Brace("Bearer key}{key}".into())));
+        assert_eq!(template("Bearer key"), Err(TemplateError::NoField("Bearer key".into())));
+        assert!(matches!(template("a\r\nb: {key}"), Err(TemplateError::Character(_))));
+    }
+}
