@@ -219,6 +219,11 @@ impl Connection {
         true
     }
 
+    /// Forgets the bytes that were received: a connection with many requests would copy all of them for each.
+    pub fn forget(&mut self) {
+        self.wire.clear();
+    }
+
     /// Every byte received so far.
     pub fn wire(&self) -> &[u8] {
         &self.wire

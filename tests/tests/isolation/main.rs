@@ -6,8 +6,10 @@
 
 mod agent_on_host;
 mod availability;
+mod discard;
 mod edge;
 mod enforced;
+mod measure;
 mod store_writer;
 mod tenants_on_node;
 mod tenants_on_replica;

@@ -157,9 +157,3 @@ pub fn timed<T>(test: impl FnOnce() -> T) -> (Duration, T) {
     let done = test();
     (began.elapsed(), done)
 }
-
-/// How long each attack lasts: `SEKS_ISOLATION_SECONDS`, or a few seconds.
-pub fn duration() -> Duration {
-    let told = std::env::var("SEKS_ISOLATION_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(told.unwrap_or(3))
-}

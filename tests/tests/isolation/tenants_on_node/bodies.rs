@@ -4,57 +4,14 @@ use std::time::Duration;
 
 use seks_tests::{raw::Connection, sandbox::Token};
 
-use super::world::World;
+use super::{aws::{forged, sts}, world::World};
 
 const MEBI: usize = 1 << 20;
-
-/// A tenant's `aws-sts`, whose actions stand in the body, and a token for it with its access key id.
-fn sts(world: &World, tenant: &str) -> (Token, String) {
-    let (cli, origin) = (world.sandbox.cli(), world.upstream.origin());
-    cli.json(&["service", "enable", "aws-sts", "--upstream", &origin, "--allow-private", "--tenant", tenant]);
-    let put = ["credential", "put", "aws-sts", "--service", "aws-sts", "--from-stdin", "--tenant", tenant];
-    cli.json_with(
-        &put,
-        r#"{"access_key_id":"AKIAEXAMPLE000000001","secret_access_key":"not-a-real-secret-key-0000000000000000"}"#,
-    );
-    let token = world.token(tenant, &["aws-sts"]);
-    let environment = cli.json(&["env", "--agent", "agent", "--token", &token.secret, "--tenant", tenant]);
-    (token, environment["AWS_ACCESS_KEY_ID"].as_str().unwrap().to_owned())
-}
-
-/// The head of a request that is signed with a wrong secret.
-fn forged(access_key_id: &str, hash: Option<&str>, length: usize) -> String {
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    let (date, time) = amz_date(now);
-    let (signed, header) = match hash {
-        Some(hash) => ("host;x-amz-content-sha256;x-amz-date", format!("X-Amz-Content-Sha256: {hash}\r\n")),
-        None => ("host;x-amz-date", String::new()),
-    };
-    format!(
-        "POST /api/aws-sts/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nX-Amz-Date: {date}T{time}Z\r\n\
-         {header}Authorization: AWS4-HMAC-SHA256 Credential={access_key_id}/{date}/us-east-1/sts/aws4_request, SignedHeaders={signed}, \
-         Signature={}\r\nContent-Length: {length}\r\n\r\n",
-        "0".repeat(64)
-    )
-}
-
-/// Civil from days (Howard Hinnant), in UTC.
-fn amz_date(unix: u64) -> (String, String) {
-    let (days, seconds) = (unix / 86_400 + 719_468, unix % 86_400);
-    let (era, doe) = (days / 146_097, days % 146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    let time = format!("{:02}{:02}{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-    (format!("{year:04}{month:02}{day:02}"), time)
-}
 
 #[test]
 fn a_forged_signature_is_refused_before_its_body_is_read() {
     let world = World::start("");
-    let (_, id) = sts(&world, "hostile");
+    let id = sts(&world, "hostile").access_key_id;
     let mut connection = Connection::open(world.sandbox.proxy());
     connection.send(forged(&id, Some(&"ab".repeat(32)), 8 * MEBI));
     let reply = connection.read_reply(false);
@@ -65,7 +22,7 @@ fn a_forged_signature_is_refused_before_its_body_is_read() {
 #[test]
 fn bodies_that_only_an_access_key_id_stands_for_stay_within_a_part_of_their_tenants_share() {
     let world = World::start("[proxy.limits]\nbuffer_wait = \"300ms\"\n");
-    let (_, id) = sts(&world, "hostile");
+    let id = sts(&world, "hostile").access_key_id;
     let before = world.metric("process_resident_memory_bytes");
     let mut connections: Vec<_> = (0..24).map(|_| Connection::open(world.sandbox.proxy())).collect();
     let part = vec![b'a'; 4 * MEBI];

@@ -4,18 +4,19 @@ use std::{
     net::{SocketAddr, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicUsize, Ordering::SeqCst},
     },
     thread,
-    time::{Duration, Instant},
 };
 
 use seks_tests::{
-    Sandbox, Upstream,
+    Sandbox,
     process::Finished,
-    raw::{Connection, Reply},
+    raw::Reply,
     sandbox::{Options, Token},
 };
+
+use crate::discard::{Discard, Of};
 
 pub struct World {
     pub sandbox: Sandbox,
@@ -23,25 +24,25 @@ pub struct World {
     pub victim: Token,
     /// Of the tenant `hostile`, for its service `model`.
     pub hostile: Token,
-    pub upstream: Upstream,
-    /// The hostile tenant's: a stand-in records every byte, which takes time.
-    _hostile_upstream: Upstream,
+    /// Of `default`.
+    pub upstream: Discard,
+    /// Of `hostile`.
+    pub hostile_upstream: Discard,
 }
 
 impl World {
     pub fn start(config: &str) -> Self {
         let sandbox = Sandbox::with(Options { config: config.into(), ..Options::default() });
-        let upstream = Upstream::ok();
-        let hostile_upstream = Upstream::ok();
+        let (upstream, hostile_upstream) = (Discard::start(Of::Victim), Discard::start(Of::Attacker));
         let cli = sandbox.cli();
         cli.json(&["tenant", "create", "hostile"]);
-        let token = |tenant: &str, upstream: &Upstream| {
+        let token = |tenant: &str, upstream: &Discard| {
             cli.json(&["agent", "create", "agent", "--tenant", tenant]);
             service(&sandbox, tenant, "model", &upstream.origin());
             cli.issue("agent", &["model"], &["--tenant", tenant])
         };
         let (victim, hostile) = (token("default", &upstream), token("hostile", &hostile_upstream));
-        Self { victim, hostile, upstream, _hostile_upstream: hostile_upstream, sandbox }
+        Self { victim, hostile, upstream, hostile_upstream, sandbox }
     }
 
     pub fn get(&self, token: &Token) -> Reply {
@@ -74,78 +75,6 @@ pub fn service(sandbox: &Sandbox, tenant: &str, name: &str, origin: &str) {
     sandbox.cli().json(&enable);
     let put = ["credential", "put", name, "--service", name, "--from-stdin", "--tenant", tenant];
     sandbox.cli().json_with(&put, "sk-not-a-real-key");
-}
-
-/// How long a phase lasts: `SEKS_ISOLATION_SECONDS`, for as long as the issue asks; short where it isn't set.
-pub fn duration() -> Duration {
-    let seconds = std::env::var("SEKS_ISOLATION_SECONDS").ok().and_then(|s| s.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(2))
-}
-
-/// Threads that repeat something until they are dropped.
-pub struct Repeating {
-    stop: Arc<AtomicBool>,
-    threads: Vec<thread::JoinHandle<()>>,
-    /// How often it was done.
-    pub done: Arc<AtomicUsize>,
-}
-
-impl Repeating {
-    pub fn start(count: usize, work: impl Fn(usize) + Send + Sync + 'static) -> Self {
-        let (stop, work, done) = (Arc::new(AtomicBool::new(false)), Arc::new(work), Arc::new(AtomicUsize::new(0)));
-        let threads = (0..count).map(|n| {
-            let (stop, work, done) = (stop.clone(), work.clone(), done.clone());
-            thread::spawn(move || {
-                while !stop.load(SeqCst) {
-                    work(n);
-                    done.fetch_add(1, SeqCst);
-                }
-            })
-        });
-        Self { threads: threads.collect(), stop, done }
-    }
-}
-
-impl Drop for Repeating {
-    fn drop(&mut self) {
-        self.stop.store(true, SeqCst);
-        for thread in self.threads.drain(..) {
-            drop(thread.join());
-        }
-    }
-}
-
-/// What a client that asks one request after the other sees.
-#[derive(Debug, Default)]
-pub struct Seen {
-    pub latencies: Vec<Duration>,
-    pub refused: Vec<(u16, String)>,
-}
-
-impl Seen {
-    pub fn p99(&self) -> Duration {
-        let mut sorted = self.latencies.clone();
-        sorted.sort();
-        sorted.get(sorted.len() * 99 / 100).copied().unwrap_or_default()
-    }
-}
-
-/// Asks over one connection, again and again for `time`.
-pub fn ask_for(time: Duration, proxy: SocketAddr, token: &str) -> Seen {
-    let request = format!("GET /api/model/v1/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n");
-    let (mut seen, begun) = (Seen::default(), Instant::now());
-    let mut connection = Connection::open(proxy);
-    while begun.elapsed() < time {
-        let asked = Instant::now();
-        connection.send(&request);
-        let reply = connection.read_reply(false);
-        seen.latencies.push(asked.elapsed());
-        if reply.status != 200 {
-            seen.refused.push((reply.status, reply.code()));
-            connection = Connection::open(proxy);
-        }
-    }
-    seen
 }
 
 /// A name server on loopback: `silent…` isn't answered, every other name is at 127.0.0.1.

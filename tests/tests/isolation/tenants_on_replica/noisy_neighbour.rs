@@ -1,6 +1,6 @@
 //! A hostile tenant's operators do each thing that they may at full speed; another tenant's requests and revocations go on.
 //!
-//! `SEKS_ISOLATION_SECONDS` says how long each attack lasts: 2 s in the suite, 60 s for the figures in SECURITY.md.
+//! `SEKS_ISOLATION_SECONDS` says how long each attack lasts: 2 s in the suite, 60 s with `tests/run isolation --strict`.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -11,7 +11,8 @@ use seks_proto::wire::{self, Role, admin_client::AdminClient};
 use seks_tests::{control::Pair, runtime, sandbox::Options};
 use tonic::{Code, Status, transport::Channel};
 
-use super::world::{HOSTILE, World, duration, policies, revoked_within, served_within};
+use super::world::{HOSTILE, World, policies};
+use crate::measure::{duration, p99_within, revoked_within};
 
 /// Operators that attack at the same time, each on a connection of its own.
 const OPERATORS: usize = 3;
@@ -129,7 +130,8 @@ fn another_tenants_requests_and_revocations_go_on_whatever_a_hostile_tenant_does
     let each = duration(2);
     let quiet = watch(&world, each);
     println!("quiet: {quiet}");
-    let (bound, revoked) = (served_within(quiet.p99), revoked_within(quiet.slowest_revocation));
+    let (bound, revoked) =
+        (p99_within(quiet.p99, Duration::from_millis(250)), revoked_within(quiet.slowest_revocation));
     for (name, attack) in ATTACKS {
         let (stop, done, refused, given_up) =
             (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));

@@ -9,7 +9,8 @@ use seks_proto::wire::{self, Role};
 use seks_tests::{runtime, sandbox::Options};
 use tonic::Code;
 
-use super::world::{HOSTILE, World, duration, policies, revoked_within};
+use super::world::{HOSTILE, World, policies};
+use crate::measure::{duration, revoked_within};
 
 #[test]
 fn six_checks_at_once_cost_no_lease_and_delay_no_revocation_in_dev() {

@@ -118,26 +118,6 @@ impl World {
     }
 }
 
-/// How long the attacks of this run last.
-pub fn duration(default_seconds: u64) -> Duration {
-    let asked = std::env::var("SEKS_ISOLATION_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(asked.unwrap_or(default_seconds))
-}
-
-/// How long a revocation may take until it is enforced: 250 ms where the run is asked for (`SEKS_ISOLATION_SECONDS`), or three times
-/// what was seen before the attack; in the suite, which shares its cores with other tests, 1 s.
-pub fn revoked_within(quiet: Duration) -> Duration {
-    let asked = std::env::var("SEKS_ISOLATION_SECONDS").is_ok();
-    Duration::from_millis(if asked { 250 } else { 1000 }).max(quiet * 3)
-}
-
-/// What the 99th percentile of another tenant's requests may be: three times the quiet one, and never less than the scheduler's own
-/// noise, which is 50 ms where the run is asked for, and 250 ms in the suite.
-pub fn served_within(quiet: Duration) -> Duration {
-    let asked = std::env::var("SEKS_ISOLATION_SECONDS").is_ok();
-    Duration::from_millis(if asked { 50 } else { 250 }).max(quiet * 3)
-}
-
 /// A file of `bytes` bytes of policies that are all right.
 pub fn policies(bytes: usize) -> String {
     let mut text = String::with_capacity(bytes);
