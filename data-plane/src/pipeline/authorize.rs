@@ -26,7 +26,7 @@ use super::{
     bounds::Bounds,
     lookup::{self, Identified},
     refusal::{Code, Refusal, grpc},
-    sigv4::{Presented, Signed},
+    sigv4::{self, Presented, SeenBody, Signed},
 };
 use crate::{
     config::Limits,
@@ -330,7 +330,9 @@ async fn verify(
         let verified = presented.verify_head(parts, target, with)?;
         let tenant = identified.token.tenant();
         let whole = body.expecting(presented.body_hash()).read(tenant, verified, bounds, record).await?;
-        let signed = presented.verify(parts, target, with, Some(&whole))?;
+        let is_form = sigv4::is_form(&parts.headers);
+        let seen = bounds.look_into(tenant, &whole, move |whole| SeenBody::of(whole, is_form)).await?;
+        let signed = presented.verify(parts, target, with, Some(&seen))?;
         return Ok((Received::Read(whole), Some(signed)));
     }
     let hash = presented.body_hash();
@@ -347,11 +349,12 @@ pub(crate) enum Facts {
 }
 
 impl Facts {
-    fn of(headers: &HeaderMap, whole: &[u8], limits: &Limits) -> Self {
-        if whole.len() > limits.inspect_bytes {
-            return Self::Opaque;
+    async fn of(headers: &HeaderMap, whole: &Bytes, tenant: &TenantName, bounds: &Bounds) -> Result<Self, Refusal> {
+        if whole.len() > bounds.inspect_bytes || !BodyFacts::can_read(headers) {
+            return Ok(Self::Opaque);
         }
-        BodyFacts::read(headers, whole).map_or(Self::Opaque, Self::Known)
+        let facts = bounds.look_into(tenant, whole, BodyFacts::from_json).await?;
+        Ok(facts.map_or(Self::Opaque, Self::Known))
     }
 }
 
@@ -375,7 +378,10 @@ async fn inspect(
 ) -> Result<(Upload, Option<Facts>), Refusal> {
     let (announced, ended) = match &body {
         Received::Read(whole) => {
-            let facts = if whole.is_empty() { Facts::Absent } else { Facts::of(headers, whole, limits) };
+            let facts = match whole.is_empty() {
+                true => Facts::Absent,
+                false => Facts::of(headers, whole, tenant, limits).await?,
+            };
             return Ok((body.pass_on(false, limits, record)?, Some(facts)));
         }
         Received::Coming(body, _) => (body.size_hint(), body.is_end_stream()),
@@ -402,8 +408,9 @@ async fn inspect(
             return Ok((Upload::Stream(Box::new(stream)), Some(Facts::Opaque)));
         }
     }
-    let facts = Facts::of(headers, whole.as_slice(), limits);
-    Ok((Upload::Whole(Some(whole.freeze())), Some(facts)))
+    let whole = whole.freeze();
+    let facts = Facts::of(headers, &whole, tenant, limits).await?;
+    Ok((Upload::Whole(Some(whole)), Some(facts)))
 }
 
 impl Meter for Counters {

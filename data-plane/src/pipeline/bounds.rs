@@ -2,8 +2,10 @@
 
 use std::{net::IpAddr, ops::Deref, sync::Arc};
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use seks_policy::{Call, Decision, Scope};
+use seks_types::id::TenantName;
 
 use super::{
     authorize::Facts,
@@ -12,6 +14,9 @@ use super::{
     refusal::{Code, Refusal},
 };
 use crate::{config::Limits, table::TokenEntry};
+
+/// Largest body that is looked into on a thread that serves requests: some 100 µs.
+const INLINE_BYTES: usize = 16 * 1024;
 
 /// `[proxy.limits]`, and what enforces those that hold for requests together.
 pub(crate) struct Bounds {
@@ -61,11 +66,25 @@ impl Bounds {
         let (own, scope) = (OwnCall::new(call, token, facts), scope.clone());
         Ok(Box::pin(self.policies.run(token.tenant(), move || scope.decide(&own.call()))).await?)
     }
+
+    /// What `look`, which takes time linear in the body, finds in it; likewise.
+    pub(super) async fn look_into<T: Send + 'static>(
+        &self,
+        tenant: &TenantName,
+        body: &Bytes,
+        look: impl FnOnce(&[u8]) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        if body.len() <= INLINE_BYTES {
+            return Ok(look(body));
+        }
+        let body = body.clone();
+        Ok(Box::pin(self.policies.run(tenant, move || look(&body))).await?)
+    }
 }
 
 impl From<Busy> for Refusal {
     fn from(_: Busy) -> Self {
-        Self::from(Code::LimitExceeded).with_detail("the tenant's policies have too much to decide at once")
+        Self::from(Code::LimitExceeded).with_detail("the tenant's policies and signatures have too much to look into at once")
     }
 }
 

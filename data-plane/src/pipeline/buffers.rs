@@ -131,11 +131,6 @@ impl Buffer {
         self.bytes.len()
     }
 
-    /// What is there.
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        &self.bytes
-    }
-
     /// Adds bytes, waiting for room where there is none.
     ///
     /// # Errors

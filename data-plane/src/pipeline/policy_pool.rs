@@ -1,4 +1,5 @@
-//! Policy work that is too long for the threads that serve requests.
+//! Work for one request that is too long for the threads that serve requests: decisions of costly policies, and looking into large
+//! bodies.
 //!
 //! Deciding takes microseconds nearly always, and is done where the request is served. What may take longer than [`INLINE`] waits for
 //! one of a few threads of lower priority here. Tenants take turns, so one tenant's decisions delay its own requests.

@@ -10,7 +10,6 @@ mod canonical;
 mod claim;
 mod sign;
 
-use bytes::Bytes;
 use http::request::Parts;
 use seks_service::SigV4;
 use seks_types::{
@@ -25,6 +24,7 @@ use self::{
     claim::{Claim, Form},
 };
 pub(crate) use self::{
+    action::is_form,
     claim::{HEADER_SCHEME, header_access_key_id, is_parameter, query_access_key_id},
     sign::sign,
 };
@@ -56,6 +56,22 @@ pub(crate) struct Signed {
     region: String,
     /// Headers that it didn't sign.
     unsigned: Vec<&'static str>,
+}
+
+/// What counts of a body that was read whole.
+pub(crate) struct SeenBody {
+    hash: [u8; 32],
+    is_empty: bool,
+    /// The actions that it names as a form; `None`: it is no form, or one that may name an action that can't be seen.
+    actions: Option<Vec<String>>,
+}
+
+impl SeenBody {
+    /// Takes time linear in the body: not for a thread that serves requests.
+    pub(crate) fn of(body: &[u8], is_form: bool) -> Self {
+        let actions = is_form.then(|| action::of_form(body)).flatten();
+        Self { hash: Sha256::digest(body).into(), is_empty: body.is_empty(), actions }
+    }
 }
 
 /// A signature as it was presented, before the body is there.
@@ -108,17 +124,17 @@ impl<'a> Presented<'a> {
         parts: &Parts,
         target: &str,
         (sigv4, digest, fields): (&SigV4, &Digest, &Fields),
-        body: Option<&Bytes>,
+        body: Option<&SeenBody>,
     ) -> Result<Signed, Refusal> {
         let says_payload = self.payload.is_some() && self.claim.form == Form::Head;
-        let hash = || Payload::Hash(Sha256::digest(body.map_or(&[][..], |b| b)).into());
+        let hash = || Payload::Hash(body.map_or_else(|| Sha256::digest(b"").into(), |body| body.hash));
         let payload = self.payload.unwrap_or_else(hash);
         let canonical = Canonical { claim: &self.claim, parts, target, payload: &payload, sigv4 };
         if !canonical.is_signed_with(&secret(fields, digest)?) {
             return Err(unsigned());
         }
         if let (Payload::Hash(hash), Some(body)) = (&payload, body)
-            && *hash != <[u8; 32]>::from(Sha256::digest(body))
+            && *hash != body.hash
         {
             return Err(mismatch("the body is not the one that was signed"));
         }

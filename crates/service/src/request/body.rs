@@ -27,10 +27,16 @@ pub struct BodyFacts {
 impl BodyFacts {
     /// Reads a whole body. `None`: it can't be inspected, which policy takes for a refusal.
     ///
-    /// Exactly one `Content-Type`, `application/json` in UTF-8; no `Content-Encoding`; and then as [`BodyFacts::from_json`].
+    /// [`BodyFacts::can_read`], and then as [`BodyFacts::from_json`].
     #[must_use]
     pub fn read(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
-        (is_json(headers) && is_plain(headers)).then(|| Self::from_json(body)).flatten()
+        Self::can_read(headers).then(|| Self::from_json(body)).flatten()
+    }
+
+    /// Exactly one `Content-Type`, `application/json` in UTF-8, and no `Content-Encoding`.
+    #[must_use]
+    pub fn can_read(headers: &HeaderMap) -> bool {
+        is_json(headers) && is_plain(headers)
     }
 
     /// Reads JSON, in time linear in its length. `None` unless it is one object in strict JSON (RFC 8259) that all parsers read

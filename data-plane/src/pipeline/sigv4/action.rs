@@ -3,15 +3,17 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use http::{HeaderMap, header, request::Parts};
 use seks_service::SigV4;
 
-use super::{Refusal, canonical::decode};
+use super::{Refusal, SeenBody, canonical::decode};
 use crate::pipeline::refusal::Code;
 
+/// Most fields of a form that are looked at: the largest requests of known APIs have some hundreds.
+const MAX_FIELDS: usize = 10_000;
+
 /// Refuses actions that hand out keys, and requests that don't say in a way that we know what they ask for.
-pub(super) fn check(sigv4: &SigV4, parts: &Parts, target: &str, body: Option<&Bytes>) -> Result<(), Refusal> {
+pub(super) fn check(sigv4: &SigV4, parts: &Parts, target: &str, body: Option<&SeenBody>) -> Result<(), Refusal> {
     if sigv4.denied_actions.is_empty() {
         return Ok(());
     }
@@ -27,16 +29,16 @@ pub(super) fn check(sigv4: &SigV4, parts: &Parts, target: &str, body: Option<&By
 }
 
 /// Every action that the request names; `None` when it may name one that can't be seen.
-fn actions<'a>(parts: &'a Parts, target: &'a str, body: Option<&'a Bytes>) -> Option<Vec<Cow<'a, str>>> {
+fn actions<'a>(parts: &'a Parts, target: &'a str, body: Option<&'a SeenBody>) -> Option<Vec<Cow<'a, str>>> {
     let mut found = form(target.split_once('?').map_or("", |(_, query)| query))?;
     for value in parts.headers.get_all("x-amz-target") {
         found.push(Cow::Borrowed(value.to_str().ok()?.rsplit('.').next()?));
     }
-    let body = body.filter(|body| !body.is_empty());
+    let body = body.filter(|body| !body.is_empty);
     match body {
         None => {}
         Some(_) if parts.headers.contains_key(header::CONTENT_ENCODING) => return None,
-        Some(body) if is_form(&parts.headers) => found.extend(form(std::str::from_utf8(body).ok()?)?),
+        Some(body) if is_form(&parts.headers) => found.extend(body.actions.as_ref()?.iter().map(Cow::from)),
         // Of the JSON protocols, only the header says it.
         Some(_) if is_amz_json(&parts.headers) && parts.headers.contains_key("x-amz-target") => {}
         Some(_) => return None,
@@ -44,9 +46,18 @@ fn actions<'a>(parts: &'a Parts, target: &'a str, body: Option<&'a Bytes>) -> Op
     Some(found)
 }
 
+/// The actions that a body names as a form; `None` when it may name one that can't be seen.
+pub(super) fn of_form(body: &[u8]) -> Option<Vec<String>> {
+    let actions = form(std::str::from_utf8(body).ok()?)?;
+    Some(actions.into_iter().map(Cow::into_owned).collect())
+}
+
 fn form(text: &str) -> Option<Vec<Cow<'_, str>>> {
     let mut found = Vec::new();
-    for pair in text.split(['&', ';']) {
+    for (n, pair) in text.split(['&', ';']).enumerate() {
+        if n == MAX_FIELDS {
+            return None;
+        }
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         if decode(name)?.trim_matches(['+', ' ']).eq_ignore_ascii_case("action") {
             found.push(decode(value)?);
@@ -55,7 +66,7 @@ fn form(text: &str) -> Option<Vec<Cow<'_, str>>> {
     Some(found)
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
+pub(crate) fn is_form(headers: &HeaderMap) -> bool {
     content_type(headers).is_some_and(|t| t.eq_ignore_ascii_case("application/x-www-form-urlencoded"))
 }
 
