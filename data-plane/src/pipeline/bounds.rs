@@ -84,7 +84,8 @@ impl Bounds {
 
 impl From<Busy> for Refusal {
     fn from(_: Busy) -> Self {
-        Self::from(Code::LimitExceeded).with_detail("the tenant's policies and signatures have too much to look into at once")
+        Self::from(Code::LimitExceeded)
+            .with_detail("the tenant's policies and signatures have too much to look into at once")
     }
 }
 

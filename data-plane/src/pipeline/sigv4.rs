@@ -19,14 +19,14 @@ use seks_types::{
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use self::{
-    canonical::Canonical,
-    claim::{Claim, Form},
-};
 pub(crate) use self::{
     action::is_form,
     claim::{HEADER_SCHEME, header_access_key_id, is_parameter, query_access_key_id},
     sign::sign,
+};
+use self::{
+    canonical::Canonical,
+    claim::{Claim, Form},
 };
 use super::refusal::{Code, Refusal};
 

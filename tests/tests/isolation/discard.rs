@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use seks_proto::runtime::yield_to_others;
+use seks_runtime::yield_to_others;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},

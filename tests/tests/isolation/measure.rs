@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seks_proto::runtime::yield_to_others;
+use seks_runtime::yield_to_others;
 use seks_tests::raw::Connection;
 
 /// Whether the bounds of the requirement hold as they stand.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use seks_tests::{raw::Connection, sandbox::Token};
 
-use super::{aws::{forged, sts}, world::World};
+use super::{
+    aws::{forged, sts},
+    world::World,
+};
 
 const MEBI: usize = 1 << 20;
 
