@@ -9,6 +9,9 @@ use seks_network::address::{Networks, OwnAddresses};
 use seks_runtime::telemetry::TelemetryConfig;
 use serde::Deserialize;
 
+pub use crate::http::server::TlsConfig;
+use crate::http::server::{self, HeadLimits};
+
 /// The whole configuration of a node.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -95,19 +98,6 @@ pub struct ForwardProxyConfig {
     /// Default: nobody's.
     #[serde(default)]
     pub tenant: Option<String>,
-}
-
-/// `[proxy.tls]`: read again when the files change.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// PEM chain, leaf first.
-    pub cert_file: PathBuf,
-    /// PEM private key.
-    pub key_file: PathBuf,
-    /// PEM roots for agents' client certificates; without it none are asked for.
-    #[serde(default)]
-    pub client_ca_file: Option<PathBuf>,
 }
 
 /// `[proxy.limits]`: the bounds before and after a request is known to be somebody's.
@@ -255,6 +245,23 @@ impl Default for Limits {
             max_in_flight: 256,
             wrong_tokens_per_second: 50,
             drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Limits {
+    /// Those that a listener enforces.
+    #[must_use]
+    pub fn of_listener(&self) -> server::Limits {
+        server::Limits {
+            head: HeadLimits { bytes: self.header_bytes, fields: self.header_fields, uri: self.uri_bytes },
+            header_timeout: self.header_timeout,
+            handshake_timeout: self.handshake_timeout,
+            idle_timeout: self.idle_timeout,
+            keep_alive: self.keep_alive,
+            max_connections: self.max_connections,
+            max_streams: self.max_streams,
+            drain: self.drain,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! [`server`] serves agents' connections. [`client`] keeps connections to upstreams. Both use [`h1`] for HTTP/1.1 and hyper for HTTP/2.
 
 pub mod client;
+pub(crate) mod fields;
 pub(crate) mod h1;
 mod header_list;
 pub mod server;

@@ -3,6 +3,7 @@
 //! The path of a request, one file a stage: [`http::server`] → [`proxy`] (`admit` → `lookup` → `authorize` → connect → `inject` →
 //! `forward` → `scrub` → `audit`).
 
+mod code;
 pub mod config;
 mod health;
 pub mod http;

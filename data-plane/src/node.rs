@@ -15,8 +15,11 @@ use crate::{
     config::{Config, ConfigError, SvidConfig},
     health::Health,
     http::server::{ListenError, Listener},
-    pipeline::audit::{Audit, AuditError},
-    proxy::Proxy,
+    pipeline::{
+        audit::{Audit, AuditError},
+        route::Entry,
+    },
+    proxy::{Proxy, ProxyHandler},
     sync::{
         EnrolError, Identity, Runtimes, Sync, SyncConfig,
         enrol::{self, EnrolConfig},
@@ -174,15 +177,19 @@ impl Node {
         let audit = Audit::new(telemetry, metrics.clone(), config.audit.mode, &config.node.name, &config.node.region)?;
 
         afford_connections(&mut config);
-        let listener = Listener::bind(&config.proxy).await?;
+        let limits = config.proxy.limits.of_listener();
+        let listener =
+            Listener::bind("proxy.listen", config.proxy.listen, config.proxy.tls.as_ref(), limits.clone()).await?;
         let proxy_addr = listener.address();
         config.proxy.listen = proxy_addr;
         let own = config.own.clone();
         own.add(proxy_addr);
         let forward = match &config.forward_proxy {
-            Some(forward) => {
-                Some(Listener::bind_forward(&config.proxy, forward.listen).await.map_err(StartError::ForwardListen)?)
-            }
+            Some(forward) => Some(
+                Listener::bind("forward_proxy.listen", forward.listen, None, limits)
+                    .await
+                    .map_err(StartError::ForwardListen)?,
+            ),
             None => None,
         };
         let forward_addr = forward.as_ref().map(Listener::address);
@@ -328,10 +335,10 @@ fn afford_connections(config: &mut Config) {
 async fn serve(listener: Listener, forward: Option<Listener>, proxy: Arc<Proxy>, stop: CancellationToken) {
     let forward = async {
         if let Some(forward) = forward {
-            forward.serve(proxy.clone(), stop.clone()).await;
+            forward.serve(ProxyHandler::new(proxy.clone(), Entry::Forward), stop.clone()).await;
         }
     };
-    tokio::join!(listener.serve(proxy.clone(), stop.clone()), forward);
+    tokio::join!(listener.serve(ProxyHandler::new(proxy.clone(), Entry::Direct), stop.clone()), forward);
     proxy.close();
 }
 

@@ -1,41 +1,44 @@
 //! The path of a request. [`Proxy::handle`] is the order of the stages, and that order is the security argument: each takes
 //! what only the one before can make.
 
+mod handler;
+mod recycled_future;
+
 use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use seks_runtime::http2::Refused;
 
+pub(crate) use self::handler::ProxyHandler;
 use crate::{
+    code::Code,
     config::Config,
     http::{
         client::{Connection, Gauge},
+        fields,
         server::{Activity, RequestBody},
     },
     pipeline::{
-        admit,
-        admit::Hosts,
+        admit::{self, Hosts},
         audit::{Audit, Record, RequestId},
-        authorize,
-        authorize::{Permitted, Received},
+        authorize::{self, Permitted, Received},
         bounds::Bounds,
-        discovery, forward, inject,
-        inject::{Injected, Injection},
-        lookup,
-        lookup::Identified,
-        refusal,
-        refusal::grpc,
-        refusal::{Code, Reader, Refusal},
-        relay::InFlight,
+        caller::Caller,
+        discovery, forward,
+        in_flight::InFlight,
+        inject::{self, Injected, Injection},
+        lookup::{self, Identified},
+        refusal::{self, Reader, Refusal, grpc},
         relay::{self, Outgoing},
         response_body::AnswerBody,
+        route::Entry,
         wrong_tokens::WrongTokens,
     },
     table::{CredentialEntry, Table},
-    telemetry::ServiceMetrics,
+    telemetry::{BufferState, ServiceMetrics},
     tunnel::{
-        interception::{self, Entry},
+        interception::{self, Leaves},
         websocket,
     },
     upstream::{About, CaFileError, Key, Upstreams},
@@ -50,26 +53,7 @@ pub(crate) struct Proxy {
     config: Config,
     wrong_tokens: Arc<WrongTokens>,
     bounds: Bounds,
-}
-
-/// Who asks, and when.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Caller {
-    /// The address that the connection came from. What headers say about it is not believed.
-    pub(crate) source: IpAddr,
-    /// The connection is TLS.
-    pub(crate) tls: bool,
-    /// When the request's head was there, in unix seconds.
-    pub(crate) began: i64,
-    /// Unix seconds.
-    pub(crate) now: i64,
-}
-
-impl Caller {
-    /// The same at a later time.
-    pub(crate) fn again(&self, table: &Table) -> Self {
-        Self { now: table.wall().unix_now(), ..*self }
-    }
+    certificates: Leaves,
 }
 
 /// A request whose records keep changing while it waits for a connection is given up after so many decisions.
@@ -87,20 +71,21 @@ impl Proxy {
         let counted = wrong_tokens.clone();
         audit.metrics().count_limited(move || counted.limited());
         let bounds = Bounds::new(&config.proxy.limits);
-        audit.metrics().count_buffers(bounds.buffers.clone());
-        Ok(Self { table, upstreams, hosts, audit, config, wrong_tokens, bounds })
+        let buffers = bounds.buffers.clone();
+        audit.metrics().count_buffers(move || BufferState { held: buffers.held(), refused: buffers.refused() });
+        Ok(Self { table, upstreams, hosts, audit, config, wrong_tokens, bounds, certificates: Leaves::default() })
     }
 
     /// Who asks, as of now.
-    pub(crate) fn caller(&self, source: IpAddr, tls: bool) -> Caller {
+    fn caller(&self, source: IpAddr, tls: bool) -> Caller {
         let now = self.table.wall().unix_now();
         Caller { source, tls, began: now, now }
     }
 
     /// Answers one request. Every answer has an `x-seks-request-id` and closes one record; a refusal that leaves a body unread
     /// ends its connection.
-    pub(crate) async fn handle(
-        &self,
+    async fn handle(
+        self: &Arc<Self>,
         request: Request<RequestBody>,
         caller: Caller,
         entry: &Entry,
@@ -128,7 +113,7 @@ impl Proxy {
     }
 
     /// Answers a request whose form was refused before it was one. It ends its connection.
-    pub(crate) fn refuse(&self, refusal: &Refusal) -> Response<AnswerBody> {
+    fn refuse(&self, refusal: &Refusal) -> Response<AnswerBody> {
         let mut record = self.audit.open(&Method::GET, "", &HeaderMap::new());
         let mut response = refused(refusal, refusal::Form::default(), true, &mut record);
         response.headers_mut().insert(RequestId::HEADER, record.id().header());
@@ -137,7 +122,7 @@ impl Proxy {
     }
 
     /// Answers a request on an HTTP/2 stream whose form was refused before it was one. Its connection goes on.
-    pub(crate) fn refuse_stream(&self, refusal: &Refusal) -> Response<AnswerBody> {
+    fn refuse_stream(&self, refusal: &Refusal) -> Response<AnswerBody> {
         let mut record = self.audit.open(&Method::GET, "", &HeaderMap::new());
         let mut response = refused(refusal, refusal::Form::default(), false, &mut record);
         response.headers_mut().insert(RequestId::HEADER, record.id().header());
@@ -146,7 +131,7 @@ impl Proxy {
     }
 
     /// Records what the HTTP/2 library, or the frame budget, has refused by itself. Its answer has no request id.
-    pub(crate) fn record_refused(&self, refused: Refused) {
+    fn record_refused(&self, refused: Refused) {
         self.audit.metrics().edge().refused(refused);
         let mut record = self.audit.open(&Method::GET, "", &HeaderMap::new());
         if refused == Refused::HeaderList {
@@ -159,7 +144,7 @@ impl Proxy {
 
     /// The stages, in order.
     async fn serve(
-        &self,
+        self: &Arc<Self>,
         request: Request<RequestBody>,
         caller: Caller,
         entry: &Entry,
@@ -172,7 +157,9 @@ impl Proxy {
         if parts.method == Method::CONNECT && matches!(entry, Entry::Forward) {
             // Boxed: it is rare, and large.
             let with = (&self.config, &*self.upstreams);
-            return Box::pin(interception::connect(&parts, &caller, &self.table, with, in_flight, record)).await;
+            let within = self.clone();
+            return Box::pin(interception::connect(&parts, &caller, &self.table, with, in_flight, within, record))
+                .await;
         }
         let admitted = admit::call(parts, &body, entry, &self.hosts, limits)?;
         let identified = lookup::call(admitted, &caller, &self.table, record)?;
@@ -271,7 +258,7 @@ fn refused(refusal: &Refusal, form: refusal::Form, unread: bool, record: &mut Re
         response.headers_mut().insert(header::CONTENT_TYPE, refusal::PROBLEM_AS_TEXT);
     }
     if unread || refusal.ends_connection() {
-        close_after(response.headers_mut());
+        fields::close_after(response.headers_mut());
     }
     response
 }
@@ -282,8 +269,4 @@ fn ask_for_proxy_authorization(response: &mut Response<Outgoing>) {
     let headers = response.headers_mut();
     headers.remove(header::WWW_AUTHENTICATE);
     headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"seks\""));
-}
-
-pub(crate) fn close_after(headers: &mut HeaderMap) {
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
 }

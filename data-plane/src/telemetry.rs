@@ -20,8 +20,6 @@ use dashmap::DashMap;
 use seks_runtime::{logs, telemetry::Queue};
 use seks_types::id::ServiceName;
 
-use crate::pipeline::buffers::Buffers;
-
 pub use self::{
     edge::Edge,
     histogram::Histogram,
@@ -48,7 +46,7 @@ struct Inner {
     /// Requests that were refused for the wrong tokens of their source.
     limited: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
     /// Bodies that are held in memory.
-    buffers: OnceLock<Buffers>,
+    buffers: OnceLock<Box<dyn Fn() -> BufferState + Send + Sync>>,
     /// Another part of this process that has metrics of its own.
     others: OnceLock<Box<dyn Fn() -> String + Send + Sync>>,
 }
@@ -66,6 +64,15 @@ pub struct TableState {
     pub lease: Duration,
     /// How far its wall clock is ahead of the control plane's.
     pub clock_skew_seconds: f64,
+}
+
+/// What the buffers of request bodies say of themselves when metrics are read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BufferState {
+    /// Bytes held.
+    pub held: u64,
+    /// Bodies refused because there was no room.
+    pub refused: u64,
 }
 
 impl Metrics {
@@ -119,9 +126,9 @@ impl Metrics {
         let _ = self.inner.others.set(Box::new(others)); // Err: there is one already
     }
 
-    /// Shows what `buffers` holds. The first call counts.
-    pub(crate) fn count_buffers(&self, buffers: Buffers) {
-        let _ = self.inner.buffers.set(buffers); // Err: there is one already
+    /// Shows what `buffers` gives at every scrape. The first call counts.
+    pub fn count_buffers(&self, buffers: impl Fn() -> BufferState + Send + Sync + 'static) {
+        let _ = self.inner.buffers.set(Box::new(buffers)); // Err: there is one already
     }
 
     /// A request has begun.
@@ -163,7 +170,7 @@ impl Metrics {
     fn render_gauges(&self, out: &mut String) {
         let table = (self.inner.table)();
         let audit = &self.inner.audit;
-        let (held, refused) = self.inner.buffers.get().map_or((0, 0), |b| (b.held(), b.refused()));
+        let BufferState { held, refused } = self.inner.buffers.get().map(|buffers| buffers()).unwrap_or_default();
         let gauges: [(&str, &str, f64); 9] = [
             ("seks_proxy_inflight", "Requests under way.", self.inner.inflight.load(Relaxed) as f64),
             ("seks_table_revision", "Revision that the table has applied.", table.revision as f64),
@@ -207,7 +214,7 @@ mod tests {
     use seks_runtime::telemetry::Telemetry;
 
     use super::*;
-    use crate::pipeline::refusal::Code;
+    use crate::code::Code;
 
     fn metrics() -> Metrics {
         let state = TableState {

@@ -1,14 +1,18 @@
-//! Where agents connect: accepts, shakes hands, and gives each request to the proxy.
+//! An HTTP server: accepts connections, shakes hands, reads requests strictly and gives them to a [`Handler`].
 
+mod abort;
 mod activity;
 mod connection;
-pub(crate) mod h1;
-mod handling;
+mod h1;
+mod h2;
+mod handler;
 mod request_body;
 mod response_stream;
+mod settings;
 mod slow_reader;
 mod stream;
 mod tls;
+mod upgrade;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -16,21 +20,32 @@ use seks_runtime::connections::{AcceptPause, Connections, Slot};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::{activity::Activity, h1::Severed, slow_reader::polled, stream::Link};
-use self::{connection::Server, tls::Acceptor};
-pub use self::{request_body::RequestBody, tls::TlsError};
-use crate::{config::ProxyConfig, proxy::Proxy, tunnel::interception::Entry};
+use self::tls::Acceptor;
+pub use self::{
+    abort::Severed,
+    activity::Activity,
+    connection::{Protocol, accept_within, serve},
+    h1::{BrokenBody, HeadLimits, Violation},
+    handler::{Handler, Peer},
+    request_body::RequestBody,
+    settings::{Limits, Settings},
+    stream::{Link, Stream},
+    tls::{TlsConfig, TlsError},
+    upgrade::{Upgrade, Upgraded},
+};
 
 /// Connections of one source address that have shown no valid token yet: this part of all connections, and this many at least.
 const SILENT_OF_ONE_SOURCE: (usize, usize) = (8, 64);
 
 /// A bound listener.
-pub(crate) struct Listener {
+pub struct Listener {
+    /// Its key in the configuration.
+    name: &'static str,
     tcp: TcpListener,
+    address: SocketAddr,
     tls: Option<Acceptor>,
     connections: Connections,
-    config: ProxyConfig,
-    entry: Entry,
+    limits: Limits,
 }
 
 /// Why a node can't listen.
@@ -39,9 +54,9 @@ pub enum ListenError {
     /// The address.
     #[error("listen: cannot listen on {address}: {source}")]
     Bind {
-        /// Which.
+        /// The address that was configured.
         address: SocketAddr,
-        /// Why.
+        /// What the operating system says.
         source: io::Error,
     },
     /// Certificate or key.
@@ -50,77 +65,89 @@ pub enum ListenError {
 }
 
 impl Listener {
-    /// Binds, and reads certificate and key where TLS is to be served.
-    pub(crate) async fn bind(config: &ProxyConfig) -> Result<Self, ListenError> {
-        let fail = |source| ListenError::Bind { address: config.listen, source };
-        let tls = config.tls.as_ref().map(Acceptor::load).transpose()?;
-        let tcp = TcpListener::bind(config.listen).await.map_err(fail)?;
-        let mut config = config.clone();
-        config.listen = tcp.local_addr().map_err(fail)?;
-        let most = config.limits.max_connections;
+    /// Binds, and reads certificate and key where TLS is to be served. `name` is its key in the configuration.
+    ///
+    /// # Errors
+    /// When the address is taken or not this machine's; when a file can't be used.
+    pub async fn bind(
+        name: &'static str,
+        listen: SocketAddr,
+        tls: Option<&TlsConfig>,
+        limits: Limits,
+    ) -> Result<Self, ListenError> {
+        let fail = |source| ListenError::Bind { address: listen, source };
+        let tls = tls.map(Acceptor::load).transpose()?;
+        let tcp = TcpListener::bind(listen).await.map_err(fail)?;
+        let address = tcp.local_addr().map_err(fail)?;
+        let most = limits.max_connections;
         let (part, at_least) = SILENT_OF_ONE_SOURCE;
         let connections = Connections::new(most, (most / part).max(at_least));
-        Ok(Self { tcp, tls, connections, config, entry: Entry::Direct })
-    }
-
-    /// Binds where agents' `HTTPS_PROXY` points; for the rest as [`bind`](Self::bind)ed by `config`.
-    pub(crate) async fn bind_forward(config: &ProxyConfig, listen: SocketAddr) -> Result<Self, ListenError> {
-        let config = ProxyConfig { listen, tls: None, ..config.clone() };
-        Ok(Self { entry: Entry::Forward, ..Self::bind(&config).await? })
+        Ok(Self { name, tcp, address, tls, connections, limits })
     }
 
     /// Where it listens: the port that the system chose for 0.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.config.listen
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The connections that there are.
-    pub(crate) fn connections(&self) -> &Connections {
+    #[must_use]
+    pub fn connections(&self) -> &Connections {
         &self.connections
     }
 
     /// Accepts until `stop`, then lets requests in flight finish for at most the drain time, then closes what is left.
-    pub(crate) async fn serve(self, proxy: Arc<Proxy>, stop: CancellationToken) {
+    pub async fn serve<H: Handler>(self, handler: H, stop: CancellationToken) {
         let tasks = TaskTracker::new();
-        let name = if matches!(self.entry, Entry::Forward) { "forward_proxy.listen" } else { "proxy.listen" };
-        let server = Arc::new(Server::new(proxy, &self.config.limits, self.tls, self.entry, stop.clone()));
+        let settings = Settings::new(self.limits, stop.clone());
+        let server = Arc::new(Server { settings, tls: self.tls, handler });
         let mut pause = AcceptPause::default();
         while !stop.is_cancelled() {
             let accepted = tokio::select! {
                 accepted = self.tcp.accept() => accepted,
                 () = stop.cancelled() => break,
             };
-            let (tcp, peer) = match accepted {
+            let accepted = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    stop.run_until_cancelled(pause.wait(name, &error, &self.connections)).await;
+                    stop.run_until_cancelled(pause.wait(self.name, &error, &self.connections)).await;
                     continue;
                 }
             };
             pause.reset();
             // While all connections are busy, the next waits here, and those after it in the kernel's queue.
-            let Some(slot) = stop.run_until_cancelled(self.connections.admit(peer.ip())).await else { break };
+            let Some(slot) = stop.run_until_cancelled(self.connections.admit(accepted.1.ip())).await else { break };
             let server = server.clone();
-            tasks.spawn(async move { serve_one(&server, tcp, peer, Arc::new(slot)).await });
+            tasks.spawn(async move { server.serve(accepted, Arc::new(slot)).await });
         }
         drop(self.tcp);
         tasks.close();
-        if tokio::time::timeout(self.config.limits.drain, tasks.wait()).await.is_err() {
+        if tokio::time::timeout(server.settings.limits.drain, tasks.wait()).await.is_err() {
             tracing::warn!(open = tasks.len(), "the drain time has passed: closing connections");
-            server.kill.cancel();
+            server.settings.kill.cancel();
             tasks.wait().await;
         }
     }
 }
 
-async fn serve_one(server: &Server, tcp: TcpStream, peer: SocketAddr, slot: Arc<Slot>) {
-    // Small writes go out at once: an answer's last segment must not wait for an acknowledgement.
-    if tcp.set_nodelay(true).is_err() {
-        return;
-    }
-    tokio::select! {
-        () = server.serve(tcp, peer, &slot) => {}
-        () = server.kill.cancelled() => {}
-        () = slot.evicted() => {}
+/// What the tasks of a listener's connections share.
+struct Server<H> {
+    settings: Settings,
+    tls: Option<Acceptor>,
+    handler: H,
+}
+
+impl<H: Handler> Server<H> {
+    async fn serve(&self, accepted: (TcpStream, SocketAddr), slot: Arc<Slot>) {
+        // Small writes go out at once: an answer's last segment must not wait for an acknowledgement.
+        if accepted.0.set_nodelay(true).is_err() {
+            return;
+        }
+        tokio::select! {
+            () = connection::serve_accepted(&self.settings, self.tls.as_ref(), &self.handler, accepted, &slot) => {}
+            () = self.settings.kill.cancelled() => {}
+            () = slot.evicted() => {}
+        }
     }
 }

@@ -3,21 +3,25 @@
 //! What a head says is checked here for HTTP/1 and HTTP/2 alike; that an HTTP/1 head has one reading only was checked where it
 //! was read (`http/server/h1/head.rs`). Nothing here says whether a service exists.
 
-use std::{net::IpAddr, ops::Range};
+use std::net::IpAddr;
 
-use http::{HeaderMap, Method, StatusCode, Uri, Version, header, request::Parts};
+use http::{Method, StatusCode, Uri, Version, header, request::Parts};
 use http_body::Body as _;
 use seks_types::token::Digest;
 
 use super::{
     origin::Origin,
-    refusal::{Code, Refusal},
-    websocket,
+    refusal::Refusal,
+    route::{Entry, Form, Route},
+    token, websocket,
 };
 use crate::{
+    code::Code,
     config::Limits,
-    http::server::RequestBody,
-    tunnel::interception::{self, Entry},
+    http::{
+        fields::{connection_names, host_of},
+        server::RequestBody,
+    },
 };
 
 /// The names that agents may call this node by.
@@ -62,29 +66,6 @@ pub(crate) struct Admitted {
     pub(crate) websocket: bool,
     /// The token that it showed the proxy, apart from the request.
     pub(crate) shown: Option<Digest>,
-}
-
-/// Where a request is for, as places in its path-and-query.
-pub(crate) enum Route {
-    /// `/api/SERVICE` + rest.
-    Service { name: Range<usize>, rest: usize },
-    /// `SERVICE.SUFFIX` in `Host`: all of the target is the service's.
-    Host { name: Box<str> },
-    /// HTTPS_PROXY mode: the service is the one at this host that the token grants, and all of the target is its.
-    Forward(Origin),
-    /// `GET /api/`.
-    Discovery,
-}
-
-/// How agents name a service, which is how the node must name it to them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// `/api/SERVICE`.
-    Path,
-    /// `SERVICE.SUFFIX`.
-    Host,
-    /// The upstream's own host.
-    Forward,
 }
 
 impl Admitted {
@@ -137,7 +118,7 @@ pub(crate) fn call(
     let route = match entry {
         Entry::Direct => direct(&parts, name, hosts)?,
         Entry::Forward => {
-            shown = interception::proxy_token(&parts.headers)?;
+            shown = token::proxy_token(&parts.headers)?;
             // What is asked of a proxy in the clear can't be what a client means by `https`: it takes a tunnel, and TLS in it.
             if parts.uri.scheme_str() == Some("https") {
                 return Err(Refusal::invalid("a proxy takes CONNECT for a target with https"));
@@ -217,26 +198,6 @@ fn misdirected() -> Refusal {
     Refusal::invalid("this node doesn't answer to that Host").with_status(StatusCode::MISDIRECTED_REQUEST)
 }
 
-/// The name or address of `host[:port]`.
-pub(crate) fn host_of(text: &str) -> Option<&str> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (address, port) = rest.split_once(']')?;
-            address.parse::<std::net::Ipv6Addr>().ok()?;
-            (address, port.strip_prefix(':').or(port.is_empty().then_some(""))?)
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) if !port.is_empty() => (host, port),
-            Some(_) => return None,
-            None => (text, ""),
-        },
-    };
-    let port_ok = port.is_empty() || (port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok());
-    let host_ok =
-        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':'));
-    (port_ok && host_ok).then_some(host)
-}
-
 /// Fields that a `Connection` header may not make hop-by-hop: who drops them changes what the message is.
 const NOT_A_CONNECTIONS: &[&str] =
     &["host", "content-length", "transfer-encoding", "content-type", "content-encoding", "authorization"];
@@ -252,12 +213,6 @@ fn check_headers(parts: &Parts) -> Result<(), Refusal> {
         return Err(Refusal::invalid("Authorization stands twice"));
     }
     Ok(())
-}
-
-/// The fields that the `Connection` headers name.
-pub(crate) fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(header::CONNECTION).iter();
-    values.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim)
 }
 
 fn route(parts: &Parts) -> Result<Route, Refusal> {

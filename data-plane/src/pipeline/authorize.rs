@@ -24,17 +24,21 @@ use self::decided::DecidedOn;
 use super::{
     audit::{Counters, Record},
     bounds::Bounds,
+    caller::Caller,
+    facts::Facts,
     lookup::{self, Identified},
-    refusal::{Code, Refusal, grpc},
+    refusal::Refusal,
     sigv4::{self, Presented, SeenBody, Signed},
+    token,
 };
 use crate::{
+    code::Code,
     config::Limits,
     http::{
         client::{Meter, Streaming, Upload, UploadError},
+        fields,
         server::RequestBody,
     },
-    proxy::Caller,
     table::{CredentialEntry, Decided, ServiceEntry, TokenEntry},
 };
 
@@ -94,7 +98,7 @@ impl Line {
         for pair in target.pairs() {
             // Servers differ in whether `;` separates parameters: what hides a reserved name behind one goes too.
             let reserved = seks_service::request::names(pair.raw).any(|n| lookup::is_reserved_query(service, n.trim()));
-            if reserved || (strays && lookup::has_token(pair.raw.as_bytes())) {
+            if reserved || (strays && token::has_token(pair.raw.as_bytes())) {
                 continue;
             }
             text.push(separator);
@@ -159,7 +163,7 @@ pub(crate) async fn call(
         body: Body::NotRead,
     };
     let (body, facts) = match bounds.needs_body(&scope, &call, &token).await? {
-        false => (body.pass_on(grpc::is_asked(parts.version, &parts.headers), bounds, record)?, None),
+        false => (body.pass_on(fields::is_grpc(parts.version, &parts.headers), bounds, record)?, None),
         true => Box::pin(inspect(body, &parts.headers, token.tenant(), bounds, record)).await?,
     };
     if let Some(facts) = &facts {
@@ -340,32 +344,13 @@ async fn verify(
     Ok((body.expecting(hash), Some(signed)))
 }
 
-/// What is known of a body that a policy looks at.
-#[derive(Clone)]
-pub(crate) enum Facts {
-    Absent,
-    Known(BodyFacts),
-    Opaque,
-}
-
-impl Facts {
-    async fn of(headers: &HeaderMap, whole: &Bytes, tenant: &TenantName, bounds: &Bounds) -> Result<Self, Refusal> {
-        if whole.len() > bounds.inspect_bytes || !BodyFacts::can_read(headers) {
-            return Ok(Self::Opaque);
-        }
-        let facts = bounds.look_into(tenant, whole, BodyFacts::from_json).await?;
-        Ok(facts.map_or(Self::Opaque, Self::Known))
+/// What a body says, as far as it can be read.
+async fn facts_of(headers: &HeaderMap, whole: &Bytes, tenant: &TenantName, bounds: &Bounds) -> Result<Facts, Refusal> {
+    if whole.len() > bounds.inspect_bytes || !BodyFacts::can_read(headers) {
+        return Ok(Facts::Opaque);
     }
-}
-
-impl<'a> From<&'a Facts> for Body<'a> {
-    fn from(facts: &'a Facts) -> Self {
-        match facts {
-            Facts::Absent => Body::Absent,
-            Facts::Known(facts) => Body::Inspected(facts),
-            Facts::Opaque => Body::Opaque,
-        }
-    }
+    let facts = bounds.look_into(tenant, whole, BodyFacts::from_json).await?;
+    Ok(facts.map_or(Facts::Opaque, Facts::Known))
 }
 
 /// Reads the body whole, up to the inspection limit. What was decided on is what is sent: the same bytes.
@@ -380,7 +365,7 @@ async fn inspect(
         Received::Read(whole) => {
             let facts = match whole.is_empty() {
                 true => Facts::Absent,
-                false => Facts::of(headers, whole, tenant, limits).await?,
+                false => facts_of(headers, whole, tenant, limits).await?,
             };
             return Ok((body.pass_on(false, limits, record)?, Some(facts)));
         }
@@ -409,7 +394,7 @@ async fn inspect(
         }
     }
     let whole = whole.freeze();
-    let facts = Facts::of(headers, &whole, tenant, limits).await?;
+    let facts = facts_of(headers, &whole, tenant, limits).await?;
     Ok((Upload::Whole(Some(whole)), Some(facts)))
 }
 

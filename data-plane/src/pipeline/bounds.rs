@@ -8,12 +8,12 @@ use seks_policy::{Call, Decision, Scope};
 use seks_types::id::TenantName;
 
 use super::{
-    authorize::Facts,
     buffers::{Buffers, NoRoom},
+    facts::Facts,
     policy_pool::{Busy, INLINE, PolicyPool},
-    refusal::{Code, Refusal},
+    refusal::Refusal,
 };
-use crate::{config::Limits, table::TokenEntry};
+use crate::{code::Code, config::Limits, table::TokenEntry};
 
 /// Largest body that is looked into on a thread that serves requests: some 100 µs.
 const INLINE_BYTES: usize = 16 * 1024;

@@ -4,8 +4,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use seks_service::INTERCEPTION;
 
-use super::{lookup::Identified, relay::Outgoing};
-use crate::proxy::Caller;
+use super::{caller::Caller, lookup::Identified, relay::Outgoing};
 
 /// Names and base URLs, in the words of the Host that was asked.
 pub(crate) fn call(identified: &Identified, caller: &Caller) -> Response<Outgoing> {

@@ -3,13 +3,11 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use seks_service::{Service, Slot};
 
-use super::{
-    admit::{self, Form},
-    lookup,
-};
+use super::{route::Form, token};
 use crate::http::HeaderList;
+use crate::http::fields;
 
-/// Never passed on to an upstream, beside [`lookup::CREDENTIAL_HEADERS`]: the connection's own, those that claim to say who
+/// Never passed on to an upstream, beside [`token::CREDENTIAL_HEADERS`]: the connection's own, those that claim to say who
 /// asks, those that make one request another, and what is the node's to say. In order: it is searched by halves.
 const NEVER_SENT: &[&str] = &[
     "accept-encoding",
@@ -59,11 +57,11 @@ const NEVER_RETURNED: &[&str] = &[
 /// into others (`_`), every place where a token or another credential may stand, and any value with a token in it.
 pub(crate) fn request(headers: HeaderMap, service: &Service, strays: bool) -> HeaderList {
     // `keep-alive` is dropped anyway, and is what nearly all of them say.
-    let named = admit::connection_names(&headers).filter(|n| !n.eq_ignore_ascii_case("keep-alive"));
+    let named = fields::connection_names(&headers).filter(|n| !n.eq_ignore_ascii_case("keep-alive"));
     let named: Vec<HeaderName> = named.filter_map(|n| HeaderName::from_bytes(n.as_bytes()).ok()).collect();
     HeaderList::kept_of(headers, OURS + service.headers.len() + service.injection.len(), |name, value| {
         let dropped = is_dropped(name, service) || named.contains(name);
-        !(dropped || (strays && lookup::has_token(value.as_bytes())))
+        !(dropped || (strays && token::has_token(value.as_bytes())))
     })
 }
 
@@ -100,10 +98,10 @@ impl Letters {
 }
 
 fn is_dropped(name: &HeaderName, service: &Service) -> bool {
-    const LETTERS: Letters = Letters::of([NEVER_SENT, lookup::CREDENTIAL_HEADERS]);
+    const LETTERS: Letters = Letters::of([NEVER_SENT, token::CREDENTIAL_HEADERS]);
     let text = name.as_str();
     let listed = |names: &[&str]| names.binary_search(&text).is_ok();
-    (LETTERS.may_have(text) && (listed(NEVER_SENT) || listed(lookup::CREDENTIAL_HEADERS)))
+    (LETTERS.may_have(text) && (listed(NEVER_SENT) || listed(token::CREDENTIAL_HEADERS)))
         || (text.starts_with(['p', 's', 'x']) && NEVER_SENT_PREFIXES.iter().any(|p| text.starts_with(p)))
         || memchr::memchr(b'_', text.as_bytes()).is_some()
         || service.slots.iter().any(|s| matches!(s, Slot::Header(n) if n == name))
@@ -126,7 +124,7 @@ pub(crate) fn response(headers: &mut HeaderMap, service: &Service, form: Form) {
     const LETTERS: Letters = Letters::of([NEVER_RETURNED]);
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> =
-            admit::connection_names(headers).filter_map(|n| HeaderName::from_bytes(n.as_bytes()).ok()).collect();
+            fields::connection_names(headers).filter_map(|n| HeaderName::from_bytes(n.as_bytes()).ok()).collect();
         for name in named.iter().filter(|n| **n != header::CONTENT_LENGTH) {
             headers.remove(name);
         }
@@ -176,8 +174,8 @@ mod tests {
 
     #[test]
     fn lists_that_are_searched_by_halves_are_in_order() {
-        let letters = Letters::of([NEVER_SENT, lookup::CREDENTIAL_HEADERS, NEVER_RETURNED]);
-        for list in [NEVER_SENT, lookup::CREDENTIAL_HEADERS, NEVER_RETURNED] {
+        let letters = Letters::of([NEVER_SENT, token::CREDENTIAL_HEADERS, NEVER_RETURNED]);
+        for list in [NEVER_SENT, token::CREDENTIAL_HEADERS, NEVER_RETURNED] {
             assert!(list.is_sorted() && list.iter().all(|name| letters.may_have(name)));
         }
         assert!(["user-agent", "", &"x".repeat(64)].iter().all(|name| !letters.may_have(name)));

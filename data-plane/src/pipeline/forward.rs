@@ -10,15 +10,9 @@ use std::{
 use http::{Response, StatusCode};
 use tokio::time::Instant;
 
-use super::{
-    audit::Record,
-    filter,
-    inject::Injected,
-    refusal::{Code, Refusal},
-    scrub::Needles,
-    websocket::Offer,
-};
+use super::{audit::Record, filter, inject::Injected, refusal::Refusal, scrub::Needles, websocket::Offer};
 use crate::{
+    code::Code,
     config::UpstreamConfig,
     http::client::{Answer, Connection, Patience, Severing, Upload, UploadState, UpstreamError},
     table::Cut,

@@ -14,22 +14,24 @@ use tokio::time::Instant;
 use zeroize::Zeroize as _;
 
 use super::{
-    admit::{Admitted, Form},
+    admit::Admitted,
     audit::Record,
     authorize::{self, Permitted},
-    filter, lookup,
-    refusal::{Code, Refusal},
-    relay::expiry,
+    caller::Caller,
+    filter,
+    in_flight::expiry,
+    refusal::Refusal,
+    route::Form,
     scrub::Needles,
-    sigv4,
+    sigv4, token,
     websocket::Offer,
 };
 use crate::{
+    code::Code,
     http::{
         HeaderList,
         client::{Connection, Request, Upload},
     },
-    proxy::Caller,
     table::{CredentialEntry, Cut, CutReason, ServiceEntry, Table},
 };
 
@@ -119,7 +121,7 @@ pub(crate) fn call(
     if let Some(reason) = cut.reason() {
         return Err(Code::from(reason).into());
     }
-    lookup::check(&identified.token, &caller.again(table))?;
+    token::check(&identified.token, &caller.again(table))?;
 
     let broken = Code::UpstreamUnreachable;
     if !credential.is_bound_to(&service) {

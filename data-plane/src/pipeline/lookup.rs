@@ -3,24 +3,25 @@
 //! Services belong to a tenant and the token says which, so tokens are looked for everywhere first; then the service says
 //! which of the places count. A token anywhere else is never used and never forwarded.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use http::{HeaderMap, HeaderName, header};
-use memchr::memmem::Finder;
 use seks_service::{BasicPart, Service, Slot, request};
 use seks_types::token::{self, Digest, Malformed, aws};
 
 use super::{
-    admit::{Admitted, Route},
+    admit::Admitted,
     audit::Record,
-    refusal::{Code, Refusal},
+    caller::Caller,
+    refusal::Refusal,
+    route::{self, Route},
     sigv4,
+    token::{CREDENTIAL_HEADERS, check, has_token},
 };
 use crate::{
-    proxy::Caller,
+    code::Code,
     table::{Found, ServiceEntry, Table, TokenEntry},
-    tunnel::interception,
 };
 
 /// A request of a token that is honoured, for a service that exists.
@@ -61,36 +62,6 @@ struct Presented<'a> {
     tokens: Vec<(Place<'a>, Digest)>,
     damaged: bool,
 }
-
-/// Headers in which SDKs put keys, for telling "nothing was presented" from "what was presented is no token", and for
-/// stripping credentials that aren't the node's. In order: it is searched by halves.
-pub(crate) const CREDENTIAL_HEADERS: &[&str] = &[
-    "api-key",
-    "apikey",
-    "authorization",
-    "cookie",
-    "dd-api-key",
-    "dd-application-key",
-    "deploy-token",
-    "job-token",
-    "ocp-apim-subscription-key",
-    "private-token",
-    "proxy-authorization",
-    "x-access-token",
-    "x-amz-security-token",
-    "x-api-key",
-    "x-apikey",
-    "x-auth-key",
-    "x-auth-token",
-    "x-figma-token",
-    "x-goog-api-key",
-    "x-rapidapi-key",
-    "x-shopify-access-token",
-    "x-subscription-token",
-    "x-token",
-    "x-vault-token",
-    "xi-api-key",
-];
 
 /// Identifies a request, or says why it is nobody's.
 pub(crate) fn call(
@@ -149,20 +120,6 @@ fn with_shown(
         },
         (chosen, _) => Ok(chosen),
     }
-}
-
-/// Whether the token may be used now, from there, by its agent.
-pub(crate) fn check(token: &TokenEntry, caller: &Caller) -> Result<(), Refusal> {
-    if token.is_expired(caller.now) {
-        return Err(Code::TokenExpired.into());
-    }
-    if !token.admits(caller.source) {
-        return Err(Code::TokenBinding.into());
-    }
-    if token.agent().is_none_or(|agent| agent.disabled) {
-        return Err(Code::AgentDisabled.into());
-    }
-    Ok(())
 }
 
 /// The token that a request is made with, and the service that it names.
@@ -335,7 +292,7 @@ impl<'a> Presented<'a> {
 
 fn service_of(admitted: &Admitted, token: &TokenEntry, table: &Table) -> Option<Arc<ServiceEntry>> {
     if let Route::Forward(origin) = &admitted.route {
-        return interception::granted(token, origin);
+        return route::granted(token, origin);
     }
     let name = admitted.service();
     match token.grant(name) {
@@ -372,12 +329,6 @@ impl Place<'_> {
             _ => false,
         }
     }
-}
-
-/// Whether `value` holds the beginning of a token anywhere.
-pub(crate) fn has_token(value: &[u8]) -> bool {
-    static PREFIX: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(token::PREFIX));
-    value.len() >= token::PREFIX.len() && PREFIX.find(value).is_some()
 }
 
 /// Whether a query parameter of this name is a slot of the service, or a place that the credential goes to: whatever an agent

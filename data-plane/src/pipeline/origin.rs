@@ -1,5 +1,6 @@
 //! A host as agents name it to a proxy.
 
+use crate::http::fields;
 use http::Uri;
 use seks_service::Upstream;
 
@@ -31,7 +32,7 @@ impl Origin {
 
     /// `host[:port]`; without a default the port has to be there.
     fn read(tls: bool, authority: &str, default: Option<u16>) -> Option<Self> {
-        let host = crate::pipeline::admit::host_of(authority)?;
+        let host = fields::host_of(authority)?;
         // What stands behind the host, which has brackets where it has colons.
         let behind =
             authority.rsplit_once(']').map_or_else(|| authority.get(host.len()..), |(_, behind)| Some(behind))?;

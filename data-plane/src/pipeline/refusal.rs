@@ -7,107 +7,13 @@ pub(crate) mod grpc;
 
 use std::{borrow::Cow, sync::Arc};
 
+use crate::{
+    code::Code,
+    http::{fields, server::Violation},
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use seks_types::id::PolicyId;
-
-/// The CODEs of the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each is explained where `title` says it")]
-pub enum Code {
-    TokenMissing,
-    TokenMalformed,
-    TokenUnknown,
-    TokenExpired,
-    TokenRevoked,
-    TokenAmbiguous,
-    TokenBinding,
-    AgentDisabled,
-    ServiceNotGranted,
-    PolicyDenied,
-    ServiceUnknown,
-    RequestInvalid,
-    RequestTooLarge,
-    LimitExceeded,
-    UpstreamUnreachable,
-    UpstreamTls,
-    UpstreamTimeout,
-    NodeStale,
-    AuditUnavailable,
-    CredentialUnbound,
-}
-
-impl Code {
-    /// Every one, in the order of their numbers: metrics are arrays over it.
-    pub const ALL: [Self; 20] = [
-        Self::TokenMissing,
-        Self::TokenMalformed,
-        Self::TokenUnknown,
-        Self::TokenExpired,
-        Self::TokenRevoked,
-        Self::TokenAmbiguous,
-        Self::TokenBinding,
-        Self::AgentDisabled,
-        Self::ServiceNotGranted,
-        Self::PolicyDenied,
-        Self::ServiceUnknown,
-        Self::RequestInvalid,
-        Self::RequestTooLarge,
-        Self::LimitExceeded,
-        Self::UpstreamUnreachable,
-        Self::UpstreamTls,
-        Self::UpstreamTimeout,
-        Self::NodeStale,
-        Self::AuditUnavailable,
-        Self::CredentialUnbound,
-    ];
-
-    /// As it stands in `urn:seks:error:CODE`, in spans and in metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        self.row().0
-    }
-
-    /// The status that it has unless a refusal says otherwise.
-    #[must_use]
-    pub fn status(self) -> StatusCode {
-        self.row().1
-    }
-
-    fn row(self) -> (&'static str, StatusCode, &'static str) {
-        use StatusCode as S;
-        match self {
-            Self::TokenMissing => ("token_missing", S::UNAUTHORIZED, "no token was presented"),
-            Self::TokenMalformed => ("token_malformed", S::UNAUTHORIZED, "what was presented is no token"),
-            Self::TokenUnknown => ("token_unknown", S::UNAUTHORIZED, "the token is not known"),
-            Self::TokenExpired => ("token_expired", S::UNAUTHORIZED, "the token has expired"),
-            Self::TokenRevoked => ("token_revoked", S::UNAUTHORIZED, "the token was revoked"),
-            Self::TokenAmbiguous => ("token_ambiguous", S::UNAUTHORIZED, "more than one credential was presented"),
-            Self::TokenBinding => ("token_binding", S::FORBIDDEN, "the token is bound to another source"),
-            Self::AgentDisabled => ("agent_disabled", S::FORBIDDEN, "the agent is disabled"),
-            Self::ServiceNotGranted => ("service_not_granted", S::FORBIDDEN, "the token does not grant this service"),
-            Self::PolicyDenied => ("policy_denied", S::FORBIDDEN, "policy denies this request"),
-            Self::ServiceUnknown => ("service_unknown", S::NOT_FOUND, "there is no such service"),
-            Self::RequestInvalid => ("request_invalid", S::BAD_REQUEST, "the request is not acceptable"),
-            Self::RequestTooLarge => ("request_too_large", S::PAYLOAD_TOO_LARGE, "the request is too large"),
-            Self::LimitExceeded => ("limit_exceeded", S::TOO_MANY_REQUESTS, "too many requests at once"),
-            Self::UpstreamUnreachable => {
-                ("upstream_unreachable", S::BAD_GATEWAY, "the upstream can't be reached or its answer can't be relayed")
-            }
-            Self::UpstreamTls => ("upstream_tls", S::BAD_GATEWAY, "the upstream's identity can't be verified"),
-            Self::UpstreamTimeout => ("upstream_timeout", S::GATEWAY_TIMEOUT, "the upstream did not answer in time"),
-            Self::NodeStale => ("node_stale", S::SERVICE_UNAVAILABLE, "this node is cut off from its control plane"),
-            Self::AuditUnavailable => {
-                ("audit_unavailable", S::SERVICE_UNAVAILABLE, "the request can't be recorded, so it is not served")
-            }
-            Self::CredentialUnbound => (
-                "credential_unbound",
-                S::SERVICE_UNAVAILABLE,
-                "the service's destination has changed since its credential was stored",
-            ),
-        }
-    }
-}
 
 /// A refusal: made by a stage, turned into an answer once, in `handle`.
 #[derive(Debug)]
@@ -178,10 +84,20 @@ impl Form {
     pub(crate) fn asked_for(version: Version, headers: &HeaderMap) -> Self {
         let vendors = |accept: &HeaderValue| accept.as_bytes().starts_with(b"application/vnd.");
         match headers.get(header::ACCEPT) {
-            _ if grpc::is_asked(version, headers) => Self::Grpc,
+            _ if fields::is_grpc(version, headers) => Self::Grpc,
             Some(accept) if vendors(accept) => Self::ProblemAsText,
             _ => Self::Problem,
         }
+    }
+}
+
+impl From<Violation> for Refusal {
+    fn from(violation: Violation) -> Self {
+        let code = match violation {
+            Violation::UriTooLong | Violation::HeadTooLarge => Code::RequestTooLarge,
+            _ => Code::RequestInvalid,
+        };
+        Self::from(code).with_detail(violation.detail()).with_status(violation.status())
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{
     future::Future as _,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -13,19 +12,15 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::{
-    audit::Record,
-    forward::Answered,
-    refusal::{Code, Refusal},
-    scrub,
-};
+use super::{audit::Record, forward::Answered, in_flight::InFlight, refusal::Refusal, scrub};
 use crate::{
+    code::Code,
     http::{
         client::{Answer, Severing},
-        server::{Activity, Severed},
+        fields,
+        server::Severed,
     },
-    table::{Cut, TokenEntry},
-    tunnel::Tunnel,
+    table::Cut,
 };
 
 /// The body of an answer.
@@ -37,7 +32,13 @@ enum Kind {
     /// The upstream's.
     Relayed(Box<Relayed>),
     /// None: the connection becomes a tunnel.
-    Tunnel(Tunnel),
+    Tunnel(Box<dyn Tunnel>),
+}
+
+/// What the connection becomes when the response's head has been sent.
+pub(crate) trait Tunnel: Send {
+    /// Hands the tunnel to its connection; it closes `record` when it ends.
+    fn hand_over(self: Box<Self>, record: Record);
 }
 
 /// Why an answer was broken off. The stream is reset, or the connection closed, so that nobody takes it for whole.
@@ -82,7 +83,7 @@ pub(crate) fn call(
         Refusal::from(Code::UpstreamUnreachable)
     })?;
     if offer.is_some() {
-        crate::proxy::close_after(response.headers_mut()); // the agent may believe that its connection is another protocol's by now
+        fields::close_after(response.headers_mut()); // the agent may believe that its connection is another protocol's by now
     }
     let held = (in_flight, upload);
     Ok(response.map(|body| Outgoing::relayed(body, cut, expires, idle, held)))
@@ -93,12 +94,12 @@ impl Outgoing {
         Self(Kind::Fixed(Some(bytes)))
     }
 
-    pub(crate) fn tunnel(tunnel: Tunnel) -> Self {
+    pub(crate) fn tunnel(tunnel: Box<dyn Tunnel>) -> Self {
         Self(Kind::Tunnel(tunnel))
     }
 
     /// The tunnel that it stands for, or itself.
-    pub(crate) fn into_tunnel(self) -> Result<Tunnel, Self> {
+    pub(crate) fn into_tunnel(self) -> Result<Box<dyn Tunnel>, Self> {
         match self.0 {
             Kind::Tunnel(tunnel) => Ok(tunnel),
             kind => Err(Self(kind)),
@@ -122,12 +123,6 @@ impl Outgoing {
             _held: held,
         })))
     }
-}
-
-/// When a token that expires at `expires_at` (0: never) does so, where it is `now`; both in unix seconds.
-pub(crate) fn expiry(expires_at: i64, now: i64) -> Option<Instant> {
-    let left = Duration::from_secs(u64::try_from(expires_at.saturating_sub(now)).unwrap_or(0));
-    (expires_at > 0).then(|| Instant::now() + left)
 }
 
 impl Relayed {
@@ -203,47 +198,6 @@ impl Severed for Outgoing {
         match &mut self.0 {
             Kind::Relayed(relayed) => Pin::new(&mut relayed.cut).poll(cx).map(drop),
             Kind::Fixed(_) | Kind::Tunnel(_) => Poll::Pending,
-        }
-    }
-}
-
-/// One request in flight, at its connection and, once that is known, of its token.
-pub(crate) struct InFlight {
-    activity: Option<Arc<Activity>>,
-    token: Option<Arc<TokenEntry>>,
-}
-
-impl InFlight {
-    pub(crate) fn begin(activity: Arc<Activity>) -> Self {
-        activity.begin();
-        Self { activity: Some(activity), token: None }
-    }
-
-    /// From here on it is the token's alone.
-    pub(crate) fn leave_connection(&mut self) -> Option<Arc<Activity>> {
-        self.activity.take().inspect(|activity| activity.end())
-    }
-
-    /// Counts it for its token.
-    pub(crate) fn of(mut self, token: &Arc<TokenEntry>, most: u32) -> Result<Self, Refusal> {
-        if !token.enter(most) {
-            return Err(Code::LimitExceeded.into());
-        }
-        self.token = Some(token.clone());
-        if let Some(activity) = &self.activity {
-            activity.prove();
-        }
-        Ok(self)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if let Some(activity) = &self.activity {
-            activity.end();
-        }
-        if let Some(token) = &self.token {
-            token.leave();
         }
     }
 }

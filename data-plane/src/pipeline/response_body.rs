@@ -12,7 +12,7 @@ use super::{
     audit::{self, Record},
     relay::{BrokenOff, Outgoing},
 };
-use crate::http::server::{Severed, polled};
+use crate::http::server::Severed;
 
 /// The body of every answer: closes the request's record when it ends. Behind a `101` there is none, and the tunnel closes the record.
 pub(crate) struct AnswerBody(Option<audit::Body<Outgoing>>);
@@ -20,7 +20,7 @@ pub(crate) struct AnswerBody(Option<audit::Body<Outgoing>>);
 impl AnswerBody {
     pub(crate) fn new(body: Outgoing, record: Record) -> Self {
         match body.into_tunnel() {
-            Err(body) => Self(Some(record.body(body))),
+            Err(body) => Self(Some(audit::Body::new(body, record))),
             Ok(tunnel) => {
                 tunnel.hand_over(record);
                 Self(None)
@@ -35,7 +35,7 @@ impl http_body::Body for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut self.get_mut().0 {
-            Some(body) => polled(Pin::new(body).poll_frame(cx)),
+            Some(body) => Pin::new(body).poll_frame(cx),
             None => Poll::Ready(None),
         }
     }

@@ -28,7 +28,8 @@ use self::{
     canonical::Canonical,
     claim::{Claim, Form},
 };
-use super::refusal::{Code, Refusal};
+use super::refusal::Refusal;
+use crate::code::Code;
 
 /// A clock may be wrong by so many seconds: AWS's own bound.
 const MAX_SKEW_SECONDS: i64 = 15 * 60;

@@ -4,11 +4,8 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
 
-use super::{
-    admit, lookup,
-    refusal::{Code, Refusal},
-};
-use crate::http::HeaderList;
+use super::{refusal::Refusal, token};
+use crate::{code::Code, http::HeaderList, http::fields};
 
 /// The protocol's name in `Upgrade`.
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
@@ -26,7 +23,7 @@ pub(crate) fn is_asked(parts: &Parts, has_body: bool) -> Result<bool, Refusal> {
         let mut values = parts.headers.get_all(name).iter();
         values.next().filter(|_| values.next().is_none())
     };
-    let named = admit::connection_names(&parts.headers).any(|n| n.eq_ignore_ascii_case("upgrade"));
+    let named = fields::connection_names(&parts.headers).any(|n| n.eq_ignore_ascii_case("upgrade"));
     if parts.version != Version::HTTP_11 || parts.method != Method::GET || has_body || !named {
         return malformed("a WebSocket handshake is a GET in HTTP/1.1 with `Connection: Upgrade` and without a body");
     }
@@ -113,7 +110,7 @@ pub(crate) fn announce(headers: &mut HeaderMap) {
 /// A subprotocol's name, and no place of a token.
 fn is_protocol(text: &str) -> bool {
     let token = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&b));
-    token && !lookup::has_token(text.as_bytes())
+    token && !token::has_token(text.as_bytes())
 }
 
 /// `Sec-WebSocket-Accept` for a key.

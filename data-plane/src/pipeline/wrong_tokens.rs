@@ -13,7 +13,8 @@ use std::{
     time::Instant,
 };
 
-use super::refusal::{Code, Refusal};
+use super::refusal::Refusal;
+use crate::code::Code;
 
 /// Sources that are remembered: 16 shards of 64 sets of 8.
 const SHARDS: usize = 16;

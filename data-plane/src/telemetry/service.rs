@@ -10,7 +10,7 @@ use std::{
 
 use http::StatusCode;
 
-use crate::pipeline::refusal::Code;
+use crate::code::Code;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug)]

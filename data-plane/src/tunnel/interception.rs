@@ -6,62 +6,46 @@
 
 mod certificates;
 
-use std::sync::Arc;
+use std::{future::Future, pin::Pin, sync::Arc};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::{HeaderMap, Response, Version, header, request::Parts};
+use http::{HeaderMap, Response, Version, request::Parts};
 use seks_service::INTERCEPTION;
 use seks_types::{
     id::{CredentialName, TenantName},
-    token::{self, Digest},
+    token::Digest,
 };
 use tokio::time::Instant;
 
 pub(crate) use self::certificates::Leaves;
-use super::{Tunnel, passthrough};
+use super::passthrough;
 use crate::{
+    code::Code,
     config::Config,
-    http::server::Link,
+    http::server::{self, Link, Protocol, Stream, Upgrade, Upgraded},
     pipeline::{
         audit::Record,
-        lookup,
+        caller::Caller,
+        in_flight::{InFlight, expiry},
         origin::Origin,
-        refusal::{Code, Refusal},
-        relay::{InFlight, Outgoing, expiry},
+        refusal::Refusal,
+        relay::{Outgoing, Tunnel},
+        route::{Via, granted},
+        token::{check, proxy_token},
     },
-    proxy::Caller,
     table::{CredentialEntry, Cut, Found, ServiceEntry, Table, TokenEntry},
     upstream::Upstreams,
 };
 
-/// How requests came to the node.
-#[derive(Clone)]
-pub(crate) enum Entry {
-    /// By its own name: path mode and host mode.
-    Direct,
-    /// As to a proxy.
-    Forward,
-    /// Through a tunnel to a host that the node stands for.
-    Within(Arc<Via>),
-}
-
-/// A tunnel, as the requests in it see it.
-pub(crate) struct Via {
-    /// The host that the agent believes to speak to.
-    pub(crate) origin: Origin,
-    /// The token that the tunnel was asked for with.
-    pub(crate) digest: Option<Digest>,
-}
-
 /// A tunnel that is about to open.
 pub(crate) struct Interception {
     /// For the requests in it.
-    pub(crate) via: Arc<Via>,
+    via: Arc<Via>,
     ca: Arc<CredentialEntry>,
     cut: Option<Cut>,
     expires: Option<Instant>,
     in_flight: InFlight,
     record: Option<Record>,
+    within: Arc<dyn ServeWithin>,
 }
 
 /// Who asks for a tunnel.
@@ -77,6 +61,7 @@ pub(crate) async fn connect(
     table: &Arc<Table>,
     (config, upstreams): (&Config, &Upstreams),
     in_flight: InFlight,
+    within: Arc<dyn ServeWithin>,
     record: &mut Record,
 ) -> Result<Response<Outgoing>, Refusal> {
     record.table(table.revision());
@@ -92,7 +77,7 @@ pub(crate) async fn connect(
     let asker = Asker::read(&parts.headers, table, tenant, record)?;
     if let Some((token, _)) = &asker.token {
         record.identified(token.tenant(), token.agent_name(), token.id());
-        lookup::check(token, caller)?;
+        check(token, caller)?;
     }
     let Some(service) = asker.service(&origin, table) else {
         let (token, leave, cut) = asker.leave(&origin, table).ok_or_else(|| {
@@ -118,8 +103,8 @@ pub(crate) async fn connect(
     }
     record.decided(true, &[]);
     let via = Arc::new(Via { origin, digest: asker.token.map(|(_, digest)| digest) });
-    let interception = Interception { via, ca, cut, expires, in_flight, record: None };
-    Ok(Response::new(Outgoing::tunnel(Tunnel::Interception(Box::new(interception)))))
+    let interception = Interception { via, ca, cut, expires, in_flight, record: None, within };
+    Ok(Response::new(Outgoing::tunnel(Box::new(interception))))
 }
 
 impl Asker {
@@ -169,66 +154,74 @@ impl Asker {
     }
 }
 
-/// The first service of a token's at `origin`.
-pub(crate) fn granted(token: &TokenEntry, origin: &Origin) -> Option<Arc<ServiceEntry>> {
-    token.grants().iter().filter_map(|grant| grant.service()).find(|service| origin.is(&service.upstream))
-}
-
-/// The token in `Proxy-Authorization`: Bearer, or one half of Basic.
-pub(crate) fn proxy_token(headers: &HeaderMap) -> Result<Option<Digest>, Refusal> {
-    let mut values = headers.get_all(header::PROXY_AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return if headers.contains_key(header::PROXY_AUTHORIZATION) {
-            Err(Code::TokenAmbiguous.into())
-        } else {
-            Ok(None)
-        };
-    };
-    let value = value.as_bytes();
-    let malformed = Refusal::from(Code::TokenMalformed);
-    let (scheme, rest) =
-        value.iter().position(|b| *b == b' ').and_then(|at| value.split_at_checked(at)).unwrap_or_default();
-    let rest = rest.trim_ascii();
-    if scheme.eq_ignore_ascii_case(b"bearer") {
-        return token::parse(rest).map(Some).map_err(|_| malformed);
-    }
-    if !scheme.eq_ignore_ascii_case(b"basic") {
-        return Err(malformed);
-    }
-    let Ok(pair) = STANDARD.decode(rest) else { return Err(malformed) };
-    let mut halves = pair.splitn(2, |b| *b == b':');
-    let (user, password) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
-    match (token::parse(user), token::parse(password)) {
-        (Ok(_), Ok(_)) => Err(Code::TokenAmbiguous.into()),
-        (Ok(digest), Err(_)) | (Err(_), Ok(digest)) => Ok(Some(digest)),
-        (Err(_), Err(_)) => Err(malformed),
-    }
-}
-
 /// What goes to the connection that a tunnel was asked for on.
-pub(crate) struct Opened {
+struct Opened {
     /// The certificate to show, and its key.
-    pub(crate) tls: Arc<rustls::ServerConfig>,
+    tls: Arc<rustls::ServerConfig>,
     /// For the requests inside.
-    pub(crate) via: Arc<Via>,
+    via: Arc<Via>,
     cut: Option<Cut>,
     expires: Option<Instant>,
     record: Record,
 }
 
-impl Interception {
-    pub(crate) fn hand_over(mut self: Box<Self>, record: Record) {
+/// Serves the requests inside a tunnel.
+pub(crate) trait ServeWithin: Send + Sync {
+    /// The certificates that were made so far.
+    fn certificates(&self) -> &Leaves;
+
+    /// Serves a connection whose requests came through a tunnel.
+    fn serve_within<'a>(
+        self: Arc<Self>,
+        via: Arc<Via>,
+        stream: Stream,
+        protocol: Protocol,
+        connection: Upgraded<'a>,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+}
+
+impl Tunnel for Interception {
+    fn hand_over(mut self: Box<Self>, record: Record) {
         self.record = Some(record);
         if let Some(activity) = self.in_flight.leave_connection() {
-            activity.switch(Tunnel::Interception(self));
+            activity.switch(self);
         }
     }
+}
 
+impl Upgrade for Interception {
+    /// TLS in the name of the host that the agent asked for, and in it HTTP as anywhere.
+    fn run<'a>(
+        self: Box<Self>,
+        stream: Stream,
+        connection: Upgraded<'a>,
+    ) -> Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>> {
+        Box::pin(async move {
+            let within = self.within.clone();
+            let opened = self.open()?;
+            let (mut stream, protocol) =
+                match server::accept_within(connection.settings, opened.tls.clone(), stream).await {
+                    Ok(accepted) => accepted,
+                    Err(Some(error)) => {
+                        opened.failed(&error);
+                        return None;
+                    }
+                    Err(None) => return None,
+                };
+            let link = stream.link();
+            let serve = within.serve_within(opened.via.clone(), stream, protocol, connection);
+            opened.run(serve, &link).await;
+            None
+        })
+    }
+}
+
+impl Interception {
     /// Makes the certificate. What is in the tunnel counts for its token by itself.
-    pub(crate) fn open(self, leaves: &Leaves) -> Option<Opened> {
-        let Self { via, ca, cut, expires, in_flight, record } = self;
+    fn open(self) -> Option<Opened> {
+        let Self { via, ca, cut, expires, in_flight, record, within } = self;
         drop(in_flight);
-        let tls = leaves.config(&ca, via.origin.host());
+        let tls = within.certificates().config(&ca, via.origin.host());
         let tls = tls.inspect_err(|error| tracing::warn!(%error, "cannot make a certificate: is the tenant's CA one?"));
         Some(Opened { tls: tls.ok()?, via, cut, expires, record: record? })
     }
@@ -236,7 +229,7 @@ impl Interception {
 
 impl Opened {
     /// The handshake has failed. A client that asks for another host than that of the tunnel is refused; the rest has gone away.
-    pub(crate) fn failed(mut self, error: &std::io::Error) {
+    fn failed(mut self, error: &std::io::Error) {
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
         if matches!(cause, Some(rustls::Error::General(_))) {
             self.record.refused(Code::RequestInvalid);
@@ -244,7 +237,7 @@ impl Opened {
     }
 
     /// Serves the tunnel with `serve` for as long as there is a right to it; `link` is the connection in it.
-    pub(crate) async fn run(self, serve: impl Future<Output = ()>, link: &Link) {
+    async fn run(self, serve: impl Future<Output = ()>, link: &Link) {
         let Self { cut, expires, mut record, .. } = self;
         let ended = async {
             match cut {
@@ -266,36 +259,5 @@ impl Opened {
         };
         link.reset();
         record.refused(reason);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(header::PROXY_AUTHORIZATION, value.parse().unwrap())])
-    }
-
-    #[test]
-    fn a_token_may_be_a_bearer_or_one_half_of_basic() {
-        let token = token::FreshToken::generate().unwrap();
-        let basic = |pair: String| format!("Basic {}", STANDARD.encode(pair));
-        let text = token.as_str();
-        for value in
-            [format!("Bearer {text}"), basic(format!("{text}:")), basic(format!("agent:{text}")), basic(text.into())]
-        {
-            assert_eq!(proxy_token(&headers(&value)).unwrap(), Some(token.digest()), "{value}");
-        }
-        assert_eq!(proxy_token(&HeaderMap::new()).unwrap(), None);
-        for (value, code) in [
-            (basic(format!("{text}:{text}")), Code::TokenAmbiguous),
-            (basic("user:password".into()), Code::TokenMalformed),
-            ("Basic !".into(), Code::TokenMalformed),
-            (format!("Digest {text}"), Code::TokenMalformed),
-            (text.into(), Code::TokenMalformed),
-        ] {
-            assert_eq!(proxy_token(&headers(&value)).unwrap_err().code, code, "{value}");
-        }
     }
 }

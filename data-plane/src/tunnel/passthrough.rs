@@ -4,7 +4,14 @@
 //! It takes a token, is dialled at an address that was resolved, checked and pinned as an upstream's, counts as a request in flight
 //! of its token, is one record, and ends with the right to it.
 
-use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::{Future, pending},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::Response;
 use seks_network::{
@@ -19,15 +26,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Pulse, Tunnel};
+use super::idle::Pulse;
 use crate::{
+    code::Code,
     config::UpstreamConfig,
-    http::server::Link,
+    http::server::{Link, Stream, Upgrade, Upgraded},
     pipeline::{
         audit::Record,
+        in_flight::{InFlight, expiry},
         origin::Origin,
-        refusal::{Code, Refusal},
-        relay::{InFlight, Outgoing, expiry},
+        refusal::Refusal,
+        relay::{Outgoing, Tunnel},
     },
     table::{Cut, ServiceEntry, TokenEntry},
     upstream::Upstreams,
@@ -71,7 +80,7 @@ pub(crate) async fn open(
     record.decided(true, &[]);
     let (expires, idle) = (expiry(token.expires_at(), cut.unix_now()), config.idle_timeout);
     let passage = Passage { host, cut, expires, idle, in_flight, record: None };
-    Ok(Response::new(Outgoing::tunnel(Tunnel::Passage(Box::new(passage)))))
+    Ok(Response::new(Outgoing::tunnel(Box::new(passage))))
 }
 
 /// A connection to exactly an address that was checked, as every upstream's.
@@ -92,16 +101,33 @@ async fn dial(
     Ok(tcp)
 }
 
-impl Passage {
-    pub(crate) fn hand_over(mut self: Box<Self>, record: Record) {
+impl Tunnel for Passage {
+    fn hand_over(mut self: Box<Self>, record: Record) {
         self.record = Some(record);
         if let Some(activity) = self.in_flight.leave_connection() {
-            activity.switch(Tunnel::Passage(self));
+            activity.switch(self);
         }
     }
+}
 
+impl Upgrade for Passage {
+    fn run<'a>(
+        self: Box<Self>,
+        mut stream: Stream,
+        connection: Upgraded<'a>,
+    ) -> Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>> {
+        Box::pin(async move {
+            connection.slot.busy();
+            let link = stream.link();
+            self.pass_both_ways(stream, &link, &connection.settings.stop).await;
+            None
+        })
+    }
+}
+
+impl Passage {
     /// Passes bytes both ways until both ends have said that there are no more, or the right to it ends. `link` is `agent`'s.
-    pub(crate) async fn run(self, agent: impl AsyncRead + AsyncWrite, link: &Link, stop: &CancellationToken) {
+    async fn pass_both_ways(self, agent: impl AsyncRead + AsyncWrite, link: &Link, stop: &CancellationToken) {
         let Self { host, mut cut, expires, idle, in_flight, record } = self;
         let Some(mut record) = record else { return };
         let pulse = Pulse::new(record.counters().clone());

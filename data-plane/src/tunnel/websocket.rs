@@ -6,9 +6,9 @@
 //! to the tunnel is watched for as long as it is open.
 
 mod agent;
+mod end;
 mod frame;
 mod socket;
 mod upstream;
 
-pub(crate) use self::socket::Socket;
 pub(crate) use self::socket::switch;

@@ -14,36 +14,36 @@ use std::{
 use seks_runtime::connections::Slot;
 use tokio::time::{Instant, Sleep};
 
-use crate::tunnel::Tunnel;
+use super::upgrade::Upgrade;
 
 /// Requests in flight at one connection.
-pub(crate) struct Activity {
+pub struct Activity {
     began: Instant,
     in_flight: AtomicU32,
     /// Milliseconds from `began`.
     idle_since: AtomicU64,
-    /// The connection is HTTP's no longer: what comes is for the tunnel.
+    /// The connection is HTTP's no longer: what comes is for the upgrade.
     switched: AtomicBool,
-    tunnel: Mutex<Option<Tunnel>>,
+    upgrade: Mutex<Option<Box<dyn Upgrade>>>,
     /// Its place at the listener: not to be closed for others while a request is in flight.
     slot: Option<Arc<Slot>>,
 }
 
 impl Activity {
-    pub(crate) fn new(slot: Option<Arc<Slot>>) -> Self {
+    pub(super) fn new(slot: Option<Arc<Slot>>) -> Self {
         Self {
             began: Instant::now(),
             in_flight: AtomicU32::new(0),
             idle_since: AtomicU64::new(0),
             switched: AtomicBool::new(false),
-            tunnel: Mutex::default(),
+            upgrade: Mutex::default(),
             slot,
         }
     }
 
-    /// The answer that is about to go out ends HTTP on this connection; then comes `tunnel`.
-    pub(crate) fn switch(&self, tunnel: Tunnel) {
-        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+    /// The response that is about to go out ends HTTP on this connection; then comes `upgrade`.
+    pub fn switch(&self, upgrade: Box<dyn Upgrade>) {
+        *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
         self.switched.store(true, Ordering::Release);
     }
 
@@ -52,9 +52,9 @@ impl Activity {
         self.switched.load(Ordering::Acquire)
     }
 
-    /// The tunnel that the connection has become.
-    pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
-        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// What the connection has become.
+    pub(super) fn take_upgrade(&self) -> Option<Box<dyn Upgrade>> {
+        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn touch(&self) {
@@ -63,7 +63,7 @@ impl Activity {
     }
 
     /// A request begins.
-    pub(crate) fn begin(&self) {
+    pub fn begin(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         if let Some(slot) = &self.slot {
             slot.busy();
@@ -71,14 +71,14 @@ impl Activity {
     }
 
     /// A request had a valid token.
-    pub(crate) fn prove(&self) {
+    pub fn prove(&self) {
         if let Some(slot) = &self.slot {
             slot.prove();
         }
     }
 
     /// It has ended.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         self.touch();
         self.in_flight.fetch_sub(1, Ordering::Release);
         if let Some(slot) = &self.slot {
@@ -87,7 +87,7 @@ impl Activity {
     }
 
     /// Since when nothing is in flight; `None`: something is.
-    pub(crate) fn idle_since(&self) -> Option<Instant> {
+    pub(super) fn idle_since(&self) -> Option<Instant> {
         (self.in_flight.load(Ordering::Acquire) == 0)
             .then(|| self.began + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
     }

@@ -5,13 +5,13 @@
 //! request that is refused for its form is answered after the requests before it, and nothing behind it is ever read.
 
 mod body;
-pub(crate) mod head;
+mod head;
+mod incoming;
 mod request;
 mod response;
 mod shared;
 
 use std::{
-    convert::Infallible,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
@@ -24,22 +24,24 @@ use http_body::Body;
 use tokio::io::AsyncWrite as _;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-pub(super) use self::shared::Coming;
+pub(super) use self::incoming::Incoming;
 use self::{
-    head::{Head, HeadLimits, Violation},
+    head::Head,
     request::{REFUSED, Terms},
     response::Framing,
     shared::{Inner, Shared},
 };
+pub use self::{
+    head::{HeadLimits, Violation},
+    shared::BrokenBody,
+};
 use super::{
+    abort::Severed,
     activity::{Activity, Waiting},
-    request_body::RequestBody,
     stream::Stream,
+    upgrade::Upgrade,
 };
-use crate::{
-    http::h1::{Outbox, Sending},
-    tunnel::Tunnel,
-};
+use crate::http::h1::{Outbox, Sending};
 
 /// Memory for what is to be written that an idle connection keeps.
 const KEPT_BYTES: usize = 16 * 1024;
@@ -49,19 +51,13 @@ pub(super) trait Serve {
     /// An answer's body.
     type Body: Body<Data = Bytes> + Severed + Unpin;
     /// A request that is being handled.
-    type Handling: Future<Output = Result<Response<Self::Body>, Infallible>> + Unpin;
+    type Handling: Future<Output = Response<Self::Body>> + Unpin;
 
     /// Handles a request. Dropped before it is done when its agent goes.
-    fn handle(&self, request: Request<RequestBody>) -> Self::Handling;
+    fn handle(&self, request: Request<Incoming>) -> Self::Handling;
 
     /// Answers what can't be understood.
     fn refuse(&self, violation: Violation) -> Response<Self::Body>;
-}
-
-/// A body that may have to end while nobody takes it.
-pub(crate) trait Severed {
-    /// Ready when it has to.
-    fn poll_severed(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 /// How a connection ended.
@@ -71,7 +67,7 @@ pub(super) enum End {
     /// With an answer, or while nothing was asked.
     Last(Stream),
     /// It is HTTP's no longer.
-    Switched(Tunnel, Stream),
+    Switched(Box<dyn Upgrade>, Stream),
 }
 
 /// What an agent does next.
@@ -80,7 +76,7 @@ pub(super) enum End {
     reason = "one at a time, taken apart where it arrives: a box would be an allocation a request"
 )]
 enum Asked {
-    Request(Request<RequestBody>, Terms),
+    Request(Request<Incoming>, Terms),
     Refused(Violation),
     /// Nothing in time, or before the node stops.
     Nothing,
@@ -126,9 +122,9 @@ impl H1 {
             let clean = self.shared.lock().inbox.bytes.is_empty();
             let Ok(more) = self.answer(response, terms, stop).await else { return End::Gone };
             if self.activity.is_switched() {
-                let tunnel = self.activity.take_tunnel().filter(|_| clean);
-                let how = |stream| match tunnel {
-                    Some(tunnel) => End::Switched(tunnel, stream),
+                let upgrade = self.activity.take_upgrade().filter(|_| clean);
+                let how = |stream| match upgrade {
+                    Some(upgrade) => End::Switched(upgrade, stream),
                     None => End::Last(stream),
                 };
                 return self.end(how).unwrap_or(End::Gone);
@@ -188,25 +184,22 @@ impl H1 {
         let body = match (framing, body::Body::behind(framing)) {
             (head::Framing::Length(n), _) if n <= input.len() as u64 => {
                 let n = usize::try_from(n).unwrap_or(usize::MAX).min(input.len());
-                RequestBody::here(input.split_to(n).freeze())
+                Incoming::here(input.split_to(n).freeze())
             }
             (_, Some(body)) => {
                 body.check(input)?; // refused whole: the upstream never hears of it
                 let invited = terms.invited && input.is_empty();
-                RequestBody::coming(self.shared.begin(inner, body, invited))
+                Incoming::coming(self.shared.begin(inner, body, invited))
             }
-            (_, None) => RequestBody::empty(),
+            (_, None) => Incoming::empty(),
         };
         Ok(Asked::Request(request.map(|()| body), terms))
     }
 
     /// The answer, unless the agent goes first.
-    async fn handled<F: Future<Output = Result<Response<B>, Infallible>> + Unpin, B>(
-        &self,
-        mut handling: F,
-    ) -> Option<Response<B>> {
+    async fn handled<F: Future<Output = Response<B>> + Unpin, B>(&self, mut handling: F) -> Option<Response<B>> {
         poll_fn(|cx| {
-            if let Poll::Ready(Ok(response)) = Pin::new(&mut handling).poll(cx) {
+            if let Poll::Ready(response) = Pin::new(&mut handling).poll(cx) {
                 return Poll::Ready(Some(response));
             }
             self.shared.lock().poll_gone(cx).map(|()| None)

@@ -9,37 +9,18 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::h1::Coming;
+use super::h1::{self, BrokenBody};
 
 /// The body of a request, over either HTTP.
 pub struct RequestBody(Kind);
 
 enum Kind {
-    /// All that is left of it is here: most bodies come along with their heads.
-    Here(Option<Bytes>),
-    /// It is read from an HTTP/1 connection.
-    H1(Coming),
+    H1(h1::Incoming),
     H2(Incoming),
 }
 
-/// The body broke off, or its framing is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the request's body is broken")]
-pub struct BrokenBody;
-
-impl RequestBody {
-    /// No body.
-    pub(super) fn empty() -> Self {
-        Self(Kind::Here(None))
-    }
-
-    /// A whole body.
-    pub(super) fn here(body: Bytes) -> Self {
-        Self(Kind::Here(Some(body)))
-    }
-
-    /// One that is still to be read.
-    pub(super) fn coming(body: Coming) -> Self {
+impl From<h1::Incoming> for RequestBody {
+    fn from(body: h1::Incoming) -> Self {
         Self(Kind::H1(body))
     }
 }
@@ -56,23 +37,20 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
         match &mut self.get_mut().0 {
-            Kind::Here(body) => Poll::Ready(body.take().map(|data| Ok(Frame::data(data)))),
-            Kind::H1(body) => body.poll(cx).map(|data| data.map(|data| data.map(Frame::data))),
+            Kind::H1(body) => Pin::new(body).poll_frame(cx),
             Kind::H2(body) => Pin::new(body).poll_frame(cx).map_err(|_| BrokenBody),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Here(body) => body.is_none(),
-            Kind::H1(body) => body.is_end(),
+            Kind::H1(body) => body.is_end_stream(),
             Kind::H2(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Here(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
             Kind::H1(body) => body.size_hint(),
             Kind::H2(body) => body.size_hint(),
         }

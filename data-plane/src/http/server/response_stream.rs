@@ -1,8 +1,8 @@
-//! Answers on HTTP/2 streams, each of which can be ended whatever its agent reads.
+//! Responses on HTTP/2 streams, each of which can be ended whatever its agent reads.
 //!
 //! hyper asks a body for its next part only when the stream's window is open, and hands the last part to `h2` together with the
 //! stream's end: what is left behind the window then goes out whenever the agent opens it, though the right to it has ended long
-//! before. So a body is shared with the task of its stream ([`stalled`](super::stalled)), which asks it whether it has to end
+//! before. So a body is shared with the task of its stream ([`slow_reader`](super::slow_reader)), which asks it whether it has to end
 //! whenever the task is woken; and the end is held back until `h2` has taken every part off its queue. A stream that ends before
 //! its end was said is reset (CANCEL), and `h2` (0.4.14 and later) throws away what it has queued of it.
 //!
@@ -10,13 +10,15 @@
 //! streams' bytes: such a connection is reset as a whole ([`Link::sever`]), and the kernel throws away what it holds.
 
 use std::{
-    cell::Cell,
     convert::Infallible,
     future::Future,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{
+            AtomicU8, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Context, Poll, ready},
 };
@@ -26,45 +28,73 @@ use futures_util::task::AtomicWaker;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 
-use super::{h1::Severed, handling::Handling, stream::Link};
-use crate::pipeline::{relay::BrokenOff, response_body::AnswerBody};
+use super::{abort::Severed, stream::Link};
 
-thread_local! {
-    /// The answer of the stream that hyper is about to run: it calls the service and the executor one after the other.
-    static NEXT: Cell<Option<Arc<Answering>>> = const { Cell::new(None) };
+/// Which end a stream waits for, as the last poll of its request or its body has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum PollOutcome {
+    /// Neither request nor body were polled.
+    NotPolled,
+    /// The request or its body gave something.
+    Progress,
+    /// What was polled had nothing yet.
+    Pending,
 }
 
-/// What a stream's task and its answer's body share.
-pub(super) struct Answering {
-    /// Absent until the head of the answer is there.
-    body: Mutex<Option<AnswerBody>>,
-    /// Parts of it in `h2`'s queue.
+/// What a stream's task and its response's body share.
+pub(super) struct ResponseStream<B> {
+    /// Absent until the head of the response is there.
+    body: Mutex<Option<B>>,
+    /// A [`PollOutcome`].
+    outcome: AtomicU8,
+    /// Parts of the body in `h2`'s queue.
     queued: AtomicUsize,
     /// Whoever waits for that to become 0.
     drained: AtomicWaker,
     link: Arc<Link>,
 }
 
-impl Answering {
-    fn body(&self) -> MutexGuard<'_, Option<AnswerBody>> {
+/// The stream of the request that hyper is about to make a task for: it calls the service and then the executor of a connection.
+pub(super) struct NextStream<B>(Mutex<Option<Arc<ResponseStream<B>>>>);
+
+impl<B> Default for NextStream<B> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<B> NextStream<B> {
+    fn set(&self, stream: Arc<ResponseStream<B>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+    }
+
+    /// That of the task that is being made.
+    pub(super) fn take(&self) -> Option<Arc<ResponseStream<B>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl<B> ResponseStream<B> {
+    fn body(&self) -> MutexGuard<'_, Option<B>> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That of the stream whose task is being made.
-    pub(super) fn of_next() -> Option<Arc<Self>> {
-        NEXT.take()
+    fn note<T>(&self, poll: &Poll<T>) {
+        let outcome = if poll.is_pending() { PollOutcome::Pending } else { PollOutcome::Progress };
+        self.outcome.store(outcome as u8, Relaxed); // the task that polls is the one that asks
     }
 
-    /// Ready when the answer has to end. Its connection is reset if it holds bytes that nobody takes.
-    pub(super) fn poll_severed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut body = self.body();
-        let Some(body) = &mut *body else { return Poll::Pending };
-        ready!(body.poll_severed(cx));
-        self.link.sever();
-        Poll::Ready(())
+    /// What was noted since this was last asked.
+    pub(super) fn take_outcome(&self) -> PollOutcome {
+        match self.outcome.swap(PollOutcome::NotPolled as u8, Relaxed) {
+            outcome if outcome == PollOutcome::Progress as u8 => PollOutcome::Progress,
+            outcome if outcome == PollOutcome::Pending as u8 => PollOutcome::Pending,
+            _ => PollOutcome::NotPolled,
+        }
     }
 
-    /// Ready when `h2` has nothing of the answer in its queue.
+    /// Ready when `h2` has nothing of the response in its queue.
     fn poll_drained(&self, cx: &Context<'_>) -> Poll<()> {
         if self.queued.load(SeqCst) == 0 {
             return Poll::Ready(());
@@ -74,100 +104,125 @@ impl Answering {
     }
 }
 
-/// A request that is being handled, on a stream of `link`.
-pub(super) struct Handled {
-    handling: Handling,
-    answering: Arc<Answering>,
+impl<B: Severed> ResponseStream<B> {
+    /// Ready when the response has to end. Its connection is reset if it holds bytes that nobody takes.
+    pub(super) fn poll_severed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut body = self.body();
+        let Some(body) = &mut *body else { return Poll::Pending };
+        ready!(body.poll_severed(cx));
+        self.link.sever();
+        Poll::Ready(())
+    }
 }
 
-impl Handled {
-    pub(super) fn begin(handling: Handling, link: &Arc<Link>) -> Self {
-        let answering = Arc::new(Answering {
-            body: Mutex::default(),
+/// A request that is being handled, on a stream of `link`.
+pub(super) struct StreamFuture<F, B> {
+    handling: Handling<F, B>,
+    stream: Arc<ResponseStream<B>>,
+}
+
+/// How a stream's request is answered.
+pub(super) enum Handling<F, B> {
+    /// By the handler.
+    Handled(F),
+    /// At once.
+    Refused(Option<Response<B>>),
+}
+
+impl<F, B> StreamFuture<F, B> {
+    pub(super) fn begin(handling: Handling<F, B>, link: &Arc<Link>, next: &NextStream<B>) -> Self {
+        let stream = Arc::new(ResponseStream {
+            body: Mutex::new(None),
+            outcome: AtomicU8::new(PollOutcome::NotPolled as u8),
             queued: AtomicUsize::new(0),
             drained: AtomicWaker::new(),
             link: link.clone(),
         });
-        NEXT.set(Some(answering.clone()));
-        Self { handling, answering }
+        next.set(stream.clone());
+        Self { handling, stream }
     }
 }
 
-impl Future for Handled {
-    type Output = Result<Response<Answer>, Infallible>;
+impl<F: Future<Output = Response<B>> + Unpin, B: Unpin> Future for StreamFuture<F, B> {
+    type Output = Result<Response<StreamBody<B>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(response) = ready!(Pin::new(&mut self.handling).poll(cx));
-        let (parts, body) = response.into_parts();
-        *self.answering.body() = Some(body);
-        let answer = Answer { answering: self.answering.clone(), begun: false, end: None };
-        Poll::Ready(Ok(Response::from_parts(parts, answer)))
+        let polled = match &mut self.handling {
+            Handling::Handled(future) => Pin::new(future).poll(cx),
+            Handling::Refused(response) => response.take().map_or(Poll::Pending, Poll::Ready),
+        };
+        self.stream.note(&polled);
+        let (parts, body) = ready!(polled).into_parts();
+        *self.stream.body() = Some(body);
+        let body = StreamBody { stream: self.stream.clone(), begun: false, end: None };
+        Poll::Ready(Ok(Response::from_parts(parts, body)))
     }
 }
 
-/// The body of an answer on an HTTP/2 stream.
-pub(super) struct Answer {
-    answering: Arc<Answering>,
+/// The body of a response on an HTTP/2 stream.
+pub(super) struct StreamBody<B> {
+    stream: Arc<ResponseStream<B>>,
     /// A part of it was given out: from then on, the end is said apart.
     begun: bool,
     /// There is nothing more, but for these trailers.
-    end: Option<Option<Frame<Part>>>,
+    end: Option<Option<Frame<Part<B>>>>,
 }
 
-impl Body for Answer {
-    type Data = Part;
-    type Error = BrokenOff;
+impl<B: Body<Data = Bytes> + Unpin> Body for StreamBody<B> {
+    type Data = Part<B>;
+    type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Part>, BrokenOff>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Part<B>>, B::Error>>> {
         let this = self.get_mut();
         if this.end.is_none() {
-            let mut body = this.answering.body();
+            let mut body = this.stream.body();
             let Some(inner) = &mut *body else { return Poll::Ready(None) };
-            match ready!(Pin::new(inner).poll_frame(cx)).transpose()? {
+            let polled = Pin::new(inner).poll_frame(cx);
+            this.stream.note(&polled);
+            match ready!(polled).transpose()? {
                 Some(frame) if frame.is_data() => {
                     this.begun = true;
-                    this.answering.queued.fetch_add(1, SeqCst);
-                    return Poll::Ready(Some(Ok(frame.map_data(|bytes| Part { bytes, of: this.answering.clone() }))));
+                    return Poll::Ready(Some(Ok(frame.map_data(|bytes| Part::new(bytes, &this.stream)))));
                 }
                 // Trailers have no data.
-                other => this.end = Some(other.map(|frame| frame.map_data(|bytes| Part::new(bytes, &this.answering)))),
+                other => this.end = Some(other.map(|frame| frame.map_data(|bytes| Part::new(bytes, &this.stream)))),
             }
         }
-        ready!(this.answering.poll_drained(cx));
+        ready!(this.stream.poll_drained(cx));
         Poll::Ready(this.end.take().flatten().map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.begun && self.answering.body().as_ref().is_none_or(Body::is_end_stream)
+        !self.begun && self.stream.body().as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.answering.body().as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+        self.stream.body().as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
-impl Drop for Answer {
-    /// The record closes with it.
+impl<B> Drop for StreamBody<B> {
+    /// What the handler keeps in the body ends with it.
     fn drop(&mut self) {
-        let body = self.answering.body().take();
+        let body = self.stream.body().take();
         drop(body);
     }
 }
 
-/// A part of an answer, until `h2` is done with it.
-pub(super) struct Part {
+/// A part of a response, until `h2` is done with it.
+pub(super) struct Part<B> {
     bytes: Bytes,
-    of: Arc<Answering>,
+    of: Arc<ResponseStream<B>>,
 }
 
-impl Part {
-    fn new(bytes: Bytes, of: &Arc<Answering>) -> Self {
+impl<B> Part<B> {
+    fn new(bytes: Bytes, of: &Arc<ResponseStream<B>>) -> Self {
         of.queued.fetch_add(1, SeqCst);
         Self { bytes, of: of.clone() }
     }
 }
 
-impl Buf for Part {
+impl<B> Buf for Part<B> {
     fn remaining(&self) -> usize {
         self.bytes.remaining()
     }
@@ -181,7 +236,7 @@ impl Buf for Part {
     }
 }
 
-impl Drop for Part {
+impl<B> Drop for Part<B> {
     fn drop(&mut self) {
         if self.of.queued.fetch_sub(1, SeqCst) == 1 {
             self.of.drained.wake();

@@ -1,11 +1,10 @@
 //! Ends HTTP/2 streams whose agent doesn't read: with its window at 0 hyper waits for ever, and never asks for the body again, so
-//! the body's own limits aren't seen. That the right to an answer has ended is asked of the answer itself, whatever hyper waits for.
+//! the body's own limits aren't seen. That the right to a response has ended is asked of the response itself, whatever hyper waits for.
 //!
-//! hyper runs each stream as a task of its own on our executor; a task that waits, and neither for the proxy nor for the upstream,
-//! waits for its agent. Who it waits for is told by whoever was polled last, in the same poll on the same thread.
+//! hyper runs each stream as a task of its own on our executor. A task that waits, and neither for the handler nor for the response's
+//! body, waits for its agent: [`ResponseStream`] notes what each poll of them came to.
 
 use std::{
-    cell::Cell,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -16,68 +15,57 @@ use std::{
 use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep};
 
-use super::response_stream::Answering;
+use super::{
+    abort::Severed,
+    response_stream::{NextStream, PollOutcome, ResponseStream},
+};
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Polled {
-    /// Neither request nor body were asked.
-    Nothing,
-    /// The body gave something.
-    Moved,
-    /// What was asked had nothing yet.
-    Waits,
-}
-
-thread_local! {
-    static POLLED: Cell<Polled> = const { Cell::new(Polled::Nothing) };
-}
-
-/// Says of the stream that is being polled what came of it: anything that isn't pending has moved.
-pub(crate) fn polled<T>(poll: Poll<T>) -> Poll<T> {
-    POLLED.set(if poll.is_pending() { Polled::Waits } else { Polled::Moved });
-    poll
-}
-
-/// Runs the streams of HTTP/2 connections.
-#[derive(Clone, Copy)]
-pub(super) struct Streams {
+/// Runs the streams of one HTTP/2 connection.
+pub(super) struct StreamExecutor<B> {
     /// How long an agent may take nothing.
     pub(super) patience: Duration,
+    pub(super) next: Arc<NextStream<B>>,
 }
 
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        let (stream, answering) = (Box::pin(stream), Answering::of_next());
-        tokio::spawn(Watched { stream, answering, patience: self.patience, since: None, timer: None });
+impl<B> Clone for StreamExecutor<B> {
+    fn clone(&self) -> Self {
+        Self { patience: self.patience, next: self.next.clone() }
     }
 }
 
-/// One stream. Dropping it resets the stream and lets go of the upstream.
-struct Watched<F> {
-    stream: Pin<Box<F>>,
-    answering: Option<Arc<Answering>>,
+impl<F: Future<Output = ()> + Send + 'static, B: Severed + Send + 'static> Executor<F> for StreamExecutor<B> {
+    fn execute(&self, task: F) {
+        let (task, stream) = (Box::pin(task), self.next.take());
+        tokio::spawn(WatchdogTask { task, stream, patience: self.patience, since: None, timer: None });
+    }
+}
+
+/// One stream. Dropping it resets the stream and drops the request's future.
+struct WatchdogTask<F, B> {
+    task: Pin<Box<F>>,
+    stream: Option<Arc<ResponseStream<B>>>,
     patience: Duration,
     /// Since when it has waited for its agent.
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<F: Future<Output = ()>> Future for Watched<F> {
+impl<F: Future<Output = ()>, B: Severed> Future for WatchdogTask<F, B> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        POLLED.set(Polled::Nothing);
-        if this.stream.as_mut().poll(cx).is_ready() {
+        if this.task.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        if this.answering.as_ref().is_some_and(|answering| answering.poll_severed(cx).is_ready()) {
+        let Some(stream) = &this.stream else { return Poll::Pending };
+        if stream.poll_severed(cx).is_ready() {
             return Poll::Ready(()); // whatever is left of it is thrown away with the stream
         }
-        match POLLED.get() {
-            Polled::Waits => this.since = None,
-            Polled::Moved => this.since = Some(Instant::now()),
-            Polled::Nothing => {}
+        match stream.take_outcome() {
+            PollOutcome::Pending => this.since = None,
+            PollOutcome::Progress => this.since = Some(Instant::now()),
+            PollOutcome::NotPolled => {}
         }
         let Some(since) = this.since else { return Poll::Pending };
         let deadline = since + this.patience;

@@ -37,7 +37,7 @@ pub(super) enum Inbound {
 
 /// A handle to a connection for who doesn't hold it.
 #[derive(Default)]
-pub(crate) struct Link {
+pub struct Link {
     /// The agent takes nothing, and bytes for it are waiting.
     blocked: AtomicBool,
     /// It is reset at its end: what the kernel holds for the agent goes with it.
@@ -48,7 +48,7 @@ pub(crate) struct Link {
 impl Link {
     /// What was being sent may not reach the agent any more. Bytes that wait in front of an agent that takes none can't be told
     /// apart: the connection ends.
-    pub(crate) fn sever(&self) {
+    pub fn sever(&self) {
         if self.blocked.load(Relaxed) {
             self.reset();
             self.severed.notify_one();
@@ -56,7 +56,7 @@ impl Link {
     }
 
     /// The connection is reset when it ends, rather than closed.
-    pub(crate) fn reset(&self) {
+    pub fn reset(&self) {
         self.reset.store(true, Relaxed);
     }
 
@@ -74,7 +74,7 @@ pub(super) struct Prefix {
 }
 
 /// A connection whose writes may not stall for ever.
-pub(super) struct Stream {
+pub struct Stream {
     inner: Inbound,
     /// Read before, and given out first.
     prefix: Prefix,
@@ -150,7 +150,7 @@ impl Stream {
     }
 
     /// The handle to it.
-    pub(super) fn link(&mut self) -> Arc<Link> {
+    pub fn link(&mut self) -> Arc<Link> {
         self.link.get_or_insert_default().clone()
     }
 

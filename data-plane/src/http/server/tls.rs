@@ -12,13 +12,25 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::config::TlsConfig;
-
 /// How often the files' times are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// `[proxy.tls]`: read again when the files change.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM chain, leaf first.
+    pub cert_file: PathBuf,
+    /// PEM private key.
+    pub key_file: PathBuf,
+    /// PEM roots for agents' client certificates; without it none are asked for.
+    #[serde(default)]
+    pub client_ca_file: Option<PathBuf>,
+}
 
 /// Why TLS can't be served. Names the file, never its contents.
 #[derive(Debug, thiserror::Error)]

@@ -18,7 +18,7 @@ pub(crate) struct Body<B: http_body::Body> {
 }
 
 impl<B: http_body::Body> Body<B> {
-    pub(super) fn new(inner: B, record: Record) -> Self {
+    pub(crate) fn new(inner: B, record: Record) -> Self {
         Self { inner, record: Some(record) }
     }
 

@@ -12,10 +12,10 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use seks_runtime::telemetry::{CLIENT, Permit, SERVER, SpanContext, Spans};
 use seks_types::id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName};
 
-use super::{Body, Inner, RequestId, clean, context};
+use super::{Inner, RequestId, clean, context};
 use crate::{
+    code::Code,
     config::AuditMode,
-    pipeline::refusal::Code,
     telemetry::{Outcome, ServiceMetrics},
 };
 
@@ -254,12 +254,6 @@ impl Record {
         if let Some(trace) = &mut self.open.trace {
             attributes(&mut trace.spans);
         }
-    }
-
-    /// Wraps the answer's body: the record closes when the body does.
-    #[must_use]
-    pub(crate) fn body<B: http_body::Body>(self, body: B) -> Body<B> {
-        Body::new(body, self)
     }
 }
 

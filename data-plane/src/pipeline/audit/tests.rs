@@ -4,7 +4,7 @@ use seks_runtime::telemetry::TelemetryConfig;
 use seks_types::id::{ServiceName, TenantName};
 
 use super::*;
-use crate::pipeline::refusal::Code;
+use crate::code::Code;
 
 fn metrics(telemetry: &Telemetry) -> Metrics {
     Metrics::new(Arc::clone(telemetry.queue()), Default::default)
@@ -88,12 +88,12 @@ async fn a_body_closes_its_record_at_its_end() {
     };
     let record = answered();
     let counters = Arc::clone(record.counters());
-    let body = record.body(Full::new(Bytes::from_static(b"hello")));
+    let body = super::Body::new(Full::new(Bytes::from_static(b"hello")), record);
     assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
     assert_eq!(format!("{counters:?}"), "Counters { request_bytes: 0, response_bytes: 5, scrubbed: 0 }");
-    drop(answered().body(Full::new(Bytes::new()))); // nobody polls an empty body
+    drop(super::Body::new(Full::new(Bytes::new()), answered())); // nobody polls an empty body
     assert_eq!(line(&audit, r#"reason="",status_class="2xx""#), 2);
-    drop(answered().body(Full::new(Bytes::from_static(b"never read"))));
+    drop(super::Body::new(Full::new(Bytes::from_static(b"never read")), answered()));
     assert_eq!(line(&audit, r#"status_class="aborted""#), 1);
 }
 

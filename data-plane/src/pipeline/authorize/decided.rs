@@ -9,9 +9,9 @@ use std::{
 use http::Method;
 use seks_policy::Call;
 
-use super::{Facts, Line};
+use super::Line;
 use crate::{
-    proxy::Caller,
+    pipeline::{caller::Caller, facts::Facts},
     table::{CredentialEntry, CutReason, Decided, Grant, ServiceEntry, TokenEntry, Verdict},
 };
 

@@ -1,15 +1,10 @@
 //! What is different for gRPC: it is HTTP/2 with trailers, and its clients read refusals from `grpc-status` alone.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, header};
+use http::{HeaderName, HeaderValue, Response, header};
 
-use super::{Code, Refusal};
-
-/// Whether a request is a gRPC call.
-pub(crate) fn is_asked(version: Version, headers: &HeaderMap) -> bool {
-    version == Version::HTTP_2
-        && headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
+use super::Refusal;
+use crate::code::Code;
 
 /// A refusal as gRPC clients understand it: an answer of headers alone, with status 200 (as Envoy does it too).
 pub(crate) fn refused(refusal: &Refusal) -> Option<Response<Bytes>> {

@@ -31,14 +31,7 @@ pub(crate) struct Body<B> {
 }
 
 impl<B> Body<B> {
-    /// Counts what it finds in `counters`.
-    #[cfg(test)]
-    pub(crate) fn new(inner: B, needles: Needles, counters: Arc<Counters>) -> Self {
-        let scrubber = (!needles.is_empty()).then(|| Scrubber::new(needles.clone()));
-        Self::with(inner, scrubber, None, needles, counters)
-    }
-
-    /// The same with a scrubber that is there already, at its beginning.
+    /// Counts what it finds in `counters`. `scrubber` is at its beginning; absent, nothing is searched for.
     pub(super) fn with(
         inner: B,
         scrubber: Option<Scrubber>,

@@ -7,7 +7,7 @@ use http::{HeaderMap, header, request::Parts};
 use seks_service::SigV4;
 
 use super::{Refusal, SeenBody, canonical::decode};
-use crate::pipeline::refusal::Code;
+use crate::code::Code;
 
 /// Most fields of a form that are looked at: the largest requests of known APIs have some hundreds.
 const MAX_FIELDS: usize = 10_000;

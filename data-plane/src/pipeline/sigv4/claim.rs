@@ -6,7 +6,7 @@ use http::{HeaderMap, header, request::Parts};
 use seks_service::SigV4;
 
 use super::{MAX_EXPIRES_SECONDS, MAX_SKEW_SECONDS, Payload, Refusal, canonical::decode, mismatch};
-use crate::pipeline::refusal::Code;
+use crate::code::Code;
 
 /// The scheme of `Authorization`.
 pub(crate) const HEADER_SCHEME: &str = "AWS4-HMAC-SHA256";

@@ -4,10 +4,10 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::{
+    end::{BUFFER, End},
     frame::{self, From, Header, Malformed, Opcode, Sequence},
-    socket::{BUFFER, End},
 };
-use crate::tunnel::Pulse;
+use crate::tunnel::idle::Pulse;
 
 /// One direction of a tunnel. Holds at most what one read brought.
 pub(super) struct FromAgent<R, W> {

@@ -1,6 +1,10 @@
 //! The tunnel behind a `101`: both directions, and what has to hold as long as it is open.
 
-use std::{future::pending, time::Duration};
+use std::{
+    future::{Future, pending},
+    pin::Pin,
+    time::Duration,
+};
 
 use http::Response;
 use tokio::{
@@ -9,23 +13,26 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{agent::FromAgent, upstream::FromUpstream};
+use super::{agent::FromAgent, end::End, upstream::FromUpstream};
 use crate::{
-    http::{client::Switched, server::Link},
+    code::Code,
+    http::{
+        client::Switched,
+        server::{Link, Stream, Upgrade, Upgraded},
+    },
     pipeline::{
         audit::Record,
         forward::Answered,
-        refusal::{Code, Refusal},
-        relay::{InFlight, Outgoing},
+        in_flight::InFlight,
+        refusal::Refusal,
+        relay::{Outgoing, Tunnel},
         scrub::{self, Messages, Needles},
         websocket as handshake,
     },
-    table::{Cut, CutReason},
-    tunnel::{Pulse, Tunnel},
+    table::Cut,
+    tunnel::idle::Pulse,
 };
 
-/// Read at a time, in each direction.
-pub(super) const BUFFER: usize = 16 * 1024;
 /// After a Close has been passed on one way, the other way has this long to answer it.
 const CLOSING: Duration = Duration::from_secs(5);
 /// How long an agent may take to be told why its tunnel ends.
@@ -42,46 +49,6 @@ pub(crate) struct Socket {
     record: Option<Record>,
 }
 
-/// Why a tunnel ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// One end has said Close.
-    Closed,
-    /// Without a Close.
-    AgentGone,
-    /// Without a Close.
-    UpstreamGone,
-    /// It sent what isn't a frame.
-    AgentBroken,
-    /// It sent what isn't a frame.
-    UpstreamBroken,
-    /// The right to it has ended.
-    Cut(CutReason),
-    /// The token has expired.
-    Expired,
-    /// Neither end said anything for long.
-    Idle,
-    /// The node stops.
-    Stopping,
-}
-
-impl End {
-    /// What the agent is told (the code as IANA lists them), and what the record says.
-    fn goodbye(self) -> Option<(u16, &'static str, Option<Code>)> {
-        let broken = Code::UpstreamUnreachable;
-        Some(match self {
-            Self::Closed | Self::AgentGone => return None,
-            Self::AgentBroken => (1002, "request_invalid", Some(Code::RequestInvalid)),
-            Self::UpstreamGone | Self::UpstreamBroken => (1014, broken.as_str(), Some(broken)),
-            Self::Cut(CutReason::LeaseExpired) => (1013, Code::NodeStale.as_str(), Some(Code::NodeStale)),
-            Self::Cut(reason) => (1008, Code::from(reason).as_str(), Some(Code::from(reason))),
-            Self::Expired => (1008, Code::TokenExpired.as_str(), Some(Code::TokenExpired)),
-            Self::Idle => (1001, "idle", None),
-            Self::Stopping => (1001, "the node is stopping", None),
-        })
-    }
-}
-
 /// Makes of an upstream's `101` the agent's, and of the connection a tunnel.
 pub(crate) async fn switch(
     answered: Answered,
@@ -95,21 +62,36 @@ pub(crate) async fn switch(
     handshake::announce(&mut parts.headers);
     let upstream = body.switch().ok_or(Code::UpstreamUnreachable)?;
     let socket = Socket { upstream, needles, cut, expires, idle, in_flight, record: None };
-    Ok(Response::from_parts(parts, Outgoing::tunnel(Tunnel::Socket(Box::new(socket)))))
+    Ok(Response::from_parts(parts, Outgoing::tunnel(Box::new(socket))))
+}
+
+impl Tunnel for Socket {
+    fn hand_over(mut self: Box<Self>, record: Record) {
+        self.record = Some(record);
+        if let Some(activity) = self.in_flight.leave_connection() {
+            activity.switch(self);
+        }
+    }
+}
+
+impl Upgrade for Socket {
+    fn run<'a>(
+        self: Box<Self>,
+        mut stream: Stream,
+        connection: Upgraded<'a>,
+    ) -> Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>> {
+        Box::pin(async move {
+            connection.slot.busy();
+            let link = stream.link();
+            self.pass_frames(stream, &link, &connection.settings.stop).await
+        })
+    }
 }
 
 impl Socket {
-    /// Hands the tunnel to the connection that the `101` goes out on; it closes `record` when it ends.
-    pub(crate) fn hand_over(mut self: Box<Self>, record: Record) {
-        self.record = Some(record);
-        if let Some(activity) = self.in_flight.leave_connection() {
-            activity.switch(Tunnel::Socket(self));
-        }
-    }
-
     /// Passes frames both ways until the end. Gives the agent's connection back, to be closed gently. `link` is `agent`'s: it is reset
     /// when the right to the tunnel ends and the agent doesn't take the Close that says so.
-    pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn pass_frames<S: AsyncRead + AsyncWrite + Unpin>(
         self: Box<Self>,
         agent: S,
         link: &Link,

@@ -13,10 +13,10 @@ use tokio::{
 };
 
 use super::{
+    end::{BUFFER, End},
     frame::{self, From, Header, Malformed, Opcode, Sequence},
-    socket::{BUFFER, End},
 };
-use crate::{pipeline::scrub::Messages, tunnel::Pulse};
+use crate::{pipeline::scrub::Messages, tunnel::idle::Pulse};
 
 /// Largest piece of a message that is searched at once.
 const PIECE: usize = 64 * 1024;

@@ -7,11 +7,9 @@ use std::ops::Range;
 
 use http::StatusCode;
 
-use crate::pipeline::refusal::{Code, Refusal};
-
 /// How the body behind a head is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub(super) enum Framing {
     /// None follows.
     Empty,
     /// This many bytes, more than 0.
@@ -22,7 +20,7 @@ pub(crate) enum Framing {
 
 /// What the bytes are so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Head {
+pub(super) enum Head {
     /// A beginning; this much of it needs no second look.
     Partial { scanned: usize },
     /// A head of this many bytes.
@@ -31,38 +29,44 @@ pub(crate) enum Head {
 
 /// Where the parts of a head are. Used for head after head.
 #[derive(Debug, Default)]
-pub(crate) struct Parts {
+pub(super) struct Parts {
     /// The method begins the head, and has this length.
-    pub(crate) method: usize,
-    pub(crate) target: Range<usize>,
+    pub(super) method: usize,
+    pub(super) target: Range<usize>,
     /// HTTP/1.0.
-    pub(crate) old: bool,
+    pub(super) old: bool,
     /// Names, and values without white space around them.
-    pub(crate) fields: Vec<(Range<usize>, Range<usize>)>,
+    pub(super) fields: Vec<(Range<usize>, Range<usize>)>,
 }
 
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct HeadLimits {
-    pub(crate) bytes: usize,
-    pub(crate) fields: usize,
-    pub(crate) uri: usize,
+pub struct HeadLimits {
+    /// Its size.
+    pub bytes: usize,
+    /// Its fields.
+    pub fields: usize,
+    /// The length of its target.
+    pub uri: usize,
 }
 
 macro_rules! violations {
-    ($($(#[$doc:meta])* $name:ident = $code:ident $status:literal $detail:literal,)*) => {
+    ($($(#[$doc:meta])* $name:ident = $status:ident $detail:literal,)*) => {
         /// What is wrong with a request's form.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum Violation { $($(#[$doc])* $name,)* }
+        pub enum Violation { $($(#[$doc])* $name,)* }
 
         impl Violation {
-            /// What the agent is told.
-            pub(crate) fn refusal(self) -> Refusal {
-                match self {
-                    $(Self::$name => Refusal::from(Code::$code)
-                        .with_detail($detail)
-                        .with_status(StatusCode::from_u16($status).unwrap_or(StatusCode::BAD_REQUEST)),)*
-                }
+            /// The status that answers it.
+            #[must_use]
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status,)* }
+            }
+
+            /// A fixed text that says what is wrong.
+            #[must_use]
+            pub fn detail(self) -> &'static str {
+                match self { $(Self::$name => $detail,)* }
             }
         }
     };
@@ -70,35 +74,35 @@ macro_rules! violations {
 
 violations! {
     /// A line that ends in LF alone, or a CR without its LF.
-    LineEnd = RequestInvalid 400 "a line of the request's head doesn't end in CRLF",
+    LineEnd = BAD_REQUEST "a line of the request's head doesn't end in CRLF",
     /// Not `METHOD target HTTP/1.1` with single spaces.
-    RequestLine = RequestInvalid 400 "the request line is malformed",
+    RequestLine = BAD_REQUEST "the request line is malformed",
     /// Neither origin-form nor absolute-form, or a character that no URI has.
-    Target = RequestInvalid 400 "the request target is malformed",
+    Target = BAD_REQUEST "the request target is malformed",
     /// Another version.
-    Version = RequestInvalid 505 "the HTTP version is not 1.1 or 1.0",
+    Version = HTTP_VERSION_NOT_SUPPORTED "the HTTP version is not 1.1 or 1.0",
     /// NUL and its kind.
-    Control = RequestInvalid 400 "the request's head holds a control character",
+    Control = BAD_REQUEST "the request's head holds a control character",
     /// No name, no colon, white space before the colon, a folded line.
-    Field = RequestInvalid 400 "a header field is malformed",
+    Field = BAD_REQUEST "a header field is malformed",
     /// Not exactly one.
-    Host = RequestInvalid 400 "there must be exactly one Host",
+    Host = BAD_REQUEST "there must be exactly one Host",
     /// Not one canonical number.
-    Length = RequestInvalid 400 "Content-Length is not one canonical number",
+    Length = BAD_REQUEST "Content-Length is not one canonical number",
     /// Not `chunked` alone, in HTTP/1.0, or beside Content-Length.
-    Coding = RequestInvalid 400 "Transfer-Encoding is not chunked alone",
+    Coding = BAD_REQUEST "Transfer-Encoding is not chunked alone",
     /// Larger than the node takes.
-    UriTooLong = RequestTooLarge 414 "the request target is too long",
+    UriTooLong = URI_TOO_LONG "the request target is too long",
     /// Larger than the node takes.
-    HeadTooLarge = RequestTooLarge 431 "the request's head is too large",
+    HeadTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE "the request's head is too large",
     /// Chunks that aren't.
-    Chunk = RequestInvalid 400 "the chunked body is malformed",
+    Chunk = BAD_REQUEST "the chunked body is malformed",
     /// Too slow.
-    HeadTimeout = RequestInvalid 408 "the request's head came too slowly",
+    HeadTimeout = REQUEST_TIMEOUT "the request's head came too slowly",
 }
 
 /// Reads a head from the beginning of `bytes`, of which `scanned` were looked at before. One that is whole has these `parts`.
-pub(crate) fn read(bytes: &[u8], scanned: usize, limits: &HeadLimits, parts: &mut Parts) -> Result<Head, Violation> {
+pub(super) fn read(bytes: &[u8], scanned: usize, limits: &HeadLimits, parts: &mut Parts) -> Result<Head, Violation> {
     let Some(len) = find_end(bytes, scanned)? else {
         too_large(bytes, limits)?;
         return Ok(Head::Partial { scanned: bytes.len() });
@@ -296,7 +300,7 @@ fn is_target(b: u8) -> bool {
 }
 
 /// RFC 9110, 5.6.2.
-pub(crate) fn is_token(b: u8) -> bool {
+pub(super) fn is_token(b: u8) -> bool {
     const TABLE: [bool; 256] = {
         let mut table = [false; 256];
         let mut b = 0;

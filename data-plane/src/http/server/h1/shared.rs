@@ -15,13 +15,15 @@ use http_body::SizeHint;
 use tokio::io::AsyncWrite as _;
 
 use super::body::{self, Step};
-use crate::http::{
-    h1::Inbox,
-    server::{request_body::BrokenBody, stream::Stream},
-};
+use crate::http::{h1::Inbox, server::stream::Stream};
 
 /// Asks the agent for the body that it announced.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// The body broke off, or its framing is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request's body is broken")]
+pub struct BrokenBody;
 
 /// The one end of it: the connection's.
 #[derive(Clone)]
@@ -164,7 +166,7 @@ impl Inner {
 }
 
 /// The body of one request.
-pub(in crate::http::server) struct Coming {
+pub(super) struct Coming {
     shared: Shared,
     number: u64,
 }
@@ -175,18 +177,18 @@ impl Coming {
         Some(self.shared.lock()).filter(|inner| inner.number == self.number)
     }
 
-    pub(in crate::http::server) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenBody>>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenBody>>> {
         let Some(mut inner) = self.lock() else { return Poll::Ready(Some(Err(BrokenBody))) };
         let polled = inner.poll_body(cx);
         inner.reader = polled.is_pending().then(|| cx.waker().clone());
         polled
     }
 
-    pub(in crate::http::server) fn is_end(&self) -> bool {
+    pub(super) fn is_end(&self) -> bool {
         self.lock().is_some_and(|inner| inner.is_read())
     }
 
-    pub(in crate::http::server) fn size_hint(&self) -> SizeHint {
+    pub(super) fn size_hint(&self) -> SizeHint {
         match self.lock().map(|inner| inner.left()) {
             Some(Some(left)) => SizeHint::with_exact(left),
             _ => SizeHint::default(),

@@ -1,6 +1,7 @@
 //! Connections whose agents are written by hand, byte for byte.
 
 use std::{
+    convert::Infallible,
     future::{Ready, ready},
     sync::Mutex,
     time::Duration,
@@ -32,13 +33,13 @@ impl Echo {
     }
 }
 
-type Answered = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send>>;
+type Answered = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
 
 impl Serve for Echo {
     type Body = Full<Bytes>;
     type Handling = Answered;
 
-    fn handle(&self, request: Request<RequestBody>) -> Answered {
+    fn handle(&self, request: Request<Incoming>) -> Answered {
         let seen = self.0.clone();
         Box::pin(async move {
             let line = format!("{} {}", request.method(), request.uri());
@@ -53,7 +54,7 @@ impl Serve for Echo {
             };
             let line = format!("{line} {:?}", body.map(|body| String::from_utf8(body.to_vec()).unwrap()));
             seen.lock().unwrap().push(line.clone());
-            Ok(Response::new(Full::from(line)))
+            Response::new(Full::from(line))
         })
     }
 
@@ -61,7 +62,7 @@ impl Serve for Echo {
         let line = format!("{violation:?}");
         self.0.lock().unwrap().push(line.clone());
         let mut response = Response::new(Full::from(line));
-        *response.status_mut() = violation.refusal().status;
+        *response.status_mut() = violation.status();
         response
     }
 }
@@ -318,10 +319,10 @@ impl Severed for Endless {
 
 impl Serve for Endless {
     type Body = Self;
-    type Handling = Ready<Result<Response<Self>, Infallible>>;
+    type Handling = Ready<Response<Self>>;
 
-    fn handle(&self, _: Request<RequestBody>) -> Self::Handling {
-        ready(Ok(Response::new(self.clone())))
+    fn handle(&self, _: Request<Incoming>) -> Self::Handling {
+        ready(Response::new(self.clone()))
     }
 
     fn refuse(&self, _: Violation) -> Response<Self> {

@@ -65,7 +65,7 @@ fn a_request_line_has_one_form() {
     ] {
         assert_eq!(check(&format!("{line}\r\nHost: broker\r\n\r\n")), Err(violation), "{line:?}");
     }
-    assert!(Violation::Version.refusal().status == 505 && Violation::UriTooLong.refusal().status == 414);
+    assert!(Violation::Version.status() == 505 && Violation::UriTooLong.status() == 414);
 }
 
 #[test]

@@ -15,24 +15,21 @@ use tokio_util::sync::ReusableBoxFuture;
 
 use crate::pipeline::response_body::AnswerBody;
 
-/// What handling comes to.
-type Handled = Result<Response<AnswerBody>, std::convert::Infallible>;
-
 /// Blocks that a thread keeps: as many as requests are usually under way on it.
 const MAX_SPARE: usize = 64;
 
 thread_local! {
-    static SPARE: RefCell<Vec<ReusableBoxFuture<'static, Handled>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<ReusableBoxFuture<'static, Response<AnswerBody>>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// One request's future.
-pub(super) struct Handling {
+pub(crate) struct RecycledFuture {
     /// Absent once it is done.
-    future: Option<ReusableBoxFuture<'static, Handled>>,
+    future: Option<ReusableBoxFuture<'static, Response<AnswerBody>>>,
 }
 
-impl Handling {
-    pub(super) fn begin(future: impl Future<Output = Handled> + Send + 'static) -> Self {
+impl RecycledFuture {
+    pub(super) fn new(future: impl Future<Output = Response<AnswerBody>> + Send + 'static) -> Self {
         let spare = SPARE.with_borrow_mut(Vec::pop);
         let future = match spare {
             None => ReusableBoxFuture::new(future),
@@ -45,10 +42,10 @@ impl Handling {
     }
 }
 
-impl Future for Handling {
-    type Output = Handled;
+impl Future for RecycledFuture {
+    type Output = Response<AnswerBody>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Handled> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<AnswerBody>> {
         let Some(future) = &mut self.future else { return Poll::Pending };
         let handled = ready!(future.poll(cx));
         // One that is dropped before it is done is not kept: what it holds has to go at once.

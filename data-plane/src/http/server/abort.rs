@@ -1,0 +1,9 @@
+//! Responses that end although nobody reads them.
+
+use std::task::{Context, Poll};
+
+/// A body that may have to end while nobody takes it.
+pub trait Severed {
+    /// Ready when it has to.
+    fn poll_severed(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}

@@ -1,0 +1,44 @@
+//! What the connections of one listener share.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::h1::HeadLimits;
+
+/// Bounds on connections and on the requests that they carry.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Of a request's head.
+    pub head: HeadLimits,
+    /// A head must be complete this long after its connection or its first byte.
+    pub header_timeout: Duration,
+    /// A TLS handshake must be done in this time.
+    pub handshake_timeout: Duration,
+    /// Over HTTP/2, an agent must take something of a response in this time.
+    pub idle_timeout: Duration,
+    /// A connection without a request is closed after this.
+    pub keep_alive: Duration,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Streams of one HTTP/2 connection.
+    pub max_streams: u32,
+    /// How long requests in flight may take to finish when the listener stops.
+    pub drain: Duration,
+}
+
+/// What every connection of a listener is served with.
+pub struct Settings {
+    /// Its bounds.
+    pub limits: Limits,
+    /// Requests in flight are the last once this is cancelled.
+    pub stop: CancellationToken,
+    /// Everything ends at once when this is cancelled.
+    pub(super) kill: CancellationToken,
+}
+
+impl Settings {
+    pub(super) fn new(limits: Limits, stop: CancellationToken) -> Self {
+        Self { limits, stop, kill: CancellationToken::new() }
+    }
+}

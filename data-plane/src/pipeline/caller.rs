@@ -1,0 +1,25 @@
+//! Who makes a request, and when.
+
+use std::net::IpAddr;
+
+use crate::table::Table;
+
+/// Who asks, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    /// The address that the connection came from. What headers say about it is not believed.
+    pub(crate) source: IpAddr,
+    /// The connection is TLS.
+    pub(crate) tls: bool,
+    /// When the request's head was there, in unix seconds.
+    pub(crate) began: i64,
+    /// Unix seconds.
+    pub(crate) now: i64,
+}
+
+impl Caller {
+    /// The same at a later time.
+    pub(crate) fn again(&self, table: &Table) -> Self {
+        Self { now: table.wall().unix_now(), ..*self }
+    }
+}
