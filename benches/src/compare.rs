@@ -54,7 +54,7 @@ pub struct Results {
     pub syscalls: Option<f64>,
 }
 
-struct World {
+struct Contest {
     args: Args,
     tokens: PathBuf,
     helpers: Vec<Part>,
@@ -64,12 +64,12 @@ struct World {
 
 /// Runs the comparison.
 pub fn run(args: &Args) {
-    let world = World::start(args.clone());
+    let contest = Contest::start(args.clone());
     let mut results: Vec<Results> =
-        world.contestants.iter().map(|c| Results { name: c.name, rounds: Vec::new(), syscalls: None }).collect();
+        contest.contestants.iter().map(|c| Results { name: c.name, rounds: Vec::new(), syscalls: None }).collect();
     for round in 1..=args.rounds {
-        for (contestant, result) in world.contestants.iter().zip(&mut results) {
-            let measured = world.load(contestant, args.seconds, 1.0, &[]);
+        for (contestant, result) in contest.contestants.iter().zip(&mut results) {
+            let measured = contest.load(contestant, args.seconds, 1.0, &[]);
             eprintln!(
                 "round {round} {:24} {:6.2} µs CPU {:7.0} req/s p50 {} p99 {} µs, noise {:.2}",
                 contestant.name, measured.cpu_us, measured.rate, measured.p50, measured.p99, measured.noise
@@ -77,13 +77,13 @@ pub fn run(args: &Args) {
             result.rounds.push(measured);
         }
     }
-    for (contestant, result) in world.contestants.iter().zip(&mut results) {
-        result.syscalls = world.syscalls(contestant);
+    for (contestant, result) in contest.contestants.iter().zip(&mut results) {
+        result.syscalls = contest.syscalls(contestant);
     }
     println!("{}", report::table(args, &results));
 }
 
-impl World {
+impl Contest {
     fn start(args: Args) -> Self {
         // In memory where there is one: issuing 10,000 tokens is 10,000 durable commits, and not what is measured.
         let place = PathBuf::from("/dev/shm");

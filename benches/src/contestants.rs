@@ -162,7 +162,7 @@ pub fn seks(
     part.address = proxy.parse().unwrap();
     let context = directory.join(PathBuf::from(ready["context_file"].as_str().unwrap()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let tokens = runtime.block_on(furnish(context, upstream, count));
+    let tokens = runtime.block_on(seed_fixtures(context, upstream, count));
     let list = directory.join("tokens");
     fs::write(&list, tokens.join("\n")).unwrap();
     let (address, path) = (part.address, "/api/openai/v1/chat/completions");
@@ -170,7 +170,7 @@ pub fn seks(
 }
 
 /// Enables the service, stores the credential, and issues the tokens, spread over a hundred agents.
-async fn furnish(context: PathBuf, upstream: SocketAddr, count: usize) -> Vec<String> {
+async fn seed_fixtures(context: PathBuf, upstream: SocketAddr, count: usize) -> Vec<String> {
     let choice = Choice { file: Some(context), name: None };
     let client = Client::connect(&choice.load().unwrap(), None, Duration::from_secs(60)).await.unwrap();
     let (mut rpc, tenant) = (client.rpc(), client.tenant());

@@ -54,19 +54,23 @@ enum What {
 
 /// Measures, and prints lines of a table.
 pub async fn run(args: Args) {
-    let world =
-        World { control_plane: args.control_plane, data_plane: args.data_plane, nodes: args.nodes, light: args.light };
+    let fleet = FleetUnderTest {
+        control_plane: args.control_plane,
+        data_plane: args.data_plane,
+        nodes: args.nodes,
+        light: args.light,
+    };
     match args.what {
-        What::FanOut(args) => fan_out::run(&world, args).await,
-        What::Load(args) => load::run(&world, args).await,
-        What::Churn(args) => churn::run(&world, args).await,
-        What::Restart(args) => restart::run(&world, args).await,
+        What::FanOut(args) => fan_out::run(&fleet, args).await,
+        What::Load(args) => load::run(&fleet, args).await,
+        What::Churn(args) => churn::run(&fleet, args).await,
+        What::Restart(args) => restart::run(&fleet, args).await,
     }
 }
 
 /// What is under test.
 #[derive(Clone, Debug)]
-pub struct World {
+pub struct FleetUnderTest {
     /// `seks-control-plane`.
     pub control_plane: PathBuf,
     /// `seks-data-plane`.
@@ -85,7 +89,7 @@ pub enum Nodes {
     Light(Vec<light::Light>),
 }
 
-impl World {
+impl FleetUnderTest {
     /// Nodes that are enrolled with `replica` and follow it; each has a lease.
     pub async fn populate(&self, client: &AdminClient<Channel>, replica: SocketAddr, home: &Path) -> Nodes {
         let identities = nodes::enrol(client, replica, self.nodes, home).await;

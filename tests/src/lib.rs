@@ -14,23 +14,27 @@
 
 pub mod collector;
 pub mod control;
+pub mod control_plane_host;
 pub mod etcd;
 pub mod forwarder;
 pub mod host;
 pub mod metrics;
 pub mod oracle;
 pub mod part;
+pub mod plane;
 pub mod process;
 pub mod raw;
 pub mod sandbox;
 pub mod upstream;
+pub mod wait;
 
 use std::sync::OnceLock;
 
 use tokio::runtime::Runtime;
 
 pub use self::{
-    collector::Collector, control::Control, etcd::Etcd, forwarder::Forwarder, sandbox::Sandbox, upstream::Upstream,
+    collector::Collector, control::Control, control_plane_host::ControlPlaneHost, etcd::Etcd, forwarder::Forwarder,
+    sandbox::Sandbox, upstream::Upstream,
 };
 
 /// Where the stand-in peers run, so that tests themselves can block.

@@ -11,9 +11,7 @@ use std::{
 use rustix::process::{Pid, Signal};
 
 use crate::part;
-
-/// How long a condition may take on a slow, shared machine before a test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub use crate::wait::{PATIENCE, wait_for};
 
 /// A binary of this workspace, in the target directory that the test itself was built into.
 ///
@@ -43,21 +41,6 @@ pub fn installed(file: &str) -> PathBuf {
     let path = part::test_env().join(file);
     assert!(path.exists(), "needs .test-env/{file}: tests/sdk/install puts it there");
     path
-}
-
-/// Asks again and again until there is an answer.
-///
-/// # Panics
-/// When there is none within [`PATIENCE`].
-pub fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = poll() {
-            return found;
-        }
-        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// A running child. Its output goes to files, so that a test can read it while it runs. Killed when dropped.

@@ -75,7 +75,7 @@ struct Outcome {
     seen: Vec<Request>,
 }
 
-struct World {
+struct AttackedSandbox {
     sandbox: Sandbox,
     openai: Upstream,
     github: Upstream,
@@ -87,7 +87,7 @@ struct World {
     foreign: String,
 }
 
-impl World {
+impl AttackedSandbox {
     fn start() -> Self {
         let sandbox = Sandbox::with(Options { hosts: vec!["broker".into()], ..Options::default() });
         let (openai, github, evil) = (Upstream::ok(), Upstream::ok(), Upstream::ok());
@@ -225,22 +225,22 @@ fn invariants(outcome: &Outcome, token: &str) -> Vec<String> {
 
 fn run(data: &str) {
     let cases: Vec<Case> = serde_json::from_str(data).unwrap();
-    let mut world = World::start();
+    let mut attacked = AttackedSandbox::start();
     let mut failures = Vec::new();
     for case in &cases {
-        let outcome = world.attack(case);
+        let outcome = attacked.attack(case);
         let mut wrong = case.assert.judge(&outcome);
-        wrong.extend(invariants(&outcome, &world.good));
+        wrong.extend(invariants(&outcome, &attacked.good));
         if !wrong.is_empty() {
             failures.push(format!("{} {}: {}", case.id, case.title, wrong.join("; ")));
         }
     }
-    assert_eq!(world.github.requests().len(), 0, "another service was reached");
-    assert_eq!(world.evil.log().connections.len(), 0, "a foreign host was reached");
-    assert!(world.sandbox.process().is_alive());
-    let emitted = world.sandbox.everything_emitted();
+    assert_eq!(attacked.github.requests().len(), 0, "another service was reached");
+    assert_eq!(attacked.evil.log().connections.len(), 0, "a foreign host was reached");
+    assert!(attacked.sandbox.process().is_alive());
+    let emitted = attacked.sandbox.everything_emitted();
     assert_eq!(oracle::find(emitted.as_bytes(), CREDENTIAL), None, "in what the process emitted");
-    assert!(!emitted.contains(&world.good[..20]), "a token in what the process emitted");
+    assert!(!emitted.contains(&attacked.good[..20]), "a token in what the process emitted");
     assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), cases.len(), failures.join("\n"));
 }
 

@@ -22,7 +22,7 @@ fn files_below(directory: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-struct World {
+struct ObservedSandbox {
     collector: Collector,
     sandbox: Sandbox,
     upstream: Upstream,
@@ -34,7 +34,7 @@ struct World {
     tokens: Vec<String>,
 }
 
-impl World {
+impl ObservedSandbox {
     fn start() -> Self {
         let collector = Collector::start();
         let upstream = Upstream::start(|request| match request.path().as_str() {
@@ -145,20 +145,22 @@ impl World {
 
 #[test]
 fn no_secret_is_in_any_sink() {
-    let mut world = World::start();
-    world.tokens = world.administer();
-    let tokens = world.tokens.clone();
-    world.call(&tokens);
-    world.collector.wait_for("the last span", |s| s.name == "seks.proxy" && s.get("seks.reason") == "request_invalid");
-    assert!(oracle::contains(&world.upstream.received(), world.secrets[0].as_bytes()), "the canary has flown");
+    let mut observed = ObservedSandbox::start();
+    observed.tokens = observed.administer();
+    let tokens = observed.tokens.clone();
+    observed.call(&tokens);
+    observed
+        .collector
+        .wait_for("the last span", |s| s.name == "seks.proxy" && s.get("seks.reason") == "request_invalid");
+    assert!(oracle::contains(&observed.upstream.received(), observed.secrets[0].as_bytes()), "the canary has flown");
 
     let mut found = Vec::new();
-    for (sink, bytes) in world.sinks() {
+    for (sink, bytes) in observed.sinks() {
         let bytes = oracle::Haystack::new(&bytes);
-        for secret in &world.secrets {
+        for secret in &observed.secrets {
             found.extend(bytes.find(secret).map(|form| format!("{secret} in {sink} ({form})")));
         }
-        for token in &world.tokens {
+        for token in &observed.tokens {
             // Half a token is too much: look for its random part's first half.
             found.extend(bytes.find(&token[11..33]).map(|form| format!("a token in {sink} ({form})")));
         }

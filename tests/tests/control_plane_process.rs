@@ -9,107 +9,15 @@ use std::{
 };
 
 use rustix::process::Signal;
-use seks_proto::wire::{self, admin_client::AdminClient};
+use seks_proto::wire;
 use seks_tests::{
-    control::{Pair, connect, send_bytes},
+    ControlPlaneHost,
+    control::send_bytes,
+    control_plane_host::KEK,
     process::{Finished, Process, binary, run},
     runtime,
 };
-use tempfile::TempDir;
-use tonic::{Code, transport::Channel};
-
-/// Somebody's machine: a directory with a configuration and a key.
-struct Machine {
-    dir: TempDir,
-}
-
-const GOOD_KEK: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-
-impl Machine {
-    fn new() -> Self {
-        let machine = Self { dir: tempfile::tempdir().unwrap() };
-        machine.kek(GOOD_KEK, 0o600);
-        machine.configure("");
-        machine
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str, mode: u32) {
-        fs::write(self.path(name), text).unwrap();
-        fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
-    }
-
-    fn kek(&self, text: &str, mode: u32) {
-        self.write("kek", text, mode);
-    }
-
-    /// A configuration that works, and `more` behind it.
-    fn configure(&self, more: &str) {
-        let store = self.path("data/store");
-        self.configure_with(&format!("[store]\npath = {store:?}\n[seal]\npath = {:?}\n{more}", self.path("kek")));
-    }
-
-    fn configure_with(&self, text: &str) {
-        self.write("control-plane.toml", text, 0o600);
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary("seks-control-plane"));
-        command.env_clear().arg("--config").arg(self.path("control-plane.toml"));
-        for listen in ["--admin-listen", "--distribution-listen", "--metrics-listen"] {
-            command.args([listen, "127.0.0.1:0"]);
-        }
-        command.args(arguments);
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Finished {
-        run(&mut self.command(arguments), b"")
-    }
-
-    fn start(&self) -> Running {
-        let name = format!("control-plane-{}", fs::read_dir(self.dir.path()).unwrap().count());
-        // Memory that is free goes back at once, so that what a test measures is what is used.
-        let mut command = self.command(&[]);
-        command.env("MIMALLOC_PURGE_DELAY", "0");
-        let mut process = Process::spawn(&name, self.dir.path(), &mut command);
-        let serving = |text: String| {
-            let line = text.lines().find(|l| l.contains("\"serving\""))?.to_owned();
-            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-            Some(line["admin"].as_str().unwrap().to_owned())
-        };
-        let log = self.path(&format!("{name}.err"));
-        let admin =
-            process.wait_for("the control plane to serve", || serving(fs::read_to_string(&log).unwrap_or_default()));
-        Running { process, admin }
-    }
-
-    /// Makes the first operator, while nothing runs.
-    fn bootstrap(&self) {
-        let out = self.path("root");
-        let done = self.run(&["bootstrap-operator", "--name", "root", "--out", out.to_str().unwrap()]);
-        assert_eq!(done.code, Some(0), "{}", done.stderr);
-    }
-
-    fn channel(&self, running: &Running) -> Channel {
-        let read = |name: &str| fs::read_to_string(self.path("root").join(name)).unwrap();
-        let pair = Pair { certificate: read("operator.pem"), key: read("operator.key") };
-        let _runtime = runtime().enter();
-        connect(&running.admin, &read("ca.pem"), &pair)
-    }
-
-    fn client(&self, running: &Running) -> AdminClient<Channel> {
-        AdminClient::new(self.channel(running))
-    }
-}
-
-struct Running {
-    process: Process,
-    admin: String,
-}
+use tonic::Code;
 
 /// One line on standard error that holds `wanted`, and exit code 2.
 #[track_caller]
@@ -128,7 +36,7 @@ fn agent(name: &str) -> wire::CreateAgentRequest {
 
 #[test]
 fn a_bad_configuration_is_one_line_that_names_file_key_and_reason() {
-    let machine = Machine::new();
+    let host = ControlPlaneHost::embedded();
     let file = "control-plane.toml";
     for (more, wanted) in [
         ("[nonsense]\na = 1\n", vec![file, "nonsense"]),
@@ -140,22 +48,22 @@ fn a_bad_configuration_is_one_line_that_names_file_key_and_reason() {
         ("[telemetry]\nqueue_spans = \"many\"\n", vec![file, "telemetry.queue_spans"]),
         ("[admin\n", vec![file, "line 5"]),
     ] {
-        machine.configure(more);
-        refused(&machine.run(&[]), &wanted);
+        host.configure(more);
+        refused(&host.run(&[]), &wanted);
     }
-    fs::remove_file(machine.path(file)).unwrap();
-    refused(&machine.run(&[]), &[file, "no such file"]);
-    assert!(!machine.path("data").exists(), "a refused start has written something");
+    fs::remove_file(host.path(file)).unwrap();
+    refused(&host.run(&[]), &[file, "no such file"]);
+    assert!(!host.path("data").exists(), "a refused start has written something");
 }
 
 #[test]
 fn environment_and_command_line_are_checked_like_the_file() {
-    let machine = Machine::new();
-    let done = run(machine.command(&[]).env("SEKS_ADMIN_LISTN", "127.0.0.1:0"), b"");
+    let host = ControlPlaneHost::embedded();
+    let done = run(host.command(&[]).env("SEKS_ADMIN_LISTN", "127.0.0.1:0"), b"");
     refused(&done, &["SEKS_ADMIN_LISTN"]);
-    let done = run(machine.command(&[]).env("SEKS_DISTRIBUTION_LEASE", "soon"), b"");
+    let done = run(host.command(&[]).env("SEKS_DISTRIBUTION_LEASE", "soon"), b"");
     refused(&done, &["SEKS_DISTRIBUTION_LEASE", "distribution.lease"]);
-    refused(&machine.run(&["--nonsense"]), &["--nonsense"]);
+    refused(&host.run(&["--nonsense"]), &["--nonsense"]);
     let mut command = Command::new(binary("seks-control-plane"));
     let done = run(command.env_clear().args(["--admin-listen", "nowhere"]), b"");
     refused(&done, &["admin.listen"]);
@@ -163,94 +71,94 @@ fn environment_and_command_line_are_checked_like_the_file() {
 
 #[test]
 fn a_key_that_is_missing_malformed_or_exposed_stops_the_start() {
-    let machine = Machine::new();
+    let host = ControlPlaneHost::embedded();
     for (kek, mode) in [
-        (&GOOD_KEK[..62], 0o600),
-        (&format!("{GOOD_KEK}00"), 0o600),
+        (&KEK[..62], 0o600),
+        (&format!("{KEK}00"), 0o600),
         (&"0".repeat(64), 0o600),
         (&"g".repeat(64), 0o600),
         ("", 0o600),
-        (GOOD_KEK, 0o644),
+        (KEK, 0o644),
     ] {
-        machine.kek(kek, mode);
-        let done = machine.run(&[]);
+        host.write("kek", kek, mode);
+        let done = host.run(&[]);
         refused(&done, &["seal.path", "kek"]);
         assert!(kek.len() < 10 || !done.stderr.contains(&kek[..10]), "the key is in the message: {done:?}");
     }
-    machine.kek(GOOD_KEK, 0o644);
-    fs::rename(machine.path("kek"), machine.path("exposed")).unwrap();
-    symlink(machine.path("exposed"), machine.path("kek")).unwrap();
-    refused(&machine.run(&[]), &["seal.path", "kek"]);
-    fs::remove_file(machine.path("kek")).unwrap();
-    refused(&machine.run(&[]), &["seal.path", "kek"]);
+    host.write("kek", KEK, 0o644);
+    fs::rename(host.path("kek"), host.path("exposed")).unwrap();
+    symlink(host.path("exposed"), host.path("kek")).unwrap();
+    refused(&host.run(&[]), &["seal.path", "kek"]);
+    fs::remove_file(host.path("kek")).unwrap();
+    refused(&host.run(&[]), &["seal.path", "kek"]);
 
-    machine.configure_with(&format!("[store]\npath = {:?}\n", machine.path("data/store")));
-    refused(&machine.run(&[]), &["seal.path", "missing"]);
-    machine.configure_with(&format!(
+    host.configure_with(&format!("[store]\npath = {:?}\n", host.path("data/store")));
+    refused(&host.run(&[]), &["seal.path", "missing"]);
+    host.configure_with(&format!(
         "[store]\npath = {:?}\n[seal]\nkind = \"env\"\nvariable = \"MY_KEK\"\n",
-        machine.path("data/store")
+        host.path("data/store")
     ));
-    refused(&machine.run(&[]), &["seal.variable", "MY_KEK"]);
-    assert!(!machine.path("data").exists(), "a refused start has written something");
+    refused(&host.run(&[]), &["seal.variable", "MY_KEK"]);
+    assert!(!host.path("data").exists(), "a refused start has written something");
 }
 
 #[test]
 fn another_key_than_the_stores_is_refused_and_harms_nothing() {
-    let machine = Machine::new();
-    machine.bootstrap();
-    machine.kek(&GOOD_KEK.replace('0', "1"), 0o600);
-    refused(&machine.run(&[]), &["seal", "is not the one that this store was sealed with"]);
-    machine.kek(&format!("{GOOD_KEK}\n"), 0o600); // an editor's newline
-    let running = machine.start();
-    runtime().block_on(machine.client(&running).who_am_i(wire::WhoAmIRequest {})).unwrap();
+    let host = ControlPlaneHost::embedded();
+    host.bootstrap();
+    host.write("kek", &KEK.replace('0', "1"), 0o600);
+    refused(&host.run(&[]), &["seal", "is not the one that this store was sealed with"]);
+    host.write("kek", &format!("{KEK}\n"), 0o600); // an editor's newline
+    let running = host.start();
+    runtime().block_on(host.client(&running).who_am_i(wire::WhoAmIRequest {})).unwrap();
 }
 
 #[test]
 fn a_key_is_rotated_offline_and_the_old_one_is_not_needed_any_more() {
-    let machine = Machine::new();
-    machine.bootstrap();
-    machine.write("old", GOOD_KEK, 0o600);
-    fs::remove_file(machine.path("kek")).unwrap();
-    assert_eq!(machine.run(&["create-kek", "--out", machine.path("kek").to_str().unwrap()]).code, Some(0));
-    refused(&machine.run(&["create-kek", "--out", machine.path("kek").to_str().unwrap()]), &["--out"]);
+    let host = ControlPlaneHost::embedded();
+    host.bootstrap();
+    host.write("old", KEK, 0o600);
+    fs::remove_file(host.path("kek")).unwrap();
+    assert_eq!(host.run(&["create-kek", "--out", host.path("kek").to_str().unwrap()]).code, Some(0));
+    refused(&host.run(&["create-kek", "--out", host.path("kek").to_str().unwrap()]), &["--out"]);
     let seal = |older: &str| {
-        let (store, kek) = (machine.path("data/store"), machine.path("kek"));
-        machine.configure_with(&format!("[store]\npath = {store:?}\n[seal]\npath = {kek:?}\nolder = [{older}]\n"));
+        let (store, kek) = (host.path("data/store"), host.path("kek"));
+        host.configure_with(&format!("[store]\npath = {store:?}\n[seal]\npath = {kek:?}\nolder = [{older}]\n"));
     };
-    seal(&format!("{:?}", machine.path("old")));
-    let done = machine.run(&["rotate-kek"]);
+    seal(&format!("{:?}", host.path("old")));
+    let done = host.run(&["rotate-kek"]);
     assert_eq!(done.code, Some(0), "{done:?}");
     assert!(done.stdout.contains("re-wrapped"), "{done:?}");
     seal("");
-    let running = machine.start();
-    runtime().block_on(machine.client(&running).who_am_i(wire::WhoAmIRequest {})).unwrap();
+    let running = host.start();
+    runtime().block_on(host.client(&running).who_am_i(wire::WhoAmIRequest {})).unwrap();
 }
 
 #[test]
 fn a_store_has_one_process() {
-    let machine = Machine::new();
-    machine.bootstrap();
-    let running = machine.start();
-    refused(&machine.run(&[]), &["store.path", "in use by another process"]);
-    let out = machine.path("second");
-    let done = machine.run(&["bootstrap-operator", "--name", "second", "--out", out.to_str().unwrap()]);
+    let host = ControlPlaneHost::embedded();
+    host.bootstrap();
+    let running = host.start();
+    refused(&host.run(&[]), &["store.path", "in use by another process"]);
+    let out = host.path("second");
+    let done = host.run(&["bootstrap-operator", "--name", "second", "--out", out.to_str().unwrap()]);
     refused(&done, &["store.path", "in use by another process"]);
-    runtime().block_on(machine.client(&running).who_am_i(wire::WhoAmIRequest {})).unwrap();
+    runtime().block_on(host.client(&running).who_am_i(wire::WhoAmIRequest {})).unwrap();
 }
 
 #[test]
 fn a_file_that_is_no_store_is_refused_and_left_alone() {
-    let machine = Machine::new();
-    fs::create_dir(machine.path("data")).unwrap();
-    fs::set_permissions(machine.path("data"), fs::Permissions::from_mode(0o700)).unwrap();
-    machine.write("data/store", "something else entirely\n", 0o600);
-    refused(&machine.run(&[]), &["store.path", "not a store"]);
-    assert_eq!(fs::read_to_string(machine.path("data/store")).unwrap(), "something else entirely\n");
+    let host = ControlPlaneHost::embedded();
+    fs::create_dir(host.path("data")).unwrap();
+    fs::set_permissions(host.path("data"), fs::Permissions::from_mode(0o700)).unwrap();
+    host.write("data/store", "something else entirely\n", 0o600);
+    refused(&host.run(&[]), &["store.path", "not a store"]);
+    assert_eq!(fs::read_to_string(host.path("data/store")).unwrap(), "something else entirely\n");
 }
 
 #[test]
 fn an_address_that_is_taken_is_named() {
-    let machine = Machine::new();
+    let host = ControlPlaneHost::embedded();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (flag, key) in [
@@ -259,7 +167,7 @@ fn an_address_that_is_taken_is_named() {
         ("--metrics-listen", "telemetry.metrics_listen"),
     ] {
         let mut command = Command::new(binary("seks-control-plane"));
-        command.env_clear().arg("--config").arg(machine.path("control-plane.toml"));
+        command.env_clear().arg("--config").arg(host.path("control-plane.toml"));
         for listen in ["--admin-listen", "--distribution-listen", "--metrics-listen"] {
             command.args([listen, if listen == flag { address.as_str() } else { "127.0.0.1:0" }]);
         }
@@ -269,7 +177,7 @@ fn an_address_that_is_taken_is_named() {
 
 #[test]
 fn listener_certificates_that_are_expired_foreign_or_exposed_stop_the_start() {
-    let machine = Machine::new();
+    let host = ControlPlaneHost::embedded();
     let pair = |until: u64| {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
@@ -278,8 +186,8 @@ fn listener_certificates_that_are_expired_foreign_or_exposed_stop_the_start() {
     };
     let (expired, expired_key) = pair(1_000_000_000);
     let (good, good_key) = pair(4_000_000_000);
-    let (cert, key) = (machine.path("cert.pem"), machine.path("key.pem"));
-    machine.configure(&format!("[admin.tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n"));
+    let (cert, key) = (host.path("cert.pem"), host.path("key.pem"));
+    host.configure(&format!("[admin.tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n"));
     for (certificate, private, mode, wanted) in [
         (expired.as_str(), expired_key.as_str(), 0o600, "valid from"),
         (&good, &expired_key, 0o600, "admin.tls"),
@@ -287,31 +195,31 @@ fn listener_certificates_that_are_expired_foreign_or_exposed_stop_the_start() {
         ("", &good_key, 0o600, "no certificate"),
         (&good, "", 0o600, "no private key"),
     ] {
-        machine.write("cert.pem", certificate, 0o644);
-        machine.write("key.pem", private, mode);
-        refused(&machine.run(&[]), &["admin.tls", wanted]);
+        host.write("cert.pem", certificate, 0o644);
+        host.write("key.pem", private, mode);
+        refused(&host.run(&[]), &["admin.tls", wanted]);
     }
     fs::remove_file(&cert).unwrap();
-    refused(&machine.run(&[]), &["admin.tls", "cert_file"]);
-    machine.write("cert.pem", &good, 0o644);
-    machine.write("key.pem", &good_key, 0o600);
-    machine.start();
+    refused(&host.run(&[]), &["admin.tls", "cert_file"]);
+    host.write("cert.pem", &good, 0o644);
+    host.write("key.pem", &good_key, 0o600);
+    host.start();
 }
 
 #[test]
 fn sigterm_ends_it_with_zero_and_what_was_acknowledged_survives_a_kill() {
-    let machine = Machine::new();
-    machine.bootstrap();
-    let running = machine.start();
-    runtime().block_on(machine.client(&running).create_agent(agent("first"))).unwrap();
+    let host = ControlPlaneHost::embedded();
+    host.bootstrap();
+    let running = host.start();
+    runtime().block_on(host.client(&running).create_agent(agent("first"))).unwrap();
     running.process.signal(Signal::KILL);
     drop(running);
-    let mut running = machine.start();
-    runtime().block_on(machine.client(&running).create_agent(agent("second"))).unwrap();
+    let mut running = host.start();
+    runtime().block_on(host.client(&running).create_agent(agent("second"))).unwrap();
     assert_eq!(running.process.terminate().code(), Some(0));
-    let running = machine.start();
+    let running = host.start();
     let list = wire::ListRequest { tenant: "default".into(), ..Default::default() };
-    let agents = runtime().block_on(machine.client(&running).list_agents(list)).unwrap().into_inner().agents;
+    let agents = runtime().block_on(host.client(&running).list_agents(list)).unwrap().into_inner().agents;
     assert_eq!(agents.iter().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["first", "second"]);
 }
 
@@ -336,19 +244,19 @@ impl Drop for Mounted {
 #[test]
 #[cfg_attr(not(has = "mount"), ignore = "needs mount")]
 fn a_read_only_data_directory_is_one_line() {
-    let machine = Machine::new();
-    let _mounted = Mounted::tmpfs(&machine.path("data"), "ro,mode=0700");
-    refused(&machine.run(&[]), &["store.path"]);
+    let host = ControlPlaneHost::embedded();
+    let _mounted = Mounted::tmpfs(&host.path("data"), "ro,mode=0700");
+    refused(&host.run(&[]), &["store.path"]);
 }
 
 #[test]
 #[cfg_attr(not(has = "mount"), ignore = "needs mount")]
 fn a_full_disk_refuses_writes_keeps_revoking_and_loses_nothing() {
-    let machine = Machine::new();
-    let _mounted = Mounted::tmpfs(&machine.path("data"), "size=6m,mode=0700");
-    machine.bootstrap();
-    let mut running = machine.start();
-    let mut client = machine.client(&running);
+    let host = ControlPlaneHost::embedded();
+    let _mounted = Mounted::tmpfs(&host.path("data"), "size=6m,mode=0700");
+    host.bootstrap();
+    let mut running = host.start();
+    let mut client = host.client(&running);
     let (written, refusal) = runtime().block_on(async {
         let mut written = 0;
         loop {
@@ -366,9 +274,9 @@ fn a_full_disk_refuses_writes_keeps_revoking_and_loses_nothing() {
     runtime().block_on(client.delete_agent(delete)).unwrap();
     assert!(running.process.is_alive());
     running.process.kill();
-    let running = machine.start();
+    let running = host.start();
     let list = wire::ListRequest { tenant: "default".into(), ..Default::default() };
-    let agents = runtime().block_on(machine.client(&running).list_agents(list)).unwrap().into_inner().agents;
+    let agents = runtime().block_on(host.client(&running).list_agents(list)).unwrap().into_inner().agents;
     assert_eq!(agents.len(), written - 1, "an acknowledged write is missing, or a refused one is there");
 }
 
@@ -381,10 +289,10 @@ fn peak(process: &Process) -> u64 {
 
 #[test]
 fn hostile_messages_cost_little_memory() {
-    let machine = Machine::new();
-    machine.bootstrap();
-    let running = machine.start();
-    let channel = machine.channel(&running);
+    let host = ControlPlaneHost::embedded();
+    host.bootstrap();
+    let running = host.start();
+    let channel = host.channel(&running);
     let send = |method: &str, message: Vec<u8>| runtime().block_on(send_bytes(channel.clone(), method, message));
     // What the allocator and the threads take for themselves comes with the first calls, whatever is in them.
     for _ in 0..20 {

@@ -14,8 +14,8 @@ use seks_runtime::telemetry::Telemetry;
 use tokio::sync::Semaphore;
 
 use super::{
-    Nodes, World, nodes, percentile,
-    replica::{Site, token},
+    FleetUnderTest, Nodes, nodes, percentile,
+    replica::{ReplicaHost, token},
 };
 use crate::sys;
 
@@ -44,12 +44,12 @@ const PARTS: usize = 3;
 type Committed = Arc<Mutex<VecDeque<(u64, Instant)>>>;
 
 /// Store and replica live in this process, so that commits cost no gRPC: what is measured is the way from the store to the nodes.
-pub(super) async fn run(world: &World, args: Args) {
-    let site = Site::furnished(&world.control_plane).await;
-    let plane = ControlPlane::start(site.config(), Telemetry::disabled()).await.unwrap();
-    let client = site.client(plane.admin_addr()).await;
+pub(super) async fn run(fleet: &FleetUnderTest, args: Args) {
+    let host = ReplicaHost::with_fixtures(&fleet.control_plane).await;
+    let plane = ControlPlane::start(host.config(), Telemetry::disabled()).await.unwrap();
+    let client = host.client(plane.admin_addr()).await;
     let address = plane.distribution_addr();
-    let nodes = world.populate(&client, address, site.nodes()).await;
+    let nodes = fleet.populate(&client, address, host.nodes()).await;
     let store = Arc::clone(plane.registry().store());
     let committed = Committed::default();
     let writing = tokio::spawn(write(store, args.clone(), Arc::clone(&committed)));
@@ -67,7 +67,7 @@ pub(super) async fn run(world: &World, args: Args) {
     println!(
         "{rate:.0} changes a second ({} a revision) to {} {} for {} s; {cores:.2} cores, store and nodes included",
         args.batch,
-        world.nodes,
+        fleet.nodes,
         nodes.kind(),
         args.seconds
     );

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use seks_proto::wire::{self, node_enforcement::State};
 
-use super::{World, percentile, replica::Site};
+use super::{FleetUnderTest, percentile, replica::ReplicaHost};
 use crate::sys;
 
 /// How often.
@@ -18,16 +18,16 @@ pub struct Args {
     pause: u64,
 }
 
-pub(super) async fn run(world: &World, args: Args) {
-    let mut site = Site::furnished(&world.control_plane).await;
-    site.fill(args.revocations).await;
-    let replica = site.start().await;
-    let mut client = site.client(replica.admin).await;
+pub(super) async fn run(fleet: &FleetUnderTest, args: Args) {
+    let mut host = ReplicaHost::with_fixtures(&fleet.control_plane).await;
+    host.fill(args.revocations).await;
+    let replica = host.start().await;
+    let mut client = host.client(replica.admin).await;
     let begun = Instant::now();
-    let nodes = world.populate(&client, replica.nodes, site.nodes()).await;
+    let nodes = fleet.populate(&client, replica.nodes, host.nodes()).await;
     println!(
         "{} {} enrolled, and with a lease each, in {:.1} s; replica {} MiB",
-        world.nodes,
+        fleet.nodes,
         nodes.kind(),
         begun.elapsed().as_secs_f64(),
         sys::rss_kib(replica.pid()) / 1024
@@ -45,7 +45,7 @@ pub(super) async fn run(world: &World, args: Args) {
         let answer = client.revoke_token(request).await.unwrap().into_inner().enforcement.unwrap();
         whole.push(begun.elapsed().as_secs_f64() * 1000.0);
         let applied: Vec<_> = answer.nodes.iter().filter(|node| node.state() == State::Applied).collect();
-        assert!(answer.enforced && applied.len() == world.nodes, "{} of {} nodes", applied.len(), world.nodes);
+        assert!(answer.enforced && applied.len() == fleet.nodes, "{} of {} nodes", applied.len(), fleet.nodes);
         let mut each: Vec<f64> = applied.iter().map(|node| node.ms as f64).collect();
         median_ack.push(percentile(&mut each, 0.5));
         last_ack.push(percentile(&mut each, 1.0));
@@ -63,7 +63,7 @@ pub(super) async fn run(world: &World, args: Args) {
     println!(
         "replica: {:.2} cores meanwhile, {:.1} us of CPU a node and revocation, {} MiB",
         cpu / wall.elapsed().as_secs_f64(),
-        cpu * 1e6 / (world.nodes * args.revocations) as f64,
+        cpu * 1e6 / (fleet.nodes * args.revocations) as f64,
         sys::rss_kib(replica.pid()) / 1024
     );
 }

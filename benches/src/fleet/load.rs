@@ -10,7 +10,7 @@ use std::{
 
 use seks_proto::wire::EnrollNodeRequest;
 
-use super::{World, nodes::until, replica::Site};
+use super::{FleetUnderTest, nodes::until, replica::ReplicaHost};
 use crate::sys;
 
 /// How many.
@@ -28,9 +28,9 @@ struct Needed {
     memory: u64,
 }
 
-pub(super) async fn run(world: &World, args: Args) {
-    let (empty_replica, empty_node) = measure(world, 0).await;
-    let (replica, node) = measure(world, args.tokens).await;
+pub(super) async fn run(fleet: &FleetUnderTest, args: Args) {
+    let (empty_replica, empty_node) = measure(fleet, 0).await;
+    let (replica, node) = measure(fleet, args.tokens).await;
     println!("| {} tokens | time | memory | empty | bytes a token |\n|---|---|---|---|---|", args.tokens);
     for (name, with, without) in
         [("replica, start to serving", replica, empty_replica), ("node, start to ready", node, empty_node)]
@@ -47,15 +47,15 @@ pub(super) async fn run(world: &World, args: Args) {
     }
 }
 
-async fn measure(world: &World, tokens: usize) -> (Needed, Needed) {
-    let mut site = Site::furnished(&world.control_plane).await;
-    site.fill(tokens).await;
-    let replica = site.start().await;
+async fn measure(fleet: &FleetUnderTest, tokens: usize) -> (Needed, Needed) {
+    let mut host = ReplicaHost::with_fixtures(&fleet.control_plane).await;
+    host.fill(tokens).await;
+    let replica = host.start().await;
     let for_replica = Needed { time: replica.started_in, memory: settled(replica.pid()).await };
-    let mut client = site.client(replica.admin).await;
+    let mut client = host.client(replica.admin).await;
     let request = EnrollNodeRequest { region: "bench".into(), ..Default::default() };
     let join = client.enroll_node(request).await.unwrap().into_inner().join_token;
-    let node = Process::start(&world.data_plane, &site.path("node"), &replica.nodes.to_string(), &join);
+    let node = Process::start(&fleet.data_plane, &host.path("node"), &replica.nodes.to_string(), &join);
     let begun = Instant::now();
     until("the node is ready", || node.is_ready()).await;
     let time = begun.elapsed();

@@ -30,7 +30,7 @@ const AGENTS: usize = 100;
 pub const TENANT: &str = "default";
 
 /// Everything of a control plane that outlives its process: an embedded store on this machine's disk, and the first operator.
-pub struct Site {
+pub struct ReplicaHost {
     program: PathBuf,
     directory: TempDir,
     /// What nodes keep. In memory where there is such a place: they write down once a second what they have seen, each to a disk of its
@@ -51,11 +51,11 @@ pub struct Replica {
     pub started_in: Duration,
 }
 
-impl Site {
+impl ReplicaHost {
     /// A new one, with a service, a credential and a hundred agents.
-    pub async fn furnished(program: &Path) -> Self {
-        let site = Self::new(program);
-        let foundation = site.open().await;
+    pub async fn with_fixtures(program: &Path) -> Self {
+        let host = Self::new(program);
+        let foundation = host.open().await;
         let (registry, tenant) = (&foundation.registry, tenant());
         let service = wire::Service {
             tenant: TENANT.into(),
@@ -73,19 +73,19 @@ impl Site {
         for n in 0..AGENTS {
             registry.create_agent(&tenant, &format!("agent-{n}").parse().unwrap(), Default::default()).await.unwrap();
         }
-        site
+        host
     }
 
     fn new(program: &Path) -> Self {
         let directory = tempfile::tempdir().unwrap();
         Sealer::create_file(&directory.path().join("kek")).unwrap();
         let nodes = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let site =
+        let host =
             Self { program: program.into(), directory, nodes, ports: [SocketAddr::from(([127, 0, 0, 1], 0)); 2] };
-        site.configure();
-        let done = site.command().args(["bootstrap-operator", "--name", "root", "--out", "operator"]).output().unwrap();
+        host.configure();
+        let done = host.command().args(["bootstrap-operator", "--name", "root", "--out", "operator"]).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        site
+        host
     }
 
     fn configure(&self) {

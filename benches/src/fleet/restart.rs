@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
-    World,
+    FleetUnderTest,
     nodes::{self, Node},
-    replica::Site,
+    replica::ReplicaHost,
 };
 
 /// How often.
@@ -28,12 +28,12 @@ pub struct Args {
     written: usize,
 }
 
-pub(super) async fn run(world: &World, args: Args) {
-    let mut site = Site::furnished(&world.control_plane).await;
-    site.fill(args.tokens).await;
-    let mut replica = site.start().await;
-    let client = site.client(replica.admin).await;
-    let identities = nodes::enrol(&client, replica.nodes, world.nodes, site.nodes()).await;
+pub(super) async fn run(fleet: &FleetUnderTest, args: Args) {
+    let mut host = ReplicaHost::with_fixtures(&fleet.control_plane).await;
+    host.fill(args.tokens).await;
+    let mut replica = host.start().await;
+    let client = host.client(replica.admin).await;
+    let identities = nodes::enrol(&client, replica.nodes, fleet.nodes, host.nodes()).await;
     let nodes = Arc::new(nodes::start(identities, replica.nodes).await);
     println!(
         "{} tokens written while the replica is away\n\n\
@@ -46,8 +46,8 @@ pub(super) async fn run(world: &World, args: Args) {
         let begun = Instant::now();
         drop(replica);
         let from = args.tokens + (round - 1) * args.written;
-        site.write(from..from + args.written).await;
-        replica = site.start().await;
+        host.write(from..from + args.written).await;
+        replica = host.start().await;
         let serving = begun.elapsed();
         nodes::until("every node is back", || {
             nodes.iter().zip(&before).all(|(node, before)| {

@@ -11,13 +11,13 @@
     reason = "a simulation that fails fails the test that ran it"
 )]
 
+mod fixtures;
 mod host;
 mod network;
 mod oracle;
 mod plane;
 mod random;
 mod scenario;
-mod site;
 mod store;
 mod world;
 

@@ -13,7 +13,7 @@ use seks_data_plane::table::{Decided, Found, ServiceEntry, Table, TokenEntry, Ve
 use seks_lease::BootInstant;
 
 use crate::{
-    site::{Token, service, tenant},
+    fixtures::{Token, service, tenant},
     store::Defect,
 };
 

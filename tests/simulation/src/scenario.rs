@@ -13,11 +13,11 @@ use seks_control_plane::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    fixtures::{Fixtures, TOKENS, tenant},
     host::Hold,
     network::HostId,
     oracle::Exchange,
     random::Random,
-    site::{Site, TOKENS, tenant},
     store::Defect,
     world::{Pending, STORE, TICK, World},
 };
@@ -264,7 +264,7 @@ impl Scenario {
         let outcome: Pending<Outcome> = Pending::default();
         let what_of = format!("{what} {token:?} at replica-{replica}");
         self.say(|| what_of.clone());
-        let (oracle, told, tokens) = (self.world.oracle.clone(), outcome.clone(), &Site::get().tokens);
+        let (oracle, told, tokens) = (self.world.oracle.clone(), outcome.clone(), &Fixtures::get().tokens);
         host.spawn(async move {
             let tell = |outcome| *told.lock().unwrap() = Some(outcome);
             let done: Result<Revision, RegistryError> = match (what, token) {
@@ -273,10 +273,10 @@ impl Scenario {
                 (_, None) => {
                     let (name, by) = ("main".parse().unwrap(), "root".parse().unwrap());
                     let secret = seks_types::secret::Secret::new("not-a-real-key-either".into());
-                    let service = crate::site::service();
+                    let service = crate::fixtures::service();
                     let put = match what {
                         "put a credential for some" => {
-                            let pools = [crate::site::EVEN.parse().unwrap()];
+                            let pools = [crate::fixtures::EVEN.parse().unwrap()];
                             registry.put_credential(&tenant(), &name, &service, &secret, &pools, &by).await
                         }
                         _ => registry.put_credential(&tenant(), &name, &service, &secret, &[], &by).await,
@@ -296,7 +296,7 @@ impl Scenario {
             match (what, token) {
                 ("revoke", Some(at)) => oracle.promise(at),
                 (_, Some(agents)) => {
-                    let same = |(_, token): &(usize, &crate::site::Token)| token.agent == tokens[agents].agent;
+                    let same = |(_, token): &(usize, &crate::fixtures::Token)| token.agent == tokens[agents].agent;
                     tokens.iter().enumerate().filter(same).for_each(|(at, _)| oracle.promise(at));
                 }
                 _ => {}
@@ -316,7 +316,7 @@ impl Scenario {
         let defect = self.plan.defect;
         let Some(watched) = self.world.watched(node) else { return };
         if let Some(host) = &self.world.machines[node].host {
-            host.spawn(watched.clone().request(at, Site::get().tokens[at].clone(), plan, defect));
+            host.spawn(watched.clone().request(at, Fixtures::get().tokens[at].clone(), plan, defect));
         }
     }
 
@@ -348,7 +348,7 @@ impl Scenario {
         for id in self.world.nodes.clone() {
             let Some(watched) = self.world.watched(id).cloned() else { continue };
             let Some(host) = &mut self.world.machines[id].host else { continue };
-            let tokens = &Site::get().tokens;
+            let tokens = &Fixtures::get().tokens;
             let held: Vec<bool> =
                 host.ask(|| tokens.iter().map(|token| watched.accepts(token, Duration::ZERO)).collect());
             let credential = host.ask(|| watched.credential());
@@ -390,22 +390,22 @@ impl Scenario {
 
 /// The version of the credential that a node should hold: while a token reaches it, and the node may.
 fn credential_at(world: &World, node: HostId) -> Option<u32> {
-    let token = |token: &crate::site::Token| Key::Token(tenant(), token.id.clone());
+    let token = |token: &crate::fixtures::Token| Key::Token(tenant(), token.id.clone());
     let is_there = |key: &Key| world.cluster.read(|contents| contents.get(key)).is_some();
-    Site::get().tokens.iter().map(token).find(is_there)?;
+    Fixtures::get().tokens.iter().map(token).find(is_there)?;
     let key = Key::Credential(tenant(), "main".parse().unwrap());
     let record = world.cluster.read(|contents| contents.get(&key))?;
     let record = Credential::decode(record.value).ok()?;
-    (record.pools.is_empty() || crate::site::is_even(node)).then_some(record.version)
+    (record.pools.is_empty() || crate::fixtures::is_even(node)).then_some(record.version)
 }
 
 /// Which tokens are good, by what the store holds.
 fn honoured(world: &World) -> Vec<bool> {
-    let good = |token: &crate::site::Token| {
+    let good = |token: &crate::fixtures::Token| {
         let agent = world.cluster.read(|contents| contents.get(&Key::Agent(tenant(), token.agent.clone())));
         let agent = agent.and_then(|record| Agent::decode(record.value).ok());
         let there = world.cluster.read(|contents| contents.get(&Key::Token(tenant(), token.id.clone()))).is_some();
         there && agent.is_some_and(|agent| !agent.disabled)
     };
-    Site::get().tokens.iter().map(good).collect()
+    Fixtures::get().tokens.iter().map(good).collect()
 }

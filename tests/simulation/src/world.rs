@@ -11,12 +11,12 @@ use seks_data_plane::{sync::simulation::Dial, table::Table};
 use tonic::transport::Endpoint;
 
 use crate::{
+    fixtures::Fixtures,
     host::{Hold, Host},
     network::{HostId, Network},
     oracle::{Oracle, Watched},
     plane::{self, Certificates, Serving},
     random::Random,
-    site::Site,
     store::{Client, Cluster, Defect},
 };
 
@@ -68,7 +68,7 @@ impl World {
         defect: Option<Defect>,
     ) -> Self {
         let network = Network::new(random.fork());
-        let cluster = Cluster::new(STORE, Site::get().contents.clone(), defect);
+        let cluster = Cluster::new(STORE, Fixtures::get().contents.clone(), defect);
         let (first, total) = (1 + replicas, 1 + replicas + nodes);
         let certificates = Certificates { clone: clone.then_some((total, first)) };
         let mut world = Self {
@@ -117,7 +117,7 @@ impl World {
     fn start_replica(&self, id: HostId, host: &Host) -> Program {
         let serving = Serving::default();
         let client = Client { host: id, network: self.network.clone(), cluster: self.cluster.clone() };
-        let (store, sealer): (Arc<dyn Store>, _) = (Arc::new(client), Site::get().sealer.clone());
+        let (store, sealer): (Arc<dyn Store>, _) = (Arc::new(client), Fixtures::get().sealer.clone());
         let incoming = (self.network.listen(id), self.certificates);
         host.spawn(plane::replica(format!("replica-{id}"), store, sealer, self.lease, incoming, serving.clone()));
         Program::Replica(serving)
@@ -130,7 +130,7 @@ impl World {
         let certificate = self.certificates.of(id);
         host.spawn(plane::node(certificate, if self.named { id } else { certificate }, endpoints, table.clone()));
         let name = if certificate == id { format!("node-{id}") } else { format!("the clone of node-{certificate}") };
-        Program::Node(Watched::new(name, table, Site::get().tokens.len()))
+        Program::Node(Watched::new(name, table, Fixtures::get().tokens.len()))
     }
 
     /// How a program on `from` connects: to the host that the endpoint names.
@@ -203,7 +203,9 @@ impl World {
             let Some(host) = &mut machine.host else { continue };
             let oracle = &self.oracle;
             match &machine.program {
-                Program::Node(watched) => host.run(TICK, |behind| oracle.look(watched, &Site::get().tokens, behind)),
+                Program::Node(watched) => {
+                    host.run(TICK, |behind| oracle.look(watched, &Fixtures::get().tokens, behind))
+                }
                 _ => host.run(TICK, |_| ()),
             }
         }

@@ -2,15 +2,13 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use serde_json::Value;
-
 use super::{Options, Ready, cli};
 use crate::{
+    plane::{Serving, context, put_log_aside, write_private},
     process::{self, Process, binary},
     raw,
     sandbox::Cli,
@@ -24,9 +22,9 @@ pub(super) fn launch(directory: &Path, options: &Options, store: &str) -> (Vec<P
         bootstrap(directory);
     }
     let mut control = plane("seks-control-plane", directory, options);
-    let serving = where_it_serves(&mut control);
-    let (admin, distribution) = (field(&serving, "admin"), field(&serving, "distribution"));
-    let control_metrics = Some(field(&serving, "metrics"));
+    let serving = Serving::wait(&mut control);
+    let (admin, distribution) = (serving.at("admin"), serving.at("distribution"));
+    let control_metrics = Some(serving.at("metrics"));
     // The node's configuration names these ports: a second start has to keep them.
     write_control(directory, store, &admin, &distribution);
     let context_file = write_context(directory, &admin);
@@ -34,12 +32,12 @@ pub(super) fn launch(directory: &Path, options: &Options, store: &str) -> (Vec<P
         write_node(directory, options, &context_file, &distribution);
     }
     let mut node = plane("seks-data-plane", directory, options);
-    let serving = where_it_serves(&mut node);
+    let serving = Serving::wait(&mut node);
     let ready = Ready {
-        proxy: format!("http://{}", field(&serving, "proxy")),
+        proxy: format!("http://{}", serving.at("proxy")),
         forward_proxy: None,
         admin: format!("https://{admin}"),
-        metrics: format!("http://{}", field(&serving, "metrics")),
+        metrics: format!("http://{}", serving.at("metrics")),
         distribution: Some(distribution),
         control_metrics,
         context_file,
@@ -54,11 +52,6 @@ pub(super) fn launch(directory: &Path, options: &Options, store: &str) -> (Vec<P
 
 /// What stand-ins listen on: given to the tenant, and allowed by the node and by the control plane.
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
-
-fn write_private(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
 
 fn write_control(directory: &Path, store: &str, admin: &str, distribution: &str) {
     let embedded = "kind = \"embedded\"\npath = \"store/seks.redb\"\n";
@@ -82,11 +75,7 @@ fn bootstrap(directory: &Path) {
 
 fn write_context(directory: &Path, admin: &str) -> PathBuf {
     let path = directory.join("context.toml");
-    let text = format!(
-        "current = \"test\"\n[contexts.test]\nendpoint = \"https://{admin}\"\nca = \"operator/ca.pem\"\n\
-         certificate = \"operator/operator.pem\"\nkey = \"operator/operator.key\"\n"
-    );
-    write_private(&path, &text);
+    write_private(&path, &context(admin, "operator"));
     path
 }
 
@@ -111,7 +100,7 @@ fn write_node(directory: &Path, options: &Options, context_file: &Path, distribu
     fs::write(directory.join("data-plane.toml"), config).unwrap();
 }
 
-/// Starts one plane. Its log begins anew: it is where the ports are read.
+/// Starts one plane.
 fn plane(name: &str, directory: &Path, options: &Options) -> Process {
     let limit = options.open_files.filter(|_| name == "seks-data-plane");
     let mut command = super::limited(name, limit);
@@ -121,21 +110,6 @@ fn plane(name: &str, directory: &Path, options: &Options) -> Process {
     }
     cli::clean_environment(&mut command);
     command.envs(options.environment.iter().map(|(k, v)| (k, v)));
-    let _ = fs::rename(directory.join(format!("{name}.err")), directory.join(format!("{name}.err.before")));
+    put_log_aside(directory, name);
     Process::spawn(name, directory, &mut command)
-}
-
-/// The log line that says where a plane serves.
-fn where_it_serves(process: &mut Process) -> Value {
-    let find = |log: String| {
-        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect::<Vec<_>>();
-        lines.retain(|line| line["message"] == "serving" || line["fields"]["message"] == "serving");
-        lines.pop()
-    };
-    process.wait_for_output("its listeners", find)
-}
-
-fn field(line: &Value, name: &str) -> String {
-    let value = line[name].as_str().or_else(|| line["fields"][name].as_str());
-    value.unwrap_or_else(|| panic!("no `{name}` in {line}")).to_owned()
 }

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tonic::Code;
 
-use super::{call_all, furnish};
+use super::{call_all, seed_fixtures};
 
 /// The TLS alert or error with which the server ends a handshake that shows `pair`; `None` when it takes it.
 async fn handshake(control: &Control, pair: Option<&Pair>) -> Option<std::io::Error> {
@@ -81,7 +81,7 @@ async fn certificates_that_the_ca_did_not_make_for_a_client_end_the_handshake() 
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_of_the_ca_that_name_no_operator_are_denied_everything() {
     let control = Control::start().await;
-    let token = furnish(&mut control.root(), "acme").await;
+    let token = seed_fixtures(&mut control.root(), "acme").await;
     let uri = |text: &str| vec![SanType::URI(text.try_into().unwrap())];
     let dns = vec![SanType::DnsName("root".try_into().unwrap())];
     let both = vec![uri("spiffe://seks/operator/root").remove(0), uri("spiffe://seks/operator/x").remove(0)];

@@ -29,7 +29,7 @@ fn service(tenant: &str) -> wire::Service {
 }
 
 /// Fills a tenant and gives the id of its token.
-async fn furnish(root: &mut AdminClient<Channel>, tenant: &str) -> String {
+async fn seed_fixtures(root: &mut AdminClient<Channel>, tenant: &str) -> String {
     let tenant = || tenant.to_owned();
     root.create_tenant(wire::CreateTenantRequest { name: tenant(), strict: false }).await.unwrap();
     root.apply_service(wire::ApplyServiceRequest { service: Some(service(&tenant())), wait: None }).await.unwrap();
@@ -211,7 +211,7 @@ async fn every_role_can_do_over_the_wire_what_the_matrix_says_and_nothing_else()
     cases.extend(roles.iter().map(|r| (format!("t{}", *r as i32), *r, Role::Unspecified)));
     cases.extend(roles.iter().map(|r| (format!("f{}", *r as i32), Role::Unspecified, *r)));
     for (name, here, everywhere) in cases {
-        let token = furnish(&mut root, &name).await;
+        let token = seed_fixtures(&mut root, &name).await;
         let mut bindings = vec![("somewhere-else", Role::Owner)];
         if here != Role::Unspecified {
             bindings.push((name.as_str(), here));
@@ -235,7 +235,7 @@ async fn every_role_can_do_over_the_wire_what_the_matrix_says_and_nothing_else()
 #[tokio::test(flavor = "multi_thread")]
 async fn another_tenants_things_read_like_things_that_do_not_exist() {
     let control = Control::start().await;
-    let token = furnish(&mut control.root(), "globex").await;
+    let token = seed_fixtures(&mut control.root(), "globex").await;
     let operator = control.operator("acme-admin", &[("acme", Role::Owner)]).await;
     let before = control.plane.registry().store().revision().await.unwrap();
     let mut client = control.client(&operator);
@@ -276,7 +276,7 @@ async fn another_tenants_things_read_like_things_that_do_not_exist() {
 async fn no_answer_holds_a_credential_or_a_digest() {
     let control = Control::start().await;
     let mut root = control.root();
-    let token = furnish(&mut root, "acme").await;
+    let token = seed_fixtures(&mut root, "acme").await;
     let messages: Vec<(&str, Vec<u8>)> = {
         use prost::Message as _;
         let list = wire::ListRequest { tenant: "acme".into(), ..Default::default() }.encode_to_vec();

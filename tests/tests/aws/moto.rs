@@ -1,4 +1,4 @@
-//! A world: moto, a broker in front of it, an agent with a token.
+//! A broker: moto, a broker in front of it, an agent with a token.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The emulator, a broker with its services, and an agent's environment.
-pub(crate) struct World {
+pub(crate) struct MotoBroker {
     pub(crate) sandbox: Sandbox,
     pub(crate) token: Token,
     /// What `seks env` prints.
@@ -70,7 +70,7 @@ fn json(finished: &Finished) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e}: {}", finished.stdout))
 }
 
-impl World {
+impl MotoBroker {
     pub(crate) fn start() -> Self {
         Self::with(true)
     }

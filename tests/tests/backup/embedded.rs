@@ -6,22 +6,22 @@ use seks_control_plane::{
     seal::RecordId,
     store::{self, Key},
 };
-use seks_tests::runtime;
+use seks_tests::{ControlPlaneHost, runtime};
 
-use super::machine::{Machine, agents, make_agent};
+use super::{agents, make_agent};
 
 /// A machine whose store has the agent `kept`, and its backup, made before the agent `later` was.
-fn backed_up() -> Machine {
-    let machine = Machine::embedded();
+fn backed_up() -> ControlPlaneHost {
+    let machine = ControlPlaneHost::embedded();
     machine.bootstrap();
     let mut running = machine.start();
-    let mut client = Machine::client(&machine.path("root"), &running);
+    let mut client = running.client(&machine.path("root"));
     make_agent(&mut client, "kept");
     assert!(running.process.terminate().success());
     let said = machine.done(&["backup", "--out", machine.path("backup").to_str().unwrap()]);
     assert!(said.contains("records") && said.contains("revision"), "{said}");
     let mut running = machine.start();
-    make_agent(&mut Machine::client(&machine.path("root"), &running), "later");
+    make_agent(&mut running.client(&machine.path("root")), "later");
     assert!(running.process.terminate().success());
     machine
 }
@@ -38,25 +38,25 @@ fn a_restored_backup_serves_once_somebody_has_said_that_it_may() {
     machine.refused(&["accept-rollback", "--reason", " "], 2, &["--reason"]);
     machine.done(&["accept-rollback", "--reason", "the disk was lost"]);
     let mut running = machine.start();
-    let mut client = Machine::client(&machine.path("root"), &running);
+    let mut client = running.client(&machine.path("root"));
     assert_eq!(agents(&mut client), ["kept"]);
     make_agent(&mut client, "new");
     assert!(running.process.terminate().success());
     machine.start(); // and again, without being asked
 
     // A machine that never saw the old store is no less careful, and the one CA goes with the store.
-    let other = Machine::embedded();
+    let other = ControlPlaneHost::embedded();
     other.done(&["restore", "--from", backup]);
     other.refused(&[], 5, &["restored from a backup"]);
     other.done(&["accept-rollback", "--reason", "moved"]);
     let running = other.start();
-    assert_eq!(agents(&mut Machine::client(&machine.path("root"), &running)), ["kept"]);
+    assert_eq!(agents(&mut running.client(&machine.path("root"))), ["kept"]);
 }
 
 #[test]
 fn a_restored_store_has_an_epoch_of_its_own_and_its_secrets_open() {
     let machine = backed_up();
-    let (backup, other) = (machine.path("backup"), Machine::embedded());
+    let (backup, other) = (machine.path("backup"), ControlPlaneHost::embedded());
     other.done(&["restore", "--from", backup.to_str().unwrap()]);
     runtime().block_on(async {
         let (old, new) = (store::open(&machine.config).await.unwrap(), store::open(&other.config).await.unwrap());
@@ -70,19 +70,19 @@ fn a_restored_store_has_an_epoch_of_its_own_and_its_secrets_open() {
 
 #[test]
 fn an_old_copy_of_the_store_is_noticed_and_refused_until_it_is_accepted() {
-    let machine = Machine::embedded();
+    let machine = ControlPlaneHost::embedded();
     machine.bootstrap();
     let (store, copy) = (machine.config.path.clone(), machine.path("copy"));
     fs::copy(&store, &copy).unwrap();
     let mut running = machine.start();
-    make_agent(&mut Machine::client(&machine.path("root"), &running), "later");
+    make_agent(&mut running.client(&machine.path("root")), "later");
     assert!(running.process.terminate().success());
     fs::copy(&copy, &store).unwrap();
     machine.refused(&[], 5, &["revision", "before", "accept-rollback"]);
     machine.refused(&["rotate-kek"], 5, &["accept-rollback"]);
     machine.done(&["accept-rollback", "--reason", "disk replaced"]);
     let mut running = machine.start();
-    assert!(agents(&mut Machine::client(&machine.path("root"), &running)).is_empty());
+    assert!(agents(&mut running.client(&machine.path("root"))).is_empty());
     assert!(running.process.terminate().success());
     fs::copy(&copy, &store).unwrap(); // once more: what was accepted was that time
     machine.refused(&[], 5, &["accept-rollback"]);
@@ -92,7 +92,7 @@ fn an_old_copy_of_the_store_is_noticed_and_refused_until_it_is_accepted() {
 fn a_backup_that_is_cut_changed_or_of_another_key_is_one_line_and_writes_nothing() {
     let machine = backed_up();
     let whole = fs::read(machine.path("backup")).unwrap();
-    let other = Machine::embedded();
+    let other = ControlPlaneHost::embedded();
     let bad = other.path("bad");
     let from = ["restore", "--from", bad.to_str().unwrap()];
     for length in [0, 5, 14, 40, 200, whole.len() / 2, whole.len() - 1] {
@@ -108,12 +108,12 @@ fn a_backup_that_is_cut_changed_or_of_another_key_is_one_line_and_writes_nothing
     fs::write(&bad, [&whole[..], b"x"].concat()).unwrap();
     other.refused(&from, 2, &["bad", "added"]);
     fs::write(&bad, &whole).unwrap();
-    other.write("other-kek", "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100");
-    other.configure("other-kek");
+    other.write("other-kek", "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100", 0o600);
+    other.configure_kek("other-kek", "");
     other.refused(&from, 2, &["bad", "key-encryption key"]);
     other.refused(&["restore", "--from", other.path("missing").to_str().unwrap()], 2, &["missing"]);
     assert!(!other.path("data").exists(), "a refused restore has written something");
-    other.configure("kek");
+    other.configure("");
     other.done(&from);
 }
 
@@ -129,7 +129,7 @@ fn a_store_in_use_is_neither_replaced_nor_read() {
 
 #[test]
 fn a_backup_of_nothing_is_refused_and_makes_no_store() {
-    let machine = Machine::embedded();
+    let machine = ControlPlaneHost::embedded();
     machine.refused(&["backup", "--out", machine.path("b").to_str().unwrap()], 3, &["no store"]);
     assert!(!machine.path("data").exists() && !machine.path("b").exists());
 }

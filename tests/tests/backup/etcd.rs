@@ -5,39 +5,39 @@ use seks_control_plane::{
     backup,
     store::{self, Key, OpenError},
 };
-use seks_tests::{Etcd, runtime};
+use seks_tests::{ControlPlaneHost, Etcd, runtime};
 
-use super::machine::{Machine, agents, make_agent};
+use super::{agents, make_agent};
 
 #[test]
 #[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn a_backup_of_etcd_is_restored_below_another_prefix() {
     let etcd = runtime().block_on(Etcd::start());
-    let machine = Machine::etcd(&etcd.url(), "/one/");
+    let machine = ControlPlaneHost::etcd(&etcd.url(), "/one/");
     machine.bootstrap();
     let running = machine.start();
-    make_agent(&mut Machine::client(&machine.path("root"), &running), "kept");
+    make_agent(&mut running.client(&machine.path("root")), "kept");
     let backup = machine.path("backup");
     let backup = backup.to_str().unwrap();
     machine.done(&["backup", "--out", backup]); // while it serves
     machine.refused(&["restore", "--from", backup], 5, &["there is a store"]);
-    let other = Machine::etcd(&etcd.url(), "/two/");
+    let other = ControlPlaneHost::etcd(&etcd.url(), "/two/");
     other.done(&["restore", "--from", backup]);
     other.refused(&[], 5, &["restored from a backup"]);
     other.done(&["accept-rollback", "--reason", "a drill"]);
     let restored = other.start();
-    assert_eq!(agents(&mut Machine::client(&machine.path("root"), &restored)), ["kept"]);
+    assert_eq!(agents(&mut restored.client(&machine.path("root"))), ["kept"]);
 }
 
 #[test]
 #[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn a_restore_into_etcd_that_was_interrupted_is_no_store_and_can_be_repeated() {
     let etcd = runtime().block_on(Etcd::start());
-    let source = Machine::embedded();
+    let source = ControlPlaneHost::embedded();
     source.bootstrap();
     let backup = source.path("backup");
     source.done(&["backup", "--out", backup.to_str().unwrap()]);
-    let machine = Machine::etcd(&etcd.url(), "/seks/");
+    let machine = ControlPlaneHost::etcd(&etcd.url(), "/seks/");
     // What a restore leaves that is killed before its last transaction.
     runtime().block_on(async {
         let put = |key: Key, value: &'static [u8]| {
@@ -57,20 +57,20 @@ fn a_restore_into_etcd_that_was_interrupted_is_no_store_and_can_be_repeated() {
     machine.done(&["restore", "--from", backup.to_str().unwrap()]);
     machine.done(&["accept-rollback", "--reason", "a drill"]);
     let running = machine.start();
-    assert!(agents(&mut Machine::client(&source.path("root"), &running)).is_empty(), "what was half there is gone");
+    assert!(agents(&mut running.client(&source.path("root"))).is_empty(), "what was half there is gone");
 }
 
 #[test]
 #[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn etcd_with_an_old_copy_of_its_data_is_noticed_while_running_and_at_start() {
     let mut etcd = runtime().block_on(Etcd::start());
-    let machine = Machine::etcd(&etcd.url(), "/seks/");
+    let machine = ControlPlaneHost::etcd(&etcd.url(), "/seks/");
     machine.bootstrap();
     etcd.kill();
     let copy = etcd.copy_data();
     runtime().block_on(etcd.restart());
     let mut running = machine.start();
-    let mut client = Machine::client(&machine.path("root"), &running);
+    let mut client = running.client(&machine.path("root"));
     for n in 0..20 {
         make_agent(&mut client, &format!("later-{n}"));
     }
@@ -83,7 +83,7 @@ fn etcd_with_an_old_copy_of_its_data_is_noticed_while_running_and_at_start() {
     machine.refused(&[], 5, &["revision", "accept-rollback"]);
     machine.done(&["accept-rollback", "--reason", "a drill"]);
     let running = machine.start();
-    assert!(agents(&mut Machine::client(&machine.path("root"), &running)).is_empty());
+    assert!(agents(&mut running.client(&machine.path("root"))).is_empty());
 }
 
 fn base64(bytes: &[u8]) -> String {

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use seks_data_plane::sync::Identity;
 use seks_proto::wire::{self, node_enforcement::State};
-use seks_tests::{Etcd, Forwarder, forwarder::Mode};
+use seks_tests::{Etcd, Forwarder, forwarder::Mode, wait::wait_until};
 
 use super::{
     node::TestNode,
-    replica::{Issued, LEASE, Replica, Site},
-    until,
+    replica::{Issued, LEASE, Replica, ReplicaHost},
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -25,7 +24,7 @@ async fn cut_off(replica: &Replica, identity: Identity, token: &Issued) -> CutOf
     let wire = Forwarder::to(replica.address).await;
     let node = TestNode::follow(identity, vec![format!("https://{}", wire.address())]);
     node.ready().await;
-    until("it has the token", || node.honours(&token.digest)).await;
+    wait_until("it has the token", || node.honours(&token.digest)).await;
     wire.set(Mode::Held);
     CutOff { node, _wire: wire }
 }
@@ -33,7 +32,7 @@ async fn cut_off(replica: &Replica, identity: Identity, token: &Issued) -> CutOf
 async fn here(replica: &Replica, identity: Identity, token: &Issued) -> TestNode {
     let node = TestNode::follow(identity, vec![replica.endpoint()]);
     node.ready().await;
-    until("it has the token", || node.honours(&token.digest)).await;
+    wait_until("it has the token", || node.honours(&token.digest)).await;
     node
 }
 
@@ -43,9 +42,9 @@ fn is_prompt(enforcement: &wire::Enforcement) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lease_of_a_clone_that_is_cut_off_is_waited_for() {
-    let site = Site::new();
-    let replica = site.start().await;
-    replica.furnish().await;
+    let host = ReplicaHost::new();
+    let replica = host.start().await;
+    replica.seed_fixtures().await;
     let token = replica.issue().await;
     let identity = replica.identity(NAME).await;
     let first = cut_off(&replica, identity.clone(), &token).await;
@@ -58,7 +57,7 @@ async fn the_lease_of_a_clone_that_is_cut_off_is_waited_for() {
     assert!(enforcement.enforced && enforcement.nodes[0].state() == State::LeaseExpired, "{enforcement:?}");
     // With that lease the first is forgotten.
     let token = replica.issue().await;
-    until("it has the token", || second.honours(&token.digest)).await;
+    wait_until("it has the token", || second.honours(&token.digest)).await;
     let revision = replica.revoke(&token).await;
     let enforcement = replica.distribution.await_enforced(revision, LONG).await;
     assert!(is_prompt(&enforcement) && enforcement.nodes[0].state() == State::Applied, "{enforcement:?}");
@@ -68,12 +67,12 @@ async fn the_lease_of_a_clone_that_is_cut_off_is_waited_for() {
 #[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 async fn a_replica_answers_for_a_clone_although_another_answers_for_the_node() {
     let etcd = Etcd::start().await;
-    let site = Site::on_etcd(&etcd);
-    let a = site.start_as("a", &[]).await;
-    a.furnish().await;
-    let (b, c) = (site.start_as("b", &[]).await, site.start_as("c", &[]).await);
-    until("they know each other", || [&a, &b, &c].iter().all(|r| r.distribution.replicas().len() == 3)).await;
-    // From then on who answers for no node isn't waited for.
+    let host = ReplicaHost::on_etcd(&etcd);
+    let a = host.start_as("a", &[]).await;
+    a.seed_fixtures().await;
+    let (b, c) = (host.start_as("b", &[]).await, host.start_as("c", &[]).await);
+    wait_until("they know each other", || [&a, &b, &c].iter().all(|r| r.distribution.replicas().len() == 3)).await;
+    // A replica that owns no node's lease is waited for until the leases from before it started have ended. No call shows that.
     tokio::time::sleep(LEASE * 5 / 4).await;
     let token = a.issue().await;
     let identity = a.identity(NAME).await;
@@ -93,20 +92,20 @@ async fn a_replica_answers_for_a_clone_although_another_answers_for_the_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_takes_the_place_of_one_that_ended_is_not_waited_for() {
-    let site = Site::new();
-    let replica = site.start().await;
-    replica.furnish().await;
+    let host = ReplicaHost::new();
+    let replica = host.start().await;
+    replica.seed_fixtures().await;
     let (token, dir) = (replica.issue().await, tempfile::tempdir().unwrap());
     let mut identity = replica.identity(NAME).await;
     identity.save(dir.path()).unwrap();
     let first = here(&replica, identity.clone(), &token).await;
     let second = TestNode::follow(identity, vec![replica.endpoint()]);
-    until("it says that it waits", || second.status().alarm.is_some()).await;
+    wait_until("it says that it waits", || second.status().alarm.is_some()).await;
     assert!(first.serves() && !second.serves() && second.status().streams == 0);
     first.stop().await;
     second.ready().await;
     assert_eq!(second.status().alarm, None);
-    until("it has the token", || second.honours(&token.digest)).await;
+    wait_until("it has the token", || second.honours(&token.digest)).await;
     let revision = replica.revoke(&token).await;
     let enforcement = replica.distribution.await_enforced(revision, LONG).await;
     assert!(is_prompt(&enforcement) && enforcement.nodes[0].state() == State::Applied, "{enforcement:?}");

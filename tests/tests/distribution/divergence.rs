@@ -11,12 +11,12 @@ use std::{
 use futures_util::{StreamExt as _, future::BoxFuture, stream::BoxStream};
 use seks_control_plane::store::{Key, Record, Revision, Store, StoreError, Transaction, WatchEvent, Write};
 use seks_proto::wire::{self, node_message::Message as ToReplica, replica_message::Message as FromReplica};
+use seks_tests::wait::wait_until;
 
 use super::{
     node::TestNode,
     peer::{Peer, hello},
-    replica::{Replica, Site},
-    until,
+    replica::{Replica, ReplicaHost},
 };
 
 /// A store whose watch loses the deletes of tokens, while it is told to.
@@ -80,21 +80,21 @@ fn divergences(replica: &Replica, of: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delete_that_the_watch_lost_is_found_and_the_token_goes() {
-    let site = Site::new();
+    let host = ReplicaHost::new();
     let forgets = Arc::new(AtomicBool::new(false));
     let lossy = forgets.clone();
     let wrap = move |store| Arc::new(Forgetful { store, forgets: lossy }) as Arc<dyn Store>;
-    let replica = site.start_on(wrap, Duration::from_millis(300)).await;
-    replica.furnish().await;
+    let replica = host.start_on(wrap, Duration::from_millis(300)).await;
+    replica.seed_fixtures().await;
     let (lost, kept) = (replica.issue().await, replica.issue().await);
     let node = TestNode::of(&replica, "n1").await;
     assert!(node.honours(&lost.digest));
     forgets.store(true, SeqCst);
     let revision = replica.revoke(&lost).await;
-    until("the change is said to be enforced", || replica.distribution.enforcement(revision).enforced).await;
+    wait_until("the change is said to be enforced", || replica.distribution.enforcement(revision).enforced).await;
     forgets.store(false, SeqCst);
-    until("the token is gone", || !node.knows(&lost.digest)).await;
-    until("the node serves", || node.honours(&kept.digest)).await;
+    wait_until("the token is gone", || !node.knows(&lost.digest)).await;
+    wait_until("the node serves", || node.honours(&kept.digest)).await;
     assert!(divergences(&replica, "replica") > 0, "and somebody is told");
     // Once put right it stays so: everything else comes as deltas.
     let (snapshots, alarms) = (node.status().snapshots, divergences(&replica, "replica"));
@@ -106,7 +106,7 @@ async fn a_delete_that_the_watch_lost_is_found_and_the_token_goes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_table_differs_gets_a_snapshot() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let (mut peer, revision) = Peer::loaded(&replica, "n1").await;
     peer.send(ToReplica::Ack(wire::Ack { revision, table_hash: vec![7; 32] })).await;
     let mut again = 0;
@@ -120,7 +120,7 @@ async fn a_node_whose_table_differs_gets_a_snapshot() {
     assert!(again >= revision && divergences(&replica, "node") == 1);
     // It says so once more: another snapshot wouldn't help either, but the alarm stays on.
     peer.send(ToReplica::Ack(wire::Ack { revision: again, table_hash: vec![7; 32] })).await;
-    until("the alarm", || divergences(&replica, "node") == 2).await;
+    wait_until("the alarm", || divergences(&replica, "node") == 2).await;
     drop(peer);
 
     let came = wire::Hello {
@@ -136,7 +136,7 @@ async fn a_node_whose_table_differs_gets_a_snapshot() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_node_holds_adds_up_after_every_kind_of_change() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let node = TestNode::of(&replica, "n1").await;
     let (registry, tenant, bot) = (&replica.foundation.registry, super::replica::tenant(), "bot".parse().unwrap());
     let tokens = [replica.issue().await, replica.issue().await];
@@ -150,7 +150,7 @@ async fn what_a_node_holds_adds_up_after_every_kind_of_change() {
     registry.delete_tenant(&other).await.unwrap();
     let last = registry.delete_agent(&tenant, &bot).await.unwrap();
     node.reaches(last).await;
-    until("it has said so", || replica.distribution.nodes()[0].lag == 0).await;
+    wait_until("it has said so", || replica.distribution.nodes()[0].lag == 0).await;
     assert_eq!((divergences(&replica, "node"), node.status().snapshots), (0, 1));
     let resumed = TestNode::of(&replica, "n2").await;
     assert_eq!(resumed.table.sum(), node.table.sum(), "a snapshot comes to the same");

@@ -4,20 +4,19 @@ use std::time::{Duration, Instant};
 
 use seks_control_plane::{registry::Admission, server::Foundation};
 use seks_proto::wire::{node_enforcement::State, replica_message::Message as FromReplica};
-use seks_tests::{Forwarder, forwarder::Mode};
+use seks_tests::{Forwarder, forwarder::Mode, wait::wait_until};
 
 use super::{
     node::TestNode,
     peer::Peer,
     replica::{LEASE, Replica, tenant},
-    until,
 };
 
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_is_enforced_when_every_node_has_applied_it() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let token = replica.issue().await;
     let (a, b) = (TestNode::of(&replica, "a").await, TestNode::of(&replica, "b").await);
     let revision = replica.revoke(&token).await;
@@ -32,7 +31,7 @@ async fn a_revocation_is_enforced_when_every_node_has_applied_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partitioned_node_denies_by_the_time_that_a_change_is_enforced_and_heals_by_itself() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let (token, kept) = (replica.issue().await, replica.issue().await);
     let near = TestNode::of(&replica, "near").await;
     let wire = Forwarder::to(replica.address).await;
@@ -64,7 +63,7 @@ async fn a_partitioned_node_denies_by_the_time_that_a_change_is_enforced_and_hea
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_in_flight_is_cut_when_the_lease_ends() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let token = replica.issue().await;
     let node = TestNode::of(&replica, "n1").await;
     let seks_data_plane::table::Found::Token(entry) = node.table.find(&token.digest) else { panic!("not there") };
@@ -78,7 +77,7 @@ async fn a_request_in_flight_is_cut_when_the_lease_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_in_flight_is_cut_before_its_revocation_is_acknowledged() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let token = replica.issue().await;
     let node = TestNode::of(&replica, "n1").await;
     let seks_data_plane::table::Found::Token(entry) = node.table.find(&token.digest) else { panic!("not there") };
@@ -91,11 +90,11 @@ async fn a_request_in_flight_is_cut_before_its_revocation_is_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_was_restarted_knows_who_may_still_serve() {
-    let (site, replica) = Replica::furnished().await;
+    let (host, replica) = Replica::with_fixtures().await;
     let token = replica.issue().await;
     let node = TestNode::of(&replica, "n1").await;
     replica.stop().await;
-    let replica = site.start().await;
+    let replica = host.start().await;
     let revision = replica.revoke(&token).await;
     // The node is not connected to this replica, and may hold a lease of the one before.
     let early = replica.distribution.await_enforced(revision, Duration::from_millis(100)).await;
@@ -108,7 +107,7 @@ async fn a_replica_that_was_restarted_knows_who_may_still_serve() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_does_not_acknowledge_is_waited_for() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let token = replica.issue().await;
     let (mut peer, revision) = Peer::loaded(&replica, "n1").await;
     peer.ack(revision).await;
@@ -131,9 +130,9 @@ async fn a_node_that_does_not_acknowledge_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revisions_that_mean_nothing_to_nodes_are_enforced_at_once() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let node = TestNode::of(&replica, "n1").await;
-    until("the node has all of it", || replica.distribution.nodes()[0].lag == 0).await;
+    wait_until("the node has all of it", || replica.distribution.nodes()[0].lag == 0).await;
     let token = {
         let Foundation { registry, authority, .. } = &replica.foundation;
         registry.create_join_token(Admission::default(), authority.pin()).await

@@ -6,6 +6,7 @@ use seks_proto::wire::{
     self, distribution_client::DistributionClient, node_enforcement::State, node_message::Message as ToReplica,
     replica_message::Message as FromReplica,
 };
+use seks_tests::wait::wait_until;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
@@ -13,14 +14,13 @@ use super::{
     node::TestNode,
     peer::{Peer, channel, hello},
     replica::{LEASE, Replica},
-    until,
 };
 
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_no_nodes_certificate_gets_nothing() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let operator = replica.foundation.operator_identity(&"root".parse().unwrap(), "e1").unwrap();
     let operator = (operator.cert_pem.clone(), operator.key_pem.to_string());
     for pems in [None, Some(operator)] {
@@ -36,7 +36,7 @@ async fn who_has_no_nodes_certificate_gets_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hello_that_is_not_the_certificates_or_out_of_bounds_ends_the_stream() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     type Spoil = fn(&mut wire::Hello);
     let cases: [(Spoil, Code); 6] = [
         (|h| h.node = "n2".into(), Code::InvalidArgument),
@@ -63,7 +63,7 @@ async fn a_hello_that_is_not_the_certificates_or_out_of_bounds_ends_the_stream()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ack_of_what_was_not_sent_ends_the_stream_and_counts_for_nothing() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let token = replica.issue().await;
     let (mut peer, revision) = Peer::loaded(&replica, "liar").await;
     peer.ack(revision).await;
@@ -79,7 +79,7 @@ async fn an_ack_of_what_was_not_sent_ends_the_stream_and_counts_for_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_can_be_acknowledged_before_the_snapshot_is_whole() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     replica.issue_many(20_000).await; // more than fits on the way: it can't be whole
     let mut peer = Peer::welcome(&replica, "n1").await;
     peer.ack(1).await;
@@ -88,7 +88,7 @@ async fn nothing_can_be_acknowledged_before_the_snapshot_is_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_stream_of_a_node_fences_the_first() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let (mut first, revision) = Peer::loaded(&replica, "n1").await;
     let (second, same) = Peer::loaded(&replica, "n1").await;
     loop {
@@ -100,14 +100,14 @@ async fn a_second_stream_of_a_node_fences_the_first() {
     }
     assert_eq!(first.end().await.code(), Code::Aborted);
     second.ack(same).await;
-    until("the second speaks", || replica.distribution.nodes()[0].applied_revision == same).await;
+    wait_until("the second speaks", || replica.distribution.nodes()[0].applied_revision == same).await;
     first.ack(revision).await;
     assert_eq!(replica.distribution.streams(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_never_reads_is_dropped_and_disturbs_nobody() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     replica.issue_many(20_000).await;
     let mut stuck = Peer::welcome(&replica, "stuck").await;
     let node = TestNode::of(&replica, "n1").await;
@@ -116,7 +116,7 @@ async fn a_node_that_never_reads_is_dropped_and_disturbs_nobody() {
         node.reaches(token.revision).await;
     }
     let connected = |name: &str| replica.distribution.nodes().iter().any(|n| n.id == name && n.connected);
-    until("the stuck node is dropped", || !connected("stuck")).await;
+    wait_until("the stuck node is dropped", || !connected("stuck")).await;
     assert!(connected("n1") && node.serves());
     // Nothing is kept for it but what is on its way.
     let mut chunks = 0;
@@ -132,13 +132,13 @@ async fn a_node_that_never_reads_is_dropped_and_disturbs_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_overtakes_a_snapshot_that_is_on_its_way() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let digests = replica.issue_many(20_000).await;
     let mut peer = Peer::welcome(&replica, "n1").await;
     assert!(matches!(peer.next().await, Ok(FromReplica::SnapshotBegin(_))));
     let token = replica.issue().await;
     let revision = replica.revoke(&token).await;
-    until("the replica knows", || replica.distribution.applied() >= revision).await;
+    wait_until("the replica knows", || replica.distribution.applied() >= revision).await;
     let (mut chunks, mut after) = (0, None);
     loop {
         match peer.next().await.unwrap() {
@@ -154,7 +154,7 @@ async fn a_revocation_overtakes_a_snapshot_that_is_on_its_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_takes_no_snapshot_is_given_up() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let (mut peer, _) = Peer::loaded(&replica, "n1").await;
     let mut snapshots = 1;
     let status = loop {
@@ -172,7 +172,7 @@ async fn a_node_that_takes_no_snapshot_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_opens_streams_and_says_nothing_has_few_of_them_and_disturbs_nobody() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let token = replica.issue().await;
     let (certificate, key, _) = replica.pems("flood").await;
     let client = DistributionClient::new(channel(&replica, Some((certificate, key))).await);
@@ -207,7 +207,7 @@ async fn a_node_that_opens_streams_and_says_nothing_has_few_of_them_and_disturbs
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_is_never_longer_than_the_configured_one() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let (mut peer, revision) = Peer::loaded(&replica, "n1").await;
     peer.ack(revision).await;
     for _ in 0..20 {
@@ -220,7 +220,7 @@ async fn a_lease_is_never_longer_than_the_configured_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_many_connections_loses_its_oldest_and_disturbs_nobody() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let node = TestNode::of(&replica, "n1").await;
     let (mut oldest, _) = Peer::loaded(&replica, "flood").await;
     let mut newer = Vec::new();

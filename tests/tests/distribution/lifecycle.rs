@@ -4,18 +4,17 @@ use std::time::Duration;
 
 use seks_proto::wire::replica_message::Message as FromReplica;
 use seks_protocol::features;
-use seks_tests::{Forwarder, forwarder::Mode};
+use seks_tests::{Forwarder, forwarder::Mode, wait::wait_until};
 
 use super::{
     node::TestNode,
     peer::{Peer, hello},
     replica::{REAL, Replica, tenant},
-    until,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_gets_a_snapshot_and_then_every_change() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let first = replica.issue().await;
     let node = TestNode::of(&replica, "n1").await;
     assert!(node.honours(&first.digest));
@@ -41,14 +40,14 @@ async fn a_node_gets_a_snapshot_and_then_every_change() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_back_gets_what_it_missed_and_no_snapshot() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let token = replica.issue().await;
     let wire = Forwarder::to(replica.address).await;
     let node = TestNode::follow(replica.identity("n1").await, vec![format!("https://{}", wire.address())]);
     node.ready().await;
     wire.set(Mode::Closed);
     wire.cut();
-    until("the stream is down", || node.status().connected.is_none()).await;
+    wait_until("the stream is down", || node.status().connected.is_none()).await;
     let revision = replica.revoke(&token).await;
     let later = replica.issue().await;
     wire.set(Mode::Open);
@@ -59,7 +58,7 @@ async fn a_node_that_comes_back_gets_what_it_missed_and_no_snapshot() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_goes_to_nodes_with_the_first_token_that_reaches_it_and_leaves_with_the_last() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let node = TestNode::of(&replica, "n1").await;
     let (tenant, main) = (tenant(), "main".parse().unwrap());
     assert!(node.table.credential(&tenant, &main).is_none(), "no token reaches it");
@@ -74,7 +73,7 @@ async fn a_credential_goes_to_nodes_with_the_first_token_that_reaches_it_and_lea
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_node_gets_no_credential() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     replica.issue().await;
     let mut old = hello("n1");
     old.features.retain(|feature| feature != features::POLICY_V1);
@@ -95,7 +94,7 @@ async fn an_old_node_gets_no_credential() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_thousand_tokens_arrive_and_a_resync_replaces_them_whole() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let digests = replica.issue_many(20_000).await;
     let node = TestNode::of(&replica, "n1").await;
     assert_eq!(node.table.len(), digests.len());
@@ -108,22 +107,22 @@ async fn twenty_thousand_tokens_arrive_and_a_resync_replaces_them_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_shown_of_a_node_is_measured() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     replica.issue_many(50).await;
     let node = TestNode::of(&replica, "n1").await;
     let shown = || replica.distribution.nodes().remove(0);
-    until("it honours 50 tokens and says so", || shown().tokens == 50).await;
+    wait_until("it honours 50 tokens and says so", || shown().tokens == 50).await;
     let first = shown();
     assert!(first.connected && first.lease_remaining_ms > 0 && first.last_seen_at > 0, "{first:?}");
     let token = replica.issue().await;
-    until("one more", || shown().tokens == 51 && shown().applied_revision >= token.revision).await;
+    wait_until("one more", || shown().tokens == 51 && shown().applied_revision >= token.revision).await;
     assert_eq!(shown().lag, 0);
     // Nothing changes any more, and it is seen all the same.
-    until("it is seen again", || shown().last_seen_at > first.last_seen_at).await;
+    wait_until("it is seen again", || shown().last_seen_at > first.last_seen_at).await;
     node.stop().await;
-    until("it is gone", || !shown().connected).await;
+    wait_until("it is gone", || !shown().connected).await;
     let gone = shown();
-    until("its lease is over", || shown().lease_remaining_ms == 0).await;
+    wait_until("its lease is over", || shown().lease_remaining_ms == 0).await;
     for _ in 0..50 {
         let now = shown();
         assert!(!now.connected && now.lease_remaining_ms == 0, "{now:?}");

@@ -21,18 +21,3 @@ mod replicas;
 mod restart;
 mod rollback;
 mod scope;
-
-use std::time::{Duration, Instant};
-
-/// Waits for `condition`, which has to come true.
-#[track_caller]
-fn until(what: &str, mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let what = what.to_owned();
-    async move {
-        while !condition() {
-            assert!(Instant::now() < deadline, "never: {what}");
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        }
-    }
-}

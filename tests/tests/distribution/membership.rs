@@ -9,16 +9,17 @@ use seks_control_plane::{
 use seks_proto::wire::node_enforcement::State;
 use tonic::Code;
 
+use seks_tests::wait::{PATIENCE, wait_until};
+
 use super::{
     node::TestNode,
     peer::{Peer, hello},
     replica::Replica,
-    until,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_node_stops_at_once_and_its_certificate_is_worth_nothing_from_then_on() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let token = replica.issue().await;
     let identity = replica.identity("n1").await;
     let node = TestNode::follow(identity.clone(), vec![replica.endpoint()]);
@@ -28,12 +29,12 @@ async fn a_revoked_node_stops_at_once_and_its_certificate_is_worth_nothing_from_
     let old = replica.pems("n1").await;
     let id = "n1".parse().unwrap();
     replica.foundation.registry.revoke_node(&id).await.unwrap();
-    until("the node refuses everything", || !node.serves()).await;
+    wait_until("the node refuses everything", || !node.serves()).await;
     assert!(other.honours(&token.digest), "nobody else is hurt");
-    until("it is out of the list", || replica.distribution.nodes().iter().all(|n| n.id != "n1")).await;
+    wait_until("it is out of the list", || replica.distribution.nodes().iter().all(|n| n.id != "n1")).await;
 
     let again = TestNode::follow(identity, vec![replica.endpoint()]);
-    until("it was turned away", || again.status().last_error.is_some_and(|e| e.contains("revoked"))).await;
+    wait_until("it was turned away", || again.status().last_error.is_some_and(|e| e.contains("revoked"))).await;
     assert!(!again.serves() && again.table.revision() == 0);
 
     // The name is free again; the certificate of before isn't good for the node that has it now.
@@ -46,7 +47,7 @@ async fn a_revoked_node_stops_at_once_and_its_certificate_is_worth_nothing_from_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_of_a_node_is_enforced_when_it_says_that_it_has_stopped_or_its_lease_is_over() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let (node, other) = (TestNode::of(&replica, "n1").await, TestNode::of(&replica, "n2").await);
     let revision = replica.foundation.registry.revoke_node(&"n1".parse().unwrap()).await.unwrap();
     let done = replica.distribution.await_enforced(revision, Duration::from_secs(20)).await;
@@ -68,7 +69,7 @@ async fn a_revocation_of_a_node_is_enforced_when_it_says_that_it_has_stopped_or_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_enrolled_and_never_came_holds_nothing_up() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let token = replica.issue().await;
     replica.identity("n1").await;
     let revision = replica.revoke(&token).await;
@@ -80,7 +81,7 @@ async fn a_node_that_enrolled_and_never_came_holds_nothing_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_record_says_whose_secrets_a_node_may_hold() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let (registry, authority) = (&replica.foundation.registry, &replica.foundation.authority);
     let tenants = vec!["default".parse().unwrap()];
     let admission = Admission { region: "us".into(), tenants, ..Admission::default() };
@@ -91,7 +92,7 @@ async fn the_record_says_whose_secrets_a_node_may_hold() {
     let joining = Joining { token: &token.text, node: Some("n1".parse().unwrap()), key_sha256 };
     registry.enrol(&joining).await.unwrap();
     let node = TestNode::of(&replica, "n1").await;
-    until("it was seen", || replica.distribution.nodes()[0].connected).await;
+    wait_until("it was seen", || replica.distribution.nodes()[0].connected).await;
     let seen = &replica.distribution.nodes()[0];
     assert_eq!(
         (seen.region.as_str(), &seen.tenants[..]),
@@ -99,9 +100,12 @@ async fn the_record_says_whose_secrets_a_node_may_hold() {
         "not what it says itself"
     );
     let stored = || async { registry.node(&"n1".parse().unwrap()).await.unwrap().unwrap() };
-    while stored().await.lease_ttl_ms == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let granted = async {
+        while stored().await.lease_ttl_ms == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, granted).await.expect("a lease in the node's record");
     assert_eq!(stored().await.tenants, ["default"], "being seen doesn't change what was granted");
     node.stop().await;
 }

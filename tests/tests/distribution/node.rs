@@ -6,9 +6,10 @@ use seks_data_plane::{
     sync::{Identity, Sync, SyncConfig, SyncStatus},
     table::{Found, Table},
 };
+use seks_tests::wait::wait_until;
 use seks_types::token::Digest;
 
-use super::{replica::Replica, until};
+use super::replica::Replica;
 
 pub struct TestNode {
     pub table: Arc<Table>,
@@ -33,7 +34,7 @@ impl TestNode {
     }
 
     pub async fn ready(&self) {
-        until("the node may serve", || self.serves()).await;
+        wait_until("the node may serve", || self.serves()).await;
     }
 
     pub fn serves(&self) -> bool {
@@ -41,7 +42,7 @@ impl TestNode {
     }
 
     pub async fn reaches(&self, revision: u64) {
-        until("the node has the revision", || self.table.revision() >= revision).await;
+        wait_until("the node has the revision", || self.table.revision() >= revision).await;
     }
 
     /// Whether a request with this token would be served now.

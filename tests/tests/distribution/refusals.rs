@@ -14,12 +14,12 @@ use seks_control_plane::{
     store::{Key, Record, Revision, Store, StoreError, Transaction, WatchEvent},
 };
 use seks_proto::wire::{self, node_message::Message as ToReplica};
+use seks_tests::wait::wait_until;
 use seks_types::id::TenantName;
 
 use super::{
     peer::{Peer, hello},
-    replica::{Issued, Site, tenant},
-    until,
+    replica::{Issued, ReplicaHost, tenant},
 };
 
 /// A store that counts how often it is asked how a minted credential is doing, in the tenant `default` and in others.
@@ -73,15 +73,15 @@ fn refused(tenant: &str, credential: &str) -> ToReplica {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_may_only_name_credentials_that_it_was_sent_and_only_so_often() {
-    let site = Site::new();
+    let host = ReplicaHost::new();
     let (here, elsewhere) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let wrap =
         |store| -> Arc<dyn Store> { Arc::new(Asked { store, here: here.clone(), elsewhere: elsewhere.clone() }) };
-    let replica = site.start_on(wrap, Duration::from_secs(60)).await;
+    let replica = host.start_on(wrap, Duration::from_secs(60)).await;
     let acme: TenantName = "acme".parse().unwrap();
     replica.foundation.registry.create_tenant(&acme, false).await.unwrap();
-    replica.furnish().await;
-    replica.furnish_in(&acme).await;
+    replica.seed_fixtures().await;
+    replica.seed_fixtures_in(&acme).await;
     replica.issue_in(&acme).await;
     let admission = Admission { tenants: vec![tenant()], ..Admission::default() };
     let (certificate, key, _) = replica.pems_for("narrow", admission).await;
@@ -106,7 +106,7 @@ async fn a_node_may_only_name_credentials_that_it_was_sent_and_only_so_often() {
         peer.send(refused("default", "main")).await;
     }
     peer.lease().await;
-    until("its own counts", || here.load(SeqCst) > 0).await;
+    wait_until("its own counts", || here.load(SeqCst) > 0).await;
     let asked = here.load(SeqCst);
     assert!(asked <= 400 && elsewhere.load(SeqCst) == 0, "{asked} of 5000 were looked up");
     replica.stop().await;

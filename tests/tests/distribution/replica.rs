@@ -37,7 +37,7 @@ pub const REAL: &str = "sk-REAL-9f3c-DEADBEEF0123456789";
 pub const LEASE: Duration = Duration::from_secs(2);
 
 /// Everything of a replica that outlives its process.
-pub struct Site {
+pub struct ReplicaHost {
     config: Config,
     _dir: TempDir,
 }
@@ -62,7 +62,7 @@ pub fn tenant() -> TenantName {
     "default".parse().unwrap()
 }
 
-impl Site {
+impl ReplicaHost {
     pub fn new() -> Self {
         seks_tests::install_crypto_provider();
         let dir = tempfile::tempdir().unwrap();
@@ -72,16 +72,16 @@ impl Site {
         Self { config: Config { store, seal: SealConfig::file(kek), ..Config::default() }, _dir: dir }
     }
 
-    /// A site whose store is an etcd, for any number of replicas.
+    /// A host whose store is an etcd, for any number of replicas.
     pub fn on_etcd(etcd: &Etcd) -> Self {
-        let mut site = Self::new();
-        site.config.store = StoreConfig {
+        let mut host = Self::new();
+        host.config.store = StoreConfig {
             kind: StoreKind::Etcd,
             endpoints: vec![etcd.url()],
             allow_plaintext: true,
             ..StoreConfig::default()
         };
-        site
+        host
     }
 
     /// Starts a replica; one at a time on an embedded store.
@@ -89,7 +89,7 @@ impl Site {
         self.start_as("r1", &[]).await
     }
 
-    /// Starts a replica of this name that reaches the store at `endpoints`; none: as the site says.
+    /// Starts a replica of this name that reaches the store at `endpoints`; none: as the host says.
     pub async fn start_as(&self, name: &str, endpoints: &[String]) -> Replica {
         let mut config = self.config.clone();
         if !endpoints.is_empty() {
@@ -166,20 +166,20 @@ impl Site {
 
 impl Replica {
     /// A replica with a service, a credential, and the agent `bot`.
-    pub async fn furnished() -> (Site, Self) {
-        let site = Site::new();
-        let replica = site.start().await;
-        replica.furnish().await;
-        (site, replica)
+    pub async fn with_fixtures() -> (ReplicaHost, Self) {
+        let host = ReplicaHost::new();
+        let replica = host.start().await;
+        replica.seed_fixtures().await;
+        (host, replica)
     }
 
     /// Makes the service, the credential and the agent in the default tenant.
-    pub async fn furnish(&self) {
-        self.furnish_in(&tenant()).await;
+    pub async fn seed_fixtures(&self) {
+        self.seed_fixtures_in(&tenant()).await;
     }
 
     /// Makes the service, the credential and the agent in `tenant`.
-    pub async fn furnish_in(&self, tenant: &TenantName) {
+    pub async fn seed_fixtures_in(&self, tenant: &TenantName) {
         let registry = &self.foundation.registry;
         let value = wire::injection::NamedValue { name: "authorization".into(), value: "Bearer {key}".into() };
         let at = Some(wire::injection::site::At::Header(value));

@@ -1,12 +1,13 @@
 //! A store that went back: no node takes an old table, until somebody has accepted it.
 
 use seks_control_plane::lifetime::{Lifetime, Mark};
+use seks_tests::wait::wait_until;
 
-use super::{node::TestNode, replica::Replica, until};
+use super::{node::TestNode, replica::Replica};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_revoked_after_the_backup_comes_back_at_no_node_before_the_restore_is_accepted() {
-    let (site, replica) = Replica::furnished().await;
+    let (host, replica) = Replica::with_fixtures().await;
     let token = replica.issue().await;
     let dir = tempfile::tempdir().unwrap();
     let mut identity = replica.identity("n1").await;
@@ -19,23 +20,23 @@ async fn a_token_revoked_after_the_backup_comes_back_at_no_node_before_the_resto
     node.reaches(replica.revoke(&token).await).await;
     let mark = dir.path().join("node/mark.json");
     let seen = format!("\"revision\":{}", node.table.revision());
-    until("the node has written down what it saw", || {
+    wait_until("the node has written down what it saw", || {
         std::fs::read_to_string(&mark).is_ok_and(|text| text.contains(&seen))
     })
     .await;
     node.stop().await; // it will have nothing in memory
     replica.stop().await;
 
-    site.restore(&backup).await;
-    let unaccepted = site.start_anyway().await;
+    host.restore(&backup).await;
+    let unaccepted = host.start_anyway().await;
     let node = TestNode::follow(identity.clone(), vec![unaccepted.endpoint()]);
-    until("the node sees that it is another store", || node.status().alarm.is_some()).await;
+    wait_until("the node sees that it is another store", || node.status().alarm.is_some()).await;
     assert!(!node.serves() && !node.knows(&token.digest));
     node.stop().await;
     unaccepted.stop().await;
 
-    site.accept("the disk was lost").await;
-    let replica = site.start().await;
+    host.accept("the disk was lost").await;
+    let replica = host.start().await;
     let node = TestNode::follow(identity, vec![replica.endpoint()]);
     node.ready().await;
     assert!(node.honours(&token.digest), "restored, and somebody has said so");
@@ -47,7 +48,7 @@ async fn a_token_revoked_after_the_backup_comes_back_at_no_node_before_the_resto
 
 #[tokio::test]
 async fn what_was_seen_decides_whether_a_store_went_back() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let (store, sealer) = (replica.foundation.store.as_ref(), &replica.foundation.sealer);
     let now = Lifetime::read(store, sealer).await.unwrap();
     let mark = |lifetime: &str, revision| Mark { lifetime: lifetime.into(), revision, authenticated: false };

@@ -3,20 +3,20 @@
 use std::time::Duration;
 
 use seks_control_plane::registry::Admission;
+use seks_tests::wait::wait_until;
 use seks_types::id::{CredentialName, PoolName, TenantName};
 
 use super::{
     node::TestNode,
     replica::{Replica, tenant},
-    until,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_gets_what_its_tenants_need_and_no_more_by_snapshot_and_by_delta() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let (default, acme): (TenantName, TenantName) = (tenant(), "acme".parse().unwrap());
     replica.foundation.registry.create_tenant(&acme, false).await.unwrap();
-    replica.furnish_in(&acme).await;
+    replica.seed_fixtures_in(&acme).await;
     let early = [replica.issue().await, replica.issue_in(&acme).await];
     let identity = replica.identity_within("narrow", std::slice::from_ref(&acme)).await;
     let narrow = TestNode::follow(identity, vec![replica.endpoint()]);
@@ -45,7 +45,7 @@ async fn a_node_gets_what_its_tenants_need_and_no_more_by_snapshot_and_by_delta(
         (vec!["wide".to_owned()], vec!["narrow".to_owned(), "wide".into()])
     );
     let last = replica.revoke(&early[0]).await.max(replica.revoke(&late[0]).await);
-    until("no token reaches it", || holders(&default).is_empty()).await;
+    wait_until("no token reaches it", || holders(&default).is_empty()).await;
     let enforcement = replica.distribution.await_enforced(last, Duration::from_secs(20)).await;
     assert!(enforcement.enforced && enforcement.nodes.len() == 2, "{enforcement:?}");
     assert_eq!((narrow.status().rejected, narrow.status().snapshots), (0, 1), "and what it has adds up");
@@ -53,7 +53,7 @@ async fn a_node_gets_what_its_tenants_need_and_no_more_by_snapshot_and_by_delta(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_of_a_pool_is_on_the_nodes_of_that_pool_alone() {
-    let (_site, replica) = Replica::furnished().await;
+    let (_host, replica) = Replica::with_fixtures().await;
     let token = replica.issue().await;
     let pool = |name: &str| -> PoolName { name.parse().unwrap() };
     let follow = async |name: &str, pools: Vec<PoolName>| {
@@ -91,7 +91,7 @@ async fn a_credential_of_a_pool_is_on_the_nodes_of_that_pool_alone() {
 
     // Somewhere else, and everywhere again.
     late.stop().await;
-    until("it is gone", || replica.distribution.nodes().iter().all(|n| n.id != "late" || !n.connected)).await;
+    wait_until("it is gone", || replica.distribution.nodes().iter().all(|n| n.id != "late" || !n.connected)).await;
     let (credential, revision) =
         replica.foundation.registry.assign_credential(&tenant(), &main, &[pool("us")]).await.unwrap();
     assert_eq!(credential.version, 2, "it is no new version");

@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -14,6 +13,7 @@ use seks_tests::{
     Forwarder, Upstream,
     etcd::Cluster,
     forwarder::Mode,
+    plane::{self, Serving, put_log_aside, write_private},
     process::{self, PATIENCE, Process, binary, wait_for},
     raw, runtime,
     sandbox::{Cli, Token},
@@ -179,16 +179,12 @@ impl Replica {
             bootstrap(&directory, &base.join("operator"));
         }
         let mut process = spawn("seks-control-plane", &format!("replica-{n}"), &directory, &[]);
-        let serving = where_it_serves(&mut process);
-        let (admin, distribution) = (field(&serving, "admin"), field(&serving, "distribution"));
+        let serving = Serving::wait(&mut process);
+        let (admin, distribution) = (serving.at("admin"), serving.at("distribution"));
         // From now on everybody knows these.
         configure(&directory, &store, n, lease, [&admin, &distribution]);
         let context = directory.join("context.toml");
-        let text = format!(
-            "current = \"test\"\n[contexts.test]\nendpoint = \"https://{admin}\"\nca = \"../operator/ca.pem\"\n\
-             certificate = \"../operator/operator.pem\"\nkey = \"../operator/operator.key\"\n"
-        );
-        write_private(&context, &text);
+        write_private(&context, &plane::context(&admin, "../operator"));
         let cli = Cli::new(&directory, &context);
         Self { process, cli, distribution: distribution.parse().unwrap(), store, directory }
     }
@@ -198,7 +194,7 @@ impl Replica {
         self.process.kill();
         let name = self.directory.file_name().unwrap().to_str().unwrap().to_owned();
         self.process = spawn("seks-control-plane", &name, &self.directory, &[]);
-        where_it_serves(&mut self.process);
+        Serving::wait(&mut self.process);
     }
 
     /// Cuts or mends all links to etcd.
@@ -239,9 +235,8 @@ impl Node {
     /// Waits until it has a table and a lease.
     pub fn serves(&mut self) {
         if self.proxy.port() == 0 {
-            let serving = where_it_serves(&mut self.process);
-            (self.proxy, self.metrics) =
-                (field(&serving, "proxy").parse().unwrap(), field(&serving, "metrics").parse().unwrap());
+            let serving = Serving::wait(&mut self.process);
+            (self.proxy, self.metrics) = (serving.at("proxy").parse().unwrap(), serving.at("metrics").parse().unwrap());
         }
         let metrics = self.metrics;
         self.process.wait_for("a table and a lease", || (page(metrics, "/readyz").0 == 200).then_some(()));
@@ -254,7 +249,7 @@ impl Node {
         let (proxy, metrics) = (self.proxy.to_string(), self.metrics.to_string());
         let ports = ["--proxy-listen", &proxy, "--metrics-listen", &metrics];
         self.process = spawn("seks-data-plane", &name, &self.directory, &ports);
-        where_it_serves(&mut self.process);
+        Serving::wait(&mut self.process);
         self.serves();
     }
 
@@ -286,11 +281,6 @@ fn page(address: SocketAddr, path: &str) -> (u16, String) {
     (reply.status, reply.text())
 }
 
-fn write_private(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
 fn configure(directory: &Path, store: &[Forwarder], n: usize, lease: Duration, [admin, distribution]: [&str; 2]) {
     let endpoints: Vec<_> = store.iter().map(|wire| format!("\"http://{}\"", wire.address())).collect();
     let config = format!(
@@ -311,26 +301,13 @@ fn bootstrap(directory: &Path, out: &Path) {
     assert_eq!(done.code, Some(0), "{}{}", done.stdout, done.stderr);
 }
 
-/// Starts a plane. Its log begins anew: it is where the ports are read.
+/// Starts a plane.
 fn spawn(program: &str, name: &str, directory: &Path, more: &[&str]) -> Process {
     let mut command = Command::new(binary(program));
     let config = format!("{}.toml", program.trim_start_matches("seks-"));
     command.current_dir(directory).env_clear().args(["--config", &config]).args(more);
-    drop(fs::rename(directory.join(format!("{name}.err")), directory.join(format!("{name}.err.before"))));
+    put_log_aside(directory, name);
     Process::spawn(name, directory, &mut command)
-}
-
-/// The log line that says where a plane serves.
-fn where_it_serves(process: &mut Process) -> Value {
-    process.wait_for_output("its listeners", |log| {
-        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.find(|line| line["message"] == "serving" || line["fields"]["message"] == "serving")
-    })
-}
-
-fn field(line: &Value, name: &str) -> String {
-    let value = line[name].as_str().or_else(|| line["fields"][name].as_str());
-    value.unwrap_or_else(|| panic!("no `{name}` in {line}")).to_owned()
 }
 
 /// Waits until a replica lists every node, and those that it serves itself have applied everything.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::idp::{CLIENT_SECRET, Idp};
 
-fn world() -> (Sandbox, Idp) {
+fn start_idp() -> (Sandbox, Idp) {
     let (sandbox, idp) = (Sandbox::start(), Idp::start());
     let definition =
         format!("name = \"acme\"\nupstream = \"{}\"\nallow_private = true\ninject = \"bearer\"\n", idp.origin());
@@ -43,7 +43,7 @@ fn nothing_long_lived_came_out(sandbox: &Sandbox, idp: &Idp) {
 
 #[test]
 fn client_credentials_become_a_token_that_is_renewed_before_it_ends() {
-    let (sandbox, idp) = world();
+    let (sandbox, idp) = start_idp();
     idp.tokens_live(3);
     let stored = put(&sandbox, "oauth2-client", &idp.client());
     assert_eq!((&stored["mint"]["kind"], &stored["version"]), (&json!("oauth2-client"), &json!(1)), "{stored}");
@@ -66,7 +66,7 @@ fn client_credentials_become_a_token_that_is_renewed_before_it_ends() {
 
 #[test]
 fn a_rotating_refresh_token_is_never_used_twice_and_survives_a_crash() {
-    let (mut sandbox, idp) = world();
+    let (mut sandbox, idp) = start_idp();
     idp.tokens_live(3);
     idp.rotate();
     put(&sandbox, "oauth2-refresh", &idp.refresh());
@@ -90,7 +90,7 @@ fn a_rotating_refresh_token_is_never_used_twice_and_survives_a_crash() {
 
 #[test]
 fn a_failing_endpoint_leaves_the_last_good_token_and_says_so() {
-    let (sandbox, idp) = world();
+    let (sandbox, idp) = start_idp();
     idp.tokens_live(600);
     put(&sandbox, "oauth2-client", &idp.client());
     let token = sandbox.token("agent", &["acme"]).secret;
@@ -116,7 +116,7 @@ fn a_failing_endpoint_leaves_the_last_good_token_and_says_so() {
 
 #[test]
 fn a_token_that_an_upstream_refuses_is_renewed_once_however_many_requests_meet_that() {
-    let (sandbox, idp) = world();
+    let (sandbox, idp) = start_idp();
     idp.tokens_live(3600);
     put(&sandbox, "oauth2-client", &idp.client());
     let token = sandbox.token("agent", &["acme"]).secret;
@@ -138,7 +138,7 @@ fn a_token_that_an_upstream_refuses_is_renewed_once_however_many_requests_meet_t
 
 #[test]
 fn what_can_not_mint_is_not_stored() {
-    let (sandbox, idp) = world();
+    let (sandbox, idp) = start_idp();
     let try_put = |kind: &str, secret: &Value| {
         let arguments = ["credential", "put", "key", "--service", "acme", "--mint", kind, "--from-stdin"];
         let finished = sandbox.cli().run(&arguments, &secret.to_string());
@@ -166,7 +166,7 @@ fn what_can_not_mint_is_not_stored() {
 
 #[test]
 fn a_secret_put_as_it_is_ends_the_minting() {
-    let (sandbox, idp) = world();
+    let (sandbox, idp) = start_idp();
     idp.tokens_live(3);
     put(&sandbox, "oauth2-client", &idp.client());
     let rollback = sandbox.cli().run(&["credential", "rollback", "key"], "");

@@ -5,10 +5,10 @@ mod bodies;
 mod clients;
 mod go;
 mod grpc;
+mod intercepting_sandbox;
 mod packages;
 mod passage;
 mod websocket;
-mod world;
 
 use std::path::PathBuf;
 

@@ -10,7 +10,7 @@ use seks_tests::{
     upstream::{Answer, Host, Request, tls},
 };
 
-use super::world::{KEY, World, apply};
+use super::intercepting_sandbox::{InterceptingSandbox, KEY, apply};
 
 const MODULE: &str = "ANSWER = 42\n";
 
@@ -49,29 +49,29 @@ pub(super) fn pip_installs_from_a_private_index() {
         }
     };
     let upstream = Upstream::start_tls_as(Host::localhost(), index);
-    let world = World::with("", upstream, credential, |cli, upstream| {
+    let rig = InterceptingSandbox::with("", upstream, credential, |cli, upstream| {
         apply(cli, upstream, "inject = { basic = 'reader:{key}' }\nslots = ['basic']\n");
     });
     // As it stands where a company's own roots are set up.
-    fs::write(world.folder().join("corporate.pem"), tls::identity().ca_pem).unwrap();
-    let settings = world.folder().join(".config/pip");
+    fs::write(rig.folder().join("corporate.pem"), tls::identity().ca_pem).unwrap();
+    let settings = rig.folder().join(".config/pip");
     fs::create_dir_all(&settings).unwrap();
-    let corporate = world.folder().join("corporate.pem");
+    let corporate = rig.folder().join("corporate.pem");
     fs::write(settings.join("pip.conf"), format!("[global]\ncert = {}\n", corporate.display())).unwrap();
 
     let (pip, quiet) = (python.to_str().unwrap(), "--disable-pip-version-check");
-    let index = format!("{}/simple/", world.origin());
+    let index = format!("{}/simple/", rig.origin());
     let path = format!("/simple/demo/{name}");
     let install = [pip, "-m", "pip", "install", quiet, "--target", "installed", "--index-url", &index, "demo"];
-    world.check(&world.seks_run(&install), "Successfully installed demo-4.2.0", &path);
-    assert_eq!(fs::read_to_string(world.folder().join("installed/demo.py")).unwrap(), MODULE);
+    rig.check(&rig.seks_run(&install), "Successfully installed demo-4.2.0", &path);
+    assert_eq!(fs::read_to_string(rig.folder().join("installed/demo.py")).unwrap(), MODULE);
 
-    world.upstream.forget();
+    rig.upstream.forget();
     let placeholder = index.replace("https://", "https://reader:$SEKS_TOKEN@");
     let download = format!("exec {pip} -m pip download {quiet} --no-cache-dir --index-url \"{placeholder}\" demo");
-    world.check(&world.seks_run(&["sh", "-c", &download]), "Successfully downloaded demo", &path);
-    assert_eq!(fs::read(world.folder().join(name)).unwrap(), wheel);
-    assert!(!world.sandbox.everything_emitted().contains(KEY));
+    rig.check(&rig.seks_run(&["sh", "-c", &download]), "Successfully downloaded demo", &path);
+    assert_eq!(fs::read(rig.folder().join(name)).unwrap(), wheel);
+    assert!(!rig.sandbox.everything_emitted().contains(KEY));
 }
 
 /// `@seks/demo` 4.2.0.
@@ -113,23 +113,24 @@ pub(super) fn npm_installs_from_a_private_registry() {
         }
     };
     let upstream = Upstream::start_tls_as(Host::localhost(), registry);
-    let world = World::with("", upstream, credential, |cli, upstream| cli.enable("github-npm", "code", upstream));
+    let rig =
+        InterceptingSandbox::with("", upstream, credential, |cli, upstream| cli.enable("github-npm", "code", upstream));
     // As it stands where a company has its own roots, and a proxy that must not get the token.
-    let corporate = world.folder().join("corporate.pem");
+    let corporate = rig.folder().join("corporate.pem");
     fs::write(&corporate, tls::identity().ca_pem).unwrap();
     let settings = format!("cafile={}\nhttps-proxy=http://127.0.0.1:1/\nupdate-notifier=false\n", corporate.display());
-    fs::write(world.folder().join(".npmrc"), &settings).unwrap();
+    fs::write(rig.folder().join(".npmrc"), &settings).unwrap();
 
-    let (npm, registry) = (npm.to_str().unwrap(), format!("{}/", world.origin()));
+    let (npm, registry) = (npm.to_str().unwrap(), format!("{}/", rig.origin()));
     let view = [npm, "view", "@seks/demo", "description", "--registry", &registry];
-    world.check(&world.seks_run(&view), &format!("for {}", "*".repeat(KEY.len())), "/@seks%2fdemo");
+    rig.check(&rig.seks_run(&view), &format!("for {}", "*".repeat(KEY.len())), "/@seks%2fdemo");
 
-    world.upstream.forget();
-    let placeholder = format!("//{}/:_authToken=${{SEKS_TOKEN}}\n@seks:registry={registry}\n", world.authority());
-    fs::write(world.folder().join(".npmrc"), settings + &placeholder).unwrap();
-    let install = world.seks_run(&[npm, "install", "--prefix", "project", "--no-audit", "@seks/demo"]);
-    world.check(&install, "added 1 package", "/download/@seks/demo/4.2.0/demo.tgz");
-    let installed = world.folder().join("project/node_modules/@seks/demo/index.js");
+    rig.upstream.forget();
+    let placeholder = format!("//{}/:_authToken=${{SEKS_TOKEN}}\n@seks:registry={registry}\n", rig.authority());
+    fs::write(rig.folder().join(".npmrc"), settings + &placeholder).unwrap();
+    let install = rig.seks_run(&[npm, "install", "--prefix", "project", "--no-audit", "@seks/demo"]);
+    rig.check(&install, "added 1 package", "/download/@seks/demo/4.2.0/demo.tgz");
+    let installed = rig.folder().join("project/node_modules/@seks/demo/index.js");
     assert_eq!(fs::read_to_string(installed).unwrap(), MODULE);
-    assert!(!world.sandbox.everything_emitted().contains(KEY));
+    assert!(!rig.sandbox.everything_emitted().contains(KEY));
 }

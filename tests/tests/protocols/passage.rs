@@ -9,7 +9,7 @@ use seks_tests::{
     upstream::{Answer, Host},
 };
 
-use super::world::{KEY, World, client};
+use super::intercepting_sandbox::{InterceptingSandbox, KEY, client};
 
 #[test]
 #[cfg_attr(not(has = "curl"), ignore = "needs curl")]
@@ -20,19 +20,21 @@ fn hosts_of_no_service_pass_through_unseen_once_the_tenant_says_so() {
     let name = host.name.clone();
     let other = Upstream::start_tls_as(host, |_| Answer::json(200, r#"{"other":true}"#));
     let collector = Collector::start();
-    let world =
-        World::bearer_in(Options::default().collector(&collector), Upstream::start_tls(|_| Answer::json(404, "{}")));
-    let roots = world.folder().join("other-ca.pem");
+    let rig = InterceptingSandbox::bearer_in(
+        Options::default().collector(&collector),
+        Upstream::start_tls(|_| Answer::json(404, "{}")),
+    );
+    let roots = rig.folder().join("other-ca.pem");
     fs::write(&roots, other.ca_pem().unwrap()).unwrap();
     let ask = || {
         let mut command = client(curl.clone());
         command.args(["--silent", "--show-error", "--cacert", roots.to_str().unwrap(), &other.origin()]);
-        run(command.env("HTTPS_PROXY", world.proxy()), b"")
+        run(command.env("HTTPS_PROXY", rig.proxy()), b"")
     };
     let refused = |asked: Finished| {
         assert!(asked.code == Some(56) && asked.stderr.contains("403"), "{asked:?}");
     };
-    let cli = world.sandbox.cli();
+    let cli = rig.sandbox.cli();
     refused(ask());
     let said = cli.json(&["ca", "other-hosts", "tunnel", "--allow-private"]);
     assert_eq!((&said["enforced"], &said["other_hosts"]), (&true.into(), &"tunnel".into()), "{said}");

@@ -5,7 +5,7 @@ use seks_tests::{
     upstream::vendors::Vendor,
 };
 
-use crate::{client, only_the_key_arrived, world};
+use crate::{client, only_the_key_arrived, start_vendor};
 
 const GITHUB_KEY: &str = "ghp_RealGitHubKey000000000000000000001";
 const GEMINI_KEY: &str = "AIzaRealGeminiKey00000000000000000001";
@@ -24,7 +24,7 @@ fn curl(arguments: &[&str]) -> (String, String) {
 #[test]
 #[cfg_attr(not(has = "curl"), ignore = "needs curl")]
 fn github_by_curl_with_bearer_and_basic() {
-    let (sandbox, upstream, token) = world("github", Vendor::GitHub, GITHUB_KEY);
+    let (sandbox, upstream, token) = start_vendor("github", Vendor::GitHub, GITHUB_KEY);
     let user = format!("{}/api/github/user", sandbox.proxy_url());
     for authorization in [format!("Authorization: Bearer {token}"), format!("Authorization: token {token}")] {
         let (status, body) = curl(&["--header", &authorization, &user]);
@@ -42,7 +42,7 @@ fn github_by_curl_with_bearer_and_basic() {
 #[test]
 #[cfg_attr(not(has = "curl"), ignore = "needs curl")]
 fn gemini_by_curl_with_header_and_query() {
-    let (sandbox, upstream, token) = world("gemini", Vendor::Gemini, GEMINI_KEY);
+    let (sandbox, upstream, token) = start_vendor("gemini", Vendor::Gemini, GEMINI_KEY);
     let model = format!("{}/api/gemini/v1beta/models/stand-in", sandbox.proxy_url());
     let json =
         ["--header", "Content-Type: application/json", "--data", r#"{"contents":[{"parts":[{"text":"Hello?"}]}]}"#];

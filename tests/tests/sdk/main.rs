@@ -32,7 +32,7 @@ fn client(program: &Path) -> Command {
 }
 
 /// A broker with one vendor behind it, and a token for it.
-fn world(service: &str, vendor: Vendor, key: &str) -> (Sandbox, Upstream, String) {
+fn start_vendor(service: &str, vendor: Vendor, key: &str) -> (Sandbox, Upstream, String) {
     let (sandbox, upstream) = (Sandbox::start(), vendor.start(key));
     sandbox.service(service, &upstream, key);
     let token = sandbox.token("agent", &[service]).secret;
@@ -52,7 +52,7 @@ fn only_the_key_arrived(upstream: &Upstream, sandbox: &Sandbox, key: &str, at_le
 fn the_seed_example_as_it_stands() {
     let python = installed("python/bin/python");
     let key = "sk-proj-real-openai-key-000000000000001";
-    let (sandbox, upstream, token) = world("openai", Vendor::OpenAi, key);
+    let (sandbox, upstream, token) = start_vendor("openai", Vendor::OpenAi, key);
     let mut command = client(&python);
     command.arg(root().join("tests/sdk/python/seed_example.py")).args([token.as_str(), sandbox.proxy_url()]);
     let finished = run(&mut command, b"");

@@ -100,7 +100,7 @@ fn cell(language: Language, name: &str) -> Cell {
 }
 
 /// One broker, one vendor, and three tokens: one that works, one that was revoked, one of an agent that a policy forbids.
-struct World {
+struct VendorRig {
     sandbox: Sandbox,
     upstream: Upstream,
     key: String,
@@ -109,7 +109,7 @@ struct World {
     denied: Token,
 }
 
-impl World {
+impl VendorRig {
     fn new(cell: &Cell) -> Self {
         let key = format!("real-{}-key-CANARY-0000000001", cell.service);
         let (sandbox, upstream) = (Sandbox::start(), Vendor::of(&cell.service).unwrap().start(&key));
@@ -149,12 +149,12 @@ impl World {
 fn prove(language: Language, name: &str) {
     let mut command = language.command(name);
     let cell = cell(language, name);
-    let world = World::new(&cell);
-    let finished = world.run(&mut command, &cell);
+    let rig = VendorRig::new(&cell);
+    let finished = rig.run(&mut command, &cell);
     let lines = finished.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_default());
     let said: BTreeMap<String, Said> = lines.map(|said: Said| (said.check.clone(), said)).collect();
     let told = |check: &str| said.get(check).unwrap_or_else(|| panic!("no `{check}`: {finished:?}")).clone();
-    let (greeting, pieces, mask) = (GREETING.concat(), GREETING.join("|"), "*".repeat(world.key.len()));
+    let (greeting, pieces, mask) = (GREETING.concat(), GREETING.join("|"), "*".repeat(rig.key.len()));
 
     assert_eq!(told("call").text.as_deref(), Some(greeting.as_str()), "{:?}", told("call"));
     if cell.stream {
@@ -174,19 +174,19 @@ fn prove(language: Language, name: &str) {
     raises("revoked", &cell.revoked, &["the token was revoked"]);
     raises("denied", &cell.denied, &["no-outsiders"]);
 
-    let (retry, times) = (told("retry"), world.asked("check-retry"));
+    let (retry, times) = (told("retry"), rig.asked("check-retry"));
     if cell.retries {
         assert_eq!((retry.text.as_deref(), times), (Some(greeting.as_str()), 2), "{retry:?}");
     } else {
         assert_eq!((retry.raised.is_some(), times), (true, 1), "{retry:?}");
     }
-    let refused = (world.refused("token_revoked"), world.refused("policy_denied"));
+    let refused = (rig.refused("token_revoked"), rig.refused("policy_denied"));
     assert_eq!(refused, (1.0, 1.0), "what is refused for good is not tried again");
-    assert_eq!(world.asked("check-server-error"), 1, "told not to retry");
+    assert_eq!(rig.asked("check-server-error"), 1, "told not to retry");
 
-    only_the_key_arrived(&world.upstream, &world.sandbox, &world.key, 5);
+    only_the_key_arrived(&rig.upstream, &rig.sandbox, &rig.key, 5);
     let (stdout, stderr) = (finished.stdout.as_bytes(), finished.stderr.as_bytes());
-    assert_eq!(oracle::find(&[stdout, stderr].concat(), &world.key), None, "the agent has seen the key");
+    assert_eq!(oracle::find(&[stdout, stderr].concat(), &rig.key), None, "the agent has seen the key");
     assert_eq!(finished.code, Some(0), "{finished:?}");
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct Token {
 }
 
 /// See the module. The same for every seed.
-pub(crate) struct Site {
+pub(crate) struct Fixtures {
     pub(crate) sealer: Arc<Sealer>,
     pub(crate) contents: Contents,
     pub(crate) tokens: Vec<Token>,
@@ -55,9 +55,9 @@ pub(crate) fn service() -> ServiceName {
     "api".parse().unwrap()
 }
 
-impl Site {
+impl Fixtures {
     pub(crate) fn get() -> &'static Self {
-        static SITE: OnceLock<Site> = OnceLock::new();
+        static SITE: OnceLock<Fixtures> = OnceLock::new();
         SITE.get_or_init(Self::make)
     }
 
@@ -71,7 +71,7 @@ impl Site {
         let client = Client { host: 0, network: Network::new(Random::new(0)), cluster: cluster.clone() };
         let registry = Registry::new(Arc::new(client), sealer.clone());
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let tokens = runtime.block_on(furnish(&registry));
+        let tokens = runtime.block_on(seed_fixtures(&registry));
         enrol(&cluster);
         Self { sealer, contents: cluster.read(Clone::clone), tokens }
     }
@@ -93,7 +93,7 @@ fn enrol(cluster: &Cluster) {
     cluster.commit(Transaction { checks: Vec::new(), writes: writes.collect() }).unwrap();
 }
 
-async fn furnish(registry: &Registry) -> Vec<Token> {
+async fn seed_fixtures(registry: &Registry) -> Vec<Token> {
     let tenant = tenant();
     registry.create_tenant(&tenant, false).await.unwrap();
     let value = wire::injection::NamedValue { name: "authorization".into(), value: "Bearer {key}".into() };

@@ -15,7 +15,7 @@ use seks_tests::{
 /// The real one.
 pub(super) const KEY: &str = "ghp_RealForwardedKey00000000000000001";
 
-pub(super) struct World {
+pub(super) struct InterceptingSandbox {
     pub(super) sandbox: Sandbox,
     pub(super) upstream: Upstream,
     pub(super) token: Token,
@@ -25,7 +25,7 @@ pub(super) struct World {
     files: tempfile::TempDir,
 }
 
-impl World {
+impl InterceptingSandbox {
     /// A service `code` that takes `Authorization: Bearer KEY`. `forward`: more of `[forward_proxy]`.
     pub(super) fn bearer(forward: &str, upstream: Upstream) -> Self {
         Self::bearer_in(Options { config: forward.into(), ..Options::default() }, upstream)
