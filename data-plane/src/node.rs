@@ -24,7 +24,7 @@ use crate::{
         EnrolError, Identity, Runtimes, Sync, SyncConfig,
         enrol::{self, EnrolConfig},
     },
-    table::Table,
+    table::{Table, WallClock},
     telemetry::{Metrics, TableState},
     upstream::CaFileError,
 };
@@ -355,8 +355,7 @@ async fn know_control_planes(own: OwnAddresses, endpoints: Vec<String>) {
 async fn sweep(table: Arc<Table>) {
     loop {
         tokio::time::sleep(TABLE_SWEEP).await;
-        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs());
-        table.sweep(i64::try_from(now).unwrap_or(i64::MAX));
+        table.sweep(WallClock::machine_now());
     }
 }
 

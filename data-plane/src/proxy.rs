@@ -15,7 +15,7 @@ use crate::{
     code::Code,
     config::Config,
     http::{
-        client::{Connection, Gauge},
+        client::{self, Gauge},
         fields,
         server::{Activity, RequestBody},
     },
@@ -27,7 +27,7 @@ use crate::{
         caller::Caller,
         discovery, forward,
         in_flight::InFlight,
-        inject::{self, Injected, Injection},
+        inject::{self, Injected, Injection, Kept},
         lookup::{self, Identified},
         refusal::{self, Reader, Refusal, grpc},
         relay::{self, Outgoing},
@@ -41,13 +41,13 @@ use crate::{
         interception::{self, Leaves},
         websocket,
     },
-    upstream::{About, CaFileError, Key, Upstreams},
+    upstream::{About, CaFileError, Connection, Key, Upstreams},
 };
 
 /// Serves requests. One a node; shared by all connections.
 pub(crate) struct Proxy {
     table: Arc<Table>,
-    upstreams: Arc<Upstreams>,
+    upstreams: Arc<Upstreams<Kept>>,
     hosts: Hosts,
     audit: Audit,
     config: Config,
@@ -156,7 +156,7 @@ impl Proxy {
         let (parts, body) = request.into_parts();
         if parts.method == Method::CONNECT && matches!(entry, Entry::Forward) {
             // Boxed: it is rare, and large.
-            let with = (&self.config, &*self.upstreams);
+            let with = (&self.config, self.upstreams.addresses());
             let within = self.clone();
             return Box::pin(interception::connect(&parts, &caller, &self.table, with, in_flight, within, record))
                 .await;
@@ -188,14 +188,14 @@ impl Proxy {
         mut body: Received,
         mut caller: Caller,
         record: &mut Record,
-    ) -> Result<(Box<Injected>, Connection, Option<Arc<CredentialEntry>>), Refusal> {
+    ) -> Result<(Box<Injected>, client::Connection, Option<Arc<CredentialEntry>>), Refusal> {
         for _ in 0..MAX_DECISIONS {
             let terms = (&self.bounds, self.config.upstream.replaced_credential_grace);
             let permitted = authorize::call(identified, body, &caller, terms, record).await?;
             let connection = self.connect(&permitted, record).await?;
             let minted = permitted.credential.minted.then(|| permitted.credential.clone());
             match inject::call(permitted, &caller, &self.table, &connection, record)? {
-                Injection::Done(injected) => return Ok((injected, connection, minted)),
+                Injection::Done(injected) => return Ok((injected, connection.into_http(), minted)),
                 Injection::Changed(admitted, upload) => {
                     connection.give_back();
                     record.decide_again();
@@ -209,7 +209,7 @@ impl Proxy {
     }
 
     /// A connection for what is permitted, from the pool of exactly this version of this credential.
-    async fn connect(&self, permitted: &Permitted, record: &mut Record) -> Result<Connection, Refusal> {
+    async fn connect(&self, permitted: &Permitted, record: &mut Record) -> Result<Connection<Kept>, Refusal> {
         let (service, credential) = (&permitted.service, &permitted.credential);
         let key = Key { service: service.generation, credential: credential.generation };
         let about = || {

@@ -8,7 +8,6 @@
 
 mod apply;
 mod change;
-mod compiling;
 mod cut;
 mod entry;
 mod generation;
@@ -41,12 +40,11 @@ use self::generation::Generation;
 pub use self::{
     apply::ApplyError,
     change::{Change, Delta, Mark, MarkKind, TokenRecord},
-    compiling::StillCompiling,
     cut::{Cut, CutReason, Decided, Verdict},
     entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
     lease::Lease,
     refused::{Refused, RefusedCredential},
-    slot::{AgentSlot, Slot, TenantSlot},
+    slot::{AgentSlot, Slot, StillCompiling, TenantSlot},
     staging::Staging,
     token::{Grant, RevokedEntry, TokenEntry},
     wall::WallClock,

@@ -1,28 +1,28 @@
-//! How upstreams are reached: pools of connections that were resolved, checked, pinned and verified.
+//! How a service's upstream is reached: pools of connections that were resolved, checked, pinned and verified.
 //!
-//! HTTP/1.1 of our own and hyper's HTTP/2 on our connector: no redirects, no proxies from the environment, no Alt-Svc, no retries.
+//! A connection's buffers hold copies of what was sent on it, the credential included, so a pool belongs to a credential's
+//! version and is closed with it: rotation, revocation and a change of the service leave no live connection behind.
 
-pub(crate) mod tls;
+mod addresses;
+mod tls;
 
 use std::{
-    future::poll_fn,
-    sync::{Arc, Weak},
-    task::Poll,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
 use dashmap::DashMap;
-use seks_network::{
-    address::{DialGuard, OwnAddresses, Reach},
-    resolve::{Resolver, ResolverOptions},
-};
-use seks_service::Service;
-use tokio::time::timeout;
+use seks_network::address::{Networks, OwnAddresses};
+use seks_service::{Service, Upstream};
+use seks_types::id::TenantName;
 
-pub(crate) use self::tls::CaFileError;
+pub(crate) use self::{addresses::AddressResolver, tls::CaFileError};
 use crate::{
     config::UpstreamConfig,
-    http::client::{Connection, Gauge, Pool, UpstreamError},
+    http::client::{self, ALPN_H1, ALPN_H2, Destination, Gauge, Resolve, UpstreamError},
 };
 
 /// How often a pool is looked at: a credential that was replaced is in no buffer of ours for longer than this.
@@ -34,45 +34,76 @@ pub(crate) type IsCurrent = Box<dyn Fn() -> bool + Send>;
 /// What a new pool is told by whoever wants it.
 pub(crate) struct About {
     /// Asked every second; once it says no, the pool is closed.
-    pub is_current: IsCurrent,
+    pub(crate) is_current: IsCurrent,
     /// Told of every connection that comes, goes, or is put aside.
-    pub gauge: Arc<dyn Gauge>,
+    pub(crate) gauge: Arc<dyn Gauge>,
 }
 
 /// What a pool is for. Generations are unique in a process, so a service or credential that was replaced has another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     /// The service's generation.
-    pub service: u64,
+    pub(crate) service: u64,
     /// The credential's.
-    pub credential: u64,
+    pub(crate) credential: u64,
 }
 
-/// All pools of a node.
-pub(crate) struct Upstreams {
-    pools: DashMap<Key, Arc<Pool>, foldhash::quality::RandomState>,
+/// All pools of a node, each with what is made once of its service and credential: `T`.
+pub(crate) struct Upstreams<T> {
+    pools: DashMap<Key, Arc<Pool<T>>, foldhash::quality::RandomState>,
     trust: tls::Trust,
-    resolver: Arc<Resolver>,
+    addresses: AddressResolver,
     config: UpstreamConfig,
-    guard: Arc<DialGuard>,
 }
 
-impl Upstreams {
+/// The connections of one key.
+struct Pool<T> {
+    connections: Arc<client::Pool>,
+    /// Made from the credential, so it goes with the pool.
+    made: OnceLock<Arc<T>>,
+}
+
+/// A connection for one request.
+pub(crate) struct Connection<T> {
+    connection: client::Connection,
+    pool: Arc<Pool<T>>,
+}
+
+impl<T> Connection<T> {
+    /// What is made once of the service and the version of the credential that the connection is for. `None`: `make` gave nothing.
+    pub(crate) fn made_once(&self, make: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
+        if let Some(made) = self.pool.made.get() {
+            return Some(made.clone());
+        }
+        let made = Arc::new(make()?);
+        Some(self.pool.made.get_or_init(|| made).clone())
+    }
+
+    /// Whether it speaks HTTP/2.
+    pub(crate) fn is_h2(&self) -> bool {
+        self.connection.is_h2()
+    }
+
+    /// Gives it back unused.
+    pub(crate) fn give_back(self) {
+        self.connection.give_back();
+    }
+
+    /// The connection itself, to send the request on.
+    pub(crate) fn into_http(self) -> client::Connection {
+        self.connection
+    }
+}
+
+impl<T: Send + Sync + 'static> Upstreams<T> {
     /// Reads the extra roots. `own` is never dialled.
     ///
     /// # Errors
     /// When `ca_file` can't be read.
     pub(crate) fn new(config: UpstreamConfig, own: OwnAddresses) -> Result<Self, CaFileError> {
         let trust = tls::Trust::load(config.ca_file.as_deref())?;
-        let guard = Arc::new(DialGuard { allowed: config.private_networks.clone(), own });
-        let (name_servers, timeout) = (config.name_servers.clone(), config.resolve_timeout);
-        let resolver = Arc::new(Resolver::new(ResolverOptions { name_servers, timeout }));
-        Ok(Self { pools: DashMap::default(), trust, resolver, config, guard })
-    }
-
-    /// What may be dialled for a service.
-    pub(crate) fn reach(&self, service: &Service) -> Reach {
-        Reach { guard: self.guard.clone(), given: service.private_networks.clone() }
+        let addresses = AddressResolver::new(&config, own);
+        Ok(Self { pools: DashMap::default(), trust, addresses, config })
     }
 
     /// A connection for one request: one that is idle, or a new one.
@@ -86,13 +117,10 @@ impl Upstreams {
         key: Key,
         service: &Service,
         about: impl FnOnce() -> About,
-    ) -> Result<Connection, UpstreamError> {
+    ) -> Result<Connection<T>, UpstreamError> {
         let pool = self.pool(key, service, about)?;
-        if let Some(connection) = poll_fn(|cx| Poll::Ready(pool.take(cx))).await {
-            return Ok(connection);
-        }
-        // Boxed: what a handshake needs is kilobytes, and most requests need none.
-        Box::pin(timeout(self.config.connect_timeout, pool.open())).await.unwrap_or(Err(UpstreamError::Timeout))
+        let connection = client::Connection::take(&pool.connections, self.config.connect_timeout).await?;
+        Ok(Connection { connection, pool })
     }
 
     /// A new connection in HTTP/1.1, for a request that may switch protocols and so keep the connection for itself.
@@ -104,9 +132,10 @@ impl Upstreams {
         key: Key,
         service: &Service,
         about: impl FnOnce() -> About,
-    ) -> Result<Connection, UpstreamError> {
+    ) -> Result<Connection<T>, UpstreamError> {
         let pool = self.pool(key, service, about)?;
-        Box::pin(timeout(self.config.connect_timeout, pool.open_h1())).await.unwrap_or(Err(UpstreamError::Timeout))
+        let connection = client::Connection::open_to_switch(&pool.connections, self.config.connect_timeout).await?;
+        Ok(Connection { connection, pool })
     }
 
     fn pool(
@@ -114,7 +143,7 @@ impl Upstreams {
         key: Key,
         service: &Service,
         about: impl FnOnce() -> About,
-    ) -> Result<Arc<Pool>, UpstreamError> {
+    ) -> Result<Arc<Pool<T>>, UpstreamError> {
         match self.pools.get(&key).map(|p| p.clone()) {
             Some(pool) => Ok(pool),
             None => self.open_pool(key, service, about),
@@ -126,10 +155,10 @@ impl Upstreams {
         key: Key,
         service: &Service,
         about: impl FnOnce() -> About,
-    ) -> Result<Arc<Pool>, UpstreamError> {
+    ) -> Result<Arc<Pool<T>>, UpstreamError> {
         let About { is_current, gauge } = about();
-        let (reach, resolver) = (self.reach(service), self.resolver.clone());
-        let fresh = Arc::new(Pool::new(service, (reach, resolver), &self.trust, self.config.max_idle, gauge)?);
+        let connections = client::Pool::new(self.destination(service)?, self.config.max_idle, gauge);
+        let fresh = Arc::new(Pool { connections: Arc::new(connections), made: OnceLock::new() });
         let pool = self.pools.entry(key).or_insert_with(|| fresh.clone()).clone();
         if Arc::ptr_eq(&pool, &fresh) {
             tokio::spawn(tend(Arc::downgrade(self), key, fresh, self.config.keep_alive, is_current));
@@ -137,35 +166,65 @@ impl Upstreams {
         Ok(pool)
     }
 
+    fn destination(&self, service: &Service) -> Result<Destination, UpstreamError> {
+        let upstream = service.upstream.clone();
+        let protocols = if service.http2 { &[ALPN_H2][..] } else { &[ALPN_H2, ALPN_H1] };
+        let tls = match upstream.tls() {
+            true => Some((self.trust.connector(&service.upstream_ca_pem, protocols)?, tls::server_name(&upstream)?)),
+            false => None,
+        };
+        let authority = upstream.authority().clone();
+        let (tenant, given) = (service.tenant.clone(), service.private_networks.clone());
+        let resolve = Box::new(UpstreamAddresses { addresses: self.addresses.clone(), tenant, upstream, given });
+        Ok(Destination { authority, tls, http2_only: service.http2, resolve })
+    }
+
     /// What looks up names.
-    pub(crate) fn resolver(&self) -> &Arc<Resolver> {
-        &self.resolver
+    pub(crate) fn addresses(&self) -> &AddressResolver {
+        &self.addresses
     }
 
     /// Closes every pool.
     pub(crate) fn close(&self) {
         self.pools.retain(|_, pool| {
-            pool.close();
+            pool.connections.close();
             false
         });
     }
 }
 
+/// The addresses of one service's upstream.
+struct UpstreamAddresses {
+    addresses: AddressResolver,
+    tenant: TenantName,
+    upstream: Upstream,
+    given: Networks,
+}
+
+impl Resolve for UpstreamAddresses {
+    fn resolve(&self) -> Pin<Box<dyn Future<Output = Result<Vec<SocketAddr>, UpstreamError>> + Send + '_>> {
+        Box::pin(async {
+            let found = self.addresses.resolve(&self.tenant, &self.upstream, &self.given).await;
+            found.map_err(|_| UpstreamError::Unreachable("no address that may be dialled"))
+        })
+    }
+}
+
 /// Sweeps a pool while it is used; closes it when it is retired, or was not used for long.
-async fn tend(owner: Weak<Upstreams>, key: Key, pool: Arc<Pool>, keep_alive: Duration, is_current: IsCurrent) {
+async fn tend<T>(owner: Weak<Upstreams<T>>, key: Key, pool: Arc<Pool<T>>, keep_alive: Duration, is_current: IsCurrent) {
     let mut used = Instant::now();
-    while owner.strong_count() > 0 && is_current() && !pool.is_closed() && used.elapsed() <= keep_alive {
+    while owner.strong_count() > 0 && is_current() && !pool.connections.is_closed() && used.elapsed() <= keep_alive {
         tokio::time::sleep(SWEEP_EVERY).await;
-        // Connections that are lent out count as use: else only this task and the map know the pool.
-        if pool.sweep(keep_alive) > 0 || Arc::strong_count(&pool) > 2 {
+        // Connections that are lent out count as use: each holds the pool of connections.
+        if pool.connections.sweep(keep_alive) > 0 || Arc::strong_count(&pool.connections) > 1 {
             used = Instant::now();
         }
     }
     if let Some(owner) = owner.upgrade() {
         owner.pools.remove_if(&key, |_, p| Arc::ptr_eq(p, &pool));
     }
-    pool.close();
+    pool.connections.close();
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -1,27 +1,24 @@
 //! HTTP/1.1 of our own and hyper's HTTP/2 as a client: no redirects, no proxies from the environment, no Alt-Svc, no retries.
 
-pub(crate) mod connect;
+mod connect;
 mod exchange;
+mod gauge;
 mod h1;
 mod patience;
-pub(crate) mod pool;
+mod pool;
 mod request;
 mod upload;
 
 pub use self::{
+    connect::{ALPN_H1, ALPN_H2},
     exchange::{Answer, Connection, Switched},
+    gauge::Gauge,
     h1::Lost,
     patience::Patience,
-    pool::Pool,
+    pool::{Destination, Pool, Resolve},
     request::Request,
     upload::{Meter, Severing, Streaming, Upload, UploadError, UploadState},
 };
-
-/// Counts a service's connections for somebody else.
-pub trait Gauge: Send + Sync {
-    /// Connections in use (`active`) or kept for the next request, more or fewer by `change`.
-    fn connections(&self, active: bool, change: i64);
-}
 
 /// Why an upstream did not answer. Agents get fixed texts for these; the `&str` is for operators and as fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,8 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use seks_service::{Service, Slot};
 
 use super::{route::Form, token};
-use crate::http::HeaderList;
-use crate::http::fields;
+use crate::http::{HeaderList, fields};
 
 /// Never passed on to an upstream, beside [`token::CREDENTIAL_HEADERS`]: the connection's own, those that claim to say who
 /// asks, those that make one request another, and what is the node's to say. In order: it is searched by halves.

@@ -30,9 +30,10 @@ use crate::{
     code::Code,
     http::{
         HeaderList,
-        client::{Connection, Request, Upload},
+        client::{Request, Upload},
     },
     table::{CredentialEntry, Cut, CutReason, ServiceEntry, Table},
+    upstream::Connection,
 };
 
 /// A request as it goes to the upstream, with the credential in it.
@@ -70,7 +71,7 @@ impl From<CutReason> for Code {
 /// What is the same for every request with one version of one credential to one service: made once, kept beside the pool of
 /// connections for exactly that, dropped with it. It holds the credential in the forms that are searched for and in the headers that
 /// are sent: for as long, the connections' own buffers do too.
-struct Kept {
+pub(crate) struct Kept {
     needles: Needles,
     host: HeaderValue,
     /// What each of the service's sites puts in, where that is a header of its own: the same bytes for every request.
@@ -107,7 +108,7 @@ pub(crate) fn call(
     permitted: Permitted,
     caller: &Caller,
     table: &Arc<Table>,
-    connection: &Connection,
+    connection: &Connection<Kept>,
     record: &mut Record,
 ) -> Result<Injection, Refusal> {
     let Permitted { permit, identified, service, credential, line, body, signed, decided } = permitted;
@@ -128,7 +129,7 @@ pub(crate) fn call(
         return Err(authorize::unbound());
     }
     let sealed = Sealed { credential: &credential, service: &service, fields: OnceCell::new() };
-    let kept = connection.beside(|| Kept::new(&service, sealed.fields()?)).ok_or(broken)?;
+    let kept = connection.made_once(|| Kept::new(&service, sealed.fields()?)).ok_or(broken)?;
     let form = identified.admitted.form();
     // gRPC: whoever asks for trailers says that it reads them.
     let wants_trailers = connection.is_h2() && filter::wants_trailers(&identified.admitted.parts.headers);

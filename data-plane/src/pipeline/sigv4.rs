@@ -8,6 +8,7 @@
 mod action;
 mod canonical;
 mod claim;
+mod encoding;
 mod sign;
 
 use http::request::Parts;

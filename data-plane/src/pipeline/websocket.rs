@@ -5,7 +5,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
 
 use super::{refusal::Refusal, token};
-use crate::{code::Code, http::HeaderList, http::fields};
+use crate::{
+    code::Code,
+    http::{HeaderList, fields},
+};
 
 /// The protocol's name in `Upgrade`.
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
-use super::{End, Identity};
+use super::Identity;
 
 /// The name in the certificate of every control plane of our own CA, wherever it is.
 pub(super) const SERVER_NAME: &str = "seks-control-plane";
@@ -16,6 +16,11 @@ const WINDOW_BYTES: u32 = 1024 * 1024;
 /// A connection whose peer's machine doesn't answer is given up after twice this. It proves nothing more: the stream has its own silence limit.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect: {0}")]
+pub(super) struct ConnectError(String);
+
 /// Which control planes to trust.
 #[derive(Clone)]
 pub(super) struct Trust {
@@ -25,10 +30,10 @@ pub(super) struct Trust {
 
 impl Trust {
     /// A connection to `endpoint`, as `identity`.
-    pub(super) async fn connect(&self, endpoint: &str, identity: &Identity) -> Result<Channel, End> {
+    pub(super) async fn connect(&self, endpoint: &str, identity: &Identity) -> Result<Channel, ConnectError> {
         #[cfg(feature = "simulation")]
-        if let Some(connecting) = super::simulation::dial(endpoint) {
-            return connecting.await.map_err(|e| End::Connect(chain(&e)));
+        if let Some(connecting) = super::simulation::dial(endpoint, tuned) {
+            return connecting.await.map_err(|e| ConnectError(chain(&e)));
         }
         let own = tonic::transport::Identity::from_pem(identity.certificate_pem(), identity.key_pem().as_bytes());
         let mut tls = ClientTlsConfig::new().identity(own).ca_certificate(Certificate::from_pem(identity.ca_pem()));
@@ -37,8 +42,8 @@ impl Trust {
         } else {
             tls = tls.ca_certificate(Certificate::from_pem(&self.roots_pem));
         }
-        let endpoint = self::endpoint(endpoint)?.tls_config(tls).map_err(|e| End::Connect(chain(&e)))?;
-        connect(endpoint).await.map_err(End::Connect)
+        let endpoint = self::endpoint(endpoint)?.tls_config(tls).map_err(|e| ConnectError(chain(&e)))?;
+        connect(endpoint).await.map_err(ConnectError)
     }
 }
 
@@ -52,11 +57,11 @@ pub(super) async fn connect(endpoint: Endpoint) -> Result<Channel, String> {
 }
 
 /// What all connections to a control plane have in common.
-pub(super) fn endpoint(uri: &str) -> Result<Endpoint, End> {
+pub(super) fn endpoint(uri: &str) -> Result<Endpoint, ConnectError> {
     if !uri.starts_with("https://") {
-        return Err(End::Connect(format!("`{uri}` is not an https:// address")));
+        return Err(ConnectError(format!("`{uri}` is not an https:// address")));
     }
-    Endpoint::from_shared(uri.to_owned()).map(tuned).map_err(|e| End::Connect(chain(&e)))
+    Endpoint::from_shared(uri.to_owned()).map(tuned).map_err(|e| ConnectError(chain(&e)))
 }
 
 pub(super) fn tuned(endpoint: Endpoint) -> Endpoint {

@@ -19,6 +19,7 @@ use super::{
     backoff::Backoff,
     channel::{self, SERVER_NAME, chain, endpoint},
 };
+use crate::table::WallClock;
 
 /// Longest wait for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -105,7 +106,7 @@ pub async fn obtain(config: &EnrolConfig) -> Result<Identity, EnrolError> {
         if !wanted.is_empty() && identity.node() != wanted {
             return Err(EnrolError::OtherNode { wanted: wanted.clone(), found: identity.node().into(), data_dir });
         }
-        if !identity.has_ended(super::renewal::unix_now()) {
+        if !identity.has_ended(WallClock::machine_now()) {
             return Ok(identity);
         }
         // Off for longer than its certificate was good for: only a new join token helps.

@@ -1,15 +1,13 @@
 //! A node's certificate lives for a day; at half of that the node asks for the next, with the one that it has.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use seks_proto::wire::{JoinRequest, enrolment_client::EnrolmentClient};
 use tokio::time::{sleep, timeout};
 
-use super::{End, Identity, channel::Trust, enrol};
+use super::{Identity, channel::Trust, enrol};
+use crate::table::WallClock;
 
 /// How often the certificate's age is looked at: wall clocks are stepped, so one long sleep won't do.
 const LOOK: Duration = Duration::from_secs(60);
@@ -40,7 +38,7 @@ pub(super) async fn run(endpoints: Vec<String>, trust: Trust, identity: Arc<ArcS
         return reread(&identity).await;
     }
     loop {
-        if is_due(&identity.load(), unix_now()) {
+        if is_due(&identity.load(), WallClock::machine_now()) {
             for endpoint in &endpoints {
                 match renew(endpoint, &trust, &identity.load_full()).await {
                     Ok(renewed) => {
@@ -63,7 +61,7 @@ fn is_due(identity: &Identity, now: i64) -> bool {
 
 async fn renew(endpoint: &str, trust: &Trust, identity: &Identity) -> Result<Identity, String> {
     let (csr_der, key_pem) = enrol::request().map_err(|e| e.to_string())?;
-    let channel = trust.connect(endpoint, identity).await.map_err(|e: End| e.to_string())?;
+    let channel = trust.connect(endpoint, identity).await.map_err(|e| e.to_string())?;
     let request = JoinRequest { join_token: String::new(), node: identity.node().to_owned(), csr_der };
     let answer = timeout(ANSWER_LIMIT, EnrolmentClient::new(channel).join(request)).await;
     let answer = answer.map_err(|_| "no answer")?.map_err(|s| s.message().to_owned())?.into_inner();
@@ -73,13 +71,11 @@ async fn renew(endpoint: &str, trust: &Trust, identity: &Identity) -> Result<Ide
     identity.renewed(answer.certificate_pem, key_pem, answer.ca_pem).map_err(|e| e.to_string())
 }
 
-pub(super) fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use zeroize::Zeroizing;
+
+    use std::time::UNIX_EPOCH;
 
     use super::*;
 

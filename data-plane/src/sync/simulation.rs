@@ -5,8 +5,6 @@ use std::{cell::RefCell, sync::Arc};
 use futures_util::future::BoxFuture;
 use tonic::transport::{Channel, Endpoint, Error};
 
-use super::channel::tuned;
-
 /// Connects to an endpoint that has all of the product's settings but its TLS.
 pub type Dial = Arc<dyn Fn(Endpoint) -> BoxFuture<'static, Result<Channel, Error>> + Send + Sync>;
 
@@ -19,7 +17,7 @@ pub fn set_dial(dial: Option<Dial>) {
     DIAL.set(dial);
 }
 
-pub(super) fn dial(uri: &str) -> Option<BoxFuture<'static, Result<Channel, Error>>> {
+pub(super) fn dial(uri: &str, tuned: fn(Endpoint) -> Endpoint) -> Option<BoxFuture<'static, Result<Channel, Error>>> {
     let dial = DIAL.with_borrow(Clone::clone)?;
     let plain = uri.replacen("https://", "http://", 1);
     let endpoint = Endpoint::from_shared(plain).map(tuned);

@@ -22,7 +22,7 @@ use tonic::{Code, Streaming};
 
 use super::{
     Identity, Status, SyncConfig,
-    channel::Trust,
+    channel::{ConnectError, Trust},
     decode::{DecodeError, Names, decode},
     loading::{LoadError, Loading},
     mark::Mark,
@@ -52,8 +52,8 @@ const SKEW_REPORT_EVERY: Duration = Duration::from_secs(60);
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum End {
-    #[error("cannot connect: {0}")]
-    Connect(String),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("the control plane says: {0}")]
     Refused(String),
     #[error("the stream was closed")]

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hash, Hasher},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
         atomic::{
             AtomicU64,
             Ordering::{Acquire, Release, SeqCst},
@@ -24,7 +24,7 @@ use super::{
     Found, TokenRecord,
     entry::{AgentEntry, CredentialEntry, ServiceEntry},
     ledger::Ledger,
-    slot::{AgentSlot, Slot, TenantSlot},
+    slot::{AgentSlot, Requests, Slot, TenantSlot},
     token::{Grant, Id, RevokedEntry, Terms, TokenEntry},
 };
 
@@ -259,7 +259,8 @@ impl Directory {
             credentials: RwLock::default(),
             terms: Mutex::default(),
         });
-        let _ = new.tenant.directory.set(Arc::downgrade(&new)); // it was made just now
+        let requests: Weak<dyn Requests> = Arc::downgrade(&(new.clone() as Arc<dyn Requests>));
+        let _ = new.tenant.requests.set(requests); // it was made just now
         new
     }
 
@@ -293,17 +294,19 @@ impl Directory {
         terms.entry(key).or_insert(new).clone()
     }
 
-    /// Wakes every request of the tenant: a service or a credential doesn't know which agents use it.
-    pub(super) fn wake_all(&self) {
-        let agents: Vec<_> = read(&self.agents).values().cloned().collect();
-        agents.iter().for_each(|a| a.waiters.wake_all());
-    }
-
     fn sweep(&self) {
         lock(&self.terms).retain(|_, terms| Arc::strong_count(terms) > 1);
         write(&self.agents).retain(|_, s| Arc::strong_count(s) > 1 || !s.agent.is_empty());
         write(&self.services).retain(|_, s| Arc::strong_count(s) > 1 || !s.is_empty());
         write(&self.credentials).retain(|_, s| Arc::strong_count(s) > 1 || !s.is_empty());
+    }
+}
+
+impl Requests for Directory {
+    /// All of the tenant: a service or a credential doesn't know which agents use it.
+    fn wake_all(&self) {
+        let agents: Vec<_> = read(&self.agents).values().cloned().collect();
+        agents.iter().for_each(|a| a.waiters.wake_all());
     }
 }
 

@@ -1,6 +1,8 @@
 //! Slots: where the current record of a name stands. A token holds its agent's slot and those of what it reaches, so that a
 //! change to an agent is one store and not one a token, and a request finds everything by one hash look-up.
 
+mod compiling;
+
 use std::sync::{
     Arc, OnceLock, Weak,
     atomic::{
@@ -13,7 +15,9 @@ use arc_swap::ArcSwapOption;
 use seks_policy::Policies;
 use seks_types::id::{AgentName, TenantName};
 
-use super::{compiling::Compiling, entry::AgentEntry, generation::Directory, waiters::Waiters};
+use self::compiling::Compiling;
+pub use self::compiling::StillCompiling;
+use super::{entry::AgentEntry, waiters::Waiters};
 
 /// The place of one named record; empty while the record doesn't exist.
 pub struct Slot<N, T> {
@@ -66,14 +70,20 @@ impl<N, T> Slot<N, T> {
     }
 }
 
+/// The requests in flight of a tenant.
+pub(super) trait Requests: Send + Sync {
+    /// Wakes all of them, so that each looks at what it was decided on.
+    fn wake_all(&self);
+}
+
 /// A tenant: its name and policies, compiled or being compiled.
 pub struct TenantSlot {
     pub(super) policies: Slot<TenantName, Policies>,
-    pub(super) compiling: Compiling,
+    compiling: Compiling,
     /// See [`version`](Self::version).
     version: AtomicU64,
     /// Whose requests are woken when a record changes.
-    pub(super) directory: OnceLock<Weak<Directory>>,
+    pub(super) requests: OnceLock<Weak<dyn Requests>>,
 }
 
 /// Versions of tenants' records are unique in a process, over snapshots too.
@@ -88,7 +98,7 @@ impl TenantSlot {
             policies: Slot::new(name),
             compiling: Compiling::default(),
             version: AtomicU64::new(next_version()),
-            directory: OnceLock::new(),
+            requests: OnceLock::new(),
         }
     }
 
@@ -103,8 +113,8 @@ impl TenantSlot {
     /// A record has changed that requests are decided on: they are to be decided again. Call it after the change can be seen.
     pub(super) fn changed(&self) {
         self.changed_for_one();
-        if let Some(directory) = self.directory.get().and_then(Weak::upgrade) {
-            directory.wake_all();
+        if let Some(requests) = self.requests.get().and_then(Weak::upgrade) {
+            requests.wake_all();
         }
     }
 

@@ -48,6 +48,12 @@ impl WallClock {
         now / SECOND
     }
 
+    /// This machine's own wall clock, in unix seconds: for what is compared with nothing of a replica's.
+    #[must_use]
+    pub fn machine_now() -> i64 {
+        own() / SECOND
+    }
+
     /// A replica's clock said `wall_ms` (unix milliseconds) at a time between `asked` and now.
     pub fn heard(&self, wall_ms: u64, asked: BootInstant) {
         self.heard_at(wall_ms, asked, BootInstant::now(), own());

@@ -33,7 +33,7 @@ use crate::{
         token::{check, proxy_token},
     },
     table::{CredentialEntry, Cut, Found, ServiceEntry, Table, TokenEntry},
-    upstream::Upstreams,
+    upstream::AddressResolver,
 };
 
 /// A tunnel that is about to open.
@@ -59,7 +59,7 @@ pub(crate) async fn connect(
     parts: &Parts,
     caller: &Caller,
     table: &Arc<Table>,
-    (config, upstreams): (&Config, &Upstreams),
+    (config, addresses): (&Config, &AddressResolver),
     in_flight: InFlight,
     within: Arc<dyn ServeWithin>,
     record: &mut Record,
@@ -84,7 +84,7 @@ pub(crate) async fn connect(
             Refusal::from(Code::ServiceNotGranted).with_detail("no service that may be reached is at that host")
         })?;
         let in_flight = in_flight.of(token, config.proxy.limits.max_in_flight)?;
-        return passthrough::open(&origin, &leave, token, cut, (&config.upstream, upstreams), in_flight, record).await;
+        return passthrough::open(&origin, &leave, token, cut, (&config.upstream, addresses), in_flight, record).await;
     };
     record.service(&service.name, service.upstream.host());
     let ca = asker.ca(table).ok_or_else(|| {

@@ -14,10 +14,7 @@ use std::{
 };
 
 use http::Response;
-use seks_network::{
-    address::Reach,
-    resolve::{ResolveError, Resolver, resolve_by},
-};
+use seks_network::resolve::ResolveError;
 use seks_service::Upstream;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split},
@@ -39,7 +36,7 @@ use crate::{
         relay::{Outgoing, Tunnel},
     },
     table::{Cut, ServiceEntry, TokenEntry},
-    upstream::Upstreams,
+    upstream::AddressResolver,
 };
 
 /// Read at a time, in each direction.
@@ -61,15 +58,14 @@ pub(crate) async fn open(
     leave: &ServiceEntry,
     token: &Arc<TokenEntry>,
     mut cut: Cut,
-    (config, upstreams): (&UpstreamConfig, &Upstreams),
+    (config, addresses): (&UpstreamConfig, &AddressResolver),
     in_flight: InFlight,
     record: &mut Record,
 ) -> Result<Response<Outgoing>, Refusal> {
     record.service(&leave.name, origin.host());
     record.port(origin.port());
     record.upstream_began(false);
-    let by = (upstreams.resolver(), leave.tenant.as_str());
-    let dialled = timeout(config.connect_timeout, dial(origin, &upstreams.reach(leave), by)).await;
+    let dialled = timeout(config.connect_timeout, dial(origin, leave, addresses)).await;
     let host = dialled.unwrap_or_else(|_| Err(Code::UpstreamTimeout.into())).inspect_err(|refusal| {
         record.upstream_failed(refusal.code);
     })?;
@@ -84,14 +80,11 @@ pub(crate) async fn open(
 }
 
 /// A connection to exactly an address that was checked, as every upstream's.
-async fn dial(
-    origin: &Origin,
-    reach: &Reach,
-    (resolver, tenant): (&Arc<Resolver>, &str),
-) -> Result<TcpStream, Refusal> {
+async fn dial(origin: &Origin, leave: &ServiceEntry, addresses: &AddressResolver) -> Result<TcpStream, Refusal> {
     let inside = || Refusal::from(Code::ServiceNotGranted).with_detail("no host outside is called so");
-    let upstream = Upstream::parse(&origin.to_url(), !reach.given.is_empty()).map_err(|_| inside())?;
-    let found = resolve_by(resolver, tenant, upstream.host(), upstream.port(), reach).await;
+    let given = &leave.private_networks;
+    let upstream = Upstream::parse(&origin.to_url(), !given.is_empty()).map_err(|_| inside())?;
+    let found = addresses.resolve(&leave.tenant, &upstream, given).await;
     let addresses: Vec<SocketAddr> = found.map_err(|error| match error {
         ResolveError::Forbidden => inside(),
         ResolveError::None => Code::UpstreamUnreachable.into(),

@@ -23,11 +23,11 @@ fn service(upstream: &str) -> Service {
 }
 
 /// Upstreams on loopback.
-pub(crate) fn config() -> UpstreamConfig {
+fn config() -> UpstreamConfig {
     UpstreamConfig { private_networks: Networks::parse(&["127.0.0.0/8"]).unwrap(), ..UpstreamConfig::default() }
 }
 
-pub(crate) async fn listener() -> (tokio::net::TcpListener, Service) {
+async fn listener() -> (tokio::net::TcpListener, Service) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let service = service(&format!("http://{}", listener.local_addr().unwrap()));
     (listener, service)
@@ -49,11 +49,11 @@ impl Counts {
     }
 }
 
-pub(crate) fn about() -> About {
+fn about() -> About {
     About { is_current: Box::new(|| true), gauge: Arc::new(Counts::default()) }
 }
 
-pub(crate) const KEY: Key = Key { service: 1, credential: 1 };
+const KEY: Key = Key { service: 1, credential: 1 };
 
 #[tokio::test(start_paused = true)]
 async fn a_pool_is_closed_once_its_credential_is_not_the_current_one() {
@@ -66,7 +66,7 @@ async fn a_pool_is_closed_once_its_credential_is_not_the_current_one() {
     let about = About { is_current, gauge: counts.clone() };
     let connection = upstreams.connect(KEY, &service, || about).await.unwrap();
     assert_eq!(counts.now(), [1, 0]);
-    let kept = connection.beside(|| Some("made from the credential".to_owned())).unwrap();
+    let kept = connection.made_once(|| Some("made from the credential".to_owned())).unwrap();
     let watched = Arc::downgrade(&kept);
     drop((connection, kept));
     assert_eq!(counts.now(), [0, 0]);
@@ -84,9 +84,9 @@ async fn what_is_kept_beside_a_pool_is_made_once_for_each_key() {
     let connect = |key| upstreams.connect(key, &service, about);
     let other = Key { credential: 2, ..KEY };
     let (a, b, c) = (connect(KEY).await.unwrap(), connect(KEY).await.unwrap(), connect(other).await.unwrap());
-    assert_eq!(*a.beside(|| Some(1)).unwrap(), 1);
-    assert_eq!(*b.beside(|| Some(2)).unwrap(), 1);
-    assert_eq!(*c.beside(|| Some(3)).unwrap(), 3);
+    assert_eq!(*a.made_once(|| Some(1)).unwrap(), 1);
+    assert_eq!(*b.made_once(|| Some(2)).unwrap(), 1);
+    assert_eq!(*c.made_once(|| Some(3)).unwrap(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,7 +94,7 @@ async fn connecting_takes_so_long_and_no_longer() {
     // Takes connections and never says a word of TLS.
     let (listener, _) = listener().await;
     let silent = service(&format!("https://{}", listener.local_addr().unwrap()));
-    let upstreams = Arc::new(Upstreams::new(config(), OwnAddresses::default()).unwrap());
+    let upstreams = Arc::new(Upstreams::<()>::new(config(), OwnAddresses::default()).unwrap());
     let began = tokio::time::Instant::now();
     let result = upstreams.connect(KEY, &silent, about).await;
     assert_eq!((result.err(), began.elapsed().as_secs()), (Some(UpstreamError::Timeout), 10));

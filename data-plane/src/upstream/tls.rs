@@ -19,13 +19,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::http::client::UpstreamError;
 
-/// ALPN.
-pub(crate) const H2: &[u8] = b"h2";
-/// ALPN.
-pub(crate) const H1: &[u8] = b"http/1.1";
-
 /// Makes connectors; holds the machine's roots, which are read once.
-pub(crate) struct Trust {
+pub(super) struct Trust {
     extra: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
     platform: OnceLock<Arc<dyn ServerCertVerifier>>,
@@ -42,7 +37,7 @@ pub struct CaFileError {
 
 impl Trust {
     /// Reads the roots that are trusted beside the machine's.
-    pub(crate) fn load(ca_file: Option<&Path>) -> Result<Self, CaFileError> {
+    pub(super) fn load(ca_file: Option<&Path>) -> Result<Self, CaFileError> {
         let extra = match ca_file {
             None => Vec::new(),
             Some(path) => {
@@ -57,7 +52,7 @@ impl Trust {
     }
 
     /// A connector for one pool that offers `protocols`: the service's own roots only, where it has some, else the machine's.
-    pub(crate) fn connector(&self, service_ca_pem: &str, protocols: &[&[u8]]) -> Result<TlsConnector, UpstreamError> {
+    pub(super) fn connector(&self, service_ca_pem: &str, protocols: &[&[u8]]) -> Result<TlsConnector, UpstreamError> {
         let verifier = if service_ca_pem.is_empty() { self.platform()? } else { self.only(service_ca_pem)? };
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -90,30 +85,23 @@ impl Trust {
     }
 }
 
-/// The same connector, offering HTTP/1.1 alone.
-pub(crate) fn only_h1(connector: &TlsConnector) -> TlsConnector {
-    let mut config = ClientConfig::clone(connector.config());
-    config.alpn_protocols = vec![H1.to_vec()];
-    TlsConnector::from(Arc::new(config))
-}
-
 /// The name that the certificate must be for, and the SNI: the service's host.
-pub(crate) fn server_name(upstream: &Upstream) -> Result<ServerName<'static>, UpstreamError> {
+pub(super) fn server_name(upstream: &Upstream) -> Result<ServerName<'static>, UpstreamError> {
     ServerName::try_from(upstream.host().to_owned()).map_err(|_| UpstreamError::Tls)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::client::{ALPN_H1, ALPN_H2};
 
     #[test]
     fn a_connector_offers_both_protocols_and_logs_no_keys() {
         let trust = Trust::load(None).unwrap();
         let key = rcgen::generate_simple_self_signed(vec!["ca.test".into()]).unwrap();
-        let connector = trust.connector(&key.cert.pem(), &[H2, H1]).unwrap();
+        let connector = trust.connector(&key.cert.pem(), &[ALPN_H2, ALPN_H1]).unwrap();
         let config = connector.config();
         assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
-        assert_eq!(only_h1(&connector).config().alpn_protocols, [b"http/1.1".to_vec()]);
         assert!(!config.enable_early_data && !config.key_log.will_log("CLIENT_RANDOM"));
     }
 

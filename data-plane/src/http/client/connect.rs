@@ -4,11 +4,13 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -22,6 +24,11 @@ use super::UpstreamError;
 /// How long an attempt has before the next address is tried beside it (RFC 8305 §5).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
+/// HTTP/2 in ALPN.
+pub const ALPN_H2: &[u8] = b"h2";
+/// HTTP/1.1 in ALPN.
+pub const ALPN_H1: &[u8] = b"http/1.1";
+
 /// Bytes to and from an upstream.
 pub(crate) enum Stream {
     /// Plain, for upstreams that were allowed it.
@@ -33,8 +40,15 @@ pub(crate) enum Stream {
 impl Stream {
     /// Whether ALPN chose HTTP/2.
     pub(super) fn is_h2(&self) -> bool {
-        matches!(self, Self::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"))
+        matches!(self, Self::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(ALPN_H2))
     }
+}
+
+/// The same connector, offering HTTP/1.1 alone.
+pub(super) fn only_h1(connector: &TlsConnector) -> TlsConnector {
+    let mut config = ClientConfig::clone(connector.config());
+    config.alpn_protocols = vec![ALPN_H1.to_vec()];
+    TlsConnector::from(Arc::new(config))
 }
 
 /// Dials exactly `addresses`, then shakes hands where `tls` says so.

@@ -5,51 +5,62 @@
 //! agent that left, a body that was not read to its end). HTTP/2 connections carry many requests and have a task each.
 
 use std::{
-    any::Any,
     future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, client::conn::http2};
+use tokio::time::timeout;
 
 use super::{
     UpstreamError,
     connect::Stream,
+    gauge::Counted,
     h1::{H1, Lost},
     patience::Patience,
-    pool::{Counted, Pool, StreamSlot},
+    pool::{Pool, Ready, StreamSlot},
     request::Request,
     upload::Upload,
 };
 
 /// A connection that is ready for one request.
 pub struct Connection {
-    kind: Kind,
+    ready: Ready,
     pool: Arc<Pool>,
 }
 
-enum Kind {
-    H1(Box<H1>),
-    H2(http2::SendRequest<Upload>, StreamSlot),
-}
-
 impl Connection {
-    pub(super) fn h1(h1: Box<H1>, pool: Arc<Pool>) -> Self {
-        Self { kind: Kind::H1(h1), pool }
+    /// A connection for one request: one that is idle, or a new one.
+    ///
+    /// # Errors
+    /// When there is none within `limit`.
+    pub async fn take(pool: &Arc<Pool>, limit: Duration) -> Result<Self, UpstreamError> {
+        if let Some(ready) = poll_fn(|cx| Poll::Ready(pool.take(cx))).await {
+            return Ok(Self { ready, pool: pool.clone() });
+        }
+        // Boxed: what a handshake needs is kilobytes, and most requests need none.
+        let opened = Box::pin(timeout(limit, pool.open())).await.unwrap_or(Err(UpstreamError::Timeout));
+        Ok(Self { ready: opened?, pool: pool.clone() })
     }
 
-    pub(super) fn h2(sender: http2::SendRequest<Upload>, slot: StreamSlot, pool: Arc<Pool>) -> Self {
-        Self { kind: Kind::H2(sender, slot), pool }
+    /// A new connection in HTTP/1.1, for a request that may switch protocols and so keep the connection for itself.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub async fn open_to_switch(pool: &Arc<Pool>, limit: Duration) -> Result<Self, UpstreamError> {
+        let opened = Box::pin(timeout(limit, pool.open_h1())).await.unwrap_or(Err(UpstreamError::Timeout));
+        Ok(Self { ready: opened?, pool: pool.clone() })
     }
 
     /// Gives it back unused.
     pub fn give_back(self) {
-        if let Kind::H1(h1) = self.kind
+        if let Ready::H1(h1) = self.ready
             && h1.is_done()
         {
             self.pool.put(h1);
@@ -59,20 +70,14 @@ impl Connection {
     /// Whether the request needs an absolute target and no `Host` (HTTP/2), or the reverse.
     #[must_use]
     pub fn is_h2(&self) -> bool {
-        matches!(self.kind, Kind::H2(..))
-    }
-
-    /// What the caller keeps for this service and version of a credential beside the pool's connections: made once, dropped
-    /// with the pool, so that nothing made from a credential outlives it.
-    pub fn beside<T: Any + Send + Sync>(&self, make: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
-        self.pool.beside(make)
+        matches!(self.ready, Ready::H2(..))
     }
 
     /// The connection's timer, for whoever waits for the answer; it goes back with [`Answer::keep`].
     pub fn patience(&mut self) -> Patience {
-        match &mut self.kind {
-            Kind::H1(h1) => std::mem::take(&mut h1.patience),
-            Kind::H2(..) => Patience::default(),
+        match &mut self.ready {
+            Ready::H1(h1) => std::mem::take(&mut h1.patience),
+            Ready::H2(..) => Patience::default(),
         }
     }
 
@@ -82,10 +87,10 @@ impl Connection {
     /// [`UpstreamError::Unreachable`] when the connection fails first. The request is not sent again: there is no telling
     /// what the upstream has done with it.
     pub async fn send(self, request: Request) -> Result<Response<Answer>, UpstreamError> {
-        match self.kind {
+        match self.ready {
             // Boxed: what it keeps while it waits is large, and would be carried about by every request over HTTP/1.
-            Kind::H2(sender, slot) => Box::pin(send_h2(sender, slot, request, self.pool)).await,
-            Kind::H1(mut h1) => {
+            Ready::H2(sender, slot) => Box::pin(send_h2(sender, slot, request, self.pool)).await,
+            Ready::H1(mut h1) => {
                 let method = h1.begin(request);
                 let head = poll_fn(|cx| h1.poll_head(cx, &method)).await?;
                 let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
@@ -107,7 +112,8 @@ async fn send_h2(
     request: Request,
     pool: Arc<Pool>,
 ) -> Result<Response<Answer>, UpstreamError> {
-    let request = request.into_h2(pool.upstream()).ok_or(Lost::Upload)?;
+    let request =
+        request.into_h2(pool.destination().scheme(), pool.destination().authority.clone()).ok_or(Lost::Upload)?;
     let response = sender.send_request(request).await.map_err(|_| Lost::Connection)?;
     let (parts, body) = response.into_parts();
     // Over HTTP/1 such a head is refused where it is read.

@@ -27,7 +27,7 @@ use self::{
     chunked::{Chunked, Step},
     head::Framing,
 };
-use super::{connect::Stream, patience::Patience, pool::Counted, request::Request, upload::Upload};
+use super::{connect::Stream, gauge::Counted, patience::Patience, request::Request, upload::Upload};
 use crate::http::h1::{Broke, Inbox, Outbox, Sending};
 
 /// Writes of an upload before the answer is looked at: an upstream that has refused it need not get all of it.

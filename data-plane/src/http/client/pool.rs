@@ -1,40 +1,30 @@
-//! Connections to one upstream with one version of one credential.
-//!
-//! A connection's buffers hold copies of what was sent on it, the credential included, so a pool belongs to a credential's
-//! version and is closed with it: rotation, revocation and a change of the service leave no live connection behind.
+//! Connections to one destination.
 
 use std::{
-    any::Any,
-    future::{Future as _, poll_fn},
+    future::{Future, poll_fn},
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
     time::{Duration, Instant},
 };
 
+use http::uri::{Authority, Scheme};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
-use seks_network::{
-    address::Reach,
-    resolve::{Resolver, resolve_by},
-};
-use seks_service::Service;
-use seks_types::id::TenantName;
 use tokio_rustls::TlsConnector;
 
 use super::{
-    Gauge, UpstreamError,
+    UpstreamError,
     connect::{self, Stream},
-    exchange::Connection,
+    gauge::{Counted, Gauge},
     h1::H1,
     upload::Upload,
 };
-use crate::upstream::tls::{self, Trust};
 
 /// Response heads over this are not relayed over HTTP/2.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -42,26 +32,52 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// The connections of one key.
-pub struct Pool {
-    upstream: seks_service::Upstream,
-    reach: Reach,
-    tenant: TenantName,
-    resolver: Arc<Resolver>,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+/// Where a pool's connections lead.
+pub struct Destination {
+    /// Host and port, as requests name them.
+    pub authority: Authority,
+    /// How TLS is spoken, and the name that the certificate must be for; `None`: plain TCP.
+    pub tls: Option<(TlsConnector, ServerName<'static>)>,
     /// HTTP/2 alone is spoken.
-    http2: bool,
+    pub http2_only: bool,
+    /// What finds the addresses for a new connection.
+    pub resolve: Box<dyn Resolve>,
+}
+
+impl Destination {
+    pub(super) fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
+    }
+}
+
+/// Finds the addresses of a destination.
+pub trait Resolve: Send + Sync {
+    /// Addresses that may be dialled, in the order in which they are to be tried.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn resolve(&self) -> Pin<Box<dyn Future<Output = Result<Vec<SocketAddr>, UpstreamError>> + Send + '_>>;
+}
+
+/// The connections to one destination.
+pub struct Pool {
+    destination: Destination,
     max_idle: usize,
     idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<Shared>>,
     closed: AtomicBool,
-    beside: OnceLock<Arc<dyn Any + Send + Sync>>,
     gauge: Arc<dyn Gauge>,
 }
 
 struct Idle {
     h1: Box<H1>,
     since: Instant,
+}
+
+/// A connection that is ready for one request.
+pub(super) enum Ready {
+    H1(Box<H1>),
+    H2(http2::SendRequest<Upload>, StreamSlot),
 }
 
 /// A connection that carries several requests at a time.
@@ -82,7 +98,7 @@ struct Streams {
 }
 
 /// One stream of a connection, until it is dropped.
-pub(crate) struct StreamSlot(Arc<Streams>);
+pub(super) struct StreamSlot(Arc<Streams>);
 
 impl Streams {
     fn new(driver: Driver) -> Arc<Self> {
@@ -115,86 +131,58 @@ impl Drop for StreamSlot {
 }
 
 impl Pool {
-    pub(crate) fn new(
-        service: &Service,
-        (reach, resolver): (Reach, Arc<Resolver>),
-        trust: &Trust,
-        max_idle: usize,
-        gauge: Arc<dyn Gauge>,
-    ) -> Result<Self, UpstreamError> {
-        let upstream = service.upstream.clone();
-        let protocols = if service.http2 { &[tls::H2][..] } else { &[tls::H2, tls::H1] };
-        let tls = match upstream.tls() {
-            true => Some((trust.connector(&service.upstream_ca_pem, protocols)?, tls::server_name(&upstream)?)),
-            false => None,
-        };
-        Ok(Self {
-            upstream,
-            reach,
-            tenant: service.tenant.clone(),
-            resolver,
-            tls,
-            http2: service.http2,
-            max_idle,
-            idle: Mutex::default(),
-            shared: Mutex::default(),
-            closed: AtomicBool::new(false),
-            beside: OnceLock::new(),
-            gauge,
-        })
+    /// An empty pool that keeps at most `max_idle` unused connections.
+    #[must_use]
+    pub fn new(destination: Destination, max_idle: usize, gauge: Arc<dyn Gauge>) -> Self {
+        let (idle, shared, closed) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        Self { destination, max_idle, idle, shared, closed, gauge }
     }
 
     /// Where its connections lead.
-    pub(crate) fn upstream(&self) -> &seks_service::Upstream {
-        &self.upstream
+    pub(super) fn destination(&self) -> &Destination {
+        &self.destination
     }
 
     /// The connection that was used last, if it is still good: the others may then time out.
-    pub(crate) fn take(self: &Arc<Self>, cx: &mut Context<'_>) -> Option<Connection> {
+    pub(super) fn take(&self, cx: &mut Context<'_>) -> Option<Ready> {
         loop {
             let idle = lock(&self.idle).pop();
             let Some(mut idle) = idle else { break };
             if idle.h1.is_idle(cx) {
                 idle.h1.counted.set_active(true);
-                return Some(Connection::h1(idle.h1, self.clone()));
+                return Some(Ready::H1(idle.h1));
             }
         }
         let mut shared = lock(&self.shared);
         shared.retain(|s| !s.sender.is_closed());
-        shared.iter().filter(|s| s.sender.is_ready()).find_map(|s| {
-            let slot = s.streams.take()?;
-            Some(Connection::h2(s.sender.clone(), slot, self.clone()))
-        })
+        let mut ready = shared.iter().filter(|s| s.sender.is_ready());
+        ready.find_map(|s| Some(Ready::H2(s.sender.clone(), s.streams.take()?)))
     }
 
     /// A new connection, to an address that was resolved and checked for it.
-    pub(crate) async fn open(self: &Arc<Self>) -> Result<Connection, UpstreamError> {
-        let stream = connect::connect(self.resolve().await?, self.tls.as_ref()).await?;
+    pub(super) async fn open(&self) -> Result<Ready, UpstreamError> {
+        let Destination { tls, http2_only, resolve, .. } = &self.destination;
+        let stream = connect::connect(resolve.resolve().await?, tls.as_ref()).await?;
         let chose_h2 = stream.is_h2();
-        if self.http2 && self.tls.is_some() && !chose_h2 {
+        if *http2_only && tls.is_some() && !chose_h2 {
             return Err(UpstreamError::Unreachable("no HTTP/2"));
         }
-        if chose_h2 || self.http2 { self.shake_h2(stream).await } else { Ok(self.h1(stream)) }
-    }
-
-    async fn resolve(&self) -> Result<Vec<SocketAddr>, UpstreamError> {
-        let (host, port) = (self.upstream.host(), self.upstream.port());
-        let addresses = resolve_by(&self.resolver, self.tenant.as_str(), host, port, &self.reach).await;
-        addresses.map_err(|_| UpstreamError::Unreachable("no address that may be dialled"))
+        if chose_h2 || *http2_only { self.shake_h2(stream).await } else { Ok(self.h1(stream)) }
     }
 
     /// A new connection for HTTP/1.1, whatever else the upstream speaks: HTTP/2 has no `Upgrade`.
-    pub(crate) async fn open_h1(self: &Arc<Self>) -> Result<Connection, UpstreamError> {
-        let addresses = self.resolve().await?;
-        let tls = self.tls.as_ref().map(|(connector, name)| (tls::only_h1(connector), name.clone()));
+    pub(super) async fn open_h1(&self) -> Result<Ready, UpstreamError> {
+        let Destination { tls, resolve, .. } = &self.destination;
+        let addresses = resolve.resolve().await?;
+        let tls = tls.as_ref().map(|(connector, name)| (connect::only_h1(connector), name.clone()));
         Ok(self.h1(connect::connect(addresses, tls.as_ref()).await?))
     }
 
-    fn h1(self: &Arc<Self>, stream: Stream) -> Connection {
-        Connection::h1(Box::new(H1::new(stream, Counted::new(self.gauge.clone()))), self.clone())
+    fn h1(&self, stream: Stream) -> Ready {
+        Ready::H1(Box::new(H1::new(stream, Counted::new(self.gauge.clone()))))
     }
 
-    async fn shake_h2(self: &Arc<Self>, stream: Stream) -> Result<Connection, UpstreamError> {
+    async fn shake_h2(&self, stream: Stream) -> Result<Ready, UpstreamError> {
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(hyper_util::rt::TokioTimer::new())
             .initial_stream_window_size(H2_STREAM_WINDOW)
@@ -218,7 +206,7 @@ impl Pool {
         if !self.is_closed() {
             lock(&self.shared).push(Shared { sender: sender.clone(), streams });
         }
-        Ok(Connection::h2(sender, slot, self.clone()))
+        Ok(Ready::H2(sender, slot))
     }
 
     /// Takes a connection back.
@@ -232,7 +220,7 @@ impl Pool {
     }
 
     /// Closes connections that the upstream has closed or that were unused for `keep_alive`. Tells how many are left.
-    pub(crate) fn sweep(&self, keep_alive: Duration) -> usize {
+    pub fn sweep(&self, keep_alive: Duration) -> usize {
         let mut cx = Context::from_waker(Waker::noop());
         let mut idle = lock(&self.idle);
         idle.retain_mut(|i| i.since.elapsed() < keep_alive && i.h1.is_idle(&mut cx));
@@ -245,51 +233,16 @@ impl Pool {
     }
 
     /// Closes what is idle now and whatever comes back later.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         lock(&self.idle).clear();
         lock(&self.shared).clear();
     }
 
-    /// What is kept beside the connections, made once; it goes when the pool goes.
-    pub(crate) fn beside<T: Any + Send + Sync>(&self, make: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
-        let kept = match self.beside.get() {
-            Some(kept) => kept.clone(),
-            None => {
-                let made: Arc<dyn Any + Send + Sync> = Arc::new(make()?);
-                self.beside.get_or_init(|| made).clone()
-            }
-        };
-        kept.downcast().ok()
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
+    /// Whether it was closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
-    }
-}
-
-/// One connection, as the gauge sees it: in use or put aside, and gone when this is dropped.
-pub(crate) struct Counted {
-    gauge: Arc<dyn Gauge>,
-    active: bool,
-}
-
-impl Counted {
-    pub(crate) fn new(gauge: Arc<dyn Gauge>) -> Self {
-        gauge.connections(true, 1);
-        Self { gauge, active: true }
-    }
-
-    fn set_active(&mut self, active: bool) {
-        self.gauge.connections(self.active, -1);
-        self.gauge.connections(active, 1);
-        self.active = active;
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.gauge.connections(self.active, -1);
     }
 }
 

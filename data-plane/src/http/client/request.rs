@@ -1,7 +1,9 @@
 //! A request to an upstream, as it is sent.
 
-use http::{Method, Uri, uri::PathAndQuery};
-use seks_service::Upstream;
+use http::{
+    Method, Uri,
+    uri::{Authority, PathAndQuery, Scheme},
+};
 
 use super::Upload;
 use crate::http::HeaderList;
@@ -20,10 +22,10 @@ pub struct Request {
 
 impl Request {
     /// In HTTP/2's form. `None` when the target is none.
-    pub(super) fn into_h2(self, upstream: &Upstream) -> Option<http::Request<Upload>> {
+    pub(super) fn into_h2(self, scheme: Scheme, authority: Authority) -> Option<http::Request<Upload>> {
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(if upstream.tls() { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
-        parts.authority = Some(upstream.authority().clone());
+        parts.scheme = Some(scheme);
+        parts.authority = Some(authority);
         parts.path_and_query = Some(PathAndQuery::from_maybe_shared(bytes::Bytes::from(self.target)).ok()?);
         let mut request = http::Request::new(self.body);
         *request.method_mut() = self.method;
@@ -42,7 +44,6 @@ mod tests {
 
     #[test]
     fn over_h2_the_authority_is_the_services() {
-        let upstream = Upstream::parse("https://api.example.com:8443", false).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("a", HeaderValue::from_static("1"));
         let request = Request {
@@ -51,7 +52,7 @@ mod tests {
             headers: HeaderList::kept_of(headers, 0, |_, _| true),
             body: Upload::Empty,
         };
-        let request = request.into_h2(&upstream).unwrap();
+        let request = request.into_h2(Scheme::HTTPS, Authority::from_static("api.example.com:8443")).unwrap();
         assert_eq!(request.uri(), "https://api.example.com:8443/v1/x?a=b");
         assert_eq!((request.method(), &request.headers()["a"]), (&Method::PUT, &HeaderValue::from_static("1")));
     }

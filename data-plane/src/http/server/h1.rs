@@ -31,13 +31,11 @@ use self::{
     response::Framing,
     shared::{Inner, Shared},
 };
-pub use self::{
-    head::{HeadLimits, Violation},
-    shared::BrokenBody,
-};
+pub use self::{head::Violation, shared::BrokenBody};
 use super::{
     abort::Severed,
     activity::{Activity, Waiting},
+    settings::HeadLimits,
     stream::Stream,
     upgrade::Upgrade,
 };

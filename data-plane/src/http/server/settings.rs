@@ -4,7 +4,16 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::h1::HeadLimits;
+/// Bounds on a head.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// Its size.
+    pub bytes: usize,
+    /// Its fields.
+    pub fields: usize,
+    /// The length of its target.
+    pub uri: usize,
+}
 
 /// Bounds on connections and on the requests that they carry.
 #[derive(Clone, Debug)]

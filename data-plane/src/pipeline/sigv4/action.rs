@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, header, request::Parts};
 use seks_service::SigV4;
 
-use super::{Refusal, SeenBody, canonical::decode};
+use super::{Refusal, SeenBody, encoding::decode};
 use crate::code::Code;
 
 /// Most fields of a form that are looked at: the largest requests of known APIs have some hundreds.

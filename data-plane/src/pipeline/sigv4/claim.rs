@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, header, request::Parts};
 use seks_service::SigV4;
 
-use super::{MAX_EXPIRES_SECONDS, MAX_SKEW_SECONDS, Payload, Refusal, canonical::decode, mismatch};
+use super::{MAX_EXPIRES_SECONDS, MAX_SKEW_SECONDS, Payload, Refusal, encoding::decode, mismatch};
 use crate::code::Code;
 
 /// The scheme of `Authorization`.

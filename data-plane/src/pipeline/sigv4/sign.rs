@@ -15,7 +15,7 @@ use seks_service::Service;
 use seks_types::secret::Fields;
 use zeroize::Zeroize as _;
 
-use super::{Payload, Signed, canonical, claim::Form};
+use super::{Payload, Signed, claim::Form, encoding};
 use crate::http::HeaderList;
 
 /// A request in a presigned form is sent at once: this is for slow clocks.
@@ -91,7 +91,7 @@ fn body(payload: &Payload) -> SignableBody<'static> {
     match payload {
         Payload::Hash(hash) => {
             let mut text = String::with_capacity(64);
-            canonical::write_hex(hash, &mut text);
+            encoding::write_hex(hash, &mut text);
             SignableBody::Precomputed(text)
         }
         Payload::Unsigned => SignableBody::UnsignedPayload,
@@ -109,7 +109,7 @@ fn append(line: &mut String, parameters: &[(&'static str, std::borrow::Cow<'stat
         text.push(separator);
         text.push_str(name);
         text.push('=');
-        canonical::encode(value.as_bytes(), b"", &mut text);
+        encoding::encode(value.as_bytes(), b"", &mut text);
         separator = '&';
     }
     line.zeroize();

@@ -1,43 +1,62 @@
 //! Exchanges with upstreams that are written by hand, byte for byte.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, header};
 use http_body_util::BodyExt as _;
-use seks_network::address::OwnAddresses;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
 
 use super::Lost;
-use crate::{
-    http::{
-        HeaderList,
-        client::{Answer, Request, Upload, UpstreamError, connect::Stream, pool::Counted},
-    },
-    upstream::{
-        Upstreams,
-        tests::{KEY, about, config, listener},
+use crate::http::{
+    HeaderList,
+    client::{
+        Answer, Connection, Destination, Gauge, Pool, Request, Resolve, Upload, UpstreamError, connect::Stream,
+        gauge::Counted,
     },
 };
 
-/// A node's pool and the upstream that it reaches.
+/// A pool and the upstream that it reaches.
 struct Pair {
-    upstreams: Arc<Upstreams>,
-    service: seks_service::Service,
+    pool: Arc<Pool>,
     listener: TcpListener,
+}
+
+struct Uncounted;
+
+impl Gauge for Uncounted {
+    fn connections(&self, _: bool, _: i64) {}
+}
+
+/// The address of a listener.
+struct At(SocketAddr);
+
+impl Resolve for At {
+    fn resolve(&self) -> Pin<Box<dyn Future<Output = Result<Vec<SocketAddr>, UpstreamError>> + Send + '_>> {
+        Box::pin(std::future::ready(Ok(vec![self.0])))
+    }
 }
 
 impl Pair {
     async fn new() -> Self {
-        let (listener, service) = listener().await;
-        Self { upstreams: Arc::new(Upstreams::new(config(), OwnAddresses::default()).unwrap()), service, listener }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let authority = address.to_string().parse().unwrap();
+        let destination = Destination { authority, tls: None, http2_only: false, resolve: Box::new(At(address)) };
+        Self { pool: Arc::new(Pool::new(destination, 128, Arc::new(Uncounted))), listener }
     }
 
     async fn send(&self, method: Method, upload: Upload) -> Result<Response<Answer>, UpstreamError> {
-        let connection = self.upstreams.connect(KEY, &self.service, about).await.unwrap();
+        let connection = Connection::take(&self.pool, Duration::from_secs(10)).await.unwrap();
         let mut headers = HeaderList::default();
         headers.set(header::HOST, HeaderValue::from_static("up.test"));
         let request = Request { method, target: "/v1?a=b".into(), headers, body: upload };
@@ -231,7 +250,7 @@ async fn a_task_without_budget_takes_no_connection_for_idle_that_is_not() {
     let (ours, mut theirs) = (ours.unwrap(), theirs.unwrap().0);
     theirs.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").await.unwrap();
     ours.readable().await.unwrap();
-    let mut h1 = super::H1::new(Stream::Plain(ours), Counted::new(about().gauge));
+    let mut h1 = super::H1::new(Stream::Plain(ours), Counted::new(Arc::new(Uncounted)));
     while tokio::task::coop::has_budget_remaining() {
         tokio::task::coop::consume_budget().await;
     }

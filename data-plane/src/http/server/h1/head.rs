@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use http::StatusCode;
 
+use crate::http::server::settings::HeadLimits;
+
 /// How the body behind a head is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -37,17 +39,6 @@ pub(super) struct Parts {
     pub(super) old: bool,
     /// Names, and values without white space around them.
     pub(super) fields: Vec<(Range<usize>, Range<usize>)>,
-}
-
-/// Bounds on a head.
-#[derive(Clone, Copy, Debug)]
-pub struct HeadLimits {
-    /// Its size.
-    pub bytes: usize,
-    /// Its fields.
-    pub fields: usize,
-    /// The length of its target.
-    pub uri: usize,
 }
 
 macro_rules! violations {

@@ -63,7 +63,8 @@ pub(super) fn parse(head: &Bytes, parts: &Parts) -> Result<(Request<()>, Terms),
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::server::h1::head::{self, Head, HeadLimits};
+    use crate::http::server::h1::head::{self, Head};
+    use crate::http::server::settings::HeadLimits;
 
     fn parsed(wire: &'static str) -> Result<(Request<()>, Terms), Violation> {
         let limits = HeadLimits { bytes: 4096, fields: 20, uri: 1024 };

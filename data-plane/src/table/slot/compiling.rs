@@ -20,7 +20,7 @@ use seks_proto::wire;
 use seks_runtime::yield_to_others;
 use tokio::sync::Notify;
 
-use super::slot::TenantSlot;
+use super::TenantSlot;
 
 /// Threads that compile: one tenant's policies never take more than one of them.
 const THREADS: usize = 2;
@@ -50,25 +50,25 @@ struct State {
 
 impl TenantSlot {
     /// These policies count from now on.
-    pub(super) fn put_policies(&self, policies: Arc<Policies>) {
+    pub(in crate::table) fn put_policies(&self, policies: Arc<Policies>) {
         let mut state = lock(&self.compiling.state);
         self.settle(&mut state, Some(policies));
     }
 
     /// No policy counts from now on: everything is denied.
-    pub(super) fn remove_policies(&self) {
+    pub(in crate::table) fn remove_policies(&self) {
         let mut state = lock(&self.compiling.state);
         self.settle(&mut state, None);
     }
 
     /// What a compilation may take over from: the policies of the same tenant in another generation of the table.
-    pub(super) fn compile_after(&self, other: &Self) {
+    pub(in crate::table) fn compile_after(&self, other: &Self) {
         let last = lock(&other.compiling.state).last.clone();
         lock(&self.compiling.state).last = last;
     }
 
     /// These policies count as soon as they are compiled, and until then none.
-    pub(super) fn compile_policies(self: &Arc<Self>, policies: Vec<wire::Policy>) {
+    pub(in crate::table) fn compile_policies(self: &Arc<Self>, policies: Vec<wire::Policy>) {
         let mut state = lock(&self.compiling.state);
         if let Some(same) = state.last.clone().filter(|last| last.are(&policies)) {
             return self.settle(&mut state, Some(same));
