@@ -1,15 +1,13 @@
 //! The command tree: noun, then verb.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::ffi::OsString;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ContextKind, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, error::ContextKind, error::ErrorKind};
 
 use crate::{
-    client::Client,
-    commands,
-    context::{Choice, Context},
+    commands::Command,
     error::{CliError, Result, one_line},
-    output::{Format, Output},
+    global::Global,
 };
 
 /// Credential broker for AI agents: they hold fake tokens, the proxy puts the real key in.
@@ -35,118 +33,6 @@ Examples:
 
 Exit codes: 0 done, 1 failed, 2 usage or bad input, 3 not found, 4 not permitted, 5 conflict,
 6 control plane unreachable";
-
-/// What every command takes.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Global options")]
-pub struct Global {
-    /// Context to use instead of the file's current one
-    #[arg(long, global = true, value_name = "NAME", env = "SEKS_CONTEXT")]
-    pub context: Option<String>,
-    /// Context file [default: ~/.config/seks/context.toml, then that of the `seks dev` you run]
-    #[arg(long, global = true, value_name = "FILE", env = "SEKS_CONTEXT_FILE")]
-    pub context_file: Option<PathBuf>,
-    /// Tenant [default: the context's, or `default`]
-    #[arg(long, global = true, value_name = "NAME", env = "SEKS_TENANT")]
-    pub tenant: Option<String>,
-    /// Longest wait for the control plane, and for a change to be enforced
-    #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    pub timeout: Duration,
-    /// Form of the answer: table (for people), json (stable) or yaml
-    #[arg(long, short, global = true, value_enum, value_name = "FORM", default_value = "table")]
-    #[arg(hide_possible_values = true)]
-    pub output: Format,
-}
-
-/// The nouns, and the few commands that have none.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Control plane, store, nodes: what is there and how far it is
-    #[command(after_help = "Example:\n  seks status -o json")]
-    Status,
-    /// Isolation boundaries
-    #[command(subcommand)]
-    Tenant(commands::tenant::Verb),
-    /// Upstream APIs
-    #[command(subcommand)]
-    Service(commands::service::Verb),
-    /// Real secrets: stored once, never shown again
-    #[command(subcommand)]
-    Credential(commands::credential::Verb),
-    /// The CA of HTTPS_PROXY mode
-    #[command(subcommand)]
-    Ca(commands::ca::Verb),
-    /// Principals that call
-    #[command(subcommand)]
-    Agent(commands::agent::Verb),
-    /// Fake keys that agents present
-    #[command(subcommand)]
-    Token(commands::token::Verb),
-    /// Cedar policies: who may do what
-    #[command(subcommand)]
-    Policy(commands::policy::Verb),
-    /// Proxy nodes
-    #[command(subcommand)]
-    Node(commands::node::Verb),
-    /// Those who administer
-    #[command(subcommand)]
-    Operator(commands::operator::Verb),
-    /// Print the `export` lines that point the common SDKs at the proxy
-    Env(commands::env::EnvArgs),
-    /// Run a command with those variables and a token of its own
-    Run(commands::run::RunArgs),
-    /// Control plane and proxy in one process, for one machine
-    Dev(commands::dev::DevArgs),
-    /// Print a shell's completion script
-    Completions(commands::completions::CompletionsArgs),
-}
-
-impl Global {
-    /// The output in the form that was asked for.
-    #[must_use]
-    pub fn output(&self) -> Output {
-        Output::new(self.output)
-    }
-
-    /// The context that was asked for.
-    ///
-    /// # Errors
-    /// Exit code 2.
-    pub fn load_context(&self) -> Result<Context> {
-        self.choice().load()
-    }
-
-    /// Which context is meant.
-    pub(crate) fn choice(&self) -> Choice {
-        Choice { file: self.context_file.clone(), name: self.context.clone() }
-    }
-
-    /// Connects to the context's control plane.
-    ///
-    /// # Errors
-    /// As [`Client::connect`].
-    pub async fn connect(&self) -> Result<Client> {
-        Client::connect(&self.load_context()?, self.tenant.as_deref(), self.timeout).await
-    }
-}
-
-/// `90`, `30s`, `1h 30m`, `7d`; up to ten years.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
-    let parsed = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            humantime::parse_duration(text).map_err(|_| "a duration looks like 30s, 15m, 24h or 7d".to_owned())?
-        }
-    };
-    if parsed.is_zero() || parsed > LONGEST {
-        return Err("longer than 0 and at most 10 years".into());
-    }
-    Ok(parsed)
-}
 
 /// What parsing came to.
 pub enum Parsed {
@@ -276,14 +162,5 @@ mod tests {
     fn a_typo_is_answered_with_what_was_meant() {
         assert_eq!(error("seks token isue").hint.unwrap(), "did you mean `issue`?");
         assert_eq!(error("seks token issue").hint.unwrap(), "see `seks token issue --help`");
-    }
-
-    #[test]
-    fn durations_have_units_and_bounds() {
-        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
-        for bad in ["", "x", "-1s", "0", "0s", "100y", "99999999999999999999"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
     }
 }

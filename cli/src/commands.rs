@@ -19,18 +19,59 @@ pub mod change;
 
 use std::process::ExitCode;
 
-use crate::{
-    args::{Cli, Command},
-    error::Result,
-};
+use clap::Subcommand;
 
-/// Runs a command.
+use crate::{error::Result, global::Global};
+
+/// The nouns, and the few commands that have none.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Control plane, store, nodes: what is there and how far it is
+    #[command(after_help = "Example:\n  seks status -o json")]
+    Status,
+    /// Isolation boundaries
+    #[command(subcommand)]
+    Tenant(tenant::Verb),
+    /// Upstream APIs
+    #[command(subcommand)]
+    Service(service::Verb),
+    /// Real secrets: stored once, never shown again
+    #[command(subcommand)]
+    Credential(credential::Verb),
+    /// The CA of HTTPS_PROXY mode
+    #[command(subcommand)]
+    Ca(ca::Verb),
+    /// Principals that call
+    #[command(subcommand)]
+    Agent(agent::Verb),
+    /// Fake keys that agents present
+    #[command(subcommand)]
+    Token(token::Verb),
+    /// Cedar policies: who may do what
+    #[command(subcommand)]
+    Policy(policy::Verb),
+    /// Proxy nodes
+    #[command(subcommand)]
+    Node(node::Verb),
+    /// Those who administer
+    #[command(subcommand)]
+    Operator(operator::Verb),
+    /// Print the `export` lines that point the common SDKs at the proxy
+    Env(env::EnvArgs),
+    /// Run a command with those variables and a token of its own
+    Run(run::RunArgs),
+    /// Control plane and proxy in one process, for one machine
+    Dev(dev::DevArgs),
+    /// Print a shell's completion script
+    Completions(completions::CompletionsArgs),
+}
+
+/// Runs `command`; `tree` is the whole command line's definition.
 ///
 /// # Errors
 /// What goes to stderr, with its exit code.
-pub async fn run(cli: Cli) -> Result<ExitCode> {
-    let global = &cli.global;
-    match cli.command {
+pub async fn run(global: &Global, command: Command, tree: clap::Command) -> Result<ExitCode> {
+    match command {
         Command::Status => status::run(global).await?,
         Command::Tenant(verb) => tenant::run(global, verb).await?,
         Command::Service(verb) => service::run(global, verb).await?,
@@ -44,7 +85,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Env(args) => env::run(global, args).await?,
         Command::Run(args) => return run::run(global, args).await,
         Command::Dev(args) => dev::run(args).await?,
-        Command::Completions(args) => completions::run(args)?,
+        Command::Completions(args) => completions::run(args, tree)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,9 +8,10 @@ pub mod client;
 pub mod commands;
 pub mod confirm;
 pub mod context;
-mod dev;
+pub mod duration;
 pub mod error;
 pub mod files;
+pub mod global;
 pub mod output;
 mod registration;
 mod sandbox;
@@ -19,6 +20,7 @@ mod user;
 
 use std::{ffi::OsString, process::ExitCode};
 
+use clap::CommandFactory as _;
 use seks_runtime::logs;
 
 /// Runs one command line; what `main` does.
@@ -47,7 +49,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: args::Cli) -> error::Result<ExitCode> {
-    if matches!(cli.command, args::Command::Dev(_) | args::Command::Credential(_)) {
+    if matches!(cli.command, commands::Command::Dev(_) | commands::Command::Credential(_)) {
         // Before the first key is read and the second thread is started.
         seks_runtime::harden::process()
             .map_err(|e| error::CliError::new(error::Exit::Failed, "hardening", error::plain_io(&e)))?;
@@ -60,5 +62,5 @@ fn run(cli: args::Cli) -> error::Result<ExitCode> {
         .enable_all()
         .build()
         .map_err(|e| error::CliError::new(error::Exit::Failed, "start", error::plain_io(&e)))?;
-    runtime.block_on(commands::run(cli))
+    runtime.block_on(commands::run(&cli.global, cli.command, args::Cli::command()))
 }

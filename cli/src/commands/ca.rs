@@ -18,8 +18,9 @@ use zeroize::Zeroizing;
 
 use super::change::{self, Waiting};
 use crate::{
-    args::{Global, duration},
+    duration::duration,
     error::{CliError, Exit, Result},
+    global::Global,
     output::View,
     secret_input::for_the_wire,
 };

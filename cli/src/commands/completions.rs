@@ -1,10 +1,9 @@
 //! `seks completions`: a shell's completion script.
 
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 use clap_complete::Shell;
 
 use crate::{
-    args::Cli,
     error::{CliError, Exit, Result},
     output::{Format, Output},
 };
@@ -33,18 +32,18 @@ pub enum Name {
     Fish,
 }
 
-/// Prints the script.
+/// Prints the script for the commands of `tree`.
 ///
 /// # Errors
 /// When stdout can't be written.
-pub fn run(args: CompletionsArgs) -> Result<()> {
+pub fn run(args: CompletionsArgs, mut tree: clap::Command) -> Result<()> {
     let shell = match args.shell {
         Name::Bash => Shell::Bash,
         Name::Zsh => Shell::Zsh,
         Name::Fish => Shell::Fish,
     };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "seks", &mut script);
+    clap_complete::generate(shell, &mut tree, "seks", &mut script);
     let script = String::from_utf8(script).map_err(|e| CliError::new(Exit::Failed, "completions", e))?;
     Output::new(Format::Table).text(&script)
 }

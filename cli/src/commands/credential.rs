@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::change::{self, Waiting};
 use crate::{
-    args::Global,
     client::Client,
     confirm::Confirm,
     error::Result,
+    global::Global,
     output::{Output, View, notice, time_or_null},
     secret_input::{SecretInput, for_the_wire},
 };

@@ -1,55 +1,231 @@
-//! `seks dev`: control plane and proxy in one process, for one machine.
+//! `seks dev`: a control plane on the embedded store and one node, in one process for one machine, joined by the same
+//! stream over the same mutual TLS as in production.
 
-use std::{net::SocketAddr, path::PathBuf};
+mod args;
+mod config;
+mod data_dir;
+mod demo;
+mod node;
+mod operator;
+mod ready;
 
-use clap::Args;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use crate::{dev, error::Result};
+use seks_control_plane::{ControlPlane, StartError};
+use seks_data_plane::Node;
+use seks_runtime::{descriptors, logs, shutdown::Shutdown, telemetry::Telemetry};
 
-/// How to start it.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  seks dev --demo
-  seks dev --data-dir /var/lib/seks --proxy-listen 127.0.0.1:9000
-  seks dev --proxy-listen 127.0.0.1:0 --ready-file ready.json
+pub use self::args::DevArgs;
+pub(crate) use self::ready::Ready;
+use self::{config::DevConfig, data_dir::DataDir, demo::Demo};
+use crate::{
+    context::Choice,
+    error::{CliError, Exit, Result, one_line, plain_io},
+    registration::{self, Registration},
+    user,
+};
 
-While it runs, your other `seks` commands talk to it, unless you have a context of your own. SIGTERM and Ctrl-C drain and end it.")]
-pub struct DevArgs {
-    /// Also start a stand-in upstream, and show one request on its way through the proxy
-    #[arg(long)]
-    pub demo: bool,
-    /// Where everything is kept, mode 0700; best outside of the folders that agents work in [default: $XDG_STATE_HOME/seks/dev,
-    /// which is ~/.local/state/seks/dev]
-    #[arg(long, value_name = "DIR", env = "SEKS_DEV_DATA_DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Where agents connect; port 0 picks a free one [default: 127.0.0.1:8300]
-    #[arg(long, value_name = "ADDRESS")]
-    pub proxy_listen: Option<SocketAddr>,
-    /// Where agents' HTTPS_PROXY points [default: not offered]
-    #[arg(long, value_name = "ADDRESS")]
-    pub forward_proxy_listen: Option<SocketAddr>,
-    /// Where operators connect
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8301")]
-    pub admin_listen: SocketAddr,
-    /// Where /metrics, /healthz and /readyz are [default: 127.0.0.1:8302]
-    #[arg(long, value_name = "ADDRESS")]
-    pub metrics_listen: Option<SocketAddr>,
-    /// Write the addresses to this file, as JSON, once all listeners serve
-    #[arg(long, value_name = "FILE")]
-    pub ready_file: Option<PathBuf>,
-    /// TOML with the sections proxy, upstream, audit and telemetry of data-plane.toml
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// A Host name that agents may use, beside localhost and the address; repeatable
-    #[arg(long, value_name = "NAME")]
-    pub host: Vec<String>,
-}
+/// How long the node may take to have its first table.
+const READY: Duration = Duration::from_secs(30);
+/// How long the last spans may take to the collector.
+const FLUSH: Duration = Duration::from_secs(3);
 
-/// Serves until it is told to stop.
+/// Starts both planes and serves until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Exit code 2 for what is wrong with the arguments, the configuration, the data directory or an address.
+/// Exit code 2 in one line for what is wrong with the arguments, the configuration, the data directory or an address.
 pub async fn run(args: DevArgs) -> Result<()> {
-    dev::run(args).await
+    let mut shutdown = Shutdown::listen().map_err(|e| CliError::new(Exit::Failed, "signals", plain_io(&e)))?;
+    let config = DevConfig::load(&args)?;
+    start_logs()?;
+    descriptors::raise();
+    let dir = DataDir::open(&data_dir(&args)?)?;
+    let running = tokio::select! {
+        started = Running::start(&args, config, &dir) => started?,
+        _ = shutdown.requested() => return Ok(()),
+    };
+    if let Some(path) = &args.ready_file {
+        running.ready.write(path)?;
+    }
+    logs::print(&running.ready.greeting());
+    let demo = if args.demo {
+        tokio::select! {
+            told = Demo::run(&running.ready) => Some(told?),
+            _ = shutdown.requested() => None,
+        }
+    } else {
+        None
+    };
+    if demo.is_some() || !args.demo {
+        tracing::info!("serving until SIGTERM or Ctrl-C");
+        shutdown.requested().await;
+    }
+    tokio::select! {
+        () = running.stop() => {}
+        _ = shutdown.requested() => {} // asked twice: at once
+    }
+    drop((demo, dir));
+    Ok(())
+}
+
+/// The former default, in the current folder. An agent that worked there could read the keys.
+const FORMER_DIR: &str = "./.seks-data";
+
+fn data_dir(args: &DevArgs) -> Result<PathBuf> {
+    if let Some(told) = &args.data_dir {
+        return Ok(told.clone());
+    }
+    if Path::new(FORMER_DIR).join("store.redb").exists() {
+        tell(&format!("hint: {FORMER_DIR} is no longer used by itself; `seks dev --data-dir {FORMER_DIR}` serves it"));
+    }
+    user::dev_data_dir().ok_or_else(|| {
+        CliError::usage("data directory", "neither XDG_STATE_HOME nor HOME is an absolute path")
+            .hint("say where with --data-dir")
+    })
+}
+
+/// A line on stderr, beside the log; lost when nobody reads it.
+fn tell(text: &str) {
+    logs::line(&one_line(text));
+}
+
+/// At a terminal only what is wrong is logged: what is printed there is for reading.
+fn start_logs() -> Result<()> {
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    logs::init_with_default(if terminal { "warn" } else { "info" }).map_err(|e| CliError::usage("logs", e))
+}
+
+/// Both planes, and where this user's other commands find them.
+struct Running {
+    control: ControlPlane,
+    node: Node,
+    telemetry: Telemetry,
+    ready: Ready,
+    registration: Option<Registration>,
+}
+
+impl Running {
+    async fn start(args: &DevArgs, config: DevConfig, dir: &DataDir) -> Result<Self> {
+        let scheme = config.proxy_scheme();
+        let telemetry = Telemetry::start(config.telemetry(), "seks-dev", "dev").map_err(|e| start_error(&e))?;
+        let started = ControlPlane::start(config.control(args, dir), telemetry.clone()).await;
+        let control = started.map_err(|e| match e {
+            StartError::Store { .. } | StartError::Seal { .. } | StartError::Authority(_) => {
+                start_error(&e).exit(e.exit()).hint(dir.hint())
+            }
+            _ => start_error(&e).exit(e.exit()),
+        })?;
+        match node::join(&control, config, dir, telemetry.clone()).await {
+            Ok(node) => {
+                let metrics = control.metrics().clone();
+                node.metrics().append(move || metrics.text()); // one process, one page
+                let ready = Ready {
+                    proxy: format!("{scheme}://{}", reachable(node.proxy_addr())),
+                    forward_proxy: node.forward_addr().map(|address| format!("http://{}", reachable(address))),
+                    admin: format!("https://{}", reachable(control.admin_addr())),
+                    metrics: format!("http://{}", reachable(node.metrics_addr())),
+                    context_file: dir.context(),
+                    found_by_default: false,
+                };
+                let mut running = Self { control, node, telemetry, ready, registration: None };
+                match running.introduce(dir).await {
+                    Ok(()) => Ok(running),
+                    Err(error) => {
+                        running.stop().await;
+                        Err(error)
+                    }
+                }
+            }
+            Err(error) => {
+                control.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the context of the first operator, and registers it for this user's other commands.
+    async fn introduce(&mut self, dir: &DataDir) -> Result<()> {
+        operator::write_context(&self.control, &self.ready).await?;
+        let ports = [self.control.admin_addr(), self.control.distribution_addr(), self.node.metrics_addr()];
+        let running = registration::Running {
+            context_file: dir.context(),
+            data_dir: dir.path().into(),
+            closed_ports: ports.iter().map(SocketAddr::port).collect(),
+        };
+        // Without a home that can be written there is nowhere to register: then the file has to be named.
+        match user::state_dir().map(|state| registration::register(&state, &running)) {
+            Some(Ok(registration)) => self.registration = Some(registration),
+            Some(Err(error)) => tell(&format!("warning: other commands do not find this one by themselves: {error}")),
+            None => {}
+        }
+        self.ready.found_by_default = Choice::is_default(&self.ready.context_file);
+        Ok(())
+    }
+
+    /// Drains the node first: what it still serves may want the control plane.
+    async fn stop(self) {
+        drop(self.registration);
+        self.node.shutdown().await;
+        self.control.shutdown().await;
+        self.telemetry.shutdown(FLUSH).await;
+    }
+}
+
+/// A start that fails is the operator's to repair: one line with the cause at its end, and exit code 2.
+fn start_error(error: &(dyn std::error::Error + 'static)) -> CliError {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let cause = source.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        next = source.source();
+    }
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    let error = match text.split_once(": ") {
+        Some((what, why)) => CliError::usage(what, why),
+        None => CliError::usage("start", text),
+    };
+    if text.contains("in use") {
+        return error
+            .hint("--proxy-listen, --admin-listen and --metrics-listen take another address; port 0 is any free one");
+    }
+    error
+}
+
+/// An address that a client on this machine can connect to.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_address_is_reached_over_loopback() {
+        for (bound, reached) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.1:1", "10.0.0.1:1")] {
+            assert_eq!(reachable(bound.parse().unwrap()), reached.parse().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_start_error_keeps_its_key_in_front_and_loses_the_number() {
+        let error =
+            std::io::Error::other("admin.listen: cannot listen on 127.0.0.1:1: Address already in use (os error 98)");
+        let error = start_error(&error);
+        let line = "error: admin.listen: cannot listen on 127.0.0.1:1: Address already in use";
+        assert_eq!(error.lines().lines().next(), Some(line));
+        assert_eq!(error.exit as u8, 2);
+    }
 }

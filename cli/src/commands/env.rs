@@ -11,10 +11,11 @@ use seks_service::{INTERCEPTION, trusted_by_clients};
 
 use super::{change::Waiting, token};
 use crate::{
-    args::{Global, duration},
     client::Client,
+    duration::duration,
     error::{CliError, Exit, Result},
     files::read_text,
+    global::Global,
     output::notice,
 };
 

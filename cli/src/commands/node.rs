@@ -8,9 +8,10 @@ use serde::Serialize;
 
 use super::change::{self, Waiting};
 use crate::{
-    args::{Global, duration},
     confirm::Confirm,
+    duration::duration,
     error::Result,
+    global::Global,
     output::{View, notice, time_or_null},
 };
 

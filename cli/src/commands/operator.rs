@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use super::change::{self, Waiting};
 use crate::{
-    args::{Global, duration},
     confirm::Confirm,
     context::{Context, ContextFile},
+    duration::duration,
     error::{CliError, Exit, Result},
+    global::Global,
     output::{View, time_or_null},
 };
 

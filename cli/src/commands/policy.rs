@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::change::{self, Enforced, Waiting};
 use crate::{
-    args::Global,
     client::Client,
     confirm::Confirm,
     error::{CliError, Result},
     files::read_text,
+    global::Global,
     output::{Output, View, notice, time_or_null},
 };
 

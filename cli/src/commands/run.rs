@@ -14,9 +14,10 @@ use tokio::{
 
 use super::env::{Issued, Wanted};
 use crate::{
-    args::{Global, duration},
     client::Client,
+    duration::duration,
     error::{CliError, Exit, Result, plain_io},
+    global::Global,
     output::notice,
     sandbox::{Mode, Sandbox, Scope},
 };

@@ -13,11 +13,11 @@ use seks_proto::wire;
 use self::view::ServiceView;
 use super::change::{self, Waiting};
 use crate::{
-    args::Global,
     client::Client,
     confirm::Confirm,
     error::Result,
     files::read_text,
+    global::Global,
     output::{Output, notice},
 };
 

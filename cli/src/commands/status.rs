@@ -4,7 +4,7 @@ use seks_proto::wire;
 use serde::Serialize;
 
 use super::node::NodeView;
-use crate::{args::Global, error::Result, output::View};
+use crate::{error::Result, global::Global, output::View};
 
 #[derive(Serialize)]
 struct StatusView {

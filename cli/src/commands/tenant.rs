@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::change::{self, Waiting};
 use crate::{
-    args::Global,
     confirm::Confirm,
     error::Result,
+    global::Global,
     output::{View, time_or_null},
 };
 

@@ -9,10 +9,11 @@ use serde::Serialize;
 
 use super::change::{self, Enforced, Waiting};
 use crate::{
-    args::{Global, duration},
     client::Client,
     confirm::Confirm,
+    duration::duration,
     error::{CliError, Exit, Result},
+    global::Global,
     output::{Output, View, notice, time_or_null},
 };
 

@@ -16,7 +16,7 @@ use std::{
 use dashmap::DashMap;
 use seks_service::request::BodyFacts;
 
-use super::{Body, Call, Decision, slice::Hashed, tree::Mentions};
+use super::{Body, Call, Decision, identity_hasher::IdentityHasher, tree::Mentions};
 
 /// What costs less is decided again.
 pub(super) const WORTH: Duration = Duration::from_micros(2);
@@ -29,7 +29,7 @@ const ENTRY_BYTES: usize = 256;
 #[derive(Default)]
 pub(super) struct Decisions {
     /// By a keyed hash of the key; an entry says itself what it is for.
-    entries: DashMap<u64, Entry, std::hash::BuildHasherDefault<Hashed>>,
+    entries: DashMap<u64, Entry, std::hash::BuildHasherDefault<IdentityHasher>>,
     bytes: AtomicUsize,
     hasher: foldhash::quality::RandomState,
 }

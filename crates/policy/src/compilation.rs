@@ -11,7 +11,7 @@ use seks_types::id::PolicyId;
 
 use super::{
     PolicyError,
-    parse::{Checked, check_all},
+    parse::{Checked, check_all, on_deep_stack},
     slice::Policies,
 };
 
@@ -58,6 +58,23 @@ impl Compilation {
 }
 
 impl Policies {
+    /// Checks and compiles a tenant's policies, by the same rules as [`super::parse_file`].
+    ///
+    /// # Errors
+    /// The first policy that doesn't pass: a tenant's policies hold together or not at all.
+    pub fn compile(policies: &[wire::Policy]) -> Result<Self, PolicyError> {
+        let failed = || PolicyError { line: 1, reason: "the policies could not be checked".into() };
+        let mut compilation = Compilation::new(policies.to_vec(), None);
+        on_deep_stack(|| {
+            loop {
+                if let Some(whole) = compilation.step()? {
+                    return Ok(whole);
+                }
+            }
+        })
+        .ok_or_else(failed)?
+    }
+
     /// Whether these are exactly `policies`: compiling them would give the same again.
     #[must_use]
     pub fn are(&self, policies: &[wire::Policy]) -> bool {

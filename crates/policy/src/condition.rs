@@ -152,6 +152,14 @@ impl Condition {
         self.children().iter().map(Self::work).sum::<Work>() + own + Work::STEP
     }
 
+    /// What deciding on one policy costs: as the request is sent (`strict`) and in normalized form (`loose`). Both are decided
+    /// twice where it has to be known first whether the body is needed.
+    pub(super) fn decision_work(strict: &Self, loose: &Self) -> Work {
+        let once = strict.work() + loose.work();
+        let body = strict.mentions().any(Mentions::BODY) || loose.mentions().any(Mentions::BODY);
+        if body { once.times(2) } else { once }
+    }
+
     /// What settling it costs.
     pub(super) fn plan_work(&self) -> Work {
         let own = match self {

@@ -21,10 +21,10 @@ use super::{
     condition::{Answers, Condition, Leaf, Truth},
     parse::Checked,
     schema::{action_index, vocabulary},
-    slice::Scope,
     spelling::readings,
+    subject::Subject,
     tree::{Mentions, QUERY_SPELLINGS},
-    work::{self, Work},
+    work::Work,
 };
 
 pub(super) fn denied() -> Decision {
@@ -64,7 +64,7 @@ impl Member {
     }
 
     fn work(&self) -> Work {
-        work::of_member(&self.strict, self.condition(true))
+        Condition::decision_work(&self.strict, self.condition(true))
     }
 
     fn asks_cedar(&self) -> bool {
@@ -149,20 +149,20 @@ impl Plan {
     }
 
     /// `call`'s body is [`Body::NotRead`].
-    pub(super) fn needs_body(&self, scope: &Scope, call: &Call<'_>) -> bool {
+    pub(super) fn needs_body(&self, subject: &Subject, call: &Call<'_>) -> bool {
         let unknown = |loose: bool| {
-            let asked = Asked::new(scope, self, call, loose);
+            let asked = Asked::new(subject, self, call, loose);
             self.members.iter().any(|m| m.condition(loose).evaluate(&asked) == Truth::Unknown)
         };
         unknown(false) || unknown(true)
     }
 
-    pub(super) fn decide(&self, scope: &Scope, call: &Call<'_>) -> Decision {
-        let strict = Tally::of(self, &Asked::new(scope, self, call, false), false);
+    pub(super) fn decide(&self, subject: &Subject, call: &Call<'_>) -> Decision {
+        let strict = Tally::of(self, &Asked::new(subject, self, call, false), false);
         if !strict.allows() || !(self.loose_differs || self.spelled_otherwise(call)) {
             return strict.decision(None);
         }
-        strict.decision(Some(Tally::of(self, &Asked::new(scope, self, call, true), true)))
+        strict.decision(Some(Tally::of(self, &Asked::new(subject, self, call, true), true)))
     }
 
     /// Whether the call's loosest reading is another than the call.
@@ -200,7 +200,7 @@ impl Answers for Settled {
 
 /// One reading of a call.
 struct Asked<'a> {
-    scope: &'a Scope,
+    subject: &'a Subject,
     plan: &'a Plan,
     call: &'a Call<'a>,
     path: Cow<'a, str>,
@@ -214,10 +214,10 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn new(scope: &'a Scope, plan: &'a Plan, call: &'a Call<'a>, loose: bool) -> Self {
+    fn new(subject: &'a Subject, plan: &'a Plan, call: &'a Call<'a>, loose: bool) -> Self {
         let path = if loose { normalize::path(call.path) } else { Cow::Borrowed(call.path) };
         Self {
-            scope,
+            subject,
             plan,
             call,
             path,
@@ -248,7 +248,7 @@ impl<'a> Asked<'a> {
 
     /// The request as the schema has it, but for what no policy of the slice mentions.
     fn request(&self) -> Option<Request> {
-        let (v, ground) = (vocabulary()?, self.scope.ground()?);
+        let (v, entities) = (vocabulary()?, self.subject.entities()?);
         let action = v.action(action_index(self.call.method)?)?.method.clone();
         let mentions = self.plan.mentions;
         let mut context = Vec::with_capacity(6);
@@ -282,7 +282,7 @@ impl<'a> Asked<'a> {
             }
         }
         let context = Context::from_pairs(context.into_iter().map(|(k, v)| (k.to_owned(), v))).ok()?;
-        Request::new(ground.agent.clone(), action, ground.service.clone(), context, None).ok()
+        Request::new(entities.agent.clone(), action, entities.service.clone(), context, None).ok()
     }
 
     fn body(&self, facts: &BodyFacts) -> Option<Value> {
@@ -322,8 +322,8 @@ impl Answers for Asked<'_> {
         if leaf.mentions.any(Mentions::BODY) && matches!(self.call.body, Body::NotRead | Body::Opaque) {
             return Truth::Unknown;
         }
-        match (self.request.get_or_init(|| self.request()), self.scope.ground()) {
-            (Some(request), Some(ground)) => truth_of(leaf, request, &ground.entities),
+        match (self.request.get_or_init(|| self.request()), self.subject.entities()) {
+            (Some(request), Some(entities)) => truth_of(leaf, request, &entities.entities),
             _ => Truth::Failed,
         }
     }

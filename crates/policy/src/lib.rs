@@ -5,17 +5,21 @@
 //! A tenant's policies are compiled once ([`Policies::compile`]), sliced for an agent and a service when they first meet
 //! ([`Policies::scope`]), and asked for every request ([`Scope::decide`]).
 
+mod budget;
 mod cache;
 mod compilation;
 mod condition;
 mod decide;
+mod file;
 mod head;
+mod identity_hasher;
 mod loose;
 mod parse;
 mod pattern;
 mod schema;
 mod slice;
 mod spelling;
+mod subject;
 mod tree;
 mod work;
 
@@ -26,10 +30,11 @@ use seks_service::request::BodyFacts;
 use seks_types::id::{PolicyId, ServiceName};
 
 pub use self::{
+    budget::BUDGET,
     compilation::Compilation,
-    parse::{PolicyError, STACK_BYTES, parse_file, warnings},
+    file::{parse_file, warnings},
+    parse::{PolicyError, STACK_BYTES},
     slice::{Policies, Scope},
-    work::BUDGET,
 };
 
 /// The policy that every tenant starts with unless it is strict: visible, and deletable like any other.

@@ -12,7 +12,7 @@ use super::{
     loose,
     schema::{METHODS, vocabulary},
     tree,
-    work::{self, Work},
+    work::Work,
 };
 
 /// Longest policy, in bytes.
@@ -36,24 +36,6 @@ pub struct PolicyError {
     pub reason: String,
 }
 
-/// Reads a file of policies and checks it against the schema: each has an `@id` of its own, in the grammar of names.
-/// Gives the policies in order, each as its id and its own text. All of them together cost a request at most [`BUDGET`](super::BUDGET).
-///
-/// # Errors
-/// Every error in the file, in order.
-pub fn parse_file(text: &str) -> Result<Vec<(PolicyId, String)>, Vec<PolicyError>> {
-    let checked = check(text)?;
-    work::check_budget(checked.iter()).map_err(|error| vec![error])?;
-    Ok(checked.into_iter().map(|c| (c.id, c.text)).collect())
-}
-
-/// What is odd about a file that is acceptable: a policy that can never apply, look-alike characters. Empty when
-/// [`parse_file`] refuses it.
-#[must_use]
-pub fn warnings(text: &str) -> Vec<PolicyError> {
-    check(text).unwrap_or_default().into_iter().flat_map(|c| c.warnings).collect()
-}
-
 /// One policy that passed.
 #[derive(Debug)]
 pub(super) struct Checked {
@@ -69,7 +51,7 @@ pub(super) struct Checked {
     pub(super) line: usize,
     work: Work,
     plan_work: Work,
-    warnings: Vec<PolicyError>,
+    pub(super) warnings: Vec<PolicyError>,
 }
 
 impl Checked {
@@ -207,7 +189,7 @@ impl Statement<'_> {
             .map(|v| Head::of(policy, v))
             .ok_or_else(|| vec![self.error("the built-in schema is broken")])?;
         let second = loose.as_ref().unwrap_or(&strict);
-        let work = work::of_member(&strict, second);
+        let work = Condition::decision_work(&strict, second);
         let plan_work = strict.plan_work() + second.plan_work();
         let (text, line, policy) = (self.text.into(), self.line, policy.clone());
         Ok(Checked { id, text, policy, audit, strict, loose, head, line, work, plan_work, warnings })

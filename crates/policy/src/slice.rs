@@ -1,8 +1,8 @@
 //! Slices: what is left of a tenant's policies for one agent, one service and one method.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    hash::{BuildHasher as _, BuildHasherDefault, Hasher},
+    collections::BTreeMap,
+    hash::{BuildHasher as _, BuildHasherDefault},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -10,21 +10,21 @@ use std::{
     time::Duration,
 };
 
-use cedar_policy::{Context, Entities, Entity, EntityUid, Request, RestrictedExpression};
+use cedar_policy::{Context, Request};
 use dashmap::DashMap;
-use seks_proto::wire;
 use seks_types::id::{AgentName, ServiceName};
 
 use super::{
     Body, Call, Decision, PolicyError,
+    budget::{Bound, check_budget},
     cache::{self, Answer, Decisions, Question},
-    compilation::Compilation,
     condition::{Condition, Leaf, Truth},
     decide::{self, Plan, truth_of},
     head::{Agents, Services},
-    parse::{Checked, on_deep_stack},
+    identity_hasher::IdentityHasher,
+    parse::Checked,
     schema::{METHODS, action_index, vocabulary},
-    work::{self, Bound},
+    subject::Subject,
 };
 
 /// Scopes that a tenant keeps. A scope costs 1 to 10 KB; past this all are dropped and made anew as they are asked for.
@@ -35,16 +35,13 @@ const MAX_PLAN_BYTES: usize = 32 * 1024 * 1024;
 /// What a node of a plan's condition takes, its heap included.
 const PLAN_NODE_BYTES: usize = 96;
 
-/// The attribute that says which groups an agent is in: `group=a,b`.
-const GROUP: &str = "group";
-
 /// A tenant's policies, compiled. The default has none, and so denies everything.
 #[derive(Default)]
 pub struct Policies {
     policies: Arc<[Arc<Checked>]>,
     shared: Arc<Shared>,
     /// By a keyed hash of agent and service; an entry says itself whose it is.
-    scopes: DashMap<u64, Arc<Scope>, BuildHasherDefault<Hashed>>,
+    scopes: DashMap<u64, Arc<Scope>, BuildHasherDefault<IdentityHasher>>,
     hasher: foldhash::quality::RandomState,
 }
 
@@ -57,38 +54,7 @@ struct Shared {
     bound: Bound,
 }
 
-/// For keys that are hashes.
-#[derive(Default)]
-pub(super) struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, _: &[u8]) {}
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
-
 impl Policies {
-    /// Checks and compiles a tenant's policies, by the same rules as [`super::parse_file`].
-    ///
-    /// # Errors
-    /// The first policy that doesn't pass: a tenant's policies hold together or not at all.
-    pub fn compile(policies: &[wire::Policy]) -> Result<Self, PolicyError> {
-        let failed = || PolicyError { line: 1, reason: "the policies could not be checked".into() };
-        let mut compilation = Compilation::new(policies.to_vec(), None);
-        on_deep_stack(|| {
-            loop {
-                if let Some(whole) = compilation.step()? {
-                    return Ok(whole);
-                }
-            }
-        })
-        .ok_or_else(failed)?
-    }
-
     pub(super) fn of(compiled: Vec<Arc<Checked>>) -> Self {
         let shared = Shared { bound: Bound::of(&compiled), ..Shared::default() };
         Self { policies: compiled.into(), shared: shared.into(), ..Self::default() }
@@ -104,7 +70,7 @@ impl Policies {
     /// # Errors
     /// The costliest policy, its cost, and the budget.
     pub fn check_budget(&self) -> Result<(), PolicyError> {
-        work::check_budget(self.policies.iter().map(|p| &**p))
+        check_budget(self.policies.iter().map(|p| &**p))
     }
 
     /// The slice for an agent and a service, cached. `attributes` are the agent's: its tags, and its groups by the attribute
@@ -113,7 +79,7 @@ impl Policies {
     pub fn scope(&self, agent: &AgentName, attributes: &BTreeMap<String, String>, service: &ServiceName) -> Arc<Scope> {
         let key = self.hasher.hash_one((agent, service));
         if let Some(scope) = self.scopes.get(&key)
-            && scope.is_for(agent, attributes, service)
+            && scope.subject.is(agent, attributes, service)
         {
             return Arc::clone(&scope);
         }
@@ -131,19 +97,9 @@ impl Policies {
 pub struct Scope {
     policies: Arc<[Arc<Checked>]>,
     shared: Arc<Shared>,
-    agent: AgentName,
-    attributes: BTreeMap<String, String>,
-    service: ServiceName,
-    ground: OnceLock<Option<Ground>>,
+    subject: Subject,
     /// For each of [`METHODS`], and whether the token grants the service; made when first asked for.
     plans: [[OnceLock<Plan>; 2]; METHODS.len()],
-}
-
-/// What doesn't change from call to call, as Cedar knows it.
-pub(super) struct Ground {
-    pub(super) agent: EntityUid,
-    pub(super) service: EntityUid,
-    pub(super) entities: Entities,
 }
 
 impl Scope {
@@ -151,16 +107,9 @@ impl Scope {
         Self {
             policies: Arc::clone(&of.policies),
             shared: Arc::clone(&of.shared),
-            agent: agent.clone(),
-            attributes: attributes.clone(),
-            service: service.clone(),
-            ground: OnceLock::new(),
+            subject: Subject::new(agent.clone(), attributes.clone(), service.clone()),
             plans: Default::default(),
         }
-    }
-
-    fn is_for(&self, agent: &AgentName, attributes: &BTreeMap<String, String>, service: &ServiceName) -> bool {
-        self.agent == *agent && self.service == *service && self.attributes == *attributes
     }
 
     /// Whether the body must be read before [`Scope::decide`]: whether a policy's answer to this call hangs on it.
@@ -169,7 +118,7 @@ impl Scope {
     pub fn needs_body(&self, call: &Call<'_>) -> bool {
         let Some(plan) = self.plan(call).filter(|plan| plan.may_need_body()) else { return false };
         let unread = Call { body: Body::NotRead, ..call.clone() };
-        let ask = || Answer::NeedsBody(plan.needs_body(self, &unread));
+        let ask = || Answer::NeedsBody(plan.needs_body(&self.subject, &unread));
         match self.ask(plan, Question::NeedsBody, &unread, ask) {
             Answer::NeedsBody(needs) => needs,
             Answer::Decision(_) => true, // not what was asked
@@ -183,7 +132,7 @@ impl Scope {
         if let Some(decided) = plan.decided() {
             return decided.clone();
         }
-        match self.ask(plan, Question::Decide, call, || Answer::Decision(plan.decide(self, call))) {
+        match self.ask(plan, Question::Decide, call, || Answer::Decision(plan.decide(&self.subject, call))) {
             Answer::Decision(decision) => decision,
             Answer::NeedsBody(_) => decide::denied(), // not what was asked
         }
@@ -240,7 +189,7 @@ impl Scope {
 
     /// `None`: the method is no action.
     fn place(&self, call: &Call<'_>) -> Option<(usize, bool)> {
-        Some((action_index(call.method)?, call.services.contains(&self.service)))
+        Some((action_index(call.method)?, call.services.contains(&self.subject.service)))
     }
 
     fn slot(&self, method: usize, granted: bool) -> Option<&OnceLock<Plan>> {
@@ -265,34 +214,14 @@ impl Scope {
 
     /// What a leaf comes to that mentions nothing of the call.
     fn settle(&self, leaf: &Leaf, method: usize) -> Truth {
-        let request = self.ground().and_then(|ground| {
+        let request = self.subject.entities().and_then(|entities| {
             let action = vocabulary()?.action(method)?.method.clone();
-            Request::new(ground.agent.clone(), action, ground.service.clone(), Context::empty(), None).ok()
+            Request::new(entities.agent.clone(), action, entities.service.clone(), Context::empty(), None).ok()
         });
-        match (self.ground(), request) {
-            (Some(ground), Some(request)) => truth_of(leaf, &request, &ground.entities),
+        match (self.subject.entities(), request) {
+            (Some(entities), Some(request)) => truth_of(leaf, &request, &entities.entities),
             _ => Truth::Failed,
         }
-    }
-
-    /// The agent, its groups and the service. Made only when Cedar is asked something.
-    pub(super) fn ground(&self) -> Option<&Ground> {
-        self.ground.get_or_init(|| self.make_ground()).as_ref()
-    }
-
-    fn make_ground(&self) -> Option<Ground> {
-        let v = vocabulary()?;
-        let (agent, service) = (v.agent(self.agent.as_str()), v.service(self.service.as_str()));
-        let groups: HashSet<EntityUid> = self.groups().map(|g| v.group(g)).collect();
-        let tags = self.attributes.iter().map(|(k, v)| (k.clone(), RestrictedExpression::new_string(v.clone())));
-        let principal = Entity::new_with_tags(agent.clone(), [], groups.iter().cloned(), tags).ok()?;
-        let others = groups.into_iter().map(Entity::with_uid).chain([Entity::with_uid(service.clone())]);
-        let entities = Entities::from_entities(others.chain([principal]), Some(v.schema())).ok()?;
-        Some(Ground { agent, service, entities })
-    }
-
-    fn groups(&self) -> impl Iterator<Item = &str> {
-        self.attributes.get(GROUP).into_iter().flat_map(|g| g.split(',')).map(str::trim).filter(|g| !g.is_empty())
     }
 
     /// Whether a policy's head covers this agent, service and method.
@@ -300,15 +229,15 @@ impl Scope {
         let head = &policy.head;
         let service = match &head.services {
             Services::Any => true,
-            Services::One(name) => **name == *self.service.as_str(),
+            Services::One(name) => **name == *self.subject.service.as_str(),
             Services::None => false,
         };
         service
             && head.has_method(method)
             && match &head.agents {
                 Agents::Any => true,
-                Agents::One(name) => **name == *self.agent.as_str(),
-                Agents::Group(name) => self.groups().any(|group| *group == **name),
+                Agents::One(name) => **name == *self.subject.agent.as_str(),
+                Agents::Group(name) => self.subject.groups().any(|group| *group == **name),
                 Agents::None => false,
             }
     }

@@ -8,11 +8,13 @@ mod body;
 pub mod normalize;
 mod query;
 mod target;
+mod target_error;
 
 pub use self::{
     body::BodyFacts,
     query::{Pair, names},
-    target::{Target, TargetError},
+    target::Target,
+    target_error::TargetError,
 };
 
 #[cfg(test)]

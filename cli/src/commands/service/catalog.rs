@@ -4,7 +4,7 @@ use seks_proto::wire;
 use serde::Serialize;
 
 use super::view::ServiceView;
-use crate::{args::Global, error::Result, output::View};
+use crate::{error::Result, global::Global, output::View};
 
 /// An entry, as a service and with its group.
 #[derive(Serialize)]

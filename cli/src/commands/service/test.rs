@@ -18,10 +18,10 @@ use serde::Serialize;
 
 use self::call::{Answer, Proxy};
 use crate::{
-    args::Global,
     client::Client,
     commands::{change::Waiting, env::ProxyArgs, token},
     error::{CliError, Exit, Result},
+    global::Global,
     output::{View, notice},
 };
 

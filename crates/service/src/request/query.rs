@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::target::{TargetError, escape};
+use super::target_error::{TargetError, escape};
 
 /// One parameter of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::{
     upstream::Received,
 };
 use crate::{
-    dev::Ready,
+    commands::dev::Ready,
     error::{CliError, Exit, Result, one_line},
 };
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::data_dir::DataDir;
 use crate::{
-    commands::dev::DevArgs,
+    commands::dev::args::DevArgs,
     error::{CliError, Result},
 };
 

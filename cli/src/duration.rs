@@ -1,0 +1,35 @@
+//! Durations on the command line.
+
+use std::time::Duration;
+
+/// `90`, `30s`, `1h 30m`, `7d`; up to ten years.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+    let parsed = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            humantime::parse_duration(text).map_err(|_| "a duration looks like 30s, 15m, 24h or 7d".to_owned())?
+        }
+    };
+    if parsed.is_zero() || parsed > LONGEST {
+        return Err("longer than 0 and at most 10 years".into());
+    }
+    Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_and_bounds() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        for bad in ["", "x", "-1s", "0", "0s", "100y", "99999999999999999999"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! How much a tenant's policies may cost a request.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use super::{
+    head::{Agents, Services},
+    parse::{Checked, PolicyError},
+    schema::METHODS,
+    work::{PLAN_NS, Work, count, picos},
+};
+
+/// Most time that the policies which apply to one request may take: past it `policy apply` refuses.
+pub const BUDGET: Duration = Duration::from_millis(2);
+
+/// What a tenant's policies cost the request that they cost most.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bound {
+    /// Deciding.
+    pub(super) decide: Duration,
+    /// Making the plan, the first time for an agent, a service and a method.
+    pub(super) plan: Duration,
+}
+
+/// The sum over the policies that may apply to one request, for the method, service and agent for which it is highest.
+struct Heaviest {
+    picos: u64,
+    method: usize,
+    service: Option<Box<str>>,
+    agent: Option<Box<str>>,
+}
+
+impl Bound {
+    pub(super) fn of(policies: &[Arc<Checked>]) -> Self {
+        let decide = heaviest(policies, |p: &Checked| p.work().bound()).picos;
+        let plan = heaviest(policies, |p: &Checked| p.plan_work().bound()).picos;
+        let asks_cedar = policies.iter().any(|p| p.asks_cedar());
+        let request = if asks_cedar { Work::request(true).times(2).bound() } else { 0 };
+        // Every head is looked at.
+        let heads = count(policies.len()).saturating_mul(20_000);
+        let plan = plan.saturating_add(heads).saturating_add(PLAN_NS * 1000);
+        Self { decide: picos(decide.saturating_add(request)), plan: picos(plan) }
+    }
+}
+
+/// Refuses policies that may cost one request more than [`BUDGET`]. What making a request for Cedar costs isn't the policies'.
+pub(super) fn check_budget<'p>(policies: impl IntoIterator<Item = &'p Checked>) -> Result<(), PolicyError> {
+    let policies: Vec<&Checked> = policies.into_iter().collect();
+    let heaviest = heaviest(&policies, |p| p.work().bound());
+    if picos(heaviest.picos) <= BUDGET {
+        return Ok(());
+    }
+    let applies = |p: &&&Checked| {
+        p.head.has_method(heaviest.method)
+            && is_of(&p.head.services, &heaviest.service, &p.head.agents, &heaviest.agent)
+    };
+    let costliest = policies.iter().filter(applies).max_by_key(|p| p.work().bound());
+    let (id, own) = costliest.map_or(("", 0), |p| (p.id.as_str(), p.work().bound()));
+    let all = micros(heaviest.picos);
+    let reason = format!(
+        "policy `{id}` costs a request up to {} µs, and all policies that can apply to one request together {all} µs: the budget is {} µs. \
+         Name services, agents or methods in the policies' heads, or shorten their sets and patterns",
+        micros(own),
+        BUDGET.as_micros(),
+    );
+    Err(PolicyError { line: costliest.map_or(1, |p| p.line), reason })
+}
+
+fn micros(picos: u64) -> u64 {
+    picos.div_ceil(1_000_000)
+}
+
+fn is_of(services: &Services, service: &Option<Box<str>>, agents: &Agents, agent: &Option<Box<str>>) -> bool {
+    let service = match services {
+        Services::Any => true,
+        Services::One(name) => service.as_ref() == Some(name),
+        Services::None => false,
+    };
+    let agent = match agents {
+        Agents::Any | Agents::Group(_) => true, // an agent may be in every group
+        Agents::One(name) => agent.as_ref() == Some(name),
+        Agents::None => false,
+    };
+    service && agent
+}
+
+/// Sums of one method: of what applies to all, to a service, to an agent, and to both.
+#[derive(Default)]
+struct Sums<'p> {
+    all: u64,
+    service: HashMap<&'p str, u64>,
+    agent: HashMap<&'p str, u64>,
+    both: HashMap<(&'p str, &'p str), u64>,
+}
+
+fn heaviest(policies: &[impl AsRef<Checked>], cost: impl Fn(&Checked) -> u64) -> Heaviest {
+    let mut heaviest = Heaviest { picos: 0, method: 0, service: None, agent: None };
+    for method in 0..METHODS.len() {
+        let mut sums = Sums::default();
+        for policy in policies.iter().map(AsRef::as_ref).filter(|p| p.head.has_method(method)) {
+            let place = match (&policy.head.services, &policy.head.agents) {
+                (Services::None, _) | (_, Agents::None) => continue,
+                (Services::Any, Agents::Any | Agents::Group(_)) => &mut sums.all,
+                (Services::One(s), Agents::Any | Agents::Group(_)) => sums.service.entry(s).or_default(),
+                (Services::Any, Agents::One(a)) => sums.agent.entry(a).or_default(),
+                (Services::One(s), Agents::One(a)) => sums.both.entry((s, a)).or_default(),
+            };
+            *place = place.saturating_add(cost(policy));
+        }
+        let found = sums.heaviest(method);
+        if found.picos > heaviest.picos {
+            heaviest = found;
+        }
+    }
+    heaviest
+}
+
+impl Sums<'_> {
+    /// Either of a service and an agent that some policy names together, or of the heaviest of each.
+    fn heaviest(&self, method: usize) -> Heaviest {
+        fn most(of: &HashMap<&str, u64>) -> Option<(Box<str>, u64)> {
+            of.iter().max_by_key(|(_, sum)| **sum).map(|(name, sum)| ((*name).into(), *sum))
+        }
+        let (service, agent) = (most(&self.service), most(&self.agent));
+        let apart = [&service, &agent].into_iter().flatten().fold(self.all, |sum, (_, own)| sum.saturating_add(*own));
+        let named = |map: &HashMap<&str, u64>, name: &str| map.get(name).copied().unwrap_or_default();
+        let together = self.both.iter().map(|((s, a), sum)| {
+            let others = named(&self.service, s).saturating_add(named(&self.agent, a));
+            (self.all.saturating_add(*sum).saturating_add(others), *s, *a)
+        });
+        match together.max() {
+            Some((picos, s, a)) if picos > apart => {
+                Heaviest { picos, method, service: Some(s.into()), agent: Some(a.into()) }
+            }
+            _ => Heaviest { picos: apart, method, service: service.map(|s| s.0), agent: agent.map(|a| a.0) },
+        }
+    }
+}
