@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::seal::{RecordId, Sealer};
 use bytes::Bytes;
 use prost::Message;
 use seks_proto::wire::{self, change::Change, remove::What};
@@ -11,6 +10,8 @@ use seks_types::{
     destination::{self, Destination},
     id::{CredentialName, TenantName},
 };
+
+use crate::seal::{RecordId, Sealer};
 
 /// The current version of a credential, sealed as the store has it.
 #[derive(Clone, PartialEq, Eq)]

@@ -8,6 +8,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use seks_lease::BootInstant;
+use seks_types::id::TenantName;
+use tokio::sync::watch;
+
 use crate::{
     changefeed::{
         change::Item,
@@ -16,9 +20,6 @@ use crate::{
     },
     store::Revision,
 };
-use seks_lease::BootInstant;
-use seks_types::id::TenantName;
-use tokio::sync::watch;
 
 /// Most deltas kept: several seconds of the busiest store.
 const MAX_DELTAS: usize = 64 * 1024;

@@ -7,6 +7,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures_util::StreamExt as _;
+use tokio::time::{Instant, timeout};
+
 use crate::{
     changefeed::{
         change::Item,
@@ -17,8 +20,6 @@ use crate::{
     seal::Sealer,
     store::{Key, Record, Revision, Store, StoreError, WatchEvent, Write, key::prefix},
 };
-use futures_util::StreamExt as _;
-use tokio::time::{Instant, timeout};
 
 /// How far back a replica begins, in revisions: minutes of a busy fleet. A replay of 20,000, a token issued at each, took between
 /// one second and two and a half on a slow machine that was busy with other things.

@@ -6,15 +6,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use crate::{
-    changefeed::{change::Credential, checksum::Sums, compile::Materialised, log::Feed, scope::Scope},
-    store::Revision,
-};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use seks_proto::wire;
 use seks_protocol::CHUNK_BYTES;
 use seks_types::id::{CredentialName, TenantName};
 use sha2::{Digest as _, Sha256};
+
+use crate::{
+    changefeed::{change::Credential, checksum::Sums, compile::Materialised, log::Feed, scope::Scope},
+    store::Revision,
+};
 
 /// The table at one revision.
 pub(crate) struct Snapshot {

@@ -6,14 +6,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{
-    changefeed::{ChangeFeed, compile::Materialised, scope::Scope},
-    store::{Store, StoreError, key::prefix},
-};
 use seks_runtime::blocking;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    changefeed::{ChangeFeed, compile::Materialised, scope::Scope},
+    store::{Store, StoreError, key::prefix},
 };
 
 /// How long the watch may take to bring what was listed; where it takes longer, the barriers notice.

@@ -2,6 +2,11 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
+use seks_proto::wire;
+use seks_types::id::{NodeId, ReplicaId};
+use tokio::{sync::Notify, time::sleep};
+
 use crate::{
     changefeed::{
         ChangeFeed,
@@ -9,10 +14,6 @@ use crate::{
     },
     store::{Key, Record, Revision, Store, StoreError, WatchEvent, Write, key::prefix},
 };
-use futures_util::StreamExt as _;
-use seks_proto::wire;
-use seks_types::id::{NodeId, ReplicaId};
-use tokio::{sync::Notify, time::sleep};
 
 /// Pause before a listing that failed is tried again.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(500);

@@ -10,16 +10,17 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use seks_lease::{BootInstant, rules};
+use seks_proto::wire;
+use seks_types::id::ReplicaId;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
 use crate::{
     changefeed::log::Feed,
     clock::millis,
     fleet::{Fleet, leases::Standing},
     store::Revision,
 };
-use seks_lease::{BootInstant, rules};
-use seks_proto::wire;
-use seks_types::id::ReplicaId;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Acknowledgements of a large fleet come in bursts; one look serves many.
 const COALESCE: Duration = Duration::from_millis(1);

@@ -12,13 +12,14 @@ use std::{
     },
 };
 
+use seks_proto::wire;
+use seks_types::id::NodeId;
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     authority::{Identity, Peer},
     store::Revision,
 };
-use seks_proto::wire;
-use seks_types::id::NodeId;
-use tokio_util::sync::CancellationToken;
 
 /// One node's membership.
 #[derive(Clone)]

@@ -6,14 +6,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{
-    changefeed::log::Feed,
-    store::{Revision, Store, StoreError},
-};
 use seks_lease::{BootInstant, rules};
 use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},
+};
+
+use crate::{
+    changefeed::log::Feed,
+    store::{Revision, Store, StoreError},
 };
 
 /// How often a barrier is raised.

@@ -6,6 +6,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use seks_lease::{BootInstant, rules::with_skew};
+use seks_proto::wire;
+use seks_types::id::ReplicaId;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     changefeed::log::Feed,
     clock::{millis, unix_now},
@@ -13,11 +19,6 @@ use crate::{
     registry::{Registry, RegistryError},
     store::{Revision, STORE_FORMAT, StoreError},
 };
-use seks_lease::{BootInstant, rules::with_skew};
-use seks_proto::wire;
-use seks_types::id::ReplicaId;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
 /// Acknowledgements of many nodes come at the same time; one record tells of all.
 const COALESCE: Duration = Duration::from_millis(1);

@@ -13,13 +13,14 @@ use std::{
     time::Duration,
 };
 
-use crate::{fleet::leases::Standing, store::Revision};
 use seks_lease::{
     BootInstant,
     rules::{self, with_skew},
 };
 use seks_proto::wire;
 use seks_types::id::ReplicaId;
+
+use crate::{fleet::leases::Standing, store::Revision};
 
 /// How many watermarks of a replica are remembered with their time.
 const MAX_MARKS: usize = 64;

@@ -4,7 +4,6 @@
 
 use std::{future::poll_fn, task::ready};
 
-use super::end::End;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
@@ -12,6 +11,8 @@ use prost::Message as _;
 use seks_proto::wire::{NodeMessage, ReplicaMessage, replica_message::Message as ToNode};
 use seks_protocol::MESSAGE_BYTES;
 use tonic::Status;
+
+use super::end::End;
 
 /// In front of each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;

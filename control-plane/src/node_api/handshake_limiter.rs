@@ -1,10 +1,11 @@
 //! How many streams a node may be opening at a time: one that opens thousands and says nothing costs itself, and nobody else.
 
-use crate::authority::Identity;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
+
+use crate::authority::Identity;
 
 /// Streams of one node that may wait for their Hello. An honest one has one, and for a moment another that it has just given up.
 const MAX_OPENING: usize = 4;

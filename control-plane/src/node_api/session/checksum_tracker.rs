@@ -2,12 +2,13 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use seks_protocol::TableSum;
+use tokio::time::Instant;
+
 use crate::{
     changefeed::{change::Credential, checksum::Sums, log::FeedDelta, scope::Scope},
     store::Revision,
 };
-use seks_protocol::TableSum;
-use tokio::time::Instant;
 
 /// Sums that are remembered until the node has acknowledged their revision.
 const MAX_SUMS: usize = 1024;

@@ -15,12 +15,13 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::{
     LogLimits,
     database::{COMPACTED, Fault, LOG, LOG_BYTES, META, counter},
 };
 use crate::store::{Key, Revision, Write};
-use bytes::Bytes;
 
 const DELETE: u8 = 0;
 const PUT: u8 = 1;
