@@ -17,7 +17,7 @@ pub(crate) mod watcher;
 
 use std::sync::Arc;
 
-use self::{log::Feed, metrics::Metrics, snapshot::Snapshots};
+use self::{log::ChangeLog, metrics::Metrics, snapshot::Snapshots};
 use crate::store::Revision;
 
 /// A replica's change feed. Cheap to clone.
@@ -26,7 +26,7 @@ pub(crate) struct ChangeFeed {
     /// The table as the watch has brought it, and the snapshots of it that are being sent.
     pub(crate) snapshots: Arc<Snapshots>,
     /// The changes that nodes may lack.
-    pub(crate) log: Arc<Feed>,
+    pub(crate) log: Arc<ChangeLog>,
     /// Where this replica began: what is at or before it in the log happened before.
     pub(crate) started_at: Revision,
     /// What is counted of the feed.

@@ -21,24 +21,24 @@ use crate::{
     authority::Identities,
     changefeed::{
         ChangeFeed, replay,
-        scope::{Scope, is_whole},
+        scope::{NodeScope, has_all_features},
         snapshot::Snapshots,
         verify,
-        watcher::{Follow, Listing},
+        watcher::{StoreListing, StoreWatcher},
     },
     fleet::{
         self, Fleet, enforcement,
-        high_water_mark::MarkKeeper,
+        high_water_mark::HighWaterMarkWriter,
         leases::Leases,
         membership::Members,
         read_barrier::ReadBarriers,
-        registration::{self, Life, Registrar},
+        registration::{self, Registrar, ReplicaRegistration},
         replicas::Replicas,
     },
     lifecycle::Lifecycle,
     lifetime::{Lifetime, MarkFile, WentBack},
     node_api::{
-        Nodes, Sessions,
+        NodeServer, Sessions,
         session::{Limits, Shared},
     },
     registry::{Registry, UsageSource},
@@ -47,7 +47,7 @@ use crate::{
 };
 
 /// How much longer than its nodes a replica that leaves may take with its last word.
-const GOODBYE: Duration = Duration::from_secs(2);
+const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How the replica serves nodes: `[distribution]` without its listener.
 #[derive(Clone, Debug)]
@@ -122,11 +122,11 @@ struct Parts {
     changes: ChangeFeed,
     fleet: Fleet,
     sessions: Sessions,
-    marks: Option<Arc<MarkKeeper>>,
+    marks: Option<Arc<HighWaterMarkWriter>>,
     lease: Duration,
     lifecycle: Lifecycle,
     /// This replica's last word among the others has been said.
-    parted: CancellationToken,
+    deregistered: CancellationToken,
 }
 
 impl Distribution {
@@ -141,11 +141,11 @@ impl Distribution {
     ) -> Result<Self, DistributionError> {
         config.check()?;
         let lifetime = Lifetime::read(&*store, &sealer).await?;
-        let (listing, log) = replay::begin(&*store, &sealer).await?;
-        let Listing { table, nodes, replicas: records, revision, complete_since } = listing;
+        let (listing, log) = replay::bootstrap(&*store, &sealer).await?;
+        let StoreListing { table, nodes, replicas: records, revision, complete_since } = listing;
         let replicas = Replicas::new(config.lease, store.is_exclusive());
         replicas.reset(records);
-        replicas.ended(complete_since);
+        replicas.mark_ended(complete_since);
         let members = Members::default();
         members.reset(&nodes);
         let fleet = Fleet {
@@ -160,7 +160,7 @@ impl Distribution {
             started_at: revision,
             metrics: Arc::default(),
         };
-        let (lifecycle, parted) = (Lifecycle::default(), CancellationToken::new());
+        let (lifecycle, deregistered) = (Lifecycle::default(), CancellationToken::new());
         let registrar = Registrar {
             registry: Registry::new(store.clone(), sealer.clone()),
             log: changes.log.clone(),
@@ -168,11 +168,11 @@ impl Distribution {
             replica: config.replica.clone(),
             lease: config.lease,
             leaving: lifecycle.leaving.clone(),
-            parted: parted.clone(),
+            deregistered: deregistered.clone(),
         };
         // A store that is full can still be served from, though no lease is granted before this replica is in it.
-        let life = Life::register(&registrar).await;
-        let marks = config.marks.map(|file| MarkKeeper {
+        let registration = ReplicaRegistration::register(&registrar).await;
+        let marks = config.marks.map(|file| HighWaterMarkWriter {
             file,
             store: store.clone(),
             lifetime: lifetime.clone(),
@@ -180,20 +180,25 @@ impl Distribution {
             log: changes.log.clone(),
         });
         let marks = marks.map(Arc::new);
-        let (stalled, damaged) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let follow = Follow {
+        let (restart, relist) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let watcher = StoreWatcher {
             store: store.clone(),
             changes: changes.clone(),
             fleet: Box::new(fleet.clone()),
-            stalled: stalled.clone(),
-            damaged: damaged.clone(),
+            restart: restart.clone(),
+            relist_requested: relist.clone(),
         };
-        lifecycle.spawn(follow.run());
-        lifecycle.spawn(fleet.barriers.clone().run(store.clone(), changes.log.clone(), config.lease, stalled));
-        lifecycle.spawn(verify::run(store.clone(), changes.clone(), config.verify_every, damaged));
-        lifecycle.spawn(registration::run(registrar, life.ok()));
+        lifecycle.spawn(watcher.watch_forever());
+        lifecycle.spawn(fleet.barriers.clone().raise_forever(
+            store.clone(),
+            changes.log.clone(),
+            config.lease,
+            restart,
+        ));
+        lifecycle.spawn(verify::verify_periodically(store.clone(), changes.clone(), config.verify_every, relist));
+        lifecycle.spawn(registration::run_registration(registrar, registration.ok()));
         if let Some(marks) = marks.clone() {
-            lifecycle.spawn(marks.run());
+            lifecycle.spawn(marks.write_forever());
         }
         let sessions = Sessions::new(Shared {
             registry: Registry::new(store.clone(), sealer.clone()),
@@ -209,13 +214,13 @@ impl Distribution {
             lifecycle: lifecycle.clone(),
             streams: AtomicU64::new(1),
         });
-        Ok(Self(Arc::new(Parts { changes, fleet, sessions, marks, lease: config.lease, lifecycle, parted })))
+        Ok(Self(Arc::new(Parts { changes, fleet, sessions, marks, lease: config.lease, lifecycle, deregistered })))
     }
 
     /// What serves nodes' connections.
     #[must_use]
-    pub fn node_api(&self) -> Nodes {
-        Nodes::new(self.0.sessions.clone())
+    pub fn node_api(&self) -> NodeServer {
+        NodeServer::new(self.0.sessions.clone())
     }
 
     /// Waits until `revision` is enforced: no node serves anything that it took away, whatever is cut off, crashed or slow.
@@ -234,9 +239,10 @@ impl Distribution {
     #[must_use]
     pub fn nodes(&self) -> Vec<wire::Node> {
         let head = self.0.changes.log.head();
-        let elsewhere = |replica: &str| self.0.fleet.replicas.host(replica).filter(|h| h.serving).map(|h| h.watermark);
+        let elsewhere =
+            |replica: &str| self.0.fleet.replicas.summary(replica).filter(|h| h.serving).map(|h| h.watermark);
         let mut nodes = self.0.fleet.leases.list(head, self.0.changes.log.effective(head), elsewhere);
-        self.0.fleet.members.complete(&mut nodes);
+        self.0.fleet.members.merge_into(&mut nodes);
         nodes
     }
 
@@ -247,8 +253,8 @@ impl Distribution {
         let Some(pools) = self.0.changes.snapshots.assigned(tenant, credential) else { return Vec::new() };
         nodes.retain(|node| {
             let serves = node.connected || node.lease_remaining_ms > 0;
-            let scope = Scope::of(node);
-            serves && scope.holds(tenant) && scope.is_assigned(&pools) && is_whole(&node.features)
+            let scope = NodeScope::of_record(node);
+            serves && scope.includes_tenant(tenant) && scope.includes_pools(&pools) && has_all_features(&node.features)
         });
         nodes
     }
@@ -257,7 +263,7 @@ impl Distribution {
     /// record of each.
     #[must_use]
     pub fn audit_backlog(&self) -> u64 {
-        let me = self.0.fleet.leases.me().map(|id| id.to_string()).unwrap_or_default();
+        let me = self.0.fleet.leases.own_id().map(|id| id.to_string()).unwrap_or_default();
         let others = self.replicas().into_iter().filter(|replica| !replica.retired && replica.id != me);
         others.fold(self.0.fleet.leases.audit_queue(), |sum, replica| sum.saturating_add(replica.audit_queue))
     }
@@ -311,8 +317,8 @@ impl Distribution {
     pub async fn shutdown(&self) {
         self.0.lifecycle.leaving.cancel();
         // With a store that is gone there is nobody to say it to.
-        let patience = registration::handover(self.0.lease) + GOODBYE;
-        let _ = tokio::time::timeout(patience, self.0.parted.cancelled()).await;
+        let patience = registration::handover_time(self.0.lease) + DEREGISTER_TIMEOUT;
+        let _ = tokio::time::timeout(patience, self.0.deregistered.cancelled()).await;
         self.0.lifecycle.stop().await;
         if let Some(marks) = &self.0.marks {
             marks.write_last().await;
@@ -329,7 +335,7 @@ impl UsageSource for Distribution {
 impl Distribution {
     /// Waits until this replica has taken in `revision`, for at most `timeout`.
     pub async fn await_applied(&self, revision: Revision, timeout: Duration) {
-        let mut head = self.0.changes.log.subscribe();
+        let mut head = self.0.changes.log.subscribe_head();
         let _ = tokio::time::timeout(timeout, head.wait_for(|head| *head >= revision)).await; // the caller goes on anyway
     }
 

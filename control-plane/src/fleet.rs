@@ -40,29 +40,29 @@ pub(crate) struct Fleet {
 impl FleetRecords for Fleet {
     fn node(&self, id: &NodeId, record: Option<wire::Node>, revision: Revision) {
         match &record {
-            Some(record) => self.members.learn(id, record, revision),
+            Some(record) => self.members.update(id, record, revision),
             None => self.members.revoke(id, revision),
         }
-        self.leases.learn(id.clone(), record, revision);
+        self.leases.update_from_store(id.clone(), record, revision);
     }
 
     fn replica(&self, id: &ReplicaId, record: Option<wire::Replica>, revision: Revision) {
         if record.as_ref().is_none_or(|record| record.retired) {
             // Before the head moves, and with it a barrier that nothing may be granted from any more.
-            self.leases.disown_if(id);
+            self.leases.resign_if(id);
         }
         self.replicas.learn(id, record, revision);
-        self.leases.allow_for(self.replicas.longest_ttl());
+        self.leases.raise_longest_lease(self.replicas.longest_ttl());
     }
 
     fn reset(&self, nodes: NodeRecords, replicas: ReplicaRecords, revision: Revision) {
         self.members.reset(&nodes);
         let stands = |me| replicas.iter().any(|(id, record, _)| *id == me && !record.retired);
-        if !self.leases.me().is_some_and(stands) {
-            self.leases.disown(); // the gap may have held that we were retired
+        if !self.leases.own_id().is_some_and(stands) {
+            self.leases.resign(); // the gap may have held that we were retired
         }
         self.replicas.reset(replicas);
-        self.leases.allow_for(self.replicas.longest_ttl());
+        self.leases.raise_longest_lease(self.replicas.longest_ttl());
         self.leases.reset(nodes, revision);
     }
 }

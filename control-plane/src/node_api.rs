@@ -2,11 +2,11 @@
 
 mod connection;
 mod connection_limiter;
-mod end;
 pub mod enrolment;
 pub(crate) mod grpc_stream;
 pub(crate) mod handshake_limiter;
 pub(crate) mod session;
+mod stream_end;
 #[cfg(test)]
 mod tests;
 mod tonic_call;
@@ -36,7 +36,7 @@ use tonic::{
 };
 
 pub use self::session::Sessions;
-use self::{connection::Call, connection_limiter::Places, enrolment::Enrolment};
+use self::{connection::Call, connection_limiter::ConnectionLimiter, enrolment::Enrolment};
 
 /// How long a connection without a certificate lasts: enrolment is one call.
 const ENROLMENT: Duration = Duration::from_secs(30);
@@ -48,17 +48,17 @@ const SYNC: &str = "/seks.v1.Distribution/Sync";
 /// The stream of changes doesn't come through tonic's server, which has a task for the connection, one for the answer and one for the session: one for all of it is
 /// an eighth less of the replica's CPU and memory (`benches/README.md`), and what a node doesn't read can be taken back.
 #[derive(Clone)]
-pub struct Nodes {
+pub struct NodeServer {
     sessions: Sessions,
     others: Routes,
-    places: Places,
+    limiter: ConnectionLimiter,
 }
 
-impl Nodes {
+impl NodeServer {
     /// Serves the stream of changes and nothing else.
     #[must_use]
     pub fn new(sessions: Sessions) -> Self {
-        Self { sessions, others: Routes::default(), places: Places::default() }
+        Self { sessions, others: Routes::default(), limiter: ConnectionLimiter::default() }
     }
 
     /// Serves enrolment, too.
@@ -99,19 +99,19 @@ impl Nodes {
         let tcp = who.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(|tls| tls.get_ref().remote_addr());
         let source = tcp.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
         let peer = self.sessions.peer(&who).map(|peer| peer.identity);
-        let place = Arc::new(self.places.take(peer, source).await);
-        let longest = place.is_nobodys().then_some(ENROLMENT);
-        let lost = {
-            let place = Arc::clone(&place);
+        let slot = Arc::new(self.limiter.admit(peer, source).await);
+        let longest = slot.is_anonymous().then_some(ENROLMENT);
+        let evicted = {
+            let slot = Arc::clone(&slot);
             async move {
                 match longest {
-                    Some(longest) => drop(timeout(longest, place.lost()).await),
-                    None => place.lost().await,
+                    Some(longest) => drop(timeout(longest, slot.evicted()).await),
+                    None => slot.evicted().await,
                 }
             }
         };
         let serve = move |request, respond| self.call(&who, request, respond);
-        connection::run(io, serve, lost, stop).await;
+        connection::drive_connection(io, serve, evicted, stop).await;
     }
 
     /// Serves a call of whoever `who` tells.
@@ -120,6 +120,6 @@ impl Nodes {
             return self.sessions.clone().sync(who.clone(), request.into_body(), respond).boxed();
         }
         request.extensions_mut().extend(who.clone());
-        tonic_call::answer(self.others.clone(), request, respond).boxed()
+        tonic_call::serve_with_tonic(self.others.clone(), request, respond).boxed()
     }
 }

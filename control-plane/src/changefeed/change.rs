@@ -15,7 +15,7 @@ use crate::seal::{RecordId, Sealer};
 
 /// The current version of a credential, sealed as the store has it.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Credential {
+pub(crate) struct CredentialChange {
     pub(crate) tenant: TenantName,
     pub(crate) name: CredentialName,
     pub(crate) service: String,
@@ -32,63 +32,63 @@ pub(crate) struct Credential {
 
 /// One change of a delta.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Item {
+pub(crate) struct TableChange {
     /// Whose: nodes that don't serve the tenant don't get it.
     pub(crate) tenant: TenantName,
-    pub(crate) body: Body,
+    pub(crate) payload: Payload,
 }
 
 /// What is changed.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Body {
+pub(crate) enum Payload {
     /// The same for all nodes.
-    Plain { change: Bytes, narrows: bool },
+    Shared { change: Bytes, revokes: bool },
     /// Sealed for each.
-    Credential(Arc<Credential>),
+    Credential(Arc<CredentialChange>),
 }
 
-impl Item {
-    pub(crate) fn plain(tenant: &TenantName, change: Bytes, narrows: bool) -> Self {
-        Self { tenant: tenant.clone(), body: Body::Plain { change, narrows } }
+impl TableChange {
+    pub(crate) fn plain(tenant: &TenantName, change: Bytes, revokes: bool) -> Self {
+        Self { tenant: tenant.clone(), payload: Payload::Shared { change, revokes } }
     }
 
     pub(crate) fn removal(tenant: &TenantName, what: What) -> Self {
         Self::plain(tenant, removal(what), true)
     }
 
-    pub(crate) fn credential(credential: Credential) -> Self {
-        Self { tenant: credential.tenant.clone(), body: Body::Credential(credential.into()) }
+    pub(crate) fn credential(credential: CredentialChange) -> Self {
+        Self { tenant: credential.tenant.clone(), payload: Payload::Credential(credential.into()) }
     }
 
     /// Whether it takes rights away: such items come first.
-    pub(crate) fn narrows(&self) -> bool {
-        match &self.body {
-            Body::Plain { narrows, .. } => *narrows,
-            Body::Credential(credential) => credential.is_unbound(),
+    pub(crate) fn revokes(&self) -> bool {
+        match &self.payload {
+            Payload::Shared { revokes, .. } => *revokes,
+            Payload::Credential(credential) => credential.is_unbound(),
         }
     }
 
     /// The encoded change of a plain item.
     pub(crate) fn encoded(&self) -> Bytes {
-        match &self.body {
-            Body::Plain { change, .. } => change.clone(),
-            Body::Credential(_) => Bytes::new(),
+        match &self.payload {
+            Payload::Shared { change, .. } => change.clone(),
+            Payload::Credential(_) => Bytes::new(),
         }
     }
 
     /// What is sealed for each node.
     pub(crate) fn envelope(&self) -> Option<&Bytes> {
-        match &self.body {
-            Body::Plain { .. } => None,
-            Body::Credential(credential) => Some(&credential.envelope),
+        match &self.payload {
+            Payload::Shared { .. } => None,
+            Payload::Credential(credential) => Some(&credential.envelope),
         }
     }
 
     /// Bytes that it keeps in memory, about.
     pub(crate) fn size(&self) -> usize {
-        match &self.body {
-            Body::Plain { change, .. } => change.len(),
-            Body::Credential(credential) => credential.size_bound(),
+        match &self.payload {
+            Payload::Shared { change, .. } => change.len(),
+            Payload::Credential(credential) => credential.size_bound(),
         }
     }
 }
@@ -98,7 +98,7 @@ fn removal(what: What) -> Bytes {
     wire::Change { change: Some(Change::Remove(remove)) }.encode_to_vec().into()
 }
 
-impl Credential {
+impl CredentialChange {
     /// The change for one node: opened, and sealed to the stream's key. When the envelope doesn't open (a missing KEK, damage) the
     /// node is told that there is no such credential: requests for it are refused, everything else goes on.
     ///

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use seks_protocol::TableSum;
 use seks_types::id::TenantName;
 
-use super::scope::Scope;
+use super::scope::NodeScope;
 
 /// What a tenant's records add up to at a node: [`TableSum`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sums {
+pub(crate) struct Checksum {
     /// What is the same for all nodes.
     pub(crate) plain: TableSum,
     /// The credentials, which are withheld from some, by who is sent them. No part is nothing.
@@ -33,7 +33,7 @@ impl Default for Audience {
 /// Pools that a credential is assigned to; none: every node may have it.
 pub(crate) type Pools = Arc<[String]>;
 
-impl Sums {
+impl Checksum {
     pub(crate) fn plus(mut self, more: &Self) -> Self {
         self.plain = self.plain.plus(more.plain);
         more.credentials.iter().for_each(|(audience, more)| self.shift(audience, |sum| sum.plus(*more)));
@@ -47,9 +47,9 @@ impl Sums {
     }
 
     /// What a node of `scope` should come to, that is sent credentials or isn't, and those that are bound elsewhere or not.
-    pub(crate) fn of_node(&self, scope: &Scope, withhold: bool, checks_binding: bool) -> TableSum {
+    pub(crate) fn for_node(&self, scope: &NodeScope, withhold: bool, checks_binding: bool) -> TableSum {
         let is_sent = |audience: &Audience| {
-            !withhold && (checks_binding || !audience.unbound) && scope.is_assigned(&audience.pools)
+            !withhold && (checks_binding || !audience.unbound) && scope.includes_pools(&audience.pools)
         };
         let sent = self.credentials.iter().filter(|(audience, _)| is_sent(audience));
         sent.fold(self.plain, |sum, (_, more)| sum.plus(*more))
@@ -66,7 +66,7 @@ impl Sums {
 
 /// By what a revision changed the sum of a tenant's records.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shift {
+pub(crate) struct ChecksumDelta {
     pub(crate) tenant: TenantName,
-    pub(crate) by: Sums,
+    pub(crate) delta: Checksum,
 }

@@ -22,15 +22,15 @@ use self::{
 };
 use crate::{
     changefeed::{
-        change::{Credential, Item},
-        checksum::{Shift, Sums},
+        change::{CredentialChange, TableChange},
+        checksum::{Checksum, ChecksumDelta},
     },
     store::{Key, Record, Write},
 };
 
 /// Everything that nodes may be told.
 #[derive(Default)]
-pub(crate) struct Materialised {
+pub(crate) struct MaterializedTable {
     tenants: HashMap<TenantName, Tenant>,
     tokens: usize,
     /// Each tenant says which policies it has: where these are others, nothing is permitted in it.
@@ -39,7 +39,7 @@ pub(crate) struct Materialised {
 
 /// What an event touched; each is compiled once, when all of the event is in.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Touched {
+enum DirtyKey {
     Tenant(TenantName),
     Agent(TenantName, AgentName),
     Service(TenantName, ServiceName),
@@ -49,27 +49,27 @@ enum Touched {
 
 /// What an event means to nodes.
 #[derive(Default)]
-pub(crate) struct Compiled {
+pub(crate) struct CompiledChanges {
     /// What they must be told, revocations first.
-    pub(crate) items: Vec<Item>,
+    pub(crate) changes: Vec<TableChange>,
     /// By what each tenant's records add up to something else.
-    pub(crate) shifts: Vec<Shift>,
+    pub(crate) checksum_deltas: Vec<ChecksumDelta>,
 }
 
 /// What nodes must be told of an event.
 #[derive(Default)]
-struct News {
-    touched: BTreeSet<Touched>,
-    items: Vec<Item>,
+struct ChangeSet {
+    dirty: BTreeSet<DirtyKey>,
+    changes: Vec<TableChange>,
 }
 
-impl Materialised {
+impl MaterializedTable {
     /// The table of a whole listing. What can't be read is left out, and logged: one damaged record must not take the fleet down.
     /// `authenticated`: as the store says of itself.
     pub(crate) fn load(records: Vec<Record>, authenticated: bool) -> Self {
         let mut all = Self { authenticated, ..Self::default() };
         for record in records {
-            all.write(Write::Put(record.key, record.value), &mut News::default());
+            all.write(Write::Put(record.key, record.value), &mut ChangeSet::default());
         }
         all
     }
@@ -94,47 +94,50 @@ impl Materialised {
 
     /// The pools whose nodes are sent a credential; `None`: no node is.
     pub(crate) fn assigned(&self, tenant: &TenantName, name: &CredentialName) -> Option<Arc<[String]>> {
-        let living = self.tenants.get(tenant).filter(|t| t.living)?;
-        let credential = living.credential(tenant, name).filter(|credential| !credential.is_unbound());
+        let active = self.tenants.get(tenant).filter(|t| t.active)?;
+        let credential = active.credential(tenant, name).filter(|credential| !credential.is_unbound());
         credential.map(|credential| credential.pools)
     }
 
     /// What the records of the tenants that `wanted` picks add up to.
-    pub(crate) fn sums(&mut self, wanted: impl Fn(&TenantName) -> bool) -> Sums {
+    pub(crate) fn checksum(&mut self, wanted: impl Fn(&TenantName) -> bool) -> Checksum {
         let wanted = self.tenants.iter_mut().filter(|(name, _)| wanted(name));
-        wanted.map(|(name, tenant)| tenant.sums(name)).fold(Sums::default(), |sum, more| sum.plus(&more))
+        wanted.map(|(name, tenant)| tenant.checksum(name)).fold(Checksum::default(), |sum, more| sum.plus(&more))
     }
 
     /// Takes in the changes of one revision.
-    pub(crate) fn apply(&mut self, changes: Vec<Write>) -> Compiled {
+    pub(crate) fn apply(&mut self, changes: Vec<Write>) -> CompiledChanges {
         let concerned = |change: &Write| match change {
             Write::Put(Key::Tenant(name), _) | Write::Delete(Key::Tenant(name)) => Some(name.clone()),
             Write::Put(key, _) | Write::Delete(key) => key.tenant().cloned(),
         };
         let names: BTreeSet<TenantName> = changes.iter().filter_map(concerned).collect();
-        let before: Vec<_> = names.into_iter().map(|name| (self.tenant_sums(&name), name)).collect();
-        let items = self.take(changes);
-        let shift = |(before, tenant): (Sums, TenantName)| {
-            let by = self.tenant_sums(&tenant).minus(&before);
-            (by != Sums::default()).then_some(Shift { tenant, by })
+        let before: Vec<_> = names.into_iter().map(|name| (self.tenant_checksum(&name), name)).collect();
+        let table_changes = self.take_changes(changes);
+        let checksum_delta = |(before, tenant): (Checksum, TenantName)| {
+            let delta = self.tenant_checksum(&tenant).minus(&before);
+            (delta != Checksum::default()).then_some(ChecksumDelta { tenant, delta })
         };
-        Compiled { items, shifts: before.into_iter().filter_map(shift).collect() }
+        CompiledChanges {
+            changes: table_changes,
+            checksum_deltas: before.into_iter().filter_map(checksum_delta).collect(),
+        }
     }
 
-    fn tenant_sums(&mut self, name: &TenantName) -> Sums {
-        self.tenants.get_mut(name).map(|tenant| tenant.sums(name)).unwrap_or_default()
+    fn tenant_checksum(&mut self, name: &TenantName) -> Checksum {
+        self.tenants.get_mut(name).map(|tenant| tenant.checksum(name)).unwrap_or_default()
     }
 
-    fn take(&mut self, changes: Vec<Write>) -> Vec<Item> {
-        let mut news = News::default();
+    fn take_changes(&mut self, changes: Vec<Write>) -> Vec<TableChange> {
+        let mut change_set = ChangeSet::default();
         for change in changes {
-            self.write(change, &mut news);
+            self.write(change, &mut change_set);
         }
-        for touched in &news.touched {
-            self.compile(touched, &mut news.items);
+        for dirty in &change_set.dirty {
+            self.compile(dirty, &mut change_set.changes);
         }
-        news.items.sort_by_key(|item| !item.narrows());
-        news.items
+        change_set.changes.sort_by_key(|item| !item.revokes());
+        change_set.changes
     }
 
     /// Every record of the tenants that `wanted` picks, as a snapshot sends it: `plain` takes encoded changes, the rest is
@@ -143,42 +146,44 @@ impl Materialised {
         &self,
         wanted: impl Fn(&TenantName) -> bool,
         mut plain: impl FnMut(&Bytes),
-    ) -> Vec<Credential> {
+    ) -> Vec<CredentialChange> {
         let mut credentials = Vec::new();
-        for (name, tenant) in self.tenants.iter().filter(|(name, t)| t.living && wanted(name)) {
+        for (name, tenant) in self.tenants.iter().filter(|(name, t)| t.active && wanted(name)) {
             tenant.export(name, &mut plain, &mut |credential| credentials.push(credential));
         }
         credentials
     }
 
     /// Takes in one record; tokens make their items here, because a removal needs what the record was.
-    fn write(&mut self, write: Write, news: &mut News) {
+    fn write(&mut self, write: Write, change_set: &mut ChangeSet) {
         let (key, value) = match write {
             Write::Put(key, value) => (key, Some(value)),
             Write::Delete(key) => (key, None),
         };
-        let Some(name) = key.tenant().cloned() else { return self.write_tenant(key, value, news) };
+        let Some(name) = key.tenant().cloned() else { return self.write_tenant(key, value, change_set) };
         let authenticated = self.authenticated;
         let tenant = self.tenants.entry(name.clone()).or_default();
         tenant.set_authenticated(authenticated);
         match key {
             Key::Agent(_, id) => {
                 tenant.set_agent(id.clone(), value.and_then(|v| decode(&v, "agent")).map(agent));
-                news.touched.insert(Touched::Agent(name, id));
+                change_set.dirty.insert(DirtyKey::Agent(name, id));
             }
             Key::Service(_, id) => {
                 let moved = tenant.set_service(id.clone(), value.and_then(|v| decode(&v, "service")));
-                news.touched.extend(moved.into_iter().map(|credential| Touched::Credential(name.clone(), credential)));
-                news.touched.insert(Touched::Service(name, id));
+                change_set
+                    .dirty
+                    .extend(moved.into_iter().map(|credential| DirtyKey::Credential(name.clone(), credential)));
+                change_set.dirty.insert(DirtyKey::Service(name, id));
             }
             Key::Credential(_, id) => {
                 tenant.set_credential(&id, value.and_then(|v| decode(&v, "credential")));
-                news.touched.insert(Touched::Credential(name, id));
+                change_set.dirty.insert(DirtyKey::Credential(name, id));
             }
             Key::Envelope(_, id, version) => tenant.set_envelope(&id, version, value),
             Key::Policy(_, id) => {
                 tenant.set_policy(id.to_string(), value.and_then(|v| decode(&v, "policy")));
-                news.touched.insert(Touched::Policies(name));
+                change_set.dirty.insert(DirtyKey::Policies(name));
             }
             Key::Request(..) => match value {
                 Some(_) => tenant.requests += 1,
@@ -186,83 +191,83 @@ impl Materialised {
             },
             Key::PolicySet(_) => {
                 tenant.set_policy_set(value.and_then(|v| decode(&v, "policy set")));
-                news.touched.insert(Touched::Policies(name));
+                change_set.dirty.insert(DirtyKey::Policies(name));
             }
-            Key::Token(_, id) => self.write_token(name, id, value, news),
+            Key::Token(_, id) => self.write_token(name, id, value, change_set),
             Key::Tombstone(_, id) => {
                 let token = value.and_then(|v| decode::<wire::Token>(&v, "tombstone"));
-                let item = token.map(|token| Item::removal(&name, What::Token(revoked(&token))));
-                tenant.set_tombstone(id, item.as_ref().map(Item::encoded));
+                let item = token.map(|token| TableChange::removal(&name, What::Token(revoked(&token))));
+                tenant.set_tombstone(id, item.as_ref().map(TableChange::encoded));
                 // The token was deleted in the same event, as a rule, and says the same.
-                news.items.extend(item.filter(|item| !news.items.contains(item)));
+                change_set.changes.extend(item.filter(|item| !change_set.changes.contains(item)));
             }
             _ => {}
         }
     }
 
-    fn write_tenant(&mut self, key: Key, value: Option<Bytes>, news: &mut News) {
+    fn write_tenant(&mut self, key: Key, value: Option<Bytes>, change_set: &mut ChangeSet) {
         let Key::Tenant(name) = key else { return };
         let record = value.and_then(|v| decode::<wire::Tenant>(&v, "tenant"));
         let tenant = self.tenants.entry(name.clone()).or_default();
         tenant.quota = record.as_ref().and_then(|r| r.quota).unwrap_or_default();
-        let (before, living) = (tenant.living, record.as_ref().is_some_and(|r| !r.deleting));
-        tenant.living = living;
+        let (before, active) = (tenant.active, record.as_ref().is_some_and(|r| !r.deleting));
+        tenant.active = active;
         let changed = tenant.set_networks(record.map(|r| r.private_networks).unwrap_or_default());
-        match before && living {
+        match before && active {
             // Only what its services may reach has changed.
-            true => news.touched.extend(changed.into_iter().map(|id| Touched::Service(name.clone(), id))),
-            false => drop(news.touched.insert(Touched::Tenant(name))),
+            true => change_set.dirty.extend(changed.into_iter().map(|id| DirtyKey::Service(name.clone(), id))),
+            false => drop(change_set.dirty.insert(DirtyKey::Tenant(name))),
         }
     }
 
-    fn write_token(&mut self, name: TenantName, id: TokenId, value: Option<Bytes>, news: &mut News) {
+    fn write_token(&mut self, name: TenantName, id: TokenId, value: Option<Bytes>, change_set: &mut ChangeSet) {
         let new = value.and_then(|v| decode::<wire::Token>(&v, "token"));
         let tenant = self.tenants.entry(name.clone()).or_default();
         let put = new.is_some();
         let (old, reached) = tenant.set_token(id, new.as_ref());
         self.tokens = (self.tokens + usize::from(put)).saturating_sub(usize::from(old.is_some()));
         // A credential goes to the nodes with the first token that reaches it, and leaves them with the last.
-        news.touched.extend(reached.into_iter().map(|credential| Touched::Credential(name.clone(), credential)));
+        change_set.dirty.extend(reached.into_iter().map(|credential| DirtyKey::Credential(name.clone(), credential)));
         if let Some(old) = old
             && new.as_ref().is_none_or(|new| new.digest != old.digest)
         {
-            news.items.push(Item::removal(&name, What::Token(revoked(&old))));
+            change_set.changes.push(TableChange::removal(&name, What::Token(revoked(&old))));
         }
-        if let (Some(new), true) = (new, tenant.living) {
-            news.items.push(Item::plain(&name, encode::token(&new), false));
+        if let (Some(new), true) = (new, tenant.active) {
+            change_set.changes.push(TableChange::plain(&name, encode::token(&new), false));
         }
     }
 
     /// What nodes must be told of a record that an event touched.
-    fn compile(&self, touched: &Touched, items: &mut Vec<Item>) {
-        let of = |tenant: &TenantName| self.tenants.get(tenant).filter(|t| t.living);
-        match touched {
-            Touched::Tenant(name) => match of(name) {
+    fn compile(&self, dirty: &DirtyKey, items: &mut Vec<TableChange>) {
+        let of = |tenant: &TenantName| self.tenants.get(tenant).filter(|t| t.active);
+        match dirty {
+            DirtyKey::Tenant(name) => match of(name) {
                 // All of it: when a deletion is taken back, nodes have nothing of the tenant left.
                 Some(tenant) => {
                     let mut credentials = Vec::new();
-                    tenant.export(name, &mut |e| items.push(Item::plain(name, e.clone(), false)), &mut |c| {
+                    tenant.export(name, &mut |e| items.push(TableChange::plain(name, e.clone(), false)), &mut |c| {
                         credentials.push(c)
                     });
-                    items.extend(credentials.into_iter().map(Item::credential));
+                    items.extend(credentials.into_iter().map(TableChange::credential));
                 }
-                None => items.push(Item::removal(name, What::Tenant(name.to_string()))),
+                None => items.push(TableChange::removal(name, What::Tenant(name.to_string()))),
             },
-            Touched::Agent(name, id) => items.extend(of(name).map(|tenant| match tenant.agent(id) {
-                Some(encoded) => Item::plain(name, encoded.clone(), is_disabled(encoded)),
-                None => Item::removal(name, What::Agent(named(name, id))),
+            DirtyKey::Agent(name, id) => items.extend(of(name).map(|tenant| match tenant.agent(id) {
+                Some(encoded) => TableChange::plain(name, encoded.clone(), is_disabled(encoded)),
+                None => TableChange::removal(name, What::Agent(named(name, id))),
             })),
-            Touched::Service(name, id) => items.extend(of(name).map(|tenant| match tenant.service(id) {
-                Some(encoded) => Item::plain(name, encoded.clone(), false),
-                None => Item::removal(name, What::Service(named(name, id))),
+            DirtyKey::Service(name, id) => items.extend(of(name).map(|tenant| match tenant.service(id) {
+                Some(encoded) => TableChange::plain(name, encoded.clone(), false),
+                None => TableChange::removal(name, What::Service(named(name, id))),
             })),
-            Touched::Credential(name, id) => items.extend(of(name).map(|tenant| match tenant.credential(name, id) {
-                Some(credential) => Item::credential(credential),
-                None => Item::removal(name, What::Credential(named(name, id))),
+            DirtyKey::Credential(name, id) => items.extend(of(name).map(|tenant| match tenant.credential(name, id) {
+                Some(credential) => TableChange::credential(credential),
+                None => TableChange::removal(name, What::Credential(named(name, id))),
             })),
-            Touched::Policies(name) => items.extend(of(name).map(|tenant| {
+            DirtyKey::Policies(name) => items.extend(of(name).map(|tenant| {
                 let encoded = tenant.policies(name);
-                Item::plain(name, encoded, tenant.has_no_policy())
+                TableChange::plain(name, encoded, tenant.has_no_policy())
             })),
         }
     }

@@ -14,9 +14,9 @@ use tokio::sync::watch;
 
 use crate::{
     changefeed::{
-        change::Item,
-        checksum::{Shift, Sums},
-        compile::Compiled,
+        change::TableChange,
+        checksum::{Checksum, ChecksumDelta},
+        compile::CompiledChanges,
     },
     store::Revision,
 };
@@ -29,20 +29,20 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 const MAX_TIMES: usize = 64 * 1024;
 
 /// What one revision of the store means to nodes. Revisions that mean nothing to them have none.
-pub(crate) struct FeedDelta {
+pub(crate) struct LogEntry {
     pub(crate) revision: Revision,
     /// Revocations first.
-    pub(crate) items: Vec<Item>,
-    pub(crate) shifts: Vec<Shift>,
+    pub(crate) changes: Vec<TableChange>,
+    pub(crate) checksum_deltas: Vec<ChecksumDelta>,
 }
 
 /// A reader has to start from a snapshot: what it lacks isn't kept any more.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Behind;
+pub(crate) struct Truncated;
 
 #[derive(Default)]
 struct Ring {
-    deltas: VecDeque<Arc<FeedDelta>>,
+    deltas: VecDeque<Arc<LogEntry>>,
     bytes: usize,
     /// Who has applied this, or more, can go on with deltas.
     floor: Revision,
@@ -51,19 +51,19 @@ struct Ring {
 }
 
 /// See the module.
-pub(crate) struct Feed {
+pub(crate) struct ChangeLog {
     ring: RwLock<Ring>,
     head: watch::Sender<Revision>,
     /// Moves with what means something to nodes, or when history is forgotten.
-    news: watch::Sender<()>,
+    entries: watch::Sender<()>,
 }
 
-impl Feed {
+impl ChangeLog {
     /// A feed that begins after `floor`.
     pub(crate) fn new(floor: Revision) -> Self {
-        let feed = Self { ring: RwLock::default(), head: watch::Sender::new(0), news: watch::Sender::new(()) };
-        feed.reset(floor);
-        feed
+        let log = Self { ring: RwLock::default(), head: watch::Sender::new(0), entries: watch::Sender::new(()) };
+        log.reset(floor);
+        log
     }
 
     /// The newest revision: everything up to it is here, or meant nothing to nodes.
@@ -72,14 +72,14 @@ impl Feed {
     }
 
     /// Wakes whenever the head moves.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Revision> {
+    pub(crate) fn subscribe_head(&self) -> watch::Receiver<Revision> {
         self.head.subscribe()
     }
 
     /// Wakes whenever there may be something to send. Most revisions are of records that nodes have nothing to do with (each node's
     /// own among them: a thousand that come back would wake each other a million times).
-    pub(crate) fn news(&self) -> watch::Receiver<()> {
-        self.news.subscribe()
+    pub(crate) fn subscribe_entries(&self) -> watch::Receiver<()> {
+        self.entries.subscribe()
     }
 
     /// Forgets everything: history has a gap before `floor`.
@@ -87,37 +87,37 @@ impl Feed {
         let mut ring = self.write();
         *ring = Ring { floor, times: VecDeque::from([(floor, BootInstant::now())]), ..Ring::default() };
         self.head.send_replace(floor);
-        self.news.send_replace(());
+        self.entries.send_replace(());
     }
 
-    /// Adds what `revision` did; no items: nothing to nodes.
-    pub(crate) fn push(&self, revision: Revision, compiled: Compiled) {
-        self.push_as(revision, compiled, false);
+    /// Adds what `revision` did; no changes: nothing to nodes.
+    pub(crate) fn append(&self, revision: Revision, compiled: CompiledChanges) {
+        self.append_acknowledged(revision, compiled, false);
     }
 
-    /// As [`push`](Self::push); what `matters` is sent to every node and acknowledged by it, even if its table stays as it was.
-    pub(crate) fn push_as(&self, revision: Revision, compiled: Compiled, matters: bool) {
-        let Compiled { items, shifts } = compiled;
-        let matters = matters || !items.is_empty() || !shifts.is_empty();
+    /// As [`append`](Self::append); what `must_be_acked` is sent to every node and acknowledged by it, even if its table stays as it was.
+    pub(crate) fn append_acknowledged(&self, revision: Revision, compiled: CompiledChanges, must_be_acked: bool) {
+        let CompiledChanges { changes, checksum_deltas } = compiled;
+        let must_be_acked = must_be_acked || !changes.is_empty() || !checksum_deltas.is_empty();
         let mut ring = self.write();
         ring.times.push_back((revision, BootInstant::now()));
         if ring.times.len() > MAX_TIMES {
             ring.times.pop_front();
         }
-        if matters {
-            ring.bytes += size(&items);
-            ring.deltas.push_back(Arc::new(FeedDelta { revision, items, shifts }));
+        if must_be_acked {
+            ring.bytes += size(&changes);
+            ring.deltas.push_back(Arc::new(LogEntry { revision, changes, checksum_deltas }));
         }
         while ring.deltas.len() > MAX_DELTAS || (ring.bytes > MAX_BYTES && ring.deltas.len() > 1) {
             if let Some(oldest) = ring.deltas.pop_front() {
-                ring.bytes = ring.bytes.saturating_sub(size(&oldest.items));
+                ring.bytes = ring.bytes.saturating_sub(size(&oldest.changes));
                 ring.floor = oldest.revision;
             }
         }
         // Under the lock: who sees the head finds the delta.
         self.head.send_replace(revision);
-        if matters {
-            self.news.send_replace(());
+        if must_be_acked {
+            self.entries.send_replace(());
         }
     }
 
@@ -128,22 +128,22 @@ impl Feed {
     }
 
     /// The first delta after `revision`, `None` when there is none yet.
-    pub(crate) fn next(&self, revision: Revision) -> Result<Option<Arc<FeedDelta>>, Behind> {
+    pub(crate) fn next(&self, revision: Revision) -> Result<Option<Arc<LogEntry>>, Truncated> {
         let ring = self.read();
         if revision < ring.floor {
-            return Err(Behind);
+            return Err(Truncated);
         }
         let at = ring.deltas.partition_point(|d| d.revision <= revision);
         Ok(ring.deltas.get(at).cloned())
     }
 
     /// The deltas after `revision`, as many as there are and `bytes` hold.
-    pub(crate) fn after(&self, revision: Revision, bytes: usize) -> Vec<Arc<FeedDelta>> {
+    pub(crate) fn after(&self, revision: Revision, bytes: usize) -> Vec<Arc<LogEntry>> {
         let ring = self.read();
         let at = ring.deltas.partition_point(|d| d.revision <= revision);
         let mut room = bytes;
-        let fits = |delta: &&Arc<FeedDelta>| {
-            let size = size(&delta.items);
+        let fits = |delta: &&Arc<LogEntry>| {
+            let size = size(&delta.changes);
             room.checked_sub(size).is_some_and(|left| {
                 room = left;
                 true
@@ -164,14 +164,18 @@ impl Feed {
     }
 
     /// By what the tenants that `wanted` picks have changed since `revision`; `None` when that isn't kept any more.
-    pub(crate) fn shifted_since(&self, revision: Revision, wanted: impl Fn(&TenantName) -> bool) -> Option<Sums> {
+    pub(crate) fn checksum_delta_since(
+        &self,
+        revision: Revision,
+        wanted: impl Fn(&TenantName) -> bool,
+    ) -> Option<Checksum> {
         let ring = self.read();
         if revision < ring.floor {
             return None;
         }
         let at = ring.deltas.partition_point(|d| d.revision <= revision);
-        let shifts = ring.deltas.iter().skip(at).flat_map(|d| &d.shifts);
-        Some(shifts.filter(|s| wanted(&s.tenant)).fold(Sums::default(), |sum, s| sum.plus(&s.by)))
+        let checksum_deltas = ring.deltas.iter().skip(at).flat_map(|d| &d.checksum_deltas);
+        Some(checksum_deltas.filter(|s| wanted(&s.tenant)).fold(Checksum::default(), |sum, s| sum.plus(&s.delta)))
     }
 
     /// When this replica learnt of `revision`, or of something after it: never too early.
@@ -182,7 +186,7 @@ impl Feed {
     }
 
     /// The last revision that this replica had learnt of by `then`; 0: of none that is remembered.
-    pub(crate) fn known_at(&self, then: BootInstant) -> Revision {
+    pub(crate) fn head_at(&self, then: BootInstant) -> Revision {
         let ring = self.read();
         let at = ring.times.partition_point(|(_, time)| *time <= then);
         at.checked_sub(1).and_then(|last| ring.times.get(last)).map_or(0, |(revision, _)| *revision)
@@ -197,8 +201,8 @@ impl Feed {
     }
 }
 
-fn size(items: &[Item]) -> usize {
-    items.iter().map(|item| item.size() + 64).sum()
+fn size(changes: &[TableChange]) -> usize {
+    changes.iter().map(|item| item.size() + 64).sum()
 }
 
 #[cfg(test)]
@@ -207,29 +211,29 @@ mod tests {
 
     use super::*;
 
-    fn item(bytes: usize) -> Compiled {
-        let item = Item::plain(&"t".parse().unwrap(), Bytes::from(vec![0; bytes]), false);
-        Compiled { items: vec![item], shifts: Vec::new() }
+    fn item(bytes: usize) -> CompiledChanges {
+        let item = TableChange::plain(&"t".parse().unwrap(), Bytes::from(vec![0; bytes]), false);
+        CompiledChanges { changes: vec![item], checksum_deltas: Vec::new() }
     }
 
     #[test]
     fn a_reader_reads_on_where_it_stopped_and_empty_revisions_cost_nothing() {
-        let feed = Feed::new(10);
-        feed.push(12, item(1));
-        feed.push(13, Compiled::default());
-        feed.push(17, item(1));
-        let next = |after| feed.next(after).unwrap().map(|d| d.revision);
+        let log = ChangeLog::new(10);
+        log.append(12, item(1));
+        log.append(13, CompiledChanges::default());
+        log.append(17, item(1));
+        let next = |after| log.next(after).unwrap().map(|d| d.revision);
         assert_eq!((next(10), next(11), next(12), next(13), next(17)), (Some(12), Some(12), Some(17), Some(17), None));
-        assert_eq!(feed.next(9).err(), Some(Behind));
-        assert!(feed.reaches(10) && feed.reaches(17) && !feed.reaches(9) && !feed.reaches(18));
-        assert_eq!((feed.effective(11), feed.effective(13), feed.effective(16), feed.effective(99)), (10, 12, 12, 17));
+        assert_eq!(log.next(9).err(), Some(Truncated));
+        assert!(log.reaches(10) && log.reaches(17) && !log.reaches(9) && !log.reaches(18));
+        assert_eq!((log.effective(11), log.effective(13), log.effective(16), log.effective(99)), (10, 12, 12, 17));
     }
 
     #[test]
     fn what_has_piled_up_is_taken_in_order_and_within_bounds() {
-        let feed = Feed::new(0);
-        (1..=5).for_each(|revision| feed.push(revision, item(100)));
-        let after = |revision, bytes| feed.after(revision, bytes).iter().map(|d| d.revision).collect::<Vec<_>>();
+        let log = ChangeLog::new(0);
+        (1..=5).for_each(|revision| log.append(revision, item(100)));
+        let after = |revision, bytes| log.after(revision, bytes).iter().map(|d| d.revision).collect::<Vec<_>>();
         assert_eq!(after(1, 10_000), [2, 3, 4, 5]);
         assert_eq!(after(1, 400), [2, 3], "164 bytes each");
         assert!(after(1, 100).is_empty() && after(5, 10_000).is_empty());
@@ -237,37 +241,37 @@ mod tests {
 
     #[test]
     fn history_is_bounded_by_number_and_by_bytes() {
-        let feed = Feed::new(0);
+        let log = ChangeLog::new(0);
         for revision in 1..=MAX_DELTAS as u64 + 5 {
-            feed.push(revision, item(1));
+            log.append(revision, item(1));
         }
-        assert!(!feed.reaches(4) && feed.reaches(5));
-        let feed = Feed::new(0);
+        assert!(!log.reaches(4) && log.reaches(5));
+        let log = ChangeLog::new(0);
         for revision in 1..=5 {
-            feed.push(revision, item(MAX_BYTES / 2));
+            log.append(revision, item(MAX_BYTES / 2));
         }
-        assert!(!feed.reaches(3) && feed.reaches(4), "one delta always stays");
-        assert_eq!(feed.next(3).err(), Some(Behind));
+        assert!(!log.reaches(3) && log.reaches(4), "one delta always stays");
+        assert_eq!(log.next(3).err(), Some(Truncated));
     }
 
     #[test]
     fn a_reset_sends_everybody_to_a_snapshot() {
-        let feed = Feed::new(1);
-        feed.push(2, item(1));
-        feed.reset(50);
-        assert!(feed.next(2).is_err() && feed.next(50).unwrap().is_none() && feed.head() == 50);
+        let log = ChangeLog::new(1);
+        log.append(2, item(1));
+        log.reset(50);
+        assert!(log.next(2).is_err() && log.next(50).unwrap().is_none() && log.head() == 50);
     }
 
     #[test]
     fn the_time_of_a_revision_is_never_too_early() {
-        let feed = Feed::new(1);
-        feed.push(5, item(1));
+        let log = ChangeLog::new(1);
+        log.append(5, item(1));
         let before = BootInstant::now();
-        feed.push(9, Compiled::default());
-        assert!(feed.observed(5).unwrap() <= before);
-        assert!(feed.observed(6).unwrap() >= before, "between two revisions the later counts");
-        assert_eq!(feed.observed(10), None);
-        assert_eq!((feed.known_at(before), feed.known_at(BootInstant::now())), (5, 9));
-        assert_eq!(feed.known_at(BootInstant::from_nanos(0)), 0);
+        log.append(9, CompiledChanges::default());
+        assert!(log.observed(5).unwrap() <= before);
+        assert!(log.observed(6).unwrap() >= before, "between two revisions the later counts");
+        assert_eq!(log.observed(10), None);
+        assert_eq!((log.head_at(before), log.head_at(BootInstant::now())), (5, 9));
+        assert_eq!(log.head_at(BootInstant::from_nanos(0)), 0);
     }
 }

@@ -12,10 +12,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     changefeed::{
-        change::Item,
-        compile::{Compiled, Materialised},
-        log::Feed,
-        watcher::{self, Listing, is_of_fleet, revokes},
+        change::TableChange,
+        compile::{CompiledChanges, MaterializedTable},
+        log::ChangeLog,
+        watcher::{self, StoreListing, is_fleet_record, revokes_node},
     },
     seal::Sealer,
     store::{Key, Record, Revision, Store, StoreError, WatchEvent, Write, key::prefix},
@@ -23,9 +23,9 @@ use crate::{
 
 /// How far back a replica begins, in revisions: minutes of a busy fleet. A replay of 20,000, a token issued at each, took between
 /// one second and two and a half on a slow machine that was busy with other things.
-const REVISIONS: Revision = 10_000;
+const HISTORY_REVISIONS: Revision = 10_000;
 /// How much less far it tries where that isn't kept, and how often.
-const LESS: [Revision; 3] = [1, 8, 64];
+const FALLBACK_DIVISORS: [Revision; 3] = [1, 8, 64];
 /// How long the replay may take.
 const REPLAY_LIMIT: Duration = Duration::from_secs(4);
 
@@ -33,16 +33,16 @@ const REPLAY_LIMIT: Duration = Duration::from_secs(4);
 ///
 /// # Errors
 /// A store that can't be listed.
-pub(crate) async fn begin(store: &dyn Store, sealer: &Sealer) -> Result<(Listing, Feed), StoreError> {
+pub(crate) async fn bootstrap(store: &dyn Store, sealer: &Sealer) -> Result<(StoreListing, ChangeLog), StoreError> {
     let head = store.revision().await?;
-    let past = past(store, head).await.unwrap_or_else(|error| {
+    let past = list_history(store, head).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "the store's past can't be listed");
         None
     });
     if let Some((records, from)) = past {
         let begun = Instant::now();
         let replay = Replay::new(records, from, sealer, store.is_authenticated());
-        match timeout(REPLAY_LIMIT, replay.run(store, head)).await {
+        match timeout(REPLAY_LIMIT, replay.to_present(store, head)).await {
             Ok(Some(replayed)) => {
                 tracing::debug!(from, head, took = ?begun.elapsed(), "nodes that have applied what is kept of the past go on from there");
                 return Ok(replayed);
@@ -50,20 +50,20 @@ pub(crate) async fn begin(store: &dyn Store, sealer: &Sealer) -> Result<(Listing
             _ => tracing::warn!(from, head, "the store's past can't be followed to the present"),
         }
     }
-    let listing = watcher::list(store).await?;
-    let feed = Feed::new(listing.revision);
-    Ok((listing, feed))
+    let listing = watcher::list_store(store).await?;
+    let log = ChangeLog::new(listing.revision);
+    Ok((listing, log))
 }
 
 /// The store as it was; `None` when nothing of that is kept.
-async fn past(store: &dyn Store, head: Revision) -> Result<Option<(Vec<Record>, Revision)>, StoreError> {
+async fn list_history(store: &dyn Store, head: Revision) -> Result<Option<(Vec<Record>, Revision)>, StoreError> {
     // Before that it was another store, or nodes knew it by another name.
     let mut since = 0;
     for key in [Key::Epoch, Key::Era] {
         since = store.get(&key).await?.map_or(0, |record| record.modified).max(since);
     }
-    for less in LESS {
-        let from = head.saturating_sub(REVISIONS / less).max(since);
+    for divisor in FALLBACK_DIVISORS {
+        let from = head.saturating_sub(HISTORY_REVISIONS / divisor).max(since);
         if from < head
             && let Some(records) = store.list_at(prefix::ALL, from).await?
         {
@@ -75,74 +75,74 @@ async fn past(store: &dyn Store, head: Revision) -> Result<Option<(Vec<Record>, 
 
 /// The past, on its way to the present.
 struct Replay<'a> {
-    table: Materialised,
+    table: MaterializedTable,
     /// The records of nodes and replicas. What became of them in between is of no interest: nobody was served here.
     fleet: BTreeMap<Key, Record>,
-    /// See [`Listing::complete_since`].
+    /// See [`StoreListing::complete_since`].
     complete_since: Revision,
-    feed: Feed,
+    log: ChangeLog,
     sealer: &'a Sealer,
 }
 
 impl<'a> Replay<'a> {
     fn new(records: Vec<Record>, from: Revision, sealer: &'a Sealer, authenticated: bool) -> Self {
-        let fleet = records.iter().filter(|record| is_of_fleet(&record.key));
+        let fleet = records.iter().filter(|record| is_fleet_record(&record.key));
         let fleet = fleet.map(|record| (record.key.clone(), record.clone())).collect();
         Self {
             fleet,
             complete_since: from,
-            table: Materialised::load(records, authenticated),
-            feed: Feed::new(from),
+            table: MaterializedTable::load(records, authenticated),
+            log: ChangeLog::new(from),
             sealer,
         }
     }
 
     /// Up to `head` at least; `None` when the watch ends before.
-    async fn run(mut self, store: &dyn Store, head: Revision) -> Option<(Listing, Feed)> {
-        let mut watch = store.watch(self.feed.head());
-        while self.feed.head() < head {
+    async fn to_present(mut self, store: &dyn Store, head: Revision) -> Option<(StoreListing, ChangeLog)> {
+        let mut watch = store.watch(self.log.head());
+        while self.log.head() < head {
             match watch.next().await? {
-                WatchEvent::Changes { revision, changes } => self.take(revision, changes),
-                WatchEvent::Progress(revision) => self.feed.push(revision, Compiled::default()),
+                WatchEvent::Changes { revision, changes } => self.apply_changes(revision, changes),
+                WatchEvent::Progress(revision) => self.log.append(revision, CompiledChanges::default()),
                 WatchEvent::Compacted => return None,
             }
         }
-        let reached = self.feed.head();
-        let mut listing = Listing::of(self.fleet.into_values(), self.table, reached);
+        let reached = self.log.head();
+        let mut listing = StoreListing::from_records(self.fleet.into_values(), self.table, reached);
         listing.complete_since = Some(self.complete_since);
-        Some((listing, self.feed))
+        Some((listing, self.log))
     }
 
-    fn take(&mut self, revision: Revision, changes: Vec<Write>) {
+    fn apply_changes(&mut self, revision: Revision, changes: Vec<Write>) {
         for change in &changes {
             match change {
-                Write::Put(key, value) if is_of_fleet(key) => {
+                Write::Put(key, value) if is_fleet_record(key) => {
                     let record = Record { key: key.clone(), value: value.clone(), modified: revision };
                     let before = self.fleet.insert(key.clone(), record);
-                    if before.is_some_and(|before| watcher::leaves_holder(&before, Some(value))) {
+                    if before.is_some_and(|before| watcher::drops_lease_holder(&before, Some(value))) {
                         self.complete_since = revision;
                     }
                 }
                 Write::Delete(key) => {
-                    if self.fleet.remove(key).is_some_and(|before| watcher::leaves_holder(&before, None)) {
+                    if self.fleet.remove(key).is_some_and(|before| watcher::drops_lease_holder(&before, None)) {
                         self.complete_since = revision;
                     }
                 }
                 Write::Put(..) => {}
             }
         }
-        let revokes = revokes(&changes);
+        let revokes = revokes_node(&changes);
         let compiled = self.table.apply(changes);
         // A credential may have been re-wrapped since then and the key that it was wrapped with be gone: to nodes it would look
         // as if the credential were. Those from before have to take a snapshot.
-        let opens = compiled.items.iter().all(|item| self.opens(item));
-        self.feed.push_as(revision, compiled, revokes);
+        let opens = compiled.changes.iter().all(|item| self.can_open(item));
+        self.log.append_acknowledged(revision, compiled, revokes);
         if !opens {
-            self.feed.reset(revision);
+            self.log.reset(revision);
         }
     }
 
-    fn opens(&self, item: &Item) -> bool {
+    fn can_open(&self, item: &TableChange) -> bool {
         item.envelope().is_none_or(|envelope| self.sealer.has_key_of(envelope))
     }
 }

@@ -13,7 +13,9 @@ use seks_types::id::{CredentialName, TenantName};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    changefeed::{change::Credential, checksum::Sums, compile::Materialised, log::Feed, scope::Scope},
+    changefeed::{
+        change::CredentialChange, checksum::Checksum, compile::MaterializedTable, log::ChangeLog, scope::NodeScope,
+    },
     store::Revision,
 };
 
@@ -24,24 +26,24 @@ pub(crate) struct Snapshot {
     pub(crate) plain: Vec<Bytes>,
     /// Where each chunk of credentials begins and ends: they are sealed for each stream, in these groups.
     pub(crate) groups: Vec<Range<usize>>,
-    pub(crate) credentials: Vec<Credential>,
+    pub(crate) credentials: Vec<CredentialChange>,
     /// Records in all.
     pub(crate) count: u64,
     /// Over all of `plain`.
     pub(crate) hash: Sha256,
     /// What its records add up to.
-    pub(crate) sums: Sums,
+    pub(crate) checksum: Checksum,
 }
 
 impl Snapshot {
-    fn pack(revision: Revision, sums: Sums, changes: &[Bytes], credentials: Vec<Credential>) -> Self {
+    fn pack(revision: Revision, checksum: Checksum, changes: &[Bytes], credentials: Vec<CredentialChange>) -> Self {
         let mut packer = Packer::default();
         changes.iter().for_each(|change| packer.add(change));
         let plain = packer.finish();
         let mut hash = Sha256::new();
         plain.iter().for_each(|chunk| hash.update(chunk));
         let count = (changes.len() + credentials.len()) as u64;
-        Self { revision, plain, groups: group(&credentials), credentials, count, hash, sums }
+        Self { revision, plain, groups: group(&credentials), credentials, count, hash, checksum }
     }
 
     /// Chunks in all.
@@ -78,7 +80,7 @@ impl Packer {
 }
 
 /// Groups that fit a chunk each when sealed.
-fn group(credentials: &[Credential]) -> Vec<Range<usize>> {
+fn group(credentials: &[CredentialChange]) -> Vec<Range<usize>> {
     let (mut groups, mut start, mut size) = (Vec::new(), 0, 0);
     for (at, credential) in credentials.iter().enumerate() {
         let more = credential.size_bound();
@@ -96,13 +98,13 @@ fn group(credentials: &[Credential]) -> Vec<Range<usize>> {
 
 /// The materialised table and the snapshots of it that are being sent, one for each scope.
 pub(crate) struct Snapshots {
-    table: Mutex<(Materialised, Revision)>,
+    table: Mutex<(MaterializedTable, Revision)>,
     /// Shared by the streams that are sending them; each is gone with the last of those. Held while one is made.
-    latest: Mutex<HashMap<Scope, Weak<Snapshot>>>,
+    latest: Mutex<HashMap<NodeScope, Weak<Snapshot>>>,
 }
 
 impl Snapshots {
-    pub(crate) fn new(table: Materialised, revision: Revision) -> Self {
+    pub(crate) fn new(table: MaterializedTable, revision: Revision) -> Self {
         Self { table: Mutex::new((table, revision)), latest: Mutex::default() }
     }
 
@@ -110,7 +112,7 @@ impl Snapshots {
     pub(crate) fn update<T>(
         &self,
         revision: Revision,
-        change: impl FnOnce(&mut Materialised) -> T,
+        change: impl FnOnce(&mut MaterializedTable) -> T,
         then: impl FnOnce(T),
     ) {
         let mut table = lock(&self.table);
@@ -122,29 +124,30 @@ impl Snapshots {
     /// A snapshot for `scope`: the one that is being sent already if `usable` says that deltas lead on from it, or a new one.
     /// That takes up to a second for a million tokens: not for the runtime's own threads. Changes wait only while references
     /// are copied.
-    pub(crate) fn get(&self, scope: &Scope, usable: impl Fn(Revision) -> bool) -> Arc<Snapshot> {
+    pub(crate) fn get_or_build(&self, scope: &NodeScope, usable: impl Fn(Revision) -> bool) -> Arc<Snapshot> {
         let mut latest = lock(&self.latest);
         if let Some(latest) = latest.get(scope).and_then(Weak::upgrade).filter(|s| usable(s.revision)) {
             return latest;
         }
-        let (revision, sums, changes, credentials) = {
+        let (revision, checksum, changes, credentials) = {
             let mut table = lock(&self.table);
             let mut changes = Vec::with_capacity(table.0.tokens() + 64);
-            let credentials = table.0.export(|tenant| scope.holds(tenant), |change| changes.push(change.clone()));
-            (table.1, table.0.sums(|tenant| scope.holds(tenant)), changes, credentials)
+            let credentials =
+                table.0.export(|tenant| scope.includes_tenant(tenant), |change| changes.push(change.clone()));
+            (table.1, table.0.checksum(|tenant| scope.includes_tenant(tenant)), changes, credentials)
         };
-        let snapshot = Arc::new(Snapshot::pack(revision, sums, &changes, credentials));
+        let snapshot = Arc::new(Snapshot::pack(revision, checksum, &changes, credentials));
         latest.retain(|_, s| s.strong_count() > 0);
         latest.insert(scope.clone(), Arc::downgrade(&snapshot));
         snapshot
     }
 
     /// What the records in `scope` added up to at `revision`; `None` when that isn't known any more.
-    pub(crate) fn sums_at(&self, revision: Revision, scope: &Scope, feed: &Feed) -> Option<Sums> {
+    pub(crate) fn checksum_at(&self, revision: Revision, scope: &NodeScope, log: &ChangeLog) -> Option<Checksum> {
         // The feed moves under this lock alone: both are of one moment.
         let mut table = lock(&self.table);
-        let since = feed.shifted_since(revision, |tenant| scope.holds(tenant))?;
-        Some(table.0.sums(|tenant| scope.holds(tenant)).minus(&since))
+        let since = log.checksum_delta_since(revision, |tenant| scope.includes_tenant(tenant))?;
+        Some(table.0.checksum(|tenant| scope.includes_tenant(tenant)).minus(&since))
     }
 
     /// The pools whose nodes are sent a credential; `None`: it doesn't exist, or no token reaches it.

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    changefeed::{ChangeFeed, compile::Materialised, scope::Scope},
+    changefeed::{ChangeFeed, compile::MaterializedTable, scope::NodeScope},
     store::{Store, StoreError, key::prefix},
 };
 
@@ -22,20 +22,25 @@ const WATCH_LIMIT: Duration = Duration::from_secs(10);
 /// Of a large store at most this part of the time goes into listing it.
 const SHARE: u32 = 50;
 
-/// For ever. `damaged` is told when the two differ.
-pub(crate) async fn run(store: Arc<dyn Store>, changes: ChangeFeed, every: Duration, damaged: Arc<Notify>) {
+/// For ever. `relist` is told when the two differ.
+pub(crate) async fn verify_periodically(
+    store: Arc<dyn Store>,
+    changes: ChangeFeed,
+    every: Duration,
+    relist: Arc<Notify>,
+) {
     let mut pause = every;
     loop {
         sleep(pause).await;
         let begun = Instant::now();
-        match agree(&*store, &changes).await {
+        match matches_store(&*store, &changes).await {
             Ok(true) => {}
             Ok(false) => {
                 changes.metrics.diverged("replica");
                 tracing::error!(
                     "the table of this replica differs from the store: an event was lost; listing it again"
                 );
-                damaged.notify_one();
+                relist.notify_one();
             }
             Err(error) => tracing::warn!(%error, "the store can't be listed, and so not compared with"),
         }
@@ -44,16 +49,16 @@ pub(crate) async fn run(store: Arc<dyn Store>, changes: ChangeFeed, every: Durat
 }
 
 /// What can't be compared agrees.
-async fn agree(store: &dyn Store, changes: &ChangeFeed) -> Result<bool, StoreError> {
+async fn matches_store(store: &dyn Store, changes: &ChangeFeed) -> Result<bool, StoreError> {
     let (records, revision) = store.list(prefix::ALL).await?;
     let authenticated = store.is_authenticated();
-    let Ok(listed) = blocking(move || Materialised::load(records, authenticated).sums(|_| true)).await else {
+    let Ok(listed) = blocking(move || MaterializedTable::load(records, authenticated).checksum(|_| true)).await else {
         return Ok(true);
     };
-    let mut head = changes.log.subscribe();
+    let mut head = changes.log.subscribe_head();
     if !matches!(timeout(WATCH_LIMIT, head.wait_for(|head| *head >= revision)).await, Ok(Ok(_))) {
         return Ok(true);
     }
-    let followed = changes.snapshots.sums_at(revision, &Scope::default(), &changes.log);
+    let followed = changes.snapshots.checksum_at(revision, &NodeScope::default(), &changes.log);
     Ok(followed.is_none_or(|followed| followed == listed))
 }

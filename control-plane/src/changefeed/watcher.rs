@@ -10,7 +10,7 @@ use tokio::{sync::Notify, time::sleep};
 use crate::{
     changefeed::{
         ChangeFeed,
-        compile::{Compiled, Materialised},
+        compile::{CompiledChanges, MaterializedTable},
     },
     store::{Key, Record, Revision, Store, StoreError, WatchEvent, Write, key::prefix},
 };
@@ -37,29 +37,29 @@ pub(crate) type NodeRecords = Vec<(NodeId, wire::Node, Revision)>;
 pub(crate) type ReplicaRecords = Vec<(ReplicaId, wire::Replica, Revision)>;
 
 /// Where the store's changes go.
-pub(crate) struct Follow {
+pub(crate) struct StoreWatcher {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) changes: ChangeFeed,
     pub(crate) fleet: Box<dyn FleetRecords>,
-    /// The watch has stalled: begin another.
-    pub(crate) stalled: Arc<Notify>,
+    /// The watch has restart: begin another.
+    pub(crate) restart: Arc<Notify>,
     /// What was followed isn't what the store holds: list it again.
-    pub(crate) damaged: Arc<Notify>,
+    pub(crate) relist_requested: Arc<Notify>,
 }
 
-impl Follow {
+impl StoreWatcher {
     /// For ever.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn watch_forever(self) {
         loop {
             let mut watch = self.store.watch(self.changes.log.head());
             let lost = loop {
                 tokio::select! {
                     event = watch.next() => match event {
-                        Some(event) => if self.take(event) { break true },
+                        Some(event) => if self.apply_event(event) { break true },
                         None => break true,
                     },
-                    () = self.damaged.notified() => break true,
-                    () = self.stalled.notified() => break false,
+                    () = self.relist_requested.notified() => break true,
+                    () = self.restart.notified() => break false,
                 }
             };
             drop(watch);
@@ -70,15 +70,16 @@ impl Follow {
     }
 
     /// Takes in one event; `true` when history has been lost.
-    fn take(&self, event: WatchEvent) -> bool {
+    fn apply_event(&self, event: WatchEvent) -> bool {
         match event {
             WatchEvent::Changes { revision, changes } if revision > self.changes.log.head() => {
                 // Before the head moves: who has seen this revision knows the nodes in it.
-                self.learn(&changes, revision);
-                let revokes = revokes(&changes);
-                let push = |compiled: Compiled| self.changes.log.push_as(revision, compiled, revokes);
+                self.report_fleet_records(&changes, revision);
+                let revokes = revokes_node(&changes);
+                let push =
+                    |compiled: CompiledChanges| self.changes.log.append_acknowledged(revision, compiled, revokes);
                 let authenticated = self.store.is_authenticated();
-                let apply = |table: &mut Materialised| {
+                let apply = |table: &mut MaterializedTable| {
                     table.set_authenticated(authenticated);
                     table.apply(changes)
                 };
@@ -88,7 +89,7 @@ impl Follow {
                 self.changes.snapshots.update(
                     revision,
                     |_| (),
-                    |()| self.changes.log.push(revision, Compiled::default()),
+                    |()| self.changes.log.append(revision, CompiledChanges::default()),
                 );
             }
             WatchEvent::Changes { .. } | WatchEvent::Progress(_) => {}
@@ -97,13 +98,15 @@ impl Follow {
         false
     }
 
-    fn learn(&self, changes: &[Write], revision: Revision) {
+    fn report_fleet_records(&self, changes: &[Write], revision: Revision) {
         for change in changes {
             match change {
-                Write::Put(Key::Node(id), value) => self.fleet.node(id, Some(readable(value, "node")), revision),
+                Write::Put(Key::Node(id), value) => {
+                    self.fleet.node(id, Some(decode_or_default(value, "node")), revision)
+                }
                 Write::Delete(Key::Node(id)) => self.fleet.node(id, None, revision),
                 Write::Put(Key::Replica(id), value) => {
-                    self.fleet.replica(id, Some(readable(value, "replica")), revision);
+                    self.fleet.replica(id, Some(decode_or_default(value, "replica")), revision);
                 }
                 Write::Delete(Key::Replica(id)) => self.fleet.replica(id, None, revision),
                 _ => {}
@@ -116,8 +119,8 @@ impl Follow {
         tracing::warn!(
             "history was lost (the store has compacted it, or an event is missing); listing the store again"
         );
-        match list(&*self.store).await {
-            Ok(Listing { table, nodes, replicas, revision, .. }) => {
+        match list_store(&*self.store).await {
+            Ok(StoreListing { table, nodes, replicas, revision, .. }) => {
                 self.fleet.reset(nodes, replicas, revision);
                 self.changes.snapshots.update(revision, |old| *old = table, |()| self.changes.log.reset(revision));
                 true
@@ -131,8 +134,8 @@ impl Follow {
 }
 
 /// The store as it is now.
-pub(crate) struct Listing {
-    pub(crate) table: Materialised,
+pub(crate) struct StoreListing {
+    pub(crate) table: MaterializedTable,
     /// Nodes that may hold leases, each with the revision of its record.
     pub(crate) nodes: NodeRecords,
     /// Replicas that may grant them.
@@ -143,20 +146,24 @@ pub(crate) struct Listing {
     pub(crate) complete_since: Option<Revision>,
 }
 
-pub(crate) async fn list(store: &dyn Store) -> Result<Listing, StoreError> {
+pub(crate) async fn list_store(store: &dyn Store) -> Result<StoreListing, StoreError> {
     let (records, revision) = store.list(prefix::ALL).await?;
-    let fleet: Vec<Record> = records.iter().filter(|record| is_of_fleet(&record.key)).cloned().collect();
-    Ok(Listing::of(fleet, Materialised::load(records, store.is_authenticated()), revision))
+    let fleet: Vec<Record> = records.iter().filter(|record| is_fleet_record(&record.key)).cloned().collect();
+    Ok(StoreListing::from_records(fleet, MaterializedTable::load(records, store.is_authenticated()), revision))
 }
 
-impl Listing {
-    /// `fleet`: the records of which [`is_of_fleet`].
-    pub(crate) fn of(fleet: impl IntoIterator<Item = Record>, table: Materialised, revision: Revision) -> Self {
+impl StoreListing {
+    /// `fleet`: the records of which [`is_fleet_record`].
+    pub(crate) fn from_records(
+        fleet: impl IntoIterator<Item = Record>,
+        table: MaterializedTable,
+        revision: Revision,
+    ) -> Self {
         let (mut nodes, mut replicas) = (Vec::new(), Vec::new());
         for Record { key, value, modified } in fleet {
             match key {
-                Key::Node(id) => nodes.push((id, readable(&value, "node"), modified)),
-                Key::Replica(id) => replicas.push((id, readable(&value, "replica"), modified)),
+                Key::Node(id) => nodes.push((id, decode_or_default(&value, "node"), modified)),
+                Key::Replica(id) => replicas.push((id, decode_or_default(&value, "replica"), modified)),
                 _ => {}
             }
         }
@@ -165,31 +172,31 @@ impl Listing {
 }
 
 /// A record of the fleet. One that doesn't decode says nothing: that is somebody's to look into.
-fn readable<T: prost::Message + Default>(value: &bytes::Bytes, kind: &'static str) -> T {
+fn decode_or_default<T: prost::Message + Default>(value: &bytes::Bytes, kind: &'static str) -> T {
     T::decode(value.clone()).unwrap_or_else(|error| {
-        tracing::error!(kind, %error, "a record in the store is not readable; what it says of the fleet is not known");
+        tracing::error!(kind, %error, "a record in the store is not decode_or_default; what it says of the fleet is not known");
         T::default()
     })
 }
 
 /// Whether a process that may hold a lease isn't named in the store any more once the record `before` is replaced by `after`.
-pub(crate) fn leaves_holder(before: &Record, after: Option<&bytes::Bytes>) -> bool {
+pub(crate) fn drops_lease_holder(before: &Record, after: Option<&bytes::Bytes>) -> bool {
     if !matches!(before.key, Key::Node(_)) {
         return false;
     }
-    let held = readable::<wire::Node>(&before.value, "node");
-    let same = |value| readable::<wire::Node>(value, "node").instance == held.instance;
+    let held = decode_or_default::<wire::Node>(&before.value, "node");
+    let same = |value| decode_or_default::<wire::Node>(value, "node").instance == held.instance;
     // Nobody has ever answered for it: it never had a lease.
     !held.replica.is_empty() && !after.is_some_and(same)
 }
 
 /// Whether a record is of a node or a replica, and not of the nodes' table.
-pub(crate) fn is_of_fleet(key: &Key) -> bool {
+pub(crate) fn is_fleet_record(key: &Key) -> bool {
     matches!(key, Key::Node(_) | Key::Replica(_))
 }
 
 /// Who may still serve after a node was revoked is known by who has acknowledged that revision, though it changes no table: not the
 /// node itself.
-pub(crate) fn revokes(changes: &[Write]) -> bool {
+pub(crate) fn revokes_node(changes: &[Write]) -> bool {
     changes.iter().any(|change| matches!(change, Write::Delete(Key::Node(_))))
 }

@@ -16,18 +16,18 @@ use seks_types::id::ReplicaId;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::{
-    changefeed::log::Feed,
+    changefeed::log::ChangeLog,
     clock::millis,
-    fleet::{Fleet, leases::Standing},
+    fleet::{Fleet, leases::ApplyStatus},
     store::Revision,
 };
 
 /// Acknowledgements of a large fleet come in bursts; one look serves many.
 const COALESCE: Duration = Duration::from_millis(1);
 
-pub(crate) async fn wait(log: &Feed, fleet: &Fleet, revision: Revision, timeout: Duration) -> wire::Enforcement {
+pub(crate) async fn wait(log: &ChangeLog, fleet: &Fleet, revision: Revision, timeout: Duration) -> wire::Enforcement {
     let (start, deadline) = (Instant::now(), Instant::now() + timeout);
-    let mut head = log.subscribe();
+    let mut head = log.subscribe_head();
     let heard = timeout_at(deadline, head.wait_for(|head| *head >= revision)).await.is_ok();
     let mut changed = fleet.leases.subscribe();
     let mut state = None;
@@ -58,60 +58,60 @@ struct Change {
     observed: BootInstant,
     effective: Revision,
     bound: BootInstant,
-    others: BTreeMap<ReplicaId, Standing>,
+    others: BTreeMap<ReplicaId, ApplyStatus>,
 }
 
 impl Change {
     /// `None`: it hasn't even heard of it.
-    fn of(log: &Feed, fleet: &Fleet, revision: Revision) -> Option<Self> {
+    fn of(log: &ChangeLog, fleet: &Fleet, revision: Revision) -> Option<Self> {
         let observed = log.observed(revision)?;
         let effective = log.effective(revision);
         let bound = rules::bound(observed, fleet.replicas.longest_ttl());
-        let me = fleet.leases.me();
-        let others = fleet.replicas.standings(me.as_ref(), effective, observed, |other| fleet.leases.is_held(other));
+        let me = fleet.leases.own_id();
+        let others = fleet.replicas.statuses(me.as_ref(), effective, observed, |other| fleet.leases.owns_nodes(other));
         Some(Self { observed, effective, bound, others })
     }
 
-    fn elsewhere(&self, replica: &str) -> Standing {
+    fn elsewhere(&self, replica: &str) -> ApplyStatus {
         let of = ReplicaId::try_from(replica).ok().and_then(|id| self.others.get(&id).copied());
         // A replica without a record has granted nothing that is left.
-        of.unwrap_or(Standing::LeaseExpired(self.observed))
+        of.unwrap_or(ApplyStatus::LeaseExpired(self.observed))
     }
 
     /// Replicas that haven't said yet that their nodes have come to it.
     fn silent(&self) -> impl Iterator<Item = &ReplicaId> {
-        self.others.iter().filter(|(_, standing)| **standing == Standing::Outstanding).map(|(id, _)| id)
+        self.others.iter().filter(|(_, standing)| **standing == ApplyStatus::Outstanding).map(|(id, _)| id)
     }
 }
 
 /// Whether anybody has yet to come to the change: [`now`] without the answer for people.
-fn is_outstanding(log: &Feed, fleet: &Fleet, revision: Revision) -> bool {
+fn is_outstanding(log: &ChangeLog, fleet: &Fleet, revision: Revision) -> bool {
     Change::of(log, fleet, revision).is_none_or(|change| {
         change.silent().next().is_some()
             || fleet.leases.is_outstanding(change.effective, change.bound, |replica| change.elsewhere(replica))
     })
 }
 
-pub(crate) fn now(log: &Feed, fleet: &Fleet, revision: Revision) -> wire::Enforcement {
+pub(crate) fn now(log: &ChangeLog, fleet: &Fleet, revision: Revision) -> wire::Enforcement {
     use wire::node_enforcement::State;
     let Some(change) = Change::of(log, fleet, revision) else {
         let never = BootInstant::from_nanos(u64::MAX);
-        let outstanding = fleet.leases.standings(Revision::MAX, never, |_| Standing::Outstanding);
+        let outstanding = fleet.leases.statuses(Revision::MAX, never, |_| ApplyStatus::Outstanding);
         let nodes = outstanding.into_iter().map(|(id, region, _)| node(id.to_string(), region, State::Outstanding, 0));
         return wire::Enforcement { revision, nodes: nodes.collect(), ..Default::default() };
     };
-    let standings = fleet.leases.standings(change.effective, change.bound, |replica| change.elsewhere(replica));
-    let nodes = standings.iter().map(|(_, _, standing)| standing);
-    let enforced = nodes.chain(change.others.values()).all(|standing| *standing != Standing::Outstanding);
-    let nodes = standings.into_iter().map(|(id, region, standing)| {
+    let statuses = fleet.leases.statuses(change.effective, change.bound, |replica| change.elsewhere(replica));
+    let nodes = statuses.iter().map(|(_, _, standing)| standing);
+    let enforced = nodes.chain(change.others.values()).all(|standing| *standing != ApplyStatus::Outstanding);
+    let nodes = statuses.into_iter().map(|(id, region, standing)| {
         let (state, ms) = match standing {
-            Standing::Applied(at) => (State::Applied, at.since(change.observed)),
-            Standing::LeaseExpired(at) => (State::LeaseExpired, at.since(change.observed)),
-            Standing::Outstanding => (State::Outstanding, BootInstant::now().since(change.observed)),
+            ApplyStatus::Applied(at) => (State::Applied, at.since(change.observed)),
+            ApplyStatus::LeaseExpired(at) => (State::LeaseExpired, at.since(change.observed)),
+            ApplyStatus::Outstanding => (State::Outstanding, BootInstant::now().since(change.observed)),
         };
         node(id.to_string(), region, state, millis(ms))
     });
-    let name = |id: &ReplicaId| fleet.replicas.host(id.as_str()).map_or_else(|| id.to_string(), |host| host.name);
+    let name = |id: &ReplicaId| fleet.replicas.summary(id.as_str()).map_or_else(|| id.to_string(), |host| host.name);
     let replicas = change.silent().map(name).collect();
     wire::Enforcement { revision, enforced, waited_ms: 0, replicas, nodes: nodes.collect() }
 }

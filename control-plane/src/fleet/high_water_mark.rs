@@ -6,30 +6,30 @@ use tokio::time::timeout;
 
 use super::read_barrier::ReadBarriers;
 use crate::{
-    changefeed::log::Feed,
+    changefeed::log::ChangeLog,
     lifetime::{Lifetime, Mark, MarkFile},
     store::{Revision, Store},
 };
 
 /// How long the store may take to say its revision when we stop.
-const LAST_LOOK: Duration = Duration::from_secs(1);
+const LAST_READ_LIMIT: Duration = Duration::from_secs(1);
 
 /// What writes the mark of one store into one file.
-pub(crate) struct MarkKeeper {
+pub(crate) struct HighWaterMarkWriter {
     pub(crate) file: MarkFile,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) lifetime: Lifetime,
     pub(crate) barriers: ReadBarriers,
-    pub(crate) log: Arc<Feed>,
+    pub(crate) log: Arc<ChangeLog>,
 }
 
-impl MarkKeeper {
+impl HighWaterMarkWriter {
     /// With every barrier that brings something new, for ever. What the last second brought may be missing after a crash.
-    pub(crate) async fn run(self: Arc<Self>) {
+    pub(crate) async fn write_forever(self: Arc<Self>) {
         let (mut barriers, mut written) = (self.barriers.subscribe(), 0);
         while barriers.changed().await.is_ok() {
             let Some(revision) = barriers.borrow_and_update().map(|barrier| barrier.revision) else { continue };
-            if revision > written && self.write(revision).await {
+            if revision > written && self.write_mark(revision).await {
                 written = revision;
             }
         }
@@ -37,13 +37,13 @@ impl MarkKeeper {
 
     /// Once more at the end: what was acknowledged to anybody is in it.
     pub(crate) async fn write_last(&self) {
-        let Ok(Ok(revision)) = timeout(LAST_LOOK, self.store.revision()).await else { return };
+        let Ok(Ok(revision)) = timeout(LAST_READ_LIMIT, self.store.revision()).await else { return };
         if !self.barriers.has_gone_back() && revision >= self.log.head() {
-            self.write(revision).await;
+            self.write_mark(revision).await;
         }
     }
 
-    async fn write(&self, revision: Revision) -> bool {
+    async fn write_mark(&self, revision: Revision) -> bool {
         let authenticated = self.store.is_authenticated();
         let mark = Mark { lifetime: self.lifetime.name().to_owned(), revision, authenticated };
         let file = self.file.clone();

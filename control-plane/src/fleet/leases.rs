@@ -30,7 +30,7 @@ use crate::{
 
 /// What a node, or a replica with its nodes, has come to with a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Standing {
+pub(crate) enum ApplyStatus {
     /// It acknowledged the change then, or a little later.
     Applied(BootInstant),
     /// No lease that it may hold is left.
@@ -67,37 +67,37 @@ impl Leases {
     pub(crate) fn new(records: Vec<(NodeId, wire::Node, Revision)>, longest: Duration) -> Self {
         let state = State { longest, ..State::default() };
         let fleet = Self { state: Mutex::new(state), changed: watch::Sender::new(0) };
-        records.into_iter().for_each(|(id, record, revision)| fleet.learn(id, Some(record), revision));
+        records.into_iter().for_each(|(id, record, revision)| fleet.update_from_store(id, Some(record), revision));
         fleet
     }
 
     /// This replica is registered: from now on it may answer for nodes.
-    pub(crate) fn enlist(&self, me: ReplicaId) {
+    pub(crate) fn register(&self, me: ReplicaId) {
         self.lock().me = Some(me);
         self.notify();
     }
 
     /// This replica is not registered any more: it answers for those that it has, and for nobody new.
-    pub(crate) fn disown(&self) {
+    pub(crate) fn resign(&self) {
         let mut state = self.lock();
         state.me = None;
         state.nodes.values_mut().for_each(|node| node.recorded = None);
     }
 
     /// This life's id, while it is registered.
-    pub(crate) fn me(&self) -> Option<ReplicaId> {
+    pub(crate) fn own_id(&self) -> Option<ReplicaId> {
         self.lock().me.clone()
     }
 
-    /// As [`disown`](Self::disown), if `id` is us.
-    pub(crate) fn disown_if(&self, id: &ReplicaId) {
+    /// As [`resign`](Self::resign), if `id` is us.
+    pub(crate) fn resign_if(&self, id: &ReplicaId) {
         if self.lock().me.as_ref() == Some(id) {
-            self.disown();
+            self.resign();
         }
     }
 
     /// Somebody grants leases of this length.
-    pub(crate) fn allow_for(&self, longest: Duration) {
+    pub(crate) fn raise_longest_lease(&self, longest: Duration) {
         let mut state = self.lock();
         state.longest = state.longest.max(longest);
         drop(state);
@@ -105,18 +105,18 @@ impl Leases {
     }
 
     /// The store says this of a node since `revision`; `None`: it has no record any more.
-    pub(crate) fn learn(&self, id: NodeId, record: Option<wire::Node>, revision: Revision) {
+    pub(crate) fn update_from_store(&self, id: NodeId, record: Option<wire::Node>, revision: Revision) {
         let mut state = self.lock();
         state.changed_at = state.changed_at.max(revision);
-        let lease = state.expect_longest();
+        let lease = state.note_longest_lease();
         let State { nodes, me, .. } = &mut *state;
         match (record, nodes.get_mut(&id)) {
             (Some(_) | None, Some(node)) if revision <= node.stored.max(node.removed) => {}
-            (Some(record), Some(node)) => node.learn(record, revision, me.as_ref(), lease),
+            (Some(record), Some(node)) => node.update_from_store(record, revision, me.as_ref(), lease),
             (Some(record), None) => {
-                nodes.entry(id).or_insert_with(NodeState::new).learn(record, revision, me.as_ref(), lease);
+                nodes.entry(id).or_insert_with(NodeState::new).update_from_store(record, revision, me.as_ref(), lease);
             }
-            (None, Some(node)) => node.forget(revision, me.as_ref(), lease),
+            (None, Some(node)) => node.record_deleted(revision, me.as_ref(), lease),
             (None, None) => {}
         }
         drop(state);
@@ -127,19 +127,19 @@ impl Leases {
     pub(crate) fn reset(&self, records: Vec<(NodeId, wire::Node, Revision)>, revision: Revision) {
         let listed = |id: &NodeId| records.iter().any(|(known, ..)| known == id);
         let missing: Vec<_> = self.lock().nodes.keys().filter(|id| !listed(id)).cloned().collect();
-        missing.into_iter().for_each(|id| self.learn(id, None, revision));
-        records.into_iter().for_each(|(id, record, revision)| self.learn(id, Some(record), revision));
+        missing.into_iter().for_each(|id| self.update_from_store(id, None, revision));
+        records.into_iter().for_each(|(id, record, revision)| self.update_from_store(id, Some(record), revision));
     }
 
     /// A stream of `id` begins: it speaks for the node from now on, and an older one no more. The token ends it in turn.
-    pub(crate) fn join(&self, id: &NodeId, stream: u64, hello: &wire::Hello) -> CancellationToken {
+    pub(crate) fn open_stream(&self, id: &NodeId, stream: u64, hello: &wire::Hello) -> CancellationToken {
         let token = CancellationToken::new();
         let mut state = self.lock();
         let node = state.nodes.entry(id.clone()).or_insert_with(NodeState::new);
         if let Some((_, older)) = node.stream.replace((stream, token.clone())) {
             older.cancel();
         }
-        if node.speaks(&hello.instance) {
+        if node.set_instance(&hello.instance) {
             tracing::warn!(
                 seks.node = %id,
                 "another process has shown this node's certificate and may hold a lease: what changes is enforced when that has ended"
@@ -163,8 +163,8 @@ impl Leases {
     }
 
     /// A stream has ended.
-    pub(crate) fn leave(&self, id: &NodeId, stream: u64) {
-        self.of(id, stream, |node| {
+    pub(crate) fn close_stream(&self, id: &NodeId, stream: u64) {
+        self.with_stream(id, stream, |node| {
             node.stream = None;
             node.record.last_seen_at = unix_now();
         });
@@ -173,7 +173,7 @@ impl Leases {
     /// `id` says on `stream` that it has applied `revision`. Says whether that was news.
     pub(crate) fn ack(&self, id: &NodeId, stream: u64, revision: Revision) -> bool {
         let mut state = self.lock();
-        let node = state.nodes.get_mut(id).filter(|node| node.speaks_on(stream));
+        let node = state.nodes.get_mut(id).filter(|node| node.is_current_stream(stream));
         let news = node.is_some_and(|node| node.ack(revision));
         drop(state);
         if news {
@@ -183,16 +183,16 @@ impl Leases {
     }
 
     /// `id` asks on `stream` for a lease, and says how many tokens it honours.
-    pub(crate) fn renewed(&self, id: &NodeId, stream: u64, tokens: u64) {
+    pub(crate) fn renewal_requested(&self, id: &NodeId, stream: u64, tokens: u64) {
         let mut state = self.lock();
-        if let Some(node) = state.nodes.get_mut(id).filter(|node| node.speaks_on(stream)) {
+        if let Some(node) = state.nodes.get_mut(id).filter(|node| node.is_current_stream(stream)) {
             node.record.last_seen_at = unix_now();
             node.record.tokens = tokens;
         }
     }
 
     /// A node says how many of its audit spans wait for its collector.
-    pub(crate) fn audit(&self, id: &NodeId, stream: u64, queue: u64) {
+    pub(crate) fn set_audit_queue(&self, id: &NodeId, stream: u64, queue: u64) {
         if let Some(node) = self.lock().nodes.get_mut(id)
             && node.stream.as_ref().is_some_and(|(current, _)| *current == stream)
         {
@@ -210,14 +210,14 @@ impl Leases {
     /// What the store must know of a node before it is granted a lease of up to `ttl`: that we answer for it. `None` when it
     /// does, or when we can't yet: not before we are registered, nor before the node has applied what we promised of all our
     /// nodes. Whoever gets a record writes it: from here on our watermark covers whatever lease the node has.
-    pub(crate) fn to_record(
+    pub(crate) fn ownership_to_record(
         &self,
         id: &NodeId,
         ttl: Duration,
         effective: impl Fn(Revision) -> Revision,
     ) -> Option<wire::Node> {
         let mut state = self.lock();
-        let lease = state.expect_longest();
+        let lease = state.note_longest_lease();
         let State { nodes, me, promised, .. } = &mut *state;
         let (node, me) = (nodes.get_mut(id)?, me.as_ref()?);
         let ttl = millis(ttl);
@@ -225,40 +225,40 @@ impl Leases {
         if known || !rules::may_answer(node.acked, effective(*promised)) {
             return None;
         }
-        node.hold(lease);
+        node.extend_lease(lease);
         node.begin_write();
-        node.answered = node.stream.as_ref().map(|(stream, _)| *stream);
+        node.granted_on = node.stream.as_ref().map(|(stream, _)| *stream);
         let (replica, lease_ttl_ms) = (me.to_string(), ttl.max(node.record.lease_ttl_ms));
         Some(wire::Node { replica, lease_ttl_ms, instance: node.instance.clone(), ..node.record.clone() })
     }
 
-    /// `record`, from [`to_record`](Self::to_record), isn't known to have been written: should it have been, it is now at the latest.
-    pub(crate) fn unrecorded(&self, id: &NodeId, record: &wire::Node) {
+    /// `record`, from [`ownership_to_record`](Self::ownership_to_record), isn't known to have been written: should it have been, it is now at the latest.
+    pub(crate) fn ownership_unknown(&self, id: &NodeId, record: &wire::Node) {
         let mut state = self.lock();
-        let lease = state.expect_longest();
+        let lease = state.note_longest_lease();
         if let Some(node) = state.nodes.get_mut(id) {
             node.end_write(&record.instance);
-            node.hold_of(&record.instance, lease);
+            node.extend_instance_lease(&record.instance, lease);
         }
         drop(state);
         self.notify();
     }
 
-    /// `record`, from [`to_record`](Self::to_record), is in the store since `revision`.
-    pub(crate) fn recorded(&self, id: &NodeId, record: &wire::Node, revision: Revision) {
+    /// `record`, from [`ownership_to_record`](Self::ownership_to_record), is in the store since `revision`.
+    pub(crate) fn ownership_recorded(&self, id: &NodeId, record: &wire::Node, revision: Revision) {
         let mut state = self.lock();
-        let lease = state.expect_longest();
+        let lease = state.note_longest_lease();
         let State { nodes, me, .. } = &mut *state;
         if let Some(node) = nodes.get_mut(id) {
             node.end_write(&record.instance);
         }
         if let Some(node) = nodes.get_mut(id).filter(|node| revision > node.stored) {
             // Until just now another may have granted it leases.
-            node.hold_of(&record.instance, lease);
+            node.extend_instance_lease(&record.instance, lease);
             if revision > node.removed {
                 node.stored = revision;
-                node.outdate(record, me.as_ref(), lease);
-                node.is_recorded(record);
+                node.note_instance_change(record, me.as_ref(), lease);
+                node.copy_ownership(record);
                 let ours = me.as_ref().is_some_and(|me| me.as_str() == record.replica);
                 let same = node.record.region == record.region && node.instance == record.instance;
                 node.recorded = (ours && same).then_some(revision);
@@ -271,7 +271,7 @@ impl Leases {
     /// Up to `most` nodes that we answer for and that are gone, with every lease of theirs, each with the revision of its record: the
     /// store may know. Whether it does is not known before the watch says so; should the node come back meanwhile, it is
     /// recorded anew before it is granted anything.
-    pub(crate) fn depart(&self, most: usize) -> Vec<(NodeId, Revision)> {
+    pub(crate) fn departed_nodes(&self, most: usize) -> Vec<(NodeId, Revision)> {
         let now = BootInstant::now();
         let mut state = self.lock();
         let State { nodes, me, .. } = &mut *state;
@@ -297,43 +297,43 @@ impl Leases {
     /// The node is about to be granted a lease that ends by `ends`. `false`: the stream is no longer its.
     #[must_use]
     pub(crate) fn grant(&self, id: &NodeId, stream: u64, ends: BootInstant) -> bool {
-        self.lock().expect_end(ends);
-        let granted = self.of(id, stream, |node| {
-            node.hold(ends);
-            node.answered = Some(stream);
+        self.lock().note_lease_end(ends);
+        let granted = self.with_stream(id, stream, |node| {
+            node.extend_lease(ends);
+            node.granted_on = Some(stream);
         });
         granted.is_some()
     }
 
     /// How each node stands to a change that is applied with revision `effective`; `bound`: when every lease that was granted
     /// before the change has ended. `elsewhere` says how a replica stands to it, with all nodes that it answers for.
-    pub(crate) fn standings(
+    pub(crate) fn statuses(
         &self,
         effective: Revision,
         bound: BootInstant,
-        elsewhere: impl Fn(&str) -> Standing,
-    ) -> Vec<(NodeId, String, Standing)> {
+        elsewhere: impl Fn(&str) -> ApplyStatus,
+    ) -> Vec<(NodeId, String, ApplyStatus)> {
         let now = BootInstant::now();
         let mut state = self.lock();
         // Whom the store has forgotten, and who can't serve any more, is of no interest.
         state.nodes.retain(|_, node| node.stored > 0 || node.stream.is_some() || node.may_be_here(now));
         state
-            .standings(effective, bound, now, &elsewhere)
+            .statuses(effective, bound, now, &elsewhere)
             .map(|(id, region, s)| (id.clone(), region.to_owned(), s))
             .collect()
     }
 
-    /// Whether there is a node that a change waits for, as [`standings`](Self::standings) would say. Asked with every burst of
+    /// Whether there is a node that a change waits for, as [`statuses`](Self::statuses) would say. Asked with every burst of
     /// acknowledgements: it ends at the first, and copies nothing.
     pub(crate) fn is_outstanding(
         &self,
         effective: Revision,
         bound: BootInstant,
-        elsewhere: impl Fn(&str) -> Standing,
+        elsewhere: impl Fn(&str) -> ApplyStatus,
     ) -> bool {
         let state = self.lock();
-        let mut standings = state.standings(effective, bound, BootInstant::now(), &elsewhere);
-        standings.any(|(_, _, standing)| standing == Standing::Outstanding)
+        let mut statuses = state.statuses(effective, bound, BootInstant::now(), &elsewhere);
+        statuses.any(|(_, _, standing)| standing == ApplyStatus::Outstanding)
     }
 
     /// What can be promised of all nodes that we answer for, and is from now on. `settled`: no lease is left that is rooted
@@ -347,12 +347,12 @@ impl Leases {
         let now = BootInstant::now();
         let (mut state, effective_head) = (self.lock(), effective(head));
         let promised = state.promised;
-        // Who has a table and waits to be answered for holds the promise where it can be reached.
+        // Who has a table and waits to be granted_on for holds the promise where it can be reached.
         let waits = |node: &NodeState| node.stream.is_some() && node.recorded.is_none() && node.acked > 0;
         let holders = || {
             state.nodes.values().flat_map(|node| {
-                let [(acked, ends), former] = node.holders();
-                [(acked, if waits(node) { FOREVER } else { ends }), former]
+                let [(acked, ends), previous] = node.holders();
+                [(acked, if waits(node) { FOREVER } else { ends }), previous]
             })
         };
         // While one is at what was promised, or below, nobody else need be asked.
@@ -377,20 +377,22 @@ impl Leases {
     }
 
     /// Whether the store names every node that may have a lease, and us with it.
-    pub(crate) fn are_named(&self) -> bool {
+    pub(crate) fn are_all_recorded(&self) -> bool {
         let now = BootInstant::now();
         let named = |node: &NodeState| {
-            let [lease, former] = node.known_ends();
-            former <= now && (lease <= now || node.recorded.is_some()) && node.lingers_at(now).next().is_none()
+            let [lease, previous] = node.known_ends();
+            previous <= now
+                && (lease <= now || node.recorded.is_some())
+                && node.previous_owners_at(now).next().is_none()
         };
         self.lock().nodes.values().all(named)
     }
 
     /// Whether there may be a node that `replica` answers for, as far as the store tells.
-    pub(crate) fn is_held(&self, replica: &ReplicaId) -> bool {
+    pub(crate) fn owns_nodes(&self, replica: &ReplicaId) -> bool {
         let now = BootInstant::now();
         let holds = |host: &str| host == replica.as_str();
-        self.lock().nodes.values().any(|node| holds(&node.record.replica) || node.lingers_at(now).any(holds))
+        self.lock().nodes.values().any(|node| holds(&node.record.replica) || node.previous_owners_at(now).any(holds))
     }
 
     /// When the next lease ends that is left now, or a little earlier.
@@ -447,10 +449,10 @@ impl Leases {
     }
 
     /// Does `what` to the node if `stream` speaks for it.
-    fn of<T>(&self, id: &NodeId, stream: u64, what: impl FnOnce(&mut NodeState) -> T) -> Option<T> {
+    fn with_stream<T>(&self, id: &NodeId, stream: u64, what: impl FnOnce(&mut NodeState) -> T) -> Option<T> {
         let mut state = self.lock();
         let node = state.nodes.get_mut(id);
-        let node = node.filter(|node| node.speaks_on(stream))?;
+        let node = node.filter(|node| node.is_current_stream(stream))?;
         let done = what(node);
         drop(state);
         self.notify();
@@ -468,28 +470,28 @@ impl Leases {
 
 impl State {
     /// A lease may end then.
-    fn expect_end(&mut self, ends: BootInstant) {
+    fn note_lease_end(&mut self, ends: BootInstant) {
         self.next_end = Some(self.next_end.map_or(ends, |next| next.min(ends)));
     }
 
     /// When a lease ends that somebody may just have granted.
-    fn expect_longest(&mut self) -> BootInstant {
+    fn note_longest_lease(&mut self) -> BootInstant {
         let ends = BootInstant::now().plus(with_skew(self.longest));
-        self.expect_end(ends);
+        self.note_lease_end(ends);
         ends
     }
 
-    fn standings(
+    fn statuses(
         &self,
         effective: Revision,
         bound: BootInstant,
         now: BootInstant,
-        elsewhere: &impl Fn(&str) -> Standing,
-    ) -> impl Iterator<Item = (&NodeId, &str, Standing)> {
+        elsewhere: &impl Fn(&str) -> ApplyStatus,
+    ) -> impl Iterator<Item = (&NodeId, &str, ApplyStatus)> {
         let me = self.me.as_ref().map_or("", ReplicaId::as_str);
-        let standing = move |node: &NodeState| match (node.standing(effective, bound, now), node.host(now)) {
+        let standing = move |node: &NodeState| match (node.status(effective, bound, now), node.owner(now)) {
             // Nothing of its leases is ours to answer for: whoever does knows more.
-            (Standing::LeaseExpired(_), Some(other)) if other != me => elsewhere(other),
+            (ApplyStatus::LeaseExpired(_), Some(other)) if other != me => elsewhere(other),
             (own, _) => own,
         };
         let nodes = self.nodes.iter().filter(move |(_, node)| node.may_have_served(now));

@@ -57,11 +57,11 @@ impl Members {
             stays
         });
         drop(members);
-        records.iter().for_each(|(id, record, revision)| self.learn(id, record, *revision));
+        records.iter().for_each(|(id, record, revision)| self.update(id, record, *revision));
     }
 
     /// The store says this of a node since `revision`.
-    pub(crate) fn learn(&self, id: &NodeId, record: &wire::Node, revision: Revision) {
+    pub(crate) fn update(&self, id: &NodeId, record: &wire::Node, revision: Revision) {
         let mut members = self.lock();
         let known = members.remove(id);
         let (record, stored) = (Arc::new(record.clone()), revision);
@@ -86,7 +86,7 @@ impl Members {
     }
 
     /// A node's record as the watch has brought it, and the revision that wrote it.
-    pub(crate) fn stored(&self, id: &NodeId) -> Option<(Arc<wire::Node>, Revision)> {
+    pub(crate) fn record_of(&self, id: &NodeId) -> Option<(Arc<wire::Node>, Revision)> {
         self.lock().get(id).map(|member| (member.record.clone(), member.stored))
     }
 
@@ -103,7 +103,7 @@ impl Members {
     }
 
     /// Puts what enrolment said into `nodes`, adds the nodes that were never seen, and leaves out who is no member any more.
-    pub(crate) fn complete(&self, nodes: &mut Vec<wire::Node>) {
+    pub(crate) fn merge_into(&self, nodes: &mut Vec<wire::Node>) {
         let members = self.lock();
         for (id, member) in members.iter() {
             let record = &member.record;
@@ -148,13 +148,13 @@ mod tests {
         let members = Members::default();
         let ((first, peer), (second, other)) = (of("a"), of("b"));
         assert!(members.admit(&peer).is_none());
-        members.learn(&id(), &first, 1);
+        members.update(&id(), &first, 1);
         let (_, member) = members.admit(&peer).unwrap();
         assert!(members.admit(&other).is_none());
-        members.learn(&id(), &wire::Node { version: "2".into(), ..first.clone() }, 2);
-        assert_eq!(members.stored(&id()).unwrap().1, 2);
+        members.update(&id(), &wire::Node { version: "2".into(), ..first.clone() }, 2);
+        assert_eq!(members.record_of(&id()).unwrap().1, 2);
         assert!(!member.revoked.is_cancelled(), "the same enrolment, seen again");
-        members.learn(&id(), &second, 3);
+        members.update(&id(), &second, 3);
         assert!(member.revoked.is_cancelled() && members.admit(&peer).is_none());
         let (_, member) = members.admit(&other).unwrap();
         members.revoke(&id(), 4);

@@ -1,8 +1,8 @@
 //! Leases, rooted in the store: a node may serve because this replica, a moment ago, had seen everything that was committed.
 //!
 //! Every second: note the time, *then* ask the store for its revision by a linearizable read; once the watch has brought that revision, the time
-//! becomes a [`Barrier`]. A lease is counted from the barrier's time, so a replica that is cut off from the store, or whose
-//! watch has stalled, can extend nothing, however long it goes on talking to its nodes.
+//! becomes a [`ReadBarrier`]. A lease is counted from the barrier's time, so a replica that is cut off from the store, or whose
+//! watch has restart_watch, can extend nothing, however long it goes on talking to its nodes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    changefeed::log::Feed,
+    changefeed::log::ChangeLog,
     store::{Revision, Store, StoreError},
 };
 
@@ -26,20 +26,20 @@ const WATCH_LIMIT: Duration = Duration::from_secs(3);
 
 /// Everything that was committed before `at` is at or before `revision`, and in the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Barrier {
+pub(crate) struct ReadBarrier {
     pub(crate) at: BootInstant,
     pub(crate) revision: Revision,
 }
 
 /// What is left of a lease of `ttl` that counts from `barrier`.
-pub(crate) fn ttl_left(barrier: Barrier, ttl: Duration) -> Duration {
+pub(crate) fn ttl_left(barrier: ReadBarrier, ttl: Duration) -> Duration {
     rules::ttl_left(barrier.at, BootInstant::now(), ttl)
 }
 
 /// The newest barrier, and how to ask for another. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct ReadBarriers {
-    latest: watch::Sender<Option<Barrier>>,
+    latest: watch::Sender<Option<ReadBarrier>>,
     requested: Arc<Notify>,
     /// The store's revision, when that is older than what was seen.
     went_back: watch::Sender<Option<Revision>>,
@@ -53,12 +53,12 @@ impl Default for ReadBarriers {
 
 impl ReadBarriers {
     /// The newest one; `None`: there was none yet.
-    pub(crate) fn latest(&self) -> Option<Barrier> {
+    pub(crate) fn latest(&self) -> Option<ReadBarrier> {
         *self.latest.borrow()
     }
 
     /// Wakes with each new one.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Barrier>> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<ReadBarrier>> {
         self.latest.subscribe()
     }
 
@@ -83,21 +83,31 @@ impl ReadBarriers {
         went_back.wait_for(Option::is_some).await.ok().and_then(|now| *now).unwrap_or_default()
     }
 
-    /// Raises barriers for ever, the next at once when one is [requested](Self::request); `stalled` is told when the watch doesn't
+    /// Raises barriers for ever, the next at once when one is [requested](Self::request); `restart_watch` is told when the watch doesn't
     /// bring what the store has.
-    pub(crate) async fn run(self, store: Arc<dyn Store>, log: Arc<Feed>, ttl: Duration, stalled: Arc<Notify>) {
+    pub(crate) async fn raise_forever(
+        self,
+        store: Arc<dyn Store>,
+        log: Arc<ChangeLog>,
+        ttl: Duration,
+        restart_watch: Arc<Notify>,
+    ) {
         let period = PERIOD.min(ttl / 5);
         loop {
             let (at, seen) = (BootInstant::now(), log.head());
             match timeout(ttl, store.revision()).await {
-                Ok(Ok(revision)) if revision < seen => return self.report(revision, seen),
-                Ok(Err(StoreError::Replaced)) => return self.report(0, seen),
+                Ok(Ok(revision)) if revision < seen => return self.report_rollback(revision, seen),
+                Ok(Err(StoreError::Replaced)) => return self.report_rollback(0, seen),
                 Ok(Ok(revision)) => {
                     if timeout(WATCH_LIMIT, reached(&log, revision)).await.is_ok() {
-                        self.latest.send_replace(Some(Barrier { at, revision }));
+                        self.latest.send_replace(Some(ReadBarrier { at, revision }));
                     } else {
-                        tracing::warn!(revision, applied = log.head(), "the store's watch has stalled; watching anew");
-                        stalled.notify_one();
+                        tracing::warn!(
+                            revision,
+                            applied = log.head(),
+                            "the store's watch has restart_watch; watching anew"
+                        );
+                        restart_watch.notify_one();
                     }
                 }
                 Ok(Err(error)) => tracing::warn!(%error, "the store's revision can't be read; leases aren't renewed"),
@@ -111,7 +121,7 @@ impl ReadBarriers {
     }
 
     /// What was seen of the store is not in it any more: nothing is granted from here on.
-    fn report(&self, now: Revision, seen: Revision) {
+    fn report_rollback(&self, now: Revision, seen: Revision) {
         tracing::error!(
             now,
             seen,
@@ -121,7 +131,7 @@ impl ReadBarriers {
     }
 }
 
-async fn reached(feed: &Feed, revision: Revision) {
+async fn reached(feed: &ChangeLog, revision: Revision) {
     // An error means that the feed is gone, and with it this task.
-    let _ = feed.subscribe().wait_for(|head| *head >= revision).await;
+    let _ = feed.subscribe_head().wait_for(|head| *head >= revision).await;
 }

@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    changefeed::log::Feed,
+    changefeed::log::ChangeLog,
     clock::{millis, unix_now},
-    fleet::{Fleet, replicas::Chore},
+    fleet::{Fleet, replicas::PeerCleanup},
     registry::{Registry, RegistryError},
     store::{Revision, STORE_FORMAT, StoreError},
 };
@@ -25,20 +25,20 @@ const COALESCE: Duration = Duration::from_millis(1);
 /// Pause after a write that failed.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often a replica that leaves looks whether its nodes have.
-const LEAVING_LOOK: Duration = Duration::from_millis(50);
+const HANDOVER_POLL: Duration = Duration::from_millis(50);
 /// How long the last word may take.
-const LAST_WORD: Duration = Duration::from_secs(1);
+const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for nodes to move to another replica, be the lease ever so long.
 const MAX_HANDOVER: Duration = Duration::from_secs(5);
 /// Revisions between two times that a replica says that the store names all its nodes: a start looks 10,000 back ([`replay`](crate::changefeed::replay)).
-const NAME_EVERY: Revision = 2_500;
+const RECORDED_NODES_EVERY: Revision = 2_500;
 /// Departed nodes that are written down in one round: the rest can wait for the next.
 const MAX_RELEASED: usize = 64;
 
 /// What a replica registers with, and what its record tells.
 pub(crate) struct Registrar {
     pub(crate) registry: Registry,
-    pub(crate) log: Arc<Feed>,
+    pub(crate) log: Arc<ChangeLog>,
     pub(crate) fleet: Fleet,
     /// This replica's name.
     pub(crate) replica: String,
@@ -47,11 +47,11 @@ pub(crate) struct Registrar {
     /// This replica is about to stop.
     pub(crate) leaving: CancellationToken,
     /// Its last word among the others has been said.
-    pub(crate) parted: CancellationToken,
+    pub(crate) deregistered: CancellationToken,
 }
 
 /// From a registration to its end, which another replica may bring about.
-pub(crate) struct Life {
+pub(crate) struct ReplicaRegistration {
     id: ReplicaId,
     record: wire::Replica,
     /// The revision of the record.
@@ -59,7 +59,7 @@ pub(crate) struct Life {
     written: Instant,
 }
 
-impl Life {
+impl ReplicaRegistration {
     /// Registers this process as a replica of its own.
     pub(crate) async fn register(with: &Registrar) -> Result<Self, RegistryError> {
         let id = ReplicaId::generate(&with.replica).map_err(RegistryError::Random)?;
@@ -76,18 +76,18 @@ impl Life {
         };
         let modified = with.registry.put_replica(&id, &record, 0).await?;
         with.fleet.replicas.learn(&id, Some(record.clone()), modified);
-        with.fleet.leases.enlist(id.clone());
+        with.fleet.leases.register(id.clone());
         Ok(Self { id, record, modified, written: Instant::now() })
     }
 
-    /// Whether the store says that this life may grant nothing any more.
-    fn is_over(&self, with: &Registrar) -> bool {
-        with.fleet.leases.me().as_ref() != Some(&self.id)
-            || with.fleet.replicas.is_over(&self.id, self.modified, with.log.head())
+    /// Whether the store says that this registration may grant nothing any more.
+    fn is_retired(&self, with: &Registrar) -> bool {
+        with.fleet.leases.own_id().as_ref() != Some(&self.id)
+            || with.fleet.replicas.is_retired(&self.id, self.modified, with.log.head())
     }
 
     /// Tells the others what has come of our nodes, if there is news and anybody to hear it.
-    async fn tell(&mut self, with: &Registrar) -> Result<(), RegistryError> {
+    async fn publish_watermark(&mut self, with: &Registrar) -> Result<(), RegistryError> {
         if !with.fleet.replicas.has_others(&self.id) {
             return Ok(());
         }
@@ -117,10 +117,10 @@ impl Life {
     /// Says anew that the store names all our nodes, once that is so again after a node has come, moved or gone, and before the
     /// store's history no longer reaches back to the last time. Who starts after a crash then waits for nobody else. Only of use where
     /// no other replica can have granted these nodes leases.
-    async fn name(&mut self, with: &Registrar) -> Result<(), RegistryError> {
+    async fn publish_recorded_nodes(&mut self, with: &Registrar) -> Result<(), RegistryError> {
         let (head, changed) = (with.log.head(), with.fleet.leases.changed_at());
-        let due = changed > self.record.named_at || head >= self.record.named_at + NAME_EVERY;
-        if !with.fleet.replicas.is_exclusive() || !due || !with.fleet.leases.are_named() {
+        let due = changed > self.record.named_at || head >= self.record.named_at + RECORDED_NODES_EVERY;
+        if !with.fleet.replicas.is_exclusive() || !due || !with.fleet.leases.are_all_recorded() {
             return Ok(());
         }
         let record = wire::Replica { named_at: head, ..self.record.clone() };
@@ -130,17 +130,17 @@ impl Life {
     }
 
     /// Clears away who has fallen silent, and nodes that are gone.
-    async fn tidy(&self, with: &Registrar) -> Result<(), RegistryError> {
-        for chore in with.fleet.replicas.chores(&self.id) {
-            let done = match chore {
-                Chore::Retire(id, record, at) => {
+    async fn expire_peers(&self, with: &Registrar) -> Result<(), RegistryError> {
+        for cleanup in with.fleet.replicas.peer_cleanups(&self.id) {
+            let done = match cleanup {
+                PeerCleanup::Retire(id, record, at) => {
                     // An embedded store has one at a time: this is what was left of the one before.
                     if !with.fleet.replicas.is_exclusive() {
                         tracing::warn!(replica = %id, "a replica has fallen silent: its leases are waited for, then it is forgotten");
                     }
                     with.registry.put_replica(&id, &record, at).await
                 }
-                Chore::Forget(id, at) => with.registry.forget_replica(&id, at).await,
+                PeerCleanup::Forget(id, at) => with.registry.forget_replica(&id, at).await,
             };
             match done {
                 // Another replica was faster, or it is alive after all.
@@ -148,18 +148,18 @@ impl Life {
                 Err(error) => return Err(error),
             }
         }
-        for (node, at) in with.fleet.leases.depart(MAX_RELEASED) {
+        for (node, at) in with.fleet.leases.departed_nodes(MAX_RELEASED) {
             with.registry.release_node(&node, &self.id, at).await?;
         }
         Ok(())
     }
 }
 
-impl Life {
+impl ReplicaRegistration {
     /// The last word. With all nodes in other hands nothing of this replica is left; else its leases have to be waited for.
-    async fn end(self, with: &Registrar) {
-        let (done, named) = (!with.fleet.leases.has_leases(), with.fleet.leases.are_named());
-        with.fleet.leases.disown(); // nothing is granted any more
+    async fn deregister(self, with: &Registrar) {
+        let (done, named) = (!with.fleet.leases.has_leases(), with.fleet.leases.are_all_recorded());
+        with.fleet.leases.resign(); // nothing is granted any more
         let word = async {
             match done {
                 true => {
@@ -177,51 +177,51 @@ impl Life {
                 }
             }
         };
-        if !matches!(timeout(LAST_WORD, word).await, Ok(Ok(_))) {
+        if !matches!(timeout(DEREGISTER_TIMEOUT, word).await, Ok(Ok(_))) {
             tracing::warn!(replica = %self.id, "the others were not told that this replica ends; they wait for its leases");
         }
     }
 }
 
 /// Whether nothing more is to be gained from waiting with the end, that was decided `since`.
-fn is_done(with: &Registrar, life: Option<&Life>, since: Instant) -> bool {
+fn may_deregister(with: &Registrar, registration: Option<&ReplicaRegistration>, since: Instant) -> bool {
     let moved = with.fleet.leases.streams() == 0 && !with.fleet.leases.has_leases();
-    let alone = life.is_none_or(|life| !with.fleet.replicas.has_others(&life.id));
-    moved || alone || since.elapsed() >= handover(with.lease)
+    let alone = registration.is_none_or(|registration| !with.fleet.replicas.has_others(&registration.id));
+    moved || alone || since.elapsed() >= handover_time(with.lease)
 }
 
 /// How long nodes are given to move away.
-pub(crate) fn handover(lease: Duration) -> Duration {
+pub(crate) fn handover_time(lease: Duration) -> Duration {
     (lease / 2).min(MAX_HANDOVER)
 }
 
 /// Until this replica leaves.
-pub(crate) async fn run(with: Registrar, mut life: Option<Life>) {
-    let (mut fleet, mut head) = (with.fleet.leases.subscribe(), with.log.subscribe());
+pub(crate) async fn run_registration(with: Registrar, mut registration: Option<ReplicaRegistration>) {
+    let (mut fleet, mut head) = (with.fleet.leases.subscribe(), with.log.subscribe_head());
     let period = with.lease / 2;
-    let (mut tidy_at, mut leaving) = (Instant::now(), None);
-    let _parted = with.parted.clone().drop_guard();
+    let (mut expire_peers_at, mut leaving) = (Instant::now(), None);
+    let _deregistered = with.deregistered.clone().drop_guard();
     loop {
         if with.leaving.is_cancelled() {
             let since = *leaving.get_or_insert_with(Instant::now);
-            if is_done(&with, life.as_ref(), since) {
+            if may_deregister(&with, registration.as_ref(), since) {
                 break;
             }
         }
-        let mut done = round(&with, &mut life).await;
-        if let (true, Some(life), Ok(())) = (Instant::now() >= tidy_at, &mut life, &done) {
-            done = life.tidy(&with).await;
+        let mut done = refresh(&with, &mut registration).await;
+        if let (true, Some(registration), Ok(())) = (Instant::now() >= expire_peers_at, &mut registration, &done) {
+            done = registration.expire_peers(&with).await;
             if done.is_ok() {
-                done = life.name(&with).await;
+                done = registration.publish_recorded_nodes(&with).await;
             }
-            tidy_at = Instant::now() + period;
+            expire_peers_at = Instant::now() + period;
         }
         if let Err(error) = done {
             tracing::warn!(%error, "this replica's record can't be written; other replicas wait for leases to end");
             sleep(RETRY).await;
         }
         let expiry = with.fleet.leases.next_expiry().map_or(period, BootInstant::remaining).min(period);
-        let expiry = if leaving.is_some() { expiry.min(LEAVING_LOOK) } else { expiry };
+        let expiry = if leaving.is_some() { expiry.min(HANDOVER_POLL) } else { expiry };
         tokio::select! {
             _ = fleet.changed() => sleep(COALESCE).await,
             _ = head.changed() => sleep(COALESCE).await,
@@ -231,23 +231,23 @@ pub(crate) async fn run(with: Registrar, mut life: Option<Life>) {
         fleet.mark_unchanged();
         head.mark_unchanged();
     }
-    if let Some(life) = life {
-        life.end(&with).await;
+    if let Some(registration) = registration {
+        registration.deregister(&with).await;
     }
 }
 
-async fn round(with: &Registrar, life: &mut Option<Life>) -> Result<(), RegistryError> {
-    match life.take_if(|life| life.is_over(with)) {
+async fn refresh(with: &Registrar, registration: &mut Option<ReplicaRegistration>) -> Result<(), RegistryError> {
+    match registration.take_if(|registration| registration.is_retired(with)) {
         None => {}
         Some(over) => {
             tracing::warn!(replica = %over.id, "another replica took this one for dead; it registers anew");
-            with.fleet.leases.disown_if(&over.id);
+            with.fleet.leases.resign_if(&over.id);
         }
     }
-    match life {
-        Some(life) => life.tell(with).await,
+    match registration {
+        Some(registration) => registration.publish_watermark(with).await,
         None => {
-            *life = Some(Life::register(with).await?);
+            *registration = Some(ReplicaRegistration::register(with).await?);
             Ok(())
         }
     }
@@ -258,6 +258,6 @@ fn watermark(with: &Registrar) -> Revision {
     let settled = BootInstant::now().minus(with_skew(with.fleet.replicas.longest_ttl()));
     let effective = |revision| with.log.effective(revision);
     // In this order: what is settled was taken in before the head was read.
-    let settled = with.log.known_at(settled);
+    let settled = with.log.head_at(settled);
     with.fleet.leases.watermark(with.log.head(), settled, effective)
 }

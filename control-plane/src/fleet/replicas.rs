@@ -20,15 +20,15 @@ use seks_lease::{
 use seks_proto::wire;
 use seks_types::id::ReplicaId;
 
-use crate::{fleet::leases::Standing, store::Revision};
+use crate::{fleet::leases::ApplyStatus, store::Revision};
 
 /// How many watermarks of a replica are remembered with their time.
-const MAX_MARKS: usize = 64;
+const MAX_WATERMARKS: usize = 64;
 /// A replica writes at least once a lease; after so many leases without a word it is retired.
 const SILENT_LEASES: u32 = 3;
 
 /// One record, and when this replica saw what in it.
-struct Known {
+struct ReplicaState {
     record: wire::Replica,
     modified: Revision,
     heard: BootInstant,
@@ -37,12 +37,12 @@ struct Known {
     ended: bool,
     /// Its record was deleted, though leases of it may be left: by somebody who isn't a replica.
     gone: bool,
-    marks: VecDeque<(Revision, BootInstant)>,
+    watermarks: VecDeque<(Revision, BootInstant)>,
 }
 
 /// What another replica's record needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Chore {
+pub(crate) enum PeerCleanup {
     /// It has fallen silent.
     Retire(ReplicaId, wire::Replica, Revision),
     /// Nothing of it is left.
@@ -50,7 +50,7 @@ pub(crate) enum Chore {
 }
 
 /// What a replica is to the nodes that it answers for, for people.
-pub(crate) struct Host {
+pub(crate) struct ReplicaSummary {
     pub(crate) name: String,
     pub(crate) serving: bool,
     pub(crate) watermark: Revision,
@@ -58,7 +58,7 @@ pub(crate) struct Host {
 
 /// All that are known.
 pub(crate) struct Replicas {
-    known: Mutex<BTreeMap<ReplicaId, Known>>,
+    known: Mutex<BTreeMap<ReplicaId, ReplicaState>>,
     ttl: Duration,
     /// Nobody else can have the store open: who is registered and isn't us is dead.
     exclusive: bool,
@@ -87,23 +87,23 @@ impl Replicas {
             }
             return;
         };
-        let new = || Known {
+        let new = || ReplicaState {
             record: wire::Replica::default(),
             modified: 0,
             heard: now,
             retired: None,
             ended: false,
             gone: false,
-            marks: VecDeque::new(),
+            watermarks: VecDeque::new(),
         };
         let entry = known.entry(id.clone()).or_insert_with(new);
         if modified <= entry.modified {
             return;
         }
         if record.watermark > entry.record.watermark {
-            entry.marks.push_back((record.watermark, now));
-            if entry.marks.len() > MAX_MARKS {
-                entry.marks.pop_front();
+            entry.watermarks.push_back((record.watermark, now));
+            if entry.watermarks.len() > MAX_WATERMARKS {
+                entry.watermarks.pop_front();
             }
         }
         if record.retired && entry.retired.is_none() {
@@ -123,7 +123,7 @@ impl Replicas {
     /// A replica starts on a store that nobody else can have open: whoever is registered has ended. Of one that says of itself that
     /// the store named all its nodes at some revision, the nodes are known if none of them has left the store since
     /// `complete_since`: those that have come back, or that it doesn't answer for, aren't waited for.
-    pub(crate) fn ended(&self, complete_since: Option<Revision>) {
+    pub(crate) fn mark_ended(&self, complete_since: Option<Revision>) {
         if !self.exclusive {
             return;
         }
@@ -142,7 +142,7 @@ impl Replicas {
 
     /// Whether the store says of `id`, whose record was written at `modified`, that it may grant no more. `seen`: how far the
     /// store has been followed.
-    pub(crate) fn is_over(&self, id: &ReplicaId, modified: Revision, seen: Revision) -> bool {
+    pub(crate) fn is_retired(&self, id: &ReplicaId, modified: Revision, seen: Revision) -> bool {
         self.lock().get(id).map_or(seen >= modified, |known| known.retired.is_some())
     }
 
@@ -160,29 +160,29 @@ impl Replicas {
 
     /// How each replica but `me` stands to a change that was `observed` here, and that who has `effective` has applied. `holds`:
     /// whether the store names a node that it answers for.
-    pub(crate) fn standings(
+    pub(crate) fn statuses(
         &self,
         me: Option<&ReplicaId>,
         effective: Revision,
         observed: BootInstant,
         holds: impl Fn(&ReplicaId) -> bool,
-    ) -> BTreeMap<ReplicaId, Standing> {
+    ) -> BTreeMap<ReplicaId, ApplyStatus> {
         let (ttl, now) = (self.longest_ttl(), BootInstant::now());
         let bound = rules::bound(observed, ttl);
         // A record of a node that was gone before we came may have named a replica.
         let complete = self.since.plus(with_skew(ttl)) <= now;
         let known = self.lock();
         let others = known.iter().filter(|(id, _)| Some(*id) != me);
-        let standing = |(id, known): (&ReplicaId, &Known)| {
+        let standing = |(id, known): (&ReplicaId, &ReplicaState)| {
             let over = known.retired.map(|at| at.plus(with_skew(ttl)));
             let standing = match rules::standing(known.record.watermark, effective, over, bound, now) {
-                rules::Standing::Applied => Standing::Applied(known.passed(effective)),
-                rules::Standing::LeaseExpired(at) => Standing::LeaseExpired(at),
+                rules::Standing::Applied => ApplyStatus::Applied(known.passed_at(effective)),
+                rules::Standing::LeaseExpired(at) => ApplyStatus::LeaseExpired(at),
                 // Where nobody else could evict a node meanwhile, the last word of a replica stands.
                 rules::Standing::Outstanding if (complete || known.ended) && !holds(id) => {
-                    Standing::LeaseExpired(observed)
+                    ApplyStatus::LeaseExpired(observed)
                 }
-                rules::Standing::Outstanding => Standing::Outstanding,
+                rules::Standing::Outstanding => ApplyStatus::Outstanding,
             };
             (id.clone(), standing)
         };
@@ -192,32 +192,32 @@ impl Replicas {
     /// The next moment at which leases of a retired replica have ended.
     pub(crate) fn next_end(&self) -> Option<BootInstant> {
         let (ttl, now) = (self.longest_ttl(), BootInstant::now());
-        let ends = |known: &Known| known.retired.map(|at| at.plus(with_skew(ttl)));
+        let ends = |known: &ReplicaState| known.retired.map(|at| at.plus(with_skew(ttl)));
         self.lock().values().filter_map(ends).filter(|at| *at > now).min()
     }
 
     /// What is to be done for the records of others.
-    pub(crate) fn chores(&self, me: &ReplicaId) -> Vec<Chore> {
+    pub(crate) fn peer_cleanups(&self, me: &ReplicaId) -> Vec<PeerCleanup> {
         let (ttl, now) = (self.longest_ttl(), BootInstant::now());
         let patience = if self.exclusive { Duration::ZERO } else { ttl * SILENT_LEASES };
         self.lock().retain(|_, known| !known.gone || known.may_have_leases(ttl, now));
-        let chore = |(id, known): (&ReplicaId, &Known)| match known.retired {
+        let cleanup = |(id, known): (&ReplicaId, &ReplicaState)| match known.retired {
             _ if known.gone => None,
-            Some(at) => (at.plus(with_skew(ttl)) <= now).then(|| Chore::Forget(id.clone(), known.modified)),
+            Some(at) => (at.plus(with_skew(ttl)) <= now).then(|| PeerCleanup::Forget(id.clone(), known.modified)),
             None => (known.heard.plus(patience) <= now).then(|| {
                 let record = wire::Replica { retired: true, ..known.record.clone() };
-                Chore::Retire(id.clone(), record, known.modified)
+                PeerCleanup::Retire(id.clone(), record, known.modified)
             }),
         };
-        self.lock().iter().filter(|(id, _)| *id != me).filter_map(chore).collect()
+        self.lock().iter().filter(|(id, _)| *id != me).filter_map(cleanup).collect()
     }
 
     /// What `id`, as a node's record names it, is to its nodes.
-    pub(crate) fn host(&self, id: &str) -> Option<Host> {
+    pub(crate) fn summary(&self, id: &str) -> Option<ReplicaSummary> {
         let known = self.lock();
         let known = known.get(&ReplicaId::try_from(id).ok()?)?;
         let serving = known.retired.is_none();
-        Some(Host { name: known.record.name.clone(), serving, watermark: known.record.watermark })
+        Some(ReplicaSummary { name: known.record.name.clone(), serving, watermark: known.record.watermark })
     }
 
     /// Names of the replicas that may be alive and don't read records of `format`.
@@ -232,20 +232,20 @@ impl Replicas {
         self.lock().values().map(|known| known.record.clone()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ReplicaId, Known>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ReplicaId, ReplicaState>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
+impl ReplicaState {
     /// Whether leases that it granted may not be over.
     fn may_have_leases(&self, ttl: Duration, now: BootInstant) -> bool {
         !self.record.released && self.retired.is_none_or(|at| at.plus(with_skew(ttl)) > now)
     }
 
     /// When it was seen to have passed `revision`.
-    fn passed(&self, revision: Revision) -> BootInstant {
-        self.marks.iter().find(|(mark, _)| *mark >= revision).map_or(self.heard, |(_, at)| *at)
+    fn passed_at(&self, revision: Revision) -> BootInstant {
+        self.watermarks.iter().find(|(mark, _)| *mark >= revision).map_or(self.heard, |(_, at)| *at)
     }
 }
 
@@ -263,8 +263,8 @@ mod tests {
         wire::Replica { id: name.into(), name: name.into(), watermark, lease_ttl_ms: 10_000, ..Default::default() }
     }
 
-    fn standing(replicas: &Replicas, name: &str, effective: Revision, observed: BootInstant) -> Standing {
-        *replicas.standings(Some(&id("me")), effective, observed, |_| true).get(&id(name)).unwrap()
+    fn status(replicas: &Replicas, name: &str, effective: Revision, observed: BootInstant) -> ApplyStatus {
+        *replicas.statuses(Some(&id("me")), effective, observed, |_| true).get(&id(name)).unwrap()
     }
 
     #[test]
@@ -273,13 +273,13 @@ mod tests {
         replicas.learn(&id("me"), Some(record("me", 0)), 1);
         replicas.learn(&id("a"), Some(record("a", 5)), 2);
         let now = BootInstant::now();
-        assert!(matches!(standing(&replicas, "a", 5, now), Standing::Applied(_)));
-        assert_eq!(standing(&replicas, "a", 6, now), Standing::Outstanding);
-        assert!(matches!(standing(&replicas, "a", 6, now.minus(TTL * 2)), Standing::LeaseExpired(_)));
+        assert!(matches!(status(&replicas, "a", 5, now), ApplyStatus::Applied(_)));
+        assert_eq!(status(&replicas, "a", 6, now), ApplyStatus::Outstanding);
+        assert!(matches!(status(&replicas, "a", 6, now.minus(TTL * 2)), ApplyStatus::LeaseExpired(_)));
         replicas.learn(&id("a"), Some(record("a", 6)), 9);
         replicas.learn(&id("a"), Some(record("a", 4)), 8);
-        assert!(matches!(standing(&replicas, "a", 6, now), Standing::Applied(_)), "an older record changes nothing");
-        assert_eq!(replicas.standings(Some(&id("me")), 6, now, |_| true).len(), 1, "we are not an other");
+        assert!(matches!(status(&replicas, "a", 6, now), ApplyStatus::Applied(_)), "an older record changes nothing");
+        assert_eq!(replicas.statuses(Some(&id("me")), 6, now, |_| true).len(), 1, "we are not an other");
     }
 
     #[test]
@@ -289,10 +289,10 @@ mod tests {
         replicas.learn(&id("b"), Some(wire::Replica { released: true, retired: true, ..record("b", 5) }), 3);
         replicas.learn(&id("a"), None, 4);
         replicas.learn(&id("b"), None, 5);
-        let standings = replicas.standings(Some(&id("me")), 6, BootInstant::now(), |_| true);
-        assert_eq!(standings.get(&id("a")), Some(&Standing::Outstanding));
-        assert_eq!(standings.get(&id("b")), None, "it said that nothing of it is left");
-        assert!(replicas.is_over(&id("a"), 2, 4) && replicas.chores(&id("me")).is_empty());
+        let statuses = replicas.statuses(Some(&id("me")), 6, BootInstant::now(), |_| true);
+        assert_eq!(statuses.get(&id("a")), Some(&ApplyStatus::Outstanding));
+        assert_eq!(statuses.get(&id("b")), None, "it said that nothing of it is left");
+        assert!(replicas.is_retired(&id("a"), 2, 4) && replicas.peer_cleanups(&id("me")).is_empty());
     }
 
     #[test]
@@ -300,7 +300,7 @@ mod tests {
         let replicas = Replicas::new(TTL, false);
         replicas.learn(&id("a"), Some(wire::Replica { lease_ttl_ms: 60_000, ..record("a", 5) }), 2);
         assert_eq!(replicas.longest_ttl(), TTL * 6);
-        assert_eq!(standing(&replicas, "a", 6, BootInstant::now().minus(TTL * 2)), Standing::Outstanding);
+        assert_eq!(status(&replicas, "a", 6, BootInstant::now().minus(TTL * 2)), ApplyStatus::Outstanding);
     }
 
     #[test]
@@ -309,16 +309,21 @@ mod tests {
         // A lease of no length is over at once.
         let short = |watermark| wire::Replica { lease_ttl_ms: 0, ..record("a", watermark) };
         replicas.learn(&id("a"), Some(short(5)), 2);
-        let Some(Chore::Retire(who, retired, 2)) = replicas.chores(&id("me")).pop() else { panic!("not retired") };
-        assert!(who == id("a") && retired.retired && !replicas.is_over(&id("a"), 2, 2));
+        let Some(PeerCleanup::Retire(who, retired, 2)) = replicas.peer_cleanups(&id("me")).pop() else {
+            panic!("not retired")
+        };
+        assert!(who == id("a") && retired.retired && !replicas.is_retired(&id("a"), 2, 2));
         assert!(replicas.has_others(&id("me")) && !replicas.has_others(&id("a")));
         replicas.learn(&id("a"), Some(retired), 3);
-        assert!(replicas.is_over(&id("a"), 2, 3) && !replicas.has_others(&id("me")));
-        assert!(matches!(standing(&replicas, "a", 9, BootInstant::now()), Standing::LeaseExpired(_)));
-        assert_eq!(replicas.chores(&id("me")), [Chore::Forget(id("a"), 3)]);
-        assert!(replicas.chores(&id("a")).is_empty(), "nobody looks after itself");
+        assert!(replicas.is_retired(&id("a"), 2, 3) && !replicas.has_others(&id("me")));
+        assert!(matches!(status(&replicas, "a", 9, BootInstant::now()), ApplyStatus::LeaseExpired(_)));
+        assert_eq!(replicas.peer_cleanups(&id("me")), [PeerCleanup::Forget(id("a"), 3)]);
+        assert!(replicas.peer_cleanups(&id("a")).is_empty(), "nobody looks after itself");
         replicas.learn(&id("a"), None, 4);
-        assert!(replicas.is_over(&id("a"), 2, 4) && !replicas.is_over(&id("b"), 9, 4), "not seen yet is not over");
+        assert!(
+            replicas.is_retired(&id("a"), 2, 4) && !replicas.is_retired(&id("b"), 9, 4),
+            "not seen yet is not over"
+        );
     }
 
     #[test]
@@ -326,10 +331,10 @@ mod tests {
         let mut replicas = Replicas::new(TTL, false);
         replicas.learn(&id("a"), Some(record("a", 5)), 2);
         let idle =
-            |replicas: &Replicas| *replicas.standings(None, 6, BootInstant::now(), |_| false).values().next().unwrap();
-        assert_eq!(idle(&replicas), Standing::Outstanding);
+            |replicas: &Replicas| *replicas.statuses(None, 6, BootInstant::now(), |_| false).values().next().unwrap();
+        assert_eq!(idle(&replicas), ApplyStatus::Outstanding);
         replicas.since = BootInstant::now().minus(TTL * 2);
-        assert!(matches!(idle(&replicas), Standing::LeaseExpired(_)));
+        assert!(matches!(idle(&replicas), ApplyStatus::LeaseExpired(_)));
     }
 
     #[test]
@@ -337,11 +342,11 @@ mod tests {
         let standing = |exclusive, record, complete_since, holds: bool| {
             let replicas = Replicas::new(TTL, exclusive);
             replicas.learn(&id("a"), Some(record), 2);
-            replicas.ended(complete_since);
-            *replicas.standings(None, 6, BootInstant::now(), |_| holds).values().next().unwrap()
+            replicas.mark_ended(complete_since);
+            *replicas.statuses(None, 6, BootInstant::now(), |_| holds).values().next().unwrap()
         };
         let named = || wire::Replica { named_at: 4, ..record("a", 5) };
-        assert!(matches!(standing(true, named(), Some(4), false), Standing::LeaseExpired(_)));
+        assert!(matches!(standing(true, named(), Some(4), false), ApplyStatus::LeaseExpired(_)));
         let outstanding = [
             ("it answers for a node", standing(true, named(), Some(4), true)),
             ("a node has left the store since", standing(true, named(), Some(5), false)),
@@ -350,7 +355,7 @@ mod tests {
             ("it may be alive", standing(false, named(), Some(4), false)),
         ];
         for (why, standing) in outstanding {
-            assert_eq!(standing, Standing::Outstanding, "{why}");
+            assert_eq!(standing, ApplyStatus::Outstanding, "{why}");
         }
     }
 }

@@ -43,7 +43,7 @@ pub(super) type Call = BoxFuture<'static, ()>;
 enum Event {
     /// The replica stops: what runs may finish.
     Stop,
-    /// Nobody is at the other end, or whoever it is has lost this connection's place.
+    /// Nobody is at the other end, or whoever it is has evicted this connection's place.
     Dead,
     /// Half of [`IDLE`] has passed: time to look whether there was a call.
     Idle,
@@ -59,11 +59,11 @@ struct Connection<T, S> {
     events: FuturesUnordered<BoxFuture<'static, Event>>,
 }
 
-/// Until the other end closes it, is dead, has nothing to say, or is done after `stop`; or until it is `lost`.
-pub(super) async fn run<T>(
+/// Until the other end closes it, is dead, has nothing to say, or is done after `stop`; or until it is `evicted`.
+pub(super) async fn drive_connection<T>(
     io: T,
     serve: impl Serve,
-    lost: impl Future<Output = ()> + Send + 'static,
+    evicted: impl Future<Output = ()> + Send + 'static,
     stop: CancellationToken,
 ) where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -81,7 +81,7 @@ pub(super) async fn run<T>(
         return;
     };
     let events = FuturesUnordered::from_iter([stop.cancelled_owned().map(|()| Event::Stop).boxed(), idle()]);
-    events.push(lost.map(|()| Event::Dead).boxed());
+    events.push(evicted.map(|()| Event::Dead).boxed());
     if let Some(ping) = http2.ping_pong() {
         events.push(keep_alive(ping).boxed());
     }

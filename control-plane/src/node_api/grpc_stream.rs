@@ -12,7 +12,7 @@ use seks_proto::wire::{NodeMessage, ReplicaMessage, replica_message::Message as 
 use seks_protocol::MESSAGE_BYTES;
 use tonic::Status;
 
-use super::end::End;
+use super::stream_end::StreamEnd;
 
 /// In front of each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
@@ -34,35 +34,35 @@ impl Inbound {
     }
 
     /// The next message. A future that is dropped loses nothing.
-    pub(crate) async fn message(&mut self) -> Result<NodeMessage, End> {
+    pub(crate) async fn message(&mut self) -> Result<NodeMessage, StreamEnd> {
         loop {
-            if let Some(message) = take(&mut self.received)? {
+            if let Some(message) = take_message(&mut self.received)? {
                 return Ok(message);
             }
             let data = poll_fn(|context| self.body.poll_data(context)).await;
-            let data = data.and_then(Result::ok).ok_or(End::Gone)?;
-            self.body.flow_control().release_capacity(data.len()).map_err(|_| End::Gone)?;
+            let data = data.and_then(Result::ok).ok_or(StreamEnd::Gone)?;
+            self.body.flow_control().release_capacity(data.len()).map_err(|_| StreamEnd::Gone)?;
             self.received.extend_from_slice(&data);
         }
     }
 }
 
 /// Takes a message out of what has been received; `None`: it isn't whole yet.
-fn take(received: &mut BytesMut) -> Result<Option<NodeMessage>, End> {
+fn take_message(received: &mut BytesMut) -> Result<Option<NodeMessage>, StreamEnd> {
     let Some(mut prefix) = received.get(..PREFIX_BYTES) else { return Ok(None) };
     let (compressed, length) = (prefix.get_u8(), prefix.get_u32() as usize);
     if compressed != 0 {
-        return Err(End::Protocol("a compressed message"));
+        return Err(StreamEnd::Protocol("a compressed message"));
     }
     if length > MAX_NODE_MESSAGE_BYTES {
-        return Err(End::Protocol("a message is too long"));
+        return Err(StreamEnd::Protocol("a message is too long"));
     }
     if received.len() < PREFIX_BYTES + length {
         return Ok(None);
     }
     received.advance(PREFIX_BYTES);
     let message = NodeMessage::decode(received.split_to(length));
-    message.map(Some).map_err(|_| End::Protocol("not a message"))
+    message.map(Some).map_err(|_| StreamEnd::Protocol("not a message"))
 }
 
 /// What a node is told.
@@ -77,13 +77,13 @@ impl Outbound {
     }
 
     /// Waits until HTTP/2 takes another message: what isn't on its way is a message at most, and what it has room for.
-    pub(crate) async fn ready(&mut self) -> Result<(), End> {
+    pub(crate) async fn ready(&mut self) -> Result<(), StreamEnd> {
         self.0.reserve_capacity(1);
         let capacity = poll_fn(|context| {
             while self.0.capacity() == 0 {
                 match ready!(self.0.poll_capacity(context)) {
                     Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return Err(End::Gone).into(),
+                    Some(Err(_)) | None => return Err(StreamEnd::Gone).into(),
                 }
             }
             Ok(()).into()
@@ -92,15 +92,15 @@ impl Outbound {
     }
 
     /// Sends a message, which was waited for with [`ready`](Self::ready).
-    pub(crate) fn send(&mut self, message: ToNode) -> Result<(), End> {
+    pub(crate) fn send(&mut self, message: ToNode) -> Result<(), StreamEnd> {
         let message = ReplicaMessage { message: Some(message) };
         let length = message.encoded_len();
-        let prefix = u32::try_from(length).ok().filter(|_| length <= MESSAGE_BYTES).ok_or(End::TooLong)?;
+        let prefix = u32::try_from(length).ok().filter(|_| length <= MESSAGE_BYTES).ok_or(StreamEnd::TooLong)?;
         let mut framed = BytesMut::with_capacity(PREFIX_BYTES + length);
         framed.put_u8(0);
         framed.put_u32(prefix);
         message.encode_raw(&mut framed);
-        self.0.send_data(framed.freeze(), false).map_err(|_| End::Gone)
+        self.0.send_data(framed.freeze(), false).map_err(|_| StreamEnd::Gone)
     }
 
     /// Ends the stream, and says why.
@@ -146,14 +146,14 @@ mod tests {
         let (mut received, mut taken) = (BytesMut::new(), Vec::new());
         for byte in sent {
             received.put_u8(byte);
-            taken.extend(take(&mut received).unwrap());
+            taken.extend(take_message(&mut received).unwrap());
         }
         assert!(taken == [ack(7), ack(8)] && received.is_empty());
     }
 
     #[test]
     fn what_is_compressed_too_long_or_no_message_is_refused_before_it_is_there() {
-        let refused = |mut received: BytesMut| matches!(take(&mut received), Err(End::Protocol(_)));
+        let refused = |mut received: BytesMut| matches!(take_message(&mut received), Err(StreamEnd::Protocol(_)));
         assert!(refused(framed(1, b"")) && refused(framed(0, b"\xff")));
         let mut long = BytesMut::new();
         long.put_u8(0);

@@ -12,29 +12,29 @@ const MAX_OPENING: usize = 4;
 
 /// The streams that have not said Hello yet, by node.
 #[derive(Clone, Default)]
-pub(crate) struct Doors(Arc<Mutex<HashMap<Identity, usize>>>);
+pub(crate) struct HandshakeLimiter(Arc<Mutex<HashMap<Identity, usize>>>);
 
-impl Doors {
+impl HandshakeLimiter {
     /// A place for one more stream of the node that `who` names, until it is dropped.
-    pub(crate) fn enter(&self, who: &Identity) -> Option<Opening> {
+    pub(crate) fn try_acquire(&self, who: &Identity) -> Option<HandshakePermit> {
         let mut opening = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = opening.entry(who.clone()).or_default();
         (*count < MAX_OPENING).then(|| {
             *count += 1;
-            Opening { doors: self.clone(), who: who.clone() }
+            HandshakePermit { limiter: self.clone(), who: who.clone() }
         })
     }
 }
 
 /// One stream that is beginning.
-pub(crate) struct Opening {
-    doors: Doors,
+pub(crate) struct HandshakePermit {
+    limiter: HandshakeLimiter,
     who: Identity,
 }
 
-impl Drop for Opening {
+impl Drop for HandshakePermit {
     fn drop(&mut self) {
-        let mut opening = self.doors.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opening = self.limiter.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = opening.get_mut(&self.who) {
             *count -= 1;
             if *count == 0 {
@@ -54,12 +54,12 @@ mod tests {
 
     #[test]
     fn each_node_has_a_few_places_of_its_own_and_gets_them_back() {
-        let (doors, a, b) = (Doors::default(), node("a"), node("b"));
-        let mut held: Vec<_> = (0..MAX_OPENING).map(|_| doors.enter(&a).unwrap()).collect();
-        assert!(doors.enter(&a).is_none() && doors.enter(&b).is_some());
+        let (limiter, a, b) = (HandshakeLimiter::default(), node("a"), node("b"));
+        let mut held: Vec<_> = (0..MAX_OPENING).map(|_| limiter.try_acquire(&a).unwrap()).collect();
+        assert!(limiter.try_acquire(&a).is_none() && limiter.try_acquire(&b).is_some());
         held.pop();
-        assert!(doors.enter(&a).is_some());
+        assert!(limiter.try_acquire(&a).is_some());
         held.clear();
-        assert!(doors.0.lock().unwrap().is_empty());
+        assert!(limiter.0.lock().unwrap().is_empty());
     }
 }

@@ -10,6 +10,7 @@ mod handshake;
 mod next_message;
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -37,21 +38,21 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::Status;
 
 use self::{
-    checksum_tracker::Check,
-    handshake::{Greeting, greet},
-    next_message::{Loaded, Loading, Pending},
+    checksum_tracker::ChecksumTracker,
+    handshake::{AcceptedHello, accept_hello},
+    next_message::{NextMessage, SnapshotCursor, SnapshotTransfer},
 };
 use crate::{
     authority::{Identities, Identity, Peer},
-    changefeed::{ChangeFeed, scope::Scope},
+    changefeed::{ChangeFeed, scope::NodeScope},
     clock::unix_now,
     fleet::{Fleet, membership::Member, registration},
     lifecycle::Lifecycle,
     lifetime::Lifetime,
     node_api::{
-        end::End,
         grpc_stream::{self, Inbound, Outbound},
-        handshake_limiter::{Doors, Opening},
+        handshake_limiter::{HandshakeLimiter, HandshakePermit},
+        stream_end::StreamEnd,
     },
     rate::{Rate, RateLimits, Repeated},
     registry::Registry,
@@ -64,19 +65,19 @@ const MAX_NACKS: u32 = 3;
 /// So long before its certificate ends a node is told to come again: it has renewed at half of the certificate's life.
 const RENEWAL_SECONDS: i64 = 30;
 /// How often the wall clock is compared with the end of a certificate.
-const CLOCK_LOOK_SECONDS: u64 = 10;
+const CLOCK_POLL_SECONDS: u64 = 10;
 /// In how many groups nodes are sent away.
-const TURNS: u64 = 64;
+const DRAIN_SLOTS: u64 = 64;
 /// Refused credentials that one node may report. Each of a few hundred minted credentials may be refused at the same time.
 const REFUSALS: Rate = Rate { per_second: 5.0, burst: 300.0 };
 /// Streams that one node may begin. Each costs a read of the store, and may cost a write.
-const BEGINNINGS: Rate = Rate { per_second: 5.0, burst: 100.0 };
+const STREAM_STARTS: Rate = Rate { per_second: 5.0, burst: 100.0 };
 /// Barriers ahead of time that one stream may ask for. A node that begins needs one; the period brings the rest.
-const MAX_HURRIES: u32 = 8;
+const MAX_BARRIER_REQUESTS: u32 = 8;
 /// How often a warning that a node can cause is repeated.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// How long a parting word may wait for what was said before.
-const GOODBYE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves nodes' streams. Cheap to clone.
 #[derive(Clone)]
@@ -106,15 +107,15 @@ pub(crate) struct Limits {
     /// Snapshots that are sent at the same time.
     snapshots: Arc<Semaphore>,
     /// Streams that have not said Hello yet, by node.
-    handshakes: Doors,
+    handshakes: HandshakeLimiter,
     /// Streams that begin, by whose they are.
-    beginnings: RateLimits<Identity>,
+    stream_starts: RateLimits<Identity>,
     /// Reports of refused credentials, by node.
     refusals: RateLimits<NodeId>,
     /// Warnings of reports that name what the node was not sent.
-    strangers: Repeated,
+    unsent_reports: Repeated,
     /// Warnings of nodes that come with another table than they should hold.
-    differing: Repeated,
+    divergences: Repeated,
 }
 
 impl Limits {
@@ -122,11 +123,11 @@ impl Limits {
     pub(crate) fn new(max_snapshots: usize) -> Self {
         Self {
             snapshots: Arc::new(Semaphore::new(max_snapshots)),
-            handshakes: Doors::default(),
-            beginnings: RateLimits::default(),
+            handshakes: HandshakeLimiter::default(),
+            stream_starts: RateLimits::default(),
             refusals: RateLimits::default(),
-            strangers: Repeated::new(WARN_EVERY),
-            differing: Repeated::new(WARN_EVERY),
+            unsent_reports: Repeated::new(WARN_EVERY),
+            divergences: Repeated::new(WARN_EVERY),
         }
     }
 }
@@ -145,22 +146,23 @@ impl Sessions {
     pub(crate) async fn sync(self, extensions: Extensions, body: RecvStream, mut respond: SendResponse<Bytes>) {
         let shared = &self.0;
         let _running = shared.lifecycle.tasks.token();
-        let entered = shared.lifecycle.stop.run_until_cancelled(enter(shared, &extensions)).await;
+        let entered = shared.lifecycle.stop.run_until_cancelled(admit_stream(shared, &extensions)).await;
         let (node, member, opening, expires_at) = match entered.unwrap_or_else(|| Err(leaving())) {
             Ok(entered) => entered,
             Err(status) => return grpc_stream::refuse(&mut respond, status),
         };
         let Ok(mut outbound) = Outbound::begin(&mut respond) else { return };
         let inbound = Inbound::new(body);
-        let Err(end) = serve(shared.clone(), node.clone(), (member, opening, expires_at), inbound, &mut outbound).await;
-        if matches!(end, End::FalseAck { .. } | End::Diverged { .. } | End::Rejected(_)) {
+        let Err(end) =
+            serve_stream(shared.clone(), node.clone(), (member, opening, expires_at), inbound, &mut outbound).await;
+        if matches!(end, StreamEnd::FalseAck { .. } | StreamEnd::Diverged { .. } | StreamEnd::Rejected(_)) {
             tracing::error!(seks.node = %node, reason = %end, "a node's stream was ended");
         } else {
             tracing::info!(seks.node = %node, reason = %end, "a node's stream has ended");
         }
         let listens = match end {
-            End::Stuck => outbound.ready().now_or_never(), // what it hasn't read for so long isn't kept for it
-            _ => timeout(GOODBYE, outbound.ready()).await.ok(),
+            StreamEnd::Stuck => outbound.ready().now_or_never(), // what it hasn't read for so long isn't kept for it
+            _ => timeout(CLOSE_TIMEOUT, outbound.ready()).await.ok(),
         };
         match listens {
             Some(Ok(())) => outbound.end(&Status::from(&end)),
@@ -174,67 +176,68 @@ fn leaving() -> Status {
 }
 
 /// Whose call it is, if it may begin.
-async fn enter(shared: &Shared, extensions: &Extensions) -> Result<(NodeId, Member, Opening, i64), Status> {
+async fn admit_stream(
+    shared: &Shared,
+    extensions: &Extensions,
+) -> Result<(NodeId, Member, HandshakePermit, i64), Status> {
     let peer = shared.identities.of(extensions).filter(|peer| !matches!(peer.identity, Identity::Operator(_)));
     let peer = peer.ok_or_else(|| Status::unauthenticated("a node's certificate is needed"))?;
     if peer.is_expired() {
-        return Err(Status::from(&End::Expired));
+        return Err(Status::from(&StreamEnd::Expired));
     }
     if shared.lifecycle.leaving.is_cancelled() {
         return Err(leaving());
     }
-    if shared.limits.beginnings.try_acquire(&peer.identity, BEGINNINGS).is_err() {
+    if shared.limits.stream_starts.try_acquire(&peer.identity, STREAM_STARTS).is_err() {
         return Err(Status::resource_exhausted("streams of this node begin too often"));
     }
-    let Some(opening) = shared.limits.handshakes.enter(&peer.identity) else {
+    let Some(opening) = shared.limits.handshakes.try_acquire(&peer.identity) else {
         return Err(Status::resource_exhausted("too many streams of this node are beginning"));
     };
-    let (node, member) = admit(shared, &peer).await.map_err(|end| Status::from(&end))?;
+    let (node, member) = find_member(shared, &peer).await.map_err(|end| Status::from(&end))?;
     Ok((node, member, opening, peer.expires_at))
 }
 
 /// The membership of a node that has shown its certificate. A replica that doesn't know it yet asks the store how far it is
 /// behind: enrolment may have happened at another replica just now.
-async fn admit(shared: &Shared, peer: &Peer) -> Result<(NodeId, Member), End> {
+async fn find_member(shared: &Shared, peer: &Peer) -> Result<(NodeId, Member), StreamEnd> {
     if let Some(member) = shared.fleet.members.admit(peer) {
         return Ok(member);
     }
-    let revision = shared.store.revision().await.map_err(|_| End::Store)?;
-    handshake::catch_up(shared, revision).await?;
-    shared.fleet.members.admit(peer).ok_or(End::Revoked)
+    let revision = shared.store.revision().await.map_err(|_| StreamEnd::Store)?;
+    handshake::wait_for_revision(shared, revision).await?;
+    shared.fleet.members.admit(peer).ok_or(StreamEnd::Revoked)
 }
 
-/// What [`serve`] returns when it is done: it only ever ends for a reason.
-enum Never {}
-
-async fn serve(
+async fn serve_stream(
     shared: Arc<Shared>,
     node: NodeId,
-    (member, opening, expires_at): (Member, Opening, i64),
+    (member, opening, expires_at): (Member, HandshakePermit, i64),
     mut inbound: Inbound,
     outbound: &mut Outbound,
-) -> Result<Never, End> {
-    let (began, scope) = (BootInstant::now(), Scope::of(&member.record));
-    let greeted = greet(&shared, &node, member.record.region.clone(), scope, &mut inbound);
-    let greeted = shared.lifecycle.stop.run_until_cancelled(greeted).await.ok_or(End::Stopped)?;
-    let Greeting { hello, key, welcome, check } = greeted?;
+) -> Result<Infallible, StreamEnd> {
+    let (began, scope) = (BootInstant::now(), NodeScope::of_record(&member.record));
+    let greeted = accept_hello(&shared, &node, member.record.region.clone(), scope, &mut inbound);
+    let greeted = shared.lifecycle.stop.run_until_cancelled(greeted).await.ok_or(StreamEnd::Stopped)?;
+    let AcceptedHello { hello, key, welcome, tracker } = greeted?;
     drop(opening);
     let stream = shared.streams.fetch_add(1, Relaxed);
-    let fenced = shared.fleet.leases.join(&node, stream, &hello).cancelled_owned().map(|()| Rare::Fenced);
-    let revoked = member.revoked.clone().cancelled_owned().map(|()| Rare::Revoked);
+    let fenced =
+        shared.fleet.leases.open_stream(&node, stream, &hello).cancelled_owned().map(|()| ControlEvent::Fenced);
+    let revoked = member.revoked.clone().cancelled_owned().map(|()| ControlEvent::Revoked);
     tracing::info!(seks.node = %node, region = hello.region, resumed = welcome.resumed, "a node's stream begins");
     let mut session = Session {
         sent: hello.applied_revision,
         was_sent: 0,
         complete: welcome.resumed,
-        check,
+        tracker,
         takes_deltas: hello.features.iter().any(|feature| feature == features::DELTAS),
         chunk_is_due: false,
         loading: None,
         renew: None,
         root_after: (!welcome.resumed || !hello.was_current).then_some(began),
         nacks: 0,
-        hurries: 0,
+        barrier_requests: 0,
         shared: shared.clone(),
         node,
         stream,
@@ -245,33 +248,34 @@ async fn serve(
         session.shared.fleet.leases.ack(&session.node, stream, hello.applied_revision);
     } else {
         session.sent = 0;
-        session.load_from(hello.applied_revision);
+        session.load_snapshot(hello.applied_revision);
     }
-    let stopped = shared.lifecycle.stop.clone().cancelled_owned().map(|()| Rare::Stopped);
-    let _leave = Leave { shared, node: session.node.clone(), stream };
+    let stopped = shared.lifecycle.stop.clone().cancelled_owned().map(|()| ControlEvent::Stopped);
+    let _guard = StreamGuard { shared, node: session.node.clone(), stream };
     outbound.send(ToNode::Welcome(welcome))?;
-    let renewal = certificate_at(expires_at - RENEWAL_SECONDS).map(|()| Rare::Renewal);
-    let expired = certificate_at(expires_at).map(|()| Rare::Expired);
-    let mut rare = vec![fenced.boxed(), revoked.boxed(), session.turn().boxed(), stopped.boxed(), expired.boxed()];
+    let renewal = certificate_at(expires_at - RENEWAL_SECONDS).map(|()| ControlEvent::Renewal);
+    let expired = certificate_at(expires_at).map(|()| ControlEvent::Expired);
+    let mut control =
+        vec![fenced.boxed(), revoked.boxed(), session.drain_slot().boxed(), stopped.boxed(), expired.boxed()];
     // A node that comes with a certificate that is about to end has no other: telling it to come again would change nothing.
     if unix_now() < expires_at - RENEWAL_SECONDS {
-        rare.push(renewal.boxed());
+        control.push(renewal.boxed());
     }
-    let Err(end) = session.run(&mut inbound, outbound, rare.into_iter().collect()).await;
-    if matches!(end, End::Revoked) {
-        let _ = timeout(GOODBYE, session.send_away(&mut inbound, outbound, member.revoked_at())).await;
+    let Err(end) = session.drive(&mut inbound, outbound, control.into_iter().collect()).await;
+    if matches!(end, StreamEnd::Revoked) {
+        let _ = timeout(CLOSE_TIMEOUT, session.fence_revoked_node(&mut inbound, outbound, member.revoked_at())).await;
     }
     Err(end)
 }
 
 /// What seldom happens to a stream.
-enum Rare {
+enum ControlEvent {
     /// Another stream speaks for the node.
     Fenced,
     /// The node is not of the fleet any more.
     Revoked,
     /// The replica is about to stop, and it is this node's turn to move.
-    Turn,
+    DrainSlot,
     /// The replica stops.
     Stopped,
     /// The node's certificate is about to end: who has another by now shows it on its next stream.
@@ -279,7 +283,7 @@ enum Rare {
     /// The node's certificate has ended.
     Expired,
     /// Time to look whether the stream is alive.
-    Look,
+    LivenessCheck,
 }
 
 /// Ready at `at` of the wall clock, in unix seconds, which is looked at from time to time: it may be set.
@@ -289,24 +293,24 @@ async fn certificate_at(at: i64) {
         if left == 0 {
             return;
         }
-        sleep(Duration::from_secs(left.min(CLOCK_LOOK_SECONDS))).await;
+        sleep(Duration::from_secs(left.min(CLOCK_POLL_SECONDS))).await;
     }
 }
 
 /// Each is looked at when it has happened, instead of with every message: a thousand streams that ask the same lock whether the replica is
 /// about to stop cost more than what they send.
-type Rares = FuturesUnordered<BoxFuture<'static, Rare>>;
+type ControlEvents = FuturesUnordered<BoxFuture<'static, ControlEvent>>;
 
 /// Takes the stream out of the fleet, however it ends.
-struct Leave {
+struct StreamGuard {
     shared: Arc<Shared>,
     node: NodeId,
     stream: u64,
 }
 
-impl Drop for Leave {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.shared.fleet.leases.leave(&self.node, self.stream);
+        self.shared.fleet.leases.close_stream(&self.node, self.stream);
     }
 }
 
@@ -322,12 +326,12 @@ struct Session {
     /// The node has a whole table, once it has applied what was sent.
     complete: bool,
     /// What the node may hold, and what that should add up to.
-    check: Check,
+    tracker: ChecksumTracker,
     /// It takes several deltas in one message.
     takes_deltas: bool,
     /// Deltas were sent last: however many there are, a snapshot gets on.
     chunk_is_due: bool,
-    loading: Option<Loading>,
+    loading: Option<SnapshotTransfer>,
     /// The nonce of a Renew that hasn't been answered; a later one replaces it.
     renew: Option<u64>,
     /// The first lease of a node that has started since its last is rooted after its stream began. The process before this one may have acknowledged
@@ -335,64 +339,69 @@ struct Session {
     root_after: Option<BootInstant>,
     nacks: u32,
     /// Barriers that it has asked for ahead of time.
-    hurries: u32,
+    barrier_requests: u32,
 }
 
 impl Session {
-    async fn run(&mut self, inbound: &mut Inbound, outbound: &mut Outbound, mut rare: Rares) -> Result<Never, End> {
-        let mut news = WatchStream::from_changes(self.shared.changes.log.news());
+    async fn drive(
+        &mut self,
+        inbound: &mut Inbound,
+        outbound: &mut Outbound,
+        mut control: ControlEvents,
+    ) -> Result<Infallible, StreamEnd> {
+        let mut news = WatchStream::from_changes(self.shared.changes.log.subscribe_entries());
         let mut barrier = WatchStream::from_changes(self.shared.fleet.barriers.subscribe());
         let patience = self.shared.lease * 2;
         // Goes on if there was life: a timer that was set anew with every message would cost more than those.
-        let look = |due| sleep_until(due).map(|()| Rare::Look).boxed();
+        let check_at = |due| sleep_until(due).map(|()| ControlEvent::LivenessCheck).boxed();
         let (mut heard, mut moved) = (Instant::now(), Instant::now());
-        rare.push(look(heard + patience));
-        let mut recording = self.record();
+        control.push(check_at(heard + patience));
+        let mut recording = self.record_ownership();
         loop {
-            let pending = self.pending()?;
-            let waiting = matches!(pending, Pending::Nothing);
+            let pending = self.next_message()?;
+            let waiting = matches!(pending, NextMessage::Nothing);
             if waiting {
                 moved = Instant::now();
             }
             tokio::select! {
                 biased;
-                Some(what) = rare.next() => match what {
-                    Rare::Fenced => {
-                        let fence = wire::Fence { epoch: self.epoch(), reason: End::Fenced.to_string(), revision: 0 };
-                        let _ = timeout(GOODBYE, send(outbound, ToNode::Fence(fence))).await;
-                        return Err(End::Fenced);
+                Some(what) = control.next() => match what {
+                    ControlEvent::Fenced => {
+                        let fence = wire::Fence { epoch: self.epoch(), reason: StreamEnd::Fenced.to_string(), revision: 0 };
+                        let _ = timeout(CLOSE_TIMEOUT, send(outbound, ToNode::Fence(fence))).await;
+                        return Err(StreamEnd::Fenced);
                     }
-                    Rare::Revoked => return Err(End::Revoked),
-                    Rare::Stopped => return Err(End::Stopped),
-                    Rare::Expired => return Err(End::Expired),
-                    what @ (Rare::Turn | Rare::Renewal) => {
+                    ControlEvent::Revoked => return Err(StreamEnd::Revoked),
+                    ControlEvent::Stopped => return Err(StreamEnd::Stopped),
+                    ControlEvent::Expired => return Err(StreamEnd::Expired),
+                    what @ (ControlEvent::DrainSlot | ControlEvent::Renewal) => {
                         let reason = match what {
-                            Rare::Turn => "this replica is about to stop",
+                            ControlEvent::DrainSlot => "this replica is about to stop",
                             _ => "the node's certificate is about to expire",
                         };
                         let go = wire::GoAway { reason: reason.into() };
                         // Who doesn't even read that, isn't waited for.
-                        if let Ok(sent) = timeout(GOODBYE, send(outbound, ToNode::GoAway(go))).await {
+                        if let Ok(sent) = timeout(CLOSE_TIMEOUT, send(outbound, ToNode::GoAway(go))).await {
                             sent?;
                         }
                     }
-                    Rare::Look => match heard.min(moved) + patience {
-                        due if due <= Instant::now() => return Err(End::Stuck),
-                        due => rare.push(look(due)),
+                    ControlEvent::LivenessCheck => match heard.min(moved) + patience {
+                        due if due <= Instant::now() => return Err(StreamEnd::Stuck),
+                        due => control.push(check_at(due)),
                     },
                 },
                 message = inbound.message() => {
                     heard = Instant::now();
-                    self.receive(message?.message.ok_or(End::Protocol("an empty message"))?)?;
+                    self.receive(message?.message.ok_or(StreamEnd::Protocol("an empty message"))?)?;
                     if recording.is_none() && self.renew.is_some() {
-                        recording = self.record();
+                        recording = self.record_ownership();
                     }
                 }
                 Some(()) = OptionFuture::from(recording.as_mut()) => recording = None,
-                loaded = next_message::prepared(&mut self.loading) => self.begin(loaded),
+                loaded = next_message::snapshot_prepared(&mut self.loading) => self.begin_snapshot(loaded),
                 ready = outbound.ready(), if !waiting => {
                     ready?;
-                    outbound.send(self.make(pending))?;
+                    outbound.send(self.build_message(pending))?;
                     moved = Instant::now();
                 }
                 _ = news.next(), if waiting => {}
@@ -402,21 +411,22 @@ impl Session {
     }
 
     /// Ready when it is this node's turn to move: a thousand at once would keep each other from it.
-    fn turn(&self) -> impl Future<Output = Rare> + use<> {
+    fn drain_slot(&self) -> impl Future<Output = ControlEvent> + use<> {
         let leaving = self.shared.lifecycle.leaving.clone();
-        let turn = registration::handover(self.shared.lease).mul_f64((self.stream % TURNS) as f64 / (4 * TURNS) as f64);
+        let turn = registration::handover_time(self.shared.lease)
+            .mul_f64((self.stream % DRAIN_SLOTS) as f64 / (4 * DRAIN_SLOTS) as f64);
         async move {
             leaving.cancelled().await;
             sleep(turn).await;
-            Rare::Turn
+            ControlEvent::DrainSlot
         }
     }
 
-    fn receive(&mut self, message: FromNode) -> Result<(), End> {
+    fn receive(&mut self, message: FromNode) -> Result<(), StreamEnd> {
         match message {
             FromNode::Ack(ack) => {
                 self.acknowledged(ack.revision)?;
-                if self.complete && !self.check.agrees(ack.revision, &ack.table_hash) {
+                if self.complete && !self.tracker.matches(ack.revision, &ack.table_hash) {
                     self.repair(ack.revision);
                 }
             }
@@ -425,34 +435,34 @@ impl Session {
                 let reason: String = nack.reason.chars().filter(|c| !c.is_control()).take(200).collect();
                 tracing::warn!(seks.node = %self.node, revision = nack.revision, reason, "a node asks for a snapshot");
                 if self.nacks > MAX_NACKS {
-                    return Err(End::Rejected(reason));
+                    return Err(StreamEnd::Rejected(reason));
                 }
                 self.complete = false;
-                self.load_from(self.sent);
+                self.load_snapshot(self.sent);
             }
             FromNode::Renew(renew) => {
                 self.renew = Some(renew.nonce);
-                self.shared.fleet.leases.renewed(&self.node, self.stream, renew.tokens);
-                self.shared.fleet.leases.audit(&self.node, self.stream, renew.audit_queue);
-                if self.root_after.is_some() && self.hurries < MAX_HURRIES {
-                    self.hurries += 1;
+                self.shared.fleet.leases.renewal_requested(&self.node, self.stream, renew.tokens);
+                self.shared.fleet.leases.set_audit_queue(&self.node, self.stream, renew.audit_queue);
+                if self.root_after.is_some() && self.barrier_requests < MAX_BARRIER_REQUESTS {
+                    self.barrier_requests += 1;
                     self.shared.fleet.barriers.request();
                 }
             }
-            FromNode::Refused(refused) => self.refused(refused),
-            FromNode::Hello(_) => return Err(End::Protocol("a second Hello")),
+            FromNode::Refused(refused) => self.credential_refused(refused),
+            FromNode::Hello(_) => return Err(StreamEnd::Protocol("a second Hello")),
         }
         Ok(())
     }
 
     /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that. A node may only name a credential that it
     /// was sent, and only so often: each costs reads of the store, and perhaps an exchange with an identity provider.
-    fn refused(&self, refused: wire::Refused) {
+    fn credential_refused(&self, refused: wire::Refused) {
         let (shared, node) = (self.shared.clone(), self.node.clone());
         let (Ok(tenant), Ok(credential)) = (refused.tenant.parse(), refused.credential.parse()) else { return };
         let pools = self.shared.changes.snapshots.assigned(&tenant, &credential);
-        if !self.check.scope().holds(&tenant) || !pools.is_some_and(|pools| self.check.is_sent(&pools)) {
-            if let Some(count) = self.shared.limits.strangers.count() {
+        if !self.tracker.scope().includes_tenant(&tenant) || !pools.is_some_and(|pools| self.tracker.is_sent(&pools)) {
+            if let Some(count) = self.shared.limits.unsent_reports.count() {
                 tracing::warn!(seks.node = %node, count, "a node names a credential that it was not sent");
             }
             return;
@@ -471,11 +481,11 @@ impl Session {
         });
     }
 
-    fn acknowledged(&self, revision: Revision) -> Result<(), End> {
+    fn acknowledged(&self, revision: Revision) -> Result<(), StreamEnd> {
         // Before its snapshot is whole a node has nothing to acknowledge.
         let sent = if self.complete { self.sent } else { self.was_sent };
         if revision > sent {
-            return Err(End::FalseAck { acked: revision, sent });
+            return Err(StreamEnd::FalseAck { acked: revision, sent });
         }
         let news = self.shared.fleet.leases.ack(&self.node, self.stream, revision);
         // What happened before we came was pushed by nobody.
@@ -491,13 +501,13 @@ impl Session {
     }
 
     /// Tells a revoked node to stop, and hears that it has: with that, nobody has to wait for its lease to end.
-    async fn send_away(
+    async fn fence_revoked_node(
         &mut self,
         inbound: &mut Inbound,
         outbound: &mut Outbound,
         revision: Revision,
-    ) -> Result<(), End> {
-        let fence = wire::Fence { epoch: self.epoch(), reason: End::Revoked.to_string(), revision };
+    ) -> Result<(), StreamEnd> {
+        let fence = wire::Fence { epoch: self.epoch(), reason: StreamEnd::Revoked.to_string(), revision };
         send(outbound, ToNode::Fence(fence)).await?;
         while let Ok(message) = inbound.message().await {
             if let Some(FromNode::Ack(ack)) = message.message
@@ -511,21 +521,21 @@ impl Session {
     }
 
     /// Begins to write down that we answer for the node's leases; `None`: the store knows, or it is too early.
-    fn record(&self) -> Option<BoxFuture<'static, ()>> {
+    fn record_ownership(&self) -> Option<BoxFuture<'static, ()>> {
         let effective = |revision| self.shared.changes.log.effective(revision);
-        let record = self.shared.fleet.leases.to_record(&self.node, self.shared.lease, effective)?;
+        let record = self.shared.fleet.leases.ownership_to_record(&self.node, self.shared.lease, effective)?;
         let (shared, node) = (self.shared.clone(), self.node.clone());
         // A task of its own: however this stream ends, the fleet hears what became of the write.
         let write = tokio::spawn(async move {
-            let known = shared.fleet.members.stored(&node);
+            let known = shared.fleet.members.record_of(&node);
             match shared.registry.see_node(&node, &record, known).await {
                 Ok(revision) => {
-                    shared.fleet.leases.recorded(&node, &record, revision);
+                    shared.fleet.leases.ownership_recorded(&node, &record, revision);
                     shared.fleet.barriers.request();
                 }
                 Err(error) => {
                     tracing::warn!(seks.node = %node, %error, "a node can't be recorded; it gets no lease");
-                    shared.fleet.leases.unrecorded(&node, &record);
+                    shared.fleet.leases.ownership_unknown(&node, &record);
                 }
             }
         });
@@ -537,27 +547,27 @@ impl Session {
     /// The node's table isn't what it should be: an event was lost, or a record damaged. It gets another, and somebody looks into it.
     fn repair(&mut self, revision: Revision) {
         self.shared.changes.metrics.diverged("node");
-        if self.check.may_repair() {
+        if self.tracker.may_repair() {
             tracing::error!(seks.node = %self.node, revision, "a node's table differs from what it should hold");
             self.was_sent = self.sent;
             self.complete = false;
-            self.load_from(self.sent);
+            self.load_snapshot(self.sent);
         }
     }
 
     /// Prepares a snapshot that is not older than `revision`, which the node may have.
-    fn load_from(&mut self, revision: Revision) {
-        self.loading = Some(Loading::new(&self.shared, self.check.scope().clone(), revision));
+    fn load_snapshot(&mut self, revision: Revision) {
+        self.loading = Some(SnapshotTransfer::new(&self.shared, self.tracker.scope().clone(), revision));
     }
 
-    fn begin(&mut self, loaded: Loaded) {
+    fn begin_snapshot(&mut self, loaded: SnapshotCursor) {
         self.sent = loaded.revision();
-        self.check.restart(loaded.revision(), loaded.sums());
-        self.loading = Some(Loading::Sending(Box::new(loaded)));
+        self.tracker.restart(loaded.revision(), loaded.checksum());
+        self.loading = Some(SnapshotTransfer::Sending(Box::new(loaded)));
     }
 
     /// What the store's envelopes are bound to, and what the node's are.
-    fn epochs(&self) -> (&str, &str) {
+    fn sealing_ids(&self) -> (&str, &str) {
         (self.shared.store.epoch(), self.shared.lifetime.name())
     }
 
@@ -566,7 +576,7 @@ impl Session {
     }
 }
 
-async fn send(outbound: &mut Outbound, message: ToNode) -> Result<(), End> {
+async fn send(outbound: &mut Outbound, message: ToNode) -> Result<(), StreamEnd> {
     outbound.ready().await?;
     outbound.send(message)
 }

@@ -27,7 +27,7 @@ use crate::http2_limits::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 fn connect(serve: impl Serve + Send + 'static) -> (DuplexStream, CancellationToken, JoinHandle<()>) {
     let (ours, theirs) = tokio::io::duplex(1024 * 1024);
     let stop = CancellationToken::new();
-    (theirs, stop.clone(), tokio::spawn(connection::run(ours, serve, std::future::pending(), stop)))
+    (theirs, stop.clone(), tokio::spawn(connection::drive_connection(ours, serve, std::future::pending(), stop)))
 }
 
 /// As [`connect`], with HTTP/2 begun: how to call, and what drives the other end until it is aborted.
@@ -143,7 +143,7 @@ async fn what_runs_may_finish_when_the_replica_stops() {
 
 #[tokio::test(start_paused = true)]
 async fn a_path_that_nothing_serves_is_answered() {
-    let serve = |request, respond| tonic_call::answer(Routes::default(), request, respond).boxed();
+    let serve = |request, respond| tonic_call::serve_with_tonic(Routes::default(), request, respond).boxed();
     let (mut calls, _driver, _stop, _connection) = client(serve).await;
     let answer = calls.send_request(request(), true).unwrap().0.await.unwrap();
     assert_eq!(answer.headers()["grpc-status"], "12");

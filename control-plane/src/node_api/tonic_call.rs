@@ -12,7 +12,7 @@ use tonic::service::Routes;
 use tower::ServiceExt as _;
 
 /// Lets `routes` answer. Answers are small: they aren't held back for who doesn't read.
-pub(super) async fn answer(routes: Routes, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+pub(super) async fn serve_with_tonic(routes: Routes, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let asked = request.map(|body| StreamBody::new(Box::pin(unfold(body, next))));
     tokio::select! {
         answer = routes.oneshot(asked) => {

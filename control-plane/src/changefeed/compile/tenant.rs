@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     changefeed::{
-        change::Credential,
-        checksum::{Audience, Pools, Sums},
+        change::CredentialChange,
+        checksum::{Audience, Checksum, Pools},
     },
     registry::record::{PolicySet, destination_of},
 };
@@ -30,7 +30,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Tenant {
     /// Its own record exists, and it isn't being deleted: without it nothing in it is sent.
-    pub(super) living: bool,
+    pub(super) active: bool,
     /// The private networks that its services may reach, where they ask for private upstreams.
     networks: Vec<String>,
     agents: HashMap<AgentName, Bytes>,
@@ -53,8 +53,8 @@ pub(super) struct Tenant {
     /// Request ids that the store remembers.
     pub(super) requests: u64,
     /// Of all but the tenant's own record and its policies.
-    sums: Sums,
-    policies_sum: Option<TableSum>,
+    checksum: Checksum,
+    policies_checksum: Option<TableSum>,
 }
 
 #[derive(Default)]
@@ -74,7 +74,7 @@ impl Tenant {
         &self,
         name: &TenantName,
         plain: &mut impl FnMut(&Bytes),
-        credential: &mut impl FnMut(Credential),
+        credential: &mut impl FnMut(CredentialChange),
     ) {
         plain(&tenant_record(name));
         self.agents.values().for_each(&mut *plain);
@@ -87,16 +87,16 @@ impl Tenant {
     }
 
     /// What all of it adds up to at a node. Revoked tokens don't count: each side forgets them in its own time.
-    pub(super) fn sums(&mut self, name: &TenantName) -> Sums {
-        if !self.living {
-            return Sums::default();
+    pub(super) fn checksum(&mut self, name: &TenantName) -> Checksum {
+        if !self.active {
+            return Checksum::default();
         }
-        let policies = match self.policies_sum {
+        let policies = match self.policies_checksum {
             Some(known) => known,
-            None => *self.policies_sum.insert(TableSum::of_record(&self.policies(name))),
+            None => *self.policies_checksum.insert(TableSum::of_record(&self.policies(name))),
         };
         let own = TableSum::of_record(&tenant_record(name));
-        Sums { plain: self.sums.plain.plus(policies).plus(own), credentials: self.sums.credentials.clone() }
+        Checksum { plain: self.checksum.plain.plus(policies).plus(own), credentials: self.checksum.credentials.clone() }
     }
 
     /// What it has, as far as nodes' tables tell.
@@ -122,7 +122,7 @@ impl Tenant {
     }
 
     /// The current version of a credential, if nodes need it.
-    pub(super) fn credential(&self, tenant: &TenantName, name: &CredentialName) -> Option<Credential> {
+    pub(super) fn credential(&self, tenant: &TenantName, name: &CredentialName) -> Option<CredentialChange> {
         let row = self.credentials.get(name).filter(|row| row.reach > 0)?;
         let record = row.record.as_ref()?;
         let envelope = row.envelopes.get(&record.version)?.clone();
@@ -132,7 +132,7 @@ impl Tenant {
         let service_at = self.destinations.get(record.service.as_str()).copied();
         let (tenant, name) = (tenant.clone(), name.clone());
         let version = record.version;
-        Some(Credential { tenant, name, service, version, minted, bound_to, service_at, pools, envelope })
+        Some(CredentialChange { tenant, name, service, version, minted, bound_to, service_at, pools, envelope })
     }
 
     fn is_unbound(&self, record: &wire::Credential) -> bool {
@@ -159,16 +159,16 @@ impl Tenant {
 
     pub(super) fn set_authenticated(&mut self, authenticated: bool) {
         if self.authenticated != authenticated {
-            (self.authenticated, self.policies_sum) = (authenticated, None);
+            (self.authenticated, self.policies_checksum) = (authenticated, None);
         }
     }
 
     pub(super) fn set_policy_set(&mut self, set: Option<PolicySet>) {
-        (self.policy_set, self.policies_sum) = (set, None);
+        (self.policy_set, self.policies_checksum) = (set, None);
     }
 
     pub(super) fn set_agent(&mut self, name: AgentName, encoded: Option<Bytes>) {
-        set(&mut self.agents, name, encoded, &mut self.sums.plain);
+        set(&mut self.agents, name, encoded, &mut self.checksum.plain);
     }
 
     /// Puts or removes a service. Returns the credentials of which nodes must be told, because it sends them to another destination.
@@ -179,12 +179,12 @@ impl Tenant {
             None => self.destinations.remove(&name),
         };
         let encoded = record.map(|record| encode::service(record, &self.networks));
-        set(&mut self.services, name.clone(), encoded, &mut self.sums.plain);
+        set(&mut self.services, name.clone(), encoded, &mut self.checksum.plain);
         if before == destination {
             return Vec::new();
         }
         let moved: Vec<CredentialName> = self.of_service.get(name.as_str()).into_iter().flatten().cloned().collect();
-        moved.iter().for_each(|credential| self.count(credential));
+        moved.iter().for_each(|credential| self.update_checksum_of(credential));
         moved
     }
 
@@ -201,12 +201,12 @@ impl Tenant {
         let changed: Vec<(ServiceName, Bytes)> = self.services.iter().filter_map(again).collect();
         let mut names: Vec<ServiceName> = changed.iter().map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
-        changed.into_iter().for_each(|(name, new)| set(&mut self.services, name, Some(new), &mut self.sums.plain));
+        changed.into_iter().for_each(|(name, new)| set(&mut self.services, name, Some(new), &mut self.checksum.plain));
         names
     }
 
     pub(super) fn set_policy(&mut self, id: String, policy: Option<wire::Policy>) {
-        self.policies_sum = None;
+        self.policies_checksum = None;
         match policy {
             Some(policy) => drop(self.policies.insert(id, policy)),
             None => drop(self.policies.remove(&id)),
@@ -230,7 +230,7 @@ impl Tenant {
             }
             self.of_service.retain(|_, of| !of.is_empty());
         }
-        self.count(name);
+        self.update_checksum_of(name);
         self.forget_if_unused(name);
     }
 
@@ -243,7 +243,7 @@ impl Tenant {
             Some(_) => {}
             None => drop(row.envelopes.remove(&version)),
         }
-        self.count(name);
+        self.update_checksum_of(name);
         self.forget_if_unused(name);
     }
 
@@ -261,14 +261,14 @@ impl Tenant {
             Some(new) => self.tokens.insert(id, encode::token(new)),
             None => self.tokens.remove(&id),
         };
-        give_back(&mut self.tokens);
+        shrink_if_sparse(&mut self.tokens);
         let old = old.as_ref().and_then(read_token);
         let sum = |token: &wire::Token| Digest::try_from(token.digest.as_slice()).map(|d| TableSum::of_token(&d));
         if let Some(Ok(less)) = old.as_ref().map(sum) {
-            self.sums.plain = self.sums.plain.minus(less);
+            self.checksum.plain = self.checksum.plain.minus(less);
         }
         if let Some(Ok(more)) = new.map(sum) {
-            self.sums.plain = self.sums.plain.plus(more);
+            self.checksum.plain = self.checksum.plain.plus(more);
         }
         let mut changed = Vec::new();
         // The new first: what both reach is never given up in between.
@@ -291,14 +291,14 @@ impl Tenant {
         row.reach = if more { before + 1 } else { before.saturating_sub(1) };
         let edge = before.min(row.reach) == 0 && row.record.is_some();
         if edge {
-            self.count(name);
+            self.update_checksum_of(name);
         }
         self.forget_if_unused(name);
         edge
     }
 
     /// Brings a credential's part in the sum up to date.
-    fn count(&mut self, name: &CredentialName) {
+    fn update_checksum_of(&mut self, name: &CredentialName) {
         let Some(row) = self.credentials.get(name) else { return };
         let sent = row.record.as_ref().filter(|r| row.reach > 0 && row.envelopes.contains_key(&r.version));
         let part = |r: &wire::Credential| {
@@ -307,8 +307,8 @@ impl Tenant {
         };
         let part = sent.map(part).unwrap_or_default();
         let Some(row) = self.credentials.get_mut(name) else { return };
-        self.sums.shift(&row.sum.0, |sum| sum.minus(row.sum.1));
-        self.sums.shift(&part.0, |sum| sum.plus(part.1));
+        self.checksum.shift(&row.sum.0, |sum| sum.minus(row.sum.1));
+        self.checksum.shift(&part.0, |sum| sum.plus(part.1));
         row.sum = part;
     }
 
@@ -320,7 +320,7 @@ impl Tenant {
 }
 
 /// Gives back the room of what has been removed, once that is most of it.
-fn give_back<N: Eq + Hash>(map: &mut HashMap<N, Bytes>) {
+fn shrink_if_sparse<N: Eq + Hash>(map: &mut HashMap<N, Bytes>) {
     if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
         map.shrink_to(map.len() * 2);
     }
@@ -335,7 +335,7 @@ fn set<N: Eq + Hash>(map: &mut HashMap<N, Bytes>, name: N, value: Option<Bytes>,
         Some(value) => map.insert(name, value),
         None => map.remove(&name),
     };
-    give_back(map);
+    shrink_if_sparse(map);
     if let Some(old) = old {
         *sum = sum.minus(TableSum::of_record(&old));
     }

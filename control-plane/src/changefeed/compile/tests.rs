@@ -1,7 +1,7 @@
 use prost::Message as _;
 
 use super::*;
-use crate::changefeed::{change::Body, scope::Scope};
+use crate::changefeed::{change::Payload, scope::NodeScope};
 
 fn t() -> TenantName {
     "acme".parse().unwrap()
@@ -62,10 +62,10 @@ fn policy(id: &str) -> Write {
 }
 
 /// What nodes are told, in short.
-fn told(items: &[Item]) -> Vec<String> {
-    let show = |item: &Item| match &item.body {
-        Body::Credential(c) => format!("credential {} v{} {:?}", c.name, c.version, c.envelope),
-        Body::Plain { change, .. } => match wire::Change::decode(change.clone()).unwrap().change.unwrap() {
+fn told(items: &[TableChange]) -> Vec<String> {
+    let show = |item: &TableChange| match &item.payload {
+        Payload::Credential(c) => format!("credential {} v{} {:?}", c.name, c.version, c.envelope),
+        Payload::Shared { change, .. } => match wire::Change::decode(change.clone()).unwrap().change.unwrap() {
             Change::Tenant(t) => format!("tenant {}", t.name),
             Change::Agent(a) => format!("agent {} {}", a.name, if a.disabled { "off" } else { "on" }),
             Change::Service(s) => format!("service {}", s.service.unwrap().name),
@@ -85,17 +85,17 @@ fn told(items: &[Item]) -> Vec<String> {
     items.iter().map(show).collect()
 }
 
-fn table(changes: impl IntoIterator<Item = Write>) -> Materialised {
-    let mut table = Materialised::default();
-    table.take([tenant(false)].into_iter().chain(changes).collect());
+fn table(changes: impl IntoIterator<Item = Write>) -> MaterializedTable {
+    let mut table = MaterializedTable::default();
+    table.take_changes([tenant(false)].into_iter().chain(changes).collect());
     table
 }
 
 /// Everything that a snapshot would send, sorted.
-fn exported(table: &Materialised) -> Vec<String> {
+fn exported(table: &MaterializedTable) -> Vec<String> {
     let mut items = Vec::new();
-    let credentials = table.export(|_| true, |change| items.push(Item::plain(&t(), change.clone(), false)));
-    items.extend(credentials.into_iter().map(Item::credential));
+    let credentials = table.export(|_| true, |change| items.push(TableChange::plain(&t(), change.clone(), false)));
+    items.extend(credentials.into_iter().map(TableChange::credential));
     let mut told = told(&items);
     told.sort_unstable();
     told
@@ -105,28 +105,32 @@ fn exported(table: &Materialised) -> Vec<String> {
 fn a_change_to_an_agent_is_one_record_however_many_tokens_it_has() {
     let mut table = table((0..50).map(|n| token(&format!("tok-{n}"), n)).chain([agent(false, false)]));
     assert_eq!(table.tokens(), 50);
-    assert_eq!(told(&table.take(vec![agent(true, false)])), ["agent bot off"]);
-    assert_eq!(told(&table.take(vec![agent(false, true)])), ["agent bot off"], "one that is being deleted is off");
-    assert_eq!(told(&table.take(vec![agent(false, false)])), ["agent bot on"]);
+    assert_eq!(told(&table.take_changes(vec![agent(true, false)])), ["agent bot off"]);
+    assert_eq!(
+        told(&table.take_changes(vec![agent(false, true)])),
+        ["agent bot off"],
+        "one that is being deleted is off"
+    );
+    assert_eq!(told(&table.take_changes(vec![agent(false, false)])), ["agent bot on"]);
 }
 
 #[test]
 fn revoking_is_said_once_whether_or_not_there_was_room_for_a_tombstone() {
     let mut full = table([token("tok-1", 1)]);
-    assert_eq!(told(&full.take(vec![delete_token("tok-1")])), ["-token tok-1 1 until 1000"]);
+    assert_eq!(told(&full.take_changes(vec![delete_token("tok-1")])), ["-token tok-1 1 until 1000"]);
     let mut roomy = table([token("tok-1", 1)]);
-    let both = roomy.take(vec![delete_token("tok-1"), tombstone("tok-1", 1)]);
+    let both = roomy.take_changes(vec![delete_token("tok-1"), tombstone("tok-1", 1)]);
     assert_eq!(told(&both), ["-token tok-1 1 until 1000"]);
     assert_eq!(roomy.tokens(), 0);
     assert!(exported(&roomy).contains(&"-token tok-1 1 until 1000".into()), "a snapshot tells who missed it");
-    assert!(roomy.take(vec![Write::Delete(Key::Tombstone(t(), "tok-1".parse().unwrap()))]).is_empty());
+    assert!(roomy.take_changes(vec![Write::Delete(Key::Tombstone(t(), "tok-1".parse().unwrap()))]).is_empty());
     assert!(!exported(&roomy).iter().any(|line| line.contains("tok-1")));
 }
 
 #[test]
 fn a_rotated_token_loses_its_old_digest_in_the_same_delta_and_first() {
     let mut table = table([token("tok-1", 1)]);
-    let told = told(&table.take(vec![token("tok-1", 2), tombstone("tok-buried", 1)]));
+    let told = told(&table.take_changes(vec![token("tok-1", 2), tombstone("tok-buried", 1)]));
     assert_eq!(told[0], "-token tok-1 1 until 1000");
     assert!(told.contains(&"token tok-1 2".into()) && table.tokens() == 1);
 }
@@ -134,27 +138,29 @@ fn a_rotated_token_loses_its_old_digest_in_the_same_delta_and_first() {
 #[test]
 fn what_takes_rights_away_comes_first() {
     let mut table = table([token("tok-1", 1), agent(false, false)]);
-    let items = table.take(vec![agent(true, false), token("tok-2", 2), delete_token("tok-1")]);
-    let narrows: Vec<bool> = items.iter().map(Item::narrows).collect();
-    assert_eq!(narrows, [true, true, false]);
+    let items = table.take_changes(vec![agent(true, false), token("tok-2", 2), delete_token("tok-1")]);
+    let revokes: Vec<bool> = items.iter().map(TableChange::revokes).collect();
+    assert_eq!(revokes, [true, true, false]);
 }
 
 #[test]
 fn a_credential_is_sent_while_a_token_reaches_it_and_in_its_current_version() {
     let mut table = table([]);
-    assert_eq!(told(&table.take(credential(1).into())), ["-credential main"], "nobody may use it");
-    assert_eq!(told(&table.take(vec![token("tok-1", 1)])), ["token tok-1 1", "credential main v1 b\"\\x01\""]);
-    assert_eq!(told(&table.take(vec![token("tok-2", 2)])), ["token tok-2 2"]);
-    assert_eq!(told(&table.take(credential(2).into())), ["credential main v2 b\"\\x02\""]);
+    assert_eq!(told(&table.take_changes(credential(1).into())), ["-credential main"], "nobody may use it");
+    assert_eq!(told(&table.take_changes(vec![token("tok-1", 1)])), ["token tok-1 1", "credential main v1 b\"\\x01\""]);
+    assert_eq!(told(&table.take_changes(vec![token("tok-2", 2)])), ["token tok-2 2"]);
+    assert_eq!(told(&table.take_changes(credential(2).into())), ["credential main v2 b\"\\x02\""]);
     let name: CredentialName = "main".parse().unwrap();
     let rewrapped = Write::Put(Key::Envelope(t(), name.clone(), 2), Bytes::from_static(b"w"));
-    assert!(table.take(vec![rewrapped]).is_empty(), "another wrapping is the same secret");
+    assert!(table.take_changes(vec![rewrapped]).is_empty(), "another wrapping is the same secret");
     assert!(exported(&table).contains(&"credential main v2 b\"w\"".into()));
-    assert_eq!(told(&table.take(vec![delete_token("tok-1")])).len(), 1);
-    let last = told(&table.take(vec![delete_token("tok-2")]));
+    assert_eq!(told(&table.take_changes(vec![delete_token("tok-1")])).len(), 1);
+    let last = told(&table.take_changes(vec![delete_token("tok-2")]));
     assert!(last.contains(&"-credential main".into()), "{last:?}");
-    let deleted =
-        table.take(vec![Write::Delete(Key::Credential(t(), name.clone())), Write::Delete(Key::Envelope(t(), name, 2))]);
+    let deleted = table.take_changes(vec![
+        Write::Delete(Key::Credential(t(), name.clone())),
+        Write::Delete(Key::Envelope(t(), name, 2)),
+    ]);
     assert_eq!(told(&deleted), ["-credential main"]);
 }
 
@@ -162,11 +168,11 @@ fn a_credential_is_sent_while_a_token_reaches_it_and_in_its_current_version() {
 fn a_tenant_that_is_being_deleted_is_gone_at_once_and_comes_back_whole() {
     let mut table = table([agent(false, false), token("tok-1", 1), policy("p")]);
     let before = exported(&table);
-    assert_eq!(told(&table.take(vec![tenant(true)])), ["-tenant acme"]);
+    assert_eq!(told(&table.take_changes(vec![tenant(true)])), ["-tenant acme"]);
     assert!(exported(&table).is_empty());
-    assert!(table.take(vec![agent(true, false)]).is_empty(), "nothing in it matters to nodes");
-    table.take(vec![agent(false, false)]);
-    let mut back = told(&table.take(vec![tenant(false)]));
+    assert!(table.take_changes(vec![agent(true, false)]).is_empty(), "nothing in it matters to nodes");
+    table.take_changes(vec![agent(false, false)]);
+    let mut back = told(&table.take_changes(vec![tenant(false)]));
     back.sort_unstable();
     assert_eq!(back, before);
 }
@@ -174,19 +180,19 @@ fn a_tenant_that_is_being_deleted_is_gone_at_once_and_comes_back_whole() {
 #[test]
 fn all_policies_of_a_tenant_are_one_record_and_none_takes_rights_away() {
     let mut table = table([policy("a")]);
-    assert_eq!(told(&table.take(vec![policy("b")])), ["policies 2"]);
-    let gone = table.take(vec![
+    assert_eq!(told(&table.take_changes(vec![policy("b")])), ["policies 2"]);
+    let gone = table.take_changes(vec![
         Write::Delete(Key::Policy(t(), "a".parse().unwrap())),
         Write::Delete(Key::Policy(t(), "b".parse().unwrap())),
     ]);
-    assert!(told(&gone) == ["policies 0"] && gone[0].narrows());
+    assert!(told(&gone) == ["policies 0"] && gone[0].revokes());
 }
 
 #[test]
 fn a_damaged_record_counts_as_absent_and_takes_nothing_else_with_it() {
     let mut table = table([agent(false, false), token("tok-1", 1)]);
     let damaged = Write::Put(Key::Agent(t(), "bot".parse().unwrap()), Bytes::from_static(&[0xff; 9]));
-    assert_eq!(told(&table.take(vec![damaged])), ["-agent bot"]);
+    assert_eq!(told(&table.take_changes(vec![damaged])), ["-agent bot"]);
     assert_eq!(table.tokens(), 1);
 }
 
@@ -195,7 +201,7 @@ fn records_that_are_none_of_the_nodes_business_mean_nothing_to_them() {
     let mut table = table([]);
     let node = put(Key::Node("n-1".parse().unwrap()), &wire::Node::default());
     let operator = put(Key::Operator("root".parse().unwrap()), &wire::Operator::default());
-    assert!(table.take(vec![node, operator, put(Key::Join("x".into()), &wire::Node::default())]).is_empty());
+    assert!(table.take_changes(vec![node, operator, put(Key::Join("x".into()), &wire::Node::default())]).is_empty());
 }
 
 #[test]
@@ -220,16 +226,16 @@ fn following_changes_and_listing_afresh_come_to_the_same_table() {
                 Write::Delete(key) => drop(records.remove(key)),
             }
         }
-        let before = followed.sums(|_| true);
+        let before = followed.checksum(|_| true);
         let compiled = followed.apply(changes);
-        let shifted = compiled.shifts.iter().fold(before, |sums, shift| sums.plus(&shift.by));
-        assert_eq!(shifted, followed.sums(|_| true), "each change says by how much it moved the sum");
+        let shifted = compiled.checksum_deltas.iter().fold(before, |sums, shift| sums.plus(&shift.delta));
+        assert_eq!(shifted, followed.checksum(|_| true), "each change says by how much it moved the sum");
         let list = records.values().map(|write| match write {
             Write::Put(key, value) => Record { key: key.clone(), value: value.clone(), modified: 1 },
             Write::Delete(_) => panic!("removed above"),
         });
-        let mut listed = Materialised::load(list.collect(), false);
-        assert_eq!(listed.sums(|_| true), followed.sums(|_| true));
+        let mut listed = MaterializedTable::load(list.collect(), false);
+        assert_eq!(listed.checksum(|_| true), followed.checksum(|_| true));
         assert_eq!(exported(&listed), exported(&followed));
         assert_eq!(listed.tokens(), followed.tokens());
     }
@@ -239,16 +245,17 @@ fn following_changes_and_listing_afresh_come_to_the_same_table() {
 fn what_a_node_should_add_up_to_is_by_its_pools() {
     let node = |pools: &[&str]| {
         let pools = pools.iter().map(|pool| (*pool).to_owned()).collect();
-        Scope::of(&wire::Node { pools, ..Default::default() })
+        NodeScope::of_record(&wire::Node { pools, ..Default::default() })
     };
     let mut table = table([vec![token("tok-1", 1)], credential(1).into()].concat());
-    let sum = |table: &mut Materialised, pools: &[&str]| table.sums(|_| true).of_node(&node(pools), false, true);
+    let sum =
+        |table: &mut MaterializedTable, pools: &[&str]| table.checksum(|_| true).for_node(&node(pools), false, true);
     let with = sum(&mut table, &[]);
-    let without = table.sums(|_| true).of_node(&node(&[]), true, true);
+    let without = table.checksum(|_| true).for_node(&node(&[]), true, true);
     assert_ne!(with, without);
     table.apply(vec![assigned(1, &["eu", "us"])]);
     let sums = [&[][..], &["asia"], &["us"], &["eu", "us"]].map(|pools| sum(&mut table, pools));
     assert_eq!(sums, [without, without, with, with]);
     table.apply(vec![assigned(1, &[])]);
-    assert_eq!((sum(&mut table, &[]), table.sums(|_| true).of_node(&node(&[]), true, true)), (with, without));
+    assert_eq!((sum(&mut table, &[]), table.checksum(|_| true).for_node(&node(&[]), true, true)), (with, without));
 }

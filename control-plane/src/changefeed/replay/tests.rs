@@ -100,15 +100,15 @@ impl World {
         futures_util::future::join_all((0..count).map(|n| self.put_agent(n % 40))).await
     }
 
-    async fn begin(&self) -> (Listing, Feed) {
-        begin(&self.past, &self.sealer).await.unwrap()
+    async fn bootstrap(&self) -> (StoreListing, ChangeLog) {
+        bootstrap(&self.past, &self.sealer).await.unwrap()
     }
 
     /// What is begun with is what the store holds.
-    async fn is_present(&self, (listing, feed): &mut (Listing, Feed)) {
-        let mut present = watcher::list(&self.past).await.unwrap();
-        assert_eq!((listing.revision, feed.head()), (present.revision, present.revision));
-        assert_eq!(listing.table.sums(|_| true), present.table.sums(|_| true));
+    async fn is_present(&self, (listing, log): &mut (StoreListing, ChangeLog)) {
+        let mut present = watcher::list_store(&self.past).await.unwrap();
+        assert_eq!((listing.revision, log.head()), (present.revision, present.revision));
+        assert_eq!(listing.table.checksum(|_| true), present.table.checksum(|_| true));
         assert_eq!((&listing.nodes, &listing.replicas), (&present.nodes, &present.replicas));
     }
 }
@@ -124,13 +124,13 @@ async fn who_begins_can_lead_on_from_everything_that_is_kept() {
     let first = world.past.revision().await.unwrap();
     let made = world.agents(60).await;
     let deleted = world.write(vec![Write::Delete(world.agent(3))]).await;
-    let mut begun = world.begin().await;
+    let mut begun = world.bootstrap().await;
     world.is_present(&mut begun).await;
-    let feed = &begun.1;
-    assert!(feed.reaches(first) && feed.reaches(deleted));
+    let log = &begun.1;
+    assert!(log.reaches(first) && log.reaches(deleted));
     let mut seen = Vec::new();
     let mut at = first;
-    while let Some(delta) = feed.next(at).unwrap() {
+    while let Some(delta) = log.next(at).unwrap() {
         at = delta.revision;
         seen.push(at);
     }
@@ -149,11 +149,11 @@ async fn nodes_and_replicas_are_known_as_they_are_and_a_revocation_is_a_delta() 
     world.write(vec![node("n1", "2"), replica]).await;
     let revoked = world.write(vec![Write::Delete(Key::Node("n2".parse().unwrap()))]).await;
     world.put_agent(0).await;
-    let mut begun = world.begin().await;
+    let mut begun = world.bootstrap().await;
     world.is_present(&mut begun).await;
-    let (listing, feed) = begun;
+    let (listing, log) = begun;
     assert_eq!((listing.nodes.len(), listing.nodes[0].1.version.as_str(), listing.replicas.len()), (1, "2", 1));
-    assert_eq!(feed.effective(revoked), revoked, "nodes acknowledge it, and so others know when it is enforced");
+    assert_eq!(log.effective(revoked), revoked, "nodes acknowledge it, and so others know when it is enforced");
 }
 
 #[tokio::test]
@@ -161,19 +161,19 @@ async fn where_less_is_kept_it_begins_later_and_without_a_past_with_the_present(
     let mut world = World::new().await;
     world.agents(400).await;
     let head = world.past.revision().await.unwrap();
-    let least = head - REVISIONS / LESS[2];
+    let least = head - HISTORY_REVISIONS / FALLBACK_DIVISORS[2];
     world.past.kept = least;
-    let mut begun = world.begin().await;
+    let mut begun = world.bootstrap().await;
     world.is_present(&mut begun).await;
     assert!(begun.1.reaches(least) && !begun.1.reaches(least - 1));
 
     world.past.kept = head;
-    let mut begun = world.begin().await;
+    let mut begun = world.bootstrap().await;
     world.is_present(&mut begun).await;
     assert!(begun.1.reaches(head) && !begun.1.reaches(head - 1));
 
     (world.past.kept, world.past.lost) = (0, true);
-    let mut begun = world.begin().await;
+    let mut begun = world.bootstrap().await;
     world.is_present(&mut begun).await;
     assert!(!begun.1.reaches(head - 1), "the watch was lost on the way");
 }
@@ -184,7 +184,7 @@ async fn nothing_is_taken_from_another_lifetime_of_the_store() {
     let before = world.put_agent(1).await;
     let renamed = world.write(vec![Write::Put(Key::Era, "a new name".into())]).await;
     world.put_agent(2).await;
-    let mut begun = world.begin().await;
+    let mut begun = world.bootstrap().await;
     world.is_present(&mut begun).await;
     assert!(begun.1.reaches(renamed) && !begun.1.reaches(before));
 }
@@ -198,7 +198,7 @@ async fn a_start_knows_since_when_no_holder_of_a_lease_has_left_the_store() {
             wire::Node { id: "n1".into(), replica: replica.into(), instance: instance.to_vec(), ..Default::default() };
         Write::Put(key(), node.encode_to_vec().into())
     };
-    let since = async || begin(&world.past, &world.sealer).await.unwrap().0.complete_since.unwrap();
+    let since = async || bootstrap(&world.past, &world.sealer).await.unwrap().0.complete_since.unwrap();
     // It enrols, comes, and moves to another replica: whoever held a lease is still named.
     let enrolled = world.write(vec![put("", b"")]).await;
     world.write(vec![put("r1", b"first")]).await;

@@ -7,7 +7,7 @@ use seks_proto::wire;
 use seks_types::id::ReplicaId;
 use tokio_util::sync::CancellationToken;
 
-use super::Standing;
+use super::ApplyStatus;
 use crate::{clock::unix_now, store::Revision};
 
 /// How many acknowledgements of a node are remembered with their time.
@@ -31,7 +31,7 @@ pub(super) struct NodeState {
     pub(super) recorded: Option<Revision>,
     /// The stream on which it was granted a lease last, or is about to be: one that began later has nothing to do with what the
     /// store says of it from before.
-    pub(super) answered: Option<u64>,
+    pub(super) granted_on: Option<u64>,
     /// The stream that speaks for it, by number; older ones are fenced.
     pub(super) stream: Option<(u64, CancellationToken)>,
     /// Highest revision that it said it has applied, on its latest stream.
@@ -45,26 +45,26 @@ pub(super) struct NodeState {
     pub(super) audit_queue: u64,
     /// The leases of other processes that showed the same certificate: a machine that was cloned, or started elsewhere while the first is
     /// only cut off. What this process acknowledges says nothing of them.
-    former: Former,
+    previous: PreviousInstances,
     /// For whom we are writing records of it, by instance. Until it is known what has become of one it may come to stand at any moment, however
     /// long that takes (a slow store, a process that was stopped in between), and with it we answer for the lease that the node
     /// has from another: nothing is promised meanwhile that the node hasn't applied.
     writing: Vec<Vec<u8>>,
     /// Replicas that the store doesn't name any more, each with until when they may answer for a lease: its record is gone, or speaks of
     /// another process.
-    lingers: Vec<(String, BootInstant)>,
+    previous_owners: Vec<(String, BootInstant)>,
 }
 
 /// Several processes, taken together.
 #[derive(Clone, Copy)]
-struct Former {
+struct PreviousInstances {
     /// What each of them has acknowledged.
     acked: Revision,
     /// When the last of their leases has ended.
     ends: BootInstant,
 }
 
-impl Former {
+impl PreviousInstances {
     fn hold(&mut self, acked: Revision, until: BootInstant) {
         let now = BootInstant::now();
         if until > now {
@@ -81,39 +81,39 @@ impl NodeState {
             stored: 0,
             removed: 0,
             recorded: None,
-            answered: None,
+            granted_on: None,
             stream: None,
             acked: 0,
             acks: VecDeque::new(),
             instance: Vec::new(),
             lease_ends: NEVER,
             audit_queue: 0,
-            former: Former { acked: 0, ends: NEVER },
+            previous: PreviousInstances { acked: 0, ends: NEVER },
             writing: Vec::new(),
-            lingers: Vec::new(),
+            previous_owners: Vec::new(),
         }
     }
 
     /// Whether `stream` speaks for it.
-    pub(super) fn speaks_on(&self, stream: u64) -> bool {
+    pub(super) fn is_current_stream(&self, stream: u64) -> bool {
         self.stream.as_ref().is_some_and(|(current, _)| *current == stream)
     }
 
     /// `instance` speaks for it from now on. What another was granted is another's: says whether we know of such a lease.
-    pub(super) fn speaks(&mut self, instance: &[u8]) -> bool {
+    pub(super) fn set_instance(&mut self, instance: &[u8]) -> bool {
         if self.instance == instance {
             return false;
         }
-        self.supersede();
+        self.retire_instance();
         self.instance = instance.to_vec();
         self.recorded = None;
-        self.former.ends > BootInstant::now()
+        self.previous.ends > BootInstant::now()
     }
 
     /// The lease that it may have becomes that of a process before.
-    fn supersede(&mut self) {
+    fn retire_instance(&mut self) {
         let ends = std::mem::replace(&mut self.lease_ends, NEVER);
-        self.former.hold(self.acked, ends);
+        self.previous.hold(self.acked, ends);
     }
 
     /// It says that it has applied `revision`. Says whether that was news.
@@ -131,20 +131,26 @@ impl NodeState {
     }
 
     /// The store's record of `revision`. `lease`: when a lease that somebody has just granted ends.
-    pub(super) fn learn(&mut self, record: wire::Node, revision: Revision, me: Option<&ReplicaId>, lease: BootInstant) {
+    pub(super) fn update_from_store(
+        &mut self,
+        record: wire::Node,
+        revision: Revision,
+        me: Option<&ReplicaId>,
+        lease: BootInstant,
+    ) {
         self.stored = revision;
         let ours = me.is_some_and(|me| me.as_str() == record.replica);
         let (had, same) = (self.recorded.take(), record.instance == self.instance);
-        self.outdate(&record, me, lease);
+        self.note_instance_change(&record, me, lease);
         if ours {
             // Written by us; the answer may have been lost.
             self.recorded = same.then_some(revision);
-            self.hold_of(&record.instance, lease);
+            self.extend_instance_lease(&record.instance, lease);
         } else if !record.replica.is_empty() {
             // Another answers for it now, whatever lease it has. If we did on the stream that is here, that isn't the node's any more;
             // a stream that has come since, or for which we are about to write the next record, is.
             let displaced =
-                |(stream, _): &mut (u64, CancellationToken)| had.is_some() && self.answered == Some(*stream);
+                |(stream, _): &mut (u64, CancellationToken)| had.is_some() && self.granted_on == Some(*stream);
             if let Some((_, stream)) = self.stream.take_if(displaced) {
                 stream.cancel();
             }
@@ -153,56 +159,56 @@ impl NodeState {
             }
         }
         if self.stream.is_some() {
-            self.is_recorded(&record);
+            self.copy_ownership(&record);
             return;
         }
         if !same {
             // Who answers for that process doesn't for the one before: we go on.
-            self.supersede();
+            self.retire_instance();
         }
         self.instance.clone_from(&record.instance);
         self.record = record;
     }
 
     /// The store has `record`; what the node has said since counts otherwise.
-    pub(super) fn is_recorded(&mut self, record: &wire::Node) {
+    pub(super) fn copy_ownership(&mut self, record: &wire::Node) {
         self.record.replica.clone_from(&record.replica);
         self.record.instance.clone_from(&record.instance);
         self.record.lease_ttl_ms = record.lease_ttl_ms;
     }
 
     /// `record` takes the place of the one that is known: of another process's lease the replica goes on answering that is named there.
-    pub(super) fn outdate(&mut self, record: &wire::Node, me: Option<&ReplicaId>, lease: BootInstant) {
+    pub(super) fn note_instance_change(&mut self, record: &wire::Node, me: Option<&ReplicaId>, lease: BootInstant) {
         if self.record.instance != record.instance {
             let host = self.record.replica.clone();
-            self.linger(host, me, lease);
+            self.keep_previous_owner(host, me, lease);
         }
     }
 
-    fn linger(&mut self, host: String, me: Option<&ReplicaId>, until: BootInstant) {
+    fn keep_previous_owner(&mut self, host: String, me: Option<&ReplicaId>, until: BootInstant) {
         if !host.is_empty() && me.is_none_or(|me| me.as_str() != host) {
             let now = BootInstant::now();
-            self.lingers.retain(|(other, ends)| *other != host && *ends > now);
-            self.lingers.push((host, until));
+            self.previous_owners.retain(|(other, ends)| *other != host && *ends > now);
+            self.previous_owners.push((host, until));
         }
     }
 
     /// The store has no record of it any more. It may have the lease that it was granted last.
-    pub(super) fn forget(&mut self, revision: Revision, me: Option<&ReplicaId>, lease: BootInstant) {
+    pub(super) fn record_deleted(&mut self, revision: Revision, me: Option<&ReplicaId>, lease: BootInstant) {
         (self.stored, self.removed) = (0, revision);
         self.recorded = None;
         let host = std::mem::take(&mut self.record.replica);
-        self.linger(host, me, lease);
+        self.keep_previous_owner(host, me, lease);
     }
 
     /// The replica that answers for what lease it may have; `None`: there is none, or nobody else does.
-    pub(super) fn host(&self, now: BootInstant) -> Option<&str> {
-        Some(self.record.replica.as_str()).filter(|host| !host.is_empty()).or(self.lingers_at(now).next())
+    pub(super) fn owner(&self, now: BootInstant) -> Option<&str> {
+        Some(self.record.replica.as_str()).filter(|host| !host.is_empty()).or(self.previous_owners_at(now).next())
     }
 
     /// Who may answer for leases of it beside the replica that its record names.
-    pub(super) fn lingers_at(&self, now: BootInstant) -> impl Iterator<Item = &str> {
-        self.lingers.iter().filter(move |(_, ends)| *ends > now).map(|(host, _)| host.as_str())
+    pub(super) fn previous_owners_at(&self, now: BootInstant) -> impl Iterator<Item = &str> {
+        self.previous_owners.iter().filter(move |(_, ends)| *ends > now).map(|(host, _)| host.as_str())
     }
 
     /// Not one that has enrolled and was never granted a lease.
@@ -212,31 +218,31 @@ impl NodeState {
 
     /// Whether we, or a replica that the store doesn't name any more, may answer for a lease of it.
     pub(super) fn may_be_here(&self, now: BootInstant) -> bool {
-        self.holders().iter().any(|(_, ends)| *ends > now) || self.lingers_at(now).next().is_some()
+        self.holders().iter().any(|(_, ends)| *ends > now) || self.previous_owners_at(now).next().is_some()
     }
 
     /// Those whose leases we may answer for, as (what they have acknowledged, until when): the process that speaks for the node, and those before.
     pub(super) fn holders(&self) -> [(Revision, BootInstant); 2] {
         let is_written = |own: bool| self.writing.iter().any(|of| (*of == self.instance) == own);
         let current = if is_written(true) { FOREVER } else { self.lease_ends };
-        let former = if is_written(false) { (0, FOREVER) } else { (self.former.acked, self.former.ends) };
-        [(self.acked, current), former]
+        let previous = if is_written(false) { (0, FOREVER) } else { (self.previous.acked, self.previous.ends) };
+        [(self.acked, current), previous]
     }
 
     /// The ends of leases that are known.
     pub(super) fn known_ends(&self) -> [BootInstant; 2] {
-        [self.lease_ends, self.former.ends]
+        [self.lease_ends, self.previous.ends]
     }
 
-    pub(super) fn hold(&mut self, until: BootInstant) {
+    pub(super) fn extend_lease(&mut self, until: BootInstant) {
         self.lease_ends = self.lease_ends.max(until);
     }
 
-    /// As [`hold`](Self::hold), for the process `instance`.
-    pub(super) fn hold_of(&mut self, instance: &[u8], until: BootInstant) {
+    /// As [`extend_lease`](Self::extend_lease), for the process `instance`.
+    pub(super) fn extend_instance_lease(&mut self, instance: &[u8], until: BootInstant) {
         match self.instance == instance {
-            true => self.hold(until),
-            false => self.former.hold(0, until),
+            true => self.extend_lease(until),
+            false => self.previous.hold(0, until),
         }
     }
 
@@ -252,20 +258,24 @@ impl NodeState {
         }
     }
 
-    pub(super) fn standing(&self, effective: Revision, bound: BootInstant, now: BootInstant) -> Standing {
+    pub(super) fn status(&self, effective: Revision, bound: BootInstant, now: BootInstant) -> ApplyStatus {
         let of = |acked, ends| match rules::standing(acked, effective, Some(ends), bound, now) {
             rules::Standing::Applied => {
                 let at = self.acks.iter().find(|(revision, _)| *revision >= effective).map(|(_, at)| *at);
-                Standing::Applied(at.unwrap_or(now))
+                ApplyStatus::Applied(at.unwrap_or(now))
             }
-            rules::Standing::LeaseExpired(at) => Standing::LeaseExpired(at),
-            rules::Standing::Outstanding => Standing::Outstanding,
+            rules::Standing::LeaseExpired(at) => ApplyStatus::LeaseExpired(at),
+            rules::Standing::Outstanding => ApplyStatus::Outstanding,
         };
-        match (of(self.acked, self.lease_ends), of(self.former.acked, self.former.ends)) {
-            (Standing::Outstanding, _) | (_, Standing::Outstanding) => Standing::Outstanding,
-            (Standing::LeaseExpired(at), Standing::LeaseExpired(former)) => Standing::LeaseExpired(at.max(former)),
+        match (of(self.acked, self.lease_ends), of(self.previous.acked, self.previous.ends)) {
+            (ApplyStatus::Outstanding, _) | (_, ApplyStatus::Outstanding) => ApplyStatus::Outstanding,
+            (ApplyStatus::LeaseExpired(at), ApplyStatus::LeaseExpired(previous)) => {
+                ApplyStatus::LeaseExpired(at.max(previous))
+            }
             // Another process's lease was what had to be waited for.
-            (Standing::Applied(at), Standing::LeaseExpired(former)) if former > at => Standing::LeaseExpired(former),
+            (ApplyStatus::Applied(at), ApplyStatus::LeaseExpired(previous)) if previous > at => {
+                ApplyStatus::LeaseExpired(previous)
+            }
             (current, _) => current,
         }
     }

@@ -19,25 +19,25 @@ fn record(replica: &str) -> wire::Node {
 /// A fleet of the replica `me`, without nodes.
 fn fleet() -> Leases {
     let fleet = Leases::new(Vec::new(), TTL);
-    fleet.enlist("me".parse().unwrap());
+    fleet.register("me".parse().unwrap());
     fleet
 }
 
 /// As [`fleet`], with the node `a` on stream 1, which it answers for since revision 5.
 fn with_a() -> Leases {
     let fleet = fleet();
-    fleet.join(&id("a"), 1, &hello("eu"));
-    let record = to_record(&fleet, "a").unwrap();
-    fleet.recorded(&id("a"), &record, 5);
+    fleet.open_stream(&id("a"), 1, &hello("eu"));
+    let record = ownership_to_record(&fleet, "a").unwrap();
+    fleet.ownership_recorded(&id("a"), &record, 5);
     fleet
 }
 
-fn to_record(fleet: &Leases, name: &str) -> Option<wire::Node> {
-    fleet.to_record(&id(name), TTL, |revision| revision)
+fn ownership_to_record(fleet: &Leases, name: &str) -> Option<wire::Node> {
+    fleet.ownership_to_record(&id(name), TTL, |revision| revision)
 }
 
-fn standing(fleet: &Leases, name: &str, revision: Revision, bound: BootInstant) -> Standing {
-    let all = fleet.standings(revision, bound, |_| Standing::Outstanding);
+fn status(fleet: &Leases, name: &str, revision: Revision, bound: BootInstant) -> ApplyStatus {
+    let all = fleet.statuses(revision, bound, |_| ApplyStatus::Outstanding);
     all.into_iter().find(|(node, ..)| *node == id(name)).unwrap().2
 }
 
@@ -48,57 +48,60 @@ fn later() -> BootInstant {
 #[test]
 fn an_ack_counts_for_the_stream_that_speaks_for_the_node() {
     let fleet = fleet();
-    let old = fleet.join(&id("a"), 1, &hello("eu"));
+    let old = fleet.open_stream(&id("a"), 1, &hello("eu"));
     assert!(fleet.grant(&id("a"), 1, later()) && fleet.ack(&id("a"), 1, 5));
-    assert!(matches!(standing(&fleet, "a", 5, later()), Standing::Applied(_)));
-    assert_eq!(standing(&fleet, "a", 6, later()), Standing::Outstanding);
-    let new = fleet.join(&id("a"), 2, &hello("eu"));
+    assert!(matches!(status(&fleet, "a", 5, later()), ApplyStatus::Applied(_)));
+    assert_eq!(status(&fleet, "a", 6, later()), ApplyStatus::Outstanding);
+    let new = fleet.open_stream(&id("a"), 2, &hello("eu"));
     assert!(old.is_cancelled() && !new.is_cancelled());
     assert!(!fleet.ack(&id("a"), 1, 9) && !fleet.grant(&id("a"), 1, later()));
-    assert_eq!(standing(&fleet, "a", 5, later()), Standing::Outstanding, "the new stream has said nothing yet");
-    fleet.leave(&id("a"), 1);
+    assert_eq!(status(&fleet, "a", 5, later()), ApplyStatus::Outstanding, "the new stream has said nothing yet");
+    fleet.close_stream(&id("a"), 1);
     assert_eq!(fleet.streams(), 1, "the old stream's end isn't the new one's");
 }
 
 #[test]
 fn a_node_is_done_with_a_change_when_it_has_applied_it_or_its_lease_is_over() {
     let fleet = fleet();
-    fleet.join(&id("a"), 1, &hello("eu"));
+    fleet.open_stream(&id("a"), 1, &hello("eu"));
     let past = BootInstant::now();
-    assert!(matches!(standing(&fleet, "a", 5, later()), Standing::LeaseExpired(_)), "it never had one");
+    assert!(matches!(status(&fleet, "a", 5, later()), ApplyStatus::LeaseExpired(_)), "it never had one");
     assert!(fleet.grant(&id("a"), 1, later()));
-    fleet.leave(&id("a"), 1);
-    assert_eq!(standing(&fleet, "a", 5, later()), Standing::Outstanding, "gone, but it may still serve");
-    assert!(matches!(standing(&fleet, "a", 5, past), Standing::LeaseExpired(_)), "every old lease has ended");
+    fleet.close_stream(&id("a"), 1);
+    assert_eq!(status(&fleet, "a", 5, later()), ApplyStatus::Outstanding, "gone, but it may still serve");
+    assert!(matches!(status(&fleet, "a", 5, past), ApplyStatus::LeaseExpired(_)), "every old lease has ended");
 }
 
 #[test]
 fn a_node_is_recorded_before_its_first_lease_and_when_what_matters_changes() {
     let fleet = Leases::new(Vec::new(), TTL);
-    fleet.join(&id("a"), 1, &hello("eu"));
-    assert!(to_record(&fleet, "a").is_none(), "not before we are registered");
-    fleet.enlist("me".parse().unwrap());
-    let record = to_record(&fleet, "a").unwrap();
+    fleet.open_stream(&id("a"), 1, &hello("eu"));
+    assert!(ownership_to_record(&fleet, "a").is_none(), "not before we are registered");
+    fleet.register("me".parse().unwrap());
+    let record = ownership_to_record(&fleet, "a").unwrap();
     assert_eq!((record.id.as_str(), record.region.as_str(), record.replica.as_str()), ("a", "eu", "me"));
     assert!(record.lease_ttl_ms == 10_000 && !fleet.may_grant(&id("a"), TTL, 99));
-    fleet.recorded(&id("a"), &record, 7);
-    assert!(to_record(&fleet, "a").is_none());
+    fleet.ownership_recorded(&id("a"), &record, 7);
+    assert!(ownership_to_record(&fleet, "a").is_none());
     assert!(fleet.may_grant(&id("a"), TTL, 7) && !fleet.may_grant(&id("a"), TTL, 6));
-    assert_eq!(fleet.to_record(&id("a"), TTL * 2, |r| r).unwrap().lease_ttl_ms, 20_000);
-    fleet.join(&id("a"), 2, &hello("us"));
-    assert!(to_record(&fleet, "a").is_some() && !fleet.may_grant(&id("a"), TTL, 99));
+    assert_eq!(fleet.ownership_to_record(&id("a"), TTL * 2, |r| r).unwrap().lease_ttl_ms, 20_000);
+    fleet.open_stream(&id("a"), 2, &hello("us"));
+    assert!(ownership_to_record(&fleet, "a").is_some() && !fleet.may_grant(&id("a"), TTL, 99));
 }
 
 #[test]
 fn of_a_node_elsewhere_its_replica_speaks() {
     let fleet = fleet();
-    fleet.learn(id("a"), Some(record("r2")), 3);
+    fleet.update_from_store(id("a"), Some(record("r2")), 3);
     let at = BootInstant::now();
-    let of = |standing: Standing| {
-        let elsewhere = |replica: &str| if replica == "r2" { standing } else { Standing::Outstanding };
-        fleet.standings(5, later(), elsewhere)[0].2
+    let of = |standing: ApplyStatus| {
+        let elsewhere = |replica: &str| if replica == "r2" { standing } else { ApplyStatus::Outstanding };
+        fleet.statuses(5, later(), elsewhere)[0].2
     };
-    assert_eq!((of(Standing::Outstanding), of(Standing::Applied(at))), (Standing::Outstanding, Standing::Applied(at)));
+    assert_eq!(
+        (of(ApplyStatus::Outstanding), of(ApplyStatus::Applied(at))),
+        (ApplyStatus::Outstanding, ApplyStatus::Applied(at))
+    );
     assert_eq!(fleet.watermark(9, 0, |r| r), 9, "it is not ours to answer for");
     let list = fleet.list(9, 9, |replica| (replica == "r2").then_some(7));
     assert_eq!((list[0].connected, list[0].applied_revision, list[0].lag), (true, 7, 2));
@@ -109,29 +112,29 @@ fn of_a_node_elsewhere_its_replica_speaks() {
 #[test]
 fn a_node_that_has_moved_is_forgotten_with_its_lease_and_what_is_left_here_is_fenced() {
     let fleet = fleet();
-    let stream = fleet.join(&id("a"), 1, &hello("eu"));
-    let ours = to_record(&fleet, "a").unwrap();
-    fleet.recorded(&id("a"), &ours, 5);
+    let stream = fleet.open_stream(&id("a"), 1, &hello("eu"));
+    let ours = ownership_to_record(&fleet, "a").unwrap();
+    fleet.ownership_recorded(&id("a"), &ours, 5);
     assert!(fleet.grant(&id("a"), 1, later()) && fleet.ack(&id("a"), 1, 6));
     assert_eq!((fleet.watermark(6, 0, |r| r), fleet.watermark(9, 0, |r| r)), (6, 6), "it hasn't applied 9");
-    fleet.learn(id("a"), Some(record("r2")), 4);
+    fleet.update_from_store(id("a"), Some(record("r2")), 4);
     assert!(!stream.is_cancelled(), "an older record says nothing");
-    fleet.learn(id("a"), Some(record("r2")), 10);
+    fleet.update_from_store(id("a"), Some(record("r2")), 10);
     assert!(stream.is_cancelled() && !fleet.ack(&id("a"), 1, 9) && !fleet.may_grant(&id("a"), TTL, 99));
     assert_eq!(fleet.watermark(10, 0, |r| r), 10);
-    assert!(fleet.is_held(&"r2".parse().unwrap()) && !fleet.is_held(&"me".parse().unwrap()));
+    assert!(fleet.owns_nodes(&"r2".parse().unwrap()) && !fleet.owns_nodes(&"me".parse().unwrap()));
 }
 
 #[test]
 fn a_node_that_comes_here_is_answered_for_whatever_lease_it_brings() {
     let fleet = fleet();
-    fleet.learn(id("a"), Some(record("r2")), 3);
-    let stream = fleet.join(&id("a"), 1, &hello("eu"));
-    fleet.learn(id("a"), Some(record("r3")), 4);
+    fleet.update_from_store(id("a"), Some(record("r2")), 3);
+    let stream = fleet.open_stream(&id("a"), 1, &hello("eu"));
+    fleet.update_from_store(id("a"), Some(record("r3")), 4);
     assert!(!stream.is_cancelled(), "the record that we are about to write comes later");
-    assert!(to_record(&fleet, "a").is_some());
+    assert!(ownership_to_record(&fleet, "a").is_some());
     assert_eq!(fleet.watermark(9, 0, |r| r), 0, "from before the record is written");
-    fleet.leave(&id("a"), 1);
+    fleet.close_stream(&id("a"), 1);
     assert!(fleet.has_leases(), "r2 may have granted it one a moment ago");
 }
 
@@ -139,33 +142,33 @@ fn a_node_that_comes_here_is_answered_for_whatever_lease_it_brings() {
 fn nobody_comes_in_below_what_was_promised() {
     let fleet = fleet();
     assert_eq!(fleet.watermark(9, 0, |r| r), 9);
-    fleet.join(&id("a"), 1, &hello("eu"));
+    fleet.open_stream(&id("a"), 1, &hello("eu"));
     fleet.ack(&id("a"), 1, 8);
-    assert!(to_record(&fleet, "a").is_none());
-    assert!(fleet.to_record(&id("a"), TTL, |_| 8).is_some(), "9 meant nothing to nodes");
+    assert!(ownership_to_record(&fleet, "a").is_none());
+    assert!(fleet.ownership_to_record(&id("a"), TTL, |_| 8).is_some(), "9 meant nothing to nodes");
     fleet.ack(&id("a"), 1, 9);
-    assert!(to_record(&fleet, "a").is_some());
+    assert!(ownership_to_record(&fleet, "a").is_some());
 }
 
 #[test]
 fn who_waits_to_come_in_is_not_run_away_from() {
     let fleet = fleet();
-    fleet.join(&id("a"), 1, &hello("eu"));
+    fleet.open_stream(&id("a"), 1, &hello("eu"));
     assert_eq!(fleet.watermark(7, 0, |r| r), 7, "it has no table yet");
     fleet.ack(&id("a"), 1, 6);
     assert_eq!(fleet.watermark(9, 0, |r| r), 7);
     fleet.ack(&id("a"), 1, 8);
     assert_eq!(fleet.watermark(12, 0, |r| r), 8);
-    assert!(to_record(&fleet, "a").is_some());
+    assert!(ownership_to_record(&fleet, "a").is_some());
 }
 
 #[test]
 fn a_stream_that_came_back_is_not_fenced_for_what_happened_while_it_was_away() {
     let fleet = with_a();
-    fleet.leave(&id("a"), 1);
-    let back = fleet.join(&id("a"), 2, &hello("eu"));
-    fleet.learn(id("a"), Some(record("r2")), 6);
-    assert!(!back.is_cancelled() && to_record(&fleet, "a").is_some());
+    fleet.close_stream(&id("a"), 1);
+    let back = fleet.open_stream(&id("a"), 2, &hello("eu"));
+    fleet.update_from_store(id("a"), Some(record("r2")), 6);
+    assert!(!back.is_cancelled() && ownership_to_record(&fleet, "a").is_some());
 }
 
 #[test]
@@ -179,40 +182,40 @@ fn what_no_lease_from_before_is_left_of_is_passed_whoever_is_silent() {
 fn a_replica_that_was_retired_grants_nothing_and_answers_for_what_it_granted() {
     let fleet = with_a();
     assert!(fleet.may_grant(&id("a"), TTL, 9));
-    fleet.disown_if(&"other".parse().unwrap());
+    fleet.resign_if(&"other".parse().unwrap());
     assert!(fleet.may_grant(&id("a"), TTL, 9));
-    fleet.disown_if(&"me".parse().unwrap());
-    assert!(!fleet.may_grant(&id("a"), TTL, 9) && to_record(&fleet, "a").is_none());
+    fleet.resign_if(&"me".parse().unwrap());
+    assert!(!fleet.may_grant(&id("a"), TTL, 9) && ownership_to_record(&fleet, "a").is_none());
     assert_eq!(fleet.watermark(9, 0, |r| r), 0);
-    fleet.enlist("me-again".parse().unwrap());
-    assert_eq!(to_record(&fleet, "a").unwrap().replica, "me-again");
+    fleet.register("me-again".parse().unwrap());
+    assert_eq!(ownership_to_record(&fleet, "a").unwrap().replica, "me-again");
 }
 
 #[test]
 fn an_evicted_node_keeps_its_replica_waited_for_until_its_lease_has_ended() {
     let (fleet, other) = (fleet(), "r2".parse().unwrap());
-    fleet.learn(id("a"), Some(record("r2")), 3);
-    fleet.learn(id("a"), None, 4);
-    fleet.learn(id("a"), Some(record("")), 5);
-    assert!(fleet.is_held(&other) && standing(&fleet, "a", 9, later()) == Standing::Outstanding);
+    fleet.update_from_store(id("a"), Some(record("r2")), 3);
+    fleet.update_from_store(id("a"), None, 4);
+    fleet.update_from_store(id("a"), Some(record("")), 5);
+    assert!(fleet.owns_nodes(&other) && status(&fleet, "a", 9, later()) == ApplyStatus::Outstanding);
     let fleet = with_a();
-    fleet.learn(id("a"), None, 6);
-    assert!(fleet.has_leases() && !fleet.is_held(&"me".parse().unwrap()));
+    fleet.update_from_store(id("a"), None, 6);
+    assert!(fleet.has_leases() && !fleet.owns_nodes(&"me".parse().unwrap()));
 }
 
 #[test]
 fn an_answer_that_comes_late_brings_no_evicted_node_back() {
     let fleet = fleet();
-    fleet.join(&id("a"), 1, &hello("eu"));
-    let ours = to_record(&fleet, "a").unwrap();
-    fleet.learn(id("a"), Some(ours.clone()), 5);
-    fleet.learn(id("a"), None, 6);
-    fleet.recorded(&id("a"), &ours, 5); // written before it was evicted, heard of after
+    fleet.open_stream(&id("a"), 1, &hello("eu"));
+    let ours = ownership_to_record(&fleet, "a").unwrap();
+    fleet.update_from_store(id("a"), Some(ours.clone()), 5);
+    fleet.update_from_store(id("a"), None, 6);
+    fleet.ownership_recorded(&id("a"), &ours, 5); // written before it was evicted, heard of after
     assert!(!fleet.may_grant(&id("a"), TTL, 99));
     assert!(fleet.has_leases(), "whatever it may have is waited for");
-    fleet.leave(&id("a"), 1);
-    assert!(fleet.list(9, 9, |_| None).is_empty() && fleet.depart(9).is_empty());
-    fleet.learn(id("a"), Some(record("")), 7);
+    fleet.close_stream(&id("a"), 1);
+    assert!(fleet.list(9, 9, |_| None).is_empty() && fleet.departed_nodes(9).is_empty());
+    fleet.update_from_store(id("a"), Some(record("")), 7);
     assert_eq!(fleet.list(9, 9, |_| None).len(), 1, "enrolled anew under its name");
 }
 
@@ -221,48 +224,48 @@ fn a_listing_removes_who_is_not_in_it() {
     let fleet = Leases::new(vec![(id("a"), record("r2"), 2), (id("b"), record("r2"), 3)], TTL);
     fleet.reset(vec![(id("b"), record("r3"), 7)], 9);
     assert_eq!(fleet.list(9, 9, |_| None).len(), 1);
-    assert!(fleet.is_held(&"r3".parse().unwrap()));
+    assert!(fleet.owns_nodes(&"r3".parse().unwrap()));
 }
 
 #[test]
 fn who_is_gone_with_its_lease_is_given_back() {
     let fleet = fleet();
-    fleet.allow_for(TTL);
-    fleet.join(&id("a"), 1, &hello("eu"));
-    let ours = to_record(&fleet, "a").unwrap();
-    fleet.recorded(&id("a"), &ours, 5);
-    fleet.leave(&id("a"), 1);
-    assert!(fleet.depart(9).is_empty(), "it may have a lease");
+    fleet.raise_longest_lease(TTL);
+    fleet.open_stream(&id("a"), 1, &hello("eu"));
+    let ours = ownership_to_record(&fleet, "a").unwrap();
+    fleet.ownership_recorded(&id("a"), &ours, 5);
+    fleet.close_stream(&id("a"), 1);
+    assert!(fleet.departed_nodes(9).is_empty(), "it may have a lease");
     fleet.lock().nodes.values_mut().for_each(|node| node.lease_ends = BootInstant::now());
-    assert!(fleet.depart(0).is_empty() && fleet.may_grant(&id("a"), TTL, 9));
-    assert_eq!(fleet.depart(9), [(id("a"), 5)]);
-    assert_eq!(fleet.depart(9), [(id("a"), 5)], "for all that is known, it was not written");
+    assert!(fleet.departed_nodes(0).is_empty() && fleet.may_grant(&id("a"), TTL, 9));
+    assert_eq!(fleet.departed_nodes(9), [(id("a"), 5)]);
+    assert_eq!(fleet.departed_nodes(9), [(id("a"), 5)], "for all that is known, it was not written");
 }
 
 #[test]
 fn who_comes_back_while_it_is_given_back_is_recorded_anew() {
     let fleet = with_a();
-    fleet.leave(&id("a"), 1);
+    fleet.close_stream(&id("a"), 1);
     fleet.lock().nodes.values_mut().for_each(|node| node.lease_ends = BootInstant::now());
-    assert_eq!(fleet.depart(9), [(id("a"), 5)]);
-    fleet.join(&id("a"), 2, &hello("eu"));
+    assert_eq!(fleet.departed_nodes(9), [(id("a"), 5)]);
+    fleet.open_stream(&id("a"), 2, &hello("eu"));
     assert!(!fleet.may_grant(&id("a"), TTL, 9), "the store may say by now that nobody answers for it");
-    let ours = to_record(&fleet, "a").unwrap();
-    assert!(fleet.depart(9).is_empty());
-    fleet.recorded(&id("a"), &ours, 8);
+    let ours = ownership_to_record(&fleet, "a").unwrap();
+    assert!(fleet.departed_nodes(9).is_empty());
+    fleet.ownership_recorded(&id("a"), &ours, 8);
     assert!(fleet.may_grant(&id("a"), TTL, 9) && !fleet.may_grant(&id("a"), TTL, 7));
 }
 
 #[test]
 fn nothing_is_promised_while_it_is_unknown_whether_we_answer_for_a_node() {
     let fleet = Leases::new(Vec::new(), Duration::ZERO); // a hold lapses at once, as it does in a process that is stopped for long
-    fleet.enlist("me".parse().unwrap());
-    fleet.join(&id("a"), 1, &hello("eu"));
+    fleet.register("me".parse().unwrap());
+    fleet.open_stream(&id("a"), 1, &hello("eu"));
     assert!(fleet.ack(&id("a"), 1, 3));
-    let ours = to_record(&fleet, "a").unwrap();
-    fleet.leave(&id("a"), 1);
+    let ours = ownership_to_record(&fleet, "a").unwrap();
+    fleet.close_stream(&id("a"), 1);
     assert_eq!(fleet.watermark(9, 0, |revision| revision), 3, "the write may still arrive");
-    fleet.unrecorded(&id("a"), &ours);
+    fleet.ownership_unknown(&id("a"), &ours);
     assert_eq!(fleet.watermark(9, 0, |revision| revision), 9);
 }
 
@@ -278,34 +281,34 @@ fn record_of(replica: &str, instance: &str) -> wire::Node {
 fn an_acknowledgement_counts_for_the_process_that_sent_it() {
     let fleet = with_a();
     assert!(fleet.grant(&id("a"), 1, later()) && fleet.ack(&id("a"), 1, 6));
-    fleet.join(&id("a"), 2, &hello_of("clone"));
+    fleet.open_stream(&id("a"), 2, &hello_of("clone"));
     assert!(fleet.ack(&id("a"), 2, 9));
     assert!(!fleet.may_grant(&id("a"), TTL, 99), "the store names the other");
-    assert!(matches!(standing(&fleet, "a", 6, later()), Standing::Applied(_)), "both have that");
-    assert_eq!(standing(&fleet, "a", 9, later()), Standing::Outstanding);
-    assert_eq!((fleet.watermark(9, 0, |r| r), fleet.has_leases(), fleet.are_named()), (6, true, false));
-    let ours = to_record(&fleet, "a").unwrap();
+    assert!(matches!(status(&fleet, "a", 6, later()), ApplyStatus::Applied(_)), "both have that");
+    assert_eq!(status(&fleet, "a", 9, later()), ApplyStatus::Outstanding);
+    assert_eq!((fleet.watermark(9, 0, |r| r), fleet.has_leases(), fleet.are_all_recorded()), (6, true, false));
+    let ours = ownership_to_record(&fleet, "a").unwrap();
     assert_eq!(ours.instance, b"clone");
-    fleet.recorded(&id("a"), &ours, 10);
+    fleet.ownership_recorded(&id("a"), &ours, 10);
     assert!(fleet.may_grant(&id("a"), TTL, 10));
-    fleet.leave(&id("a"), 2);
+    fleet.close_stream(&id("a"), 2);
     fleet.lock().nodes.values_mut().for_each(|node| node.lease_ends = BootInstant::now());
-    assert!(fleet.depart(9).is_empty(), "it isn't given back while the other may serve");
+    assert!(fleet.departed_nodes(9).is_empty(), "it isn't given back while the other may serve");
     let past = BootInstant::now();
-    assert!(matches!(standing(&fleet, "a", 9, past), Standing::Applied(_) | Standing::LeaseExpired(_)));
+    assert!(matches!(status(&fleet, "a", 9, past), ApplyStatus::Applied(_) | ApplyStatus::LeaseExpired(_)));
 }
 
 #[test]
 fn a_replica_goes_on_answering_for_a_process_that_a_record_of_another_one_displaces() {
     let fleet = with_a();
     assert!(fleet.grant(&id("a"), 1, later()) && fleet.ack(&id("a"), 1, 6));
-    fleet.learn(id("a"), Some(record_of("r2", "clone")), 10);
-    assert_eq!(standing(&fleet, "a", 9, later()), Standing::Outstanding);
+    fleet.update_from_store(id("a"), Some(record_of("r2", "clone")), 10);
+    assert_eq!(status(&fleet, "a", 9, later()), ApplyStatus::Outstanding);
     assert_eq!(fleet.watermark(10, 0, |r| r), 6);
     // Back to the first process, elsewhere: that replica doesn't know what the one before has.
-    fleet.learn(id("a"), Some(record_of("r3", "")), 11);
+    fleet.update_from_store(id("a"), Some(record_of("r3", "")), 11);
     assert_eq!(fleet.watermark(11, 0, |r| r), 6);
-    assert!(fleet.is_held(&"r2".parse().unwrap()) && fleet.is_held(&"r3".parse().unwrap()));
+    assert!(fleet.owns_nodes(&"r2".parse().unwrap()) && fleet.owns_nodes(&"r3".parse().unwrap()));
 }
 
 #[test]
@@ -313,25 +316,25 @@ fn a_replica_is_held_while_it_may_answer_for_a_process_that_no_record_names() {
     let (r2, r3) = ("r2".parse().unwrap(), "r3".parse().unwrap());
     for (longest, held) in [(TTL, true), (Duration::ZERO, false)] {
         let fleet = Leases::new(vec![(id("a"), record_of("r2", "one"), 3)], longest);
-        fleet.learn(id("a"), Some(record_of("r2", "two")), 4);
-        fleet.learn(id("a"), Some(record_of("r3", "two")), 5);
-        assert_eq!((fleet.is_held(&r2), fleet.is_held(&r3)), (held, true), "{longest:?}");
+        fleet.update_from_store(id("a"), Some(record_of("r2", "two")), 4);
+        fleet.update_from_store(id("a"), Some(record_of("r3", "two")), 5);
+        assert_eq!((fleet.owns_nodes(&r2), fleet.owns_nodes(&r3)), (held, true), "{longest:?}");
     }
 }
 
 #[test]
 fn nothing_is_promised_while_a_record_of_a_process_before_may_arrive() {
     let fleet = fleet();
-    fleet.join(&id("a"), 1, &hello_of("one"));
+    fleet.open_stream(&id("a"), 1, &hello_of("one"));
     assert!(fleet.ack(&id("a"), 1, 3));
-    let late = to_record(&fleet, "a").unwrap();
-    fleet.join(&id("a"), 2, &hello_of("two"));
+    let late = ownership_to_record(&fleet, "a").unwrap();
+    fleet.open_stream(&id("a"), 2, &hello_of("two"));
     assert!(fleet.ack(&id("a"), 2, 9));
     assert_eq!(fleet.watermark(9, 0, |r| r), 0, "with that we answer for a lease from another");
-    fleet.recorded(&id("a"), &late, 5);
+    fleet.ownership_recorded(&id("a"), &late, 5);
     assert!(!fleet.may_grant(&id("a"), TTL, 99), "it isn't of the process that is here");
     assert_eq!(fleet.watermark(9, 0, |r| r), 0);
-    assert_eq!(to_record(&fleet, "a").unwrap().instance, b"two");
+    assert_eq!(ownership_to_record(&fleet, "a").unwrap().instance, b"two");
 }
 
 #[test]
@@ -340,8 +343,8 @@ fn the_next_end_of_a_lease_is_never_late() {
     assert_eq!(fleet.next_expiry(), None);
     let soon = |ms| BootInstant::now().plus(Duration::from_millis(ms));
     let (first, second) = (soon(30), soon(60));
-    fleet.join(&id("a"), 0, &hello("eu"));
-    fleet.join(&id("b"), 1, &hello("eu"));
+    fleet.open_stream(&id("a"), 0, &hello("eu"));
+    fleet.open_stream(&id("b"), 1, &hello("eu"));
     assert!(fleet.grant(&id("b"), 1, second));
     assert_eq!(fleet.next_expiry(), Some(second));
     assert!(fleet.grant(&id("a"), 0, first));

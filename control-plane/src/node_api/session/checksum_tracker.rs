@@ -6,19 +6,19 @@ use seks_protocol::TableSum;
 use tokio::time::Instant;
 
 use crate::{
-    changefeed::{change::Credential, checksum::Sums, log::FeedDelta, scope::Scope},
+    changefeed::{change::CredentialChange, checksum::Checksum, log::LogEntry, scope::NodeScope},
     store::Revision,
 };
 
-/// Sums that are remembered until the node has acknowledged their revision.
+/// Checksum that are remembered until the node has acknowledged their revision.
 const MAX_SUMS: usize = 1024;
 /// A table that differs again isn't helped by another snapshot at once: a person has to look. Doubled each time.
 const REPAIR_EVERY: Duration = Duration::from_secs(60);
 /// How often it is doubled at most: to 17 hours.
 const MAX_DOUBLINGS: u32 = 10;
 
-pub(super) struct Check {
-    scope: Scope,
+pub(super) struct ChecksumTracker {
+    scope: NodeScope,
     /// It lacks a feature that every credential needs.
     withhold: bool,
     /// It compares what a credential is bound to with its service.
@@ -29,12 +29,12 @@ pub(super) struct Check {
     repaired: Option<(Instant, u32)>,
 }
 
-impl Check {
-    pub(super) fn new(scope: Scope, withhold: bool, checks_binding: bool) -> Self {
+impl ChecksumTracker {
+    pub(super) fn new(scope: NodeScope, withhold: bool, checks_binding: bool) -> Self {
         Self { scope, withhold, checks_binding, sums: VecDeque::new(), repaired: None }
     }
 
-    pub(super) fn scope(&self) -> &Scope {
+    pub(super) fn scope(&self) -> &NodeScope {
         &self.scope
     }
 
@@ -44,26 +44,26 @@ impl Check {
     }
 
     /// Whether `credential` is kept from it.
-    pub(super) fn withholds(&self, credential: &Credential) -> bool {
+    pub(super) fn is_withheld(&self, credential: &CredentialChange) -> bool {
         !self.is_sent(&credential.pools)
     }
 
     /// Whether it is sent credentials that are assigned to `pools`, of a tenant whose records it holds.
     pub(super) fn is_sent(&self, pools: &[String]) -> bool {
-        !self.withhold && self.scope.is_assigned(pools)
+        !self.withhold && self.scope.includes_pools(pools)
     }
 
-    /// The node is to hold at `revision` what adds up to `sums`.
-    pub(super) fn restart(&mut self, revision: Revision, sums: &Sums) {
+    /// The node is to hold at `revision` what adds up to `checksum`.
+    pub(super) fn restart(&mut self, revision: Revision, checksum: &Checksum) {
         self.sums.clear();
-        self.sums.push_back((revision, sums.of_node(&self.scope, self.withhold, self.checks_binding)));
+        self.sums.push_back((revision, checksum.for_node(&self.scope, self.withhold, self.checks_binding)));
     }
 
     /// `delta` is sent.
-    pub(super) fn send(&mut self, delta: &FeedDelta) {
+    pub(super) fn delta_sent(&mut self, delta: &LogEntry) {
         let Some((_, mut sum)) = self.sums.back().copied() else { return };
-        for shift in delta.shifts.iter().filter(|shift| self.scope.holds(&shift.tenant)) {
-            sum = sum.plus(shift.by.of_node(&self.scope, self.withhold, self.checks_binding));
+        for shift in delta.checksum_deltas.iter().filter(|shift| self.scope.includes_tenant(&shift.tenant)) {
+            sum = sum.plus(shift.delta.for_node(&self.scope, self.withhold, self.checks_binding));
         }
         self.sums.push_back((delta.revision, sum));
         if self.sums.len() > MAX_SUMS {
@@ -72,7 +72,7 @@ impl Check {
     }
 
     /// Whether a node that is at `revision` says what it should. What isn't known on either side agrees.
-    pub(super) fn agrees(&mut self, revision: Revision, hash: &[u8]) -> bool {
+    pub(super) fn matches(&mut self, revision: Revision, hash: &[u8]) -> bool {
         while self.sums.get(1).is_some_and(|(next, _)| *next <= revision) {
             self.sums.pop_front();
         }

@@ -7,9 +7,9 @@ use seks_protocol::{PROTOCOL, SessionKey, features};
 use seks_types::id::NodeId;
 use tokio::time::timeout;
 
-use super::{End, Shared, checksum_tracker::Check};
+use super::{Shared, StreamEnd, checksum_tracker::ChecksumTracker};
 use crate::{
-    changefeed::scope::{Scope, is_whole},
+    changefeed::scope::{NodeScope, has_all_features},
     clock::millis,
     node_api::grpc_stream::Inbound,
     store::Revision,
@@ -18,41 +18,41 @@ use crate::{
 /// A node says Hello at once.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 /// How long a replica may take to catch up with a node that has heard more from another.
-const CATCH_UP: Duration = Duration::from_secs(2);
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(2);
 const MAX_FEATURES: usize = 64;
 const MAX_TEXT_BYTES: usize = 128;
 
 /// A Hello that was accepted, and its answer.
-pub(super) struct Greeting {
+pub(super) struct AcceptedHello {
     pub(super) hello: wire::Hello,
     pub(super) key: SessionKey,
     pub(super) welcome: wire::Welcome,
-    pub(super) check: Check,
+    pub(super) tracker: ChecksumTracker,
 }
 
-pub(super) async fn greet(
+pub(super) async fn accept_hello(
     shared: &Shared,
     node: &NodeId,
     region: String,
-    scope: Scope,
+    scope: NodeScope,
     inbound: &mut Inbound,
-) -> Result<Greeting, End> {
-    let first = timeout(HELLO_LIMIT, inbound.message()).await.map_err(|_| End::Protocol("no Hello"))??;
+) -> Result<AcceptedHello, StreamEnd> {
+    let first = timeout(HELLO_LIMIT, inbound.message()).await.map_err(|_| StreamEnd::Protocol("no Hello"))??;
     let Some(FromNode::Hello(mut hello)) = first.message else {
-        return Err(End::Protocol("the first message is Hello"));
+        return Err(StreamEnd::Protocol("the first message is Hello"));
     };
-    check(&hello, node)?;
+    validate_hello(&hello, node)?;
     if !region.is_empty() {
         hello.region = region; // enrolment's word counts
     }
     if shared.fleet.barriers.is_cut_off(shared.lease) {
-        return Err(End::Store); // it is better off with another replica
+        return Err(StreamEnd::Store); // it is better off with another replica
     }
     let checks_binding = hello.features.iter().any(|feature| feature == features::BINDING_V1);
-    let mut check = Check::new(scope, !is_whole(&hello.features), checks_binding);
-    let resumed = can_resume(shared, &hello).await? && holds_its_table(shared, node, &hello, &mut check);
-    let (key, session_enc, session_sealed) =
-        SessionKey::offer(&hello.session_key).map_err(|_| End::Protocol("the session key is not an X25519 key"))?;
+    let mut tracker = ChecksumTracker::new(scope, !has_all_features(&hello.features), checks_binding);
+    let resumed = can_resume(shared, &hello).await? && holds_its_table(shared, node, &hello, &mut tracker);
+    let (key, session_enc, session_sealed) = SessionKey::offer(&hello.session_key)
+        .map_err(|_| StreamEnd::Protocol("the session key is not an X25519 key"))?;
     let welcome = wire::Welcome {
         replica: shared.replica.clone(),
         epoch: shared.lifetime.name().to_owned(),
@@ -62,42 +62,42 @@ pub(super) async fn greet(
         lease_ttl_ms: millis(shared.lease),
         resumed,
     };
-    Ok(Greeting { hello, key, welcome, check })
+    Ok(AcceptedHello { hello, key, welcome, tracker })
 }
 
-fn check(hello: &wire::Hello, node: &NodeId) -> Result<(), End> {
+fn validate_hello(hello: &wire::Hello, node: &NodeId) -> Result<(), StreamEnd> {
     let short = |text: &str| text.len() <= MAX_TEXT_BYTES && !text.chars().any(char::is_control);
     if hello.protocol != PROTOCOL {
-        return Err(End::Protocol("unknown protocol version"));
+        return Err(StreamEnd::Protocol("unknown protocol version"));
     }
     if hello.node != node.as_str() {
-        return Err(End::Protocol("the Hello names another node than the certificate"));
+        return Err(StreamEnd::Protocol("the Hello names another node than the certificate"));
     }
     let texts = [&hello.region, &hello.version, &hello.epoch, &hello.seen_epoch];
     let texts = texts.into_iter().chain(&hello.features).all(|t| short(t));
     if !texts || hello.features.len() > MAX_FEATURES || hello.instance.len() > MAX_TEXT_BYTES {
-        return Err(End::Protocol("the Hello is too long"));
+        return Err(StreamEnd::Protocol("the Hello is too long"));
     }
     Ok(())
 }
 
 /// Waits until this replica has taken in `revision`.
-pub(super) async fn catch_up(shared: &Shared, revision: Revision) -> Result<(), End> {
-    let mut head = shared.changes.log.subscribe();
-    let caught_up = timeout(CATCH_UP, head.wait_for(|head| *head >= revision)).await;
-    caught_up.map_err(|_| End::Store)?.map_err(|_| End::Store).map(drop)
+pub(super) async fn wait_for_revision(shared: &Shared, revision: Revision) -> Result<(), StreamEnd> {
+    let mut head = shared.changes.log.subscribe_head();
+    let caught_up = timeout(CATCH_UP_LIMIT, head.wait_for(|head| *head >= revision)).await;
+    caught_up.map_err(|_| StreamEnd::Store)?.map_err(|_| StreamEnd::Store).map(drop)
 }
 
 /// Whether the node holds what it should at its revision, as far as that is known. If not, it starts again from a snapshot.
-fn holds_its_table(shared: &Shared, node: &NodeId, hello: &wire::Hello, check: &mut Check) -> bool {
+fn holds_its_table(shared: &Shared, node: &NodeId, hello: &wire::Hello, tracker: &mut ChecksumTracker) -> bool {
     let revision = hello.applied_revision;
-    if let Some(sums) = shared.changes.snapshots.sums_at(revision, check.scope(), &shared.changes.log) {
-        check.restart(revision, &sums);
+    if let Some(sums) = shared.changes.snapshots.checksum_at(revision, tracker.scope(), &shared.changes.log) {
+        tracker.restart(revision, &sums);
     }
-    let agrees = check.agrees(revision, &hello.table_hash);
+    let agrees = tracker.matches(revision, &hello.table_hash);
     if !agrees {
         shared.changes.metrics.diverged("node");
-        if let Some(count) = shared.limits.differing.count() {
+        if let Some(count) = shared.limits.divergences.count() {
             tracing::error!(seks.node = %node, revision, count, "a node came with a table that differs from what it should hold");
         }
     }
@@ -106,10 +106,10 @@ fn holds_its_table(shared: &Shared, node: &NodeId, hello: &wire::Hello, check: &
 
 /// Whether deltas lead on from what the node holds. A node that has seen what this store can't have brought is turned away,
 /// unless somebody has accepted that the store went back.
-async fn can_resume(shared: &Shared, hello: &wire::Hello) -> Result<bool, End> {
+async fn can_resume(shared: &Shared, hello: &wire::Hello) -> Result<bool, StreamEnd> {
     let (name, superseded) = (shared.lifetime.name(), shared.lifetime.superseded());
     for (epoch, revision) in [(&hello.epoch, hello.applied_revision), (&hello.seen_epoch, hello.seen_revision)] {
-        let diverged = |now| End::Diverged {
+        let diverged = |now| StreamEnd::Diverged {
             node_epoch: epoch.clone(),
             node_revision: revision,
             epoch: name.to_owned(),
@@ -123,11 +123,11 @@ async fn can_resume(shared: &Shared, hello: &wire::Hello) -> Result<bool, End> {
         }
         if revision > shared.changes.log.head() {
             // Another replica was faster, or the store has gone back. The store itself knows.
-            let now = shared.store.revision().await.map_err(|_| End::Store)?;
+            let now = shared.store.revision().await.map_err(|_| StreamEnd::Store)?;
             if revision > now {
                 return Err(diverged(now));
             }
-            catch_up(shared, revision).await?;
+            wait_for_revision(shared, revision).await?;
         }
     }
     Ok(hello.epoch == name && shared.changes.log.reaches(hello.applied_revision))

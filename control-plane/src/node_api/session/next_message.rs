@@ -9,43 +9,46 @@ use seks_runtime::blocking;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{End, Session, Shared};
+use super::{Session, Shared, StreamEnd};
 use crate::{
     changefeed::{
-        change::{Body, Credential, Item},
-        checksum::Sums,
-        log::FeedDelta,
-        scope::Scope,
+        change::{CredentialChange, Payload, TableChange},
+        checksum::Checksum,
+        log::LogEntry,
+        scope::NodeScope,
         snapshot::{Packer, Snapshot},
     },
     clock::{millis, unix_now_millis},
-    fleet::read_barrier::{Barrier, ttl_left},
+    fleet::read_barrier::{ReadBarrier, ttl_left},
     store::Revision,
 };
 
 /// Most that one message of several deltas holds, in bytes: what comes next waits behind no more than that.
-const DELTAS_BYTES: usize = seks_protocol::CHUNK_BYTES;
+const MAX_DELTAS_BYTES: usize = seks_protocol::CHUNK_BYTES;
 
 /// A snapshot on its way.
-pub(super) enum Loading {
-    /// Waiting for a place among those that load, and for the encoding.
-    Preparing(BoxFuture<'static, Loaded>),
+pub(super) enum SnapshotTransfer {
+    /// Waiting for a permit among those that load, and for the encoding.
+    Preparing(BoxFuture<'static, SnapshotCursor>),
     /// Being sent.
-    Sending(Box<Loaded>),
+    Sending(Box<SnapshotCursor>),
 }
 
-impl Loading {
+impl SnapshotTransfer {
     /// For `scope`, not older than `at_least`.
-    pub(super) fn new(shared: &Arc<Shared>, scope: Scope, at_least: Revision) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, scope: NodeScope, at_least: Revision) -> Self {
         let shared = shared.clone();
         Self::Preparing(Box::pin(async move {
-            let Ok(place) = shared.limits.snapshots.clone().acquire_owned().await else { return pending().await };
+            let Ok(permit) = shared.limits.snapshots.clone().acquire_owned().await else { return pending().await };
             let (snapshots, feed) = (shared.changes.snapshots.clone(), shared.changes.log.clone());
-            let taken =
-                blocking(move || snapshots.get(&scope, |revision| revision >= at_least && feed.reaches(revision)))
-                    .await;
+            let taken = blocking(move || {
+                snapshots.get_or_build(&scope, |revision| revision >= at_least && feed.reaches(revision))
+            })
+            .await;
             match taken {
-                Ok(snapshot) => Loaded { hash: snapshot.hash.clone(), snapshot, next: 0, begun: false, _place: place },
+                Ok(snapshot) => {
+                    SnapshotCursor { hash: snapshot.hash.clone(), snapshot, next: 0, begun: false, _permit: permit }
+                }
                 Err(_) => pending().await, // the runtime is shutting down
             }
         }))
@@ -53,87 +56,87 @@ impl Loading {
 }
 
 /// How far a snapshot has been sent.
-pub(super) struct Loaded {
+pub(super) struct SnapshotCursor {
     snapshot: Arc<Snapshot>,
     begun: bool,
     next: usize,
     hash: Sha256,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Loaded {
+impl SnapshotCursor {
     pub(super) fn revision(&self) -> Revision {
         self.snapshot.revision
     }
 
-    pub(super) fn sums(&self) -> &Sums {
-        &self.snapshot.sums
+    pub(super) fn checksum(&self) -> &Checksum {
+        &self.snapshot.checksum
     }
 }
 
 /// Ready when a snapshot that is being prepared is; never otherwise.
-pub(super) async fn prepared(loading: &mut Option<Loading>) -> Loaded {
+pub(super) async fn snapshot_prepared(loading: &mut Option<SnapshotTransfer>) -> SnapshotCursor {
     match loading {
-        Some(Loading::Preparing(ready)) => ready.await,
+        Some(SnapshotTransfer::Preparing(ready)) => ready.await,
         _ => pending().await,
     }
 }
 
 /// What could be sent now.
-pub(super) enum Pending {
+pub(super) enum NextMessage {
     Nothing,
     Begin,
-    Delta(Arc<FeedDelta>),
+    Delta(Arc<LogEntry>),
     Chunk,
     /// Revisions that meant nothing to nodes; said only in front of a grant that names them.
     Advance(Revision),
-    Grant(u64, Barrier),
+    Grant(u64, ReadBarrier),
 }
 
 impl Session {
-    pub(super) fn pending(&self) -> Result<Pending, End> {
+    pub(super) fn next_message(&self) -> Result<NextMessage, StreamEnd> {
         match &self.loading {
-            Some(Loading::Preparing(_)) => return Ok(Pending::Nothing),
-            Some(Loading::Sending(loaded)) if !loaded.begun => return Ok(Pending::Begin),
+            Some(SnapshotTransfer::Preparing(_)) => return Ok(NextMessage::Nothing),
+            Some(SnapshotTransfer::Sending(loaded)) if !loaded.begun => return Ok(NextMessage::Begin),
             _ => {}
         }
         // Before the look for a delta: what is up to `head` is found by it.
         let head = self.shared.changes.log.head();
-        let delta = self.shared.changes.log.next(self.sent).map_err(|_| End::Behind)?;
+        let delta = self.shared.changes.log.next(self.sent).map_err(|_| StreamEnd::Behind)?;
         match delta {
-            Some(delta) if self.loading.is_none() || !self.chunk_is_due => return Ok(Pending::Delta(delta)),
-            _ if self.loading.is_some() => return Ok(Pending::Chunk),
+            Some(delta) if self.loading.is_none() || !self.chunk_is_due => return Ok(NextMessage::Delta(delta)),
+            _ if self.loading.is_some() => return Ok(NextMessage::Chunk),
             _ => {}
         }
         let (Some(nonce), Some(barrier)) = (self.renew, self.shared.fleet.barriers.latest()) else {
-            return Ok(Pending::Nothing);
+            return Ok(NextMessage::Nothing);
         };
         let ttl = self.shared.lease;
         // Below half of it another barrier is due any moment; unless the store is gone, and then a short lease is of little use.
         let fresh = ttl_left(barrier, ttl) >= ttl / 2;
         let known = self.shared.fleet.leases.may_grant(&self.node, ttl, barrier.revision);
         Ok(match () {
-            () if !fresh || !known || !rules::may_root(self.root_after, barrier.at) => Pending::Nothing,
-            () if head < barrier.revision => Pending::Nothing,
-            () if self.sent < head => Pending::Advance(head),
-            () => Pending::Grant(nonce, barrier),
+            () if !fresh || !known || !rules::may_root(self.root_after, barrier.at) => NextMessage::Nothing,
+            () if head < barrier.revision => NextMessage::Nothing,
+            () if self.sent < head => NextMessage::Advance(head),
+            () => NextMessage::Grant(nonce, barrier),
         })
     }
 
-    /// The message for `pending`, which is sent for certain: the session's place moves with it.
-    pub(super) fn make(&mut self, pending: Pending) -> ToNode {
+    /// The message for `pending`, which is sent for certain: the session's permit moves with it.
+    pub(super) fn build_message(&mut self, pending: NextMessage) -> ToNode {
         match pending {
-            Pending::Delta(first) => self.deltas(&first),
-            Pending::Advance(head) => ToNode::Delta(self.delta(head, Vec::new())),
-            Pending::Grant(nonce, barrier) => self.grant(nonce, barrier),
-            Pending::Begin | Pending::Chunk | Pending::Nothing => self.load(),
+            NextMessage::Delta(first) => self.deltas(&first),
+            NextMessage::Advance(head) => ToNode::Delta(self.delta(head, Vec::new())),
+            NextMessage::Grant(nonce, barrier) => self.grant(nonce, barrier),
+            NextMessage::Begin | NextMessage::Chunk | NextMessage::Nothing => self.snapshot_message(),
         }
     }
 
     /// `first`, and what has piled up behind it.
-    fn deltas(&mut self, first: &FeedDelta) -> ToNode {
+    fn deltas(&mut self, first: &LogEntry) -> ToNode {
         self.chunk_is_due = true;
-        let room = DELTAS_BYTES.saturating_sub(first.items.iter().map(Item::size).sum());
+        let room = MAX_DELTAS_BYTES.saturating_sub(first.changes.iter().map(TableChange::size).sum());
         let more = if self.takes_deltas { self.shared.changes.log.after(first.revision, room) } else { Vec::new() };
         let first = self.seal(first);
         if more.is_empty() {
@@ -144,20 +147,20 @@ impl Session {
     }
 
     /// The next delta, for this stream.
-    fn seal(&mut self, delta: &FeedDelta) -> wire::Delta {
-        let needed = delta.items.iter().filter(|item| self.check.scope().holds(&item.tenant));
-        let changes = needed.map(|item| match &item.body {
-            Body::Plain { change, .. } => change.clone(),
-            Body::Credential(c) if self.check.withholds(c) => c.withheld(),
-            Body::Credential(c) => self.seal_credential(c),
+    fn seal(&mut self, delta: &LogEntry) -> wire::Delta {
+        let needed = delta.changes.iter().filter(|item| self.tracker.scope().includes_tenant(&item.tenant));
+        let changes = needed.map(|item| match &item.payload {
+            Payload::Shared { change, .. } => change.clone(),
+            Payload::Credential(c) if self.tracker.is_withheld(c) => c.withheld(),
+            Payload::Credential(c) => self.seal_credential(c),
         });
         let changes = changes.collect();
-        self.check.send(delta);
+        self.tracker.delta_sent(delta);
         self.delta(delta.revision, changes)
     }
 
-    fn seal_credential(&self, credential: &Credential) -> bytes::Bytes {
-        credential.seal_to(self.epochs(), &self.shared.sealer, &self.key, self.check.checks_binding())
+    fn seal_credential(&self, credential: &CredentialChange) -> bytes::Bytes {
+        credential.seal_to(self.sealing_ids(), &self.shared.sealer, &self.key, self.tracker.checks_binding())
     }
 
     fn delta(&mut self, revision: Revision, changes: Vec<bytes::Bytes>) -> wire::Delta {
@@ -165,7 +168,7 @@ impl Session {
         wire::Delta { epoch: self.epoch(), previous, revision, changes }
     }
 
-    fn grant(&mut self, nonce: u64, barrier: Barrier) -> ToNode {
+    fn grant(&mut self, nonce: u64, barrier: ReadBarrier) -> ToNode {
         (self.renew, self.root_after) = (None, None);
         let ttl = self.shared.lease;
         // By this replica's clock and any that we trust, nothing that comes of this grant outlives it.
@@ -177,10 +180,10 @@ impl Session {
     }
 
     /// The next part of the snapshot.
-    fn load(&mut self) -> ToNode {
+    fn snapshot_message(&mut self) -> ToNode {
         self.chunk_is_due = false;
         let epoch = self.epoch();
-        let Some(Loading::Sending(loaded)) = &mut self.loading else {
+        let Some(SnapshotTransfer::Sending(loaded)) = &mut self.loading else {
             return ToNode::Fence(wire::Fence { epoch, reason: "out of step".into(), revision: 0 }); // `pending` says otherwise
         };
         let snapshot = loaded.snapshot.clone();
@@ -203,7 +206,7 @@ impl Session {
             Some(chunk) => chunk.clone(),
             None => {
                 let chunk = self.seal_group(&snapshot, at - snapshot.plain.len());
-                if let Some(Loading::Sending(loaded)) = &mut self.loading {
+                if let Some(SnapshotTransfer::Sending(loaded)) = &mut self.loading {
                     loaded.hash.update(&chunk);
                 }
                 chunk
@@ -217,7 +220,7 @@ impl Session {
         let range = snapshot.groups.get(group).cloned().unwrap_or_default();
         let mut packer = Packer::default();
         for credential in snapshot.credentials.get(range).unwrap_or_default() {
-            packer.add(&match self.check.withholds(credential) {
+            packer.add(&match self.tracker.is_withheld(credential) {
                 true => credential.withheld(),
                 false => self.seal_credential(credential),
             });

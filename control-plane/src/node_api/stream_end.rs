@@ -6,7 +6,7 @@ use crate::store::Revision;
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum End {
+pub(crate) enum StreamEnd {
     /// The node closed it, or is gone.
     #[error("the node is gone")]
     Gone,
@@ -50,18 +50,18 @@ pub(crate) enum End {
     Stopped,
 }
 
-impl From<&End> for Status {
-    fn from(end: &End) -> Self {
+impl From<&StreamEnd> for Status {
+    fn from(end: &StreamEnd) -> Self {
         let message = end.to_string();
         match end {
-            End::Gone | End::Stuck | End::Store => Status::unavailable(message),
-            End::Fenced | End::Behind => Status::aborted(message),
-            End::FalseAck { .. } | End::Revoked => Status::permission_denied(message),
-            End::Expired => Status::unauthenticated(message),
-            End::Rejected(_) | End::Diverged { .. } => Status::failed_precondition(message),
-            End::Protocol(_) => Status::invalid_argument(message),
-            End::TooLong => Status::out_of_range(message),
-            End::Stopped => Status::ok(""),
+            StreamEnd::Gone | StreamEnd::Stuck | StreamEnd::Store => Status::unavailable(message),
+            StreamEnd::Fenced | StreamEnd::Behind => Status::aborted(message),
+            StreamEnd::FalseAck { .. } | StreamEnd::Revoked => Status::permission_denied(message),
+            StreamEnd::Expired => Status::unauthenticated(message),
+            StreamEnd::Rejected(_) | StreamEnd::Diverged { .. } => Status::failed_precondition(message),
+            StreamEnd::Protocol(_) => Status::invalid_argument(message),
+            StreamEnd::TooLong => Status::out_of_range(message),
+            StreamEnd::Stopped => Status::ok(""),
         }
     }
 }
