@@ -70,7 +70,7 @@ impl Authenticated {
         );
         let alarms = IntCounterVec::new(opts, &["reason"]).map_err(|e| StoreError::Unavailable(e.to_string()))?;
         let inner = Arc::new(Inner {
-            framer: Framer::new(opened.key.bytes(), store.epoch()),
+            framer: Framer::new(opened.key.bytes(), store.store_id()),
             key: opened.key,
             complete: opened.complete.is_some().into(),
             since: opened.complete.unwrap_or_default().into(),
@@ -129,8 +129,8 @@ impl Store for Authenticated {
         self.inner.store.is_exclusive()
     }
 
-    fn epoch(&self) -> &str {
-        self.inner.store.epoch()
+    fn store_id(&self) -> &str {
+        self.inner.store.store_id()
     }
 
     fn is_authenticated(&self) -> bool {
@@ -257,14 +257,15 @@ fn key_of(write: &Write) -> &Key {
     }
 }
 
-/// For a store of the lifetime `epoch` that is restored from a backup: what frames its records, and those that stand without a frame.
+/// For a store of the lifetime `store_id` that is restored from a backup: what frames its records, and those that stand without a frame.
 ///
 /// # Errors
 /// Of sealing.
-pub(crate) fn for_restored(sealer: &Sealer, epoch: &str) -> Result<(Framer, Vec<(Key, Bytes)>), SealError> {
+pub(crate) fn for_restored(sealer: &Sealer, store_id: &str) -> Result<(Framer, Vec<(Key, Bytes)>), SealError> {
     let key = key::RecordKey::fresh()?;
-    let sealed = vec![(Key::RecordKey, key.seal(sealer, epoch, Some(0))?), (Key::Canary, sealer.canary(epoch, true)?)];
-    Ok((Framer::new(key.bytes(), epoch), sealed))
+    let sealed =
+        vec![(Key::RecordKey, key.seal(sealer, store_id, Some(0))?), (Key::Canary, sealer.canary(store_id, true)?)];
+    Ok((Framer::new(key.bytes(), store_id), sealed))
 }
 
 #[cfg(test)]

@@ -127,11 +127,11 @@ impl Authority {
     ) -> Result<Self, AuthorityError> {
         loop {
             if let Some(record) = store.get(&Key::Authority).await? {
-                let secret = sealer.open(&RecordId::authority(store.epoch()), &record.value)?;
+                let secret = sealer.open(&RecordId::authority(store.store_id()), &record.value)?;
                 return Self::decode(&secret);
             }
-            let (authority, secret) = Self::create(store.epoch())?;
-            let envelope = sealer.seal(&RecordId::authority(store.epoch()), &secret)?;
+            let (authority, secret) = Self::create(store.store_id())?;
+            let envelope = sealer.seal(&RecordId::authority(store.store_id()), &secret)?;
             let mut transaction = first();
             transaction.checks.push((Key::Authority, 0));
             transaction.writes.push(crate::store::Write::Put(Key::Authority, envelope));

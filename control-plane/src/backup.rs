@@ -3,7 +3,7 @@
 //! The file holds what the store holds: envelopes, digests and metadata, and no key that opens them. Its end is sealed with the
 //! key-encryption key, so that a file which was cut short, changed, or made with another key is told apart before anything is
 //! written. A restored store is another one: it gets an epoch of its own, to which every envelope is sealed anew, and nobody
-//! serves it before an operator has accepted that it is older than what nodes have seen ([`lifetime`](crate::lifetime)).
+//! serves it before an operator has accepted that it is older than what nodes have seen ([`epoch`](crate::epoch)).
 
 mod file;
 
@@ -19,7 +19,7 @@ use seks_types::{
 pub use self::file::{Backup, Head};
 use crate::{
     authenticated::{self, Authenticated},
-    lifetime::Lifetime,
+    epoch::Epoch,
     registry::record::{Credential, destination_of},
     seal::{RecordId, SealError, Sealer},
     store::{self, Key, OpenError, Revision, Store, StoreConfig, StoreError, key::prefix},
@@ -78,8 +78,8 @@ pub struct Summary {
     pub records: usize,
     /// The revision at which they stood so.
     pub revision: Revision,
-    /// The store's epoch: that of the backup, or the restored store's own.
-    pub epoch: String,
+    /// The store's id: that of the backup, or the restored store's own.
+    pub store_id: String,
 }
 
 /// Writes all of `store` to a new file: the whole file is there in the end, or none.
@@ -87,17 +87,16 @@ pub struct Summary {
 /// # Errors
 /// [`BackupError`].
 pub async fn create(store: &dyn Store, sealer: &Sealer, out: &Path) -> Result<Summary, BackupError> {
-    let lifetime =
-        Lifetime::read(store, sealer).await.map_err(|source| BackupError::Record { key: Key::Era, source })?;
+    let epoch = Epoch::read(store, sealer).await.map_err(|source| BackupError::Record { key: Key::Epoch, source })?;
     let (records, revision) = store.list(prefix::ALL).await?;
     let records: Vec<(Key, Bytes)> =
         records.into_iter().filter(|r| is_kept(&r.key)).map(|r| (r.key, r.value)).collect();
     if records.is_empty() {
         return Err(BackupError::NoStore);
     }
-    let head = Head::new(store.epoch(), lifetime.name(), revision, records.len());
+    let head = Head::new(store.store_id(), epoch.name(), revision, records.len());
     file::write(out, &head, &records, sealer)?;
-    Ok(Summary { records: records.len(), revision, epoch: head.epoch })
+    Ok(Summary { records: records.len(), revision, store_id: head.store_id })
 }
 
 /// As [`create`], of the store that `config` names, which is not made when it isn't there.
@@ -126,13 +125,13 @@ pub async fn restore(
 ) -> Result<Summary, BackupError> {
     let Backup { head, records } = file::read(from, sealer)?;
     let bindings = Bindings::read(&records);
-    let epoch = store::fresh_epoch()?;
-    let (framer, bare) = authenticated::for_restored(sealer, &epoch)
+    let store_id = store::fresh_id()?;
+    let (framer, bare) = authenticated::for_restored(sealer, &store_id)
         .map_err(|source| BackupError::Record { key: Key::RecordKey, source })?;
     let count = records.len();
     let mut sealed = Vec::with_capacity(count + 1);
     for (key, value) in records {
-        let value = match (RecordId::of(&key, &head.epoch), RecordId::of(&key, &epoch)) {
+        let value = match (RecordId::of(&key, &head.store_id), RecordId::of(&key, &store_id)) {
             (Some(old), Some(new)) => {
                 let bound_to = bindings.of(&key);
                 sealer.move_to(&old.bound_to(bound_to), &new.bound_to(bound_to), &value)
@@ -144,13 +143,13 @@ pub async fn restore(
             Err(source) => return Err(BackupError::Record { key, source }),
         }
     }
-    let era = Lifetime::restored(&epoch, &head.lifetime);
-    let era = sealer.vouch(&RecordId::era(&epoch), &era);
-    sealed.push((Key::Era, era.map_err(|source| BackupError::Record { key: Key::Era, source })?));
+    let record = Epoch::restored(&store_id, &head.epoch);
+    let record = sealer.authenticate_record(&RecordId::epoch(&store_id), &record);
+    sealed.push((Key::Epoch, record.map_err(|source| BackupError::Record { key: Key::Epoch, source })?));
     sealed.retain(|(key, _)| *key != Key::Canary);
     sealed.extend(bare);
-    store::restore(config, &epoch, head.revision, sealed, &framer, replace).await?;
-    Ok(Summary { records: count, revision: head.revision, epoch })
+    store::restore(config, &store_id, head.revision, sealed, &framer, replace).await?;
+    Ok(Summary { records: count, revision: head.revision, store_id })
 }
 
 /// What the credentials of a backup are bound to.
@@ -183,7 +182,7 @@ impl Bindings {
 /// been used since. The key that records are authenticated with is the store's own, and made anew.
 fn is_kept(key: &Key) -> bool {
     match key {
-        Key::Epoch | Key::Era | Key::Rotation | Key::RecordKey | Key::Replica(_) | Key::Join(_) => false,
+        Key::StoreId | Key::Epoch | Key::Rotation | Key::RecordKey | Key::Replica(_) | Key::Join(_) => false,
         Key::Authority
         | Key::Canary
         | Key::Operator(_)

@@ -26,6 +26,7 @@ use crate::{
         verify,
         watcher::{StoreListing, StoreWatcher},
     },
+    epoch::{Epoch, HighWaterMarkFile, WentBack},
     fleet::{
         self, Fleet, enforcement,
         high_water_mark::HighWaterMarkWriter,
@@ -36,7 +37,6 @@ use crate::{
         replicas::Replicas,
     },
     lifecycle::Lifecycle,
-    lifetime::{Lifetime, MarkFile, WentBack},
     node_api::{
         NodeServer, Sessions,
         session::{Limits, Shared},
@@ -63,7 +63,7 @@ pub struct DistributionOptions {
     /// How nodes' certificates are read. Default: the trust domain `seks`, and no mesh.
     pub identities: Identities,
     /// Where the highest revision that was seen is kept. Default: nowhere.
-    pub marks: Option<MarkFile>,
+    pub marks: Option<HighWaterMarkFile>,
 }
 
 impl Default for DistributionOptions {
@@ -106,7 +106,7 @@ pub enum DistributionError {
         /// What is the matter.
         reason: &'static str,
     },
-    /// The store's lifetime.
+    /// The store's epoch.
     #[error(transparent)]
     Seal(#[from] SealError),
     /// The first listing.
@@ -140,7 +140,7 @@ impl Distribution {
         config: DistributionOptions,
     ) -> Result<Self, DistributionError> {
         config.check()?;
-        let lifetime = Lifetime::read(&*store, &sealer).await?;
+        let epoch = Epoch::read(&*store, &sealer).await?;
         let (listing, log) = replay::bootstrap(&*store, &sealer).await?;
         let StoreListing { table, nodes, replicas: records, revision, complete_since } = listing;
         let replicas = Replicas::new(config.lease, store.is_exclusive());
@@ -175,7 +175,7 @@ impl Distribution {
         let marks = config.marks.map(|file| HighWaterMarkWriter {
             file,
             store: store.clone(),
-            lifetime: lifetime.clone(),
+            epoch: epoch.clone(),
             barriers: fleet.barriers.clone(),
             log: changes.log.clone(),
         });
@@ -203,7 +203,7 @@ impl Distribution {
         let sessions = Sessions::new(Shared {
             registry: Registry::new(store.clone(), sealer.clone()),
             store,
-            lifetime,
+            epoch,
             sealer,
             changes: changes.clone(),
             fleet: fleet.clone(),

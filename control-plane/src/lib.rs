@@ -12,10 +12,10 @@ mod changefeed;
 mod clock;
 pub mod config;
 pub mod distribution;
+pub mod epoch;
 mod fleet;
 mod http2_limits;
 mod lifecycle;
-pub mod lifetime;
 pub mod mint;
 pub mod mint_refresher;
 pub mod node_api;
@@ -31,5 +31,5 @@ pub mod telemetry;
 pub use self::{
     config::Config,
     distribution::{Distribution, DistributionOptions},
-    server::{Base, ControlPlane, Foundation, OperatorIdentity, StartError},
+    server::{Components, ControlPlane, OperatorIdentity, StartError, Storage},
 };

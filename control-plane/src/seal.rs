@@ -8,8 +8,8 @@ mod canary;
 mod config;
 pub mod envelope;
 pub mod kek;
+mod record_mac;
 pub mod rotate;
-mod vouch;
 
 use std::path::Path;
 
@@ -38,8 +38,8 @@ pub struct RecordId<'a> {
     pub name: &'a str,
     /// Its version; 0 for what has none.
     pub version: u32,
-    /// The store's lifetime ([`Store::epoch`](crate::store::Store::epoch)).
-    pub epoch: &'a str,
+    /// The store's lifetime ([`Store::store_id`](crate::store::Store::store_id)).
+    pub store_id: &'a str,
     /// Where alone the secret may be sent; `None`: it is bound to no destination.
     pub destination: Option<Destination>,
 }
@@ -47,44 +47,44 @@ pub struct RecordId<'a> {
 impl<'a> RecordId<'a> {
     /// One version of a credential.
     #[must_use]
-    pub fn credential(epoch: &'a str, tenant: &'a TenantName, name: &'a CredentialName, version: u32) -> Self {
-        Self { tenant: tenant.as_str(), kind: "credential", name: name.as_str(), version, epoch, destination: None }
+    pub fn credential(store_id: &'a str, tenant: &'a TenantName, name: &'a CredentialName, version: u32) -> Self {
+        Self { tenant: tenant.as_str(), kind: "credential", name: name.as_str(), version, store_id, destination: None }
     }
 
     /// The CA's key.
     #[must_use]
-    pub fn authority(epoch: &'a str) -> Self {
-        Self { tenant: "", kind: "authority", name: "", version: 0, epoch, destination: None }
+    pub fn authority(store_id: &'a str) -> Self {
+        Self { tenant: "", kind: "authority", name: "", version: 0, store_id, destination: None }
     }
 
     /// The store's lifetime.
     #[must_use]
-    pub fn era(epoch: &'a str) -> Self {
-        Self { tenant: "", kind: "era", name: "", version: 0, epoch, destination: None }
+    pub fn epoch(store_id: &'a str) -> Self {
+        Self { tenant: "", kind: "era", name: "", version: 0, store_id, destination: None }
     }
 
     /// The key that a store's records are authenticated with.
     #[must_use]
-    pub fn record_key(epoch: &'a str) -> Self {
-        Self { tenant: "", kind: "record-key", name: "", version: 0, epoch, destination: None }
+    pub fn record_key(store_id: &'a str) -> Self {
+        Self { tenant: "", kind: "record-key", name: "", version: 0, store_id, destination: None }
     }
 
     /// The end of a backup.
     #[must_use]
-    pub fn backup(epoch: &'a str) -> Self {
-        Self { tenant: "", kind: "backup", name: "", version: 0, epoch, destination: None }
+    pub fn backup(store_id: &'a str) -> Self {
+        Self { tenant: "", kind: "backup", name: "", version: 0, store_id, destination: None }
     }
 
     /// What a credential is minted from.
     #[must_use]
-    pub fn mint(epoch: &'a str, tenant: &'a TenantName, name: &'a CredentialName) -> Self {
-        Self { tenant: tenant.as_str(), kind: "mint", name: name.as_str(), version: 0, epoch, destination: None }
+    pub fn mint(store_id: &'a str, tenant: &'a TenantName, name: &'a CredentialName) -> Self {
+        Self { tenant: tenant.as_str(), kind: "mint", name: name.as_str(), version: 0, store_id, destination: None }
     }
 
     /// The key that a tenant's fake AWS key pairs hang on.
     #[must_use]
-    pub fn aws_key(epoch: &'a str, tenant: &'a TenantName) -> Self {
-        Self { tenant: tenant.as_str(), kind: "aws-key", name: "", version: 0, epoch, destination: None }
+    pub fn aws_key(store_id: &'a str, tenant: &'a TenantName) -> Self {
+        Self { tenant: tenant.as_str(), kind: "aws-key", name: "", version: 0, store_id, destination: None }
     }
 
     /// The same record, bound to a destination: an envelope of it opens for exactly that.
@@ -93,22 +93,22 @@ impl<'a> RecordId<'a> {
         Self { destination, ..self }
     }
 
-    fn canary(epoch: &'a str) -> Self {
-        Self { tenant: "", kind: "canary", name: "", version: 0, epoch, destination: None }
+    fn canary(store_id: &'a str) -> Self {
+        Self { tenant: "", kind: "canary", name: "", version: 0, store_id, destination: None }
     }
 
     /// The record that the envelope at `key` belongs to, without the destination that a credential is bound to; `None` when `key`
     /// doesn't hold an envelope.
     #[must_use]
-    pub fn of(key: &'a Key, epoch: &'a str) -> Option<Self> {
+    pub fn of(key: &'a Key, store_id: &'a str) -> Option<Self> {
         match key {
-            Key::Envelope(tenant, name, version) => Some(Self::credential(epoch, tenant, name, *version)),
-            Key::MintSecret(tenant, name) => Some(Self::mint(epoch, tenant, name)),
-            Key::AwsKey(tenant) => Some(Self::aws_key(epoch, tenant)),
-            Key::Authority => Some(Self::authority(epoch)),
-            Key::Canary => Some(Self::canary(epoch)),
-            Key::Era => Some(Self::era(epoch)),
-            Key::RecordKey => Some(Self::record_key(epoch)),
+            Key::Envelope(tenant, name, version) => Some(Self::credential(store_id, tenant, name, *version)),
+            Key::MintSecret(tenant, name) => Some(Self::mint(store_id, tenant, name)),
+            Key::AwsKey(tenant) => Some(Self::aws_key(store_id, tenant)),
+            Key::Authority => Some(Self::authority(store_id)),
+            Key::Canary => Some(Self::canary(store_id)),
+            Key::Epoch => Some(Self::epoch(store_id)),
+            Key::RecordKey => Some(Self::record_key(store_id)),
             _ => None,
         }
     }

@@ -19,7 +19,7 @@ use tokio_util::{
 };
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
-pub use self::start::{Base, Foundation, IdentityError, OperatorIdentity, StartError};
+pub use self::start::{Components, IdentityError, OperatorIdentity, StartError, Storage};
 use self::{
     listener::Listener,
     runtimes::{Runtimes, run_on},
@@ -31,11 +31,11 @@ use crate::{
     authority::Authority,
     config::{Config, ListenerTlsConfig},
     distribution::{Distribution, DistributionOptions},
+    epoch::WentBack,
     http2_limits::{
         CONCURRENT_STREAMS, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
         STREAM_WINDOW_BYTES,
     },
-    lifetime::WentBack,
     mint_refresher::Refresher,
     node_api::enrolment::Enrolment,
     policy_workers::PolicyWorkers,
@@ -85,7 +85,7 @@ impl ControlPlane {
         let served = run_on(runtimes.distribution(), {
             let config = config.clone();
             async move {
-                let foundation = Foundation::open(&config).await?;
+                let foundation = Components::open(&config).await?;
                 let (marks, identities) = (foundation.marks.clone(), foundation.authority.identities().clone());
                 let options = DistributionOptions { marks, identities, ..options };
                 let (store, sealer) = (Arc::clone(&foundation.store), Arc::clone(&foundation.sealer));
@@ -105,7 +105,7 @@ impl ControlPlane {
     async fn listen(
         config: &Config,
         telemetry: Telemetry,
-        Foundation { store, records, authority, registry, .. }: &Foundation,
+        Components { store, records, authority, registry, .. }: &Components,
         distribution: Distribution,
         replica: String,
         runtimes: Runtimes,
@@ -381,7 +381,7 @@ fn names(config: &Config) -> Vec<String> {
 
 async fn janitor(registry: Arc<Registry>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(JANITOR)).await.is_some() {
-        if let Err(error) = registry.forget_the_past().await {
+        if let Err(error) = registry.purge_expired().await {
             tracing::warn!(%error, "cannot forget the past; trying again later");
         }
         if let Err(error) = registry.refresh_tenant_cas().await {

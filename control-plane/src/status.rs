@@ -32,7 +32,7 @@ pub async fn of(store: &dyn Store) -> StatusResponse {
         store: store.kind().into(),
         store_healthy: problem.is_empty(),
         store_problem: problem.into(),
-        epoch: store.epoch().into(),
+        epoch: store.store_id().into(),
         revision: revision.unwrap_or_default(),
         ..StatusResponse::default()
     }

@@ -32,15 +32,15 @@ pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, OpenError> {
     }
 }
 
-/// Makes the store that `config` names out of `records`, as they stood at `revision` of the store they are from; it has the epoch
-/// `epoch`, and `framer` authenticates them. One that is there is refused, or with `replace` (embedded only) kept beside it. All of it is there in the end, or
+/// Makes the store that `config` names out of `records`, as they stood at `revision` of the store they are from; it has the store_id
+/// `store_id`, and `framer` authenticates them. One that is there is refused, or with `replace` (embedded only) kept beside it. All of it is there in the end, or
 /// nothing that [`open`] would take for a store.
 ///
 /// # Errors
 /// [`OpenError::Exists`]; of the store.
 pub(crate) async fn restore(
     config: &StoreConfig,
-    epoch: &str,
+    store_id: &str,
     revision: Revision,
     mut records: Vec<(Key, Bytes)>,
     framer: &Framer,
@@ -48,14 +48,14 @@ pub(crate) async fn restore(
 ) -> Result<(), OpenError> {
     match config.kind {
         StoreKind::Embedded => {
-            let (path, epoch) = (config.embedded_path()?, epoch.to_owned());
+            let (path, store_id) = (config.embedded_path()?, store_id.to_owned());
             let base = revision.saturating_sub(1); // all of them are of this revision
             records.iter_mut().for_each(|(key, value)| *value = framer.frame(key, base, value));
             let restored =
-                tokio::task::spawn_blocking(move || embedded::restore(&path, &epoch, revision, &records, replace));
+                tokio::task::spawn_blocking(move || embedded::restore(&path, &store_id, revision, &records, replace));
             restored.await.map_err(|e| StoreError::Unavailable(e.to_string()))?
         }
-        StoreKind::Etcd => etcd::restore(config, epoch, records, framer).await,
+        StoreKind::Etcd => etcd::restore(config, store_id, records, framer).await,
     }
 }
 
@@ -77,7 +77,7 @@ pub async fn exists(config: &StoreConfig) -> Result<bool, OpenError> {
 ///
 /// # Errors
 /// When the operating system has no randomness to give.
-pub fn fresh_epoch() -> Result<String, StoreError> {
+pub fn fresh_id() -> Result<String, StoreError> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|e| StoreError::Unavailable(e.to_string()))?;
     Ok(format!("{:032x}", u128::from_be_bytes(random)))
@@ -188,7 +188,7 @@ pub enum StoreError {
     /// The store refuses our identity.
     #[error("the store refuses access: {0}")]
     Denied(String),
-    /// It is not the store that was opened: its epoch's record is gone, or another.
+    /// It is not the store that was opened: its store_id's record is gone, or another.
     #[error("another store is where this one was")]
     Replaced,
     /// What the store holds can't be read.
@@ -206,7 +206,7 @@ pub trait Store: Send + Sync + 'static {
     fn is_exclusive(&self) -> bool;
 
     /// The store's lifetime: made once, when the store is first used; a restore makes a new one.
-    fn epoch(&self) -> &str;
+    fn store_id(&self) -> &str;
 
     /// Whether every record that it gives was written by a control plane, and none was put back.
     fn is_authenticated(&self) -> bool {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use seks_control_plane::{
-    Config, Foundation, OperatorIdentity,
+    Components, Config, OperatorIdentity,
     registry::fresh_enrolment,
     seal::{Sealer, rotate},
 };
@@ -26,7 +26,7 @@ pub(crate) fn create_kek(out: &Path) -> Result<(), Failure> {
 
 /// Re-wraps every sealed record under the active key-encryption key, and says what came of it on stdout.
 pub(crate) async fn rotate_kek(config: &Config) -> Result<(), Failure> {
-    let foundation = Foundation::open(config).await?;
+    let foundation = Components::open(config).await?;
     let report = rotate::rotate(&foundation.sealer, foundation.store.as_ref()).await;
     let report = report.map_err(|e| Failure::new(Exit::Failed, &e))?;
     if let Some((key, error)) = report.left.first() {
@@ -42,7 +42,7 @@ pub(crate) async fn rotate_kek(config: &Config) -> Result<(), Failure> {
 /// written before the operator is: one whose key is lost can't be made a second time.
 pub(crate) async fn bootstrap_operator(config: &Config, name: &str, out: &Path) -> Result<(), Failure> {
     let name = OperatorName::try_from(name).map_err(|e| Failure::usage(&format!("--name: {e}")))?;
-    let foundation = Foundation::open(config).await?;
+    let foundation = Components::open(config).await?;
     let enrolment = fresh_enrolment().map_err(|e| Failure::new(Exit::Failed, &e))?;
     let operator = foundation.operator_identity(&name, &enrolment).map_err(|e| Failure::new(Exit::Failed, &e))?;
     let failed = |e: std::io::Error| Failure::usage(&format!("--out: `{}`: {e}", out.display()));

@@ -161,7 +161,7 @@ async fn a_first_start_that_is_killed_leaves_a_whole_store_or_none() {
         child.wait().unwrap();
         made += u32::from(place.path().join("store.redb").exists());
         let store = open(place.path()).await;
-        assert_eq!((store.epoch().len(), store.list(prefix::ALL).await.unwrap().0.len()), (32, 1));
+        assert_eq!((store.store_id().len(), store.list(prefix::ALL).await.unwrap().0.len()), (32, 1));
     }
     assert!(made >= u32::try_from(ROUNDS / 10).unwrap(), "{made} starts came to an end");
 }
@@ -190,7 +190,7 @@ async fn a_rotation_that_is_killed_again_and_again_loses_nothing() {
         if round % 5 == 0 {
             for n in 0..CREDENTIALS {
                 let id = envelope(n);
-                let sealed = old.seal(&RecordId::of(&id, store.epoch()).unwrap(), &Secret::new(vec![n as u8; 40]));
+                let sealed = old.seal(&RecordId::of(&id, store.store_id()).unwrap(), &Secret::new(vec![n as u8; 40]));
                 let writes = vec![Write::Put(id, sealed.unwrap()), Write::Delete(Key::Rotation)];
                 store.commit(Transaction { checks: vec![], writes }).await.unwrap();
             }
@@ -213,9 +213,9 @@ async fn a_rotation_that_is_killed_again_and_again_loses_nothing() {
         for n in 0..CREDENTIALS {
             let record = store.get(&envelope(n)).await.unwrap().unwrap();
             let id = envelope(n);
-            let opened = both.open(&RecordId::of(&id, store.epoch()).unwrap(), &record.value).unwrap();
+            let opened = both.open(&RecordId::of(&id, store.store_id()).unwrap(), &record.value).unwrap();
             assert!(opened.expose() == vec![n as u8; 40]);
-            under_old += u32::from(new.open(&RecordId::of(&id, store.epoch()).unwrap(), &record.value).is_err());
+            under_old += u32::from(new.open(&RecordId::of(&id, store.store_id()).unwrap(), &record.value).is_err());
         }
         let done = rotate::Progress::read(&*store).await.unwrap().is_some_and(|progress| progress.done);
         assert!(!done || under_old == 0, "done, with {under_old} under the old key");

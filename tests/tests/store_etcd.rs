@@ -77,14 +77,14 @@ impl Subject for Wired {
         async move {
             let prefix = format!("/test/{}", self.count.fetch_add(1, Ordering::Relaxed));
             let store = self.open(&prefix).await;
-            self.prefixes.lock().unwrap().insert(store.epoch().to_owned(), prefix);
+            self.prefixes.lock().unwrap().insert(store.store_id().to_owned(), prefix);
             store
         }
         .boxed()
     }
 
     fn another<'a>(&'a self, store: &'a Arc<dyn Store>) -> BoxFuture<'a, Arc<dyn Store>> {
-        let prefix = self.prefixes.lock().unwrap()[store.epoch()].clone();
+        let prefix = self.prefixes.lock().unwrap()[store.store_id()].clone();
         async move { self.open(&prefix).await }.boxed()
     }
 

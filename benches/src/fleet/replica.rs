@@ -14,7 +14,7 @@ use seks_control_plane::{
     Config,
     config::{AdminConfig, DistributionConfig},
     seal::{SealConfig, Sealer},
-    server::Foundation,
+    server::Components,
     store::{Key, Store, StoreConfig, Transaction, Write},
 };
 use seks_proto::wire::{self, admin_client::AdminClient};
@@ -117,8 +117,8 @@ impl ReplicaHost {
         }
     }
 
-    async fn open(&self) -> Foundation {
-        Foundation::open(&self.config()).await.unwrap()
+    async fn open(&self) -> Components {
+        Components::open(&self.config()).await.unwrap()
     }
 
     /// Writes `count` tokens straight into the store. They are what the registry would have written; their secrets are unknown.

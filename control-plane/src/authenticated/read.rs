@@ -59,7 +59,7 @@ impl Inner {
     /// The records as they were, and when; `None` when nothing of that is kept.
     async fn past(&self, head: Revision) -> Result<Option<(Vec<Record>, Revision)>, StoreError> {
         // Before that records had no frames, or it was another store.
-        let born = self.store.get(&Key::Epoch).await?.map_or(0, |record| record.modified);
+        let born = self.store.get(&Key::StoreId).await?.map_or(0, |record| record.modified);
         let since = self.since.load(Relaxed).max(born);
         for less in LESS {
             let from = head.saturating_sub(WINDOW / less).max(since);
@@ -114,7 +114,7 @@ impl Inner {
 
     /// Another replica has finished the upgrade, or the key-encryption key is rotated.
     fn learn_key(&self, envelope: &[u8]) {
-        match super::key::RecordKey::open(&self.sealer, self.store.epoch(), envelope) {
+        match super::key::RecordKey::open(&self.sealer, self.store.store_id(), envelope) {
             Ok((key, complete)) if key.bytes() == self.key.bytes() => {
                 if let (Some(since), false) = (complete, self.complete.load(Relaxed)) {
                     self.completed(since);

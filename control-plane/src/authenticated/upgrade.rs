@@ -54,15 +54,15 @@ impl Inner {
 
     /// Says, under seal, that every record has a frame since `since`.
     async fn finish(&self, since: Revision) -> Result<(), SealError> {
-        let epoch = self.store.epoch();
+        let store_id = self.store.store_id();
         let at = |record: Option<Record>| record.map_or(0, |record| record.modified);
         let checks = vec![
             (Key::RecordKey, at(self.store.get(&Key::RecordKey).await?)),
             (Key::Canary, at(self.store.get(&Key::Canary).await?)),
         ];
         let writes = vec![
-            Write::Put(Key::RecordKey, self.key.seal(&self.sealer, epoch, Some(since))?),
-            Write::Put(Key::Canary, self.sealer.canary(epoch, true)?),
+            Write::Put(Key::RecordKey, self.key.seal(&self.sealer, store_id, Some(since))?),
+            Write::Put(Key::Canary, self.sealer.canary(store_id, true)?),
         ];
         match self.store.commit(Transaction { checks, writes }).await {
             Ok(revision) => {

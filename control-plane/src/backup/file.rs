@@ -32,10 +32,12 @@ const MAX_HEAD_BYTES: usize = 4096;
 /// What a person can read of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// The epoch that its envelopes are sealed to.
+    /// The id of the store that its envelopes are sealed to.
+    #[serde(rename = "epoch")]
+    pub store_id: String,
+    /// The epoch of that store.
+    #[serde(rename = "lifetime")]
     pub epoch: String,
-    /// The store's lifetime, as nodes know it.
-    pub lifetime: String,
     /// The revision at which the records stood so.
     pub revision: Revision,
     /// Unix seconds.
@@ -47,10 +49,10 @@ pub struct Head {
 }
 
 impl Head {
-    pub(super) fn new(epoch: &str, lifetime: &str, revision: Revision, records: usize) -> Self {
+    pub(super) fn new(store_id: &str, epoch: &str, revision: Revision, records: usize) -> Self {
         Self {
+            store_id: store_id.to_owned(),
             epoch: epoch.to_owned(),
-            lifetime: lifetime.to_owned(),
             revision,
             created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             version: seks_runtime::VERSION.to_owned(),
@@ -98,7 +100,7 @@ fn write_draft(
     write_body(&mut hashing, head, records).map_err(failed)?;
     let Hashing { mut file, hash } = hashing;
     let seal = sealer
-        .vouch(&RecordId::backup(&head.epoch), &hash.finalize())
+        .authenticate_record(&RecordId::backup(&head.store_id), &hash.finalize())
         .map_err(|source| BackupError::Seal { path: out.display().to_string(), source })?;
     write_part(&mut file, &seal).map_err(failed)?;
     let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
@@ -168,7 +170,7 @@ pub(super) fn read(from: &Path, sealer: &Sealer) -> Result<Backup, BackupError> 
     if rest.len() != length {
         return Err(unfit(if rest.len() < length { "it is cut short" } else { "something was added to it" }));
     }
-    match sealer.vouched(&RecordId::backup(&head.epoch), &rest) {
+    match sealer.verify_record(&RecordId::backup(&head.store_id), &rest) {
         Ok(sealed) if *sealed == *digest => Ok(Backup { head, records }),
         Ok(_) | Err(SealError::Rejected) => Err(unfit("it was changed or damaged after it was made")),
         Err(source) => Err(BackupError::Seal { path: path(), source }),

@@ -59,7 +59,7 @@ pub(crate) async fn bootstrap(store: &dyn Store, sealer: &Sealer) -> Result<(Sto
 async fn list_history(store: &dyn Store, head: Revision) -> Result<Option<(Vec<Record>, Revision)>, StoreError> {
     // Before that it was another store, or nodes knew it by another name.
     let mut since = 0;
-    for key in [Key::Epoch, Key::Era] {
+    for key in [Key::StoreId, Key::Epoch] {
         since = store.get(&key).await?.map_or(0, |record| record.modified).max(since);
     }
     for divisor in FALLBACK_DIVISORS {

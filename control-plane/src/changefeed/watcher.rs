@@ -41,7 +41,7 @@ pub(crate) struct StoreWatcher {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) changes: ChangeFeed,
     pub(crate) fleet: Box<dyn FleetRecords>,
-    /// The watch has restart: begin another.
+    /// The watch has stalled: begin another.
     pub(crate) restart: Arc<Notify>,
     /// What was followed isn't what the store holds: list it again.
     pub(crate) relist_requested: Arc<Notify>,

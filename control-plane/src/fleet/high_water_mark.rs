@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::read_barrier::ReadBarriers;
 use crate::{
     changefeed::log::ChangeLog,
-    lifetime::{Lifetime, Mark, MarkFile},
+    epoch::{Epoch, HighWaterMark, HighWaterMarkFile},
     store::{Revision, Store},
 };
 
@@ -16,9 +16,9 @@ const LAST_READ_LIMIT: Duration = Duration::from_secs(1);
 
 /// What writes the mark of one store into one file.
 pub(crate) struct HighWaterMarkWriter {
-    pub(crate) file: MarkFile,
+    pub(crate) file: HighWaterMarkFile,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) lifetime: Lifetime,
+    pub(crate) epoch: Epoch,
     pub(crate) barriers: ReadBarriers,
     pub(crate) log: Arc<ChangeLog>,
 }
@@ -45,7 +45,7 @@ impl HighWaterMarkWriter {
 
     async fn write_mark(&self, revision: Revision) -> bool {
         let authenticated = self.store.is_authenticated();
-        let mark = Mark { lifetime: self.lifetime.name().to_owned(), revision, authenticated };
+        let mark = HighWaterMark { epoch: self.epoch.name().to_owned(), revision, authenticated };
         let file = self.file.clone();
         match tokio::task::spawn_blocking(move || file.write(&mark)).await {
             Ok(Ok(())) => true,

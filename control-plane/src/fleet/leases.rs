@@ -347,7 +347,7 @@ impl Leases {
         let now = BootInstant::now();
         let (mut state, effective_head) = (self.lock(), effective(head));
         let promised = state.promised;
-        // Who has a table and waits to be granted_on for holds the promise where it can be reached.
+        // Who has a table and waits to be answered for holds the promise where it can be reached.
         let waits = |node: &NodeState| node.stream.is_some() && node.recorded.is_none() && node.acked > 0;
         let holders = || {
             state.nodes.values().flat_map(|node| {

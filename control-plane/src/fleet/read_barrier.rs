@@ -2,7 +2,7 @@
 //!
 //! Every second: note the time, *then* ask the store for its revision by a linearizable read; once the watch has brought that revision, the time
 //! becomes a [`ReadBarrier`]. A lease is counted from the barrier's time, so a replica that is cut off from the store, or whose
-//! watch has restart_watch, can extend nothing, however long it goes on talking to its nodes.
+//! watch has stalled, can extend nothing, however long it goes on talking to its nodes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -102,11 +102,7 @@ impl ReadBarriers {
                     if timeout(WATCH_LIMIT, reached(&log, revision)).await.is_ok() {
                         self.latest.send_replace(Some(ReadBarrier { at, revision }));
                     } else {
-                        tracing::warn!(
-                            revision,
-                            applied = log.head(),
-                            "the store's watch has restart_watch; watching anew"
-                        );
+                        tracing::warn!(revision, applied = log.head(), "the store's watch has stalled; watching anew");
                         restart_watch.notify_one();
                     }
                 }

@@ -43,7 +43,7 @@ pub(super) type Call = BoxFuture<'static, ()>;
 enum Event {
     /// The replica stops: what runs may finish.
     Stop,
-    /// Nobody is at the other end, or whoever it is has evicted this connection's place.
+    /// Nobody is at the other end, or it has lost this connection's slot.
     Dead,
     /// Half of [`IDLE`] has passed: time to look whether there was a call.
     Idle,

@@ -46,9 +46,9 @@ use crate::{
     authority::{Identities, Identity, Peer},
     changefeed::{ChangeFeed, scope::NodeScope},
     clock::unix_now,
+    epoch::Epoch,
     fleet::{Fleet, membership::Member, registration},
     lifecycle::Lifecycle,
-    lifetime::Lifetime,
     node_api::{
         grpc_stream::{self, Inbound, Outbound},
         handshake_limiter::{HandshakeLimiter, HandshakePermit},
@@ -86,7 +86,7 @@ pub struct Sessions(Arc<Shared>);
 /// What all sessions of a replica share.
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) lifetime: Lifetime,
+    pub(crate) epoch: Epoch,
     pub(crate) registry: Registry,
     pub(crate) sealer: Arc<Sealer>,
     pub(crate) changes: ChangeFeed,
@@ -568,11 +568,11 @@ impl Session {
 
     /// What the store's envelopes are bound to, and what the node's are.
     fn sealing_ids(&self) -> (&str, &str) {
-        (self.shared.store.epoch(), self.shared.lifetime.name())
+        (self.shared.store.store_id(), self.shared.epoch.name())
     }
 
     fn epoch(&self) -> String {
-        self.shared.lifetime.name().to_owned()
+        self.shared.epoch.name().to_owned()
     }
 }
 

@@ -6,7 +6,7 @@ use seks_types::id::{AgentName, TenantName, TokenId};
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     limits, now,
     record::{Agent, Stored, Token},
 };
@@ -34,8 +34,8 @@ impl Registry {
             ..Agent::default()
         };
         let key = Key::Agent(tenant.clone(), name.clone());
-        let revision = decide(|| async {
-            let parent = self.living_tenant(tenant).await?;
+        let revision = retry_on_conflict(|| async {
+            let parent = self.active_tenant(tenant).await?;
             if self.store.get(&key).await?.is_some() {
                 return Err(RegistryError::exists(KIND, name));
             }
@@ -84,7 +84,7 @@ impl Registry {
         name: &AgentName,
         disabled: bool,
     ) -> Result<Revision, RegistryError> {
-        decide(|| async {
+        retry_on_conflict(|| async {
             let mut agent = self.load_agent(tenant, name).await?;
             if agent.value.deleting {
                 return Err(RegistryError::being_deleted(KIND, name));
@@ -105,7 +105,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`].
     pub async fn delete_agent(&self, tenant: &TenantName, name: &AgentName) -> Result<Revision, RegistryError> {
-        decide(|| self.mark_agent(tenant, name)).await?;
+        retry_on_conflict(|| self.mark_agent(tenant, name)).await?;
         let mut tokens = self.pages(&prefix::kind(tenant, "token"));
         while let Some(page) = tokens.next::<Token>().await? {
             let own: Vec<_> = page.into_iter().filter(|t| t.value.agent == name.as_str()).collect();

@@ -11,7 +11,7 @@ use seks_types::{
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     record::{Service, Token},
 };
 use crate::{seal::RecordId, store::Key};
@@ -62,12 +62,12 @@ impl Registry {
     /// The tenant's key, made when it is first asked for, and never changed: the pairs of all its tokens hang on it.
     async fn aws_key(&self, tenant: &TenantName) -> Result<Secret, RegistryError> {
         let key = Key::AwsKey(tenant.clone());
-        decide(|| async {
-            let id = RecordId::aws_key(self.store().epoch(), tenant);
+        retry_on_conflict(|| async {
+            let id = RecordId::aws_key(self.store().store_id(), tenant);
             if let Some(envelope) = self.store().get(&key).await? {
                 return Ok(self.sealer.open(&id, &envelope.value)?);
             }
-            let parent = self.living_tenant(tenant).await?;
+            let parent = self.active_tenant(tenant).await?;
             let fresh = aws::fresh_key().map_err(RegistryError::Random)?;
             let envelope = self.sealer.seal(&id, &fresh)?;
             let change = Change::new().check(&parent).check_absent(key.clone());

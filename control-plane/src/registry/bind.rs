@@ -4,7 +4,7 @@ use seks_types::id::{CredentialName, OperatorName, TenantName};
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     credential::{Bound, service_of},
     record::{Credential, Service, Stored, destination_of},
 };
@@ -35,7 +35,7 @@ impl Registry {
         origin: &str,
         by: &OperatorName,
     ) -> Result<(Credential, Revision, Rebound), RegistryError> {
-        decide(|| async {
+        retry_on_conflict(|| async {
             let old = self.load_credential(tenant, name).await?;
             let service = self.living_service(tenant, &service_of(&old.value)?).await?;
             let bound_to = Bound::of(&service.value)?;
@@ -78,7 +78,7 @@ impl Registry {
                 if credential.value.versions.iter().all(|v| known(v.version)) {
                     continue;
                 }
-                match decide(|| self.bind_versions(&tenant, &name)).await {
+                match retry_on_conflict(|| self.bind_versions(&tenant, &name)).await {
                     Ok(()) => bound += 1,
                     Err(error @ RegistryError::Store(_)) => return Err(error),
                     // Somebody has deleted it, or it can't be used anyway: the others go on.
@@ -107,7 +107,7 @@ impl Registry {
         for version in old.value.versions.iter_mut().filter(|version| version.destination.is_empty()) {
             let key = Key::Envelope(tenant.clone(), name.clone(), version.version);
             if let Some(envelope) = self.store().get(&key).await? {
-                let id = RecordId::credential(self.store().epoch(), tenant, name, version.version);
+                let id = RecordId::credential(self.store().store_id(), tenant, name, version.version);
                 let moved = self.sealer.move_to(&id, &id.bound_to(Some(bound_to.destination)), &envelope.value)?;
                 change = change.check_at(key.clone(), envelope.modified).put_bytes(key, moved);
             }

@@ -72,7 +72,7 @@ impl Change {
 }
 
 /// Runs `attempt` until no other writer interferes.
-pub(super) async fn decide<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, RegistryError>
+pub(super) async fn retry_on_conflict<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, RegistryError>
 where
     F: Future<Output = Result<T, RegistryError>>,
 {

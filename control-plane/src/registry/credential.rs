@@ -11,8 +11,8 @@ use seks_types::{
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
-    delete::name_some,
+    change::retry_on_conflict,
+    delete::list_names,
     limits, now,
     pool::named_once,
     record::{Credential, CredentialVersion, Mint, Service, Stored, Token, destination_of},
@@ -88,7 +88,7 @@ impl Registry {
         by: &OperatorName,
     ) -> Result<(Credential, Revision), RegistryError> {
         let destination = OnceLock::new();
-        decide(|| async {
+        retry_on_conflict(|| async {
             // What it was minted from, if it was, is of no use any more.
             let change = Change::new()
                 .delete(Key::Mint(tenant.clone(), name.clone()))
@@ -112,7 +112,7 @@ impl Registry {
         (mint, pools, binding): (&str, &[PoolName], Binding<'_>),
         by: &OperatorName,
     ) -> Result<(Credential, Revision), RegistryError> {
-        let parent = self.living_tenant(tenant).await?;
+        let parent = self.active_tenant(tenant).await?;
         let definition = self.living_service(tenant, service).await?;
         let fields = Fields::parse(&definition.value.fields, secret)
             .map_err(|error| RegistryError::invalid("secret", error.to_string()))?;
@@ -151,7 +151,7 @@ impl Registry {
         version: u32,
         by: &OperatorName,
     ) -> Result<(Credential, Revision), RegistryError> {
-        decide(|| async {
+        retry_on_conflict(|| async {
             let old = self.load_credential(tenant, name).await?;
             if old.value.mint.is_some() {
                 let reason = format!("credential `{name}` is minted: its earlier versions have expired");
@@ -176,7 +176,7 @@ impl Registry {
                 );
                 return Err(RegistryError::conflict(reason, "put the secret again"));
             }
-            let id = RecordId::credential(self.store().epoch(), tenant, name, wanted);
+            let id = RecordId::credential(self.store().store_id(), tenant, name, wanted);
             let id = id.bound_to(destination_of(&old.value, wanted));
             let secret = self.sealer.open(&id, &envelope.value)?;
             let change = Change::new().check(&definition);
@@ -201,7 +201,7 @@ impl Registry {
         let Some(envelope) = envelope else {
             return Err(RegistryError::not_found("credential version", format!("{name}@{version}")));
         };
-        let id = RecordId::credential(self.store().epoch(), tenant, name, version);
+        let id = RecordId::credential(self.store().store_id(), tenant, name, version);
         let secret = self.sealer.open(&id.bound_to(destination_of(&old.value, version)), &envelope.value)?;
         let new = NewVersion { secret: &secret, by, restored_from: version, mint, pools: &[], bound_to };
         self.add_version(change, (tenant, name, &service), Some(old), new).await
@@ -247,7 +247,7 @@ impl Registry {
                 change = change.delete(Key::Envelope(tenant.clone(), name.clone(), oldest.version));
             }
         }
-        let id = RecordId::credential(self.store().epoch(), tenant, name, version).bound_to(Some(destination));
+        let id = RecordId::credential(self.store().store_id(), tenant, name, version).bound_to(Some(destination));
         let envelope = self.sealer.seal(&id, secret)?;
         let change =
             change.put(key, &credential).put_bytes(Key::Envelope(tenant.clone(), name.clone(), version), envelope);
@@ -310,7 +310,7 @@ impl Registry {
         name: &CredentialName,
     ) -> Result<Revision, RegistryError> {
         let granted = |token: &Token| token.grants.iter().any(|g| g.credential == name.as_str());
-        decide(|| async {
+        retry_on_conflict(|| async {
             let mut credential = self.load_credential(tenant, name).await?;
             credential.value.deleting = false; // a mark that another delete left is not to be restored
             let marked = Credential { deleting: true, ..credential.value.clone() };
@@ -323,7 +323,7 @@ impl Registry {
                 if tokens.is_empty() {
                     return Ok(());
                 }
-                let reason = format!("credential `{name}` is granted to token {}", name_some(&tokens));
+                let reason = format!("credential `{name}` is granted to token {}", list_names(&tokens));
                 Err(RegistryError::conflict(reason, "revoke the tokens first, or replace the secret instead"))
             })
             .await

@@ -52,7 +52,7 @@ impl Registry {
 }
 
 /// Names for a message: at most five, then how many more.
-pub(super) fn name_some(names: &[String]) -> String {
+pub(super) fn list_names(names: &[String]) -> String {
     let shown: Vec<String> = names.iter().take(5).map(|n| format!("`{n}`")).collect();
     match names.len().saturating_sub(5) {
         0 => shown.join(", "),

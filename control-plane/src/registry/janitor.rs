@@ -14,7 +14,7 @@ impl Registry {
     ///
     /// # Errors
     /// Of the store; what was done until then stays done, and the next round goes on.
-    pub async fn forget_the_past(&self) -> Result<(), RegistryError> {
+    pub async fn purge_expired(&self) -> Result<(), RegistryError> {
         self.forget_join_tokens().await?;
         for tenant in self.tenants().await? {
             let Ok(name) = TenantName::try_from(tenant.name.as_str()) else { continue };

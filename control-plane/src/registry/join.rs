@@ -11,7 +11,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     limits, now,
     pool::named_once,
     record::{JoinRecord, Node, Stored},
@@ -99,7 +99,7 @@ impl Registry {
             return Err(RegistryError::invalid("tenants", format!("{} at most", limits::NODE_TENANTS)));
         }
         for tenant in &tenants {
-            self.living_tenant(tenant).await?; // a typing error would leave the node with nothing to serve
+            self.active_tenant(tenant).await?; // a typing error would leave the node with nothing to serve
         }
         let tenants = tenants.iter().map(ToString::to_string).collect();
         Ok(Checked { region, tenants, pools: named_once(&pools)? })
@@ -166,7 +166,7 @@ impl Registry {
             Some(name) => name.clone(),
             None => pick_name()?,
         };
-        decide(|| async {
+        retry_on_conflict(|| async {
             let join = self.load_join(joining.token).await?;
             if !join.value.node.is_empty() {
                 return self.enrolled_before(id, &join.value.node, joining).await?.ok_or(RegistryError::JoinRefused);

@@ -13,7 +13,7 @@ use seks_types::{
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     credential::{Binding, Bound},
     now,
     record::{Credential, MintRecord, Service, Stored, destination_of},
@@ -104,12 +104,12 @@ impl Registry {
         by: &OperatorName,
     ) -> Result<(Credential, Revision), RegistryError> {
         let destination = OnceLock::new();
-        decide(|| async {
+        retry_on_conflict(|| async {
             let record = MintRecord { kind: kind.into(), ..Default::default() }.renewed(minted.lifetime, now());
             let bound_to = Bound::of(&self.living_service(tenant, service).await?.value)?.destination;
             // Where the service goes elsewhere before this is committed, `put_fields` refuses.
             let bound_to = *destination.get_or_init(|| bound_to);
-            let id = RecordId::mint(self.store().epoch(), tenant, name).bound_to(Some(bound_to));
+            let id = RecordId::mint(self.store().store_id(), tenant, name).bound_to(Some(bound_to));
             let envelope = self.sealer.seal(&id, minted.rotated.as_ref().unwrap_or(secret))?;
             let change = Change::new()
                 .put(Key::Mint(tenant.clone(), name.clone()), &record)
@@ -149,7 +149,7 @@ impl Registry {
         replica: &str,
     ) -> Result<Option<Claim>, RegistryError> {
         let key = Key::Mint(tenant.clone(), name.clone());
-        decide(|| async {
+        retry_on_conflict(|| async {
             let Some(mut stored) = self.load::<MintRecord>(key.clone()).await? else { return Ok(None) };
             let at = now();
             if MintTimes::from(stored.value.clone()).due(replica) > at {
@@ -191,7 +191,7 @@ impl Registry {
         let Claim { tenant, credential: name, .. } = claim;
         let (key, secret_key) =
             (Key::Mint(tenant.clone(), name.clone()), Key::MintSecret(tenant.clone(), name.clone()));
-        decide(|| async {
+        retry_on_conflict(|| async {
             let stored = self.load::<MintRecord>(key.clone()).await?;
             let stored = stored.ok_or_else(|| RegistryError::not_found("credential", name))?;
             let Some(envelope) = self.store().get(&secret_key).await? else { return Ok(()) };
@@ -235,7 +235,7 @@ impl Registry {
         version: u32,
     ) -> Result<bool, RegistryError> {
         let key = Key::Mint(tenant.clone(), name.clone());
-        decide(|| async {
+        retry_on_conflict(|| async {
             let Some(mut stored) = self.load::<MintRecord>(key.clone()).await? else { return Ok(false) };
             let (at, current) = (now(), self.load_credential(tenant, name).await?.value.version);
             let record = &mut stored.value;
@@ -269,7 +269,7 @@ impl Registry {
         credential: &Credential,
     ) -> RecordId<'a> {
         let bound_to = destination_of(credential, credential.version);
-        RecordId::mint(self.store().epoch(), tenant, name).bound_to(bound_to)
+        RecordId::mint(self.store().store_id(), tenant, name).bound_to(bound_to)
     }
 
     /// Says of a credential whether and how it is minted.

@@ -6,7 +6,7 @@ use seks_types::id::{NodeId, ReplicaId};
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     record::{Node, Stored},
 };
 use crate::store::{Key, Revision, StoreError, key::prefix};
@@ -33,7 +33,7 @@ impl Registry {
                 done => return done,
             }
         }
-        decide(|| async {
+        retry_on_conflict(|| async {
             let stored = self.load(Key::Node(id.clone())).await?;
             self.put_seen(stored.ok_or_else(|| RegistryError::not_found(KIND, id))?, seen).await
         })
@@ -63,7 +63,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`].
     pub async fn revoke_node(&self, id: &NodeId) -> Result<Revision, RegistryError> {
-        decide(|| async {
+        retry_on_conflict(|| async {
             let stored = self.load::<Node>(Key::Node(id.clone())).await?;
             let stored = stored.ok_or_else(|| RegistryError::not_found(KIND, id))?;
             self.commit(Change::new().check(&stored).delete(stored.key.clone())).await

@@ -4,7 +4,7 @@ use seks_types::id::{OperatorName, TenantName, TokenId};
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     limits, now,
     record::{Operator, Role, RoleBinding, Stored},
 };
@@ -26,7 +26,7 @@ impl Registry {
         roles: Vec<RoleBinding>,
     ) -> Result<(Operator, Revision), RegistryError> {
         let roles = &check_roles(roles)?;
-        decide(|| async {
+        retry_on_conflict(|| async {
             if let Some(old) = self.load_operator(name).await? {
                 let same = roles.is_empty() || old.value.roles == *roles;
                 return if same { Ok((old.value, old.modified)) } else { Err(RegistryError::exists(KIND, name)) };
@@ -59,7 +59,7 @@ impl Registry {
     ) -> Result<Option<Operator>, RegistryError> {
         let roles = vec![RoleBinding { tenant: EVERYWHERE.into(), role: Role::Owner.into() }];
         let operator = &record(name, roles, enrolment.to_owned());
-        decide(|| async {
+        retry_on_conflict(|| async {
             let authority = self.store().get(&Key::Authority).await?;
             let authority = authority.ok_or_else(|| RegistryError::not_found("authority", "ca"))?;
             if !self.store().list(prefix::OPERATORS).await?.0.is_empty() {
@@ -98,7 +98,7 @@ impl Registry {
         let holds = |operator: &Operator| operator.roles.iter().any(|role| role.tenant == tenant.as_str());
         for operator in self.operators().await?.into_iter().filter(holds) {
             let Ok(name) = OperatorName::try_from(operator.name.as_str()) else { continue };
-            let withdrawn = decide(|| async {
+            let withdrawn = retry_on_conflict(|| async {
                 let Some(mut stored) = self.load_operator(&name).await? else { return Ok(()) };
                 stored.value.roles.retain(|role| role.tenant != tenant.as_str());
                 let change = Change::new().check(&stored).put(stored.key.clone(), &stored.value);
@@ -120,7 +120,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`], [`RegistryError::Conflict`].
     pub async fn delete_operator(&self, name: &OperatorName) -> Result<Revision, RegistryError> {
-        decide(|| async {
+        retry_on_conflict(|| async {
             let all = self.load_all::<Operator>(prefix::OPERATORS).await?;
             let (own, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|o| o.value.name == name.as_str());
             let own = own.first().ok_or_else(|| RegistryError::not_found(KIND, name))?;

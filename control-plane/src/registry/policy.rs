@@ -7,7 +7,7 @@ use seks_types::id::{PolicyId, TenantName};
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     limits, now,
     record::{Policy, PolicySet, Stored},
 };
@@ -45,8 +45,8 @@ impl Registry {
             return Err(RegistryError::invalid("text", reason));
         }
         let file = &file;
-        decide(|| async {
-            let parent = self.living_tenant(tenant).await?;
+        retry_on_conflict(|| async {
+            let parent = self.active_tenant(tenant).await?;
             let (mut all, set) =
                 self.load_policies(tenant, |id| file.iter().any(|(new, _)| new.as_str() == id)).await?;
             let (mut change, mut applied, mut last) = (Change::new().check(&parent), Vec::new(), 0);
@@ -107,7 +107,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`].
     pub async fn delete_policy(&self, tenant: &TenantName, id: &PolicyId) -> Result<Revision, RegistryError> {
-        decide(|| async {
+        retry_on_conflict(|| async {
             let Some(policy) = self.load::<Policy>(Key::Policy(tenant.clone(), id.clone())).await? else {
                 return Err(self.missing(tenant, KIND, id.as_str()).await);
             };

@@ -5,7 +5,7 @@ use seks_types::id::{CredentialName, PoolName, TenantName};
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     limits,
     record::{Credential, Stored},
 };
@@ -23,7 +23,7 @@ impl Registry {
         pools: &[PoolName],
     ) -> Result<(Credential, Revision), RegistryError> {
         let pools = named_once(pools)?;
-        decide(|| async {
+        retry_on_conflict(|| async {
             let old: Stored<Credential> = self.load_credential(tenant, name).await?;
             let assigned = Credential { pools: pools.clone(), ..old.value.clone() };
             let revision = self.commit(Change::new().check(&old).put(old.key.clone(), &assigned)).await?;

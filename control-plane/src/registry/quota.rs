@@ -7,7 +7,7 @@ use seks_types::id::TenantName;
 
 use super::{
     Change, QuotaConfig, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     record::{Operator, Quota, Tenant, Usage},
 };
 use crate::store::{Revision, key::prefix};
@@ -98,8 +98,8 @@ impl Registry {
         quota: Quota,
         reset: bool,
     ) -> Result<(Tenant, Revision), RegistryError> {
-        decide(|| async {
-            let mut stored = self.living_tenant(tenant).await?;
+        retry_on_conflict(|| async {
+            let mut stored = self.active_tenant(tenant).await?;
             let before = stored.value.quota.filter(|_| !reset).unwrap_or_default();
             let quota = over(quota, before);
             stored.value.quota = (quota != Quota::default()).then_some(quota);

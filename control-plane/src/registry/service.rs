@@ -10,8 +10,8 @@ use seks_types::id::{ServiceName, TenantName};
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
-    delete::name_some,
+    change::retry_on_conflict,
+    delete::list_names,
     limits, now,
     record::{Credential, Service, Stored, Tenant, Token},
 };
@@ -39,8 +39,8 @@ impl Registry {
         service.private_networks.clear(); // not the editor's to choose
         service.client_ca_pem.clear(); // ours to make
         let service = &service;
-        decide(|| async {
-            let parent = self.living_tenant(tenant).await?;
+        retry_on_conflict(|| async {
+            let parent = self.active_tenant(tenant).await?;
             check_networks(&checked, &parent.value)?;
             let mut service = service.clone();
             let change = Change::new().check(&parent);
@@ -84,13 +84,13 @@ impl Registry {
         }
         if old.fields != new.fields {
             return Err(RegistryError::conflict(
-                format!("service `{}` has other fields than its credentials {}", new.name, name_some(&credentials)),
+                format!("service `{}` has other fields than its credentials {}", new.name, list_names(&credentials)),
                 "delete the credentials first, or apply it under another name",
             ));
         }
         Err(RegistryError::OwnerOnly(format!(
             "to give service `{1}`, which has the credentials {0}, another destination takes the role owner",
-            name_some(&credentials),
+            list_names(&credentials),
             new.name
         )))
     }
@@ -138,7 +138,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`]; [`RegistryError::Conflict`] names what uses it.
     pub async fn delete_service(&self, tenant: &TenantName, name: &ServiceName) -> Result<Revision, RegistryError> {
-        decide(|| async {
+        retry_on_conflict(|| async {
             let mut service = self.load_service(tenant, name).await?;
             service.value.deleting = false; // a mark that another delete left is not to be restored
             let marked = Service { deleting: true, ..service.value.clone() };
@@ -151,7 +151,7 @@ impl Registry {
         let credentials = self.credentials_of(tenant, name.as_str()).await?;
         if !credentials.is_empty() {
             return Err(RegistryError::conflict(
-                format!("service `{name}` is used by credential {}", name_some(&credentials)),
+                format!("service `{name}` is used by credential {}", list_names(&credentials)),
                 "delete the credentials first",
             ));
         }
@@ -159,7 +159,7 @@ impl Registry {
         let tokens = self.living_tokens(tenant, grants).await?;
         if !tokens.is_empty() {
             return Err(RegistryError::conflict(
-                format!("service `{name}` is granted to token {}", name_some(&tokens)),
+                format!("service `{name}` is granted to token {}", list_names(&tokens)),
                 "revoke the tokens first",
             ));
         }

@@ -5,7 +5,7 @@ use seks_types::id::TenantName;
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     limits, now, policy,
     record::{PolicySet, Stored, Tenant},
 };
@@ -62,8 +62,8 @@ impl Registry {
         name: &TenantName,
         networks: &Networks,
     ) -> Result<(Tenant, Revision), RegistryError> {
-        decide(|| async {
-            let stored = self.living_tenant(name).await?;
+        retry_on_conflict(|| async {
+            let stored = self.active_tenant(name).await?;
             let tenant = Tenant { private_networks: networks.to_strings(), ..stored.value.clone() };
             if tenant == stored.value {
                 return Ok((tenant, stored.modified));
@@ -109,7 +109,7 @@ impl Registry {
     }
 
     /// The tenant that something is about to be put into: a transaction that checks it can't outlive the tenant.
-    pub(super) async fn living_tenant(&self, name: &TenantName) -> Result<Stored<Tenant>, RegistryError> {
+    pub(super) async fn active_tenant(&self, name: &TenantName) -> Result<Stored<Tenant>, RegistryError> {
         let tenant = self.load_tenant(name).await?;
         if tenant.value.deleting { Err(RegistryError::being_deleted(KIND, name)) } else { Ok(tenant) }
     }
@@ -121,7 +121,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`].
     pub async fn delete_tenant(&self, name: &TenantName) -> Result<Revision, RegistryError> {
-        decide(|| self.mark_tenant(name)).await?;
+        retry_on_conflict(|| self.mark_tenant(name)).await?;
         for kind in ["token", "agent", "credential"] {
             self.delete_below(&prefix::kind(name, kind)).await?;
         }

@@ -11,7 +11,7 @@ use seks_types::{
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     record::{Credential, Service, destination_of},
 };
 use crate::{
@@ -29,7 +29,7 @@ impl Registry {
     pub async fn refresh_tenant_ca(&self, tenant: &TenantName) -> Result<Option<Revision>, RegistryError> {
         let (service, credential) = (ServiceName::try_from(INTERCEPTION), CredentialName::try_from(INTERCEPTION));
         let (Ok(service), Ok(credential)) = (service, credential) else { return Ok(None) };
-        decide(|| async {
+        retry_on_conflict(|| async {
             let Some(stored) = self.load::<Service>(Key::Service(tenant.clone(), service.clone())).await? else {
                 return Ok(None);
             };
@@ -92,7 +92,7 @@ impl Registry {
         let Some(envelope) = self.store().get(&Key::Envelope(tenant.clone(), name.clone(), version)).await? else {
             return Ok(None);
         };
-        let id = RecordId::credential(self.store().epoch(), tenant, name, version);
+        let id = RecordId::credential(self.store().store_id(), tenant, name, version);
         let id = id.bound_to(destination_of(&credential.value, version));
         let fields = Fields::decode(self.sealer.open(&id, &envelope.value)?);
         let fields = fields.map_err(|_| RegistryError::Corrupt { key: credential.key.to_string() })?;

@@ -179,7 +179,7 @@ async fn a_tenants_deletion_that_was_interrupted_takes_nothing_new_and_is_finish
     let agent = f.registry.create_agent(&f.tenant, &name("new"), BTreeMap::new()).await;
     assert!(conflict(agent).contains("being deleted"));
     assert!(conflict(f.registry.issue_token(&f.tenant, f.issue()).await).contains("being deleted"));
-    f.registry.forget_the_past().await.unwrap();
+    f.registry.purge_expired().await.unwrap();
     assert!(matches!(f.registry.tenant(&f.tenant).await, Err(RegistryError::NotFound { .. })));
     assert!(f.registry.store().list(&prefix::tenant(&f.tenant)).await.unwrap().0.is_empty());
 }
@@ -238,7 +238,7 @@ async fn a_credential_grows_a_version_with_every_put_and_rollback() {
     let key: CredentialName = name("key");
     let (third, _) = f.registry.rollback_credential(&f.tenant, &key, 0, &f.by).await.unwrap();
     assert_eq!((third.version, third.versions[0].restored_from), (3, 1));
-    let epoch = f.registry.store().epoch();
+    let epoch = f.registry.store().store_id();
     let envelope = f.registry.store().get(&Key::Envelope(f.tenant.clone(), key.clone(), 3)).await.unwrap().unwrap();
     let open = |version| {
         let id = RecordId::credential(epoch, &f.tenant, &key, version);
@@ -279,7 +279,7 @@ async fn a_credential_of_an_earlier_version_is_bound_to_its_services_destination
     let f = Fixture::furnished().await;
     f.put("key", "api", "sk-2").await.unwrap();
     // As an earlier version stored it: bound to nothing.
-    let (key, epoch) = (name::<CredentialName>("key"), f.registry.store().epoch().to_owned());
+    let (key, epoch) = (name::<CredentialName>("key"), f.registry.store().store_id().to_owned());
     let api = record_destination(&service("api")).ok();
     let mut credential = f.registry.load_credential(&f.tenant, &key).await.unwrap();
     for version in &mut credential.value.versions {
@@ -477,7 +477,7 @@ async fn a_used_join_token_is_none_to_the_version_before_and_is_forgotten_in_tim
     assert!(left.hash.is_empty() && left.tenants.is_empty(), "{left:?}");
     left.expires_at = 1;
     f.registry.commit(super::Change::new().put(records[0].key.clone(), &left)).await.unwrap();
-    f.registry.forget_the_past().await.unwrap();
+    f.registry.purge_expired().await.unwrap();
     assert!(f.registry.store().list(prefix::JOINS).await.unwrap().0.is_empty());
 }
 
@@ -517,7 +517,7 @@ async fn the_past_is_forgotten_and_the_present_kept() {
         .put(Key::Tombstone(f.tenant.clone(), name("tok-old")), &old)
         .put(Key::Request(f.tenant.clone(), "old".into()), &RequestRecord { token: "tok-old".into(), created_at: 1 });
     f.registry.commit(change).await.unwrap();
-    f.registry.forget_the_past().await.unwrap();
+    f.registry.purge_expired().await.unwrap();
     assert_eq!(f.tokens().await, [living]);
     assert!(f.registry.store().list(&prefix::kind(&f.tenant, "tombstone")).await.unwrap().0.is_empty());
     assert_eq!(f.registry.store().list(&prefix::kind(&f.tenant, "request")).await.unwrap().0.len(), 1);
@@ -525,6 +525,6 @@ async fn the_past_is_forgotten_and_the_present_kept() {
 
 #[tokio::test]
 async fn over_long_values_never_reach_the_store() {
-    let change = super::Change::new().put_bytes(Key::Epoch, vec![0; crate::store::MAX_VALUE_BYTES + 1].into());
+    let change = super::Change::new().put_bytes(Key::StoreId, vec![0; crate::store::MAX_VALUE_BYTES + 1].into());
     assert!(matches!(change.into_transaction(), Err(RegistryError::Store(StoreError::TooLarge))));
 }

@@ -10,7 +10,7 @@ use seks_types::{
 
 use super::{
     Change, Registry, RegistryError,
-    change::decide,
+    change::retry_on_conflict,
     limits, now,
     record::{Grant, RequestRecord, Stored, Token},
 };
@@ -61,14 +61,14 @@ impl Registry {
             return Err(RegistryError::invalid("grants", format!("1 to {}", limits::GRANTS)));
         }
         let (issue, cidrs) = (&issue, &cidrs);
-        decide(|| async {
+        retry_on_conflict(|| async {
             let mut change = Change::new();
             if let Some(request) = &request {
                 self.check_request(request).await?;
                 self.check_requests(tenant)?;
                 change = change.check_absent(request.clone());
             }
-            let parent = self.living_tenant(tenant).await?;
+            let parent = self.active_tenant(tenant).await?;
             self.check_quota(tenant, KIND, limits::TOKENS).await?;
             let agent = self.load_agent(tenant, &issue.agent).await?;
             if agent.value.deleting {
@@ -155,7 +155,11 @@ impl Registry {
                 format!("seks credential put NAME --service {service}"),
             )),
             several => Err(RegistryError::conflict(
-                format!("service `{service}` has {} credentials: {}", several.len(), super::delete::name_some(several)),
+                format!(
+                    "service `{service}` has {} credentials: {}",
+                    several.len(),
+                    super::delete::list_names(several)
+                ),
                 format!("say which: --service {service}=CREDENTIAL"),
             )),
         }
@@ -207,7 +211,7 @@ impl Registry {
     /// [`RegistryError::NotFound`].
     pub async fn revoke_token(&self, tenant: &TenantName, id: &TokenId) -> Result<Revision, RegistryError> {
         let tombstone = Key::Tombstone(tenant.clone(), id.clone());
-        let revoked = decide(|| async {
+        let revoked = retry_on_conflict(|| async {
             let token = match self.load_token(tenant, id).await {
                 Err(RegistryError::NotFound { kind: KIND, .. }) if self.store().get(&tombstone).await?.is_some() => {
                     return Ok(self.store().revision().await?);
@@ -241,7 +245,7 @@ impl Registry {
         id: &TokenId,
         by: &OperatorName,
     ) -> Result<Issued, RegistryError> {
-        decide(|| async {
+        retry_on_conflict(|| async {
             let old = self.load_token(tenant, id).await?;
             let at = now();
             if old.value.expires_at <= at {

@@ -20,13 +20,13 @@ impl Sealer {
         loop {
             for key in [Key::Canary, Key::Authority] {
                 if let Some(record) = store.get(&key).await? {
-                    self.must_open(&key, store.epoch(), &record.value)?;
+                    self.must_open(&key, store.store_id(), &record.value)?;
                     if key == Key::Canary {
                         return Ok(());
                     }
                 }
             }
-            let canary = self.canary(store.epoch(), false)?;
+            let canary = self.canary(store.store_id(), false)?;
             let write = Transaction { checks: vec![(Key::Canary, 0)], writes: vec![Write::Put(Key::Canary, canary)] };
             match store.commit(write).await {
                 Ok(_) => return Ok(()),
@@ -40,25 +40,25 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`seal`](Self::seal).
-    pub(crate) fn canary(&self, epoch: &str, authenticated: bool) -> Result<Bytes, SealError> {
+    pub(crate) fn canary(&self, store_id: &str, authenticated: bool) -> Result<Bytes, SealError> {
         let content = if authenticated { AUTHENTICATED } else { CONTENT };
-        self.seal(&RecordId::canary(epoch), &Secret::new(content.to_vec()))
+        self.seal(&RecordId::canary(store_id), &Secret::new(content.to_vec()))
     }
 
     /// Whether a store's check record says that every record of the store is authenticated.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub(crate) fn says_authenticated(&self, epoch: &str, canary: Option<&[u8]>) -> Result<bool, SealError> {
+    pub(crate) fn says_authenticated(&self, store_id: &str, canary: Option<&[u8]>) -> Result<bool, SealError> {
         match canary {
-            Some(canary) => Ok(self.vouched(&RecordId::canary(epoch), canary)? == AUTHENTICATED),
+            Some(canary) => Ok(self.verify_record(&RecordId::canary(store_id), canary)? == AUTHENTICATED),
             None => Ok(false),
         }
     }
 
-    fn must_open(&self, key: &Key, epoch: &str, envelope: &[u8]) -> Result<(), SealError> {
+    fn must_open(&self, key: &Key, store_id: &str, envelope: &[u8]) -> Result<(), SealError> {
         let want = Header::parse(envelope)?.kek;
-        let Some(id) = RecordId::of(key, epoch) else { return Ok(()) };
+        let Some(id) = RecordId::of(key, store_id) else { return Ok(()) };
         match self.open(&id, envelope) {
             Err(SealError::UnknownKek(_)) => Err(SealError::WrongKek { have: self.ids(), want }),
             opened => opened.map(drop),

@@ -159,7 +159,8 @@ fn fresh_nonce() -> Result<[u8; NONCE], SealError> {
 
 /// Every part with its length in front: no two records share an encoding, whatever their names hold.
 fn additional(id: &RecordId<'_>) -> Vec<u8> {
-    let parts = [b"seks/v1/record", id.tenant.as_bytes(), id.kind.as_bytes(), id.name.as_bytes(), id.epoch.as_bytes()];
+    let parts =
+        [b"seks/v1/record", id.tenant.as_bytes(), id.kind.as_bytes(), id.name.as_bytes(), id.store_id.as_bytes()];
     let mut out = Vec::with_capacity(6 + parts.iter().map(|part| part.len() + 8).sum::<usize>());
     out.extend([FORMAT, ALGORITHM]);
     for part in parts {

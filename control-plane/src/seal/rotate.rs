@@ -90,7 +90,7 @@ struct Stale {
 async fn stale(sealer: &Sealer, store: &dyn Store) -> Result<(Vec<Stale>, Vec<(Key, SealError)>), SealError> {
     let (mut stale, mut left) = (Vec::new(), Vec::new());
     for record in store.list(prefix::ALL).await?.0 {
-        if RecordId::of(&record.key, store.epoch()).is_none() {
+        if RecordId::of(&record.key, store.store_id()).is_none() {
             continue;
         }
         match sealer.rewrap(&record.value) {

@@ -11,7 +11,7 @@ fn sealer(active: u8, older: &[u8]) -> Sealer {
 }
 
 const ID: RecordId<'static> =
-    RecordId { tenant: "acme", kind: "credential", name: "openai", version: 3, epoch: "e1", destination: None };
+    RecordId { tenant: "acme", kind: "credential", name: "openai", version: 3, store_id: "e1", destination: None };
 
 fn envelope() -> Bytes {
     sealer(7, &[]).seal(&ID, &Secret::new(PLAINTEXT.to_vec())).unwrap()
@@ -88,10 +88,10 @@ fn an_envelope_opens_in_its_own_record_only() {
         RecordId { kind: "authority", ..ID },
         RecordId { name: "openai2", ..ID },
         RecordId { version: 2, ..ID },
-        RecordId { epoch: "e2", ..ID },
+        RecordId { store_id: "e2", ..ID },
         // The same bytes in a row, cut elsewhere.
         RecordId { tenant: "acmecredential", kind: "", ..ID },
-        RecordId { name: "openaie", epoch: "1", ..ID },
+        RecordId { name: "openaie", store_id: "1", ..ID },
         RecordId { tenant: ID.name, name: ID.tenant, ..ID },
     ];
     for other in others {

@@ -12,7 +12,7 @@ use crate::{
     authority::{Authority, AuthorityError},
     config::Config,
     distribution::DistributionError,
-    lifetime::{Lifetime, Mark, MarkError, MarkFile, WentBack},
+    epoch::{Epoch, HighWaterMark, HighWaterMarkError, HighWaterMarkFile, WentBack},
     mint_refresher::RefresherError,
     registry::{Registry, RegistryError},
     seal::{SealError, SealKind, Sealer},
@@ -45,7 +45,7 @@ pub enum StartError {
     WentBack(#[from] WentBack),
     /// What was seen of it can't be read or kept.
     #[error("store.mark_file: {0}")]
-    Mark(#[from] MarkError),
+    Mark(#[from] HighWaterMarkError),
     /// The certificate authority.
     #[error("{0}")]
     Authority(#[from] AuthorityError),
@@ -162,7 +162,7 @@ pub struct OperatorIdentity {
 }
 
 /// A control plane that doesn't serve yet.
-pub struct Foundation {
+pub struct Components {
     /// The records.
     pub store: Arc<dyn Store>,
     /// The same, as what authenticates them.
@@ -174,11 +174,11 @@ pub struct Foundation {
     /// What writes.
     pub registry: Arc<Registry>,
     /// Where the highest revision that was seen is kept.
-    pub marks: Option<MarkFile>,
+    pub marks: Option<HighWaterMarkFile>,
 }
 
 /// The store and the KEK that it was sealed with, and nothing else: for what must work with a store that went back.
-pub struct Base {
+pub struct Storage {
     /// The records.
     pub store: Arc<dyn Store>,
     /// The same, as what authenticates them.
@@ -186,10 +186,10 @@ pub struct Base {
     /// The KEK.
     pub sealer: Arc<Sealer>,
     /// Where the highest revision that was seen is kept.
-    pub marks: Option<MarkFile>,
+    pub marks: Option<HighWaterMarkFile>,
 }
 
-impl Base {
+impl Storage {
     /// Reads the KEK, opens the store and checks that they belong together.
     ///
     /// # Errors
@@ -199,8 +199,8 @@ impl Base {
         let sealer = Arc::new(Sealer::load(&config.seal).map_err(seal)?);
         let store = crate::store::open(&config.store).await.map_err(StartError::store)?;
         sealer.verify(store.as_ref()).await.map_err(seal)?;
-        let marks = config.store.mark().map(MarkFile::new);
-        let seen = marks.as_ref().map_or(Ok(None), MarkFile::read)?;
+        let marks = config.store.mark().map(HighWaterMarkFile::new);
+        let seen = marks.as_ref().map_or(Ok(None), HighWaterMarkFile::read)?;
         let revision = seen.as_ref().map_or(0, |mark| mark.revision);
         let records = Authenticated::open(store, Arc::clone(&sealer), revision).await.map_err(seal)?;
         if seen.is_some_and(|mark| mark.authenticated) && !records.is_complete() {
@@ -213,35 +213,35 @@ impl Base {
     /// What was seen of the store.
     ///
     /// # Errors
-    /// [`MarkError`].
-    pub fn mark(&self) -> Result<Option<Mark>, MarkError> {
-        self.marks.as_ref().map_or(Ok(None), MarkFile::read)
+    /// [`HighWaterMarkError`].
+    pub fn mark(&self) -> Result<Option<HighWaterMark>, HighWaterMarkError> {
+        self.marks.as_ref().map_or(Ok(None), HighWaterMarkFile::read)
     }
 
     /// Refuses a store that went back, and remembers how far one that didn't has come.
     async fn check(&self) -> Result<(), StartError> {
         let seal = |source| StartError::Seal { key: "store: ", source };
-        let lifetime = Lifetime::read(self.store.as_ref(), &self.sealer).await.map_err(seal)?;
+        let epoch = Epoch::read(self.store.as_ref(), &self.sealer).await.map_err(seal)?;
         let revision = self.store.revision().await.map_err(|e| seal(e.into()))?;
-        lifetime.check(revision, self.mark()?.as_ref())?;
+        epoch.check(revision, self.mark()?.as_ref())?;
         if let Some(marks) = &self.marks {
             let authenticated = self.store.is_authenticated();
-            marks.write(&Mark { lifetime: lifetime.name().to_owned(), revision, authenticated })?; // and finds out here that it can
+            marks.write(&HighWaterMark { epoch: epoch.name().to_owned(), revision, authenticated })?; // and finds out here that it can
         }
         Ok(())
     }
 }
 
-impl Foundation {
+impl Components {
     /// Reads the KEK, opens the store, checks that they belong together and that the store didn't go back, and at the first start makes the CA and the tenant
     /// `default` in one transaction.
     ///
     /// # Errors
     /// [`StartError`]; with a missing or wrong KEK nothing was written.
     pub async fn open(config: &Config) -> Result<Self, StartError> {
-        let base = Base::open(config).await?;
+        let base = Storage::open(config).await?;
         base.check().await?;
-        let Base { store, records, sealer, marks } = base;
+        let Storage { store, records, sealer, marks } = base;
         let default = TenantName::try_from("default")?;
         let first = || Registry::first_tenant(&default);
         let authority = Arc::new(Authority::open(&config.authority, store.as_ref(), &sealer, first).await?);

@@ -50,7 +50,7 @@ impl Default for LogLimits {
 /// The embedded store.
 pub(crate) struct Embedded {
     readers: Arc<Readers>,
-    epoch: String,
+    store_id: String,
     writer: Writer,
     head: watch::Receiver<Revision>,
 }
@@ -68,7 +68,7 @@ impl Embedded {
         let (sender, head) = watch::channel(state.revision);
         let readers = Arc::new(Readers::start(&database)?);
         let writer = Writer::start(database, sender, limits)?;
-        Ok(Self { readers, epoch: state.epoch, writer, head })
+        Ok(Self { readers, store_id: state.store_id, writer, head })
     }
 
     async fn read<T, F>(&self, cost: Cost, read: F) -> Result<T, StoreError>
@@ -89,8 +89,8 @@ impl Store for Embedded {
         true
     }
 
-    fn epoch(&self) -> &str {
-        &self.epoch
+    fn store_id(&self) -> &str {
+        &self.store_id
     }
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {

@@ -22,7 +22,7 @@ use futures_util::{
 pub(super) use self::restore::restore;
 use self::{failure::Failure, link::Link};
 use super::{
-    Key, OpenError, Page, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write, fresh_epoch,
+    Key, OpenError, Page, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write, fresh_id,
 };
 
 /// Records fetched at once: a list is made of pages, all at one revision.
@@ -31,34 +31,36 @@ const PAGE: i64 = 512;
 /// A store in etcd.
 pub(super) struct Etcd {
     link: Link,
-    epoch: String,
-    /// The revision that gave it its epoch; it never changes in one store.
+    store_id: String,
+    /// The revision that gave it its store_id; it never changes in one store.
     named: Revision,
 }
 
 /// Whether the prefix holds a store.
 pub(super) async fn exists(config: &StoreConfig) -> Result<bool, OpenError> {
-    let etcd = Etcd { link: connect::link(config)?, epoch: String::new(), named: 0 };
-    Ok(etcd.get(&Key::Epoch).await?.is_some())
+    let etcd = Etcd { link: connect::link(config)?, store_id: String::new(), named: 0 };
+    Ok(etcd.get(&Key::StoreId).await?.is_some())
 }
 
 impl Etcd {
     /// Connects, and gives the store its lifetime's name when it is new.
     pub(super) async fn open(config: &StoreConfig) -> Result<Self, OpenError> {
-        let mut etcd = Self { link: connect::link(config)?, epoch: String::new(), named: 0 };
+        let mut etcd = Self { link: connect::link(config)?, store_id: String::new(), named: 0 };
         loop {
-            if let Some(record) = etcd.get(&Key::Epoch).await? {
+            if let Some(record) = etcd.get(&Key::StoreId).await? {
                 if record.value.starts_with(restore::UNFINISHED) {
                     return Err(OpenError::Unfinished);
                 }
                 etcd.named = record.modified;
-                etcd.epoch = String::from_utf8_lossy(&record.value).into_owned();
+                etcd.store_id = String::from_utf8_lossy(&record.value).into_owned();
                 watch::lay_by_pulse(&etcd.link).await;
                 return Ok(etcd);
             }
-            let epoch = fresh_epoch()?;
-            let write =
-                Transaction { checks: vec![(Key::Epoch, 0)], writes: vec![Write::Put(Key::Epoch, epoch.into())] };
+            let store_id = fresh_id()?;
+            let write = Transaction {
+                checks: vec![(Key::StoreId, 0)],
+                writes: vec![Write::Put(Key::StoreId, store_id.into())],
+            };
             match etcd.commit(write).await {
                 Ok(_) | Err(StoreError::Conflict) => {} // of two replicas that start at once one names it
                 Err(error) => return Err(error.into()),
@@ -122,8 +124,8 @@ impl Store for Etcd {
         false
     }
 
-    fn epoch(&self) -> &str {
-        &self.epoch
+    fn store_id(&self) -> &str {
+        &self.store_id
     }
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
@@ -213,7 +215,7 @@ impl Store for Etcd {
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
         Box::pin(async move {
             // Linearizable, as all reads are unless one asks for less.
-            let path = self.link.path(&Key::Epoch.to_string()).into_bytes();
+            let path = self.link.path(&Key::StoreId.to_string()).into_bytes();
             let response = self.range(path, GetOptions::new().with_keys_only()).await?;
             let Some(response) = response else { return Err(StoreError::Corrupt("it has no revision".into())) };
             let named = response.kvs().first().map(|kv| revision(kv.mod_revision()));

@@ -47,8 +47,8 @@ impl Reason {
 /// store's lifetime, and opens nowhere else.
 pub(crate) fn has_frame(key: &Key) -> bool {
     match key {
-        Key::Epoch | Key::Canary | Key::RecordKey | Key::Authority => false,
-        Key::Era
+        Key::StoreId | Key::Canary | Key::RecordKey | Key::Authority => false,
+        Key::Epoch
         | Key::Rotation
         | Key::Operator(_)
         | Key::Node(_)
@@ -73,12 +73,12 @@ pub(crate) fn has_frame(key: &Key) -> bool {
 /// Makes and checks frames.
 pub(crate) struct Framer {
     key: hmac::Key,
-    epoch: String,
+    store_id: String,
 }
 
 impl Framer {
-    pub(crate) fn new(key: &[u8; KEY_BYTES], epoch: &str) -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), epoch: epoch.to_owned() }
+    pub(crate) fn new(key: &[u8; KEY_BYTES], store_id: &str) -> Self {
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), store_id: store_id.to_owned() }
     }
 
     /// `value` as the record at `key`, written by somebody who knew the store at revision `base`.
@@ -103,7 +103,7 @@ impl Framer {
 
     fn tag(&self, key: &Key, base: Revision, value: &[u8]) -> hmac::Tag {
         let mut tag = hmac::Context::with_key(&self.key);
-        for part in [b"seks/v1/stored", self.epoch.as_bytes(), key.to_string().as_bytes()] {
+        for part in [b"seks/v1/stored", self.store_id.as_bytes(), key.to_string().as_bytes()] {
             tag.update(&(part.len() as u64).to_be_bytes());
             tag.update(part);
         }

@@ -10,13 +10,13 @@ use seks_types::id::{
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Key {
     /// The store's lifetime.
-    Epoch,
+    StoreId,
     /// The CA that signs operators and nodes, sealed: the value is one envelope.
     Authority,
     /// A sealed record of known content, by which a wrong KEK is noticed at start.
     Canary,
-    /// The store's lifetime as nodes know it, sealed; none: its epoch.
-    Era,
+    /// The store's lifetime as nodes know it, sealed; none: its store_id.
+    Epoch,
     /// Progress of a KEK rotation.
     Rotation,
     /// The key that records are authenticated with, sealed: the value is one envelope.
@@ -97,10 +97,10 @@ pub mod prefix {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Epoch => f.write_str("meta/epoch"),
+            Self::StoreId => f.write_str("meta/epoch"),
             Self::Authority => f.write_str("meta/authority"),
             Self::Canary => f.write_str("meta/canary"),
-            Self::Era => f.write_str("meta/era"),
+            Self::Epoch => f.write_str("meta/era"),
             Self::Rotation => f.write_str("meta/rotation"),
             Self::RecordKey => f.write_str("meta/record-key"),
             Self::Operator(name) => write!(f, "operator/{name}"),
@@ -136,10 +136,10 @@ impl Key {
     pub fn parse(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split('/').collect();
         Some(match parts.as_slice() {
-            ["meta", "epoch"] => Self::Epoch,
+            ["meta", "epoch"] => Self::StoreId,
             ["meta", "authority"] => Self::Authority,
             ["meta", "canary"] => Self::Canary,
-            ["meta", "era"] => Self::Era,
+            ["meta", "era"] => Self::Epoch,
             ["meta", "rotation"] => Self::Rotation,
             ["meta", "record-key"] => Self::RecordKey,
             ["operator", name] => Self::Operator(name.parse().ok()?),
@@ -200,10 +200,10 @@ mod tests {
     fn every_key_reads_back() {
         let t: TenantName = "acme".parse().unwrap();
         let keys = [
-            Key::Epoch,
+            Key::StoreId,
             Key::Authority,
             Key::Canary,
-            Key::Era,
+            Key::Epoch,
             Key::Rotation,
             Key::RecordKey,
             Key::PolicySet(t.clone()),

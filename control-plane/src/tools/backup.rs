@@ -3,9 +3,9 @@
 use std::{io::Write as _, path::Path};
 
 use seks_control_plane::{
-    Base, Config,
+    Config, Storage,
     backup::{self, BackupError, Summary},
-    lifetime::Lifetime,
+    epoch::Epoch,
     seal::{SealError, Sealer},
     store::{OpenError, StoreError},
 };
@@ -19,17 +19,20 @@ const MAX_REASON: usize = 500;
 /// Writes all of the store to a new file.
 pub(crate) async fn backup(config: &Config, out: &Path) -> Result<(), Failure> {
     let sealer = sealer(config)?;
-    let Summary { records, revision, epoch } =
+    let Summary { records, revision, store_id } =
         backup::create_from(&config.store, &sealer, out).await.map_err(|e| failure("--out", e))?;
-    say(&format!("{records} records at revision {revision} of the store {epoch}; sealed with key {}", sealer.active()))
+    say(&format!(
+        "{records} records at revision {revision} of the store {store_id}; sealed with key {}",
+        sealer.active()
+    ))
 }
 
 /// Makes a store out of such a file.
 pub(crate) async fn restore(config: &Config, from: &Path, replace: bool) -> Result<(), Failure> {
     let restored = backup::restore(&config.store, &sealer(config)?, from, replace).await;
-    let Summary { records, epoch, .. } = restored.map_err(|e| failure("--from", e))?;
+    let Summary { records, store_id, .. } = restored.map_err(|e| failure("--from", e))?;
     say(&format!(
-        "{records} records restored, as the store {epoch}. What was revoked since the backup was made is valid again: no control \
+        "{records} records restored, as the store {store_id}. What was revoked since the backup was made is valid again: no control \
          plane serves it before `seks-control-plane accept-rollback --reason …`"
     ))
 }
@@ -40,9 +43,9 @@ pub(crate) async fn accept_rollback(config: &Config, reason: &str) -> Result<(),
     if reason.is_empty() || reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
         return Err(Failure::usage(&format!("--reason: 1 to {MAX_REASON} characters of one line")));
     }
-    let base = Base::open(config).await?;
+    let base = Storage::open(config).await?;
     let mark = base.mark().map_err(|e| Failure::usage(&format!("store.mark_file: {e}")))?;
-    let accepted = Lifetime::accept(base.store.as_ref(), &base.sealer, mark.as_ref(), reason).await;
+    let accepted = Epoch::accept(base.store.as_ref(), &base.sealer, mark.as_ref(), reason).await;
     let lifetime = accepted.map_err(|e| Failure::new(Exit::Failed, &format!("store: {e}")))?;
     tracing::warn!(reason, lifetime = lifetime.name(), superseded = ?lifetime.superseded(), "a rollback was accepted");
     say(&format!("accepted: the store's lifetime is {} from now on; start every control plane again", lifetime.name()))

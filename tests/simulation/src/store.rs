@@ -112,7 +112,7 @@ impl Store for Client {
         false
     }
 
-    fn epoch(&self) -> &str {
+    fn store_id(&self) -> &str {
         "simulated"
     }
 

@@ -60,11 +60,11 @@ fn a_restored_store_has_an_epoch_of_its_own_and_its_secrets_open() {
     other.done(&["restore", "--from", backup.to_str().unwrap()]);
     runtime().block_on(async {
         let (old, new) = (store::open(&machine.config).await.unwrap(), store::open(&other.config).await.unwrap());
-        assert_ne!(old.epoch(), new.epoch());
+        assert_ne!(old.store_id(), new.store_id());
         let sealer = other.sealer();
         let moved = new.get(&Key::Authority).await.unwrap().unwrap().value;
-        sealer.open(&RecordId::authority(new.epoch()), &moved).unwrap();
-        assert!(sealer.open(&RecordId::authority(old.epoch()), &moved).is_err(), "bound to the old store still");
+        sealer.open(&RecordId::authority(new.store_id()), &moved).unwrap();
+        assert!(sealer.open(&RecordId::authority(old.store_id()), &moved).is_err(), "bound to the old store still");
     });
 }
 

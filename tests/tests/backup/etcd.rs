@@ -46,7 +46,7 @@ fn a_restore_into_etcd_that_was_interrupted_is_no_store_and_can_be_repeated() {
             let body = serde_json::json!({"key": path, "value": base64(&stamped)});
             etcd.call("kv/put", body)
         };
-        put(Key::Epoch, b"restoring 00").await;
+        put(Key::StoreId, b"restoring 00").await;
         put(Key::Agent("default".parse().unwrap(), "half".parse().unwrap()), b"").await;
         let opened = store::open(&machine.config).await.err();
         assert!(matches!(opened, Some(OpenError::Unfinished)), "{opened:?}");

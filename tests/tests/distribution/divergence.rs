@@ -33,8 +33,8 @@ impl Store for Forgetful {
     fn is_exclusive(&self) -> bool {
         self.store.is_exclusive()
     }
-    fn epoch(&self) -> &str {
-        self.store.epoch()
+    fn store_id(&self) -> &str {
+        self.store.store_id()
     }
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
         self.store.get(key)
@@ -124,7 +124,7 @@ async fn a_node_whose_table_differs_gets_a_snapshot() {
     drop(peer);
 
     let came = wire::Hello {
-        epoch: replica.foundation.store.epoch().into(),
+        epoch: replica.foundation.store.store_id().into(),
         applied_revision: again,
         table_hash: vec![7; 32],
         ..hello("n1")

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use seks_control_plane::{registry::Admission, server::Foundation};
+use seks_control_plane::{registry::Admission, server::Components};
 use seks_proto::wire::{node_enforcement::State, replica_message::Message as FromReplica};
 use seks_tests::{Forwarder, forwarder::Mode, wait::wait_until};
 
@@ -134,7 +134,7 @@ async fn revisions_that_mean_nothing_to_nodes_are_enforced_at_once() {
     let node = TestNode::of(&replica, "n1").await;
     wait_until("the node has all of it", || replica.distribution.nodes()[0].lag == 0).await;
     let token = {
-        let Foundation { registry, authority, .. } = &replica.foundation;
+        let Components { registry, authority, .. } = &replica.foundation;
         registry.create_join_token(Admission::default(), authority.pin()).await
     };
     token.unwrap();

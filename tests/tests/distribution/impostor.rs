@@ -7,7 +7,7 @@ use prost::Message as _;
 use seks_control_plane::{
     config::ListenerTlsConfig,
     server::{
-        Foundation,
+        Components,
         listener::Listener,
         tls::{ClientCertificate, Source},
     },
@@ -64,7 +64,7 @@ impl wire::distribution_server::Distribution for Service {
 }
 
 impl Impostor {
-    pub async fn start(foundation: &Foundation) -> Self {
+    pub async fn start(foundation: &Components) -> Self {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (address, stop) = (listener.address(), CancellationToken::new());
         let source = Source::new(foundation.authority.clone(), ListenerTlsConfig::default(), Vec::new());

@@ -37,8 +37,8 @@ impl Store for Asked {
     fn is_exclusive(&self) -> bool {
         self.store.is_exclusive()
     }
-    fn epoch(&self) -> &str {
-        self.store.epoch()
+    fn store_id(&self) -> &str {
+        self.store.store_id()
     }
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
         if let Key::Mint(of, _) = key {

@@ -4,16 +4,16 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use rcgen::{CertificateParams, KeyPair};
 use seks_control_plane::{
-    Base, Config, Distribution, DistributionOptions, StartError,
+    Config, Distribution, DistributionOptions, StartError, Storage,
     authority::{Authority, Request},
     backup,
     config::ListenerTlsConfig,
-    lifetime::Lifetime,
+    epoch::Epoch,
     node_api::enrolment::Enrolment,
     registry::{Admission, Issue, Joining, Registry},
     seal::{SealConfig, Sealer, rotate::rotate},
     server::{
-        Foundation,
+        Components,
         listener::Listener,
         tls::{ClientCertificate, Source},
     },
@@ -43,7 +43,7 @@ pub struct ReplicaHost {
 }
 
 pub struct Replica {
-    pub foundation: Foundation,
+    pub foundation: Components,
     pub distribution: Distribution,
     pub address: SocketAddr,
     stop: CancellationToken,
@@ -96,7 +96,7 @@ impl ReplicaHost {
             config.store.endpoints = endpoints.to_vec();
         }
         let options = DistributionOptions { replica: name.into(), lease: LEASE, ..DistributionOptions::default() };
-        self.serve(Foundation::open(&config).await.unwrap(), options, |store| store).await
+        self.serve(Components::open(&config).await.unwrap(), options, |store| store).await
     }
 
     /// Starts a replica whose distribution sees the store through `wrap`, and compares its table with it so often.
@@ -106,7 +106,7 @@ impl ReplicaHost {
         verify_every: Duration,
     ) -> Replica {
         let options = DistributionOptions { lease: LEASE, verify_every, ..DistributionOptions::default() };
-        self.serve(Foundation::open(&self.config).await.unwrap(), options, wrap).await
+        self.serve(Components::open(&self.config).await.unwrap(), options, wrap).await
     }
 
     /// Re-wraps everything under a new key-encryption key, and forgets the old one.
@@ -115,7 +115,7 @@ impl ReplicaHost {
         let new = self._dir.path().join("kek-2");
         Sealer::create_file(&new).unwrap();
         self.config.seal = SealConfig { older: vec![old], ..SealConfig::file(new) };
-        let Base { store, sealer, .. } = Base::open(&self.config).await.unwrap();
+        let Storage { store, sealer, .. } = Storage::open(&self.config).await.unwrap();
         assert!(rotate(&sealer, store.as_ref()).await.unwrap().left.is_empty());
         self.config.seal.older.clear();
     }
@@ -124,30 +124,30 @@ impl ReplicaHost {
     pub async fn restore(&self, backup: &Path) {
         let sealer = Sealer::load(&self.config.seal).unwrap();
         backup::restore(&self.config.store, &sealer, backup, true).await.unwrap();
-        assert!(matches!(Foundation::open(&self.config).await.err(), Some(StartError::WentBack(_))));
+        assert!(matches!(Components::open(&self.config).await.err(), Some(StartError::WentBack(_))));
     }
 
     /// Accepts that the store went back.
     pub async fn accept(&self, reason: &str) {
-        let base = Base::open(&self.config).await.unwrap();
+        let base = Storage::open(&self.config).await.unwrap();
         let mark = base.mark().unwrap();
-        Lifetime::accept(base.store.as_ref(), &base.sealer, mark.as_ref(), reason).await.unwrap();
+        Epoch::accept(base.store.as_ref(), &base.sealer, mark.as_ref(), reason).await.unwrap();
     }
 
     /// As [`start`](Self::start), by somebody who has taken out the check.
     pub async fn start_anyway(&self) -> Replica {
-        let Base { store, records, sealer, .. } = Base::open(&self.config).await.unwrap();
+        let Storage { store, records, sealer, .. } = Storage::open(&self.config).await.unwrap();
         let authority = Authority::load_or_create(store.as_ref(), &sealer, Transaction::default).await.unwrap();
         let registry = Registry::new(store.clone(), sealer.clone());
         let (authority, registry) = (authority.into(), registry.into());
         let options = DistributionOptions { replica: "r1".into(), lease: LEASE, ..DistributionOptions::default() };
-        self.serve(Foundation { store, records, sealer, authority, registry, marks: None }, options, |store| store)
+        self.serve(Components { store, records, sealer, authority, registry, marks: None }, options, |store| store)
             .await
     }
 
     async fn serve(
         &self,
-        foundation: Foundation,
+        foundation: Components,
         options: DistributionOptions,
         wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     ) -> Replica {
@@ -283,7 +283,7 @@ impl Replica {
     /// The same of a node that enrols with this.
     pub async fn pems_for(&self, node: &str, admission: Admission) -> (String, String, String) {
         let (key, csr) = request();
-        let Foundation { authority, registry, .. } = &self.foundation;
+        let Components { authority, registry, .. } = &self.foundation;
         let (id, csr) = (node.parse().unwrap(), Request::parse(&csr).unwrap());
         let record = match registry.node(&id).await.unwrap() {
             Some(record) => record,

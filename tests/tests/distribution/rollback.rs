@@ -1,6 +1,6 @@
 //! A store that went back: no node takes an old table, until somebody has accepted it.
 
-use seks_control_plane::lifetime::{Lifetime, Mark};
+use seks_control_plane::epoch::{Epoch, HighWaterMark};
 use seks_tests::wait::wait_until;
 
 use super::{node::TestNode, replica::Replica};
@@ -50,13 +50,13 @@ async fn a_token_revoked_after_the_backup_comes_back_at_no_node_before_the_resto
 async fn what_was_seen_decides_whether_a_store_went_back() {
     let (_host, replica) = Replica::with_fixtures().await;
     let (store, sealer) = (replica.foundation.store.as_ref(), &replica.foundation.sealer);
-    let now = Lifetime::read(store, sealer).await.unwrap();
-    let mark = |lifetime: &str, revision| Mark { lifetime: lifetime.into(), revision, authenticated: false };
+    let now = Epoch::read(store, sealer).await.unwrap();
+    let mark = |lifetime: &str, revision| HighWaterMark { epoch: lifetime.into(), revision, authenticated: false };
     let seen = mark(now.name(), 10);
     assert!(now.check(10, None).is_ok() && now.check(10, Some(&seen)).is_ok() && now.check(11, Some(&seen)).is_ok());
     assert!(now.check(9, Some(&seen)).is_err() && now.check(99, Some(&mark("other", 1))).is_err());
-    let next = Lifetime::accept(store, sealer, Some(&mark("other", 1)), "test").await.unwrap();
-    assert_eq!(Lifetime::read(store, sealer).await.unwrap(), next);
+    let next = Epoch::accept(store, sealer, Some(&mark("other", 1)), "test").await.unwrap();
+    assert_eq!(Epoch::read(store, sealer).await.unwrap(), next);
     assert!(next.check(1, Some(&seen)).is_ok() && next.check(1, Some(&mark("other", 99))).is_ok());
     assert!(next.check(1, Some(&mark("third", 1))).is_err());
     assert!(next.check(1, Some(&mark(next.name(), 2))).is_err(), "each time is another");

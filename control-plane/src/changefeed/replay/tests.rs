@@ -30,8 +30,8 @@ impl Store for Past {
     fn is_exclusive(&self) -> bool {
         self.store.is_exclusive()
     }
-    fn epoch(&self) -> &str {
-        self.store.epoch()
+    fn store_id(&self) -> &str {
+        self.store.store_id()
     }
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
         self.store.get(key)
@@ -182,7 +182,7 @@ async fn where_less_is_kept_it_begins_later_and_without_a_past_with_the_present(
 async fn nothing_is_taken_from_another_lifetime_of_the_store() {
     let world = World::new().await;
     let before = world.put_agent(1).await;
-    let renamed = world.write(vec![Write::Put(Key::Era, "a new name".into())]).await;
+    let renamed = world.write(vec![Write::Put(Key::Epoch, "a new name".into())]).await;
     world.put_agent(2).await;
     let mut begun = world.bootstrap().await;
     world.is_present(&mut begun).await;

@@ -10,7 +10,7 @@ use crate::{
     store::Revision,
 };
 
-/// Checksum that are remembered until the node has acknowledged their revision.
+/// Checksums that are remembered until the node has acknowledged their revision.
 const MAX_SUMS: usize = 1024;
 /// A table that differs again isn't helped by another snapshot at once: a person has to look. Doubled each time.
 const REPAIR_EVERY: Duration = Duration::from_secs(60);

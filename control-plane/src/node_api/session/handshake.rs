@@ -55,8 +55,8 @@ pub(super) async fn accept_hello(
         .map_err(|_| StreamEnd::Protocol("the session key is not an X25519 key"))?;
     let welcome = wire::Welcome {
         replica: shared.replica.clone(),
-        epoch: shared.lifetime.name().to_owned(),
-        superseded: shared.lifetime.superseded().to_vec(),
+        epoch: shared.epoch.name().to_owned(),
+        superseded: shared.epoch.superseded().to_vec(),
         session_enc,
         session_sealed,
         lease_ttl_ms: millis(shared.lease),
@@ -107,7 +107,7 @@ fn holds_its_table(shared: &Shared, node: &NodeId, hello: &wire::Hello, tracker:
 /// Whether deltas lead on from what the node holds. A node that has seen what this store can't have brought is turned away,
 /// unless somebody has accepted that the store went back.
 async fn can_resume(shared: &Shared, hello: &wire::Hello) -> Result<bool, StreamEnd> {
-    let (name, superseded) = (shared.lifetime.name(), shared.lifetime.superseded());
+    let (name, superseded) = (shared.epoch.name(), shared.epoch.superseded());
     for (epoch, revision) in [(&hello.epoch, hello.applied_revision), (&hello.seen_epoch, hello.seen_revision)] {
         let diverged = |now| StreamEnd::Diverged {
             node_epoch: epoch.clone(),

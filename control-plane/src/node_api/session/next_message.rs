@@ -28,7 +28,7 @@ const MAX_DELTAS_BYTES: usize = seks_protocol::CHUNK_BYTES;
 
 /// A snapshot on its way.
 pub(super) enum SnapshotTransfer {
-    /// Waiting for a permit among those that load, and for the encoding.
+    /// Waiting for a place among those that load, and for the encoding.
     Preparing(BoxFuture<'static, SnapshotCursor>),
     /// Being sent.
     Sending(Box<SnapshotCursor>),
@@ -123,7 +123,7 @@ impl Session {
         })
     }
 
-    /// The message for `pending`, which is sent for certain: the session's permit moves with it.
+    /// The message for `pending`, which is sent for certain: the session's position moves with it.
     pub(super) fn build_message(&mut self, pending: NextMessage) -> ToNode {
         match pending {
             NextMessage::Delta(first) => self.deltas(&first),

@@ -23,8 +23,8 @@ impl Store for Counting {
     fn is_exclusive(&self) -> bool {
         self.inner.is_exclusive()
     }
-    fn epoch(&self) -> &str {
-        self.inner.epoch()
+    fn store_id(&self) -> &str {
+        self.inner.store_id()
     }
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
         self.gets.fetch_add(1, Relaxed);

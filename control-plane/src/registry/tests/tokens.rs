@@ -96,8 +96,8 @@ impl Store for Fillable {
     fn is_exclusive(&self) -> bool {
         self.0.is_exclusive()
     }
-    fn epoch(&self) -> &str {
-        self.0.epoch()
+    fn store_id(&self) -> &str {
+        self.0.store_id()
     }
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
         self.0.get(key)

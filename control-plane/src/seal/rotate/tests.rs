@@ -30,7 +30,7 @@ fn secret(n: u32) -> Secret {
 }
 
 async fn seal(sealer: &Sealer, store: &dyn Store, key: &Key, secret: &Secret) {
-    let envelope = sealer.seal(&RecordId::of(key, store.epoch()).unwrap(), secret).unwrap();
+    let envelope = sealer.seal(&RecordId::of(key, store.store_id()).unwrap(), secret).unwrap();
     store.commit(Transaction { checks: vec![], writes: vec![Write::Put(key.clone(), envelope)] }).await.unwrap();
 }
 
@@ -53,7 +53,7 @@ async fn all_open(sealer: &Sealer, store: &dyn Store) -> bool {
     let keys = (1..=CREDENTIALS).map(|n| (envelope_key(n), n)).chain([(Key::Authority, 0)]);
     for (key, n) in keys {
         let record = store.get(&key).await.unwrap().unwrap();
-        match sealer.open(&RecordId::of(&key, store.epoch()).unwrap(), &record.value) {
+        match sealer.open(&RecordId::of(&key, store.store_id()).unwrap(), &record.value) {
             Ok(opened) => assert_eq!(opened.expose(), secret(n).expose()),
             Err(SealError::UnknownKek(_)) => return false,
             Err(error) => panic!("{key:?}: {error}"),
@@ -77,8 +77,8 @@ impl Store for Dying {
     fn is_exclusive(&self) -> bool {
         self.store.is_exclusive()
     }
-    fn epoch(&self) -> &str {
-        self.store.epoch()
+    fn store_id(&self) -> &str {
+        self.store.store_id()
     }
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
         self.store.get(key)
@@ -168,7 +168,7 @@ async fn a_rotation_yields_to_those_who_work_meanwhile() {
     assert_eq!(progress.rewrapped, u64::from(CREDENTIALS)); // all but those two
     assert_eq!(store.get(&envelope_key(4)).await.unwrap(), None);
     let record = store.get(&envelope_key(3)).await.unwrap().unwrap();
-    let opened = both.open(&RecordId::of(&envelope_key(3), store.epoch()).unwrap(), &record.value).unwrap();
+    let opened = both.open(&RecordId::of(&envelope_key(3), store.store_id()).unwrap(), &record.value).unwrap();
     assert_eq!(opened.expose(), secret(333).expose());
 }
 

@@ -20,10 +20,10 @@ pub(super) async fn run(subject: &dyn Subject) {
 
 async fn a_new_store_has_a_lifetime_of_its_own(subject: &dyn Subject) {
     let (a, b) = (subject.fresh().await, subject.fresh().await);
-    assert_ne!(a.epoch(), b.epoch());
-    assert_eq!(a.epoch().len(), 32);
-    assert_eq!(subject.another(&a).await.epoch(), a.epoch());
-    assert_eq!(read(&a, &Key::Epoch).await.unwrap().0, a.epoch());
+    assert_ne!(a.store_id(), b.store_id());
+    assert_eq!(a.store_id().len(), 32);
+    assert_eq!(subject.another(&a).await.store_id(), a.store_id());
+    assert_eq!(read(&a, &Key::StoreId).await.unwrap().0, a.store_id());
     assert_eq!(a.list(prefix::ALL).await.unwrap().0.len(), 1);
 }
 

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use redb::{ReadableDatabase as _, ReadableTable, TableDefinition};
 
-use crate::store::{Key, OpenError, Revision, StoreError, fresh_epoch};
+use crate::store::{Key, OpenError, Revision, StoreError, fresh_id};
 
 /// Key path → the revision that wrote it, and the value.
 pub(super) const RECORDS: TableDefinition<'static, &str, (u64, &[u8])> = TableDefinition::new("records");
@@ -70,7 +70,7 @@ impl From<Fault> for StoreError {
 
 /// What an open store begins with.
 pub(super) struct State {
-    pub(super) epoch: String,
+    pub(super) store_id: String,
     pub(super) revision: Revision,
 }
 
@@ -149,8 +149,8 @@ fn create(path: &Path) -> Result<(), OpenError> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     make_directory(directory).map_err(file_error)?;
     let draft = path.with_extension(format!("new-{}", std::process::id()));
-    let epoch = fresh_epoch()?;
-    let linked = write_new(&draft, path, &epoch, 1, &[]).and_then(|()| match std::fs::hard_link(&draft, path) {
+    let store_id = fresh_id()?;
+    let linked = write_new(&draft, path, &store_id, 1, &[]).and_then(|()| match std::fs::hard_link(&draft, path) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(file_error(e)),
         _ => Ok(()),
     });
@@ -166,22 +166,22 @@ pub(super) fn make_directory(directory: &Path) -> std::io::Result<()> {
 pub(super) fn write_new(
     draft: &Path,
     path: &Path,
-    epoch: &str,
+    store_id: &str,
     revision: Revision,
     records: &[(Key, Bytes)],
 ) -> Result<(), OpenError> {
     let file_error = |source| OpenError::File { path: path.display().to_string(), source };
     let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft).map_err(file_error);
-    made.and_then(|_| initialise(draft, epoch, revision, records).map_err(|fault| open_fault(path, fault)))
+    made.and_then(|_| initialise(draft, store_id, revision, records).map_err(|fault| open_fault(path, fault)))
 }
 
 /// Opens every table once, or reads would fail, and gives the store its lifetime's name.
-fn initialise(path: &Path, epoch: &str, revision: Revision, records: &[(Key, Bytes)]) -> Result<(), Fault> {
+fn initialise(path: &Path, store_id: &str, revision: Revision, records: &[(Key, Bytes)]) -> Result<(), Fault> {
     let db = redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
     let tx = db.begin_write()?;
     {
         let mut table = tx.open_table(RECORDS)?;
-        table.insert(Key::Epoch.to_string().as_str(), (revision, epoch.as_bytes()))?;
+        table.insert(Key::StoreId.to_string().as_str(), (revision, store_id.as_bytes()))?;
         for (key, value) in records {
             table.insert(key.to_string().as_str(), (revision, &value[..]))?;
         }
@@ -203,10 +203,10 @@ fn state(db: &redb::Database) -> Result<Option<State>, Fault> {
     if !(1..=FORMAT_VERSION).contains(&counter(&meta, FORMAT)?) {
         return Ok(None);
     }
-    let epoch = tx.open_table(RECORDS)?.get(Key::Epoch.to_string().as_str())?;
-    let epoch = epoch.ok_or_else(|| redb::Error::Corrupted("the epoch is missing".into()))?;
-    let epoch = String::from_utf8_lossy(epoch.value().1).into_owned();
-    Ok(Some(State { epoch, revision: revision(&meta)? }))
+    let store_id = tx.open_table(RECORDS)?.get(Key::StoreId.to_string().as_str())?;
+    let store_id = store_id.ok_or_else(|| redb::Error::Corrupted("the store_id is missing".into()))?;
+    let store_id = String::from_utf8_lossy(store_id.value().1).into_owned();
+    Ok(Some(State { store_id, revision: revision(&meta)? }))
 }
 
 /// Before anything of this version is written: an older one must not read it.

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use super::database::{self, Database};
 use crate::store::{Key, OpenError, Revision};
 
-/// Puts a store with `records` at `path`, with the epoch `epoch` and `revision` as its newest. One that is there is refused, or
+/// Puts a store with `records` at `path`, with the store_id `store_id` and `revision` as its newest. One that is there is refused, or
 /// with `replace` kept beside it as `PATH.replaced-TIME`.
 pub(in crate::store) fn restore(
     path: &Path,
-    epoch: &str,
+    store_id: &str,
     revision: Revision,
     records: &[(Key, Bytes)],
     replace: bool,
@@ -31,7 +31,7 @@ pub(in crate::store) fn restore(
     let draft = beside(path, &format!("restore-{}", std::process::id()));
     database::make_directory(directory).map_err(failed)?;
     let _ = fs::remove_file(&draft); // what a crash left
-    let placed = database::write_new(&draft, path, epoch, revision, records)
+    let placed = database::write_new(&draft, path, store_id, revision, records)
         .and_then(|()| place(&draft, path, there).map_err(failed));
     let _ = fs::remove_file(&draft); // linked where it belongs, or of no use
     placed?;

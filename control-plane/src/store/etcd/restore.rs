@@ -1,4 +1,4 @@
-//! A store out of a backup, in a prefix that nobody uses: the epoch's record says that it isn't whole until the last transaction
+//! A store out of a backup, in a prefix that nobody uses: the store_id's record says that it isn't whole until the last transaction
 //! replaces it, and until then no control plane opens the store.
 
 use bytes::Bytes;
@@ -6,42 +6,42 @@ use bytes::Bytes;
 use super::{Etcd, connect};
 use crate::store::{
     Framer, Key, MAX_TRANSACTION, MAX_TRANSACTION_BYTES, OpenError, Record, Revision, Store as _, StoreConfig,
-    Transaction, Write, fresh_epoch, key::prefix,
+    Transaction, Write, fresh_id, key::prefix,
 };
 
-/// What the epoch's record begins with while a store is being restored.
+/// What the store_id's record begins with while a store is being restored.
 pub(super) const UNFINISHED: &[u8] = b"restoring ";
 
 /// Fills the prefix that `config` names. One that holds a store is refused; one in which a restore was interrupted is emptied
 /// and filled anew.
 pub(in crate::store) async fn restore(
     config: &StoreConfig,
-    epoch: &str,
+    store_id: &str,
     records: Vec<(Key, Bytes)>,
     framer: &Framer,
 ) -> Result<(), OpenError> {
-    let etcd = Etcd { link: connect::link(config)?, epoch: String::new(), named: 0 };
+    let etcd = Etcd { link: connect::link(config)?, store_id: String::new(), named: 0 };
     let claim = claim(&etcd, config).await?;
     let left = etcd.list(prefix::ALL).await?.0;
-    let left = left.into_iter().filter(|record| record.key != Key::Epoch).map(|record| Write::Delete(record.key));
+    let left = left.into_iter().filter(|record| record.key != Key::StoreId).map(|record| Write::Delete(record.key));
     write(&etcd, claim, left.collect(), framer).await?;
     write(&etcd, claim, records.into_iter().map(|(key, value)| Write::Put(key, value)).collect(), framer).await?;
-    let epoch = Write::Put(Key::Epoch, Bytes::copy_from_slice(epoch.as_bytes()));
-    commit(&etcd, claim, vec![epoch]).await?;
+    let store_id = Write::Put(Key::StoreId, Bytes::copy_from_slice(store_id.as_bytes()));
+    commit(&etcd, claim, vec![store_id]).await?;
     Ok(())
 }
 
 /// Marks the prefix as ours; the revision of the mark, which every later transaction must find.
 async fn claim(etcd: &Etcd, config: &StoreConfig) -> Result<Revision, OpenError> {
     let taken = || OpenError::Exists(format!("{} in etcd", config.prefix));
-    let modified = match etcd.get(&Key::Epoch).await? {
+    let modified = match etcd.get(&Key::StoreId).await? {
         Some(Record { value, modified, .. }) if value.starts_with(UNFINISHED) => modified,
         Some(_) => return Err(taken()),
         None if etcd.list(prefix::ALL).await?.0.is_empty() => 0,
         None => return Err(taken()),
     };
-    let id = fresh_epoch()?;
-    let mark = Write::Put(Key::Epoch, [UNFINISHED, id.as_bytes()].concat().into());
+    let id = fresh_id()?;
+    let mark = Write::Put(Key::StoreId, [UNFINISHED, id.as_bytes()].concat().into());
     commit(etcd, modified, vec![mark]).await
 }
 
@@ -75,5 +75,5 @@ async fn write(etcd: &Etcd, claim: Revision, writes: Vec<Write>, framer: &Framer
 }
 
 async fn commit(etcd: &Etcd, claim: Revision, writes: Vec<Write>) -> Result<Revision, OpenError> {
-    Ok(etcd.commit(Transaction { checks: vec![(Key::Epoch, claim)], writes }).await?)
+    Ok(etcd.commit(Transaction { checks: vec![(Key::StoreId, claim)], writes }).await?)
 }

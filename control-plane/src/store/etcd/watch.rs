@@ -87,9 +87,9 @@ impl Watch {
 
     /// Pulses when the store is ahead of us and was so at the last look. A failure is noticed by those who wait for us.
     async fn look(&mut self) {
-        let epoch = self.link.path(&Key::Epoch.to_string());
+        let store_id = self.link.path(&Key::StoreId.to_string());
         let options = GetOptions::new().with_keys_only();
-        let read = self.link.once(|client| async move { link::kv(&client).get(epoch, Some(options)).await });
+        let read = self.link.once(|client| async move { link::kv(&client).get(store_id, Some(options)).await });
         let head = read.await.ok().and_then(|found| found.header().map(|header| revision(header.revision())));
         if self.behind.take().is_some_and(|behind| behind > self.after) {
             if let Err(failure) = pulse(&self.link).await {

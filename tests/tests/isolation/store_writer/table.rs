@@ -18,11 +18,11 @@ use tempfile::TempDir;
 fn keys(tenant: &str) -> Vec<Key> {
     let (t, name) = (tenant.parse::<seks_types::id::TenantName>().unwrap(), "one");
     let all = vec![
-        Key::Epoch,
+        Key::StoreId,
         Key::Canary,
         Key::RecordKey,
         Key::Authority,
-        Key::Era,
+        Key::Epoch,
         Key::Rotation,
         Key::Operator(name.parse().unwrap()),
         Key::Node(name.parse().unwrap()),
@@ -48,8 +48,8 @@ fn keys(tenant: &str) -> Vec<Key> {
 /// What a store is opened with is checked by other means: a foreign one doesn't open, see `seal`.
 fn is_authenticated(key: &Key) -> bool {
     match key {
-        Key::Epoch | Key::Canary | Key::RecordKey | Key::Authority => false,
-        Key::Era | Key::Rotation | Key::Operator(_) | Key::Node(_) | Key::Replica(_) => true,
+        Key::StoreId | Key::Canary | Key::RecordKey | Key::Authority => false,
+        Key::Epoch | Key::Rotation | Key::Operator(_) | Key::Node(_) | Key::Replica(_) => true,
         Key::Join(_) | Key::Tenant(_) | Key::Agent(..) | Key::Service(..) | Key::Credential(..) => true,
         Key::Envelope(..) | Key::Mint(..) | Key::MintSecret(..) | Key::AwsKey(_) | Key::Token(..) => true,
         Key::Tombstone(..) | Key::Policy(..) | Key::PolicySet(_) | Key::Request(..) => true,
@@ -142,7 +142,7 @@ async fn tamper(world: &World, store: &Authenticated, way: &str, key: &Key, twin
         "written again" => world.put(key, second).await,
         "of another record" => {
             let other = Key::Rotation;
-            let other = if *key == other { Key::Era } else { other };
+            let other = if *key == other { Key::Epoch } else { other };
             write(store, &other, "another").await;
             world.put(key, &world.raw("/seks", &other).await).await;
         }

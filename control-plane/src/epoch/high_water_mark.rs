@@ -14,9 +14,9 @@ use crate::store::Revision;
 /// What was last seen of the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Mark {
+pub struct HighWaterMark {
     /// The name of its lifetime.
-    pub lifetime: String,
+    pub epoch: String,
     /// The highest revision.
     pub revision: Revision,
     /// Every record of it is authenticated: it has none of an earlier version.
@@ -26,7 +26,7 @@ pub struct Mark {
 
 /// Why a mark can't be kept. One line for the operator.
 #[derive(Debug, thiserror::Error)]
-pub enum MarkError {
+pub enum HighWaterMarkError {
     /// The file system.
     #[error("`{path}`: {source}")]
     File {
@@ -42,9 +42,9 @@ pub enum MarkError {
 
 /// Where a mark is kept.
 #[derive(Clone, Debug)]
-pub struct MarkFile(PathBuf);
+pub struct HighWaterMarkFile(PathBuf);
 
-impl MarkFile {
+impl HighWaterMarkFile {
     /// At `path`, which need not exist.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -54,10 +54,12 @@ impl MarkFile {
     /// `None` when nothing was ever seen.
     ///
     /// # Errors
-    /// [`MarkError`].
-    pub fn read(&self) -> Result<Option<Mark>, MarkError> {
+    /// [`HighWaterMarkError`].
+    pub fn read(&self) -> Result<Option<HighWaterMark>, HighWaterMarkError> {
         match fs::read(&self.0) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|_| MarkError::Malformed(self.shown())),
+            Ok(text) => {
+                serde_json::from_slice(&text).map(Some).map_err(|_| HighWaterMarkError::Malformed(self.shown()))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(self.failed(source)),
         }
@@ -66,8 +68,8 @@ impl MarkFile {
     /// Replaces it, whole or not at all.
     ///
     /// # Errors
-    /// [`MarkError::File`].
-    pub fn write(&self, mark: &Mark) -> Result<(), MarkError> {
+    /// [`HighWaterMarkError::File`].
+    pub fn write(&self, mark: &HighWaterMark) -> Result<(), HighWaterMarkError> {
         let directory = self.0.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut draft = self.0.as_os_str().to_owned();
         draft.push(".new");
@@ -83,8 +85,8 @@ impl MarkFile {
         write().map_err(|source| self.failed(source))
     }
 
-    fn failed(&self, source: io::Error) -> MarkError {
-        MarkError::File { path: self.shown(), source }
+    fn failed(&self, source: io::Error) -> HighWaterMarkError {
+        HighWaterMarkError::File { path: self.shown(), source }
     }
 
     fn shown(&self) -> String {

@@ -5,13 +5,13 @@
 //! seen outside of the store ([`Mark`]), and so does each node: a store below it, or of a lifetime that doesn't supersede it, is
 //! refused. So a restored backup, or an old copy of the data, brings no revoked token back before somebody said so.
 
-mod mark;
+mod high_water_mark;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::mark::{Mark, MarkError, MarkFile};
+pub use self::high_water_mark::{HighWaterMark, HighWaterMarkError, HighWaterMarkFile};
 use crate::{
     seal::{RecordId, SealError, Sealer},
     store::{self, Key, Revision, Store, StoreError, Transaction, Write},
@@ -20,10 +20,10 @@ use crate::{
 /// Names of superseded lifetimes that are kept.
 const MAX_SUPERSEDED: usize = 64;
 
-/// The record at [`Key::Era`], sealed: who can write to the store can't accept its rollback.
+/// The record at [`Key::Epoch`], sealed: who can write to the store can't accept its rollback.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Era {
+struct EpochRecord {
     /// The lifetime's name.
     name: String,
     /// Lifetimes that this one goes on from; newest first.
@@ -38,7 +38,7 @@ struct Era {
 
 /// A store's lifetime.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lifetime(Era);
+pub struct Epoch(EpochRecord);
 
 /// The store is older than what was seen of it.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +59,7 @@ pub enum WentBack {
     },
     /// Another lifetime.
     #[error("its lifetime is `{now}`, and what was seen before is `{seen}` at revision {revision}")]
-    Lifetime {
+    Epoch {
         /// The store's.
         now: String,
         /// What was seen.
@@ -69,7 +69,7 @@ pub enum WentBack {
     },
 }
 
-impl Lifetime {
+impl Epoch {
     /// That of `store`.
     ///
     /// # Errors
@@ -79,18 +79,19 @@ impl Lifetime {
     }
 
     async fn load(store: &dyn Store, sealer: &Sealer) -> Result<(Self, Revision), SealError> {
-        let Some(record) = store.get(&Key::Era).await? else {
-            return Ok((Self(Era { name: store.epoch().to_owned(), ..Era::default() }), 0));
+        let Some(record) = store.get(&Key::Epoch).await? else {
+            return Ok((Self(EpochRecord { name: store.store_id().to_owned(), ..EpochRecord::default() }), 0));
         };
-        let json = sealer.vouched(&RecordId::era(store.epoch()), &record.value)?;
-        let era = serde_json::from_slice(&json).map_err(|_| SealError::Malformed("not the record of a lifetime"))?;
-        Ok((Self(era), record.modified))
+        let json = sealer.verify_record(&RecordId::epoch(store.store_id()), &record.value)?;
+        let epoch = serde_json::from_slice(&json).map_err(|_| SealError::Malformed("not the record of a lifetime"))?;
+        Ok((Self(epoch), record.modified))
     }
 
     /// The record of a store that was restored from a backup of the lifetime `from`, to be sealed.
-    pub(crate) fn restored(epoch: &str, from: &str) -> Vec<u8> {
-        let era = Era { name: epoch.to_owned(), restored_from: Some(from.to_owned()), ..Era::default() };
-        serde_json::to_vec(&era).unwrap_or_default()
+    pub(crate) fn restored(store_id: &str, from: &str) -> Vec<u8> {
+        let record =
+            EpochRecord { name: store_id.to_owned(), restored_from: Some(from.to_owned()), ..EpochRecord::default() };
+        serde_json::to_vec(&record).unwrap_or_default()
     }
 
     /// The name by which nodes know it.
@@ -109,17 +110,17 @@ impl Lifetime {
     ///
     /// # Errors
     /// [`WentBack`].
-    pub fn check(&self, revision: Revision, mark: Option<&Mark>) -> Result<(), WentBack> {
+    pub fn check(&self, revision: Revision, mark: Option<&HighWaterMark>) -> Result<(), WentBack> {
         if self.0.restored_from.is_some() {
             return Err(WentBack::Restored);
         }
         match mark {
-            Some(mark) if mark.lifetime == self.0.name && mark.revision > revision => {
+            Some(mark) if mark.epoch == self.0.name && mark.revision > revision => {
                 Err(WentBack::Revision { now: revision, seen: mark.revision })
             }
-            Some(mark) if mark.lifetime != self.0.name && !self.0.superseded.contains(&mark.lifetime) => {
-                let (now, seen) = (self.0.name.clone(), mark.lifetime.clone());
-                Err(WentBack::Lifetime { now, seen, revision: mark.revision })
+            Some(mark) if mark.epoch != self.0.name && !self.0.superseded.contains(&mark.epoch) => {
+                let (now, seen) = (self.0.name.clone(), mark.epoch.clone());
+                Err(WentBack::Epoch { now, seen, revision: mark.revision })
             }
             _ => Ok(()),
         }
@@ -133,12 +134,12 @@ impl Lifetime {
     pub async fn accept(
         store: &dyn Store,
         sealer: &Sealer,
-        mark: Option<&Mark>,
+        mark: Option<&HighWaterMark>,
         reason: &str,
     ) -> Result<Self, SealError> {
         loop {
             let (Self(old), modified) = Self::load(store, sealer).await?;
-            let seen = mark.map(|mark| mark.lifetime.clone());
+            let seen = mark.map(|mark| mark.epoch.clone());
             let mut superseded: Vec<String> = Vec::new();
             for name in std::iter::once(old.name).chain(seen).chain(old.restored_from).chain(old.superseded) {
                 if !superseded.contains(&name) && superseded.len() < MAX_SUPERSEDED {
@@ -146,13 +147,13 @@ impl Lifetime {
                 }
             }
             let accepted_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-            let name = store::fresh_epoch()?;
-            let era = Era { name, superseded, restored_from: None, reason: reason.to_owned(), accepted_at };
-            let json = serde_json::to_vec(&era).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-            let envelope = sealer.vouch(&RecordId::era(store.epoch()), &json)?;
-            let writes = vec![Write::Put(Key::Era, envelope)];
-            match store.commit(Transaction { checks: vec![(Key::Era, modified)], writes }).await {
-                Ok(_) => return Ok(Self(era)),
+            let name = store::fresh_id()?;
+            let record = EpochRecord { name, superseded, restored_from: None, reason: reason.to_owned(), accepted_at };
+            let json = serde_json::to_vec(&record).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+            let envelope = sealer.authenticate_record(&RecordId::epoch(store.store_id()), &json)?;
+            let writes = vec![Write::Put(Key::Epoch, envelope)];
+            match store.commit(Transaction { checks: vec![(Key::Epoch, modified)], writes }).await {
+                Ok(_) => return Ok(Self(record)),
                 Err(StoreError::Conflict) => {} // somebody else accepts as well: theirs is superseded by ours
                 Err(error) => return Err(error.into()),
             }

@@ -18,7 +18,7 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`seal`](Self::seal).
-    pub fn vouch(&self, id: &RecordId<'_>, content: &[u8]) -> Result<Bytes, SealError> {
+    pub fn authenticate_record(&self, id: &RecordId<'_>, content: &[u8]) -> Result<Bytes, SealError> {
         self.seal(id, &Secret::new(content.to_vec()))
     }
 
@@ -26,7 +26,7 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn vouched(&self, id: &RecordId<'_>, envelope: &[u8]) -> Result<Vec<u8>, SealError> {
+    pub fn verify_record(&self, id: &RecordId<'_>, envelope: &[u8]) -> Result<Vec<u8>, SealError> {
         Ok(self.open(id, envelope)?.expose().to_vec())
     }
 }
