@@ -9,6 +9,7 @@ pub mod identity;
 mod sign;
 pub(crate) mod tenant_ca;
 
+use data_encoding::HEXLOWER;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256,
@@ -160,7 +161,7 @@ impl Authority {
 
     fn new(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, AuthorityError> {
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|_| AuthorityError::Damaged)?;
-        let pin = hex(&Sha256::digest(parsed.public_key().raw));
+        let pin = HEXLOWER.encode(&Sha256::digest(parsed.public_key().raw));
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         Ok(Self { issuer, certificate, pin, trusted: Vec::new(), identities: Identities::default() })
     }
@@ -214,10 +215,6 @@ impl Authority {
     pub fn pin(&self) -> &str {
         &self.pin
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -7,12 +7,11 @@
 
 mod high_water_mark;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::{Deserialize, Serialize};
 
 pub use self::high_water_mark::{HighWaterMark, HighWaterMarkError, HighWaterMarkFile};
 use crate::{
+    clock::unix_seconds,
     seal::{RecordId, SealError, Sealer},
     store::{self, Key, Revision, Store, StoreError, Transaction, Write},
 };
@@ -146,7 +145,7 @@ impl Epoch {
                     superseded.push(name);
                 }
             }
-            let accepted_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            let accepted_at = unix_seconds();
             let name = store::fresh_id()?;
             let record = EpochRecord { name, superseded, restored_from: None, reason: reason.to_owned(), accepted_at };
             let json = serde_json::to_vec(&record).map_err(|e| StoreError::Corrupt(e.to_string()))?;

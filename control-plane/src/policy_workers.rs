@@ -9,11 +9,12 @@ use std::{
     io,
     num::NonZero,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::{sync::oneshot, time::timeout};
 
 /// Jobs of one operator that are queued or running.
@@ -156,7 +157,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -255,7 +256,7 @@ fn work(shared: &Shared) {
             return;
         }
         let Some((tenant, Job { work, slot, .. })) = state.next() else {
-            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            shared.changed.wait(&mut state);
             continue;
         };
         drop(state);

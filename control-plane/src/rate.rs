@@ -1,12 +1,8 @@
 //! Rate limits: a token bucket for each key, and warnings that repeat told as one.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, hash::Hash, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// Keys that are remembered. A key whose bucket is full again is forgotten.
@@ -87,7 +83,7 @@ impl<K: Clone + Eq + Hash> RateLimits<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Bucket>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -105,7 +101,7 @@ impl Repeated {
 
     /// Counts one more. `Some`: it is to be logged, with the number since the last that was, this one included.
     pub(crate) fn count(&self) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         state.1 += 1;
         let now = Instant::now();
         if state.0.is_some_and(|last| now.saturating_duration_since(last) < self.every) {

@@ -9,7 +9,7 @@
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
@@ -75,7 +76,7 @@ struct Arriving(Arc<Mutex<HashMap<Option<Identity>, usize>>>);
 
 impl Arriving {
     fn try_acquire(&self, who: Option<Identity>) -> Option<Slot> {
-        let mut arriving = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arriving = self.0.lock();
         let count = arriving.entry(who.clone()).or_default();
         (*count < MAX_LONG).then(|| {
             *count += 1;
@@ -92,7 +93,7 @@ struct Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut arriving = self.arriving.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arriving = self.arriving.0.lock();
         if let Some(count) = arriving.get_mut(&self.who) {
             *count -= 1;
             if *count == 0 {
@@ -194,6 +195,6 @@ mod tests {
         held.pop();
         assert!(arriving.try_acquire(who("a")).is_some());
         held.clear();
-        assert!(arriving.0.lock().unwrap().is_empty());
+        assert!(arriving.0.lock().is_empty());
     }
 }

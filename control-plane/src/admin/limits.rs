@@ -2,12 +2,9 @@
 //!
 //! Revocations and deletes have no limit. Work on policies has its own (`policy_workers`).
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use seks_proto::wire::{Quota, Role};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -102,7 +99,7 @@ impl Limits {
 
     async fn read(&self, key: String) -> Result<Turn<'_>, Problem> {
         let semaphore = {
-            let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reads = self.reads.lock();
             reads.entry(key.clone()).or_insert_with(|| Arc::new(Semaphore::new(READS))).clone()
         };
         // Those that wait and those that are worked on hold the semaphore, and so does the map.
@@ -124,7 +121,7 @@ impl Limits {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         drop(self.permit.take());
-        let mut reads = self.limits.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reads = self.limits.reads.lock();
         if reads.get(&self.key).is_some_and(|semaphore| Arc::strong_count(semaphore) == 1) {
             reads.remove(&self.key);
         }
@@ -189,6 +186,6 @@ mod tests {
         held.pop();
         assert!((&mut waiting[0]).now_or_never().is_some());
         drop((waiting, held));
-        assert!(limits.reads.lock().unwrap().is_empty());
+        assert!(limits.reads.lock().is_empty());
     }
 }

@@ -1,9 +1,6 @@
 //! Who a peer is: the one `spiffe://TRUST_DOMAIN/…` URI in its certificate. A common name is no identity.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 use seks_types::id::{NodeId, OperatorName};
@@ -15,6 +12,7 @@ use x509_parser::{
 };
 
 use super::{AuthorityConfig, AuthorityError, MeshConfig, external, sign::BACKDATE};
+use crate::clock::unix_now;
 
 /// The DNS name in every listener's certificate.
 pub const SERVER_NAME: &str = "seks-control-plane";
@@ -51,8 +49,7 @@ impl Peer {
     /// Whether its certificate has ended by now, on this machine's wall clock.
     #[must_use]
     pub fn is_expired(&self) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        i64::try_from(now).is_ok_and(|now| now >= self.expires_at)
+        unix_now() >= self.expires_at
     }
 }
 

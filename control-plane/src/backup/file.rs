@@ -12,7 +12,6 @@ use std::{
     io::{self, BufWriter, Write},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::{Buf as _, Bytes};
@@ -21,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::BackupError;
 use crate::{
+    clock::unix_seconds,
     seal::{RecordId, SealError, Sealer},
     store::{Key, Revision},
 };
@@ -54,7 +54,7 @@ impl Head {
             store_id: store_id.to_owned(),
             epoch: epoch.to_owned(),
             revision,
-            created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            created_at: unix_seconds(),
             version: seks_runtime::VERSION.to_owned(),
             records,
         }

@@ -3,11 +3,9 @@
 //! A stream keeps its place by revision alone, so a slow node costs no queue: it reads on where it stopped, and one that has
 //! fallen behind what is kept starts again from a snapshot.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-};
+use std::{collections::VecDeque, sync::Arc};
 
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use seks_lease::BootInstant;
 use seks_types::id::TenantName;
 use tokio::sync::watch;
@@ -193,11 +191,11 @@ impl ChangeLog {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Ring> {
-        self.ring.read().unwrap_or_else(PoisonError::into_inner)
+        self.ring.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Ring> {
-        self.ring.write().unwrap_or_else(PoisonError::into_inner)
+        self.ring.write()
     }
 }
 

@@ -3,10 +3,11 @@
 use std::{
     collections::HashMap,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use parking_lot::{Mutex, MutexGuard};
 use seks_proto::wire;
 use seks_protocol::CHUNK_BYTES;
 use seks_types::id::{CredentialName, TenantName};
@@ -166,7 +167,7 @@ impl Snapshots {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 #[cfg(test)]

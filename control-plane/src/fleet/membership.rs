@@ -7,11 +7,12 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use seks_proto::wire;
 use seks_types::id::NodeId;
 use tokio_util::sync::CancellationToken;
@@ -123,7 +124,7 @@ impl Members {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Member>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

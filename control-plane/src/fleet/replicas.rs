@@ -9,10 +9,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use seks_lease::{
     BootInstant,
     rules::{self, with_skew},
@@ -233,7 +233,7 @@ impl Replicas {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ReplicaId, ReplicaState>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

@@ -3,6 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use seks_network::address::Reach;
 use seks_service::{Upstream, UpstreamError};
 use seks_types::secret::Secret;
@@ -244,18 +245,10 @@ fn sensitive(text: &str) -> Result<HeaderValue, MintError> {
     Ok(value)
 }
 
-/// Form encoding, strictly: everything but unreserved characters.
+/// Form encoding, strictly: everything but unreserved characters (RFC 3986, 2.3).
 fn encoded(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(3 * text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(text, ESCAPED).to_string()
 }
 
 /// For what only needs the origin of an endpoint.

@@ -3,9 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use seks_runtime::connections::{Connections, Slot};
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +45,7 @@ impl ConnectionLimiter {
 
     fn admit_identified(&self, who: Identity) -> ConnectionSlot {
         let evicted = CancellationToken::new();
-        let mut known = self.identified.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.identified.lock();
         let of_one = known.entry(who.clone()).or_default();
         of_one.push_back(evicted.clone());
         let oldest = (of_one.len() > MAX_IDENTIFIED).then(|| of_one.pop_front()).flatten();
@@ -56,7 +57,7 @@ impl ConnectionLimiter {
     }
 
     fn release(&self, who: &Identity, evicted: &CancellationToken) {
-        let mut known = self.identified.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.identified.lock();
         if let Some(of_one) = known.get_mut(who) {
             of_one.retain(|token| token != evicted);
             if of_one.is_empty() {
@@ -127,7 +128,7 @@ mod tests {
         assert_eq!(held.iter().filter(|slot| slot.evicted.is_cancelled()).count(), 1);
         assert!(!other.evicted.is_cancelled() && nobody.is_anonymous());
         drop((held, other, nobody));
-        assert!(limiter.identified.lock().unwrap().is_empty() && limiter.anonymous.is_empty());
+        assert!(limiter.identified.lock().is_empty() && limiter.anonymous.is_empty());
     }
 
     #[tokio::test]

@@ -1,9 +1,8 @@
 //! How many streams a node may be opening at a time: one that opens thousands and says nothing costs itself, and nobody else.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
 
 use crate::authority::Identity;
 
@@ -17,7 +16,7 @@ pub(crate) struct HandshakeLimiter(Arc<Mutex<HashMap<Identity, usize>>>);
 impl HandshakeLimiter {
     /// A place for one more stream of the node that `who` names, until it is dropped.
     pub(crate) fn try_acquire(&self, who: &Identity) -> Option<HandshakePermit> {
-        let mut opening = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opening = self.0.lock();
         let count = opening.entry(who.clone()).or_default();
         (*count < MAX_OPENING).then(|| {
             *count += 1;
@@ -34,7 +33,7 @@ pub(crate) struct HandshakePermit {
 
 impl Drop for HandshakePermit {
     fn drop(&mut self) {
-        let mut opening = self.limiter.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opening = self.limiter.0.lock();
         if let Some(count) = opening.get_mut(&self.who) {
             *count -= 1;
             if *count == 0 {
@@ -60,6 +59,6 @@ mod tests {
         held.pop();
         assert!(limiter.try_acquire(&a).is_some());
         held.clear();
-        assert!(limiter.0.lock().unwrap().is_empty());
+        assert!(limiter.0.lock().is_empty());
     }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use aes_gcm::{Aes256Gcm, KeyInit as _};
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -24,7 +25,7 @@ pub struct KekId(pub [u8; 8]);
 
 impl fmt::Display for KekId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        HEXLOWER.encode_write(&self.0, f)
     }
 }
 
@@ -94,14 +95,8 @@ impl Kek {
             return Err(wrong(if text.is_empty() { "this is empty" } else { "this has another length" }));
         }
         let mut key = Zeroizing::new([0_u8; BYTES]);
-        for (byte, pair) in key.iter_mut().zip(text.chunks_exact(2)) {
-            let [high, low] = pair else { return Err(wrong("this has another length")) };
-            let digit = |c: &u8| char::from(*c).to_digit(16).and_then(|d| u8::try_from(d).ok());
-            let (Some(high), Some(low)) = (digit(high), digit(low)) else {
-                return Err(wrong("this has other characters"));
-            };
-            *byte = high << 4 | low;
-        }
+        // Into the place that is wiped: nothing else ever holds the key.
+        HEXLOWER_PERMISSIVE.decode_mut(text, key.as_mut_slice()).map_err(|_| wrong("this has other characters"))?;
         if key.iter().all(|byte| *byte == 0) {
             return Err(wrong("this is all zeros"));
         }
@@ -122,20 +117,17 @@ pub(super) fn create_file(path: &Path) -> Result<(), SealError> {
     let failed = |source| SealError::KeyFile { path: path.display().to_string(), source };
     let mut key = Zeroizing::new([0_u8; BYTES]);
     getrandom::fill(key.as_mut_slice()).map_err(SealError::Random)?;
-    let mut text = Zeroizing::new(Vec::with_capacity(BYTES * 2 + 1));
-    for byte in key.iter() {
-        text.extend(
-            [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef".get(usize::from(digit)).copied().unwrap_or(0)),
-        );
+    let mut text = Zeroizing::new([b'\n'; BYTES * 2 + 1]);
+    if let Some(digits) = text.get_mut(..BYTES * 2) {
+        HEXLOWER.encode_mut(key.as_slice(), digits);
     }
-    text.push(b'\n');
     key.zeroize();
 
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let draft = path.with_extension(format!("new-{}", std::process::id()));
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-        file.write_all(&text)?;
+        file.write_all(text.as_slice())?;
         file.sync_all()?;
         std::fs::hard_link(&draft, path) // unlike a rename it never replaces a key that is there
     })();

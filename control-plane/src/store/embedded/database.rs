@@ -5,11 +5,11 @@ use std::{
     io::ErrorKind,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use redb::{ReadableDatabase as _, ReadableTable, TableDefinition};
 
 use crate::store::{Key, OpenError, Revision, StoreError, fresh_id};
@@ -112,7 +112,7 @@ impl Database {
 
     /// Runs `work` on the open file.
     pub(super) fn with<T>(&self, work: impl FnOnce(&redb::Database) -> Result<T, Fault>) -> Result<T, StoreError> {
-        match self.open.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        match self.open.read().as_ref() {
             Some(db) => work(db).map_err(StoreError::from),
             None => {
                 Err(StoreError::Unavailable("the store's file could not be opened again after a failed write".into()))
@@ -122,12 +122,12 @@ impl Database {
 
     /// As [`with`](Self::with), for the writer, who wants to see the fault itself.
     pub(super) fn write<T>(&self, work: impl FnOnce(&redb::Database) -> Result<T, Fault>) -> Option<Result<T, Fault>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(work)
+        self.open.read().as_ref().map(work)
     }
 
     /// Closes the file and opens it again, with what was last committed.
     pub(super) fn reopen(&self) -> Result<(), StoreError> {
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.write();
         *open = None; // lets go of the lock first
         *open = Some(open_file(&self.path).map_err(|e| StoreError::from(Fault::from(e)))?);
         Ok(())

@@ -2,10 +2,11 @@
 //! run in a runtime's pool for blocking calls either, which name resolution and others can fill.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
 };
 
+use parking_lot::Mutex;
 use redb::ReadableDatabase as _;
 use tokio::sync::oneshot;
 
@@ -74,7 +75,7 @@ impl Readers {
 
 fn work(jobs: &Mutex<mpsc::Receiver<Job>>, database: &Database) {
     loop {
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let job = jobs.lock().recv();
         let Ok(job) = job else { return };
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(database))); // its caller hears of it
     }

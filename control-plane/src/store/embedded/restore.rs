@@ -3,13 +3,15 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 
 use super::database::{self, Database};
-use crate::store::{Key, OpenError, Revision};
+use crate::{
+    clock::unix_now,
+    store::{Key, OpenError, Revision},
+};
 
 /// Puts a store with `records` at `path`, with the store_id `store_id` and `revision` as its newest. One that is there is refused, or
 /// with `replace` kept beside it as `PATH.replaced-TIME`.
@@ -43,7 +45,7 @@ fn place(draft: &Path, path: &Path, there: bool) -> std::io::Result<()> {
     if !there {
         return fs::hard_link(draft, path); // of two at once, one wins
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = unix_now();
     fs::hard_link(path, beside(path, &format!("replaced-{now}")))?;
     fs::rename(draft, path)
 }
