@@ -65,37 +65,65 @@ impl Code {
         self.row().1
     }
 
-    pub(crate) fn row(self) -> (&'static str, StatusCode, &'static str) {
+    pub(crate) fn row(self) -> (&'static str, StatusCode, Retry, &'static str) {
+        use Retry::{Later, Unsaid, Useless};
         use StatusCode as S;
         match self {
-            Self::TokenMissing => ("token_missing", S::UNAUTHORIZED, "no token was presented"),
-            Self::TokenMalformed => ("token_malformed", S::UNAUTHORIZED, "what was presented is no token"),
-            Self::TokenUnknown => ("token_unknown", S::UNAUTHORIZED, "the token is not known"),
-            Self::TokenExpired => ("token_expired", S::UNAUTHORIZED, "the token has expired"),
-            Self::TokenRevoked => ("token_revoked", S::UNAUTHORIZED, "the token was revoked"),
-            Self::TokenAmbiguous => ("token_ambiguous", S::UNAUTHORIZED, "more than one credential was presented"),
-            Self::TokenBinding => ("token_binding", S::FORBIDDEN, "the token is bound to another source"),
-            Self::AgentDisabled => ("agent_disabled", S::FORBIDDEN, "the agent is disabled"),
-            Self::ServiceNotGranted => ("service_not_granted", S::FORBIDDEN, "the token does not grant this service"),
-            Self::PolicyDenied => ("policy_denied", S::FORBIDDEN, "policy denies this request"),
-            Self::ServiceUnknown => ("service_unknown", S::NOT_FOUND, "there is no such service"),
-            Self::RequestInvalid => ("request_invalid", S::BAD_REQUEST, "the request is not acceptable"),
-            Self::RequestTooLarge => ("request_too_large", S::PAYLOAD_TOO_LARGE, "the request is too large"),
-            Self::LimitExceeded => ("limit_exceeded", S::TOO_MANY_REQUESTS, "too many requests at once"),
-            Self::UpstreamUnreachable => {
-                ("upstream_unreachable", S::BAD_GATEWAY, "the upstream can't be reached or its answer can't be relayed")
+            Self::TokenMissing => ("token_missing", S::UNAUTHORIZED, Useless, "no token was presented"),
+            Self::TokenMalformed => ("token_malformed", S::UNAUTHORIZED, Useless, "what was presented is no token"),
+            Self::TokenUnknown => ("token_unknown", S::UNAUTHORIZED, Useless, "the token is not known"),
+            Self::TokenExpired => ("token_expired", S::UNAUTHORIZED, Useless, "the token has expired"),
+            Self::TokenRevoked => ("token_revoked", S::UNAUTHORIZED, Useless, "the token was revoked"),
+            Self::TokenAmbiguous => {
+                ("token_ambiguous", S::UNAUTHORIZED, Useless, "more than one credential was presented")
             }
-            Self::UpstreamTls => ("upstream_tls", S::BAD_GATEWAY, "the upstream's identity can't be verified"),
-            Self::UpstreamTimeout => ("upstream_timeout", S::GATEWAY_TIMEOUT, "the upstream did not answer in time"),
-            Self::NodeStale => ("node_stale", S::SERVICE_UNAVAILABLE, "this node is cut off from its control plane"),
-            Self::AuditUnavailable => {
-                ("audit_unavailable", S::SERVICE_UNAVAILABLE, "the request can't be recorded, so it is not served")
+            Self::TokenBinding => ("token_binding", S::FORBIDDEN, Useless, "the token is bound to another source"),
+            Self::AgentDisabled => ("agent_disabled", S::FORBIDDEN, Useless, "the agent is disabled"),
+            Self::ServiceNotGranted => {
+                ("service_not_granted", S::FORBIDDEN, Useless, "the token does not grant this service")
             }
+            Self::PolicyDenied => ("policy_denied", S::FORBIDDEN, Useless, "policy denies this request"),
+            Self::ServiceUnknown => ("service_unknown", S::NOT_FOUND, Useless, "there is no such service"),
+            Self::RequestInvalid => ("request_invalid", S::BAD_REQUEST, Useless, "the request is not acceptable"),
+            Self::RequestTooLarge => ("request_too_large", S::PAYLOAD_TOO_LARGE, Useless, "the request is too large"),
+            Self::LimitExceeded => ("limit_exceeded", S::TOO_MANY_REQUESTS, Later, "too many requests at once"),
+            Self::UpstreamUnreachable => (
+                "upstream_unreachable",
+                S::BAD_GATEWAY,
+                Unsaid,
+                "the upstream can't be reached or its answer can't be relayed",
+            ),
+            Self::UpstreamTls => ("upstream_tls", S::BAD_GATEWAY, Useless, "the upstream's identity can't be verified"),
+            Self::UpstreamTimeout => {
+                ("upstream_timeout", S::GATEWAY_TIMEOUT, Unsaid, "the upstream did not answer in time")
+            }
+            Self::NodeStale => {
+                ("node_stale", S::SERVICE_UNAVAILABLE, Later, "this node is cut off from its control plane")
+            }
+            Self::AuditUnavailable => (
+                "audit_unavailable",
+                S::SERVICE_UNAVAILABLE,
+                Later,
+                "the request can't be recorded, so it is not served",
+            ),
             Self::CredentialUnbound => (
                 "credential_unbound",
-                S::SERVICE_UNAVAILABLE,
+                S::FORBIDDEN,
+                Useless,
                 "the service's destination has changed since its credential was stored",
             ),
         }
     }
+}
+
+/// What a client is told of sending the same request again. SDKs do so by themselves after 408, 409, 429 and from 500 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// In a moment: `Retry-After`.
+    Later,
+    /// Nothing: it depends on what the upstream has seen.
+    Unsaid,
+    /// Somebody has to change something first: `x-should-retry: false`, which the SDKs of OpenAI, Anthropic and others obey. Codes
+    /// with this have a status below 500 where the contract leaves the choice.
+    Useless,
 }

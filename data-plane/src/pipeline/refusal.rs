@@ -8,11 +8,11 @@ pub(crate) mod grpc;
 use std::{borrow::Cow, sync::Arc};
 
 use crate::{
-    code::Code,
+    code::{Code, Retry},
     http::{fields, server::Violation},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use seks_types::id::PolicyId;
 
 /// A refusal: made by a stage, turned into an answer once, in `handle`.
@@ -25,7 +25,8 @@ pub(crate) struct Refusal {
     /// The policies that determined it, for the audit record.
     pub policies: Option<Arc<[PolicyId]>>,
     detail: Cow<'static, str>,
-    retry_after: Option<u32>,
+    retry: Retry,
+    retry_after: u32,
     allow: bool,
     reader: Reader,
 }
@@ -63,6 +64,9 @@ impl Reader {
 
 /// The methods that a service can be called with.
 pub(crate) const METHODS: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
+
+/// Tells an SDK whether to send its request again, whatever the status.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// The type of [`Form::ProblemAsText`].
 pub(crate) const PROBLEM_AS_TEXT: HeaderValue = HeaderValue::from_static("application/problem+json; charset=utf-8");
@@ -103,16 +107,14 @@ impl From<Violation> for Refusal {
 
 impl From<Code> for Refusal {
     fn from(code: Code) -> Self {
-        let retry_after = match code {
-            Code::LimitExceeded | Code::NodeStale | Code::AuditUnavailable => Some(1),
-            _ => None,
-        };
+        let (_, status, retry, _) = code.row();
         Self {
             code,
-            status: code.status(),
+            status,
             policies: None,
             detail: Cow::Borrowed(""),
-            retry_after,
+            retry,
+            retry_after: 1,
             allow: false,
             reader: Reader::Any,
         }
@@ -130,6 +132,9 @@ impl Refusal {
     #[must_use]
     pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
         self.allow = status == StatusCode::METHOD_NOT_ALLOWED;
+        if status == StatusCode::REQUEST_TIMEOUT {
+            self.retry = Retry::Unsaid; // the agent was slow, which may pass
+        }
         self.status = status;
         self
     }
@@ -144,7 +149,7 @@ impl Refusal {
     /// Says in how many seconds to try again.
     #[must_use]
     pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after = Some(seconds);
+        self.retry_after = seconds;
         self
     }
 
@@ -165,14 +170,14 @@ impl Refusal {
     /// What it says to a person.
     #[must_use]
     pub(crate) fn text(&self) -> &str {
-        if self.detail.is_empty() { self.code.row().2 } else { &self.detail }
+        if self.detail.is_empty() { self.code.row().3 } else { &self.detail }
     }
 
     /// The answer's body: `application/problem+json`, with the `error` object that vendors' SDKs show, and the `message` that
     /// GitHub's and others' show instead.
     #[must_use]
     pub(crate) fn body(&self, request_id: &str) -> Bytes {
-        let (code, _, title) = self.code.row();
+        let (code, _, _, title) = self.code.row();
         let detail = self.text();
         if self.reader == Reader::AwsXml {
             // The detail is ours: fixed texts, and names of policies and services, which hold no markup.
@@ -223,8 +228,10 @@ impl Refusal {
         if self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
         }
-        if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        match self.retry {
+            Retry::Later => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after))),
+            Retry::Useless => drop(headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"))),
+            Retry::Unsaid => {}
         }
         response
     }
@@ -300,10 +307,23 @@ mod tests {
             (Code::UpstreamTimeout, 504),
             (Code::NodeStale, 503),
             (Code::AuditUnavailable, 503),
+            (Code::CredentialUnbound, 403),
         ] {
             assert_eq!(Refusal::from(code).response("x").status(), status, "{}", code.as_str());
         }
         assert_eq!(Refusal::from(Code::LimitExceeded).response("x").headers()["retry-after"], "1");
+        for code in Code::ALL {
+            let headers = Refusal::from(code).response("x").headers().clone();
+            let said = (headers.contains_key("retry-after"), headers.get("x-should-retry").is_some());
+            let right = match code {
+                Code::LimitExceeded | Code::NodeStale | Code::AuditUnavailable => (true, false),
+                Code::UpstreamUnreachable | Code::UpstreamTimeout => (false, false),
+                _ => (false, true),
+            };
+            assert_eq!(said, right, "{}", code.as_str());
+        }
+        let slow = Refusal::invalid("m").with_status(StatusCode::REQUEST_TIMEOUT).response("x");
+        assert!(!slow.headers().contains_key("x-should-retry"));
         let odd = Refusal::invalid("m").with_status(StatusCode::METHOD_NOT_ALLOWED).response("x");
         assert_eq!((odd.status().as_u16(), odd.headers()["allow"].to_str().unwrap()), (405, METHODS));
     }

@@ -8,6 +8,7 @@ mod catalogue;
 mod curl;
 mod key;
 mod matrix;
+mod retries;
 
 use std::{path::Path, process::Command};
 

@@ -29,7 +29,7 @@ fn ask(sandbox: &Sandbox, token: &str) -> (u16, String) {
 }
 
 fn refused() -> (u16, String) {
-    (503, "credential_unbound".into())
+    (403, "credential_unbound".into())
 }
 
 fn has_secret(upstream: &Upstream) -> bool {
