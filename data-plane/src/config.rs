@@ -143,7 +143,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Most streams of one HTTP/2 connection. Default: 100.
     pub max_streams: u32,
-    /// Most requests of one token in flight. Default: 256.
+    /// Most requests of one token in flight. Default: 256. A tenant may have three times as many requests, tunnels and WebSockets in
+    /// flight as are free of `max_connections`, and always 64, unless the node serves that tenant alone.
     pub max_in_flight: u32,
     /// Requests a second without a known token that one source (IPv4 address, IPv6 /64) is answered with `401`; ten times that at once.
     /// The rest get `429`. Default: 50.
@@ -175,6 +176,8 @@ pub struct UpstreamConfig {
     pub replaced_credential_grace: Option<Duration>,
     /// Most unused connections kept for one credential of one service. Default: 128.
     pub max_idle: usize,
+    /// Most unused connections kept for all services of one tenant; beyond that they are closed instead. Default: 512.
+    pub tenant_max_idle: usize,
     /// PEM roots trusted beside the machine's, for every service without its own.
     pub ca_file: Option<PathBuf>,
     /// Private networks (`ADDRESS/PREFIX`) that upstreams may be in, where the service's tenant was given them as well. This machine's
@@ -275,6 +278,7 @@ impl Default for UpstreamConfig {
             keep_alive: Duration::from_secs(60),
             replaced_credential_grace: None,
             max_idle: 128,
+            tenant_max_idle: 512,
             ca_file: None,
             private_networks: Networks::default(),
             name_servers: Vec::new(),

@@ -199,7 +199,7 @@ impl Node {
         metrics.edge().listeners(listeners);
         let listen = config.telemetry.metrics_listen.unwrap_or(METRICS_LISTEN);
         let proxy = Arc::new(Proxy::new(table.clone(), audit, config)?);
-        let health = Health::new(table.clone(), metrics, stop.clone());
+        let health = Health::new(table.clone(), metrics.clone(), stop.clone());
         let metrics_addr = health
             .clone()
             .start(listen, end.clone())
@@ -207,7 +207,7 @@ impl Node {
         own.add(metrics_addr);
 
         let threads = Threads::start()?;
-        threads.sync.handle().spawn(end.clone().run_until_cancelled_owned(sweep(table.clone())));
+        threads.sync.handle().spawn(end.clone().run_until_cancelled_owned(sweep(table.clone(), metrics)));
         let serving = tokio::spawn(serve(listener, forward, proxy, stop.clone()));
         Ok(Self {
             proxy_addr,
@@ -352,10 +352,12 @@ async fn know_control_planes(own: OwnAddresses, endpoints: Vec<String>) {
     }
 }
 
-async fn sweep(table: Arc<Table>) {
+async fn sweep(table: Arc<Table>, metrics: Metrics) {
     loop {
         tokio::time::sleep(TABLE_SWEEP).await;
         table.sweep(WallClock::machine_now());
+        let services = table.service_names();
+        metrics.retain_services(|name| services.contains(name));
     }
 }
 

@@ -73,6 +73,11 @@ impl Proxy {
         let bounds = Bounds::new(&config.proxy.limits);
         let buffers = bounds.buffers.clone();
         audit.metrics().count_buffers(move || BufferState { held: buffers.held(), refused: buffers.refused() });
+        let (in_flight, shares) = (bounds.in_flight.clone(), upstreams.limits().clone());
+        audit.metrics().count_bounds(move || {
+            let [idle, services] = shares.reached();
+            [("in_flight", in_flight.refused()), ("idle_upstream_connections", idle), ("services", services)]
+        });
         Ok(Self { table, upstreams, hosts, audit, config, wrong_tokens, bounds, certificates: Leaves::default() })
     }
 
@@ -156,14 +161,14 @@ impl Proxy {
         let (parts, body) = request.into_parts();
         if parts.method == Method::CONNECT && matches!(entry, Entry::Forward) {
             // Boxed: it is rare, and large.
-            let with = (&self.config, self.upstreams.addresses());
+            let with = (&self.config, self.upstreams.addresses(), &self.bounds.in_flight);
             let within = self.clone();
             return Box::pin(interception::connect(&parts, &caller, &self.table, with, in_flight, within, record))
                 .await;
         }
         let admitted = admit::call(parts, &body, entry, &self.hosts, limits)?;
         let identified = lookup::call(admitted, &caller, &self.table, record)?;
-        let in_flight = in_flight.of(&identified.token, limits.max_in_flight)?;
+        let in_flight = in_flight.of(&identified.token, &self.bounds.in_flight, &self.table)?;
         if identified.service.is_none() {
             record.decided(true, &[]);
             return Ok(discovery::call(&identified, &caller));
@@ -215,7 +220,7 @@ impl Proxy {
         let about = || {
             let (table, tenant) = (self.table.clone(), service.tenant.clone());
             let (service, credential) = (service.name.clone(), credential.name.clone());
-            let gauge = self.audit.metrics().service(&service);
+            let gauge = self.audit.metrics().service(&tenant, &service);
             let is_current = Box::new(move || {
                 table.service(&tenant, &service).is_some_and(|s| s.generation == key.service)
                     && table.credential(&tenant, &credential).is_some_and(|c| c.generation == key.credential)

@@ -21,7 +21,7 @@ mod waiters;
 mod wall;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -119,6 +119,17 @@ impl Table {
     #[must_use]
     pub fn credential(&self, tenant: &TenantName, name: &CredentialName) -> Option<Arc<CredentialEntry>> {
         self.current.load().credential(tenant, name)
+    }
+
+    /// The names of all tenants' services.
+    pub(crate) fn service_names(&self) -> HashSet<ServiceName> {
+        self.current.load().service_names()
+    }
+
+    /// Whether all that it holds is of one tenant.
+    #[must_use]
+    pub(crate) fn is_of_one_tenant(&self) -> bool {
+        self.current.load().tenants() <= 1
     }
 
     /// A tenant's compiled policies. `None` (no such tenant, or policies that this node can't compile) denies.

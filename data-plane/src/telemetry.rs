@@ -18,13 +18,27 @@ use std::{
 
 use dashmap::DashMap;
 use seks_runtime::{logs, telemetry::Queue};
-use seks_types::id::ServiceName;
+use seks_types::id::{ServiceName, TenantName};
 
 pub use self::{
     edge::Edge,
     histogram::Histogram,
     service::{Outcome, ServiceMetrics},
 };
+
+/// Most services that one tenant brings into labels: a monitoring system pays for each for as long as it keeps data.
+const MAX_LABELS: usize = 250;
+/// The label of services beyond that: no service can have this name.
+const UNLABELLED: &str = "_other";
+
+/// A service's counters, and the tenant that brought its name.
+struct Labelled {
+    tenant: TenantName,
+    metrics: Arc<ServiceMetrics>,
+}
+
+/// Bounds of tenants, and how often each was reached.
+type TenantBounds = Box<dyn Fn() -> [(&'static str, u64); 3] + Send + Sync>;
 
 /// Everything that a node counts. Cheap to clone.
 #[derive(Clone)]
@@ -33,7 +47,11 @@ pub struct Metrics {
 }
 
 struct Inner {
-    services: DashMap<ServiceName, Arc<ServiceMetrics>, foldhash::quality::RandomState>,
+    services: DashMap<ServiceName, Labelled, foldhash::quality::RandomState>,
+    /// How many labels each tenant has brought.
+    labels: DashMap<TenantName, usize, foldhash::quality::RandomState>,
+    /// Requests of services without a label of their own.
+    unlabelled: Arc<ServiceMetrics>,
     /// Requests that were refused before their service was known.
     unresolved: Arc<ServiceMetrics>,
     duration: Histogram,
@@ -47,6 +65,8 @@ struct Inner {
     limited: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
     /// Bodies that are held in memory.
     buffers: OnceLock<Box<dyn Fn() -> BufferState + Send + Sync>>,
+    /// How often tenants reached which bound.
+    bounds: OnceLock<TenantBounds>,
     /// Another part of this process that has metrics of its own.
     others: OnceLock<Box<dyn Fn() -> String + Send + Sync>>,
 }
@@ -80,6 +100,8 @@ impl Metrics {
     pub fn new(audit: Arc<Queue>, table: impl Fn() -> TableState + Send + Sync + 'static) -> Self {
         let inner = Inner {
             services: DashMap::default(),
+            labels: DashMap::default(),
+            unlabelled: Arc::new(ServiceMetrics::new(UNLABELLED)),
             unresolved: Arc::new(ServiceMetrics::new("")),
             duration: Histogram::new(),
             overhead: Histogram::new(),
@@ -89,19 +111,49 @@ impl Metrics {
             table: Box::new(table),
             limited: OnceLock::new(),
             buffers: OnceLock::new(),
+            bounds: OnceLock::new(),
             others: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// The counters of a service of the table. Tenants that call their services alike share them.
+    /// The counters of a service of the table. Tenants that call their services alike share them; a tenant that has brought
+    /// [`MAX_LABELS`] shares one for all further names.
     #[must_use]
-    pub fn service(&self, name: &ServiceName) -> Arc<ServiceMetrics> {
+    pub fn service(&self, tenant: &TenantName, name: &ServiceName) -> Arc<ServiceMetrics> {
         if let Some(found) = self.inner.services.get(name) {
-            return Arc::clone(&found);
+            return Arc::clone(&found.metrics);
         }
-        let new = || Arc::new(ServiceMetrics::new(name.as_str()));
-        Arc::clone(&self.inner.services.entry(name.clone()).or_insert_with(new))
+        let mut brought = self.inner.labels.entry(tenant.clone()).or_default();
+        if *brought >= MAX_LABELS {
+            return Arc::clone(&self.inner.unlabelled);
+        }
+        let entry = self.inner.services.entry(name.clone()).or_insert_with(|| {
+            *brought += 1;
+            Labelled { tenant: tenant.clone(), metrics: Arc::new(ServiceMetrics::new(name.as_str())) }
+        });
+        Arc::clone(&entry.metrics)
+    }
+
+    /// Forgets services that are no longer there, and what was counted of them.
+    pub(crate) fn retain_services(&self, is_there: impl Fn(&ServiceName) -> bool) {
+        let mut gone = Vec::new();
+        self.inner.services.retain(|name, labelled| {
+            let stays = is_there(name) || labelled.metrics.has_connections();
+            if !stays {
+                gone.push(labelled.tenant.clone());
+            }
+            stays
+        });
+        for tenant in gone {
+            let left = self.inner.labels.get_mut(&tenant).map(|mut brought| {
+                *brought = brought.saturating_sub(1);
+                *brought
+            });
+            if left == Some(0) {
+                self.inner.labels.remove_if(&tenant, |_, brought| *brought == 0);
+            }
+        }
     }
 
     /// The counters of requests whose service isn't known (yet).
@@ -131,6 +183,11 @@ impl Metrics {
         let _ = self.inner.buffers.set(Box::new(buffers)); // Err: there is one already
     }
 
+    /// Shows what `bounds` gives as `seks_tenant_limited_total`, by `limit`. The first call counts.
+    pub(crate) fn count_bounds(&self, bounds: impl Fn() -> [(&'static str, u64); 3] + Send + Sync + 'static) {
+        let _ = self.inner.bounds.set(Box::new(bounds)); // Err: there is one already
+    }
+
     /// A request has begun.
     pub fn began(&self) {
         self.inner.inflight.fetch_add(1, Relaxed);
@@ -146,9 +203,10 @@ impl Metrics {
     /// All of it in Prometheus' text format, version 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
-        let mut services: Vec<_> = self.inner.services.iter().map(|s| Arc::clone(s.value())).collect();
+        let mut services: Vec<_> = self.inner.services.iter().map(|s| Arc::clone(&s.metrics)).collect();
         services.sort_by(|a, b| a.name().cmp(b.name()));
         services.insert(0, Arc::clone(&self.inner.unresolved));
+        services.extend(self.inner.unlabelled.is_used().then(|| Arc::clone(&self.inner.unlabelled)));
         let mut out = String::with_capacity(16 * 1024);
         service::render(&services, &mut out);
         self.inner.duration.render("seks_proxy_request_duration_seconds", "Whole requests.", &mut out);
@@ -197,6 +255,14 @@ impl Metrics {
         for (name, help, value) in counters {
             let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n");
         }
+        let name = "seks_tenant_limited_total";
+        let _ = write!(
+            out,
+            "# HELP {name} How often a tenant had as much at this node as it may.\n# TYPE {name} counter\n"
+        );
+        for (limit, count) in self.inner.bounds.get().map(|bounds| bounds()).iter().flatten() {
+            let _ = writeln!(out, "{name}{{limit=\"{limit}\"}} {count}");
+        }
         out.push_str(&logs::metrics());
     }
 }
@@ -216,6 +282,10 @@ mod tests {
     use super::*;
     use crate::code::Code;
 
+    fn tenant(name: &str) -> TenantName {
+        name.try_into().unwrap()
+    }
+
     fn metrics() -> Metrics {
         let state = TableState {
             revision: 7,
@@ -230,7 +300,7 @@ mod tests {
     #[test]
     fn a_scrape_tells_of_every_request() {
         let metrics = metrics();
-        let openai = metrics.service(&ServiceName::try_from("openai").unwrap());
+        let openai = metrics.service(&tenant("a"), &ServiceName::try_from("openai").unwrap());
         for _ in 0..2 {
             metrics.began();
             openai.count(Outcome { allowed: true, reason: None, status: Some(StatusCode::OK) }, 0);
@@ -268,6 +338,24 @@ mod tests {
     fn the_same_service_has_the_same_counters() {
         let metrics = metrics();
         let name = ServiceName::try_from("a").unwrap();
-        assert!(Arc::ptr_eq(&metrics.service(&name), &metrics.service(&name)));
+        assert!(Arc::ptr_eq(&metrics.service(&tenant("a"), &name), &metrics.service(&tenant("b"), &name)));
+    }
+
+    #[test]
+    fn a_tenant_brings_so_many_labels_and_those_of_services_that_are_gone_go() {
+        let metrics = metrics();
+        let name = |n: usize| ServiceName::try_from(format!("s{n}").as_str()).unwrap();
+        let count = |tenant_name: &str, n: usize| {
+            let service = metrics.service(&tenant(tenant_name), &name(n));
+            service.count(Outcome { allowed: true, reason: None, status: Some(StatusCode::OK) }, 0);
+        };
+        (0..MAX_LABELS + 50).for_each(|n| count("a", n));
+        count("b", MAX_LABELS + 1);
+        let lines = || metrics.render().lines().filter(|l| l.starts_with("seks_proxy_requests_total{")).count();
+        assert_eq!(lines(), MAX_LABELS + 2, "its own, the one for all further names, and the other tenant's");
+        metrics.retain_services(|service| *service == name(0) || *service == name(MAX_LABELS + 1));
+        assert_eq!(lines(), 3);
+        (1..MAX_LABELS + 50).for_each(|n| count("a", n));
+        assert_eq!(lines(), MAX_LABELS + 2);
     }
 }

@@ -22,11 +22,17 @@ use seks_types::id::TenantName;
 pub(crate) use self::{addresses::AddressResolver, tls::CaFileError};
 use crate::{
     config::UpstreamConfig,
-    http::client::{self, ALPN_H1, ALPN_H2, Destination, Gauge, Resolve, UpstreamError},
+    http::client::{
+        self, ALPN_H1, ALPN_H2, Destination, Gauge, Resolve, UpstreamError,
+        share::{Share, ShareLimits},
+    },
 };
 
 /// How often a pool is looked at: a credential that was replaced is in no buffer of ours for longer than this.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Most pools of one tenant: one for each credential of each service that it used in the last minute.
+const MAX_POOLS: usize = 1024;
 
 /// Tells whether a pool's service and credential are the current ones.
 pub(crate) type IsCurrent = Box<dyn Fn() -> bool + Send>;
@@ -51,6 +57,8 @@ pub(crate) struct Key {
 /// All pools of a node, each with what is made once of its service and credential: `T`.
 pub(crate) struct Upstreams<T> {
     pools: DashMap<Key, Arc<Pool<T>>, foldhash::quality::RandomState>,
+    shares: DashMap<TenantName, Weak<Share>, foldhash::quality::RandomState>,
+    limits: Arc<ShareLimits>,
     trust: tls::Trust,
     addresses: AddressResolver,
     config: UpstreamConfig,
@@ -103,7 +111,8 @@ impl<T: Send + Sync + 'static> Upstreams<T> {
     pub(crate) fn new(config: UpstreamConfig, own: OwnAddresses) -> Result<Self, CaFileError> {
         let trust = tls::Trust::load(config.ca_file.as_deref())?;
         let addresses = AddressResolver::new(&config, own);
-        Ok(Self { pools: DashMap::default(), trust, addresses, config })
+        let limits = Arc::new(ShareLimits::new(config.tenant_max_idle, MAX_POOLS));
+        Ok(Self { pools: DashMap::default(), shares: DashMap::default(), limits, trust, addresses, config })
     }
 
     /// A connection for one request: one that is idle, or a new one.
@@ -157,7 +166,8 @@ impl<T: Send + Sync + 'static> Upstreams<T> {
         about: impl FnOnce() -> About,
     ) -> Result<Arc<Pool<T>>, UpstreamError> {
         let About { is_current, gauge } = about();
-        let connections = client::Pool::new(self.destination(service)?, self.config.max_idle, gauge);
+        let place = self.share(&service.tenant).open().ok_or(UpstreamError::TooManyPools)?;
+        let connections = client::Pool::new(self.destination(service)?, self.config.max_idle, place, gauge);
         let fresh = Arc::new(Pool { connections: Arc::new(connections), made: OnceLock::new() });
         let pool = self.pools.entry(key).or_insert_with(|| fresh.clone()).clone();
         if Arc::ptr_eq(&pool, &fresh) {
@@ -177,6 +187,21 @@ impl<T: Send + Sync + 'static> Upstreams<T> {
         let (tenant, given) = (service.tenant.clone(), service.private_networks.clone());
         let resolve = Box::new(UpstreamAddresses { addresses: self.addresses.clone(), tenant, upstream, given });
         Ok(Destination { authority, tls, http2_only: service.http2, resolve })
+    }
+
+    fn share(&self, tenant: &TenantName) -> Arc<Share> {
+        let fresh = || Arc::new(Share::new(self.limits.clone()));
+        let mut share = self.shares.entry(tenant.clone()).or_default();
+        share.upgrade().unwrap_or_else(|| {
+            let fresh = fresh();
+            *share = Arc::downgrade(&fresh);
+            fresh
+        })
+    }
+
+    /// The bounds of tenants' shares, and how often they were reached.
+    pub(crate) fn limits(&self) -> &Arc<ShareLimits> {
+        &self.limits
     }
 
     /// What looks up names.
@@ -222,6 +247,10 @@ async fn tend<T>(owner: Weak<Upstreams<T>>, key: Key, pool: Arc<Pool<T>>, keep_a
     }
     if let Some(owner) = owner.upgrade() {
         owner.pools.remove_if(&key, |_, p| Arc::ptr_eq(p, &pool));
+        pool.connections.close();
+        drop(pool);
+        owner.shares.retain(|_, share| share.strong_count() > 0);
+        return;
     }
     pool.connections.close();
 }

@@ -7,6 +7,7 @@ mod h1;
 mod patience;
 mod pool;
 mod request;
+pub(crate) mod share;
 mod upload;
 
 pub use self::{
@@ -32,4 +33,7 @@ pub enum UpstreamError {
     /// Connecting took too long.
     #[error("the upstream did not answer in time")]
     Timeout,
+    /// The tenant uses as many services and credentials at once as it may.
+    #[error("the tenant uses too many services at once")]
+    TooManyPools,
 }

@@ -10,6 +10,7 @@ use seks_types::id::TenantName;
 use super::{
     buffers::{Buffers, NoRoom},
     facts::Facts,
+    in_flight::InFlightLimits,
     policy_pool::{Busy, INLINE, PolicyPool},
     refusal::Refusal,
 };
@@ -22,6 +23,8 @@ const INLINE_BYTES: usize = 16 * 1024;
 pub(crate) struct Bounds {
     limits: Limits,
     policies: PolicyPool,
+    /// Requests in flight.
+    pub(crate) in_flight: Arc<InFlightLimits>,
     /// Memory for bodies.
     pub(crate) buffers: Buffers,
 }
@@ -35,7 +38,8 @@ impl Deref for Bounds {
 
 impl Bounds {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { limits: limits.clone(), policies: PolicyPool::default(), buffers: Buffers::new(limits) }
+        let in_flight = Arc::new(InFlightLimits::new(limits.max_in_flight, limits.max_connections));
+        Self { limits: limits.clone(), policies: PolicyPool::default(), in_flight, buffers: Buffers::new(limits) }
     }
 
     /// [`Scope::needs_body`], here or, where that may take long, apart from what serves requests.

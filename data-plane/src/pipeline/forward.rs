@@ -36,6 +36,9 @@ impl From<UpstreamError> for Refusal {
             UpstreamError::Unreachable(_) => Code::UpstreamUnreachable.into(),
             UpstreamError::Tls => Code::UpstreamTls.into(),
             UpstreamError::Timeout => Code::UpstreamTimeout.into(),
+            UpstreamError::TooManyPools => {
+                Self::from(Code::LimitExceeded).with_detail("the tenant uses too many services at once at this node")
+            }
         }
     }
 }

@@ -1,11 +1,17 @@
 //! Requests in flight, and when the right to them ends by itself.
 
+mod limits;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub(crate) use self::limits::InFlightLimits;
 use super::refusal::Refusal;
-use crate::{code::Code, http::server::Activity, table::TokenEntry};
+use crate::{
+    http::server::Activity,
+    table::{Table, TokenEntry},
+};
 
 /// When a token that expires at `expires_at` (0: never) does so, where it is `now`; both in unix seconds.
 pub(crate) fn expiry(expires_at: i64, now: i64) -> Option<Instant> {
@@ -16,13 +22,13 @@ pub(crate) fn expiry(expires_at: i64, now: i64) -> Option<Instant> {
 /// One request in flight, at its connection and, once that is known, of its token.
 pub(crate) struct InFlight {
     activity: Option<Arc<Activity>>,
-    token: Option<Arc<TokenEntry>>,
+    counted: Option<(Arc<TokenEntry>, Arc<InFlightLimits>)>,
 }
 
 impl InFlight {
     pub(crate) fn begin(activity: Arc<Activity>) -> Self {
         activity.begin();
-        Self { activity: Some(activity), token: None }
+        Self { activity: Some(activity), counted: None }
     }
 
     /// From here on it is the token's alone.
@@ -30,12 +36,15 @@ impl InFlight {
         self.activity.take().inspect(|activity| activity.end())
     }
 
-    /// Counts it for its token.
-    pub(crate) fn of(mut self, token: &Arc<TokenEntry>, most: u32) -> Result<Self, Refusal> {
-        if !token.enter(most) {
-            return Err(Code::LimitExceeded.into());
-        }
-        self.token = Some(token.clone());
+    /// Counts it for its token and its tenant.
+    pub(crate) fn of(
+        mut self,
+        token: &Arc<TokenEntry>,
+        limits: &Arc<InFlightLimits>,
+        table: &Table,
+    ) -> Result<Self, Refusal> {
+        limits.enter(token, table)?;
+        self.counted = Some((token.clone(), limits.clone()));
         if let Some(activity) = &self.activity {
             activity.prove();
         }
@@ -48,8 +57,8 @@ impl Drop for InFlight {
         if let Some(activity) = &self.activity {
             activity.end();
         }
-        if let Some(token) = &self.token {
-            token.leave();
+        if let Some((token, limits)) = &self.counted {
+            limits.leave(token);
         }
     }
 }

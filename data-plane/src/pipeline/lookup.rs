@@ -87,7 +87,7 @@ pub(crate) fn call(
     };
     record.identified(token.tenant(), token.agent_name(), token.id());
     if let Some(service) = &service {
-        record.service(&service.name, service.upstream.host());
+        record.service(&service.tenant, &service.name, service.upstream.host());
     }
     let strays = presented.tokens.len() > 1 || presented.damaged;
     check(&token, caller)?;

@@ -1,7 +1,7 @@
 //! One generation of the table: from one snapshot to the next. Its maps are changed in place by deltas; a snapshot makes a new one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasherDefault, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
@@ -145,6 +145,19 @@ impl Generation {
             return known;
         }
         write(&self.directories).entry(tenant.clone()).or_insert_with(|| Directory::new(tenant)).clone()
+    }
+
+    pub(super) fn service_names(&self) -> HashSet<ServiceName> {
+        let directories: Vec<_> = read(&self.directories).values().cloned().collect();
+        let names = |directory: &Arc<Directory>| -> Vec<ServiceName> {
+            let services = read(&directory.services);
+            services.iter().filter(|(_, slot)| !slot.is_empty()).map(|(name, _)| name.clone()).collect()
+        };
+        directories.iter().flat_map(names).collect()
+    }
+
+    pub(super) fn tenants(&self) -> usize {
+        read(&self.directories).len()
     }
 
     pub(super) fn agent(&self, tenant: &TenantName, name: &AgentName) -> Option<Arc<AgentEntry>> {

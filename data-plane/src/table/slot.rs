@@ -6,7 +6,7 @@ mod compiling;
 use std::sync::{
     Arc, OnceLock, Weak,
     atomic::{
-        AtomicU32, AtomicU64,
+        AtomicU32, AtomicU64, AtomicUsize,
         Ordering::{Relaxed, SeqCst},
     },
 };
@@ -82,6 +82,8 @@ pub struct TenantSlot {
     compiling: Compiling,
     /// See [`version`](Self::version).
     version: AtomicU64,
+    /// Requests under way.
+    in_flight: AtomicUsize,
     /// Whose requests are woken when a record changes.
     pub(super) requests: OnceLock<Weak<dyn Requests>>,
 }
@@ -99,6 +101,7 @@ impl TenantSlot {
             compiling: Compiling::default(),
             version: AtomicU64::new(next_version()),
             requests: OnceLock::new(),
+            in_flight: AtomicUsize::new(0),
         }
     }
 
@@ -121,6 +124,16 @@ impl TenantSlot {
     /// The same, where the caller wakes whom it concerns.
     pub(super) fn changed_for_one(&self) {
         self.version.store(next_version(), SeqCst);
+    }
+
+    /// Counts a request in. How many there were before it; a new snapshot begins to count anew.
+    pub(crate) fn enter(&self) -> usize {
+        self.in_flight.fetch_add(1, Relaxed)
+    }
+
+    /// Counts one out.
+    pub(crate) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
     }
 
     /// Its name.

@@ -67,6 +67,16 @@ impl ServiceMetrics {
         }
     }
 
+    /// Whether anything was counted.
+    pub(super) fn is_used(&self) -> bool {
+        self.requests.iter().flatten().flatten().any(|count| count.load(Relaxed) > 0)
+    }
+
+    /// Whether there are connections to its upstream.
+    pub(super) fn has_connections(&self) -> bool {
+        self.active.load(Relaxed) != 0 || self.idle.load(Relaxed) != 0
+    }
+
     /// Upstream connections in use (`active`) or kept for the next request, more or fewer by `change`.
     pub fn connections(&self, active: bool, change: i64) {
         if active { &self.active } else { &self.idle }.fetch_add(change, Relaxed);

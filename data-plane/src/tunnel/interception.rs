@@ -25,7 +25,7 @@ use crate::{
     pipeline::{
         audit::Record,
         caller::Caller,
-        in_flight::{InFlight, expiry},
+        in_flight::{InFlight, InFlightLimits, expiry},
         origin::Origin,
         refusal::Refusal,
         relay::{Outgoing, Tunnel},
@@ -59,7 +59,7 @@ pub(crate) async fn connect(
     parts: &Parts,
     caller: &Caller,
     table: &Arc<Table>,
-    (config, addresses): (&Config, &AddressResolver),
+    (config, addresses, limits): (&Config, &AddressResolver, &Arc<InFlightLimits>),
     in_flight: InFlight,
     within: Arc<dyn ServeWithin>,
     record: &mut Record,
@@ -83,10 +83,10 @@ pub(crate) async fn connect(
         let (token, leave, cut) = asker.leave(&origin, table).ok_or_else(|| {
             Refusal::from(Code::ServiceNotGranted).with_detail("no service that may be reached is at that host")
         })?;
-        let in_flight = in_flight.of(token, config.proxy.limits.max_in_flight)?;
+        let in_flight = in_flight.of(token, limits, table)?;
         return passthrough::open(&origin, &leave, token, cut, (&config.upstream, addresses), in_flight, record).await;
     };
-    record.service(&service.name, service.upstream.host());
+    record.service(&service.tenant, &service.name, service.upstream.host());
     let ca = asker.ca(table).ok_or_else(|| {
         Refusal::from(Code::ServiceNotGranted)
             .with_detail("HTTPS_PROXY mode takes a token that grants `seks-interception`")

@@ -62,7 +62,7 @@ pub(crate) async fn open(
     in_flight: InFlight,
     record: &mut Record,
 ) -> Result<Response<Outgoing>, Refusal> {
-    record.service(&leave.name, origin.host());
+    record.service(&leave.tenant, &leave.name, origin.host());
     record.port(origin.port());
     record.upstream_began(false);
     let dialled = timeout(config.connect_timeout, dial(origin, leave, addresses)).await;

@@ -5,4 +5,5 @@ mod bodies;
 mod names;
 mod neighbour;
 mod policies;
+mod shares;
 mod world;

@@ -23,6 +23,7 @@ use super::{
     connect::{self, Stream},
     gauge::{Counted, Gauge},
     h1::H1,
+    share::{IdlePlace, PoolPlace},
     upload::Upload,
 };
 
@@ -67,11 +68,13 @@ pub struct Pool {
     shared: Mutex<Vec<Shared>>,
     closed: AtomicBool,
     gauge: Arc<dyn Gauge>,
+    place: PoolPlace,
 }
 
 struct Idle {
     h1: Box<H1>,
     since: Instant,
+    _place: IdlePlace,
 }
 
 /// A connection that is ready for one request.
@@ -84,6 +87,8 @@ pub(super) enum Ready {
 struct Shared {
     sender: http2::SendRequest<Upload>,
     streams: Arc<Streams>,
+    /// Since it was found unused.
+    place: Option<IdlePlace>,
 }
 
 /// hyper's end of a connection.
@@ -131,11 +136,11 @@ impl Drop for StreamSlot {
 }
 
 impl Pool {
-    /// An empty pool that keeps at most `max_idle` unused connections.
+    /// An empty pool that keeps at most `max_idle` unused connections, and no more than the share of `place` has room for.
     #[must_use]
-    pub fn new(destination: Destination, max_idle: usize, gauge: Arc<dyn Gauge>) -> Self {
+    pub fn new(destination: Destination, max_idle: usize, place: PoolPlace, gauge: Arc<dyn Gauge>) -> Self {
         let (idle, shared, closed) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
-        Self { destination, max_idle, idle, shared, closed, gauge }
+        Self { destination, max_idle, idle, shared, closed, gauge, place }
     }
 
     /// Where its connections lead.
@@ -204,7 +209,7 @@ impl Pool {
             drop(counted);
         });
         if !self.is_closed() {
-            lock(&self.shared).push(Shared { sender: sender.clone(), streams });
+            lock(&self.shared).push(Shared { sender: sender.clone(), streams, place: None });
         }
         Ok(Ready::H2(sender, slot))
     }
@@ -213,9 +218,12 @@ impl Pool {
     pub(super) fn put(&self, mut h1: Box<H1>) {
         let mut idle = lock(&self.idle);
         // Checked under the lock that `close` takes: nothing is put back behind its back.
-        if !self.is_closed() && idle.len() < self.max_idle {
+        if !self.is_closed()
+            && idle.len() < self.max_idle
+            && let Some(place) = self.place.share().keep()
+        {
             h1.counted.set_active(false);
-            idle.push(Idle { h1, since: Instant::now() });
+            idle.push(Idle { h1, since: Instant::now(), _place: place });
         }
     }
 
@@ -225,9 +233,14 @@ impl Pool {
         let mut idle = lock(&self.idle);
         idle.retain_mut(|i| i.since.elapsed() < keep_alive && i.h1.is_idle(&mut cx));
         let (mut shared, mut unused) = (lock(&self.shared), 0);
-        shared.retain(|s| {
-            unused += usize::from(s.streams.used() == 0);
-            !s.sender.is_closed() && unused <= self.max_idle.max(1)
+        shared.retain_mut(|s| {
+            if s.streams.used() > 0 {
+                s.place = None;
+                return !s.sender.is_closed();
+            }
+            unused += 1;
+            s.place = s.place.take().or_else(|| self.place.share().keep());
+            !s.sender.is_closed() && unused <= self.max_idle.max(1) && s.place.is_some()
         });
         idle.len() + shared.len()
     }

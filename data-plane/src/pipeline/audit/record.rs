@@ -164,8 +164,8 @@ impl Record {
     }
 
     /// The service that is called, one of the table's, and its upstream's host.
-    pub(crate) fn service(&mut self, service: &ServiceName, host: &str) {
-        self.open.service = self.open.audit.metrics.service(service);
+    pub(crate) fn service(&mut self, tenant: &TenantName, service: &ServiceName, host: &str) {
+        self.open.service = self.open.audit.metrics.service(tenant, service);
         if self.open.trace.is_none() {
             self.open.service_name = Some(service.clone());
         }

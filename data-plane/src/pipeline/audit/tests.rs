@@ -56,7 +56,7 @@ fn a_record_closes_once_however_it_ends() {
     let allowed = || {
         let mut record = open(&audit);
         record.identified(&TenantName::try_from("default").unwrap(), &"bot".parse().unwrap(), "tok-1");
-        record.service(&ServiceName::try_from("openai").unwrap(), "api.openai.com");
+        record.service(&"default".try_into().unwrap(), &ServiceName::try_from("openai").unwrap(), "api.openai.com");
         record.decided(true, &[]);
         record
     };
@@ -104,7 +104,7 @@ async fn an_upstream_call_is_a_child_and_may_be_passed_on() {
     headers.insert("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap());
     for (pass, traced) in [(false, false), (true, true)] {
         let mut record = audit.open(&Method::GET, "/api/openai/v1/models", &headers);
-        record.service(&ServiceName::try_from("openai").unwrap(), "api.openai.com");
+        record.service(&"default".try_into().unwrap(), &ServiceName::try_from("openai").unwrap(), "api.openai.com");
         record.decided(true, &["granted-services".parse().unwrap()]);
         let parent = record.upstream_began(pass);
         let kept =

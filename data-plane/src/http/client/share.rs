@@ -1,0 +1,110 @@
+//! What the pools of one owner (a tenant) hold together: the pools themselves, and connections that wait for the next request.
+//!
+//! Connections in use are bounded as requests in flight are. Unused ones are not: an owner of many pools would keep as many
+//! times `max_idle` of the node's descriptors.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+/// One owner's share. Its pools hold it.
+pub(crate) struct Share {
+    idle: AtomicUsize,
+    pools: AtomicUsize,
+    limits: Arc<ShareLimits>,
+}
+
+/// The bounds of every owner's share, and how often they were reached.
+#[derive(Debug)]
+pub(crate) struct ShareLimits {
+    /// Most unused connections.
+    idle: usize,
+    /// Most pools.
+    pools: usize,
+    closed: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl ShareLimits {
+    pub(crate) fn new(idle: usize, pools: usize) -> Self {
+        Self { idle, pools, closed: AtomicU64::new(0), refused: AtomicU64::new(0) }
+    }
+
+    /// Connections that were closed instead of kept, and pools that were refused.
+    pub(crate) fn reached(&self) -> [u64; 2] {
+        [self.closed.load(Relaxed), self.refused.load(Relaxed)]
+    }
+}
+
+/// A place for an unused connection, until it is dropped.
+pub(crate) struct IdlePlace(Arc<Share>);
+
+/// A place for a pool, until it is dropped.
+pub(crate) struct PoolPlace(Arc<Share>);
+
+impl Share {
+    pub(crate) fn new(limits: Arc<ShareLimits>) -> Self {
+        Self { idle: AtomicUsize::new(0), pools: AtomicUsize::new(0), limits }
+    }
+
+    /// `None`: the owner keeps as many as it may.
+    pub(crate) fn keep(self: &Arc<Self>) -> Option<IdlePlace> {
+        if self.idle.fetch_add(1, Relaxed) < self.limits.idle {
+            return Some(IdlePlace(self.clone()));
+        }
+        self.idle.fetch_sub(1, Relaxed);
+        self.limits.closed.fetch_add(1, Relaxed);
+        None
+    }
+
+    /// `None`: the owner has as many pools as it may.
+    pub(crate) fn open(self: &Arc<Self>) -> Option<PoolPlace> {
+        if self.pools.fetch_add(1, Relaxed) < self.limits.pools {
+            return Some(PoolPlace(self.clone()));
+        }
+        self.pools.fetch_sub(1, Relaxed);
+        self.limits.refused.fetch_add(1, Relaxed);
+        None
+    }
+}
+
+impl PoolPlace {
+    /// Whose it is.
+    pub(crate) fn share(&self) -> &Arc<Share> {
+        &self.0
+    }
+}
+
+impl Drop for IdlePlace {
+    fn drop(&mut self) {
+        self.0.idle.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for PoolPlace {
+    fn drop(&mut self) {
+        self.0.pools.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_keeps_no_more_than_its_share_and_may_again_when_some_are_gone() {
+        let limits = Arc::new(ShareLimits::new(2, 1));
+        let (own, other) = (Arc::new(Share::new(limits.clone())), Arc::new(Share::new(limits.clone())));
+        let kept: Vec<_> = (0..3).map(|_| own.keep()).collect();
+        assert_eq!(kept.iter().filter(|place| place.is_some()).count(), 2);
+        assert!(other.keep().is_some(), "another tenant has a share of its own");
+        drop(kept);
+        assert!(own.keep().is_some());
+        let pool = own.open();
+        assert!(pool.is_some() && own.open().is_none() && other.open().is_some());
+        drop(pool);
+        assert!(own.open().is_some());
+        assert_eq!(limits.reached(), [1, 1]);
+    }
+}
