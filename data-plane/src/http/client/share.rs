@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 /// One owner's share. Its pools hold it.
-pub(crate) struct Share {
+pub struct Share {
     idle: AtomicUsize,
     pools: AtomicUsize,
     limits: Arc<ShareLimits>,
@@ -17,7 +17,7 @@ pub(crate) struct Share {
 
 /// The bounds of every owner's share, and how often they were reached.
 #[derive(Debug)]
-pub(crate) struct ShareLimits {
+pub struct ShareLimits {
     /// Most unused connections.
     idle: usize,
     /// Most pools.
@@ -27,29 +27,35 @@ pub(crate) struct ShareLimits {
 }
 
 impl ShareLimits {
-    pub(crate) fn new(idle: usize, pools: usize) -> Self {
+    /// At most `idle` unused connections and `pools` pools.
+    #[must_use]
+    pub fn new(idle: usize, pools: usize) -> Self {
         Self { idle, pools, closed: AtomicU64::new(0), refused: AtomicU64::new(0) }
     }
 
     /// Connections that were closed instead of kept, and pools that were refused.
-    pub(crate) fn reached(&self) -> [u64; 2] {
+    #[must_use]
+    pub fn reached(&self) -> [u64; 2] {
         [self.closed.load(Relaxed), self.refused.load(Relaxed)]
     }
 }
 
 /// A place for an unused connection, until it is dropped.
-pub(crate) struct IdlePlace(Arc<Share>);
+pub struct IdlePlace(Arc<Share>);
 
 /// A place for a pool, until it is dropped.
-pub(crate) struct PoolPlace(Arc<Share>);
+pub struct PoolPlace(Arc<Share>);
 
 impl Share {
-    pub(crate) fn new(limits: Arc<ShareLimits>) -> Self {
+    /// An empty share.
+    #[must_use]
+    pub fn new(limits: Arc<ShareLimits>) -> Self {
         Self { idle: AtomicUsize::new(0), pools: AtomicUsize::new(0), limits }
     }
 
     /// `None`: the owner keeps as many as it may.
-    pub(crate) fn keep(self: &Arc<Self>) -> Option<IdlePlace> {
+    #[must_use]
+    pub fn keep(self: &Arc<Self>) -> Option<IdlePlace> {
         if self.idle.fetch_add(1, Relaxed) < self.limits.idle {
             return Some(IdlePlace(self.clone()));
         }
@@ -59,7 +65,8 @@ impl Share {
     }
 
     /// `None`: the owner has as many pools as it may.
-    pub(crate) fn open(self: &Arc<Self>) -> Option<PoolPlace> {
+    #[must_use]
+    pub fn open(self: &Arc<Self>) -> Option<PoolPlace> {
         if self.pools.fetch_add(1, Relaxed) < self.limits.pools {
             return Some(PoolPlace(self.clone()));
         }
@@ -71,7 +78,8 @@ impl Share {
 
 impl PoolPlace {
     /// Whose it is.
-    pub(crate) fn share(&self) -> &Arc<Share> {
+    #[must_use]
+    pub fn share(&self) -> &Arc<Share> {
         &self.0
     }
 }

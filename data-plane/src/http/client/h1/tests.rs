@@ -20,8 +20,10 @@ use super::Lost;
 use crate::http::{
     HeaderList,
     client::{
-        Answer, Connection, Destination, Gauge, Pool, Request, Resolve, Upload, UpstreamError, connect::Stream,
+        Answer, Connection, Destination, Gauge, Pool, Request, Resolve, Upload, UpstreamError,
+        connect::Stream,
         gauge::Counted,
+        share::{Share, ShareLimits},
     },
 };
 
@@ -52,7 +54,8 @@ impl Pair {
         let address = listener.local_addr().unwrap();
         let authority = address.to_string().parse().unwrap();
         let destination = Destination { authority, tls: None, http2_only: false, resolve: Box::new(At(address)) };
-        Self { pool: Arc::new(Pool::new(destination, 128, Arc::new(Uncounted))), listener }
+        let place = Arc::new(Share::new(Arc::new(ShareLimits::new(128, 1)))).open().unwrap();
+        Self { pool: Arc::new(Pool::new(destination, 128, place, Arc::new(Uncounted))), listener }
     }
 
     async fn send(&self, method: Method, upload: Upload) -> Result<Response<Answer>, UpstreamError> {
