@@ -15,39 +15,39 @@ use crate::{
     code::Code,
     config::Config,
     http::{
-        client::{self, Gauge},
         fields,
         server::{Activity, RequestBody},
     },
     pipeline::{
         admit::{self, Hosts},
         audit::{Audit, Record, RequestId},
-        authorize::{self, Permitted, Received},
+        authorize::{self, Received},
         bounds::Bounds,
         caller::Caller,
-        discovery, forward,
+        connect, discovery, forward,
         in_flight::InFlight,
-        inject::{self, Injected, Injection, Kept},
+        inject::{self, Injected, Injection},
         lookup::{self, Identified},
+        prepared::PreparedInjection,
         refusal::{self, Reader, Refusal, grpc},
         relay::{self, Outgoing},
         response_body::AnswerBody,
         route::Entry,
         wrong_tokens::WrongTokens,
     },
-    table::{CredentialEntry, Table},
-    telemetry::{BufferState, ServiceMetrics},
+    table::Table,
+    telemetry::BufferState,
     tunnel::{
         interception::{self, Leaves},
         websocket,
     },
-    upstream::{About, CaFileError, Connection, Key, Upstreams},
+    upstream::{CaFileError, Upstreams},
 };
 
 /// Serves requests. One a node; shared by all connections.
 pub(crate) struct Proxy {
     table: Arc<Table>,
-    upstreams: Arc<Upstreams<Kept>>,
+    upstreams: Arc<Upstreams<PreparedInjection>>,
     hosts: Hosts,
     audit: Audit,
     config: Config,
@@ -173,14 +173,14 @@ impl Proxy {
             record.decided(true, &[]);
             return Ok(discovery::call(&identified, &caller));
         }
-        let (injected, connection, minted) = self.decide(identified, body.into(), caller, record).await?;
-        let answered = forward::call(*injected, connection, &self.config.upstream, record).await?;
+        let injected = self.decide(identified, body.into(), caller, record).await?;
+        let answered = forward::call(*injected, &self.config.upstream, record).await?;
         if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let idle = self.config.upstream.idle_timeout;
             return Box::pin(websocket::switch(answered, idle, in_flight, record)).await; // boxed: it is rare, and large
         }
-        if let Some(credential) = minted.filter(|_| answered.response.status() == StatusCode::UNAUTHORIZED) {
-            self.table.refused().report(&credential);
+        if let (Some(credential), StatusCode::UNAUTHORIZED) = (&answered.minted, answered.response.status()) {
+            self.table.refused().report(credential);
         }
         relay::call(answered, self.config.upstream.idle_timeout, in_flight, record)
     }
@@ -193,16 +193,15 @@ impl Proxy {
         mut body: Received,
         mut caller: Caller,
         record: &mut Record,
-    ) -> Result<(Box<Injected>, client::Connection, Option<Arc<CredentialEntry>>), Refusal> {
+    ) -> Result<Box<Injected>, Refusal> {
         for _ in 0..MAX_DECISIONS {
             let terms = (&self.bounds, self.config.upstream.replaced_credential_grace);
             let permitted = authorize::call(identified, body, &caller, terms, record).await?;
-            let connection = self.connect(&permitted, record).await?;
-            let minted = permitted.credential.minted.then(|| permitted.credential.clone());
-            match inject::call(permitted, &caller, &self.table, &connection, record)? {
-                Injection::Done(injected) => return Ok((injected, connection.into_http(), minted)),
+            let connected =
+                connect::call(permitted, &self.upstreams, &self.table, self.audit.metrics(), record).await?;
+            match inject::call(connected, &caller, &self.table, record)? {
+                Injection::Done(injected) => return Ok(injected),
                 Injection::Changed(admitted, upload) => {
-                    connection.give_back();
                     record.decide_again();
                     caller = caller.again(&self.table);
                     identified = lookup::call(*admitted, &caller, &self.table, record)?;
@@ -213,42 +212,9 @@ impl Proxy {
         Err(Refusal::from(Code::UpstreamUnreachable).with_detail("the service or its policies keep changing"))
     }
 
-    /// A connection for what is permitted, from the pool of exactly this version of this credential.
-    async fn connect(&self, permitted: &Permitted, record: &mut Record) -> Result<Connection<Kept>, Refusal> {
-        let (service, credential) = (&permitted.service, &permitted.credential);
-        let key = Key { service: service.generation, credential: credential.generation };
-        let about = || {
-            let (table, tenant) = (self.table.clone(), service.tenant.clone());
-            let (service, credential) = (service.name.clone(), credential.name.clone());
-            let gauge = self.audit.metrics().service(&tenant, &service);
-            let is_current = Box::new(move || {
-                table.service(&tenant, &service).is_some_and(|s| s.generation == key.service)
-                    && table.credential(&tenant, &credential).is_some_and(|c| c.generation == key.credential)
-            });
-            About { is_current, gauge }
-        };
-        let connection = if permitted.identified.admitted.websocket {
-            self.upstreams.connect_to_switch(key, service, about).await
-        } else {
-            self.upstreams.connect(key, service, about).await
-        };
-        connection.map_err(|error| {
-            tracing::debug!(service = %service.name, %error, "no connection");
-            let refusal = Refusal::from(error);
-            record.upstream_failed(refusal.code);
-            refusal
-        })
-    }
-
     /// Closes all connections to upstreams.
     pub(crate) fn close(&self) {
         self.upstreams.close();
-    }
-}
-
-impl Gauge for ServiceMetrics {
-    fn connections(&self, active: bool, change: i64) {
-        Self::connections(self, active, change);
     }
 }
 

@@ -66,6 +66,8 @@ pub(crate) struct Admitted {
     pub(crate) websocket: bool,
     /// The token that it showed the proxy, apart from the request.
     pub(crate) shown: Option<Digest>,
+    /// Only this file makes one.
+    _proof: (),
 }
 
 impl Admitted {
@@ -135,7 +137,7 @@ pub(crate) fn call(
         Entry::Within(_) => return Err(misdirected()),
     };
     let websocket = websocket::is_asked(&parts, !body.is_end_stream())?;
-    Ok(Admitted { parts, route, websocket, shown })
+    Ok(Admitted { parts, route, websocket, shown, _proof: () })
 }
 
 fn check_sizes(parts: &Parts, body: &RequestBody, limits: &Limits) -> Result<(), Refusal> {

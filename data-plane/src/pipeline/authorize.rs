@@ -46,16 +46,10 @@ use crate::{
 const COMPILE_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Says that a request was decided. Nothing but this file can make one.
-pub(crate) struct Permit(());
-
-impl Permit {
-    /// Uses it up: it was for one request.
-    pub(crate) fn spend(self) {}
-}
+struct Permit(());
 
 /// A request that may be sent.
 pub(crate) struct Permitted {
-    pub(crate) permit: Permit,
     pub(crate) identified: Identified,
     pub(crate) service: Arc<ServiceEntry>,
     pub(crate) credential: Arc<CredentialEntry>,
@@ -66,6 +60,7 @@ pub(crate) struct Permitted {
     pub(crate) signed: Option<Signed>,
     /// Decides again when a record has changed.
     pub(crate) decided: Box<dyn Decided>,
+    _permit: Permit,
 }
 
 /// Path and query of the upstream request in one piece of text.
@@ -175,7 +170,7 @@ pub(crate) async fn call(
     let websocket = identified.admitted.websocket;
     let decided =
         Box::new(DecidedOn::new(&service, &parts.method, &line, caller, facts, (&credential, grace), websocket));
-    Ok(Permitted { permit, service, credential, line, body, signed, decided, identified })
+    Ok(Permitted { _permit: permit, service, credential, line, body, signed, decided, identified })
 }
 
 /// The agent can't do anything about it, but whoever reads its log can.

@@ -3,6 +3,7 @@
 use std::{
     future::{Future as _, poll_fn},
     pin::{Pin, pin},
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -14,8 +15,8 @@ use super::{audit::Record, filter, inject::Injected, refusal::Refusal, scrub::Ne
 use crate::{
     code::Code,
     config::UpstreamConfig,
-    http::client::{Answer, Connection, Patience, Severing, Upload, UploadState, UpstreamError},
-    table::Cut,
+    http::client::{Answer, Patience, Severing, Upload, UploadState, UpstreamError},
+    table::{CredentialEntry, Cut},
 };
 
 /// An answer: its head is final, its body still comes.
@@ -28,29 +29,19 @@ pub(crate) struct Answered {
     pub(crate) expires: Option<Instant>,
     /// What was offered with a WebSocket handshake.
     pub(crate) offer: Option<Box<Offer>>,
-}
-
-impl From<UpstreamError> for Refusal {
-    fn from(error: UpstreamError) -> Self {
-        match error {
-            UpstreamError::Unreachable(_) => Code::UpstreamUnreachable.into(),
-            UpstreamError::Tls => Code::UpstreamTls.into(),
-            UpstreamError::Timeout => Code::UpstreamTimeout.into(),
-            UpstreamError::TooManyPools => {
-                Self::from(Code::LimitExceeded).with_detail("the tenant uses too many services at once at this node")
-            }
-        }
-    }
+    /// The credential that was sent, if the control plane can make another when the upstream has refused this one.
+    pub(crate) minted: Option<Arc<CredentialEntry>>,
+    /// Only this file makes one.
+    _proof: (),
 }
 
 /// Sends a request and waits for the head of its answer.
 pub(crate) async fn call(
     injected: Injected,
-    mut connection: Connection,
     config: &UpstreamConfig,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let Injected { service, request, needles, mut cut, expires, offer, form } = injected;
+    let Injected { service, request, mut connection, needles, mut cut, expires, offer, form, minted, .. } = injected;
     let upload = match &request.body {
         Upload::Stream(stream) => Some(stream.state()),
         _ => None,
@@ -76,7 +67,7 @@ pub(crate) async fn call(
     record.upstream_answered(response.status());
     response.body_mut().keep(patience);
     filter::response(response.headers_mut(), &service, form);
-    Ok(Answered { response, needles, cut, upload: severing, expires, offer })
+    Ok(Answered { response, needles, cut, upload: severing, expires, offer, minted, _proof: () })
 }
 
 /// The head of the answer, unless the right to it or the time for it ends first. Where both are there at once, the right has ended:

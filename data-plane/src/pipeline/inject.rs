@@ -5,11 +5,9 @@
 
 use std::{cell::OnceCell, sync::Arc};
 
-use base64::Engine as _;
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header, request::Parts};
 use seks_service::{Service, Site, Template};
-use seks_types::{secret::Fields, token::aws};
+use seks_types::secret::Fields;
 use tokio::time::Instant;
 use zeroize::Zeroize as _;
 
@@ -18,8 +16,10 @@ use super::{
     audit::Record,
     authorize::{self, Permitted},
     caller::Caller,
+    connect::Connected,
     filter,
     in_flight::expiry,
+    prepared::{PreparedInjection, needles_with_signature},
     refusal::Refusal,
     route::Form,
     scrub::Needles,
@@ -30,16 +30,17 @@ use crate::{
     code::Code,
     http::{
         HeaderList,
-        client::{Request, Upload},
+        client::{self, Request, Upload},
     },
     table::{CredentialEntry, Cut, CutReason, ServiceEntry, Table},
-    upstream::Connection,
 };
 
 /// A request as it goes to the upstream, with the credential in it.
 pub(crate) struct Injected {
     pub(crate) service: Arc<ServiceEntry>,
     pub(crate) request: Request,
+    /// Where it is sent.
+    pub(crate) connection: client::Connection,
     /// What was put in, to be taken out of the answer.
     pub(crate) needles: Needles,
     /// Ends the exchange when the right to it ends.
@@ -50,6 +51,10 @@ pub(crate) struct Injected {
     pub(crate) offer: Option<Box<Offer>>,
     /// How the agent names the service.
     pub(crate) form: Form,
+    /// The credential, if the control plane can make another when the upstream refuses this one.
+    pub(crate) minted: Option<Arc<CredentialEntry>>,
+    /// Only this file makes one.
+    _proof: (),
 }
 
 impl From<CutReason> for Code {
@@ -66,16 +71,6 @@ impl From<CutReason> for Code {
             CutReason::LeaseExpired => Self::NodeStale,
         }
     }
-}
-
-/// What is the same for every request with one version of one credential to one service: made once, kept beside the pool of
-/// connections for exactly that, dropped with it. It holds the credential in the forms that are searched for and in the headers that
-/// are sent: for as long, the connections' own buffers do too.
-pub(crate) struct Kept {
-    needles: Needles,
-    host: HeaderValue,
-    /// What each of the service's sites puts in, where that is a header of its own: the same bytes for every request.
-    headers: Vec<Option<(HeaderName, HeaderValue)>>,
 }
 
 /// What came of an injection.
@@ -105,18 +100,18 @@ impl Sealed<'_> {
 /// Puts the credential in, or says why not any more. Whatever a request waits for (its body, a connection) it has waited for by now:
 /// where the records are still those that it was decided on, the decision is that of the latest table.
 pub(crate) fn call(
-    permitted: Permitted,
+    connected: Connected,
     caller: &Caller,
     table: &Arc<Table>,
-    connection: &Connection<Kept>,
     record: &mut Record,
 ) -> Result<Injection, Refusal> {
-    let Permitted { permit, identified, service, credential, line, body, signed, decided } = permitted;
-    permit.spend();
+    let Connected { permitted, connection, .. } = connected;
+    let Permitted { identified, service, credential, line, body, signed, decided, .. } = permitted;
     // Registered before the check: a revocation is either seen by it or wakes the cut.
     let cut = table.register(identified.digest, &identified.token, &service.name).ok_or(Code::ServiceNotGranted)?;
     let mut cut = cut.since(identified.version, decided);
     if !cut.is_latest() {
+        connection.give_back();
         return Ok(Injection::Changed(Box::new(identified.admitted), body));
     }
     if let Some(reason) = cut.reason() {
@@ -129,7 +124,7 @@ pub(crate) fn call(
         return Err(authorize::unbound());
     }
     let sealed = Sealed { credential: &credential, service: &service, fields: OnceCell::new() };
-    let kept = connection.made_once(|| Kept::new(&service, sealed.fields()?)).ok_or(broken)?;
+    let kept = connection.made_once(|| PreparedInjection::new(&service, sealed.fields()?)).ok_or(broken)?;
     let form = identified.admitted.form();
     // gRPC: whoever asks for trailers says that it reads them.
     let wants_trailers = connection.is_h2() && filter::wants_trailers(&identified.admitted.parts.headers);
@@ -156,36 +151,22 @@ pub(crate) fn call(
         let fields = sealed.fields().ok_or(broken)?;
         let request = (&method, &mut headers, &kept.host, &mut line.0);
         let signature = sigv4::sign(signed, &service, fields, request).ok_or(broken)?;
-        needles = kept_with(fields, &signature);
+        needles = needles_with_signature(fields, &signature);
     }
     if !connection.is_h2() {
         headers.set(header::HOST, kept.host.clone());
     }
     let request = Request { method, target: target(line).ok_or(broken)?, headers, body };
     let expires = expiry(identified.token.expires_at(), table.wall().unix_now());
-    Ok(Injection::Done(Box::new(Injected { service, request, needles, cut, expires, offer, form })))
-}
-
-impl Kept {
-    fn new(service: &Service, fields: &Fields) -> Option<Self> {
-        let host = service.upstream.host_header().ok()?;
-        // Beside the fields themselves: what Basic makes of them is one value to an upstream that decodes it.
-        let pairs = service.injection.iter().filter_map(|site| match site {
-            Site::Basic(template) => plain(template, fields),
-            _ => None,
-        });
-        let mut pairs: Vec<Vec<u8>> = pairs.collect();
-        let needles = Needles::new(injected(fields).chain(pairs.iter().map(Vec::as_slice)));
-        pairs.iter_mut().for_each(zeroize::Zeroize::zeroize);
-        let headers = service.injection.iter().map(|site| rendered(site, fields)).collect::<Option<_>>()?;
-        Some(Self { needles, host, headers })
-    }
+    let (minted, connection) = (credential.minted.then_some(credential), connection.into_http());
+    let injected = Injected { service, request, connection, needles, cut, expires, offer, form, minted, _proof: () };
+    Ok(Injection::Done(Box::new(injected)))
 }
 
 /// Writes every site of the service; `fields` is asked only for those that aren't kept.
 fn put_in<'f>(
     service: &Service,
-    kept: &Kept,
+    kept: &PreparedInjection,
     fields: impl Fn() -> Option<&'f Fields>,
     headers: &mut HeaderList,
     line: &mut Zeroizing,
@@ -199,16 +180,6 @@ fn put_in<'f>(
     Some(())
 }
 
-/// The fields that are put in: not the one that agents' own signatures are verified with.
-fn injected(fields: &Fields) -> impl Iterator<Item = &[u8]> {
-    fields.iter().filter(|(name, _)| *name != aws::KEY_FIELD.as_bytes()).map(|(_, value)| value)
-}
-
-/// A signature is put into one request only.
-fn kept_with(fields: &Fields, signature: &str) -> Needles {
-    Needles::new(injected(fields).chain([signature.as_bytes()]))
-}
-
 /// Path and query, and where the query begins. Wiped if it isn't sent: it may hold a credential.
 struct Zeroizing(String, usize);
 
@@ -216,29 +187,6 @@ impl Drop for Zeroizing {
     fn drop(&mut self) {
         self.0.zeroize();
     }
-}
-
-/// The header that a site is; within, `None`: it is none. `None` when it can't be written.
-#[allow(clippy::option_option, reason = "collected into one")]
-fn rendered(site: &Site, fields: &Fields) -> Option<Option<(HeaderName, HeaderValue)>> {
-    let (name, value) = match site {
-        Site::Header(name, template) => (name.clone(), plain(template, fields)?),
-        Site::Basic(template) => {
-            let mut pair = plain(template, fields)?;
-            let mut value = Vec::with_capacity(6 + pair.len().div_ceil(3) * 4);
-            value.extend_from_slice(b"Basic ");
-            let mut encoded = base64::engine::general_purpose::STANDARD.encode(&pair);
-            value.extend_from_slice(encoded.as_bytes());
-            encoded.zeroize();
-            pair.zeroize();
-            (header::AUTHORIZATION, value)
-        }
-        Site::Query(..) | Site::Path(_) => return Some(None),
-    };
-    // No copy: the wiping allocator clears the one there is.
-    let mut value = HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?;
-    value.set_sensitive(true);
-    Some(Some((name, value)))
 }
 
 /// Writes a site that is no header into the request's target.
@@ -270,13 +218,6 @@ fn write(site: &Site, fields: &Fields, line: &mut Zeroizing) -> Option<()> {
             Some(())
         }
     }
-}
-
-/// Renders fields as they are, into a buffer of just their length: `Bytes` then takes it as it is.
-fn plain(template: &Template, fields: &Fields) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(template.plain_len(fields)?);
-    template.render(fields, &mut out, |b, o| o.extend_from_slice(b))?;
-    Some(out)
 }
 
 /// Renders into a buffer that needn't grow: growing leaves copies behind.

@@ -37,6 +37,8 @@ pub(crate) struct Identified {
     pub(crate) in_path: bool,
     /// Tokens stand elsewhere too: they are to be removed.
     pub(crate) strays: bool,
+    /// Only this file makes one.
+    _proof: (),
 }
 
 /// A place that a token was found in.
@@ -98,7 +100,7 @@ pub(crate) fn call(
         }
         (service, _) => service,
     };
-    Ok(Identified { admitted, digest, token, version, service, in_path, strays })
+    Ok(Identified { admitted, digest, token, version, service, in_path, strays, _proof: () })
 }
 
 /// A token that was shown to the proxy apart from the request stands for one that isn't in it; two that differ are ambiguous.

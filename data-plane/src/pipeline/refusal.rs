@@ -9,7 +9,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     code::{Code, Retry},
-    http::{fields, server::Violation},
+    http::{client::UpstreamError, fields, server::Violation},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
@@ -91,6 +91,19 @@ impl Form {
             _ if fields::is_grpc(version, headers) => Self::Grpc,
             Some(accept) if vendors(accept) => Self::ProblemAsText,
             _ => Self::Problem,
+        }
+    }
+}
+
+impl From<UpstreamError> for Refusal {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::Unreachable(_) => Code::UpstreamUnreachable.into(),
+            UpstreamError::Tls => Code::UpstreamTls.into(),
+            UpstreamError::Timeout => Code::UpstreamTimeout.into(),
+            UpstreamError::TooManyPools => {
+                Self::from(Code::LimitExceeded).with_detail("the tenant uses too many services at once at this node")
+            }
         }
     }
 }

@@ -77,7 +77,7 @@ pub(crate) fn call(
     in_flight: InFlight,
     record: &mut Record,
 ) -> Result<Response<Outgoing>, Refusal> {
-    let Answered { response, needles, cut, upload, expires, offer } = answered;
+    let Answered { response, needles, cut, upload, expires, offer, .. } = answered;
     let mut response = scrub::response(response, needles, record.counters()).map_err(|_| {
         record.upstream_failed(Code::UpstreamUnreachable);
         Refusal::from(Code::UpstreamUnreachable)

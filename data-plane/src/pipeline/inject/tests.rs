@@ -7,6 +7,8 @@ use seks_proto::wire::{
 };
 use seks_types::secret::Secret;
 
+use base64::Engine as _;
+
 use super::*;
 
 const KEY: &str = r#"sk-REAL-9f3c/A+b=Zq"7\Kx"#;
@@ -39,7 +41,7 @@ fn injected(service: &Service, headers: HeaderMap, text: &str, path: usize) -> (
     let mut headers = filter::request(headers, service, true);
     filter::add_ours(&mut headers, service);
     let fields = fields();
-    let kept = Kept::new(service, &fields).unwrap();
+    let kept = PreparedInjection::new(service, &fields).unwrap();
     put_in(service, &kept, || Some(&fields), &mut headers, &mut line).unwrap();
     (headers.into_map(), target(line).unwrap().parse().unwrap())
 }

@@ -1,0 +1,59 @@
+//! Fourth stage: a connection for what is permitted, from the pool of exactly this version of this credential.
+
+use std::sync::Arc;
+
+use super::{audit::Record, authorize::Permitted, prepared::PreparedInjection, refusal::Refusal};
+use crate::{
+    http::client::Gauge,
+    table::Table,
+    telemetry::{Metrics, ServiceMetrics},
+    upstream::{About, Connection, Key, Upstreams},
+};
+
+/// A request that may be sent, and the connection that it is going to be sent on.
+pub(crate) struct Connected {
+    pub(super) permitted: Permitted,
+    pub(super) connection: Connection<PreparedInjection>,
+    /// Only this file makes one.
+    _proof: (),
+}
+
+/// Waits for a connection.
+pub(crate) async fn call(
+    permitted: Permitted,
+    upstreams: &Arc<Upstreams<PreparedInjection>>,
+    table: &Arc<Table>,
+    metrics: &Metrics,
+    record: &mut Record,
+) -> Result<Connected, Refusal> {
+    let (service, credential) = (&permitted.service, &permitted.credential);
+    let key = Key { service: service.generation, credential: credential.generation };
+    let about = || {
+        let (table, tenant) = (table.clone(), service.tenant.clone());
+        let (service, credential) = (service.name.clone(), credential.name.clone());
+        let gauge = metrics.service(&tenant, &service);
+        let is_current = Box::new(move || {
+            table.service(&tenant, &service).is_some_and(|s| s.generation == key.service)
+                && table.credential(&tenant, &credential).is_some_and(|c| c.generation == key.credential)
+        });
+        About { is_current, gauge }
+    };
+    let connection = if permitted.identified.admitted.websocket {
+        upstreams.connect_to_switch(key, service, about).await
+    } else {
+        upstreams.connect(key, service, about).await
+    };
+    let connection = connection.map_err(|error| {
+        tracing::debug!(service = %service.name, %error, "no connection");
+        let refusal = Refusal::from(error);
+        record.upstream_failed(refusal.code);
+        refusal
+    })?;
+    Ok(Connected { permitted, connection, _proof: () })
+}
+
+impl Gauge for ServiceMetrics {
+    fn connections(&self, active: bool, change: i64) {
+        Self::connections(self, active, change);
+    }
+}

@@ -1,0 +1,76 @@
+//! What is made once of a service and a version of its credential, and used by every request with them.
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, header};
+use seks_service::{Service, Site, Template};
+use seks_types::{secret::Fields, token::aws};
+use zeroize::Zeroize as _;
+
+use super::scrub::Needles;
+
+/// What is the same for every request with one version of one credential to one service: made once, kept beside the pool of
+/// connections for exactly that, dropped with it. It holds the credential in the forms that are searched for and in the headers that
+/// are sent: for as long, the connections' own buffers do too.
+pub(crate) struct PreparedInjection {
+    pub(super) needles: Needles,
+    pub(super) host: HeaderValue,
+    /// What each of the service's sites puts in, where that is a header of its own: the same bytes for every request.
+    pub(super) headers: Vec<Option<(HeaderName, HeaderValue)>>,
+}
+
+impl PreparedInjection {
+    pub(super) fn new(service: &Service, fields: &Fields) -> Option<Self> {
+        let host = service.upstream.host_header().ok()?;
+        // Beside the fields themselves: what Basic makes of them is one value to an upstream that decodes it.
+        let pairs = service.injection.iter().filter_map(|site| match site {
+            Site::Basic(template) => plain(template, fields),
+            _ => None,
+        });
+        let mut pairs: Vec<Vec<u8>> = pairs.collect();
+        let needles = Needles::new(injected(fields).chain(pairs.iter().map(Vec::as_slice)));
+        pairs.iter_mut().for_each(zeroize::Zeroize::zeroize);
+        let headers = service.injection.iter().map(|site| rendered(site, fields)).collect::<Option<_>>()?;
+        Some(Self { needles, host, headers })
+    }
+}
+
+/// The fields that are put in: not the one that agents' own signatures are verified with.
+fn injected(fields: &Fields) -> impl Iterator<Item = &[u8]> {
+    fields.iter().filter(|(name, _)| *name != aws::KEY_FIELD.as_bytes()).map(|(_, value)| value)
+}
+
+/// A signature is put into one request only.
+pub(super) fn needles_with_signature(fields: &Fields, signature: &str) -> Needles {
+    Needles::new(injected(fields).chain([signature.as_bytes()]))
+}
+
+/// The header that a site is; within, `None`: it is none. `None` when it can't be written.
+#[allow(clippy::option_option, reason = "collected into one")]
+fn rendered(site: &Site, fields: &Fields) -> Option<Option<(HeaderName, HeaderValue)>> {
+    let (name, value) = match site {
+        Site::Header(name, template) => (name.clone(), plain(template, fields)?),
+        Site::Basic(template) => {
+            let mut pair = plain(template, fields)?;
+            let mut value = Vec::with_capacity(6 + pair.len().div_ceil(3) * 4);
+            value.extend_from_slice(b"Basic ");
+            let mut encoded = base64::engine::general_purpose::STANDARD.encode(&pair);
+            value.extend_from_slice(encoded.as_bytes());
+            encoded.zeroize();
+            pair.zeroize();
+            (header::AUTHORIZATION, value)
+        }
+        Site::Query(..) | Site::Path(_) => return Some(None),
+    };
+    // No copy: the wiping allocator clears the one there is.
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?;
+    value.set_sensitive(true);
+    Some(Some((name, value)))
+}
+
+/// Renders fields as they are, into a buffer of just their length: `Bytes` then takes it as it is.
+fn plain(template: &Template, fields: &Fields) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(template.plain_len(fields)?);
+    template.render(fields, &mut out, |b, o| o.extend_from_slice(b))?;
+    Some(out)
+}
