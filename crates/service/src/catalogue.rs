@@ -77,6 +77,16 @@ mod tests {
     }
 
     #[test]
+    fn every_service_of_the_list_has_an_entry() {
+        let list = include_str!("../../../tests/data/catalogue.txt");
+        let lines = list.lines().filter(|line| !line.starts_with(['#', '!']));
+        let wanted: std::collections::BTreeSet<&str> = lines.flat_map(str::split_whitespace).collect();
+        let missing: Vec<_> = wanted.iter().filter(|name| find(name).is_none()).collect();
+        assert!(missing.is_empty(), "no entry: {missing:?}");
+        assert!(wanted.len() >= 140, "{} names", wanted.len());
+    }
+
+    #[test]
     fn every_entry_is_a_service() {
         let parsed = parse(SOURCE).unwrap();
         assert_eq!(parsed.len(), entries().len());
