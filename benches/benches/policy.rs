@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, hint::black_box, sync::Arc};
 
 use divan::Bencher;
 use http::Method;
-use seks_policy::{Body, Call, GRANTED_SERVICES, Policies, Scope, parse_file};
+use seks_policy::{Body, Call, GRANTED_SERVICES, Policies, PolicySlice, parse_file};
 use seks_proto::wire;
 use seks_types::id::{AgentName, ServiceName, TokenId};
 
@@ -61,8 +61,8 @@ impl Fixture {
         }
     }
 
-    fn scope(&self) -> Arc<Scope> {
-        self.policies.scope(&self.agent, &self.attributes, &self.service)
+    fn slice(&self) -> Arc<PolicySlice> {
+        self.policies.slice_for(&self.agent, &self.attributes, &self.service)
     }
 
     fn call<'a>(&'a self, path: &'a str) -> Call<'a> {
@@ -83,20 +83,20 @@ const PATH: &str = "/v1/chat/completions";
 
 fn decide(bencher: Bencher<'_, '_>, text: &str, path: &str) {
     let fixture = Fixture::new(text);
-    let (scope, call) = (fixture.scope(), fixture.call(path));
-    assert!(scope.decide(&call).allowed);
-    bencher.bench(|| black_box(&scope).decide(black_box(&call)));
+    let (slice, call) = (fixture.slice(), fixture.call(path));
+    assert!(slice.decide(&call).allowed);
+    bencher.bench(|| black_box(&slice).decide(black_box(&call)));
 }
 
-/// As on a node: the scope is found first.
+/// As on a node: the slice is found first.
 #[divan::bench]
 fn granted_services_with_look_up(bencher: Bencher<'_, '_>) {
     let fixture = Fixture::new(GRANTED_SERVICES);
     let call = fixture.call(PATH);
-    bencher.bench(|| black_box(&fixture).scope().decide(black_box(&call)));
+    bencher.bench(|| black_box(&fixture).slice().decide(black_box(&call)));
 }
 
-/// Settled when the scope is made: groups, attributes, services, methods.
+/// Constant once the slice is made: groups, attributes, services, methods.
 #[divan::bench(args = COUNTS)]
 fn settled(bencher: Bencher<'_, '_>, n: usize) {
     decide(bencher, &text(n, by_group), PATH);
@@ -120,11 +120,11 @@ fn leaves(bencher: Bencher<'_, '_>, n: usize) {
     decide(bencher, &text(n, by_age), PATH);
 }
 
-/// Making a scope and its first decision: once for an agent and a service after a change of policies.
+/// Making a slice and its first decision: once for an agent and a service after a change of policies.
 #[divan::bench(args = COUNTS)]
 fn first_decision(bencher: Bencher<'_, '_>, n: usize) {
     let text = text(n, by_group);
-    bencher.with_inputs(|| Fixture::new(&text)).bench_refs(|fixture| fixture.scope().decide(&fixture.call(PATH)));
+    bencher.with_inputs(|| Fixture::new(&text)).bench_refs(|fixture| fixture.slice().decide(&fixture.call(PATH)));
 }
 
 /// Compiling a tenant's policies: once for a change.

@@ -151,7 +151,7 @@ impl Simulation {
             let errors = vec!["the service hands out keys there: refused whatever the policies say".into()];
             return Ok(SimulateResponse { errors, ..denied("policy_denied", target.path().into()) });
         }
-        let scope = policies.scope(&agent, &record.attributes, &service);
+        let slice = policies.slice_for(&agent, &record.attributes, &service);
         let token = TokenId::try_from("tok-simulated").map_err(|error| Problem::invalid("token", error))?;
         let facts = message.has_body.then(|| BodyFacts::from_json(&message.body)).flatten();
         let mut call = Call {
@@ -164,14 +164,14 @@ impl Simulation {
             source,
             body: Body::NotRead,
         };
-        if scope.needs_body(&call) {
+        if slice.needs_body(&call) {
             call.body = match (&facts, message.has_body) {
                 (Some(facts), _) => Body::Inspected(facts),
                 (None, true) => Body::Opaque,
                 (None, false) => Body::Absent,
             };
         }
-        Ok(answer(&scope.decide(&call), target.path()))
+        Ok(answer(&slice.decide(&call), target.path()))
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) async fn wait(log: &ChangeLog, fleet: &Fleet, revision: Revision, tim
         if state.is_some() {
             break;
         }
-        let bound = log.observed(revision).map(|at| rules::bound(at, fleet.replicas.longest_ttl()));
+        let bound = log.observed(revision).map(|at| rules::all_leases_end(at, fleet.replicas.longest_ttl()));
         let ends = [bound, fleet.leases.next_expiry(), fleet.replicas.next_end()].into_iter().flatten();
         let sleep_for = ends.map(BootInstant::remaining).filter(|left| !left.is_zero()).min().unwrap_or(timeout);
         let wake = deadline.min(Instant::now() + sleep_for + COALESCE);
@@ -66,7 +66,7 @@ impl Change {
     fn of(log: &ChangeLog, fleet: &Fleet, revision: Revision) -> Option<Self> {
         let observed = log.observed(revision)?;
         let effective = log.effective(revision);
-        let bound = rules::bound(observed, fleet.replicas.longest_ttl());
+        let bound = rules::all_leases_end(observed, fleet.replicas.longest_ttl());
         let me = fleet.leases.own_id();
         let others = fleet.replicas.statuses(me.as_ref(), effective, observed, |other| fleet.leases.owns_nodes(other));
         Some(Self { observed, effective, bound, others })

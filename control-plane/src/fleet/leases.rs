@@ -219,7 +219,7 @@ impl Leases {
         let (node, me) = (nodes.get_mut(id)?, me.as_ref()?);
         let ttl = millis(ttl);
         let known = node.recorded.is_some() && node.record.lease_ttl_ms >= ttl;
-        if known || !rules::may_answer(node.acked, effective(*promised)) {
+        if known || !rules::may_own(node.acked, effective(*promised)) {
             return None;
         }
         node.extend_lease(lease);

@@ -33,7 +33,7 @@ pub(crate) struct ReadBarrier {
 
 /// What is left of a lease of `ttl` that counts from `barrier`.
 pub(crate) fn ttl_left(barrier: ReadBarrier, ttl: Duration) -> Duration {
-    rules::ttl_left(barrier.at, BootInstant::now(), ttl)
+    rules::remaining_ttl(barrier.at, BootInstant::now(), ttl)
 }
 
 /// The newest barrier, and how to ask for another. Cheap to clone.

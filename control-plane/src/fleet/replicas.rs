@@ -168,21 +168,21 @@ impl Replicas {
         holds: impl Fn(&ReplicaId) -> bool,
     ) -> BTreeMap<ReplicaId, ApplyStatus> {
         let (ttl, now) = (self.longest_ttl(), BootInstant::now());
-        let bound = rules::bound(observed, ttl);
+        let bound = rules::all_leases_end(observed, ttl);
         // A record of a node that was gone before we came may have named a replica.
         let complete = self.since.plus(with_skew(ttl)) <= now;
         let known = self.lock();
         let others = known.iter().filter(|(id, _)| Some(*id) != me);
         let standing = |(id, known): (&ReplicaId, &ReplicaState)| {
             let over = known.retired.map(|at| at.plus(with_skew(ttl)));
-            let standing = match rules::standing(known.record.watermark, effective, over, bound, now) {
-                rules::Standing::Applied => ApplyStatus::Applied(known.passed_at(effective)),
-                rules::Standing::LeaseExpired(at) => ApplyStatus::LeaseExpired(at),
+            let standing = match rules::node_status(known.record.watermark, effective, over, bound, now) {
+                rules::NodeStatus::Applied => ApplyStatus::Applied(known.passed_at(effective)),
+                rules::NodeStatus::LeaseExpired(at) => ApplyStatus::LeaseExpired(at),
                 // Where nobody else could evict a node meanwhile, the last word of a replica stands.
-                rules::Standing::Outstanding if (complete || known.ended) && !holds(id) => {
+                rules::NodeStatus::Outstanding if (complete || known.ended) && !holds(id) => {
                     ApplyStatus::LeaseExpired(observed)
                 }
-                rules::Standing::Outstanding => ApplyStatus::Outstanding,
+                rules::NodeStatus::Outstanding => ApplyStatus::Outstanding,
             };
             (id.clone(), standing)
         };

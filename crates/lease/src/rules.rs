@@ -4,13 +4,13 @@
 //! Times are of the caller's own clock; no function here reads one. Why the rules suffice:
 //!
 //! 1. A lease is rooted in a barrier: a moment before which everything that was committed is at or below the barrier's
-//!    revision. Of its TTL only what is left since then is granted ([`ttl_left`]), and the node counts that from when it *asked*
-//!    ([`lease_ends`]): so a lease ends a TTL after its barrier, however long messages and processes were held up.
-//! 2. A node takes a grant only when it has applied what the grant vouches for ([`takes`]), and applies a change only where the one
-//!    before it is applied ([`follows`]): so a lease that is rooted after a change isn't held by who lacks the change.
+//!    revision. Of its TTL only what is left since then is granted ([`remaining_ttl`]), and the node counts that from when it *asked*
+//!    ([`lease_expiry`]): so a lease ends a TTL after its barrier, however long messages and processes were held up.
+//! 2. A node takes a grant only when it has applied what the grant vouches for ([`may_accept_grant`]), and applies a change only where the one
+//!    before it is applied ([`check_continuity`]): so a lease that is rooted after a change isn't held by who lacks the change.
 //! 3. A replica grants only to whom the store has known since before the barrier ([`may_grant`]): so who has seen a revision knows
 //!    everybody who may hold a lease that is rooted before it.
-//! 4. A change is enforced when each of those has acknowledged it, or no lease from before it is left ([`standing`], [`bound`]).
+//! 4. A change is enforced when each of those has acknowledged it, or no lease from before it is left ([`node_status`], [`all_leases_end`]).
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub struct Position<'a> {
 
 /// Why a change doesn't lead on from a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Misfit {
+pub enum Discontinuity {
     /// It belongs to another lifetime of the store.
     Epoch,
     /// Something before it is missing, or it has been applied already.
@@ -44,7 +44,7 @@ pub fn with_skew(time: Duration) -> Duration {
 
 /// What is left at `now` of a lease of `ttl` that is `rooted` in a barrier of that time. Replica's clock.
 #[must_use]
-pub fn ttl_left(rooted: BootInstant, now: BootInstant, ttl: Duration) -> Duration {
+pub fn remaining_ttl(rooted: BootInstant, now: BootInstant, ttl: Duration) -> Duration {
     ttl.saturating_sub(now.since(rooted))
 }
 
@@ -58,25 +58,25 @@ pub fn may_grant(recorded: Option<u64>, recorded_ttl: Duration, ttl: Duration, b
 /// Whether a lease may be rooted at `barrier`, on a stream of a node that had no lease since it started, which began then (`None`: it had one).
 /// Whatever such a node acknowledged before it was restarted, to whichever replica, was committed before it came back.
 #[must_use]
-pub fn may_root(after: Option<BootInstant>, barrier: BootInstant) -> bool {
+pub fn may_use_barrier(after: Option<BootInstant>, barrier: BootInstant) -> bool {
     after.is_none_or(|began| began <= barrier)
 }
 
 /// When nothing is left of a lease that is granted now, whatever clock its holder counts on. Replica's clock.
 #[must_use]
-pub fn grant_ends(rooted: BootInstant, ttl: Duration) -> BootInstant {
+pub fn grant_expiry(rooted: BootInstant, ttl: Duration) -> BootInstant {
     rooted.plus(with_skew(ttl))
 }
 
 /// Until when a node may serve that `asked` then and was granted what is `left` of `ttl`. Node's clock.
 #[must_use]
-pub fn lease_ends(asked: BootInstant, left: Duration, ttl: Duration) -> BootInstant {
+pub fn lease_expiry(asked: BootInstant, left: Duration, ttl: Duration) -> BootInstant {
     asked.plus(left.min(ttl).mul_f64(1.0 - CLOCK_SKEW))
 }
 
 /// Whether a node that holds `held` takes a grant that vouches for everything up to `granted`.
 #[must_use]
-pub fn takes(held: Position<'_>, granted: Position<'_>) -> bool {
+pub fn may_accept_grant(held: Position<'_>, granted: Position<'_>) -> bool {
     held.epoch == granted.epoch && held.revision >= granted.revision
 }
 
@@ -84,28 +84,28 @@ pub fn takes(held: Position<'_>, granted: Position<'_>) -> bool {
 ///
 /// # Errors
 /// The first reason why not.
-pub fn follows(held: Position<'_>, epoch: &str, previous: u64, revision: u64) -> Result<(), Misfit> {
+pub fn check_continuity(held: Position<'_>, epoch: &str, previous: u64, revision: u64) -> Result<(), Discontinuity> {
     if epoch != held.epoch {
-        return Err(Misfit::Epoch);
+        return Err(Discontinuity::Epoch);
     }
     if previous != held.revision {
-        return Err(Misfit::Gap);
+        return Err(Discontinuity::Gap);
     }
     if revision < held.revision {
-        return Err(Misfit::Backwards);
+        return Err(Discontinuity::Backwards);
     }
     Ok(())
 }
 
 /// When every lease that is rooted before a change has ended, on the clock of who has `observed` the change then.
 #[must_use]
-pub fn bound(observed: BootInstant, ttl: Duration) -> BootInstant {
+pub fn all_leases_end(observed: BootInstant, ttl: Duration) -> BootInstant {
     observed.plus(with_skew(ttl))
 }
 
 /// What a holder of leases has come to, with a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum NodeStatus {
     /// It has acknowledged the change.
     Applied,
     /// No lease from before the change is left, since then.
@@ -115,27 +115,27 @@ pub enum Standing {
 }
 
 /// How a node stands to the change `revision`. `acked`: the highest revision that it has acknowledged; `lease_ends`: when the last
-/// lease does that it may hold, `None` when others may have granted it any; `bound`: [`bound`] of the change.
+/// lease does that it may hold, `None` when others may have granted it any; `bound`: [`all_leases_end`] of the change.
 #[must_use]
-pub fn standing(
+pub fn node_status(
     acked: u64,
     revision: u64,
     lease_ends: Option<BootInstant>,
     bound: BootInstant,
     now: BootInstant,
-) -> Standing {
+) -> NodeStatus {
     if acked >= revision {
-        return Standing::Applied;
+        return NodeStatus::Applied;
     }
     let ends = lease_ends.map_or(bound, |ends| ends.min(bound));
-    if ends <= now { Standing::LeaseExpired(ends) } else { Standing::Outstanding }
+    if ends <= now { NodeStatus::LeaseExpired(ends) } else { NodeStatus::Outstanding }
 }
 
 /// Whether a replica may come to answer for a node that has acknowledged `acked`, given the last revision that means anything to nodes of
 /// those that it has `promised` all its nodes to have applied. The replica that answered for the node before forgets it
 /// when it learns of that, so the promise has to be true of this node too.
 #[must_use]
-pub fn may_answer(acked: u64, promised: u64) -> bool {
+pub fn may_own(acked: u64, promised: u64) -> bool {
     acked >= promised
 }
 
@@ -172,17 +172,17 @@ mod tests {
 
     #[test]
     fn the_first_lease_of_who_has_started_is_rooted_after_that() {
-        assert!(may_root(None, at(1)) && may_root(Some(at(2)), at(2)) && may_root(Some(at(2)), at(3)));
-        assert!(!may_root(Some(at(2)), at(1)));
+        assert!(may_use_barrier(None, at(1)) && may_use_barrier(Some(at(2)), at(2)) && may_use_barrier(Some(at(2)), at(3)));
+        assert!(!may_use_barrier(Some(at(2)), at(1)));
     }
 
     #[test]
     fn a_lease_shrinks_with_its_barriers_age_and_by_the_skew() {
-        assert_eq!(ttl_left(at(5), at(8), TTL), Duration::from_secs(7));
-        assert_eq!(ttl_left(at(5), at(50), TTL), Duration::ZERO);
-        assert_eq!(lease_ends(at(100), Duration::from_secs(10), TTL), at(109));
-        assert_eq!(lease_ends(at(100), Duration::from_secs(999), TTL), at(109), "never more than the TTL");
-        assert_eq!((grant_ends(at(5), TTL), bound(at(5), TTL)), (at(16), at(16)));
+        assert_eq!(remaining_ttl(at(5), at(8), TTL), Duration::from_secs(7));
+        assert_eq!(remaining_ttl(at(5), at(50), TTL), Duration::ZERO);
+        assert_eq!(lease_expiry(at(100), Duration::from_secs(10), TTL), at(109));
+        assert_eq!(lease_expiry(at(100), Duration::from_secs(999), TTL), at(109), "never more than the TTL");
+        assert_eq!((grant_expiry(at(5), TTL), all_leases_end(at(5), TTL)), (at(16), at(16)));
     }
 
     #[test]
@@ -193,26 +193,26 @@ mod tests {
 
     #[test]
     fn only_who_has_applied_what_it_vouches_for_takes_a_grant() {
-        assert!(takes(held(5), held(5)) && takes(held(6), held(5)) && !takes(held(4), held(5)));
-        assert!(!takes(held(5), Position { epoch: "b", revision: 5 }));
+        assert!(may_accept_grant(held(5), held(5)) && may_accept_grant(held(6), held(5)) && !may_accept_grant(held(4), held(5)));
+        assert!(!may_accept_grant(held(5), Position { epoch: "b", revision: 5 }));
     }
 
     #[test]
     fn a_change_follows_exactly_what_it_names() {
-        assert_eq!(follows(held(5), "a", 5, 9), Ok(()));
-        assert_eq!(follows(held(5), "b", 5, 9), Err(Misfit::Epoch));
-        assert_eq!(follows(held(5), "a", 6, 9), Err(Misfit::Gap));
-        assert_eq!(follows(held(9), "a", 5, 9), Err(Misfit::Gap), "twice");
-        assert_eq!(follows(held(5), "a", 5, 4), Err(Misfit::Backwards));
+        assert_eq!(check_continuity(held(5), "a", 5, 9), Ok(()));
+        assert_eq!(check_continuity(held(5), "b", 5, 9), Err(Discontinuity::Epoch));
+        assert_eq!(check_continuity(held(5), "a", 6, 9), Err(Discontinuity::Gap));
+        assert_eq!(check_continuity(held(9), "a", 5, 9), Err(Discontinuity::Gap), "twice");
+        assert_eq!(check_continuity(held(5), "a", 5, 4), Err(Discontinuity::Backwards));
     }
 
     #[test]
     fn a_node_is_done_by_its_word_by_its_lease_or_by_the_bound() {
-        assert_eq!(standing(5, 5, Some(at(9)), at(9), at(1)), Standing::Applied);
-        assert_eq!(standing(4, 5, Some(at(9)), at(20), at(8)), Standing::Outstanding);
-        assert_eq!(standing(4, 5, Some(at(9)), at(20), at(9)), Standing::LeaseExpired(at(9)));
-        assert_eq!(standing(4, 5, None, at(20), at(19)), Standing::Outstanding, "nobody here knows its lease");
-        assert_eq!(standing(4, 5, None, at(20), at(20)), Standing::LeaseExpired(at(20)));
+        assert_eq!(node_status(5, 5, Some(at(9)), at(9), at(1)), NodeStatus::Applied);
+        assert_eq!(node_status(4, 5, Some(at(9)), at(20), at(8)), NodeStatus::Outstanding);
+        assert_eq!(node_status(4, 5, Some(at(9)), at(20), at(9)), NodeStatus::LeaseExpired(at(9)));
+        assert_eq!(node_status(4, 5, None, at(20), at(19)), NodeStatus::Outstanding, "nobody here knows its lease");
+        assert_eq!(node_status(4, 5, None, at(20), at(20)), NodeStatus::LeaseExpired(at(20)));
     }
 
     #[test]

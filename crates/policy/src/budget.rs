@@ -4,9 +4,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     head::{Agents, Services},
-    parse::{Checked, PolicyError},
+    parse::{CheckedPolicy, PolicyError},
     schema::METHODS,
-    work::{PLAN_NS, Work, count, picos},
+    cost::{Cost, PLAN_NS, count, from_picos},
 };
 
 /// Most time that the policies which apply to one request may take: past it `policy apply` refuses.
@@ -14,7 +14,7 @@ pub const BUDGET: Duration = Duration::from_millis(2);
 
 /// What a tenant's policies cost the request that they cost most.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Bound {
+pub(super) struct CostBound {
     /// Deciding.
     pub(super) decide: Duration,
     /// Making the plan, the first time for an agent, a service and a method.
@@ -22,54 +22,54 @@ pub(super) struct Bound {
 }
 
 /// The sum over the policies that may apply to one request, for the method, service and agent for which it is highest.
-struct Heaviest {
+struct CostliestRequest {
     picos: u64,
     method: usize,
     service: Option<Box<str>>,
     agent: Option<Box<str>>,
 }
 
-impl Bound {
-    pub(super) fn of(policies: &[Arc<Checked>]) -> Self {
-        let decide = heaviest(policies, |p: &Checked| p.work().bound()).picos;
-        let plan = heaviest(policies, |p: &Checked| p.plan_work().bound()).picos;
-        let asks_cedar = policies.iter().any(|p| p.asks_cedar());
-        let request = if asks_cedar { Work::request(true).times(2).bound() } else { 0 };
+impl CostBound {
+    pub(super) fn of_policies(policies: &[Arc<CheckedPolicy>]) -> Self {
+        let decide = costliest(policies, |p: &CheckedPolicy| p.cost().worst_case()).picos;
+        let plan = costliest(policies, |p: &CheckedPolicy| p.plan_cost().worst_case()).picos;
+        let uses_cedar = policies.iter().any(|p| p.uses_cedar());
+        let request = if uses_cedar { Cost::request(true).times(2).worst_case() } else { 0 };
         // Every head is looked at.
         let heads = count(policies.len()).saturating_mul(20_000);
         let plan = plan.saturating_add(heads).saturating_add(PLAN_NS * 1000);
-        Self { decide: picos(decide.saturating_add(request)), plan: picos(plan) }
+        Self { decide: from_picos(decide.saturating_add(request)), plan: from_picos(plan) }
     }
 }
 
 /// Refuses policies that may cost one request more than [`BUDGET`]. What making a request for Cedar costs isn't the policies'.
-pub(super) fn check_budget<'p>(policies: impl IntoIterator<Item = &'p Checked>) -> Result<(), PolicyError> {
-    let policies: Vec<&Checked> = policies.into_iter().collect();
-    let heaviest = heaviest(&policies, |p| p.work().bound());
-    if picos(heaviest.picos) <= BUDGET {
+pub(super) fn check_budget<'p>(policies: impl IntoIterator<Item = &'p CheckedPolicy>) -> Result<(), PolicyError> {
+    let policies: Vec<&CheckedPolicy> = policies.into_iter().collect();
+    let costliest = costliest(&policies, |p| p.cost().worst_case());
+    if from_picos(costliest.picos) <= BUDGET {
         return Ok(());
     }
-    let applies = |p: &&&Checked| {
-        p.head.has_method(heaviest.method)
-            && is_of(&p.head.services, &heaviest.service, &p.head.agents, &heaviest.agent)
+    let applies = |p: &&&CheckedPolicy| {
+        p.head.has_method(costliest.method)
+            && head_covers(&p.head.services, &costliest.service, &p.head.agents, &costliest.agent)
     };
-    let costliest = policies.iter().filter(applies).max_by_key(|p| p.work().bound());
-    let (id, own) = costliest.map_or(("", 0), |p| (p.id.as_str(), p.work().bound()));
-    let all = micros(heaviest.picos);
+    let policy = policies.iter().filter(applies).max_by_key(|p| p.cost().worst_case());
+    let (id, own) = policy.map_or(("", 0), |p| (p.id.as_str(), p.cost().worst_case()));
+    let all = micros(costliest.picos);
     let reason = format!(
         "policy `{id}` costs a request up to {} µs, and all policies that can apply to one request together {all} µs: the budget is {} µs. \
          Name services, agents or methods in the policies' heads, or shorten their sets and patterns",
         micros(own),
         BUDGET.as_micros(),
     );
-    Err(PolicyError { line: costliest.map_or(1, |p| p.line), reason })
+    Err(PolicyError { line: policy.map_or(1, |p| p.line), reason })
 }
 
 fn micros(picos: u64) -> u64 {
     picos.div_ceil(1_000_000)
 }
 
-fn is_of(services: &Services, service: &Option<Box<str>>, agents: &Agents, agent: &Option<Box<str>>) -> bool {
+fn head_covers(services: &Services, service: &Option<Box<str>>, agents: &Agents, agent: &Option<Box<str>>) -> bool {
     let service = match services {
         Services::Any => true,
         Services::One(name) => service.as_ref() == Some(name),
@@ -83,40 +83,40 @@ fn is_of(services: &Services, service: &Option<Box<str>>, agents: &Agents, agent
     service && agent
 }
 
-/// Sums of one method: of what applies to all, to a service, to an agent, and to both.
+/// MethodSums of one method: of what applies to all, to a service, to an agent, and to both.
 #[derive(Default)]
-struct Sums<'p> {
+struct MethodSums<'p> {
     all: u64,
     service: HashMap<&'p str, u64>,
     agent: HashMap<&'p str, u64>,
     both: HashMap<(&'p str, &'p str), u64>,
 }
 
-fn heaviest(policies: &[impl AsRef<Checked>], cost: impl Fn(&Checked) -> u64) -> Heaviest {
-    let mut heaviest = Heaviest { picos: 0, method: 0, service: None, agent: None };
+fn costliest(policies: &[impl AsRef<CheckedPolicy>], cost: impl Fn(&CheckedPolicy) -> u64) -> CostliestRequest {
+    let mut costliest = CostliestRequest { picos: 0, method: 0, service: None, agent: None };
     for method in 0..METHODS.len() {
-        let mut sums = Sums::default();
+        let mut sums = MethodSums::default();
         for policy in policies.iter().map(AsRef::as_ref).filter(|p| p.head.has_method(method)) {
-            let place = match (&policy.head.services, &policy.head.agents) {
+            let sum = match (&policy.head.services, &policy.head.agents) {
                 (Services::None, _) | (_, Agents::None) => continue,
                 (Services::Any, Agents::Any | Agents::Group(_)) => &mut sums.all,
                 (Services::One(s), Agents::Any | Agents::Group(_)) => sums.service.entry(s).or_default(),
                 (Services::Any, Agents::One(a)) => sums.agent.entry(a).or_default(),
                 (Services::One(s), Agents::One(a)) => sums.both.entry((s, a)).or_default(),
             };
-            *place = place.saturating_add(cost(policy));
+            *sum = sum.saturating_add(cost(policy));
         }
-        let found = sums.heaviest(method);
-        if found.picos > heaviest.picos {
-            heaviest = found;
+        let found = sums.costliest(method);
+        if found.picos > costliest.picos {
+            costliest = found;
         }
     }
-    heaviest
+    costliest
 }
 
-impl Sums<'_> {
-    /// Either of a service and an agent that some policy names together, or of the heaviest of each.
-    fn heaviest(&self, method: usize) -> Heaviest {
+impl MethodSums<'_> {
+    /// Either of a service and an agent that some policy names together, or of the costliest of each.
+    fn costliest(&self, method: usize) -> CostliestRequest {
         fn most(of: &HashMap<&str, u64>) -> Option<(Box<str>, u64)> {
             of.iter().max_by_key(|(_, sum)| **sum).map(|(name, sum)| ((*name).into(), *sum))
         }
@@ -129,9 +129,9 @@ impl Sums<'_> {
         });
         match together.max() {
             Some((picos, s, a)) if picos > apart => {
-                Heaviest { picos, method, service: Some(s.into()), agent: Some(a.into()) }
+                CostliestRequest { picos, method, service: Some(s.into()), agent: Some(a.into()) }
             }
-            _ => Heaviest { picos: apart, method, service: service.map(|s| s.0), agent: agent.map(|a| a.0) },
+            _ => CostliestRequest { picos: apart, method, service: service.map(|s| s.0), agent: agent.map(|a| a.0) },
         }
     }
 }

@@ -4,7 +4,7 @@
 //! one set of policies; and Cedar is given nothing of a call but what the plan's policies mention. So the key is the plan and what they mention: path,
 //! query, source, what is known of the body. The token's id and age aren't part of any key: plans that mention these are never cached.
 //!
-//! Looking one up costs 100 to 200 ns, so only plans that cost more than [`WORTH`] are cached.
+//! Looking one up costs 100 to 200 ns, so only plans that cost more than [`MIN_CACHED_COST`] are cached.
 
 use std::{
     hash::{BuildHasher as _, Hash, Hasher},
@@ -16,18 +16,22 @@ use std::{
 use dashmap::DashMap;
 use seks_service::request::BodyFacts;
 
-use super::{Body, Call, Decision, identity_hasher::IdentityHasher, tree::Mentions};
+use super::{Body, Call, Decision, identity_hasher::IdentityHasher, mentions::Mentions};
 
 /// What costs less is decided again.
-pub(super) const WORTH: Duration = Duration::from_micros(2);
+pub(super) const MIN_CACHED_COST: Duration = Duration::from_micros(2);
 /// Most bytes that a tenant's decisions take; past it all are forgotten, and made anew as they are asked for.
 const MAX_BYTES: usize = 1024 * 1024;
 /// What an entry takes beside the texts in its key.
 const ENTRY_BYTES: usize = 256;
 
+/// Identifies one plan. No two plans of a process have the same one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct PlanId(pub(super) u64);
+
 /// A tenant's decisions.
 #[derive(Default)]
-pub(super) struct Decisions {
+pub(super) struct DecisionCache {
     /// By a keyed hash of the key; an entry says itself what it is for.
     entries: DashMap<u64, Entry, std::hash::BuildHasherDefault<IdentityHasher>>,
     bytes: AtomicUsize,
@@ -49,17 +53,17 @@ pub(super) enum Answer {
 }
 
 struct Entry {
-    plan: u64,
+    plan: PlanId,
     question: Question,
     path: Box<str>,
     query: Box<str>,
     source: Option<IpAddr>,
-    body: Known,
+    body: CachedBody,
     answer: Answer,
 }
 
 #[derive(PartialEq, Eq, Hash)]
-enum Known {
+enum CachedBody {
     NotRead,
     Absent,
     Opaque,
@@ -68,7 +72,7 @@ enum Known {
 
 /// A key, borrowed from a call.
 pub(super) struct Key<'a> {
-    plan: u64,
+    plan: PlanId,
     question: Question,
     path: &'a str,
     query: &'a str,
@@ -78,25 +82,25 @@ pub(super) struct Key<'a> {
 
 impl<'a> Key<'a> {
     /// `None`: the decision depends on more than can be a key. `plan` is the plan's number, never used twice in a process.
-    pub(super) fn new(plan: u64, question: Question, mentions: Mentions, call: &Call<'a>) -> Option<Self> {
+    pub(super) fn new(plan: PlanId, question: Question, mentions: Mentions, call: &Call<'a>) -> Option<Self> {
         if mentions.any(Mentions::TOKEN) {
             return None;
         }
-        let of = |part, text: &'a str| if mentions.any(part) { text } else { "" };
+        let mentioned = |part, text: &'a str| if mentions.any(part) { text } else { "" };
         Some(Self {
             plan,
             question,
-            path: of(Mentions::PATH, call.path),
-            query: of(Mentions::QUERY, call.query),
+            path: mentioned(Mentions::PATH, call.path),
+            query: mentioned(Mentions::QUERY, call.query),
             source: mentions.any(Mentions::SOURCE).then_some(call.source),
             body: if mentions.any(Mentions::BODY) { call.body } else { Body::NotRead },
         })
     }
 
-    fn is_of(&self, entry: &Entry) -> bool {
+    fn matches(&self, entry: &Entry) -> bool {
         let body = match (self.body, &entry.body) {
-            (Body::NotRead, Known::NotRead) | (Body::Absent, Known::Absent) | (Body::Opaque, Known::Opaque) => true,
-            (Body::Inspected(BodyFacts { model, stream, max_tokens }), Known::Inspected(m, s, t)) => {
+            (Body::NotRead, CachedBody::NotRead) | (Body::Absent, CachedBody::Absent) | (Body::Opaque, CachedBody::Opaque) => true,
+            (Body::Inspected(BodyFacts { model, stream, max_tokens }), CachedBody::Inspected(m, s, t)) => {
                 (model, stream, max_tokens) == (m, s, t)
             }
             _ => false,
@@ -116,10 +120,10 @@ impl Hash for Key<'_> {
     }
 }
 
-impl Decisions {
+impl DecisionCache {
     pub(super) fn get(&self, key: &Key<'_>) -> Option<Answer> {
         let entry = self.entries.get(&self.hasher.hash_one(key))?;
-        key.is_of(&entry).then(|| entry.answer.clone())
+        key.matches(&entry).then(|| entry.answer.clone())
     }
 
     #[cfg(test)]
@@ -127,17 +131,17 @@ impl Decisions {
         self.entries.iter().map(|e| ENTRY_BYTES + e.path.len() + e.query.len()).sum()
     }
 
-    pub(super) fn put(&self, key: &Key<'_>, answer: Answer) {
+    pub(super) fn insert(&self, key: &Key<'_>, answer: Answer) {
         let bytes = ENTRY_BYTES + key.path.len() + key.query.len();
         if self.bytes.fetch_add(bytes, Relaxed) + bytes > MAX_BYTES {
             self.entries.clear();
             self.bytes.store(bytes, Relaxed);
         }
         let body = match key.body {
-            Body::NotRead => Known::NotRead,
-            Body::Absent => Known::Absent,
-            Body::Opaque => Known::Opaque,
-            Body::Inspected(facts) => Known::Inspected(facts.model.clone(), facts.stream, facts.max_tokens),
+            Body::NotRead => CachedBody::NotRead,
+            Body::Absent => CachedBody::Absent,
+            Body::Opaque => CachedBody::Opaque,
+            Body::Inspected(facts) => CachedBody::Inspected(facts.model.clone(), facts.stream, facts.max_tokens),
         };
         let (path, query) = (key.path.into(), key.query.into());
         let entry = Entry { plan: key.plan, question: key.question, path, query, source: key.source, body, answer };

@@ -11,7 +11,7 @@ use seks_types::id::PolicyId;
 
 use super::{
     PolicyError,
-    parse::{Checked, check_all, on_deep_stack},
+    parse::{CheckedPolicy, check_statements, run_on_deep_stack},
     slice::Policies,
 };
 
@@ -19,8 +19,8 @@ use super::{
 pub struct Compilation {
     left: vec::IntoIter<wire::Policy>,
     /// By id: compiled for the policies before. A policy whose text is the same is taken over.
-    known: HashMap<String, Arc<Checked>>,
-    compiled: Vec<Arc<Checked>>,
+    known: HashMap<String, Arc<CheckedPolicy>>,
+    compiled: Vec<Arc<CheckedPolicy>>,
     seen: HashSet<PolicyId>,
 }
 
@@ -28,7 +28,7 @@ impl Compilation {
     /// Begins one. What `before` has of the same policies is taken over, so a change costs what it changes.
     #[must_use]
     pub fn new(policies: Vec<wire::Policy>, before: Option<&Policies>) -> Self {
-        let known = before.map_or(&[][..], Policies::all).iter().map(|p| (p.id.to_string(), Arc::clone(p))).collect();
+        let known = before.map_or(&[][..], Policies::checked).iter().map(|p| (p.id.to_string(), Arc::clone(p))).collect();
         let compiled = Vec::with_capacity(policies.len());
         Self { left: policies.into_iter(), known, compiled, seen: HashSet::new() }
     }
@@ -39,21 +39,21 @@ impl Compilation {
     ///
     /// # Errors
     /// The policy that doesn't pass: a tenant's policies hold together or not at all.
-    pub fn step(&mut self) -> Result<Option<Policies>, PolicyError> {
-        let Some(policy) = self.left.next() else { return Ok(Some(self.whole())) };
+    pub fn compile_next(&mut self) -> Result<Option<Policies>, PolicyError> {
+        let Some(policy) = self.left.next() else { return Ok(Some(self.take_policies())) };
         let one = match self.known.get(policy.id.as_str()).filter(|known| known.text == policy.text) {
             Some(known) => Arc::clone(known),
-            None => Arc::new(compile(&policy)?),
+            None => Arc::new(compile_policy(&policy)?),
         };
         if !self.seen.insert(one.id.clone()) {
-            return Err(not_one(&policy));
+            return Err(not_a_single_policy(&policy));
         }
         self.compiled.push(one);
-        Ok(if self.left.as_slice().is_empty() { Some(self.whole()) } else { None })
+        Ok(if self.left.as_slice().is_empty() { Some(self.take_policies()) } else { None })
     }
 
-    fn whole(&mut self) -> Policies {
-        Policies::of(std::mem::take(&mut self.compiled))
+    fn take_policies(&mut self) -> Policies {
+        Policies::from_checked(std::mem::take(&mut self.compiled))
     }
 }
 
@@ -65,10 +65,10 @@ impl Policies {
     pub fn compile(policies: &[wire::Policy]) -> Result<Self, PolicyError> {
         let failed = || PolicyError { line: 1, reason: "the policies could not be checked".into() };
         let mut compilation = Compilation::new(policies.to_vec(), None);
-        on_deep_stack(|| {
+        run_on_deep_stack(|| {
             loop {
-                if let Some(whole) = compilation.step()? {
-                    return Ok(whole);
+                if let Some(policies) = compilation.compile_next()? {
+                    return Ok(policies);
                 }
             }
         })
@@ -77,23 +77,23 @@ impl Policies {
 
     /// Whether these are exactly `policies`: compiling them would give the same again.
     #[must_use]
-    pub fn are(&self, policies: &[wire::Policy]) -> bool {
-        let own = self.all();
+    pub fn have_same_text(&self, policies: &[wire::Policy]) -> bool {
+        let own = self.checked();
         own.len() == policies.len() && own.iter().zip(policies).all(|(a, b)| a.id.as_str() == b.id && a.text == b.text)
     }
 }
 
-fn compile(policy: &wire::Policy) -> Result<Checked, PolicyError> {
+fn compile_policy(policy: &wire::Policy) -> Result<CheckedPolicy, PolicyError> {
     let wrong = |reason: &str| PolicyError { line: 1, reason: format!("policy `{}`: {reason}", policy.id) };
-    let mut checked = check_all(&policy.text)
+    let mut checked = check_statements(&policy.text)
         .map_err(|e| e.into_iter().next().map_or_else(|| wrong("not acceptable"), |e| wrong(&e.reason)))?;
     match (checked.pop(), checked.is_empty()) {
         (Some(one), true) if one.id.as_str() == policy.id => Ok(one),
-        _ => Err(not_one(policy)),
+        _ => Err(not_a_single_policy(policy)),
     }
 }
 
-fn not_one(policy: &wire::Policy) -> PolicyError {
+fn not_a_single_policy(policy: &wire::Policy) -> PolicyError {
     PolicyError { line: 1, reason: format!("policy `{}`: not one policy with this @id", policy.id) }
 }
 
@@ -110,14 +110,14 @@ mod tests {
     #[test]
     fn what_has_not_changed_is_not_compiled_again() {
         let before = Policies::compile(&[policy("a", "/a"), policy("b", "/b")]).unwrap();
-        assert!(before.are(&[policy("a", "/a"), policy("b", "/b")]));
-        assert!(!before.are(&[policy("a", "/a"), policy("b", "/c")]) && !before.are(&[policy("a", "/a")]));
+        assert!(before.have_same_text(&[policy("a", "/a"), policy("b", "/b")]));
+        assert!(!before.have_same_text(&[policy("a", "/a"), policy("b", "/c")]) && !before.have_same_text(&[policy("a", "/a")]));
         let mut compilation = Compilation::new(vec![policy("b", "/c"), policy("a", "/a")], Some(&before));
-        assert!(compilation.step().unwrap().is_none());
-        let after = compilation.step().unwrap().unwrap();
-        let (a, b) = (&after.all()[1], &after.all()[0]);
-        assert!(Arc::ptr_eq(a, &before.all()[0]), "the same text");
-        assert!(!Arc::ptr_eq(b, &before.all()[1]), "another text");
-        assert!(Compilation::new(Vec::new(), None).step().unwrap().unwrap().are(&[]));
+        assert!(compilation.compile_next().unwrap().is_none());
+        let after = compilation.compile_next().unwrap().unwrap();
+        let (a, b) = (&after.checked()[1], &after.checked()[0]);
+        assert!(Arc::ptr_eq(a, &before.checked()[0]), "the same text");
+        assert!(!Arc::ptr_eq(b, &before.checked()[1]), "another text");
+        assert!(Compilation::new(Vec::new(), None).compile_next().unwrap().unwrap().have_same_text(&[]));
     }
 }

@@ -1,7 +1,7 @@
 //! A policy's condition, compiled.
 //!
 //! What most policies ask about a request (the path, query names, whether the token grants the service) is answered here in
-//! nanoseconds; Cedar itself answers the rest, as leaves of the same tree. `&&`, `||`, `!` and `if` are evaluated from left to
+//! nanoseconds; Cedar itself evaluator the rest, as leaves of the same tree. `&&`, `||`, `!` and `if` are evaluated from left to
 //! right as Cedar does, so a condition has one meaning however it is split. A property test holds the two against each other.
 
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use cedar_policy::{
 
 use super::{
     pattern::Pattern,
-    tree::{Mentions, Part, mentions, part},
-    work::Work,
+    mentions::{Mentions, CallPart, mentions, call_part},
+    cost::Cost,
 };
 
 /// What a condition comes to.
@@ -60,69 +60,69 @@ pub(super) struct Leaf {
     pub(super) expression: Expression,
     pub(super) mentions: Mentions,
     /// What evaluating it costs.
-    work: Work,
+    cost: Cost,
 }
 
-/// Who answers what a condition asks.
-pub(super) trait Answers {
+/// Who evaluator what a condition asks.
+pub(super) trait Evaluator {
     fn path(&self) -> &str;
-    fn has_query(&self, name: &str) -> bool;
-    fn granted(&self) -> bool;
-    fn leaf(&self, leaf: &Leaf) -> Truth;
+    fn has_query_name(&self, name: &str) -> bool;
+    fn is_granted(&self) -> bool;
+    fn evaluate_leaf(&self, leaf: &Leaf) -> Truth;
 }
 
 impl Condition {
     /// The conjunction of a policy's clauses. `None`: an expression that can't be written out again, which doesn't happen to
     /// what was parsed.
-    pub(super) fn of_clauses(clauses: &[Clause]) -> Option<Self> {
+    pub(super) fn compile_clauses(clauses: &[Clause]) -> Option<Self> {
         let one = |clause: &Clause| match clause {
-            Clause::When(expr) => Self::of(expr),
-            Clause::Unless(expr) => Self::of(expr).map(|c| Self::Not(Box::new(c))),
+            Clause::When(expr) => Self::compile_expression(expr),
+            Clause::Unless(expr) => Self::compile_expression(expr).map(|c| Self::Not(Box::new(c))),
         };
-        clauses.iter().map(one).collect::<Option<Vec<_>>>().map(all)
+        clauses.iter().map(one).collect::<Option<Vec<_>>>().map(conjunction)
     }
 
-    fn of(expr: &Expr) -> Option<Self> {
+    fn compile_expression(expr: &Expr) -> Option<Self> {
         Some(match expr {
             Expr::Literal(Literal::Bool(value)) => Self::Const((*value).into()),
-            Expr::UnaryOp { op: UnaryOp::Not, expr } => Self::Not(Box::new(Self::of(expr)?)),
-            Expr::BinaryOp { op: BinaryOp::And, left, right } => all(vec![Self::of(left)?, Self::of(right)?]),
-            Expr::BinaryOp { op: BinaryOp::Or, left, right } => any(vec![Self::of(left)?, Self::of(right)?]),
+            Expr::UnaryOp { op: UnaryOp::Not, expr } => Self::Not(Box::new(Self::compile_expression(expr)?)),
+            Expr::BinaryOp { op: BinaryOp::And, left, right } => conjunction(vec![Self::compile_expression(left)?, Self::compile_expression(right)?]),
+            Expr::BinaryOp { op: BinaryOp::Or, left, right } => disjunction(vec![Self::compile_expression(left)?, Self::compile_expression(right)?]),
             Expr::IfThenElse { cond, then_expr, else_expr } => {
-                Self::If(Box::new([Self::of(cond)?, Self::of(then_expr)?, Self::of(else_expr)?]))
+                Self::If(Box::new([Self::compile_expression(cond)?, Self::compile_expression(then_expr)?, Self::compile_expression(else_expr)?]))
             }
-            Expr::Like { expr, pattern } if part(expr) == Some(Part::Path) => {
+            Expr::Like { expr, pattern } if call_part(expr) == Some(CallPart::Path) => {
                 Self::PathLike(Arc::new(Pattern::new(pattern)))
             }
-            Expr::BinaryOp { op, left, right } => match Self::comparison(*op, left, right) {
+            Expr::BinaryOp { op, left, right } => match Self::compile_comparison(*op, left, right) {
                 Some(condition) => condition,
-                None => Self::leaf(expr)?,
+                None => Self::compile_leaf(expr)?,
             },
-            other => Self::leaf(other)?,
+            other => Self::compile_leaf(other)?,
         })
     }
 
     /// The comparisons that are answered without Cedar.
-    fn comparison(op: BinaryOp, left: &Expr, right: &Expr) -> Option<Self> {
-        match (op, part(left), part(right)) {
-            (BinaryOp::Eq, Some(Part::Path), None) => Some(Self::PathIn(Arc::new([literal(right)?]))),
-            (BinaryOp::Eq, None, Some(Part::Path)) => Some(Self::PathIn(Arc::new([literal(left)?]))),
-            (BinaryOp::NotEq, ..) => Self::comparison(BinaryOp::Eq, left, right).map(|c| Self::Not(Box::new(c))),
-            (BinaryOp::Contains, None, Some(Part::Path)) => match left {
-                Expr::Set(items) => items.iter().map(|i| literal(i)).collect::<Option<_>>().map(Self::PathIn),
+    fn compile_comparison(op: BinaryOp, left: &Expr, right: &Expr) -> Option<Self> {
+        match (op, call_part(left), call_part(right)) {
+            (BinaryOp::Eq, Some(CallPart::Path), None) => Some(Self::PathIn(Arc::new([string_literal(right)?]))),
+            (BinaryOp::Eq, None, Some(CallPart::Path)) => Some(Self::PathIn(Arc::new([string_literal(left)?]))),
+            (BinaryOp::NotEq, ..) => Self::compile_comparison(BinaryOp::Eq, left, right).map(|c| Self::Not(Box::new(c))),
+            (BinaryOp::Contains, None, Some(CallPart::Path)) => match left {
+                Expr::Set(items) => items.iter().map(|i| string_literal(i)).collect::<Option<_>>().map(Self::PathIn),
                 _ => None,
             },
-            (BinaryOp::Contains, Some(Part::QueryKeys), None) => literal(right).map(|n| Self::QueryHas(n.into())),
-            (BinaryOp::Contains, Some(Part::Services), None) => {
+            (BinaryOp::Contains, Some(CallPart::QueryKeys), None) => string_literal(right).map(|n| Self::QueryHas(n.into())),
+            (BinaryOp::Contains, Some(CallPart::Services), None) => {
                 matches!(right, Expr::Var(Var::Resource)).then_some(Self::Granted)
             }
             _ => None,
         }
     }
 
-    fn leaf(expr: &Expr) -> Option<Self> {
+    fn compile_leaf(expr: &Expr) -> Option<Self> {
         let expression = expr.to_string().parse().ok()?;
-        Some(Self::Leaf(Arc::new(Leaf { expression, mentions: mentions(expr), work: Work::of_leaf(expr) })))
+        Some(Self::Leaf(Arc::new(Leaf { expression, mentions: mentions(expr), cost: Cost::of_leaf(expr) })))
     }
 
     /// What it mentions.
@@ -134,50 +134,50 @@ impl Condition {
             Self::QueryHas(_) => Mentions::QUERY,
             Self::Granted => Mentions::TOKEN,
             Self::Not(of) => of.mentions(),
-            Self::All(of) | Self::Any(of) => union(of),
-            Self::If(of) => union(of.as_slice()),
+            Self::All(of) | Self::Any(of) => union_of_mentions(of),
+            Self::If(of) => union_of_mentions(of.as_slice()),
             Self::Leaf(leaf) => leaf.mentions,
         }
     }
 
-    /// What evaluating it costs at most, once it is [settled](Self::settled).
-    pub(super) fn work(&self) -> Work {
+    /// What evaluating it costs at most, once it is [settled](Self::fold_constants).
+    pub(super) fn cost(&self) -> Cost {
         let own = match self {
-            Self::PathLike(pattern) => Work::pattern(pattern.stretches()),
-            Self::PathIn(texts) => Work::texts(texts.len()),
-            Self::QueryHas(_) => Work::QUERY_NAME,
-            Self::Leaf(leaf) if leaf.mentions.any(Mentions::CALL) => leaf.work,
-            _ => Work::NOTHING,
+            Self::PathLike(pattern) => Cost::pattern(pattern.stretches()),
+            Self::PathIn(texts) => Cost::texts(texts.len()),
+            Self::QueryHas(_) => Cost::QUERY_NAME,
+            Self::Leaf(leaf) if leaf.mentions.any(Mentions::CALL) => leaf.cost,
+            _ => Cost::NOTHING,
         };
-        self.children().iter().map(Self::work).sum::<Work>() + own + Work::STEP
+        self.children().iter().map(Self::cost).sum::<Cost>() + own + Cost::STEP
     }
 
     /// What deciding on one policy costs: as the request is sent (`strict`) and in normalized form (`loose`). Both are decided
     /// twice where it has to be known first whether the body is needed.
-    pub(super) fn decision_work(strict: &Self, loose: &Self) -> Work {
-        let once = strict.work() + loose.work();
-        let body = strict.mentions().any(Mentions::BODY) || loose.mentions().any(Mentions::BODY);
+    pub(super) fn decision_cost(as_sent: &Self, normalized: &Self) -> Cost {
+        let once = as_sent.cost() + normalized.cost();
+        let body = as_sent.mentions().any(Mentions::BODY) || normalized.mentions().any(Mentions::BODY);
         if body { once.times(2) } else { once }
     }
 
     /// What settling it costs.
-    pub(super) fn plan_work(&self) -> Work {
+    pub(super) fn plan_cost(&self) -> Cost {
         let own = match self {
-            Self::Leaf(leaf) if !leaf.mentions.any(Mentions::CALL) => leaf.work,
-            _ => Work::NOTHING,
+            Self::Leaf(leaf) if !leaf.mentions.any(Mentions::CALL) => leaf.cost,
+            _ => Cost::NOTHING,
         };
-        self.children().iter().map(Self::plan_work).sum::<Work>() + own + Work::plan(1)
+        self.children().iter().map(Self::plan_cost).sum::<Cost>() + own + Cost::plan(1)
     }
 
     /// How many nodes it has.
-    pub(super) fn nodes(&self) -> usize {
-        1 + self.children().iter().map(Self::nodes).sum::<usize>()
+    pub(super) fn node_count(&self) -> usize {
+        1 + self.children().iter().map(Self::node_count).sum::<usize>()
     }
 
     /// Whether Cedar evaluates a part of it.
-    pub(super) fn asks_cedar(&self) -> bool {
+    pub(super) fn uses_cedar(&self) -> bool {
         matches!(self, Self::Leaf(leaf) if leaf.mentions.any(Mentions::CALL))
-            || self.children().iter().any(Self::asks_cedar)
+            || self.children().iter().any(Self::uses_cedar)
     }
 
     fn children(&self) -> &[Self] {
@@ -190,49 +190,49 @@ impl Condition {
     }
 
     /// Evaluates it.
-    pub(super) fn evaluate(&self, answers: &impl Answers) -> Truth {
+    pub(super) fn evaluate(&self, evaluator: &impl Evaluator) -> Truth {
         match self {
             Self::Const(truth) => *truth,
-            Self::PathLike(pattern) => pattern.matches(answers.path()).into(),
-            Self::PathIn(paths) => paths.iter().any(|p| p == answers.path()).into(),
-            Self::QueryHas(name) => answers.has_query(name).into(),
-            Self::Granted => answers.granted().into(),
-            Self::Not(of) => not(of.evaluate(answers)),
-            Self::All(of) => series(of, Truth::True, answers),
-            Self::Any(of) => series(of, Truth::False, answers),
+            Self::PathLike(pattern) => pattern.matches(evaluator.path()).into(),
+            Self::PathIn(paths) => paths.iter().any(|p| p == evaluator.path()).into(),
+            Self::QueryHas(name) => evaluator.has_query_name(name).into(),
+            Self::Granted => evaluator.is_granted().into(),
+            Self::Not(of) => negate(of.evaluate(evaluator)),
+            Self::All(of) => evaluate_in_order(of, Truth::True, evaluator),
+            Self::Any(of) => evaluate_in_order(of, Truth::False, evaluator),
             Self::If(of) => {
                 let [condition, then, otherwise] = &**of;
-                match condition.evaluate(answers) {
-                    Truth::True => then.evaluate(answers),
-                    Truth::False => otherwise.evaluate(answers),
+                match condition.evaluate(evaluator) {
+                    Truth::True => then.evaluate(evaluator),
+                    Truth::False => otherwise.evaluate(evaluator),
                     undecided => undecided,
                 }
             }
-            Self::Leaf(leaf) => answers.leaf(leaf),
+            Self::Leaf(leaf) => evaluator.evaluate_leaf(leaf),
         }
     }
 
     /// The same condition for one agent, service, method and grant, with everything that is settled by them settled.
-    /// `settle` answers for a leaf that mentions nothing of the call.
-    pub(super) fn settled(&self, granted: bool, settle: &impl Fn(&Leaf) -> Truth) -> Self {
-        let each = |of: &[Self]| of.iter().map(|c| c.settled(granted, settle)).collect::<Vec<_>>();
+    /// `evaluate_constant` evaluator for a leaf that mentions nothing of the call.
+    pub(super) fn fold_constants(&self, granted: bool, evaluate_constant: &impl Fn(&Leaf) -> Truth) -> Self {
+        let each = |of: &[Self]| of.iter().map(|c| c.fold_constants(granted, evaluate_constant)).collect::<Vec<_>>();
         match self {
             Self::Granted => Self::Const(granted.into()),
-            Self::Leaf(leaf) if !leaf.mentions.any(Mentions::CALL) => Self::Const(settle(leaf)),
-            Self::Not(of) => match of.settled(granted, settle) {
-                Self::Const(truth) => Self::Const(not(truth)),
+            Self::Leaf(leaf) if !leaf.mentions.any(Mentions::CALL) => Self::Const(evaluate_constant(leaf)),
+            Self::Not(of) => match of.fold_constants(granted, evaluate_constant) {
+                Self::Const(truth) => Self::Const(negate(truth)),
                 open => Self::Not(Box::new(open)),
             },
-            Self::All(of) => all(each(of)),
-            Self::Any(of) => any(each(of)),
+            Self::All(of) => conjunction(each(of)),
+            Self::Any(of) => disjunction(each(of)),
             Self::If(of) => {
                 let [condition, then, otherwise] = &**of;
-                match condition.settled(granted, settle) {
-                    Self::Const(Truth::True) => then.settled(granted, settle),
-                    Self::Const(Truth::False) => otherwise.settled(granted, settle),
+                match condition.fold_constants(granted, evaluate_constant) {
+                    Self::Const(Truth::True) => then.fold_constants(granted, evaluate_constant),
+                    Self::Const(Truth::False) => otherwise.fold_constants(granted, evaluate_constant),
                     Self::Const(truth) => Self::Const(truth),
                     open => {
-                        Self::If(Box::new([open, then.settled(granted, settle), otherwise.settled(granted, settle)]))
+                        Self::If(Box::new([open, then.fold_constants(granted, evaluate_constant), otherwise.fold_constants(granted, evaluate_constant)]))
                     }
                 }
             }
@@ -241,18 +241,18 @@ impl Condition {
     }
 }
 
-fn literal(expr: &Expr) -> Option<String> {
+fn string_literal(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Literal(Literal::String(text)) => Some(text.to_string()),
         _ => None,
     }
 }
 
-fn union(of: &[Condition]) -> Mentions {
+fn union_of_mentions(of: &[Condition]) -> Mentions {
     of.iter().fold(Mentions::NOTHING, |m, c| m | c.mentions())
 }
 
-fn not(truth: Truth) -> Truth {
+fn negate(truth: Truth) -> Truth {
     match truth {
         Truth::True => Truth::False,
         Truth::False => Truth::True,
@@ -260,16 +260,16 @@ fn not(truth: Truth) -> Truth {
     }
 }
 
-fn all(of: Vec<Condition>) -> Condition {
-    joined(of, Truth::True)
+fn conjunction(of: Vec<Condition>) -> Condition {
+    simplify(of, Truth::True)
 }
 
-fn any(of: Vec<Condition>) -> Condition {
-    joined(of, Truth::False)
+fn disjunction(of: Vec<Condition>) -> Condition {
+    simplify(of, Truth::False)
 }
 
 /// A conjunction (`neutral` is true) or disjunction, flat and without what can't change it.
-fn joined(of: Vec<Condition>, neutral: Truth) -> Condition {
+fn simplify(of: Vec<Condition>, neutral: Truth) -> Condition {
     let mut flat = Vec::with_capacity(of.len());
     for condition in of {
         match condition {
@@ -283,7 +283,7 @@ fn joined(of: Vec<Condition>, neutral: Truth) -> Condition {
     if let Some(end) = flat.iter().position(|c| matches!(c, Condition::Const(_))) {
         flat.truncate(end + 1);
         if let Some(Condition::Const(last)) = flat.last()
-            && !union(&flat).any(Mentions::FAILURE)
+            && !union_of_mentions(&flat).any(Mentions::FAILURE)
         {
             return Condition::Const(*last);
         }
@@ -298,11 +298,11 @@ fn joined(of: Vec<Condition>, neutral: Truth) -> Condition {
 
 /// From left to right until one decides, as Cedar does. With an unknown among them the rest is looked at too: whatever the
 /// unknown turns out to be, a later member that decides still decides, unless the unknown could have failed instead.
-fn series(of: &[Condition], neutral: Truth, answers: &impl Answers) -> Truth {
-    let decides = not(neutral);
+fn evaluate_in_order(of: &[Condition], neutral: Truth, evaluator: &impl Evaluator) -> Truth {
+    let decides = negate(neutral);
     let mut unknown = false;
     for condition in of {
-        match condition.evaluate(answers) {
+        match condition.evaluate(evaluator) {
             Truth::Failed if unknown => return Truth::Unknown,
             Truth::Failed => return Truth::Failed,
             Truth::Unknown if condition.mentions().any(Mentions::FAILURE) => return Truth::Unknown,

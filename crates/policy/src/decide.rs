@@ -17,14 +17,14 @@ use seks_types::id::PolicyId;
 
 use super::{
     Body, Call, Decision, EvaluateError,
-    cache::{Key, Question},
-    condition::{Answers, Condition, Leaf, Truth},
-    parse::Checked,
+    cache::{Key, PlanId, Question},
+    condition::{Evaluator, Condition, Leaf, Truth},
+    parse::CheckedPolicy,
     schema::{action_index, vocabulary},
-    spelling::readings,
+    query_name::for_each_interpretation,
     subject::Subject,
-    tree::{Mentions, QUERY_SPELLINGS},
-    work::Work,
+    mentions::{Mentions, QUERY_INTERPRETATIONS},
+    cost::Cost,
 };
 
 pub(super) fn denied() -> Decision {
@@ -32,214 +32,224 @@ pub(super) fn denied() -> Decision {
 }
 
 /// Asks Cedar.
-pub(super) fn truth_of(leaf: &Leaf, request: &Request, entities: &Entities) -> Truth {
+pub(super) fn evaluate_with_cedar(leaf: &Leaf, request: &Request, entities: &Entities) -> Truth {
     match eval_expression(request, entities, &leaf.expression) {
         Ok(EvalResult::Bool(value)) => value.into(),
         Ok(_) | Err(_) => Truth::Failed,
     }
 }
 
+/// The form in which the texts of a call and of a policy are compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TextForm {
+    /// The bytes that are sent.
+    AsSent,
+    /// Without the differences that servers ignore; see [`super::normalize`].
+    Normalized,
+}
+
 /// A policy whose head covers the slice.
-pub(super) struct Member {
+pub(super) struct SlicedPolicy {
     /// Its id, ready to be put into a decision.
     id: Arc<[PolicyId]>,
     forbids: bool,
     audit: bool,
-    strict: Condition,
+    as_sent: Condition,
     /// `None`: reads the same.
-    loose: Option<Condition>,
+    normalized: Option<Condition>,
 }
 
-impl Member {
-    pub(super) fn new(policy: &Checked, strict: Condition, loose: Option<Condition>) -> Self {
-        Self { id: Arc::new([policy.id.clone()]), forbids: policy.forbids(), audit: policy.audit, strict, loose }
+impl SlicedPolicy {
+    pub(super) fn new(policy: &CheckedPolicy, as_sent: Condition, normalized: Option<Condition>) -> Self {
+        Self { id: Arc::new([policy.id.clone()]), forbids: policy.forbids(), audit: policy.audit, as_sent, normalized }
     }
 
-    fn condition(&self, loose: bool) -> &Condition {
-        self.loose.as_ref().filter(|_| loose).unwrap_or(&self.strict)
+    fn condition(&self, form: TextForm) -> &Condition {
+        self.normalized.as_ref().filter(|_| form == TextForm::Normalized).unwrap_or(&self.as_sent)
     }
 
     fn mentions(&self) -> Mentions {
-        self.strict.mentions() | self.loose.as_ref().map_or(Mentions::NOTHING, Condition::mentions)
+        self.as_sent.mentions() | self.normalized.as_ref().map_or(Mentions::NOTHING, Condition::mentions)
     }
 
-    fn work(&self) -> Work {
-        Condition::decision_work(&self.strict, self.condition(true))
+    fn cost(&self) -> Cost {
+        Condition::decision_cost(&self.as_sent, self.condition(TextForm::Normalized))
     }
 
-    fn asks_cedar(&self) -> bool {
-        self.strict.asks_cedar() || self.condition(true).asks_cedar()
+    fn uses_cedar(&self) -> bool {
+        self.as_sent.uses_cedar() || self.condition(TextForm::Normalized).uses_cedar()
     }
 
-    fn is_settled(&self) -> bool {
-        matches!((&self.strict, &self.loose), (Condition::Const(_), None | Some(Condition::Const(_))))
+    fn is_constant(&self) -> bool {
+        matches!((&self.as_sent, &self.normalized), (Condition::Const(_), None | Some(Condition::Const(_))))
     }
 }
 
 /// What is to be done for a call of one method, by one agent, to one service.
 pub(super) struct Plan {
     /// Settled: it depends on nothing else. Most requests end here.
-    decided: Option<Decision>,
-    members: Vec<Member>,
+    constant: Option<Decision>,
+    policies: Vec<SlicedPolicy>,
     granted: bool,
     mentions: Mentions,
     /// A policy's loosest reading is not its text.
-    loose_differs: bool,
+    differs_when_normalized: bool,
     /// Never used twice in this process.
-    number: u64,
-    work: Work,
+    id: PlanId,
+    cost: Cost,
 }
 
-static NEXT: AtomicU64 = AtomicU64::new(0);
+static NEXT_PLAN_ID: AtomicU64 = AtomicU64::new(0);
 
 impl Plan {
-    pub(super) fn new(members: Vec<Member>, granted: bool) -> Self {
+    pub(super) fn new(policies: Vec<SlicedPolicy>, granted: bool) -> Self {
         let mut plan = Self {
-            decided: None,
+            constant: None,
             granted,
-            mentions: members.iter().fold(Mentions::NOTHING, |m, p| m | p.mentions()),
-            loose_differs: members.iter().any(|m| m.loose.is_some()),
-            number: NEXT.fetch_add(1, Relaxed),
-            work: members.iter().map(Member::work).sum(),
-            members,
+            mentions: policies.iter().fold(Mentions::NOTHING, |m, p| m | p.mentions()),
+            differs_when_normalized: policies.iter().any(|m| m.normalized.is_some()),
+            id: PlanId(NEXT_PLAN_ID.fetch_add(1, Relaxed)),
+            cost: policies.iter().map(SlicedPolicy::cost).sum(),
+            policies,
         };
-        if plan.members.iter().any(Member::asks_cedar) {
+        if plan.policies.iter().any(SlicedPolicy::uses_cedar) {
             // As it is sent, and in its loosest reading.
-            let request = Work::request(plan.mentions.any(Mentions::QUERY));
-            plan.work = plan.work + request + request;
+            let request = Cost::request(plan.mentions.any(Mentions::QUERY));
+            plan.cost = plan.cost + request + request;
         }
-        plan.decided = plan.settled();
+        plan.constant = plan.constant_decision();
         plan
     }
 
     /// The decision, when nothing of a call can change it: everything is settled, or a forbid is.
-    fn settled(&self) -> Option<Decision> {
-        let forbidden = |m: &&Member| m.forbids && !m.audit && matches!(m.strict, Condition::Const(Truth::True));
-        if self.members.iter().all(Member::is_settled) {
-            let (strict, loose) = (Tally::of(self, &Settled, false), Tally::of(self, &Settled, true));
-            return Some(strict.decision(Some(loose)));
+    fn constant_decision(&self) -> Option<Decision> {
+        let forbidden = |m: &&SlicedPolicy| m.forbids && !m.audit && matches!(m.as_sent, Condition::Const(Truth::True));
+        if self.policies.iter().all(SlicedPolicy::is_constant) {
+            let (as_sent, normalized) = (SliceOutcome::of_plan(self, &ConstantEvaluator, TextForm::AsSent), SliceOutcome::of_plan(self, &ConstantEvaluator, TextForm::Normalized));
+            return Some(as_sent.decision(Some(normalized)));
         }
-        let ids: Vec<PolicyId> = self.members.iter().filter(forbidden).flat_map(|m| m.id.iter().cloned()).collect();
+        let ids: Vec<PolicyId> = self.policies.iter().filter(forbidden).flat_map(|m| m.id.iter().cloned()).collect();
         (!ids.is_empty()).then(|| Decision { policy_ids: ids.into(), ..denied() })
     }
 
     /// The decision, when nothing of a call changes it.
-    pub(super) fn decided(&self) -> Option<&Decision> {
-        self.decided.as_ref()
+    pub(super) fn constant(&self) -> Option<&Decision> {
+        self.constant.as_ref()
     }
 
     /// What deciding on `call` takes at most.
-    pub(super) fn work(&self, call: &Call<'_>) -> Duration {
-        if self.decided.is_some() { Duration::ZERO } else { self.work.at(call.path.len(), call.query.len()) }
+    pub(super) fn cost(&self, call: &Call<'_>) -> Duration {
+        if self.constant.is_some() { Duration::ZERO } else { self.cost.for_request(call.path.len(), call.query.len()) }
     }
 
     /// How many nodes its conditions have.
-    pub(super) fn nodes(&self) -> usize {
-        let loose = |m: &Member| m.loose.as_ref().map_or(0, Condition::nodes);
-        self.members.iter().map(|m| 4 + m.strict.nodes() + loose(m)).sum()
+    pub(super) fn node_count(&self) -> usize {
+        let normalized = |m: &SlicedPolicy| m.normalized.as_ref().map_or(0, Condition::node_count);
+        self.policies.iter().map(|m| 4 + m.as_sent.node_count() + normalized(m)).sum()
     }
 
     /// What an answer to `call` depends on; `None`: on more than is worth keeping.
     pub(super) fn key<'a>(&self, question: Question, call: &Call<'a>) -> Option<Key<'a>> {
-        Key::new(self.number, question, self.mentions, call)
+        Key::new(self.id, question, self.mentions, call)
     }
 
     pub(super) fn may_need_body(&self) -> bool {
-        self.decided.is_none() && self.mentions.any(Mentions::BODY)
+        self.constant.is_none() && self.mentions.any(Mentions::BODY)
     }
 
     /// `call`'s body is [`Body::NotRead`].
     pub(super) fn needs_body(&self, subject: &Subject, call: &Call<'_>) -> bool {
-        let unknown = |loose: bool| {
-            let asked = Asked::new(subject, self, call, loose);
-            self.members.iter().any(|m| m.condition(loose).evaluate(&asked) == Truth::Unknown)
+        let unknown = |form: TextForm| {
+            let evaluator = CallEvaluator::new(subject, self, call, form);
+            self.policies.iter().any(|m| m.condition(form).evaluate(&evaluator) == Truth::Unknown)
         };
-        unknown(false) || unknown(true)
+        unknown(TextForm::AsSent) || unknown(TextForm::Normalized)
     }
 
     pub(super) fn decide(&self, subject: &Subject, call: &Call<'_>) -> Decision {
-        let strict = Tally::of(self, &Asked::new(subject, self, call, false), false);
-        if !strict.allows() || !(self.loose_differs || self.spelled_otherwise(call)) {
-            return strict.decision(None);
+        let as_sent = SliceOutcome::of_plan(self, &CallEvaluator::new(subject, self, call, TextForm::AsSent), TextForm::AsSent);
+        if !as_sent.allows() || !(self.differs_when_normalized || self.changes_when_normalized(call)) {
+            return as_sent.decision(None);
         }
-        strict.decision(Some(Tally::of(self, &Asked::new(subject, self, call, true), true)))
+        let normalized = CallEvaluator::new(subject, self, call, TextForm::Normalized);
+        as_sent.decision(Some(SliceOutcome::of_plan(self, &normalized, TextForm::Normalized)))
     }
 
     /// Whether the call's loosest reading is another than the call.
-    fn spelled_otherwise(&self, call: &Call<'_>) -> bool {
+    fn changes_when_normalized(&self, call: &Call<'_>) -> bool {
         let odd = |text: &str| text.bytes().any(|b| b == b'%' || b.is_ascii_uppercase());
         let model = |m: &String| normalize::model(m) != m.as_str();
         self.mentions.any(Mentions::PATH) && odd(call.path)
-            || self.mentions.any(Mentions::QUERY) && !call.query.bytes().all(read_alike)
+            || self.mentions.any(Mentions::QUERY) && !call.query.bytes().all(is_unambiguous_query_byte)
             || matches!(call.body, Body::Inspected(facts) if facts.model.as_ref().is_some_and(model))
     }
 }
 
 /// A character of a query whose parameters are named alike by every server: plain names and values, and what separates them.
-fn read_alike(byte: u8) -> bool {
+fn is_unambiguous_query_byte(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'=' | b'&')
 }
 
-/// Answers where every condition is a constant.
-struct Settled;
+/// Evaluator where every condition is a constant.
+struct ConstantEvaluator;
 
-impl Answers for Settled {
+impl Evaluator for ConstantEvaluator {
     fn path(&self) -> &str {
         ""
     }
-    fn has_query(&self, _: &str) -> bool {
+    fn has_query_name(&self, _: &str) -> bool {
         false
     }
-    fn granted(&self) -> bool {
+    fn is_granted(&self) -> bool {
         false
     }
-    fn leaf(&self, _: &Leaf) -> Truth {
+    fn evaluate_leaf(&self, _: &Leaf) -> Truth {
         Truth::Failed
     }
 }
 
 /// One reading of a call.
-struct Asked<'a> {
+struct CallEvaluator<'a> {
     subject: &'a Subject,
     plan: &'a Plan,
     call: &'a Call<'a>,
     path: Cow<'a, str>,
-    loose: bool,
+    form: TextForm,
     /// Every reading of every query name; made when a policy asks for one for the first time.
-    spellings: OnceCell<HashSet<String>>,
-    /// Made when Cedar is asked for the first time.
+    interpretations: OnceCell<HashSet<String>>,
+    /// Made when Cedar is evaluator for the first time.
     request: OnceCell<Option<Request>>,
-    /// Names of the query in order, made when one is asked for.
+    /// Names of the query in order, made when one is evaluator for.
     names: OnceCell<Vec<Cow<'a, str>>>,
 }
 
-impl<'a> Asked<'a> {
-    fn new(subject: &'a Subject, plan: &'a Plan, call: &'a Call<'a>, loose: bool) -> Self {
-        let path = if loose { normalize::path(call.path) } else { Cow::Borrowed(call.path) };
+impl<'a> CallEvaluator<'a> {
+    fn new(subject: &'a Subject, plan: &'a Plan, call: &'a Call<'a>, form: TextForm) -> Self {
+        let path = if form == TextForm::Normalized { normalize::path(call.path) } else { Cow::Borrowed(call.path) };
         Self {
             subject,
             plan,
             call,
             path,
-            loose,
-            spellings: OnceCell::new(),
+            form,
+            interpretations: OnceCell::new(),
             request: OnceCell::new(),
             names: OnceCell::new(),
         }
     }
 
     fn names(&self) -> impl Iterator<Item = Cow<'a, str>> {
-        let loose = self.loose;
+        let normalized = self.form == TextForm::Normalized;
         request::names(self.call.query)
-            .map(move |n| if loose { Cow::Owned(normalize::lower(&n).into_owned()) } else { n })
+            .map(move |n| if normalized { Cow::Owned(normalize::lower(&n).into_owned()) } else { n })
     }
 
-    fn spellings(&self) -> &HashSet<String> {
-        self.spellings.get_or_init(|| {
+    fn interpretations(&self) -> &HashSet<String> {
+        self.interpretations.get_or_init(|| {
             let mut all = HashSet::new();
             for name in request::names(self.call.query) {
-                readings(&name, |reading| {
-                    all.insert(reading.into_owned());
+                for_each_interpretation(&name, |interpretation| {
+                    all.insert(interpretation.into_owned());
                 });
             }
             all
@@ -258,9 +268,9 @@ impl<'a> Asked<'a> {
         if mentions.any(Mentions::QUERY) {
             let names = self.names().map(|n| Value::new_string(n.into_owned()));
             context.push(("query_keys", Value::new_set(names)));
-            if self.loose {
-                let spellings = self.spellings().iter().map(|n| Value::new_string(n.clone()));
-                context.push((QUERY_SPELLINGS, Value::new_set(spellings)));
+            if self.form == TextForm::Normalized {
+                let interpretations = self.interpretations().iter().map(|n| Value::new_string(n.clone()));
+                context.push((QUERY_INTERPRETATIONS, Value::new_set(interpretations)));
             }
         }
         if mentions.any(Mentions::TOKEN) {
@@ -287,7 +297,7 @@ impl<'a> Asked<'a> {
 
     fn body(&self, facts: &BodyFacts) -> Option<Value> {
         let model =
-            facts.model.as_deref().map(|m| if self.loose { normalize::model(m).into_owned() } else { m.to_owned() });
+            facts.model.as_deref().map(|m| if self.form == TextForm::Normalized { normalize::model(m).into_owned() } else { m.to_owned() });
         let fields = [
             model.map(|m| ("model".to_owned(), Value::new_string(m))),
             facts.stream.map(|s| ("stream".to_owned(), Value::new_bool(s))),
@@ -297,14 +307,14 @@ impl<'a> Asked<'a> {
     }
 }
 
-impl Answers for Asked<'_> {
+impl Evaluator for CallEvaluator<'_> {
     fn path(&self) -> &str {
         &self.path
     }
 
-    fn has_query(&self, name: &str) -> bool {
-        if self.loose {
-            return self.spellings().contains(name);
+    fn has_query_name(&self, name: &str) -> bool {
+        if self.form == TextForm::Normalized {
+            return self.interpretations().contains(name);
         }
         let names = self.names.get_or_init(|| {
             let mut names: Vec<_> = self.names().collect();
@@ -314,16 +324,16 @@ impl Answers for Asked<'_> {
         names.binary_search_by(|known| (**known).cmp(name)).is_ok()
     }
 
-    fn granted(&self) -> bool {
+    fn is_granted(&self) -> bool {
         self.plan.granted
     }
 
-    fn leaf(&self, leaf: &Leaf) -> Truth {
+    fn evaluate_leaf(&self, leaf: &Leaf) -> Truth {
         if leaf.mentions.any(Mentions::BODY) && matches!(self.call.body, Body::NotRead | Body::Opaque) {
             return Truth::Unknown;
         }
         match (self.request.get_or_init(|| self.request()), self.subject.entities()) {
-            (Some(request), Some(entities)) => truth_of(leaf, request, &entities.entities),
+            (Some(request), Some(entities)) => evaluate_with_cedar(leaf, request, &entities.entities),
             _ => Truth::Failed,
         }
     }
@@ -331,7 +341,7 @@ impl Answers for Asked<'_> {
 
 /// What the policies of a slice say to one reading of a call.
 #[derive(Default)]
-struct Tally {
+struct SliceOutcome {
     permits: Ids,
     forbids: Ids,
     /// In force, and hanging on a body that can't be inspected.
@@ -341,22 +351,22 @@ struct Tally {
     audit_failed: Option<PolicyId>,
 }
 
-impl Tally {
-    fn of(plan: &Plan, answers: &impl Answers, loose: bool) -> Self {
-        let mut tally = Self::default();
-        for member in &plan.members {
-            let id = &member.id;
-            match (member.condition(loose).evaluate(answers), member.audit) {
-                (Truth::True, true) => tally.audited.add(id),
-                (Truth::True, false) if member.forbids => tally.forbids.add(id),
-                (Truth::True, false) => tally.permits.add(id),
-                (Truth::Unknown, false) => tally.unknown.add(id),
-                (Truth::Failed, false) => tally.failed = tally.failed.or_else(|| id.first().cloned()),
-                (Truth::Failed, true) => tally.audit_failed = tally.audit_failed.or_else(|| id.first().cloned()),
+impl SliceOutcome {
+    fn of_plan(plan: &Plan, evaluator: &impl Evaluator, form: TextForm) -> Self {
+        let mut outcome = Self::default();
+        for policy in &plan.policies {
+            let id = &policy.id;
+            match (policy.condition(form).evaluate(evaluator), policy.audit) {
+                (Truth::True, true) => outcome.audited.add(id),
+                (Truth::True, false) if policy.forbids => outcome.forbids.add(id),
+                (Truth::True, false) => outcome.permits.add(id),
+                (Truth::Unknown, false) => outcome.unknown.add(id),
+                (Truth::Failed, false) => outcome.failed = outcome.failed.or_else(|| id.first().cloned()),
+                (Truth::Failed, true) => outcome.audit_failed = outcome.audit_failed.or_else(|| id.first().cloned()),
                 (Truth::False, _) | (Truth::Unknown, true) => {}
             }
         }
-        tally
+        outcome
     }
 
     fn allows(&self) -> bool {
@@ -364,18 +374,18 @@ impl Tally {
     }
 
     /// The decision on a call as it was sent (`self`) and in its loosest reading, where that is another.
-    fn decision(self, loose: Option<Self>) -> Decision {
-        let (allowed, audited) = (self.allows(), self.audited.arc());
+    fn decision(self, normalized: Option<Self>) -> Decision {
+        let (allowed, audited) = (self.allows(), self.audited.into_arc());
         let (error, audit_error) = (self.failed.map(EvaluateError), self.audit_failed.map(EvaluateError));
-        match loose {
-            Some(loose) if allowed && !loose.allows() => Decision { audited, audit_error, ..loose.decision(None) },
+        match normalized {
+            Some(normalized) if allowed && !normalized.allows() => Decision { audited, audit_error, ..normalized.decision(None) },
             _ => {
                 let ids = match allowed {
                     true => self.permits,
                     false if self.forbids.is_empty() => self.unknown,
                     false => self.forbids,
                 };
-                Decision { allowed, policy_ids: ids.arc(), audited, error, audit_error }
+                Decision { allowed, policy_ids: ids.into_arc(), audited, error, audit_error }
             }
         }
     }
@@ -403,7 +413,7 @@ impl Ids {
         matches!(self, Self::None)
     }
 
-    fn arc(self) -> Arc<[PolicyId]> {
+    fn into_arc(self) -> Arc<[PolicyId]> {
         match self {
             Self::None => Arc::default(),
             Self::One(id) => id,

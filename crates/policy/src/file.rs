@@ -4,7 +4,7 @@ use seks_types::id::PolicyId;
 
 use super::{
     budget::check_budget,
-    parse::{PolicyError, check},
+    parse::{PolicyError, check_file},
 };
 
 /// Reads a file of policies and checks it against the schema: each has an `@id` of its own, in the grammar of names.
@@ -13,7 +13,7 @@ use super::{
 /// # Errors
 /// Every error in the file, in order.
 pub fn parse_file(text: &str) -> Result<Vec<(PolicyId, String)>, Vec<PolicyError>> {
-    let checked = check(text)?;
+    let checked = check_file(text)?;
     check_budget(checked.iter()).map_err(|error| vec![error])?;
     Ok(checked.into_iter().map(|c| (c.id, c.text)).collect())
 }
@@ -22,5 +22,5 @@ pub fn parse_file(text: &str) -> Result<Vec<(PolicyId, String)>, Vec<PolicyError
 /// [`parse_file`] refuses it.
 #[must_use]
 pub fn warnings(text: &str) -> Vec<PolicyError> {
-    check(text).unwrap_or_default().into_iter().flat_map(|c| c.warnings).collect()
+    check_file(text).unwrap_or_default().into_iter().flat_map(|c| c.warnings).collect()
 }

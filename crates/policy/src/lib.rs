@@ -3,7 +3,7 @@
 //! The same code checks a file at the control plane, simulates there, and decides at the node, on exactly the bytes that are sent.
 //!
 //! A tenant's policies are compiled once ([`Policies::compile`]), sliced for an agent and a service when they first meet
-//! ([`Policies::scope`]), and asked for every request ([`Scope::decide`]).
+//! ([`Policies::slice_for`]), and asked for every request ([`PolicySlice::decide`]).
 
 mod budget;
 mod cache;
@@ -13,15 +13,15 @@ mod decide;
 mod file;
 mod head;
 mod identity_hasher;
-mod loose;
+mod normalize;
 mod parse;
 mod pattern;
 mod schema;
 mod slice;
-mod spelling;
+mod query_name;
 mod subject;
-mod tree;
-mod work;
+mod mentions;
+mod cost;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -34,7 +34,7 @@ pub use self::{
     compilation::Compilation,
     file::{parse_file, warnings},
     parse::{PolicyError, STACK_BYTES},
-    slice::{Policies, Scope},
+    slice::{Policies, PolicySlice},
 };
 
 /// The policy that every tenant starts with unless it is strict: visible, and deletable like any other.
@@ -65,7 +65,7 @@ pub struct Call<'a> {
 /// A request's body, as policy sees it.
 #[derive(Clone, Copy, Debug)]
 pub enum Body<'a> {
-    /// Not looked at, because [`Scope::needs_body`] says so.
+    /// Not looked at, because [`PolicySlice::needs_body`] says so.
     NotRead,
     /// The request has none.
     Absent,

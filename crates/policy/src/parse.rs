@@ -9,10 +9,10 @@ use seks_types::id::PolicyId;
 use super::{
     condition::Condition,
     head::Head,
-    loose,
+    normalize::normalize_expression,
     schema::{METHODS, vocabulary},
-    tree,
-    work::Work,
+    mentions,
+    cost::Cost,
 };
 
 /// Longest policy, in bytes.
@@ -38,71 +38,71 @@ pub struct PolicyError {
 
 /// One policy that passed.
 #[derive(Debug)]
-pub(super) struct Checked {
+pub(super) struct CheckedPolicy {
     pub(super) id: PolicyId,
     pub(super) text: String,
     pub(super) policy: Policy,
     pub(super) audit: bool,
-    pub(super) strict: Condition,
+    pub(super) as_sent: Condition,
     /// The loosest reading; `None`: it is no other.
-    pub(super) loose: Option<Condition>,
+    pub(super) normalized: Option<Condition>,
     pub(super) head: Head,
     /// Counted from 1, in the text that was given.
     pub(super) line: usize,
-    work: Work,
-    plan_work: Work,
+    cost: Cost,
+    plan_cost: Cost,
     pub(super) warnings: Vec<PolicyError>,
 }
 
-impl Checked {
+impl CheckedPolicy {
     pub(super) fn forbids(&self) -> bool {
         self.policy.effect() == Effect::Forbid
     }
 
     /// What deciding costs: as it is sent and in its loosest reading; and once more where it has to be known whether the body is needed.
-    pub(super) fn work(&self) -> Work {
-        self.work
+    pub(super) fn cost(&self) -> Cost {
+        self.cost
     }
 
     /// What settling it for an agent, a service and a method costs.
-    pub(super) fn plan_work(&self) -> Work {
-        self.plan_work
+    pub(super) fn plan_cost(&self) -> Cost {
+        self.plan_cost
     }
 
     /// Whether Cedar evaluates a part of it for each request.
-    pub(super) fn asks_cedar(&self) -> bool {
-        [Some(&self.strict), self.loose.as_ref()].into_iter().flatten().any(Condition::asks_cedar)
+    pub(super) fn uses_cedar(&self) -> bool {
+        [Some(&self.as_sent), self.normalized.as_ref()].into_iter().flatten().any(Condition::uses_cedar)
     }
 }
 
-impl AsRef<Self> for Checked {
+impl AsRef<Self> for CheckedPolicy {
     fn as_ref(&self) -> &Self {
         self
     }
 }
 
 /// Reads and checks a file.
-pub(super) fn check(text: &str) -> Result<Vec<Checked>, Vec<PolicyError>> {
+pub(super) fn check_file(text: &str) -> Result<Vec<CheckedPolicy>, Vec<PolicyError>> {
     if text.len() > MAX_FILE {
         return Err(vec![PolicyError { line: 1, reason: format!("longer than {MAX_FILE} bytes") }]);
     }
     let failed = || vec![PolicyError { line: 1, reason: "the policies could not be checked".into() }];
-    on_deep_stack(|| check_all(text)).ok_or_else(failed)?
+    run_on_deep_stack(|| check_statements(text)).ok_or_else(failed)?
 }
 
 /// Does `work` on a stack that Cedar can recurse on. `None` when there is no memory for one.
-pub(super) fn on_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+pub(super) fn run_on_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("policy".into()).stack_size(STACK_BYTES).spawn_scoped(scope, work);
         worker.ok()?.join().ok()
     })
 }
 
-/// As [`check`], where the stack is deep already.
-pub(super) fn check_all(text: &str) -> Result<Vec<Checked>, Vec<PolicyError>> {
+/// As [`check_file`], where the stack is deep already.
+pub(super) fn check_statements(text: &str) -> Result<Vec<CheckedPolicy>, Vec<PolicyError>> {
     let (mut checked, mut errors, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     for statement in statements(text) {
-        match statement.check() {
+        match statement.check_policy() {
             Ok(policy) if seen.insert(policy.id.clone()) => checked.push(policy),
             Ok(policy) => errors.push(statement.error(format!("@id(\"{}\") stands twice", policy.id))),
             Err(found) => errors.extend(found),
@@ -167,11 +167,11 @@ impl Statement<'_> {
         PolicyError { line: self.line, reason: reason.into() }
     }
 
-    fn check(&self) -> Result<Checked, Vec<PolicyError>> {
+    fn check_policy(&self) -> Result<CheckedPolicy, Vec<PolicyError>> {
         if self.text.len() > MAX_POLICY {
             return Err(vec![self.error(format!("a policy of more than {MAX_POLICY} bytes"))]);
         }
-        if !self.is_simple() {
+        if !self.is_within_nesting_limits() {
             return Err(vec![self.error("a policy with too many operators or brackets; split it up")]);
         }
         let set =
@@ -183,20 +183,20 @@ impl Statement<'_> {
         };
         let (id, audit) = annotations(policy).map_err(|e| vec![self.error(e)])?;
         let warnings = self.validate(&id, &set)?;
-        let (strict, loose) =
-            conditions(policy).map_err(|reason| vec![self.error(format!("policy `{id}`: {reason}"))])?;
+        let (as_sent, normalized) =
+            compile_conditions(policy).map_err(|reason| vec![self.error(format!("policy `{id}`: {reason}"))])?;
         let head = vocabulary()
             .map(|v| Head::of(policy, v))
             .ok_or_else(|| vec![self.error("the built-in schema is broken")])?;
-        let second = loose.as_ref().unwrap_or(&strict);
-        let work = Condition::decision_work(&strict, second);
-        let plan_work = strict.plan_work() + second.plan_work();
+        let second = normalized.as_ref().unwrap_or(&as_sent);
+        let cost = Condition::decision_cost(&as_sent, second);
+        let plan_cost = as_sent.plan_cost() + second.plan_cost();
         let (text, line, policy) = (self.text.into(), self.line, policy.clone());
-        Ok(Checked { id, text, policy, audit, strict, loose, head, line, work, plan_work, warnings })
+        Ok(CheckedPolicy { id, text, policy, audit, as_sent, normalized, head, line, cost, plan_cost, warnings })
     }
 
     /// Whether Cedar can parse it without a deep stack. Text and comments count too: a bound needs no precision.
-    fn is_simple(&self) -> bool {
+    fn is_within_nesting_limits(&self) -> bool {
         let (mut depth, mut deepest, mut operators) = (0_usize, 0, 0);
         for byte in self.text.bytes() {
             match byte {
@@ -260,20 +260,20 @@ fn annotations(policy: &Policy) -> Result<(PolicyId, bool), String> {
 }
 
 /// The condition as written and in its loosest reading.
-fn conditions(policy: &Policy) -> Result<(Condition, Option<Condition>), String> {
-    let tree = policy.to_pst().map_err(|e| e.to_string())?;
-    let clauses = tree.body().clauses();
+fn compile_conditions(policy: &Policy) -> Result<(Condition, Option<Condition>), String> {
+    let syntax = policy.to_pst().map_err(|e| e.to_string())?;
+    let clauses = syntax.body().clauses();
     let expression = |clause: &pst::Clause| match clause {
         pst::Clause::When(expr) | pst::Clause::Unless(expr) => Arc::clone(expr),
     };
-    if !clauses.iter().all(|c| tree::shallow(&expression(c))) {
+    if !clauses.iter().all(|c| mentions::is_shallow(&expression(c))) {
         return Err("a condition nested too deep; split it into several `when` clauses".into());
     }
-    let loosened = |clause: &pst::Clause| match clause {
-        pst::Clause::When(expr) => loose::expression(expr).map(|e| pst::Clause::When(Arc::new(e))),
-        pst::Clause::Unless(expr) => loose::expression(expr).map(|e| pst::Clause::Unless(Arc::new(e))),
+    let normalize = |clause: &pst::Clause| match clause {
+        pst::Clause::When(expr) => normalize_expression(expr).map(|e| pst::Clause::When(Arc::new(e))),
+        pst::Clause::Unless(expr) => normalize_expression(expr).map(|e| pst::Clause::Unless(Arc::new(e))),
     };
-    let loose = clauses.iter().map(loosened).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-    let compile = |clauses| Condition::of_clauses(clauses).ok_or("a condition that can't be written out");
-    Ok((compile(clauses)?, if loose == *clauses { None } else { Some(compile(&loose)?) }))
+    let normalized = clauses.iter().map(normalize).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    let compile = |clauses| Condition::compile_clauses(clauses).ok_or("a condition that can't be written out");
+    Ok((compile(clauses)?, if normalized == *clauses { None } else { Some(compile(&normalized)?) }))
 }

@@ -1,5 +1,5 @@
 mod equivalence;
-mod work;
+mod cost;
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,8 @@ struct Fixture {
 impl Fixture {
     fn new(text: &str) -> Self {
         // Whatever it costs.
-        let parsed = parse::check(text).unwrap_or_else(|e| panic!("{e:?}"));
-        let wire = |p: parse::Checked| wire::Policy { id: p.id.to_string(), text: p.text, ..wire::Policy::default() };
+        let parsed = parse::check_file(text).unwrap_or_else(|e| panic!("{e:?}"));
+        let wire = |p: parse::CheckedPolicy| wire::Policy { id: p.id.to_string(), text: p.text, ..wire::Policy::default() };
         let policies: Vec<_> = parsed.into_iter().map(wire).collect();
         Self {
             policies: Policies::compile(&policies).unwrap(),
@@ -35,9 +35,9 @@ impl Fixture {
         self
     }
 
-    fn scope(&self) -> Arc<Scope> {
+    fn slice(&self) -> Arc<PolicySlice> {
         let (agent, service) = (AgentName::try_from("ci").unwrap(), ServiceName::try_from("openai").unwrap());
-        self.policies.scope(&agent, &self.attributes, &service)
+        self.policies.slice_for(&agent, &self.attributes, &service)
     }
 
     fn call<'a>(&'a self, method: &'a Method, target: &'a str) -> Call<'a> {
@@ -55,19 +55,19 @@ impl Fixture {
     }
 
     fn ask(&self, method: &Method, target: &str) -> Decision {
-        self.scope().decide(&self.call(method, target))
+        self.slice().decide(&self.call(method, target))
     }
 
     /// The decision on a POST with a body, read as the node does: only if it must be.
     fn post(&self, path: &str, body: &str) -> Decision {
         let facts = BodyFacts::from_json(body.as_bytes());
         let call = self.call(&Method::POST, path);
-        let body = match (self.scope().needs_body(&call), &facts) {
+        let body = match (self.slice().needs_body(&call), &facts) {
             (false, _) => Body::NotRead,
             (true, None) => Body::Opaque,
             (true, Some(facts)) => Body::Inspected(facts),
         };
-        self.scope().decide(&Call { body, ..call })
+        self.slice().decide(&Call { body, ..call })
     }
 }
 
@@ -95,7 +95,7 @@ fn the_first_policy_of_a_tenant_allows_what_a_token_was_issued_for() {
     let mut f = Fixture::new(GRANTED_SERVICES);
     let decision = f.ask(&Method::POST, "/v1/chat/completions");
     assert_eq!((decision.allowed, ids(&decision)), (true, vec!["granted-services"]));
-    assert!(!f.scope().needs_body(&f.call(&Method::POST, "/")));
+    assert!(!f.slice().needs_body(&f.call(&Method::POST, "/")));
     f.services = vec![ServiceName::try_from("github").unwrap()];
     assert!(!f.ask(&Method::POST, "/v1/chat/completions").allowed);
 }
@@ -162,13 +162,13 @@ fn the_source_the_token_and_the_query_can_be_asked_about() {
            @id("keys") forbid (principal, action, resource) when { context.query_keys.contains("debug") };"#,
     );
     let call = f.call(&Method::GET, "/");
-    assert!(f.scope().decide(&call).allowed);
-    assert!(!f.scope().decide(&Call { source: "11.0.0.1".parse().unwrap(), ..call.clone() }).allowed);
+    assert!(f.slice().decide(&call).allowed);
+    assert!(!f.slice().decide(&Call { source: "11.0.0.1".parse().unwrap(), ..call.clone() }).allowed);
     let mapped = "::ffff:10.0.0.1".parse().unwrap();
-    assert!(f.scope().decide(&Call { source: mapped, ..call.clone() }).allowed, "a mapped address is what it maps");
-    assert_eq!(ids(&f.scope().decide(&Call { age_seconds: 3601, ..call.clone() })), ["old"]);
+    assert!(f.slice().decide(&Call { source: mapped, ..call.clone() }).allowed, "a mapped address is what it maps");
+    assert_eq!(ids(&f.slice().decide(&Call { age_seconds: 3601, ..call.clone() })), ["old"]);
     for query in ["debug", "a=1&debug=1", "de%62ug=1", "Debug=1", "a;debug"] {
-        assert_eq!(ids(&f.scope().decide(&Call { query, ..call.clone() })), ["keys"], "{query}");
+        assert_eq!(ids(&f.slice().decide(&Call { query, ..call.clone() })), ["keys"], "{query}");
     }
     assert!(f.ask(&Method::GET, "/?a=debug&debugger=1").allowed);
 }
@@ -203,7 +203,7 @@ fn what_a_permit_excludes_it_excludes_in_every_spelling() {
 }
 
 #[test]
-fn a_comparison_that_has_no_loose_reading_is_refused() {
+fn a_comparison_without_a_normalized_form_is_refused() {
     for condition in [
         r#"principal.hasTag("p") && context.path == principal.getTag("p")"#,
         r#"(if context.path == "/a" then context.path else "/b") == "/b""#,
@@ -240,9 +240,9 @@ const SMALL_MODELS: &str = r#"
 #[test]
 fn a_body_is_needed_only_where_the_answer_hangs_on_it() {
     let f = Fixture::new(SMALL_MODELS);
-    assert!(f.scope().needs_body(&f.call(&Method::POST, "/v1/chat/completions")));
-    assert!(!f.scope().needs_body(&f.call(&Method::POST, "/v1/files")), "another path");
-    assert!(!f.scope().needs_body(&f.call(&Method::GET, "/v1/chat/completions")), "another method");
+    assert!(f.slice().needs_body(&f.call(&Method::POST, "/v1/chat/completions")));
+    assert!(!f.slice().needs_body(&f.call(&Method::POST, "/v1/files")), "another path");
+    assert!(!f.slice().needs_body(&f.call(&Method::GET, "/v1/chat/completions")), "another method");
     assert!(f.post("/v1/files", "not json").allowed);
 }
 
@@ -266,8 +266,8 @@ fn a_body_that_can_not_be_inspected_is_denied_where_it_is_needed() {
         assert_eq!((decision.allowed, ids(&decision)), (false, vec!["small-only"]), "{body}");
     }
     let call = f.call(&Method::POST, "/v1/chat/completions");
-    assert!(!f.scope().decide(&Call { body: Body::NotRead, ..call.clone() }).allowed, "a caller that forgot");
-    assert!(!f.scope().decide(&Call { body: Body::Absent, ..call }).allowed);
+    assert!(!f.slice().decide(&Call { body: Body::NotRead, ..call.clone() }).allowed, "a caller that forgot");
+    assert!(!f.slice().decide(&Call { body: Body::Absent, ..call }).allowed);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use seks_policy::{Body, Call, Decision, Policies, Scope};
+use seks_policy::{Body, Call, Decision, Policies, PolicySlice};
 use seks_service::{
     INTERCEPTION,
     request::{BodyFacts, Target, TargetError},
@@ -146,7 +146,7 @@ pub(crate) async fn call(
     if service.denied_paths.iter().any(|d| d.matches(&parts.method, line.path())) {
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service refuses endpoints that hand out keys"));
     }
-    let scope = scope(&identified, &service).await?;
+    let slice = slice_for(&identified, &service).await?;
     let mut call = Call {
         method: &parts.method,
         path: line.path(),
@@ -157,14 +157,14 @@ pub(crate) async fn call(
         source: caller.source,
         body: Body::NotRead,
     };
-    let (body, facts) = match bounds.needs_body(&scope, &call, &token).await? {
+    let (body, facts) = match bounds.needs_body(&slice, &call, &token).await? {
         false => (body.pass_on(fields::is_grpc(parts.version, &parts.headers), bounds, record)?, None),
         true => Box::pin(inspect(body, &parts.headers, token.tenant(), bounds, record)).await?,
     };
     if let Some(facts) = &facts {
         call.body = facts.into();
     }
-    let permit = decide(bounds.decide(&scope, &call, &token, facts.as_ref()).await?, record)?;
+    let permit = decide(bounds.decide(&slice, &call, &token, facts.as_ref()).await?, record)?;
     record.credential(&credential.name, credential.version);
     let facts = facts.unwrap_or(if matches!(body, Upload::Empty) { Facts::Absent } else { Facts::Opaque });
     let websocket = identified.admitted.websocket;
@@ -179,14 +179,14 @@ pub(crate) fn unbound() -> Refusal {
         .with_detail("the credential is bound to another destination: an operator has to store it again, or rebind it")
 }
 
-async fn scope(identified: &Identified, service: &ServiceEntry) -> Result<Arc<Scope>, Refusal> {
+async fn slice_for(identified: &Identified, service: &ServiceEntry) -> Result<Arc<PolicySlice>, Refusal> {
     let policies = match identified.token.policies() {
         Some(policies) => policies,
         // Boxed: it is rare, and has a timer.
         None => Box::pin(compiled(&identified.token)).await?,
     };
     let agent = identified.token.agent().ok_or(Code::AgentDisabled)?;
-    Ok(policies.scope(&agent.name, &agent.attributes, &service.name))
+    Ok(policies.slice_for(&agent.name, &agent.attributes, &service.name))
 }
 
 /// Policies that are being compiled.

@@ -4,7 +4,7 @@ use std::{net::IpAddr, ops::Deref, sync::Arc};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use seks_policy::{Call, Decision, Scope};
+use seks_policy::{Call, Decision, PolicySlice};
 use seks_types::id::TenantName;
 
 use super::{
@@ -42,33 +42,33 @@ impl Bounds {
         Self { limits: limits.clone(), policies: PolicyPool::default(), in_flight, buffers: Buffers::new(limits) }
     }
 
-    /// [`Scope::needs_body`], here or, where that may take long, apart from what serves requests.
+    /// [`PolicySlice::needs_body`], here or, where that may take long, apart from what serves requests.
     pub(crate) async fn needs_body(
         &self,
-        scope: &Arc<Scope>,
+        slice: &Arc<PolicySlice>,
         call: &Call<'_>,
         token: &Arc<TokenEntry>,
     ) -> Result<bool, Refusal> {
-        if let Some(needs) = scope.needs_body_within(INLINE, call) {
+        if let Some(needs) = slice.needs_body_within(INLINE, call) {
             return Ok(needs);
         }
-        let (own, scope) = (OwnCall::new(call, token, None), scope.clone());
-        Ok(Box::pin(self.policies.run(token.tenant(), move || scope.needs_body(&own.call()))).await?)
+        let (own, slice) = (OwnCall::new(call, token, None), slice.clone());
+        Ok(Box::pin(self.policies.run(token.tenant(), move || slice.needs_body(&own.call()))).await?)
     }
 
-    /// [`Scope::decide`], likewise. `facts` are those that `call` has.
+    /// [`PolicySlice::decide`], likewise. `facts` are those that `call` has.
     pub(crate) async fn decide(
         &self,
-        scope: &Arc<Scope>,
+        slice: &Arc<PolicySlice>,
         call: &Call<'_>,
         token: &Arc<TokenEntry>,
         facts: Option<&Facts>,
     ) -> Result<Decision, Refusal> {
-        if let Some(decision) = scope.decide_within(INLINE, call) {
+        if let Some(decision) = slice.decide_within(INLINE, call) {
             return Ok(decision);
         }
-        let (own, scope) = (OwnCall::new(call, token, facts), scope.clone());
-        Ok(Box::pin(self.policies.run(token.tenant(), move || scope.decide(&own.call()))).await?)
+        let (own, slice) = (OwnCall::new(call, token, facts), slice.clone());
+        Ok(Box::pin(self.policies.run(token.tenant(), move || slice.decide(&own.call()))).await?)
     }
 
     /// What `look`, which takes time linear in the body, finds in it; likewise.

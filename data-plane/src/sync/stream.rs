@@ -406,10 +406,10 @@ impl<'a> Stream<'a> {
         let (epoch, revision) = (self.table.epoch(), self.table.revision());
         let (held, granted) =
             (Position { epoch: &epoch, revision }, Position { epoch: &grant.epoch, revision: grant.revision });
-        let (Some(sent), true) = (sent, !self.lost && rules::takes(held, granted)) else { return };
+        let (Some(sent), true) = (sent, !self.lost && rules::may_accept_grant(held, granted)) else { return };
         self.compare_clocks(grant.wall_ms, sent);
         let left = Duration::from_millis(grant.ttl_left_ms).min(self.ttl);
-        let ends = rules::lease_ends(sent, left, self.ttl);
+        let ends = rules::lease_expiry(sent, left, self.ttl);
         // The replica's barrier is as old as what is missing from a whole lease.
         let age = self.ttl.saturating_sub(left);
         self.fed = Fed::with(self.fed, ends, age, self.ttl);

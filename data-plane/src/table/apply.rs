@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use seks_lease::rules::{self, Misfit, Position};
+use seks_lease::rules::{self, Discontinuity, Position};
 use seks_protocol::{SessionError, SessionKey};
 use seks_service::Service;
 use sha2::{Digest as _, Sha256};
@@ -53,10 +53,10 @@ pub enum ApplyError {
 /// Applies `delta`: all of it or, on an error, nothing.
 pub(super) fn apply(table: &Generation, key: &Arc<SessionKey>, delta: Delta) -> Result<(), ApplyError> {
     let held = Position { epoch: table.epoch(), revision: table.revision() };
-    rules::follows(held, &delta.epoch, delta.previous, delta.revision).map_err(|misfit| match misfit {
-        Misfit::Epoch => ApplyError::Epoch { applied: held.epoch.to_owned(), offered: delta.epoch.clone() },
-        Misfit::Gap => ApplyError::Gap { applied: held.revision, previous: delta.previous },
-        Misfit::Backwards => ApplyError::Backwards { applied: held.revision, offered: delta.revision },
+    rules::check_continuity(held, &delta.epoch, delta.previous, delta.revision).map_err(|found| match found {
+        Discontinuity::Epoch => ApplyError::Epoch { applied: held.epoch.to_owned(), offered: delta.epoch.clone() },
+        Discontinuity::Gap => ApplyError::Gap { applied: held.revision, previous: delta.previous },
+        Discontinuity::Backwards => ApplyError::Backwards { applied: held.revision, offered: delta.revision },
     })?;
     // Everything that can fail comes first.
     let mut steps = delta.changes.into_iter().map(|c| Step::new(key, c)).collect::<Result<Vec<_>, _>>()?;

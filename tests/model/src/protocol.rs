@@ -6,7 +6,7 @@
 
 use crate::{
     guard::Guard,
-    rules::{Rules, follows, takes},
+    rules::{Rules, is_continuous, may_accept_grant},
     state::{Age, Bounds, Entry, Grant, Holder, Node, Request, Revision, State, Writing},
 };
 
@@ -340,7 +340,7 @@ impl Protocol {
         let node = &state.nodes[usize::from(id)];
         let revoked = node.revoked | state.revoked_between(from, to);
         // What doesn't follow on is rejected, and the table stays as it was.
-        if follows(node.applied, from, to) || !self.has(Guard::FollowsOn) {
+        if is_continuous(node.applied, from, to) || !self.has(Guard::FollowsOn) {
             self.apply(state, id, revoked, to);
         }
     }
@@ -373,7 +373,7 @@ impl Protocol {
     fn take(&self, state: &mut State, id: u8) {
         let node = &mut state.nodes[usize::from(id)];
         let Some(grant) = node.grant.take() else { return };
-        if node.loaded && (takes(node.applied, grant.revision) || !self.has(Guard::AppliedBeforeTaking)) {
+        if node.loaded && (may_accept_grant(node.applied, grant.revision) || !self.has(Guard::AppliedBeforeTaking)) {
             node.lease = node.lease.max(grant.left);
             node.was_current = true;
         }

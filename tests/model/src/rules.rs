@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use seks_lease::{
     BootInstant,
-    rules::{self, Position, Standing},
+    rules::{self, NodeStatus, Position},
 };
 
 use crate::state::{Age, Bounds, Local, REPLICAS, Revision};
@@ -59,15 +59,15 @@ impl Rules {
             let mut view = View { ttl_left: [0; AGES], granted_until: [never; AGES], bound: [never; AGES] };
             for age in ages() {
                 let at = usize::from(age);
-                view.ttl_left[at] = local(rules::ttl_left(ago(age, clock), now(), ttl));
-                view.granted_until[at] = rules::grant_ends(ago(age, clock), ttl);
-                view.bound[at] = rules::bound(ago(age, clock), ttl);
+                view.ttl_left[at] = local(rules::remaining_ttl(ago(age, clock), now(), ttl));
+                view.granted_until[at] = rules::grant_expiry(ago(age, clock), ttl);
+                view.bound[at] = rules::all_leases_end(ago(age, clock), ttl);
             }
             view
         };
         let views = bounds.replica_clocks.map(view);
         let lease = views
-            .map(|view| view.ttl_left.map(|left| local(rules::lease_ends(now(), span(left.into()), ttl).since(now()))));
+            .map(|view| view.ttl_left.map(|left| local(rules::lease_expiry(now(), span(left.into()), ttl).since(now()))));
         Self { ttl, views, lease }
     }
 
@@ -99,7 +99,7 @@ impl Rules {
         let view = &self.views[usize::from(replica)];
         let ends = granted.map(|age| view.granted_until[usize::from(age)]);
         let bound = view.bound[usize::from(committed)];
-        rules::standing(acked.into(), revision.into(), ends, bound, now()) != Standing::Outstanding
+        rules::node_status(acked.into(), revision.into(), ends, bound, now()) != NodeStatus::Outstanding
     }
 
     /// Whether no lease is left, by `replica`'s clock, of those that it answers for, the last of which is rooted in a barrier of age `granted`.
@@ -132,11 +132,11 @@ fn position(revision: Revision) -> Position<'static> {
 }
 
 /// Whether a node takes a grant.
-pub(crate) fn takes(applied: Revision, granted: Revision) -> bool {
-    rules::takes(position(applied), position(granted))
+pub(crate) fn may_accept_grant(applied: Revision, granted: Revision) -> bool {
+    rules::may_accept_grant(position(applied), position(granted))
 }
 
 /// Whether a change from `previous` to `revision` leads on.
-pub(crate) fn follows(applied: Revision, previous: Revision, revision: Revision) -> bool {
-    rules::follows(position(applied), "model", previous.into(), revision.into()).is_ok()
+pub(crate) fn is_continuous(applied: Revision, previous: Revision, revision: Revision) -> bool {
+    rules::check_continuity(position(applied), "model", previous.into(), revision.into()).is_ok()
 }

@@ -259,13 +259,13 @@ impl NodeState {
     }
 
     pub(super) fn status(&self, effective: Revision, bound: BootInstant, now: BootInstant) -> ApplyStatus {
-        let of = |acked, ends| match rules::standing(acked, effective, Some(ends), bound, now) {
-            rules::Standing::Applied => {
+        let of = |acked, ends| match rules::node_status(acked, effective, Some(ends), bound, now) {
+            rules::NodeStatus::Applied => {
                 let at = self.acks.iter().find(|(revision, _)| *revision >= effective).map(|(_, at)| *at);
                 ApplyStatus::Applied(at.unwrap_or(now))
             }
-            rules::Standing::LeaseExpired(at) => ApplyStatus::LeaseExpired(at),
-            rules::Standing::Outstanding => ApplyStatus::Outstanding,
+            rules::NodeStatus::LeaseExpired(at) => ApplyStatus::LeaseExpired(at),
+            rules::NodeStatus::Outstanding => ApplyStatus::Outstanding,
         };
         match (of(self.acked, self.lease_ends), of(self.previous.acked, self.previous.ends)) {
             (ApplyStatus::Outstanding, _) | (_, ApplyStatus::Outstanding) => ApplyStatus::Outstanding,

@@ -116,7 +116,7 @@ impl Session {
         let fresh = ttl_left(barrier, ttl) >= ttl / 2;
         let known = self.shared.fleet.leases.may_grant(&self.node, ttl, barrier.revision);
         Ok(match () {
-            () if !fresh || !known || !rules::may_root(self.root_after, barrier.at) => NextMessage::Nothing,
+            () if !fresh || !known || !rules::may_use_barrier(self.root_after, barrier.at) => NextMessage::Nothing,
             () if head < barrier.revision => NextMessage::Nothing,
             () if self.sent < head => NextMessage::Advance(head),
             () => NextMessage::Grant(nonce, barrier),
@@ -172,7 +172,7 @@ impl Session {
         (self.renew, self.root_after) = (None, None);
         let ttl = self.shared.lease;
         // By this replica's clock and any that we trust, nothing that comes of this grant outlives it.
-        let speaks = self.shared.fleet.leases.grant(&self.node, self.stream, rules::grant_ends(barrier.at, ttl));
+        let speaks = self.shared.fleet.leases.grant(&self.node, self.stream, rules::grant_expiry(barrier.at, ttl));
         let left = if speaks { ttl_left(barrier, ttl) } else { std::time::Duration::ZERO };
         debug_assert!(BootInstant::now() >= barrier.at);
         let (epoch, wall_ms) = (self.epoch(), unix_now_millis());

@@ -9,7 +9,7 @@ use cedar_policy::{
 use proptest::{prelude::*, sample::select};
 use seks_service::request;
 
-use super::{super::parse::check, *};
+use super::{super::parse::check_file, *};
 
 const PRINCIPALS: &[&str] = &[
     "principal",
@@ -117,7 +117,7 @@ fn file() -> impl Strategy<Value = String> {
 }
 
 #[derive(Clone, Debug)]
-struct Asked {
+struct SampleCall {
     method: Method,
     path: &'static str,
     query: &'static str,
@@ -129,7 +129,7 @@ struct Asked {
     tag: &'static str,
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn sample_call() -> impl Strategy<Value = SampleCall> {
     let methods = select(&schema::METHODS[..]);
     let paths = &[
         "/v1/a",
@@ -173,7 +173,7 @@ fn asked() -> impl Strategy<Value = Asked> {
     let services = prop::sample::subsequence(services, 0..=2);
     let rest = (select(&[0, 1, 1000][..]), select(&["10.0.0.1", "::1", "192.0.2.1"][..]));
     (methods, select(paths), select(queries), services, rest, facts, who).prop_map(
-        |(method, path, query, services, (age_seconds, source), facts, (groups, tag))| Asked {
+        |(method, path, query, services, (age_seconds, source), facts, (groups, tag))| SampleCall {
             method,
             path,
             query,
@@ -189,29 +189,29 @@ fn asked() -> impl Strategy<Value = Asked> {
 
 /// What Cedar says to all policies at once, in one reading.
 struct Reference {
-    strict: PolicySet,
-    loose: PolicySet,
+    as_sent: PolicySet,
+    normalized: PolicySet,
 }
 
 impl Reference {
     fn new(text: &str) -> Self {
-        let (mut strict, mut loose) = (PolicySet::new(), PolicySet::new());
-        for policy in check(text).unwrap() {
+        let (mut as_sent, mut normalized) = (PolicySet::new(), PolicySet::new());
+        for policy in check_file(text).unwrap() {
             let id = CedarId::new(policy.id.as_str());
-            strict.add(policy.policy.new_id(id.clone())).unwrap();
+            as_sent.add(policy.policy.new_id(id.clone())).unwrap();
             let pst::Policy::Static(tree) = policy.policy.to_pst().unwrap() else { panic!("a template") };
             let clauses = tree.body().clauses().iter().map(|clause| match clause {
-                pst::Clause::When(e) => pst::Clause::When(loose::expression(e).unwrap().into()),
-                pst::Clause::Unless(e) => pst::Clause::Unless(loose::expression(e).unwrap().into()),
+                pst::Clause::When(e) => pst::Clause::When(normalize::normalize_expression(e).unwrap().into()),
+                pst::Clause::Unless(e) => pst::Clause::Unless(normalize::normalize_expression(e).unwrap().into()),
             });
             let tree = tree.body().clone().try_with_clauses(clauses.collect::<Vec<_>>()).unwrap();
             let rebuilt = cedar_policy::Policy::from_pst(pst::Policy::Static(tree.try_into().unwrap())).unwrap();
-            loose.add(rebuilt.new_id(id)).unwrap();
+            normalized.add(rebuilt.new_id(id)).unwrap();
         }
-        Self { strict, loose }
+        Self { as_sent, normalized }
     }
 
-    fn ask(&self, asked: &Asked, loose: bool) -> Response {
+    fn ask(&self, asked: &SampleCall, normalized: bool) -> Response {
         let v = schema::vocabulary().unwrap();
         let agent = v.agent("ci");
         let groups: Vec<EntityUid> = asked.groups.split(',').filter(|g| !g.is_empty()).map(|g| v.group(g)).collect();
@@ -221,17 +221,17 @@ impl Reference {
         let entities = Entities::from_entities(others.chain([principal]), Some(v.schema())).unwrap();
         let action: EntityUid = format!("Seks::Action::\"{}\"", asked.method).parse().unwrap();
         let request =
-            Request::new(agent, action, v.service("openai"), context(asked, loose), (!loose).then(|| v.schema()))
+            Request::new(agent, action, v.service("openai"), context(asked, normalized), (!normalized).then(|| v.schema()))
                 .unwrap();
-        Authorizer::new().is_authorized(&request, if loose { &self.loose } else { &self.strict }, &entities)
+        Authorizer::new().is_authorized(&request, if normalized { &self.normalized } else { &self.as_sent }, &entities)
     }
 }
 
-fn context(asked: &Asked, loose: bool) -> Context {
+fn context(asked: &SampleCall, normalized: bool) -> Context {
     let v = schema::vocabulary().unwrap();
-    let names = request::names(asked.query).map(|n| if loose { n.to_ascii_lowercase() } else { n.into_owned() });
+    let names = request::names(asked.query).map(|n| if normalized { n.to_ascii_lowercase() } else { n.into_owned() });
     let path =
-        if loose { asked.path.to_ascii_lowercase().replace("%40", "@").replace("%61", "a") } else { asked.path.into() };
+        if normalized { asked.path.to_ascii_lowercase().replace("%40", "@").replace("%61", "a") } else { asked.path.into() };
     let services = asked.services.iter().map(|s| Value::new_entity_uid(v.service(s.as_str())));
     let token = [
         ("id".into(), Value::new_string("tok-1".into())),
@@ -245,9 +245,9 @@ fn context(asked: &Asked, loose: bool) -> Context {
         ("source".into(), Value::new_ip(asked.source)),
         ("body_inspected".into(), Value::new_bool(true)),
     ];
-    if loose {
+    if normalized {
         // Written out by hand: what servers make of the names above.
-        let readings: &[&str] = match asked.query {
+        let interpretations: &[&str] = match asked.query {
             "" => &[],
             "debug" | "d%65bug" | "debug[]=1" | "%20debug" | "+debug" | "_debug" => &["debug"],
             "Debug=1&a" | "a&debug." => &["a", "debug"],
@@ -256,11 +256,11 @@ fn context(asked: &Asked, loose: bool) -> Context {
             "x_y&A[0]" => &["x_y", "x.y", "a"],
             other => panic!("{other}"),
         };
-        let readings = readings.iter().map(|r| Value::new_string((*r).to_owned()));
-        pairs.push((tree::QUERY_SPELLINGS.into(), Value::new_set(readings)));
+        let interpretations = interpretations.iter().map(|r| Value::new_string((*r).to_owned()));
+        pairs.push((mentions::QUERY_INTERPRETATIONS.into(), Value::new_set(interpretations)));
     }
     if let Some(facts) = &asked.facts {
-        let model = |m: String| if loose { m.trim().to_ascii_lowercase() } else { m };
+        let model = |m: String| if normalized { m.trim().to_ascii_lowercase() } else { m };
         let fields = [
             facts.model.clone().map(|m| ("model".to_owned(), Value::new_string(model(m)))),
             facts.stream.map(|s| ("stream".to_owned(), Value::new_bool(s))),
@@ -283,12 +283,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_decision_is_cedars_in_both_readings(text in file(), calls in prop::collection::vec(asked(), 48)) {
+    fn a_decision_is_cedars_in_both_readings(text in file(), calls in prop::collection::vec(sample_call(), 48)) {
         let reference = Reference::new(&text);
         let mut fixture = Fixture::new(&text);
         for asked in calls {
             fixture = fixture.with("group", asked.groups).with("t", asked.tag);
-            let scope = fixture.scope();
+            let slice = fixture.slice();
             let body = asked.facts.as_ref().map_or(Body::Absent, Body::Inspected);
             let call = Call {
                 query: asked.query,
@@ -298,21 +298,21 @@ proptest! {
                 body,
                 ..fixture.call(&asked.method, asked.path)
             };
-            let (strict, loose) = (reference.ask(&asked, false), reference.ask(&asked, true));
-            let decision = scope.decide(&call);
-            prop_assert_eq!(decision.allowed, allows(&strict) && allows(&loose), "{:?}\n{}", asked, text);
+            let (as_sent, normalized) = (reference.ask(&asked, false), reference.ask(&asked, true));
+            let decision = slice.decide(&call);
+            prop_assert_eq!(decision.allowed, allows(&as_sent) && allows(&normalized), "{:?}\n{}", asked, text);
 
             let ids: BTreeSet<String> = decision.policy_ids.iter().map(ToString::to_string).collect();
             if decision.allowed {
-                prop_assert_eq!(&ids, &names(&strict));
+                prop_assert_eq!(&ids, &names(&as_sent));
             } else {
-                let determining = if strict.decision() == Verdict::Deny { names(&strict) } else { names(&loose) };
+                let determining = if as_sent.decision() == Verdict::Deny { names(&as_sent) } else { names(&normalized) };
                 prop_assert!(ids.is_subset(&determining), "{:?} {:?}\n{}", ids, determining, text);
                 prop_assert!(decision.error.is_some() || ids.is_empty() == determining.is_empty(), "{}", text);
             }
 
-            let blind = scope.decide(&Call { body: Body::Opaque, ..call.clone() });
-            if blind.allowed || !scope.needs_body(&call) {
+            let blind = slice.decide(&Call { body: Body::Opaque, ..call.clone() });
+            if blind.allowed || !slice.needs_body(&call) {
                 prop_assert_eq!(blind.allowed, decision.allowed, "the body mattered: {:?}\n{}", asked, text);
             }
         }

@@ -89,7 +89,7 @@ impl DecidedOn {
             source: self.source,
             body: (&self.facts).into(),
         };
-        let decision = policies.scope(&agent.name, &agent.attributes, &service.name).decide(&call);
+        let decision = policies.slice_for(&agent.name, &agent.attributes, &service.name).decide(&call);
         if !decision.allowed || decision.error.is_some() {
             return denied;
         }

@@ -70,7 +70,7 @@ impl TenantSlot {
     /// These policies count as soon as they are compiled, and until then none.
     pub(in crate::table) fn compile_policies(self: &Arc<Self>, policies: Vec<wire::Policy>) {
         let mut state = lock(&self.compiling.state);
-        if let Some(same) = state.last.clone().filter(|last| last.are(&policies)) {
+        if let Some(same) = state.last.clone().filter(|last| last.have_same_text(&policies)) {
             return self.settle(&mut state, Some(same));
         }
         let replaces = std::mem::replace(&mut state.pending, true);
@@ -164,7 +164,7 @@ fn run(mut job: Job, turn: Duration) -> Option<Job> {
     let slot = job.slot.upgrade().filter(|slot| slot.is_waiting_for(job.ticket))?;
     let begun = Instant::now();
     let outcome = loop {
-        match job.compilation.step() {
+        match job.compilation.compile_next() {
             Ok(None) if job.spent + begun.elapsed() > DEADLINE => {
                 let reason = format!("they take longer than {DEADLINE:?} to compile");
                 break Err(PolicyError { line: 1, reason });
@@ -280,7 +280,7 @@ mod tests {
         assert!(slot.policies.get().is_none(), "the policies before don't count any more");
         assert_eq!(slot.policies_or_wait(Duration::ZERO).await.err(), Some(StillCompiling));
         let compiled = slot.policies_or_wait(Duration::from_secs(60)).await.unwrap().unwrap();
-        assert!(compiled.are(&many(8)));
+        assert!(compiled.have_same_text(&many(8)));
     }
 
     #[tokio::test]
@@ -289,7 +289,7 @@ mod tests {
         for count in [8, 12, 3] {
             slot.compile_policies(many(count));
         }
-        assert!(slot.policies_or_wait(Duration::from_secs(60)).await.unwrap().unwrap().are(&many(3)));
+        assert!(slot.policies_or_wait(Duration::from_secs(60)).await.unwrap().unwrap().have_same_text(&many(3)));
         slot.compile_policies(many(8));
         slot.remove_policies();
         assert!(slot.policies_or_wait(Duration::from_secs(60)).await.unwrap().is_none(), "removed while they compile");

@@ -9,7 +9,7 @@ use std::{iter::Sum, ops::Add, sync::Arc, time::Duration};
 
 use cedar_policy::pst::{BinaryOp, Expr, PatternElem, UnaryOp};
 
-use super::tree::{Part, part};
+use super::mentions::{CallPart, call_part};
 
 /// Path and query, in bytes, of the request that [`BUDGET`](super::BUDGET) is for. A longer one costs more, and is decided apart from what serves requests.
 const TARGET_BYTES: u64 = 1024;
@@ -42,7 +42,7 @@ const PLAN_NODE_NS: u64 = 60;
 
 /// Time that evaluating something takes at most, as a function of the request's lengths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Work {
+pub(super) struct Cost {
     /// Picoseconds.
     fixed: u64,
     /// Picoseconds a byte of the path.
@@ -51,38 +51,38 @@ pub(super) struct Work {
     query: u64,
 }
 
-impl Work {
+impl Cost {
     pub(super) const NOTHING: Self = Self { fixed: 0, path: 0, query: 0 };
 
-    const fn nanos(fixed: u64) -> Self {
+    const fn from_nanos(fixed: u64) -> Self {
         Self { fixed: fixed.saturating_mul(1000), path: 0, query: 0 }
     }
 
     pub(super) fn times(self, n: u64) -> Self {
-        let times = |of: u64| of.saturating_mul(n);
+        let times = |each: u64| each.saturating_mul(n);
         Self { fixed: times(self.fixed), path: times(self.path), query: times(self.query) }
     }
 
     /// For a path and a query of these lengths.
-    pub(super) fn at(self, path: usize, query: usize) -> Duration {
+    pub(super) fn for_request(self, path: usize, query: usize) -> Duration {
         let of = |each: u64, bytes: usize| each.saturating_mul(u64::try_from(bytes).unwrap_or(u64::MAX));
-        picos(self.fixed.saturating_add(of(self.path, path)).saturating_add(of(self.query, query)))
+        from_picos(self.fixed.saturating_add(of(self.path, path)).saturating_add(of(self.query, query)))
     }
 
     /// For the costliest request of [`TARGET_BYTES`].
-    pub(super) fn bound(self) -> u64 {
+    pub(super) fn worst_case(self) -> u64 {
         self.fixed.saturating_add(self.path.max(self.query).saturating_mul(TARGET_BYTES))
     }
 
     /// A set of `count` names for a condition that needs one.
-    pub(super) const QUERY_NAME: Self = Self::nanos(QUERY_NAME_NS);
+    pub(super) const QUERY_NAME: Self = Self::from_nanos(QUERY_NAME_NS);
     /// Nothing but a look at a constant.
-    pub(super) const STEP: Self = Self::nanos(2);
+    pub(super) const STEP: Self = Self::from_nanos(2);
 
     /// Making a request for Cedar.
     pub(super) fn request(with_query: bool) -> Self {
         let query = if with_query { REQUEST_QUERY_BYTE_PS } else { 0 };
-        Self { path: 100, query, ..Self::nanos(REQUEST_NS) }
+        Self { path: 100, query, ..Self::from_nanos(REQUEST_NS) }
     }
 
     /// Our own `like`.
@@ -90,50 +90,50 @@ impl Work {
         // The first and the last stretch are at the ends; only those between are searched for.
         Self {
             path: if stretches > 2 { PATTERN_BYTE_PS } else { 0 },
-            ..Self::nanos(STRETCH_NS.saturating_mul(count(stretches)))
+            ..Self::from_nanos(STRETCH_NS.saturating_mul(count(stretches)))
         }
     }
 
     /// A path among `texts`.
     pub(super) fn texts(texts: usize) -> Self {
-        Self::nanos(TEXT_NS.saturating_mul(count(texts)))
+        Self::from_nanos(TEXT_NS.saturating_mul(count(texts)))
     }
 
     /// Copying so many nodes of a condition into a plan.
     pub(super) fn plan(nodes: usize) -> Self {
-        Self::nanos(PLAN_NODE_NS.saturating_mul(count(nodes)))
+        Self::from_nanos(PLAN_NODE_NS.saturating_mul(count(nodes)))
     }
 
     /// An expression that Cedar evaluates.
     pub(super) fn of_leaf(expr: &Expr) -> Self {
         let own = match expr {
             Expr::Like { expr: text, pattern } => Self::like(text, pattern),
-            Expr::Set(members) => Self::nanos(MEMBER_NS.saturating_mul(count(members.len()))),
-            Expr::Record(fields) => Self::nanos(MEMBER_NS.saturating_mul(count(fields.len()))),
+            Expr::Set(members) => Self::from_nanos(MEMBER_NS.saturating_mul(count(members.len()))),
+            Expr::Record(fields) => Self::from_nanos(MEMBER_NS.saturating_mul(count(fields.len()))),
             Expr::UnaryOp { op: UnaryOp::Ip | UnaryOp::Decimal | UnaryOp::Datetime | UnaryOp::Duration, .. } => {
-                Self::nanos(ADDRESS_NS)
+                Self::from_nanos(ADDRESS_NS)
             }
-            Expr::BinaryOp { op: BinaryOp::IsInRange, .. } => Self::nanos(ADDRESS_NS),
+            Expr::BinaryOp { op: BinaryOp::IsInRange, .. } => Self::from_nanos(ADDRESS_NS),
             Expr::BinaryOp { left, right, .. } => {
-                let names = [left, right].iter().any(|e| part(e) == Some(Part::QueryKeys));
+                let names = [left, right].iter().any(|e| call_part(e) == Some(CallPart::QueryKeys));
                 Self { query: if names { QUERY_BYTE_PS } else { 0 }, ..Self::NOTHING }
             }
             _ => Self::NOTHING,
         };
-        children(expr).map(Self::of_leaf).sum::<Self>() + own + Self::nanos(NODE_NS)
+        child_expressions(expr).map(Self::of_leaf).sum::<Self>() + own + Self::from_nanos(NODE_NS)
     }
 
     fn like(text: &Expr, pattern: &[PatternElem]) -> Self {
         // Cedar goes back to the last wildcard for every byte: pattern times text.
         let steps = LIKE_STEP_PS.saturating_mul(count(pattern.len()) + 1);
-        match part(text) {
-            Some(Part::Path) => Self { path: steps, ..Self::NOTHING },
+        match call_part(text) {
+            Some(CallPart::Path) => Self { path: steps, ..Self::NOTHING },
             _ => Self { fixed: steps.saturating_mul(TEXT_BYTES), ..Self::NOTHING },
         }
     }
 }
 
-impl Add for Work {
+impl Add for Cost {
     type Output = Self;
     fn add(self, other: Self) -> Self {
         Self {
@@ -144,7 +144,7 @@ impl Add for Work {
     }
 }
 
-impl Sum for Work {
+impl Sum for Cost {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
         all.fold(Self::NOTHING, Add::add)
     }
@@ -154,11 +154,11 @@ pub(super) fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-pub(super) fn picos(picos: u64) -> Duration {
+pub(super) fn from_picos(picos: u64) -> Duration {
     Duration::from_nanos(picos / 1000)
 }
 
-fn children(expr: &Expr) -> Box<dyn Iterator<Item = &Expr> + '_> {
+fn child_expressions(expr: &Expr) -> Box<dyn Iterator<Item = &Expr> + '_> {
     fn all<'e>(of: impl IntoIterator<Item = &'e Arc<Expr>>) -> Vec<&'e Expr> {
         of.into_iter().map(|e| &**e).collect()
     }

@@ -42,7 +42,7 @@ fn the_sum_over_what_can_apply_to_one_request_counts() {
 }
 
 #[test]
-fn what_is_settled_for_an_agent_costs_a_request_nothing() {
+fn conditions_constant_for_an_agent_cost_a_request_nothing() {
     let tags: String = (0..200)
         .map(|n| format!("@id(\"p{n}\") forbid ({ANY}) when {{ principal.hasTag(\"t{n}\") && principal.getTag(\"t{n}\") like \"*{}*\" }};\n", "ab".repeat(50)))
         .collect();
@@ -54,17 +54,17 @@ fn a_long_decision_is_not_made_here_unless_it_is_known() {
     let policies = Fixture::new(&format!("{}{GRANTED_SERVICES}", costly("costly", ANY)));
     let limit = Duration::from_micros(100);
     let (short, long) = ("/v1/x".to_owned(), format!("/v1/{}", "a".repeat(4000)));
-    let scope = policies.scope();
-    assert!(scope.decide(&policies.call(&Method::GET, &short)).allowed, "makes the plan");
-    assert!(scope.decide_within(limit, &policies.call(&Method::GET, &short)).is_some(), "short for a short path");
+    let slice = policies.slice();
+    assert!(slice.decide(&policies.call(&Method::GET, &short)).allowed, "makes the plan");
+    assert!(slice.decide_within(limit, &policies.call(&Method::GET, &short)).is_some(), "short for a short path");
     let call = policies.call(&Method::GET, &long);
-    assert_eq!(scope.decide_within(limit, &call), None);
-    assert_eq!(scope.needs_body_within(limit, &call), Some(false), "no policy looks at a body");
-    let decided = scope.decide(&call);
-    assert_eq!(scope.decide_within(limit, &call), Some(decided), "it was decided before");
+    assert_eq!(slice.decide_within(limit, &call), None);
+    assert_eq!(slice.needs_body_within(limit, &call), Some(false), "no policy looks at a body");
+    let decided = slice.decide(&call);
+    assert_eq!(slice.decide_within(limit, &call), Some(decided), "it was decided before");
     let other = format!("{long}b");
     assert_eq!(
-        scope.decide_within(limit, &policies.call(&Method::GET, &other)),
+        slice.decide_within(limit, &policies.call(&Method::GET, &other)),
         None,
         "another path is another question"
     );
@@ -77,11 +77,11 @@ fn nothing_is_kept_that_depends_on_more_than_its_key() {
         "{GRANTED_SERVICES}\n@id(\"old\") forbid ({ANY}) when {{ context.token.age_seconds > 100 && [context.path like \"*{pattern}*\"].contains(false) }};"
     );
     let f = Fixture::new(&text);
-    let (scope, path) = (f.scope(), format!("/v1/{}", "b".repeat(4000)));
+    let (slice, path) = (f.slice(), format!("/v1/{}", "b".repeat(4000)));
     let young = f.call(&Method::GET, &path);
-    assert!(scope.decide(&young).allowed);
-    assert!(!scope.decide(&Call { age_seconds: 101, ..young.clone() }).allowed);
-    assert!(scope.decide(&young).allowed);
+    assert!(slice.decide(&young).allowed);
+    assert!(!slice.decide(&Call { age_seconds: 101, ..young.clone() }).allowed);
+    assert!(slice.decide(&young).allowed);
 
     let text = format!(
         "{GRANTED_SERVICES}\n@id(\"inside\") forbid ({ANY}) when {{ context.source.isInRange(ip(\"10.0.0.0/8\")) && [context.path like \"*{pattern}*\"].contains(false) }};\n\
@@ -89,11 +89,11 @@ fn nothing_is_kept_that_depends_on_more_than_its_key() {
          @id(\"debug\") forbid ({ANY}) when {{ context.query_keys.contains(\"debug\") }};"
     );
     let f = Fixture::new(&text);
-    let scope = f.scope();
+    let slice = f.slice();
     let outside = Call { source: "192.0.2.1".parse().unwrap(), ..f.call(&Method::POST, &path) };
     let (large, small) = (facts("large"), facts("small"));
     for _ in 0..2 {
-        let ask = |call: &Call<'_>| scope.decide(call).allowed;
+        let ask = |call: &Call<'_>| slice.decide(call).allowed;
         assert!(ask(&outside) && ask(&Call { body: Body::Inspected(&small), ..outside.clone() }));
         assert!(!ask(&Call { body: Body::Inspected(&large), ..outside.clone() }));
         assert!(!ask(&Call { body: Body::Opaque, ..outside.clone() }));
@@ -101,7 +101,7 @@ fn nothing_is_kept_that_depends_on_more_than_its_key() {
         assert!(!ask(&Call { source: "10.0.0.1".parse().unwrap(), ..outside.clone() }));
     }
     let services = [ServiceName::try_from("github").unwrap()];
-    assert!(!scope.decide(&Call { services: &services, ..outside.clone() }).allowed, "not granted");
+    assert!(!slice.decide(&Call { services: &services, ..outside.clone() }).allowed, "not granted");
 }
 
 fn facts(model: &str) -> BodyFacts {
@@ -111,10 +111,10 @@ fn facts(model: &str) -> BodyFacts {
 #[test]
 fn what_a_tenant_keeps_is_bounded() {
     let f = Fixture::new(&format!("{}{GRANTED_SERVICES}", costly("costly", ANY)));
-    let scope = f.scope();
+    let slice = f.slice();
     for n in 0..2000 {
         let path = format!("/{n}/{}", "b".repeat(1000));
-        assert!(scope.decide(&f.call(&Method::GET, &path)).allowed);
+        assert!(slice.decide(&f.call(&Method::GET, &path)).allowed);
     }
-    assert!(scope.kept_bytes() <= 1024 * 1024, "{}", scope.kept_bytes());
+    assert!(slice.cached_bytes() <= 1024 * 1024, "{}", slice.cached_bytes());
 }

@@ -2,7 +2,7 @@
 //!
 //! `scope`, `scope[]`, `scope[0]`, `scope.`, ` scope` and `SCOPE` are one parameter to one framework or another: PHP, Rack and Rails,
 //! Express (`qs`), Spring, ASP.NET, OData, the AWS query protocol. A policy names one of them. In the loosest reading its text is
-//! compared by its [`canonical`] form, with every form in which a server may read what the agent sent ([`readings`]).
+//! compared by its [`canonical_name`] form, with every form in which a server may read what the agent sent ([`for_each_interpretation`]).
 
 use std::borrow::Cow;
 
@@ -13,25 +13,25 @@ const MAX_DECODINGS: usize = 3;
 
 /// The form by which a policy's text is compared: case folded, escapes decoded, surrounding blanks and a leading `$` taken off, and
 /// nesting written with dots, without empty and numeric segments: `User[name][]` is `user.name`.
-pub(super) fn canonical(text: &str) -> Cow<'_, str> {
-    if is_plain(text) {
+pub(super) fn canonical_name(text: &str) -> Cow<'_, str> {
+    if is_unambiguous(text) {
         return Cow::Borrowed(text);
     }
-    let settled = settle(text);
-    let joined = segments(&settled).collect::<Vec<_>>().join(".");
-    Cow::Owned(if joined.is_empty() { fold(text) } else { joined })
+    let decoded = decode_fully(text);
+    let joined = segments(&decoded).collect::<Vec<_>>().join(".");
+    Cow::Owned(if joined.is_empty() { fold_case(text) } else { joined })
 }
 
-/// Calls `each` with every form in which a server may read the decoded name `name`; [`canonical`]`(name)` is one of them.
-pub(super) fn readings<'a>(name: &'a str, mut each: impl FnMut(Cow<'a, str>)) {
-    if is_plain(name) {
+/// Calls `each` with every form in which a server may read the decoded name `name`; [`canonical_name`]`(name)` is one of them.
+pub(super) fn for_each_interpretation<'a>(name: &'a str, mut each: impl FnMut(Cow<'a, str>)) {
+    if is_unambiguous(name) {
         return each(Cow::Borrowed(name));
     }
-    each(Cow::Owned(fold(name)));
-    each(canonical(name));
-    let settled = settle(name);
+    each(Cow::Owned(fold_case(name)));
+    each(canonical_name(name));
+    let decoded = decode_fully(name);
     // Decoders that come before the splitting at `&` find more names in one.
-    for one in settled.split(['&', ';']) {
+    for one in decoded.split(['&', ';']) {
         let one = one.split('=').next().unwrap_or_default();
         let mut prefix = String::new();
         for segment in segments(one).take(MAX_PREFIXES) {
@@ -43,40 +43,40 @@ pub(super) fn readings<'a>(name: &'a str, mut each: impl FnMut(Cow<'a, str>)) {
         }
         // C strings end at a NUL, lines at a line break.
         if let Some((before, _)) = one.split_once(char::is_control) {
-            each(canonical(before).into_owned().into());
+            each(canonical_name(before).into_owned().into());
         }
-        each(Cow::Owned(php(one)));
+        each(Cow::Owned(php_variable_name(one)));
         // The other way round: a policy that says `user.name` means what PHP calls `user_name`.
-        each(canonical(&one.replace(['_', ' '], ".")).into_owned().into());
+        each(canonical_name(&one.replace(['_', ' '], ".")).into_owned().into());
         // Spring's markers of fields and defaults.
         if let Some(field) = one.strip_prefix(['_', '!']) {
-            each(canonical(field).into_owned().into());
+            each(canonical_name(field).into_owned().into());
         }
     }
 }
 
 /// Read alike by everybody.
-fn is_plain(name: &str) -> bool {
+fn is_unambiguous(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Without differences of case, whichever way a server folds it: `ſ` and `K` (Kelvin) are `s` and `k`.
-fn fold(text: &str) -> String {
+fn fold_case(text: &str) -> String {
     text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
 }
 
 /// Folded, decoded until nothing is left to decode, and without blanks around it.
-fn settle(text: &str) -> String {
-    let mut text = fold(text);
+fn decode_fully(text: &str) -> String {
+    let mut text = fold_case(text);
     for _ in 0..MAX_DECODINGS {
         if !text.contains('%') {
             break;
         }
-        text = fold(&decode_once(&text));
+        text = fold_case(&decode_once(&text));
     }
-    trim(&text).to_owned()
+    trim_ignored(&text).to_owned()
 }
 
 fn decode_once(text: &str) -> String {
@@ -99,7 +99,7 @@ fn decode_once(text: &str) -> String {
 }
 
 /// What one server or another takes off a name's ends.
-fn trim(text: &str) -> &str {
+fn trim_ignored(text: &str) -> &str {
     let invisible = |c: char| matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}' | '\u{ad}');
     let blank = |c: char| c.is_whitespace() || c.is_control() || invisible(c) || c == '+';
     text.trim_matches(blank).trim_start_matches(|c| c == '?' || c == '$' || blank(c))
@@ -108,11 +108,11 @@ fn trim(text: &str) -> &str {
 /// The segments of a nested name: `a[b].c`. An index (`a[0]`, `a.1`) and an empty one (`a[]`, `a.`) name the same parameter.
 fn segments(name: &str) -> impl Iterator<Item = &str> {
     let numeric = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-    name.split(['[', ']', '.']).map(trim).filter(move |s| !s.is_empty() && !numeric(s))
+    name.split(['[', ']', '.']).map(trim_ignored).filter(move |s| !s.is_empty() && !numeric(s))
 }
 
 /// PHP's name of the variable: what stands before a bracket that is closed, with `_` for a blank, a dot and a bracket that isn't.
-fn php(name: &str) -> String {
+fn php_variable_name(name: &str) -> String {
     let name = match name.split_once('[') {
         Some((before, after)) if after.contains(']') && !before.is_empty() => before,
         _ => name,
@@ -126,9 +126,9 @@ mod tests {
 
     use super::*;
 
-    fn reads_as(sent: &str, policy: &str) -> bool {
-        let (wanted, mut found) = (canonical(policy), false);
-        readings(sent, |reading| found |= reading == wanted);
+    fn is_interpreted_as(sent: &str, policy: &str) -> bool {
+        let (wanted, mut found) = (canonical_name(policy), false);
+        for_each_interpretation(sent, |interpretation| found |= interpretation == wanted);
         found
     }
 
@@ -137,7 +137,7 @@ mod tests {
         for sent in [
             "scope",
             "SCOPE",
-            "Scope[]",
+            "PolicySlice[]",
             "scope[",
             "scope]",
             "scope[0]",
@@ -171,7 +171,7 @@ mod tests {
             "s\u{200b}cope\u{200b}",
         ] {
             let expected = sent != "s\u{200b}cope\u{200b}"; // inside a name it is another name
-            assert_eq!(reads_as(sent, "scope"), expected, "{sent:?}");
+            assert_eq!(is_interpreted_as(sent, "scope"), expected, "{sent:?}");
         }
         for (sent, policy) in [
             ("user.name", "user_name"),
@@ -186,7 +186,7 @@ mod tests {
             ("scope", "scope[]"),
             ("0", "0"),
         ] {
-            assert!(reads_as(sent, policy), "{sent:?} as {policy:?}");
+            assert!(is_interpreted_as(sent, policy), "{sent:?} as {policy:?}");
         }
     }
 
@@ -201,21 +201,21 @@ mod tests {
             ("xscope", "scope"),
             ("1", "2"),
         ] {
-            assert!(!reads_as(sent, policy), "{sent:?} as {policy:?}");
+            assert!(!is_interpreted_as(sent, policy), "{sent:?} as {policy:?}");
         }
     }
 
     proptest! {
         #[test]
         fn every_name_reads_as_itself(name in "\\PC{0,12}|[a-zA-Z_.\\[\\]$!%0-9 +?&;=]{0,12}") {
-            prop_assert!(reads_as(&name, &name), "{:?}", canonical(&name));
+            prop_assert!(is_interpreted_as(&name, &name), "{:?}", canonical_name(&name));
         }
 
         #[test]
         fn the_number_of_readings_is_bounded(name in "[a.&_\\[]{0,400}") {
-            let (mut readings_of_it, parts) = (0, name.matches('&').count() + 1);
-            readings(&name, |_| readings_of_it += 1);
-            prop_assert!(readings_of_it <= 2 + parts * (MAX_PREFIXES + 4));
+            let (mut count, parts) = (0, name.matches('&').count() + 1);
+            for_each_interpretation(&name, |_| count += 1);
+            prop_assert!(count <= 2 + parts * (MAX_PREFIXES + 4));
         }
     }
 }

@@ -8,7 +8,7 @@ use cedar_policy::pst::{BinaryOp, Expr, Literal, UnaryOp, Var};
 const MAX_DEPTH: usize = 512;
 
 /// The attribute of the context that holds every form in which a server may read a query name.
-pub(super) const QUERY_SPELLINGS: &str = "query_spellings";
+pub(super) const QUERY_INTERPRETATIONS: &str = "query_interpretations";
 
 /// The parts of a call that a condition mentions, and whether evaluating it can fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl BitOr for Mentions {
 
 /// A part of the call, named in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum CallPart {
     Path,
     QueryKeys,
     Services,
@@ -50,25 +50,25 @@ pub(super) enum Part {
 }
 
 /// What a chain of attributes that begins at `context` names; `None` when the expression is something else.
-pub(super) fn part(expr: &Expr) -> Option<Part> {
-    chain(expr).map(|names| named(&names))
+pub(super) fn call_part(expr: &Expr) -> Option<CallPart> {
+    attribute_chain(expr).map(|names| classify_names(&names))
 }
 
-fn named(names: &[&str]) -> Part {
+fn classify_names(names: &[&str]) -> CallPart {
     match names {
-        ["path", ..] => Part::Path,
+        ["path", ..] => CallPart::Path,
         // The second is only in loose readings, where the first is every name as it stands: policies can't name it.
-        ["query_keys" | QUERY_SPELLINGS, ..] => Part::QueryKeys,
-        ["token", "services", ..] => Part::Services,
-        ["token", ..] => Part::Other(Mentions::TOKEN),
-        ["source", ..] => Part::Other(Mentions::SOURCE),
-        ["body", "model", ..] => Part::Model,
-        ["body" | "body_inspected", ..] => Part::Other(Mentions::BODY),
-        _ => Part::Other(Mentions::CALL),
+        ["query_keys" | QUERY_INTERPRETATIONS, ..] => CallPart::QueryKeys,
+        ["token", "services", ..] => CallPart::Services,
+        ["token", ..] => CallPart::Other(Mentions::TOKEN),
+        ["source", ..] => CallPart::Other(Mentions::SOURCE),
+        ["body", "model", ..] => CallPart::Model,
+        ["body" | "body_inspected", ..] => CallPart::Other(Mentions::BODY),
+        _ => CallPart::Other(Mentions::CALL),
     }
 }
 
-impl Part {
+impl CallPart {
     fn mentions(self) -> Mentions {
         match self {
             Self::Path => Mentions::PATH,
@@ -80,11 +80,11 @@ impl Part {
     }
 }
 
-fn chain(expr: &Expr) -> Option<Vec<&str>> {
+fn attribute_chain(expr: &Expr) -> Option<Vec<&str>> {
     match expr {
         Expr::Var(Var::Context) => Some(Vec::new()),
         Expr::GetAttr { expr, attr } => {
-            let mut names = chain(expr)?;
+            let mut names = attribute_chain(expr)?;
             names.push(attr.as_str());
             Some(names)
         }
@@ -92,29 +92,29 @@ fn chain(expr: &Expr) -> Option<Vec<&str>> {
     }
 }
 
-/// What `expr` mentions. Only for expressions that are [`shallow`].
+/// What `expr` mentions. Only for expressions that are [`is_shallow`].
 pub(super) fn mentions(expr: &Expr) -> Mentions {
-    expr.reduce(&node, &|a, b| a | b, Mentions::NOTHING)
+    expr.reduce(&mentions_of_node, &|a, b| a | b, Mentions::NOTHING)
 }
 
 /// The mentions of a node that ends the walk.
-fn node(expr: &Expr) -> Option<Mentions> {
+fn mentions_of_node(expr: &Expr) -> Option<Mentions> {
     match expr {
         Expr::HasAttr { expr, attrs } => {
-            let mut names = chain(expr)?;
+            let mut names = attribute_chain(expr)?;
             names.extend(attrs.iter().map(|a| a.as_str()));
-            Some(named(&names).mentions())
+            Some(classify_names(&names).mentions())
         }
-        Expr::UnaryOp { op, expr } if fails_on(*op, expr) => Some(mentions(expr) | Mentions::FAILURE),
-        Expr::BinaryOp { op, left, right } if can_fail(*op) => {
+        Expr::UnaryOp { op, expr } if unary_can_fail(*op, expr) => Some(mentions(expr) | Mentions::FAILURE),
+        Expr::BinaryOp { op, left, right } if binary_can_fail(*op) => {
             Some(mentions(left) | mentions(right) | Mentions::FAILURE)
         }
-        other => part(other).map(Part::mentions),
+        other => call_part(other).map(CallPart::mentions),
     }
 }
 
 /// Validation has checked literals; what is computed can be anything.
-fn fails_on(op: UnaryOp, operand: &Arc<Expr>) -> bool {
+fn unary_can_fail(op: UnaryOp, operand: &Arc<Expr>) -> bool {
     match op {
         UnaryOp::Not | UnaryOp::IsEmpty | UnaryOp::IsIPv4 | UnaryOp::IsIPV6 => false,
         UnaryOp::IsLoopback | UnaryOp::IsMulticast => false,
@@ -125,7 +125,7 @@ fn fails_on(op: UnaryOp, operand: &Arc<Expr>) -> bool {
     }
 }
 
-fn can_fail(op: BinaryOp) -> bool {
+fn binary_can_fail(op: BinaryOp) -> bool {
     use BinaryOp as B;
     !matches!(
         op,
@@ -149,7 +149,7 @@ fn can_fail(op: BinaryOp) -> bool {
 
 /// Whether `expr` is nested at most [`MAX_DEPTH`] deep and made of what this code knows: a kind of expression that a newer Cedar
 /// brings is refused rather than misjudged.
-pub(super) fn shallow(expr: &Expr) -> bool {
+pub(super) fn is_shallow(expr: &Expr) -> bool {
     depth_within(expr, MAX_DEPTH)
 }
 

@@ -1,0 +1,200 @@
+//! The loosest reading.
+//!
+//! Cedar compares bytes; servers don't all do. `/v1/Admin/keys` and `/v1/%61dmin/keys` are other paths to Cedar and the same
+//! resource to many an upstream, so a policy about `/v1/admin/*` would be one capital letter away from useless. Escapes of
+//! characters that need none never get this far; what can't be refused, because SDKs do write it (capitals, `%40` for `@`), is
+//! decided twice: **a request must be allowed as it is sent, and also in its loosest reading**, in which letter case and
+//! escapes are ignored in the path, in query names and in the body's model, in the request and in the policies alike. A query name is
+//! there in every form in which a common server reads it ([`super::spelling`]).
+//!
+//! A `forbid` therefore catches every spelling, and a `permit` (or its `unless`) excludes every spelling of what it excludes.
+//! What a policy compares these parts with must be visible in its text, or it couldn't be read loosely: otherwise it is refused.
+
+use std::{borrow::Cow, sync::Arc};
+
+use cedar_policy::pst::{BinaryOp, Expr, Literal, PatternElem, UnaryOp, Var};
+use seks_service::request::normalize::{lower, model, path};
+
+use super::{
+    query_name::canonical_name,
+    mentions::{CallPart, QUERY_INTERPRETATIONS, call_part},
+};
+
+/// A comparison that has no loose reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("compare `{0}` with text, a `like` pattern or a set of texts, written out in the policy")]
+pub(super) struct NotComparable(&'static str);
+
+/// What an agent chooses the spelling of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AgentControlled {
+    Path,
+    QueryKeys,
+    Model,
+}
+
+impl AgentControlled {
+    fn from_expression(expr: &Expr) -> Option<Self> {
+        match call_part(expr)? {
+            CallPart::Path => Some(Self::Path),
+            CallPart::QueryKeys => Some(Self::QueryKeys),
+            CallPart::Model => Some(Self::Model),
+            CallPart::Services | CallPart::Other(_) => None,
+        }
+    }
+
+    fn not_comparable(self) -> NotComparable {
+        NotComparable(match self {
+            Self::Path => "context.path",
+            Self::QueryKeys => "context.query_keys",
+            Self::Model => "context.body.model",
+        })
+    }
+
+    fn normalize_text<'t>(self, text: &'t str) -> Cow<'t, str> {
+        match self {
+            Self::Path => path(text),
+            Self::QueryKeys => lower(text),
+            Self::Model => model(text),
+        }
+    }
+}
+
+/// A condition in its loosest reading.
+pub(super) fn normalize_expression(expr: &Expr) -> Result<Expr, NotComparable> {
+    match expr {
+        Expr::Like { expr: left, pattern } if AgentControlled::from_expression(left).is_some() => {
+            let pattern = normalize_pattern(AgentControlled::from_expression(left), pattern);
+            Ok(Expr::Like { expr: left.clone(), pattern })
+        }
+        Expr::BinaryOp { op, left, right } => match (AgentControlled::from_expression(left), AgentControlled::from_expression(right)) {
+            (None, None) => Ok(Expr::BinaryOp { op: *op, left: normalize_child(left)?, right: normalize_child(right)? }),
+            (Some(a), Some(b)) if a == b && *op == BinaryOp::Eq => Ok(expr.clone()),
+            (Some(controlled), None) => normalize_comparison(*op, left, right, controlled, true),
+            (None, Some(controlled)) => normalize_comparison(*op, left, right, controlled, false),
+            (Some(controlled), Some(_)) => Err(controlled.not_comparable()),
+        },
+        Expr::UnaryOp { op: UnaryOp::IsEmpty, expr: of } if AgentControlled::from_expression(of) == Some(AgentControlled::QueryKeys) => {
+            Ok(expr.clone())
+        }
+        other => normalize_other(other),
+    }
+}
+
+fn normalize_child(expr: &Arc<Expr>) -> Result<Arc<Expr>, NotComparable> {
+    normalize_expression(expr).map(Arc::new)
+}
+
+/// `controlled OP text`, or the reverse.
+fn normalize_comparison(
+    op: BinaryOp,
+    left: &Arc<Expr>,
+    right: &Arc<Expr>,
+    controlled: AgentControlled,
+    on_left: bool,
+) -> Result<Expr, NotComparable> {
+    use BinaryOp as B;
+    let fits = match (op, controlled, on_left) {
+        (B::Eq | B::NotEq, _, _) => true,
+        (B::Contains, AgentControlled::QueryKeys, on_left) => on_left,
+        (B::Contains, _, on_left) => !on_left,
+        (B::ContainsAll | B::ContainsAny, AgentControlled::QueryKeys, _) => true,
+        _ => false,
+    };
+    let other = if on_left { right } else { left };
+    // Whether the call has a name: in any reading of what was sent. Whether it has no others: by the names as they stand, because
+    // a list of what is permitted must not have to name every reading too.
+    let has_name = controlled == AgentControlled::QueryKeys
+        && matches!((op, on_left), (B::Contains | B::ContainsAll, true) | (B::ContainsAny, _));
+    if has_name && fits {
+        let names = canonical_name_literals(other).ok_or(controlled.not_comparable())?;
+        let interpretations =
+            Arc::new(Expr::GetAttr { expr: Arc::new(Expr::Var(Var::Context)), attr: QUERY_INTERPRETATIONS.into() });
+        let (left, right) = if on_left { (interpretations, Arc::new(names)) } else { (Arc::new(names), interpretations) };
+        return Ok(Expr::BinaryOp { op, left, right });
+    }
+    let normalized = normalize_literal(other, controlled).filter(|_| fits).ok_or(controlled.not_comparable())?;
+    let (left, right) = if on_left { (left.clone(), Arc::new(normalized)) } else { (Arc::new(normalized), right.clone()) };
+    Ok(Expr::BinaryOp { op, left, right })
+}
+
+/// Text, or a set of texts, written out.
+fn normalize_literal(expr: &Expr, controlled: AgentControlled) -> Option<Expr> {
+    match expr {
+        Expr::Literal(Literal::String(s)) => Some(Expr::Literal(Literal::String(controlled.normalize_text(s).as_ref().into()))),
+        Expr::Set(items) => {
+            items.iter().map(|i| normalize_literal(i, controlled).map(Arc::new)).collect::<Option<Vec<_>>>().map(Expr::Set)
+        }
+        _ => None,
+    }
+}
+
+/// Names of query parameters, written out, each in its canonical form.
+fn canonical_name_literals(expr: &Expr) -> Option<Expr> {
+    match expr {
+        Expr::Literal(Literal::String(s)) => Some(Expr::Literal(Literal::String(canonical_name(s).as_ref().into()))),
+        Expr::Set(items) => {
+            items.iter().map(|i| canonical_name_literals(i).map(Arc::new)).collect::<Option<Vec<_>>>().map(Expr::Set)
+        }
+        _ => None,
+    }
+}
+
+/// Literal stretches of a pattern are loosened one by one; a wildcard stands for any text in either reading.
+fn normalize_pattern(controlled: Option<AgentControlled>, pattern: &[PatternElem]) -> Vec<PatternElem> {
+    let mut out = Vec::with_capacity(pattern.len());
+    for (i, literal) in pattern.split(|e| matches!(e, PatternElem::Wildcard)).enumerate() {
+        if i > 0 {
+            out.push(PatternElem::Wildcard);
+        }
+        let literal: String =
+            literal.iter().filter_map(|e| if let PatternElem::Char(c) = e { Some(*c) } else { None }).collect();
+        let normalized = if controlled == Some(AgentControlled::Path) { path(&literal) } else { lower(&literal) };
+        out.extend(normalized.chars().map(PatternElem::Char));
+    }
+    out
+}
+
+/// All other expressions: as they are, with their parts read loosely. A controlled part that stands anywhere but in a comparison
+/// would get away.
+fn normalize_other(expr: &Expr) -> Result<Expr, NotComparable> {
+    if let Some(controlled) = AgentControlled::from_expression(expr) {
+        return Err(controlled.not_comparable());
+    }
+    Ok(match expr {
+        Expr::Var(Var::Context) => return Err(NotComparable("context")),
+        _ if matches!(call_part(expr), Some(CallPart::Other(_))) && !is_scalar(expr) => return Err(NotComparable("context.body")),
+        Expr::Literal(_) | Expr::Var(_) | Expr::GetAttr { .. } if call_part(expr).is_some() => expr.clone(),
+        Expr::Literal(_) | Expr::Var(_) => expr.clone(),
+        // `context has body`, `context.body has model`: the chain itself is not compared with anything.
+        Expr::HasAttr { expr: of, .. } if is_context_chain(of) => expr.clone(),
+        Expr::HasAttr { expr: of, attrs } => Expr::HasAttr { expr: normalize_child(of)?, attrs: attrs.clone() },
+        Expr::UnaryOp { op, expr } => Expr::UnaryOp { op: *op, expr: normalize_child(expr)? },
+        Expr::GetAttr { expr, attr } => Expr::GetAttr { expr: normalize_child(expr)?, attr: attr.clone() },
+        Expr::Like { expr, pattern } => Expr::Like { expr: normalize_child(expr)?, pattern: pattern.clone() },
+        Expr::Is { expr, entity_type, in_expr } => Expr::Is {
+            expr: normalize_child(expr)?,
+            entity_type: entity_type.clone(),
+            in_expr: in_expr.as_ref().map(normalize_child).transpose()?,
+        },
+        Expr::IfThenElse { cond, then_expr, else_expr } => {
+            Expr::IfThenElse { cond: normalize_child(cond)?, then_expr: normalize_child(then_expr)?, else_expr: normalize_child(else_expr)? }
+        }
+        Expr::Set(items) => Expr::Set(items.iter().map(normalize_child).collect::<Result<_, _>>()?),
+        Expr::Record(fields) => {
+            let fields = fields.iter().map(|(k, v)| Ok((k.clone(), normalize_child(v)?)));
+            Expr::Record(fields.collect::<Result<_, NotComparable>>()?)
+        }
+        // Nothing else comes out of Cedar's parser.
+        _ => return Err(NotComparable("context")),
+    })
+}
+
+fn is_context_chain(expr: &Expr) -> bool {
+    matches!(expr, Expr::Var(Var::Context)) || call_part(expr).is_some()
+}
+
+/// A part of the call that isn't a record with a controlled part in it.
+fn is_scalar(expr: &Expr) -> bool {
+    !matches!(expr, Expr::GetAttr { expr: of, attr } if attr == "body" && matches!(**of, Expr::Var(Var::Context)))
+}
