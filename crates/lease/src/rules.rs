@@ -172,7 +172,9 @@ mod tests {
 
     #[test]
     fn the_first_lease_of_who_has_started_is_rooted_after_that() {
-        assert!(may_use_barrier(None, at(1)) && may_use_barrier(Some(at(2)), at(2)) && may_use_barrier(Some(at(2)), at(3)));
+        assert!(
+            may_use_barrier(None, at(1)) && may_use_barrier(Some(at(2)), at(2)) && may_use_barrier(Some(at(2)), at(3))
+        );
         assert!(!may_use_barrier(Some(at(2)), at(1)));
     }
 
@@ -193,7 +195,11 @@ mod tests {
 
     #[test]
     fn only_who_has_applied_what_it_vouches_for_takes_a_grant() {
-        assert!(may_accept_grant(held(5), held(5)) && may_accept_grant(held(6), held(5)) && !may_accept_grant(held(4), held(5)));
+        assert!(
+            may_accept_grant(held(5), held(5))
+                && may_accept_grant(held(6), held(5))
+                && !may_accept_grant(held(4), held(5))
+        );
         assert!(!may_accept_grant(held(5), Position { epoch: "b", revision: 5 }));
     }
 

@@ -3,10 +3,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
+    cost::{Cost, PLAN_NS, count, from_picos},
     head::{Agents, Services},
     parse::{CheckedPolicy, PolicyError},
     schema::METHODS,
-    cost::{Cost, PLAN_NS, count, from_picos},
 };
 
 /// Most time that the policies which apply to one request may take: past it `policy apply` refuses.

@@ -99,7 +99,9 @@ impl<'a> Key<'a> {
 
     fn matches(&self, entry: &Entry) -> bool {
         let body = match (self.body, &entry.body) {
-            (Body::NotRead, CachedBody::NotRead) | (Body::Absent, CachedBody::Absent) | (Body::Opaque, CachedBody::Opaque) => true,
+            (Body::NotRead, CachedBody::NotRead)
+            | (Body::Absent, CachedBody::Absent)
+            | (Body::Opaque, CachedBody::Opaque) => true,
             (Body::Inspected(BodyFacts { model, stream, max_tokens }), CachedBody::Inspected(m, s, t)) => {
                 (model, stream, max_tokens) == (m, s, t)
             }

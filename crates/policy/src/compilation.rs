@@ -28,7 +28,8 @@ impl Compilation {
     /// Begins one. What `before` has of the same policies is taken over, so a change costs what it changes.
     #[must_use]
     pub fn new(policies: Vec<wire::Policy>, before: Option<&Policies>) -> Self {
-        let known = before.map_or(&[][..], Policies::checked).iter().map(|p| (p.id.to_string(), Arc::clone(p))).collect();
+        let known =
+            before.map_or(&[][..], Policies::checked).iter().map(|p| (p.id.to_string(), Arc::clone(p))).collect();
         let compiled = Vec::with_capacity(policies.len());
         Self { left: policies.into_iter(), known, compiled, seen: HashSet::new() }
     }
@@ -111,7 +112,10 @@ mod tests {
     fn what_has_not_changed_is_not_compiled_again() {
         let before = Policies::compile(&[policy("a", "/a"), policy("b", "/b")]).unwrap();
         assert!(before.have_same_text(&[policy("a", "/a"), policy("b", "/b")]));
-        assert!(!before.have_same_text(&[policy("a", "/a"), policy("b", "/c")]) && !before.have_same_text(&[policy("a", "/a")]));
+        assert!(
+            !before.have_same_text(&[policy("a", "/a"), policy("b", "/c")])
+                && !before.have_same_text(&[policy("a", "/a")])
+        );
         let mut compilation = Compilation::new(vec![policy("b", "/c"), policy("a", "/a")], Some(&before));
         assert!(compilation.compile_next().unwrap().is_none());
         let after = compilation.compile_next().unwrap().unwrap();

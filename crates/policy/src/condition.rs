@@ -12,9 +12,9 @@ use cedar_policy::{
 };
 
 use super::{
-    pattern::Pattern,
-    mentions::{Mentions, CallPart, mentions, call_part},
     cost::Cost,
+    mentions::{CallPart, Mentions, call_part, mentions},
+    pattern::Pattern,
 };
 
 /// What a condition comes to.
@@ -86,11 +86,17 @@ impl Condition {
         Some(match expr {
             Expr::Literal(Literal::Bool(value)) => Self::Const((*value).into()),
             Expr::UnaryOp { op: UnaryOp::Not, expr } => Self::Not(Box::new(Self::compile_expression(expr)?)),
-            Expr::BinaryOp { op: BinaryOp::And, left, right } => conjunction(vec![Self::compile_expression(left)?, Self::compile_expression(right)?]),
-            Expr::BinaryOp { op: BinaryOp::Or, left, right } => disjunction(vec![Self::compile_expression(left)?, Self::compile_expression(right)?]),
-            Expr::IfThenElse { cond, then_expr, else_expr } => {
-                Self::If(Box::new([Self::compile_expression(cond)?, Self::compile_expression(then_expr)?, Self::compile_expression(else_expr)?]))
+            Expr::BinaryOp { op: BinaryOp::And, left, right } => {
+                conjunction(vec![Self::compile_expression(left)?, Self::compile_expression(right)?])
             }
+            Expr::BinaryOp { op: BinaryOp::Or, left, right } => {
+                disjunction(vec![Self::compile_expression(left)?, Self::compile_expression(right)?])
+            }
+            Expr::IfThenElse { cond, then_expr, else_expr } => Self::If(Box::new([
+                Self::compile_expression(cond)?,
+                Self::compile_expression(then_expr)?,
+                Self::compile_expression(else_expr)?,
+            ])),
             Expr::Like { expr, pattern } if call_part(expr) == Some(CallPart::Path) => {
                 Self::PathLike(Arc::new(Pattern::new(pattern)))
             }
@@ -107,12 +113,16 @@ impl Condition {
         match (op, call_part(left), call_part(right)) {
             (BinaryOp::Eq, Some(CallPart::Path), None) => Some(Self::PathIn(Arc::new([string_literal(right)?]))),
             (BinaryOp::Eq, None, Some(CallPart::Path)) => Some(Self::PathIn(Arc::new([string_literal(left)?]))),
-            (BinaryOp::NotEq, ..) => Self::compile_comparison(BinaryOp::Eq, left, right).map(|c| Self::Not(Box::new(c))),
+            (BinaryOp::NotEq, ..) => {
+                Self::compile_comparison(BinaryOp::Eq, left, right).map(|c| Self::Not(Box::new(c)))
+            }
             (BinaryOp::Contains, None, Some(CallPart::Path)) => match left {
                 Expr::Set(items) => items.iter().map(|i| string_literal(i)).collect::<Option<_>>().map(Self::PathIn),
                 _ => None,
             },
-            (BinaryOp::Contains, Some(CallPart::QueryKeys), None) => string_literal(right).map(|n| Self::QueryHas(n.into())),
+            (BinaryOp::Contains, Some(CallPart::QueryKeys), None) => {
+                string_literal(right).map(|n| Self::QueryHas(n.into()))
+            }
             (BinaryOp::Contains, Some(CallPart::Services), None) => {
                 matches!(right, Expr::Var(Var::Resource)).then_some(Self::Granted)
             }
@@ -231,9 +241,11 @@ impl Condition {
                     Self::Const(Truth::True) => then.fold_constants(granted, evaluate_constant),
                     Self::Const(Truth::False) => otherwise.fold_constants(granted, evaluate_constant),
                     Self::Const(truth) => Self::Const(truth),
-                    open => {
-                        Self::If(Box::new([open, then.fold_constants(granted, evaluate_constant), otherwise.fold_constants(granted, evaluate_constant)]))
-                    }
+                    open => Self::If(Box::new([
+                        open,
+                        then.fold_constants(granted, evaluate_constant),
+                        otherwise.fold_constants(granted, evaluate_constant),
+                    ])),
                 }
             }
             other => other.clone(),

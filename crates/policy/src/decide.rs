@@ -18,13 +18,13 @@ use seks_types::id::PolicyId;
 use super::{
     Body, Call, Decision, EvaluateError,
     cache::{Key, PlanId, Question},
-    condition::{Evaluator, Condition, Leaf, Truth},
-    parse::CheckedPolicy,
-    schema::{action_index, vocabulary},
-    query_name::for_each_interpretation,
-    subject::Subject,
-    mentions::{Mentions, QUERY_INTERPRETATIONS},
+    condition::{Condition, Evaluator, Leaf, Truth},
     cost::Cost,
+    mentions::{Mentions, QUERY_INTERPRETATIONS},
+    parse::CheckedPolicy,
+    query_name::for_each_interpretation,
+    schema::{action_index, vocabulary},
+    subject::Subject,
 };
 
 pub(super) fn denied() -> Decision {
@@ -125,7 +125,10 @@ impl Plan {
     fn constant_decision(&self) -> Option<Decision> {
         let forbidden = |m: &&SlicedPolicy| m.forbids && !m.audit && matches!(m.as_sent, Condition::Const(Truth::True));
         if self.policies.iter().all(SlicedPolicy::is_constant) {
-            let (as_sent, normalized) = (SliceOutcome::of_plan(self, &ConstantEvaluator, TextForm::AsSent), SliceOutcome::of_plan(self, &ConstantEvaluator, TextForm::Normalized));
+            let (as_sent, normalized) = (
+                SliceOutcome::of_plan(self, &ConstantEvaluator, TextForm::AsSent),
+                SliceOutcome::of_plan(self, &ConstantEvaluator, TextForm::Normalized),
+            );
             return Some(as_sent.decision(Some(normalized)));
         }
         let ids: Vec<PolicyId> = self.policies.iter().filter(forbidden).flat_map(|m| m.id.iter().cloned()).collect();
@@ -167,7 +170,8 @@ impl Plan {
     }
 
     pub(super) fn decide(&self, subject: &Subject, call: &Call<'_>) -> Decision {
-        let as_sent = SliceOutcome::of_plan(self, &CallEvaluator::new(subject, self, call, TextForm::AsSent), TextForm::AsSent);
+        let as_sent =
+            SliceOutcome::of_plan(self, &CallEvaluator::new(subject, self, call, TextForm::AsSent), TextForm::AsSent);
         if !as_sent.allows() || !(self.differs_when_normalized || self.changes_when_normalized(call)) {
             return as_sent.decision(None);
         }
@@ -296,8 +300,10 @@ impl<'a> CallEvaluator<'a> {
     }
 
     fn body(&self, facts: &BodyFacts) -> Option<Value> {
-        let model =
-            facts.model.as_deref().map(|m| if self.form == TextForm::Normalized { normalize::model(m).into_owned() } else { m.to_owned() });
+        let model = facts
+            .model
+            .as_deref()
+            .map(|m| if self.form == TextForm::Normalized { normalize::model(m).into_owned() } else { m.to_owned() });
         let fields = [
             model.map(|m| ("model".to_owned(), Value::new_string(m))),
             facts.stream.map(|s| ("stream".to_owned(), Value::new_bool(s))),
@@ -378,7 +384,9 @@ impl SliceOutcome {
         let (allowed, audited) = (self.allows(), self.audited.into_arc());
         let (error, audit_error) = (self.failed.map(EvaluateError), self.audit_failed.map(EvaluateError));
         match normalized {
-            Some(normalized) if allowed && !normalized.allows() => Decision { audited, audit_error, ..normalized.decision(None) },
+            Some(normalized) if allowed && !normalized.allows() => {
+                Decision { audited, audit_error, ..normalized.decision(None) }
+            }
             _ => {
                 let ids = match allowed {
                     true => self.permits,

@@ -9,19 +9,19 @@ mod budget;
 mod cache;
 mod compilation;
 mod condition;
+mod cost;
 mod decide;
 mod file;
 mod head;
 mod identity_hasher;
+mod mentions;
 mod normalize;
 mod parse;
 mod pattern;
+mod query_name;
 mod schema;
 mod slice;
-mod query_name;
 mod subject;
-mod mentions;
-mod cost;
 
 use std::{net::IpAddr, sync::Arc};
 

@@ -16,8 +16,8 @@ use cedar_policy::pst::{BinaryOp, Expr, Literal, PatternElem, UnaryOp, Var};
 use seks_service::request::normalize::{lower, model, path};
 
 use super::{
-    query_name::canonical_name,
     mentions::{CallPart, QUERY_INTERPRETATIONS, call_part},
+    query_name::canonical_name,
 };
 
 /// A comparison that has no loose reading.
@@ -67,14 +67,20 @@ pub(super) fn normalize_expression(expr: &Expr) -> Result<Expr, NotComparable> {
             let pattern = normalize_pattern(AgentControlled::from_expression(left), pattern);
             Ok(Expr::Like { expr: left.clone(), pattern })
         }
-        Expr::BinaryOp { op, left, right } => match (AgentControlled::from_expression(left), AgentControlled::from_expression(right)) {
-            (None, None) => Ok(Expr::BinaryOp { op: *op, left: normalize_child(left)?, right: normalize_child(right)? }),
-            (Some(a), Some(b)) if a == b && *op == BinaryOp::Eq => Ok(expr.clone()),
-            (Some(controlled), None) => normalize_comparison(*op, left, right, controlled, true),
-            (None, Some(controlled)) => normalize_comparison(*op, left, right, controlled, false),
-            (Some(controlled), Some(_)) => Err(controlled.not_comparable()),
-        },
-        Expr::UnaryOp { op: UnaryOp::IsEmpty, expr: of } if AgentControlled::from_expression(of) == Some(AgentControlled::QueryKeys) => {
+        Expr::BinaryOp { op, left, right } => {
+            match (AgentControlled::from_expression(left), AgentControlled::from_expression(right)) {
+                (None, None) => {
+                    Ok(Expr::BinaryOp { op: *op, left: normalize_child(left)?, right: normalize_child(right)? })
+                }
+                (Some(a), Some(b)) if a == b && *op == BinaryOp::Eq => Ok(expr.clone()),
+                (Some(controlled), None) => normalize_comparison(*op, left, right, controlled, true),
+                (None, Some(controlled)) => normalize_comparison(*op, left, right, controlled, false),
+                (Some(controlled), Some(_)) => Err(controlled.not_comparable()),
+            }
+        }
+        Expr::UnaryOp { op: UnaryOp::IsEmpty, expr: of }
+            if AgentControlled::from_expression(of) == Some(AgentControlled::QueryKeys) =>
+        {
             Ok(expr.clone())
         }
         other => normalize_other(other),
@@ -110,21 +116,27 @@ fn normalize_comparison(
         let names = canonical_name_literals(other).ok_or(controlled.not_comparable())?;
         let interpretations =
             Arc::new(Expr::GetAttr { expr: Arc::new(Expr::Var(Var::Context)), attr: QUERY_INTERPRETATIONS.into() });
-        let (left, right) = if on_left { (interpretations, Arc::new(names)) } else { (Arc::new(names), interpretations) };
+        let (left, right) =
+            if on_left { (interpretations, Arc::new(names)) } else { (Arc::new(names), interpretations) };
         return Ok(Expr::BinaryOp { op, left, right });
     }
     let normalized = normalize_literal(other, controlled).filter(|_| fits).ok_or(controlled.not_comparable())?;
-    let (left, right) = if on_left { (left.clone(), Arc::new(normalized)) } else { (Arc::new(normalized), right.clone()) };
+    let (left, right) =
+        if on_left { (left.clone(), Arc::new(normalized)) } else { (Arc::new(normalized), right.clone()) };
     Ok(Expr::BinaryOp { op, left, right })
 }
 
 /// Text, or a set of texts, written out.
 fn normalize_literal(expr: &Expr, controlled: AgentControlled) -> Option<Expr> {
     match expr {
-        Expr::Literal(Literal::String(s)) => Some(Expr::Literal(Literal::String(controlled.normalize_text(s).as_ref().into()))),
-        Expr::Set(items) => {
-            items.iter().map(|i| normalize_literal(i, controlled).map(Arc::new)).collect::<Option<Vec<_>>>().map(Expr::Set)
+        Expr::Literal(Literal::String(s)) => {
+            Some(Expr::Literal(Literal::String(controlled.normalize_text(s).as_ref().into())))
         }
+        Expr::Set(items) => items
+            .iter()
+            .map(|i| normalize_literal(i, controlled).map(Arc::new))
+            .collect::<Option<Vec<_>>>()
+            .map(Expr::Set),
         _ => None,
     }
 }
@@ -163,7 +175,9 @@ fn normalize_other(expr: &Expr) -> Result<Expr, NotComparable> {
     }
     Ok(match expr {
         Expr::Var(Var::Context) => return Err(NotComparable("context")),
-        _ if matches!(call_part(expr), Some(CallPart::Other(_))) && !is_scalar(expr) => return Err(NotComparable("context.body")),
+        _ if matches!(call_part(expr), Some(CallPart::Other(_))) && !is_scalar(expr) => {
+            return Err(NotComparable("context.body"));
+        }
         Expr::Literal(_) | Expr::Var(_) | Expr::GetAttr { .. } if call_part(expr).is_some() => expr.clone(),
         Expr::Literal(_) | Expr::Var(_) => expr.clone(),
         // `context has body`, `context.body has model`: the chain itself is not compared with anything.
@@ -177,9 +191,11 @@ fn normalize_other(expr: &Expr) -> Result<Expr, NotComparable> {
             entity_type: entity_type.clone(),
             in_expr: in_expr.as_ref().map(normalize_child).transpose()?,
         },
-        Expr::IfThenElse { cond, then_expr, else_expr } => {
-            Expr::IfThenElse { cond: normalize_child(cond)?, then_expr: normalize_child(then_expr)?, else_expr: normalize_child(else_expr)? }
-        }
+        Expr::IfThenElse { cond, then_expr, else_expr } => Expr::IfThenElse {
+            cond: normalize_child(cond)?,
+            then_expr: normalize_child(then_expr)?,
+            else_expr: normalize_child(else_expr)?,
+        },
         Expr::Set(items) => Expr::Set(items.iter().map(normalize_child).collect::<Result<_, _>>()?),
         Expr::Record(fields) => {
             let fields = fields.iter().map(|(k, v)| Ok((k.clone(), normalize_child(v)?)));

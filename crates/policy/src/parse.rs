@@ -8,11 +8,11 @@ use seks_types::id::PolicyId;
 
 use super::{
     condition::Condition,
+    cost::Cost,
     head::Head,
+    mentions,
     normalize::normalize_expression,
     schema::{METHODS, vocabulary},
-    mentions,
-    cost::Cost,
 };
 
 /// Longest policy, in bytes.

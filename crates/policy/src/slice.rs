@@ -76,7 +76,12 @@ impl Policies {
     /// The slice for an agent and a service, cached. `attributes` are the agent's: its tags, and its groups by the attribute
     /// `group` (`a,b`: in both).
     #[must_use]
-    pub fn slice_for(&self, agent: &AgentName, attributes: &BTreeMap<String, String>, service: &ServiceName) -> Arc<PolicySlice> {
+    pub fn slice_for(
+        &self,
+        agent: &AgentName,
+        attributes: &BTreeMap<String, String>,
+        service: &ServiceName,
+    ) -> Arc<PolicySlice> {
         let key = self.hasher.hash_one((agent, service));
         if let Some(slice) = self.slices.get(&key)
             && slice.subject.matches(agent, attributes, service)

@@ -33,7 +33,12 @@ impl Subject {
         Self { agent, attributes, service, entities: OnceLock::new() }
     }
 
-    pub(super) fn matches(&self, agent: &AgentName, attributes: &BTreeMap<String, String>, service: &ServiceName) -> bool {
+    pub(super) fn matches(
+        &self,
+        agent: &AgentName,
+        attributes: &BTreeMap<String, String>,
+        service: &ServiceName,
+    ) -> bool {
         self.agent == *agent && self.service == *service && self.attributes == *attributes
     }
 

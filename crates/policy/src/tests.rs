@@ -1,5 +1,5 @@
-mod equivalence;
 mod cost;
+mod equivalence;
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,8 @@ impl Fixture {
     fn new(text: &str) -> Self {
         // Whatever it costs.
         let parsed = parse::check_file(text).unwrap_or_else(|e| panic!("{e:?}"));
-        let wire = |p: parse::CheckedPolicy| wire::Policy { id: p.id.to_string(), text: p.text, ..wire::Policy::default() };
+        let wire =
+            |p: parse::CheckedPolicy| wire::Policy { id: p.id.to_string(), text: p.text, ..wire::Policy::default() };
         let policies: Vec<_> = parsed.into_iter().map(wire).collect();
         Self {
             policies: Policies::compile(&policies).unwrap(),

@@ -66,8 +66,9 @@ impl Rules {
             view
         };
         let views = bounds.replica_clocks.map(view);
-        let lease = views
-            .map(|view| view.ttl_left.map(|left| local(rules::lease_expiry(now(), span(left.into()), ttl).since(now()))));
+        let lease = views.map(|view| {
+            view.ttl_left.map(|left| local(rules::lease_expiry(now(), span(left.into()), ttl).since(now())))
+        });
         Self { ttl, views, lease }
     }
 

@@ -220,9 +220,14 @@ impl Reference {
         let others = groups.into_iter().chain([v.service("openai"), v.service("github")]).map(Entity::with_uid);
         let entities = Entities::from_entities(others.chain([principal]), Some(v.schema())).unwrap();
         let action: EntityUid = format!("Seks::Action::\"{}\"", asked.method).parse().unwrap();
-        let request =
-            Request::new(agent, action, v.service("openai"), context(asked, normalized), (!normalized).then(|| v.schema()))
-                .unwrap();
+        let request = Request::new(
+            agent,
+            action,
+            v.service("openai"),
+            context(asked, normalized),
+            (!normalized).then(|| v.schema()),
+        )
+        .unwrap();
         Authorizer::new().is_authorized(&request, if normalized { &self.normalized } else { &self.as_sent }, &entities)
     }
 }
@@ -230,8 +235,11 @@ impl Reference {
 fn context(asked: &SampleCall, normalized: bool) -> Context {
     let v = schema::vocabulary().unwrap();
     let names = request::names(asked.query).map(|n| if normalized { n.to_ascii_lowercase() } else { n.into_owned() });
-    let path =
-        if normalized { asked.path.to_ascii_lowercase().replace("%40", "@").replace("%61", "a") } else { asked.path.into() };
+    let path = if normalized {
+        asked.path.to_ascii_lowercase().replace("%40", "@").replace("%61", "a")
+    } else {
+        asked.path.into()
+    };
     let services = asked.services.iter().map(|s| Value::new_entity_uid(v.service(s.as_str())));
     let token = [
         ("id".into(), Value::new_string("tok-1".into())),
