@@ -5,6 +5,7 @@
     missing_docs,
     unreachable_pub,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     rustdoc::all,
     reason = "generated; documented in the .proto files"
 )]
