@@ -12,6 +12,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .btree_map(".")
         .bytes(".seks.v1.Chunk.changes")
         .bytes(".seks.v1.Delta.changes")
+        .bytes(".seks.v1.TableToken")
+        .bytes(".seks.v1.TableGrant")
         // Requests and answers that carry a secret have a Debug of their own, in `wire.rs`.
         .skip_debug([
             "seks.v1.PutCredentialRequest",

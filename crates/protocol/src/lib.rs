@@ -35,6 +35,9 @@ pub mod features {
     /// Checks that a credential is used at the destination that it is bound to. A node without it is sent only credentials for which
     /// the replica has checked that.
     pub const BINDING_V1: &str = "binding-v1";
+    /// Reads what a record requires (`TableToken.requires`), and refuses that record alone when it lacks it. A record that requires
+    /// something is withheld from a node without this feature.
+    pub const RECORD_FEATURES_V1: &str = "record-features-v1";
 }
 
 /// The HPKE `info` of the session key: ties the ciphertext to this protocol and use.

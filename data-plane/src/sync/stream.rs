@@ -477,7 +477,7 @@ fn hello(table: &Table, mark: &Mark, identity: &Identity, config: &SyncConfig, r
         table_hash: hash(table),
         features: features::ALL
             .iter()
-            .chain([&features::DELTAS, &features::BINDING_V1])
+            .chain([&features::DELTAS, &features::BINDING_V1, &features::RECORD_FEATURES_V1])
             .map(|&f| f.to_owned())
             .collect(),
         session_key: recipient.public_key().to_vec(),

@@ -201,6 +201,7 @@ fn remove(table: &Generation, change: &Change) {
             let revoked = RevokedEntry { id: id.clone(), tenant: tenant.clone(), agent: agent.clone(), until: *until };
             table.revoke_token(*digest, revoked);
         }
+        Change::RefuseToken { digest, tenant } => table.refuse_token(*digest, tenant),
         Change::RemoveAgent(tenant, name) => {
             if let Some(directory) = table.directory(tenant) {
                 let slot = directory.agent_slot(name);

@@ -98,6 +98,13 @@ pub enum Change {
     PolicyTexts(TenantName, Vec<wire::Policy>),
     /// A token.
     Token(Box<TokenRecord>),
+    /// A token that this node can't enforce, and so doesn't honour. It counts as held: the table is still that of its revision.
+    RefuseToken {
+        /// SHA-256 of it.
+        digest: Digest,
+        /// Its tenant.
+        tenant: TenantName,
+    },
     /// A tenant and everything in it is gone.
     RemoveTenant(TenantName),
     /// An agent is gone.
@@ -154,6 +161,7 @@ impl Change {
             | Self::RemoveCredential(..)
             | Self::RemovePolicies(_)
             | Self::RevokeToken { .. }
+            | Self::RefuseToken { .. }
             | Self::Policies(_, None) => true,
             Self::Agent { disabled, .. } => *disabled,
             Self::Credential { secret, .. } => secret.is_none(),

@@ -80,6 +80,8 @@ pub(super) struct Generation {
     revision: AtomicU64,
     tokens: DigestMap<TokenEntry>,
     revoked: DigestMap<RevokedEntry>,
+    /// Tokens that this node can't enforce, and whose they are.
+    refused: DigestMap<TenantName>,
     directories: RwLock<Map<TenantName, Arc<Directory>>>,
     ledger: Mutex<Ledger>,
 }
@@ -95,6 +97,7 @@ impl Generation {
             revision: AtomicU64::new(revision),
             tokens: map(tokens),
             revoked: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS),
+            refused: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS),
             directories: RwLock::default(),
             ledger: Mutex::default(),
         }
@@ -203,7 +206,22 @@ impl Generation {
         // Terms of a token never change after issue; should they, requests under the old ones end.
         match self.tokens.insert(place, Arc::new(entry)) {
             Some(old) => cut_token(&old),
+            None if self.refused.remove(&place).is_some() => {} // it is in the sum
             None => self.ledger().add(&record.tenant, &place.0),
+        }
+    }
+
+    /// Holds a token that this node can't enforce: it is in the sum, and is not honoured.
+    pub(super) fn refuse_token(&self, digest: Digest, tenant: &TenantName) {
+        let place = Place(digest);
+        if self.revoked.contains_key(&place) {
+            return;
+        }
+        let held = self.refused.insert(place, Arc::new(tenant.clone())).is_some();
+        match self.tokens.remove(&place) {
+            Some((_, token)) => cut_token(&token),
+            None if held => {}
+            None => self.ledger().add(tenant, &place.0),
         }
     }
 
@@ -217,6 +235,8 @@ impl Generation {
         if let Some((_, token)) = self.tokens.remove(&place) {
             self.ledger().remove(token.tenant(), &place.0);
             cut_token(&token);
+        } else if let Some((_, tenant)) = self.refused.remove(&place) {
+            self.ledger().remove(&tenant, &place.0);
         }
     }
 
@@ -231,6 +251,7 @@ impl Generation {
             keep
         });
         self.revoked.retain(|_, revoked| revoked.tenant != *tenant);
+        self.refused.retain(|_, of| **of != *tenant);
         if let Some(directory) = directory {
             directory.tenant.remove_policies();
             directory.tenant.changed();

@@ -370,3 +370,18 @@ fn sweeping_keeps_what_is_in_use() {
     let token = honoured(&table, 3).unwrap();
     assert!(token.agent().is_some() && token.grant("openai").unwrap().credential().is_some());
 }
+
+#[test]
+fn a_token_that_cannot_be_enforced_counts_as_held_and_is_not_honoured() {
+    let (table, other) = (loaded(), loaded());
+    let refuse = |n| Change::RefuseToken { digest: digest(n), tenant: name("acme") };
+    table.apply(delta(10, 11, vec![refuse(1), refuse(3)])).unwrap();
+    other.apply(delta(10, 11, vec![token(3)])).unwrap();
+    assert!(matches!(table.find(&digest(1)), Found::Unknown) && matches!(table.find(&digest(3)), Found::Unknown));
+    assert_eq!(table.sum(), other.sum());
+    // A later version of the node, or of the record, honours it; a revocation takes it out of the sum.
+    table.apply(delta(11, 12, vec![token(1), revoke(3)])).unwrap();
+    other.apply(delta(11, 12, vec![revoke(3)])).unwrap();
+    assert!(matches!(table.find(&digest(1)), Found::Token(_)));
+    assert_eq!(table.sum(), other.sum());
+}

@@ -222,11 +222,11 @@ pub fn service() -> wire::Change {
 
 pub fn token(n: u64) -> wire::Change {
     change(Change::Token(wire::TableToken {
-        digest: digest(n).0.to_vec(),
-        id: format!("tok-{n}"),
+        digest: digest(n).0.to_vec().into(),
+        id: format!("tok-{n}").into(),
         tenant: "default".into(),
         agent: "bot".into(),
-        grants: vec![wire::Grant { service: "api".into(), credential: "main".into() }],
+        grants: vec![wire::TableGrant { service: "api".into(), credential: "main".into() }],
         ..Default::default()
     }))
 }

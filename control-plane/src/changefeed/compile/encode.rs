@@ -33,7 +33,21 @@ pub(super) fn service(mut record: wire::Service, networks: &[String]) -> Bytes {
 
 pub(super) fn token(record: &wire::Token) -> Bytes {
     let wire::Token { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, .. } = record.clone();
-    encode(Change::Token(wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs }))
+    let grant = |wire::Grant { service, credential }: wire::Grant| wire::TableGrant {
+        service: service.into(),
+        credential: credential.into(),
+    };
+    encode(Change::Token(wire::TableToken {
+        digest: digest.into(),
+        id: id.into(),
+        tenant: tenant.into(),
+        agent: agent.into(),
+        grants: grants.into_iter().map(grant).collect(),
+        issued_at,
+        expires_at,
+        cidrs,
+        requires: Vec::new(), // no rule for tokens needs more than every node knows
+    }))
 }
 
 /// What is left of a token: nodes say "revoked" until it would have expired. One that never would have is remembered as long as
@@ -48,8 +62,25 @@ pub(super) fn revoked(token: &wire::Token) -> wire::RevokedToken {
 pub(super) fn read_token(encoded: &Bytes) -> Option<wire::Token> {
     let change = wire::Change::decode(encoded.clone()).ok()?.change?;
     let Change::Token(token) = change else { return None };
-    let wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs } = token;
-    Some(wire::Token { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, ..Default::default() })
+    let wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, requires: _ } = token;
+    let grant = |wire::TableGrant { service, credential }: wire::TableGrant| {
+        Some(wire::Grant { service: text(service)?, credential: text(credential)? })
+    };
+    Some(wire::Token {
+        digest: digest.into(),
+        id: text(id)?,
+        tenant: text(tenant)?,
+        agent: text(agent)?,
+        grants: grants.into_iter().map(grant).collect::<Option<_>>()?,
+        issued_at,
+        expires_at,
+        cidrs,
+        ..Default::default()
+    })
+}
+
+fn text(bytes: Bytes) -> Option<String> {
+    String::from_utf8(bytes.into()).ok()
 }
 
 /// An encoded service, read back as the store has it.

@@ -71,7 +71,7 @@ fn told(items: &[TableChange]) -> Vec<String> {
             Change::Service(s) => format!("service {}", s.service.unwrap().name),
             Change::Credential(c) => format!("sealed {}", c.name),
             Change::Policies(p) => format!("policies {}", p.policies.len()),
-            Change::Token(t) => format!("token {} {}", t.id, t.digest[0]),
+            Change::Token(t) => format!("token {} {}", String::from_utf8_lossy(&t.id), t.digest[0]),
             Change::Remove(r) => match r.what.unwrap() {
                 What::Tenant(name) => format!("-tenant {name}"),
                 What::Agent(n) => format!("-agent {}", n.name),

@@ -1,48 +1,20 @@
-//! Tokens, of which there are a million where there are tens of anything else: taken from the message's own bytes, without a copy of
-//! each field.
+//! Tokens, of which there are a million where there are tens of anything else: read where they arrived, without a copy of each field.
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use prost::Message;
+use prost::Message as _;
+use seks_proto::wire;
+use seks_protocol::features;
 use seks_types::{
     id::{NameError, is_name},
     token::Digest,
 };
 
-use super::{DecodeError, Names, digest};
+use super::{DecodeError, Names};
 use crate::table::{Change, TokenRecord};
 
 /// `Change`'s field of a token, as a key: number 6, length-delimited.
 const TOKEN: u8 = 6 << 3 | 2;
-
-/// `TableToken`, each field a piece of the message that it came in.
-#[derive(Clone, PartialEq, Message)]
-struct Encoded {
-    #[prost(bytes = "bytes", tag = "1")]
-    digest: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    id: Bytes,
-    #[prost(bytes = "bytes", tag = "3")]
-    tenant: Bytes,
-    #[prost(bytes = "bytes", tag = "4")]
-    agent: Bytes,
-    #[prost(message, repeated, tag = "5")]
-    grants: Vec<EncodedGrant>,
-    #[prost(int64, tag = "6")]
-    issued_at: i64,
-    #[prost(int64, tag = "7")]
-    expires_at: i64,
-    #[prost(string, repeated, tag = "8")]
-    cidrs: Vec<String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct EncodedGrant {
-    #[prost(bytes = "bytes", tag = "1")]
-    service: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    credential: Bytes,
-}
 
 /// The bytes of a `TableToken`, if `change` is that and nothing else.
 pub(super) fn of(change: &Bytes) -> Option<Bytes> {
@@ -51,48 +23,47 @@ pub(super) fn of(change: &Bytes) -> Option<Bytes> {
     (u64::try_from(rest.len()).ok()? == length).then(|| change.slice_ref(rest))
 }
 
-/// A token to honour; one whose networks can't be read is revoked instead: what can't be checked must not be ignored.
+/// A token to honour. One that can't be enforced here is refused, and no other record with it: its networks can't be read, or it
+/// requires a feature that this build lacks. What can't be checked must not be ignored.
 pub(super) fn decode(encoded: Bytes, names: &mut Names) -> Result<Change, DecodeError> {
-    let token = Encoded::decode(encoded)?;
-    let digest: Digest = digest(&token.digest)?;
-    let id = std::str::from_utf8(&token.id).ok().filter(|id| is_name(id)).ok_or(DecodeError::Token("id"))?;
-    let (tenant, agent) = (names.tenant(&token.tenant)?, names.agent(&token.agent)?);
-    let cidrs: Result<Vec<IpNet>, _> = token.cidrs.iter().map(|c| c.parse()).collect();
+    // Every field, by name: one that is added must be enforced here before this compiles.
+    let wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, requires } =
+        wire::TableToken::decode(encoded)?;
+    let digest: Digest = super::digest(&digest)?;
+    let id = std::str::from_utf8(&id).ok().filter(|id| is_name(id)).ok_or(DecodeError::Token("id"))?;
+    let (tenant, agent) = (names.tenant(&tenant)?, names.agent(&agent)?);
+    if let Some(feature) = requires.iter().find(|feature| !features::ALL.contains(&feature.as_str())) {
+        tracing::error!(seks.token.id = id, feature, "a token requires what this version lacks: it is refused here");
+        return Ok(Change::RefuseToken { digest, tenant });
+    }
+    let cidrs: Result<Vec<IpNet>, _> = cidrs.iter().map(|c| c.parse()).collect();
     let Ok(cidrs) = cidrs else {
-        tracing::error!(seks.token.id = id, "a token's networks are not readable: it is not honoured");
-        return Ok(Change::RevokeToken { digest, id: id.to_owned(), tenant, agent, until: 0 });
+        tracing::error!(seks.token.id = id, "a token's networks are not readable: it is refused here");
+        return Ok(Change::RefuseToken { digest, tenant });
     };
-    let grant = |g: &EncodedGrant| Ok((names.service(&g.service)?, names.credential(&g.credential)?));
-    let grants = token.grants.iter().map(grant).collect::<Result<_, NameError>>()?;
-    let (issued_at, expires_at) = (token.issued_at, token.expires_at);
-    Ok(Change::Token(Box::new(TokenRecord {
-        digest,
-        id: id.to_owned(),
-        tenant,
-        agent,
-        grants,
-        issued_at,
-        expires_at,
-        cidrs,
-    })))
+    let grant = |g: &wire::TableGrant| Ok((names.service(&g.service)?, names.credential(&g.credential)?));
+    let grants = grants.iter().map(grant).collect::<Result<_, NameError>>()?;
+    let id = id.to_owned();
+    Ok(Change::Token(Box::new(TokenRecord { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs })))
 }
 
 #[cfg(test)]
 mod tests {
-    use seks_proto::wire::{self, change::Change as Kind};
+    use seks_proto::wire::change::Change as Kind;
 
     use super::*;
 
     fn record() -> wire::TableToken {
         wire::TableToken {
-            digest: vec![7; 32],
+            digest: vec![7; 32].into(),
             id: "tok-0123456789abcdef".into(),
             tenant: "acme".into(),
             agent: "bot".into(),
-            grants: vec![wire::Grant { service: "openai".into(), credential: "main".into() }],
+            grants: vec![wire::TableGrant { service: "openai".into(), credential: "main".into() }],
             issued_at: 5,
             expires_at: 6,
             cidrs: vec!["10.0.0.0/8".into()],
+            requires: Vec::new(),
         }
     }
 
@@ -112,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_one_is_an_error_and_a_network_that_is_none_revokes() {
+    fn what_is_wrong_with_one_is_an_error_and_what_cannot_be_enforced_is_refused() {
         let broken = |change: fn(&mut wire::TableToken)| {
             let mut token = record();
             change(&mut token);
@@ -122,7 +93,10 @@ mod tests {
         assert!(matches!(broken(|t| t.id = "Tok".into()), Err(DecodeError::Token("id"))));
         assert!(matches!(broken(|t| t.agent.clear()), Err(DecodeError::Name(_))));
         assert!(matches!(broken(|t| t.grants[0].service = "a b".into()), Err(DecodeError::Name(_))));
-        assert!(matches!(broken(|t| t.cidrs = vec!["10/8".into()]), Ok(Change::RevokeToken { until: 0, .. })));
+        let requires = |feature: &str| taken(wire::TableToken { requires: vec![feature.into()], ..record() });
+        assert!(matches!(requires("of-a-later-version"), Ok(Change::RefuseToken { .. })));
+        assert!(matches!(requires(features::POLICY_V1), Ok(Change::Token(_))));
+        assert!(matches!(broken(|t| t.cidrs = vec!["10/8".into()]), Ok(Change::RefuseToken { .. })));
     }
 
     #[test]
