@@ -1,12 +1,6 @@
 //! An OpenTelemetry collector in the test's own process.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    io::Read as _,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, convert::Infallible, io::Read as _, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{StatusCode, header};
@@ -20,6 +14,7 @@ use opentelemetry_proto::tonic::{
     },
     common::v1::{AnyValue, any_value::Value},
 };
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, codec::CompressionEncoding};
@@ -109,7 +104,7 @@ impl Collector {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Span>> {
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spans.lock()
     }
 
     /// All spans received so far.
@@ -146,7 +141,7 @@ impl Sink {
                 .map(|kv| (kv.key, kv.value.map(text).unwrap_or_default()))
                 .collect(),
         });
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(spans);
+        self.0.lock().extend(spans);
     }
 
     async fn post(self, request: http::Request<Incoming>) -> Result<http::Response<Full<Bytes>>, Infallible> {

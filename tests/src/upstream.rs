@@ -7,11 +7,9 @@ pub mod vendors;
 
 mod connection;
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-};
+use std::{net::SocketAddr, sync::Arc};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -44,7 +42,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        self.log.lock()
     }
 
     /// Changes the log and wakes whoever waits for it.
@@ -148,8 +146,8 @@ impl Upstream {
     /// # Panics
     /// After [`PATIENCE`].
     pub fn wait(&self, what: &str, condition: impl Fn(&Log) -> bool) {
-        let waited = self.shared.changed.wait_timeout_while(self.log(), PATIENCE, |log| !condition(log));
-        let (log, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut log = self.log();
+        let timeout = self.shared.changed.wait_while_for(&mut log, |log| !condition(log), PATIENCE);
         assert!(!timeout.timed_out(), "waited in vain for {what}; the upstream saw {:?}", log.requests);
     }
 }

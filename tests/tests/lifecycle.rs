@@ -4,13 +4,11 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use seks_tests::{
     Etcd, Sandbox, Upstream,
     process::wait_for,
@@ -283,7 +281,7 @@ fn write_until(cli: &Cli, round: u64, stop: &AtomicBool, acknowledged: &Mutex<Ve
     for n in 0.. {
         let name = format!("agent-{round}-{n}");
         if cli.run(&["agent", "create", &name], "").code == Some(0) {
-            acknowledged.lock().unwrap().push(name);
+            acknowledged.lock().push(name);
         }
         if stop.load(Ordering::Relaxed) {
             break;
@@ -302,13 +300,13 @@ fn every_acknowledged_write_survives_a_crash_amid_writes() {
         let written = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             scope.spawn(|| write_until(sandbox.cli(), round, &stop, &written));
-            wait_for("the first write of the round", || (!written.lock().unwrap().is_empty()).then_some(()));
+            wait_for("the first write of the round", || (!written.lock().is_empty()).then_some(()));
             // Not a wait for anything: it spreads the blow over the whole of a write, some 50 ms long.
             std::thread::sleep(Duration::from_millis(7 * (round % 17)));
             sandbox.stab();
             stop.store(true, Ordering::Relaxed);
         });
-        acknowledged.extend(written.into_inner().unwrap());
+        acknowledged.extend(written.into_inner());
         sandbox.crash();
     }
     let listed = sandbox.cli().json(&["agent", "list"]);

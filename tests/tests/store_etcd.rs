@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use parking_lot::Mutex;
 use seks_control_plane::store::{
     self, Key, OpenError, Revision, Store, StoreConfig, StoreError, StoreKind, StoreTlsConfig, Transaction, WatchEvent,
     Write,
@@ -77,14 +78,14 @@ impl Subject for Wired {
         async move {
             let prefix = format!("/test/{}", self.count.fetch_add(1, Ordering::Relaxed));
             let store = self.open(&prefix).await;
-            self.prefixes.lock().unwrap().insert(store.store_id().to_owned(), prefix);
+            self.prefixes.lock().insert(store.store_id().to_owned(), prefix);
             store
         }
         .boxed()
     }
 
     fn another<'a>(&'a self, store: &'a Arc<dyn Store>) -> BoxFuture<'a, Arc<dyn Store>> {
-        let prefix = self.prefixes.lock().unwrap()[store.store_id()].clone();
+        let prefix = self.prefixes.lock()[store.store_id()].clone();
         async move { self.open(&prefix).await }.boxed()
     }
 

@@ -2,10 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use seks_control_plane::{
     ControlPlane,
     store::{Store, Transaction},
@@ -62,7 +63,7 @@ pub(super) async fn run(fleet: &FleetUnderTest, args: Args) {
     let done = writing.await.unwrap();
     let cores = (sys::cpu(std::process::id()) - cpu).as_secs_f64() / wall.elapsed().as_secs_f64();
     let rate = done as f64 / wall.elapsed().as_secs_f64();
-    let head = committed.lock().unwrap().back().map_or(0, |(revision, _)| *revision);
+    let head = committed.lock().back().map_or(0, |(revision, _)| *revision);
     let drained = nodes::until("all nodes have everything", || nodes.revision() >= head).await;
     println!(
         "{rate:.0} changes a second ({} a revision) to {} {} for {} s; {cores:.2} cores, store and nodes included",
@@ -88,7 +89,7 @@ pub(super) async fn run(fleet: &FleetUnderTest, args: Args) {
 /// How old what the slowest node lacks is.
 fn lag(nodes: &Nodes, committed: &Committed) -> Duration {
     let slowest = nodes.revision();
-    let mut committed = committed.lock().unwrap();
+    let mut committed = committed.lock();
     while committed.len() > 1 && committed.front().is_some_and(|(revision, _)| *revision <= slowest) {
         committed.pop_front();
     }
@@ -122,7 +123,7 @@ async fn write(store: Arc<dyn Store>, args: Args, committed: Committed) -> usize
 
 /// Commits of one fsync return in any order.
 fn note(committed: &Committed, revision: u64) {
-    let mut committed = committed.lock().unwrap();
+    let mut committed = committed.lock();
     let at = committed.iter().rposition(|(earlier, _)| *earlier < revision).map_or(0, |at| at + 1);
     committed.insert(at, (revision, Instant::now()));
 }

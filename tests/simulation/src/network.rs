@@ -6,12 +6,13 @@ mod socket;
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
     task::Waker,
     time::Duration,
 };
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
 
 pub(crate) use self::socket::Socket;
@@ -99,7 +100,7 @@ impl Network {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap()
+        self.0.lock()
     }
 
     /// How long messages between two hosts take.

@@ -1,10 +1,8 @@
 //! The programs that hosts run: a replica of the control plane, a node.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use seks_control_plane::{
     Distribution, DistributionOptions,
     authority::{Identity as PeerIdentity, Peer},
@@ -119,7 +117,7 @@ pub(crate) async fn replica(
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     };
-    *serving.lock().unwrap() = Some((distribution.clone(), registry));
+    *serving.lock() = Some((distribution.clone(), registry));
     let incoming = UnboundedReceiverStream::new(incoming).map(|socket| {
         socket.map(|socket| {
             let peer = peer(certificates.of(socket.peer()));

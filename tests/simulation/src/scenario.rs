@@ -266,7 +266,7 @@ impl Scenario {
         self.say(|| what_of.clone());
         let (oracle, told, tokens) = (self.world.oracle.clone(), outcome.clone(), &Fixtures::get().tokens);
         host.spawn(async move {
-            let tell = |outcome| *told.lock().unwrap() = Some(outcome);
+            let tell = |outcome| *told.lock() = Some(outcome);
             let done: Result<Revision, RegistryError> = match (what, token) {
                 ("revoke", Some(at)) => registry.revoke_token(&tenant(), &tokens[at].id).await,
                 (_, Some(at)) => registry.set_agent_disabled(&tenant(), &tokens[at].agent, true).await,
@@ -362,7 +362,7 @@ impl Scenario {
         }
         for change in &self.changes {
             let lives = self.world.machines[change.replica].starts == change.starts;
-            let outcome = change.outcome.lock().unwrap().clone();
+            let outcome = change.outcome.lock().clone();
             match outcome {
                 Some(Outcome::Enforced | Outcome::Failed) => {}
                 outcome if lives => wrong.push(format!("{}: {outcome:?}", change.what)),

@@ -1,11 +1,12 @@
 //! The machines, the wires between them, and time.
 
 use std::{
-    sync::{Arc, Mutex, atomic::Ordering::SeqCst},
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use seks_control_plane::{Distribution, registry::Registry, store::Store};
 use seks_data_plane::{sync::simulation::Dial, table::Table};
 use tonic::transport::Endpoint;
@@ -157,7 +158,7 @@ impl World {
         }
         let machine = &mut self.machines[id];
         if let Program::Replica(serving) = &machine.program {
-            serving.lock().unwrap().take();
+            serving.lock().take();
         }
         machine.host = None;
     }
@@ -179,7 +180,7 @@ impl World {
     /// A replica that serves.
     pub(crate) fn serving(&self, id: HostId) -> Option<(Distribution, Arc<Registry>)> {
         match &self.machines[id].program {
-            Program::Replica(serving) => serving.lock().unwrap().clone(),
+            Program::Replica(serving) => serving.lock().clone(),
             _ => None,
         }
     }

@@ -3,9 +3,9 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::{Mutex, PoisonError},
 };
 
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::{
@@ -58,7 +58,7 @@ impl Cli {
         clean_environment(&mut command);
         own_user_directories(&mut command, &self.directory);
         let finished = process::run(&mut command, input.as_bytes());
-        let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut printed = self.printed.lock();
         if arguments.first() != Some(&"token") {
             printed.push_str(&finished.stdout); // a token's own output holds it, once, by contract
         }
@@ -148,6 +148,6 @@ impl Cli {
 
     /// All that it has printed, tokens at their issue left out.
     pub fn everything_printed(&self) -> String {
-        self.printed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.printed.lock().clone()
     }
 }

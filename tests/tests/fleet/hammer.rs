@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,7 @@ use http::{Request, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use seks_tests::{process::wait_for, runtime};
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -60,11 +61,11 @@ impl Hammer {
 
     /// All requests that have ended.
     pub fn attempts(&self) -> Vec<Attempt> {
-        self.log.lock().unwrap().clone()
+        self.log.lock().clone()
     }
 
     fn select(&self, wanted: impl Fn(&Attempt) -> bool) -> Vec<Attempt> {
-        self.log.lock().unwrap().iter().filter(|attempt| wanted(attempt)).cloned().collect()
+        self.log.lock().iter().filter(|attempt| wanted(attempt)).cloned().collect()
     }
 
     /// Waits until every node has accepted the token since `since`.
@@ -142,7 +143,7 @@ impl Agent {
                 Outcome::Failed(error.to_string())
             });
             let attempt = Attempt { node: self.node, begun, ended: Instant::now(), outcome };
-            self.log.lock().unwrap().push(attempt);
+            self.log.lock().push(attempt);
             tokio::time::sleep(PAUSE).await;
         }
     }

@@ -22,11 +22,9 @@ mod rig;
 mod steady;
 mod store;
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 /// The shortest lease that there is: for scenarios that wait for one to end.
 const SHORT: Duration = Duration::from_secs(2);
 /// The default: long enough for a node 150 ms away to find another replica in time, on a busy machine too.
@@ -35,5 +33,5 @@ const LONG: Duration = Duration::from_secs(10);
 /// One fleet at a time: a dozen processes and their agents are enough for a machine.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    ALONE.lock()
 }

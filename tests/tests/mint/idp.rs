@@ -1,10 +1,11 @@
 //! A stand-in for an identity provider and the API that takes its tokens: `POST /token` mints, everything else wants a living one.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use seks_tests::{
     Upstream,
     upstream::{Answer, Request},
@@ -41,7 +42,7 @@ impl Idp {
         let state = Arc::new(Mutex::new(State { lifetime: 3600, refresh: refresh_token(0), ..State::default() }));
         let shared = Arc::clone(&state);
         let upstream = Upstream::start(move |request| {
-            let mut state = shared.lock().unwrap();
+            let mut state = shared.lock();
             if request.path() == "/token" { state.mint(request) } else { state.serve(request) }
         });
         Self { upstream, state }
@@ -62,7 +63,7 @@ impl Idp {
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock().unwrap());
+        change(&mut self.state.lock());
     }
 
     /// Seconds that tokens live from now on.
@@ -96,21 +97,21 @@ impl Idp {
     }
 
     pub(crate) fn minted(&self) -> Vec<String> {
-        self.state.lock().unwrap().minted.clone()
+        self.state.lock().minted.clone()
     }
 
     /// Bodies that came to the token endpoint.
     pub(crate) fn exchanges(&self) -> Vec<String> {
-        self.state.lock().unwrap().exchanges.clone()
+        self.state.lock().exchanges.clone()
     }
 
     /// How often a refresh token came a second time.
     pub(crate) fn reused(&self) -> usize {
-        self.state.lock().unwrap().reused
+        self.state.lock().reused
     }
 
     pub(crate) fn long_lived(&self) -> Vec<String> {
-        let state = self.state.lock().unwrap();
+        let state = self.state.lock();
         let mut all = vec![CLIENT_SECRET.to_owned(), state.refresh.clone()];
         all.extend(state.used.iter().cloned());
         all

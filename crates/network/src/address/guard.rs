@@ -2,10 +2,11 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
 use super::{AddressClass, Networks, classify, embedded_v4};
+use parking_lot::RwLock;
 
 /// Addresses that are SEKS itself: its listeners, its control planes, its store. Shared by the planes of one process.
 #[derive(Clone, Debug, Default)]
@@ -14,7 +15,7 @@ pub struct OwnAddresses(Arc<RwLock<Vec<SocketAddr>>>);
 impl OwnAddresses {
     /// Adds a listener, once it is bound, or an endpoint.
     pub fn add(&self, address: SocketAddr) {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.write();
         if !all.contains(&address) {
             all.push(address);
         }
@@ -46,7 +47,7 @@ impl OwnAddresses {
 
     /// Whether `address` is one of them. Of what is bound to this machine, the port counts on every address of this machine.
     fn holds(&self, address: SocketAddr, here: bool) -> bool {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.0.read();
         all.iter().any(|own| {
             let own_ip = own.ip().to_canonical();
             own.port() == address.port()
@@ -215,7 +216,7 @@ mod tests {
         for endpoint in ["https://10.0.0.1:2379", "10.0.0.2:2379", "http://[::1]:2379/x", "https://10.0.0.3"] {
             own.add_endpoint(endpoint).await;
         }
-        let all = own.0.read().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let all = own.0.read().iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(all, ["10.0.0.1:2379", "10.0.0.2:2379", "[::1]:2379", "10.0.0.3:443"]);
     }
 }

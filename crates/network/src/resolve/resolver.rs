@@ -11,7 +11,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, LazyLock, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -21,6 +21,7 @@ use hickory_resolver::{
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
     system_conf,
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, watch},
     time::timeout,
@@ -114,7 +115,7 @@ impl Resolver {
     }
 
     fn known_or_ask(self: &Arc<Self>, owner: &str, host: &str) -> Result<Answer, watch::Receiver<Option<Answer>>> {
-        let mut names = lock(&self.names);
+        let mut names = self.names.lock();
         match names.get(host) {
             Some(Entry::Known(answer, until)) if Instant::now() < *until => return Ok(answer.clone()),
             // A look-up that was dropped with its runtime has no sender any more.
@@ -129,7 +130,7 @@ impl Resolver {
         // A task of its own: whoever asked first may have gone before the answer comes.
         tokio::spawn(async move {
             let (answer, keep) = own.look_up(&owner, &host).await;
-            lock(&own.names).insert(host, Entry::Known(answer.clone(), Instant::now() + keep));
+            own.names.lock().insert(host, Entry::Known(answer.clone(), Instant::now() + keep));
             tell.send_replace(Some(answer));
         });
         Err(asked)
@@ -158,7 +159,7 @@ impl Resolver {
     }
 
     fn owner(&self, owner: &str) -> Arc<Semaphore> {
-        let mut owners = lock(&self.owners);
+        let mut owners = self.owners.lock();
         if let Some(known) = owners.get(owner).and_then(Weak::upgrade) {
             return known;
         }
@@ -172,7 +173,7 @@ impl Resolver {
 
     /// The client for what the system's files say now.
     fn client(&self) -> Option<Arc<TokioResolver>> {
-        let mut client = lock(&self.client);
+        let mut client = self.client.lock();
         if let Some(known) = client.as_mut() {
             if known.looked.elapsed() < FILES_EVERY {
                 return Some(known.resolver.clone());
@@ -234,10 +235,6 @@ fn make_room(names: &mut HashMap<Box<str>, Entry>) {
         let Some(any) = names.keys().next().cloned() else { return };
         names.remove(&any);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner) // nothing in these sections panics
 }
 
 #[cfg(test)]

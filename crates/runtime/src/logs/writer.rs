@@ -6,11 +6,12 @@
 
 use std::{
     mem,
-    sync::{Condvar, Mutex, MutexGuard, Once, PoisonError},
+    sync::Once,
     thread,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::{fd::BorrowedFd, io::Errno};
 
 /// Most bytes that wait for the writing thread. It holds as many again while it writes them: 2 MiB in all, some 8,000 lines.
@@ -101,13 +102,13 @@ impl Writer {
             if left.is_zero() {
                 return false;
             }
-            state = self.empty.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.empty.wait_for(&mut state, left);
         }
         true
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn run(&self) {
@@ -136,7 +137,7 @@ impl Writer {
             if left.is_zero() {
                 return 0;
             }
-            state = self.filled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.filled.wait_for(&mut state, left);
         }
         state.writing = true;
         mem::swap(&mut state.waiting, batch);
@@ -188,7 +189,7 @@ mod tests {
     static WRITER: Writer = Writer::new(
         "test",
         || PIPE.get_or_init(|| pipe().unwrap()).1.as_fd(),
-        Hooks { recovered: |dropped| RECOVERED.lock().unwrap().push(dropped), tick: || {} },
+        Hooks { recovered: |dropped| RECOVERED.lock().push(dropped), tick: || {} },
     );
 
     #[test]
@@ -213,9 +214,9 @@ mod tests {
         assert!(WRITER.flush(Duration::from_secs(60)));
         let text = reading.join().unwrap();
         assert!(text.chunks(line.len()).all(|got| got == line), "whole lines, in order");
-        while RECOVERED.lock().unwrap().is_empty() {
+        while RECOVERED.lock().is_empty() {
             thread::yield_now();
         }
-        assert_eq!(*RECOVERED.lock().unwrap(), [dropped]);
+        assert_eq!(*RECOVERED.lock(), [dropped]);
     }
 }

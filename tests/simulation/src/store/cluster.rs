@@ -2,9 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use seks_control_plane::store::{Key, Record, Revision, StoreError, Transaction, Write};
 use tokio::sync::watch;
 
@@ -118,7 +119,7 @@ impl Cluster {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap()
+        self.0.state.lock()
     }
 
     pub(crate) fn host(&self) -> HostId {

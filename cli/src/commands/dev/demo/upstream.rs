@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited, StreamBody};
 use hyper::{Request, Response, body::Frame, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +52,7 @@ impl Upstream {
 
     /// The last request.
     pub(super) fn last(&self) -> Option<Received> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last.lock().clone()
     }
 }
 
@@ -89,7 +90,7 @@ async fn answer(request: Request<Incoming>, last: Arc<Mutex<Option<Received>>>) 
             .collect(),
         body: String::from_utf8_lossy(&body).into_owned(),
     };
-    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(received);
+    *last.lock() = Some(received);
     let presented = head.headers.get(header::AUTHORIZATION).map_or(&b""[..], |v| v.as_bytes());
     let frames = tokio_stream::iter(events(&String::from_utf8_lossy(presented)))
         .throttle(PAUSE)
