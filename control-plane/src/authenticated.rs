@@ -75,7 +75,7 @@ impl Authenticated {
             complete: opened.complete.is_some().into(),
             since: opened.complete.unwrap_or_default().into(),
             guard: Arc::new(Guard::new()),
-            exclusive: store.kind() == "embedded",
+            exclusive: store.is_exclusive(),
             known: AtomicU64::new(0),
             seen,
             alarms,
@@ -261,10 +261,12 @@ fn key_of(write: &Write) -> &Key {
 ///
 /// # Errors
 /// Of sealing.
-pub(crate) fn for_restored(sealer: &Sealer, store_id: &str) -> Result<(Framer, Vec<(Key, Bytes)>), SealError> {
+pub(crate) async fn for_restored(sealer: &Sealer, store_id: &str) -> Result<(Framer, Vec<(Key, Bytes)>), SealError> {
     let key = key::RecordKey::fresh()?;
-    let sealed =
-        vec![(Key::RecordKey, key.seal(sealer, store_id, Some(0))?), (Key::Canary, sealer.canary(store_id, true)?)];
+    let sealed = vec![
+        (Key::RecordKey, key.seal(sealer, store_id, Some(0)).await?),
+        (Key::Canary, sealer.canary(store_id, true).await?),
+    ];
     Ok((Framer::new(key.bytes(), store_id), sealed))
 }
 

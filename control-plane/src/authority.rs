@@ -128,11 +128,11 @@ impl Authority {
     ) -> Result<Self, AuthorityError> {
         loop {
             if let Some(record) = store.get(&Key::Authority).await? {
-                let secret = sealer.open(&RecordId::authority(store.store_id()), &record.value)?;
+                let secret = sealer.open(&RecordId::authority(store.store_id()), &record.value).await?;
                 return Self::decode(&secret);
             }
             let (authority, secret) = Self::create(store.store_id())?;
-            let envelope = sealer.seal(&RecordId::authority(store.store_id()), &secret)?;
+            let envelope = sealer.seal(&RecordId::authority(store.store_id()), &secret).await?;
             let mut transaction = first();
             transaction.checks.push((Key::Authority, 0));
             transaction.writes.push(crate::store::Write::Put(Key::Authority, envelope));

@@ -95,7 +95,7 @@ pub async fn create(store: &dyn Store, sealer: &Sealer, out: &Path) -> Result<Su
         return Err(BackupError::NoStore);
     }
     let head = Head::new(store.store_id(), epoch.name(), revision, records.len());
-    file::write(out, &head, &records, sealer)?;
+    file::write(out, &head, &records, sealer).await?;
     Ok(Summary { records: records.len(), revision, store_id: head.store_id })
 }
 
@@ -123,10 +123,11 @@ pub async fn restore(
     from: &Path,
     replace: bool,
 ) -> Result<Summary, BackupError> {
-    let Backup { head, records } = file::read(from, sealer)?;
+    let Backup { head, records } = file::read(from, sealer).await?;
     let bindings = Bindings::read(&records);
     let store_id = store::fresh_id()?;
     let (framer, bare) = authenticated::for_restored(sealer, &store_id)
+        .await
         .map_err(|source| BackupError::Record { key: Key::RecordKey, source })?;
     let count = records.len();
     let mut sealed = Vec::with_capacity(count + 1);
@@ -134,7 +135,7 @@ pub async fn restore(
         let value = match (RecordId::of(&key, &head.store_id), RecordId::of(&key, &store_id)) {
             (Some(old), Some(new)) => {
                 let bound_to = bindings.of(&key);
-                sealer.move_to(&old.bound_to(bound_to), &new.bound_to(bound_to), &value)
+                sealer.move_to(&old.bound_to(bound_to), &new.bound_to(bound_to), &value).await
             }
             _ => Ok(value),
         };
@@ -144,7 +145,7 @@ pub async fn restore(
         }
     }
     let record = Epoch::restored(&store_id, &head.epoch);
-    let record = sealer.authenticate_record(&RecordId::epoch(&store_id), &record);
+    let record = sealer.authenticate_record(&RecordId::epoch(&store_id), &record).await;
     sealed.push((Key::Epoch, record.map_err(|source| BackupError::Record { key: Key::Epoch, source })?));
     sealed.retain(|(key, _)| *key != Key::Canary);
     sealed.extend(bare);

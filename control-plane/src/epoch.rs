@@ -81,7 +81,7 @@ impl Epoch {
         let Some(record) = store.get(&Key::Epoch).await? else {
             return Ok((Self(EpochRecord { name: store.store_id().to_owned(), ..EpochRecord::default() }), 0));
         };
-        let json = sealer.verify_record(&RecordId::epoch(store.store_id()), &record.value)?;
+        let json = sealer.verify_record(&RecordId::epoch(store.store_id()), &record.value).await?;
         let epoch = serde_json::from_slice(&json).map_err(|_| SealError::Malformed("not the record of a lifetime"))?;
         Ok((Self(epoch), record.modified))
     }
@@ -149,7 +149,7 @@ impl Epoch {
             let name = store::fresh_id()?;
             let record = EpochRecord { name, superseded, restored_from: None, reason: reason.to_owned(), accepted_at };
             let json = serde_json::to_vec(&record).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-            let envelope = sealer.authenticate_record(&RecordId::epoch(store.store_id()), &json)?;
+            let envelope = sealer.authenticate_record(&RecordId::epoch(store.store_id()), &json).await?;
             let writes = vec![Write::Put(Key::Epoch, envelope)];
             match store.commit(Transaction { checks: vec![(Key::Epoch, modified)], writes }).await {
                 Ok(_) => return Ok(Self(record)),

@@ -4,14 +4,16 @@
 //! envelope is bound to its record ([`RecordId`]): copied to another tenant, name, version or store it no longer opens.
 //! [`rotate`] moves a store from one KEK to the next; [`verify`](Sealer::verify) tells at start that this KEK is the store's.
 
+mod cache;
 mod canary;
 mod config;
 pub mod envelope;
-pub mod kek;
+mod local;
+pub mod provider;
 mod record_mac;
 pub mod rotate;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use seks_types::{
@@ -20,11 +22,16 @@ use seks_types::{
     secret::Secret,
 };
 
+use self::{
+    cache::DekCache,
+    envelope::{Header, Parts},
+    local::LocalKek,
+    provider::Dek,
+};
 pub use self::{
     config::{SealConfig, SealKind},
-    kek::KekId,
+    provider::{KekId, KekProvider},
 };
-use self::{envelope::Header, kek::Kek};
 use crate::store::{Key, StoreError};
 
 /// Which record an envelope belongs to: the additional data that its ciphertext is bound to.
@@ -114,7 +121,7 @@ impl<'a> RecordId<'a> {
     }
 }
 
-/// What can go wrong. Configuration errors (all but the last six) are for the operator: one line, exit code 2.
+/// What can go wrong. Configuration errors (all but the last seven) are for the operator: one line, exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// A key of `[seal]` is absent or doesn't fit the kind.
@@ -145,8 +152,10 @@ pub enum SealError {
     #[error("environment variable `{0}` is not set")]
     KeyVariable(String),
     /// What was read is not a KEK.
-    #[error("{origin}: a key-encryption key is {chars} hexadecimal characters ({bytes} bytes), {reason}", chars = kek::BYTES * 2, bytes = kek::BYTES)]
+    #[error("{origin}: a key-encryption key is {chars} hexadecimal characters ({bytes} bytes), {reason}", chars = local::BYTES * 2, bytes = local::BYTES)]
     KeyFormat {
+        /// The key of the configuration.
+        key: &'static str,
         /// The file or variable.
         origin: String,
         /// What is the matter; never the key.
@@ -166,6 +175,9 @@ pub enum SealError {
     /// An envelope names a KEK that isn't configured.
     #[error("the envelope needs the key-encryption key {0}, which is not configured")]
     UnknownKek(KekId),
+    /// The key service can't be asked, or doesn't answer. Nothing was written.
+    #[error("the key service is not available: {0}")]
+    KekUnavailable(String),
     /// The bytes are not an envelope of this version of SEKS.
     #[error("not an envelope: {0}")]
     Malformed(&'static str),
@@ -182,11 +194,29 @@ pub enum SealError {
     Store(#[from] StoreError),
 }
 
+impl SealError {
+    /// The key of the configuration that is wrong, if it is one; `""`: the message names it.
+    #[must_use]
+    pub fn config_key(&self) -> Option<&'static str> {
+        match self {
+            Self::Config { .. } => Some(""),
+            Self::KeyFile { .. } | Self::KeyExposed { .. } => Some("seal.path"),
+            Self::KeyVariable(_) => Some("seal.variable"),
+            Self::KeyFormat { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+}
+
+/// How long a key service may take to wrap or unwrap one data key.
+const KEK_LIMIT: Duration = Duration::from_secs(2);
+
+/// Seals and opens envelopes with a ring of KEKs: one active, any number of older ones that still open. Cheap to clone.
 #[derive(Clone)]
-/// Seals and opens envelopes with a ring of KEKs: one active, any number of older ones that still open.
 pub struct Sealer {
-    active: Kek,
-    older: Vec<Kek>,
+    active: Arc<dyn KekProvider>,
+    older: Vec<Arc<dyn KekProvider>>,
+    cache: Arc<DekCache>,
 }
 
 impl Sealer {
@@ -197,15 +227,21 @@ impl Sealer {
     pub fn load(config: &SealConfig) -> Result<Self, SealError> {
         config.check()?;
         let read = |origin: &str| match config.kind {
-            SealKind::File => Kek::from_file(Path::new(origin)),
-            SealKind::Env => Kek::from_env(origin),
+            SealKind::File => LocalKek::from_file(Path::new(origin)),
+            SealKind::Env => LocalKek::from_env(origin),
         };
         let active = match config.kind {
-            SealKind::File => Kek::from_file(&config.path)?,
-            SealKind::Env => Kek::from_env(&config.variable)?,
+            SealKind::File => LocalKek::from_file(&config.path)?,
+            SealKind::Env => LocalKek::from_env(&config.variable)?,
         };
-        let older = config.older.iter().map(|origin| read(origin)).collect::<Result<_, _>>()?;
-        Ok(Self { active, older })
+        let older = config.older.iter().map(|origin| Ok(Arc::new(read(origin)?) as Arc<dyn KekProvider>));
+        Ok(Self::with_keys(Arc::new(active), older.collect::<Result<_, SealError>>()?))
+    }
+
+    /// A sealer whose new envelopes are wrapped by `active`.
+    #[must_use]
+    pub fn with_keys(active: Arc<dyn KekProvider>, older: Vec<Arc<dyn KekProvider>>) -> Self {
+        Self { active, older, cache: Arc::default() }
     }
 
     /// Makes a KEK and writes it to a new file of mode 0600: the whole file is there, or none.
@@ -213,26 +249,60 @@ impl Sealer {
     /// # Errors
     /// When the file exists already or can't be written.
     pub fn create_file(path: &Path) -> Result<(), SealError> {
-        kek::create_file(path)
+        local::create_file(path)
     }
 
     /// Seals `plaintext` under a fresh 256-bit DEK, wrapped by the active KEK. With random 96-bit nonces one KEK wraps at most
     /// 2^32 DEKs (NIST SP 800-38D, 8.3); rotation is due long before that.
     ///
     /// # Errors
-    /// [`SealError::Random`].
-    pub fn seal(&self, id: &RecordId<'_>, plaintext: &Secret) -> Result<Bytes, SealError> {
-        envelope::seal(&self.active, id, plaintext)
+    /// [`SealError::Random`]; [`SealError::KekUnavailable`] when the key service is silent for 2 s.
+    pub async fn seal(&self, id: &RecordId<'_>, plaintext: &Secret) -> Result<Bytes, SealError> {
+        within_limit(&*self.active, envelope::seal(&*self.active, id, plaintext)).await
     }
 
     /// Opens an envelope of the record `id`.
     ///
     /// # Errors
     /// [`SealError::Malformed`], [`SealError::UnknownKek`], or [`SealError::Rejected`] when a bit of the envelope or a part of
-    /// `id` differs from what was sealed.
-    pub fn open(&self, id: &RecordId<'_>, envelope: &[u8]) -> Result<Secret, SealError> {
-        let kek = self.kek(Header::parse(envelope)?.kek)?;
-        envelope::open(kek, id, envelope)
+    /// `id` differs from what was sealed; [`SealError::KekUnavailable`] when the key service is silent for 2 s.
+    pub async fn open(&self, id: &RecordId<'_>, envelope: &[u8]) -> Result<Secret, SealError> {
+        let parts = Parts::split(envelope)?;
+        envelope::open(&self.dek(&parts).await?, id, &parts)
+    }
+
+    /// As [`open`](Self::open), without waiting: what the key service has to be asked for is [`SealError::KekUnavailable`]. Call
+    /// [`load_deks`](Self::load_deks) first.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_now(&self, id: &RecordId<'_>, envelope: &[u8]) -> Result<Secret, SealError> {
+        let parts = Parts::split(envelope)?;
+        let unknown = || Err(SealError::KekUnavailable("it was not asked for this key".into()));
+        envelope::open(&self.dek_now(&parts)?.unwrap_or_else(unknown)?, id, &parts)
+    }
+
+    /// Whether every KEK is in this process: then [`open_now`](Self::open_now) opens whatever opens at all.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.keks().all(|kek| kek.is_local())
+    }
+
+    /// Whether the key service has to be asked before [`open_now`](Self::open_now) can say more of `envelope`.
+    #[must_use]
+    pub fn needs_dek(&self, envelope: &[u8]) -> bool {
+        Parts::split(envelope).and_then(|parts| self.dek_now(&parts)).is_ok_and(|known| known.is_none())
+    }
+
+    /// Has the DEKs of `envelopes` unwrapped, a few at a time, for [`open_now`](Self::open_now). It takes 2 s at most for each few
+    /// whether or not the key service answers; what it doesn't unwrap is not asked for again within 10 s.
+    pub async fn load_deks(&self, envelopes: &[Bytes]) {
+        let load = envelopes.iter().map(|envelope| async move {
+            if let Ok(parts) = Parts::split(envelope) {
+                let _ = self.dek(&parts).await; // what failed is remembered
+            }
+        });
+        futures_util::future::join_all(load).await;
     }
 
     /// Whether the KEK that wraps an envelope is configured. What isn't an envelope needs none.
@@ -245,20 +315,42 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn holds(&self, id: &RecordId<'_>, envelope: &[u8], secret: &Secret) -> Result<bool, SealError> {
-        Ok(self.open(id, envelope)?.expose() == secret.expose())
+    pub async fn holds(&self, id: &RecordId<'_>, envelope: &[u8], secret: &Secret) -> Result<bool, SealError> {
+        Ok(self.open(id, envelope).await?.expose() == secret.expose())
     }
 
     /// The same envelope with its DEK wrapped by the active KEK; `None` when it is already. The secret itself is not opened.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn rewrap(&self, envelope: &[u8]) -> Result<Option<Bytes>, SealError> {
-        let header = Header::parse(envelope)?;
-        if header.kek == self.active.id() {
+    pub async fn rewrap(&self, envelope: &[u8]) -> Result<Option<Bytes>, SealError> {
+        let parts = Parts::split(envelope)?;
+        if parts.kek == self.active.id() {
             return Ok(None);
         }
-        envelope::rewrap(self.kek(header.kek)?, &self.active, envelope).map(Some)
+        let dek = self.dek(&parts).await?;
+        within_limit(&*self.active, envelope::rewrap(&dek, &*self.active, &parts)).await.map(Some)
+    }
+
+    /// The DEK of an envelope, if it is known without asking the key service.
+    fn dek_now(&self, parts: &Parts<'_>) -> Result<Option<Result<Dek, SealError>>, SealError> {
+        let kek = self.kek(parts.kek)?;
+        Ok(kek.unwrap_now(parts.header, parts.wrapped).or_else(|| self.cache.get(parts.wrapped)))
+    }
+
+    async fn dek(&self, parts: &Parts<'_>) -> Result<Dek, SealError> {
+        if let Some(known) = self.dek_now(parts)? {
+            return known;
+        }
+        // One asks; who wanted the same key finds it here afterwards.
+        let _call = self.cache.calls.acquire().await;
+        if let Some(known) = self.dek_now(parts)? {
+            return known;
+        }
+        let kek = self.kek(parts.kek)?;
+        let answer = within_limit(kek, kek.unwrap(parts.header, parts.wrapped)).await;
+        self.cache.put(parts.wrapped, &answer);
+        answer
     }
 
     /// The KEK that new envelopes are wrapped with.
@@ -267,14 +359,30 @@ impl Sealer {
         self.active.id()
     }
 
-    fn kek(&self, id: KekId) -> Result<&Kek, SealError> {
-        std::iter::once(&self.active).chain(&self.older).find(|kek| kek.id() == id).ok_or(SealError::UnknownKek(id))
+    fn kek(&self, id: KekId) -> Result<&dyn KekProvider, SealError> {
+        self.keks().find(|kek| kek.id() == id).ok_or(SealError::UnknownKek(id))
+    }
+
+    fn keks(&self) -> impl Iterator<Item = &dyn KekProvider> {
+        std::iter::once(&self.active).chain(&self.older).map(|kek| &**kek)
     }
 
     fn ids(&self) -> String {
-        let ids: Vec<String> = std::iter::once(&self.active).chain(&self.older).map(|k| k.id().to_string()).collect();
+        let ids: Vec<String> = self.keks().map(|kek| kek.id().to_string()).collect();
         ids.join(", ")
     }
+}
+
+/// Bounds how long `kek` may take. A local key answers at once, and needs no timer.
+async fn within_limit<T>(
+    kek: &dyn KekProvider,
+    call: impl Future<Output = Result<T, SealError>>,
+) -> Result<T, SealError> {
+    if kek.is_local() {
+        return call.await;
+    }
+    let silent = |_| Err(SealError::KekUnavailable("it doesn't answer".into()));
+    tokio::time::timeout(KEK_LIMIT, call).await.unwrap_or_else(silent)
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ impl Control {
         let store = self.plane.registry().store();
         let record = store.get(&Key::Authority).await.unwrap().unwrap();
         let sealer = Sealer::load(&self.config.seal).unwrap();
-        let secret = sealer.open(&RecordId::authority(store.store_id()), &record.value).unwrap();
+        let secret = sealer.open_now(&RecordId::authority(store.store_id()), &record.value).unwrap();
         let (len, rest) = secret.expose().split_first_chunk::<4>().unwrap();
         let (certificate, key) = rest.split_at(u32::from_le_bytes(*len) as usize);
         let key = PrivatePkcs8KeyDer::from(key.to_vec());

@@ -230,6 +230,14 @@ impl From<SealError> for Problem {
     fn from(error: SealError) -> Self {
         match error {
             SealError::Store(error) => error.into(),
+            SealError::KekUnavailable(_) => {
+                tracing::warn!(%error, "the key service is not available");
+                Self::new(
+                    Code::Unavailable,
+                    "KEY_SERVICE_UNAVAILABLE",
+                    "the key service does not answer: nothing was changed",
+                )
+            }
             SealError::Rejected | SealError::Malformed(_) | SealError::UnknownKek(_) => {
                 tracing::error!(%error, "a sealed record does not open");
                 Self::new(Code::DataLoss, "SEALED_RECORD_DAMAGED", "the stored secret does not open")

@@ -27,21 +27,26 @@ impl RecordKey {
     }
 
     /// `complete u8, since u64 BE, key`, sealed. `complete`: the revision since which every record has a frame; `None`: some may have none.
-    pub(super) fn seal(&self, sealer: &Sealer, store_id: &str, complete: Option<Revision>) -> Result<Bytes, SealError> {
+    pub(super) async fn seal(
+        &self,
+        sealer: &Sealer,
+        store_id: &str,
+        complete: Option<Revision>,
+    ) -> Result<Bytes, SealError> {
         let mut content = Zeroizing::new(Vec::with_capacity(1 + 8 + KEY_BYTES));
         content.push(u8::from(complete.is_some()));
         content.extend_from_slice(&complete.unwrap_or_default().to_be_bytes());
         content.extend_from_slice(self.bytes());
-        sealer.authenticate_record(&RecordId::record_key(store_id), &content)
+        sealer.authenticate_record(&RecordId::record_key(store_id), &content).await
     }
 
     /// The key, and since when every record has a frame.
-    pub(super) fn open(
+    pub(super) async fn open(
         sealer: &Sealer,
         store_id: &str,
         envelope: &[u8],
     ) -> Result<(Self, Option<Revision>), SealError> {
-        let content = Zeroizing::new(sealer.verify_record(&RecordId::record_key(store_id), envelope)?);
+        let content = Zeroizing::new(sealer.verify_record(&RecordId::record_key(store_id), envelope).await?);
         let parts = || {
             let (complete, rest) = content.split_first()?;
             let (since, key) = rest.split_first_chunk::<8>()?;
@@ -64,11 +69,11 @@ pub(super) struct Opened {
 pub(super) async fn open(store: &dyn Store, sealer: &Sealer) -> Result<Opened, SealError> {
     loop {
         if let Some(record) = store.get(&Key::RecordKey).await? {
-            let (key, complete) = RecordKey::open(sealer, store.store_id(), &record.value)?;
+            let (key, complete) = RecordKey::open(sealer, store.store_id(), &record.value).await?;
             return Ok(Opened { key, complete });
         }
         let canary = store.get(&Key::Canary).await?;
-        if sealer.says_authenticated(store.store_id(), canary.as_ref().map(|record| &*record.value))? {
+        if sealer.says_authenticated(store.store_id(), canary.as_ref().map(|record| &*record.value)).await? {
             return Err(SealError::RecordKeyGone);
         }
         let (records, _) = store.list(prefix::ALL).await?;
@@ -80,10 +85,10 @@ pub(super) async fn open(store: &dyn Store, sealer: &Sealer) -> Result<Opened, S
         let key = RecordKey::fresh()?;
         let mut change = Transaction {
             checks: vec![(Key::RecordKey, 0), (Key::Canary, canary.map_or(0, |record| record.modified))],
-            writes: vec![Write::Put(Key::RecordKey, key.seal(sealer, store.store_id(), complete)?)],
+            writes: vec![Write::Put(Key::RecordKey, key.seal(sealer, store.store_id(), complete).await?)],
         };
         if fresh {
-            change.writes.push(Write::Put(Key::Canary, sealer.canary(store.store_id(), true)?));
+            change.writes.push(Write::Put(Key::Canary, sealer.canary(store.store_id(), true).await?));
         }
         match store.commit(change).await {
             Ok(_) => return Ok(Opened { key, complete }),

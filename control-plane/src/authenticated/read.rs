@@ -38,7 +38,7 @@ impl Inner {
         let mut watch = self.store.watch(from);
         while self.guard.head() < head {
             match watch.next().await {
-                Some(WatchEvent::Changes { revision, changes }) => found.extend(self.learn(revision, &changes)),
+                Some(WatchEvent::Changes { revision, changes }) => found.extend(self.learn(revision, &changes).await),
                 Some(WatchEvent::Progress(revision)) => self.guard.advance(revision),
                 Some(WatchEvent::Compacted) | None => {
                     let (records, from) = self.store.list(prefix::ALL).await?;
@@ -79,7 +79,7 @@ impl Inner {
             while let Some(event) = watch.next().await {
                 match event {
                     WatchEvent::Changes { revision, changes } => {
-                        let found = self.learn(revision, &changes);
+                        let found = self.learn(revision, &changes).await;
                         self.condemn(found).await;
                     }
                     WatchEvent::Progress(revision) => self.guard.advance(revision),
@@ -99,9 +99,9 @@ impl Inner {
     }
 
     /// Takes in what `revision` did.
-    fn learn(&self, revision: Revision, changes: &[Write]) -> Vec<(Key, Revision, Reason)> {
+    async fn learn(&self, revision: Revision, changes: &[Write]) -> Vec<(Key, Revision, Reason)> {
         if let Some(Write::Put(_, envelope)) = changes.iter().find(|change| *key_of(change) == Key::RecordKey) {
-            self.learn_key(envelope);
+            self.learn_key(envelope).await;
         }
         let framed = changes.iter().filter(|change| has_frame(key_of(change)));
         let checked = framed.map(|change| match change {
@@ -113,8 +113,8 @@ impl Inner {
     }
 
     /// Another replica has finished the upgrade, or the key-encryption key is rotated.
-    fn learn_key(&self, envelope: &[u8]) {
-        match super::key::RecordKey::open(&self.sealer, self.store.store_id(), envelope) {
+    async fn learn_key(&self, envelope: &[u8]) {
+        match super::key::RecordKey::open(&self.sealer, self.store.store_id(), envelope).await {
             Ok((key, complete)) if key.bytes() == self.key.bytes() => {
                 if let (Some(since), false) = (complete, self.complete.load(Relaxed)) {
                     self.completed(since);

@@ -61,8 +61,8 @@ impl Inner {
             (Key::Canary, at(self.store.get(&Key::Canary).await?)),
         ];
         let writes = vec![
-            Write::Put(Key::RecordKey, self.key.seal(&self.sealer, store_id, Some(since))?),
-            Write::Put(Key::Canary, self.sealer.canary(store_id, true)?),
+            Write::Put(Key::RecordKey, self.key.seal(&self.sealer, store_id, Some(since)).await?),
+            Write::Put(Key::Canary, self.sealer.canary(store_id, true).await?),
         ];
         match self.store.commit(Transaction { checks, writes }).await {
             Ok(revision) => {

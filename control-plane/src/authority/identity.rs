@@ -1,6 +1,6 @@
 //! Who a peer is: the one `spiffe://TRUST_DOMAIN/…` URI in its certificate. A common name is no identity.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rustls_pki_types::CertificateDer;
 use seks_types::id::{NodeId, OperatorName};
@@ -11,13 +11,15 @@ use x509_parser::{
     oid_registry,
 };
 
-use super::{AuthorityConfig, AuthorityError, MeshConfig, external, sign::BACKDATE};
+use super::{AuthorityConfig, AuthorityError, MeshConfig, external};
 use crate::clock::unix_now;
 
 /// The DNS name in every listener's certificate.
 pub const SERVER_NAME: &str = "seks-control-plane";
 /// Where a node's certificate has the id of its enrolment: the subject's serialNumber, id-at 5 (X.520, 6.2.9).
 pub(super) const ENROLMENT: &[u64] = &[2, 5, 4, 5];
+/// A certificate begins this long before it is signed, for clocks that are behind.
+pub(super) const BACKDATE: Duration = Duration::from_secs(60);
 /// A SPIFFE ID is never longer, in bytes (SPIFFE-ID 2.3).
 const MAX_ID_BYTES: usize = 2048;
 

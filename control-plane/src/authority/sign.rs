@@ -27,8 +27,6 @@ const MAX_OPERATOR_DAYS: u64 = 366;
 const DAY: u64 = 24 * 3600;
 /// Longest request that is looked at, in bytes: an RSA-4096 request has about 1.7 kB.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;
-/// A certificate begins this long before it is signed, for clocks that are behind.
-pub(super) const BACKDATE: Duration = Duration::from_secs(60);
 
 /// A certificate signing request that is signed by the key that it is for. All that is taken from it is that key.
 pub struct Request(PublicKey);
@@ -163,7 +161,7 @@ fn leaf(name: &str, ttl: Duration, usage: ExtendedKeyUsagePurpose) -> Result<Cer
 
 pub(super) fn set_lifetime(params: &mut CertificateParams, ttl: Duration) {
     let now = SystemTime::now();
-    params.not_before = (now - BACKDATE).into();
+    params.not_before = (now - identity::BACKDATE).into();
     params.not_after = (now + ttl).into();
 }
 

@@ -70,12 +70,17 @@ pub struct Backup {
 }
 
 /// Writes beside `out` and links it there when it is whole and on the disk.
-pub(super) fn write(out: &Path, head: &Head, records: &[(Key, Bytes)], sealer: &Sealer) -> Result<(), BackupError> {
+pub(super) async fn write(
+    out: &Path,
+    head: &Head,
+    records: &[(Key, Bytes)],
+    sealer: &Sealer,
+) -> Result<(), BackupError> {
     let failed = |source| BackupError::File { path: out.display().to_string(), source };
     let mut draft = out.as_os_str().to_owned();
     draft.push(format!(".new-{}", std::process::id()));
     let draft = Path::new(&draft);
-    let written = write_draft(draft, head, records, sealer, out);
+    let written = write_draft(draft, head, records, sealer, out).await;
     let linked = written.and_then(|()| fs::hard_link(draft, out).map_err(failed));
     if draft.exists() {
         let removed = fs::remove_file(draft).map_err(failed);
@@ -87,7 +92,7 @@ pub(super) fn write(out: &Path, head: &Head, records: &[(Key, Bytes)], sealer: &
     File::open(directory).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
-fn write_draft(
+async fn write_draft(
     draft: &Path,
     head: &Head,
     records: &[(Key, Bytes)],
@@ -101,6 +106,7 @@ fn write_draft(
     let Hashing { mut file, hash } = hashing;
     let seal = sealer
         .authenticate_record(&RecordId::backup(&head.store_id), &hash.finalize())
+        .await
         .map_err(|source| BackupError::Seal { path: out.display().to_string(), source })?;
     write_part(&mut file, &seal).map_err(failed)?;
     let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
@@ -149,7 +155,7 @@ impl Write for Hashing {
 }
 
 /// Reads a backup, and refuses it unless all of it is as it was written by a holder of the key-encryption key.
-pub(super) fn read(from: &Path, sealer: &Sealer) -> Result<Backup, BackupError> {
+pub(super) async fn read(from: &Path, sealer: &Sealer) -> Result<Backup, BackupError> {
     let path = || from.display().to_string();
     let unfit = |reason| BackupError::Unfit { path: path(), reason };
     let bytes = Bytes::from(fs::read(from).map_err(|source| BackupError::File { path: path(), source })?);
@@ -170,7 +176,7 @@ pub(super) fn read(from: &Path, sealer: &Sealer) -> Result<Backup, BackupError> 
     if rest.len() != length {
         return Err(unfit(if rest.len() < length { "it is cut short" } else { "something was added to it" }));
     }
-    match sealer.verify_record(&RecordId::backup(&head.store_id), &rest) {
+    match sealer.verify_record(&RecordId::backup(&head.store_id), &rest).await {
         Ok(sealed) if *sealed == *digest => Ok(Backup { head, records }),
         Ok(_) | Err(SealError::Rejected) => Err(unfit("it was changed or damaged after it was made")),
         Err(source) => Err(BackupError::Seal { path: path(), source }),

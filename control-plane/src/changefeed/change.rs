@@ -119,7 +119,7 @@ impl CredentialChange {
         let destination = self.bound_to.or(self.service_at).filter(|_| checks_binding);
         let aad = bound_credential_aad(epoch, tenant.as_str(), name.as_str(), *version, destination.as_ref());
         let id = RecordId::credential(stored, tenant, name, *version).bound_to(self.bound_to);
-        let opened = sealer.open(&id, envelope);
+        let opened = sealer.open_now(&id, envelope);
         let sealed = opened.map_err(|e| e.to_string()).and_then(|s| key.seal(&aad, &s).map_err(|e| e.to_string()));
         match sealed {
             Ok(sealed) => self.change(destination, sealed),

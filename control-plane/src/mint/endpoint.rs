@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{MintError, source::origin};
+use super::MintError;
 
 /// A whole exchange must be over in this time: well within a claim.
 pub(crate) const EXCHANGE: Duration = Duration::from_secs(20);
@@ -138,4 +138,16 @@ pub(super) fn error_code(answer: &Value) -> String {
     let code = answer.get("error").and_then(Value::as_str).unwrap_or_default();
     let known = code.len() <= 64 && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     if known { code.to_owned() } else { String::new() }
+}
+
+/// For what only needs the origin of an endpoint.
+fn origin(url: &str, allow_private: bool) -> Result<(Upstream, String), MintError> {
+    let (scheme, rest) =
+        url.split_once("://").ok_or_else(|| MintError::Invalid("the token endpoint is no URL".into()))?;
+    let (authority, path) = rest.find('/').and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, "/"));
+    let clean = path.bytes().all(|b| b.is_ascii_graphic() && !b"#\\\"<>".contains(&b));
+    if !clean {
+        return Err(MintError::Invalid("the token endpoint is no URL".into()));
+    }
+    Ok((Upstream::parse(&format!("{scheme}://{authority}"), allow_private)?, path.to_owned()))
 }

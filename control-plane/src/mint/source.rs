@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use seks_network::address::Reach;
-use seks_service::{Upstream, UpstreamError};
+use seks_service::UpstreamError;
 use seks_types::secret::Secret;
 use serde::Deserialize;
 use serde_json::Value;
@@ -249,16 +249,4 @@ fn sensitive(text: &str) -> Result<HeaderValue, MintError> {
 fn encoded(text: &str) -> String {
     const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     utf8_percent_encode(text, ESCAPED).to_string()
-}
-
-/// For what only needs the origin of an endpoint.
-pub(super) fn origin(url: &str, allow_private: bool) -> Result<(Upstream, String), MintError> {
-    let (scheme, rest) =
-        url.split_once("://").ok_or_else(|| MintError::Invalid("the token endpoint is no URL".into()))?;
-    let (authority, path) = rest.find('/').and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, "/"));
-    let clean = path.bytes().all(|b| b.is_ascii_graphic() && !b"#\\\"<>".contains(&b));
-    if !clean {
-        return Err(MintError::Invalid("the token endpoint is no URL".into()));
-    }
-    Ok((Upstream::parse(&format!("{scheme}://{authority}"), allow_private)?, path.to_owned()))
 }

@@ -6,6 +6,7 @@
 //! one message, so that the cost of a busy store is one message a flush, not one a change.
 
 mod checksum_tracker;
+mod data_keys;
 mod handshake;
 mod next_message;
 
@@ -357,8 +358,14 @@ impl Session {
         let (mut heard, mut moved) = (Instant::now(), Instant::now());
         control.push(check_at(heard + patience));
         let mut recording = self.record_ownership();
+        let mut unwrapping = None;
         loop {
-            let pending = self.next_message()?;
+            let mut pending = self.next_message()?;
+            let missing = self.missing_deks(&pending);
+            if !missing.is_empty() {
+                pending = NextMessage::Nothing;
+                unwrapping.get_or_insert_with(|| self.load_deks(missing));
+            }
             let waiting = matches!(pending, NextMessage::Nothing);
             if waiting {
                 moved = Instant::now();
@@ -398,6 +405,7 @@ impl Session {
                     }
                 }
                 Some(()) = OptionFuture::from(recording.as_mut()) => recording = None,
+                Some(()) = OptionFuture::from(unwrapping.as_mut()) => unwrapping = None,
                 loaded = next_message::snapshot_prepared(&mut self.loading) => self.begin_snapshot(loaded),
                 ready = outbound.ready(), if !waiting => {
                     ready?;

@@ -65,11 +65,11 @@ impl Registry {
         retry_on_conflict(|| async {
             let id = RecordId::aws_key(self.store().store_id(), tenant);
             if let Some(envelope) = self.store().get(&key).await? {
-                return Ok(self.sealer.open(&id, &envelope.value)?);
+                return Ok(self.sealer.open(&id, &envelope.value).await?);
             }
             let parent = self.active_tenant(tenant).await?;
             let fresh = aws::fresh_key().map_err(RegistryError::Random)?;
-            let envelope = self.sealer.seal(&id, &fresh)?;
+            let envelope = self.sealer.seal(&id, &fresh).await?;
             let change = Change::new().check(&parent).check_absent(key.clone());
             self.commit(change.put_bytes(key.clone(), envelope)).await?;
             Ok(fresh)

@@ -53,7 +53,7 @@ impl Registry {
             let (mint, mint_key) = (old.value.mint.clone(), Key::MintSecret(tenant.clone(), name.clone()));
             if let Some(envelope) = self.store().get(&mint_key).await? {
                 let id = self.mint_secret_id(tenant, name, &old.value);
-                let moved = self.sealer.move_to(&id, &id.bound_to(Some(bound_to.destination)), &envelope.value)?;
+                let moved = self.sealer.move_to(&id, &id.bound_to(Some(bound_to.destination)), &envelope.value).await?;
                 change = change.check_at(mint_key.clone(), envelope.modified).put_bytes(mint_key, moved);
             }
             let kind = mint.map(|mint| mint.kind).unwrap_or_default();
@@ -101,14 +101,14 @@ impl Registry {
             && destination_of(&old.value, old.value.version).is_none()
         {
             let id = self.mint_secret_id(tenant, name, &old.value);
-            let moved = self.sealer.move_to(&id, &id.bound_to(Some(bound_to.destination)), &envelope.value)?;
+            let moved = self.sealer.move_to(&id, &id.bound_to(Some(bound_to.destination)), &envelope.value).await?;
             change = change.check_at(mint_key.clone(), envelope.modified).put_bytes(mint_key, moved);
         }
         for version in old.value.versions.iter_mut().filter(|version| version.destination.is_empty()) {
             let key = Key::Envelope(tenant.clone(), name.clone(), version.version);
             if let Some(envelope) = self.store().get(&key).await? {
                 let id = RecordId::credential(self.store().store_id(), tenant, name, version.version);
-                let moved = self.sealer.move_to(&id, &id.bound_to(Some(bound_to.destination)), &envelope.value)?;
+                let moved = self.sealer.move_to(&id, &id.bound_to(Some(bound_to.destination)), &envelope.value).await?;
                 change = change.check_at(key.clone(), envelope.modified).put_bytes(key, moved);
             }
             version.destination = bound_to.destination.as_bytes().to_vec();

@@ -178,7 +178,7 @@ impl Registry {
             }
             let id = RecordId::credential(self.store().store_id(), tenant, name, wanted);
             let id = id.bound_to(destination_of(&old.value, wanted));
-            let secret = self.sealer.open(&id, &envelope.value)?;
+            let secret = self.sealer.open(&id, &envelope.value).await?;
             let change = Change::new().check(&definition);
             let new = NewVersion { secret: &secret, by, restored_from: wanted, mint: "", pools: &[], bound_to };
             self.add_version(change, (tenant, name, &service), Some(old), new).await
@@ -202,7 +202,7 @@ impl Registry {
             return Err(RegistryError::not_found("credential version", format!("{name}@{version}")));
         };
         let id = RecordId::credential(self.store().store_id(), tenant, name, version);
-        let secret = self.sealer.open(&id.bound_to(destination_of(&old.value, version)), &envelope.value)?;
+        let secret = self.sealer.open(&id.bound_to(destination_of(&old.value, version)), &envelope.value).await?;
         let new = NewVersion { secret: &secret, by, restored_from: version, mint, pools: &[], bound_to };
         self.add_version(change, (tenant, name, &service), Some(old), new).await
     }
@@ -248,7 +248,7 @@ impl Registry {
             }
         }
         let id = RecordId::credential(self.store().store_id(), tenant, name, version).bound_to(Some(destination));
-        let envelope = self.sealer.seal(&id, secret)?;
+        let envelope = self.sealer.seal(&id, secret).await?;
         let change =
             change.put(key, &credential).put_bytes(Key::Envelope(tenant.clone(), name.clone(), version), envelope);
         let revision = self.commit(change).await?;

@@ -110,7 +110,7 @@ impl Registry {
             // Where the service goes elsewhere before this is committed, `put_fields` refuses.
             let bound_to = *destination.get_or_init(|| bound_to);
             let id = RecordId::mint(self.store().store_id(), tenant, name).bound_to(Some(bound_to));
-            let envelope = self.sealer.seal(&id, minted.rotated.as_ref().unwrap_or(secret))?;
+            let envelope = self.sealer.seal(&id, minted.rotated.as_ref().unwrap_or(secret)).await?;
             let change = Change::new()
                 .put(Key::Mint(tenant.clone(), name.clone()), &record)
                 .put_bytes(Key::MintSecret(tenant.clone(), name.clone()), envelope);
@@ -166,7 +166,7 @@ impl Registry {
                 return Err(RegistryError::Corrupt { key: key.to_string() });
             };
             let id = self.mint_secret_id(tenant, name, &credential);
-            let secret = self.sealer.open(&id, &envelope.value)?;
+            let secret = self.sealer.open(&id, &envelope.value).await?;
             (stored.value.claimed_by, stored.value.claimed_until) = (replica.into(), at + CLAIM_SECONDS);
             self.commit(Change::new().check(&stored).put(key.clone(), &stored.value)).await?;
             Ok(Some(Claim {
@@ -197,7 +197,7 @@ impl Registry {
             let Some(envelope) = self.store().get(&secret_key).await? else { return Ok(()) };
             let credential = self.load_credential(tenant, name).await?.value;
             let id = self.mint_secret_id(tenant, name, &credential);
-            match self.sealer.holds(&id, &envelope.value, &claim.secret) {
+            match self.sealer.holds(&id, &envelope.value, &claim.secret).await {
                 Ok(true) => {}
                 Ok(false) => return Ok(()), // replaced, or this was written and its answer lost
                 // Bound to another destination between the two reads, if nothing is wrong with it.
@@ -214,7 +214,7 @@ impl Registry {
             };
             let mut change = change.put(key.clone(), &stored.value.clone().renewed(minted.lifetime, now()));
             if let Some(rotated) = &minted.rotated {
-                let envelope = self.sealer.seal(&id, rotated)?;
+                let envelope = self.sealer.seal(&id, rotated).await?;
                 change = change.put_bytes(secret_key.clone(), envelope);
             }
             let service = credential.service.parse().map_err(|_| RegistryError::Corrupt { key: key.to_string() })?;

@@ -94,7 +94,7 @@ impl Registry {
         };
         let id = RecordId::credential(self.store().store_id(), tenant, name, version);
         let id = id.bound_to(destination_of(&credential.value, version));
-        let fields = Fields::decode(self.sealer.open(&id, &envelope.value)?);
+        let fields = Fields::decode(self.sealer.open(&id, &envelope.value).await?);
         let fields = fields.map_err(|_| RegistryError::Corrupt { key: credential.key.to_string() })?;
         let der = |field| fields.get(field).and_then(|text| STANDARD.decode(text).ok());
         Ok(der(INTERCEPTION_CERTIFICATE).zip(der(INTERCEPTION_KEY).map(zeroize::Zeroizing::new)))

@@ -243,7 +243,7 @@ async fn a_credential_grows_a_version_with_every_put_and_rollback() {
     let open = |version| {
         let id = RecordId::credential(epoch, &f.tenant, &key, version);
         let id = id.bound_to(record_destination(&service("api")).ok());
-        f.registry.sealer.open(&id, &envelope.value)
+        f.registry.sealer.open_now(&id, &envelope.value)
     };
     assert!(open(3).unwrap().expose().ends_with(b"sk-1"), "the first secret is the current one again");
     assert!(open(1).is_err(), "sealed for its own version alone");
@@ -286,7 +286,7 @@ async fn a_credential_of_an_earlier_version_is_bound_to_its_services_destination
         let at = Key::Envelope(f.tenant.clone(), key.clone(), version.version);
         let id = RecordId::credential(&epoch, &f.tenant, &key, version.version);
         let envelope = f.registry.store().get(&at).await.unwrap().unwrap();
-        let loose = f.registry.sealer.move_to(&id.bound_to(api), &id, &envelope.value).unwrap();
+        let loose = f.registry.sealer.move_to(&id.bound_to(api), &id, &envelope.value).await.unwrap();
         f.registry.commit(Change::new().put_bytes(at, loose)).await.unwrap();
         (version.destination, version.origin) = (Vec::new(), String::new());
     }

@@ -20,13 +20,13 @@ impl Sealer {
         loop {
             for key in [Key::Canary, Key::Authority] {
                 if let Some(record) = store.get(&key).await? {
-                    self.must_open(&key, store.store_id(), &record.value)?;
+                    self.must_open(&key, store.store_id(), &record.value).await?;
                     if key == Key::Canary {
                         return Ok(());
                     }
                 }
             }
-            let canary = self.canary(store.store_id(), false)?;
+            let canary = self.canary(store.store_id(), false).await?;
             let write = Transaction { checks: vec![(Key::Canary, 0)], writes: vec![Write::Put(Key::Canary, canary)] };
             match store.commit(write).await {
                 Ok(_) => return Ok(()),
@@ -40,26 +40,26 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`seal`](Self::seal).
-    pub(crate) fn canary(&self, store_id: &str, authenticated: bool) -> Result<Bytes, SealError> {
+    pub(crate) async fn canary(&self, store_id: &str, authenticated: bool) -> Result<Bytes, SealError> {
         let content = if authenticated { AUTHENTICATED } else { CONTENT };
-        self.seal(&RecordId::canary(store_id), &Secret::new(content.to_vec()))
+        self.seal(&RecordId::canary(store_id), &Secret::new(content.to_vec())).await
     }
 
     /// Whether a store's check record says that every record of the store is authenticated.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub(crate) fn says_authenticated(&self, store_id: &str, canary: Option<&[u8]>) -> Result<bool, SealError> {
+    pub(crate) async fn says_authenticated(&self, store_id: &str, canary: Option<&[u8]>) -> Result<bool, SealError> {
         match canary {
-            Some(canary) => Ok(self.verify_record(&RecordId::canary(store_id), canary)? == AUTHENTICATED),
+            Some(canary) => Ok(self.verify_record(&RecordId::canary(store_id), canary).await? == AUTHENTICATED),
             None => Ok(false),
         }
     }
 
-    fn must_open(&self, key: &Key, store_id: &str, envelope: &[u8]) -> Result<(), SealError> {
+    async fn must_open(&self, key: &Key, store_id: &str, envelope: &[u8]) -> Result<(), SealError> {
         let want = Header::parse(envelope)?.kek;
         let Some(id) = RecordId::of(key, store_id) else { return Ok(()) };
-        match self.open(&id, envelope) {
+        match self.open(&id, envelope).await {
             Err(SealError::UnknownKek(_)) => Err(SealError::WrongKek { have: self.ids(), want }),
             opened => opened.map(drop),
         }

@@ -2,35 +2,35 @@
 //!
 //! | offset | bytes | what |
 //! |---|---|---|
-//! | 0 | 1 | format: 1 |
-//! | 1 | 1 | algorithm: 1 = AES-256-GCM for both layers |
+//! | 0 | 1 | format: 1, or 2 when the wrapped DEK has another length than a local key's |
+//! | 1 | 1 | algorithm: 1 = AES-256-GCM for the data |
 //! | 2 | 8 | id of the KEK |
-//! | 10 | 12 | nonce of the wrap |
-//! | 22 | 48 | DEK, wrapped; additional data: bytes 0–9 |
-//! | 70 | 12 | nonce of the data |
-//! | 82 | n + 16 | data, sealed; additional data: format, algorithm and the record's id, destination included |
+//! | 10 | 2 | format 2 alone: length w of the wrapped DEK, big-endian |
+//! | 10 | w = 60 | DEK, wrapped by the KEK; additional data: bytes 0–9. Of a local key: nonce, AES-256-GCM ciphertext and tag |
+//! | 10 + w | 12 | nonce of the data |
+//! | 22 + w | n + 16 | data, sealed; additional data: 1, algorithm and the record's id, destination included |
 //!
-//! The data's additional data leaves the KEK's id out, so that a rotation re-wraps without opening the secret.
+//! The data's additional data leaves format and the KEK's id out, so that a rotation re-wraps without opening the secret.
 
 use aes_gcm::{Aes256Gcm, KeyInit as _, aead::AeadInOut as _};
 use bytes::Bytes;
 use seks_types::{destination::Destination, secret::Secret};
-use zeroize::Zeroizing;
 
 use super::{
-    RecordId, SealError,
-    kek::{self, Kek, KekId},
+    RecordId, SealError, local,
+    provider::{DEK_BYTES, Dek, KekId, KekProvider},
 };
 
 const FORMAT: u8 = 1;
+/// With the length of the wrapped key in front of it.
+const FORMAT_ANY_LENGTH: u8 = 2;
 const ALGORITHM: u8 = 1;
 const NONCE: usize = 12;
 const TAG: usize = 16;
 const HEADER: usize = 10;
-const WRAPPED: usize = kek::BYTES + TAG;
 
-/// What an envelope adds to the length of its secret.
-pub const OVERHEAD: usize = HEADER + NONCE + WRAPPED + NONCE + TAG;
+/// What an envelope of a local key adds to the length of its secret, in bytes.
+pub const OVERHEAD: usize = HEADER + local::WRAPPED + NONCE + TAG;
 
 /// The readable part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,46 +49,49 @@ impl Header {
     }
 }
 
-struct Parts<'a> {
-    header: &'a [u8; HEADER],
-    kek: KekId,
-    wrap_nonce: &'a [u8; NONCE],
-    wrapped: &'a [u8; WRAPPED],
-    nonce: &'a [u8; NONCE],
-    data: &'a [u8],
-    tag: &'a [u8; TAG],
+/// An envelope, taken apart.
+pub(super) struct Parts<'a> {
+    pub(super) header: &'a [u8; HEADER],
+    pub(super) kek: KekId,
+    pub(super) wrapped: &'a [u8],
+    /// Nonce, data and tag.
+    sealed: &'a [u8],
 }
 
 impl<'a> Parts<'a> {
-    fn split(envelope: &'a [u8]) -> Result<Self, SealError> {
+    pub(super) fn split(envelope: &'a [u8]) -> Result<Self, SealError> {
         let [format, algorithm, ..] = envelope else { return Err(SealError::Malformed("it is truncated")) };
-        if *format != FORMAT {
+        if !matches!(*format, FORMAT | FORMAT_ANY_LENGTH) {
             return Err(SealError::Malformed("it is of an unknown format"));
         }
         if *algorithm != ALGORITHM {
             return Err(SealError::Malformed("it is of an unknown algorithm"));
         }
-        Self::fields(envelope).ok_or(SealError::Malformed("it is truncated"))
+        Self::fields(*format, envelope).ok_or(SealError::Malformed("it is truncated"))
     }
 
-    fn fields(envelope: &'a [u8]) -> Option<Self> {
-        let (header, rest) = envelope.split_first_chunk::<HEADER>()?;
+    fn fields(format: u8, envelope: &'a [u8]) -> Option<Self> {
+        let (header, mut rest) = envelope.split_first_chunk::<HEADER>()?;
         let kek = KekId(*header.last_chunk()?);
-        let (wrap_nonce, rest) = rest.split_first_chunk()?;
-        let (wrapped, rest) = rest.split_first_chunk()?;
-        let (nonce, rest) = rest.split_first_chunk()?;
-        let (data, tag) = rest.split_last_chunk()?;
-        Some(Self { header, kek, wrap_nonce, wrapped, nonce, data, tag })
+        let mut length = local::WRAPPED;
+        if format == FORMAT_ANY_LENGTH {
+            let (bytes, after) = rest.split_first_chunk::<2>()?;
+            (length, rest) = (u16::from_be_bytes(*bytes).into(), after);
+        }
+        let (wrapped, sealed) = rest.split_at_checked(length)?;
+        (sealed.len() >= NONCE + TAG).then_some(Self { header, kek, wrapped, sealed })
     }
 }
 
-pub(super) fn seal(kek: &Kek, id: &RecordId<'_>, plaintext: &Secret) -> Result<Bytes, SealError> {
-    let mut dek = Zeroizing::new([0_u8; kek::BYTES]);
+pub(super) async fn seal(kek: &dyn KekProvider, id: &RecordId<'_>, plaintext: &Secret) -> Result<Bytes, SealError> {
+    let mut dek = Dek::new([0; DEK_BYTES]);
     getrandom::fill(dek.as_mut_slice()).map_err(SealError::Random)?;
+    let front = wrap(kek, &dek).await?;
     // The exact length: a growing Vec would leave copies of the plaintext behind. It is encrypted where it lies.
-    let mut out = Vec::with_capacity(OVERHEAD + plaintext.expose().len());
-    wrap(kek, &dek, &mut out)?;
-    let nonce = fresh_nonce()?;
+    let mut out = Vec::with_capacity(front.len() + NONCE + plaintext.expose().len() + TAG);
+    out.extend_from_slice(&front);
+    let mut nonce = [0; NONCE];
+    getrandom::fill(&mut nonce).map_err(SealError::Random)?;
     out.extend_from_slice(&nonce);
     let start = out.len();
     out.extend_from_slice(plaintext.expose());
@@ -99,62 +102,51 @@ pub(super) fn seal(kek: &Kek, id: &RecordId<'_>, plaintext: &Secret) -> Result<B
     Ok(out.into())
 }
 
-pub(super) fn open(kek: &Kek, id: &RecordId<'_>, envelope: &[u8]) -> Result<Secret, SealError> {
-    let parts = Parts::split(envelope)?;
-    let dek = unwrap(kek, &parts)?;
-    let mut data = Zeroizing::new(parts.data.to_vec());
-    Aes256Gcm::new((&*dek).into())
-        .decrypt_inout_detached(parts.nonce.into(), &additional(id), data.as_mut_slice().into(), parts.tag.into())
+/// Opens an envelope whose DEK is unwrapped already.
+pub(super) fn open(dek: &Dek, id: &RecordId<'_>, parts: &Parts<'_>) -> Result<Secret, SealError> {
+    let fields = || {
+        let (nonce, rest) = parts.sealed.split_first_chunk::<NONCE>()?;
+        let (data, tag) = rest.split_last_chunk::<TAG>()?;
+        Some((nonce, data, tag))
+    };
+    let (nonce, data, tag) = fields().ok_or(SealError::Rejected)?;
+    let mut data = zeroize::Zeroizing::new(data.to_vec());
+    Aes256Gcm::new((&**dek).into())
+        .decrypt_inout_detached(nonce.into(), &additional(id), data.as_mut_slice().into(), tag.into())
         .map_err(|_| SealError::Rejected)?;
     Ok(Secret::new(std::mem::take(&mut *data)))
 }
 
-/// The data stays byte for byte what it was.
-pub(super) fn rewrap(from: &Kek, to: &Kek, envelope: &[u8]) -> Result<Bytes, SealError> {
-    let parts = Parts::split(envelope)?;
-    let dek = unwrap(from, &parts)?;
-    let mut out = Vec::with_capacity(envelope.len());
-    wrap(to, &dek, &mut out)?;
-    out.extend_from_slice(envelope.get(out.len()..).unwrap_or_default());
+/// The same envelope with its DEK wrapped by `to`. The data stays byte for byte what it was.
+pub(super) async fn rewrap(dek: &Dek, to: &dyn KekProvider, parts: &Parts<'_>) -> Result<Bytes, SealError> {
+    let mut out = wrap(to, dek).await?;
+    out.extend_from_slice(parts.sealed);
     Ok(out.into())
 }
 
-/// Appends header, nonce and wrapped DEK.
-fn wrap(kek: &Kek, dek: &[u8; kek::BYTES], out: &mut Vec<u8>) -> Result<(), SealError> {
+/// Header and wrapped DEK.
+async fn wrap(kek: &dyn KekProvider, dek: &Dek) -> Result<Vec<u8>, SealError> {
     let mut header = [FORMAT; HEADER];
-    let [_, algorithm, id @ ..] = &mut header;
+    let [format, algorithm, id @ ..] = &mut header;
     *algorithm = ALGORITHM;
     *id = kek.id().0;
-    let nonce = fresh_nonce()?;
-    let mut wrapped = Zeroizing::new(*dek);
-    let tag = kek
-        .cipher()
-        .encrypt_inout_detached((&nonce).into(), &header, wrapped.as_mut_slice().into())
-        .map_err(|_| SealError::Rejected)?;
-    out.extend_from_slice(&header);
-    out.extend_from_slice(&nonce);
-    out.extend_from_slice(wrapped.as_slice());
-    out.extend_from_slice(&tag);
-    Ok(())
-}
-
-fn unwrap(kek: &Kek, parts: &Parts<'_>) -> Result<Zeroizing<[u8; kek::BYTES]>, SealError> {
-    let (wrapped, tag) = parts.wrapped.split_at(kek::BYTES);
-    let (Ok(mut dek), Ok(tag)) =
-        (<[u8; kek::BYTES]>::try_from(wrapped).map(Zeroizing::new), <&[u8; TAG]>::try_from(tag))
-    else {
-        return Err(SealError::Rejected);
-    };
-    kek.cipher()
-        .decrypt_inout_detached(parts.wrap_nonce.into(), parts.header, dek.as_mut_slice().into(), tag.into())
-        .map_err(|_| SealError::Rejected)?;
-    Ok(dek)
-}
-
-fn fresh_nonce() -> Result<[u8; NONCE], SealError> {
-    let mut nonce = [0; NONCE];
-    getrandom::fill(&mut nonce).map_err(SealError::Random)?;
-    Ok(nonce)
+    let local = kek.is_local();
+    if !local {
+        *format = FORMAT_ANY_LENGTH;
+    }
+    let wrapped = kek.wrap(&header, dek).await?;
+    let mut out = header.to_vec();
+    if local {
+        if wrapped.len() != local::WRAPPED {
+            return Err(SealError::Malformed("a wrapped key of another length"));
+        }
+    } else {
+        let length =
+            u16::try_from(wrapped.len()).map_err(|_| SealError::Malformed("a wrapped key that is too long"))?;
+        out.extend_from_slice(&length.to_be_bytes());
+    }
+    out.extend_from_slice(&wrapped);
+    Ok(out)
 }
 
 /// Every part with its length in front: no two records share an encoding, whatever their names hold.

@@ -10,23 +10,23 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`open`](Self::open) and [`seal`](Self::seal).
-    pub fn move_to(&self, from: &RecordId<'_>, to: &RecordId<'_>, envelope: &[u8]) -> Result<Bytes, SealError> {
-        self.seal(to, &self.open(from, envelope)?)
+    pub async fn move_to(&self, from: &RecordId<'_>, to: &RecordId<'_>, envelope: &[u8]) -> Result<Bytes, SealError> {
+        self.seal(to, &self.open(from, envelope).await?).await
     }
 
     /// An envelope around `content`, which is no secret: that only a holder of the KEK can make it is the point.
     ///
     /// # Errors
     /// As [`seal`](Self::seal).
-    pub fn authenticate_record(&self, id: &RecordId<'_>, content: &[u8]) -> Result<Bytes, SealError> {
-        self.seal(id, &Secret::new(content.to_vec()))
+    pub async fn authenticate_record(&self, id: &RecordId<'_>, content: &[u8]) -> Result<Bytes, SealError> {
+        self.seal(id, &Secret::new(content.to_vec())).await
     }
 
     /// What `envelope` vouches for.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn verify_record(&self, id: &RecordId<'_>, envelope: &[u8]) -> Result<Vec<u8>, SealError> {
-        Ok(self.open(id, envelope)?.expose().to_vec())
+    pub async fn verify_record(&self, id: &RecordId<'_>, envelope: &[u8]) -> Result<Vec<u8>, SealError> {
+        Ok(self.open(id, envelope).await?.expose().to_vec())
     }
 }

@@ -93,7 +93,7 @@ async fn stale(sealer: &Sealer, store: &dyn Store) -> Result<(Vec<Stale>, Vec<(K
         if RecordId::of(&record.key, store.store_id()).is_none() {
             continue;
         }
-        match sealer.rewrap(&record.value) {
+        match sealer.rewrap(&record.value).await {
             Ok(None) => {}
             Ok(Some(rewrapped)) => stale.push(Stale { record, rewrapped }),
             Err(error) => left.push((record.key, error)),

@@ -15,7 +15,7 @@ use crate::{
     epoch::{Epoch, HighWaterMark, HighWaterMarkError, HighWaterMarkFile, WentBack},
     mint_refresher::RefresherError,
     registry::{Registry, RegistryError},
-    seal::{SealError, SealKind, Sealer},
+    seal::{SealError, Sealer},
     store::{OpenError, Store, StoreError},
 };
 
@@ -23,21 +23,14 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The store can't be opened.
-    #[error("{key}{source}")]
-    Store {
-        /// The key, where `source` doesn't name it.
-        key: &'static str,
-        /// Why.
-        source: OpenError,
-    },
+    #[error("{}", with_key(.0.config_key(), "store", .0))]
+    Store(#[source] OpenError),
     /// The KEK can't be read, or isn't this store's.
-    #[error("{key}{source}")]
-    Seal {
-        /// The key, where `source` doesn't name it.
-        key: &'static str,
-        /// Why.
-        source: SealError,
-    },
+    #[error("{}", with_key(.0.config_key(), "seal", .0))]
+    Seal(#[source] SealError),
+    /// What the store holds under seal can't be read.
+    #[error("store: {0}")]
+    Sealed(#[source] SealError),
     /// The store is older than what was seen of it.
     #[error(
         "store: {0}: `seks-control-plane accept-rollback --reason …` says that this is meant, see deploy/README.md"
@@ -99,14 +92,16 @@ impl StartError {
     pub fn exit(&self) -> Exit {
         let away = |error: &StoreError| matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_));
         match self {
-            Self::Store { source: OpenError::Store(error), .. }
-            | Self::Seal { source: SealError::Store(error), .. }
+            Self::Store(OpenError::Store(error))
+            | Self::Seal(SealError::Store(error))
+            | Self::Sealed(SealError::Store(error))
             | Self::Authority(AuthorityError::Store(error))
             | Self::Distribution(DistributionError::Store(error))
                 if away(error) =>
             {
                 Exit::Failed
             }
+            Self::Seal(SealError::KekUnavailable(_)) | Self::Sealed(SealError::KekUnavailable(_)) => Exit::Failed,
             Self::WentBack(_) => Exit::Conflict,
             Self::Metrics(_) | Self::Refresher(_) | Self::Reflection(_) | Self::Name(_) | Self::Registry(_) => {
                 Exit::Failed
@@ -115,28 +110,13 @@ impl StartError {
             _ => Exit::Usage,
         }
     }
+}
 
-    fn store(source: OpenError) -> Self {
-        let key = match source {
-            OpenError::Config { .. } => "",
-            OpenError::Exists(_) | OpenError::Unfinished => "store: ",
-            OpenError::File { .. } | OpenError::InUse(_) | OpenError::NotAStore { .. } => "store.path: ",
-            OpenError::Store(_) => "store: ",
-        };
-        Self::Store { key, source }
-    }
-
-    fn seal(kind: SealKind, source: SealError) -> Self {
-        let key = match (&source, kind) {
-            (SealError::Config { .. }, _) => "",
-            (
-                SealError::KeyFile { .. } | SealError::KeyExposed { .. } | SealError::KeyFormat { .. },
-                SealKind::File,
-            ) => "seal.path: ",
-            (SealError::KeyVariable(_) | SealError::KeyFormat { .. }, SealKind::Env) => "seal.variable: ",
-            _ => "seal: ",
-        };
-        Self::Seal { key, source }
+/// An error of `section` with the key of the configuration in front of it, where its message doesn't name one.
+fn with_key(key: Option<&str>, section: &str, error: &dyn std::fmt::Display) -> String {
+    match key {
+        Some("") => error.to_string(),
+        key => format!("{}: {error}", key.unwrap_or(section)),
     }
 }
 
@@ -195,9 +175,9 @@ impl Storage {
     /// # Errors
     /// [`StartError`]; with a missing or wrong KEK nothing was written.
     pub async fn open(config: &Config) -> Result<Self, StartError> {
-        let seal = |error| StartError::seal(config.seal.kind, error);
+        let seal = StartError::Seal;
         let sealer = Arc::new(Sealer::load(&config.seal).map_err(seal)?);
-        let store = crate::store::open(&config.store).await.map_err(StartError::store)?;
+        let store = crate::store::open(&config.store).await.map_err(StartError::Store)?;
         sealer.verify(store.as_ref()).await.map_err(seal)?;
         let marks = config.store.mark().map(HighWaterMarkFile::new);
         let seen = marks.as_ref().map_or(Ok(None), HighWaterMarkFile::read)?;
@@ -220,7 +200,7 @@ impl Storage {
 
     /// Refuses a store that went back, and remembers how far one that didn't has come.
     async fn check(&self) -> Result<(), StartError> {
-        let seal = |source| StartError::Seal { key: "store: ", source };
+        let seal = StartError::Sealed;
         let epoch = Epoch::read(self.store.as_ref(), &self.sealer).await.map_err(seal)?;
         let revision = self.store.revision().await.map_err(|e| seal(e.into()))?;
         epoch.check(revision, self.mark()?.as_ref())?;

@@ -160,6 +160,18 @@ pub enum OpenError {
     Store(#[from] super::StoreError),
 }
 
+impl OpenError {
+    /// The key of the configuration that is wrong, if it is one; `""`: the message names it.
+    #[must_use]
+    pub fn config_key(&self) -> Option<&'static str> {
+        match self {
+            Self::Config { .. } => Some(""),
+            Self::File { .. } | Self::InUse(_) | Self::NotAStore { .. } => Some("store.path"),
+            Self::Exists(_) | Self::Unfinished | Self::Store(_) => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -63,8 +63,8 @@ fn a_restored_store_has_an_epoch_of_its_own_and_its_secrets_open() {
         assert_ne!(old.store_id(), new.store_id());
         let sealer = other.sealer();
         let moved = new.get(&Key::Authority).await.unwrap().unwrap().value;
-        sealer.open(&RecordId::authority(new.store_id()), &moved).unwrap();
-        assert!(sealer.open(&RecordId::authority(old.store_id()), &moved).is_err(), "bound to the old store still");
+        sealer.open_now(&RecordId::authority(new.store_id()), &moved).unwrap();
+        assert!(sealer.open_now(&RecordId::authority(old.store_id()), &moved).is_err(), "bound to the old store still");
     });
 }
 

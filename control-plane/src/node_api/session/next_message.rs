@@ -55,6 +55,16 @@ impl SnapshotTransfer {
     }
 }
 
+impl SnapshotTransfer {
+    /// The credentials of the chunk that is sent next; none: it is another chunk's turn.
+    pub(super) fn next_credentials(&self) -> &[CredentialChange] {
+        let Self::Sending(cursor) = self else { return &[] };
+        let snapshot = &cursor.snapshot;
+        let group = cursor.next.checked_sub(snapshot.plain.len()).and_then(|group| snapshot.groups.get(group));
+        group.and_then(|range| snapshot.credentials.get(range.clone())).unwrap_or_default()
+    }
+}
+
 /// How far a snapshot has been sent.
 pub(super) struct SnapshotCursor {
     snapshot: Arc<Snapshot>,
@@ -137,7 +147,8 @@ impl Session {
     fn deltas(&mut self, first: &LogEntry) -> ToNode {
         self.chunk_is_due = true;
         let room = MAX_DELTAS_BYTES.saturating_sub(first.changes.iter().map(TableChange::size).sum());
-        let more = if self.takes_deltas { self.shared.changes.log.after(first.revision, room) } else { Vec::new() };
+        let mut more = if self.takes_deltas { self.shared.changes.log.after(first.revision, room) } else { Vec::new() };
+        more.truncate(more.iter().take_while(|entry| self.has_deks_of(entry)).count());
         let first = self.seal(first);
         if more.is_empty() {
             return ToNode::Delta(first);

@@ -10,15 +10,18 @@ use seks_types::secret::Secret;
 
 use super::*;
 use crate::{
-    seal::{Kek, kek},
+    seal::{
+        KekProvider,
+        local::{self, LocalKek},
+    },
     store::{self, Revision, StoreConfig, WatchEvent},
 };
 
 const CREDENTIALS: u32 = 40;
 
 fn ring(active: u8, older: &[u8]) -> Sealer {
-    let kek = |byte: &u8| Kek::new(&[*byte; kek::BYTES]);
-    Sealer { active: kek(&active), older: older.iter().map(kek).collect() }
+    let kek = |byte: &u8| Arc::new(LocalKek::new(&[*byte; local::BYTES])) as Arc<dyn KekProvider>;
+    Sealer::with_keys(kek(&active), older.iter().map(kek).collect())
 }
 
 fn envelope_key(n: u32) -> Key {
@@ -30,7 +33,7 @@ fn secret(n: u32) -> Secret {
 }
 
 async fn seal(sealer: &Sealer, store: &dyn Store, key: &Key, secret: &Secret) {
-    let envelope = sealer.seal(&RecordId::of(key, store.store_id()).unwrap(), secret).unwrap();
+    let envelope = sealer.seal(&RecordId::of(key, store.store_id()).unwrap(), secret).await.unwrap();
     store.commit(Transaction { checks: vec![], writes: vec![Write::Put(key.clone(), envelope)] }).await.unwrap();
 }
 
@@ -53,7 +56,7 @@ async fn all_open(sealer: &Sealer, store: &dyn Store) -> bool {
     let keys = (1..=CREDENTIALS).map(|n| (envelope_key(n), n)).chain([(Key::Authority, 0)]);
     for (key, n) in keys {
         let record = store.get(&key).await.unwrap().unwrap();
-        match sealer.open(&RecordId::of(&key, store.store_id()).unwrap(), &record.value) {
+        match sealer.open(&RecordId::of(&key, store.store_id()).unwrap(), &record.value).await {
             Ok(opened) => assert_eq!(opened.expose(), secret(n).expose()),
             Err(SealError::UnknownKek(_)) => return false,
             Err(error) => panic!("{key:?}: {error}"),
@@ -168,7 +171,7 @@ async fn a_rotation_yields_to_those_who_work_meanwhile() {
     assert_eq!(progress.rewrapped, u64::from(CREDENTIALS)); // all but those two
     assert_eq!(store.get(&envelope_key(4)).await.unwrap(), None);
     let record = store.get(&envelope_key(3)).await.unwrap().unwrap();
-    let opened = both.open(&RecordId::of(&envelope_key(3), store.store_id()).unwrap(), &record.value).unwrap();
+    let opened = both.open(&RecordId::of(&envelope_key(3), store.store_id()).unwrap(), &record.value).await.unwrap();
     assert_eq!(opened.expose(), secret(333).expose());
 }
 

@@ -1,48 +1,38 @@
-//! Key-encryption keys: read from a file or a variable, known by an id that gives nothing away.
+//! Key-encryption keys in this process: read from a file or a variable.
 
 use std::{
-    fmt,
     fs::{File, OpenOptions},
     io::{Read as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
-use aes_gcm::{Aes256Gcm, KeyInit as _};
+use aes_gcm::{Aes256Gcm, KeyInit as _, aead::AeadInOut as _};
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use futures_util::{FutureExt as _, future::BoxFuture};
 use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::SealError;
+use super::{
+    SealError,
+    provider::{DEK_BYTES, Dek, KekId, KekProvider},
+};
 
-/// Length of a KEK.
-pub const BYTES: usize = 32;
-
-/// A KEK's name in envelopes, logs and errors: the first 64 bits of a hash of the key. The key has 256 random bits, so the
-/// hash can't be searched.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct KekId(pub [u8; 8]);
-
-impl fmt::Display for KekId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        HEXLOWER.encode_write(&self.0, f)
-    }
-}
-
-impl fmt::Debug for KekId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
+/// Length of a KEK, in bytes.
+pub(super) const BYTES: usize = 32;
+const NONCE: usize = 12;
+const TAG: usize = 16;
+/// Length of a wrapped data key: nonce, ciphertext and tag.
+pub(super) const WRAPPED: usize = NONCE + DEK_BYTES + TAG;
 
 /// A key-encryption key, as an expanded cipher that is wiped when dropped.
 #[derive(Clone)]
-pub(super) struct Kek {
+pub(super) struct LocalKek {
     id: KekId,
     cipher: Box<Aes256Gcm>,
 }
 
-impl Kek {
+impl LocalKek {
     /// From raw bytes, which the caller wipes.
     pub(super) fn new(key: &[u8; BYTES]) -> Self {
         let hash = Sha256::new().chain_update(b"seks/v1/kek-id\0").chain_update(key).finalize();
@@ -78,37 +68,75 @@ impl Kek {
                 n => length += n,
             }
         }
-        Self::parse(text.get(..length).unwrap_or_default(), || format!("key file `{}`", shown()))
+        Self::parse("seal.path", text.get(..length).unwrap_or_default(), || format!("key file `{}`", shown()))
     }
 
     /// From an environment variable, which stays set: see [`SealKind::Env`](super::SealKind::Env).
     pub(super) fn from_env(variable: &str) -> Result<Self, SealError> {
         let text = std::env::var_os(variable).ok_or_else(|| SealError::KeyVariable(variable.into()))?;
         let text = Zeroizing::new(text.into_encoded_bytes());
-        Self::parse(&text, || format!("environment variable `{variable}`"))
+        Self::parse("seal.variable", &text, || format!("environment variable `{variable}`"))
     }
 
-    fn parse(text: &[u8], origin: impl Fn() -> String) -> Result<Self, SealError> {
-        let wrong = |reason| SealError::KeyFormat { origin: origin(), reason };
+    fn parse(key: &'static str, text: &[u8], origin: impl Fn() -> String) -> Result<Self, SealError> {
+        let wrong = |reason| SealError::KeyFormat { key, origin: origin(), reason };
         let text = text.strip_suffix(b"\n").map_or(text, |line| line.strip_suffix(b"\r").unwrap_or(line));
         if text.len() != BYTES * 2 {
             return Err(wrong(if text.is_empty() { "this is empty" } else { "this has another length" }));
         }
-        let mut key = Zeroizing::new([0_u8; BYTES]);
+        let mut bytes = Zeroizing::new([0_u8; BYTES]);
         // Into the place that is wiped: nothing else ever holds the key.
-        HEXLOWER_PERMISSIVE.decode_mut(text, key.as_mut_slice()).map_err(|_| wrong("this has other characters"))?;
-        if key.iter().all(|byte| *byte == 0) {
+        HEXLOWER_PERMISSIVE.decode_mut(text, bytes.as_mut_slice()).map_err(|_| wrong("this has other characters"))?;
+        if bytes.iter().all(|byte| *byte == 0) {
             return Err(wrong("this is all zeros"));
         }
-        Ok(Self::new(&key))
+        Ok(Self::new(&bytes))
     }
 
-    pub(super) fn id(&self) -> KekId {
+    fn wrap_dek(&self, header: &[u8], dek: &Dek) -> Result<Vec<u8>, SealError> {
+        let mut nonce = [0; NONCE];
+        getrandom::fill(&mut nonce).map_err(SealError::Random)?;
+        let mut wrapped = dek.clone();
+        let tag = self
+            .cipher
+            .encrypt_inout_detached((&nonce).into(), header, wrapped.as_mut_slice().into())
+            .map_err(|_| SealError::Rejected)?;
+        Ok([&nonce[..], wrapped.as_slice(), &tag[..]].concat())
+    }
+
+    fn unwrap_dek(&self, header: &[u8], wrapped: &[u8]) -> Result<Dek, SealError> {
+        let parts = || {
+            let (nonce, rest) = wrapped.split_first_chunk::<NONCE>()?;
+            let (dek, tag) = rest.split_last_chunk::<TAG>()?;
+            Some((nonce, Dek::new(dek.try_into().ok()?), tag))
+        };
+        let (nonce, mut dek, tag) = parts().ok_or(SealError::Rejected)?;
+        self.cipher
+            .decrypt_inout_detached(nonce.into(), header, dek.as_mut_slice().into(), tag.into())
+            .map_err(|_| SealError::Rejected)?;
+        Ok(dek)
+    }
+}
+
+impl KekProvider for LocalKek {
+    fn id(&self) -> KekId {
         self.id
     }
 
-    pub(super) fn cipher(&self) -> &Aes256Gcm {
-        &self.cipher
+    fn wrap<'a>(&'a self, header: &'a [u8], dek: &'a Dek) -> BoxFuture<'a, Result<Vec<u8>, SealError>> {
+        std::future::ready(self.wrap_dek(header, dek)).boxed()
+    }
+
+    fn unwrap<'a>(&'a self, header: &'a [u8], wrapped: &'a [u8]) -> BoxFuture<'a, Result<Dek, SealError>> {
+        std::future::ready(self.unwrap_dek(header, wrapped)).boxed()
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn unwrap_now(&self, header: &[u8], wrapped: &[u8]) -> Option<Result<Dek, SealError>> {
+        Some(self.unwrap_dek(header, wrapped))
     }
 }
 
@@ -153,7 +181,8 @@ mod tests {
     #[test]
     fn a_key_is_64_hexadecimal_characters_and_a_newline_at_most() {
         let directory = tempfile::tempdir().unwrap();
-        let read = |content: &str| Kek::from_file(&file(directory.path(), "kek", content, 0o600)).map(|kek| kek.id());
+        let read =
+            |content: &str| LocalKek::from_file(&file(directory.path(), "kek", content, 0o600)).map(|kek| kek.id());
         let id = read(HEX).unwrap();
         assert_eq!(read(&format!("{HEX}\n")).unwrap(), id);
         assert_eq!(read(&format!("{HEX}\r\n")).unwrap(), id);
@@ -184,22 +213,22 @@ mod tests {
             let link = directory.path().join(format!("link-{mode:o}"));
             std::os::unix::fs::symlink(&path, &link).unwrap();
             for path in [path, link] {
-                let error = Kek::from_file(&path).err().unwrap();
+                let error = LocalKek::from_file(&path).err().unwrap();
                 assert!(matches!(error, SealError::KeyExposed { .. }), "{mode:o}: {error}");
             }
         }
         let path = file(directory.path(), "closed", HEX, 0o400);
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(path, &link).unwrap();
-        assert!(Kek::from_file(&link).is_ok());
-        assert!(matches!(Kek::from_file(directory.path()).err().unwrap(), SealError::KeyExposed { .. }));
-        let missing = Kek::from_file(&directory.path().join("missing")).err().unwrap();
+        assert!(LocalKek::from_file(&link).is_ok());
+        assert!(matches!(LocalKek::from_file(directory.path()).err().unwrap(), SealError::KeyExposed { .. }));
+        let missing = LocalKek::from_file(&directory.path().join("missing")).err().unwrap();
         assert!(matches!(missing, SealError::KeyFile { .. }), "{missing}");
     }
 
     #[test]
     fn a_variable_that_is_not_set_or_not_a_key_is_named() {
-        let error = |variable| Kek::from_env(variable).err().unwrap().to_string();
+        let error = |variable| LocalKek::from_env(variable).err().unwrap().to_string();
         assert_eq!(error("SEKS_TEST_NO_SUCH_KEY"), "environment variable `SEKS_TEST_NO_SUCH_KEY` is not set");
         assert!(error("PATH").starts_with("environment variable `PATH`: a key-encryption key is 64"));
     }
@@ -210,12 +239,12 @@ mod tests {
         let path = directory.path().join("kek");
         create_file(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let id = Kek::from_file(&path).unwrap().id();
+        let id = LocalKek::from_file(&path).unwrap().id();
         assert!(matches!(create_file(&path), Err(SealError::KeyFile { .. })));
-        assert_eq!(Kek::from_file(&path).unwrap().id(), id, "the key that was there is gone");
+        assert_eq!(LocalKek::from_file(&path).unwrap().id(), id, "the key that was there is gone");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "a draft is left");
         let other = directory.path().join("other");
         create_file(&other).unwrap();
-        assert_ne!(Kek::from_file(&other).unwrap().id(), id);
+        assert_ne!(LocalKek::from_file(&other).unwrap().id(), id);
     }
 }
