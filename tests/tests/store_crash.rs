@@ -191,7 +191,7 @@ async fn a_rotation_that_is_killed_again_and_again_loses_nothing() {
             for n in 0..CREDENTIALS {
                 let id = envelope(n);
                 let sealed = old.seal(&RecordId::of(&id, store.store_id()).unwrap(), &Secret::new(vec![n as u8; 40]));
-                let writes = vec![Write::Put(id, sealed.unwrap()), Write::Delete(Key::Rotation)];
+                let writes = vec![Write::Put(id, sealed.await.unwrap()), Write::Delete(Key::Rotation)];
                 store.commit(Transaction { checks: vec![], writes }).await.unwrap();
             }
         }
@@ -213,9 +213,9 @@ async fn a_rotation_that_is_killed_again_and_again_loses_nothing() {
         for n in 0..CREDENTIALS {
             let record = store.get(&envelope(n)).await.unwrap().unwrap();
             let id = envelope(n);
-            let opened = both.open(&RecordId::of(&id, store.store_id()).unwrap(), &record.value).unwrap();
+            let opened = both.open_now(&RecordId::of(&id, store.store_id()).unwrap(), &record.value).unwrap();
             assert!(opened.expose() == vec![n as u8; 40]);
-            under_old += u32::from(new.open(&RecordId::of(&id, store.store_id()).unwrap(), &record.value).is_err());
+            under_old += u32::from(new.open_now(&RecordId::of(&id, store.store_id()).unwrap(), &record.value).is_err());
         }
         let done = rotate::Progress::read(&*store).await.unwrap().is_some_and(|progress| progress.done);
         assert!(!done || under_old == 0, "done, with {under_old} under the old key");
