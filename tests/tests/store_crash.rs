@@ -190,8 +190,9 @@ async fn a_rotation_that_is_killed_again_and_again_loses_nothing() {
         if round % 5 == 0 {
             for n in 0..CREDENTIALS {
                 let id = envelope(n);
-                let sealed = old.seal(&RecordId::of(&id, store.store_id()).unwrap(), &Secret::new(vec![n as u8; 40]));
-                let writes = vec![Write::Put(id, sealed.await.unwrap()), Write::Delete(Key::Rotation)];
+                let (record, secret) = (RecordId::of(&id, store.store_id()).unwrap(), Secret::new(vec![n as u8; 40]));
+                let sealed = old.seal(&record, &secret).await.unwrap();
+                let writes = vec![Write::Put(id, sealed), Write::Delete(Key::Rotation)];
                 store.commit(Transaction { checks: vec![], writes }).await.unwrap();
             }
         }
