@@ -15,6 +15,10 @@ fn the_example_configurations_are_accepted() {
     for name in ["examples/control-plane.toml", "docker/control-1.toml", "docker/control-2.toml"] {
         let config: seks_control_plane::Config = toml::from_str(&file(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
         config.seal.check().unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(
+            config.store.mark_file.is_absolute(),
+            "{name}: without a mark file, a store that went back is not noticed"
+        );
     }
     for name in ["examples/data-plane.toml", "docker/node.toml"] {
         let config: seks_data_plane::Config = toml::from_str(&file(name)).unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -86,6 +86,25 @@ fn etcd_with_an_old_copy_of_its_data_is_noticed_while_running_and_at_start() {
     assert!(agents(&mut running.client(&machine.path("root"))).is_empty());
 }
 
+#[test]
+#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
+fn an_old_copy_that_was_put_back_while_no_replica_ran_is_refused_at_start() {
+    let mut etcd = runtime().block_on(Etcd::start());
+    let machine = ControlPlaneHost::etcd(&etcd.url(), "/seks/");
+    machine.bootstrap();
+    etcd.kill();
+    let copy = etcd.copy_data();
+    runtime().block_on(etcd.restart());
+    let mut running = machine.start();
+    let mut client = running.client(&machine.path("root"));
+    make_agent(&mut client, "later");
+    assert!(running.process.terminate().success(), "{}", running.process.stderr());
+    etcd.kill();
+    etcd.put_back(&copy);
+    runtime().block_on(etcd.restart());
+    machine.refused(&[], 5, &["revision", "accept-rollback"]);
+}
+
 fn base64(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(Bytes::copy_from_slice(bytes))

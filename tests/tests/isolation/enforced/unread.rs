@@ -1,10 +1,10 @@
 //! An agent that doesn't read keeps nothing open and gets nothing more, through a whole SEKS.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use h2::Reason;
 use seks_tests::{
-    Sandbox, Upstream, runtime,
+    Sandbox, Upstream, raw, runtime,
     upstream::{Answer, Gate, answer::Step},
 };
 
@@ -45,4 +45,33 @@ fn a_revoked_stream_is_reset_before_its_agent_opens_the_window() {
         let error = next.expect("reset, not ended").expect_err("no byte more");
         assert_eq!(error.reason(), Some(Reason::CANCEL));
     });
+}
+
+#[test]
+fn a_socket_whose_agent_does_not_read_is_cut_when_its_token_is_revoked() {
+    // One message that is larger than what the sockets' buffers take: the node waits for the agent.
+    let size: u64 = 32 << 20;
+    let upstream = Upstream::start(move |_| {
+        let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        let frame = [&[0x82, 127][..], &size.to_be_bytes(), &vec![b'x'; size as usize]].concat();
+        Answer::steps(vec![Step::Send([head.as_bytes(), &frame].concat()), Step::Stall])
+    });
+    let sandbox = Sandbox::start();
+    sandbox.service("openai", &upstream, "sk-real-unread-key-0000000000001");
+    let token = sandbox.token("agent", &["openai"]);
+    let mut agent = raw::Connection::open(sandbox.proxy());
+    agent.send(format!(
+        "GET /api/openai/v1/realtime HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        token.secret
+    ));
+    assert_eq!(agent.read_head().unwrap().0, 101);
+    let revoked = sandbox.cli().revoke(&token.id);
+    assert_eq!(revoked["enforced"], true, "{revoked}");
+    let began = Instant::now();
+    upstream.wait("the upstream's connection to end", |log| log.connections.iter().all(|c| c.closed));
+    assert!(began.elapsed() < Duration::from_secs(5), "it stayed for {:?}", began.elapsed());
+    // What the kernel had taken before; a tenth of the message is left out at least.
+    assert!((agent.drain(size as usize) as u64) < size / 10 * 9, "the agent got all of it");
 }

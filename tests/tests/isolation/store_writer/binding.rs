@@ -1,6 +1,6 @@
 //! A credential is used at the destination that it was stored for, and nowhere else.
 
-use seks_tests::{Sandbox, Upstream};
+use seks_tests::{Collector, Sandbox, Upstream, sandbox::Options};
 
 const SECRET: &str = "sk-real-binding-key-0000000000001";
 const PATH: &str = "/api/svc/v1/models";
@@ -99,7 +99,9 @@ fn every_part_of_a_destination_counts_and_nothing_else_does() {
 
 #[test]
 fn an_owner_binds_a_credential_again_by_saying_so() {
-    let (sandbox, right, other) = (Sandbox::start(), Upstream::ok(), Upstream::ok());
+    let collector = Collector::start();
+    let sandbox = Sandbox::with(Options::default().collector(&collector));
+    let (right, other) = (Upstream::ok(), Upstream::ok());
     applied(&sandbox, &right.origin(), "");
     sandbox.cli().put_credential("key", "svc", SECRET);
     let token = sandbox.token("agent", &["svc"]).secret;
@@ -112,6 +114,11 @@ fn an_owner_binds_a_credential_again_by_saying_so() {
     assert_eq!((&bound["unbound"], &bound["origin"]), (&false.into(), &other.origin().into()), "{bound}");
     assert_eq!(ask(&sandbox, &token).0, 200);
     assert!(has_secret(&other));
+    let span = collector.wait_for("the audit span of the rebinding", |span| {
+        span.name == "seks.admin" && span.get("seks.verb") == "RebindCredential"
+    });
+    assert!(span.get("seks.object").contains("key") && !span.get("seks.operator").is_empty(), "{span:?}");
+    assert_eq!(span.get("seks.outcome"), "ok", "{span:?}");
 }
 
 #[test]
