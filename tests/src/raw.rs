@@ -123,12 +123,12 @@ impl Connection {
         true
     }
 
-    /// Reads a head; interim (1xx) ones are skipped. `None` when the connection ends first.
+    /// Reads a head; interim ones (1xx but 101) are skipped. `None` when the connection ends first.
     pub fn read_head(&mut self) -> Option<(u16, String)> {
         loop {
             let head = String::from_utf8_lossy(&self.take_until(b"\r\n\r\n")?).into_owned();
             let status = head.split(' ').nth(1).and_then(|s| s.get(..3)).and_then(|s| s.parse().ok()).unwrap_or(0);
-            if !(100..200).contains(&status) {
+            if !(100..200).contains(&status) || status == 101 {
                 return Some((status, head));
             }
         }

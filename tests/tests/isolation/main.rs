@@ -10,6 +10,7 @@ mod discard;
 mod edge;
 mod enforced;
 mod measure;
+mod socket;
 mod store_writer;
 mod tenants_on_node;
 mod tenants_on_replica;

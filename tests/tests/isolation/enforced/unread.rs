@@ -8,6 +8,8 @@ use seks_tests::{
     upstream::{Answer, Gate, answer::Step},
 };
 
+use crate::socket;
+
 const WINDOW: usize = 20_000;
 
 #[test]
@@ -51,20 +53,18 @@ fn a_revoked_stream_is_reset_before_its_agent_opens_the_window() {
 fn a_socket_whose_agent_does_not_read_is_cut_when_its_token_is_revoked() {
     // One message that is larger than what the sockets' buffers take: the node waits for the agent.
     let size: u64 = 32 << 20;
-    let upstream = Upstream::start(move |_| {
-        let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    let upstream = Upstream::start(move |request| {
         let frame = [&[0x82, 127][..], &size.to_be_bytes(), &vec![b'x'; size as usize]].concat();
-        Answer::steps(vec![Step::Send([head.as_bytes(), &frame].concat()), Step::Stall])
+        socket::accepted(request, &frame)
     });
     let sandbox = Sandbox::start();
     sandbox.service("openai", &upstream, "sk-real-unread-key-0000000000001");
     let token = sandbox.token("agent", &["openai"]);
     let mut agent = raw::Connection::open(sandbox.proxy());
     agent.send(format!(
-        "GET /api/openai/v1/realtime HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nUpgrade: websocket\r\n\
-         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        token.secret
+        "GET /api/openai/v1/realtime HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n{}\r\n",
+        token.secret,
+        socket::ASKED
     ));
     assert_eq!(agent.read_head().unwrap().0, 101);
     let revoked = sandbox.cli().revoke(&token.id);

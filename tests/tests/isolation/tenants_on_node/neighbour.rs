@@ -159,7 +159,7 @@ fn a_tenants_policies_applied_in_a_loop_leave_the_others_their_latency_their_ans
                 "@id(\"n{n}\") forbid (principal, action, resource) when {{ context.path like \"/{round}/{n}/*\" }};\n"
             )
         };
-        (0..200).map(policy).collect::<String>()
+        (0..100).map(policy).collect::<String>()
     };
     apply(&world, &many(0));
     let (own, round) = (world.clone(), AtomicUsize::new(1));

@@ -9,6 +9,7 @@ use seks_tests::{
 };
 
 use super::world::{World, service};
+use crate::socket;
 
 /// Connections of the node in these tests.
 const CONNECTIONS: usize = 120;
@@ -69,23 +70,12 @@ fn a_tenant_with_many_tokens_leaves_connections_for_the_others() {
 #[test]
 fn web_sockets_count_as_long_as_they_are_open() {
     let world = World::start(&format!("[proxy.limits]\nmax_connections = {CONNECTIONS}\n"));
-    let upstream = Upstream::start(|_| {
-        Answer::steps(vec![
-            Step::Send(
-                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
-                    .into(),
-            ),
-            Step::Stall,
-        ])
-    });
+    let upstream = Upstream::start(|request| socket::accepted(request, b""));
     service(&world.sandbox, "hostile", "sockets", &upstream.origin());
     let token = world.token("hostile", &["sockets"]);
-    let more = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     let (mut open, mut last) = (Vec::new(), (0, String::new()));
     for _ in 0..CONNECTIONS {
-        let mut socket = ask(&world, &token, "sockets", more);
+        let mut socket = ask(&world, &token, "sockets", socket::ASKED);
         last = socket.read_head().unwrap();
         if last.0 != 101 {
             break;
