@@ -17,7 +17,7 @@ use crate::{
     http::server::{ListenError, Listener},
     pipeline::{
         audit::{Audit, AuditError},
-        route::Entry,
+        route::ProxyMode,
     },
     proxy::{Proxy, ProxyHandler},
     sync::{
@@ -335,10 +335,10 @@ fn afford_connections(config: &mut Config) {
 async fn serve(listener: Listener, forward: Option<Listener>, proxy: Arc<Proxy>, stop: CancellationToken) {
     let forward = async {
         if let Some(forward) = forward {
-            forward.serve(ProxyHandler::new(proxy.clone(), Entry::Forward), stop.clone()).await;
+            forward.serve(ProxyHandler::new(proxy.clone(), ProxyMode::Forward), stop.clone()).await;
         }
     };
-    tokio::join!(listener.serve(ProxyHandler::new(proxy.clone(), Entry::Direct), stop.clone()), forward);
+    tokio::join!(listener.serve(ProxyHandler::new(proxy.clone(), ProxyMode::Direct), stop.clone()), forward);
     proxy.close();
 }
 

@@ -22,7 +22,7 @@ use crate::{
         admit::{self, Hosts},
         audit::{Audit, Record, RequestId},
         authorize::{self, Received},
-        bounds::Bounds,
+        bounds::SharedLimits,
         caller::Caller,
         connect, discovery, forward,
         in_flight::InFlight,
@@ -30,15 +30,15 @@ use crate::{
         lookup::{self, Identified},
         prepared::PreparedInjection,
         refusal::{self, Reader, Refusal, grpc},
-        relay::{self, Outgoing},
-        response_body::AnswerBody,
-        route::Entry,
+        relay::{self, OutgoingBody},
+        response_body::ResponseBody,
+        route::ProxyMode,
         wrong_tokens::WrongTokens,
     },
     table::Table,
     telemetry::BufferState,
     tunnel::{
-        interception::{self, Leaves},
+        interception::{self, CertificateCache},
         websocket,
     },
     upstream::{CaFileError, Upstreams},
@@ -52,8 +52,8 @@ pub(crate) struct Proxy {
     audit: Audit,
     config: Config,
     wrong_tokens: Arc<WrongTokens>,
-    bounds: Bounds,
-    certificates: Leaves,
+    bounds: SharedLimits,
+    certificates: CertificateCache,
 }
 
 /// A request whose records keep changing while it waits for a connection is given up after so many decisions.
@@ -70,7 +70,7 @@ impl Proxy {
         let wrong_tokens = Arc::new(WrongTokens::new(config.proxy.limits.wrong_tokens_per_second));
         let counted = wrong_tokens.clone();
         audit.metrics().count_limited(move || counted.limited());
-        let bounds = Bounds::new(&config.proxy.limits);
+        let bounds = SharedLimits::new(&config.proxy.limits);
         let buffers = bounds.buffers.clone();
         audit.metrics().count_buffers(move || BufferState { held: buffers.held(), refused: buffers.refused() });
         let (in_flight, shares) = (bounds.in_flight.clone(), upstreams.limits().clone());
@@ -78,7 +78,16 @@ impl Proxy {
             let [idle, services] = shares.reached();
             [("in_flight", in_flight.refused()), ("idle_upstream_connections", idle), ("services", services)]
         });
-        Ok(Self { table, upstreams, hosts, audit, config, wrong_tokens, bounds, certificates: Leaves::default() })
+        Ok(Self {
+            table,
+            upstreams,
+            hosts,
+            audit,
+            config,
+            wrong_tokens,
+            bounds,
+            certificates: CertificateCache::default(),
+        })
     }
 
     /// Who asks, as of now.
@@ -93,46 +102,46 @@ impl Proxy {
         self: &Arc<Self>,
         request: Request<RequestBody>,
         caller: Caller,
-        entry: &Entry,
+        mode: &ProxyMode,
         activity: Arc<Activity>,
-    ) -> Response<AnswerBody> {
+    ) -> Response<ResponseBody> {
         let in_flight = InFlight::begin(activity);
         let mut record = self.audit.open(request.method(), request.uri().path(), request.headers());
         let id = record.id();
         let reader = Reader::of(&request);
         let unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
-        let form = refusal::Form::asked_for(request.version(), request.headers());
-        let mut response = match self.serve(request, caller, entry, in_flight, &mut record).await {
+        let form = refusal::Format::asked_for(request.version(), request.headers());
+        let mut response = match self.serve(request, caller, mode, in_flight, &mut record).await {
             Ok(response) => response,
             Err(refusal) => {
                 let refusal = self.wrong_tokens.bound(refusal, caller.source);
                 refused(&refusal.to_be_read_by(reader), form, unread, &mut record)
             }
         };
-        if matches!(entry, Entry::Forward) && response.status() == StatusCode::UNAUTHORIZED {
+        if matches!(mode, ProxyMode::Forward) && response.status() == StatusCode::UNAUTHORIZED {
             ask_for_proxy_authorization(&mut response);
         }
         response.headers_mut().insert(RequestId::HEADER, id.header());
         record.answered(response.status());
-        response.map(|body| AnswerBody::new(body, record))
+        response.map(|body| ResponseBody::new(body, record))
     }
 
     /// Answers a request whose form was refused before it was one. It ends its connection.
-    fn refuse(&self, refusal: &Refusal) -> Response<AnswerBody> {
+    fn refuse(&self, refusal: &Refusal) -> Response<ResponseBody> {
         let mut record = self.audit.open(&Method::GET, "", &HeaderMap::new());
-        let mut response = refused(refusal, refusal::Form::default(), true, &mut record);
+        let mut response = refused(refusal, refusal::Format::default(), true, &mut record);
         response.headers_mut().insert(RequestId::HEADER, record.id().header());
         record.answered(response.status());
-        response.map(|body| AnswerBody::new(body, record))
+        response.map(|body| ResponseBody::new(body, record))
     }
 
     /// Answers a request on an HTTP/2 stream whose form was refused before it was one. Its connection goes on.
-    fn refuse_stream(&self, refusal: &Refusal) -> Response<AnswerBody> {
+    fn refuse_stream(&self, refusal: &Refusal) -> Response<ResponseBody> {
         let mut record = self.audit.open(&Method::GET, "", &HeaderMap::new());
-        let mut response = refused(refusal, refusal::Form::default(), false, &mut record);
+        let mut response = refused(refusal, refusal::Format::default(), false, &mut record);
         response.headers_mut().insert(RequestId::HEADER, record.id().header());
         record.answered(response.status());
-        response.map(|body| AnswerBody::new(body, record))
+        response.map(|body| ResponseBody::new(body, record))
     }
 
     /// Records what the HTTP/2 library, or the frame budget, has refused by itself. Its answer has no request id.
@@ -152,21 +161,21 @@ impl Proxy {
         self: &Arc<Self>,
         request: Request<RequestBody>,
         caller: Caller,
-        entry: &Entry,
+        mode: &ProxyMode,
         in_flight: InFlight,
         record: &mut Record,
-    ) -> Result<Response<Outgoing>, Refusal> {
+    ) -> Result<Response<OutgoingBody>, Refusal> {
         record.refusal().map_or(Ok(()), |code| Err(Refusal::from(code)))?;
         let limits = &self.config.proxy.limits;
         let (parts, body) = request.into_parts();
-        if parts.method == Method::CONNECT && matches!(entry, Entry::Forward) {
+        if parts.method == Method::CONNECT && matches!(mode, ProxyMode::Forward) {
             // Boxed: it is rare, and large.
             let with = (&self.config, self.upstreams.addresses(), &self.bounds.in_flight);
             let within = self.clone();
             return Box::pin(interception::connect(&parts, &caller, &self.table, with, in_flight, within, record))
                 .await;
         }
-        let admitted = admit::call(parts, &body, entry, &self.hosts, limits)?;
+        let admitted = admit::call(parts, &body, mode, &self.hosts, limits)?;
         let identified = lookup::call(admitted, &caller, &self.table, record)?;
         let in_flight = in_flight.of(&identified.token, &self.bounds.in_flight, &self.table)?;
         if identified.service.is_none() {
@@ -218,14 +227,14 @@ impl Proxy {
     }
 }
 
-fn refused(refusal: &Refusal, form: refusal::Form, unread: bool, record: &mut Record) -> Response<Outgoing> {
+fn refused(refusal: &Refusal, form: refusal::Format, unread: bool, record: &mut Record) -> Response<OutgoingBody> {
     record.refused(refusal.code);
     if let Some(policies) = &refusal.policies {
         record.decided(false, policies);
     }
-    let as_grpc = if form == refusal::Form::Grpc { grpc::refused(refusal) } else { None };
-    let mut response = as_grpc.unwrap_or_else(|| refusal.response(record.id().as_str())).map(Outgoing::fixed);
-    if form == refusal::Form::ProblemAsText {
+    let as_grpc = if form == refusal::Format::Grpc { grpc::refused(refusal) } else { None };
+    let mut response = as_grpc.unwrap_or_else(|| refusal.response(record.id().as_str())).map(OutgoingBody::fixed);
+    if form == refusal::Format::ProblemAsText {
         response.headers_mut().insert(header::CONTENT_TYPE, refusal::PROBLEM_AS_TEXT);
     }
     if unread || refusal.ends_connection() {
@@ -235,7 +244,7 @@ fn refused(refusal: &Refusal, form: refusal::Form, unread: bool, record: &mut Re
 }
 
 /// A proxy's 401 is another status with another header: clients send their credentials only when they see these.
-fn ask_for_proxy_authorization(response: &mut Response<Outgoing>) {
+fn ask_for_proxy_authorization(response: &mut Response<OutgoingBody>) {
     *response.status_mut() = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
     let headers = response.headers_mut();
     headers.remove(header::WWW_AUTHENTICATE);

@@ -38,7 +38,7 @@ const MAX_POOLS: usize = 1024;
 pub(crate) type IsCurrent = Box<dyn Fn() -> bool + Send>;
 
 /// What a new pool is told by whoever wants it.
-pub(crate) struct About {
+pub(crate) struct PoolHooks {
     /// Asked every second; once it says no, the pool is closed.
     pub(crate) is_current: IsCurrent,
     /// Told of every connection that comes, goes, or is put aside.
@@ -47,7 +47,7 @@ pub(crate) struct About {
 
 /// What a pool is for. Generations are unique in a process, so a service or credential that was replaced has another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
+pub(crate) struct PoolKey {
     /// The service's generation.
     pub(crate) service: u64,
     /// The credential's.
@@ -56,7 +56,7 @@ pub(crate) struct Key {
 
 /// All pools of a node, each with what is made once of its service and credential: `T`.
 pub(crate) struct Upstreams<T> {
-    pools: DashMap<Key, Arc<Pool<T>>, foldhash::quality::RandomState>,
+    pools: DashMap<PoolKey, Arc<Pool<T>>, foldhash::quality::RandomState>,
     shares: DashMap<TenantName, Weak<Share>, foldhash::quality::RandomState>,
     limits: Arc<ShareLimits>,
     trust: tls::Trust,
@@ -79,7 +79,7 @@ pub(crate) struct Connection<T> {
 
 impl<T> Connection<T> {
     /// What is made once of the service and the version of the credential that the connection is for. `None`: `make` gave nothing.
-    pub(crate) fn made_once(&self, make: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
+    pub(crate) fn per_pool(&self, make: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
         if let Some(made) = self.pool.made.get() {
             return Some(made.clone());
         }
@@ -123,11 +123,11 @@ impl<T: Send + Sync + 'static> Upstreams<T> {
     /// When there is no connection within `connect_timeout`.
     pub(crate) async fn connect(
         self: &Arc<Self>,
-        key: Key,
+        key: PoolKey,
         service: &Service,
-        about: impl FnOnce() -> About,
+        hooks: impl FnOnce() -> PoolHooks,
     ) -> Result<Connection<T>, UpstreamError> {
-        let pool = self.pool(key, service, about)?;
+        let pool = self.pool(key, service, hooks)?;
         let connection = client::Connection::take(&pool.connections, self.config.connect_timeout).await?;
         Ok(Connection { connection, pool })
     }
@@ -138,40 +138,40 @@ impl<T: Send + Sync + 'static> Upstreams<T> {
     /// As [`connect`](Self::connect).
     pub(crate) async fn connect_to_switch(
         self: &Arc<Self>,
-        key: Key,
+        key: PoolKey,
         service: &Service,
-        about: impl FnOnce() -> About,
+        hooks: impl FnOnce() -> PoolHooks,
     ) -> Result<Connection<T>, UpstreamError> {
-        let pool = self.pool(key, service, about)?;
+        let pool = self.pool(key, service, hooks)?;
         let connection = client::Connection::open_to_switch(&pool.connections, self.config.connect_timeout).await?;
         Ok(Connection { connection, pool })
     }
 
     fn pool(
         self: &Arc<Self>,
-        key: Key,
+        key: PoolKey,
         service: &Service,
-        about: impl FnOnce() -> About,
+        hooks: impl FnOnce() -> PoolHooks,
     ) -> Result<Arc<Pool<T>>, UpstreamError> {
         match self.pools.get(&key).map(|p| p.clone()) {
             Some(pool) => Ok(pool),
-            None => self.open_pool(key, service, about),
+            None => self.open_pool(key, service, hooks),
         }
     }
 
     fn open_pool(
         self: &Arc<Self>,
-        key: Key,
+        key: PoolKey,
         service: &Service,
-        about: impl FnOnce() -> About,
+        hooks: impl FnOnce() -> PoolHooks,
     ) -> Result<Arc<Pool<T>>, UpstreamError> {
-        let About { is_current, gauge } = about();
+        let PoolHooks { is_current, gauge } = hooks();
         let place = self.share(&service.tenant).open().ok_or(UpstreamError::TooManyPools)?;
         let connections = client::Pool::new(self.destination(service)?, self.config.max_idle, place, gauge);
         let fresh = Arc::new(Pool { connections: Arc::new(connections), made: OnceLock::new() });
         let pool = self.pools.entry(key).or_insert_with(|| fresh.clone()).clone();
         if Arc::ptr_eq(&pool, &fresh) {
-            tokio::spawn(tend(Arc::downgrade(self), key, fresh, self.config.keep_alive, is_current));
+            tokio::spawn(maintain_pool(Arc::downgrade(self), key, fresh, self.config.keep_alive, is_current));
         }
         Ok(pool)
     }
@@ -236,7 +236,13 @@ impl Resolve for UpstreamAddresses {
 }
 
 /// Sweeps a pool while it is used; closes it when it is retired, or was not used for long.
-async fn tend<T>(owner: Weak<Upstreams<T>>, key: Key, pool: Arc<Pool<T>>, keep_alive: Duration, is_current: IsCurrent) {
+async fn maintain_pool<T>(
+    owner: Weak<Upstreams<T>>,
+    key: PoolKey,
+    pool: Arc<Pool<T>>,
+    keep_alive: Duration,
+    is_current: IsCurrent,
+) {
     let mut used = Instant::now();
     while owner.strong_count() > 0 && is_current() && !pool.connections.is_closed() && used.elapsed() <= keep_alive {
         tokio::time::sleep(SWEEP_EVERY).await;

@@ -18,7 +18,7 @@ pub use self::{
     patience::Patience,
     pool::{Destination, Pool, Resolve},
     request::Request,
-    upload::{Meter, Severing, Streaming, Upload, UploadError, UploadState},
+    upload::{Meter, Streaming, Upload, UploadError, UploadGuard, UploadState},
 };
 
 /// Why an upstream did not answer. Agents get fixed texts for these; the `&str` is for operators and as fixed.

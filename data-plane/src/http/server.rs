@@ -22,14 +22,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::tls::Acceptor;
 pub use self::{
-    abort::Severed,
+    abort::Abort,
     activity::Activity,
     connection::{Protocol, accept_within, serve},
     h1::{BrokenBody, Violation},
     handler::{Handler, Peer},
     request_body::RequestBody,
     settings::{HeadLimits, Limits, Settings},
-    stream::{Link, Stream},
+    stream::{ConnectionHandle, Stream},
     tls::{TlsConfig, TlsError},
     upgrade::{Upgrade, Upgraded},
 };

@@ -12,7 +12,7 @@ use seks_types::token::Digest;
 use super::{
     origin::Origin,
     refusal::Refusal,
-    route::{Entry, Form, Route},
+    route::{Naming, ProxyMode, Route},
     token, websocket,
 };
 use crate::{
@@ -65,7 +65,7 @@ pub(crate) struct Admitted {
     /// The agent wants to switch to WebSocket.
     pub(crate) websocket: bool,
     /// The token that it showed the proxy, apart from the request.
-    pub(crate) shown: Option<Digest>,
+    pub(crate) proxy_token: Option<Digest>,
     /// Only this file makes one.
     _proof: (),
 }
@@ -95,11 +95,11 @@ impl Admitted {
     }
 
     /// How the agent names the service.
-    pub(crate) fn form(&self) -> Form {
+    pub(crate) fn form(&self) -> Naming {
         match self.route {
-            Route::Host { .. } => Form::Host,
-            Route::Forward(_) => Form::Forward,
-            Route::Service { .. } | Route::Discovery => Form::Path,
+            Route::Host { .. } => Naming::Host,
+            Route::Forward(_) => Naming::Forward,
+            Route::Service { .. } | Route::Discovery => Naming::Path,
         }
     }
 }
@@ -108,7 +108,7 @@ impl Admitted {
 pub(crate) fn call(
     parts: Parts,
     body: &RequestBody,
-    entry: &Entry,
+    mode: &ProxyMode,
     hosts: &Hosts,
     limits: &Limits,
 ) -> Result<Admitted, Refusal> {
@@ -116,11 +116,11 @@ pub(crate) fn call(
     check_method(&parts.method)?;
     let name = check_host(&parts)?;
     check_headers(&parts)?;
-    let mut shown = None;
-    let route = match entry {
-        Entry::Direct => direct(&parts, name, hosts)?,
-        Entry::Forward => {
-            shown = token::proxy_token(&parts.headers)?;
+    let mut proxy_token = None;
+    let route = match mode {
+        ProxyMode::Direct => direct(&parts, name, hosts)?,
+        ProxyMode::Forward => {
+            proxy_token = token::proxy_token(&parts.headers)?;
             // What is asked of a proxy in the clear can't be what a client means by `https`: it takes a tunnel, and TLS in it.
             if parts.uri.scheme_str() == Some("https") {
                 return Err(Refusal::invalid("a proxy takes CONNECT for a target with https"));
@@ -130,14 +130,16 @@ pub(crate) fn call(
                 origin.ok_or_else(|| Refusal::invalid("a proxy takes CONNECT, or a target with scheme and host"))?,
             )
         }
-        Entry::Within(via) if via.origin.is_named(name) && parts.uri.scheme_str().is_none_or(|s| s == "https") => {
-            shown = via.digest;
-            Route::Forward(via.origin.clone())
+        ProxyMode::Within(tunnel)
+            if tunnel.origin.is_named(name) && parts.uri.scheme_str().is_none_or(|s| s == "https") =>
+        {
+            proxy_token = tunnel.digest;
+            Route::Forward(tunnel.origin.clone())
         }
-        Entry::Within(_) => return Err(misdirected()),
+        ProxyMode::Within(_) => return Err(misdirected()),
     };
     let websocket = websocket::is_asked(&parts, !body.is_end_stream())?;
-    Ok(Admitted { parts, route, websocket, shown, _proof: () })
+    Ok(Admitted { parts, route, websocket, proxy_token, _proof: () })
 }
 
 fn check_sizes(parts: &Parts, body: &RequestBody, limits: &Limits) -> Result<(), Refusal> {

@@ -23,12 +23,12 @@ use seks_types::id::{PolicyId, TenantName};
 use self::decided::DecidedOn;
 use super::{
     audit::{Counters, Record},
-    bounds::Bounds,
+    bounds::SharedLimits,
     caller::Caller,
     facts::Facts,
     lookup::{self, Identified},
     refusal::Refusal,
-    sigv4::{self, Presented, SeenBody, Signed},
+    sigv4::{self, PresentedSignature, SeenBody, Signed},
     token,
 };
 use crate::{
@@ -54,7 +54,7 @@ pub(crate) struct Permitted {
     pub(crate) service: Arc<ServiceEntry>,
     pub(crate) credential: Arc<CredentialEntry>,
     /// What the upstream is asked for, still without the credential.
-    pub(crate) line: Line,
+    pub(crate) line: UpstreamTarget,
     pub(crate) body: Upload,
     /// Of a service whose requests are signed: what the agent's signature covered, and so will the node's.
     pub(crate) signed: Option<Signed>,
@@ -64,12 +64,12 @@ pub(crate) struct Permitted {
 }
 
 /// Path and query of the upstream request in one piece of text.
-pub(crate) struct Line {
+pub(crate) struct UpstreamTarget {
     pub(crate) text: String,
     pub(crate) path: usize,
 }
 
-impl Line {
+impl UpstreamTarget {
     /// Path and query as they will be sent: canonical, base path included, without the agent's token and without whatever
     /// stands where the credential goes.
     fn read(identified: &Identified, service: &ServiceEntry) -> Result<Self, Refusal> {
@@ -80,10 +80,10 @@ impl Line {
             rest = behind.find(['/', '?']).and_then(|at| behind.get(at..)).unwrap_or_default();
         }
         let target = Target::parse(service, rest).map_err(|e| Refusal::invalid(target_detail(e)))?;
-        Ok(Self::new(&target, service, identified.strays))
+        Ok(Self::new(&target, service, identified.has_other_tokens))
     }
 
-    fn new(target: &Target<'_>, service: &ServiceEntry, strays: bool) -> Self {
+    fn new(target: &Target<'_>, service: &ServiceEntry, has_other_tokens: bool) -> Self {
         // As long as it can become, and no longer without a query: `Bytes` then takes it as it is.
         let query = target.query().map_or(0, |query| query.len() + 1);
         let mut text = String::with_capacity(target.path().len() + query);
@@ -93,7 +93,7 @@ impl Line {
         for pair in target.pairs() {
             // Servers differ in whether `;` separates parameters: what hides a reserved name behind one goes too.
             let reserved = seks_service::request::names(pair.raw).any(|n| lookup::is_reserved_query(service, n.trim()));
-            if reserved || (strays && token::has_token(pair.raw.as_bytes())) {
+            if reserved || (has_other_tokens && token::has_token(pair.raw.as_bytes())) {
                 continue;
             }
             text.push(separator);
@@ -117,7 +117,7 @@ pub(crate) async fn call(
     identified: Identified,
     mut body: Received,
     caller: &Caller,
-    (bounds, grace): (&Bounds, Option<Duration>),
+    (bounds, grace): (&SharedLimits, Option<Duration>),
     record: &mut Record,
 ) -> Result<Permitted, Refusal> {
     let token = identified.token.clone();
@@ -135,7 +135,7 @@ pub(crate) async fn call(
     if identified.admitted.websocket && !service.allow_websocket {
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service does not allow WebSocket"));
     }
-    let line = Line::read(&identified, &service)?;
+    let line = UpstreamTarget::read(&identified, &service)?;
     let mut signed = None;
     if service.sigv4.is_some() {
         // Before anything is said of policies: whose request it is hangs on its signature.
@@ -282,7 +282,7 @@ impl Received {
         self,
         tenant: &TenantName,
         verified: bool,
-        bounds: &Bounds,
+        bounds: &SharedLimits,
         record: &Record,
     ) -> Result<Bytes, Refusal> {
         let mut stream = match self {
@@ -317,12 +317,12 @@ async fn verify(
     (service, credential): (&ServiceEntry, &CredentialEntry),
     body: Received,
     caller: &Caller,
-    bounds: &Bounds,
+    bounds: &SharedLimits,
     record: &Record,
 ) -> Result<(Received, Option<Signed>), Refusal> {
     let Some(sigv4) = &service.sigv4 else { return Ok((body, None)) };
     let (parts, target) = (&identified.admitted.parts, identified.admitted.target());
-    let presented = Presented::read(parts, target, sigv4, caller.began)?;
+    let presented = PresentedSignature::read(parts, target, sigv4, caller.began)?;
     let fields = credential.open_for(service).map_err(|_| Code::UpstreamUnreachable)?;
     let with = (sigv4, &identified.digest, &fields);
     if presented.needs_body(sigv4) {
@@ -340,7 +340,12 @@ async fn verify(
 }
 
 /// What a body says, as far as it can be read.
-async fn facts_of(headers: &HeaderMap, whole: &Bytes, tenant: &TenantName, bounds: &Bounds) -> Result<Facts, Refusal> {
+async fn facts_of(
+    headers: &HeaderMap,
+    whole: &Bytes,
+    tenant: &TenantName,
+    bounds: &SharedLimits,
+) -> Result<Facts, Refusal> {
     if whole.len() > bounds.inspect_bytes || !BodyFacts::can_read(headers) {
         return Ok(Facts::Opaque);
     }
@@ -353,7 +358,7 @@ async fn inspect(
     body: Received,
     headers: &HeaderMap,
     tenant: &TenantName,
-    limits: &Bounds,
+    limits: &SharedLimits,
     record: &Record,
 ) -> Result<(Upload, Option<Facts>), Refusal> {
     let (announced, ended) = match &body {
@@ -406,9 +411,7 @@ impl From<UploadError> for Refusal {
             UploadError::TooSlow => {
                 Self::invalid("the request's body came too slowly").with_status(StatusCode::REQUEST_TIMEOUT)
             }
-            UploadError::Broken | UploadError::Severed => {
-                Self::invalid("the request's body is broken off or malformed")
-            }
+            UploadError::Broken | UploadError::Abort => Self::invalid("the request's body is broken off or malformed"),
             UploadError::Altered => {
                 Self::from(Code::TokenMalformed).with_detail("the body is not the one that was signed")
             }

@@ -8,7 +8,7 @@ use seks_policy::{Call, Decision, PolicySlice};
 use seks_types::id::TenantName;
 
 use super::{
-    buffers::{Buffers, NoRoom},
+    buffers::{BodyBuffers, NoRoom},
     facts::Facts,
     in_flight::InFlightLimits,
     policy_pool::{Busy, INLINE, PolicyPool},
@@ -20,26 +20,26 @@ use crate::{code::Code, config::Limits, table::TokenEntry};
 const INLINE_BYTES: usize = 16 * 1024;
 
 /// `[proxy.limits]`, and what enforces those that hold for requests together.
-pub(crate) struct Bounds {
+pub(crate) struct SharedLimits {
     limits: Limits,
     policies: PolicyPool,
     /// Requests in flight.
     pub(crate) in_flight: Arc<InFlightLimits>,
     /// Memory for bodies.
-    pub(crate) buffers: Buffers,
+    pub(crate) buffers: BodyBuffers,
 }
 
-impl Deref for Bounds {
+impl Deref for SharedLimits {
     type Target = Limits;
     fn deref(&self) -> &Limits {
         &self.limits
     }
 }
 
-impl Bounds {
+impl SharedLimits {
     pub(crate) fn new(limits: &Limits) -> Self {
         let in_flight = Arc::new(InFlightLimits::new(limits.max_in_flight, limits.max_connections));
-        Self { limits: limits.clone(), policies: PolicyPool::default(), in_flight, buffers: Buffers::new(limits) }
+        Self { limits: limits.clone(), policies: PolicyPool::default(), in_flight, buffers: BodyBuffers::new(limits) }
     }
 
     /// [`PolicySlice::needs_body`], here or, where that may take long, apart from what serves requests.

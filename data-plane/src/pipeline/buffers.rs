@@ -29,7 +29,7 @@ const UNVERIFIED_SHARE: usize = 4;
 
 /// The budget of one node. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Buffers {
+pub(crate) struct BodyBuffers {
     inner: Arc<Inner>,
 }
 
@@ -52,7 +52,7 @@ struct Share {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoRoom;
 
-impl Buffers {
+impl BodyBuffers {
     pub(crate) fn new(limits: &Limits) -> Self {
         let units = |bytes: usize| (bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS);
         let total_units = units(limits.buffered_bytes);
@@ -114,7 +114,7 @@ pub(crate) struct Buffer {
     bytes: BytesMut,
     announced: usize,
     held: Held,
-    buffers: Buffers,
+    buffers: BodyBuffers,
     verified: bool,
 }
 
@@ -203,9 +203,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn buffers(total: usize, tenant: usize) -> Buffers {
+    fn buffers(total: usize, tenant: usize) -> BodyBuffers {
         let buffer_wait = Duration::from_millis(20);
-        Buffers::new(&Limits {
+        BodyBuffers::new(&Limits {
             buffered_bytes: total * UNIT,
             tenant_buffered_bytes: tenant * UNIT,
             buffer_wait,
@@ -252,7 +252,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_gets_the_room_that_becomes_free() {
-        let buffers = Buffers::new(&Limits { buffered_bytes: UNIT, tenant_buffered_bytes: UNIT, ..Limits::default() });
+        let buffers =
+            BodyBuffers::new(&Limits { buffered_bytes: UNIT, tenant_buffered_bytes: UNIT, ..Limits::default() });
         let mut first = buffers.body(&tenant("a"), None, true);
         first.push(&[1]).await.unwrap();
         let (mut second, free) = (buffers.body(&tenant("b"), None, true), async { drop(first) });

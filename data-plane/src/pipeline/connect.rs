@@ -7,7 +7,7 @@ use crate::{
     http::client::Gauge,
     table::Table,
     telemetry::{Metrics, ServiceMetrics},
-    upstream::{About, Connection, Key, Upstreams},
+    upstream::{Connection, PoolHooks, PoolKey, Upstreams},
 };
 
 /// A request that may be sent, and the connection that it is going to be sent on.
@@ -27,8 +27,8 @@ pub(crate) async fn call(
     record: &mut Record,
 ) -> Result<Connected, Refusal> {
     let (service, credential) = (&permitted.service, &permitted.credential);
-    let key = Key { service: service.generation, credential: credential.generation };
-    let about = || {
+    let key = PoolKey { service: service.generation, credential: credential.generation };
+    let hooks = || {
         let (table, tenant) = (table.clone(), service.tenant.clone());
         let (service, credential) = (service.name.clone(), credential.name.clone());
         let gauge = metrics.service(&tenant, &service);
@@ -36,12 +36,12 @@ pub(crate) async fn call(
             table.service(&tenant, &service).is_some_and(|s| s.generation == key.service)
                 && table.credential(&tenant, &credential).is_some_and(|c| c.generation == key.credential)
         });
-        About { is_current, gauge }
+        PoolHooks { is_current, gauge }
     };
     let connection = if permitted.identified.admitted.websocket {
-        upstreams.connect_to_switch(key, service, about).await
+        upstreams.connect_to_switch(key, service, hooks).await
     } else {
-        upstreams.connect(key, service, about).await
+        upstreams.connect(key, service, hooks).await
     };
     let connection = connection.map_err(|error| {
         tracing::debug!(service = %service.name, %error, "no connection");

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use seks_service::{Service, Slot};
 
-use super::{route::Form, token};
+use super::{route::Naming, token};
 use crate::http::{HeaderList, fields};
 
 /// Never passed on to an upstream, beside [`token::CREDENTIAL_HEADERS`]: the connection's own, those that claim to say who
@@ -54,13 +54,13 @@ const NEVER_RETURNED: &[&str] = &[
 
 /// What an upstream may get of an agent's headers: all but [`NEVER_SENT`], what `Connection` names, names that some servers fold
 /// into others (`_`), every place where a token or another credential may stand, and any value with a token in it.
-pub(crate) fn request(headers: HeaderMap, service: &Service, strays: bool) -> HeaderList {
+pub(crate) fn request(headers: HeaderMap, service: &Service, has_other_tokens: bool) -> HeaderList {
     // `keep-alive` is dropped anyway, and is what nearly all of them say.
     let named = fields::connection_names(&headers).filter(|n| !n.eq_ignore_ascii_case("keep-alive"));
     let named: Vec<HeaderName> = named.filter_map(|n| HeaderName::from_bytes(n.as_bytes()).ok()).collect();
     HeaderList::kept_of(headers, OURS + service.headers.len() + service.injection.len(), |name, value| {
         let dropped = is_dropped(name, service) || named.contains(name);
-        !(dropped || (strays && token::has_token(value.as_bytes())))
+        !(dropped || (has_other_tokens && token::has_token(value.as_bytes())))
     })
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn add_ours(headers: &mut HeaderList, service: &Service) {
 }
 
 /// Takes out of an upstream's headers what an agent must not get, and points `Location` back at the node.
-pub(crate) fn response(headers: &mut HeaderMap, service: &Service, form: Form) {
+pub(crate) fn response(headers: &mut HeaderMap, service: &Service, form: Naming) {
     const LETTERS: Letters = Letters::of([NEVER_RETURNED]);
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> =
@@ -141,7 +141,7 @@ pub(crate) fn response(headers: &mut HeaderMap, service: &Service, form: Form) {
 
 /// `Location` in the broker's form where it stays on the service's authority; elsewhere it is the agent's to follow, without
 /// the credential.
-fn rewritten(location: &HeaderValue, service: &Service, form: Form) -> Option<HeaderValue> {
+fn rewritten(location: &HeaderValue, service: &Service, form: Naming) -> Option<HeaderValue> {
     let text = location.to_str().ok()?;
     let path = if text.starts_with('/') && !text.starts_with("//") {
         text
@@ -161,9 +161,9 @@ fn rewritten(location: &HeaderValue, service: &Service, form: Form) -> Option<He
         path
     };
     match form {
-        Form::Path => HeaderValue::try_from(format!("/api/{}{path}", service.name)).ok(),
-        Form::Host => HeaderValue::try_from(path).ok(),
-        Form::Forward => None,
+        Naming::Path => HeaderValue::try_from(format!("/api/{}{path}", service.name)).ok(),
+        Naming::Host => HeaderValue::try_from(path).ok(),
+        Naming::Forward => None,
     }
 }
 

@@ -15,7 +15,7 @@ use super::{audit::Record, filter, inject::Injected, refusal::Refusal, scrub::Ne
 use crate::{
     code::Code,
     config::UpstreamConfig,
-    http::client::{Answer, Patience, Severing, Upload, UploadState, UpstreamError},
+    http::client::{Answer, Patience, Upload, UploadGuard, UploadState, UpstreamError},
     table::{CredentialEntry, Cut},
 };
 
@@ -25,7 +25,7 @@ pub(crate) struct Answered {
     pub(crate) needles: Needles,
     pub(crate) cut: Cut,
     /// What is still being sent ends with the answer.
-    pub(crate) upload: Option<Severing>,
+    pub(crate) upload: Option<UploadGuard>,
     pub(crate) expires: Option<Instant>,
     /// What was offered with a WebSocket handshake.
     pub(crate) offer: Option<Box<Offer>>,

@@ -21,7 +21,7 @@ use super::{
     in_flight::expiry,
     prepared::{PreparedInjection, needles_with_signature},
     refusal::Refusal,
-    route::Form,
+    route::Naming,
     scrub::Needles,
     sigv4, token,
     websocket::Offer,
@@ -50,7 +50,7 @@ pub(crate) struct Injected {
     /// What is offered with a WebSocket handshake.
     pub(crate) offer: Option<Box<Offer>>,
     /// How the agent names the service.
-    pub(crate) form: Form,
+    pub(crate) form: Naming,
     /// The credential, if the control plane can make another when the upstream refuses this one.
     pub(crate) minted: Option<Arc<CredentialEntry>>,
     /// Only this file makes one.
@@ -82,13 +82,13 @@ pub(crate) enum Injection {
 }
 
 /// A credential that is opened only for a request that needs its fields.
-struct Sealed<'a> {
+struct LazyFields<'a> {
     credential: &'a CredentialEntry,
     service: &'a ServiceEntry,
     fields: OnceCell<Fields>,
 }
 
-impl Sealed<'_> {
+impl LazyFields<'_> {
     fn fields(&self) -> Option<&Fields> {
         if self.fields.get().is_none() {
             let _ = self.fields.set(self.credential.open_for(self.service).ok()?); // it was empty a moment ago
@@ -123,8 +123,8 @@ pub(crate) fn call(
     if !credential.is_bound_to(&service) {
         return Err(authorize::unbound());
     }
-    let sealed = Sealed { credential: &credential, service: &service, fields: OnceCell::new() };
-    let kept = connection.made_once(|| PreparedInjection::new(&service, sealed.fields()?)).ok_or(broken)?;
+    let sealed = LazyFields { credential: &credential, service: &service, fields: OnceCell::new() };
+    let prepared = connection.per_pool(|| PreparedInjection::new(&service, sealed.fields()?)).ok_or(broken)?;
     let form = identified.admitted.form();
     // gRPC: whoever asks for trailers says that it reads them.
     let wants_trailers = connection.is_h2() && filter::wants_trailers(&identified.admitted.parts.headers);
@@ -133,7 +133,7 @@ pub(crate) fn call(
         true => Some(Box::new(Offer::new(&headers).ok_or(broken)?)),
         false => None,
     };
-    let mut headers = filter::request(headers, &service, identified.strays);
+    let mut headers = filter::request(headers, &service, identified.has_other_tokens);
     filter::add_ours(&mut headers, &service);
     if let Some(traceparent) = record.upstream_began(service.forward_trace_context) {
         headers.set(HeaderName::from_static("traceparent"), traceparent);
@@ -144,17 +144,17 @@ pub(crate) fn call(
     if let Some(offer) = &offer {
         offer.write(&mut headers).ok_or(broken)?;
     }
-    let mut line = Zeroizing(line.text, line.path);
-    put_in(&service, &kept, || sealed.fields(), &mut headers, &mut line).ok_or(broken)?;
-    let mut needles = kept.needles.clone();
+    let mut line = SecretTarget { text: line.text, path_len: line.path };
+    apply_sites(&service, &prepared, || sealed.fields(), &mut headers, &mut line).ok_or(broken)?;
+    let mut needles = prepared.needles.clone();
     if let Some(signed) = &signed {
         let fields = sealed.fields().ok_or(broken)?;
-        let request = (&method, &mut headers, &kept.host, &mut line.0);
+        let request = (&method, &mut headers, &prepared.host, &mut line.text);
         let signature = sigv4::sign(signed, &service, fields, request).ok_or(broken)?;
         needles = needles_with_signature(fields, &signature);
     }
     if !connection.is_h2() {
-        headers.set(header::HOST, kept.host.clone());
+        headers.set(header::HOST, prepared.host.clone());
     }
     let request = Request { method, target: target(line).ok_or(broken)?, headers, body };
     let expires = expiry(identified.token.expires_at(), table.wall().unix_now());
@@ -163,15 +163,15 @@ pub(crate) fn call(
     Ok(Injection::Done(Box::new(injected)))
 }
 
-/// Writes every site of the service; `fields` is asked only for those that aren't kept.
-fn put_in<'f>(
+/// Writes every site of the service; `fields` is asked only for those that aren't prepared.
+fn apply_sites<'f>(
     service: &Service,
-    kept: &PreparedInjection,
+    prepared: &PreparedInjection,
     fields: impl Fn() -> Option<&'f Fields>,
     headers: &mut HeaderList,
-    line: &mut Zeroizing,
+    line: &mut SecretTarget,
 ) -> Option<()> {
-    for (site, header) in service.injection.iter().zip(&kept.headers) {
+    for (site, header) in service.injection.iter().zip(&prepared.headers) {
         match header {
             Some((name, value)) => headers.set(name.clone(), value.clone()),
             None => write(site, fields()?, line)?,
@@ -181,40 +181,43 @@ fn put_in<'f>(
 }
 
 /// Path and query, and where the query begins. Wiped if it isn't sent: it may hold a credential.
-struct Zeroizing(String, usize);
+struct SecretTarget {
+    text: String,
+    path_len: usize,
+}
 
-impl Drop for Zeroizing {
+impl Drop for SecretTarget {
     fn drop(&mut self) {
-        self.0.zeroize();
+        self.text.zeroize();
     }
 }
 
 /// Writes a site that is no header into the request's target.
-fn write(site: &Site, fields: &Fields, line: &mut Zeroizing) -> Option<()> {
+fn write(site: &Site, fields: &Fields, line: &mut SecretTarget) -> Option<()> {
     match site {
-        Site::Header(..) | Site::Basic(_) => Some(()), // kept
+        Site::Header(..) | Site::Basic(_) => Some(()), // prepared
         Site::Query(name, template) => {
             let mut value = render(template, fields, escape_query)?;
-            let mut text = String::with_capacity(line.0.len() + name.len() + value.len() + 2);
-            text.push_str(&line.0);
-            text.push(if line.0.len() == line.1 { '?' } else { '&' });
+            let mut text = String::with_capacity(line.text.len() + name.len() + value.len() + 2);
+            text.push_str(&line.text);
+            text.push(if line.text.len() == line.path_len { '?' } else { '&' });
             text.push_str(name);
             text.push('=');
             text.push_str(std::str::from_utf8(&value).ok()?);
             value.zeroize();
-            line.0.zeroize();
-            line.0 = text;
+            line.text.zeroize();
+            line.text = text;
             Some(())
         }
         Site::Path(template) => {
             let mut value = render(template, fields, escape_path)?;
-            let mut text = String::with_capacity(line.0.len() + value.len());
+            let mut text = String::with_capacity(line.text.len() + value.len());
             text.push_str(std::str::from_utf8(&value).ok()?);
-            text.push_str(&line.0);
-            line.1 += value.len();
+            text.push_str(&line.text);
+            line.path_len += value.len();
             value.zeroize();
-            line.0.zeroize();
-            line.0 = text;
+            line.text.zeroize();
+            line.text = text;
             Some(())
         }
     }
@@ -250,8 +253,8 @@ fn escape(value: &[u8], plain: &[u8], out: &mut Vec<u8>) {
 }
 
 /// The request's target. Its parts were checked one by one; that it can't break out of its line is checked once more.
-fn target(mut line: Zeroizing) -> Option<String> {
-    line.0.bytes().all(|b| b.is_ascii_graphic()).then(|| std::mem::take(&mut line.0))
+fn target(mut line: SecretTarget) -> Option<String> {
+    line.text.bytes().all(|b| b.is_ascii_graphic()).then(|| std::mem::take(&mut line.text))
 }
 
 #[cfg(test)]

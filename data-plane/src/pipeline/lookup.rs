@@ -36,13 +36,13 @@ pub(crate) struct Identified {
     /// The token is the path's first segment, which is not the upstream's to see.
     pub(crate) in_path: bool,
     /// Tokens stand elsewhere too: they are to be removed.
-    pub(crate) strays: bool,
+    pub(crate) has_other_tokens: bool,
     /// Only this file makes one.
     _proof: (),
 }
 
 /// A place that a token was found in.
-enum Place<'a> {
+enum TokenLocation<'a> {
     /// `Authorization: SCHEME token`; the scheme is empty for the bare value.
     Scheme(&'a [u8]),
     Basic(BasicPart),
@@ -60,8 +60,8 @@ const MOST_TOKENS: usize = 8;
 
 /// What stands in a request.
 #[derive(Default)]
-struct Presented<'a> {
-    tokens: Vec<(Place<'a>, Digest)>,
+struct FoundTokens<'a> {
+    tokens: Vec<(TokenLocation<'a>, Digest)>,
     damaged: bool,
 }
 
@@ -76,11 +76,11 @@ pub(crate) fn call(
     if !table.lease().valid() {
         return Err(Code::NodeStale.into());
     }
-    let presented = Presented::read(&admitted);
-    let chosen = with_shown(presented.choose(&admitted, table, record)?, &admitted, table, record)?;
-    let Some(Chosen { token, digest, version, service, in_path }) = chosen else {
+    let found_tokens = FoundTokens::read(&admitted);
+    let selected = with_proxy_token(found_tokens.choose(&admitted, table, record)?, &admitted, table, record)?;
+    let Some(SelectedToken { token, digest, version, service, in_path }) = selected else {
         let credential = CREDENTIAL_HEADERS.iter().any(|h| admitted.parts.headers.contains_key(*h));
-        let code = if presented.damaged || (credential && presented.tokens.is_empty()) {
+        let code = if found_tokens.damaged || (credential && found_tokens.tokens.is_empty()) {
             Code::TokenMalformed
         } else {
             Code::TokenMissing
@@ -91,7 +91,7 @@ pub(crate) fn call(
     if let Some(service) = &service {
         record.service(&service.tenant, &service.name, service.upstream.host());
     }
-    let strays = presented.tokens.len() > 1 || presented.damaged;
+    let has_other_tokens = found_tokens.tokens.len() > 1 || found_tokens.damaged;
     check(&token, caller)?;
     let service = match (service, &admitted.route) {
         (None, Route::Service { .. } | Route::Host { .. }) => return Err(Code::ServiceUnknown.into()),
@@ -100,32 +100,32 @@ pub(crate) fn call(
         }
         (service, _) => service,
     };
-    Ok(Identified { admitted, digest, token, version, service, in_path, strays, _proof: () })
+    Ok(Identified { admitted, digest, token, version, service, in_path, has_other_tokens, _proof: () })
 }
 
 /// A token that was shown to the proxy apart from the request stands for one that isn't in it; two that differ are ambiguous.
-fn with_shown(
-    chosen: Option<Chosen>,
+fn with_proxy_token(
+    selected: Option<SelectedToken>,
     admitted: &Admitted,
     table: &Table,
     record: &mut Record,
-) -> Result<Option<Chosen>, Refusal> {
-    match (chosen, admitted.shown) {
-        (Some(chosen), Some(shown)) if chosen.digest != shown => Err(Code::TokenAmbiguous.into()),
-        (None, Some(shown)) => match table.find(&shown) {
-            Found::Token(token) => Ok(Some(Chosen::new(token, shown, admitted, table))),
+) -> Result<Option<SelectedToken>, Refusal> {
+    match (selected, admitted.proxy_token) {
+        (Some(selected), Some(proxy_token)) if selected.digest != proxy_token => Err(Code::TokenAmbiguous.into()),
+        (None, Some(proxy_token)) => match table.find(&proxy_token) {
+            Found::Token(token) => Ok(Some(SelectedToken::new(token, proxy_token, admitted, table))),
             Found::Revoked(token) => {
                 record.identified(&token.tenant, &token.agent, &token.id);
                 Err(Code::TokenRevoked.into())
             }
             Found::Unknown => Err(Code::TokenUnknown.into()),
         },
-        (chosen, _) => Ok(chosen),
+        (selected, _) => Ok(selected),
     }
 }
 
 /// The token that a request is made with, and the service that it names.
-struct Chosen {
+struct SelectedToken {
     token: Arc<TokenEntry>,
     digest: Digest,
     version: u64,
@@ -133,7 +133,7 @@ struct Chosen {
     in_path: bool,
 }
 
-impl Chosen {
+impl SelectedToken {
     fn new(token: Arc<TokenEntry>, digest: Digest, admitted: &Admitted, table: &Table) -> Self {
         let version = token.tenant_slot().version(); // before the service is read
         let service = service_of(admitted, &token, table);
@@ -141,7 +141,7 @@ impl Chosen {
     }
 }
 
-impl<'a> Presented<'a> {
+impl<'a> FoundTokens<'a> {
     fn read(admitted: &'a Admitted) -> Self {
         let mut this = Self::default();
         this.read_headers(&admitted.parts.headers);
@@ -168,7 +168,7 @@ impl<'a> Presented<'a> {
             } else if has_token(value) {
                 match *name {
                     header::SEC_WEBSOCKET_PROTOCOL => self.read_subprotocols(value),
-                    _ => self.add(Place::Header(name), value),
+                    _ => self.add(TokenLocation::Header(name), value),
                 }
             }
         }
@@ -176,7 +176,7 @@ impl<'a> Presented<'a> {
 
     fn read_subprotocols(&mut self, value: &'a [u8]) {
         for protocol in value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|p| has_token(p)) {
-            self.add(Place::Subprotocol(protocol), protocol);
+            self.add(TokenLocation::Subprotocol(protocol), protocol);
         }
     }
 
@@ -190,7 +190,7 @@ impl<'a> Presented<'a> {
         } else if scheme == sigv4::HEADER_SCHEME.as_bytes() {
             self.add_signature(sigv4::header_access_key_id(rest).unwrap_or_default());
         } else if has_token(value) {
-            self.add(Place::Scheme(scheme), rest);
+            self.add(TokenLocation::Scheme(scheme), rest);
         }
     }
 
@@ -201,10 +201,10 @@ impl<'a> Presented<'a> {
             return;
         };
         if has_token(user) {
-            self.add(Place::Basic(BasicPart::User), user);
+            self.add(TokenLocation::Basic(BasicPart::User), user);
         }
         if has_token(password) {
-            self.add(Place::Basic(BasicPart::Password), password);
+            self.add(TokenLocation::Basic(BasicPart::Password), password);
         }
     }
 
@@ -213,7 +213,7 @@ impl<'a> Presented<'a> {
         let first = path.trim_start_matches('/').split('/').next().unwrap_or_default().as_bytes();
         let Some(at) = memchr::memmem::find(first, token::PREFIX.as_bytes()) else { return };
         match first.get(at..at + token::LEN) {
-            Some(token) => self.add(Place::Path(first), token),
+            Some(token) => self.add(TokenLocation::Path(first), token),
             None => self.damaged = true,
         }
     }
@@ -224,12 +224,12 @@ impl<'a> Presented<'a> {
             if has_token(raw.as_bytes())
                 && let Some(name) = request::names(raw).next()
             {
-                self.add(Place::Query(name), value.as_bytes());
+                self.add(TokenLocation::Query(name), value.as_bytes());
             }
         }
     }
 
-    fn add(&mut self, place: Place<'a>, value: &[u8]) {
+    fn add(&mut self, place: TokenLocation<'a>, value: &[u8]) {
         match token::parse(value) {
             Ok(digest) if self.tokens.len() < MOST_TOKENS => self.tokens.push((place, digest)),
             Ok(_) | Err(Malformed::Damaged) => self.damaged = true,
@@ -239,15 +239,20 @@ impl<'a> Presented<'a> {
 
     fn add_signature(&mut self, access_key_id: &[u8]) {
         match aws::digest_of(access_key_id) {
-            Some(digest) if self.tokens.len() < MOST_TOKENS => self.tokens.push((Place::Signature, digest)),
+            Some(digest) if self.tokens.len() < MOST_TOKENS => self.tokens.push((TokenLocation::Signature, digest)),
             Some(_) => self.damaged = true,
             None => {}
         }
     }
 
     /// The one token that stands where its service wants it.
-    fn choose(&self, admitted: &Admitted, table: &Table, record: &mut Record) -> Result<Option<Chosen>, Refusal> {
-        let mut chosen: Option<Chosen> = None;
+    fn choose(
+        &self,
+        admitted: &Admitted,
+        table: &Table,
+        record: &mut Record,
+    ) -> Result<Option<SelectedToken>, Refusal> {
+        let mut selected: Option<SelectedToken> = None;
         let (mut refused, mut revoked) = (None, None);
         for (place, digest) in &self.tokens {
             let token = match table.find(digest) {
@@ -262,24 +267,26 @@ impl<'a> Presented<'a> {
                     continue;
                 }
             };
-            let found = Chosen::new(token, *digest, admitted, table);
+            let found = SelectedToken::new(token, *digest, admitted, table);
             let counts = match (&found.service, &admitted.route) {
                 (Some(service), _) => service.slots.iter().any(|slot| place.is(slot)),
                 // Of a service that doesn't exist nobody knows where its SDKs put a key; a signature can't be verified for it.
                 (None, Route::Service { .. } | Route::Host { .. } | Route::Forward(_)) => {
-                    !matches!(place, Place::Signature)
+                    !matches!(place, TokenLocation::Signature)
                 }
-                (None, Route::Discovery) => matches!(place, Place::Scheme(_) | Place::Basic(_) | Place::Header(_)),
+                (None, Route::Discovery) => {
+                    matches!(place, TokenLocation::Scheme(_) | TokenLocation::Basic(_) | TokenLocation::Header(_))
+                }
             };
             if counts && place.stands_twice(&admitted.parts.headers) {
                 return Err(Code::TokenAmbiguous.into());
             }
-            let in_path = matches!(place, Place::Path(_));
-            if counts && chosen.replace(Chosen { in_path, ..found }).is_some() {
+            let in_path = matches!(place, TokenLocation::Path(_));
+            if counts && selected.replace(SelectedToken { in_path, ..found }).is_some() {
                 return Err(Code::TokenAmbiguous.into());
             }
         }
-        match (&chosen, refused) {
+        match (&selected, refused) {
             (None, Some(_)) if self.tokens.len() > 1 => Err(Code::TokenAmbiguous.into()),
             (None, Some(code)) => {
                 if let Some(token) = revoked {
@@ -287,7 +294,7 @@ impl<'a> Presented<'a> {
                 }
                 Err(code.into())
             }
-            _ => Ok(chosen),
+            _ => Ok(selected),
         }
     }
 }
@@ -303,7 +310,7 @@ fn service_of(admitted: &Admitted, token: &TokenEntry, table: &Table) -> Option<
     }
 }
 
-impl Place<'_> {
+impl TokenLocation<'_> {
     /// Whether its header has another value as well, a token or not: which of the two counts, everybody guesses differently.
     fn stands_twice(&self, headers: &HeaderMap) -> bool {
         let name = match self {

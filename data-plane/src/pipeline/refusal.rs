@@ -68,12 +68,12 @@ pub(crate) const METHODS: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
 /// Tells an SDK whether to send its request again, whatever the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// The type of [`Form::ProblemAsText`].
+/// The type of [`Format::ProblemAsText`].
 pub(crate) const PROBLEM_AS_TEXT: HeaderValue = HeaderValue::from_static("application/problem+json; charset=utf-8");
 
 /// How a client reads a refusal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum Format {
     /// As `application/problem+json`.
     #[default]
     Problem,
@@ -84,7 +84,7 @@ pub(crate) enum Form {
     Grpc,
 }
 
-impl Form {
+impl Format {
     pub(crate) fn asked_for(version: Version, headers: &HeaderMap) -> Self {
         let vendors = |accept: &HeaderValue| accept.as_bytes().starts_with(b"application/vnd.");
         match headers.get(header::ACCEPT) {
@@ -275,12 +275,12 @@ mod tests {
     fn only_a_client_that_asks_for_a_vendors_types_gets_a_problem_as_text() {
         let form = |accept: &'static str| {
             let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
-            Form::asked_for(Version::HTTP_11, &headers)
+            Format::asked_for(Version::HTTP_11, &headers)
         };
-        assert_eq!(form("application/vnd.github.v3+json"), Form::ProblemAsText);
-        assert_eq!(form("application/json"), Form::Problem);
-        assert_eq!(form("*/*"), Form::Problem);
-        assert_eq!(Form::asked_for(Version::HTTP_11, &HeaderMap::new()), Form::Problem);
+        assert_eq!(form("application/vnd.github.v3+json"), Format::ProblemAsText);
+        assert_eq!(form("application/json"), Format::Problem);
+        assert_eq!(form("*/*"), Format::Problem);
+        assert_eq!(Format::asked_for(Version::HTTP_11, &HeaderMap::new()), Format::Problem);
     }
 
     #[test]

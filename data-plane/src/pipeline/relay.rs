@@ -16,21 +16,21 @@ use super::{audit::Record, forward::Answered, in_flight::InFlight, refusal::Refu
 use crate::{
     code::Code,
     http::{
-        client::{Answer, Severing},
+        client::{Answer, UploadGuard},
         fields,
-        server::Severed,
+        server::Abort,
     },
     table::Cut,
 };
 
 /// The body of an answer.
-pub(crate) struct Outgoing(Kind);
+pub(crate) struct OutgoingBody(Kind);
 
 enum Kind {
     /// Our own words.
     Fixed(Option<Bytes>),
     /// The upstream's.
-    Relayed(Box<Relayed>),
+    RelayedBody(Box<RelayedBody>),
     /// None: the connection becomes a tunnel.
     Tunnel(Box<dyn Tunnel>),
 }
@@ -43,7 +43,7 @@ pub(crate) trait Tunnel: Send {
 
 /// Why an answer was broken off. The stream is reset, or the connection closed, so that nobody takes it for whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BrokenOff {
+pub(crate) enum RelayError {
     /// The right to it has ended.
     #[error("the right to the answer has ended")]
     Cut,
@@ -58,7 +58,7 @@ pub(crate) enum BrokenOff {
     Upstream,
 }
 
-struct Relayed {
+struct RelayedBody {
     body: scrub::Body<scrub::Decoded<Answer>>,
     cut: Cut,
     expires: Option<Instant>,
@@ -66,7 +66,7 @@ struct Relayed {
     last: Instant,
     timer: Option<Pin<Box<Sleep>>>,
     /// Ends with it: the request in flight, and what is still being sent of it.
-    _held: (InFlight, Option<Severing>),
+    _held: (InFlight, Option<UploadGuard>),
 }
 
 /// Last stage before the agent: takes out of the answer what was put into the request, and lets it go while the right to it
@@ -76,7 +76,7 @@ pub(crate) fn call(
     idle: Duration,
     in_flight: InFlight,
     record: &mut Record,
-) -> Result<Response<Outgoing>, Refusal> {
+) -> Result<Response<OutgoingBody>, Refusal> {
     let Answered { response, needles, cut, upload, expires, offer, .. } = answered;
     let mut response = scrub::response(response, needles, record.counters()).map_err(|_| {
         record.upstream_failed(Code::UpstreamUnreachable);
@@ -86,10 +86,10 @@ pub(crate) fn call(
         fields::close_after(response.headers_mut()); // the agent may believe that its connection is another protocol's by now
     }
     let held = (in_flight, upload);
-    Ok(response.map(|body| Outgoing::relayed(body, cut, expires, idle, held)))
+    Ok(response.map(|body| OutgoingBody::relayed(body, cut, expires, idle, held)))
 }
 
-impl Outgoing {
+impl OutgoingBody {
     pub(crate) fn fixed(bytes: Bytes) -> Self {
         Self(Kind::Fixed(Some(bytes)))
     }
@@ -111,9 +111,9 @@ impl Outgoing {
         cut: Cut,
         expires: Option<Instant>,
         idle: Duration,
-        held: (InFlight, Option<Severing>),
+        held: (InFlight, Option<UploadGuard>),
     ) -> Self {
-        Self(Kind::Relayed(Box::new(Relayed {
+        Self(Kind::RelayedBody(Box::new(RelayedBody {
             body,
             cut,
             expires,
@@ -125,10 +125,10 @@ impl Outgoing {
     }
 }
 
-impl Relayed {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+impl RelayedBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         if Pin::new(&mut self.cut).poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(BrokenOff::Cut)));
+            return Poll::Ready(Some(Err(RelayError::Cut)));
         }
         if self.cut.is_open() {
             return Poll::Pending;
@@ -139,13 +139,13 @@ impl Relayed {
         };
         self.last = Instant::now();
         if self.expires.is_some_and(|at| self.last >= at) {
-            return Poll::Ready(Some(Err(BrokenOff::Expired)));
+            return Poll::Ready(Some(Err(RelayError::Expired)));
         }
-        Poll::Ready(frame.map(|f| f.map_err(|_| BrokenOff::Upstream)))
+        Poll::Ready(frame.map(|f| f.map_err(|_| RelayError::Upstream)))
     }
 
     /// One timer for silence and expiry, set when the upstream first keeps us waiting and moved only when it goes off.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<BrokenOff> {
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<RelayError> {
         let silent = self.last + self.idle;
         let deadline = self.expires.map_or(silent, |at| at.min(silent));
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
@@ -153,24 +153,24 @@ impl Relayed {
             ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
             if self.expires.is_some_and(|at| now >= at) {
-                return Poll::Ready(BrokenOff::Expired);
+                return Poll::Ready(RelayError::Expired);
             }
             if now >= silent {
-                return Poll::Ready(BrokenOff::Idle);
+                return Poll::Ready(RelayError::Idle);
             }
             timer.as_mut().reset(deadline);
         }
     }
 }
 
-impl Body for Outgoing {
+impl Body for OutgoingBody {
     type Data = Bytes;
-    type Error = BrokenOff;
+    type Error = RelayError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         match &mut self.get_mut().0 {
             Kind::Fixed(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Kind::Relayed(relayed) => relayed.poll(cx),
+            Kind::RelayedBody(relayed) => relayed.poll(cx),
             Kind::Tunnel(_) => Poll::Ready(None),
         }
     }
@@ -178,7 +178,7 @@ impl Body for Outgoing {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Fixed(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Kind::Relayed(relayed) => relayed.body.is_end_stream(),
+            Kind::RelayedBody(relayed) => relayed.body.is_end_stream(),
             Kind::Tunnel(_) => true,
         }
     }
@@ -186,17 +186,17 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Fixed(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Kind::Relayed(relayed) => relayed.body.size_hint(),
+            Kind::RelayedBody(relayed) => relayed.body.size_hint(),
             Kind::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }
 
-impl Severed for Outgoing {
+impl Abort for OutgoingBody {
     /// An agent that doesn't read what it was sent must not keep what it may no longer have from ending.
-    fn poll_severed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.0 {
-            Kind::Relayed(relayed) => Pin::new(&mut relayed.cut).poll(cx).map(drop),
+            Kind::RelayedBody(relayed) => Pin::new(&mut relayed.cut).poll(cx).map(drop),
             Kind::Fixed(_) | Kind::Tunnel(_) => Poll::Pending,
         }
     }

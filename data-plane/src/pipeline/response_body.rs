@@ -10,15 +10,15 @@ use http_body::{Frame, SizeHint};
 
 use super::{
     audit::{self, Record},
-    relay::{BrokenOff, Outgoing},
+    relay::{OutgoingBody, RelayError},
 };
-use crate::http::server::Severed;
+use crate::http::server::Abort;
 
 /// The body of every answer: closes the request's record when it ends. Behind a `101` there is none, and the tunnel closes the record.
-pub(crate) struct AnswerBody(Option<audit::Body<Outgoing>>);
+pub(crate) struct ResponseBody(Option<audit::Body<OutgoingBody>>);
 
-impl AnswerBody {
-    pub(crate) fn new(body: Outgoing, record: Record) -> Self {
+impl ResponseBody {
+    pub(crate) fn new(body: OutgoingBody, record: Record) -> Self {
         match body.into_tunnel() {
             Err(body) => Self(Some(audit::Body::new(body, record))),
             Ok(tunnel) => {
@@ -29,11 +29,11 @@ impl AnswerBody {
     }
 }
 
-impl http_body::Body for AnswerBody {
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
-    type Error = BrokenOff;
+    type Error = RelayError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         match &mut self.get_mut().0 {
             Some(body) => Pin::new(body).poll_frame(cx),
             None => Poll::Ready(None),
@@ -49,8 +49,8 @@ impl http_body::Body for AnswerBody {
     }
 }
 
-impl Severed for AnswerBody {
-    fn poll_severed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().map_or(Poll::Pending, |body| body.inner_mut().poll_severed(cx))
+impl Abort for ResponseBody {
+    fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().map_or(Poll::Pending, |body| body.inner_mut().poll_aborted(cx))
     }
 }

@@ -9,17 +9,17 @@ use crate::table::{ServiceEntry, TokenEntry};
 
 /// How requests came to the node.
 #[derive(Clone)]
-pub(crate) enum Entry {
+pub(crate) enum ProxyMode {
     /// By its own name: path mode and host mode.
     Direct,
     /// As to a proxy.
     Forward,
     /// Through a tunnel to a host that the node stands for.
-    Within(Arc<Via>),
+    Within(Arc<TunnelContext>),
 }
 
 /// A tunnel, as the requests in it see it.
-pub(crate) struct Via {
+pub(crate) struct TunnelContext {
     /// The host that the agent believes to speak to.
     pub(crate) origin: Origin,
     /// The token that the tunnel was asked for with.
@@ -45,7 +45,7 @@ pub(crate) enum Route {
 
 /// How agents name a service, which is how the node must name it to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum Naming {
     /// `/api/SERVICE`.
     Path,
     /// `SERVICE.SUFFIX`.

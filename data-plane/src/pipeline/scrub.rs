@@ -9,7 +9,7 @@
 //! A hit is overwritten with `*`, byte for byte. That keeps `Content-Length`, framing and streaming as they are, and nothing
 //! is held back but the beginning of a match that the next byte may complete.
 //!
-//! How: a body is skimmed for short windows of the raw, base64, hex and UTF forms ([`skim`]), several bytes a step, and for
+//! How: a body is skimmed for short windows of the raw, base64, hex and UTF forms ([`prefilter`]), several bytes a step, and for
 //! the bytes that introduce escapes. Only where one of these fits, a needle is followed token by token ([`matcher`]), in
 //! time linear in the body. The state survives from chunk to chunk ([`scrubber`]).
 //!
@@ -22,8 +22,8 @@ mod events;
 mod matcher;
 mod messages;
 mod needles;
+mod prefilter;
 mod scrubber;
-mod skim;
 mod token;
 
 use std::sync::Arc;

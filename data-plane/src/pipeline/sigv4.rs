@@ -1,7 +1,7 @@
 //! Services that take signed requests (AWS Signature Version 4): the agent's SDK has signed with a fake key pair, the upstream
 //! wants the real one.
 //!
-//! [`lookup`](super::lookup) finds the token by the access key id; [`Presented::verify`] holds the signature against the whole request
+//! [`lookup`](super::lookup) finds the token by the access key id; [`PresentedSignature::verify`] holds the signature against the whole request
 //! before a policy looks at it, because an access key id is no secret; [`sign()`] makes the upstream's signature, last of all.
 //! No order (`x-amz-…`) that the agent didn't sign is signed for it.
 
@@ -27,7 +27,7 @@ pub(crate) use self::{
 };
 use self::{
     canonical::Canonical,
-    claim::{Claim, Form},
+    claim::{Claim, Placement},
 };
 use super::refusal::Refusal;
 use crate::code::Code;
@@ -51,7 +51,7 @@ pub(crate) enum Payload {
 /// A request whose signature was verified: what is needed to sign it again.
 pub(crate) struct Signed {
     /// In the head, or in the query of a presigned URL.
-    form: Form,
+    form: Placement,
     payload: Payload,
     /// The agent said in `x-amz-content-sha256` what is signed: so does the node.
     says_payload: bool,
@@ -77,13 +77,13 @@ impl SeenBody {
 }
 
 /// A signature as it was presented, before the body is there.
-pub(crate) struct Presented<'a> {
+pub(crate) struct PresentedSignature<'a> {
     claim: Claim<'a>,
     payload: Option<Payload>,
     unsigned: Vec<&'static str>,
 }
 
-impl<'a> Presented<'a> {
+impl<'a> PresentedSignature<'a> {
     /// Reads the signature of a request, and refuses what can be seen to be wrong without the body.
     pub(crate) fn read(parts: &'a Parts, target: &'a str, sigv4: &SigV4, now: i64) -> Result<Self, Refusal> {
         let claim = Claim::read(parts, target)?;
@@ -128,7 +128,7 @@ impl<'a> Presented<'a> {
         (sigv4, digest, fields): (&SigV4, &Digest, &Fields),
         body: Option<&SeenBody>,
     ) -> Result<Signed, Refusal> {
-        let says_payload = self.payload.is_some() && self.claim.form == Form::Head;
+        let says_payload = self.payload.is_some() && self.claim.form == Placement::Head;
         let hash = || Payload::Hash(body.map_or_else(|| Sha256::digest(b"").into(), |body| body.hash));
         let payload = self.payload.unwrap_or_else(hash);
         let canonical = Canonical { claim: &self.claim, parts, target, payload: &payload, sigv4 };

@@ -10,40 +10,40 @@ use super::{Proxy, recycled_future::RecycledFuture};
 use crate::{
     http::server::{self, Handler, Peer, Protocol, RequestBody, Stream, Upgraded, Violation},
     pipeline::{
-        response_body::AnswerBody,
-        route::{Entry, Via},
+        response_body::ResponseBody,
+        route::{ProxyMode, TunnelContext},
     },
-    tunnel::interception::{Leaves, ServeWithin},
+    tunnel::interception::{CertificateCache, TunnelServer},
 };
 
 /// Gives requests to the proxy, and says how they came to the node.
 #[derive(Clone)]
 pub(crate) struct ProxyHandler {
     proxy: Arc<Proxy>,
-    entry: Entry,
+    mode: ProxyMode,
 }
 
 impl ProxyHandler {
-    pub(crate) fn new(proxy: Arc<Proxy>, entry: Entry) -> Self {
-        Self { proxy, entry }
+    pub(crate) fn new(proxy: Arc<Proxy>, mode: ProxyMode) -> Self {
+        Self { proxy, mode }
     }
 }
 
 impl Handler for ProxyHandler {
-    type Body = AnswerBody;
+    type Body = ResponseBody;
     type Handling = RecycledFuture;
 
     fn handle(&self, request: Request<RequestBody>, peer: &Peer) -> RecycledFuture {
-        let (proxy, entry, activity) = (self.proxy.clone(), self.entry.clone(), peer.activity.clone());
+        let (proxy, mode, activity) = (self.proxy.clone(), self.mode.clone(), peer.activity.clone());
         let caller = proxy.caller(peer.source, peer.tls);
-        RecycledFuture::new(async move { proxy.handle(request, caller, &entry, activity).await })
+        RecycledFuture::new(async move { proxy.handle(request, caller, &mode, activity).await })
     }
 
-    fn refuse(&self, violation: Violation) -> Response<AnswerBody> {
+    fn refuse(&self, violation: Violation) -> Response<ResponseBody> {
         self.proxy.refuse(&violation.into())
     }
 
-    fn refuse_stream(&self, violation: Violation) -> Response<AnswerBody> {
+    fn refuse_stream(&self, violation: Violation) -> Response<ResponseBody> {
         self.proxy.refuse_stream(&violation.into())
     }
 
@@ -52,20 +52,20 @@ impl Handler for ProxyHandler {
     }
 }
 
-impl ServeWithin for Proxy {
-    fn certificates(&self) -> &Leaves {
+impl TunnelServer for Proxy {
+    fn certificates(&self) -> &CertificateCache {
         &self.certificates
     }
 
-    fn serve_within<'a>(
+    fn serve_tunnel<'a>(
         self: Arc<Self>,
-        via: Arc<Via>,
+        tunnel: Arc<TunnelContext>,
         stream: Stream,
         protocol: Protocol,
         connection: Upgraded<'a>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
-            let handler = ProxyHandler::new(self, Entry::Within(via));
+            let handler = ProxyHandler::new(self, ProxyMode::Within(tunnel));
             server::serve(&handler, stream, protocol, Instant::now(), connection).await;
         })
     }

@@ -13,23 +13,23 @@ use std::{
 use hyper::Response;
 use tokio_util::sync::ReusableBoxFuture;
 
-use crate::pipeline::response_body::AnswerBody;
+use crate::pipeline::response_body::ResponseBody;
 
 /// Blocks that a thread keeps: as many as requests are usually under way on it.
 const MAX_SPARE: usize = 64;
 
 thread_local! {
-    static SPARE: RefCell<Vec<ReusableBoxFuture<'static, Response<AnswerBody>>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<ReusableBoxFuture<'static, Response<ResponseBody>>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// One request's future.
 pub(crate) struct RecycledFuture {
     /// Absent once it is done.
-    future: Option<ReusableBoxFuture<'static, Response<AnswerBody>>>,
+    future: Option<ReusableBoxFuture<'static, Response<ResponseBody>>>,
 }
 
 impl RecycledFuture {
-    pub(super) fn new(future: impl Future<Output = Response<AnswerBody>> + Send + 'static) -> Self {
+    pub(super) fn new(future: impl Future<Output = Response<ResponseBody>> + Send + 'static) -> Self {
         let spare = SPARE.with_borrow_mut(Vec::pop);
         let future = match spare {
             None => ReusableBoxFuture::new(future),
@@ -43,9 +43,9 @@ impl RecycledFuture {
 }
 
 impl Future for RecycledFuture {
-    type Output = Response<AnswerBody>;
+    type Output = Response<ResponseBody>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<AnswerBody>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<ResponseBody>> {
         let Some(future) = &mut self.future else { return Poll::Pending };
         let handled = ready!(future.poll(cx));
         // One that is dropped before it is done is not kept: what it holds has to go at once.

@@ -14,26 +14,26 @@ use crate::pipeline::audit::Counters;
 
 /// Shows that there is life, and counts it.
 #[derive(Clone)]
-pub(crate) struct Pulse {
+pub(crate) struct IdleTracker {
     began: Instant,
     last: Arc<AtomicU64>,
     counters: Arc<Counters>,
 }
 
-impl Pulse {
+impl IdleTracker {
     pub(crate) fn new(counters: Arc<Counters>) -> Self {
         Self { began: Instant::now(), last: Arc::default(), counters }
     }
 
     /// Something came.
-    pub(crate) fn beat(&self) {
+    pub(crate) fn touch(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(now, Ordering::Relaxed);
     }
 
     /// So many bytes came from the agent.
     pub(crate) fn sent(&self, bytes: usize) {
-        self.beat();
+        self.touch();
         self.counters.sent(bytes);
     }
 
@@ -43,7 +43,7 @@ impl Pulse {
     }
 
     /// Ends when nothing came for `idle`.
-    pub(crate) async fn stopped(&self, idle: Duration) {
+    pub(crate) async fn idle_for(&self, idle: Duration) {
         loop {
             let deadline = self.began + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
             if Instant::now() >= deadline {

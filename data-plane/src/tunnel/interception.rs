@@ -16,20 +16,20 @@ use seks_types::{
 };
 use tokio::time::Instant;
 
-pub(crate) use self::certificates::Leaves;
+pub(crate) use self::certificates::CertificateCache;
 use super::passthrough;
 use crate::{
     code::Code,
     config::Config,
-    http::server::{self, Link, Protocol, Stream, Upgrade, Upgraded},
+    http::server::{self, ConnectionHandle, Protocol, Stream, Upgrade, Upgraded},
     pipeline::{
         audit::Record,
         caller::Caller,
         in_flight::{InFlight, InFlightLimits, expiry},
         origin::Origin,
         refusal::Refusal,
-        relay::{Outgoing, Tunnel},
-        route::{Via, granted},
+        relay::{OutgoingBody, Tunnel},
+        route::{TunnelContext, granted},
         token::{check, proxy_token},
     },
     table::{CredentialEntry, Cut, Found, ServiceEntry, Table, TokenEntry},
@@ -39,17 +39,17 @@ use crate::{
 /// A tunnel that is about to open.
 pub(crate) struct Interception {
     /// For the requests in it.
-    via: Arc<Via>,
+    context: Arc<TunnelContext>,
     ca: Arc<CredentialEntry>,
     cut: Option<Cut>,
     expires: Option<Instant>,
     in_flight: InFlight,
     record: Option<Record>,
-    within: Arc<dyn ServeWithin>,
+    within: Arc<dyn TunnelServer>,
 }
 
 /// Who asks for a tunnel.
-struct Asker {
+struct TunnelRequester {
     tenant: TenantName,
     token: Option<(Arc<TokenEntry>, Digest)>,
 }
@@ -61,9 +61,9 @@ pub(crate) async fn connect(
     table: &Arc<Table>,
     (config, addresses, limits): (&Config, &AddressResolver, &Arc<InFlightLimits>),
     in_flight: InFlight,
-    within: Arc<dyn ServeWithin>,
+    within: Arc<dyn TunnelServer>,
     record: &mut Record,
-) -> Result<Response<Outgoing>, Refusal> {
+) -> Result<Response<OutgoingBody>, Refusal> {
     record.table(table.revision());
     if !table.lease().valid() {
         return Err(Code::NodeStale.into());
@@ -74,26 +74,26 @@ pub(crate) async fn connect(
     let origin = Origin::of_tunnel(&parts.uri).ok_or_else(|| Refusal::invalid("CONNECT takes host:port"))?;
     // Whose services may be asked for by who shows no token yet.
     let tenant = config.forward_proxy.as_ref().and_then(|c| c.tenant.as_deref()?.try_into().ok());
-    let asker = Asker::read(&parts.headers, table, tenant, record)?;
-    if let Some((token, _)) = &asker.token {
+    let requester = TunnelRequester::read(&parts.headers, table, tenant, record)?;
+    if let Some((token, _)) = &requester.token {
         record.identified(token.tenant(), token.agent_name(), token.id());
         check(token, caller)?;
     }
-    let Some(service) = asker.service(&origin, table) else {
-        let (token, leave, cut) = asker.leave(&origin, table).ok_or_else(|| {
+    let Some(service) = requester.service(&origin, table) else {
+        let (token, leave, cut) = requester.leave(&origin, table).ok_or_else(|| {
             Refusal::from(Code::ServiceNotGranted).with_detail("no service that may be reached is at that host")
         })?;
         let in_flight = in_flight.of(token, limits, table)?;
         return passthrough::open(&origin, &leave, token, cut, (&config.upstream, addresses), in_flight, record).await;
     };
     record.service(&service.tenant, &service.name, service.upstream.host());
-    let ca = asker.ca(table).ok_or_else(|| {
+    let ca = requester.ca(table).ok_or_else(|| {
         Refusal::from(Code::ServiceNotGranted)
             .with_detail("HTTPS_PROXY mode takes a token that grants `seks-interception`")
     })?;
     let mut cut = None;
     let mut expires = None;
-    if let Some((token, digest)) = &asker.token {
+    if let Some((token, digest)) = &requester.token {
         let mut watch = table.register(*digest, token, &service.name).ok_or(Code::ServiceNotGranted)?;
         if let Some(reason) = watch.reason() {
             return Err(Code::from(reason).into());
@@ -102,12 +102,12 @@ pub(crate) async fn connect(
         expires = expiry(token.expires_at(), caller.now);
     }
     record.decided(true, &[]);
-    let via = Arc::new(Via { origin, digest: asker.token.map(|(_, digest)| digest) });
-    let interception = Interception { via, ca, cut, expires, in_flight, record: None, within };
-    Ok(Response::new(Outgoing::tunnel(Box::new(interception))))
+    let context = Arc::new(TunnelContext { origin, digest: requester.token.map(|(_, digest)| digest) });
+    let interception = Interception { context, ca, cut, expires, in_flight, record: None, within };
+    Ok(Response::new(OutgoingBody::tunnel(Box::new(interception))))
 }
 
-impl Asker {
+impl TunnelRequester {
     fn read(
         headers: &HeaderMap,
         table: &Table,
@@ -155,25 +155,25 @@ impl Asker {
 }
 
 /// What goes to the connection that a tunnel was asked for on.
-struct Opened {
+struct OpenTunnel {
     /// The certificate to show, and its key.
     tls: Arc<rustls::ServerConfig>,
     /// For the requests inside.
-    via: Arc<Via>,
+    context: Arc<TunnelContext>,
     cut: Option<Cut>,
     expires: Option<Instant>,
     record: Record,
 }
 
 /// Serves the requests inside a tunnel.
-pub(crate) trait ServeWithin: Send + Sync {
+pub(crate) trait TunnelServer: Send + Sync {
     /// The certificates that were made so far.
-    fn certificates(&self) -> &Leaves;
+    fn certificates(&self) -> &CertificateCache;
 
     /// Serves a connection whose requests came through a tunnel.
-    fn serve_within<'a>(
+    fn serve_tunnel<'a>(
         self: Arc<Self>,
-        via: Arc<Via>,
+        context: Arc<TunnelContext>,
         stream: Stream,
         protocol: Protocol,
         connection: Upgraded<'a>,
@@ -198,19 +198,19 @@ impl Upgrade for Interception {
     ) -> Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>> {
         Box::pin(async move {
             let within = self.within.clone();
-            let opened = self.open()?;
+            let open = self.open()?;
             let (mut stream, protocol) =
-                match server::accept_within(connection.settings, opened.tls.clone(), stream).await {
+                match server::accept_within(connection.settings, open.tls.clone(), stream).await {
                     Ok(accepted) => accepted,
                     Err(Some(error)) => {
-                        opened.failed(&error);
+                        open.failed(&error);
                         return None;
                     }
                     Err(None) => return None,
                 };
             let link = stream.link();
-            let serve = within.serve_within(opened.via.clone(), stream, protocol, connection);
-            opened.run(serve, &link).await;
+            let serve = within.serve_tunnel(open.context.clone(), stream, protocol, connection);
+            open.run(serve, &link).await;
             None
         })
     }
@@ -218,16 +218,16 @@ impl Upgrade for Interception {
 
 impl Interception {
     /// Makes the certificate. What is in the tunnel counts for its token by itself.
-    fn open(self) -> Option<Opened> {
-        let Self { via, ca, cut, expires, in_flight, record, within } = self;
+    fn open(self) -> Option<OpenTunnel> {
+        let Self { context, ca, cut, expires, in_flight, record, within } = self;
         drop(in_flight);
-        let tls = within.certificates().config(&ca, via.origin.host());
+        let tls = within.certificates().config(&ca, context.origin.host());
         let tls = tls.inspect_err(|error| tracing::warn!(%error, "cannot make a certificate: is the tenant's CA one?"));
-        Some(Opened { tls: tls.ok()?, via, cut, expires, record: record? })
+        Some(OpenTunnel { tls: tls.ok()?, context, cut, expires, record: record? })
     }
 }
 
-impl Opened {
+impl OpenTunnel {
     /// The handshake has failed. A client that asks for another host than that of the tunnel is refused; the rest has gone away.
     fn failed(mut self, error: &std::io::Error) {
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
@@ -237,7 +237,7 @@ impl Opened {
     }
 
     /// Serves the tunnel with `serve` for as long as there is a right to it; `link` is the connection in it.
-    async fn run(self, serve: impl Future<Output = ()>, link: &Link) {
+    async fn run(self, serve: impl Future<Output = ()>, link: &ConnectionHandle) {
         let Self { cut, expires, mut record, .. } = self;
         let ended = async {
             match cut {

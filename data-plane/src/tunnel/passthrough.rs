@@ -23,17 +23,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::idle::Pulse;
+use super::idle::IdleTracker;
 use crate::{
     code::Code,
     config::UpstreamConfig,
-    http::server::{Link, Stream, Upgrade, Upgraded},
+    http::server::{ConnectionHandle, Stream, Upgrade, Upgraded},
     pipeline::{
         audit::Record,
         in_flight::{InFlight, expiry},
         origin::Origin,
         refusal::Refusal,
-        relay::{Outgoing, Tunnel},
+        relay::{OutgoingBody, Tunnel},
     },
     table::{Cut, ServiceEntry, TokenEntry},
     upstream::AddressResolver,
@@ -43,7 +43,7 @@ use crate::{
 const BUFFER: usize = 16 * 1024;
 
 /// A tunnel that is about to open.
-pub(crate) struct Passage {
+pub(crate) struct Passthrough {
     host: TcpStream,
     cut: Cut,
     expires: Option<Instant>,
@@ -61,7 +61,7 @@ pub(crate) async fn open(
     (config, addresses): (&UpstreamConfig, &AddressResolver),
     in_flight: InFlight,
     record: &mut Record,
-) -> Result<Response<Outgoing>, Refusal> {
+) -> Result<Response<OutgoingBody>, Refusal> {
     record.service(&leave.tenant, &leave.name, origin.host());
     record.port(origin.port());
     record.upstream_began(false);
@@ -75,8 +75,8 @@ pub(crate) async fn open(
     }
     record.decided(true, &[]);
     let (expires, idle) = (expiry(token.expires_at(), cut.unix_now()), config.idle_timeout);
-    let passage = Passage { host, cut, expires, idle, in_flight, record: None };
-    Ok(Response::new(Outgoing::tunnel(Box::new(passage))))
+    let passthrough = Passthrough { host, cut, expires, idle, in_flight, record: None };
+    Ok(Response::new(OutgoingBody::tunnel(Box::new(passthrough))))
 }
 
 /// A connection to exactly an address that was checked, as every upstream's.
@@ -94,7 +94,7 @@ async fn dial(origin: &Origin, leave: &ServiceEntry, addresses: &AddressResolver
     Ok(tcp)
 }
 
-impl Tunnel for Passage {
+impl Tunnel for Passthrough {
     fn hand_over(mut self: Box<Self>, record: Record) {
         self.record = Some(record);
         if let Some(activity) = self.in_flight.leave_connection() {
@@ -103,7 +103,7 @@ impl Tunnel for Passage {
     }
 }
 
-impl Upgrade for Passage {
+impl Upgrade for Passthrough {
     fn run<'a>(
         self: Box<Self>,
         mut stream: Stream,
@@ -118,19 +118,24 @@ impl Upgrade for Passage {
     }
 }
 
-impl Passage {
+impl Passthrough {
     /// Passes bytes both ways until both ends have said that there are no more, or the right to it ends. `link` is `agent`'s.
-    async fn pass_both_ways(self, agent: impl AsyncRead + AsyncWrite, link: &Link, stop: &CancellationToken) {
+    async fn pass_both_ways(
+        self,
+        agent: impl AsyncRead + AsyncWrite,
+        link: &ConnectionHandle,
+        stop: &CancellationToken,
+    ) {
         let Self { host, mut cut, expires, idle, in_flight, record } = self;
         let Some(mut record) = record else { return };
-        let pulse = Pulse::new(record.counters().clone());
+        let idle_tracker = IdleTracker::new(record.counters().clone());
         let (from_agent, to_agent) = split(agent);
         let (from_host, to_host) = host.into_split();
         let both = async {
-            let sent = |bytes| pulse.sent(bytes);
+            let sent = |bytes| idle_tracker.sent(bytes);
             let received = |bytes| {
-                pulse.beat();
-                pulse.received(bytes);
+                idle_tracker.touch();
+                idle_tracker.received(bytes);
             };
             tokio::try_join!(pass(from_agent, to_host, sent), pass(from_host, to_agent, received))
         };
@@ -145,7 +150,7 @@ impl Passage {
             biased; // the right to it comes first
             reason = &mut cut => (Some(Code::from(reason)), false),
             () = expired => (Some(Code::TokenExpired), false),
-            () = pulse.stopped(idle) => (None, false),
+            () = idle_tracker.idle_for(idle) => (None, false),
             () = stop.cancelled() => (None, false),
             ended = &mut both => (None, ended.is_ok()),
         };

@@ -49,11 +49,11 @@ impl Counts {
     }
 }
 
-fn about() -> About {
-    About { is_current: Box::new(|| true), gauge: Arc::new(Counts::default()) }
+fn hooks() -> PoolHooks {
+    PoolHooks { is_current: Box::new(|| true), gauge: Arc::new(Counts::default()) }
 }
 
-const KEY: Key = Key { service: 1, credential: 1 };
+const KEY: PoolKey = PoolKey { service: 1, credential: 1 };
 
 #[tokio::test(start_paused = true)]
 async fn a_pool_is_closed_once_its_credential_is_not_the_current_one() {
@@ -63,10 +63,10 @@ async fn a_pool_is_closed_once_its_credential_is_not_the_current_one() {
     let asked = current.clone();
     let counts = Arc::new(Counts::default());
     let is_current = Box::new(move || asked.load(std::sync::atomic::Ordering::Relaxed));
-    let about = About { is_current, gauge: counts.clone() };
-    let connection = upstreams.connect(KEY, &service, || about).await.unwrap();
+    let hooks = PoolHooks { is_current, gauge: counts.clone() };
+    let connection = upstreams.connect(KEY, &service, || hooks).await.unwrap();
     assert_eq!(counts.now(), [1, 0]);
-    let kept = connection.made_once(|| Some("made from the credential".to_owned())).unwrap();
+    let kept = connection.per_pool(|| Some("made from the credential".to_owned())).unwrap();
     let watched = Arc::downgrade(&kept);
     drop((connection, kept));
     assert_eq!(counts.now(), [0, 0]);
@@ -81,12 +81,12 @@ async fn a_pool_is_closed_once_its_credential_is_not_the_current_one() {
 async fn what_is_kept_beside_a_pool_is_made_once_for_each_key() {
     let (_listener, service) = listener().await;
     let upstreams = Arc::new(Upstreams::new(config(), OwnAddresses::default()).unwrap());
-    let connect = |key| upstreams.connect(key, &service, about);
-    let other = Key { credential: 2, ..KEY };
+    let connect = |key| upstreams.connect(key, &service, hooks);
+    let other = PoolKey { credential: 2, ..KEY };
     let (a, b, c) = (connect(KEY).await.unwrap(), connect(KEY).await.unwrap(), connect(other).await.unwrap());
-    assert_eq!(*a.made_once(|| Some(1)).unwrap(), 1);
-    assert_eq!(*b.made_once(|| Some(2)).unwrap(), 1);
-    assert_eq!(*c.made_once(|| Some(3)).unwrap(), 3);
+    assert_eq!(*a.per_pool(|| Some(1)).unwrap(), 1);
+    assert_eq!(*b.per_pool(|| Some(2)).unwrap(), 1);
+    assert_eq!(*c.per_pool(|| Some(3)).unwrap(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,6 +96,6 @@ async fn connecting_takes_so_long_and_no_longer() {
     let silent = service(&format!("https://{}", listener.local_addr().unwrap()));
     let upstreams = Arc::new(Upstreams::<()>::new(config(), OwnAddresses::default()).unwrap());
     let began = tokio::time::Instant::now();
-    let result = upstreams.connect(KEY, &silent, about).await;
+    let result = upstreams.connect(KEY, &silent, hooks).await;
     assert_eq!((result.err(), began.elapsed().as_secs()), (Some(UpstreamError::Timeout), 10));
 }

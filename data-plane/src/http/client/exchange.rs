@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use super::{
     UpstreamError,
     connect::Stream,
-    gauge::Counted,
+    gauge::ConnectionGauge,
     h1::{H1, Lost},
     patience::Patience,
     pool::{Pool, Ready, StreamSlot},
@@ -139,7 +139,7 @@ pub struct Switched {
     /// What the upstream has said already.
     pub(crate) ahead: Bytes,
     /// Counts it for as long as it lasts.
-    pub(crate) counted: Counted,
+    pub(crate) counted: ConnectionGauge,
 }
 
 /// An answer's body. Read to its end, it gives its connection back; dropped before, it closes it.

@@ -9,12 +9,12 @@ pub trait Gauge: Send + Sync {
 }
 
 /// One connection, as the gauge sees it: in use or put aside, and gone when this is dropped.
-pub(crate) struct Counted {
+pub(crate) struct ConnectionGauge {
     gauge: Arc<dyn Gauge>,
     active: bool,
 }
 
-impl Counted {
+impl ConnectionGauge {
     pub(super) fn new(gauge: Arc<dyn Gauge>) -> Self {
         gauge.connections(true, 1);
         Self { gauge, active: true }
@@ -27,7 +27,7 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionGauge {
     fn drop(&mut self) {
         self.gauge.connections(self.active, -1);
     }

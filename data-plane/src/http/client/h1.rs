@@ -27,7 +27,7 @@ use self::{
     chunked::{Chunked, Step},
     head::Framing,
 };
-use super::{connect::Stream, gauge::Counted, patience::Patience, request::Request, upload::Upload};
+use super::{connect::Stream, gauge::ConnectionGauge, patience::Patience, request::Request, upload::Upload};
 use crate::http::h1::{Broke, Inbox, Outbox, Sending};
 
 /// Writes of an upload before the answer is looked at: an upstream that has refused it need not get all of it.
@@ -61,7 +61,7 @@ pub(super) struct H1 {
     receiving: Receiving,
     /// Nothing may follow on this connection.
     spent: bool,
-    pub(super) counted: Counted,
+    pub(super) counted: ConnectionGauge,
     pub(super) patience: Patience,
 }
 
@@ -75,7 +75,7 @@ enum Receiving {
 }
 
 impl H1 {
-    pub(super) fn new(stream: Stream, counted: Counted) -> Self {
+    pub(super) fn new(stream: Stream, counted: ConnectionGauge) -> Self {
         Self {
             stream,
             inbox: Inbox::new(),
@@ -201,7 +201,7 @@ impl H1 {
     }
 
     /// The connection, what was read from it already, and what counts it.
-    pub(super) fn into_parts(self) -> (Stream, Bytes, Counted) {
+    pub(super) fn into_parts(self) -> (Stream, Bytes, ConnectionGauge) {
         (self.stream, self.inbox.bytes.freeze(), self.counted)
     }
 

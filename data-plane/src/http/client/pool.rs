@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use super::{
     UpstreamError,
     connect::{self, Stream},
-    gauge::{Counted, Gauge},
+    gauge::{ConnectionGauge, Gauge},
     h1::H1,
     share::{IdlePlace, PoolPlace},
     upload::Upload,
@@ -184,7 +184,7 @@ impl Pool {
     }
 
     fn h1(&self, stream: Stream) -> Ready {
-        Ready::H1(Box::new(H1::new(stream, Counted::new(self.gauge.clone()))))
+        Ready::H1(Box::new(H1::new(stream, ConnectionGauge::new(self.gauge.clone()))))
     }
 
     async fn shake_h2(&self, stream: Stream) -> Result<Ready, UpstreamError> {
@@ -200,7 +200,7 @@ impl Pool {
             .await
             .map_err(|_| UpstreamError::Unreachable("no HTTP/2"))?;
         // Ends when the last sender is gone: the pool's copy goes with `close` or `sweep`.
-        let counted = Counted::new(self.gauge.clone());
+        let counted = ConnectionGauge::new(self.gauge.clone());
         let streams = Streams::new(driver);
         let slot = streams.take().ok_or(UpstreamError::Unreachable("no stream"))?;
         let driven = streams.clone();

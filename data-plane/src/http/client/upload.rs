@@ -75,9 +75,9 @@ pub struct UploadState {
 /// Ends an upload when it is dropped: over HTTP/2 a body is sent by another task than the one that watches the right to it, and
 /// would go on after the exchange has ended.
 #[derive(Debug)]
-pub struct Severing(Arc<UploadState>);
+pub struct UploadGuard(Arc<UploadState>);
 
-impl Drop for Severing {
+impl Drop for UploadGuard {
     fn drop(&mut self) {
         self.0.severed.store(true, Ordering::SeqCst);
         self.0.sender.wake();
@@ -102,7 +102,7 @@ pub enum UploadError {
     Altered = 4,
     /// The exchange that it is of has ended.
     #[error("the exchange has ended")]
-    Severed = 5,
+    Abort = 5,
 }
 
 impl UploadState {
@@ -194,8 +194,8 @@ impl Streaming {
 
     /// Ends the upload once it is dropped.
     #[must_use]
-    pub fn severing(&self) -> Severing {
-        Severing(self.state.clone())
+    pub fn severing(&self) -> UploadGuard {
+        UploadGuard(self.state.clone())
     }
 
     /// What can be watched from outside.
@@ -212,13 +212,13 @@ impl Streaming {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         if self.state.severed.load(Ordering::SeqCst) {
-            return Poll::Ready(Some(Err(UploadError::Severed)));
+            return Poll::Ready(Some(Err(UploadError::Abort)));
         }
         let polled = self.poll_next(cx);
         if polled.is_pending() {
             self.state.sender.register(cx.waker());
             if self.state.severed.load(Ordering::SeqCst) {
-                return Poll::Ready(Some(Err(UploadError::Severed)));
+                return Poll::Ready(Some(Err(UploadError::Abort)));
             }
         }
         polled

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 /// A body that may have to end while nobody takes it.
-pub trait Severed {
+pub trait Abort {
     /// Ready when it has to.
-    fn poll_severed(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+    fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }

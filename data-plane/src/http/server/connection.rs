@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     activity::{Activity, Waiting},
-    h1::{self, End, H1, Serve, Violation},
+    h1::{self, End, H1, RequestHandler, Violation},
     h2,
     handler::{Handler, Peer},
     request_body::RequestBody,
@@ -133,7 +133,7 @@ struct Requests<'a, H> {
     peer: &'a Peer,
 }
 
-impl<H: Handler> Serve for Requests<'_, H> {
+impl<H: Handler> RequestHandler for Requests<'_, H> {
     type Body = H::Body;
     type Handling = H::Handling;
 

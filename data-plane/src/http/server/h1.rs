@@ -27,13 +27,13 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 pub(super) use self::incoming::Incoming;
 use self::{
     head::Head,
-    request::{REFUSED, Terms},
+    request::{REFUSED, ResponseTerms},
     response::Framing,
     shared::{Inner, Shared},
 };
 pub use self::{head::Violation, shared::BrokenBody};
 use super::{
-    abort::Severed,
+    abort::Abort,
     activity::{Activity, Waiting},
     settings::HeadLimits,
     stream::Stream,
@@ -45,9 +45,9 @@ use crate::http::h1::{Outbox, Sending};
 const KEPT_BYTES: usize = 16 * 1024;
 
 /// Who answers.
-pub(super) trait Serve {
+pub(super) trait RequestHandler {
     /// An answer's body.
-    type Body: Body<Data = Bytes> + Severed + Unpin;
+    type Body: Body<Data = Bytes> + Abort + Unpin;
     /// A request that is being handled.
     type Handling: Future<Output = Response<Self::Body>> + Unpin;
 
@@ -73,8 +73,8 @@ pub(super) enum End {
     clippy::large_enum_variant,
     reason = "one at a time, taken apart where it arrives: a box would be an allocation a request"
 )]
-enum Asked {
-    Request(Request<Incoming>, Terms),
+enum NextRequest {
+    Request(Request<Incoming>, ResponseTerms),
     Refused(Violation),
     /// Nothing in time, or before the node stops.
     Nothing,
@@ -103,18 +103,18 @@ impl H1 {
     }
 
     /// Serves until the agent or the node wants no more. At `stop`, the request that has begun is the last.
-    pub(super) async fn serve(mut self, serve: &impl Serve, stop: &CancellationToken) -> End {
+    pub(super) async fn serve(mut self, serve: &impl RequestHandler, stop: &CancellationToken) -> End {
         let mut stopped = pin!(stop.cancelled());
         loop {
             self.shared.lock().inbox.rewind();
-            let (response, terms) = match poll_fn(|cx| self.poll_asked(cx, stopped.as_mut())).await {
-                Asked::Request(request, terms) => match self.handled(serve.handle(request)).await {
+            let (response, terms) = match poll_fn(|cx| self.poll_next_request(cx, stopped.as_mut())).await {
+                NextRequest::Request(request, terms) => match self.handled(serve.handle(request)).await {
                     Some(response) => (response, terms),
                     None => return End::Gone,
                 },
-                Asked::Refused(violation) => (serve.refuse(violation), REFUSED),
-                Asked::Nothing => return self.end(End::Last).unwrap_or(End::Gone),
-                Asked::Gone => return End::Gone,
+                NextRequest::Refused(violation) => (serve.refuse(violation), REFUSED),
+                NextRequest::Nothing => return self.end(End::Last).unwrap_or(End::Gone),
+                NextRequest::Gone => return End::Gone,
             };
             // Who went on before it was answered is not to be understood.
             let clean = self.shared.lock().inbox.bytes.is_empty();
@@ -141,7 +141,11 @@ impl H1 {
     }
 
     /// The next request, once its head is whole.
-    fn poll_asked(&mut self, cx: &mut Context<'_>, stopped: Pin<&mut WaitForCancellationFuture<'_>>) -> Poll<Asked> {
+    fn poll_next_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        stopped: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) -> Poll<NextRequest> {
         let shared = self.shared.clone();
         let mut inner = shared.lock();
         loop {
@@ -151,7 +155,7 @@ impl H1 {
                         self.scanned = 0;
                         self.waiting.head_done();
                         let begun = self.begin(&mut inner, len, framing);
-                        return Poll::Ready(begun.unwrap_or_else(Asked::Refused));
+                        return Poll::Ready(begun.unwrap_or_else(NextRequest::Refused));
                     }
                     Ok(Head::Partial { scanned }) => {
                         if self.scanned == 0 {
@@ -159,24 +163,28 @@ impl H1 {
                         }
                         self.scanned = scanned;
                     }
-                    Err(violation) => return Poll::Ready(Asked::Refused(violation)),
+                    Err(violation) => return Poll::Ready(NextRequest::Refused(violation)),
                 }
             }
             match inner.poll_fill(cx) {
                 Poll::Ready(true) => {}
-                Poll::Ready(false) => return Poll::Ready(Asked::Gone), // a head that it left unfinished is nobody's
+                Poll::Ready(false) => return Poll::Ready(NextRequest::Gone), // a head that it left unfinished is nobody's
                 Poll::Pending => break,
             }
         }
         let in_head = self.scanned > 0;
         if self.waiting.poll(cx, &self.activity, in_head).is_ready() {
-            return Poll::Ready(if in_head { Asked::Refused(Violation::HeadTimeout) } else { Asked::Nothing });
+            return Poll::Ready(if in_head {
+                NextRequest::Refused(Violation::HeadTimeout)
+            } else {
+                NextRequest::Nothing
+            });
         }
-        if !in_head && stopped.poll(cx).is_ready() { Poll::Ready(Asked::Nothing) } else { Poll::Pending }
+        if !in_head && stopped.poll(cx).is_ready() { Poll::Ready(NextRequest::Nothing) } else { Poll::Pending }
     }
 
     /// Takes a head of `len` bytes, and what came along of its body.
-    fn begin(&self, inner: &mut Inner, len: usize, framing: head::Framing) -> Result<Asked, Violation> {
+    fn begin(&self, inner: &mut Inner, len: usize, framing: head::Framing) -> Result<NextRequest, Violation> {
         let input = &mut inner.inbox.bytes;
         let (request, terms) = request::parse(&input.split_to(len).freeze(), &self.parts)?;
         let body = match (framing, body::Body::behind(framing)) {
@@ -191,7 +199,7 @@ impl H1 {
             }
             (_, None) => Incoming::empty(),
         };
-        Ok(Asked::Request(request.map(|()| body), terms))
+        Ok(NextRequest::Request(request.map(|()| body), terms))
     }
 
     /// The answer, unless the agent goes first.
@@ -206,10 +214,10 @@ impl H1 {
     }
 
     /// Sends an answer. `true`: another request may follow.
-    async fn answer<B: Body<Data = Bytes> + Severed + Unpin>(
+    async fn answer<B: Body<Data = Bytes> + Abort + Unpin>(
         &mut self,
         response: Response<B>,
-        terms: Terms,
+        terms: ResponseTerms,
         stop: &CancellationToken,
     ) -> Result<bool, Broken> {
         let (parts, body) = response.into_parts();
@@ -230,7 +238,7 @@ impl H1 {
         if poll_fn(|cx| self.poll_answer(cx, &mut sending)).await.is_err() {
             // An answer that goes to the connection's end would pass for the whole; and what an agent may not have any more is not
             // to reach it from the kernel's buffers either.
-            let severed = |body: &mut B| body.poll_severed(&mut Context::from_waker(Waker::noop())).is_ready();
+            let severed = |body: &mut B| body.poll_aborted(&mut Context::from_waker(Waker::noop())).is_ready();
             if (to_end || sending.body().is_some_and(severed))
                 && let Some(stream) = &self.shared.lock().stream
             {
@@ -244,7 +252,7 @@ impl H1 {
         Ok(self.shared.lock().finish() && !last)
     }
 
-    fn poll_answer<B: Body<Data = Bytes> + Severed + Unpin>(
+    fn poll_answer<B: Body<Data = Bytes> + Abort + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         sending: &mut Sending<B>,
@@ -271,7 +279,7 @@ impl H1 {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken)),
                 Poll::Pending => {
                     drop(inner);
-                    let severed = sending.body().map(|body| body.poll_severed(cx));
+                    let severed = sending.body().map(|body| body.poll_aborted(cx));
                     return if severed.is_some_and(|s| s.is_ready()) {
                         Poll::Ready(Err(Broken))
                     } else {

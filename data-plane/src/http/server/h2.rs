@@ -23,7 +23,7 @@ use super::{
     response_stream::{Handling, NextStream, StreamBody, StreamFuture},
     settings::{Limits, Settings},
     slow_reader::StreamExecutor,
-    stream::{Link, Stream},
+    stream::{ConnectionHandle, Stream},
 };
 
 /// An agent may send this much ahead on one HTTP/2 stream, and on all of a connection.
@@ -53,7 +53,7 @@ pub(super) async fn serve<H: Handler>(settings: &Settings, handler: &H, mut stre
     loop {
         let idle_at = activity.idle_since().unwrap_or_else(Instant::now) + settings.limits.keep_alive;
         tokio::select! {
-            () = link.severed() => return,
+            () = link.reset_requested() => return,
             ended = connection.as_mut() => {
                 let code = ended.err().and_then(|error| refusal_code(&error));
                 // What ends a connection before it has begun is written nowhere.
@@ -114,7 +114,7 @@ struct Streams<'a, H: Handler> {
     handler: &'a H,
     peer: &'a Peer,
     head_bytes: usize,
-    link: Arc<Link>,
+    link: Arc<ConnectionHandle>,
     next: Arc<NextStream<H::Body>>,
 }
 

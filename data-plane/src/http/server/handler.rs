@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body::Body;
 use seks_runtime::http2::Refused;
 
-use super::{abort::Severed, activity::Activity, h1::Violation, request_body::RequestBody};
+use super::{abort::Abort, activity::Activity, h1::Violation, request_body::RequestBody};
 
 /// The other end of a connection.
 pub struct Peer {
@@ -23,7 +23,7 @@ pub struct Peer {
 pub trait Handler: Send + Sync + 'static {
     /// A response's body.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + Severed
+        + Abort
         + Send
         + Unpin
         + 'static;

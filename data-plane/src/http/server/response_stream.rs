@@ -7,7 +7,7 @@
 //! its end was said is reset (CANCEL), and `h2` (0.4.14 and later) throws away what it has queued of it.
 //!
 //! What was written to a connection that takes no more, in `h2`'s, TLS's and the kernel's buffers, can't be told from other
-//! streams' bytes: such a connection is reset as a whole ([`Link::sever`]), and the kernel throws away what it holds.
+//! streams' bytes: such a connection is reset as a whole ([`ConnectionHandle::reset_if_blocked`]), and the kernel throws away what it holds.
 
 use std::{
     convert::Infallible,
@@ -28,7 +28,7 @@ use futures_util::task::AtomicWaker;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 
-use super::{abort::Severed, stream::Link};
+use super::{abort::Abort, stream::ConnectionHandle};
 
 /// Which end a stream waits for, as the last poll of its request or its body has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(super) struct ResponseStream<B> {
     queued: AtomicUsize,
     /// Whoever waits for that to become 0.
     drained: AtomicWaker,
-    link: Arc<Link>,
+    link: Arc<ConnectionHandle>,
 }
 
 /// The stream of the request that hyper is about to make a task for: it calls the service and then the executor of a connection.
@@ -104,13 +104,13 @@ impl<B> ResponseStream<B> {
     }
 }
 
-impl<B: Severed> ResponseStream<B> {
+impl<B: Abort> ResponseStream<B> {
     /// Ready when the response has to end. Its connection is reset if it holds bytes that nobody takes.
-    pub(super) fn poll_severed(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_aborted(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut body = self.body();
         let Some(body) = &mut *body else { return Poll::Pending };
-        ready!(body.poll_severed(cx));
-        self.link.sever();
+        ready!(body.poll_aborted(cx));
+        self.link.reset_if_blocked();
         Poll::Ready(())
     }
 }
@@ -130,7 +130,7 @@ pub(super) enum Handling<F, B> {
 }
 
 impl<F, B> StreamFuture<F, B> {
-    pub(super) fn begin(handling: Handling<F, B>, link: &Arc<Link>, next: &NextStream<B>) -> Self {
+    pub(super) fn begin(handling: Handling<F, B>, link: &Arc<ConnectionHandle>, next: &NextStream<B>) -> Self {
         let stream = Arc::new(ResponseStream {
             body: Mutex::new(None),
             outcome: AtomicU8::new(PollOutcome::NotPolled as u8),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// Bounds on a head.
+/// SharedLimits on a head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
     /// Its size.
@@ -15,7 +15,7 @@ pub struct HeadLimits {
     pub uri: usize,
 }
 
-/// Bounds on connections and on the requests that they carry.
+/// SharedLimits on connections and on the requests that they carry.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Of a request's head.

@@ -16,7 +16,7 @@ use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep};
 
 use super::{
-    abort::Severed,
+    abort::Abort,
     response_stream::{NextStream, PollOutcome, ResponseStream},
 };
 
@@ -33,7 +33,7 @@ impl<B> Clone for StreamExecutor<B> {
     }
 }
 
-impl<F: Future<Output = ()> + Send + 'static, B: Severed + Send + 'static> Executor<F> for StreamExecutor<B> {
+impl<F: Future<Output = ()> + Send + 'static, B: Abort + Send + 'static> Executor<F> for StreamExecutor<B> {
     fn execute(&self, task: F) {
         let (task, stream) = (Box::pin(task), self.next.take());
         tokio::spawn(WatchdogTask { task, stream, patience: self.patience, since: None, timer: None });
@@ -50,7 +50,7 @@ struct WatchdogTask<F, B> {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<F: Future<Output = ()>, B: Severed> Future for WatchdogTask<F, B> {
+impl<F: Future<Output = ()>, B: Abort> Future for WatchdogTask<F, B> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -59,7 +59,7 @@ impl<F: Future<Output = ()>, B: Severed> Future for WatchdogTask<F, B> {
             return Poll::Ready(());
         }
         let Some(stream) = &this.stream else { return Poll::Pending };
-        if stream.poll_severed(cx).is_ready() {
+        if stream.poll_aborted(cx).is_ready() {
             return Poll::Ready(()); // whatever is left of it is thrown away with the stream
         }
         match stream.take_outcome() {

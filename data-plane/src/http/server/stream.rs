@@ -37,21 +37,21 @@ pub(super) enum Inbound {
 
 /// A handle to a connection for who doesn't hold it.
 #[derive(Default)]
-pub struct Link {
+pub struct ConnectionHandle {
     /// The agent takes nothing, and bytes for it are waiting.
     blocked: AtomicBool,
     /// It is reset at its end: what the kernel holds for the agent goes with it.
     reset: AtomicBool,
-    severed: Notify,
+    reset_requested: Notify,
 }
 
-impl Link {
+impl ConnectionHandle {
     /// What was being sent may not reach the agent any more. Bytes that wait in front of an agent that takes none can't be told
     /// apart: the connection ends.
-    pub fn sever(&self) {
+    pub fn reset_if_blocked(&self) {
         if self.blocked.load(Relaxed) {
             self.reset();
-            self.severed.notify_one();
+            self.reset_requested.notify_one();
         }
     }
 
@@ -60,9 +60,9 @@ impl Link {
         self.reset.store(true, Relaxed);
     }
 
-    /// Ready when [`sever`](Self::sever) has ended the connection.
-    pub(super) async fn severed(&self) {
-        self.severed.notified().await;
+    /// Ready when [`sever`](Self::reset_if_blocked) has ended the connection.
+    pub(super) async fn reset_requested(&self) {
+        self.reset_requested.notified().await;
     }
 }
 
@@ -79,7 +79,7 @@ pub struct Stream {
     /// Read before, and given out first.
     prefix: Prefix,
     stalled: Option<Pin<Box<Sleep>>>,
-    link: Option<Arc<Link>>,
+    link: Option<Arc<ConnectionHandle>>,
 }
 
 impl Prefix {
@@ -150,7 +150,7 @@ impl Stream {
     }
 
     /// The handle to it.
-    pub fn link(&mut self) -> Arc<Link> {
+    pub fn link(&mut self) -> Arc<ConnectionHandle> {
         self.link.get_or_insert_default().clone()
     }
 

@@ -9,7 +9,7 @@ use std::{
 use http::Method;
 use seks_policy::Call;
 
-use super::Line;
+use super::UpstreamTarget;
 use crate::{
     pipeline::{caller::Caller, facts::Facts},
     table::{CredentialEntry, CutReason, Decided, Grant, ServiceEntry, TokenEntry, Verdict},
@@ -19,7 +19,7 @@ use crate::{
 pub(super) struct DecidedOn {
     service: Arc<ServiceEntry>,
     method: Method,
-    line: Line,
+    line: UpstreamTarget,
     source: IpAddr,
     /// When it was decided first, in unix seconds, and on a clock that isn't set.
     at: (i64, Instant),
@@ -35,14 +35,14 @@ impl DecidedOn {
     pub(super) fn new(
         service: &Arc<ServiceEntry>,
         method: &Method,
-        line: &Line,
+        line: &UpstreamTarget,
         caller: &Caller,
         facts: Facts,
         (credential, grace): (&CredentialEntry, Option<Duration>),
         websocket: bool,
     ) -> Self {
         let credential = credential.generation;
-        let line = Line { text: line.text.clone(), path: line.path };
+        let line = UpstreamTarget { text: line.text.clone(), path: line.path };
         Self {
             service: service.clone(),
             method: method.clone(),

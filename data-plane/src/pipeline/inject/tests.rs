@@ -37,12 +37,12 @@ fn fields() -> Fields {
 
 /// What an agent's head becomes.
 fn injected(service: &Service, headers: HeaderMap, text: &str, path: usize) -> (HeaderMap, Uri) {
-    let mut line = Zeroizing(text.to_owned(), path);
+    let mut line = SecretTarget { text: text.to_owned(), path_len: path };
     let mut headers = filter::request(headers, service, true);
     filter::add_ours(&mut headers, service);
     let fields = fields();
-    let kept = PreparedInjection::new(service, &fields).unwrap();
-    put_in(service, &kept, || Some(&fields), &mut headers, &mut line).unwrap();
+    let prepared = PreparedInjection::new(service, &fields).unwrap();
+    apply_sites(service, &prepared, || Some(&fields), &mut headers, &mut line).unwrap();
     (headers.into_map(), target(line).unwrap().parse().unwrap())
 }
 
@@ -69,7 +69,7 @@ fn each_site_has_one_form() {
 #[test]
 fn a_target_stays_on_its_line() {
     for bad in ["/a b", "/a\r\nx: y", "/\u{e9}", "/a\0"] {
-        assert!(target(Zeroizing(bad.into(), 1)).is_none(), "{bad:?}");
+        assert!(target(SecretTarget { text: bad.into(), path_len: 1 }).is_none(), "{bad:?}");
     }
 }
 
@@ -116,9 +116,9 @@ proptest! {
     fn a_key_in_the_query_decodes_to_itself(key in "[!-~]{1,80}") {
         let one = service(vec![At::Query(named("key", "{key}"))]);
         let fields = Fields::parse(&["key"], &Secret::new(key.clone().into_bytes())).unwrap();
-        let mut line = Zeroizing("/x?a=b".into(), 2);
+        let mut line = SecretTarget { text: "/x?a=b".into(), path_len: 2 };
         write(&one.injection[0], &fields, &mut line).unwrap();
-        let value = line.0.strip_prefix("/x?a=b&key=").unwrap();
+        let value = line.text.strip_prefix("/x?a=b&key=").unwrap();
         let mut decoded = Vec::new();
         let mut bytes = value.bytes();
         while let Some(b) = bytes.next() {

@@ -111,7 +111,7 @@ impl Events {
             if self.has_ended() {
                 self.joined.end_text(&mut self.clean);
             } else if self.held > MAX_HELD {
-                self.joined.let_out(&mut self.clean);
+                self.joined.flush_message(&mut self.clean);
             }
             self.drain(&mut clean);
         }

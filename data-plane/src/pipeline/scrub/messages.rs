@@ -36,7 +36,7 @@ impl Messages {
     /// The message has ended: the rest of it goes on.
     pub(crate) fn end_message(&mut self, out: &mut VecDeque<Bytes>) {
         if let Some((scrubber, _)) = &mut self.scrubbers {
-            scrubber.let_out(out);
+            scrubber.flush_message(out);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use zeroize::Zeroize as _;
 
-use super::{skim::Skim, token::Schemes};
+use super::{prefilter::Prefilter, token::Schemes};
 
 /// Shorter values are not secrets (a user name, a region); to search for them would destroy clean bodies.
 pub(crate) const MIN_VALUE: usize = 4;
@@ -26,7 +26,7 @@ pub(super) struct Inner {
     /// All texts, one after the other.
     texts: Vec<u8>,
     pub(super) needles: Vec<Needle>,
-    pub(super) skim: Skim,
+    pub(super) prefilter: Prefilter,
     /// Bytes of any text that is searched for behind escapes.
     pub(super) escaped: ByteSet,
     /// The same without differences of case, for names of headers. Made when a name looks like one.
@@ -38,7 +38,7 @@ pub(super) struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.texts.zeroize();
-        self.skim.wipe();
+        self.prefilter.wipe();
     }
 }
 
@@ -136,12 +136,12 @@ impl Needles {
 
     /// Whether a name in lower case can hold one of the texts: a window of one is in it, or an escape. Most names are too short.
     pub(super) fn may_be_in_name(&self, name: &[u8]) -> bool {
-        let skim = &self.inner.skim;
-        if name.len() < skim.length() {
+        let prefilter = &self.inner.prefilter;
+        if name.len() < prefilter.length() {
             return false;
         }
         let mut found = memchr::memchr(b'%', name).is_some();
-        skim.search(name, 0, |_| found = true);
+        prefilter.search(name, 0, |_| found = true);
         found
     }
 
@@ -173,7 +173,7 @@ impl Inner {
         for value in values() {
             inner.add(value);
         }
-        inner.skim.prepare();
+        inner.prefilter.prepare();
         inner
     }
 
@@ -181,7 +181,7 @@ impl Inner {
     fn fold(&self) -> Self {
         let mut folded = Self::default();
         folded.texts = self.texts.to_ascii_lowercase();
-        folded.skim = self.skim.clone();
+        folded.prefilter = self.prefilter.clone();
         for needle in &self.needles {
             folded.needle(needle.begin, needle.end, needle.alphabet, needle.schemes);
         }
@@ -197,9 +197,9 @@ impl Inner {
             self.needle(begin, end, Alphabet::Plain, schemes);
         }
         let plain = self.needles.len() - 6;
-        self.skim.add(value, plain, 0);
+        self.prefilter.add(value, plain, 0);
         if value.len() >= MIN_ENCODED {
-            self.skim_spaced(value, plain);
+            self.prefilter_spaced(value, plain);
             (0..3).for_each(|shift| self.add_base64(value, shift));
             self.add_hex(value);
         }
@@ -223,17 +223,17 @@ impl Inner {
     }
 
     /// UTF-16 and UTF-32 of ASCII: NULs between.
-    fn skim_spaced(&mut self, value: &[u8], needle: usize) {
+    fn prefilter_spaced(&mut self, value: &[u8], needle: usize) {
         for gap in [1, 3] {
-            let mut window = [0; Skim::WINDOW];
+            let mut window = [0; Prefilter::WINDOW];
             for (at, byte) in value.iter().enumerate() {
                 if let Some(place) = window.get_mut(at * (gap + 1)) {
                     *place = *byte;
                 }
             }
             // Ending in a character: a run of NULs, common in binary bodies, is then never the end of a window.
-            let length = Skim::WINDOW.min(value.len() * (gap + 1)) - gap;
-            self.skim.add(window.get(..length).unwrap_or_default(), needle, 0);
+            let length = Prefilter::WINDOW.min(value.len() * (gap + 1)) - gap;
+            self.prefilter.add(window.get(..length).unwrap_or_default(), needle, 0);
             window.zeroize();
         }
     }
@@ -256,11 +256,11 @@ impl Inner {
         let needle = self.needles.len() - 1;
         self.needle(begin, end, Alphabet::Base64, TEXT_SCHEMES);
         // Its beginning, and its end for when a line break stands in the beginning; in both alphabets.
-        let tail = core.len().saturating_sub(Skim::WINDOW);
+        let tail = core.len().saturating_sub(Prefilter::WINDOW);
         for (window, back) in [(core, 0), (core.get(tail..).unwrap_or_default(), core.len() + 8)] {
-            self.skim.add(window, needle, back);
-            let mut url = [0; Skim::WINDOW];
-            let length = window.len().min(Skim::WINDOW);
+            self.prefilter.add(window, needle, back);
+            let mut url = [0; Prefilter::WINDOW];
+            let length = window.len().min(Prefilter::WINDOW);
             for (to, from) in url.iter_mut().zip(window) {
                 *to = match from {
                     b'+' => b'-',
@@ -269,7 +269,7 @@ impl Inner {
                 };
             }
             if url.get(..length) != window.get(..length) {
-                self.skim.add(url.get(..length).unwrap_or_default(), needle, back);
+                self.prefilter.add(url.get(..length).unwrap_or_default(), needle, back);
             }
             url.zeroize();
         }
@@ -290,7 +290,7 @@ impl Inner {
         let needle = self.needles.len() - 1;
         // As it is, and with a separator after every byte or (as xxd prints) after every second.
         for (separator, group) in [(None, 2), (Some(b':'), 2), (Some(b'-'), 2), (Some(b' '), 2), (Some(b' '), 4)] {
-            let mut window = [0; Skim::WINDOW];
+            let mut window = [0; Prefilter::WINDOW];
             let mut length = 0;
             for (at, digit) in self.texts.get(begin..end).unwrap_or_default().iter().enumerate() {
                 let separator = separator.filter(|_| at > 0 && at % group == 0);
@@ -301,7 +301,7 @@ impl Inner {
                     }
                 }
             }
-            self.skim.add(window.get(..length).unwrap_or_default(), needle, 0);
+            self.prefilter.add(window.get(..length).unwrap_or_default(), needle, 0);
             window.zeroize();
         }
     }

@@ -15,10 +15,10 @@ const MASK: u8 = b'*';
 
 /// While something is held, the next chunk is looked at in pieces of this size, until nothing is held any more and the
 /// rest can go through without being copied.
-const PIECE: usize = 256;
+const REFILL_BYTES: usize = 256;
 
 /// At the end of a message so much of a match is masked at once: the rest may be in the next message, and nothing is held over.
-const TELLING: usize = 8;
+const MIN_PARTIAL_MATCH: usize = 8;
 
 /// An escaped line break is taken for one within base64 behind so many bytes that fit: they are common in JSON.
 const LINE: usize = 8;
@@ -67,7 +67,7 @@ impl Scrubber {
     /// Takes the next chunk; what can go on is put into `out`.
     pub(super) fn push(&mut self, mut chunk: Bytes, out: &mut VecDeque<Bytes>) {
         while !self.held.is_empty() && !chunk.is_empty() {
-            let piece = chunk.split_to(PIECE.min(chunk.len()));
+            let piece = chunk.split_to(REFILL_BYTES.min(chunk.len()));
             self.held.extend_from_slice(&piece);
             self.search_held(false, out);
         }
@@ -98,7 +98,7 @@ impl Scrubber {
         let rest = chunk.split_off(hold);
         self.held.extend_from_slice(&rest);
         self.searched = rest.len();
-        self.let_go(chunk, out);
+        self.emit(chunk, out);
     }
 
     fn rebase(&mut self, length: usize) {
@@ -122,14 +122,15 @@ impl Scrubber {
 
     /// A message has ended: what is held goes on, and a match may still be completed by the next message. What is then known of
     /// it is masked, unless that is next to nothing.
-    pub(super) fn let_out(&mut self, out: &mut VecDeque<Bytes>) {
+    pub(super) fn flush_message(&mut self, out: &mut VecDeque<Bytes>) {
         let length = self.held.len();
         if length == self.gone {
             return;
         }
         let mut piece = BytesMut::from(&self.held[..]);
         self.mask(&mut piece);
-        let telling = self.states.iter().filter_map(State::live).filter(|begin| length - begin >= TELLING).min();
+        let telling =
+            self.states.iter().filter_map(State::live).filter(|begin| length - begin >= MIN_PARTIAL_MATCH).min();
         if let Some(known) = telling.and_then(|begin| piece.get_mut(begin..)) {
             known.fill(MASK);
         }
@@ -139,7 +140,7 @@ impl Scrubber {
 
     /// Scrubs a whole text. Returns what it is to be replaced by, when there is something in it.
     pub(super) fn whole(&mut self, text: &[u8]) -> Option<Vec<u8>> {
-        if text.len() < self.needles.inner().skim.length() {
+        if text.len() < self.needles.inner().prefilter.length() {
             return None;
         }
         self.search(text, 0, true);
@@ -165,11 +166,11 @@ impl Scrubber {
         self.held = held;
         let free = self.held.split_to(hold).freeze();
         self.searched = self.held.len();
-        self.let_go(free, out);
+        self.emit(free, out);
     }
 
     /// `chunk` leaves: what is to be masked in it is, and positions now count from its end.
-    fn let_go(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) {
+    fn emit(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) {
         let length = chunk.len();
         self.rebase(length);
         if chunk.is_empty() {
@@ -275,7 +276,7 @@ impl Search<'_> {
 
     fn windows(&mut self, searched: usize) {
         let (inner, body) = (self.inner, self.body);
-        inner.skim.search(body, searched, |found| self.follow(found.needle, found.from, found.to));
+        inner.prefilter.search(body, searched, |found| self.follow(found.needle, found.from, found.to));
     }
 
     /// A match that contains an escape begins with none or some raw bytes, and then comes its first escape: that is where it

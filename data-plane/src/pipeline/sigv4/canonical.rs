@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Payload, Refusal,
-    claim::{Claim, Form, HEADER_SCHEME, SIGNATURE},
+    claim::{Claim, HEADER_SCHEME, Placement, SIGNATURE},
     encoding::{decode, encode, write_hex},
     mismatch,
 };
@@ -92,7 +92,7 @@ impl Canonical<'_> {
         let mut pairs = Vec::new();
         for raw in query.split('&').filter(|raw| !raw.is_empty()) {
             let (name, value) = raw.split_once('=').unwrap_or((raw, ""));
-            if self.claim.form == Form::Query && name == SIGNATURE {
+            if self.claim.form == Placement::Query && name == SIGNATURE {
                 continue;
             }
             let mut encoded = (String::with_capacity(name.len()), String::with_capacity(value.len()));

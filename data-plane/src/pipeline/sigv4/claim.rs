@@ -22,7 +22,7 @@ const CONTENT_SHA256: &str = "X-Amz-Content-Sha256";
 
 /// Where a signature stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum Placement {
     /// `Authorization`.
     Head,
     /// A presigned URL.
@@ -31,7 +31,7 @@ pub(super) enum Form {
 
 /// A signature and what belongs to it, well-formed.
 pub(super) struct Claim<'a> {
-    pub(super) form: Form,
+    pub(super) form: Placement,
     /// `20260102T030405Z`.
     pub(super) time: Cow<'a, str>,
     /// The same in unix seconds.
@@ -99,7 +99,7 @@ impl<'a> Claim<'a> {
         let [Some(credential), Some(signed_headers), Some(signature)] = parts else { return Err(malformed()) };
         let time = headers.get("x-amz-date").and_then(|v| v.to_str().ok()).ok_or_else(malformed)?;
         let (credential, signed_headers) = (Cow::Borrowed(credential), Cow::Borrowed(signed_headers));
-        Self::new(Form::Head, credential, Cow::Borrowed(time), signed_headers, signature)
+        Self::new(Placement::Head, credential, Cow::Borrowed(time), signed_headers, signature)
     }
 
     fn in_query(query: &'a str) -> Result<Self, Refusal> {
@@ -113,7 +113,7 @@ impl<'a> Claim<'a> {
             return Err(malformed());
         }
         let signature = once(SIGNATURE)?;
-        let mut claim = Self::new(Form::Query, once(CREDENTIAL)?, once(DATE)?, once(SIGNED_HEADERS)?, &signature)?;
+        let mut claim = Self::new(Placement::Query, once(CREDENTIAL)?, once(DATE)?, once(SIGNED_HEADERS)?, &signature)?;
         claim.expires =
             once(EXPIRES)?.parse().ok().filter(|s| (1..=MAX_EXPIRES_SECONDS).contains(s)).ok_or_else(malformed)?;
         if parameter(query, CONTENT_SHA256).is_some() {
@@ -123,7 +123,7 @@ impl<'a> Claim<'a> {
     }
 
     fn new(
-        form: Form,
+        form: Placement,
         credential: Cow<'a, str>,
         time: Cow<'a, str>,
         signed_headers: Cow<'a, str>,
@@ -161,8 +161,8 @@ impl<'a> Claim<'a> {
 
     pub(super) fn check_time(&self, now: i64) -> Result<(), Refusal> {
         let too_late = match self.form {
-            Form::Head => self.at + MAX_SKEW_SECONDS,
-            Form::Query => self.at + self.expires,
+            Placement::Head => self.at + MAX_SKEW_SECONDS,
+            Placement::Query => self.at + self.expires,
         };
         if now > too_late || now < self.at - MAX_SKEW_SECONDS {
             return Err(mismatch(
@@ -182,7 +182,7 @@ impl<'a> Claim<'a> {
         };
         let unsigned = sigv4.has_unsigned_payloads();
         match said {
-            None if self.form == Form::Query && unsigned => Ok(Some(Payload::Unsigned)),
+            None if self.form == Placement::Query && unsigned => Ok(Some(Payload::Unsigned)),
             None => Ok(None),
             Some("UNSIGNED-PAYLOAD") if unsigned => Ok(Some(Payload::Unsigned)),
             Some("STREAMING-UNSIGNED-PAYLOAD-TRAILER") if unsigned => Ok(Some(Payload::UnsignedTrailer)),

@@ -15,7 +15,7 @@ use seks_service::Service;
 use seks_types::secret::Fields;
 use zeroize::Zeroize as _;
 
-use super::{Payload, Signed, claim::Form, encoding};
+use super::{Payload, Signed, claim::Placement, encoding};
 use crate::http::HeaderList;
 
 /// A request in a presigned form is sent at once: this is for slow clocks.
@@ -42,9 +42,9 @@ pub(crate) fn sign(
         settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
     }
     match signed.form {
-        Form::Head if signed.says_payload => settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256,
-        Form::Head => {}
-        Form::Query => {
+        Placement::Head if signed.says_payload => settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256,
+        Placement::Head => {}
+        Placement::Query => {
             settings.signature_location = SignatureLocation::QueryParams;
             settings.expires_in = Some(PRESIGNED_LIFE);
         }

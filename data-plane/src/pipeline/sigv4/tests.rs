@@ -117,7 +117,7 @@ impl Agent {
         let (parts, ()) = request.into_parts();
         let target = parts.uri.path_and_query().unwrap().to_string();
         let sigv4 = service.sigv4.as_ref().unwrap();
-        let presented = Presented::read(&parts, &target, sigv4, NOW)?;
+        let presented = PresentedSignature::read(&parts, &target, sigv4, NOW)?;
         let body = self.body.filter(|_| presented.needs_body(sigv4));
         let body = body.map(|body| SeenBody::of(body, is_form(&parts.headers)));
         let signed = presented.verify(&parts, &target, (sigv4, &digest(), &fields()), body.as_ref())?;

@@ -50,14 +50,14 @@ pub(crate) enum LeafError {
 
 /// The certificates of one node. The CA's key is opened for the moment of a signature; what is kept are keys of single hosts.
 #[derive(Default)]
-pub(crate) struct Leaves {
+pub(crate) struct CertificateCache {
     /// By the CA's generation, which changes with its version, and host.
     made: DashMap<(u64, Box<str>), (Arc<ServerConfig>, Instant)>,
     /// One key for all of a process's certificates: making one costs more than a signature.
     key: OnceLock<KeyPair>,
 }
 
-impl Leaves {
+impl CertificateCache {
     /// TLS as `host`.
     pub(super) fn config(&self, ca: &CredentialEntry, host: &str) -> Result<Arc<ServerConfig>, LeafError> {
         let at = (ca.generation, host.into());

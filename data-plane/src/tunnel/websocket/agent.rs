@@ -7,13 +7,13 @@ use super::{
     end::{BUFFER, End},
     frame::{self, From, Header, Malformed, Opcode, Sequence},
 };
-use crate::tunnel::idle::Pulse;
+use crate::tunnel::idle::IdleTracker;
 
 /// One direction of a tunnel. Holds at most what one read brought.
 pub(super) struct FromAgent<R, W> {
     agent: R,
     upstream: W,
-    pulse: Pulse,
+    idle_tracker: IdleTracker,
     buffer: BytesMut,
     out: BytesMut,
     sequence: Sequence,
@@ -26,11 +26,11 @@ pub(super) struct FromAgent<R, W> {
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> FromAgent<R, W> {
-    pub(super) fn new(agent: R, upstream: W, pulse: Pulse) -> Self {
+    pub(super) fn new(agent: R, upstream: W, idle_tracker: IdleTracker) -> Self {
         Self {
             agent,
             upstream,
-            pulse,
+            idle_tracker,
             buffer: BytesMut::new(),
             out: BytesMut::new(),
             sequence: Sequence::default(),
@@ -60,7 +60,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> FromAgent<R, W> {
             }
             self.buffer.reserve(BUFFER);
             match self.agent.read_buf(&mut self.buffer).await {
-                Ok(n) if n > 0 => self.pulse.sent(n),
+                Ok(n) if n > 0 => self.idle_tracker.sent(n),
                 _ => return End::AgentGone,
             }
         }

@@ -18,19 +18,19 @@ use crate::{
     code::Code,
     http::{
         client::Switched,
-        server::{Link, Stream, Upgrade, Upgraded},
+        server::{ConnectionHandle, Stream, Upgrade, Upgraded},
     },
     pipeline::{
         audit::Record,
         forward::Answered,
         in_flight::InFlight,
         refusal::Refusal,
-        relay::{Outgoing, Tunnel},
+        relay::{OutgoingBody, Tunnel},
         scrub::{self, Messages, Needles},
         websocket as handshake,
     },
     table::Cut,
-    tunnel::idle::Pulse,
+    tunnel::idle::IdleTracker,
 };
 
 /// After a Close has been passed on one way, the other way has this long to answer it.
@@ -55,14 +55,14 @@ pub(crate) async fn switch(
     idle: Duration,
     in_flight: InFlight,
     record: &Record,
-) -> Result<Response<Outgoing>, Refusal> {
+) -> Result<Response<OutgoingBody>, Refusal> {
     let Answered { response, needles, cut, expires, .. } = answered;
     let (mut parts, body) = response.into_parts();
     record.counters().scrubbed(scrub::headers(&mut parts.headers, &needles));
     handshake::announce(&mut parts.headers);
     let upstream = body.switch().ok_or(Code::UpstreamUnreachable)?;
     let socket = Socket { upstream, needles, cut, expires, idle, in_flight, record: None };
-    Ok(Response::from_parts(parts, Outgoing::tunnel(Box::new(socket))))
+    Ok(Response::from_parts(parts, OutgoingBody::tunnel(Box::new(socket))))
 }
 
 impl Tunnel for Socket {
@@ -94,18 +94,18 @@ impl Socket {
     async fn pass_frames<S: AsyncRead + AsyncWrite + Unpin>(
         self: Box<Self>,
         agent: S,
-        link: &Link,
+        link: &ConnectionHandle,
         stop: &CancellationToken,
     ) -> Option<S> {
         let Self { upstream, needles, mut cut, expires, idle, in_flight, record } = *self;
         let mut record = record?;
         let Switched { stream, ahead, counted } = upstream;
-        let pulse = Pulse::new(record.counters().clone());
+        let idle_tracker = IdleTracker::new(record.counters().clone());
         let scrubber = Messages::new(needles, record.counters().clone());
         let (from_agent, to_agent) = split(agent);
         let (from_upstream, to_upstream) = split(stream);
-        let mut up = FromAgent::new(from_agent, to_upstream, pulse.clone());
-        let mut down = FromUpstream::new(from_upstream, &ahead, to_agent, scrubber, pulse.clone());
+        let mut up = FromAgent::new(from_agent, to_upstream, idle_tracker.clone());
+        let mut down = FromUpstream::new(from_upstream, &ahead, to_agent, scrubber, idle_tracker.clone());
         let expired = async {
             match expires {
                 Some(at) => sleep_until(at).await,
@@ -116,13 +116,13 @@ impl Socket {
             biased; // the right to it comes first
             reason = &mut cut => End::Cut(reason),
             () = expired => End::Expired,
-            () = pulse.stopped(idle) => End::Idle,
+            () = idle_tracker.idle_for(idle) => End::Idle,
             () = stop.cancelled() => End::Stopping,
             end = both(&mut up, &mut down) => end,
         };
         let from_agent = up.finish();
         if matches!(end, End::Cut(_) | End::Expired) {
-            link.sever();
+            link.reset_if_blocked();
         }
         let (to_agent, told) = down.finish(end.goodbye().map(|(code, reason, _)| (code, reason)), GOODBYE).await;
         drop((counted, in_flight));

@@ -16,7 +16,7 @@ use super::{
     end::{BUFFER, End},
     frame::{self, From, Header, Malformed, Opcode, Sequence},
 };
-use crate::{pipeline::scrub::Messages, tunnel::idle::Pulse};
+use crate::{pipeline::scrub::Messages, tunnel::idle::IdleTracker};
 
 /// Largest piece of a message that is searched at once.
 const PIECE: usize = 64 * 1024;
@@ -38,7 +38,7 @@ pub(super) struct FromUpstream<R, W> {
 /// What goes to the agent.
 struct ToAgent<W> {
     agent: W,
-    pulse: Pulse,
+    idle_tracker: IdleTracker,
     /// Whole frames.
     out: VecDeque<Bytes>,
     /// The agent has a part of the first of them.
@@ -49,10 +49,10 @@ struct ToAgent<W> {
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> FromUpstream<R, W> {
     /// `ahead` is what came right behind the `101`.
-    pub(super) fn new(upstream: R, ahead: &Bytes, agent: W, scrubber: Messages, pulse: Pulse) -> Self {
+    pub(super) fn new(upstream: R, ahead: &Bytes, agent: W, scrubber: Messages, idle_tracker: IdleTracker) -> Self {
         Self {
             upstream,
-            agent: ToAgent { agent, pulse, out: VecDeque::new(), begun: false, closing: false },
+            agent: ToAgent { agent, idle_tracker, out: VecDeque::new(), begun: false, closing: false },
             scrubber,
             buffer: BytesMut::from(&ahead[..]),
             sequence: Sequence::default(),
@@ -82,7 +82,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> FromUpstream<R, W> {
             }
             self.buffer.reserve(BUFFER);
             match self.upstream.read_buf(&mut self.buffer).await {
-                Ok(n) if n > 0 => self.agent.pulse.beat(),
+                Ok(n) if n > 0 => self.agent.idle_tracker.touch(),
                 _ => return End::UpstreamGone,
             }
         }
@@ -169,7 +169,7 @@ impl<W: AsyncWrite + Unpin> ToAgent<W> {
                 return Err(std::io::ErrorKind::WriteZero.into());
             }
             frame.advance(n);
-            self.pulse.received(n);
+            self.idle_tracker.received(n);
             self.begun = !frame.is_empty();
             if !self.begun {
                 self.out.pop_front();

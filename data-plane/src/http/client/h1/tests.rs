@@ -22,7 +22,7 @@ use crate::http::{
     client::{
         Answer, Connection, Destination, Gauge, Pool, Request, Resolve, Upload, UpstreamError,
         connect::Stream,
-        gauge::Counted,
+        gauge::ConnectionGauge,
         share::{Share, ShareLimits},
     },
 };
@@ -253,7 +253,7 @@ async fn a_task_without_budget_takes_no_connection_for_idle_that_is_not() {
     let (ours, mut theirs) = (ours.unwrap(), theirs.unwrap().0);
     theirs.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").await.unwrap();
     ours.readable().await.unwrap();
-    let mut h1 = super::H1::new(Stream::Plain(ours), Counted::new(Arc::new(Uncounted)));
+    let mut h1 = super::H1::new(Stream::Plain(ours), ConnectionGauge::new(Arc::new(Uncounted)));
     while tokio::task::coop::has_budget_remaining() {
         tokio::task::coop::consume_budget().await;
     }

@@ -36,7 +36,7 @@ pub(super) struct Parts {
     pub(super) method: usize,
     pub(super) target: Range<usize>,
     /// HTTP/1.0.
-    pub(super) old: bool,
+    pub(super) http10: bool,
     /// Names, and values without white space around them.
     pub(super) fields: Vec<(Range<usize>, Range<usize>)>,
 }
@@ -190,7 +190,7 @@ fn read_request_line(line: &[u8], limits: &HeadLimits, found: &mut Parts) -> Res
     }
     let begins = method.len() + 1;
     (found.method, found.target) = (method.len(), begins..begins + target.len());
-    found.old = match version {
+    found.http10 = match version {
         b"HTTP/1.1" => false,
         b"HTTP/1.0" => true,
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
@@ -247,7 +247,7 @@ fn read_fields(
     match (length, coding) {
         (None | Some(0), None) => Ok(Framing::Empty),
         (Some(n), None) => Ok(Framing::Length(n)),
-        (None, Some(())) if !found.old => Ok(Framing::Chunked),
+        (None, Some(())) if !found.http10 => Ok(Framing::Chunked),
         (_, Some(())) => Err(Violation::Coding),
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::shared::{BrokenBody, Coming};
+use super::shared::{BrokenBody, PendingBody};
 
 /// A request's body as it comes from a connection.
 pub(in crate::http::server) struct Incoming(Kind);
@@ -17,7 +17,7 @@ enum Kind {
     /// All that is left of it is here: most bodies come along with their heads.
     Here(Option<Bytes>),
     /// It is still to be read.
-    Coming(Coming),
+    PendingBody(PendingBody),
 }
 
 impl Incoming {
@@ -32,8 +32,8 @@ impl Incoming {
     }
 
     /// One that is still to be read.
-    pub(super) fn coming(body: Coming) -> Self {
-        Self(Kind::Coming(body))
+    pub(super) fn coming(body: PendingBody) -> Self {
+        Self(Kind::PendingBody(body))
     }
 }
 
@@ -44,21 +44,21 @@ impl Body for Incoming {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
         match &mut self.get_mut().0 {
             Kind::Here(body) => Poll::Ready(body.take().map(|data| Ok(Frame::data(data)))),
-            Kind::Coming(body) => body.poll(cx).map(|data| data.map(|data| data.map(Frame::data))),
+            Kind::PendingBody(body) => body.poll(cx).map(|data| data.map(|data| data.map(Frame::data))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Here(body) => body.is_none(),
-            Kind::Coming(body) => body.is_end(),
+            Kind::PendingBody(body) => body.is_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Here(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
-            Kind::Coming(body) => body.size_hint(),
+            Kind::PendingBody(body) => body.size_hint(),
         }
     }
 }

@@ -9,13 +9,13 @@ use super::head::{Parts, Violation};
 
 /// What a request says about its connection and its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Terms {
+pub(super) struct ResponseTerms {
     /// It is `HEAD`: the answer has no body.
     pub(super) head: bool,
     /// It is `CONNECT`: behind a positive answer there is no HTTP.
     pub(super) connect: bool,
     /// It is of HTTP/1.0: the answer has no chunks.
-    pub(super) old: bool,
+    pub(super) http10: bool,
     /// Nothing follows its answer.
     pub(super) last: bool,
     /// The agent waits to be asked for the body.
@@ -23,10 +23,11 @@ pub(super) struct Terms {
 }
 
 /// What a request that can't be understood is taken for.
-pub(super) const REFUSED: Terms = Terms { head: false, connect: false, old: false, last: true, invited: false };
+pub(super) const REFUSED: ResponseTerms =
+    ResponseTerms { head: false, connect: false, http10: false, last: true, invited: false };
 
 /// `head` is whole, and was read as `parts`. Values are not copied.
-pub(super) fn parse(head: &Bytes, parts: &Parts) -> Result<(Request<()>, Terms), Violation> {
+pub(super) fn parse(head: &Bytes, parts: &Parts) -> Result<(Request<()>, ResponseTerms), Violation> {
     let text = |range: &Range<usize>| head.get(range.clone()).unwrap_or_default();
     let method = Method::from_bytes(text(&(0..parts.method))).map_err(|_| Violation::RequestLine)?;
     let uri = Uri::from_maybe_shared(head.slice(parts.target.clone())).map_err(|_| Violation::Target)?;
@@ -45,17 +46,17 @@ pub(super) fn parse(head: &Bytes, parts: &Parts) -> Result<(Request<()>, Terms),
         let value = HeaderValue::from_maybe_shared(head.slice(value.clone())).map_err(|_| Violation::Control)?;
         headers.append(name, value);
     }
-    let terms = Terms {
+    let terms = ResponseTerms {
         head: method == Method::HEAD,
         connect: method == Method::CONNECT,
-        old: parts.old,
-        last: close || (parts.old && !keep),
-        invited: invited && !parts.old,
+        http10: parts.http10,
+        last: close || (parts.http10 && !keep),
+        invited: invited && !parts.http10,
     };
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri;
-    *request.version_mut() = if parts.old { Version::HTTP_10 } else { Version::HTTP_11 };
+    *request.version_mut() = if parts.http10 { Version::HTTP_10 } else { Version::HTTP_11 };
     *request.headers_mut() = headers;
     Ok((request, terms))
 }
@@ -66,7 +67,7 @@ mod tests {
     use crate::http::server::h1::head::{self, Head};
     use crate::http::server::settings::HeadLimits;
 
-    fn parsed(wire: &'static str) -> Result<(Request<()>, Terms), Violation> {
+    fn parsed(wire: &'static str) -> Result<(Request<()>, ResponseTerms), Violation> {
         let limits = HeadLimits { bytes: 4096, fields: 20, uri: 1024 };
         let mut parts = Parts::default();
         let Head::Whole { len, .. } = head::read(wire.as_bytes(), 0, &limits, &mut parts)? else { panic!("{wire}") };
@@ -82,7 +83,7 @@ mod tests {
         let fields: Vec<_> =
             request.headers().iter().map(|(n, v)| (n.as_str(), std::str::from_utf8(v.as_bytes()).unwrap())).collect();
         assert_eq!(fields, [("host", "broker"), ("x-two", "1"), ("x-two", "2"), ("x-empty", "")]);
-        assert_eq!(terms, Terms { last: false, ..REFUSED });
+        assert_eq!(terms, ResponseTerms { last: false, ..REFUSED });
         assert_eq!(parsed("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test\r\n\r\n").unwrap().0.uri(), "a.test:443");
         assert_eq!(parsed("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().0.uri(), "*");
         assert_eq!(parsed("GET http://b.test/x HTTP/1.1\r\nHost: b.test\r\n\r\n").unwrap().0.uri(), "http://b.test/x");
@@ -102,7 +103,7 @@ mod tests {
         ] {
             let wire = format!("GET / HTTP/{version}\r\nHost: b\r\n{connection}\r\n");
             let (_, terms) = parsed(wire.leak()).unwrap();
-            assert_eq!((terms.last, terms.old), (last, version == "1.0"), "{version} {connection:?}");
+            assert_eq!((terms.last, terms.http10), (last, version == "1.0"), "{version} {connection:?}");
         }
         let asks = "POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 1\r\nExpect: 100-Continue\r\n\r\n";
         assert!(parsed(asks).unwrap().1.invited);

@@ -5,7 +5,7 @@ use std::{cell::RefCell, time::SystemTime};
 use http::{HeaderMap, StatusCode, header, response::Parts};
 use httpdate::HttpDate;
 
-use super::request::Terms;
+use super::request::ResponseTerms;
 use crate::http::h1::write_number;
 
 /// How the body behind a head is framed.
@@ -25,7 +25,7 @@ pub(super) fn write(
     out: &mut Vec<u8>,
     parts: &Parts,
     length: Option<u64>,
-    terms: Terms,
+    terms: ResponseTerms,
     last: bool,
 ) -> (Framing, bool) {
     let (status, headers) = (parts.status, &parts.headers);
@@ -34,7 +34,7 @@ pub(super) fn write(
     let last = last || framing == Framing::ToEnd || says_close(headers);
     let room: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     out.reserve(room + 256);
-    write_status_line(out, status, terms.old);
+    write_status_line(out, status, terms.http10);
     let describes = framing == Framing::Empty && (terms.head || status == StatusCode::NOT_MODIFIED);
     for (name, value) in headers {
         // Behind HEAD and 304 it speaks of a body that isn't there; elsewhere it is what is framed that counts.
@@ -53,7 +53,7 @@ pub(super) fn write(
     }
     if last && !switches && !says_close(headers) {
         write_field(out, b"connection", b"close");
-    } else if terms.old && !last {
+    } else if terms.http10 && !last {
         write_field(out, b"connection", b"keep-alive");
     }
     if !headers.contains_key(header::DATE) {
@@ -63,12 +63,12 @@ pub(super) fn write(
     (framing, last)
 }
 
-fn framing(status: StatusCode, length: Option<u64>, terms: Terms, switches: bool) -> Framing {
+fn framing(status: StatusCode, length: Option<u64>, terms: ResponseTerms, switches: bool) -> Framing {
     let bodiless = status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     match length {
         _ if terms.head || bodiless || switches => Framing::Empty,
         Some(n) => Framing::Length(n),
-        None if terms.old => Framing::ToEnd,
+        None if terms.http10 => Framing::ToEnd,
         None => Framing::Chunked,
     }
 }
@@ -77,8 +77,8 @@ fn says_close(headers: &HeaderMap) -> bool {
     headers.get(header::CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
-fn write_status_line(out: &mut Vec<u8>, status: StatusCode, old: bool) {
-    out.extend_from_slice(if old { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+fn write_status_line(out: &mut Vec<u8>, status: StatusCode, http10: bool) {
+    out.extend_from_slice(if http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
@@ -118,7 +118,7 @@ mod tests {
 
     use super::{super::request::REFUSED, *};
 
-    const PLAIN: Terms = Terms { last: false, ..REFUSED };
+    const PLAIN: ResponseTerms = ResponseTerms { last: false, ..REFUSED };
 
     fn head(status: u16, fields: &[(&'static str, &'static str)]) -> Parts {
         let (mut parts, ()) = Response::new(()).into_parts();
@@ -129,7 +129,7 @@ mod tests {
         parts
     }
 
-    fn written(parts: &Parts, length: Option<u64>, terms: Terms) -> (String, Framing, bool) {
+    fn written(parts: &Parts, length: Option<u64>, terms: ResponseTerms) -> (String, Framing, bool) {
         let mut out = Vec::new();
         let (framing, last) = write(&mut out, parts, length, terms, terms.last);
         let text = String::from_utf8(out).unwrap();
@@ -146,17 +146,17 @@ mod tests {
         assert_eq!(written(&parts, Some(12), PLAIN), (counted, Framing::Length(12), false));
         let chunked = format!("HTTP/1.1 200 OK\r\n{both}transfer-encoding: chunked\r\n");
         assert_eq!(written(&parts, None, PLAIN), (chunked, Framing::Chunked, false));
-        let old = Terms { old: true, ..PLAIN };
+        let http10 = ResponseTerms { http10: true, ..PLAIN };
         let to_end = format!("HTTP/1.0 200 OK\r\n{both}connection: close\r\n");
-        assert_eq!(written(&parts, None, old), (to_end, Framing::ToEnd, true));
+        assert_eq!(written(&parts, None, http10), (to_end, Framing::ToEnd, true));
         let kept = format!("HTTP/1.0 200 OK\r\n{both}content-length: 0\r\nconnection: keep-alive\r\n");
-        assert_eq!(written(&parts, Some(0), old), (kept, Framing::Length(0), false));
+        assert_eq!(written(&parts, Some(0), http10), (kept, Framing::Length(0), false));
     }
 
     #[test]
     fn an_answer_without_a_body_has_no_framing() {
         let length = &[("content-length", "7")];
-        let asked = Terms { head: true, ..PLAIN };
+        let asked = ResponseTerms { head: true, ..PLAIN };
         let described = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n".to_owned();
         assert_eq!(written(&head(200, length), Some(0), asked), (described, Framing::Empty, false));
         let ours = "HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n".to_owned();
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(written(&head(200, &[]), None, asked).0, "HTTP/1.1 200 OK\r\n");
         assert_eq!(written(&head(304, length), Some(0), PLAIN).0, "HTTP/1.1 304 Not Modified\r\ncontent-length: 7\r\n");
         assert_eq!(written(&head(204, length), Some(0), PLAIN).0, "HTTP/1.1 204 No Content\r\n");
-        let tunnel = Terms { connect: true, ..PLAIN };
+        let tunnel = ResponseTerms { connect: true, ..PLAIN };
         assert_eq!(written(&head(200, length), Some(0), tunnel), ("HTTP/1.1 200 OK\r\n".into(), Framing::Empty, false));
         assert_eq!(written(&head(407, length), Some(3), tunnel).1, Framing::Length(3));
         let switch = head(101, &[("connection", "Upgrade"), ("upgrade", "websocket")]);

@@ -48,7 +48,7 @@ enum Body {
     /// All of it was read.
     Over,
     /// Some of it is to be read.
-    Coming(body::Body),
+    PendingBody(body::Body),
     /// Nobody reads the rest.
     Abandoned,
     /// It broke off.
@@ -72,10 +72,10 @@ impl Shared {
     }
 
     /// The body of a request that begins now; `invited`: the agent waits to be asked for it.
-    pub(super) fn begin(&self, inner: &mut Inner, body: body::Body, invited: bool) -> Coming {
+    pub(super) fn begin(&self, inner: &mut Inner, body: body::Body, invited: bool) -> PendingBody {
         inner.number += 1;
-        (inner.body, inner.invitation) = (Body::Coming(body), if invited { CONTINUE } else { &[] });
-        Coming { shared: self.clone(), number: inner.number }
+        (inner.body, inner.invitation) = (Body::PendingBody(body), if invited { CONTINUE } else { &[] });
+        PendingBody { shared: self.clone(), number: inner.number }
     }
 }
 
@@ -141,7 +141,7 @@ impl Inner {
         loop {
             let step = match &mut self.body {
                 Body::Over => return Poll::Ready(None),
-                Body::Coming(body) => body.step(&mut self.inbox.bytes),
+                Body::PendingBody(body) => body.step(&mut self.inbox.bytes),
                 Body::Abandoned | Body::Broken => return Poll::Ready(Some(Err(BrokenBody))),
             };
             match step {
@@ -166,12 +166,12 @@ impl Inner {
 }
 
 /// The body of one request.
-pub(super) struct Coming {
+pub(super) struct PendingBody {
     shared: Shared,
     number: u64,
 }
 
-impl Coming {
+impl PendingBody {
     /// The connection, if the request is its present one.
     fn lock(&self) -> Option<MutexGuard<'_, Inner>> {
         Some(self.shared.lock()).filter(|inner| inner.number == self.number)
@@ -201,16 +201,16 @@ impl Inner {
     fn left(&self) -> Option<u64> {
         match &self.body {
             Body::Over => Some(0),
-            Body::Coming(body) => body.left(),
+            Body::PendingBody(body) => body.left(),
             Body::Abandoned | Body::Broken => None,
         }
     }
 }
 
-impl Drop for Coming {
+impl Drop for PendingBody {
     fn drop(&mut self) {
         if let Some(mut inner) = self.lock()
-            && matches!(inner.body, Body::Coming(_))
+            && matches!(inner.body, Body::PendingBody(_))
         {
             inner.body = Body::Abandoned;
         }

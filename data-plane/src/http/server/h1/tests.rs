@@ -35,7 +35,7 @@ impl Echo {
 
 type Answered = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
 
-impl Serve for Echo {
+impl RequestHandler for Echo {
     type Body = Full<Bytes>;
     type Handling = Answered;
 
@@ -67,14 +67,14 @@ impl Serve for Echo {
     }
 }
 
-impl Severed for Full<Bytes> {
-    fn poll_severed(&mut self, _: &mut Context<'_>) -> Poll<()> {
+impl Abort for Full<Bytes> {
+    fn poll_aborted(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
 }
 
 /// A connection with `room` between agent and node.
-fn connected<S: Serve + Clone + Send + Sync + 'static>(
+fn connected<S: RequestHandler + Clone + Send + Sync + 'static>(
     serve: &S,
     room: usize,
 ) -> (DuplexStream, JoinHandle<&'static str>, CancellationToken)
@@ -301,8 +301,8 @@ impl Body for Endless {
     }
 }
 
-impl Severed for Endless {
-    fn poll_severed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+impl Abort for Endless {
+    fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let severed = self.0.clone();
         // The waker is the connection's; a task tells it.
         let waker = cx.waker().clone();
@@ -317,7 +317,7 @@ impl Severed for Endless {
     }
 }
 
-impl Serve for Endless {
+impl RequestHandler for Endless {
     type Body = Self;
     type Handling = Ready<Response<Self>>;
 

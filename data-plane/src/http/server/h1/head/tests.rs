@@ -132,8 +132,8 @@ fn a_body_is_framed_in_one_way() {
     ] {
         assert_eq!(check(&with(fields)), Err(Violation::Coding), "{fields:?}");
     }
-    let old = "POST / HTTP/1.0\r\nHost: broker\r\nTransfer-Encoding: chunked\r\n\r\n";
-    assert_eq!(check(old), Err(Violation::Coding));
+    let http10 = "POST / HTTP/1.0\r\nHost: broker\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_eq!(check(http10), Err(Violation::Coding));
 }
 
 #[test]

@@ -9,7 +9,7 @@ const TABLE: usize = 4096;
 
 /// The windows of one set of needles.
 #[derive(Clone)]
-pub(super) struct Skim {
+pub(super) struct Prefilter {
     /// By pair of bytes: how far the window's end is at least.
     shift: Box<[u8; TABLE]>,
     windows: Vec<Window>,
@@ -35,7 +35,7 @@ pub(super) struct Found {
     pub(super) to: usize,
 }
 
-impl Default for Skim {
+impl Default for Prefilter {
     fn default() -> Self {
         Self { shift: Box::new([0; TABLE]), windows: Vec::with_capacity(32), length: Self::WINDOW }
     }
@@ -50,7 +50,7 @@ fn slot(a: u8, b: u8) -> usize {
     (usize::from(fold(a)) ^ usize::from(fold(b)) << 4) & (TABLE - 1)
 }
 
-impl Skim {
+impl Prefilter {
     /// Longest window.
     pub(super) const WINDOW: usize = 16;
 
