@@ -7,15 +7,15 @@
 mod backoff;
 mod channel;
 mod decode;
+mod endpoint_selector;
 pub mod enrol;
+mod high_water_mark;
 mod identity;
 mod instance;
-mod loading;
-mod mark;
 mod renewal;
-mod route;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+mod snapshot_loader;
 mod stream;
 
 use std::{
@@ -31,9 +31,9 @@ use tokio_util::sync::CancellationToken;
 use self::{
     backoff::Backoff,
     channel::Trust,
-    mark::Mark,
-    route::Route,
-    stream::{End, Stream},
+    endpoint_selector::EndpointSelector,
+    high_water_mark::HighWaterMark,
+    stream::{Stream, StreamEnd},
 };
 pub use self::{
     enrol::EnrolError,
@@ -42,7 +42,7 @@ pub use self::{
 use crate::table::Table;
 
 /// A stream that lasted this long was a good one: the next failure counts as the first.
-const GOOD: Duration = Duration::from_secs(10);
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// How often the end of the lease is looked for; requests look for themselves, so this bounds only how late a stream is cut.
 const LEASE_LOOK: Duration = Duration::from_millis(250);
 
@@ -176,7 +176,7 @@ async fn run(config: SyncConfig, identity: Identity, table: Arc<Table>, status: 
         }
     };
     status.update(|s| s.alarm = None);
-    let mark = match Mark::load(identity.data_dir()) {
+    let mark = match HighWaterMark::load(identity.data_dir()) {
         Ok(mark) => Arc::new(mark),
         Err(error) => {
             tracing::error!(%error, "what this node has seen of the store can't be read: it serves nothing");
@@ -187,48 +187,50 @@ async fn run(config: SyncConfig, identity: Identity, table: Arc<Table>, status: 
     let identity = Arc::new(arc_swap::ArcSwap::from_pointee(identity));
     let trust = Trust { roots_pem: config.roots_pem.clone() };
     let renewing = renewal::run(config.endpoints.clone(), trust.clone(), identity.clone());
-    let following = follow(&config, &trust, &identity, &table, &status, &mark);
+    let connecting = stay_connected(&config, &trust, &identity, &table, &status, &mark);
     tokio::select! {
         () = renewing => {}
-        () = following => {}
+        () = connecting => {}
         () = mark.keep() => {}
     }
 }
 
 /// One stream after the other: to the nearest control plane that takes us, and back to a nearer one when it is there again.
-async fn follow(
+async fn stay_connected(
     config: &SyncConfig,
     trust: &Trust,
     identity: &arc_swap::ArcSwap<Identity>,
     table: &Arc<Table>,
     status: &Arc<Status>,
-    mark: &Mark,
+    mark: &HighWaterMark,
 ) {
-    let (mut backoff, mut route) = (Backoff::default(), Route::new(config.endpoints.len()));
+    let (mut backoff, mut selector) = (Backoff::default(), EndpointSelector::new(config.endpoints.len()));
     loop {
-        let Some(endpoint) = config.endpoints.get(route.at()) else { return std::future::pending().await };
+        let Some(endpoint) = config.endpoints.get(selector.current()) else { return std::future::pending().await };
         let (begun, own) = (BootInstant::now(), identity.load_full());
         let end = tokio::select! {
             end = Stream::run(endpoint, trust, &own, config, table, status, mark) => end,
-            nearer = return_to_nearer(config, trust, &own, table, &route) => End::Nearer(nearer),
+            nearer = return_to_nearer(config, trust, &own, table, &selector) => StreamEnd::Nearer(nearer),
         };
         status.update(|s| {
             s.connected = None;
             s.last_error = Some(end.to_string());
-            s.alarm = matches!(end, End::Diverged(_) | End::Revoked(_)).then(|| end.to_string()).or(s.alarm.take());
+            s.alarm = matches!(end, StreamEnd::Diverged(_) | StreamEnd::Revoked(_))
+                .then(|| end.to_string())
+                .or(s.alarm.take());
         });
         report(endpoint, &end);
-        if matches!(end, End::Fenced(_) | End::Revoked(_)) {
+        if matches!(end, StreamEnd::Fenced(_) | StreamEnd::Revoked(_)) {
             table.lease().end();
             table.wake_all();
         }
-        let good = BootInstant::now().since(begun) >= GOOD;
-        if good {
+        let was_stable = BootInstant::now().since(begun) >= STABLE_AFTER;
+        if was_stable {
             backoff.reset();
         }
         let pause = match end {
-            End::Nearer(index) => route.go(index),
-            _ => route.fail(good),
+            StreamEnd::Nearer(index) => selector.move_to(index),
+            _ => selector.stream_ended(was_stable),
         };
         if pause {
             sleep(backoff.next()).await;
@@ -243,13 +245,13 @@ async fn return_to_nearer(
     trust: &Trust,
     identity: &Identity,
     table: &Table,
-    route: &Route,
+    selector: &EndpointSelector,
 ) -> usize {
-    let mut pause = config.return_every.saturating_mul(route.patience());
+    let mut pause = config.return_every.saturating_mul(selector.return_backoff());
     loop {
         // Jitter, so that a fleet doesn't come back to a control plane all at once.
         sleep(pause.div_f64(2.0) + pause.mul_f64(jitter::fraction())).await;
-        for (index, endpoint) in config.endpoints.iter().enumerate().take(route.at()) {
+        for (index, endpoint) in config.endpoints.iter().enumerate().take(selector.current()) {
             if table.lease().valid() && trust.connect(endpoint, identity).await.is_ok() {
                 return index;
             }
@@ -258,14 +260,20 @@ async fn return_to_nearer(
     }
 }
 
-fn report(endpoint: &str, end: &End) {
+fn report(endpoint: &str, end: &StreamEnd) {
     match end {
-        End::Diverged(_) => {
+        StreamEnd::Diverged(_) => {
             tracing::error!(endpoint, reason = %end, "this node's table is not of the control plane's store")
         }
-        End::Revoked(_) => tracing::error!(endpoint, reason = %end, "turned away: this node serves nothing any more"),
-        End::Fenced(_) => tracing::error!(endpoint, reason = %end, "fenced: another process has this node's identity"),
-        End::GoAway(_) | End::Nearer(_) => tracing::info!(endpoint, reason = %end, "moving to another control plane"),
+        StreamEnd::Revoked(_) => {
+            tracing::error!(endpoint, reason = %end, "turned away: this node serves nothing any more")
+        }
+        StreamEnd::Fenced(_) => {
+            tracing::error!(endpoint, reason = %end, "fenced: another process has this node's identity")
+        }
+        StreamEnd::GoAway(_) | StreamEnd::Nearer(_) => {
+            tracing::info!(endpoint, reason = %end, "moving to another control plane")
+        }
         _ => tracing::warn!(endpoint, reason = %end, "the stream to the control plane has ended"),
     }
 }

@@ -8,14 +8,14 @@
 
 mod apply;
 mod change;
+mod checksum;
 mod cut;
 mod entry;
 mod generation;
 mod lease;
-mod ledger;
-mod refused;
-mod slot;
+mod rejected;
 mod staging;
+mod state;
 mod token;
 mod waiters;
 mod wall;
@@ -39,13 +39,13 @@ use seks_types::{
 use self::generation::Generation;
 pub use self::{
     apply::ApplyError,
-    change::{Change, Delta, Mark, MarkKind, TokenRecord},
-    cut::{Cut, CutReason, Decided, Verdict},
+    change::{Change, ChecksumUpdate, Delta, RecordKind, TokenRecord},
+    cut::{Cut, CutReason, Reevaluate, Verdict},
     entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
     lease::Lease,
-    refused::{Refused, RefusedCredential},
-    slot::{AgentSlot, Slot, StillCompiling, TenantSlot},
+    rejected::{Refused, RejectedCredential},
     staging::Staging,
+    state::{AgentState, RecordCell, StillCompiling, TenantState},
     token::{Grant, RevokedEntry, TokenEntry},
     wall::WallClock,
 };
@@ -172,7 +172,7 @@ impl Table {
     #[must_use]
     pub fn sum(&self) -> Option<TableSum> {
         let current = self.current.load();
-        if current.epoch().is_empty() { None } else { current.ledger().sum() }
+        if current.epoch().is_empty() { None } else { current.checksum().sum() }
     }
 
     /// Whether a snapshot has ever been loaded.

@@ -39,7 +39,7 @@ use crate::{
         fields,
         server::RequestBody,
     },
-    table::{CredentialEntry, Decided, ServiceEntry, TokenEntry},
+    table::{CredentialEntry, Reevaluate, ServiceEntry, TokenEntry},
 };
 
 /// How long a request waits for its tenant's policies while they are being compiled.
@@ -59,7 +59,7 @@ pub(crate) struct Permitted {
     /// Of a service whose requests are signed: what the agent's signature covered, and so will the node's.
     pub(crate) signed: Option<Signed>,
     /// Decides again when a record has changed.
-    pub(crate) decided: Box<dyn Decided>,
+    pub(crate) decided: Box<dyn Reevaluate>,
     _permit: Permit,
 }
 
@@ -191,7 +191,7 @@ async fn slice_for(identified: &Identified, service: &ServiceEntry) -> Result<Ar
 
 /// Policies that are being compiled.
 async fn compiled(token: &TokenEntry) -> Result<Arc<Policies>, Refusal> {
-    let compiled = token.tenant_slot().policies_or_wait(COMPILE_PATIENCE).await.map_err(|_| {
+    let compiled = token.tenant_state().policies_or_wait(COMPILE_PATIENCE).await.map_err(|_| {
         let refusal = Refusal::from(Code::LimitExceeded).with_status(StatusCode::SERVICE_UNAVAILABLE);
         refusal.with_detail("the tenant's policies are still being compiled")
     })?;

@@ -135,7 +135,7 @@ struct SelectedToken {
 
 impl SelectedToken {
     fn new(token: Arc<TokenEntry>, digest: Digest, admitted: &Admitted, table: &Table) -> Self {
-        let version = token.tenant_slot().version(); // before the service is read
+        let version = token.tenant_state().version(); // before the service is read
         let service = service_of(admitted, &token, table);
         Self { token, digest, version, service, in_path: false }
     }

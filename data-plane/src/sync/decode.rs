@@ -12,7 +12,7 @@ use seks_service::Service;
 use seks_types::{destination::Destination, id::NameError, token::Digest};
 
 pub(super) use self::names::Names;
-use crate::table::{Change, Mark, MarkKind};
+use crate::table::{Change, ChecksumUpdate, RecordKind};
 
 /// Why a change can't be taken.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,7 @@ pub(super) enum DecodeError {
 
 /// `Changes` with its records left encoded: what arrives is what is summed up, whatever a newer control plane puts into it.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Encoded {
+pub(super) struct EncodedChanges {
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub(super) changes: Vec<Bytes>,
 }
@@ -50,43 +50,48 @@ pub(super) fn decode(
     epoch: &str,
     key: &SessionKey,
     names: &mut Names,
-) -> Result<(Change, Option<Mark>), DecodeError> {
+) -> Result<(Change, Option<ChecksumUpdate>), DecodeError> {
     if let Some(token) = token::of(&encoded) {
         return Ok((token::decode(token, names)?, None));
     }
     let change = wire::Change::decode(encoded.clone())?;
-    let mark = mark(&change, &encoded)?;
-    Ok((take(change, epoch, key, names)?, mark))
+    let mark = checksum_update(&change, &encoded)?;
+    Ok((decode_change(change, epoch, key, names)?, mark))
 }
 
 /// Tokens and whole tenants are accounted for by the table itself.
-fn mark(change: &wire::Change, encoded: &[u8]) -> Result<Option<Mark>, DecodeError> {
+fn checksum_update(change: &wire::Change, encoded: &[u8]) -> Result<Option<ChecksumUpdate>, DecodeError> {
     let plain = || Some(TableSum::of_record(encoded));
     let (kind, tenant, name, sum) = match &change.change {
-        Some(change::Change::Tenant(t)) => (MarkKind::Tenant, &t.name, "", plain()),
-        Some(change::Change::Agent(a)) => (MarkKind::Agent, &a.tenant, a.name.as_str(), plain()),
+        Some(change::Change::Tenant(t)) => (RecordKind::Tenant, &t.name, "", plain()),
+        Some(change::Change::Agent(a)) => (RecordKind::Agent, &a.tenant, a.name.as_str(), plain()),
         Some(change::Change::Service(s)) => {
             let Some(service) = &s.service else { return Ok(None) };
-            (MarkKind::Service, &service.tenant, service.name.as_str(), plain())
+            (RecordKind::Service, &service.tenant, service.name.as_str(), plain())
         }
         Some(change::Change::Credential(c)) => {
             let sum = TableSum::of_credential(&c.tenant, &c.name, &c.service, c.version);
-            (MarkKind::Credential, &c.tenant, c.name.as_str(), Some(sum))
+            (RecordKind::Credential, &c.tenant, c.name.as_str(), Some(sum))
         }
-        Some(change::Change::Policies(p)) => (MarkKind::Policies, &p.tenant, "", plain()),
+        Some(change::Change::Policies(p)) => (RecordKind::Policies, &p.tenant, "", plain()),
         Some(change::Change::Remove(wire::Remove { what: Some(what) })) => match what {
-            remove::What::Agent(n) => (MarkKind::Agent, &n.tenant, n.name.as_str(), None),
-            remove::What::Service(n) => (MarkKind::Service, &n.tenant, n.name.as_str(), None),
-            remove::What::Credential(n) => (MarkKind::Credential, &n.tenant, n.name.as_str(), None),
-            remove::What::Policies(tenant) => (MarkKind::Policies, tenant, "", None),
+            remove::What::Agent(n) => (RecordKind::Agent, &n.tenant, n.name.as_str(), None),
+            remove::What::Service(n) => (RecordKind::Service, &n.tenant, n.name.as_str(), None),
+            remove::What::Credential(n) => (RecordKind::Credential, &n.tenant, n.name.as_str(), None),
+            remove::What::Policies(tenant) => (RecordKind::Policies, tenant, "", None),
             remove::What::Tenant(_) | remove::What::Token(_) => return Ok(None),
         },
         _ => return Ok(None),
     };
-    Ok(Some(Mark { kind, tenant: tenant.as_str().try_into()?, name: name.into(), sum }))
+    Ok(Some(ChecksumUpdate { kind, tenant: tenant.as_str().try_into()?, name: name.into(), sum }))
 }
 
-fn take(change: wire::Change, epoch: &str, key: &SessionKey, names: &mut Names) -> Result<Change, DecodeError> {
+fn decode_change(
+    change: wire::Change,
+    epoch: &str,
+    key: &SessionKey,
+    names: &mut Names,
+) -> Result<Change, DecodeError> {
     match change.change.ok_or(DecodeError::Unknown)? {
         change::Change::Tenant(t) => Ok(Change::Tenant(t.name.try_into()?)),
         change::Change::Agent(a) => Ok(Change::Agent {

@@ -24,8 +24,8 @@ use super::{
     Identity, Status, SyncConfig,
     channel::{ConnectError, Trust},
     decode::{DecodeError, Names, decode},
-    loading::{LoadError, Loading},
-    mark::Mark,
+    high_water_mark::HighWaterMark,
+    snapshot_loader::{LoadError, SnapshotLoader},
 };
 use crate::table::{ApplyError, Change, Delta, Table};
 
@@ -34,13 +34,13 @@ const WELCOME_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for the next part of a snapshot.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30);
 /// A stream that lets the lease run down to this part of it is left,
-const STARVING: f64 = 0.3;
+const FAILOVER_THRESHOLD: f64 = 0.3;
 /// but not before it has extended the lease by next to nothing for this part of it: where messages take long a lease is never
 /// whole, and to leave what works would end it.
-const UNFED: f64 = 0.6;
+const STALL_WINDOW: f64 = 0.6;
 /// Next to nothing, as a part of the lease: less than a renewal brings, a quarter. Grants of a barrier that stands still extend it by
 /// what clocks may differ, and the first of them by what the barrier was late before.
-const A_MORSEL: f64 = 0.2;
+const MIN_EXTENSION: f64 = 0.2;
 /// Messages to the replica that may wait.
 const OUTBOX: usize = 64;
 /// Renews whose answer may still come.
@@ -51,7 +51,7 @@ const SKEW_REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum End {
+pub(super) enum StreamEnd {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("the control plane says: {0}")]
@@ -68,7 +68,7 @@ pub(super) enum End {
     Fenced(String),
     /// Its store is gone, or slow: another control plane may still have what this one lacks.
     #[error("the control plane has had no lease to give, and the one it gave runs out")]
-    Starved,
+    LeaseStalled,
     #[error("the control plane says: {0}")]
     GoAway(String),
     #[error("a nearer control plane is back")]
@@ -81,7 +81,7 @@ pub(super) enum End {
     Diverged(String),
 }
 
-impl From<tonic::Status> for End {
+impl From<tonic::Status> for StreamEnd {
     fn from(status: tonic::Status) -> Self {
         match status.code() {
             Code::FailedPrecondition => Self::Diverged(status.message().to_owned()),
@@ -104,45 +104,45 @@ enum Reject {
 
 /// The last grant that has extended the lease by more than a morsel.
 #[derive(Clone, Copy)]
-struct Fed {
+struct LeaseProgress {
     ends: BootInstant,
     /// The stream is given until then at least.
     patience: Instant,
     /// How old barriers have been at most when they were granted: old, where the store is far.
-    usual: Duration,
+    usual_age: Duration,
 }
 
 pub(super) struct Stream<'a> {
     table: &'a Arc<Table>,
     status: &'a Status,
-    mark: &'a Mark,
+    mark: &'a HighWaterMark,
     outbox: mpsc::Sender<NodeMessage>,
     key: SessionKey,
     epoch: String,
     ttl: Duration,
-    loading: Option<Loading>,
+    loading: Option<SnapshotLoader>,
     names: Names,
     /// What is applied is not what the replica thinks: nothing but a snapshot helps.
-    lost: bool,
-    fed: Option<Fed>,
+    needs_snapshot: bool,
+    progress: Option<LeaseProgress>,
     nonce: u64,
     audit: Option<Arc<Queue>>,
     /// When each Renew was sent.
-    asked: VecDeque<(u64, BootInstant)>,
+    renews_sent: VecDeque<(u64, BootInstant)>,
     /// When it was last said that the clocks differ.
     skew_reported: Option<BootInstant>,
 }
 
-impl Fed {
+impl LeaseProgress {
     /// After a grant that lets the lease end at `ends`, of a barrier that was so old when it was granted. The first grant of a barrier that
     /// has stood still since may come a renewal late: that much less patience it deserves.
     fn with(before: Option<Self>, ends: BootInstant, age: Duration, ttl: Duration) -> Option<Self> {
-        if before.is_some_and(|before| ends < before.ends.plus(ttl.mul_f64(A_MORSEL))) {
+        if before.is_some_and(|before| ends < before.ends.plus(ttl.mul_f64(MIN_EXTENSION))) {
             return before;
         }
-        let usual = before.map_or(age, |before| before.usual);
-        let patience = Instant::now() + ttl.mul_f64(UNFED).saturating_sub(age.saturating_sub(usual));
-        Some(Self { ends, patience, usual: usual.max(age) })
+        let usual_age = before.map_or(age, |before| before.usual_age);
+        let patience = Instant::now() + ttl.mul_f64(STALL_WINDOW).saturating_sub(age.saturating_sub(usual_age));
+        Some(Self { ends, patience, usual_age: usual_age.max(age) })
     }
 }
 
@@ -155,8 +155,8 @@ impl<'a> Stream<'a> {
         config: &SyncConfig,
         table: &'a Arc<Table>,
         status: &'a Status,
-        mark: &'a Mark,
-    ) -> End {
+        mark: &'a HighWaterMark,
+    ) -> StreamEnd {
         match Self::try_run(endpoint, trust, identity, config, table, status, mark).await {
             Ok(never) => match never {},
             Err(end) => end,
@@ -170,8 +170,8 @@ impl<'a> Stream<'a> {
         config: &SyncConfig,
         table: &'a Arc<Table>,
         status: &'a Status,
-        mark: &'a Mark,
-    ) -> Result<Never, End> {
+        mark: &'a HighWaterMark,
+    ) -> Result<Never, StreamEnd> {
         let channel = trust.connect(endpoint, identity).await?;
         let mut client = DistributionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
         let (outbox, messages) = mpsc::channel(OUTBOX);
@@ -179,41 +179,44 @@ impl<'a> Stream<'a> {
         let hello = hello(table, mark, identity, config, &recipient);
         let _ = outbox.try_send(message(ToReplica::Hello(hello))); // an empty queue takes it
         let opening = timeout(WELCOME_LIMIT, client.sync(ReceiverStream::new(messages))).await;
-        let mut inbound = opening.map_err(|_| End::Silent(WELCOME_LIMIT))??.into_inner();
-        let first = timeout(WELCOME_LIMIT, inbound.message()).await.map_err(|_| End::Silent(WELCOME_LIMIT))??;
+        let mut inbound = opening.map_err(|_| StreamEnd::Silent(WELCOME_LIMIT))??.into_inner();
+        let first = timeout(WELCOME_LIMIT, inbound.message()).await.map_err(|_| StreamEnd::Silent(WELCOME_LIMIT))??;
         let Some(FromReplica::Welcome(welcome)) = first.and_then(|m| m.message) else {
-            return Err(End::Protocol("the first answer is Welcome"));
+            return Err(StreamEnd::Protocol("the first answer is Welcome"));
         };
         let mut stream = Self::welcomed(table, status, mark, outbox, &recipient, welcome)?;
         stream.audit.clone_from(&config.audit);
-        tracing::info!(endpoint, epoch = stream.epoch, resumed = !stream.lost, "following a control plane");
+        tracing::info!(endpoint, epoch = stream.epoch, resumed = !stream.needs_snapshot, "following a control plane");
         status.update(|s| {
             s.connected = Some(endpoint.to_owned());
             s.streams += 1;
         });
-        stream.follow(&mut inbound).await
+        stream.receive_until_end(&mut inbound).await
     }
 
     fn welcomed(
         table: &'a Arc<Table>,
         status: &'a Status,
-        mark: &'a Mark,
+        mark: &'a HighWaterMark,
         outbox: mpsc::Sender<NodeMessage>,
         recipient: &Recipient,
         welcome: wire::Welcome,
-    ) -> Result<Self, End> {
+    ) -> Result<Self, StreamEnd> {
         let (held, seen) = (table.epoch(), mark.seen());
         for known in [&*held, &*seen.epoch] {
             if !known.is_empty() && *known != *welcome.epoch && !welcome.superseded.iter().any(|s| *s == *known) {
-                return Err(End::Diverged(format!("its store is `{}`, this node has seen `{known}`", welcome.epoch)));
+                return Err(StreamEnd::Diverged(format!(
+                    "its store is `{}`, this node has seen `{known}`",
+                    welcome.epoch
+                )));
             }
         }
         if welcome.resumed && (!table.is_loaded() || *held != *welcome.epoch) {
-            return Err(End::Protocol("there is nothing to resume from"));
+            return Err(StreamEnd::Protocol("there is nothing to resume from"));
         }
         let key = recipient.accept(&welcome.session_enc, &welcome.session_sealed)?;
         let ttl = Duration::from_millis(welcome.lease_ttl_ms).clamp(Duration::from_secs(1), Duration::from_secs(3600));
-        let (lost, asked) = (!welcome.resumed, VecDeque::new());
+        let (needs_snapshot, renews_sent) = (!welcome.resumed, VecDeque::new());
         Ok(Self {
             table,
             status,
@@ -224,52 +227,52 @@ impl<'a> Stream<'a> {
             ttl,
             loading: None,
             names: Names::default(),
-            lost,
-            fed: None,
+            needs_snapshot,
+            progress: None,
             nonce: 0,
             audit: None,
-            asked,
+            renews_sent,
             skew_reported: None,
         })
     }
 
-    async fn follow(&mut self, inbound: &mut Streaming<wire::ReplicaMessage>) -> Result<Never, End> {
+    async fn receive_until_end(&mut self, inbound: &mut Streaming<wire::ReplicaMessage>) -> Result<Never, StreamEnd> {
         // Four times in a lease: three answers may be lost before anything happens to the node.
         let renewal = self.ttl / 4;
         let (mut heard, mut renew_at) = (Instant::now(), Instant::now());
         loop {
             // Grants come all the time; a snapshot may have to wait until other nodes have theirs.
-            let silence = if self.lost { SNAPSHOT_LIMIT } else { self.ttl / 2 };
+            let silence = if self.needs_snapshot { SNAPSHOT_LIMIT } else { self.ttl / 2 };
             // One that has no lease to give is left while there is time to get one elsewhere.
-            let left = self.table.lease().remaining().saturating_sub(self.ttl.mul_f64(STARVING));
-            let starving = self.fed.map(|fed| fed.patience.max(Instant::now() + left));
+            let left = self.table.lease().remaining().saturating_sub(self.ttl.mul_f64(FAILOVER_THRESHOLD));
+            let stalls_at = self.progress.map(|progress| progress.patience.max(Instant::now() + left));
             tokio::select! {
                 biased;
                 received = inbound.message() => {
                     heard = Instant::now();
-                    let was_lost = self.lost;
-                    let received = received?.ok_or(End::Closed)?;
-                    self.receive(received.message.ok_or(End::Protocol("an empty message"))?)?;
-                    if was_lost && !self.lost {
+                    let needed_snapshot = self.needs_snapshot;
+                    let received = received?.ok_or(StreamEnd::Closed)?;
+                    self.receive(received.message.ok_or(StreamEnd::Protocol("an empty message"))?)?;
+                    if needed_snapshot && !self.needs_snapshot {
                         // What was granted before the snapshot says nothing of what comes after it.
-                        (renew_at, self.fed) = (Instant::now(), None);
+                        (renew_at, self.progress) = (Instant::now(), None);
                     }
                 }
-                () = sleep_until(renew_at), if !self.lost => {
+                () = sleep_until(renew_at), if !self.needs_snapshot => {
                     self.renew()?;
                     renew_at = Instant::now() + renewal;
                 }
-                refused = self.table.refused().next(), if !self.lost => {
+                refused = self.table.refused().next(), if !self.needs_snapshot => {
                     let (tenant, credential) = (refused.tenant.to_string(), refused.name.to_string());
                     self.send(ToReplica::Refused(wire::Refused { tenant, credential, version: refused.version }))?;
                 }
-                () = sleep_until(heard + silence) => return Err(End::Silent(silence)),
-                Some(()) = OptionFuture::from(starving.map(sleep_until)), if !self.lost => return Err(End::Starved),
+                () = sleep_until(heard + silence) => return Err(StreamEnd::Silent(silence)),
+                Some(()) = OptionFuture::from(stalls_at.map(sleep_until)), if !self.needs_snapshot => return Err(StreamEnd::LeaseStalled),
             }
         }
     }
 
-    fn receive(&mut self, received: FromReplica) -> Result<(), End> {
+    fn receive(&mut self, received: FromReplica) -> Result<(), StreamEnd> {
         match received {
             FromReplica::SnapshotBegin(begin) => self.begin(begin),
             FromReplica::Chunk(chunk) => self.load(|loading, key| loading.chunk(&chunk, key)),
@@ -280,28 +283,31 @@ impl<'a> Stream<'a> {
                 self.granted(&grant);
                 Ok(())
             }
-            FromReplica::GoAway(go) => Err(End::GoAway(go.reason)),
+            FromReplica::GoAway(go) => Err(StreamEnd::GoAway(go.reason)),
             FromReplica::Fence(fence) => self.fenced(fence),
-            FromReplica::Welcome(_) => Err(End::Protocol("a second Welcome")),
+            FromReplica::Welcome(_) => Err(StreamEnd::Protocol("a second Welcome")),
         }
     }
 
-    fn begin(&mut self, begin: wire::SnapshotBegin) -> Result<(), End> {
+    fn begin(&mut self, begin: wire::SnapshotBegin) -> Result<(), StreamEnd> {
         let (held, applied) = (self.table.epoch(), self.table.revision());
         if *begin.epoch != *self.epoch || (*held == *begin.epoch && begin.revision < applied) {
-            return Err(End::Diverged(format!("a snapshot of revision {}, {applied} is applied", begin.revision)));
+            return Err(StreamEnd::Diverged(format!(
+                "a snapshot of revision {}, {applied} is applied",
+                begin.revision
+            )));
         }
         let seen = self.mark.seen();
         if seen.epoch == begin.epoch && begin.revision < seen.revision {
-            return Err(End::Diverged(format!(
+            return Err(StreamEnd::Diverged(format!(
                 "a snapshot of revision {}, {} was seen",
                 begin.revision, seen.revision
             )));
         }
         let revision = begin.revision;
         self.loading = None; // at most one is in memory
-        self.lost = true;
-        match Loading::begin(self.table, begin) {
+        self.needs_snapshot = true;
+        match SnapshotLoader::begin(self.table, begin) {
             Ok(loading) => {
                 self.loading = Some(loading);
                 Ok(())
@@ -310,7 +316,10 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn load(&mut self, step: impl FnOnce(&mut Loading, &SessionKey) -> Result<(), LoadError>) -> Result<(), End> {
+    fn load(
+        &mut self,
+        step: impl FnOnce(&mut SnapshotLoader, &SessionKey) -> Result<(), LoadError>,
+    ) -> Result<(), StreamEnd> {
         // After a rejected part, the rest of the same snapshot is still on its way.
         let Some(loading) = &mut self.loading else { return Ok(()) };
         match step(loading, &self.key) {
@@ -319,14 +328,14 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn end(&mut self, end: &wire::SnapshotEnd) -> Result<(), End> {
+    fn end(&mut self, end: &wire::SnapshotEnd) -> Result<(), StreamEnd> {
         let Some(loading) = self.loading.take() else { return Ok(()) };
         let swapped = loading.end(end).and_then(|staging| Ok(self.table.swap(staging)?));
         match swapped {
             Ok(old) => {
                 // Freeing a million entries takes a while.
                 tokio::spawn(blocking(move || drop(old)));
-                self.lost = false;
+                self.needs_snapshot = false;
                 self.status.update(|s| s.snapshots += 1);
                 self.ack()
             }
@@ -335,7 +344,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Applies one after the other, and acknowledges them together.
-    fn deltas(&mut self, deltas: impl IntoIterator<Item = wire::Delta>) -> Result<(), End> {
+    fn deltas(&mut self, deltas: impl IntoIterator<Item = wire::Delta>) -> Result<(), StreamEnd> {
         let mut applied = 0;
         for delta in deltas {
             let revision = delta.revision;
@@ -348,7 +357,7 @@ impl<'a> Stream<'a> {
         if applied > 0 {
             self.status.update(|s| s.deltas += applied);
         }
-        if applied > 0 && !self.lost {
+        if applied > 0 && !self.needs_snapshot {
             // A full queue is a dead stream, which the next Renew will notice; the ack is lost with it.
             let _ = self.ack();
         }
@@ -363,7 +372,7 @@ impl<'a> Stream<'a> {
         let decoded: Vec<_> = changes.into_iter().map(decode).collect::<Result<_, _>>()?;
         let (changes, marks): (Vec<Change>, Vec<_>) = decoded.into_iter().unzip();
         let marks = marks.into_iter().flatten().collect();
-        if self.lost {
+        if self.needs_snapshot {
             // What takes rights away doesn't wait for the snapshot, if the live table is of the same store at all.
             if *self.table.epoch() == *epoch {
                 self.table.narrow(&changes);
@@ -371,56 +380,56 @@ impl<'a> Stream<'a> {
             let delta = Delta { epoch, previous, revision, changes, marks };
             if let Some(loading) = &mut self.loading {
                 loading.wait(delta, bytes)?;
-            } // otherwise the snapshot that was asked for is later than this
+            } // otherwise the snapshot that was renews_sent for is later than this
             return Ok(false);
         }
         self.table.apply(Delta { epoch, previous, revision, changes, marks })?;
         Ok(true)
     }
 
-    fn reject(&mut self, revision: u64, reject: &Reject) -> Result<(), End> {
+    fn reject(&mut self, revision: u64, reject: &Reject) -> Result<(), StreamEnd> {
         let reason: String = reject.to_string().chars().take(200).collect();
         tracing::warn!(revision, reason, "rejected; the table stays as it was");
         self.loading = None;
-        self.lost = true;
+        self.needs_snapshot = true;
         self.status.update(|s| s.rejected += 1);
         self.send(ToReplica::Nack(wire::Nack { revision, reason }))
     }
 
-    fn renew(&mut self) -> Result<(), End> {
+    fn renew(&mut self) -> Result<(), StreamEnd> {
         self.nonce += 1;
-        if self.asked.len() == MAX_ASKED {
-            self.asked.pop_front();
+        if self.renews_sent.len() == MAX_ASKED {
+            self.renews_sent.pop_front();
         }
         // Before it is sent: from here on the lease counts.
-        self.asked.push_back((self.nonce, BootInstant::now()));
+        self.renews_sent.push_back((self.nonce, BootInstant::now()));
         let (tokens, applied_revision) = (self.table.len() as u64, self.table.revision());
         let audit_queue = self.audit.as_ref().map_or(0, |queue| queue.len() as u64);
         self.send(ToReplica::Renew(wire::Renew { nonce: self.nonce, tokens, applied_revision, audit_queue }))
     }
 
     fn granted(&mut self, grant: &wire::LeaseGrant) {
-        let Some(at) = self.asked.iter().position(|(nonce, _)| *nonce == grant.nonce) else { return };
-        let sent = self.asked.drain(..=at).next_back().map(|(_, sent)| sent);
+        let Some(at) = self.renews_sent.iter().position(|(nonce, _)| *nonce == grant.nonce) else { return };
+        let sent = self.renews_sent.drain(..=at).next_back().map(|(_, sent)| sent);
         // A lease is worth something only to who has applied everything that it vouches for.
         let (epoch, revision) = (self.table.epoch(), self.table.revision());
         let (held, granted) =
             (Position { epoch: &epoch, revision }, Position { epoch: &grant.epoch, revision: grant.revision });
-        let (Some(sent), true) = (sent, !self.lost && rules::may_accept_grant(held, granted)) else { return };
+        let (Some(sent), true) = (sent, !self.needs_snapshot && rules::may_accept_grant(held, granted)) else { return };
         self.compare_clocks(grant.wall_ms, sent);
         let left = Duration::from_millis(grant.ttl_left_ms).min(self.ttl);
         let ends = rules::lease_expiry(sent, left, self.ttl);
         // The replica's barrier is as old as what is missing from a whole lease.
         let age = self.ttl.saturating_sub(left);
-        self.fed = Fed::with(self.fed, ends, age, self.ttl);
+        self.progress = LeaseProgress::with(self.progress, ends, age, self.ttl);
         self.table.lease().extend(ends);
         self.table.lease().current_at(sent.minus(age));
     }
 
     /// Notes the replica's wall clock, and says from time to time that the two differ.
-    fn compare_clocks(&mut self, wall_ms: u64, asked: BootInstant) {
+    fn compare_clocks(&mut self, wall_ms: u64, renews_sent: BootInstant) {
         let wall = self.table.wall();
-        wall.heard(wall_ms, asked);
+        wall.heard(wall_ms, renews_sent);
         let (skew, now) = (wall.skew_seconds(), BootInstant::now());
         if skew.abs() > SKEW_ALARM_SECONDS && self.skew_reported.is_none_or(|at| now.since(at) >= SKEW_REPORT_EVERY) {
             self.skew_reported = Some(now);
@@ -432,28 +441,28 @@ impl<'a> Stream<'a> {
     }
 
     /// Stops serving, and only then says that it has. The control plane ends the stream once it has heard that.
-    fn fenced(&mut self, fence: wire::Fence) -> Result<(), End> {
+    fn fenced(&mut self, fence: wire::Fence) -> Result<(), StreamEnd> {
         self.table.lease().end();
         self.table.wake_all();
         if fence.revision == 0 {
-            return Err(End::Fenced(fence.reason));
+            return Err(StreamEnd::Fenced(fence.reason));
         }
-        self.lost = true; // asks for no lease any more, and takes none
+        self.needs_snapshot = true; // asks for no lease any more, and takes none
         self.send(ToReplica::Ack(wire::Ack { revision: fence.revision, ..Default::default() }))
     }
 
-    fn ack(&self) -> Result<(), End> {
+    fn ack(&self) -> Result<(), StreamEnd> {
         self.mark.note(&self.table.epoch(), self.table.revision());
         let (revision, table_hash) = (self.table.revision(), hash(self.table));
         self.send(ToReplica::Ack(wire::Ack { revision, table_hash }))
     }
 
-    fn send(&self, to_replica: ToReplica) -> Result<(), End> {
-        self.outbox.try_send(message(to_replica)).map_err(|_| End::Closed)
+    fn send(&self, to_replica: ToReplica) -> Result<(), StreamEnd> {
+        self.outbox.try_send(message(to_replica)).map_err(|_| StreamEnd::Closed)
     }
 }
 
-/// [`Stream::follow`] only ever ends for a reason.
+/// [`Stream::receive_until_end`] only ever ends for a reason.
 enum Never {}
 
 /// What the table adds up to; empty when there is none.
@@ -465,7 +474,13 @@ fn message(message: ToReplica) -> NodeMessage {
     NodeMessage { message: Some(message) }
 }
 
-fn hello(table: &Table, mark: &Mark, identity: &Identity, config: &SyncConfig, recipient: &Recipient) -> wire::Hello {
+fn hello(
+    table: &Table,
+    mark: &HighWaterMark,
+    identity: &Identity,
+    config: &SyncConfig,
+    recipient: &Recipient,
+) -> wire::Hello {
     let seen = mark.seen();
     wire::Hello {
         protocol: PROTOCOL,

@@ -59,20 +59,20 @@ pub(super) fn apply(table: &Generation, key: &Arc<SessionKey>, delta: Delta) -> 
         Discontinuity::Backwards => ApplyError::Backwards { applied: held.revision, offered: delta.revision },
     })?;
     // Everything that can fail comes first.
-    let mut steps = delta.changes.into_iter().map(|c| Step::new(key, c)).collect::<Result<Vec<_>, _>>()?;
+    let mut steps = delta.changes.into_iter().map(|c| PreparedChange::new(key, c)).collect::<Result<Vec<_>, _>>()?;
     // A delta names each record at most once, so its changes commute: revocations needn't wait.
     if !steps.is_sorted_by_key(|step| !step.narrows()) {
         steps.sort_by_key(|step| !step.narrows());
     }
     steps.into_iter().for_each(|step| step.run(table));
-    delta.marks.into_iter().for_each(|mark| table.ledger().mark(mark));
+    delta.marks.into_iter().for_each(|mark| table.checksum().mark(mark));
     table.advance(delta.revision);
     Ok(())
 }
 
 /// Applies those of `changes` that take rights away.
 pub(super) fn narrow(table: &Generation, changes: &[Change]) {
-    table.ledger().narrow();
+    table.checksum().narrow();
     for change in changes {
         match change {
             Change::Agent { tenant, name, attributes, disabled: true } => {
@@ -86,12 +86,12 @@ pub(super) fn narrow(table: &Generation, changes: &[Change]) {
 }
 
 /// One change, ready to be applied: its credential is sealed.
-pub(super) enum Step {
+pub(super) enum PreparedChange {
     Credential(seks_types::id::TenantName, CredentialEntry),
     Other(Change),
 }
 
-impl Step {
+impl PreparedChange {
     pub(super) fn new(key: &Arc<SessionKey>, change: Change) -> Result<Self, ApplyError> {
         let Change::Credential { tenant, name, service, version, minted, destination, secret } = change else {
             return Ok(Self::Other(change));

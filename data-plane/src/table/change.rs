@@ -27,14 +27,14 @@ pub struct Delta {
     /// Each record at most once.
     pub changes: Vec<Change>,
     /// What they do to the table's [sum](super::Table::sum).
-    pub marks: Vec<Mark>,
+    pub marks: Vec<ChecksumUpdate>,
 }
 
 /// What a record adds to the table's sum from now on; tokens add what they are by themselves.
 #[derive(Clone, Debug)]
-pub struct Mark {
+pub struct ChecksumUpdate {
     /// Of which kind it is.
-    pub kind: MarkKind,
+    pub kind: RecordKind,
     /// Whose.
     pub tenant: TenantName,
     /// Its name; empty where a tenant has one alone.
@@ -43,9 +43,9 @@ pub struct Mark {
     pub sum: Option<TableSum>,
 }
 
-/// The kinds of records that have a [`Mark`].
+/// The kinds of records that have a [`ChecksumUpdate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MarkKind {
+pub enum RecordKind {
     /// The tenant's own.
     Tenant,
     /// An agent.

@@ -61,9 +61,9 @@ impl fmt::Display for CutReason {
 }
 
 /// What a request was decided on, beside its token.
-pub trait Decided: Send + Sync {
+pub trait Reevaluate: Send + Sync {
     /// Whether the request may go on under the records as they stand now.
-    fn again(&self, token: &TokenEntry, service: &ServiceEntry) -> Verdict;
+    fn reevaluate(&self, token: &TokenEntry, service: &ServiceEntry) -> Verdict;
 }
 
 /// What came of a request that was decided again.
@@ -76,7 +76,7 @@ pub enum Verdict {
     /// It has to end.
     Withdrawn(CutReason),
     /// The tenant's policies are being compiled: it waits, and nothing of it moves, until they are.
-    Open,
+    Undecided,
 }
 
 /// One request's hold on what it was permitted. A future that is ready when the request must end; it has to be polled by the task that
@@ -84,9 +84,9 @@ pub enum Verdict {
 pub struct Cut {
     table: Arc<Table>,
     digest: Digest,
-    held: Held,
+    held: HeldRights,
     /// How to decide again.
-    decided: Option<Box<dyn Decided>>,
+    decided: Option<Box<dyn Reevaluate>>,
     /// It waits for a decision.
     open: bool,
     /// When it has to end because its credential was replaced, and the timer for that.
@@ -96,7 +96,7 @@ pub struct Cut {
 }
 
 /// What the request was permitted, and by which generation of the table.
-struct Held {
+struct HeldRights {
     generation: u64,
     /// The tenant's version at the last decision.
     version: u64,
@@ -107,10 +107,10 @@ struct Held {
     credential_cuts: u32,
 }
 
-impl Held {
+impl HeldRights {
     fn new(generation: u64, token: Arc<TokenEntry>, service: &ServiceName) -> Option<Self> {
         // Before anything is read that it is the version of.
-        let version = token.tenant_slot().version();
+        let version = token.tenant_state().version();
         let grant = token.grant(service.as_str())?.clone();
         let (agent_cuts, service_cuts) = (token.agent.agent.cuts(), grant.service.cuts());
         let credential_cuts = grant.credential.cuts();
@@ -146,14 +146,14 @@ impl Cut {
             Found::Token(now) if Arc::ptr_eq(&now, &token) => current.number(),
             _ => u64::MAX,
         };
-        let held = Held::new(generation, token, service)?;
+        let held = HeldRights::new(generation, token, service)?;
         Some(Self { table, digest, held, decided: None, open: false, ends: None, timer: None, registered: None })
     }
 
-    /// The request was decided on records of this [version](crate::table::TenantSlot::version), and `decided` decides again
+    /// The request was decided on records of this [version](crate::table::TenantState::version), and `decided` decides again
     /// when they are of another.
     #[must_use]
-    pub fn since(mut self, version: u64, decided: Box<dyn Decided>) -> Self {
+    pub fn since(mut self, version: u64, decided: Box<dyn Reevaluate>) -> Self {
         (self.held.version, self.decided) = (version, Some(decided));
         self
     }
@@ -174,7 +174,7 @@ impl Cut {
     /// aren't, a request of which nothing was sent is decided again from the beginning.
     #[must_use]
     pub fn is_latest(&self) -> bool {
-        self.held.token.tenant_slot().version() == self.held.version
+        self.held.token.tenant_state().version() == self.held.version
     }
 
     /// Why the request must end, if it must. A handful of atomic loads and one clock read.
@@ -184,7 +184,7 @@ impl Cut {
             return Some(CutReason::LeaseExpired);
         }
         if self.table.current.load().number() != self.held.generation
-            && let Err(reason) = self.follow()
+            && let Err(reason) = self.move_to_current()
         {
             return Some(reason);
         }
@@ -197,20 +197,20 @@ impl Cut {
 
     /// Decides again where a record has changed since the last decision.
     fn decide_again(&mut self) -> Option<CutReason> {
-        let version = self.held.token.tenant_slot().version();
+        let version = self.held.token.tenant_state().version();
         if version == self.held.version {
             return None;
         }
         self.open = false;
         if let Some(decided) = &self.decided {
             let Some(service) = self.held.grant.service() else { return Some(CutReason::ServiceRemoved) };
-            match decided.again(&self.held.token, &service) {
+            match decided.reevaluate(&self.held.token, &service) {
                 Verdict::Holds => {}
                 Verdict::HoldsFor(grace) => {
                     self.ends.get_or_insert_with(|| Instant::now() + grace);
                 }
                 Verdict::Withdrawn(reason) => return Some(reason),
-                Verdict::Open => {
+                Verdict::Undecided => {
                     self.open = true;
                     return None;
                 }
@@ -221,7 +221,7 @@ impl Cut {
     }
 
     /// A new table was swapped in: holds on to the same rights in it, or finds them gone.
-    fn follow(&mut self) -> Result<(), CutReason> {
+    fn move_to_current(&mut self) -> Result<(), CutReason> {
         if let Some(reason) = self.held.reason() {
             return Err(reason);
         }
@@ -231,7 +231,7 @@ impl Cut {
             return Err(CutReason::TokenRevoked);
         }
         let service = self.held.grant.service_name().clone();
-        let mut held = Held::new(current.number(), token, &service).ok_or(CutReason::TokenRevoked)?;
+        let mut held = HeldRights::new(current.number(), token, &service).ok_or(CutReason::TokenRevoked)?;
         held.version = NEVER;
         if held.grant.credential_name() != self.held.grant.credential_name() {
             return Err(CutReason::TokenRevoked);

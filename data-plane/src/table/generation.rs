@@ -22,10 +22,10 @@ use seks_types::{
 
 use super::{
     Found, TokenRecord,
+    checksum::Checksum,
     entry::{AgentEntry, CredentialEntry, ServiceEntry},
-    ledger::Ledger,
-    slot::{AgentSlot, Requests, Slot, TenantSlot},
-    token::{Grant, Id, RevokedEntry, Terms, TokenEntry},
+    state::{AgentState, RecordCell, Requests, TenantState},
+    token::{Grant, Id, RevokedEntry, SharedGrants, TokenEntry},
 };
 
 /// A digest is a hash already: its own first bytes are the map's hash. Nobody can choose them without breaking SHA-256, and
@@ -47,15 +47,15 @@ impl Hasher for DigestHasher {
 /// [`Digest`] with a `Hash` that hands its bytes to the hasher once and plainly.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
-struct Place(Digest);
+struct DigestKey(Digest);
 
-impl Hash for Place {
+impl Hash for DigestKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(&self.0.0);
     }
 }
 
-type DigestMap<T> = DashMap<Place, Arc<T>, BuildHasherDefault<DigestHasher>>;
+type DigestMap<T> = DashMap<DigestKey, Arc<T>, BuildHasherDefault<DigestHasher>>;
 
 /// Enough that a writer and many readers seldom meet; a power of two.
 const SHARDS: usize = 64;
@@ -67,11 +67,11 @@ type Names<N, T> = RwLock<Map<N, Arc<T>>>;
 
 /// What a tenant holds, by name.
 pub(super) struct Directory {
-    pub(super) tenant: Arc<TenantSlot>,
-    agents: Names<AgentName, AgentSlot>,
-    services: Names<ServiceName, Slot<ServiceName, ServiceEntry>>,
-    credentials: Names<CredentialName, Slot<CredentialName, CredentialEntry>>,
-    terms: Mutex<Map<TermsKey, Arc<Terms>>>,
+    pub(super) tenant: Arc<TenantState>,
+    agents: Names<AgentName, AgentState>,
+    services: Names<ServiceName, RecordCell<ServiceName, ServiceEntry>>,
+    credentials: Names<CredentialName, RecordCell<CredentialName, CredentialEntry>>,
+    terms: Mutex<Map<TermsKey, Arc<SharedGrants>>>,
 }
 
 pub(super) struct Generation {
@@ -83,7 +83,7 @@ pub(super) struct Generation {
     /// Tokens that this node can't enforce, and whose they are.
     refused: DigestMap<TenantName>,
     directories: RwLock<Map<TenantName, Arc<Directory>>>,
-    ledger: Mutex<Ledger>,
+    checksum: Mutex<Checksum>,
 }
 
 impl Generation {
@@ -99,13 +99,13 @@ impl Generation {
             revoked: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS),
             refused: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS),
             directories: RwLock::default(),
-            ledger: Mutex::default(),
+            checksum: Mutex::default(),
         }
     }
 
     /// What it adds up to. For the writer: no request comes near it.
-    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        lock(&self.ledger)
+    pub(super) fn checksum(&self) -> MutexGuard<'_, Checksum> {
+        lock(&self.checksum)
     }
 
     /// Distinguishes generations within a process.
@@ -131,7 +131,7 @@ impl Generation {
     }
 
     pub(super) fn find(&self, digest: &Digest) -> Found {
-        let place = Place(*digest);
+        let place = DigestKey(*digest);
         if let Some(token) = self.tokens.get(&place) {
             return Found::Token(Arc::clone(token.value()));
         }
@@ -189,7 +189,7 @@ impl Generation {
 
     /// Honours a token from now on. One that was revoked stays so: a digest is never issued twice.
     pub(super) fn put_token(&self, record: TokenRecord) {
-        let place = Place(record.digest);
+        let place = DigestKey(record.digest);
         if self.revoked.contains_key(&place) {
             return;
         }
@@ -203,17 +203,17 @@ impl Generation {
             in_flight: 0.into(),
             cut: false.into(),
         };
-        // Terms of a token never change after issue; should they, requests under the old ones end.
+        // SharedGrants of a token never change after issue; should they, requests under the old ones end.
         match self.tokens.insert(place, Arc::new(entry)) {
             Some(old) => cut_token(&old),
             None if self.refused.remove(&place).is_some() => {} // it is in the sum
-            None => self.ledger().add(&record.tenant, &place.0),
+            None => self.checksum().add(&record.tenant, &place.0),
         }
     }
 
     /// Holds a token that this node can't enforce: it is in the sum, and is not honoured.
     pub(super) fn refuse_token(&self, digest: Digest, tenant: &TenantName) {
-        let place = Place(digest);
+        let place = DigestKey(digest);
         if self.revoked.contains_key(&place) {
             return;
         }
@@ -221,28 +221,28 @@ impl Generation {
         match self.tokens.remove(&place) {
             Some((_, token)) => cut_token(&token),
             None if held => {}
-            None => self.ledger().add(tenant, &place.0),
+            None => self.checksum().add(tenant, &place.0),
         }
     }
 
     /// Stops honouring a token, and says so in `revoked` before it disappears from `tokens`: a look-up in between still finds it
     /// and is cut.
     pub(super) fn revoke_token(&self, digest: Digest, revoked: RevokedEntry) {
-        let place = Place(digest);
+        let place = DigestKey(digest);
         if revoked.until != 0 {
             self.revoked.insert(place, Arc::new(revoked));
         }
         if let Some((_, token)) = self.tokens.remove(&place) {
-            self.ledger().remove(token.tenant(), &place.0);
+            self.checksum().remove(token.tenant(), &place.0);
             cut_token(&token);
         } else if let Some((_, tenant)) = self.refused.remove(&place) {
-            self.ledger().remove(&tenant, &place.0);
+            self.checksum().remove(&tenant, &place.0);
         }
     }
 
     pub(super) fn remove_tenant(&self, tenant: &TenantName) {
         let directory = write(&self.directories).remove(tenant);
-        self.ledger().remove_tenant(tenant);
+        self.checksum().remove_tenant(tenant);
         self.tokens.retain(|_, token| {
             let keep = token.tenant() != tenant;
             if !keep {
@@ -287,7 +287,7 @@ fn cut_token(token: &TokenEntry) {
 impl Directory {
     fn new(tenant: &TenantName) -> Arc<Self> {
         let new = Arc::new(Self {
-            tenant: Arc::new(TenantSlot::new(tenant.clone())),
+            tenant: Arc::new(TenantState::new(tenant.clone())),
             agents: RwLock::default(),
             services: RwLock::default(),
             credentials: RwLock::default(),
@@ -298,19 +298,19 @@ impl Directory {
         new
     }
 
-    pub(super) fn agent_slot(&self, name: &AgentName) -> Arc<AgentSlot> {
-        slot(&self.agents, name, || AgentSlot::new(self.tenant.clone(), name.clone()))
+    pub(super) fn agent_slot(&self, name: &AgentName) -> Arc<AgentState> {
+        slot(&self.agents, name, || AgentState::new(self.tenant.clone(), name.clone()))
     }
 
-    pub(super) fn service_slot(&self, name: &ServiceName) -> Arc<Slot<ServiceName, ServiceEntry>> {
-        slot(&self.services, name, || Slot::new(name.clone()))
+    pub(super) fn service_slot(&self, name: &ServiceName) -> Arc<RecordCell<ServiceName, ServiceEntry>> {
+        slot(&self.services, name, || RecordCell::new(name.clone()))
     }
 
-    pub(super) fn credential_slot(&self, name: &CredentialName) -> Arc<Slot<CredentialName, CredentialEntry>> {
-        slot(&self.credentials, name, || Slot::new(name.clone()))
+    pub(super) fn credential_slot(&self, name: &CredentialName) -> Arc<RecordCell<CredentialName, CredentialEntry>> {
+        slot(&self.credentials, name, || RecordCell::new(name.clone()))
     }
 
-    fn terms(&self, grants: Vec<(ServiceName, CredentialName)>, cidrs: Vec<IpNet>) -> Arc<Terms> {
+    fn terms(&self, grants: Vec<(ServiceName, CredentialName)>, cidrs: Vec<IpNet>) -> Arc<SharedGrants> {
         let key = (grants, cidrs);
         let mut terms = lock(&self.terms);
         if let Some(known) = terms.get(&key) {
@@ -320,7 +320,7 @@ impl Directory {
             service: self.service_slot(service),
             credential: self.credential_slot(credential),
         };
-        let new = Arc::new(Terms {
+        let new = Arc::new(SharedGrants {
             grants: key.0.iter().map(grant).collect(),
             services: key.0.iter().map(|(service, _)| service.clone()).collect(),
             cidrs: key.1.clone().into_boxed_slice(),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use seks_protocol::SessionKey;
 
 use super::{
-    Change, Delta, Mark,
-    apply::{self, ApplyError, Step},
+    Change, ChecksumUpdate, Delta,
+    apply::{self, ApplyError, PreparedChange},
     generation::Generation,
 };
 
@@ -24,8 +24,8 @@ impl Staging {
     }
 
     /// Takes in what a record adds to the table's sum.
-    pub fn mark(&mut self, mark: Mark) {
-        self.table.ledger().mark(mark);
+    pub fn mark(&mut self, mark: ChecksumUpdate) {
+        self.table.checksum().mark(mark);
     }
 
     /// Adds one record.
@@ -38,7 +38,7 @@ impl Staging {
         {
             self.table.directory_or_new(tenant).tenant.compile_after(&live.tenant);
         }
-        Step::new(&self.memory_key, change)?.run(&self.table);
+        PreparedChange::new(&self.memory_key, change)?.run(&self.table);
         Ok(())
     }
 

@@ -19,14 +19,14 @@ use seks_types::id::{AgentName, CredentialName, ServiceName, TenantName};
 
 use super::{
     entry::{AgentEntry, CredentialEntry, ServiceEntry},
-    slot::{AgentSlot, Slot, TenantSlot},
+    state::{AgentState, RecordCell, TenantState},
 };
 
 /// What a token reaches: a service and the credential for it.
 #[derive(Clone)]
 pub struct Grant {
-    pub(super) service: Arc<Slot<ServiceName, ServiceEntry>>,
-    pub(super) credential: Arc<Slot<CredentialName, CredentialEntry>>,
+    pub(super) service: Arc<RecordCell<ServiceName, ServiceEntry>>,
+    pub(super) credential: Arc<RecordCell<CredentialName, CredentialEntry>>,
 }
 
 impl Grant {
@@ -56,7 +56,7 @@ impl Grant {
 }
 
 /// Grants and networks, shared by all tokens that were issued alike.
-pub(super) struct Terms {
+pub(super) struct SharedGrants {
     pub(super) grants: Box<[Grant]>,
     pub(super) services: Box<[ServiceName]>,
     pub(super) cidrs: Box<[IpNet]>,
@@ -64,8 +64,8 @@ pub(super) struct Terms {
 
 /// A token that is honoured.
 pub struct TokenEntry {
-    pub(super) agent: Arc<AgentSlot>,
-    pub(super) terms: Arc<Terms>,
+    pub(super) agent: Arc<AgentState>,
+    pub(super) terms: Arc<SharedGrants>,
     pub(super) issued_at: i64,
     pub(super) expires_at: i64,
     pub(super) id: Id,
@@ -89,7 +89,7 @@ impl TokenEntry {
 
     /// The tenant that it belongs to, as a handle that costs nothing to clone.
     #[must_use]
-    pub fn tenant_slot(&self) -> &Arc<TenantSlot> {
+    pub fn tenant_state(&self) -> &Arc<TenantState> {
         &self.agent.tenant
     }
 
@@ -105,7 +105,7 @@ impl TokenEntry {
         self.agent.agent.get()
     }
 
-    /// The policies of its tenant; `None` denies. [`TenantSlot::policies_or_wait`] waits for those that are being compiled.
+    /// The policies of its tenant; `None` denies. [`TenantState::policies_or_wait`] waits for those that are being compiled.
     #[must_use]
     pub fn policies(&self) -> Option<Arc<Policies>> {
         self.agent.tenant.policies.get()

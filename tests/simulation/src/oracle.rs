@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use seks_data_plane::table::{Decided, Found, ServiceEntry, Table, TokenEntry, Verdict};
+use seks_data_plane::table::{Reevaluate, Found, ServiceEntry, Table, TokenEntry, Verdict};
 use seks_lease::BootInstant;
 
 use crate::{
@@ -49,8 +49,8 @@ pub(crate) struct Exchange {
 /// Whoever has a token may do everything: the simulation has no policies.
 struct Always;
 
-impl Decided for Always {
-    fn again(&self, _: &TokenEntry, _: &ServiceEntry) -> Verdict {
+impl Reevaluate for Always {
+    fn reevaluate(&self, _: &TokenEntry, _: &ServiceEntry) -> Verdict {
         Verdict::Holds
     }
 }
@@ -88,7 +88,7 @@ impl Watched {
     pub(crate) async fn request(self, at: usize, token: Token, plan: Exchange, defect: Option<Defect>) {
         let Exchange { body, answer, unread } = plan;
         let Found::Token(mut entry) = self.table.find(&token.digest) else { return };
-        let mut version = entry.tenant_slot().version();
+        let mut version = entry.tenant_state().version();
         tokio::time::sleep(body).await;
         let cut = loop {
             let Some(cut) = self.table.register(token.digest, &entry, &service()) else { return };
@@ -98,7 +98,7 @@ impl Watched {
             }
             if !cut.is_latest() {
                 let Found::Token(found) = self.table.find(&token.digest) else { return };
-                (version, entry) = (found.tenant_slot().version(), found);
+                (version, entry) = (found.tenant_state().version(), found);
                 continue;
             }
             match cut.reason() {

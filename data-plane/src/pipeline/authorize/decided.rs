@@ -12,7 +12,7 @@ use seks_policy::Call;
 use super::UpstreamTarget;
 use crate::{
     pipeline::{caller::Caller, facts::Facts},
-    table::{CredentialEntry, CutReason, Decided, Grant, ServiceEntry, TokenEntry, Verdict},
+    table::{CredentialEntry, CutReason, Grant, Reevaluate, ServiceEntry, TokenEntry, Verdict},
 };
 
 /// The request as the policies saw it, and the service that it was permitted to call.
@@ -72,7 +72,7 @@ impl DecidedOn {
     fn decide(&self, token: &TokenEntry, service: &ServiceEntry) -> Verdict {
         let denied = Verdict::Withdrawn(CutReason::PolicyDenied);
         let policies = match token.policies() {
-            None if token.tenant_slot().is_compiling() => return Verdict::Open,
+            None if token.tenant_state().is_compiling() => return Verdict::Undecided,
             // They may have been compiled in between.
             None => token.policies(),
             policies => policies,
@@ -103,8 +103,8 @@ impl DecidedOn {
     }
 }
 
-impl Decided for DecidedOn {
-    fn again(&self, token: &TokenEntry, service: &ServiceEntry) -> Verdict {
+impl Reevaluate for DecidedOn {
+    fn reevaluate(&self, token: &TokenEntry, service: &ServiceEntry) -> Verdict {
         if service.generation != self.service.generation {
             if self.leads_elsewhere(service) {
                 return Verdict::Withdrawn(CutReason::ServiceChanged);

@@ -39,7 +39,7 @@ impl InFlightLimits {
         let free = self.capacity.saturating_sub(self.total.fetch_add(1, Relaxed));
         let bound = free.saturating_mul(PART_OF_FREE).max(ALWAYS);
         // Where nobody else is served, nobody else needs a part.
-        if token.tenant_slot().enter() < bound || table.is_of_one_tenant() {
+        if token.tenant_state().enter() < bound || table.is_of_one_tenant() {
             return Ok(());
         }
         self.leave(token);
@@ -50,7 +50,7 @@ impl InFlightLimits {
     /// Counts one out.
     pub(super) fn leave(&self, token: &TokenEntry) {
         self.total.fetch_sub(1, Relaxed);
-        token.tenant_slot().leave();
+        token.tenant_state().leave();
         token.leave();
     }
 

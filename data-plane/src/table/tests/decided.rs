@@ -21,8 +21,8 @@ impl std::task::Wake for Woken {
 /// Permits as long as the service has this upstream.
 struct While(&'static str, Arc<AtomicU64>);
 
-impl Decided for While {
-    fn again(&self, _: &TokenEntry, service: &ServiceEntry) -> Verdict {
+impl Reevaluate for While {
+    fn reevaluate(&self, _: &TokenEntry, service: &ServiceEntry) -> Verdict {
         self.1.fetch_add(1, SeqCst);
         match service.upstream.host() == self.0 {
             true => Verdict::Holds,
@@ -34,7 +34,7 @@ impl Decided for While {
 #[test]
 fn what_was_decided_is_decided_again_once_for_every_change_and_for_no_other() {
     let (table, asked) = (loaded(), Arc::new(AtomicU64::new(0)));
-    let version = honoured(&table, 1).unwrap().tenant_slot().version();
+    let version = honoured(&table, 1).unwrap().tenant_state().version();
     let mut cut = registered(&table, 1).since(version, Box::new(While("api.openai.com", asked.clone())));
     assert!(cut.is_latest() && cut.reason().is_none() && asked.load(SeqCst) == 0, "nothing has changed");
     let mut revision = 10;
@@ -63,7 +63,7 @@ fn what_was_decided_is_decided_again_once_for_every_change_and_for_no_other() {
 fn a_change_wakes_whoever_was_decided_on_what_it_changes_and_so_does_a_snapshot() {
     for change in [policies(), service("openai", "https://elsewhere.test"), credential(2, "sk-2"), agent(false)] {
         let (table, asked) = (loaded(), Arc::new(AtomicU64::new(0)));
-        let version = honoured(&table, 1).unwrap().tenant_slot().version();
+        let version = honoured(&table, 1).unwrap().tenant_state().version();
         let mut cut = pin!(registered(&table, 1).since(version, Box::new(While("api.openai.com", asked))));
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());

@@ -15,7 +15,7 @@ const MOST: usize = 256;
 
 /// A version of a credential that is no good any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedCredential {
+pub struct RejectedCredential {
     /// Its tenant.
     pub tenant: TenantName,
     /// Its name.
@@ -27,7 +27,7 @@ pub struct RefusedCredential {
 /// What is to be reported, oldest first.
 #[derive(Default)]
 pub struct Refused {
-    waiting: Mutex<VecDeque<RefusedCredential>>,
+    waiting: Mutex<VecDeque<RejectedCredential>>,
     news: Notify,
 }
 
@@ -40,13 +40,13 @@ impl Refused {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() < MOST {
             let (tenant, name) = (credential.tenant.clone(), credential.name.clone());
-            waiting.push_back(RefusedCredential { tenant, name, version: credential.version });
+            waiting.push_back(RejectedCredential { tenant, name, version: credential.version });
             self.news.notify_one();
         }
     }
 
     /// The next one; waits for it. Dropped while it waits, it has taken nothing.
-    pub async fn next(&self) -> RefusedCredential {
+    pub async fn next(&self) -> RejectedCredential {
         loop {
             let news = self.news.notified();
             if let Some(refused) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {

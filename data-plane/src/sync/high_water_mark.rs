@@ -29,12 +29,12 @@ pub(super) struct Seen {
 }
 
 /// Keeps it.
-pub(super) struct Mark {
+pub(super) struct HighWaterMark {
     path: Option<PathBuf>,
     seen: Mutex<Seen>,
 }
 
-impl Mark {
+impl HighWaterMark {
     /// What is kept in `data_dir`; without one, in memory only. A file that can't be read is an error: to go on without it would be
     /// to forget.
     ///
@@ -101,16 +101,16 @@ mod tests {
     #[test]
     fn what_was_seen_survives_a_restart_and_never_goes_back_in_an_epoch() {
         let dir = tempfile::tempdir().unwrap();
-        let mark = Mark::load(Some(dir.path())).unwrap();
+        let mark = HighWaterMark::load(Some(dir.path())).unwrap();
         assert_eq!(mark.seen(), Seen::default());
         mark.note("e1", 7);
         mark.note("e1", 5);
         write(&dir.path().join(FILE), &mark.seen()).unwrap();
-        let again = Mark::load(Some(dir.path())).unwrap();
+        let again = HighWaterMark::load(Some(dir.path())).unwrap();
         assert_eq!(again.seen(), Seen { epoch: "e1".into(), revision: 7 });
         again.note("e2", 1);
         assert_eq!(again.seen(), Seen { epoch: "e2".into(), revision: 1 });
         fs::write(dir.path().join(FILE), "{").unwrap();
-        assert!(Mark::load(Some(dir.path())).is_err(), "a damaged one isn't forgotten");
+        assert!(HighWaterMark::load(Some(dir.path())).is_err(), "a damaged one isn't forgotten");
     }
 }

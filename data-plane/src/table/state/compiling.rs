@@ -2,7 +2,7 @@
 //!
 //! Compiling a tenant's policies can take seconds. The stream that brings them also brings every other tenant's revocations,
 //! so it only hands them over. **From then on, and until they are compiled, nothing is permitted to the tenant**: a request
-//! waits for them ([`TenantSlot::policies_or_wait`]) and is refused when that takes too long. That is why the revision may be
+//! waits for them ([`TenantState::policies_or_wait`]) and is refused when that takes too long. That is why the revision may be
 //! acknowledged at once. What an acknowledgement says is that no request begins any more under the policies before: a new
 //! `forbid` is in force, and a new `permit` is for the first request that asks.
 //!
@@ -20,7 +20,7 @@ use seks_proto::wire;
 use seks_runtime::yield_to_others;
 use tokio::sync::Notify;
 
-use super::TenantSlot;
+use super::TenantState;
 
 /// Threads that compile: one tenant's policies never take more than one of them.
 const THREADS: usize = 2;
@@ -48,7 +48,7 @@ struct State {
     last: Option<Arc<Policies>>,
 }
 
-impl TenantSlot {
+impl TenantState {
     /// These policies count from now on.
     pub(in crate::table) fn put_policies(&self, policies: Arc<Policies>) {
         let mut state = lock(&self.compiling.state);
@@ -153,7 +153,7 @@ fn compiles_at_once() -> bool {
 
 /// A tenant's policies, to be compiled for the slot that waits for them.
 struct Job {
-    slot: Weak<TenantSlot>,
+    slot: Weak<TenantState>,
     ticket: u64,
     compilation: Compilation,
     spent: Duration,
@@ -256,8 +256,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn slot(name: &str) -> Arc<TenantSlot> {
-        Arc::new(TenantSlot::new(name.try_into().unwrap()))
+    fn slot(name: &str) -> Arc<TenantState> {
+        Arc::new(TenantState::new(name.try_into().unwrap()))
     }
 
     /// Policies that take some milliseconds each, and more in a debug build.

@@ -6,7 +6,7 @@ use seks_proto::wire;
 use seks_protocol::{CHUNK_BYTES, SessionKey};
 use sha2::{Digest as _, Sha256};
 
-use super::decode::{DecodeError, Encoded, Names, decode};
+use super::decode::{DecodeError, EncodedChanges, Names, decode};
 use crate::table::{ApplyError, Delta, Staging, Table};
 
 /// Most records of a snapshot: ten million tokens and what belongs to them.
@@ -44,7 +44,7 @@ pub(super) enum LoadError {
 }
 
 /// A snapshot that isn't complete.
-pub(super) struct Loading {
+pub(super) struct SnapshotLoader {
     staging: Staging,
     epoch: String,
     /// What the staging will be at when all that waits is applied.
@@ -59,7 +59,7 @@ pub(super) struct Loading {
     waiting_bytes: usize,
 }
 
-impl Loading {
+impl SnapshotLoader {
     /// Begins one, when it is within bounds.
     pub(super) fn begin(table: &Table, begin: wire::SnapshotBegin) -> Result<Self, LoadError> {
         let wire::SnapshotBegin { epoch, revision, chunks, count } = begin;
@@ -91,7 +91,7 @@ impl Loading {
             return Err(wrong);
         }
         let record = |source| LoadError::Record { chunk: *index, source };
-        let decoded = Encoded::decode(Bytes::clone(changes)).map_err(|e| record(e.into()))?.changes;
+        let decoded = EncodedChanges::decode(Bytes::clone(changes)).map_err(|e| record(e.into()))?.changes;
         if changes.len() > CHUNK_BYTES && decoded.len() != 1 {
             return Err(wrong);
         }

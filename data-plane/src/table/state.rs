@@ -20,14 +20,14 @@ pub use self::compiling::StillCompiling;
 use super::{entry::AgentEntry, waiters::Waiters};
 
 /// The place of one named record; empty while the record doesn't exist.
-pub struct Slot<N, T> {
+pub struct RecordCell<N, T> {
     name: N,
     value: ArcSwapOption<T>,
     /// Grows whenever rights are taken away; a request that began before compares.
     cuts: AtomicU32,
 }
 
-impl<N, T> Slot<N, T> {
+impl<N, T> RecordCell<N, T> {
     pub(super) fn new(name: N) -> Self {
         Self { name, value: ArcSwapOption::empty(), cuts: AtomicU32::new(0) }
     }
@@ -77,8 +77,8 @@ pub(super) trait Requests: Send + Sync {
 }
 
 /// A tenant: its name and policies, compiled or being compiled.
-pub struct TenantSlot {
-    pub(super) policies: Slot<TenantName, Policies>,
+pub struct TenantState {
+    pub(super) policies: RecordCell<TenantName, Policies>,
     compiling: Compiling,
     /// See [`version`](Self::version).
     version: AtomicU64,
@@ -94,10 +94,10 @@ fn next_version() -> u64 {
     NEXT.fetch_add(1, Relaxed)
 }
 
-impl TenantSlot {
+impl TenantState {
     pub(super) fn new(name: TenantName) -> Self {
         Self {
-            policies: Slot::new(name),
+            policies: RecordCell::new(name),
             compiling: Compiling::default(),
             version: AtomicU64::new(next_version()),
             requests: OnceLock::new(),
@@ -144,15 +144,15 @@ impl TenantSlot {
 }
 
 /// An agent, its tenant, and the requests in flight that act for it.
-pub struct AgentSlot {
-    pub(super) tenant: Arc<TenantSlot>,
-    pub(super) agent: Slot<AgentName, AgentEntry>,
+pub struct AgentState {
+    pub(super) tenant: Arc<TenantState>,
+    pub(super) agent: RecordCell<AgentName, AgentEntry>,
     /// Woken by everything that may cut a request of this agent; who is woken looks for itself.
     pub(super) waiters: Waiters,
 }
 
-impl AgentSlot {
-    pub(super) fn new(tenant: Arc<TenantSlot>, name: AgentName) -> Self {
-        Self { tenant, agent: Slot::new(name), waiters: Waiters::default() }
+impl AgentState {
+    pub(super) fn new(tenant: Arc<TenantState>, name: AgentName) -> Self {
+        Self { tenant, agent: RecordCell::new(name), waiters: Waiters::default() }
     }
 }

@@ -6,24 +6,24 @@ use std::collections::HashMap;
 use seks_protocol::TableSum;
 use seks_types::{id::TenantName, token::Digest};
 
-use super::change::{Mark, MarkKind};
+use super::change::{ChecksumUpdate, RecordKind};
 
 #[derive(Default)]
 struct Account {
     sum: TableSum,
-    records: HashMap<(MarkKind, Box<str>), TableSum, foldhash::quality::RandomState>,
+    records: HashMap<(RecordKind, Box<str>), TableSum, foldhash::quality::RandomState>,
 }
 
 /// The sum of a generation. Only the table's writer touches it.
 #[derive(Default)]
-pub(super) struct Ledger {
+pub(super) struct Checksum {
     total: TableSum,
     tenants: HashMap<TenantName, Account, foldhash::quality::RandomState>,
     /// The table holds less than its revision says: nothing is comparable.
     narrowed: bool,
 }
 
-impl Ledger {
+impl Checksum {
     /// `None` when the table isn't that of any revision.
     pub(super) fn sum(&self) -> Option<TableSum> {
         (!self.narrowed).then_some(self.total)
@@ -34,7 +34,7 @@ impl Ledger {
         self.narrowed = true;
     }
 
-    pub(super) fn mark(&mut self, mark: Mark) {
+    pub(super) fn mark(&mut self, mark: ChecksumUpdate) {
         let account = self.tenants.entry(mark.tenant).or_default();
         let key = (mark.kind, mark.name);
         let (old, new) = match mark.sum {
@@ -80,23 +80,23 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    fn mark(kind: MarkKind, name: &str, sum: Option<&[u8]>) -> Mark {
+    fn mark(kind: RecordKind, name: &str, sum: Option<&[u8]>) -> ChecksumUpdate {
         let tenant = "acme".parse().unwrap();
-        Mark { kind, tenant, name: name.into(), sum: sum.map(TableSum::of_record) }
+        ChecksumUpdate { kind, tenant, name: name.into(), sum: sum.map(TableSum::of_record) }
     }
 
     #[test]
     fn the_sum_is_of_what_is_there_however_it_came_to_be() {
         let (acme, digest) = ("acme".parse().unwrap(), Digest::of(b"t"));
-        let (mut a, mut b) = (Ledger::default(), Ledger::default());
-        a.mark(mark(MarkKind::Agent, "bot", Some(b"1")));
-        a.mark(mark(MarkKind::Agent, "bot", Some(b"2")));
-        a.mark(mark(MarkKind::Service, "bot", Some(b"3")));
-        a.mark(mark(MarkKind::Service, "bot", None));
-        a.mark(mark(MarkKind::Service, "never", None));
+        let (mut a, mut b) = (Checksum::default(), Checksum::default());
+        a.mark(mark(RecordKind::Agent, "bot", Some(b"1")));
+        a.mark(mark(RecordKind::Agent, "bot", Some(b"2")));
+        a.mark(mark(RecordKind::Service, "bot", Some(b"3")));
+        a.mark(mark(RecordKind::Service, "bot", None));
+        a.mark(mark(RecordKind::Service, "never", None));
         a.add(&acme, &digest);
         b.add(&acme, &digest);
-        b.mark(mark(MarkKind::Agent, "bot", Some(b"2")));
+        b.mark(mark(RecordKind::Agent, "bot", Some(b"2")));
         assert_eq!(a.sum(), b.sum());
         a.remove(&acme, &digest);
         assert_ne!(a.sum(), b.sum());
