@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use seks_data_plane::table::{Reevaluate, Found, ServiceEntry, Table, TokenEntry, Verdict};
+use seks_data_plane::table::{Found, Reevaluate, ServiceEntry, Table, TokenEntry, Verdict};
 use seks_lease::BootInstant;
 
 use crate::{
