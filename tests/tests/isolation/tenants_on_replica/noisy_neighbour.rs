@@ -19,6 +19,9 @@ const OPERATORS: usize = 3;
 /// Calls of each that are under way.
 const CALLS: usize = 4;
 
+/// How often the other tenant issues and revokes a token: within its own rate of writes (100 a second).
+const REVOKE_EVERY: Duration = Duration::from_millis(50);
+
 /// What came of the other tenant meanwhile.
 #[derive(Debug, Default)]
 struct Seen {
@@ -217,6 +220,7 @@ fn watch(world: &World, duration: Duration) -> Seen {
             assert!(enforced, "not enforced after {took:?}");
             slowest = slowest.max(took);
             revocations += 1;
+            std::thread::sleep(REVOKE_EVERY);
         }
         times = requests.join().unwrap();
     });
