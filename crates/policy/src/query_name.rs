@@ -137,7 +137,7 @@ mod tests {
         for sent in [
             "scope",
             "SCOPE",
-            "PolicySlice[]",
+            "Scope[]",
             "scope[",
             "scope]",
             "scope[0]",
