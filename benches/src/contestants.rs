@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seks_cli::{client::Client, context::Choice};
+use seks_cli::{client::Client, context::ContextSelector};
 use seks_proto::wire;
 use tokio::task::JoinSet;
 
@@ -171,7 +171,7 @@ pub fn seks(
 
 /// Enables the service, stores the credential, and issues the tokens, spread over a hundred agents.
 async fn seed_fixtures(context: PathBuf, upstream: SocketAddr, count: usize) -> Vec<String> {
-    let choice = Choice { file: Some(context), name: None };
+    let choice = ContextSelector { file: Some(context), name: None };
     let client = Client::connect(&choice.load().unwrap(), None, Duration::from_secs(60)).await.unwrap();
     let (mut rpc, tenant) = (client.rpc(), client.tenant());
     let quota = wire::Quota { writes_per_second: 1_000_000, write_burst: 1_000_000, ..Default::default() };

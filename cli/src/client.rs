@@ -1,6 +1,6 @@
 //! The connection to a control plane: mutual TLS from a context, deadlines on everything, and answers turned into errors.
 
-mod probe;
+mod tls_rejection;
 
 use std::{error::Error as StdError, future::Future, sync::Arc, time::Duration};
 
@@ -31,14 +31,14 @@ pub trait Page {
     /// What is listed.
     type Item;
     /// What is on it, and the token of the next; `""`: there is none.
-    fn take(self) -> (Vec<Self::Item>, String);
+    fn into_items(self) -> (Vec<Self::Item>, String);
 }
 
 macro_rules! pages {
     ($($answer:ident $field:ident $item:ident;)*) => {
         $(impl Page for wire::$answer {
             type Item = wire::$item;
-            fn take(self) -> (Vec<wire::$item>, String) {
+            fn into_items(self) -> (Vec<wire::$item>, String) {
                 (self.$field, self.next_page_token)
             }
         })*
@@ -132,7 +132,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::call`], and of `each`.
-    pub async fn pages<P: Page>(
+    pub async fn for_each_page<P: Page>(
         &self,
         what: &str,
         ask: impl AsyncFn(AdminClient<Channel>, wire::ListRequest) -> std::result::Result<Response<P>, Status>,
@@ -140,8 +140,7 @@ impl Client {
     ) -> Result<()> {
         let mut request = self.list();
         loop {
-            let (items, next) = self.call(what, ask(self.rpc(), request.clone())).await?.take();
-            each(items, next.is_empty())?;
+            let (items, next) = self.call(what, ask(self.rpc(), request.clone())).await?.into_items();            each(items, next.is_empty())?;
             if next.is_empty() {
                 return Ok(());
             }
@@ -153,13 +152,13 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::call`].
-    pub async fn all<P: Page>(
+    pub async fn list_all<P: Page>(
         &self,
         what: &str,
         ask: impl AsyncFn(AdminClient<Channel>, wire::ListRequest) -> std::result::Result<Response<P>, Status>,
     ) -> Result<Vec<P::Item>> {
         let mut all = Vec::new();
-        self.pages(what, ask, |items, _| {
+        self.for_each_page(what, ask, |items, _| {
             all.extend(items);
             Ok(())
         })
@@ -222,7 +221,7 @@ impl Client {
     async fn refused(&self, what: &str, status: &Status) -> CliError {
         let tls = match status.source().and_then(tls_error) {
             None if matches!(status.code(), Code::Cancelled | Code::Unavailable | Code::Unknown) => {
-                probe::refusal(&self.context).await
+                tls_rejection::diagnose(&self.context).await
             }
             known => known.cloned(),
         };
@@ -243,7 +242,7 @@ fn valid_until(pem: &str) -> Option<i64> {
 }
 
 /// Unix seconds.
-pub(crate) fn now() -> i64 {
+pub(crate) fn unix_now() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.ok().and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or_default()
 }
@@ -252,15 +251,15 @@ pub(crate) fn now() -> i64 {
 #[must_use]
 pub fn is_fresh(pem: &str) -> bool {
     const WEEK: i64 = 7 * 24 * 3600;
-    valid_until(pem).is_some_and(|until| until - WEEK > now())
+    valid_until(pem).is_some_and(|until| until - WEEK > unix_now())
 }
 
 /// An expired certificate of our own is known without asking anybody.
 fn check_own_certificate(pem: &str) -> Result<()> {
     let what = "the context's certificate";
     let until = valid_until(pem).ok_or_else(|| CliError::usage(what, "not a certificate"))?;
-    if now() > until {
-        let why = format!("expired at {}", crate::output::time(until));
+    if unix_now() > until {
+        let why = format!("expired at {}", crate::output::rfc3339(until));
         return Err(CliError::new(Exit::NotPermitted, what, why)
             .hint("an owner makes a new one with `seks operator create`; `seks dev` renews its own when it starts"));
     }

@@ -71,7 +71,7 @@ impl fmt::Debug for Context {
 
 /// Which context is meant.
 #[derive(Debug, Default, Clone)]
-pub struct Choice {
+pub struct ContextSelector {
     /// `--context-file` or `SEKS_CONTEXT_FILE`.
     pub file: Option<PathBuf>,
     /// `--context`.
@@ -94,7 +94,7 @@ enum Origin {
     Registered,
 }
 
-impl Choice {
+impl ContextSelector {
     /// Finds and reads the context, its PEM files included. Names the file on stderr when it is neither the user's own nor
     /// on the command line.
     ///
@@ -172,8 +172,8 @@ impl Choice {
             (Some(only), 0) => Ok((only.context_file, Origin::Registered)),
             (Some(_), _) => Err(CliError::usage("context", "several `seks dev` are running")
                 .hint("say which with --context-file DATA_DIR/context.toml")),
-            (None, _) if Path::new(FORMER_FILE).exists() => Err(CliError::usage("context", "no context file")
-                .hint(format!("{FORMER_FILE} is not used by itself; if it is yours: --context-file {FORMER_FILE}"))),
+            (None, _) if Path::new(OLD_CONTEXT_FILE).exists() => Err(CliError::usage("context", "no context file")
+                .hint(format!("{OLD_CONTEXT_FILE} is not used by itself; if it is yours: --context-file {OLD_CONTEXT_FILE}"))),
             (None, _) => Err(CliError::usage("context", "no context file")
                 .hint("start `seks dev`, or name a file with --context-file or SEKS_CONTEXT_FILE")),
         }
@@ -181,7 +181,7 @@ impl Choice {
 }
 
 /// Where versions before 0.2 looked first: in the current folder, whoever had written it.
-const FORMER_FILE: &str = "./.seks-data/context.toml";
+const OLD_CONTEXT_FILE: &str = "./.seks-data/context.toml";
 
 fn is_same(a: &Path, b: &Path) -> bool {
     fs::canonicalize(a).is_ok_and(|a| a == b)
@@ -249,7 +249,7 @@ mod tests {
     }
 
     fn load(path: &Path, name: Option<&str>) -> Result<Context> {
-        Choice { file: Some(path.into()), name: name.map(Into::into) }.load()
+        ContextSelector { file: Some(path.into()), name: name.map(Into::into) }.load()
     }
 
     #[test]
@@ -282,8 +282,8 @@ mod tests {
             crate::files::write_private(&dir.path().join(name), PEM.as_bytes()).unwrap();
         }
         assert_eq!(load(&path, None).unwrap().key, PEM);
-        let choice = Choice { file: Some(path.clone()), name: None };
-        assert_eq!(choice.files().unwrap().len(), 4, "the context and its three files");
+        let selector = ContextSelector { file: Some(path.clone()), name: None };
+        assert_eq!(selector.files().unwrap().len(), 4, "the context and its three files");
         fs::write(dir.path().join("k.pem"), "hunter2").unwrap();
         let error = load(&path, None).unwrap_err();
         assert!(error.to_string().ends_with("contexts.a.key: PEM: not PEM"), "{error}");

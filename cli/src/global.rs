@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     client::Client,
-    context::{Choice, Context},
+    context::{ContextSelector, Context},
     duration::duration,
     error::Result,
     output::{Format, Output},
@@ -46,12 +46,12 @@ impl Global {
     /// # Errors
     /// Exit code 2.
     pub fn load_context(&self) -> Result<Context> {
-        self.choice().load()
+        self.context_selector().load()
     }
 
     /// Which context is meant.
-    pub(crate) fn choice(&self) -> Choice {
-        Choice { file: self.context_file.clone(), name: self.context.clone() }
+    pub(crate) fn context_selector(&self) -> ContextSelector {
+        ContextSelector { file: self.context_file.clone(), name: self.context.clone() }
     }
 
     /// Connects to the context's control plane.

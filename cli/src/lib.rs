@@ -27,7 +27,7 @@ use seks_runtime::logs;
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     seks_runtime::install_crypto_provider();
-    seks_runtime::harden::quiet_panics();
+    seks_runtime::harden::install_panic_hook();
     let args: Vec<OsString> = args.into_iter().collect();
     #[cfg(target_os = "linux")]
     if let Some(code) = sandbox::helper::run_if_asked(&args) {
@@ -41,21 +41,21 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => Err(error),
     };
     let code = outcome.unwrap_or_else(|error| {
-        logs::line(error.lines().trim_end_matches('\n'));
+        logs::write_stderr_line(error.lines().trim_end_matches('\n'));
         error.exit.into()
     });
-    logs::flush(logs::LAST_LINES);
+    logs::flush(logs::FLUSH_TIMEOUT);
     code
 }
 
 fn run(cli: args::Cli) -> error::Result<ExitCode> {
     if matches!(cli.command, commands::Command::Dev(_) | commands::Command::Credential(_)) {
         // Before the first key is read and the second thread is started.
-        seks_runtime::harden::process()
+        seks_runtime::harden::harden_process()
             .map_err(|e| error::CliError::new(error::Exit::Failed, "hardening", error::plain_io(&e)))?;
     } else {
         // Every command holds the operator's key. What `seks run` starts keeps its limits and rights: only this process is closed.
-        seks_runtime::harden::opaque()
+        seks_runtime::harden::make_undumpable()
             .map_err(|e| error::CliError::new(error::Exit::Failed, "hardening", error::plain_io(&e)))?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -204,7 +204,7 @@ fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 
 /// Unix seconds as RFC 3339; 0 is "".
 #[must_use]
-pub fn time(unix_seconds: i64) -> String {
+pub fn rfc3339(unix_seconds: i64) -> String {
     let Ok(seconds @ 1..) = u64::try_from(unix_seconds) else { return String::new() };
     let at = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_secs(seconds));
     at.map(|at| humantime::format_rfc3339_seconds(at).to_string()).unwrap_or_default()
@@ -212,8 +212,8 @@ pub fn time(unix_seconds: i64) -> String {
 
 /// The same for JSON, where "never" is null.
 #[must_use]
-pub fn time_or_null(unix_seconds: i64) -> Option<String> {
-    Some(time(unix_seconds)).filter(|t| !t.is_empty())
+pub fn rfc3339_or_null(unix_seconds: i64) -> Option<String> {
+    Some(rfc3339(unix_seconds)).filter(|t| !t.is_empty())
 }
 
 #[cfg(test)]
@@ -234,8 +234,8 @@ mod tests {
 
     #[test]
     fn times_are_rfc_3339() {
-        assert_eq!(time(1_700_000_000), "2023-11-14T22:13:20Z");
-        assert_eq!((time(0), time(-1)), (String::new(), String::new()));
-        assert_eq!(time_or_null(0), None);
+        assert_eq!(rfc3339(1_700_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!((rfc3339(0), rfc3339(-1)), (String::new(), String::new()));
+        assert_eq!(rfc3339_or_null(0), None);
     }
 }

@@ -19,7 +19,7 @@ mod seatbelt;
 #[cfg(target_os = "linux")]
 mod seccomp;
 mod support;
-mod surroundings;
+mod protected;
 
 use std::{
     ffi::OsString,
@@ -57,7 +57,7 @@ pub(crate) struct Sandbox {
 
 /// What the command may reach, and what it may not.
 #[derive(Debug)]
-pub(crate) struct Scope<'a> {
+pub(crate) struct SandboxTargets<'a> {
     /// The context file and those it names.
     pub(crate) context_files: &'a [PathBuf],
     /// The admin API, a URL.
@@ -87,41 +87,41 @@ impl Sandbox {
         }
     }
 
-    /// The command, confined, and what has to run beside it.
+    /// The command, confined, and what has to run forwarding it.
     ///
     /// # Errors
     /// When something of SEKS can't be protected.
-    pub(crate) fn command(&self, command: &[OsString], scope: &Scope<'_>) -> Result<(Command, Option<Beside>)> {
+    pub(crate) fn command(&self, command: &[OsString], targets: &SandboxTargets<'_>) -> Result<(Command, Option<ForwardingTask>)> {
         if self.mode == Mode::None {
-            return Ok((direct(command), None));
+            return Ok((unconfined(command), None));
         }
-        let plan = self.plan(scope)?;
-        self.platform(command, plan)
+        let plan = self.plan(targets)?;
+        self.confined(command, plan)
     }
 
-    fn plan(&self, scope: &Scope<'_>) -> Result<Plan> {
+    fn plan(&self, targets: &SandboxTargets<'_>) -> Result<Plan> {
         let strict = self.mode == Mode::Strict;
-        let found = surroundings::files(scope.context_files);
+        let found = protected::files(targets.context_files);
         refuse_hard_links(found.iter())?;
         let hidden = found.iter().filter_map(|path| fs::canonicalize(path).ok()).collect::<Vec<_>>();
         let inside = |path: &Path| hidden.iter().any(|dir| path != dir && path.starts_with(dir));
-        let places: Vec<_> = scope.proxies.iter().filter_map(|url| place(url)).collect();
-        let endpoint = place(scope.endpoint);
-        let proxy_ports: Vec<_> = places.iter().map(|(_, port)| *port).collect();
-        let mut forwarded: Vec<_> = places.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+        let proxies: Vec<_> = targets.proxies.iter().filter_map(|url| host_and_port(url)).collect();
+        let endpoint = host_and_port(targets.endpoint);
+        let proxy_ports: Vec<_> = proxies.iter().map(|(_, port)| *port).collect();
+        let mut forwarded: Vec<_> = proxies.iter().map(|(host, port)| format!("{host}:{port}")).collect();
         forwarded.sort();
         forwarded.dedup();
         Ok(Plan {
             strict,
             namespaces: self.support.namespaces,
             hidden: hidden.iter().filter(|path| !inside(path)).cloned().collect(),
-            sockets: surroundings::sockets(strict).into_iter().collect(),
+            sockets: protected::sockets(strict).into_iter().collect(),
             read_only: own_program().into_iter().collect(),
-            fixed: fixed(found.iter()),
+            fixed: fixed_dirs(found.iter()),
             closed_ports: if strict {
                 Vec::new()
             } else {
-                surroundings::closed_ports(endpoint.as_ref().map(|(host, port)| (host.as_str(), *port)), &proxy_ports)
+                protected::closed_ports(endpoint.as_ref().map(|(host, port)| (host.as_str(), *port)), &proxy_ports)
             },
             forwarded,
             ..Plan::default()
@@ -129,15 +129,15 @@ impl Sandbox {
     }
 
     #[cfg(target_os = "linux")]
-    fn platform(&self, command: &[OsString], mut plan: Plan) -> Result<(Command, Option<Beside>)> {
+    fn confined(&self, command: &[OsString], mut plan: Plan) -> Result<(Command, Option<ForwardingTask>)> {
         let failed = |e: &std::io::Error| CliError::new(Exit::Failed, "sandbox", plain_io(e));
-        let mut beside = None;
+        let mut forwarding = None;
         if plan.strict {
             let handover = network::Handover::open().map_err(|e| failed(&e))?;
             plan.handover = handover.path().into();
             plan.hosts = network::hosts(&plan.forwarded);
             let forwarded = plan.forwarded.clone();
-            beside = Some(Beside(tokio::spawn(async move {
+            forwarding = Some(ForwardingTask(tokio::spawn(async move {
                 if let Err(error) = handover.forward(forwarded).await {
                     notice(&format!("warning: the proxy is not reachable for the command: {}", plain_io(&error)));
                 }
@@ -146,11 +146,11 @@ impl Sandbox {
         let json = serde_json::to_string(&plan).map_err(|e| CliError::new(Exit::Failed, "sandbox", e))?;
         let mut confined = Command::new("/proc/self/exe");
         confined.args([helper::EXEC, &json]).args(command);
-        Ok((confined, beside))
+        Ok((confined, forwarding))
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn platform(&self, command: &[OsString], plan: Plan) -> Result<(Command, Option<Beside>)> {
+    fn confined(&self, command: &[OsString], plan: Plan) -> Result<(Command, Option<ForwardingTask>)> {
         let here = |place: &String| ["127.0.0.1:", "localhost:", "[::1]:"].iter().any(|host| place.starts_with(host));
         if plan.strict && !plan.forwarded.iter().all(here) {
             return Err(CliError::usage(
@@ -164,17 +164,17 @@ impl Sandbox {
     }
 }
 
-/// What runs beside the command, until this is dropped.
+/// What runs forwarding the command, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Beside(tokio::task::JoinHandle<()>);
+pub(crate) struct ForwardingTask(tokio::task::JoinHandle<()>);
 
-impl Drop for Beside {
+impl Drop for ForwardingTask {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-fn direct(command: &[OsString]) -> Command {
+fn unconfined(command: &[OsString]) -> Command {
     let (program, arguments) = command.split_first().map_or((OsString::new(), &[][..]), |(p, a)| (p.clone(), a));
     let mut direct = Command::new(program);
     direct.args(arguments);
@@ -182,7 +182,7 @@ fn direct(command: &[OsString]) -> Command {
 }
 
 /// Host and port of a URL.
-fn place(url: &str) -> Option<(String, u16)> {
+fn host_and_port(url: &str) -> Option<(String, u16)> {
     let uri: Uri = url.parse().ok()?;
     let port = uri.port_u16().or_else(|| match uri.scheme_str()? {
         "https" => Some(443),
@@ -199,7 +199,7 @@ fn own_program() -> Option<PathBuf> {
     (writable(&program) || program.parent().is_some_and(writable)).then_some(program)
 }
 
-fn fixed<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
+fn fixed_dirs<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
     #[cfg(target_os = "linux")]
     return paths.flat_map(|path| landlock_rules::replaceable_links(path)).collect();
     #[cfg(not(target_os = "linux"))]
@@ -231,10 +231,10 @@ mod tests {
 
     #[test]
     fn a_urls_place_has_its_schemes_port() {
-        assert_eq!(place("http://127.0.0.1:8300/api"), Some(("127.0.0.1".into(), 8300)));
-        assert_eq!(place("https://proxy.example"), Some(("proxy.example".into(), 443)));
-        assert_eq!(place("http://agent:seks_token@[::1]:1"), Some(("[::1]".into(), 1)));
-        assert_eq!(place("nonsense"), None);
+        assert_eq!(host_and_port("http://127.0.0.1:8300/api"), Some(("127.0.0.1".into(), 8300)));
+        assert_eq!(host_and_port("https://proxy.example"), Some(("proxy.example".into(), 443)));
+        assert_eq!(host_and_port("http://agent:seks_token@[::1]:1"), Some(("[::1]".into(), 1)));
+        assert_eq!(host_and_port("nonsense"), None);
     }
 
     #[test]

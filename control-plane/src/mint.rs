@@ -9,7 +9,7 @@ mod endpoint;
 mod jwt;
 mod source;
 
-use seks_network::address::Reach;
+use seks_network::address::DialRules;
 use seks_types::secret::Secret;
 
 pub(crate) use self::{
@@ -55,6 +55,6 @@ impl MintError {
 ///
 /// # Errors
 /// [`MintError`].
-pub(crate) async fn mint_from(kind: &str, secret: &Secret, reach: Reach) -> Result<Minted, MintError> {
-    Source::parse(Kind::parse(kind)?, secret, reach)?.mint(unix_now()).await
+pub(crate) async fn mint_from(kind: &str, secret: &Secret, rules: DialRules) -> Result<Minted, MintError> {
+    Source::parse(Kind::parse(kind)?, secret, rules)?.mint(unix_now()).await
 }

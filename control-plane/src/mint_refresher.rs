@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use prometheus::{IntCounterVec, IntGauge, Opts, core::Collector};
-use seks_network::address::{DialGuard, Reach};
+use seks_network::address::{DialGuard, DialRules};
 use seks_runtime::telemetry::Telemetry;
 use seks_types::id::{CredentialName, NameError, OperatorName, TenantName};
 use tokio::{task::JoinSet, time::sleep};
@@ -164,7 +164,7 @@ impl Refresher {
             }
         };
         // The audit's record of it: a token was made, or was not, and who asked for it is this replica.
-        let span = self.telemetry.scope(|| {
+        let span = self.telemetry.create_span(|| {
             tracing::info_span!(
                 "seks.mint",
                 otel.kind = "client",
@@ -194,8 +194,8 @@ impl Refresher {
     }
 
     async fn mint(&self, claim: &Claim) -> Result<Minted, MintError> {
-        let reach = Reach { guard: self.guard.clone(), given: claim.networks.clone() };
-        mint_from(&claim.kind, &claim.secret, reach).await
+        let rules = DialRules { guard: self.guard.clone(), tenant_networks: claim.networks.clone() };
+        mint_from(&claim.kind, &claim.secret, rules).await
     }
 
     /// Writes until it is written: a rotated secret has no other copy.

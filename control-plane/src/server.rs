@@ -207,7 +207,7 @@ impl ControlPlane {
         let listen = |source| StartError::Listen { key: "telemetry.metrics_listen", address, source };
         let stop = self.stop.clone().cancelled_owned();
         let readiness = Readiness::new(metrics, store, self.runtimes.admin());
-        self.metrics_addr = Some(probes::serve(address, readiness, stop).map_err(listen)?);
+        self.metrics_addr = Some(probes::serve_probes(address, readiness, stop).map_err(listen)?);
         Ok(())
     }
 

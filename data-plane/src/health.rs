@@ -2,7 +2,7 @@
 
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 
-use seks_runtime::probes::{self, Answers};
+use seks_runtime::probes::{self, ProbeHandler};
 use tokio_util::sync::CancellationToken;
 
 use crate::{table::Table, telemetry::Metrics};
@@ -32,7 +32,7 @@ impl Health {
 
     /// Binds and serves until `end`.
     pub(crate) fn start(self, listen: SocketAddr, end: CancellationToken) -> io::Result<SocketAddr> {
-        probes::serve(listen, self, end.cancelled_owned())
+        probes::serve_probes(listen, self, end.cancelled_owned())
     }
 
     fn why_not(&self) -> &'static str {
@@ -44,7 +44,7 @@ impl Health {
     }
 }
 
-impl Answers for Health {
+impl ProbeHandler for Health {
     fn ready(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
         Box::pin(async { if self.is_ready() { Ok(()) } else { Err(self.why_not().into()) } })
     }

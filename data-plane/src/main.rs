@@ -45,9 +45,9 @@ struct Arguments {
 
 fn main() -> ExitCode {
     runtime::install_crypto_provider();
-    harden::quiet_panics();
+    harden::install_panic_hook();
     let code = start();
-    logs::flush(logs::LAST_LINES);
+    logs::flush(logs::FLUSH_TIMEOUT);
     code
 }
 
@@ -59,7 +59,7 @@ fn start() -> ExitCode {
     match run(&arguments) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
-            logs::line(&format!("error: {}", one_line(&failure.text)));
+            logs::write_stderr_line(&format!("error: {}", one_line(&failure.text)));
             failure.exit.into()
         }
     }
@@ -67,7 +67,7 @@ fn start() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     logs::init().map_err(|e| Failure::new(Exit::Usage, &e))?;
-    harden::process().map_err(|e| Failure::new(Exit::Failed, &format!("cannot harden the process: {e}")))?;
+    harden::harden_process().map_err(|e| Failure::new(Exit::Failed, &format!("cannot harden the process: {e}")))?;
     descriptors::raise();
     let config = load(arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -128,7 +128,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    logs::line(&format!("{} (see --help)", one_line(first)));
+    logs::write_stderr_line(&format!("{} (see --help)", one_line(first)));
     Exit::Usage.into()
 }
 

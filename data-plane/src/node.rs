@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use seks_network::address::OwnAddresses;
 use seks_protocol::SessionError;
 use seks_runtime::{
-    Dedicated, Exit, descriptors,
+    DedicatedRuntime, Exit, descriptors,
     telemetry::{Telemetry, TelemetryError},
 };
 use tokio::task::JoinHandle;
@@ -55,14 +55,14 @@ pub struct Node {
 /// Threads that nothing of a tenant runs on: requests, however many and however costly, delay neither lease nor revocation.
 struct Threads {
     /// The stream to the control plane, and applying what it brings.
-    sync: Dedicated,
+    sync: DedicatedRuntime,
     /// The end of the lease.
-    lease: Dedicated,
+    lease: DedicatedRuntime,
 }
 
 impl Threads {
     fn start() -> Result<Self, StartError> {
-        let start = |name| Dedicated::start(name).map_err(StartError::Thread);
+        let start = |name| DedicatedRuntime::start(name).map_err(StartError::Thread);
         Ok(Self { sync: start("seks-sync")?, lease: start("seks-lease")? })
     }
 }

@@ -8,7 +8,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use seks_runtime::http2::Refused;
+use seks_runtime::http2::Http2Rejection;
 
 pub(crate) use self::handler::ProxyHandler;
 use crate::{
@@ -145,10 +145,10 @@ impl Proxy {
     }
 
     /// Records what the HTTP/2 library, or the frame budget, has refused by itself. Its answer has no request id.
-    fn record_refused(&self, refused: Refused) {
+    fn record_refused(&self, refused: Http2Rejection) {
         self.audit.metrics().edge().refused(refused);
         let mut record = self.audit.open(&Method::GET, "", &HeaderMap::new());
-        if refused == Refused::HeaderList {
+        if refused == Http2Rejection::HeaderList {
             record.refused(Code::RequestTooLarge);
             record.answered(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
             return record.complete();

@@ -30,7 +30,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use seks_policy::Policies;
-use seks_protocol::{SessionError, SessionKey, TableSum};
+use seks_protocol::{SessionError, SessionKey, TableChecksum};
 use seks_types::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
     token::Digest,
@@ -170,7 +170,7 @@ impl Table {
 
     /// What its records add up to; `None` when it isn't the table of any revision.
     #[must_use]
-    pub fn sum(&self) -> Option<TableSum> {
+    pub fn sum(&self) -> Option<TableChecksum> {
         let current = self.current.load();
         if current.epoch().is_empty() { None } else { current.checksum().sum() }
     }

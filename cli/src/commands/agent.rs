@@ -6,12 +6,12 @@ use clap::Subcommand;
 use seks_proto::wire;
 use serde::Serialize;
 
-use super::change::{self, Waiting};
+use super::change::{self, WaitArgs};
 use crate::{
     confirm::Confirm,
     error::Result,
     global::Global,
-    output::{View, time_or_null},
+    output::{View, rfc3339_or_null},
 };
 
 /// What can be done with agents.
@@ -45,7 +45,7 @@ pub enum Verb {
         confirm: Confirm,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
     /// Give a disabled agent back what it could do
     #[command(after_help = "Example:\n  seks agent enable ci-bot")]
@@ -54,7 +54,7 @@ pub enum Verb {
         name: String,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
     /// Delete an agent and its tokens
     #[command(alias = "rm", after_help = "Example:\n  seks agent delete ci-bot --yes")]
@@ -66,7 +66,7 @@ pub enum Verb {
         confirm: Confirm,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
 }
 
@@ -93,7 +93,7 @@ impl From<wire::Agent> for AgentView {
             tenant: a.tenant,
             attributes: a.attributes,
             disabled: a.disabled,
-            created_at: time_or_null(a.created_at),
+            created_at: rfc3339_or_null(a.created_at),
         }
     }
 }
@@ -123,7 +123,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
         }
         Verb::List => {
             let client = global.connect().await?;
-            let agents = client.all("agents", async |mut rpc, page| rpc.list_agents(page).await).await?;
+            let agents = client.list_all("agents", async |mut rpc, page| rpc.list_agents(page).await).await?;
             output.list("agents", &agents.into_iter().map(AgentView::from).collect::<Vec<_>>())
         }
         Verb::Show { name } => {
@@ -131,32 +131,32 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let agent = client.call(&format!("agent `{name}`"), client.rpc().get_agent(client.named(&name))).await?;
             output.one(&AgentView::from(agent))
         }
-        Verb::Disable { name, confirm, waiting } => {
+        Verb::Disable { name, confirm, wait_args } => {
             confirm.ask_if_possible(&format!("disable agent `{name}`"))?;
-            set_disabled(global, &name, true, waiting).await
+            set_disabled(global, &name, true, wait_args).await
         }
-        Verb::Enable { name, waiting } => set_disabled(global, &name, false, waiting).await,
-        Verb::Delete { name, confirm, waiting } => {
+        Verb::Enable { name, wait_args } => set_disabled(global, &name, false, wait_args).await,
+        Verb::Delete { name, confirm, wait_args } => {
             confirm.ask(&format!("delete agent `{name}` and its tokens"))?;
             let client = global.connect().await?;
-            let request = client.delete(&name, waiting.no_wait);
+            let request = client.delete(&name, wait_args.no_wait);
             let response = client.change(&format!("agent `{name}`"), client.rpc().delete_agent(request)).await?;
-            change::print_named(output, ("agent", &name, "deleted"), response, waiting)
+            change::print_outcome(output, change::Outcome { noun: "agent", name: &name, done: "deleted" }, response, wait_args)
         }
     }
 }
 
-async fn set_disabled(global: &Global, name: &str, disabled: bool, waiting: Waiting) -> Result<()> {
+async fn set_disabled(global: &Global, name: &str, disabled: bool, wait_args: WaitArgs) -> Result<()> {
     let client = global.connect().await?;
     let request = wire::SetAgentDisabledRequest {
         tenant: client.tenant(),
         name: name.into(),
         disabled,
-        wait: Some(client.wait(waiting.no_wait)),
+        wait: Some(client.wait(wait_args.no_wait)),
     };
     let response = client.change(&format!("agent `{name}`"), client.rpc().set_agent_disabled(request)).await?;
     let done = if disabled { "disabled" } else { "enabled" };
-    change::print_named(global.output(), ("agent", name, done), response, waiting)
+    change::print_outcome(global.output(), change::Outcome { noun: "agent", name, done }, response, wait_args)
 }
 
 #[cfg(test)]

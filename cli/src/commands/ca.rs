@@ -11,12 +11,12 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256,
 };
 use seks_proto::wire;
-use seks_service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, spec::Spec, trusted_by_clients};
+use seks_service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, spec::ServiceSpec, client_ca_pem};
 use seks_types::secret::Secret;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::change::{self, Waiting};
+use super::change::{self, WaitArgs};
 use crate::{
     duration::duration,
     error::{CliError, Exit, Result},
@@ -64,7 +64,7 @@ pub struct OtherHostsArgs {
     allow_private: bool,
     /// Whether to wait for the nodes.
     #[command(flatten)]
-    waiting: Waiting,
+    wait_args: WaitArgs,
 }
 
 /// What becomes of hosts of no service.
@@ -78,7 +78,7 @@ pub enum OtherHosts {
 }
 
 impl OtherHosts {
-    fn of(service: &wire::Service) -> Self {
+    fn from_service(service: &wire::Service) -> Self {
         if service.tunnel_other_hosts { Self::Tunnel } else { Self::Deny }
     }
 }
@@ -91,7 +91,7 @@ pub struct CreateArgs {
     ttl: Duration,
     /// Whether to wait for the nodes.
     #[command(flatten)]
-    waiting: Waiting,
+    wait_args: WaitArgs,
 }
 
 #[derive(Serialize)]
@@ -125,10 +125,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let service = service.map_err(|e| e.hint("`seks ca create` makes one"))?;
             let output = global.output();
             if output.is_table() {
-                return output.text(trusted_by_clients(&service).trim_end());
+                return output.text(client_ca_pem(&service).trim_end());
             }
-            let other_hosts = OtherHosts::of(&service);
-            let certificate = trusted_by_clients(&service).to_owned();
+            let other_hosts = OtherHosts::from_service(&service);
+            let certificate = client_ca_pem(&service).to_owned();
             let (id, tenant) = (service.name, service.tenant);
             output.data(&serde_json::json!({
                 "id": id, "tenant": tenant, "certificate": certificate, "other_hosts": other_hosts
@@ -140,10 +140,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
 
 async fn create(global: &Global, args: CreateArgs) -> Result<()> {
     let client = global.connect().await?;
-    let made = make(&client.tenant(), args.ttl).map_err(|e| CliError::new(Exit::Failed, "the CA", e))?;
+    let made = generate_ca(&client.tenant(), args.ttl).map_err(|e| CliError::new(Exit::Failed, "the CA", e))?;
     let mut service = service(&client.tenant(), &made.certificate)?;
     // Another CA changes nothing else.
-    let all = client.all("services", async |mut rpc, page| rpc.list_services(page).await).await?;
+    let all = client.list_all("services", async |mut rpc, page| rpc.list_services(page).await).await?;
     if let Some(before) = all.into_iter().find(|service| service.name == INTERCEPTION) {
         (service.tunnel_other_hosts, service.allow_private) = (before.tunnel_other_hosts, before.allow_private);
     }
@@ -156,7 +156,7 @@ async fn create(global: &Global, args: CreateArgs) -> Result<()> {
         secret: for_the_wire(&made.secret),
         mint: String::new(),
         pools: Vec::new(),
-        wait: Some(client.wait(args.waiting.no_wait)),
+        wait: Some(client.wait(args.wait_args.no_wait)),
     };
     let answer = client.change("the CA", client.rpc().put_credential(put)).await?;
     let credential = answer.credential.unwrap_or_default();
@@ -165,10 +165,10 @@ async fn create(global: &Global, args: CreateArgs) -> Result<()> {
     let view = CaView {
         id: INTERCEPTION.into(),
         tenant: client.tenant(),
-        certificate: trusted_by_clients(&service).to_owned(),
+        certificate: client_ca_pem(&service).to_owned(),
         version: credential.version,
     };
-    change::print(global.output(), "the CA", view, answer.enforcement, args.waiting)
+    change::print_changed(global.output(), "the CA", view, answer.enforcement, args.wait_args)
 }
 
 #[derive(Serialize)]
@@ -200,27 +200,27 @@ async fn other_hosts(global: &Global, args: OtherHostsArgs) -> Result<()> {
     let mut service = service.map_err(|e| e.hint("`seks ca create` makes one"))?;
     service.tunnel_other_hosts = args.choice == OtherHosts::Tunnel;
     service.allow_private = args.allow_private && service.tunnel_other_hosts;
-    let wait = Some(client.wait(args.waiting.no_wait));
+    let wait = Some(client.wait(args.wait_args.no_wait));
     let apply = wire::ApplyServiceRequest { service: Some(service), wait };
     let answer = client.change("the CA", client.rpc().apply_service(apply)).await?;
     let service = answer.service.unwrap_or_default();
     let view = OtherHostsView {
         id: INTERCEPTION.into(),
         tenant: client.tenant(),
-        other_hosts: OtherHosts::of(&service),
+        other_hosts: OtherHosts::from_service(&service),
         allow_private: service.allow_private,
     };
-    change::print(global.output(), "the CA", view, answer.enforcement, args.waiting)
+    change::print_changed(global.output(), "the CA", view, answer.enforcement, args.wait_args)
 }
 
 /// A CA that was just made.
-struct Made {
+struct NewCa {
     certificate: String,
     /// The credential: a JSON object of its fields.
     secret: Secret,
 }
 
-fn make(tenant: &str, ttl: Duration) -> std::result::Result<Made, Box<dyn std::error::Error>> {
+fn generate_ca(tenant: &str, ttl: Duration) -> std::result::Result<NewCa, Box<dyn std::error::Error>> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "SEKS");
@@ -238,7 +238,7 @@ fn make(tenant: &str, ttl: Duration) -> std::result::Result<Made, Box<dyn std::e
         STANDARD.encode(ca.der()),
         *key
     ));
-    Ok(Made { certificate: ca.pem(), secret: Secret::new(fields.as_bytes().to_vec()) })
+    Ok(NewCa { certificate: ca.pem(), secret: Secret::new(fields.as_bytes().to_vec()) })
 }
 
 /// What the credential belongs to. It has an upstream because every service has one; nodes send nothing to it.
@@ -253,6 +253,6 @@ fn service(tenant: &str, certificate: &str) -> Result<wire::Service> {
         } },
         "upstream_ca_pem": certificate,
     });
-    let spec: Spec = serde_json::from_value(spec).map_err(|e| CliError::new(Exit::Failed, "the CA", e))?;
+    let spec: ServiceSpec = serde_json::from_value(spec).map_err(|e| CliError::new(Exit::Failed, "the CA", e))?;
     spec.to_wire(tenant).map_err(|e| CliError::new(Exit::Failed, "the CA", e))
 }

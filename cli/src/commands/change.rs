@@ -11,7 +11,7 @@ use crate::{
 
 /// `--no-wait`, on every verb that changes what nodes do.
 #[derive(Debug, Clone, Copy, Default, Args)]
-pub struct Waiting {
+pub struct WaitArgs {
     /// Return once the change is stored, before the nodes have it
     #[arg(long)]
     pub no_wait: bool,
@@ -82,8 +82,8 @@ impl Enforced {
     ///
     /// # Errors
     /// That.
-    pub fn check(&self, what: &str, waiting: Waiting) -> Result<()> {
-        if self.enforced || waiting.no_wait {
+    pub fn check(&self, what: &str, wait_args: WaitArgs) -> Result<()> {
+        if self.enforced || wait_args.no_wait {
             return Ok(());
         }
         let owing: Vec<_> = self.nodes.iter().filter(|n| n.state == "outstanding").map(|n| n.node.as_str()).collect();
@@ -121,17 +121,17 @@ impl<V: View> View for Changed<V> {
 ///
 /// # Errors
 /// As [`Enforced::check`].
-pub fn print<V: View>(
+pub fn print_changed<V: View>(
     output: Output,
     what: &str,
     view: V,
     wire: Option<wire::Enforcement>,
-    waiting: Waiting,
+    wait_args: WaitArgs,
 ) -> Result<()> {
     let enforced = Enforced::from(wire);
     let changed = Changed { view, enforced };
     output.one(&changed)?;
-    changed.enforced.check(what, waiting)?;
+    changed.enforced.check(what, wait_args)?;
     if output.is_table() {
         notice(&changed.enforced.sentence());
     }
@@ -148,19 +148,30 @@ struct Named<'a> {
     enforced: Enforced,
 }
 
+/// What was done to which thing: token `x` revoked.
+#[derive(Clone, Copy)]
+pub struct Outcome<'a> {
+    /// The kind of thing, such as `token`.
+    pub noun: &'a str,
+    /// Its name or id.
+    pub name: &'a str,
+    /// A past participle, such as `revoked`.
+    pub done: &'a str,
+}
+
 /// Prints "token `x` revoked: enforced on …", or `{"id", "revision", "enforced", …}`.
 ///
 /// # Errors
 /// As [`Enforced::check`].
-pub fn print_named(
+pub fn print_outcome(
     output: Output,
-    (noun, name, done): (&str, &str, &str),
+    Outcome { noun, name, done }: Outcome<'_>,
     response: wire::ChangeResponse,
-    waiting: Waiting,
+    wait_args: WaitArgs,
 ) -> Result<()> {
     let enforced = Enforced::from(response.enforcement);
     let sentence = format!("{noun} `{name}` {done}: {}", enforced.sentence());
-    let checked = enforced.check(&format!("{noun} `{name}` {done}"), waiting);
+    let checked = enforced.check(&format!("{noun} `{name}` {done}"), wait_args);
     if !output.is_table() {
         let named = Named { id: name, name: (noun != "token").then_some(name), enforced };
         output.data(&named)?;
@@ -181,12 +192,12 @@ mod tests {
 
     #[test]
     fn a_change_that_is_not_enforced_in_time_names_the_node_and_exits_6() {
-        let error = outstanding().check("token `t` revoked", Waiting { no_wait: false }).unwrap_err();
+        let error = outstanding().check("token `t` revoked", WaitArgs { no_wait: false }).unwrap_err();
         assert_eq!(error.exit, Exit::Unreachable);
         assert!(error.why.ends_with("not enforced in time on n1"), "{error}");
-        assert!(outstanding().check("x", Waiting { no_wait: true }).is_ok());
+        assert!(outstanding().check("x", WaitArgs { no_wait: true }).is_ok());
         let silent = Enforced { replicas: vec!["cp-2".into()], ..Enforced::default() };
-        let error = silent.check("x", Waiting { no_wait: false }).unwrap_err();
+        let error = silent.check("x", WaitArgs { no_wait: false }).unwrap_err();
         assert!(error.why.ends_with("not enforced in time on the nodes of cp-2"), "{error}");
     }
 

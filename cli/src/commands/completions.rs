@@ -18,12 +18,12 @@ Examples:
 pub struct CompletionsArgs {
     /// bash, zsh or fish
     #[arg(value_enum, hide_possible_values = true)]
-    shell: Name,
+    shell: ShellName,
 }
 
 /// The shells.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub enum Name {
+pub enum ShellName {
     /// bash
     Bash,
     /// zsh
@@ -38,9 +38,9 @@ pub enum Name {
 /// When stdout can't be written.
 pub fn run(args: CompletionsArgs, mut tree: clap::Command) -> Result<()> {
     let shell = match args.shell {
-        Name::Bash => Shell::Bash,
-        Name::Zsh => Shell::Zsh,
-        Name::Fish => Shell::Fish,
+        ShellName::Bash => Shell::Bash,
+        ShellName::Zsh => Shell::Zsh,
+        ShellName::Fish => Shell::Fish,
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut tree, "seks", &mut script);

@@ -4,13 +4,13 @@ use clap::Subcommand;
 use seks_proto::wire;
 use serde::Serialize;
 
-use super::change::{self, Waiting};
+use super::change::{self, WaitArgs};
 use crate::{
     client::Client,
     confirm::Confirm,
     error::Result,
     global::Global,
-    output::{Output, View, notice, time_or_null},
+    output::{Output, View, notice, rfc3339_or_null},
     secret_input::{SecretInput, for_the_wire},
 };
 
@@ -50,7 +50,7 @@ With --mint the secret never leaves the control plane, which mints short-lived t
         input: SecretInput,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
     /// List the tenant's credentials: names and versions, no secrets
     #[command(alias = "ls", after_help = "Example:\n  seks credential list -o json")]
@@ -91,7 +91,7 @@ that need it with `service_not_granted`, and says so.")]
         every_node: bool,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
     /// Use an earlier version again
     #[command(after_help = "Example:\n  seks credential rollback openai-key --version 3")]
@@ -103,7 +103,7 @@ that need it with `service_not_granted`, and says so.")]
         version: u32,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
     /// Bind a credential to the destination that its service has now, without storing the secret again
     #[command(after_help = "\
@@ -121,7 +121,7 @@ owner says that the secret may go there.")]
         confirm: Confirm,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
     /// Delete a credential with all its versions
     #[command(alias = "rm", after_help = "Example:\n  seks credential delete openai-key --yes")]
@@ -133,7 +133,7 @@ owner says that the secret may go there.")]
         confirm: Confirm,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
 }
 
@@ -172,10 +172,10 @@ impl From<wire::Mint> for MintView {
     fn from(m: wire::Mint) -> Self {
         Self {
             kind: m.kind,
-            expires_at: time_or_null(m.expires_at),
-            refresh_at: time_or_null(m.refresh_at),
-            refreshed_at: time_or_null(m.refreshed_at),
-            failing_since: time_or_null(m.failing_since),
+            expires_at: rfc3339_or_null(m.expires_at),
+            refresh_at: rfc3339_or_null(m.refresh_at),
+            refreshed_at: rfc3339_or_null(m.refreshed_at),
+            failing_since: rfc3339_or_null(m.failing_since),
             error: Some(m.error).filter(|e| !e.is_empty()),
             failures: m.failures,
         }
@@ -206,7 +206,7 @@ impl From<wire::Credential> for CredentialView {
     fn from(c: wire::Credential) -> Self {
         let version = |v: wire::CredentialVersion| VersionView {
             version: v.version,
-            created_at: time_or_null(v.created_at),
+            created_at: rfc3339_or_null(v.created_at),
             created_by: v.created_by,
             restored_from: Some(v.restored_from).filter(|v| *v > 0),
             origin: Some(v.origin).filter(|origin| !origin.is_empty()),
@@ -219,8 +219,8 @@ impl From<wire::Credential> for CredentialView {
             tenant: c.tenant,
             service: c.service,
             version: c.version,
-            created_at: time_or_null(c.created_at),
-            updated_at: time_or_null(c.updated_at),
+            created_at: rfc3339_or_null(c.created_at),
+            updated_at: rfc3339_or_null(c.updated_at),
             versions: c.versions.into_iter().map(version).collect(),
             pools: c.pools,
             origin,
@@ -285,7 +285,7 @@ impl View for HolderView {
 pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     let output = global.output();
     match verb {
-        Verb::Put { name, service, mint, pools, input, waiting } => {
+        Verb::Put { name, service, mint, pools, input, wait_args } => {
             let client = global.connect().await?; // first: nobody types a key for a control plane that isn't there
             let request = wire::PutCredentialRequest {
                 tenant: client.tenant(),
@@ -293,14 +293,14 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
                 service,
                 mint: mint.unwrap_or_default(),
                 pools,
-                wait: Some(client.wait(waiting.no_wait)),
+                wait: Some(client.wait(wait_args.no_wait)),
                 ..Default::default()
             };
-            put(&client, output, request, &input, waiting).await
+            put(&client, output, request, &input, wait_args).await
         }
         Verb::List => {
             let client = global.connect().await?;
-            let list = client.all("credentials", async |mut rpc, page| rpc.list_credentials(page).await).await?;
+            let list = client.list_all("credentials", async |mut rpc, page| rpc.list_credentials(page).await).await?;
             output.list("credentials", &list.into_iter().map(CredentialView::from).collect::<Vec<_>>())
         }
         Verb::Show { name } => {
@@ -315,39 +315,39 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let nodes = client.call(&what, client.rpc().where_credential(client.named(&name))).await?.nodes;
             output.list("nodes", &nodes.into_iter().map(HolderView::from).collect::<Vec<_>>())
         }
-        Verb::Assign { name, pools, waiting, .. } => {
+        Verb::Assign { name, pools, wait_args, .. } => {
             let client = global.connect().await?;
             let what = format!("credential `{name}`");
-            let wait = Some(client.wait(waiting.no_wait));
+            let wait = Some(client.wait(wait_args.no_wait));
             let request = wire::AssignCredentialRequest { tenant: client.tenant(), name, pools, wait };
             let response = client.change(&what, client.rpc().assign_credential(request)).await?;
             let view = CredentialView::from(response.credential.unwrap_or_default());
-            look_for_holders(&client, &what, &view).await;
-            change::print(output, &what, view, response.enforcement, waiting)
+            warn_without_holders(&client, &what, &view).await;
+            change::print_changed(output, &what, view, response.enforcement, wait_args)
         }
-        Verb::Rollback { name, version, waiting } => {
+        Verb::Rollback { name, version, wait_args } => {
             let client = global.connect().await?;
             let what = format!("credential `{name}`");
-            let wait = Some(client.wait(waiting.no_wait));
+            let wait = Some(client.wait(wait_args.no_wait));
             let request = wire::RollbackCredentialRequest { tenant: client.tenant(), name, version, wait };
             let response = client.change(&what, client.rpc().rollback_credential(request)).await?;
             let view = CredentialView::from(response.credential.unwrap_or_default());
-            change::print(output, &what, view, response.enforcement, waiting)
+            change::print_changed(output, &what, view, response.enforcement, wait_args)
         }
-        Verb::Rebind { name, confirm, waiting } => rebind(global, &name, confirm, waiting).await,
-        Verb::Delete { name, confirm, waiting } => {
+        Verb::Rebind { name, confirm, wait_args } => rebind(global, &name, confirm, wait_args).await,
+        Verb::Delete { name, confirm, wait_args } => {
             confirm.ask(&format!("delete credential `{name}` with all its versions"))?;
             let client = global.connect().await?;
-            let request = client.delete(&name, waiting.no_wait);
+            let request = client.delete(&name, wait_args.no_wait);
             let what = format!("credential `{name}`");
             let response = client.change(&what, client.rpc().delete_credential(request)).await?;
-            change::print_named(output, ("credential", &name, "deleted"), response, waiting)
+            change::print_outcome(output, change::Outcome { noun: "credential", name: &name, done: "deleted" }, response, wait_args)
         }
     }
 }
 
 /// What is confirmed is what is done: the origin that the question names goes with the request.
-async fn rebind(global: &Global, name: &str, confirm: Confirm, waiting: Waiting) -> Result<()> {
+async fn rebind(global: &Global, name: &str, confirm: Confirm, wait_args: WaitArgs) -> Result<()> {
     let client = global.connect().await?;
     let what = format!("credential `{name}`");
     let credential = client.call(&what, client.rpc().get_credential(client.named(name))).await?;
@@ -360,11 +360,11 @@ async fn rebind(global: &Global, name: &str, confirm: Confirm, waiting: Waiting)
         tenant: client.tenant(),
         name: name.to_owned(),
         origin: service.upstream,
-        wait: Some(client.wait(waiting.no_wait)),
+        wait: Some(client.wait(wait_args.no_wait)),
     };
     let response = client.change(&what, client.rpc().rebind_credential(request)).await?;
     let view = CredentialView::from(response.credential.unwrap_or_default());
-    change::print(global.output(), &what, view, response.enforcement, waiting)
+    change::print_changed(global.output(), &what, view, response.enforcement, wait_args)
 }
 
 async fn put(
@@ -372,19 +372,19 @@ async fn put(
     output: Output,
     request: wire::PutCredentialRequest,
     input: &SecretInput,
-    waiting: Waiting,
+    wait_args: WaitArgs,
 ) -> Result<()> {
     let what = format!("credential `{}`", request.name);
     let secret = input.read(&format!("Secret for `{}` (not shown): ", request.service))?;
     let request = wire::PutCredentialRequest { secret: for_the_wire(&secret), ..request };
     let response = client.change(&what, client.rpc().put_credential(request)).await?;
     let view = CredentialView::from(response.credential.unwrap_or_default());
-    look_for_holders(client, &what, &view).await;
-    change::print(output, &what, view, response.enforcement, waiting)
+    warn_without_holders(client, &what, &view).await;
+    change::print_changed(output, &what, view, response.enforcement, wait_args)
 }
 
 /// Says so when a credential of pools is on no node: a name may be mistyped. What was asked for is done, whatever comes of this.
-async fn look_for_holders(client: &Client, what: &str, credential: &CredentialView) {
+async fn warn_without_holders(client: &Client, what: &str, credential: &CredentialView) {
     if credential.pools.is_empty() {
         return;
     }

@@ -23,16 +23,16 @@ pub use self::args::DevArgs;
 pub(crate) use self::ready::Ready;
 use self::{config::DevConfig, data_dir::DataDir, demo::Demo};
 use crate::{
-    context::Choice,
+    context::ContextSelector,
     error::{CliError, Exit, Result, one_line, plain_io},
     registration::{self, Registration},
     user,
 };
 
 /// How long the node may take to have its first table.
-const READY: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the last spans may take to the collector.
-const FLUSH: Duration = Duration::from_secs(3);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Starts both planes and serves until SIGTERM or SIGINT.
 ///
@@ -51,10 +51,10 @@ pub async fn run(args: DevArgs) -> Result<()> {
     if let Some(path) = &args.ready_file {
         running.ready.write(path)?;
     }
-    logs::print(&running.ready.greeting());
+    logs::write_stdout(&running.ready.greeting());
     let demo = if args.demo {
         tokio::select! {
-            told = Demo::run(&running.ready) => Some(told?),
+            demo = Demo::run(&running.ready) => Some(demo?),
             _ = shutdown.requested() => None,
         }
     } else {
@@ -73,14 +73,14 @@ pub async fn run(args: DevArgs) -> Result<()> {
 }
 
 /// The former default, in the current folder. An agent that worked there could read the keys.
-const FORMER_DIR: &str = "./.seks-data";
+const OLD_DATA_DIR: &str = "./.seks-data";
 
 fn data_dir(args: &DevArgs) -> Result<PathBuf> {
-    if let Some(told) = &args.data_dir {
-        return Ok(told.clone());
+    if let Some(dir) = &args.data_dir {
+        return Ok(dir.clone());
     }
-    if Path::new(FORMER_DIR).join("store.redb").exists() {
-        tell(&format!("hint: {FORMER_DIR} is no longer used by itself; `seks dev --data-dir {FORMER_DIR}` serves it"));
+    if Path::new(OLD_DATA_DIR).join("store.redb").exists() {
+        write_line(&format!("hint: {OLD_DATA_DIR} is no longer used by itself; `seks dev --data-dir {OLD_DATA_DIR}` serves it"));
     }
     user::dev_data_dir().ok_or_else(|| {
         CliError::usage("data directory", "neither XDG_STATE_HOME nor HOME is an absolute path")
@@ -89,8 +89,8 @@ fn data_dir(args: &DevArgs) -> Result<PathBuf> {
 }
 
 /// A line on stderr, beside the log; lost when nobody reads it.
-fn tell(text: &str) {
-    logs::line(&one_line(text));
+fn write_line(text: &str) {
+    logs::write_stderr_line(&one_line(text));
 }
 
 /// At a terminal only what is wrong is logged: what is printed there is for reading.
@@ -132,7 +132,7 @@ impl Running {
                     found_by_default: false,
                 };
                 let mut running = Self { control, node, telemetry, ready, registration: None };
-                match running.introduce(dir).await {
+                match running.register_context(dir).await {
                     Ok(()) => Ok(running),
                     Err(error) => {
                         running.stop().await;
@@ -148,7 +148,7 @@ impl Running {
     }
 
     /// Writes the context of the first operator, and registers it for this user's other commands.
-    async fn introduce(&mut self, dir: &DataDir) -> Result<()> {
+    async fn register_context(&mut self, dir: &DataDir) -> Result<()> {
         operator::write_context(&self.control, &self.ready).await?;
         let ports = [self.control.admin_addr(), self.control.distribution_addr(), self.node.metrics_addr()];
         let running = registration::Running {
@@ -159,10 +159,10 @@ impl Running {
         // Without a home that can be written there is nowhere to register: then the file has to be named.
         match user::state_dir().map(|state| registration::register(&state, &running)) {
             Some(Ok(registration)) => self.registration = Some(registration),
-            Some(Err(error)) => tell(&format!("warning: other commands do not find this one by themselves: {error}")),
+            Some(Err(error)) => write_line(&format!("warning: other commands do not find this one by themselves: {error}")),
             None => {}
         }
-        self.ready.found_by_default = Choice::is_default(&self.ready.context_file);
+        self.ready.found_by_default = ContextSelector::is_default(&self.ready.context_file);
         Ok(())
     }
 
@@ -171,7 +171,7 @@ impl Running {
         drop(self.registration);
         self.node.shutdown().await;
         self.control.shutdown().await;
-        self.telemetry.shutdown(FLUSH).await;
+        self.telemetry.shutdown(FLUSH_TIMEOUT).await;
     }
 }
 

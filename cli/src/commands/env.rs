@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
 use seks_proto::wire;
-use seks_service::{INTERCEPTION, trusted_by_clients};
+use seks_service::{INTERCEPTION, client_ca_pem};
 
-use super::{change::Waiting, token};
+use super::{change::WaitArgs, token};
 use crate::{
     client::Client,
     duration::duration,
@@ -32,7 +32,7 @@ pub struct EnvArgs {
     agent: String,
     /// Which services.
     #[command(flatten)]
-    what: Wanted,
+    what: ServiceSelection,
     /// A token that was issued already [default: a new one]
     #[arg(long, value_name = "TOKEN", env = "SEKS_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -43,7 +43,7 @@ pub struct EnvArgs {
 
 /// Which services, through which proxy.
 #[derive(Debug, Clone, Args)]
-pub struct Wanted {
+pub struct ServiceSelection {
     /// A service to grant, with the credential to use where there are several; repeatable [default: all with a credential]
     #[arg(long, value_name = "SERVICE[=CREDENTIAL]", value_parser = token::grant)]
     service: Vec<wire::Grant>,
@@ -57,13 +57,13 @@ pub struct Wanted {
 
 /// What a command gets: services, each with its grant, and HTTPS_PROXY mode where it is on.
 #[derive(Debug)]
-pub struct Chosen {
+pub struct SelectedServices {
     services: Vec<(wire::Service, wire::Grant)>,
-    forward: Option<Forward>,
+    forward: Option<ForwardProxy>,
 }
 
 #[derive(Debug)]
-struct Forward {
+struct ForwardProxy {
     /// `http://HOST:PORT`.
     url: String,
     /// The roots by which nodes stand for the services' hosts.
@@ -118,13 +118,13 @@ pub struct Issued {
     pub variables: Variables,
 }
 
-impl Wanted {
+impl ServiceSelection {
     /// The services that are asked for, each with its grant.
     ///
     /// # Errors
     /// When one doesn't exist, or there is none.
-    pub async fn services(&self, client: &Client) -> Result<Chosen> {
-        let all = client.all("services", async |mut rpc, page| rpc.list_services(page).await).await?;
+    pub async fn services(&self, client: &Client) -> Result<SelectedServices> {
+        let all = client.list_all("services", async |mut rpc, page| rpc.list_services(page).await).await?;
         let ca = all.iter().find(|service| service.name == INTERCEPTION);
         let forward = self.forward(client, ca)?;
         let services = if self.service.is_empty() {
@@ -132,10 +132,10 @@ impl Wanted {
         } else {
             self.service.iter().map(|grant| named(&all, grant)).collect::<Result<_>>()?
         };
-        Ok(Chosen { services, forward })
+        Ok(SelectedServices { services, forward })
     }
 
-    fn forward(&self, client: &Client, ca: Option<&wire::Service>) -> Result<Option<Forward>> {
+    fn forward(&self, client: &Client, ca: Option<&wire::Service>) -> Result<Option<ForwardProxy>> {
         let Some(url) = self.forward_proxy.as_deref().or(client.forward_proxy()).filter(|url| !url.is_empty()) else {
             return Ok(None);
         };
@@ -144,7 +144,7 @@ impl Wanted {
             return Err(CliError::usage("--forward-proxy", "a forward proxy is http://HOST:PORT"));
         }
         match ca {
-            Some(ca) => Ok(Some(Forward { url: url.into(), ca_pem: trusted_by_clients(ca).to_owned() })),
+            Some(ca) => Ok(Some(ForwardProxy { url: url.into(), ca_pem: client_ca_pem(ca).to_owned() })),
             None if self.forward_proxy.is_none() => Ok(None), // it is offered, and the tenant doesn't use it
             None => Err(CliError::new(Exit::NotFound, "--forward-proxy", "the tenant has no CA for it")
                 .hint("`seks ca create` makes one")),
@@ -155,12 +155,12 @@ impl Wanted {
     ///
     /// # Errors
     /// See [`crate::error`].
-    pub async fn issue(&self, client: &Client, agent: String, chosen: &Chosen, ttl: Duration) -> Result<Issued> {
+    pub async fn issue(&self, client: &Client, agent: String, chosen: &SelectedServices, ttl: Duration) -> Result<Issued> {
         let mut grants: Vec<_> = chosen.services.iter().map(|(_, grant)| grant.clone()).collect();
         if chosen.forward.is_some() && grants.iter().all(|grant| grant.service != INTERCEPTION) {
             grants.push(wire::Grant { service: INTERCEPTION.into(), credential: String::new() });
         }
-        let request = token::request(client, agent, grants, ttl, Waiting::default())?;
+        let request = token::request(client, agent, grants, ttl, WaitArgs::default())?;
         let issued = token::issue(client, request).await?;
         let base = self.proxy.base(client, &issued.base_url)?;
         let variables = self.variables(chosen, &base, &issued.secret, issued.aws.as_ref())?;
@@ -168,21 +168,21 @@ impl Wanted {
     }
 
     /// The services' own variables, and those that make the way to the proxy passable.
-    fn variables(&self, chosen: &Chosen, base: &str, token: &str, aws: Option<&wire::AwsKeys>) -> Result<Variables> {
+    fn variables(&self, chosen: &SelectedServices, base: &str, token: &str, aws: Option<&wire::AwsKeys>) -> Result<Variables> {
         let (mut variables, clashes) = template::variables(&chosen.services, base, token, aws);
         for name in clashes {
             notice(&format!("warning: {name} is set by several of the services; --service chooses one"));
         }
         if let Some(forward) = &chosen.forward {
-            variables.extend(network::through(&forward.url, token));
+            variables.extend(network::https_proxy_variables(&forward.url, token));
         }
         let set = |name: &str| variables.get(name).cloned().or_else(|| std::env::var(name).ok());
-        let direct = network::without_another_proxy(host(base), set);
+        let direct = network::no_proxy_variables(host(base), set);
         variables.extend(direct);
         let roots = self.proxy.ca_pem()?.into_iter().chain(chosen.forward.iter().map(|f| f.ca_pem.clone()));
         let roots: Vec<_> = roots.collect();
         if !roots.is_empty() {
-            variables.extend(network::trusting(&roots.join("\n"), chosen.forward.is_some())?);
+            variables.extend(network::root_variables(&roots.join("\n"), chosen.forward.is_some())?);
         }
         Ok(variables)
     }
@@ -226,7 +226,7 @@ async fn with_a_credential(
     client: &Client,
     services: impl Iterator<Item = wire::Service>,
 ) -> Result<Vec<(wire::Service, wire::Grant)>> {
-    let credentials = client.all("credentials", async |mut rpc, page| rpc.list_credentials(page).await).await?;
+    let credentials = client.list_all("credentials", async |mut rpc, page| rpc.list_credentials(page).await).await?;
     let mut wanted = Vec::new();
     for service in services {
         let mut own = credentials.iter().filter(|c| c.service == service.name);

@@ -6,13 +6,13 @@ use clap::Subcommand;
 use seks_proto::wire;
 use serde::Serialize;
 
-use super::change::{self, Waiting};
+use super::change::{self, WaitArgs};
 use crate::{
     confirm::Confirm,
     duration::duration,
     error::Result,
     global::Global,
-    output::{View, notice, time_or_null},
+    output::{View, notice, rfc3339_or_null},
 };
 
 /// What can be done with nodes.
@@ -37,7 +37,7 @@ pub enum Verb {
         confirm: Confirm,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
     /// Print a join token, with which one new node can enrol once
     #[command(
@@ -97,9 +97,9 @@ impl From<wire::Node> for NodeView {
             tokens: n.tokens,
             tenants: n.tenants,
             pools: n.pools,
-            enrolled_at: time_or_null(n.enrolled_at),
-            first_seen_at: time_or_null(n.first_seen_at),
-            last_seen_at: time_or_null(n.last_seen_at),
+            enrolled_at: rfc3339_or_null(n.enrolled_at),
+            first_seen_at: rfc3339_or_null(n.first_seen_at),
+            last_seen_at: rfc3339_or_null(n.last_seen_at),
             features: n.features,
         }
     }
@@ -155,12 +155,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let node = client.call(&format!("node `{id}`"), client.rpc().get_node(request)).await?;
             output.one(&NodeView::from(node))
         }
-        Verb::Revoke { id, confirm, waiting } => {
+        Verb::Revoke { id, confirm, wait_args } => {
             confirm.ask_if_possible(&format!("revoke node `{id}`"))?;
-            let wait = Some(client.wait(waiting.no_wait));
+            let wait = Some(client.wait(wait_args.no_wait));
             let request = wire::DeleteRequest { tenant: String::new(), name: id.clone(), wait };
             let response = client.change(&format!("node `{id}`"), client.rpc().revoke_node(request)).await?;
-            change::print_named(output, ("node", &id, "revoked"), response, waiting)
+            change::print_outcome(output, change::Outcome { noun: "node", name: &id, done: "revoked" }, response, wait_args)
         }
         Verb::Enroll { region, tenants, pools, spiffe_id, name, ttl } => {
             let request = wire::EnrollNodeRequest {
@@ -177,7 +177,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
                 let node = client.call(&format!("node `{id}`"), client.rpc().get_node(request)).await?;
                 return output.one(&NodeView::from(node));
             }
-            let expires_at = time_or_null(answer.expires_at);
+            let expires_at = rfc3339_or_null(answer.expires_at);
             let view = JoinView { join_token: answer.join_token, region, tenants, pools, expires_at };
             if output.is_table() {
                 output.text(&view.join_token)?; // alone on stdout: it goes into a file

@@ -6,14 +6,14 @@ use clap::Subcommand;
 use seks_proto::wire;
 use serde::Serialize;
 
-use super::change::{self, Waiting};
+use super::change::{self, WaitArgs};
 use crate::{
     confirm::Confirm,
     context::{Context, ContextFile},
     duration::duration,
     error::{CliError, Exit, Result},
     global::Global,
-    output::{View, time_or_null},
+    output::{View, rfc3339_or_null},
 };
 
 /// What can be done with operators.
@@ -91,7 +91,7 @@ impl From<wire::Operator> for OperatorView {
             },
             tenant: r.tenant,
         };
-        Self { name: o.name, roles: o.roles.into_iter().map(role).collect(), created_at: time_or_null(o.created_at) }
+        Self { name: o.name, roles: o.roles.into_iter().map(role).collect(), created_at: rfc3339_or_null(o.created_at) }
     }
 }
 
@@ -130,7 +130,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let what = format!("operator `{name}`");
             let response = client.change(&what, client.rpc().delete_operator(request)).await?;
             // The control plane itself is what refuses an operator: there is no node to wait for.
-            change::print_named(output, ("operator", &name, "deleted"), response, Waiting { no_wait: true })
+            change::print_outcome(output, change::Outcome { noun: "operator", name: &name, done: "deleted" }, response, WaitArgs { no_wait: true })
         }
     }
 }

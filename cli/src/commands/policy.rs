@@ -6,14 +6,14 @@ use clap::{Args, Subcommand};
 use seks_proto::wire;
 use serde::Serialize;
 
-use super::change::{self, Enforced, Waiting};
+use super::change::{self, Enforced, WaitArgs};
 use crate::{
     client::Client,
     confirm::Confirm,
     error::{CliError, Result},
     files::read_text,
     global::Global,
-    output::{Output, View, notice, time_or_null},
+    output::{Output, View, notice, rfc3339_or_null},
 };
 
 /// What can be done with policies.
@@ -27,7 +27,7 @@ pub enum Verb {
         file: PathBuf,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
     /// List the tenant's policies
     #[command(alias = "ls", after_help = "Example:\n  seks policy list -o json")]
@@ -48,7 +48,7 @@ pub enum Verb {
         confirm: Confirm,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
     /// Validate a file against the schema without storing it
     #[command(after_help = "Example:\n  seks policy check -f policies.cedar")]
@@ -97,7 +97,7 @@ struct PolicyView {
 
 impl From<wire::Policy> for PolicyView {
     fn from(p: wire::Policy) -> Self {
-        Self { id: p.id, tenant: p.tenant, text: p.text, updated_at: time_or_null(p.updated_at) }
+        Self { id: p.id, tenant: p.tenant, text: p.text, updated_at: rfc3339_or_null(p.updated_at) }
     }
 }
 
@@ -153,13 +153,14 @@ impl View for SimulateView {
 pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     let output = global.output();
     match verb {
-        Verb::Apply { file, waiting } => {
+        Verb::Apply { file, wait_args } => {
             let text = read_text(&file)?;
-            apply(&global.connect().await?, output, (&file.display().to_string(), text), waiting).await
+            let file = PolicyFile { name: file.display().to_string(), text };
+            apply(&global.connect().await?, output, file, wait_args).await
         }
         Verb::List => {
             let client = global.connect().await?;
-            let policies = client.all("policies", async |mut rpc, page| rpc.list_policies(page).await).await?;
+            let policies = client.list_all("policies", async |mut rpc, page| rpc.list_policies(page).await).await?;
             output.list("policies", &policies.into_iter().map(PolicyView::from).collect::<Vec<_>>())
         }
         Verb::Show { id } => {
@@ -167,12 +168,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let policy = client.call(&format!("policy `{id}`"), client.rpc().get_policy(client.named(&id))).await?;
             if output.is_table() { output.text(&policy.text) } else { output.one(&PolicyView::from(policy)) }
         }
-        Verb::Delete { id, confirm, waiting } => {
+        Verb::Delete { id, confirm, wait_args } => {
             confirm.ask(&format!("delete policy `{id}`"))?;
             let client = global.connect().await?;
-            let request = client.delete(&id, waiting.no_wait);
+            let request = client.delete(&id, wait_args.no_wait);
             let response = client.change(&format!("policy `{id}`"), client.rpc().delete_policy(request)).await?;
-            change::print_named(output, ("policy", &id, "deleted"), response, waiting)
+            change::print_outcome(output, change::Outcome { noun: "policy", name: &id, done: "deleted" }, response, wait_args)
         }
         Verb::Check { file } => {
             let text = read_text(&file)?;
@@ -182,10 +183,16 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     }
 }
 
-async fn apply(client: &Client, output: Output, (file, text): (&str, String), waiting: Waiting) -> Result<()> {
-    let wait = Some(client.wait(waiting.no_wait));
-    let request = wire::ApplyPoliciesRequest { tenant: client.tenant(), text, wait };
-    let answer = client.change(file, client.rpc().apply_policies(request)).await?;
+/// A file of policies as it was read.
+struct PolicyFile {
+    name: String,
+    text: String,
+}
+
+async fn apply(client: &Client, output: Output, file: PolicyFile, wait_args: WaitArgs) -> Result<()> {
+    let wait = Some(client.wait(wait_args.no_wait));
+    let request = wire::ApplyPoliciesRequest { tenant: client.tenant(), text: file.text, wait };
+    let answer = client.change(&file.name, client.rpc().apply_policies(request)).await?;
     let view = AppliedView {
         policies: answer.policies.into_iter().map(|p| p.id).collect(),
         warnings: answer.warnings,
@@ -197,7 +204,7 @@ async fn apply(client: &Client, output: Output, (file, text): (&str, String), wa
     } else {
         output.data(&view)?;
     }
-    view.enforced.check(file, waiting)
+    view.enforced.check(&file.name, wait_args)
 }
 
 async fn check(client: &Client, output: Output, file: &str, text: String) -> Result<()> {

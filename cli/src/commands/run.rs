@@ -12,14 +12,14 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::env::{Issued, Wanted};
+use super::env::{Issued, ServiceSelection};
 use crate::{
     client::Client,
     duration::duration,
     error::{CliError, Exit, Result, plain_io},
     global::Global,
     output::notice,
-    sandbox::{Mode, Sandbox, Scope},
+    sandbox::{Mode, Sandbox, SandboxTargets},
 };
 
 /// What to run, as whom.
@@ -40,7 +40,7 @@ pub struct RunArgs {
     agent: Option<String>,
     /// Which services.
     #[command(flatten)]
-    what: Wanted,
+    what: ServiceSelection,
     /// How long the token is valid if it can't be revoked at the end
     #[arg(long, default_value = "8h", value_parser = duration)]
     ttl: Duration,
@@ -63,7 +63,7 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
     let mut signals = Signals::install()?; // before there is a token: a signal from here on must not leave it behind
     let sandbox = Sandbox::new(args.sandbox).await?;
     let context = global.load_context()?;
-    let context_files = global.choice().files()?;
+    let context_files = global.context_selector().files()?;
     let client = Client::connect(&context, global.tenant.as_deref(), global.timeout).await?;
     let agent = match args.agent {
         Some(agent) => agent,
@@ -71,14 +71,14 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
     };
     let chosen = args.what.services(&client).await?;
     let issued = args.what.issue(&client, agent, &chosen, args.ttl).await?;
-    let scope = Scope { context_files: &context_files, endpoint: &context.endpoint, proxies: proxies(&issued) };
-    let code = match sandbox.command(&args.command, &scope) {
-        Ok((command, beside)) => {
+    let targets = SandboxTargets { context_files: &context_files, endpoint: &context.endpoint, proxies: proxies(&issued) };
+    let code = match sandbox.command(&args.command, &targets) {
+        Ok((command, forwarding)) => {
             let code = match spawn(command, &issued) {
                 Ok(mut child) => signals.forward_until_exit(&mut child).await,
                 Err(error) => Ok(not_started(&args.command, &error)),
             };
-            drop(beside);
+            drop(forwarding);
             code
         }
         Err(error) => Err(error),
@@ -88,7 +88,7 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
 }
 
 async fn only_agent(client: &Client) -> Result<String> {
-    let mut agents = client.all("agents", async |mut rpc, page| rpc.list_agents(page).await).await?;
+    let mut agents = client.list_all("agents", async |mut rpc, page| rpc.list_agents(page).await).await?;
     match (agents.pop(), agents.pop()) {
         (Some(agent), None) => Ok(agent.name),
         (None, _) => Err(CliError::new(Exit::NotFound, "agent", "there is none").hint("`seks agent create NAME`")),

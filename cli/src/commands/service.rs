@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use seks_proto::wire;
 
 use self::view::ServiceView;
-use super::change::{self, Waiting};
+use super::change::{self, WaitArgs};
 use crate::{
     client::Client,
     confirm::Confirm,
@@ -47,7 +47,7 @@ Examples:
         file: PathBuf,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
     /// List the tenant's services
     #[command(alias = "ls", after_help = "Example:\n  seks service list -o json")]
@@ -74,7 +74,7 @@ Examples:
         confirm: Confirm,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
 }
 
@@ -97,7 +97,7 @@ pub struct EnableArgs {
     allow_private: bool,
     /// Whether to wait for the nodes.
     #[command(flatten)]
-    waiting: Waiting,
+    wait_args: WaitArgs,
 }
 
 /// Runs a verb.
@@ -110,13 +110,13 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
         Verb::Catalog { search } => catalog::run(global, search.unwrap_or_default()).await,
         Verb::Test(args) => test::run(global, args).await,
         Verb::Enable(args) => enable(global, args).await,
-        Verb::Apply { file, waiting } => {
+        Verb::Apply { file, wait_args } => {
             let service = file::read(&file)?;
-            apply(&global.connect().await?, output, service, waiting).await
+            apply(&global.connect().await?, output, service, wait_args).await
         }
         Verb::List => {
             let client = global.connect().await?;
-            let services = client.all("services", async |mut rpc, page| rpc.list_services(page).await).await?;
+            let services = client.list_all("services", async |mut rpc, page| rpc.list_services(page).await).await?;
             output.list("services", &services.into_iter().map(ServiceView::from).collect::<Vec<_>>())
         }
         Verb::Show { name } => {
@@ -125,12 +125,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let service = client.call(&what, client.rpc().get_service(client.named(&name))).await?;
             output.one(&ServiceView::from(service))
         }
-        Verb::Delete { name, confirm, waiting } => {
+        Verb::Delete { name, confirm, wait_args } => {
             confirm.ask(&format!("delete service `{name}`"))?;
             let client = global.connect().await?;
-            let request = client.delete(&name, waiting.no_wait);
+            let request = client.delete(&name, wait_args.no_wait);
             let response = client.change(&format!("service `{name}`"), client.rpc().delete_service(request)).await?;
-            change::print_named(output, ("service", &name, "deleted"), response, waiting)
+            change::print_outcome(output, change::Outcome { noun: "service", name: &name, done: "deleted" }, response, wait_args)
         }
     }
 }
@@ -146,16 +146,16 @@ async fn enable(global: &Global, args: EnableArgs) -> Result<()> {
         upstream: args.upstream.unwrap_or_default(),
         upstream_ca_pem,
         allow_private: args.allow_private,
-        wait: Some(client.wait(args.waiting.no_wait)),
+        wait: Some(client.wait(args.wait_args.no_wait)),
     };
     let answer = client.change(&what, client.rpc().enable_service(request)).await?;
-    say_unbound(&answer.unbound);
+    warn_about_unbound(&answer.unbound);
     let view = ServiceView::from(answer.service.unwrap_or_default());
-    change::print(global.output(), &what, view, answer.enforcement, args.waiting)
+    change::print_changed(global.output(), &what, view, answer.enforcement, args.wait_args)
 }
 
 /// Says which credentials nodes don't use from now on.
-fn say_unbound(credentials: &[String]) {
+fn warn_about_unbound(credentials: &[String]) {
     for name in credentials {
         notice(&format!(
             "credential `{name}` was stored for another destination and is not used: put it again, or `seks credential rebind {name}`"
@@ -163,12 +163,12 @@ fn say_unbound(credentials: &[String]) {
     }
 }
 
-async fn apply(client: &Client, output: Output, service: wire::Service, waiting: Waiting) -> Result<()> {
+async fn apply(client: &Client, output: Output, service: wire::Service, wait_args: WaitArgs) -> Result<()> {
     let what = format!("service `{}`", service.name);
     let service = wire::Service { tenant: client.tenant(), ..service };
-    let request = wire::ApplyServiceRequest { service: Some(service), wait: Some(client.wait(waiting.no_wait)) };
+    let request = wire::ApplyServiceRequest { service: Some(service), wait: Some(client.wait(wait_args.no_wait)) };
     let answer = client.change(&what, client.rpc().apply_service(request)).await?;
-    say_unbound(&answer.unbound);
+    warn_about_unbound(&answer.unbound);
     let view = ServiceView::from(answer.service.unwrap_or_default());
-    change::print(output, &what, view, answer.enforcement, waiting)
+    change::print_changed(output, &what, view, answer.enforcement, wait_args)
 }

@@ -6,12 +6,12 @@ use clap::{Args, Subcommand};
 use seks_proto::wire;
 use serde::Serialize;
 
-use super::change::{self, Waiting};
+use super::change::{self, WaitArgs};
 use crate::{
     confirm::Confirm,
     error::Result,
     global::Global,
-    output::{View, time_or_null},
+    output::{View, rfc3339_or_null},
 };
 
 /// What can be done with tenants.
@@ -53,7 +53,7 @@ Each node must allow the networks in `[upstream] private_networks` as well.")]
         no_private_networks: bool,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
     /// Show or set how much a tenant may have and do; what isn't said stays as it is
     #[command(after_help = "\
@@ -72,7 +72,7 @@ Examples:
         confirm: Confirm,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
 }
 
@@ -208,7 +208,7 @@ struct TenantView {
 impl From<wire::Tenant> for TenantView {
     fn from(t: wire::Tenant) -> Self {
         let private_networks = t.private_networks;
-        Self { name: t.name, strict: t.strict, private_networks, created_at: time_or_null(t.created_at) }
+        Self { name: t.name, strict: t.strict, private_networks, created_at: rfc3339_or_null(t.created_at) }
     }
 }
 
@@ -250,14 +250,14 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let tenant = client.call(&format!("tenant `{name}`"), client.rpc().get_tenant(request)).await?;
             output.one(&TenantView::from(tenant))
         }
-        Verb::Update { name, private_networks, no_private_networks: _, waiting } => {
+        Verb::Update { name, private_networks, no_private_networks: _, wait_args } => {
             let client = global.connect().await?;
             let what = format!("tenant `{name}`");
             let request =
-                wire::UpdateTenantRequest { name, private_networks, wait: Some(client.wait(waiting.no_wait)) };
+                wire::UpdateTenantRequest { name, private_networks, wait: Some(client.wait(wait_args.no_wait)) };
             let answer = client.change(&what, client.rpc().update_tenant(request)).await?;
             let view = TenantView::from(answer.tenant.unwrap_or_default());
-            change::print(output, &what, view, answer.enforcement, waiting)
+            change::print_changed(output, &what, view, answer.enforcement, wait_args)
         }
         Verb::Quota(args) => {
             let client = global.connect().await?;
@@ -269,7 +269,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let tenant = client.call(&what, client.rpc().get_tenant(get())).await?;
             output.one(&QuotaView::from(tenant))
         }
-        Verb::Delete { name, confirm, waiting } => {
+        Verb::Delete { name, confirm, wait_args } => {
             let client = global.connect().await?;
             if !confirm.yes {
                 let request = wire::NameRequest { tenant: String::new(), name: name.clone() };
@@ -280,10 +280,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let request = wire::DeleteRequest {
                 tenant: String::new(),
                 name: name.clone(),
-                wait: Some(client.wait(waiting.no_wait)),
+                wait: Some(client.wait(wait_args.no_wait)),
             };
             let response = client.change(&format!("tenant `{name}`"), client.rpc().delete_tenant(request)).await?;
-            change::print_named(output, ("tenant", &name, "deleted"), response, waiting)
+            change::print_outcome(output, change::Outcome { noun: "tenant", name: &name, done: "deleted" }, response, wait_args)
         }
     }
 }

@@ -7,14 +7,14 @@ use seks_proto::wire;
 use seks_types::id::TokenId;
 use serde::Serialize;
 
-use super::change::{self, Enforced, Waiting};
+use super::change::{self, Enforced, WaitArgs};
 use crate::{
     client::Client,
     confirm::Confirm,
     duration::duration,
     error::{CliError, Exit, Result},
     global::Global,
-    output::{Output, View, notice, time_or_null},
+    output::{Output, View, notice, rfc3339_or_null},
 };
 
 /// What can be done with tokens.
@@ -50,7 +50,7 @@ Examples:
         confirm: Confirm,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
     /// Issue a token with the same grants in place of this one, which is revoked
     #[command(after_help = "Example:\n  seks token rotate tok-4xk2p0q9w8e7r6t5")]
@@ -59,7 +59,7 @@ Examples:
         id: String,
         /// Whether to wait for the nodes.
         #[command(flatten)]
-        waiting: Waiting,
+        wait_args: WaitArgs,
     },
 }
 
@@ -83,7 +83,7 @@ pub struct IssueArgs {
     shape: Option<String>,
     /// Whether to wait for the nodes.
     #[command(flatten)]
-    waiting: Waiting,
+    wait_args: WaitArgs,
 }
 
 /// `openai` or `openai=team-key`.
@@ -120,8 +120,8 @@ impl From<wire::Token> for TokenView {
             tenant: t.tenant,
             services: t.grants.iter().map(|g| g.service.clone()).collect(),
             credentials: t.grants.into_iter().map(|g| (g.service, g.credential)).collect(),
-            issued_at: time_or_null(t.issued_at),
-            expires_at: time_or_null(t.expires_at),
+            issued_at: rfc3339_or_null(t.issued_at),
+            expires_at: rfc3339_or_null(t.expires_at),
             cidrs: t.cidrs,
             shape: Some(t.shape).filter(|s| !s.is_empty()),
             issued_by: t.issued_by,
@@ -202,15 +202,15 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     };
     match verb {
         Verb::Issue(args) => {
-            let waiting = args.waiting;
+            let wait_args = args.wait_args;
             let what = format!("token for agent `{}`", args.agent);
             let issued = issue(&client, args.into_request(&client)?).await?;
-            print_issued(&client, output, &what, issued, waiting)
+            print_issued(&client, output, &what, issued, wait_args)
         }
         Verb::List { agent } => {
             let mut list = output.stream("tokens");
             let wanted = |t: &wire::Token| agent.as_ref().is_none_or(|a| *a == t.agent);
-            let pages = client.pages(
+            let pages = client.for_each_page(
                 "tokens",
                 async |mut rpc, page| rpc.list_tokens(page).await,
                 |tokens, _| list.page(&tokens.into_iter().filter(wanted).map(TokenView::from).collect::<Vec<_>>()),
@@ -222,17 +222,17 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let token = client.call(&format!("token `{id}`"), client.rpc().get_token(client.named(&id))).await?;
             output.one(&TokenView::from(token))
         }
-        Verb::Revoke { id, waiting, .. } => {
-            let request = client.delete(&id, waiting.no_wait);
+        Verb::Revoke { id, wait_args, .. } => {
+            let request = client.delete(&id, wait_args.no_wait);
             let response = client.change(&format!("token `{id}`"), client.rpc().revoke_token(request)).await?;
-            change::print_named(output, ("token", &id, "revoked"), response, waiting)
+            change::print_outcome(output, change::Outcome { noun: "token", name: &id, done: "revoked" }, response, wait_args)
         }
-        Verb::Rotate { id, waiting } => {
-            let wait = Some(client.wait(waiting.no_wait));
+        Verb::Rotate { id, wait_args } => {
+            let wait = Some(client.wait(wait_args.no_wait));
             let what = format!("token `{id}`");
             let request = wire::RotateTokenRequest { tenant: client.tenant(), name: id, wait };
             let issued = client.change(&what, client.rpc().rotate_token(request)).await?;
-            print_issued(&client, output, &what, issued, waiting)
+            print_issued(&client, output, &what, issued, wait_args)
         }
     }
 }
@@ -242,7 +242,7 @@ impl IssueArgs {
         Ok(wire::IssueTokenRequest {
             cidrs: self.cidr,
             shape: self.shape.unwrap_or_default(),
-            ..request(client, self.agent, self.service, self.ttl, self.waiting)?
+            ..request(client, self.agent, self.service, self.ttl, self.wait_args)?
         })
     }
 }
@@ -256,7 +256,7 @@ pub fn request(
     agent: String,
     grants: Vec<wire::Grant>,
     ttl: Duration,
-    waiting: Waiting,
+    wait_args: WaitArgs,
 ) -> Result<wire::IssueTokenRequest> {
     let id = TokenId::generate().map_err(|e| CliError::new(Exit::Failed, "token", e))?;
     Ok(wire::IssueTokenRequest {
@@ -265,7 +265,7 @@ pub fn request(
         grants,
         ttl_seconds: ttl.as_secs(),
         request_id: id.as_str().into(),
-        wait: Some(client.wait(waiting.no_wait)),
+        wait: Some(client.wait(wait_args.no_wait)),
         ..Default::default()
     })
 }
@@ -291,7 +291,7 @@ fn print_issued(
     output: Output,
     what: &str,
     issued: wire::IssuedToken,
-    waiting: Waiting,
+    wait_args: WaitArgs,
 ) -> Result<()> {
     let issued = IssuedView {
         token: issued.secret,
@@ -306,7 +306,7 @@ fn print_issued(
     } else {
         output.data(&issued)?;
     }
-    issued.enforced.check(what, waiting)
+    issued.enforced.check(what, wait_args)
 }
 
 impl IssuedView {

@@ -20,7 +20,7 @@ const FILES: ABI = ABI::V5;
 /// What this kernel's Landlock can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Landlock {
-    /// Files (ABI 3, Linux 6.2: renames between directories and truncation included), processes and mounts.
+    /// AllowedFiles (ABI 3, Linux 6.2: renames between directories and truncation included), processes and mounts.
     pub(super) files: bool,
     /// TCP ports (ABI 4, Linux 6.7).
     pub(super) ports: bool,
@@ -59,7 +59,7 @@ pub(super) fn apply(plan: &Plan) -> Result<(), RulesetError> {
             created = created.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
         }
     }
-    let files = Files::of(plan);
+    let files = AllowedFiles::from_plan(plan);
     let status = files.allow(created, Path::new("/"))?.restrict_self()?;
     debug_assert!(status.ruleset != RulesetStatus::NotEnforced || !Landlock::probe().files);
     Ok(())
@@ -67,7 +67,7 @@ pub(super) fn apply(plan: &Plan) -> Result<(), RulesetError> {
 
 /// What is allowed below `/`. Rules of Landlock only add rights below a directory. So where something below must not be
 /// reached, the directory itself gets the right to be listed, and each other entry that exists gets all rights.
-struct Files {
+struct AllowedFiles {
     /// Directories whose entries can't be added, removed or renamed, and all above them.
     fixed: BTreeSet<PathBuf>,
     /// What gets no rights at all: empty where mounts hide it.
@@ -76,8 +76,8 @@ struct Files {
     read_only: BTreeSet<PathBuf>,
 }
 
-impl Files {
-    fn of(plan: &Plan) -> Self {
+impl AllowedFiles {
+    fn from_plan(plan: &Plan) -> Self {
         let mut files =
             Self { fixed: plan.fixed.iter().cloned().collect(), hidden: BTreeSet::new(), read_only: BTreeSet::new() };
         if !plan.namespaces {

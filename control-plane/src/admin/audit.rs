@@ -30,7 +30,7 @@ impl Call {
     pub(super) fn begin(admin: &Admin, method: Method, message: &impl Message) -> Self {
         let name = |text: &str| if is_name(text) || text == "*" { text.to_owned() } else { String::new() };
         let (tenant, object) = (name(message.scope()), name(message.object()));
-        let span = admin.0.telemetry.scope(|| {
+        let span = admin.0.telemetry.create_span(|| {
             tracing::info_span!(
                 "seks.admin",
                 otel.kind = "server",

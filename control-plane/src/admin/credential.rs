@@ -1,6 +1,6 @@
 //! Credentials: in, never out.
 
-use seks_network::address::Reach;
+use seks_network::address::DialRules;
 use seks_proto::wire::{
     AssignCredentialRequest, ChangeResponse, Credential, CredentialResponse, DeleteRequest, ListCredentialsResponse,
     ListNodesResponse, ListRequest, NameRequest, Node, PutCredentialRequest, RebindCredentialRequest,
@@ -30,8 +30,8 @@ pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRe
     } else {
         let of = (&tenant, &credential, &service);
         let given = admin.registry().mintable(&tenant, &service).await?;
-        let reach = Reach { guard: admin.0.guard.clone(), given };
-        let minted = mint::mint_from(&message.mint, &secret, reach).await.map_err(RegistryError::from)?;
+        let rules = DialRules { guard: admin.0.guard.clone(), tenant_networks: given };
+        let minted = mint::mint_from(&message.mint, &secret, rules).await.map_err(RegistryError::from)?;
         admin.registry().put_minted(of, &message.mint, &secret, &minted, &pools, &by).await?
     };
     drop(secret); // not held while waiting

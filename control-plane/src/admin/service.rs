@@ -4,7 +4,7 @@ use seks_proto::wire::{
     ApplyServiceRequest, ChangeResponse, DeleteRequest, EnableServiceRequest, ListCatalogueRequest,
     ListCatalogueResponse, ListRequest, ListServicesResponse, NameRequest, Role, Service, ServiceResponse, Wait,
 };
-use seks_service::{catalogue, is_reserved};
+use seks_service::{catalogue, is_reserved_name};
 
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
 use crate::registry::RegistryError;
@@ -12,7 +12,7 @@ use crate::registry::RegistryError;
 /// Entries whose name, title, group or upstream holds the search text, whatever its case.
 pub(super) async fn catalogue(_: &Admin, _: &Caller, message: ListCatalogueRequest) -> Answer<ListCatalogueResponse> {
     let wanted = message.search.to_lowercase();
-    let found = |entry: &&catalogue::Entry| {
+    let found = |entry: &&catalogue::CatalogueEntry| {
         let service = &entry.service;
         let texts = [&service.name, &service.title, &entry.group, &service.upstream];
         texts.iter().any(|text| text.to_lowercase().contains(&wanted))
@@ -66,7 +66,7 @@ async fn put(admin: &Admin, caller: &Caller, service: Service, wait: Option<Wait
 /// A new service may not have a name that the node or a tool in front of it gives a meaning of its own. Services that had one before
 /// keep it.
 async fn check_name(admin: &Admin, service: &Service) -> Result<(), Problem> {
-    if !is_reserved(&service.name) {
+    if !is_reserved_name(&service.name) {
         return Ok(());
     }
     let (tenant, wanted) = (name("tenant", &service.tenant)?, name("name", &service.name)?);

@@ -2,18 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use seks_protocol::TableSum;
+use seks_protocol::TableChecksum;
 use seks_types::id::TenantName;
 
 use super::scope::NodeScope;
 
-/// What a tenant's records add up to at a node: [`TableSum`].
+/// What a tenant's records add up to at a node: [`TableChecksum`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Checksum {
     /// What is the same for all nodes.
-    pub(crate) plain: TableSum,
+    pub(crate) plain: TableChecksum,
     /// The credentials, which are withheld from some, by who is sent them. No part is nothing.
-    pub(crate) credentials: BTreeMap<Audience, TableSum>,
+    pub(crate) credentials: BTreeMap<Audience, TableChecksum>,
 }
 
 /// Who is sent a credential.
@@ -47,7 +47,7 @@ impl Checksum {
     }
 
     /// What a node of `scope` should come to, that is sent credentials or isn't, and those that are bound elsewhere or not.
-    pub(crate) fn for_node(&self, scope: &NodeScope, withhold: bool, checks_binding: bool) -> TableSum {
+    pub(crate) fn for_node(&self, scope: &NodeScope, withhold: bool, checks_binding: bool) -> TableChecksum {
         let is_sent = |audience: &Audience| {
             !withhold && (checks_binding || !audience.unbound) && scope.includes_pools(&audience.pools)
         };
@@ -55,9 +55,9 @@ impl Checksum {
         sent.fold(self.plain, |sum, (_, more)| sum.plus(*more))
     }
 
-    pub(crate) fn shift(&mut self, audience: &Audience, by: impl FnOnce(TableSum) -> TableSum) {
+    pub(crate) fn shift(&mut self, audience: &Audience, by: impl FnOnce(TableChecksum) -> TableChecksum) {
         let sum = by(self.credentials.get(audience).copied().unwrap_or_default());
-        match sum == TableSum::default() {
+        match sum == TableChecksum::default() {
             true => drop(self.credentials.remove(audience)),
             false => drop(self.credentials.insert(audience.clone(), sum)),
         }

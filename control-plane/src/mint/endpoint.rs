@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use seks_network::{address::Reach, resolve::resolve};
+use seks_network::{address::DialRules, resolve::resolve};
 use seks_service::Upstream;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -27,13 +27,13 @@ pub(super) struct Endpoint {
     upstream: Upstream,
     path: String,
     url: String,
-    reach: Reach,
+    rules: DialRules,
 }
 
 impl Endpoint {
-    pub(super) fn parse(url: &str, reach: Reach) -> Result<Self, MintError> {
-        let (upstream, path) = origin(url, !reach.given.is_empty())?;
-        Ok(Self { upstream, path, url: url.to_owned(), reach })
+    pub(super) fn parse(url: &str, rules: DialRules) -> Result<Self, MintError> {
+        let (upstream, path) = origin(url, !rules.tenant_networks.is_empty())?;
+        Ok(Self { upstream, path, url: url.to_owned(), rules })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -76,7 +76,7 @@ impl Endpoint {
     async fn exchange(&self, request: Request<Bytes>) -> Result<(StatusCode, Bytes), MintError> {
         let unreachable = || MintError::Endpoint("can't be reached");
         let (host, port) = (self.upstream.host(), self.upstream.port());
-        let addresses = resolve(host, port, &self.reach).await.map_err(|_| unreachable())?;
+        let addresses = resolve(host, port, &self.rules).await.map_err(|_| unreachable())?;
         let mut socket = None;
         for address in addresses {
             if let Ok(connected) = TcpStream::connect(address).await {

@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use seks_network::address::Reach;
+use seks_network::address::DialRules;
 use seks_service::UpstreamError;
 use seks_types::secret::Secret;
 use serde::Deserialize;
@@ -92,8 +92,8 @@ const GITHUB: &str = "https://api.github.com";
 const GRANT_JWT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 impl Source {
-    /// Checks what an operator stored. `reach`: which addresses its endpoint may have.
-    pub(crate) fn parse(kind: Kind, secret: &Secret, reach: Reach) -> Result<Self, MintError> {
+    /// Checks what an operator stored. `rules`: which addresses its endpoint may have.
+    pub(crate) fn parse(kind: Kind, secret: &Secret, rules: DialRules) -> Result<Self, MintError> {
         let not_json = |_| MintError::Invalid("the secret is a JSON object, with the fields of its kind".into());
         let document: Value = serde_json::from_slice(secret.expose()).map_err(not_json)?;
         let fields = Fields::deserialize(&document).map_err(not_json)?;
@@ -124,7 +124,7 @@ impl Source {
                 format!("{api}/app/installations/{}/access_tokens", digits(&fields.installation_id))
             }
         };
-        let endpoint = Endpoint::parse(&url, reach)?;
+        let endpoint = Endpoint::parse(&url, rules)?;
         Ok(Self { kind, fields, document, endpoint })
     }
 

@@ -11,7 +11,7 @@ use aws_lc_rs::{
     signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use seks_network::address::{DialGuard, Networks, Reach};
+use seks_network::address::{DialGuard, Networks, DialRules};
 use seks_proto::wire;
 use seks_runtime::telemetry::Telemetry;
 use seks_types::{
@@ -161,7 +161,7 @@ async fn a_redirect_an_error_in_a_success_and_an_answer_without_end_give_no_toke
 async fn plain_http_and_addresses_inside_take_the_services_leave() {
     for url in ["http://127.0.0.1:9/token", "https://10.0.0.1/token", "https://localhost/token"] {
         let secret = json!({ "token_url": url, "client_id": "i", "client_secret": "s" }).to_string();
-        let refused = mint_from("oauth2-client", &Secret::new(secret.into()), Reach::default()).await.err().unwrap();
+        let refused = mint_from("oauth2-client", &Secret::new(secret.into()), DialRules::default()).await.err().unwrap();
         assert!(matches!(refused, MintError::Invalid(_)), "{url}: {refused}");
     }
 }
@@ -184,7 +184,7 @@ async fn world(replicas: usize) -> World {
     let registries: Vec<_> = (0..replicas).map(|_| Arc::new(Registry::new(store.clone(), sealer.clone()))).collect();
     let tenant: TenantName = "acme".parse().unwrap();
     registries[0].create_tenant(&tenant, false).await.unwrap();
-    registries[0].set_private_networks(&tenant, &loopback().given).await.unwrap();
+    registries[0].set_private_networks(&tenant, &loopback().tenant_networks).await.unwrap();
     let at = wire::injection::site::At::Header(wire::injection::NamedValue {
         name: "authorization".into(),
         value: "Bearer {key}".into(),
@@ -288,7 +288,7 @@ async fn a_claim_keeps_others_away_until_it_runs_out_and_what_was_replaced_is_le
 }
 
 /// Token endpoints on loopback.
-fn loopback() -> Reach {
+fn loopback() -> DialRules {
     let given = Networks::parse(&["127.0.0.0/8"]).unwrap();
-    Reach { guard: Arc::new(DialGuard { allowed: given.clone(), ..DialGuard::default() }), given }
+    DialRules { guard: Arc::new(DialGuard { allowed: given.clone(), ..DialGuard::default() }), tenant_networks: given }
 }

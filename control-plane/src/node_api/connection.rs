@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use h2::{Ping, PingPong, Reason, RecvStream, server};
 use http::Request;
-use seks_runtime::http2::Frames;
+use seks_runtime::http2::FrameMonitor;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{sleep, timeout},
@@ -75,7 +75,7 @@ pub(super) async fn drive_connection<T>(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(HEADER_LIST_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES);
-    let frames = Frames::new(io, |refused| tracing::debug!(?refused, "a connection's HTTP/2 was refused"));
+    let frames = FrameMonitor::new(io, |refused| tracing::debug!(?refused, "a connection's HTTP/2 was refused"));
     let Ok(Ok(mut http2)) = timeout(PREFACE, builder.handshake(frames)).await else {
         tracing::debug!("a connection did not begin with HTTP/2");
         return;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use seks_runtime::connections::{Connections, Slot};
+use seks_runtime::connections::{Connections, ListenerSlot};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Identity;
@@ -72,7 +72,7 @@ pub(super) enum ConnectionSlot {
     /// Of a peer with a certificate.
     Identified(IdentifiedSlot),
     /// Of a peer without one.
-    Anonymous(Slot),
+    Anonymous(ListenerSlot),
 }
 
 /// The slot of a peer with a certificate.

@@ -5,7 +5,7 @@ use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll,
 use futures_util::FutureExt as _;
 use rustls::{ServerConfig, server::Acceptor};
 use seks_runtime::{
-    connections::{AcceptPause, Connections, Slot},
+    connections::{AcceptPause, Connections, ListenerSlot},
     descriptors,
 };
 use tokio::{
@@ -106,11 +106,11 @@ async fn shake(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     turns: &Semaphore,
-    slot: &Slot,
+    slot: &ListenerSlot,
 ) -> io::Result<TlsStream<TcpStream>> {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-    slot.prove();
-    slot.busy();
+    slot.mark_authenticated();
+    slot.mark_busy();
     let turn = turns.acquire().await.map_err(io::Error::other)?;
     if let Some(Ok(0) | Err(_)) = hello.io.peek(&mut [0]).now_or_never() {
         return Err(io::ErrorKind::ConnectionAborted.into());
@@ -118,7 +118,7 @@ async fn shake(
     let mut answer = pin!(hello.into_stream(config));
     let answered = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
     drop(turn);
-    slot.waits();
+    slot.mark_idle();
     match answered {
         Poll::Ready(stream) => stream,
         Poll::Pending => answer.await,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seks_runtime::{logs, probes::Answers};
+use seks_runtime::{logs, probes::ProbeHandler};
 use tokio::{runtime::Handle, sync::Mutex, time::timeout};
 
 use super::Metrics;
@@ -51,7 +51,7 @@ impl Readiness {
     }
 }
 
-impl Answers for Readiness {
+impl ProbeHandler for Readiness {
     fn ready(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
         Box::pin(async { if self.store_answers().await { Ok(()) } else { Err("the store does not answer".into()) } })
     }

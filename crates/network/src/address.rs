@@ -11,7 +11,7 @@ mod networks;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use self::{
-    guard::{DialGuard, OwnAddresses, Reach},
+    guard::{DialGuard, OwnAddresses, DialRules},
     metadata::is_metadata_name,
     networks::{NetworkError, Networks},
 };
@@ -24,14 +24,14 @@ pub enum AddressClass {
     /// Private, loopback, shared, benchmarking or documentation space: only by networks that allow it.
     Private,
     /// Metadata service, link-local, unspecified, multicast, broadcast, reserved: never.
-    Never,
+    Forbidden,
 }
 
 /// Classifies an address. One that embeds an IPv4 address is never less restricted than the embedded one.
 #[must_use]
 pub fn classify(ip: IpAddr) -> AddressClass {
     if metadata::is_metadata(ip) {
-        return AddressClass::Never;
+        return AddressClass::Forbidden;
     }
     match ip {
         IpAddr::V4(v4) => classify_v4(v4),
@@ -43,7 +43,7 @@ pub fn classify(ip: IpAddr) -> AddressClass {
 fn classify_v4(ip: Ipv4Addr) -> AddressClass {
     let [a, b, c, _] = ip.octets();
     if a == 0 || ip.is_link_local() || ip.is_multicast() || a >= 240 {
-        return AddressClass::Never;
+        return AddressClass::Forbidden;
     }
     let private = ip.is_private()
         || ip.is_loopback()
@@ -61,11 +61,11 @@ fn classify_v6(ip: Ipv6Addr) -> AddressClass {
     }
     let s = ip.segments();
     if ip.is_unspecified() || ip.is_multicast() || s[0] & 0xffc0 == 0xfe80 {
-        return AddressClass::Never;
+        return AddressClass::Forbidden;
     }
     let embedded = embedded_v4(ip);
-    if embedded.iter().any(|v4| classify((*v4).into()) == AddressClass::Never) {
-        return AddressClass::Never;
+    if embedded.iter().any(|v4| classify((*v4).into()) == AddressClass::Forbidden) {
+        return AddressClass::Forbidden;
     }
     let six_to_four = s[0] == 0x2002;
     let private = ip.is_loopback()

@@ -11,14 +11,14 @@ use std::{
 };
 
 pub use self::resolver::{Resolver, ResolverOptions};
-use crate::address::Reach;
+use crate::address::DialRules;
 
 /// Why there is nothing to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     /// The name has no address, or nobody answers for it.
     #[error("no address")]
-    None,
+    NoAddress,
     /// It has addresses, but none that may be dialled.
     #[error("no address that may be dialled")]
     Forbidden,
@@ -28,31 +28,31 @@ pub enum ResolveError {
 ///
 /// # Errors
 /// [`ResolveError`].
-pub async fn resolve(host: &str, port: u16, reach: &Reach) -> Result<Vec<SocketAddr>, ResolveError> {
-    resolve_by(Resolver::system(), host, host, port, reach).await
+pub async fn resolve(host: &str, port: u16, rules: &DialRules) -> Result<Vec<SocketAddr>, ResolveError> {
+    resolve_with(Resolver::system(), host, host, port, rules).await
 }
 
 /// As [`resolve`], by `resolver`, within the bounds of `owner`.
 ///
 /// # Errors
 /// [`ResolveError`].
-pub async fn resolve_by(
+pub async fn resolve_with(
     resolver: &Arc<Resolver>,
     owner: &str,
     host: &str,
     port: u16,
-    reach: &Reach,
+    rules: &DialRules,
 ) -> Result<Vec<SocketAddr>, ResolveError> {
     if let Ok(ip) = host.parse::<IpAddr>() {
-        return allowed([SocketAddr::new(ip, port)], reach);
+        return permitted_addresses([SocketAddr::new(ip, port)], rules);
     }
-    let found = resolver.addresses(owner, host).await.ok_or(ResolveError::None)?;
-    allowed(found.iter().map(|ip| SocketAddr::new(*ip, port)), reach)
+    let found = resolver.addresses(owner, host).await.ok_or(ResolveError::NoAddress)?;
+    permitted_addresses(found.iter().map(|ip| SocketAddr::new(*ip, port)), rules)
 }
 
-fn allowed(found: impl IntoIterator<Item = SocketAddr>, reach: &Reach) -> Result<Vec<SocketAddr>, ResolveError> {
+fn permitted_addresses(found: impl IntoIterator<Item = SocketAddr>, rules: &DialRules) -> Result<Vec<SocketAddr>, ResolveError> {
     let (v6, v4): (Vec<_>, Vec<_>) =
-        found.into_iter().filter(|address| reach.permits(*address)).partition(SocketAddr::is_ipv6);
+        found.into_iter().filter(|address| rules.permits(*address)).partition(SocketAddr::is_ipv6);
     let mut interleaved = Vec::with_capacity(v6.len() + v4.len());
     let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
     loop {
@@ -76,12 +76,12 @@ mod tests {
     use crate::address::{DialGuard, Networks, OwnAddresses};
 
     fn check(found: &[&str], given: bool) -> Option<Vec<String>> {
-        let allowed_here = Networks::of_this_machine_and_lan();
+        let allowed_here = Networks::loopback_and_lan();
         let given = if given { allowed_here.clone() } else { Networks::default() };
         let guard = DialGuard { allowed: allowed_here, own: OwnAddresses::default() };
-        let reach = Reach { guard: Arc::new(guard), given };
+        let rules = DialRules { guard: Arc::new(guard), tenant_networks: given };
         let found = found.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 443));
-        allowed(found, &reach).ok().map(|a| a.iter().map(|a| a.ip().to_string()).collect())
+        permitted_addresses(found, &rules).ok().map(|a| a.iter().map(|a| a.ip().to_string()).collect())
     }
 
     #[test]

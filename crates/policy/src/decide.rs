@@ -244,14 +244,14 @@ impl<'a> CallEvaluator<'a> {
 
     fn names(&self) -> impl Iterator<Item = Cow<'a, str>> {
         let normalized = self.form == TextForm::Normalized;
-        request::names(self.call.query)
+        request::query_names(self.call.query)
             .map(move |n| if normalized { Cow::Owned(normalize::lower(&n).into_owned()) } else { n })
     }
 
     fn interpretations(&self) -> &HashSet<String> {
         self.interpretations.get_or_init(|| {
             let mut all = HashSet::new();
-            for name in request::names(self.call.query) {
+            for name in request::query_names(self.call.query) {
                 for_each_interpretation(&name, |interpretation| {
                     all.insert(interpretation.into_owned());
                 });

@@ -1,13 +1,13 @@
 //! What replica and node must agree on about the table, beyond the messages themselves.
 
 pub mod session;
-pub mod sum;
+pub mod checksum;
 
 use seks_types::destination::Destination;
 
 pub use self::{
     session::{Recipient, SessionError, SessionKey},
-    sum::TableSum,
+    checksum::TableChecksum,
 };
 
 /// Protocol version in `Hello`.

@@ -7,9 +7,9 @@ use tokio::task::{JoinError, spawn_blocking};
 ///
 /// # Errors
 /// When the runtime is shutting down, or `work` has panicked.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
     #[cfg(feature = "simulation")]
-    if seks_simulated_host::is_on() {
+    if seks_simulated_host::is_active() {
         return Ok(work());
     }
     spawn_blocking(work).await

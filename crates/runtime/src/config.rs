@@ -5,7 +5,7 @@
 //! where that helps, and never for a key that could hold a secret.
 
 mod environment;
-mod tree;
+mod value;
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
-use self::tree::{Node, TreeError};
+use self::value::{ConfigValue, ValueError};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,20 +155,20 @@ impl Loader {
     /// # Errors
     /// When the file can't be read or isn't TOML, a key is unknown or missing, or a value doesn't fit.
     pub fn load<T: DeserializeOwned>(self) -> Result<T, ConfigError> {
-        let mut root = Node::empty();
+        let mut root = ConfigValue::empty();
         if let Some(path) = &self.file {
             let origin = Origin::File(path.clone());
-            root.merge(Node::from_table(read(path)?, &origin));
+            root.merge(ConfigValue::from_table(read_table(path)?, &origin));
         }
-        root.merge(Node::from_table(self.flags, &Origin::CommandLine));
-        root.environment = environment::entries(self.environment)?;
+        root.merge(ConfigValue::from_table(self.flags, &Origin::CommandLine));
+        root.variables = environment::config_variables(self.environment)?;
         T::deserialize(root).map_err(|error| error.located(self.file.as_deref()))
     }
 }
 
-fn read(path: &Path) -> Result<toml::Table, ConfigError> {
+fn read_table(path: &Path) -> Result<toml::Table, ConfigError> {
     let wrong = |reason: String| ConfigError::new(Origin::File(path.into()), "", reason);
-    let text = std::fs::read_to_string(path).map_err(|e| wrong(describe(&e)))?;
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(describe_io_error(&e)))?;
     // The error's own Display quotes the line, and the line may hold a secret.
     text.parse::<toml::Table>().map_err(|e| {
         let line = e.span().map_or(1, |s| 1 + text.bytes().take(s.start).filter(|b| *b == b'\n').count());
@@ -176,7 +176,7 @@ fn read(path: &Path) -> Result<toml::Table, ConfigError> {
     })
 }
 
-fn describe(error: &std::io::Error) -> String {
+fn describe_io_error(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "no such file".into(),
         std::io::ErrorKind::PermissionDenied => "permission denied".into(),
@@ -186,7 +186,7 @@ fn describe(error: &std::io::Error) -> String {
     }
 }
 
-impl TreeError {
+impl ValueError {
     fn located(self, file: Option<&Path>) -> ConfigError {
         let origin = match (self.origin, file) {
             (Origin::Absent, Some(file)) => Origin::File(file.into()),

@@ -1,9 +1,9 @@
-//! Who may hold a connection of a listener: bounded in total and by source address, and the oldest silent one gives way.
+//! Who may hold a connection of a listener: bounded in total and by source address, and the oldest unauthenticated one gives way.
 //!
-//! A connection is *silent* until its peer has proved who it is, *busy* while this process works on it, and *idle* when a
-//! peer that has proved itself asks for nothing. Silent connections of one source are bounded; beyond that bound the oldest
-//! of that source is closed. When the listener is full, the oldest silent connection of anybody is closed, then the oldest
-//! idle one, then the oldest of a peer that hasn't proved itself, busy or not. A busy connection of a peer that has is never
+//! A connection is *unauthenticated* until its peer has authenticated who it is, *busy* while this process works on it, and *idle* when a
+//! peer that has authenticated itself asks for nothing. Silent connections of one source are bounded; beyond that bound the oldest
+//! of that source is closed. When the listener is full, the oldest unauthenticated connection of anybody is closed, then the oldest
+//! idle one, then the oldest of a peer that hasn't authenticated itself, busy or not. A busy connection of a peer that has is never
 //! closed: while all are such, new ones wait in the kernel's queue.
 
 use std::{
@@ -20,10 +20,10 @@ use std::{
 use tokio::sync::Notify;
 
 /// Connections that are looked at for one that gives way, oldest first. Busy ones are moved to the back meanwhile.
-const PROBES: usize = 1024;
-/// So long a silent connection stays at least when the listener is full: it is looked at before it gives way. Those that come
+const MAX_PROBES: usize = 1024;
+/// So long a unauthenticated connection stays at least when the listener is full: it is looked at before it gives way. Those that come
 /// faster than that wait in the kernel's queue.
-const YOUNG: Duration = Duration::from_millis(50);
+const MIN_AGE: Duration = Duration::from_millis(50);
 /// How often a full listener looks again, beside being woken when a connection ends.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// After `accept` fails (no file descriptors left, most likely) it is left alone this long; twice as long each time after.
@@ -35,7 +35,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub struct Connections(Arc<Inner>);
 
 struct Inner {
-    young: Duration,
+    min_age: Duration,
     total: usize,
     per_source: usize,
     evicted: AtomicU64,
@@ -48,41 +48,41 @@ struct Inner {
 struct Table {
     /// The next number. Numbers order connections by when they came, or were last found busy.
     next: u64,
-    /// Those whose peer hasn't proved who it is.
-    silent: BTreeMap<u64, Arc<Connection>>,
+    /// Those whose peer hasn't authenticated who it is.
+    unauthenticated: BTreeMap<u64, Arc<Connection>>,
     /// The others.
-    proved: BTreeMap<u64, Arc<Connection>>,
-    /// The numbers in `silent`, by source.
+    authenticated: BTreeMap<u64, Arc<Connection>>,
+    /// The numbers in `unauthenticated`, by source.
     sources: HashMap<IpAddr, BTreeSet<u64>>,
 }
 
 struct Connection {
-    came: Instant,
+    accepted_at: Instant,
     source: IpAddr,
     /// Changed under the table's lock.
     number: AtomicU64,
     /// Works under way.
     busy: AtomicU32,
-    proved: AtomicBool,
+    authenticated: AtomicBool,
     evicted: Notify,
 }
 
 /// A connection's place. It ends when this is dropped.
-pub struct Slot {
+pub struct ListenerSlot {
     connections: Connections,
     connection: Arc<Connection>,
 }
 
 impl Connections {
-    /// At most `total` connections, of which at most `per_source` silent ones of one source address. Both are at least 1.
+    /// At most `total` connections, of which at most `per_source` unauthenticated ones of one source address. Both are at least 1.
     #[must_use]
     pub fn new(total: usize, per_source: usize) -> Self {
-        Self::with_young(total, per_source, YOUNG)
+        Self::with_min_age(total, per_source, MIN_AGE)
     }
 
-    fn with_young(total: usize, per_source: usize, young: Duration) -> Self {
+    fn with_min_age(total: usize, per_source: usize, min_age: Duration) -> Self {
         Self(Arc::new(Inner {
-            young,
+            min_age,
             total: total.max(1),
             per_source: per_source.max(1),
             evicted: AtomicU64::new(0),
@@ -92,7 +92,7 @@ impl Connections {
     }
 
     /// A place for a connection from `source`. Waits while the listener is full of busy ones, and of such as have only come.
-    pub async fn admit(&self, source: IpAddr) -> Slot {
+    pub async fn admit(&self, source: IpAddr) -> ListenerSlot {
         loop {
             let ended = self.0.ended.notified();
             if let Some(slot) = self.try_admit(source) {
@@ -104,28 +104,28 @@ impl Connections {
 
     /// The same at once; `None`: all are busy, or have only come.
     #[must_use]
-    pub fn try_admit(&self, source: IpAddr) -> Option<Slot> {
-        let source = network(source);
+    pub fn try_admit(&self, source: IpAddr) -> Option<ListenerSlot> {
+        let source = source_network(source);
         let mut table = self.lock();
-        if table.sources.get(&source).is_some_and(|of_source| of_source.len() >= self.0.per_source) {
-            let oldest = table.oldest_silent_of(source);
+        if table.sources.get(&source).is_some_and(|numbers| numbers.len() >= self.0.per_source) {
+            let oldest = table.oldest_unauthenticated_of(source);
             self.evict(&mut table, oldest);
         }
         if table.len() >= self.0.total {
-            let oldest = table.oldest().filter(|oldest| oldest.came.elapsed() >= self.0.young);
+            let oldest = table.eviction_candidate().filter(|oldest| oldest.accepted_at.elapsed() >= self.0.min_age);
             if !self.evict(&mut table, oldest) {
                 return None;
             }
         }
         let connection = Arc::new(Connection::new(source));
         table.insert(&connection);
-        Some(Slot { connections: self.clone(), connection })
+        Some(ListenerSlot { connections: self.clone(), connection })
     }
 
     /// Closes the oldest connection that can give way: for a process without file descriptors. Returns whether there was one.
     pub fn evict_one(&self) -> bool {
         let mut table = self.lock();
-        let oldest = table.oldest();
+        let oldest = table.eviction_candidate();
         self.evict(&mut table, oldest)
     }
 
@@ -162,17 +162,17 @@ impl Connections {
 
 impl Table {
     fn len(&self) -> usize {
-        self.silent.len() + self.proved.len()
+        self.unauthenticated.len() + self.authenticated.len()
     }
 
     /// Adds a connection, as the newest.
     fn insert(&mut self, connection: &Arc<Connection>) {
         self.next += 1;
         connection.number.store(self.next, Relaxed);
-        if connection.proved.load(Relaxed) {
-            self.proved.insert(self.next, connection.clone());
+        if connection.authenticated.load(Relaxed) {
+            self.authenticated.insert(self.next, connection.clone());
         } else {
-            self.silent.insert(self.next, connection.clone());
+            self.unauthenticated.insert(self.next, connection.clone());
             self.sources.entry(connection.source).or_default().insert(self.next);
         }
     }
@@ -180,36 +180,36 @@ impl Table {
     /// Returns whether it was there.
     fn remove(&mut self, connection: &Connection) -> bool {
         let number = connection.number.load(Relaxed);
-        if self.silent.remove(&number).is_none() {
-            return self.proved.remove(&number).is_some();
+        if self.unauthenticated.remove(&number).is_none() {
+            return self.authenticated.remove(&number).is_some();
         }
-        if let Some(of_source) = self.sources.get_mut(&connection.source) {
-            of_source.remove(&number);
-            if of_source.is_empty() {
+        if let Some(numbers) = self.sources.get_mut(&connection.source) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
                 self.sources.remove(&connection.source);
             }
         }
         true
     }
 
-    fn oldest_silent_of(&mut self, source: IpAddr) -> Option<Arc<Connection>> {
-        for _ in 0..PROBES.min(self.sources.get(&source)?.len()) {
+    fn oldest_unauthenticated_of(&mut self, source: IpAddr) -> Option<Arc<Connection>> {
+        for _ in 0..MAX_PROBES.min(self.sources.get(&source)?.len()) {
             let number = self.sources.get(&source)?.first()?;
-            let connection = self.silent.get(number)?.clone();
+            let connection = self.unauthenticated.get(number)?.clone();
             if connection.busy.load(Relaxed) == 0 {
                 return Some(connection);
             }
             self.requeue(&connection);
         }
-        self.silent.get(self.sources.get(&source)?.first()?).cloned()
+        self.unauthenticated.get(self.sources.get(&source)?.first()?).cloned()
     }
 
-    /// The oldest silent connection, else the oldest idle one, else one of a peer that hasn't proved itself.
-    fn oldest(&mut self) -> Option<Arc<Connection>> {
+    /// The oldest unauthenticated connection, else the oldest idle one, else one of a peer that hasn't authenticated itself.
+    fn eviction_candidate(&mut self) -> Option<Arc<Connection>> {
         for is_proved in [false, true] {
-            let of = |table: &Self| if is_proved { table.proved.len() } else { table.silent.len() };
-            for _ in 0..PROBES.min(of(self)) {
-                let class = if is_proved { &self.proved } else { &self.silent };
+            let of = |table: &Self| if is_proved { table.authenticated.len() } else { table.unauthenticated.len() };
+            for _ in 0..MAX_PROBES.min(of(self)) {
+                let class = if is_proved { &self.authenticated } else { &self.unauthenticated };
                 let Some(connection) = class.values().next().cloned() else { break };
                 if connection.busy.load(Relaxed) == 0 {
                     return Some(connection);
@@ -217,7 +217,7 @@ impl Table {
                 self.requeue(&connection);
             }
         }
-        self.silent.values().next().cloned()
+        self.unauthenticated.values().next().cloned()
     }
 
     fn requeue(&mut self, connection: &Arc<Connection>) {
@@ -230,35 +230,35 @@ impl Table {
 impl Connection {
     fn new(source: IpAddr) -> Self {
         Self {
-            came: Instant::now(),
+            accepted_at: Instant::now(),
             source,
             number: AtomicU64::new(0),
             busy: AtomicU32::new(0),
-            proved: AtomicBool::new(false),
+            authenticated: AtomicBool::new(false),
             evicted: Notify::new(),
         }
     }
 }
 
-impl Slot {
-    /// Work for the connection begins: until it ends, others give way before it, and if its peer has proved itself, it doesn't.
-    pub fn busy(&self) {
+impl ListenerSlot {
+    /// Work for the connection begins: until it ends, others give way before it, and if its peer has authenticated itself, it doesn't.
+    pub fn mark_busy(&self) {
         self.connection.busy.fetch_add(1, Relaxed);
     }
 
-    /// As much work as [`busy`](Self::busy) began has ended.
-    pub fn waits(&self) {
+    /// As much work as [`mark_busy`](Self::mark_busy) began has ended.
+    pub fn mark_idle(&self) {
         self.connection.busy.fetch_sub(1, Relaxed);
     }
 
-    /// The peer has proved who it is.
-    pub fn prove(&self) {
-        if self.connection.proved.load(Relaxed) {
+    /// The peer has authenticated who it is.
+    pub fn mark_authenticated(&self) {
+        if self.connection.authenticated.load(Relaxed) {
             return;
         }
         let mut table = self.connections.lock();
         if table.remove(&self.connection) {
-            self.connection.proved.store(true, Relaxed);
+            self.connection.authenticated.store(true, Relaxed);
             table.insert(&self.connection);
         } // else it has been evicted
     }
@@ -269,7 +269,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ListenerSlot {
     fn drop(&mut self) {
         self.connections.lock().remove(&self.connection);
         self.connections.0.ended.notify_one();
@@ -277,7 +277,7 @@ impl Drop for Slot {
 }
 
 /// What counts as one source: an IPv4 address, or the /64 of an IPv6 address, of which one host has as many as it likes.
-fn network(source: IpAddr) -> IpAddr {
+fn source_network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -314,15 +314,15 @@ mod tests {
         IpAddr::from([10, 0, 0, last])
     }
 
-    fn is_evicted(slot: &Slot) -> bool {
+    fn is_evicted(slot: &ListenerSlot) -> bool {
         let number = slot.connection.number.load(Relaxed);
         let table = slot.connections.lock();
-        !table.silent.contains_key(&number) && !table.proved.contains_key(&number)
+        !table.unauthenticated.contains_key(&number) && !table.authenticated.contains_key(&number)
     }
 
     #[test]
     fn one_source_can_not_push_out_another() {
-        let connections = Connections::with_young(100, 4, Duration::ZERO);
+        let connections = Connections::with_min_age(100, 4, Duration::ZERO);
         let other = connections.try_admit(ip(2)).unwrap();
         let mine: Vec<_> = (0..20).map(|_| connections.try_admit(ip(1)).unwrap()).collect();
         let evicted: Vec<bool> = mine.iter().map(is_evicted).collect();
@@ -333,45 +333,45 @@ mod tests {
 
     #[test]
     fn those_who_proved_themselves_are_not_bounded_by_source() {
-        let connections = Connections::with_young(100, 4, Duration::ZERO);
+        let connections = Connections::with_min_age(100, 4, Duration::ZERO);
         let nodes: Vec<_> = (0..50)
             .map(|_| {
                 let slot = connections.try_admit(ip(1)).unwrap();
-                slot.prove();
+                slot.mark_authenticated();
                 slot
             })
             .collect();
-        let silent: Vec<_> = (0..60).map(|_| connections.try_admit(ip(1)).unwrap()).collect();
+        let unauthenticated: Vec<_> = (0..60).map(|_| connections.try_admit(ip(1)).unwrap()).collect();
         assert!(!nodes.iter().any(is_evicted));
-        assert_eq!(silent.iter().filter(|slot| !is_evicted(slot)).count(), 4);
+        assert_eq!(unauthenticated.iter().filter(|slot| !is_evicted(slot)).count(), 4);
     }
 
     #[test]
     fn when_it_is_full_the_silent_go_before_the_idle_and_the_busy_stay() {
-        let connections = Connections::with_young(3, 3, Duration::ZERO);
-        let [busy, idle, silent] = [1, 2, 3].map(|n| connections.try_admit(ip(n)).unwrap());
-        busy.busy();
-        busy.prove();
-        idle.prove();
+        let connections = Connections::with_min_age(3, 3, Duration::ZERO);
+        let [busy, idle, unauthenticated] = [1, 2, 3].map(|n| connections.try_admit(ip(n)).unwrap());
+        busy.mark_busy();
+        busy.mark_authenticated();
+        idle.mark_authenticated();
         let first = connections.try_admit(ip(4)).unwrap();
-        assert!(is_evicted(&silent) && !is_evicted(&idle));
-        first.prove();
-        first.busy();
+        assert!(is_evicted(&unauthenticated) && !is_evicted(&idle));
+        first.mark_authenticated();
+        first.mark_busy();
         let second = connections.try_admit(ip(5)).unwrap();
         assert!(is_evicted(&idle) && !is_evicted(&busy));
-        second.busy();
+        second.mark_busy();
         let third = connections.try_admit(ip(6)).unwrap();
         assert!(is_evicted(&second), "what it is busy with is nobody's known");
-        third.busy();
-        third.prove();
+        third.mark_busy();
+        third.mark_authenticated();
         assert!(connections.try_admit(ip(7)).is_none(), "all are busy");
-        third.waits();
+        third.mark_idle();
         assert!(connections.try_admit(ip(7)).is_some());
     }
 
     #[test]
     fn a_place_that_is_given_back_leaves_nothing() {
-        let connections = Connections::with_young(8, 2, Duration::ZERO);
+        let connections = Connections::with_min_age(8, 2, Duration::ZERO);
         drop((0..50).map(|n| connections.try_admit(ip(n)).unwrap()).collect::<Vec<_>>());
         let table = connections.lock();
         assert!(table.len() == 0 && table.sources.is_empty());
@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_source_is_an_ipv4_address_or_an_ipv6_network() {
-        let of = |text: &str| network(text.parse().unwrap());
+        let of = |text: &str| source_network(text.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
         assert_ne!(of("2001:db8:0:1::1"), of("2001:db8::1"));
         assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
@@ -388,10 +388,10 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_for_a_place_gets_the_next_that_is_free() {
-        let connections = Connections::with_young(1, 1, Duration::ZERO);
+        let connections = Connections::with_min_age(1, 1, Duration::ZERO);
         let only = connections.admit(ip(1)).await;
-        only.busy();
-        only.prove();
+        only.mark_busy();
+        only.mark_authenticated();
         let waiting = tokio::spawn({
             let connections = connections.clone();
             async move { drop(connections.admit(ip(2)).await) }

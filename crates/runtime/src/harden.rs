@@ -7,7 +7,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use super::logs;
 
 /// How long the line of a panic that ends the process may take to be read.
-const LAST_WORD: Duration = Duration::from_millis(200);
+const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Closes the side doors of a process that will hold keys. Call it before the first key is read, while there is one
 /// thread: `no_new_privs` is a thread's property and is inherited by those started later.
@@ -21,7 +21,7 @@ const LAST_WORD: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// When the kernel refuses one of them. A process with keys should not go on then.
-pub fn process() -> io::Result<()> {
+pub fn harden_process() -> io::Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     rustix::thread::set_no_new_privs(true)?;
@@ -32,23 +32,23 @@ pub fn process() -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn opaque() -> io::Result<()> {
+pub fn make_undumpable() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Replaces the panic hook by one that says where, and not what: the message of an `unwrap` on an error prints
 /// whatever the error holds, and a backtrace names types whose parameters may be values.
-pub fn quiet_panics() {
+pub fn install_panic_hook() {
     panic::set_hook(Box::new(|info| {
         let location = info.location().map_or_else(|| "an unknown place".into(), ToString::to_string);
         if tracing::dispatcher::has_been_set() {
             tracing::error!(location, "panicked");
         } else {
-            logs::line(&format!("panicked at {location}"));
+            logs::write_stderr_line(&format!("panicked at {location}"));
         }
         // A panic of this thread ends the process; any other's ends a task, which must not wait for who reads the log.
         if std::thread::current().name() == Some("main") {
-            logs::flush(LAST_WORD);
+            logs::flush(PANIC_FLUSH_TIMEOUT);
         }
     }));
 }
@@ -59,8 +59,8 @@ mod tests {
 
     // One test, because these are properties of the whole test process.
     #[test]
-    fn a_hardened_process_is_opaque_and_its_panics_say_only_where() {
-        process().unwrap();
+    fn a_hardened_process_is_not_dumpable() {
+        harden_process().unwrap();
         assert_eq!(rustix::process::dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
         assert_eq!(rustix::process::getrlimit(Resource::Core), Rlimit { current: Some(0), maximum: Some(0) });
         assert!(rustix::thread::no_new_privs().unwrap());

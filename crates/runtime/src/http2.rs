@@ -18,9 +18,9 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Cheap frames that a peer may send at once. A client begins with fewer than ten.
-const BURST: u32 = 256;
+const BURST_FRAMES: u32 = 256;
 /// Cheap frames that it may send a second, for as long as it likes.
-const A_SECOND: u128 = 128;
+const FRAMES_PER_SECOND: u128 = 128;
 /// A request that was answered may be followed by a window update. One that is reset before it is answered earns nothing
 /// (rapid reset, CVE-2023-44487).
 const EARNED_BY_ANSWER: u32 = 1;
@@ -28,14 +28,14 @@ const EARNED_BY_ANSWER: u32 = 1;
 const EARNED_BY_DATA: u32 = 2;
 const DATA_BYTES: usize = 256;
 /// Most that is earned by work.
-const MOST: u32 = 4096;
+const MAX_BUDGET: u32 = 4096;
 /// A response of ours has a request id, and takes more bytes than this: a shorter one is the library's own.
-const OWN_RESPONSE_BYTES: usize = 16;
+const MIN_RESPONSE_BYTES: usize = 16;
 
 const PREFACE_BYTES: usize = 24;
 const HEAD_BYTES: usize = 9;
 /// Of RST_STREAM and GOAWAY so much of the payload is looked at.
-const LOOKED_AT_BYTES: usize = 8;
+const PAYLOAD_BYTES: usize = 8;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -46,11 +46,11 @@ const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
 /// Error codes that a server's own code gives: `NO_ERROR`, `INTERNAL_ERROR`, `CANCEL`. Every other is the library's.
-const OWN_CODES: [u32; 3] = [0, 2, 8];
+const SERVER_CODES: [u32; 3] = [0, 2, 8];
 
-/// What the library, or the budget, has refused.
+/// What the library, or the budget, has on_rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum Http2Rejection {
     /// A request whose header list is too large: answered with 431.
     HeaderList,
     /// A stream, with this error code (RFC 9113, 7).
@@ -62,26 +62,26 @@ pub enum Refused {
 }
 
 /// A server's end of an HTTP/2 connection, before anything was read from it.
-pub struct Frames<T, F> {
+pub struct FrameMonitor<T, F> {
     io: T,
-    received: Walker,
-    sent: Walker,
+    received: FrameParser,
+    sent: FrameParser,
     budget: Budget,
-    refused: F,
+    on_rejection: F,
 }
 
-impl<T, F: FnMut(Refused)> Frames<T, F> {
-    /// Watches `io`, and calls `refused` for every refusal.
-    pub fn new(io: T, refused: F) -> Self {
-        let (received, sent) = (Walker::new(PREFACE_BYTES), Walker::new(0));
-        Self { io, received, sent, budget: Budget::new(), refused }
+impl<T, F: FnMut(Http2Rejection)> FrameMonitor<T, F> {
+    /// Watches `io`, and calls `on_rejection` for every refusal.
+    pub fn new(io: T, on_rejection: F) -> Self {
+        let (received, sent) = (FrameParser::new(PREFACE_BYTES), FrameParser::new(0));
+        Self { io, received, sent, budget: Budget::new(), on_rejection }
     }
 
     /// Whether the peer may go on after these bytes of it.
-    fn take(&mut self, bytes: &[u8]) -> bool {
+    fn inspect_received(&mut self, bytes: &[u8]) -> bool {
         let budget = &mut self.budget;
         let mut within = true;
-        self.received.walk(bytes, |frame| match frame.kind {
+        self.received.parse(bytes, |frame| match frame.kind {
             HEADERS => {}
             DATA if frame.flags & END_STREAM != 0 || (frame.length > 0 && frame.flags & PADDED == 0) => {}
             // Each entry of a SETTINGS frame is work, and has six bytes.
@@ -89,21 +89,21 @@ impl<T, F: FnMut(Refused)> Frames<T, F> {
             _ => within &= budget.spend(),
         });
         if !within {
-            (self.refused)(Refused::Flood);
+            (self.on_rejection)(Http2Rejection::Flood);
         }
         within
     }
 
-    fn give(&mut self, bytes: &[u8]) {
-        let (budget, refused) = (&mut self.budget, &mut self.refused);
-        self.sent.walk(bytes, |frame| match frame.kind {
+    fn inspect_sent(&mut self, bytes: &[u8]) {
+        let (budget, on_rejection) = (&mut self.budget, &mut self.on_rejection);
+        self.sent.parse(bytes, |frame| match frame.kind {
             DATA if frame.length >= DATA_BYTES => budget.earn(EARNED_BY_DATA),
-            HEADERS if frame.flags & END_STREAM != 0 && frame.length < OWN_RESPONSE_BYTES => {
-                refused(Refused::HeaderList);
+            HEADERS if frame.flags & END_STREAM != 0 && frame.length < MIN_RESPONSE_BYTES => {
+                on_rejection(Http2Rejection::HeaderList);
             }
             HEADERS => budget.earn(EARNED_BY_ANSWER),
-            RST_STREAM if !OWN_CODES.contains(&frame.first) => refused(Refused::Stream(frame.first)),
-            GOAWAY if !OWN_CODES.contains(&frame.second) => refused(Refused::Connection(frame.second)),
+            RST_STREAM if !SERVER_CODES.contains(&frame.first) => on_rejection(Http2Rejection::Stream(frame.first)),
+            GOAWAY if !SERVER_CODES.contains(&frame.second) => on_rejection(Http2Rejection::Connection(frame.second)),
             _ => {}
         });
     }
@@ -117,18 +117,18 @@ struct Budget {
 
 impl Budget {
     fn new() -> Self {
-        Self { left: BURST, refilled: Instant::now() }
+        Self { left: BURST_FRAMES, refilled: Instant::now() }
     }
 
     fn earn(&mut self, frames: u32) {
-        self.left = self.left.saturating_add(frames).min(MOST.max(self.left));
+        self.left = self.left.saturating_add(frames).min(MAX_BUDGET.max(self.left));
     }
 
     /// The clock is asked only when nothing is left.
     fn spend(&mut self) -> bool {
         if self.left == 0 {
-            let earned = self.refilled.elapsed().as_millis() * A_SECOND / 1000;
-            self.left = u32::try_from(earned).unwrap_or(BURST).min(BURST);
+            let earned = self.refilled.elapsed().as_millis() * FRAMES_PER_SECOND / 1000;
+            self.left = u32::try_from(earned).unwrap_or(BURST_FRAMES).min(BURST_FRAMES);
             if self.left == 0 {
                 return false;
             }
@@ -150,21 +150,21 @@ struct Frame {
 }
 
 /// Finds the frames in one direction of a connection, whatever pieces it comes in.
-struct Walker {
+struct FrameParser {
     /// Bytes to skip: of the preface or a payload.
     skip: usize,
-    head: [u8; HEAD_BYTES + LOOKED_AT_BYTES],
+    head: [u8; HEAD_BYTES + PAYLOAD_BYTES],
     /// How much of `head` is there, and how much is wanted.
     filled: usize,
     wanted: usize,
 }
 
-impl Walker {
+impl FrameParser {
     fn new(skip: usize) -> Self {
-        Self { skip, head: [0; HEAD_BYTES + LOOKED_AT_BYTES], filled: 0, wanted: HEAD_BYTES }
+        Self { skip, head: [0; HEAD_BYTES + PAYLOAD_BYTES], filled: 0, wanted: HEAD_BYTES }
     }
 
-    fn walk(&mut self, mut bytes: &[u8], mut each: impl FnMut(&Frame)) {
+    fn parse(&mut self, mut bytes: &[u8], mut each: impl FnMut(&Frame)) {
         while !bytes.is_empty() {
             let (skipped, rest) = bytes.split_at(self.skip.min(bytes.len()));
             self.skip -= skipped.len();
@@ -179,25 +179,25 @@ impl Walker {
             }
             let [l2, l1, l0, kind, flags, _, _, _, _, a, b, c, d, e, f, g, h] = self.head;
             let length = u32::from_be_bytes([0, l2, l1, l0]) as usize;
-            let looked_at = if matches!(kind, RST_STREAM | GOAWAY) { length.min(LOOKED_AT_BYTES) } else { 0 };
-            if self.wanted < HEAD_BYTES + looked_at {
-                self.wanted = HEAD_BYTES + looked_at;
+            let payload = if matches!(kind, RST_STREAM | GOAWAY) { length.min(PAYLOAD_BYTES) } else { 0 };
+            if self.wanted < HEAD_BYTES + payload {
+                self.wanted = HEAD_BYTES + payload;
                 continue;
             }
             let (first, second) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
             each(&Frame { kind, flags, length, first, second });
-            *self = Self::new(length - looked_at);
+            *self = Self::new(length - payload);
         }
     }
 }
 
-impl<T: AsyncRead + Unpin, F: FnMut(Refused) + Unpin> AsyncRead for Frames<T, F> {
+impl<T: AsyncRead + Unpin, F: FnMut(Http2Rejection) + Unpin> AsyncRead for FrameMonitor<T, F> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
         let read = buf.filled().get(before..).unwrap_or_default();
-        if this.take(read) {
+        if this.inspect_received(read) {
             return Poll::Ready(Ok(()));
         }
         buf.set_filled(before);
@@ -208,11 +208,11 @@ impl<T: AsyncRead + Unpin, F: FnMut(Refused) + Unpin> AsyncRead for Frames<T, F>
     }
 }
 
-impl<T: AsyncWrite + Unpin, F: FnMut(Refused) + Unpin> AsyncWrite for Frames<T, F> {
+impl<T: AsyncWrite + Unpin, F: FnMut(Http2Rejection) + Unpin> AsyncWrite for FrameMonitor<T, F> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let wrote = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))?;
-        this.give(bytes.get(..wrote).unwrap_or_default());
+        this.inspect_sent(bytes.get(..wrote).unwrap_or_default());
         Poll::Ready(Ok(wrote))
     }
 
@@ -226,7 +226,7 @@ impl<T: AsyncWrite + Unpin, F: FnMut(Refused) + Unpin> AsyncWrite for Frames<T, 
         let mut left = wrote;
         for slice in slices {
             let (now, _) = slice.split_at(left.min(slice.len()));
-            this.give(now);
+            this.inspect_sent(now);
             left -= now.len();
             if left == 0 {
                 break;
@@ -258,10 +258,10 @@ mod tests {
     }
 
     /// How many of these frames a connection takes.
-    fn taken(one: &[u8]) -> usize {
-        let mut frames = Frames::new((), |_| {});
-        assert!(frames.take(&[b'P'; PREFACE_BYTES]));
-        (0..20_000).take_while(|_| frames.take(one)).count()
+    fn accepted_frames(one: &[u8]) -> usize {
+        let mut frames = FrameMonitor::new((), |_| {});
+        assert!(frames.inspect_received(&[b'P'; PREFACE_BYTES]));
+        (0..20_000).take_while(|_| frames.inspect_received(one)).count()
     }
 
     #[test]
@@ -277,9 +277,9 @@ mod tests {
         ]
         .concat();
         for size in 1..64 {
-            let (mut walker, mut seen) = (Walker::new(PREFACE_BYTES), Vec::new());
+            let (mut walker, mut seen) = (FrameParser::new(PREFACE_BYTES), Vec::new());
             for piece in stream.chunks(size) {
-                walker.walk(piece, |f| seen.push((f.kind, f.flags, f.length, f.first, f.second)));
+                walker.parse(piece, |f| seen.push((f.kind, f.flags, f.length, f.first, f.second)));
             }
             let expected = [
                 (SETTINGS, 0, 12, 0, 0),
@@ -306,39 +306,39 @@ mod tests {
             ("padded DATA", frame(DATA, PADDED, &[3, 0, 0, 0])),
             ("unknown", frame(0xfa, 0, b"x")),
         ] {
-            let taken = taken(&one);
-            assert!((200..3000).contains(&taken), "{taken} {name} frames");
+            let accepted = accepted_frames(&one);
+            assert!((200..3000).contains(&accepted), "{accepted} {name} frames");
         }
         for (name, one) in [("DATA", frame(DATA, 0, b"12345")), ("a request", frame(HEADERS, 5, &[0x82]))] {
-            assert_eq!(taken(&one), 20_000, "{name}");
+            assert_eq!(accepted_frames(&one), 20_000, "{name}");
         }
         let large_settings = frame(SETTINGS, 0, &[0; 16_380]);
-        assert!(taken(&large_settings) < 20, "each of its 2,730 entries is work");
+        assert!(accepted_frames(&large_settings) < 20, "each of its 2,730 entries is work");
         let request_and_reset = [frame(HEADERS, 4, &[0x82]), frame(RST_STREAM, 0, &[0, 0, 0, 8])].concat();
-        assert!(taken(&request_and_reset) < 3000, "rapid reset");
+        assert!(accepted_frames(&request_and_reset) < 3000, "rapid reset");
     }
 
     #[test]
     fn data_that_is_read_may_be_followed_by_window_updates() {
-        let mut frames = Frames::new((), |_| {});
-        assert!(frames.take(&[b'P'; PREFACE_BYTES]));
+        let mut frames = FrameMonitor::new((), |_| {});
+        assert!(frames.inspect_received(&[b'P'; PREFACE_BYTES]));
         let updates = [frame(8, 0, &[0, 0, 64, 0]), frame(8, 0, &[0, 0, 64, 0])].concat();
         for _ in 0..20_000 {
-            frames.give(&frame(DATA, 0, &[b'x'; 16_384]));
-            assert!(frames.take(&updates));
+            frames.inspect_sent(&frame(DATA, 0, &[b'x'; 16_384]));
+            assert!(frames.inspect_received(&updates));
         }
     }
 
     #[test]
     fn what_the_library_refuses_is_seen_and_what_the_server_does_is_not() {
         let mut seen = Vec::new();
-        let mut frames = Frames::new((), |refused| seen.push(refused));
-        frames.give(&frame(HEADERS, 5, &[0x48, 0x83, 0x69, 0x90, 0xff]));
-        frames.give(&frame(HEADERS, 5, &[b'h'; 60]));
-        frames.give(&frame(RST_STREAM, 0, &[0, 0, 0, 1]));
-        frames.give(&frame(RST_STREAM, 0, &[0, 0, 0, 8]));
-        frames.give(&frame(GOAWAY, 0, &[0, 0, 0, 0, 0, 0, 0, 11]));
-        frames.give(&frame(GOAWAY, 0, &[0; 8]));
-        assert_eq!(seen, [Refused::HeaderList, Refused::Stream(1), Refused::Connection(11)]);
+        let mut frames = FrameMonitor::new((), |on_rejection| seen.push(on_rejection));
+        frames.inspect_sent(&frame(HEADERS, 5, &[0x48, 0x83, 0x69, 0x90, 0xff]));
+        frames.inspect_sent(&frame(HEADERS, 5, &[b'h'; 60]));
+        frames.inspect_sent(&frame(RST_STREAM, 0, &[0, 0, 0, 1]));
+        frames.inspect_sent(&frame(RST_STREAM, 0, &[0, 0, 0, 8]));
+        frames.inspect_sent(&frame(GOAWAY, 0, &[0, 0, 0, 0, 0, 0, 0, 11]));
+        frames.inspect_sent(&frame(GOAWAY, 0, &[0; 8]));
+        assert_eq!(seen, [Http2Rejection::HeaderList, Http2Rejection::Stream(1), Http2Rejection::Connection(11)]);
     }
 }

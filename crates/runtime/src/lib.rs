@@ -4,7 +4,7 @@ pub mod alloc;
 mod blocking;
 pub mod config;
 pub mod connections;
-mod dedicated;
+mod dedicated_runtime;
 pub mod descriptors;
 pub mod exit;
 pub mod harden;
@@ -16,8 +16,8 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub use self::{
-    blocking::blocking,
-    dedicated::{Dedicated, yield_to_others},
+    blocking::run_blocking,
+    dedicated_runtime::{DedicatedRuntime, lower_thread_priority},
     exit::Exit,
 };
 

@@ -17,7 +17,7 @@ use tracing_subscriber::{
 };
 
 use self::{
-    limiter::{Limited, Limiter},
+    limiter::{RateLimitedFormat, Limiter},
     writer::{Hooks, Writer},
 };
 
@@ -25,9 +25,9 @@ use self::{
 pub const FILTER_VARIABLE: &str = "SEKS_LOG";
 
 /// How long a process that ends waits for its last lines to be read.
-pub const LAST_LINES: Duration = Duration::from_secs(1);
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-static STDERR: Writer = Writer::new("log-stderr", rustix::stdio::stderr, Hooks { recovered, tick: report_suppressed });
+static STDERR: Writer = Writer::new("log-stderr", rustix::stdio::stderr, Hooks { recovered: report_dropped, tick: report_suppressed });
 static STDOUT: Writer = Writer::new("log-stdout", rustix::stdio::stdout, Hooks { recovered: |_| {}, tick: || {} });
 static LIMITER: OnceLock<Limiter> = OnceLock::new();
 
@@ -79,16 +79,16 @@ pub fn init_with_default(default: &str) -> Result<(), LogError> {
     };
     let json = !io::stderr().is_terminal();
     let limiter = LIMITER.get_or_init(Limiter::default).clone();
-    tracing::subscriber::set_global_default(subscriber(filter, limiter, json, || Line)).map_err(|_| LogError::Twice)
+    tracing::subscriber::set_global_default(subscriber(filter, limiter, json, || StderrLine)).map_err(|_| LogError::Twice)
 }
 
 /// Prints a line to stderr as it is, beside the log. It returns at once: the line is written by the log's thread.
-pub fn line(text: &str) {
+pub fn write_stderr_line(text: &str) {
     STDERR.append(format!("{text}\n").as_bytes());
 }
 
 /// Prints text to stdout, for a process that must go on whoever reads it. It returns at once.
-pub fn print(text: &str) {
+pub fn write_stdout(text: &str) {
     STDOUT.append(text.as_bytes());
 }
 
@@ -125,7 +125,7 @@ pub fn metrics() -> String {
     text
 }
 
-fn recovered(dropped: u64) {
+fn report_dropped(dropped: u64) {
     tracing::warn!(dropped, "log lines were lost: standard error was not read");
 }
 
@@ -136,9 +136,9 @@ fn report_suppressed() {
 }
 
 /// One event, which the subscriber writes at once.
-struct Line;
+struct StderrLine;
 
-impl io::Write for Line {
+impl io::Write for StderrLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         STDERR.append(bytes);
         Ok(bytes.len())
@@ -167,10 +167,10 @@ where
     let filter = filter.and(filter_fn(may_be_logged).with_max_level_hint(LevelFilter::TRACE));
     if json {
         let layer = layer.json().flatten_event(true).with_current_span(false).with_span_list(false);
-        let layer = layer.map_event_format(|format| Limited { format, limiter });
+        let layer = layer.map_event_format(|format| RateLimitedFormat { format, limiter });
         Box::new(tracing_subscriber::registry().with(layer.with_filter(filter)))
     } else {
-        let layer = layer.map_event_format(|format| Limited { format, limiter });
+        let layer = layer.map_event_format(|format| RateLimitedFormat { format, limiter });
         Box::new(tracing_subscriber::registry().with(layer.with_filter(filter)))
     }
 }

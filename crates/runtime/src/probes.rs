@@ -1,7 +1,7 @@
 //! The listener of `/healthz`, `/readyz` and `/metrics`: one thread with a runtime of its own, so that neither a busy process
 //! nor another listener's clients delay an answer.
 //!
-//! `/healthz` says whether the process is worth keeping: its main runtime has run a task within [`STUCK`]. A process that is
+//! `/healthz` says whether the process is worth keeping: its main runtime has run a task within [`STUCK_AFTER`]. A process that is
 //! merely busy is alive. A probe that fails is answered 503 and makes an orchestrator start the process again.
 
 use std::{
@@ -26,25 +26,25 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    connections::{AcceptPause, Connections, Slot},
+    connections::{AcceptPause, Connections, ListenerSlot},
     descriptors,
 };
 
 /// Connections at once, and of one source that haven't sent a request yet. A probe needs one for a millisecond. The number says
 /// how many clients that say nothing must come meanwhile, from many addresses, to push it out.
 const CONNECTIONS: usize = 1024;
-const SILENT_OF_ONE_SOURCE: usize = 16;
+const UNAUTHENTICATED_PER_SOURCE: usize = 16;
 /// A request's head must be there within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection, from its beginning to the last byte of its one answer, takes at most this long.
-const WHOLE: Duration = Duration::from_secs(10);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The main runtime shows that it runs this often.
-const BEAT: Duration = Duration::from_secs(1);
-/// Without a beat for this long, the process is stuck.
-pub const STUCK: Duration = Duration::from_secs(30);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// Without a heartbeat for this long, the process is stuck.
+pub const STUCK_AFTER: Duration = Duration::from_secs(30);
 
-/// Answers `/readyz` and `/metrics`. Called on the listener's thread: nothing in it may block for long.
-pub trait Answers: Send + Sync + 'static {
+/// ProbeHandler `/readyz` and `/metrics`. Called on the listener's thread: nothing in it may block for long.
+pub trait ProbeHandler: Send + Sync + 'static {
     /// Whether the process serves its clients; the text says why not.
     fn ready(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
 
@@ -52,27 +52,27 @@ pub trait Answers: Send + Sync + 'static {
     fn metrics(&self) -> String;
 }
 
-/// Serves `answers` on `listen` until `end` resolves. Must be called within the process's main runtime.
+/// Serves `handler` on `listen` until `stop` resolves. Must be called within the process's main runtime.
 ///
 /// # Errors
 /// When the address is taken or not ours, or no thread can be started.
-pub fn serve(
+pub fn serve_probes(
     listen: SocketAddr,
-    answers: impl Answers,
-    end: impl Future<Output = ()> + Send + 'static,
+    handler: impl ProbeHandler,
+    stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<SocketAddr> {
     let socket = StdListener::bind(listen)?;
     socket.set_nonblocking(true)?;
     let address = socket.local_addr()?;
     // Looks for what has arrived after every few tasks, not after every 61: each connection is one short task.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(8).build()?;
-    let beat = Beat::start();
-    let probes = Probes { answers: Arc::new(answers), beat };
+    let heartbeat = Heartbeat::start();
+    let probes = ProbeServer { handler: Arc::new(handler), heartbeat };
     thread::Builder::new().name("probes".into()).spawn(move || {
         runtime.block_on(async {
             tokio::select! {
                 () = probes.accept(socket) => {}
-                () = end => {}
+                () = stop => {}
             }
         });
         runtime.shutdown_background();
@@ -81,25 +81,25 @@ pub fn serve(
 }
 
 #[derive(Clone)]
-struct Probes {
-    answers: Arc<dyn Answers>,
-    beat: Arc<Beat>,
+struct ProbeServer {
+    handler: Arc<dyn ProbeHandler>,
+    heartbeat: Arc<Heartbeat>,
 }
 
-impl Probes {
+impl ProbeServer {
     async fn accept(&self, socket: StdListener) {
         let listener = match TcpListener::from_std(socket) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "the health listener can't be used"),
         };
-        let connections = Connections::new(CONNECTIONS.min(descriptors::limit() / 8), SILENT_OF_ONE_SOURCE);
+        let connections = Connections::new(CONNECTIONS.min(descriptors::limit() / 8), UNAUTHENTICATED_PER_SOURCE);
         let mut pause = AcceptPause::default();
         loop {
             match listener.accept().await {
                 Ok((tcp, peer)) => {
                     pause.reset();
                     let slot = connections.admit(peer.ip()).await;
-                    tokio::spawn(self.clone().connection(tcp, slot));
+                    tokio::spawn(self.clone().serve_connection(tcp, slot));
                     // Those that are here go first: accepting more would push them out before they were looked at.
                     tokio::task::yield_now().await;
                 }
@@ -108,14 +108,14 @@ impl Probes {
         }
     }
 
-    async fn connection(self, tcp: TcpStream, slot: Slot) {
+    async fn serve_connection(self, tcp: TcpStream, slot: ListenerSlot) {
         let service = service_fn(|request| {
-            slot.prove(); // it has asked for something: clients that say nothing give way first
+            slot.mark_authenticated(); // it has asked for something: clients that say nothing give way first
             self.answer(request)
         });
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).keep_alive(false);
-        let connection = tokio::time::timeout(WHOLE, server.serve_connection(TokioIo::new(tcp), service));
+        let connection = tokio::time::timeout(CONNECTION_TIMEOUT, server.serve_connection(TokioIo::new(tcp), service));
         tokio::select! {
             _ = connection => {} // whoever asked has gone, or was too slow
             () = slot.evicted() => {}
@@ -125,27 +125,27 @@ impl Probes {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         Ok(match request.uri().path() {
-            _ if !read => text(StatusCode::METHOD_NOT_ALLOWED, "read only\n".into()),
-            "/healthz" if self.beat.is_stuck() => {
-                text(StatusCode::SERVICE_UNAVAILABLE, "the process is stuck\n".into())
+            _ if !read => text_response(StatusCode::METHOD_NOT_ALLOWED, "read only\n".into()),
+            "/healthz" if self.heartbeat.is_stuck() => {
+                text_response(StatusCode::SERVICE_UNAVAILABLE, "the process is stuck\n".into())
             }
-            "/healthz" => text(StatusCode::OK, "ok\n".into()),
-            "/readyz" => match self.answers.ready().await {
-                Ok(()) => text(StatusCode::OK, "ready\n".into()),
-                Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            "/healthz" => text_response(StatusCode::OK, "ok\n".into()),
+            "/readyz" => match self.handler.ready().await {
+                Ok(()) => text_response(StatusCode::OK, "ready\n".into()),
+                Err(why) => text_response(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
             },
             "/metrics" => {
-                let mut response = text(StatusCode::OK, self.answers.metrics());
+                let mut response = text_response(StatusCode::OK, self.handler.metrics());
                 let version = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
                 response.headers_mut().insert(header::CONTENT_TYPE, version);
                 response
             }
-            _ => text(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics\n".into()),
+            _ => text_response(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics\n".into()),
         })
     }
 }
 
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+fn text_response(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -153,24 +153,24 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 }
 
 /// When the main runtime last ran a task.
-struct Beat {
+struct Heartbeat {
     began: Instant,
     /// Milliseconds after `began`.
     last: AtomicU64,
 }
 
-impl Beat {
+impl Heartbeat {
     fn start() -> Arc<Self> {
-        let beat = Arc::new(Self { began: Instant::now(), last: AtomicU64::new(0) });
-        let seen = Arc::downgrade(&beat);
+        let heartbeat = Arc::new(Self { began: Instant::now(), last: AtomicU64::new(0) });
+        let seen = Arc::downgrade(&heartbeat);
         tokio::spawn(async move {
-            while let Some(beat) = seen.upgrade() {
-                beat.last.store(beat.now(), Relaxed);
-                drop(beat);
-                tokio::time::sleep(BEAT).await;
+            while let Some(heartbeat) = seen.upgrade() {
+                heartbeat.last.store(heartbeat.now(), Relaxed);
+                drop(heartbeat);
+                tokio::time::sleep(HEARTBEAT_INTERVAL).await;
             }
         });
-        beat
+        heartbeat
     }
 
     fn now(&self) -> u64 {
@@ -178,7 +178,7 @@ impl Beat {
     }
 
     fn is_stuck(&self) -> bool {
-        Duration::from_millis(self.now().saturating_sub(self.last.load(Relaxed))) > STUCK
+        Duration::from_millis(self.now().saturating_sub(self.last.load(Relaxed))) > STUCK_AFTER
     }
 }
 
@@ -193,7 +193,7 @@ mod tests {
 
     struct Nothing;
 
-    impl Answers for Nothing {
+    impl ProbeHandler for Nothing {
         fn ready(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
             Box::pin(async { Err("not yet".into()) })
         }
@@ -214,7 +214,7 @@ mod tests {
     fn probes_are_answered_while_the_main_runtime_is_busy_and_others_hold_connections() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let address =
-            runtime.block_on(async { serve("127.0.0.1:0".parse().unwrap(), Nothing, std::future::pending()).unwrap() });
+            runtime.block_on(async { serve_probes("127.0.0.1:0".parse().unwrap(), Nothing, std::future::pending()).unwrap() });
         // From here on nobody drives the main runtime.
         let silent: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
         for _ in 0..20 {
@@ -227,9 +227,9 @@ mod tests {
 
     #[test]
     fn a_runtime_that_runs_no_task_is_stuck() {
-        let beat = Beat { began: Instant::now().checked_sub(STUCK * 2).unwrap(), last: AtomicU64::new(0) };
-        assert!(beat.is_stuck());
-        beat.last.store(beat.now(), Relaxed);
-        assert!(!beat.is_stuck());
+        let heartbeat = Heartbeat { began: Instant::now().checked_sub(STUCK_AFTER * 2).unwrap(), last: AtomicU64::new(0) };
+        assert!(heartbeat.is_stuck());
+        heartbeat.last.store(heartbeat.now(), Relaxed);
+        assert!(!heartbeat.is_stuck());
     }
 }

@@ -18,8 +18,8 @@ use tracing_subscriber::{Layer, Registry, filter::LevelFilter, layer::Subscriber
 
 pub use self::{
     export::Protocol,
-    queue::{Permit, Queue},
-    span::{CLIENT, SERVER, SpanContext, Spans},
+    queue::{SpanReservation, Queue},
+    span::{CLIENT, SERVER, SpanContext, SpanWriter},
 };
 
 /// `[telemetry]` of either plane. `OTEL_EXPORTER_OTLP_ENDPOINT`, `…_TRACES_ENDPOINT`, `…_HEADERS`, `…_TIMEOUT`,
@@ -119,12 +119,12 @@ impl Telemetry {
             .build();
         let exporter = export::Exporter::new(config, &endpoint, &resource)?;
         let queue = Queue::open(config.queue_spans);
-        tokio::spawn(queue::run(Arc::clone(&queue), exporter, config.clone()));
+        tokio::spawn(queue::export_queue(Arc::clone(&queue), exporter, config.clone()));
         // An audit record is never sampled away, whatever an agent's `traceparent` says.
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::AlwaysOn)
             .with_resource(resource)
-            .with_span_processor(sdk::Processor(Arc::clone(&queue)))
+            .with_span_processor(sdk::QueueProcessor(Arc::clone(&queue)))
             .build();
         let layer = tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("seks"))
@@ -147,7 +147,7 @@ impl Telemetry {
     /// Runs `make` where the `tracing` spans that it makes are exported. Such a span remembers where it belongs, so only
     /// its making needs this: it can be recorded to and dropped anywhere. Make it with `parent: None` and give it a parent by
     /// `OpenTelemetrySpanExt::set_parent`: the registry drops a parent through the default subscriber, which is another.
-    pub fn scope<R>(&self, make: impl FnOnce() -> R) -> R {
+    pub fn create_span<R>(&self, make: impl FnOnce() -> R) -> R {
         tracing::dispatcher::with_default(&self.inner.dispatch, make)
     }
 

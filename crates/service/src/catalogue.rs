@@ -4,18 +4,18 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use seks_proto::wire;
 
-use crate::spec::Spec;
+use crate::spec::ServiceSpec;
 
 /// One service that `seks service enable` knows.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct CatalogueEntry {
     /// What kind of service it is: `llm`, `platform`, `saas`, ….
     pub group: String,
     /// Its definition, without a tenant. Where every customer has a host of its own the upstream holds a `<placeholder>`.
     pub service: wire::Service,
 }
 
-impl Entry {
+impl CatalogueEntry {
     /// Enabling it takes `--upstream`: every customer has a host of its own, and `service.upstream` only shows what one looks like.
     #[must_use]
     pub fn needs_upstream(&self) -> bool {
@@ -25,29 +25,29 @@ impl Entry {
 
 const SOURCE: &str = include_str!("../catalogue.toml");
 
-static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| parse(SOURCE).unwrap_or_default());
+static ENTRIES: LazyLock<Vec<CatalogueEntry>> = LazyLock::new(|| parse(SOURCE).unwrap_or_default());
 
 /// All entries, by name.
 #[must_use]
-pub fn entries() -> &'static [Entry] {
+pub fn entries() -> &'static [CatalogueEntry] {
     &ENTRIES
 }
 
 /// The entry with this name.
 #[must_use]
-pub fn find(name: &str) -> Option<&'static Entry> {
+pub fn find(name: &str) -> Option<&'static CatalogueEntry> {
     let at = ENTRIES.binary_search_by(|e| e.service.name.as_str().cmp(name)).ok()?;
     ENTRIES.get(at)
 }
 
-fn parse(text: &str) -> Result<Vec<Entry>, String> {
-    let groups: BTreeMap<String, BTreeMap<String, Spec>> = toml::from_str(text).map_err(|e| e.to_string())?;
+fn parse(text: &str) -> Result<Vec<CatalogueEntry>, String> {
+    let groups: BTreeMap<String, BTreeMap<String, ServiceSpec>> = toml::from_str(text).map_err(|e| e.to_string())?;
     let mut entries = Vec::new();
     for (group, specs) in groups {
         for (name, spec) in specs {
-            let spec = Spec { catalogue: name.clone(), name, ..spec };
+            let spec = ServiceSpec { catalogue: name.clone(), name, ..spec };
             let service = spec.to_wire("").map_err(|e| format!("{group}.{}: {e}", spec.name))?;
-            entries.push(Entry { group: group.clone(), service });
+            entries.push(CatalogueEntry { group: group.clone(), service });
         }
     }
     entries.sort_by(|a, b| a.service.name.cmp(&b.service.name));
@@ -58,8 +58,8 @@ fn parse(text: &str) -> Result<Vec<Entry>, String> {
 mod tests {
     use super::*;
     use crate::{
-        Service, Site, Slot,
-        probe::{Probe, Verdict},
+        Service, InjectionSite, TokenSlot,
+        test_call::{TestCall, Verdict},
         request::Target,
     };
 
@@ -68,7 +68,7 @@ mod tests {
     }
 
     /// As it is enabled: a placeholder stands for what the operator gives as the upstream.
-    fn checked(entry: &Entry) -> Service {
+    fn checked(entry: &CatalogueEntry) -> Service {
         let mut wire = wire::Service { tenant: "default".into(), ..entry.service.clone() };
         if let Some((before, rest)) = wire.upstream.split_once('<') {
             wire.upstream = [before, "example", rest.split_once('>').unwrap().1].concat();
@@ -96,7 +96,7 @@ mod tests {
             assert_eq!(service.catalogue, entry.service.name);
             assert!(!service.title.is_empty() && service.title.len() < 60, "{}", service.name);
             assert!(service.upstream.tls() && !service.allow_private, "{}", service.name);
-            assert!(!crate::is_reserved(service.name.as_str()), "{}", service.name);
+            assert!(!crate::is_reserved_name(service.name.as_str()), "{}", service.name);
         }
     }
 
@@ -149,16 +149,16 @@ mod tests {
         let mut with = 0;
         for entry in entries() {
             let (service, name) = (checked(entry), &entry.service.name);
-            let Some(probe) = Probe::parse(&entry.service.test).unwrap_or_else(|e| panic!("{name}: {e}")) else {
+            let Some(call) = TestCall::parse(&entry.service.test).unwrap_or_else(|e| panic!("{name}: {e}")) else {
                 continue;
             };
             with += 1;
-            let target = Target::parse(&service, &probe.target).unwrap_or_else(|e| panic!("{name}: {e}"));
-            let denied = service.denied_paths.iter().any(|d| d.matches(&probe.method, target.path()));
-            assert!(!denied, "{name}: its own denied_paths refuse {}", probe.target);
+            let target = Target::parse(&service, &call.target).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let denied = service.denied_paths.iter().any(|d| d.matches(&call.method, target.path()));
+            assert!(!denied, "{name}: its own denied_paths refuse {}", call.target);
             assert!(target.path().starts_with(&service.base_path), "{name}");
-            assert_eq!(probe.verdict(401, b""), Verdict::Rejected, "{name}");
-            assert!(probe.body.is_none() || probe.method == http::Method::POST, "{name}");
+            assert_eq!(call.verdict(401, b""), Verdict::Rejected, "{name}");
+            assert!(call.body.is_none() || call.method == http::Method::POST, "{name}");
         }
         assert!(with >= 90, "{with} entries have a test call");
     }
@@ -166,22 +166,22 @@ mod tests {
     #[test]
     fn an_entry_can_be_written_out_and_read_again() {
         for entry in entries() {
-            let text = toml::to_string(&Spec::from(&entry.service)).unwrap();
-            let again: Spec = toml::from_str(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+            let text = toml::to_string(&ServiceSpec::from(&entry.service)).unwrap();
+            let again: ServiceSpec = toml::from_str(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
             assert_eq!(again.to_wire("").unwrap(), entry.service, "{text}");
         }
     }
 
     #[test]
     fn the_token_stands_where_the_sdks_put_their_key() {
-        let scheme = |s: &str| Slot::Scheme(s.into());
+        let scheme = |s: &str| TokenSlot::Scheme(s.into());
         assert!(service("openai").slots.contains(&scheme("Bearer")));
         assert!(service("github").slots.contains(&scheme("token")));
-        assert!(service("github").slots.iter().any(|s| matches!(s, Slot::Basic(_))));
-        assert!(service("gemini").slots.contains(&Slot::Query("key".into())));
-        assert!(service("gemini").slots.contains(&Slot::Header("x-goog-api-key".parse().unwrap())));
-        assert!(service("telegram").slots.contains(&Slot::Path("bot".into(), String::new())));
-        assert!(matches!(service("twilio").injection.as_slice(), [Site::Basic(_)]));
+        assert!(service("github").slots.iter().any(|s| matches!(s, TokenSlot::Basic(_))));
+        assert!(service("gemini").slots.contains(&TokenSlot::Query("key".into())));
+        assert!(service("gemini").slots.contains(&TokenSlot::Header("x-goog-api-key".parse().unwrap())));
+        assert!(service("telegram").slots.contains(&TokenSlot::Path("bot".into(), String::new())));
+        assert!(matches!(service("twilio").injection.as_slice(), [InjectionSite::Basic(_)]));
         assert_eq!(service("datadog").fields, ["api_key", "app_key"]);
         assert_eq!(service("supabase").injection.len(), 2);
         assert!(service("gitlab").allow_encoded_slash);

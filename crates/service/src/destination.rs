@@ -10,30 +10,30 @@ use seks_proto::wire;
 use seks_types::destination::Destination;
 use sha2::{Digest as _, Sha256};
 
-use super::{Service, ServiceError, Site};
+use super::{Service, ServiceError, InjectionSite};
 
 impl Service {
     /// What a credential for this service is bound to.
     #[must_use]
     pub fn destination(&self) -> Destination {
-        let mut parts = Parts(Sha256::new());
-        parts.add(b"seks/v1/destination");
+        let mut hasher = DestinationHasher(Sha256::new());
+        hasher.add(b"seks/v1/destination");
         let upstream = &self.upstream;
-        parts.add(if upstream.tls() { b"https" } else { b"http" });
-        parts.add(upstream.host().as_bytes());
-        parts.add(&upstream.port().to_be_bytes());
-        parts.add(self.base_path.as_bytes());
-        parts.list(roots(&self.upstream_ca_pem));
-        parts.list(sorted(self.fields.iter().map(|field| field.as_bytes().to_vec())));
-        parts.list(sorted(self.injection.iter().map(site))); // each site names its kind: one list for all
+        hasher.add(if upstream.tls() { b"https" } else { b"http" });
+        hasher.add(upstream.host().as_bytes());
+        hasher.add(&upstream.port().to_be_bytes());
+        hasher.add(self.base_path.as_bytes());
+        hasher.add_list(root_certificates(&self.upstream_ca_pem));
+        hasher.add_list(sorted(self.fields.iter().map(|field| field.as_bytes().to_vec())));
+        hasher.add_list(sorted(self.injection.iter().map(encode_site))); // each site names its kind: one list for all
         match &self.sigv4 {
-            None => parts.list([]),
+            None => hasher.add_list([]),
             Some(signing) => {
                 let region = signing.region.as_deref().unwrap_or_default();
-                parts.list(["aws-sigv4", &signing.service, region].map(|part| part.as_bytes().to_vec()));
+                hasher.add_list(["aws-sigv4", &signing.service, region].map(|part| part.as_bytes().to_vec()));
             }
         }
-        Destination::new(parts.0.finalize().into())
+        Destination::new(hasher.0.finalize().into())
     }
 }
 
@@ -46,15 +46,15 @@ pub fn record_destination(service: &wire::Service) -> Result<Destination, Servic
 }
 
 /// Every part with its length in front, so that no two lists of parts are the same bytes.
-struct Parts(Sha256);
+struct DestinationHasher(Sha256);
 
-impl Parts {
+impl DestinationHasher {
     fn add(&mut self, part: &[u8]) {
         self.0.update((part.len() as u64).to_be_bytes());
         self.0.update(part);
     }
 
-    fn list(&mut self, parts: impl IntoIterator<Item = Vec<u8>, IntoIter: ExactSizeIterator>) {
+    fn add_list(&mut self, parts: impl IntoIterator<Item = Vec<u8>, IntoIter: ExactSizeIterator>) {
         let parts = parts.into_iter();
         self.0.update((parts.len() as u64).to_be_bytes());
         parts.for_each(|part| self.add(&part));
@@ -68,7 +68,7 @@ fn sorted(parts: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
 }
 
 /// The certificates, whatever stands between them and in whatever order. What isn't PEM counts as it is written.
-fn roots(pem: &str) -> Vec<Vec<u8>> {
+fn root_certificates(pem: &str) -> Vec<Vec<u8>> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     match read {
         Ok(certificates) if !certificates.is_empty() || pem.is_empty() => {
@@ -80,12 +80,12 @@ fn roots(pem: &str) -> Vec<Vec<u8>> {
     }
 }
 
-fn site(site: &Site) -> Vec<u8> {
+fn encode_site(site: &InjectionSite) -> Vec<u8> {
     let (kind, name) = match site {
-        Site::Header(name, _) => ("header", name.as_str()),
-        Site::Query(name, _) => ("query", name.as_str()),
-        Site::Basic(_) => ("basic", ""),
-        Site::Path(_) => ("path", ""),
+        InjectionSite::Header(name, _) => ("header", name.as_str()),
+        InjectionSite::Query(name, _) => ("query", name.as_str()),
+        InjectionSite::Basic(_) => ("basic", ""),
+        InjectionSite::Path(_) => ("path", ""),
     };
     // Neither a name nor a template can hold a NUL.
     [kind, name, &site.template().to_string()].join("\0").into_bytes()

@@ -5,7 +5,7 @@
 
 pub mod catalogue;
 pub mod destination;
-pub mod probe;
+pub mod test_call;
 pub mod request;
 pub mod sigv4;
 pub mod spec;
@@ -74,13 +74,13 @@ const RESERVED: &[&str] = &[
 
 /// Whether a new service may not be called so. `seks-…` is SEKS's own, beside [`INTERCEPTION`].
 #[must_use]
-pub fn is_reserved(name: &str) -> bool {
+pub fn is_reserved_name(name: &str) -> bool {
     RESERVED.binary_search(&name).is_ok() || (name.starts_with("seks-") && name != INTERCEPTION)
 }
 
 /// What clients of HTTPS_PROXY mode are to trust: the CA constrained to the hosts of the tenant's services, where there is one.
 #[must_use]
-pub fn trusted_by_clients(interception: &wire::Service) -> &str {
+pub fn client_ca_pem(interception: &wire::Service) -> &str {
     let constrained = interception.client_ca_pem.as_str();
     if constrained.is_empty() { &interception.upstream_ca_pem } else { constrained }
 }
@@ -101,11 +101,11 @@ pub struct Service {
     /// Names of the credential's fields; one that ends in `?` may be left out.
     pub fields: Vec<String>,
     /// Where the real key is put in. Empty where requests are signed with it.
-    pub injection: Vec<Site>,
+    pub injection: Vec<InjectionSite>,
     /// How requests are signed, where they are.
     pub sigv4: Option<SigV4>,
     /// Where an agent's token may stand. Never empty.
-    pub slots: Vec<Slot>,
+    pub slots: Vec<TokenSlot>,
     /// Plain `http` and names of the inside are allowed. Which private addresses are is for `private_networks` to say.
     pub allow_private: bool,
     /// Private networks that the tenant was given, where the service asks for them. A node must allow them as well.
@@ -138,7 +138,7 @@ pub struct Service {
 
 /// One place of an upstream request that carries (a part of) the credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Site {
+pub enum InjectionSite {
     /// A header with a rendered value.
     Header(HeaderName, Template),
     /// A query parameter; the value is percent-encoded after rendering.
@@ -151,7 +151,7 @@ pub enum Site {
 
 /// A place of an agent's request that may carry its token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Slot {
+pub enum TokenSlot {
     /// `Authorization: SCHEME TOKEN`, the scheme case-insensitive; empty: the raw value.
     Scheme(String),
     /// A header whose value is the token.
@@ -225,18 +225,18 @@ impl TryFrom<&wire::Service> for Service {
         let allow_private = wire.allow_private || !private_networks.is_empty();
         let upstream = Upstream::parse(&wire.upstream, allow_private)?;
         let (sites, signed) = wire.injection.as_ref().map_or((&[][..], None), |i| (&i.sites, i.aws_sigv4.as_ref()));
-        let sigv4 = signed.map(|s| SigV4::check(s, &upstream, &wire.denied_actions)).transpose()?;
+        let sigv4 = signed.map(|s| SigV4::from_wire(s, &upstream, &wire.denied_actions)).transpose()?;
         let fields = check_fields(&wire.fields, sigv4.is_some())?;
-        let injection = sites.iter().map(|s| Site::check(s, &fields)).collect::<Result<Vec<_>, _>>()?;
+        let injection = sites.iter().map(|s| InjectionSite::from_wire(s, &fields)).collect::<Result<Vec<_>, _>>()?;
         match &sigv4 {
             None if !wire.denied_actions.is_empty() => {
                 return Err(invalid("denied_actions", "only of a service whose requests are signed"));
             }
-            None => check_sites(&injection, &fields)?,
+            None => check_injection_sites(&injection, &fields)?,
             Some(_) if injection.is_empty() => {}
             Some(_) => return Err(invalid("inject", "aws_sigv4 stands alone")),
         }
-        let slots = wire.slots.iter().map(Slot::try_from).collect::<Result<Vec<_>, _>>()?;
+        let slots = wire.slots.iter().map(TokenSlot::try_from).collect::<Result<Vec<_>, _>>()?;
         if slots.is_empty() {
             return Err(invalid("slots", "at least one place for the agent's token"));
         }
@@ -249,8 +249,8 @@ impl TryFrom<&wire::Service> for Service {
         if wire.tunnel_other_hosts && name.as_str() != INTERCEPTION {
             return Err(invalid("tunnel_other_hosts", "only of `seks-interception`"));
         }
-        probe::Probe::parse(&wire.test)?; // for operators alone: no node keeps it
-        if sigv4.is_some() != slots.contains(&Slot::AwsSigV4) || (sigv4.is_some() && slots.len() > 1) {
+        test_call::TestCall::parse(&wire.test)?; // for operators alone: no node keeps it
+        if sigv4.is_some() != slots.contains(&TokenSlot::AwsSigV4) || (sigv4.is_some() && slots.len() > 1) {
             return Err(invalid("slots", "aws_sigv4 is the one slot of a service whose requests are signed"));
         }
         let headers = wire.headers.iter().map(|(n, v)| fixed_header(n, v)).collect::<Result<_, _>>()?;
@@ -356,27 +356,27 @@ fn query_name(name: &str) -> Result<String, ServiceError> {
 }
 
 /// Every field is used, no site stands twice, and at most one of them is the path.
-fn check_sites(sites: &[Site], fields: &[String]) -> Result<(), ServiceError> {
+fn check_injection_sites(sites: &[InjectionSite], fields: &[String]) -> Result<(), ServiceError> {
     if sites.is_empty() {
         return Err(invalid("injection", "at least one site"));
     }
-    let slot_of = |s: &Site| match s {
-        Site::Header(name, _) => format!("header {name}"),
-        Site::Query(name, _) => format!("query {}", name.to_ascii_lowercase()),
-        Site::Basic(_) => "header authorization".into(),
-        Site::Path(_) => "path".into(),
+    let location = |s: &InjectionSite| match s {
+        InjectionSite::Header(name, _) => format!("header {name}"),
+        InjectionSite::Query(name, _) => format!("query {}", name.to_ascii_lowercase()),
+        InjectionSite::Basic(_) => "header authorization".into(),
+        InjectionSite::Path(_) => "path".into(),
     };
-    let mut taken: Vec<String> = sites.iter().map(slot_of).collect();
+    let mut taken: Vec<String> = sites.iter().map(location).collect();
     taken.sort_unstable();
     if let Some([twice, _]) = taken.array_windows().find(|[a, b]| a == b) {
         return Err(invalid("injection", format!("{twice} stands twice")));
     }
-    let unused = fields.iter().find(|f| !sites.iter().any(|s| s.template().uses(f)));
+    let unused = fields.iter().find(|f| !sites.iter().any(|s| s.template().contains_field(f)));
     unused.map_or(Ok(()), |f| Err(invalid("fields", format!("no site uses `{f}`"))))
 }
 
-impl Site {
-    fn check(site: &wire::injection::Site, fields: &[String]) -> Result<Self, ServiceError> {
+impl InjectionSite {
+    fn from_wire(site: &wire::injection::Site, fields: &[String]) -> Result<Self, ServiceError> {
         use wire::injection::site::At;
         Ok(match site.at.as_ref().ok_or_else(|| invalid("injection", "a site without a place"))? {
             At::Header(h) => Self::Header(header_name("injection", &h.name)?, Template::parse(&h.value, fields)?),
@@ -397,7 +397,7 @@ impl Site {
     }
 }
 
-impl TryFrom<&wire::TokenSlot> for Slot {
+impl TryFrom<&wire::TokenSlot> for TokenSlot {
     type Error = ServiceError;
 
     fn try_from(slot: &wire::TokenSlot) -> Result<Self, ServiceError> {
@@ -460,16 +460,16 @@ impl DeniedPath {
     #[must_use]
     pub fn matches(&self, method: &Method, path: &str) -> bool {
         self.method.as_ref().is_none_or(|m| m == method)
-            && (self.covers(path) || (path.contains('%') && self.covers(&normalize::path(path))))
+            && (self.matches_segments(path) || (path.contains('%') && self.matches_segments(&normalize::path(path))))
     }
 
-    fn covers(&self, path: &str) -> bool {
+    fn matches_segments(&self, path: &str) -> bool {
         let mut path = path.trim_start_matches('/').trim_end_matches('/').split('/');
         for segment in &self.segments {
             if segment == "**" {
                 return true;
             }
-            if !path.next().is_some_and(|have| segment_matches(segment, have)) {
+            if !path.next().is_some_and(|have| matches_segment(segment, have)) {
                 return false;
             }
         }
@@ -478,7 +478,7 @@ impl DeniedPath {
 }
 
 /// A `*` stands for any part of a segment, at most once: `*:generateAccessToken`.
-fn segment_matches(pattern: &str, have: &str) -> bool {
+fn matches_segment(pattern: &str, have: &str) -> bool {
     let first = |text: &str| text.as_bytes().first().map(u8::to_ascii_lowercase);
     if !pattern.starts_with('*') && first(pattern) != first(have) {
         return false; // nearly every path, at every pattern

@@ -12,7 +12,7 @@ mod target_error;
 
 pub use self::{
     body::BodyFacts,
-    query::{Pair, names},
+    query::{QueryParameter, query_names},
     target::Target,
     target_error::TargetError,
 };

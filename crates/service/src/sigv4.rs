@@ -26,7 +26,7 @@ pub struct SigV4 {
 pub struct ActionPattern(String);
 
 impl SigV4 {
-    pub(super) fn check(
+    pub(super) fn from_wire(
         wire: &wire::AwsSigV4,
         upstream: &Upstream,
         denied_actions: &[String],
@@ -108,7 +108,7 @@ impl ActionPattern {
     /// Whether an action is one of these, whatever its case.
     #[must_use]
     pub fn matches(&self, action: &str) -> bool {
-        super::segment_matches(&self.0, action)
+        super::matches_segment(&self.0, action)
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
 
     fn sigv4(service: &str, region: &str, host: &str) -> Result<SigV4, ServiceError> {
         let wire = wire::AwsSigV4 { service: service.into(), region: region.into() };
-        SigV4::check(&wire, &Upstream::parse(&format!("https://{host}"), false).unwrap(), &["AssumeRole*".into()])
+        SigV4::from_wire(&wire, &Upstream::parse(&format!("https://{host}"), false).unwrap(), &["AssumeRole*".into()])
     }
 
     #[test]

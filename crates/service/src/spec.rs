@@ -23,7 +23,7 @@ use super::{Service, ServiceError};
 /// A service as a person writes it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Spec {
+pub struct ServiceSpec {
     /// The `SERVICE` of `/api/SERVICE/…`.
     pub name: String,
     /// For people.
@@ -113,9 +113,9 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-impl Spec {
+impl ServiceSpec {
     /// The wire form, with everything that was left out filled in. Checked by [`Service`], except for what only a definite
-    /// upstream can show: use [`Spec::to_service`] for that.
+    /// upstream can show: use [`ServiceSpec::to_service`] for that.
     ///
     /// # Errors
     /// [`ServiceError`], naming the key.
@@ -127,13 +127,13 @@ impl Spec {
                 "\"bearer\", or a table of header, headers, basic, query, path, aws_sigv4",
             ));
         }
-        let fields = if self.fields.is_empty() { inject::fields(&injection) } else { self.fields.clone() };
+        let fields = if self.fields.is_empty() { inject::field_names(&injection) } else { self.fields.clone() };
         if fields.is_empty() {
             return Err(super::invalid("inject", "nothing of the credential is in it, such as {key}"));
         }
         let slots = match self.slots.as_slice() {
-            [] => slot::infer(&injection),
-            slots => slots.iter().map(|s| slot::parse(s)).collect::<Result<_, _>>()?,
+            [] => slot::infer_slots(&injection),
+            slots => slots.iter().map(|s| slot::parse_slot(s)).collect::<Result<_, _>>()?,
         };
         let millis = |d: Duration| {
             u32::try_from(d.as_millis()).map_err(|_| super::invalid("first_byte_timeout", "at most 49 days"))
@@ -171,10 +171,10 @@ impl Spec {
 
     /// What a file with the same effect says, with everything in it that follows from the rest.
     #[must_use]
-    pub fn in_full(service: &wire::Service) -> Self {
+    pub fn with_defaults_written_out(service: &wire::Service) -> Self {
         Self {
             title: service.title.clone(),
-            slots: service.slots.iter().map(slot::write).collect(),
+            slots: service.slots.iter().map(slot::format_slot).collect(),
             fields: service.fields.clone(),
             ..Self::from(service)
         }
@@ -189,17 +189,17 @@ impl Spec {
     }
 }
 
-impl From<&wire::Service> for Spec {
+impl From<&wire::Service> for ServiceSpec {
     /// For `export` and `show`: what a file with the same effect says, without what follows from the rest.
     fn from(service: &wire::Service) -> Self {
         let injection = service.injection.clone().unwrap_or_default();
-        let (inferred, fields) = (slot::infer(&injection), inject::fields(&injection));
+        let (inferred, fields) = (slot::infer_slots(&injection), inject::field_names(&injection));
         Self {
             name: service.name.clone(),
             title: if service.title == service.name { String::new() } else { service.title.clone() },
             upstream: service.upstream.clone(),
             base_path: service.base_path.clone(),
-            slots: if service.slots == inferred { Vec::new() } else { service.slots.iter().map(slot::write).collect() },
+            slots: if service.slots == inferred { Vec::new() } else { service.slots.iter().map(slot::format_slot).collect() },
             fields: if service.fields == fields { Vec::new() } else { service.fields.clone() },
             inject: Inject::from_wire(&injection),
             headers: service.headers.clone(),

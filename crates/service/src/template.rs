@@ -6,10 +6,10 @@ use seks_types::secret::Fields;
 
 /// A parsed template. Its literal parts are printable ASCII, so a rendered value can't grow a header line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template(Vec<Part>);
+pub struct Template(Vec<TemplatePart>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum TemplatePart {
     Literal(String),
     Field(String),
 }
@@ -47,18 +47,18 @@ impl Template {
                 return Err(TemplateError::UnknownField(field.into()));
             }
             if !literal.is_empty() {
-                parts.push(Part::Literal(literal.into()));
+                parts.push(TemplatePart::Literal(literal.into()));
             }
-            parts.push(Part::Field(field.into()));
+            parts.push(TemplatePart::Field(field.into()));
             rest = after;
         }
         if !rest.is_empty() {
-            parts.push(Part::Literal(rest.into()));
+            parts.push(TemplatePart::Literal(rest.into()));
         }
-        if parts.iter().any(|p| matches!(p, Part::Literal(l) if l.contains('}'))) {
+        if parts.iter().any(|p| matches!(p, TemplatePart::Literal(l) if l.contains('}'))) {
             return Err(TemplateError::Brace(text.into()));
         }
-        if !parts.iter().any(|p| matches!(p, Part::Field(_))) {
+        if !parts.iter().any(|p| matches!(p, TemplatePart::Field(_))) {
             return Err(TemplateError::NoField(text.into()));
         }
         Ok(Self(parts))
@@ -66,16 +66,16 @@ impl Template {
 
     /// Whether a field stands in it.
     #[must_use]
-    pub fn uses(&self, field: &str) -> bool {
-        self.0.iter().any(|p| matches!(p, Part::Field(f) if f == field))
+    pub fn contains_field(&self, field: &str) -> bool {
+        self.0.iter().any(|p| matches!(p, TemplatePart::Field(f) if f == field))
     }
 
     /// How long the value is when fields are written as they are. `None` when one is absent.
     #[must_use]
     pub fn plain_len(&self, fields: &Fields) -> Option<usize> {
-        let length = |part: &Part| match part {
-            Part::Literal(text) => Some(text.len()),
-            Part::Field(name) => fields.get(name).map(<[u8]>::len),
+        let length = |part: &TemplatePart| match part {
+            TemplatePart::Literal(text) => Some(text.len()),
+            TemplatePart::Field(name) => fields.get(name).map(<[u8]>::len),
         };
         self.0.iter().map(length).sum()
     }
@@ -89,8 +89,8 @@ impl Template {
     ) -> Option<()> {
         for part in &self.0 {
             match part {
-                Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
-                Part::Field(name) => encode(fields.get(name)?, out),
+                TemplatePart::Literal(text) => out.extend_from_slice(text.as_bytes()),
+                TemplatePart::Field(name) => encode(fields.get(name)?, out),
             }
         }
         Some(())
@@ -101,8 +101,8 @@ impl Template {
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|part| match part {
-            Part::Literal(text) => f.write_str(text),
-            Part::Field(name) => write!(f, "{{{name}}}"),
+            TemplatePart::Literal(text) => f.write_str(text),
+            TemplatePart::Field(name) => write!(f, "{{{name}}}"),
         })
     }
 }

@@ -1,4 +1,4 @@
-use seks_proto::wire::{TokenSlot, injection, token_slot};
+use seks_proto::wire::{injection, token_slot};
 
 use super::*;
 
@@ -7,8 +7,8 @@ fn header(name: &str, value: &str) -> injection::Site {
     injection::Site { at: Some(injection::site::At::Header(value)) }
 }
 
-fn slot(at: token_slot::At) -> TokenSlot {
-    TokenSlot { at: Some(at) }
+fn slot(at: token_slot::At) -> wire::TokenSlot {
+    wire::TokenSlot { at: Some(at) }
 }
 
 fn valid() -> wire::Service {
@@ -36,8 +36,8 @@ fn refused(change: impl FnOnce(&mut wire::Service), with: &str) {
 fn a_definition_is_checked_once_and_kept_parsed() {
     let service = Service::try_from(&valid()).unwrap();
     assert_eq!(service.upstream.to_string(), "https://api.openai.com");
-    assert_eq!(service.slots, [Slot::Scheme("Bearer".into())]);
-    assert!(matches!(&service.injection[..], [Site::Header(name, _)] if name == "authorization"));
+    assert_eq!(service.slots, [TokenSlot::Scheme("Bearer".into())]);
+    assert!(matches!(&service.injection[..], [InjectionSite::Header(name, _)] if name == "authorization"));
 }
 
 #[test]
@@ -76,14 +76,14 @@ fn headers_that_frame_or_route_a_message_are_not_a_services_to_set() {
 
 #[test]
 fn slots_are_read_into_what_is_looked_for() {
-    let read = |at| Slot::try_from(&slot(at));
-    assert_eq!(read(token_slot::At::Header("Authorization".into())).unwrap(), Slot::Scheme(String::new()));
-    assert_eq!(read(token_slot::At::Path("/bot{token}".into())).unwrap(), Slot::Path("bot".into(), String::new()));
+    let read = |at| TokenSlot::try_from(&slot(at));
+    assert_eq!(read(token_slot::At::Header("Authorization".into())).unwrap(), TokenSlot::Scheme(String::new()));
+    assert_eq!(read(token_slot::At::Path("/bot{token}".into())).unwrap(), TokenSlot::Path("bot".into(), String::new()));
     for bad in ["bot{token}", "/bot", "/a/b{token}", "/{token}/x", "/%41{token}"] {
         assert!(read(token_slot::At::Path(bad.into())).is_err(), "{bad}");
     }
     assert!(read(token_slot::At::Basic(0)).is_err());
-    assert!(Slot::try_from(&TokenSlot { at: None }).is_err());
+    assert!(TokenSlot::try_from(&wire::TokenSlot { at: None }).is_err());
 }
 
 #[test]

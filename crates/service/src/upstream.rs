@@ -33,7 +33,7 @@ pub enum UpstreamError {
     Private(String),
     /// Metadata and link-local addresses.
     #[error("`{0}` is a link-local or metadata address: never")]
-    Never(String),
+    Forbidden(String),
 }
 
 impl Upstream {
@@ -71,7 +71,7 @@ impl Upstream {
         let host = self.host();
         if let Ok(ip) = host.parse::<IpAddr>() {
             return match classify(ip) {
-                AddressClass::Never => Err(UpstreamError::Never(host.into())),
+                AddressClass::Forbidden => Err(UpstreamError::Forbidden(host.into())),
                 AddressClass::Private if !allow_private => Err(UpstreamError::Private(host.into())),
                 _ => Ok(()),
             };
@@ -90,7 +90,7 @@ impl Upstream {
             return Err(UpstreamError::NotAnOrigin(host.chars().take(120).collect()));
         }
         if is_metadata_name(host) {
-            return Err(UpstreamError::Never(host.into()));
+            return Err(UpstreamError::Forbidden(host.into()));
         }
         let inside = host == "localhost"
             || [".localhost", ".internal", ".local"].iter().any(|s| host.ends_with(s))
@@ -251,7 +251,7 @@ mod tests {
             "https://metadata.google.internal",
             "https://0.0.0.0",
         ] {
-            assert!(matches!(Upstream::parse(never, true), Err(UpstreamError::Never(_))), "{never}");
+            assert!(matches!(Upstream::parse(never, true), Err(UpstreamError::Forbidden(_))), "{never}");
         }
     }
 }

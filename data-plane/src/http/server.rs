@@ -16,7 +16,7 @@ mod upgrade;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use seks_runtime::connections::{AcceptPause, Connections, Slot};
+use seks_runtime::connections::{AcceptPause, Connections, ListenerSlot};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -139,7 +139,7 @@ struct Server<H> {
 }
 
 impl<H: Handler> Server<H> {
-    async fn serve(&self, accepted: (TcpStream, SocketAddr), slot: Arc<Slot>) {
+    async fn serve(&self, accepted: (TcpStream, SocketAddr), slot: Arc<ListenerSlot>) {
         // Small writes go out at once: an answer's last segment must not wait for an acknowledgement.
         if accepted.0.set_nodelay(true).is_err() {
             return;

@@ -90,9 +90,9 @@ impl UpstreamTarget {
         text.push_str(target.path());
         let path = text.len();
         let mut separator = '?';
-        for pair in target.pairs() {
+        for pair in target.query_parameters() {
             // Servers differ in whether `;` separates parameters: what hides a reserved name behind one goes too.
-            let reserved = seks_service::request::names(pair.raw).any(|n| lookup::is_reserved_query(service, n.trim()));
+            let reserved = seks_service::request::query_names(pair.raw).any(|n| lookup::is_reserved_query(service, n.trim()));
             if reserved || (has_other_tokens && token::has_token(pair.raw.as_bytes())) {
                 continue;
             }

@@ -1,7 +1,7 @@
 //! Which header fields cross the node, in either direction.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use seks_service::{Service, Slot};
+use seks_service::{Service, TokenSlot};
 
 use super::{route::Naming, token};
 use crate::http::{HeaderList, fields};
@@ -103,7 +103,7 @@ fn is_dropped(name: &HeaderName, service: &Service) -> bool {
     (LETTERS.may_have(text) && (listed(NEVER_SENT) || listed(token::CREDENTIAL_HEADERS)))
         || (text.starts_with(['p', 's', 'x']) && NEVER_SENT_PREFIXES.iter().any(|p| text.starts_with(p)))
         || memchr::memchr(b'_', text.as_bytes()).is_some()
-        || service.slots.iter().any(|s| matches!(s, Slot::Header(n) if n == name))
+        || service.slots.iter().any(|s| matches!(s, TokenSlot::Header(n) if n == name))
         || (!service.allow_range && matches!(*name, header::RANGE | header::IF_RANGE))
         || (!service.forward_trace_context && matches!(text, "traceparent" | "tracestate"))
 }

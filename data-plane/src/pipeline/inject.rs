@@ -6,7 +6,7 @@
 use std::{cell::OnceCell, sync::Arc};
 
 use http::{HeaderName, HeaderValue, header, request::Parts};
-use seks_service::{Service, Site, Template};
+use seks_service::{Service, InjectionSite, Template};
 use seks_types::secret::Fields;
 use tokio::time::Instant;
 use zeroize::Zeroize as _;
@@ -193,10 +193,10 @@ impl Drop for SecretTarget {
 }
 
 /// Writes a site that is no header into the request's target.
-fn write(site: &Site, fields: &Fields, line: &mut SecretTarget) -> Option<()> {
+fn write(site: &InjectionSite, fields: &Fields, line: &mut SecretTarget) -> Option<()> {
     match site {
-        Site::Header(..) | Site::Basic(_) => Some(()), // prepared
-        Site::Query(name, template) => {
+        InjectionSite::Header(..) | InjectionSite::Basic(_) => Some(()), // prepared
+        InjectionSite::Query(name, template) => {
             let mut value = render(template, fields, escape_query)?;
             let mut text = String::with_capacity(line.text.len() + name.len() + value.len() + 2);
             text.push_str(&line.text);
@@ -209,7 +209,7 @@ fn write(site: &Site, fields: &Fields, line: &mut SecretTarget) -> Option<()> {
             line.text = text;
             Some(())
         }
-        Site::Path(template) => {
+        InjectionSite::Path(template) => {
             let mut value = render(template, fields, escape_path)?;
             let mut text = String::with_capacity(line.text.len() + value.len());
             text.push_str(std::str::from_utf8(&value).ok()?);

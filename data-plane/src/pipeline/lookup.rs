@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use http::{HeaderMap, HeaderName, header};
-use seks_service::{BasicPart, Service, Slot, request};
+use seks_service::{BasicPart, Service, TokenSlot, request};
 use seks_types::token::{self, Digest, Malformed, aws};
 
 use super::{
@@ -222,7 +222,7 @@ impl<'a> FoundTokens<'a> {
         for raw in query.split('&') {
             let (_, value) = raw.split_once('=').unwrap_or((raw, ""));
             if has_token(raw.as_bytes())
-                && let Some(name) = request::names(raw).next()
+                && let Some(name) = request::query_names(raw).next()
             {
                 self.add(TokenLocation::Query(name), value.as_bytes());
             }
@@ -321,20 +321,20 @@ impl TokenLocation<'_> {
         headers.get_all(name).iter().nth(1).is_some()
     }
 
-    fn is(&self, slot: &Slot) -> bool {
+    fn is(&self, slot: &TokenSlot) -> bool {
         match (self, slot) {
-            (Self::Scheme(have), Slot::Scheme(want)) => have.eq_ignore_ascii_case(want.as_bytes()),
-            (Self::Header(have), Slot::Header(want)) => *have == want,
-            (Self::Query(have), Slot::Query(want)) => have == want,
-            (Self::Basic(have), Slot::Basic(want)) => have == want || *want == BasicPart::Either,
-            (Self::Path(have), Slot::Path(before, after)) => have
+            (Self::Scheme(have), TokenSlot::Scheme(want)) => have.eq_ignore_ascii_case(want.as_bytes()),
+            (Self::Header(have), TokenSlot::Header(want)) => *have == want,
+            (Self::Query(have), TokenSlot::Query(want)) => have == want,
+            (Self::Basic(have), TokenSlot::Basic(want)) => have == want || *want == BasicPart::Either,
+            (Self::Path(have), TokenSlot::Path(before, after)) => have
                 .strip_prefix(before.as_bytes())
                 .and_then(|rest| rest.strip_suffix(after.as_bytes()))
                 .is_some_and(|token| token::parse(token).is_ok()),
-            (Self::Subprotocol(have), Slot::Subprotocol(before)) => {
+            (Self::Subprotocol(have), TokenSlot::Subprotocol(before)) => {
                 have.strip_prefix(before.as_bytes()).is_some_and(|token| token::parse(token).is_ok())
             }
-            (Self::Signature, Slot::AwsSigV4) => true,
+            (Self::Signature, TokenSlot::AwsSigV4) => true,
             _ => false,
         }
     }
@@ -344,12 +344,12 @@ impl TokenLocation<'_> {
 /// wrote there is not passed on.
 pub(crate) fn is_reserved_query(service: &Service, name: &str) -> bool {
     let slot = service.slots.iter().any(|s| match s {
-        Slot::Query(q) => q.eq_ignore_ascii_case(name),
-        Slot::AwsSigV4 => sigv4::is_parameter(name),
+        TokenSlot::Query(q) => q.eq_ignore_ascii_case(name),
+        TokenSlot::AwsSigV4 => sigv4::is_parameter(name),
         _ => false,
     });
     slot || service
         .injection
         .iter()
-        .any(|s| matches!(s, seks_service::Site::Query(q, _) if q.eq_ignore_ascii_case(name)))
+        .any(|s| matches!(s, seks_service::InjectionSite::Query(q, _) if q.eq_ignore_ascii_case(name)))
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use seks_runtime::yield_to_others;
+use seks_runtime::lower_thread_priority;
 use seks_types::id::TenantName;
 use tokio::sync::oneshot;
 
@@ -107,7 +107,7 @@ impl Shared {
     }
 
     fn work(&self) {
-        yield_to_others();
+        lower_thread_priority();
         let mut queue = lock(&self.queue);
         while !queue.closed {
             if let Some(job) = queue.next() {

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
-use seks_service::{Service, Site, Template};
+use seks_service::{Service, InjectionSite, Template};
 use seks_types::{secret::Fields, token::aws};
 use zeroize::Zeroize as _;
 
@@ -24,7 +24,7 @@ impl PreparedInjection {
         let host = service.upstream.host_header().ok()?;
         // Beside the fields themselves: what Basic makes of them is one value to an upstream that decodes it.
         let pairs = service.injection.iter().filter_map(|site| match site {
-            Site::Basic(template) => plain(template, fields),
+            InjectionSite::Basic(template) => plain(template, fields),
             _ => None,
         });
         let mut pairs: Vec<Vec<u8>> = pairs.collect();
@@ -47,10 +47,10 @@ pub(super) fn needles_with_signature(fields: &Fields, signature: &str) -> Needle
 
 /// The header that a site is; within, `None`: it is none. `None` when it can't be written.
 #[allow(clippy::option_option, reason = "collected into one")]
-fn rendered(site: &Site, fields: &Fields) -> Option<Option<(HeaderName, HeaderValue)>> {
+fn rendered(site: &InjectionSite, fields: &Fields) -> Option<Option<(HeaderName, HeaderValue)>> {
     let (name, value) = match site {
-        Site::Header(name, template) => (name.clone(), plain(template, fields)?),
-        Site::Basic(template) => {
+        InjectionSite::Header(name, template) => (name.clone(), plain(template, fields)?),
+        InjectionSite::Basic(template) => {
             let mut pair = plain(template, fields)?;
             let mut value = Vec::with_capacity(6 + pair.len().div_ceil(3) * 4);
             value.extend_from_slice(b"Basic ");
@@ -60,7 +60,7 @@ fn rendered(site: &Site, fields: &Fields) -> Option<Option<(HeaderName, HeaderVa
             pair.zeroize();
             (header::AUTHORIZATION, value)
         }
-        Site::Query(..) | Site::Path(_) => return Some(None),
+        InjectionSite::Query(..) | InjectionSite::Path(_) => return Some(None),
     };
     // No copy: the wiping allocator clears the one there is.
     let mut value = HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?;

@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use http::{Request, Response};
-use seks_runtime::http2::Refused;
+use seks_runtime::http2::Http2Rejection;
 use tokio::time::Instant;
 
 use super::{Proxy, recycled_future::RecycledFuture};
@@ -47,7 +47,7 @@ impl Handler for ProxyHandler {
         self.proxy.refuse_stream(&violation.into())
     }
 
-    fn record_refused(&self, refused: Refused) {
+    fn record_refused(&self, refused: Http2Rejection) {
         self.proxy.record_refused(refused);
     }
 }

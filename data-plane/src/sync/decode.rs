@@ -7,7 +7,7 @@ mod token;
 use bytes::Bytes;
 use prost::Message as _;
 use seks_proto::wire::{self, change, remove};
-use seks_protocol::{SessionError, SessionKey, TableSum, bound_credential_aad};
+use seks_protocol::{SessionError, SessionKey, TableChecksum, bound_credential_aad};
 use seks_service::Service;
 use seks_types::{destination::Destination, id::NameError, token::Digest};
 
@@ -61,7 +61,7 @@ pub(super) fn decode(
 
 /// Tokens and whole tenants are accounted for by the table itself.
 fn checksum_update(change: &wire::Change, encoded: &[u8]) -> Result<Option<ChecksumUpdate>, DecodeError> {
-    let plain = || Some(TableSum::of_record(encoded));
+    let plain = || Some(TableChecksum::of_record(encoded));
     let (kind, tenant, name, sum) = match &change.change {
         Some(change::Change::Tenant(t)) => (RecordKind::Tenant, &t.name, "", plain()),
         Some(change::Change::Agent(a)) => (RecordKind::Agent, &a.tenant, a.name.as_str(), plain()),
@@ -70,7 +70,7 @@ fn checksum_update(change: &wire::Change, encoded: &[u8]) -> Result<Option<Check
             (RecordKind::Service, &service.tenant, service.name.as_str(), plain())
         }
         Some(change::Change::Credential(c)) => {
-            let sum = TableSum::of_credential(&c.tenant, &c.name, &c.service, c.version);
+            let sum = TableChecksum::of_credential(&c.tenant, &c.name, &c.service, c.version);
             (RecordKind::Credential, &c.tenant, c.name.as_str(), Some(sum))
         }
         Some(change::Change::Policies(p)) => (RecordKind::Policies, &p.tenant, "", plain()),

@@ -11,8 +11,8 @@ use seks_proto::wire::{
     self, NodeMessage, distribution_client::DistributionClient, node_message::Message as ToReplica,
     replica_message::Message as FromReplica,
 };
-use seks_protocol::{MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, TableSum, features};
-use seks_runtime::{VERSION, blocking, telemetry::Queue};
+use seks_protocol::{MESSAGE_BYTES, PROTOCOL, Recipient, SessionError, SessionKey, TableChecksum, features};
+use seks_runtime::{VERSION, run_blocking, telemetry::Queue};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
@@ -334,7 +334,7 @@ impl<'a> Stream<'a> {
         match swapped {
             Ok(old) => {
                 // Freeing a million entries takes a while.
-                tokio::spawn(blocking(move || drop(old)));
+                tokio::spawn(run_blocking(move || drop(old)));
                 self.needs_snapshot = false;
                 self.status.update(|s| s.snapshots += 1);
                 self.ack()
@@ -467,7 +467,7 @@ enum Never {}
 
 /// What the table adds up to; empty when there is none.
 fn hash(table: &Table) -> Vec<u8> {
-    table.sum().map(TableSum::to_bytes).unwrap_or_default()
+    table.sum().map(TableChecksum::to_bytes).unwrap_or_default()
 }
 
 fn message(message: ToReplica) -> NodeMessage {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use seks_policy::Policies;
 use seks_proto::wire;
-use seks_protocol::TableSum;
+use seks_protocol::TableChecksum;
 use seks_service::Service;
 use seks_types::{
     destination::Destination,
@@ -40,7 +40,7 @@ pub struct ChecksumUpdate {
     /// Its name; empty where a tenant has one alone.
     pub name: Box<str>,
     /// `None`: it is gone.
-    pub sum: Option<TableSum>,
+    pub sum: Option<TableChecksum>,
 }
 
 /// The kinds of records that have a [`ChecksumUpdate`].

@@ -3,21 +3,21 @@
 
 use std::collections::HashMap;
 
-use seks_protocol::TableSum;
+use seks_protocol::TableChecksum;
 use seks_types::{id::TenantName, token::Digest};
 
 use super::change::{ChecksumUpdate, RecordKind};
 
 #[derive(Default)]
 struct Account {
-    sum: TableSum,
-    records: HashMap<(RecordKind, Box<str>), TableSum, foldhash::quality::RandomState>,
+    sum: TableChecksum,
+    records: HashMap<(RecordKind, Box<str>), TableChecksum, foldhash::quality::RandomState>,
 }
 
 /// The sum of a generation. Only the table's writer touches it.
 #[derive(Default)]
 pub(super) struct Checksum {
-    total: TableSum,
+    total: TableChecksum,
     tenants: HashMap<TenantName, Account, foldhash::quality::RandomState>,
     /// The table holds less than its revision says: nothing is comparable.
     narrowed: bool,
@@ -25,7 +25,7 @@ pub(super) struct Checksum {
 
 impl Checksum {
     /// `None` when the table isn't that of any revision.
-    pub(super) fn sum(&self) -> Option<TableSum> {
+    pub(super) fn sum(&self) -> Option<TableChecksum> {
         (!self.narrowed).then_some(self.total)
     }
 
@@ -39,7 +39,7 @@ impl Checksum {
         let key = (mark.kind, mark.name);
         let (old, new) = match mark.sum {
             Some(sum) => (account.records.insert(key, sum), sum),
-            None => (account.records.remove(&key), TableSum::default()),
+            None => (account.records.remove(&key), TableChecksum::default()),
         };
         let old = old.unwrap_or_default();
         account.sum = account.sum.minus(old).plus(new);
@@ -48,14 +48,14 @@ impl Checksum {
 
     /// A token has come.
     pub(super) fn add(&mut self, tenant: &TenantName, digest: &Digest) {
-        let sum = TableSum::of_token(digest);
+        let sum = TableChecksum::of_token(digest);
         self.account(tenant, |account| *account = account.plus(sum));
         self.total = self.total.plus(sum);
     }
 
     /// A token has gone.
     pub(super) fn remove(&mut self, tenant: &TenantName, digest: &Digest) {
-        let sum = TableSum::of_token(digest);
+        let sum = TableChecksum::of_token(digest);
         self.account(tenant, |account| *account = account.minus(sum));
         self.total = self.total.minus(sum);
     }
@@ -67,7 +67,7 @@ impl Checksum {
         }
     }
 
-    fn account(&mut self, tenant: &TenantName, change: impl FnOnce(&mut TableSum)) {
+    fn account(&mut self, tenant: &TenantName, change: impl FnOnce(&mut TableChecksum)) {
         // Cloning the name for each of a million tokens would be most of the work.
         match self.tenants.get_mut(tenant) {
             Some(account) => change(&mut account.sum),
@@ -82,7 +82,7 @@ mod tests {
 
     fn mark(kind: RecordKind, name: &str, sum: Option<&[u8]>) -> ChecksumUpdate {
         let tenant = "acme".parse().unwrap();
-        ChecksumUpdate { kind, tenant, name: name.into(), sum: sum.map(TableSum::of_record) }
+        ChecksumUpdate { kind, tenant, name: name.into(), sum: sum.map(TableChecksum::of_record) }
     }
 
     #[test]
@@ -101,7 +101,7 @@ mod tests {
         a.remove(&acme, &digest);
         assert_ne!(a.sum(), b.sum());
         b.remove_tenant(&acme);
-        assert_eq!(b.sum(), Some(TableSum::default()));
+        assert_eq!(b.sum(), Some(TableChecksum::default()));
         b.narrow();
         assert_eq!(b.sum(), None);
     }

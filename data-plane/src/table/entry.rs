@@ -37,7 +37,7 @@ pub struct ServiceEntry {
 impl ServiceEntry {
     /// What passes through by its leave (`tunnel_other_hosts`) has to end when `after` takes its place.
     pub(super) fn loses_leave(&self, after: &Service) -> bool {
-        let private = after.private_networks.narrows(&self.private_networks);
+        let private = after.private_networks.removes_any_of(&self.private_networks);
         self.tunnel_other_hosts && (private || !after.tunnel_other_hosts)
     }
 }

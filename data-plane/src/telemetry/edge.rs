@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use seks_runtime::{connections::Connections, http2::Refused};
+use seks_runtime::{connections::Connections, http2::Http2Rejection};
 
 /// Names of HTTP/2's error codes (RFC 9113, 7), by number.
 const CODES: [&str; 14] = [
@@ -40,7 +40,7 @@ pub struct Edge {
 
 impl Edge {
     /// Counts what the HTTP/2 library, or the frame budget, has refused.
-    pub fn refused(&self, refused: Refused) {
+    pub fn refused(&self, refused: Http2Rejection) {
         let of = |counters: &[AtomicU64; CODES.len()], code: u32| {
             let code = usize::try_from(code).unwrap_or_default();
             if let Some(counter) = counters.get(code).or(counters.get(1)) {
@@ -48,10 +48,10 @@ impl Edge {
             }
         };
         match refused {
-            Refused::HeaderList => drop(self.header_list.fetch_add(1, Relaxed)),
-            Refused::Flood => drop(self.flood.fetch_add(1, Relaxed)),
-            Refused::Stream(code) => of(&self.streams, code),
-            Refused::Connection(code) => of(&self.connections, code),
+            Http2Rejection::HeaderList => drop(self.header_list.fetch_add(1, Relaxed)),
+            Http2Rejection::Flood => drop(self.flood.fetch_add(1, Relaxed)),
+            Http2Rejection::Stream(code) => of(&self.streams, code),
+            Http2Rejection::Connection(code) => of(&self.connections, code),
         }
     }
 
@@ -102,7 +102,7 @@ mod tests {
         let edge = Edge::default();
         let connections = Connections::new(1, 1);
         edge.listeners(vec![("proxy", connections.clone())]);
-        for refused in [Refused::HeaderList, Refused::Stream(1), Refused::Connection(11), Refused::Connection(99)] {
+        for refused in [Http2Rejection::HeaderList, Http2Rejection::Stream(1), Http2Rejection::Connection(11), Http2Rejection::Connection(99)] {
             edge.refused(refused);
         }
         let mut text = String::new();

@@ -87,7 +87,7 @@ async fn dial(origin: &Origin, leave: &ServiceEntry, addresses: &AddressResolver
     let found = addresses.resolve(&leave.tenant, &upstream, given).await;
     let addresses: Vec<SocketAddr> = found.map_err(|error| match error {
         ResolveError::Forbidden => inside(),
-        ResolveError::None => Code::UpstreamUnreachable.into(),
+        ResolveError::NoAddress => Code::UpstreamUnreachable.into(),
     })?;
     let tcp = TcpStream::connect(addresses.as_slice()).await.map_err(|_| Refusal::from(Code::UpstreamUnreachable))?;
     tcp.set_nodelay(true).map_err(|_| Refusal::from(Code::UpstreamUnreachable))?;
@@ -110,7 +110,7 @@ impl Upgrade for Passthrough {
         connection: Upgraded<'a>,
     ) -> Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>> {
         Box::pin(async move {
-            connection.slot.busy();
+            connection.slot.mark_busy();
             let link = stream.link();
             self.pass_both_ways(stream, &link, &connection.settings.stop).await;
             None

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use seks_network::{
-    address::{DialGuard, Networks, OwnAddresses, Reach},
-    resolve::{ResolveError, Resolver, ResolverOptions, resolve_by},
+    address::{DialGuard, Networks, OwnAddresses, DialRules},
+    resolve::{ResolveError, Resolver, ResolverOptions, resolve_with},
 };
 use seks_service::Upstream;
 use seks_types::id::TenantName;
@@ -36,7 +36,7 @@ impl AddressResolver {
         upstream: &Upstream,
         given: &Networks,
     ) -> Result<Vec<SocketAddr>, ResolveError> {
-        let reach = Reach { guard: self.guard.clone(), given: given.clone() };
-        resolve_by(&self.resolver, tenant.as_str(), upstream.host(), upstream.port(), &reach).await
+        let rules = DialRules { guard: self.guard.clone(), tenant_networks: given.clone() };
+        resolve_with(&self.resolver, tenant.as_str(), upstream.host(), upstream.port(), &rules).await
     }
 }

@@ -52,7 +52,7 @@ impl Host {
 
     pub(crate) fn release(&mut self) {
         if self.hold.take() == Some(Hold::Suspended) {
-            self.clock.suspended(std::mem::take(&mut self.missed));
+            self.clock.suspend_for(std::mem::take(&mut self.missed));
         }
     }
 
@@ -68,7 +68,7 @@ impl Host {
         let target = self.begun + self.local;
         set_dial(Some(self.dial.clone()));
         let runtime = &self.runtime;
-        simulation::on(&mut self.clock, || {
+        simulation::run_as(&mut self.clock, || {
             runtime.block_on(async {
                 look(missed);
                 if !missed.is_zero() {
@@ -84,7 +84,7 @@ impl Host {
     /// Does `what` with its clocks.
     pub(crate) fn ask<T>(&mut self, what: impl FnOnce() -> T) -> T {
         let runtime = &self.runtime;
-        simulation::on(&mut self.clock, || {
+        simulation::run_as(&mut self.clock, || {
             let _in = runtime.enter();
             what()
         })

@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use seks_runtime::yield_to_others;
+use seks_runtime::lower_thread_priority;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
@@ -36,7 +36,7 @@ impl Discard {
         let address = bound.local_addr().unwrap();
         thread::spawn(move || {
             if of == Of::Attacker {
-                yield_to_others();
+                lower_thread_priority();
             }
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
             runtime.block_on(async {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seks_runtime::yield_to_others;
+use seks_runtime::lower_thread_priority;
 use seks_tests::raw::Connection;
 
 /// Whether the bounds of the requirement hold as they stand.
@@ -62,7 +62,7 @@ impl Repeating {
         let threads = (0..count).map(|n| {
             let (stop, work, done) = (stop.clone(), work.clone(), done.clone());
             thread::spawn(move || {
-                yield_to_others();
+                lower_thread_priority();
                 while !stop.load(SeqCst) {
                     work(n);
                     done.fetch_add(1, SeqCst);

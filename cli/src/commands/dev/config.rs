@@ -48,7 +48,7 @@ impl DevConfig {
             })?;
         config.proxy.hosts.extend(args.host.iter().cloned());
         if config.upstream.private_networks.is_empty() {
-            config.upstream.private_networks = Networks::of_this_machine_and_lan();
+            config.upstream.private_networks = Networks::loopback_and_lan();
         }
         Ok(config)
     }

@@ -1,22 +1,22 @@
 //! `seks dev --demo`: one request of an agent, from all three sides, set up by the admin API as a user would do it.
 
 mod agent;
-mod story;
+mod transcript;
 mod upstream;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use seks_proto::wire;
 use seks_runtime::logs;
-use seks_service::spec::{Inject, Spec};
+use seks_service::spec::{Inject, ServiceSpec};
 use seks_types::token::FreshToken;
 use tonic::{Code, Response, Status};
 
-use self::{story::Story, upstream::Upstream};
+use self::{transcript::Transcript, upstream::Upstream};
 use crate::{
     client::Client,
-    commands::{change::Waiting, token},
-    context::Choice,
+    commands::{change::WaitArgs, token},
+    context::ContextSelector,
     error::{CliError, Exit, Result},
 };
 
@@ -42,31 +42,31 @@ impl Demo {
     pub(crate) async fn run(ready: &super::Ready) -> Result<Self> {
         let failed = |e: std::io::Error| CliError::new(Exit::Failed, "demo", crate::error::plain_io(&e));
         let upstream = Upstream::start().await.map_err(failed)?;
-        let context = Choice { file: Some(ready.context_file.clone()), name: None }.load()?;
+        let context = ContextSelector { file: Some(ready.context_file.clone()), name: None }.load()?;
         let client = Client::connect(&context, None, TIMEOUT).await?;
         apply_service(&client, &upstream.origin()).await?;
         put_credential(&client).await?;
         create_agent(&client).await?;
         let token = issue_token(&client).await?;
         let authority = ready.proxy.split("://").nth(1).unwrap_or_default();
-        let answer = agent::ask(authority, &token).await?;
+        let answer = agent::send_request(authority, &token).await?;
         let received = upstream.last().unwrap_or_default();
-        let story = Story { ready, origin: upstream.origin(), token, received, answer };
-        logs::print(&format!("{}\n", story.told().trim_end_matches('\n')));
-        story.check()?;
+        let transcript = Transcript { ready, origin: upstream.origin(), token, received, answer };
+        logs::write_stdout(&format!("{}\n", transcript.render().trim_end_matches('\n')));
+        transcript.check()?;
         Ok(Self { _upstream: upstream })
     }
 }
 
 async fn apply_service(client: &Client, origin: &str) -> Result<()> {
-    let spec = Spec {
+    let spec = ServiceSpec {
         name: SERVICE.into(),
         title: "Stand-in of `seks dev --demo`".into(),
         upstream: origin.into(),
         base_path: "/v1".into(),
         inject: Inject::bearer(),
         allow_private: true,
-        ..Spec::default()
+        ..ServiceSpec::default()
     };
     let service = spec.to_wire(&client.tenant()).map_err(|e| CliError::new(Exit::Failed, "demo service", e))?;
     let request = wire::ApplyServiceRequest { service: Some(service), wait: Some(client.wait(false)) };
@@ -76,7 +76,7 @@ async fn apply_service(client: &Client, origin: &str) -> Result<()> {
 /// Stores a random key, the first time: it is never shown again, so nobody could compare a second one with it. Later demonstrations
 /// have a stand-in on another port. A credential is bound to its destination, so the owner binds it to the new one.
 async fn put_credential(client: &Client) -> Result<()> {
-    let known = client.all("demo credential", async |mut rpc, page| rpc.list_credentials(page).await).await?;
+    let known = client.list_all("demo credential", async |mut rpc, page| rpc.list_credentials(page).await).await?;
     if known.iter().any(|c| c.name == CREDENTIAL) {
         let request = wire::RebindCredentialRequest {
             tenant: client.tenant(),
@@ -120,12 +120,12 @@ fn or_there_already<T>(
 
 /// A new token, and the ones of earlier demonstrations revoked: nobody remembers them.
 async fn issue_token(client: &Client) -> Result<String> {
-    let earlier = client.all("demo tokens", async |mut rpc, page| rpc.list_tokens(page).await).await?;
+    let earlier = client.list_all("demo tokens", async |mut rpc, page| rpc.list_tokens(page).await).await?;
     for old in earlier.into_iter().filter(|t| t.agent == AGENT) {
         client.change("demo tokens", client.rpc().revoke_token(client.delete(&old.id, true))).await?;
     }
     let grant = wire::Grant { service: SERVICE.into(), credential: CREDENTIAL.into() };
-    let request = token::request(client, AGENT.into(), vec![grant], TTL, Waiting::default())?;
+    let request = token::request(client, AGENT.into(), vec![grant], TTL, WaitArgs::default())?;
     Ok(token::issue(client, request).await?.secret)
 }
 
@@ -137,7 +137,7 @@ mod tests {
     async fn without_a_proxy_between_them_the_stand_in_sees_the_token_and_gives_it_away() {
         let upstream = Upstream::start().await.unwrap();
         let authority = upstream.origin().replace("http://", "");
-        let answer = agent::ask(&authority, "seks_token_x").await.unwrap();
+        let answer = agent::send_request(&authority, "seks_token_x").await.unwrap();
         let received = upstream.last().unwrap();
         assert_eq!(received.line, format!("POST {}", agent::PATH));
         assert!(received.headers.contains(&("authorization".into(), "Bearer seks_token_x".into())), "{received:?}");

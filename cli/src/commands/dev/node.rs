@@ -4,7 +4,7 @@ use seks_control_plane::ControlPlane;
 use seks_data_plane::{Node, sync::Identity};
 use seks_runtime::telemetry::Telemetry;
 
-use super::{READY, config::DevConfig, data_dir::DataDir, start_error};
+use super::{READY_TIMEOUT, config::DevConfig, data_dir::DataDir, start_error};
 use crate::{
     error::{CliError, Exit, Result},
     files::write_private,
@@ -29,7 +29,7 @@ pub(super) async fn join(
     let node = Node::start(config.node(name, control.distribution_addr(), dir), telemetry).await;
     let _ = std::fs::remove_file(dir.join_token()); // used up, or good for nothing
     let node = node.map_err(|e| start_error(&e))?;
-    if tokio::time::timeout(READY, node.ready()).await.is_err() {
+    if tokio::time::timeout(READY_TIMEOUT, node.ready()).await.is_err() {
         node.shutdown().await;
         return Err(CliError::new(Exit::Failed, "node", "no table from the control plane in time"));
     }
@@ -55,5 +55,5 @@ async fn enrol(control: &ControlPlane, dir: &DataDir) -> Result<String> {
 }
 
 fn is_valid(identity: &Identity) -> bool {
-    identity.validity().is_some_and(|(_, until)| until - MARGIN > crate::client::now())
+    identity.validity().is_some_and(|(_, until)| until - MARGIN > crate::client::unix_now())
 }

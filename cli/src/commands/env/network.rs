@@ -15,13 +15,13 @@ use crate::{
 };
 
 /// Where HTTP clients read that they shall use a proxy.
-const PROXIES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
+const PROXY_VARIABLES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
 /// Where they read for which hosts they shall not. Clients disagree about the case.
-const EXCEPTIONS: [&str; 2] = ["NO_PROXY", "no_proxy"];
+const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
 /// Where clients read their roots: OpenSSL, Go and httpx, Python's requests, curl, Node (in addition to its own), AWS, git, pip
 /// (before its own configuration).
-const ROOTS: [&str; 7] = [
+const ROOT_VARIABLES: [&str; 7] = [
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
@@ -32,10 +32,10 @@ const ROOTS: [&str; 7] = [
 ];
 /// Where npm reads its roots before its own configuration, which may name a company's: in place of all others. Like its proxy
 /// for HTTPS_PROXY mode, where everything is reached through the node.
-const NPM_ROOTS: &str = "npm_config_cafile";
-const NPM_PROXY: &str = "npm_config_https_proxy";
+const NPM_ROOT_VARIABLE: &str = "npm_config_cafile";
+const NPM_PROXY_VARIABLE: &str = "npm_config_https_proxy";
 /// Where systems keep theirs: Debian and Alpine, Fedora, macOS and BSD, SUSE.
-const MACHINE: [&str; 4] = [
+const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/cert.pem",
@@ -43,18 +43,18 @@ const MACHINE: [&str; 4] = [
 ];
 
 /// HTTPS_PROXY mode at `proxy`, with the token as its password.
-pub(super) fn through(proxy: &str, token: &str) -> Variables {
+pub(super) fn https_proxy_variables(proxy: &str, token: &str) -> Variables {
     let url = proxy.replacen("://", &format!("://agent:{token}@"), 1);
-    ["HTTPS_PROXY", "https_proxy", NPM_PROXY].iter().map(|name| ((*name).to_owned(), url.clone())).collect()
+    ["HTTPS_PROXY", "https_proxy", NPM_PROXY_VARIABLE].iter().map(|name| ((*name).to_owned(), url.clone())).collect()
 }
 
 /// A proxy that the environment names would be sent the token: the node at `authority` (`HOST[:PORT]`) is excepted.
-pub(super) fn without_another_proxy(authority: &str, environment: impl Fn(&str) -> Option<String>) -> Variables {
+pub(super) fn no_proxy_variables(authority: &str, environment: impl Fn(&str) -> Option<String>) -> Variables {
     let set = |name: &&str| environment(name).is_some_and(|value| !value.is_empty());
-    if !PROXIES.iter().any(&set) {
+    if !PROXY_VARIABLES.iter().any(&set) {
         return Variables::new();
     }
-    let known = EXCEPTIONS.iter().find(|name| set(name)).and_then(|name| environment(name)).unwrap_or_default();
+    let known = NO_PROXY_VARIABLES.iter().find(|name| set(name)).and_then(|name| environment(name)).unwrap_or_default();
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
         _ => authority,
@@ -66,7 +66,7 @@ pub(super) fn without_another_proxy(authority: &str, environment: impl Fn(&str) 
         known if listed => known.to_owned(),
         known => format!("{known},{host}"),
     };
-    EXCEPTIONS.iter().map(|name| ((*name).to_owned(), hosts.clone())).collect()
+    NO_PROXY_VARIABLES.iter().map(|name| ((*name).to_owned(), hosts.clone())).collect()
 }
 
 /// The variables name one file that holds the machine's roots and these: most clients replace their roots by what is named.
@@ -74,16 +74,16 @@ pub(super) fn without_another_proxy(authority: &str, environment: impl Fn(&str) 
 ///
 /// # Errors
 /// When these are no certificates, or the file can't be written.
-pub(super) fn trusting(pem: &str, npm: bool) -> Result<Variables> {
+pub(super) fn root_variables(pem: &str, npm: bool) -> Result<Variables> {
     let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).peekable();
     if certificates.peek().is_none() || certificates.any(|c| c.is_err()) {
         return Err(CliError::usage("--proxy-ca", "holds no certificates in PEM"));
     }
     let own = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let machine = own.into_iter().chain(MACHINE.iter().map(PathBuf::from)).find(|path| path.is_file());
+    let machine = own.into_iter().chain(SYSTEM_ROOTS.iter().map(PathBuf::from)).find(|path| path.is_file());
     let roots = machine.as_deref().map(read_text).transpose()?.unwrap_or_default();
     let file = write_once(&format!("{}\n{pem}", roots.trim_end()))?;
-    let names = ROOTS.into_iter().chain(npm.then_some(NPM_ROOTS));
+    let names = ROOT_VARIABLES.into_iter().chain(npm.then_some(NPM_ROOT_VARIABLE));
     Ok(names.map(|name| (name.to_owned(), file.display().to_string())).collect())
 }
 
@@ -109,7 +109,7 @@ mod tests {
 
     fn no_proxy(authority: &str, environment: &[(&str, &str)]) -> Option<String> {
         let get = |name: &str| Some((*environment.iter().find(|(n, _)| *n == name)?.1).to_owned());
-        let variables = without_another_proxy(authority, get);
+        let variables = no_proxy_variables(authority, get);
         assert_eq!(variables.get("NO_PROXY"), variables.get("no_proxy"));
         variables.get("NO_PROXY").cloned()
     }
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn what_is_no_certificate_is_refused() {
         for bad in ["", "nonsense", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"] {
-            assert!(trusting(bad, false).is_err(), "{bad}");
+            assert!(root_variables(bad, false).is_err(), "{bad}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use seks_proto::wire;
-use seks_service::spec::Spec;
+use seks_service::spec::ServiceSpec;
 
 use crate::{
     error::{CliError, Result},
@@ -46,7 +46,7 @@ pub(super) fn syntax(path: &Path, text: &str) -> Result<Syntax> {
     }
 }
 
-fn parse(syntax: Syntax, text: &str) -> Result<Spec, String> {
+fn parse(syntax: Syntax, text: &str) -> Result<ServiceSpec, String> {
     match syntax {
         Syntax::Json => serde_json::from_str(text).map_err(|e| e.to_string()),
         Syntax::Toml => toml::from_str(text).map_err(|e| {

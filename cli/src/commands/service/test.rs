@@ -11,7 +11,7 @@ use clap::Args;
 use seks_proto::wire;
 use seks_service::{
     catalogue,
-    probe::{Probe, Verdict},
+    test_call::{TestCall, Verdict},
 };
 use seks_types::id::TokenId;
 use serde::Serialize;
@@ -19,7 +19,7 @@ use serde::Serialize;
 use self::call::{Answer, Proxy};
 use crate::{
     client::Client,
-    commands::{change::Waiting, env::ProxyArgs, token},
+    commands::{change::WaitArgs, env::ProxyArgs, token},
     error::{CliError, Exit, Result},
     global::Global,
     output::{View, notice},
@@ -91,32 +91,30 @@ pub(super) async fn run(global: &Global, args: TestArgs) -> Result<()> {
     let client = global.connect().await?;
     let what = format!("service `{}`", args.name);
     let service = client.call(&what, client.rpc().get_service(client.named(&args.name))).await?;
-    let (call, probe) = probe(&service, args.call)?;
+    let call = test_call(&service, args.call)?;
     let grant = wire::Grant { service: args.name, credential: args.credential };
     let mut tester = Tester::new(&client, args.agent).await?;
     let tested = tokio::select! {
-        tested = tester.call(&client, &service, &grant, &probe, &args.proxy, global.timeout) => tested,
+        tested = tester.call(&client, &service, &grant, &call, &args.proxy, global.timeout) => tested,
         _ = tokio::signal::ctrl_c() => Err(CliError::new(Exit::Failed, &what, "interrupted")),
     };
     tester.clean_up(&client).await;
     let (credential, answer, ms) = tested?;
-    let view = TestView::new(&grant.service, credential, call, &probe, answer, ms);
+    let view = TestView::new(&grant.service, credential, &call, answer, ms);
     global.output().one(&view)?;
     view.outcome(&what)
 }
 
 /// The call that the operator, the service or the catalogue's present entry names.
-fn probe(service: &wire::Service, told: Option<String>) -> Result<(String, Probe)> {
+fn test_call(service: &wire::Service, requested: Option<String>) -> Result<TestCall> {
     let own = Some(service.test.clone()).filter(|t| !t.is_empty());
     let entry = || catalogue::find(&service.catalogue).map(|entry| entry.service.test.clone());
-    let text = told.or(own).or_else(entry).unwrap_or_default();
-    let parsed = Probe::parse(&text).map_err(|e| CliError::usage("--call", e))?;
-    let probe = parsed.ok_or_else(|| {
+    let text = requested.or(own).or_else(entry).unwrap_or_default();
+    let parsed = TestCall::parse(&text).map_err(|e| CliError::usage("--call", e))?;
+    parsed.ok_or_else(|| {
         CliError::usage(format!("service `{}`", service.name), "it has no call to test it with")
             .hint("say one that changes nothing: --call 'GET /v1/me', or `test = \"GET /v1/me\"` in the service's file")
-    })?;
-    let call = format!("{} {}", probe.method, probe.target);
-    Ok((call, probe))
+    })
 }
 
 /// Who makes the call, and what has to be undone afterwards.
@@ -147,18 +145,18 @@ impl Tester {
         client: &Client,
         service: &wire::Service,
         grant: &wire::Grant,
-        probe: &Probe,
+        call: &TestCall,
         proxy: &ProxyArgs,
         timeout: Duration,
     ) -> Result<(String, Answer, u64)> {
-        let request = token::request(client, self.agent.clone(), vec![grant.clone()], TTL, Waiting::default())?;
+        let request = token::request(client, self.agent.clone(), vec![grant.clone()], TTL, WaitArgs::default())?;
         let issued = token::issue(client, request).await?;
         let mut made = issued.token.unwrap_or_default();
         self.token.clone_from(&made.id);
         let granted = made.grants.pop().unwrap_or_default();
         let proxy = Proxy::new(&proxy.base(client, &issued.base_url)?, proxy)?;
         let sent = Instant::now();
-        let answer = proxy.call(service, probe, &issued.secret, timeout).await?;
+        let answer = proxy.call(service, call, &issued.secret, timeout).await?;
         Ok((granted.credential, answer, u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX)))
     }
 
@@ -176,12 +174,12 @@ impl Tester {
 }
 
 impl TestView {
-    fn new(service: &str, credential: String, call: String, probe: &Probe, answer: Answer, ms: u64) -> Self {
+    fn new(service: &str, credential: String, call: &TestCall, answer: Answer, ms: u64) -> Self {
         let refusal = answer.refusal();
         let (result, message) = match &refusal {
             Some(refusal) if refusal.code.starts_with("upstream_") => ("unreachable", refusal.detail.clone()),
             Some(refusal) => ("refused", refusal.detail.clone()),
-            None => match probe.verdict(answer.status, &answer.body) {
+            None => match call.verdict(answer.status, &answer.body) {
                 Verdict::Valid => ("valid", "the upstream takes the key".into()),
                 Verdict::Rejected => ("rejected", answer.excerpt(SHOWN)),
                 Verdict::Unclear => ("unclear", answer.excerpt(SHOWN)),
@@ -190,7 +188,7 @@ impl TestView {
         Self {
             service: service.into(),
             credential,
-            call,
+            call: format!("{} {}", call.method, call.target),
             result,
             status: answer.status,
             code: refusal.map(|refusal| refusal.code),

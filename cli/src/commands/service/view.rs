@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use seks_proto::wire::{self, injection::site::At as Site, token_slot::At as Slot};
-use seks_service::spec::{Inject, Spec};
+use seks_service::spec::{Inject, ServiceSpec};
 use serde::Serialize;
 
-use crate::output::{View, time_or_null};
+use crate::output::{View, rfc3339_or_null};
 
 /// A service, with the keys of a file for `service apply`; `id`, `tenant`, `injection` and `created_at` are there for programs.
 #[derive(Serialize)]
@@ -58,7 +58,7 @@ fn is_false(value: &bool) -> bool {
 
 impl From<wire::Service> for ServiceView {
     fn from(s: wire::Service) -> Self {
-        let spec = Spec::in_full(&s);
+        let spec = ServiceSpec::with_defaults_written_out(&s);
         let text = |text: String| Some(text).filter(|t| !t.is_empty());
         Self {
             id: s.name,
@@ -87,7 +87,7 @@ impl From<wire::Service> for ServiceView {
             test: text(spec.test),
             upstream_ca_pem: spec.upstream_ca_pem,
             catalogue: text(spec.catalogue),
-            created_at: time_or_null(s.created_at),
+            created_at: rfc3339_or_null(s.created_at),
         }
     }
 }

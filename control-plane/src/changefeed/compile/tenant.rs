@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use seks_proto::wire::{self, change::Change};
-use seks_protocol::TableSum;
+use seks_protocol::TableChecksum;
 use seks_service::record_destination;
 use seks_types::{
     destination::Destination,
@@ -54,7 +54,7 @@ pub(super) struct Tenant {
     pub(super) requests: u64,
     /// Of all but the tenant's own record and its policies.
     checksum: Checksum,
-    policies_checksum: Option<TableSum>,
+    policies_checksum: Option<TableChecksum>,
 }
 
 #[derive(Default)]
@@ -65,7 +65,7 @@ struct CredentialRow {
     /// Tokens that are granted it. Nobody's credential goes to no node.
     reach: usize,
     /// Its part in the tenant's sum, and whose part.
-    sum: (Audience, TableSum),
+    sum: (Audience, TableChecksum),
 }
 
 impl Tenant {
@@ -93,9 +93,9 @@ impl Tenant {
         }
         let policies = match self.policies_checksum {
             Some(known) => known,
-            None => *self.policies_checksum.insert(TableSum::of_record(&self.policies(name))),
+            None => *self.policies_checksum.insert(TableChecksum::of_record(&self.policies(name))),
         };
-        let own = TableSum::of_record(&tenant_record(name));
+        let own = TableChecksum::of_record(&tenant_record(name));
         Checksum { plain: self.checksum.plain.plus(policies).plus(own), credentials: self.checksum.credentials.clone() }
     }
 
@@ -248,7 +248,7 @@ impl Tenant {
     }
 
     pub(super) fn set_tombstone(&mut self, id: TokenId, encoded: Option<Bytes>) {
-        set(&mut self.tombstones, id, encoded, &mut TableSum::default());
+        set(&mut self.tombstones, id, encoded, &mut TableChecksum::default());
     }
 
     /// Puts or removes a token. Returns what it was, and the credentials that became, or ceased to be, reached.
@@ -263,7 +263,7 @@ impl Tenant {
         };
         shrink_if_sparse(&mut self.tokens);
         let old = old.as_ref().and_then(read_token);
-        let sum = |token: &wire::Token| Digest::try_from(token.digest.as_slice()).map(|d| TableSum::of_token(&d));
+        let sum = |token: &wire::Token| Digest::try_from(token.digest.as_slice()).map(|d| TableChecksum::of_token(&d));
         if let Some(Ok(less)) = old.as_ref().map(sum) {
             self.checksum.plain = self.checksum.plain.minus(less);
         }
@@ -302,7 +302,7 @@ impl Tenant {
         let Some(row) = self.credentials.get(name) else { return };
         let sent = row.record.as_ref().filter(|r| row.reach > 0 && row.envelopes.contains_key(&r.version));
         let part = |r: &wire::Credential| {
-            let sum = TableSum::of_credential(&r.tenant, name.as_str(), &r.service, r.version);
+            let sum = TableChecksum::of_credential(&r.tenant, name.as_str(), &r.service, r.version);
             (Audience { pools: Pools::from(r.pools.as_slice()), unbound: self.is_unbound(r) }, sum)
         };
         let part = sent.map(part).unwrap_or_default();
@@ -327,9 +327,9 @@ fn shrink_if_sparse<N: Eq + Hash>(map: &mut HashMap<N, Bytes>) {
 }
 
 /// Puts or removes an encoded record, and takes it in or out of `sum`.
-fn set<N: Eq + Hash>(map: &mut HashMap<N, Bytes>, name: N, value: Option<Bytes>, sum: &mut TableSum) {
+fn set<N: Eq + Hash>(map: &mut HashMap<N, Bytes>, name: N, value: Option<Bytes>, sum: &mut TableChecksum) {
     if let Some(value) = &value {
-        *sum = sum.plus(TableSum::of_record(value));
+        *sum = sum.plus(TableChecksum::of_record(value));
     }
     let old = match value {
         Some(value) => map.insert(name, value),
@@ -337,7 +337,7 @@ fn set<N: Eq + Hash>(map: &mut HashMap<N, Bytes>, name: N, value: Option<Bytes>,
     };
     shrink_if_sparse(map);
     if let Some(old) = old {
-        *sum = sum.minus(TableSum::of_record(&old));
+        *sum = sum.minus(TableChecksum::of_record(&old));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use seks_protocol::TableSum;
+use seks_protocol::TableChecksum;
 use tokio::time::Instant;
 
 use crate::{
@@ -24,7 +24,7 @@ pub(super) struct ChecksumTracker {
     /// It compares what a credential is bound to with its service.
     checks_binding: bool,
     /// At each revision that was sent and may not be applied yet, the oldest first. Empty: not known.
-    sums: VecDeque<(Revision, TableSum)>,
+    sums: VecDeque<(Revision, TableChecksum)>,
     /// When it was repaired last, and how often.
     repaired: Option<(Instant, u32)>,
 }

@@ -5,7 +5,7 @@ use std::{future::pending, sync::Arc};
 use futures_util::future::BoxFuture;
 use seks_lease::{BootInstant, rules};
 use seks_proto::wire::{self, replica_message::Message as ToNode};
-use seks_runtime::blocking;
+use seks_runtime::run_blocking;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -41,7 +41,7 @@ impl SnapshotTransfer {
         Self::Preparing(Box::pin(async move {
             let Ok(permit) = shared.limits.snapshots.clone().acquire_owned().await else { return pending().await };
             let (snapshots, feed) = (shared.changes.snapshots.clone(), shared.changes.log.clone());
-            let taken = blocking(move || {
+            let taken = run_blocking(move || {
                 snapshots.get_or_build(&scope, |revision| revision >= at_least && feed.reaches(revision))
             })
             .await;

@@ -46,7 +46,7 @@ impl OwnAddresses {
     }
 
     /// Whether `address` is one of them. Of what is bound to this machine, the port counts on every address of this machine.
-    fn holds(&self, address: SocketAddr, here: bool) -> bool {
+    fn contains(&self, address: SocketAddr, here: bool) -> bool {
         let all = self.0.read();
         all.iter().any(|own| {
             let own_ip = own.ip().to_canonical();
@@ -67,25 +67,25 @@ pub struct DialGuard {
 
 /// What may be dialled for one service: the process's limits, and the networks that the service's tenant was given.
 #[derive(Clone, Debug, Default)]
-pub struct Reach {
+pub struct DialRules {
     /// Of the process.
     pub guard: Arc<DialGuard>,
     /// Of the tenant, when the service asks for them (`allow_private`); else none.
-    pub given: Networks,
+    pub tenant_networks: Networks,
 }
 
-impl Reach {
+impl DialRules {
     /// Whether `address`, as it was resolved, may be dialled.
     #[must_use]
     pub fn permits(&self, address: SocketAddr) -> bool {
         let class = classify(address.ip());
-        if class == AddressClass::Never {
+        if class == AddressClass::Forbidden {
             return false;
         }
         let ip = address.ip().to_canonical();
         let address = SocketAddr::new(ip, address.port());
         let here = is_of_this_machine(ip);
-        if self.guard.own.holds(address, here) {
+        if self.guard.own.contains(address, here) {
             return false;
         }
         match (class, here) {
@@ -98,7 +98,7 @@ impl Reach {
 
     /// Both lists name the address and, where it is carried to a private IPv4 address, that one too.
     fn both_allow(&self, ip: IpAddr) -> bool {
-        let both = |ip: IpAddr| self.given.contains(ip) && self.guard.allowed.contains(ip);
+        let both = |ip: IpAddr| self.tenant_networks.contains(ip) && self.guard.allowed.contains(ip);
         let carried = match ip {
             IpAddr::V4(_) => Vec::new(),
             IpAddr::V6(v6) => embedded_v4(v6),
@@ -130,30 +130,30 @@ fn is_of_this_machine(ip: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn reach(allowed: &[&str], given: &[&str], own: &[&str]) -> Reach {
+    fn rules(allowed: &[&str], given: &[&str], own: &[&str]) -> DialRules {
         let addresses = OwnAddresses::default();
         own.iter().for_each(|address| addresses.add(address.parse().unwrap()));
         let guard = DialGuard { allowed: Networks::parse(allowed).unwrap(), own: addresses };
-        Reach { guard: Arc::new(guard), given: Networks::parse(given).unwrap() }
+        DialRules { guard: Arc::new(guard), tenant_networks: Networks::parse(given).unwrap() }
     }
 
-    fn permits(reach: &Reach, address: &str) -> bool {
-        reach.permits(address.parse().unwrap())
+    fn permits(rules: &DialRules, address: &str) -> bool {
+        rules.permits(address.parse().unwrap())
     }
 
     #[test]
     fn a_private_address_takes_both_the_tenants_networks_and_the_nodes() {
         let (ten, all) = (&["10.0.0.0/8"][..], &["10.0.0.0/8", "127.0.0.0/8"][..]);
-        assert!(permits(&reach(all, ten, &[]), "10.1.2.3:443"));
+        assert!(permits(&rules(all, ten, &[]), "10.1.2.3:443"));
         for (allowed, given) in [(ten, &[][..]), (&[][..], ten), (&[][..], &[][..]), (ten, &["10.2.0.0/16"][..])] {
-            assert!(!permits(&reach(allowed, given, &[]), "10.1.2.3:443"), "{allowed:?} {given:?}");
-            assert!(permits(&reach(allowed, given, &[]), "93.184.216.34:443"));
+            assert!(!permits(&rules(allowed, given, &[]), "10.1.2.3:443"), "{allowed:?} {given:?}");
+            assert!(permits(&rules(allowed, given, &[]), "93.184.216.34:443"));
         }
     }
 
     #[test]
     fn no_network_allows_metadata_link_local_or_this_network() {
-        let everything = reach(&["0.0.0.0/0", "::/0"], &["0.0.0.0/0", "::/0"], &[]);
+        let everything = rules(&["0.0.0.0/0", "::/0"], &["0.0.0.0/0", "::/0"], &[]);
         for never in [
             "169.254.169.254:80",
             "168.63.129.16:80",
@@ -179,12 +179,12 @@ mod tests {
     #[test]
     fn own_listeners_are_refused_in_every_form_of_the_address() {
         let loopback = &["127.0.0.0/8", "::1/128", "::ffff:0:0:0/96", "64:ff9b::/96"][..];
-        let dev = reach(loopback, loopback, &["127.0.0.1:8302", "[::]:2379", "10.9.9.9:8303"]);
+        let dev = rules(loopback, loopback, &["127.0.0.1:8302", "[::]:2379", "10.9.9.9:8303"]);
         for own in ["127.0.0.1:8302", "127.0.0.2:8302", "[::1]:8302", "[::ffff:127.0.0.1]:8302", "127.0.0.1:2379"] {
             assert!(!permits(&dev, own), "{own}");
         }
         assert!(permits(&dev, "127.0.0.1:8000") && permits(&dev, "[::ffff:127.0.0.1]:8000"));
-        let ten = reach(&["10.0.0.0/8"], &["10.0.0.0/8"], &["10.9.9.9:8303"]);
+        let ten = rules(&["10.0.0.0/8"], &["10.0.0.0/8"], &["10.9.9.9:8303"]);
         assert!(!permits(&ten, "10.9.9.9:8303") && permits(&ten, "10.9.9.9:443") && permits(&ten, "10.9.9.8:8303"));
     }
 
@@ -197,17 +197,17 @@ mod tests {
         }
         let network = format!("{}/{}", own.ip(), if own.is_ipv4() { 32 } else { 128 });
         let address = SocketAddr::new(own.ip(), 80).to_string();
-        assert!(!permits(&reach(&[&network], &[&network], &[]), &address));
-        assert!(permits(&reach(&[&network, "127.0.0.0/8"], &[&network], &[]), &address));
+        assert!(!permits(&rules(&[&network], &[&network], &[]), &address));
+        assert!(permits(&rules(&[&network, "127.0.0.0/8"], &[&network], &[]), &address));
     }
 
     #[test]
     fn a_carried_address_counts_too() {
         let nat64 = &["64:ff9b::/96"][..];
-        assert!(permits(&reach(nat64, nat64, &[]), "[64:ff9b::5db8:d822]:443"));
-        assert!(!permits(&reach(nat64, nat64, &[]), "[64:ff9b::a00:1]:443"));
+        assert!(permits(&rules(nat64, nat64, &[]), "[64:ff9b::5db8:d822]:443"));
+        assert!(!permits(&rules(nat64, nat64, &[]), "[64:ff9b::a00:1]:443"));
         let both = &["64:ff9b::/96", "10.0.0.0/8"][..];
-        assert!(permits(&reach(both, both, &[]), "[64:ff9b::a00:1]:443"));
+        assert!(permits(&rules(both, both, &[]), "[64:ff9b::a00:1]:443"));
     }
 
     #[tokio::test]

@@ -112,7 +112,7 @@ mod tests {
                 source.split_once(": ").is_some_and(|(_, page)| page.contains('.') && page.contains('/')),
                 "{source}"
             );
-            assert_eq!(classify(*address), AddressClass::Never, "{source}");
+            assert_eq!(classify(*address), AddressClass::Forbidden, "{source}");
             let IpAddr::V4(v4) = address else { continue };
             let [a, b, c, d] = v4.octets();
             let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
@@ -128,7 +128,7 @@ mod tests {
                 Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0x5efe, high, low),
                 Ipv6Addr::new(0xfd00, 0, 0, 0, 0x200, 0x5efe, high, low),
             ] {
-                assert_eq!(classify(form.into()), AddressClass::Never, "{form}: {source}");
+                assert_eq!(classify(form.into()), AddressClass::Forbidden, "{form}: {source}");
             }
         }
     }

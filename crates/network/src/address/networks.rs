@@ -34,7 +34,7 @@ pub enum NetworkError {
 impl Networks {
     /// Loopback, RFC 1918 and unique local addresses: what `seks dev` allows.
     #[must_use]
-    pub fn of_this_machine_and_lan() -> Self {
+    pub fn loopback_and_lan() -> Self {
         let all = ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
         Self(all.iter().filter_map(|network| network.parse().ok()).collect())
     }
@@ -47,7 +47,7 @@ impl Networks {
         if list.len() > MAX_NETWORKS {
             return Err(NetworkError::TooMany);
         }
-        let networks = list.iter().map(|text| parse_one(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        let networks = list.iter().map(|text| parse_network(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
         Ok(Self(networks.into()))
     }
 
@@ -65,7 +65,7 @@ impl Networks {
 
     /// Whether some network of `before` is not wholly in one of these: something was taken away.
     #[must_use]
-    pub fn narrows(&self, before: &Self) -> bool {
+    pub fn removes_any_of(&self, before: &Self) -> bool {
         !before.0.iter().all(|old| self.0.iter().any(|new| new.contains(old)))
     }
 
@@ -76,7 +76,7 @@ impl Networks {
     }
 }
 
-fn parse_one(text: &str) -> Result<IpNet, NetworkError> {
+fn parse_network(text: &str) -> Result<IpNet, NetworkError> {
     let wrong = || NetworkError::NotANetwork(text.chars().take(60).collect());
     let network: IpNet = text.parse().map_err(|_| wrong())?;
     // An IPv4-mapped network would match nothing: addresses are compared in their plain form.
@@ -113,8 +113,8 @@ mod tests {
     #[test]
     fn a_list_narrows_when_a_network_is_gone_or_smaller() {
         let list = |all: &[&str]| Networks::parse(all).unwrap();
-        assert!(list(&["10.0.0.0/9"]).narrows(&list(&["10.0.0.0/8"])));
-        assert!(list(&[]).narrows(&list(&["::1/128"])));
-        assert!(!list(&["10.0.0.0/8"]).narrows(&list(&["10.1.0.0/16"])));
+        assert!(list(&["10.0.0.0/9"]).removes_any_of(&list(&["10.0.0.0/8"])));
+        assert!(list(&[]).removes_any_of(&list(&["::1/128"])));
+        assert!(!list(&["10.0.0.0/8"]).removes_any_of(&list(&["10.1.0.0/16"])));
     }
 }

@@ -5,7 +5,7 @@
 //! and a deadline for each.
 //!
 //! `/etc/resolv.conf` and `/etc/hosts` are read as the system reads them, and again when they change. Other sources of names
-//! that glibc knows (`nsswitch.conf`: mDNS, LDAP, NIS, `myhostname`) aren't asked.
+//! that glibc knows (`nsswitch.conf`: mDNS, LDAP, NIS, `myhostname`) aren't pending.
 
 use std::{
     collections::HashMap,
@@ -34,17 +34,17 @@ const OWNER_LOOKUPS: usize = 16;
 /// Names that are remembered; past it those that have expired go, then any.
 const MAX_NAMES: usize = 4096;
 /// Bounds on how long an answer is remembered, whatever its TTL says.
-const FOUND: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+const FOUND_TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// The same for the answer that there is no such name.
-const ABSENT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const ABSENT_TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How long it is remembered that nobody answered.
-const SILENT: Duration = Duration::from_secs(1);
-/// How long one name server has before the next is asked, where `resolv.conf` allows more.
-const ATTEMPT: Duration = Duration::from_secs(2);
-/// How often the system's files are looked at.
-const FILES_EVERY: Duration = Duration::from_secs(5);
+const UNANSWERED_TTL: Duration = Duration::from_secs(1);
+/// How long one name server has before the next is pending, where `resolv.conf` allows more.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the system's files are checked_at at.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Requests to a name server over one connection.
-const MAX_ACTIVE: usize = 1024;
+const MAX_ACTIVE_REQUESTS: usize = 1024;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
@@ -76,13 +76,13 @@ pub struct Resolver {
 struct Client {
     resolver: Arc<TokioResolver>,
     files: [Option<SystemTime>; 2],
-    looked: Instant,
+    checked_at: Instant,
 }
 
 enum Entry {
-    Known(Answer, Instant),
+    Cached(Answer, Instant),
     /// Looked up just now: whoever wants it waits for the same answer.
-    Asked(watch::Receiver<Option<Answer>>),
+    Pending(watch::Receiver<Option<Answer>>),
 }
 
 /// The addresses of a name; `None`: there are none to be had.
@@ -106,34 +106,34 @@ impl Resolver {
 
     /// The addresses of `host`; `None` when there are none, or nobody says. `owner` is whose bound counts.
     pub async fn addresses(self: &Arc<Self>, owner: &str, host: &str) -> Option<Arc<[IpAddr]>> {
-        let mut answer = match self.known_or_ask(owner, host) {
+        let mut answer = match self.cached_or_start_lookup(owner, host) {
             Ok(known) => return known,
-            Err(asked) => asked,
+            Err(pending) => pending,
         };
         // Err: the task has panicked, or the runtime ends.
         answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone()).flatten()
     }
 
-    fn known_or_ask(self: &Arc<Self>, owner: &str, host: &str) -> Result<Answer, watch::Receiver<Option<Answer>>> {
+    fn cached_or_start_lookup(self: &Arc<Self>, owner: &str, host: &str) -> Result<Answer, watch::Receiver<Option<Answer>>> {
         let mut names = self.names.lock();
         match names.get(host) {
-            Some(Entry::Known(answer, until)) if Instant::now() < *until => return Ok(answer.clone()),
+            Some(Entry::Cached(answer, until)) if Instant::now() < *until => return Ok(answer.clone()),
             // A look-up that was dropped with its runtime has no sender any more.
-            Some(Entry::Asked(asked)) if asked.has_changed().is_ok() => return Err(asked.clone()),
+            Some(Entry::Pending(pending)) if pending.has_changed().is_ok() => return Err(pending.clone()),
             _ => {}
         }
-        make_room(&mut names);
-        let (tell, asked) = watch::channel(None);
-        names.insert(host.into(), Entry::Asked(asked.clone()));
+        evict_names(&mut names);
+        let (sender, pending) = watch::channel(None);
+        names.insert(host.into(), Entry::Pending(pending.clone()));
         drop(names);
         let (own, owner, host) = (Arc::clone(self), self.owner(owner), Box::<str>::from(host));
-        // A task of its own: whoever asked first may have gone before the answer comes.
+        // A task of its own: the first caller may have gone before the answer comes.
         tokio::spawn(async move {
             let (answer, keep) = own.look_up(&owner, &host).await;
-            own.names.lock().insert(host, Entry::Known(answer.clone(), Instant::now() + keep));
-            tell.send_replace(Some(answer));
+            own.names.lock().insert(host, Entry::Cached(answer.clone(), Instant::now() + keep));
+            sender.send_replace(Some(answer));
         });
-        Err(asked)
+        Err(pending)
     }
 
     async fn look_up(&self, owner: &Semaphore, host: &str) -> (Answer, Duration) {
@@ -148,13 +148,13 @@ impl Resolver {
                 let keep = found.valid_until().saturating_duration_since(Instant::now());
                 let addresses: Arc<[IpAddr]> = found.iter().collect();
                 let answer = if addresses.is_empty() { None } else { Some(addresses) };
-                (answer, keep.clamp(FOUND.0, FOUND.1))
+                (answer, keep.clamp(FOUND_TTL.0, FOUND_TTL.1))
             }
             Ok(Some(Err(NetError::Dns(DnsError::NoRecordsFound(none))))) => {
                 let keep = Duration::from_secs(none.negative_ttl.unwrap_or_default().into());
-                (None, keep.clamp(ABSENT.0, ABSENT.1))
+                (None, keep.clamp(ABSENT_TTL.0, ABSENT_TTL.1))
             }
-            Ok(_) | Err(_) => (None, SILENT),
+            Ok(_) | Err(_) => (None, UNANSWERED_TTL),
         }
     }
 
@@ -175,18 +175,18 @@ impl Resolver {
     fn client(&self) -> Option<Arc<TokioResolver>> {
         let mut client = self.client.lock();
         if let Some(known) = client.as_mut() {
-            if known.looked.elapsed() < FILES_EVERY {
+            if known.checked_at.elapsed() < FILE_CHECK_INTERVAL {
                 return Some(known.resolver.clone());
             }
-            known.looked = Instant::now();
-            if known.files == changed() {
+            known.checked_at = Instant::now();
+            if known.files == files_modified() {
                 return Some(known.resolver.clone());
             }
         }
-        let files = changed();
+        let files = files_modified();
         let resolver = Arc::new(self.build()?);
-        let (new, looked) = (resolver.clone(), Instant::now());
-        *client = Some(Client { resolver: new, files, looked });
+        let (new, checked_at) = (resolver.clone(), Instant::now());
+        *client = Some(Client { resolver: new, files, checked_at });
         Some(resolver)
     }
 
@@ -202,13 +202,13 @@ impl Resolver {
                 (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default())
             }
         };
-        options.timeout = options.timeout.min(ATTEMPT);
+        options.timeout = options.timeout.min(ATTEMPT_TIMEOUT);
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.cache_size = 0; // names are remembered here
-        options.max_active_requests = MAX_ACTIVE;
+        options.max_active_requests = MAX_ACTIVE_REQUESTS;
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         *builder.options_mut() = options;
-        builder.build().inspect_err(|error| tracing::error!(%error, "no resolver: names can't be looked up")).ok()
+        builder.build().inspect_err(|error| tracing::error!(%error, "no resolver: names can't be checked_at up")).ok()
     }
 }
 
@@ -221,16 +221,16 @@ fn name_server(at: SocketAddr) -> NameServerConfig {
 }
 
 /// When the system's files were last changed.
-fn changed() -> [Option<SystemTime>; 2] {
+fn files_modified() -> [Option<SystemTime>; 2] {
     [RESOLV_CONF, HOSTS].map(|path| std::fs::metadata(Path::new(path)).and_then(|file| file.modified()).ok())
 }
 
-fn make_room(names: &mut HashMap<Box<str>, Entry>) {
+fn evict_names(names: &mut HashMap<Box<str>, Entry>) {
     if names.len() < MAX_NAMES {
         return;
     }
     let now = Instant::now();
-    names.retain(|_, entry| !matches!(entry, Entry::Known(_, until) if *until <= now));
+    names.retain(|_, entry| !matches!(entry, Entry::Cached(_, until) if *until <= now));
     while names.len() >= MAX_NAMES {
         let Some(any) = names.keys().next().cloned() else { return };
         names.remove(&any);

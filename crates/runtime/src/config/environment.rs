@@ -8,7 +8,7 @@ const SECTIONS: &[&str] =
     &["STORE", "SEAL", "ADMIN", "DISTRIBUTION", "NODE", "CONTROL", "PROXY", "UPSTREAM", "AUDIT", "TELEMETRY"];
 
 /// `SEKS_…` variables that are no configuration keys: their own readers know them.
-const OTHERS: &[&str] = &[
+const UNRELATED: &[&str] = &[
     "LOG",
     "CONTEXT",
     "CONTEXT_FILE",
@@ -26,25 +26,25 @@ const OTHERS: &[&str] = &[
 
 /// One variable that is still to be matched to a key: what follows `SEKS_` and the sections already taken.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct Variable {
     pub(super) rest: String,
     pub(super) name: String,
     pub(super) value: String,
 }
 
-pub(super) fn entries(variables: Vec<(String, String)>) -> Result<Vec<Entry>, ConfigError> {
+pub(super) fn config_variables(variables: Vec<(String, String)>) -> Result<Vec<Variable>, ConfigError> {
     let mut entries = Vec::new();
     for (name, value) in variables {
         let Some(rest) = name.strip_prefix("SEKS_") else { continue };
         if is_kubernetes_link(rest, &value)
-            || OTHERS.iter().any(|o| rest == *o || (o.ends_with('_') && rest.starts_with(o)))
+            || UNRELATED.iter().any(|o| rest == *o || (o.ends_with('_') && rest.starts_with(o)))
         {
             continue;
         }
         if !SECTIONS.iter().any(|s| rest.strip_prefix(s).is_some_and(|r| r.starts_with('_'))) {
             return Err(ConfigError::new(Origin::Environment(name), "", "no such setting"));
         }
-        entries.push(Entry { rest: rest.into(), value, name });
+        entries.push(Variable { rest: rest.into(), value, name });
     }
     Ok(entries)
 }
@@ -61,7 +61,7 @@ fn is_kubernetes_link(rest: &str, value: &str) -> bool {
 }
 
 /// The part of a variable's name after `field_`, or `""` when it is the field itself.
-pub(super) fn strip<'a>(rest: &'a str, field: &str) -> Option<&'a str> {
+pub(super) fn strip_field<'a>(rest: &'a str, field: &str) -> Option<&'a str> {
     let (head, tail) = rest.split_at_checked(field.len())?;
     if !head.bytes().zip(field.bytes()).all(|(h, f)| h == f.to_ascii_uppercase()) {
         return None;

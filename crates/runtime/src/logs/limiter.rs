@@ -28,11 +28,11 @@ use tracing_subscriber::{
 };
 
 /// Lines of one call site that pass at once.
-const BURST: u32 = 20;
+const BURST_LINES: u32 = 20;
 /// After the burst a line passes this often.
-const REFILL: Duration = Duration::from_secs(1);
+const REFILL_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest message by which a call site is named.
-const NAME_BYTES: usize = 120;
+const MAX_MESSAGE_BYTES: usize = 120;
 
 /// The limits of every call site. Their number is that of the macros in the source.
 #[derive(Clone, Default)]
@@ -40,11 +40,11 @@ pub(super) struct Limiter(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    sites: Mutex<HashMap<Identifier, Site>>,
+    sites: Mutex<HashMap<Identifier, CallSite>>,
     suppressed: AtomicU64,
 }
 
-struct Site {
+struct CallSite {
     target: &'static str,
     /// The message of the first line that was left out.
     message: String,
@@ -72,7 +72,7 @@ impl Limiter {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Identifier, Site>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Identifier, CallSite>> {
         self.0.sites.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -83,16 +83,16 @@ impl Limiter {
             return true;
         }
         let mut sites = self.lock();
-        let site = sites.entry(metadata.callsite()).or_insert_with(|| Site {
+        let site = sites.entry(metadata.callsite()).or_insert_with(|| CallSite {
             target: metadata.target(),
             message: String::new(),
-            left: BURST,
+            left: BURST_LINES,
             refilled: now,
             suppressed: 0,
         });
-        let earned = now.saturating_duration_since(site.refilled).as_secs() / REFILL.as_secs();
+        let earned = now.saturating_duration_since(site.refilled).as_secs() / REFILL_INTERVAL.as_secs();
         if earned > 0 {
-            site.left = site.left.saturating_add(u32::try_from(earned).unwrap_or(BURST)).min(BURST);
+            site.left = site.left.saturating_add(u32::try_from(earned).unwrap_or(BURST_LINES)).min(BURST_LINES);
             site.refilled = now;
         }
         if site.left > 0 {
@@ -101,7 +101,7 @@ impl Limiter {
         }
         site.suppressed += 1;
         if site.message.is_empty() {
-            event.record(&mut Message(&mut site.message));
+            event.record(&mut MessageVisitor(&mut site.message));
         }
         self.0.suppressed.fetch_add(1, Relaxed);
         false
@@ -112,12 +112,12 @@ impl Limiter {
 ///
 /// A filter would be the obvious place, but per-layer filters of tracing-subscriber 0.3 keep the refusal of one event for the
 /// next one on the same thread.
-pub(super) struct Limited<E> {
+pub(super) struct RateLimitedFormat<E> {
     pub(super) format: E,
     pub(super) limiter: Limiter,
 }
 
-impl<S, N, E> FormatEvent<S, N> for Limited<E>
+impl<S, N, E> FormatEvent<S, N> for RateLimitedFormat<E>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -133,13 +133,13 @@ where
 }
 
 /// Takes the message out of an event.
-struct Message<'a>(&'a mut String);
+struct MessageVisitor<'a>(&'a mut String);
 
-impl Visit for Message<'_> {
+impl Visit for MessageVisitor<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             *self.0 = format!("{value:?}");
-            self.0.truncate(self.0.floor_char_boundary(NAME_BYTES));
+            self.0.truncate(self.0.floor_char_boundary(MAX_MESSAGE_BYTES));
         }
     }
 }
@@ -168,7 +168,7 @@ mod tests {
         let sink = Sink::default();
         let writer = sink.clone();
         let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
-        let layer = layer.map_event_format(|format| Limited { format, limiter: limiter.clone() });
+        let layer = layer.map_event_format(|format| RateLimitedFormat { format, limiter: limiter.clone() });
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
         let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         text.lines().map(str::to_owned).collect()

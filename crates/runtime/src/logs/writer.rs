@@ -19,15 +19,15 @@ const CAPACITY_BYTES: usize = 1024 * 1024;
 /// Memory of a written batch that is kept for the next.
 const KEPT_BYTES: usize = 64 * 1024;
 /// How often [`Hooks::tick`] is called.
-const TICK: Duration = Duration::from_secs(10);
+const TICK_INTERVAL: Duration = Duration::from_secs(10);
 /// Pause before a descriptor that somebody set to non-blocking is tried again.
-const AGAIN: Duration = Duration::from_millis(10);
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the writing thread does beside writing. Both may append lines.
 pub(super) struct Hooks {
     /// The descriptor takes lines again; this many were dropped since the last report.
     pub(super) recovered: fn(u64),
-    /// Called every [`TICK`].
+    /// Called every [`TICK_INTERVAL`].
     pub(super) tick: fn(),
 }
 
@@ -72,7 +72,7 @@ impl Writer {
     pub(super) fn append(&'static self, line: &[u8]) {
         self.start.call_once(|| {
             // Without a thread the buffer fills up, and what comes after that is counted as dropped.
-            let _ = thread::Builder::new().name(self.name.into()).spawn(|| self.run());
+            let _ = thread::Builder::new().name(self.name.into()).spawn(|| self.write_batches());
         });
         let mut state = self.lock();
         if state.waiting.len() + line.len() > CAPACITY_BYTES {
@@ -111,18 +111,18 @@ impl Writer {
         self.state.lock()
     }
 
-    fn run(&self) {
+    fn write_batches(&self) {
         let mut batch = Vec::new();
         let mut ticked = Instant::now();
         loop {
-            let lines = self.take(&mut batch, ticked + TICK);
-            let lost = if self.write(&batch) { 0 } else { lines };
+            let lines = self.take_batch(&mut batch, ticked + TICK_INTERVAL);
+            let lost = if self.write_batch(&batch) { 0 } else { lines };
             batch.clear();
             batch.shrink_to(KEPT_BYTES);
-            if let Some(dropped) = self.written(lost) {
+            if let Some(dropped) = self.finish_batch(lost) {
                 (self.hooks.recovered)(dropped);
             }
-            if ticked.elapsed() >= TICK {
+            if ticked.elapsed() >= TICK_INTERVAL {
                 ticked = Instant::now();
                 (self.hooks.tick)();
             }
@@ -130,7 +130,7 @@ impl Writer {
     }
 
     /// Swaps what waits into `batch`, which is empty; at `until` with nothing in it.
-    fn take(&self, batch: &mut Vec<u8>, until: Instant) -> u64 {
+    fn take_batch(&self, batch: &mut Vec<u8>, until: Instant) -> u64 {
         let mut state = self.lock();
         while state.waiting.is_empty() {
             let left = until.saturating_duration_since(Instant::now());
@@ -145,7 +145,7 @@ impl Writer {
     }
 
     /// Returns how many lines were dropped since the last report, once there is room for all that comes.
-    fn written(&self, lost: u64) -> Option<u64> {
+    fn finish_batch(&self, lost: u64) -> Option<u64> {
         let mut state = self.lock();
         state.writing = false;
         state.dropped += lost;
@@ -159,14 +159,14 @@ impl Writer {
     }
 
     /// `false`: the descriptor is closed or broken.
-    fn write(&self, mut bytes: &[u8]) -> bool {
+    fn write_batch(&self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             match rustix::io::write((self.fd)(), bytes) {
                 Ok(0) => return false,
                 Ok(wrote) => bytes = bytes.get(wrote..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
                 // The file may be shared with a process that made it non-blocking; this thread alone waits for it.
-                Err(Errno::AGAIN) => thread::sleep(AGAIN),
+                Err(Errno::AGAIN) => thread::sleep(RETRY_PAUSE),
                 Err(_) => return false,
             }
         }

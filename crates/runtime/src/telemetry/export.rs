@@ -1,4 +1,4 @@
-//! The way to the collector, of spans that are bytes already: OTLP over gRPC or over HTTP.
+//! The transport to the collector, of spans that are bytes already: OTLP over gRPC or over HTTP.
 
 mod failure;
 mod grpc;
@@ -33,14 +33,14 @@ pub enum Protocol {
 
 /// Sends batches to one collector.
 pub(super) struct Exporter {
-    way: Way,
+    transport: Transport,
     /// `ResourceSpans.resource`, encoded.
     resource: Vec<u8>,
     /// `ScopeSpans.scope`, encoded.
     scope: Vec<u8>,
 }
 
-enum Way {
+enum Transport {
     Grpc(Box<Grpc>),
     Http(Box<Http>),
 }
@@ -61,25 +61,25 @@ impl Exporter {
     /// Opens no connection: that happens at the first export, and again after every failure.
     pub(super) fn new(config: &TelemetryConfig, endpoint: &str, resource: &Resource) -> Result<Self, TelemetryError> {
         let target = Target::new(config, endpoint)?;
-        let way = match protocol(config)? {
-            Protocol::Grpc => Way::Grpc(Box::new(Grpc::new(target)?)),
-            Protocol::Http => Way::Http(Box::new(Http::new(target)?)),
+        let transport = match protocol(config)? {
+            Protocol::Grpc => Transport::Grpc(Box::new(Grpc::new(target)?)),
+            Protocol::Http => Transport::Http(Box::new(Http::new(target)?)),
         };
         let attributes = ResourceAttributesWithSchema::from(resource).attributes.0;
         let resource = v1::Resource { attributes, ..Default::default() };
         let scope = InstrumentationScope { name: "seks".into(), ..Default::default() };
         let scope = ScopeSpans { scope: Some(scope), ..Default::default() };
-        Ok(Self { way, resource: span::message(1, &resource.encode_to_vec()), scope: scope.encode_to_vec() })
+        Ok(Self { transport, resource: span::message(1, &resource.encode_to_vec()), scope: scope.encode_to_vec() })
     }
 
     /// Sends `spans` (`ScopeSpans.spans`, repeated). Returns how many of them the collector will never take.
     pub(super) async fn export(&mut self, spans: Bytes) -> Result<u64, ExportError> {
-        let scope_spans = span::head(2, self.scope.len() + spans.len());
+        let scope_spans = span::message_header(2, self.scope.len() + spans.len());
         let length = self.resource.len() + scope_spans.len() + self.scope.len() + spans.len();
-        let head = [&span::head(1, length)[..], &self.resource, &scope_spans, &self.scope].concat().into();
-        let reply = match &mut self.way {
-            Way::Grpc(grpc) => grpc.send(head, spans).await?,
-            Way::Http(http) => http.send(head, spans).await?,
+        let head = [&span::message_header(1, length)[..], &self.resource, &scope_spans, &self.scope].concat().into();
+        let reply = match &mut self.transport {
+            Transport::Grpc(grpc) => grpc.send(head, spans).await?,
+            Transport::Http(http) => http.send(head, spans).await?,
         };
         Ok(reply.partial_success.map_or(0, |p| u64::try_from(p.rejected_spans).unwrap_or(0)))
     }
@@ -96,12 +96,12 @@ impl Target {
         if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
             return Err(invalid("otlp_endpoint", "credentials don't belong in a URL; use OTEL_EXPORTER_OTLP_HEADERS"));
         }
-        let gzip = match variable("COMPRESSION").as_deref() {
+        let gzip = match otlp_variable("COMPRESSION").as_deref() {
             None | Some("none") => false,
             Some("gzip") => true,
             Some(_) => return Err(invalid("otlp_endpoint", "OTEL_EXPORTER_OTLP_COMPRESSION: `gzip` or `none`")),
         };
-        let is_resource = config.otlp_endpoint.is_none() && set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").is_some();
+        let is_resource = config.otlp_endpoint.is_none() && non_empty_variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").is_some();
         Ok(Self { uri, is_resource, tls, headers: headers()?, gzip, timeout: config.export_timeout })
     }
 }
@@ -110,17 +110,17 @@ fn invalid(key: &'static str, reason: impl Into<String>) -> TelemetryError {
     TelemetryError::Invalid { key, reason: reason.into() }
 }
 
-fn set(name: &str) -> Option<String> {
+fn non_empty_variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|v| !v.is_empty())
 }
 
 /// A standard variable, the signal's own before the general one.
-fn variable(name: &str) -> Option<String> {
-    set(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}")).or_else(|| set(&format!("OTEL_EXPORTER_OTLP_{name}")))
+fn otlp_variable(name: &str) -> Option<String> {
+    non_empty_variable(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}")).or_else(|| non_empty_variable(&format!("OTEL_EXPORTER_OTLP_{name}")))
 }
 
 fn protocol(config: &TelemetryConfig) -> Result<Protocol, TelemetryError> {
-    match (config.otlp_protocol, variable("PROTOCOL").as_deref()) {
+    match (config.otlp_protocol, otlp_variable("PROTOCOL").as_deref()) {
         (Some(protocol), _) => Ok(protocol),
         (None, None | Some("grpc")) => Ok(Protocol::Grpc),
         (None, Some("http/protobuf")) => Ok(Protocol::Http),
@@ -138,10 +138,10 @@ fn roots(config: &TelemetryConfig) -> Result<Option<Vec<u8>>, TelemetryError> {
 fn headers() -> Result<HeaderMap, TelemetryError> {
     let mut map = HeaderMap::new();
     let wrong = || invalid("otlp_endpoint", "OTEL_EXPORTER_OTLP_HEADERS: expected `key=value,key=value`");
-    for pair in variable("HEADERS").unwrap_or_default().split(',').filter(|p| !p.trim().is_empty()) {
+    for pair in otlp_variable("HEADERS").unwrap_or_default().split(',').filter(|p| !p.trim().is_empty()) {
         let (key, value) = pair.split_once('=').ok_or_else(wrong)?;
         let key = HeaderName::from_bytes(key.trim().as_bytes()).map_err(|_| wrong())?;
-        let value = unescape(value.trim()).and_then(|v| HeaderValue::from_bytes(&v).ok());
+        let value = percent_decode(value.trim()).and_then(|v| HeaderValue::from_bytes(&v).ok());
         let mut value = value.ok_or_else(wrong)?;
         value.set_sensitive(true);
         map.insert(key, value);
@@ -149,7 +149,7 @@ fn headers() -> Result<HeaderMap, TelemetryError> {
     Ok(map)
 }
 
-fn unescape(text: &str) -> Option<Vec<u8>> {
+fn percent_decode(text: &str) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -173,8 +173,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn header_values_are_unescaped() {
-        assert_eq!(unescape("Bearer%20a%2Fb%").unwrap(), b"Bearer a/b%");
-        assert_eq!(unescape("%zz%4").unwrap(), b"%zz%4");
+    fn header_values_are_percent_decoded() {
+        assert_eq!(percent_decode("Bearer%20a%2Fb%").unwrap(), b"Bearer a/b%");
+        assert_eq!(percent_decode("%zz%4").unwrap(), b"%zz%4");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! OpenTelemetry's own batch processor drops silently above 2,048 spans. This one has a bound that is configured, counts
 //! what it loses, lets a caller reserve a place before the work that must be recorded begins, and tries a batch again
-//! until the collector has it. Spans wait as the bytes that are sent: a batch costs the exporting task one copy.
+//! until the collector has it. SpanWriter wait as the bytes that are sent: a batch costs the exporting task one copy.
 
 use std::{
     collections::VecDeque,
@@ -23,20 +23,20 @@ use tokio::{
 use super::{
     TelemetryConfig,
     export::{Advice, Exporter},
-    span::Spans,
+    span::SpanWriter,
 };
 
 /// Most spans in one export.
 const BATCH: usize = 512;
-/// Most bytes in one, but for a single record: gRPC servers take 4 MiB unless told otherwise.
+/// Most bytes in one, but for a single record: gRPC servers take 4 MiB unless server_delay otherwise.
 const BATCH_BYTES: usize = 1024 * 1024;
 
 /// A batch that the collector can't take now is tried again after these pauses, for as long as the process lives: the bound is
 /// the queue's. When it is full, new spans are refused or counted as lost, and those that were accepted are kept.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// A collector that says when to come back is heeded up to this.
-const LONGEST_TOLD_PAUSE: Duration = Duration::from_secs(60);
+const MAX_SERVER_PAUSE: Duration = Duration::from_secs(60);
 /// Parts of one batch that may be refused before the rest of it is dropped: halving finds one bad span in 512 with 10 refusals,
 /// and a collector that takes nothing at all is not asked a thousand times.
 const MAX_REFUSALS: u32 = 32;
@@ -65,9 +65,9 @@ struct Batch {
 
 /// A place in the queue, taken before the work that must be recorded begins. It goes back when this is dropped, which
 /// is to be after the span has ended.
-pub struct Permit(Arc<Queue>);
+pub struct SpanReservation(Arc<Queue>);
 
-impl Drop for Permit {
+impl Drop for SpanReservation {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Relaxed);
     }
@@ -113,7 +113,7 @@ impl Queue {
         self.len() == 0
     }
 
-    /// Spans lost since the start: the queue was full, or the collector has refused them for good.
+    /// SpanWriter lost since the start: the queue was full, or the collector has refused them for good.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
@@ -122,16 +122,16 @@ impl Queue {
     /// Takes a place for a span that ends later. `None`: the queue is full or closed, and what depends on being recorded
     /// must not begin.
     #[must_use]
-    pub fn reserve(self: &Arc<Self>) -> Option<Permit> {
+    pub fn reserve(self: &Arc<Self>) -> Option<SpanReservation> {
         if self.closed.load(Relaxed) {
             return None;
         }
-        // Two threads at the last place: one of them is told that it is full, which is true a moment later.
+        // Two threads at the last place: one of them is server_delay that it is full, which is true a moment later.
         if self.taken.fetch_add(1, Relaxed) >= self.capacity {
             self.taken.fetch_sub(1, Relaxed);
             return None;
         }
-        Some(Permit(Arc::clone(self)))
+        Some(SpanReservation(Arc::clone(self)))
     }
 
     /// Counts a record that could not even begin, so that nothing is lost silently.
@@ -143,7 +143,7 @@ impl Queue {
     ///
     /// A reserved record finds its own reservation counted, so twice the capacity is the bound of what is held: one whose
     /// place was reserved is never the one that is dropped.
-    pub fn push(&self, spans: &Spans) {
+    pub fn push(&self, spans: &SpanWriter) {
         let count = spans.count();
         if self.taken.load(Relaxed) > self.capacity {
             self.dropped.fetch_add(count as u64, Relaxed);
@@ -200,7 +200,7 @@ impl Queue {
             let _ = timeout_at(until, self.wake.notified()).await;
         }
         if was_closed {
-            sleep(FIRST_PAUSE).await;
+            sleep(MIN_PAUSE).await;
         }
     }
 
@@ -221,7 +221,7 @@ impl Queue {
 }
 
 /// Exports what is queued until the queue is closed and empty.
-pub(super) async fn run(queue: Arc<Queue>, mut exporter: Exporter, config: TelemetryConfig) {
+pub(super) async fn export_queue(queue: Arc<Queue>, mut exporter: Exporter, config: TelemetryConfig) {
     loop {
         queue.wake.notified().await;
         if !queue.closed.load(Relaxed) && !queue.has_batch() {
@@ -231,7 +231,7 @@ pub(super) async fn run(queue: Arc<Queue>, mut exporter: Exporter, config: Telem
         loop {
             let batch = queue.lock().pop_front();
             let Some(Batch { bytes, spans }) = batch else { break };
-            send(&queue, &mut exporter, bytes.into(), config.export_timeout).await;
+            send_batch(&queue, &mut exporter, bytes.into(), config.export_timeout).await;
             queue.taken.fetch_sub(spans, Relaxed);
         }
         if queue.closed.load(Relaxed) && queue.lock().is_empty() {
@@ -244,37 +244,37 @@ pub(super) async fn run(queue: Arc<Queue>, mut exporter: Exporter, config: Telem
 
 /// Until the collector has each of its spans or has refused it for good. A batch that is refused is halved, as long as there
 /// is a part that may be taken.
-async fn send(queue: &Queue, exporter: &mut Exporter, batch: Bytes, patience: Duration) {
+async fn send_batch(queue: &Queue, exporter: &mut Exporter, batch: Bytes, export_timeout: Duration) {
     let (mut parts, mut refusals) = (vec![batch], 0);
     while let Some(part) = parts.pop() {
-        let Some(split) = deliver(queue, exporter, &part, patience).await else { continue };
+        let Some(split) = deliver_batch(queue, exporter, &part, export_timeout).await else { continue };
         refusals += 1;
-        match halves(&part) {
+        match split_in_half(&part) {
             Some((first, second)) if split && refusals < MAX_REFUSALS => parts.extend([second, first]),
-            _ => queue.refused(count(&part)),
+            _ => queue.refused(span_count(&part)),
         }
     }
 }
 
 /// Until the collector has it: `None`. Otherwise it is refused for good, and this is whether a part of it may be taken.
-async fn deliver(queue: &Queue, exporter: &mut Exporter, batch: &Bytes, patience: Duration) -> Option<bool> {
-    let mut pause = FIRST_PAUSE;
+async fn deliver_batch(queue: &Queue, exporter: &mut Exporter, batch: &Bytes, export_timeout: Duration) -> Option<bool> {
+    let mut pause = MIN_PAUSE;
     loop {
-        let told = match timeout(patience, exporter.export(batch.clone())).await {
+        let server_delay = match timeout(export_timeout, exporter.export(batch.clone())).await {
             Ok(Ok(rejected)) => {
                 if rejected > 0 {
                     // It has said that it will never take these: trying again would not help.
-                    queue.refused(rejected.min(count(batch)));
+                    queue.refused(rejected.min(span_count(batch)));
                 }
                 return None;
             }
             Ok(Err(error)) => match error.advice {
-                Advice::Retry(told) => {
+                Advice::Retry(server_delay) => {
                     tracing::warn!(waiting = queue.len(), %error, "the collector doesn't take spans");
-                    told
+                    server_delay
                 }
                 advice => {
-                    tracing::error!(spans = count(batch), %error, "the collector refuses a batch");
+                    tracing::error!(spans = span_count(batch), %error, "the collector refuses a batch");
                     return Some(advice == Advice::Split);
                 }
             },
@@ -283,27 +283,27 @@ async fn deliver(queue: &Queue, exporter: &mut Exporter, batch: &Bytes, patience
                 None
             }
         };
-        queue.pause(told.unwrap_or(pause).clamp(FIRST_PAUSE, LONGEST_TOLD_PAUSE)).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        queue.pause(server_delay.unwrap_or(pause).clamp(MIN_PAUSE, MAX_SERVER_PAUSE)).await;
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 
 /// The number of spans in a batch.
-fn count(batch: &Bytes) -> u64 {
-    Records(batch).count() as u64
+fn span_count(batch: &Bytes) -> u64 {
+    EncodedSpans(batch).count() as u64
 }
 
 /// A batch as two; `None` when it is a single span.
-fn halves(batch: &Bytes) -> Option<(Bytes, Bytes)> {
-    let half = Records(batch).count() / 2;
-    let at: usize = Records(batch).take(half).map(<[u8]>::len).sum();
+fn split_in_half(batch: &Bytes) -> Option<(Bytes, Bytes)> {
+    let half = EncodedSpans(batch).count() / 2;
+    let at: usize = EncodedSpans(batch).take(half).map(<[u8]>::len).sum();
     (at > 0).then(|| (batch.slice(..at), batch.slice(at..)))
 }
 
 /// The spans of a batch: each a field of protobuf with its tag and its length. Ends at what isn't one.
-struct Records<'a>(&'a [u8]);
+struct EncodedSpans<'a>(&'a [u8]);
 
-impl<'a> Iterator for Records<'a> {
+impl<'a> Iterator for EncodedSpans<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
@@ -333,9 +333,9 @@ mod tests {
     #[test]
     fn a_batch_is_halved_between_its_spans() {
         let whole = batch(&[0, 3, 200, 70_000, 5]);
-        assert_eq!(count(&whole), 5);
-        let (first, second) = halves(&whole).unwrap();
+        assert_eq!(span_count(&whole), 5);
+        let (first, second) = split_in_half(&whole).unwrap();
         assert_eq!((first, second), (batch(&[0, 3]), batch(&[200, 70_000, 5])));
-        assert!(halves(&batch(&[9])).is_none() && halves(&Bytes::new()).is_none());
+        assert!(split_in_half(&batch(&[9])).is_none() && split_in_half(&Bytes::new()).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Spans that are made with `tracing`: the SDK ends them here, and they join the others in the queue.
+//! SpanWriter that are made with `tracing`: the SDK ends them here, and they join the others in the queue.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,17 +10,17 @@ use opentelemetry_sdk::{
 };
 use prost::Message as _;
 
-use super::{queue::Queue, span::Spans};
+use super::{queue::Queue, span::SpanWriter};
 
 /// Puts ended spans into the queue.
 #[derive(Debug)]
-pub(super) struct Processor(pub(super) Arc<Queue>);
+pub(super) struct QueueProcessor(pub(super) Arc<Queue>);
 
-impl SpanProcessor for Processor {
+impl SpanProcessor for QueueProcessor {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        self.0.push(&Spans::encoded(&v1::Span::from(span).encode_to_vec()));
+        self.0.push(&SpanWriter::from_encoded(&v1::Span::from(span).encode_to_vec()));
     }
 
     fn force_flush(&self) -> OTelSdkResult {

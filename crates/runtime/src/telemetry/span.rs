@@ -41,14 +41,14 @@ const fn fixed64(field: u8) -> u8 {
 
 /// Writes spans, one after the other, into one buffer.
 #[derive(Debug, Default)]
-pub struct Spans {
+pub struct SpanWriter {
     bytes: Vec<u8>,
     /// Where the span that is open begins.
     open: usize,
     count: usize,
 }
 
-impl Spans {
+impl SpanWriter {
     /// Room for `capacity` bytes before the buffer has to grow.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
@@ -56,7 +56,7 @@ impl Spans {
     }
 
     /// One span that is encoded already.
-    pub(super) fn encoded(span: &[u8]) -> Self {
+    pub(super) fn from_encoded(span: &[u8]) -> Self {
         Self { bytes: message(SPANS >> 3, span), open: 0, count: 1 }
     }
 
@@ -80,14 +80,14 @@ impl Spans {
     /// An attribute that is text.
     pub fn text(&mut self, key: &str, value: &str) {
         // AnyValue.string_value
-        let length = 1 + size(value.len() as u64) + value.len();
+        let length = 1 + varint_len(value.len() as u64) + value.len();
         self.attribute(key, length);
         self.field(1, value.as_bytes());
     }
 
     /// An attribute that is a number.
     pub fn int(&mut self, key: &str, value: u64) {
-        self.attribute(key, 1 + size(value));
+        self.attribute(key, 1 + varint_len(value));
         self.bytes.push(varint(3));
         self.number(value);
     }
@@ -100,9 +100,9 @@ impl Spans {
 
     /// An attribute that is a list of texts.
     pub fn texts<'a>(&mut self, key: &str, values: impl Iterator<Item = &'a str> + Clone) {
-        let value = |text: &str| 1 + size(text.len() as u64) + text.len();
-        let list: usize = values.clone().map(|t| 1 + size(value(t) as u64) + value(t)).sum();
-        self.attribute(key, 1 + size(list as u64) + list);
+        let value = |text: &str| 1 + varint_len(text.len() as u64) + text.len();
+        let list: usize = values.clone().map(|t| 1 + varint_len(value(t) as u64) + value(t)).sum();
+        self.attribute(key, 1 + varint_len(list as u64) + list);
         self.bytes.push(delimited(5)); // AnyValue.array_value
         self.number(list as u64);
         for text in values {
@@ -125,7 +125,7 @@ impl Spans {
 
     /// The span has failed.
     pub fn error(&mut self, message: &str) {
-        let length = 1 + size(message.len() as u64) + message.len() + 2;
+        let length = 1 + varint_len(message.len() as u64) + message.len() + 2;
         self.bytes.push(delimited(15));
         self.number(length as u64);
         self.field(2, message.as_bytes());
@@ -138,7 +138,7 @@ impl Spans {
         self.bytes.extend_from_slice(&end_nanos.to_le_bytes());
         let length = self.bytes.len() - self.open - 1 - LENGTH_BYTES;
         if let Some(place) = self.bytes.get_mut(self.open + 1..self.open + 1 + LENGTH_BYTES) {
-            place.copy_from_slice(&wide(length));
+            place.copy_from_slice(&padded_varint(length));
         }
     }
 
@@ -156,7 +156,7 @@ impl Spans {
 
     /// `attributes`: a key, and the head of a value of `length` bytes that the caller writes.
     fn attribute(&mut self, key: &str, length: usize) {
-        let pair = 1 + size(key.len() as u64) + key.len() + 1 + size(length as u64) + length;
+        let pair = 1 + varint_len(key.len() as u64) + key.len() + 1 + varint_len(length as u64) + length;
         self.bytes.push(delimited(9));
         self.number(pair as u64);
         self.field(1, key.as_bytes());
@@ -182,14 +182,14 @@ impl Spans {
 
 /// A message within another: its tag, its length, its bytes.
 pub(super) fn message(field: u8, bytes: &[u8]) -> Vec<u8> {
-    let mut message = Spans::with_capacity(1 + LENGTH_BYTES + bytes.len());
+    let mut message = SpanWriter::with_capacity(1 + LENGTH_BYTES + bytes.len());
     message.field(field, bytes);
     message.bytes
 }
 
 /// The tag and the length of a message that somebody else appends.
-pub(super) fn head(field: u8, length: usize) -> Vec<u8> {
-    let mut head = Spans::default();
+pub(super) fn message_header(field: u8, length: usize) -> Vec<u8> {
+    let mut head = SpanWriter::default();
     head.bytes.push(delimited(field));
     head.number(length as u64);
     head.bytes
@@ -197,12 +197,12 @@ pub(super) fn head(field: u8, length: usize) -> Vec<u8> {
 
 /// How many bytes a varint takes.
 #[inline]
-fn size(value: u64) -> usize {
+fn varint_len(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// A length as a varint of [`LENGTH_BYTES`]: longer than it has to be, and as good (protobuf's decoders take any up to ten).
-fn wide(length: usize) -> [u8; LENGTH_BYTES] {
+fn padded_varint(length: usize) -> [u8; LENGTH_BYTES] {
     [length as u8 | 0x80, (length >> 7) as u8 | 0x80, (length >> 14) as u8 & 0x7f]
 }
 
@@ -216,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    fn decoded(spans: &Spans) -> Vec<Span> {
+    fn decoded(spans: &SpanWriter) -> Vec<Span> {
         ScopeSpans::decode(spans.as_bytes()).unwrap().spans
     }
 
@@ -228,7 +228,7 @@ mod tests {
     fn what_is_written_is_what_a_collector_reads() {
         let context = SpanContext { trace: [7; 16], span: [9; 8], flags: 1 };
         let long = "x".repeat(20_000);
-        let mut spans = Spans::with_capacity(16);
+        let mut spans = SpanWriter::with_capacity(16);
         spans.begin("seks.proxy", SERVER, &context, Some([3; 8]), 1_000_000_007);
         spans.text("short", "a");
         spans.text("long", &long);

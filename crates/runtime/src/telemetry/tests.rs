@@ -26,21 +26,21 @@ async fn a_dead_collector_costs_nothing_but_what_is_counted() {
         ..Default::default()
     };
     let telemetry = Telemetry::start(&config, "test", "t").unwrap();
-    let permit = telemetry.queue().reserve().unwrap();
+    let reservation = telemetry.queue().reserve().unwrap();
     for _ in 0..100 {
-        telemetry.scope(|| drop(tracing::info_span!("s")));
+        telemetry.create_span(|| drop(tracing::info_span!("s")));
     }
     let queue = telemetry.queue();
     assert_eq!((queue.len() as u64 + queue.dropped(), queue.len()), (101, 11));
     assert!(queue.reserve().is_none(), "a full queue gives no place away");
-    drop(permit);
+    drop(reservation);
     assert!(!telemetry.shutdown(Duration::from_millis(50)).await, "what is queued can't have gone out");
 }
 
 #[tokio::test]
 async fn without_a_collector_nothing_is_made() {
     let telemetry = Telemetry::disabled();
-    assert!(telemetry.scope(|| tracing::info_span!("s").is_disabled()));
+    assert!(telemetry.create_span(|| tracing::info_span!("s").is_disabled()));
     assert!(telemetry.shutdown(Duration::from_secs(1)).await);
 }
 

@@ -6,14 +6,14 @@ use super::target_error::{TargetError, escape};
 
 /// One parameter of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pair<'a> {
+pub struct QueryParameter<'a> {
     /// As the agent wrote it, `name=value` or `name`: what is sent on.
     pub raw: &'a str,
     /// Its name, decoded.
     pub name: Cow<'a, str>,
 }
 
-impl<'a> Pair<'a> {
+impl<'a> QueryParameter<'a> {
     /// The value as written; empty when there is none.
     #[must_use]
     pub fn value(&self) -> &'a str {
@@ -22,21 +22,21 @@ impl<'a> Pair<'a> {
 }
 
 /// Parameters of a query in order, empty ones (`&&`) left out.
-pub(super) fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
-    query.split('&').filter(|raw| !raw.is_empty()).map(|raw| Pair { raw, name: decode(name_of(raw)) })
+pub(super) fn parameters(query: &str) -> impl Iterator<Item = QueryParameter<'_>> {
+    query.split('&').filter(|raw| !raw.is_empty()).map(|raw| QueryParameter { raw, name: decode(raw_name(raw)) })
 }
 
 /// Decoded names of a query's parameters, for policy; doubles are left in. Some servers take `;` for `&`, so a name behind
 /// one counts too.
-pub fn names(query: &str) -> impl Iterator<Item = Cow<'_, str>> {
-    query.split(['&', ';']).filter(|raw| !raw.is_empty()).map(|raw| decode(name_of(raw)))
+pub fn query_names(query: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    query.split(['&', ';']).filter(|raw| !raw.is_empty()).map(|raw| decode(raw_name(raw)))
 }
 
-fn name_of(raw: &str) -> &str {
+fn raw_name(raw: &str) -> &str {
     raw.split_once('=').map_or(raw, |(name, _)| name)
 }
 
-/// Form decoding: `+` is a space. Bad escapes and bytes that aren't UTF-8 don't get past [`check`].
+/// Form decoding: `+` is a space. Bad escapes and bytes that aren't UTF-8 don't get past [`check_query`].
 fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {
         return Cow::Borrowed(text);
@@ -77,7 +77,7 @@ const OVERRIDES: &[&str] = &[
 const METHODS: &[&str] = &["get", "head", "options", "post", "put", "patch", "delete"];
 
 /// Refuses what may not stand in a query.
-pub(super) fn check(query: &str) -> Result<(), TargetError> {
+pub(super) fn check_query(query: &str) -> Result<(), TargetError> {
     let mut bytes = query.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
@@ -89,7 +89,7 @@ pub(super) fn check(query: &str) -> Result<(), TargetError> {
         }
     }
     for raw in query.split(['&', ';']) {
-        let name = decode(name_of(raw));
+        let name = decode(raw_name(raw));
         if name.chars().any(char::is_control) {
             return Err(TargetError::Control);
         }

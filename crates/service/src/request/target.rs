@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{
-    query::{self, Pair},
+    query::{self, QueryParameter},
     target_error::{TargetError, escape},
 };
 use crate::Service;
@@ -31,9 +31,9 @@ impl<'a> Target<'a> {
         };
         check_path(path, service.allow_encoded_slash)?;
         if let Some(query) = query {
-            query::check(query)?;
+            query::check_query(query)?;
         }
-        Ok(Self { path: join(&service.base_path, path), query })
+        Ok(Self { path: join_base_path(&service.base_path, path), query })
     }
 
     /// Exactly what is sent, base path included, without the query.
@@ -49,13 +49,13 @@ impl<'a> Target<'a> {
     }
 
     /// The query's parameters in order, byte-exact for sending, with their decoded names.
-    pub fn pairs(&self) -> impl Iterator<Item = Pair<'a>> + use<'a> {
-        query::pairs(self.query.unwrap_or_default())
+    pub fn query_parameters(&self) -> impl Iterator<Item = QueryParameter<'a>> + use<'a> {
+        query::parameters(self.query.unwrap_or_default())
     }
 }
 
 /// The base path rule of the contract: both `base_url=".../api/openai"` and `".../api/openai/v1"` work.
-fn join<'a>(base: &str, path: &'a str) -> Cow<'a, str> {
+fn join_base_path<'a>(base: &str, path: &'a str) -> Cow<'a, str> {
     let has_base = path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     match (base, path) {
         ("", "") => Cow::Borrowed("/"),

@@ -1,11 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Service, spec::Spec};
+use crate::{Service, spec::ServiceSpec};
 
 fn service(base_path: &str) -> Service {
-    let spec: Spec = toml::from_str("name = 'openai'\nupstream = 'https://api.openai.com'\ninject = 'bearer'").unwrap();
-    Spec { base_path: base_path.into(), ..spec }.to_service("default").unwrap()
+    let spec: ServiceSpec = toml::from_str("name = 'openai'\nupstream = 'https://api.openai.com'\ninject = 'bearer'").unwrap();
+    ServiceSpec { base_path: base_path.into(), ..spec }.to_service("default").unwrap()
 }
 
 fn gitlab() -> Service {
@@ -128,16 +128,16 @@ fn an_opted_in_slash_separates_segments_but_hides_none() {
 #[test]
 fn a_query_is_kept_and_its_names_are_read() {
     let target = Target::parse(&service(""), "/x?b=%2F&a=1&a=2&k%65y=v&flag&=x&&c+d=%0A%C3%BC").unwrap();
-    let pairs: Vec<_> = target.pairs().map(|p| (p.raw, p.name.into_owned())).collect();
+    let parameters: Vec<_> = target.query_parameters().map(|p| (p.raw, p.name.into_owned())).collect();
     let names = ["b", "a", "a", "key", "flag", "", "c d"];
-    assert_eq!(pairs.iter().map(|(_, n)| n.as_str()).collect::<Vec<_>>(), names);
+    assert_eq!(parameters.iter().map(|(_, n)| n.as_str()).collect::<Vec<_>>(), names);
     assert_eq!(
-        pairs.iter().map(|(raw, _)| *raw).collect::<Vec<_>>().join("&"),
+        parameters.iter().map(|(raw, _)| *raw).collect::<Vec<_>>().join("&"),
         "b=%2F&a=1&a=2&k%65y=v&flag&=x&c+d=%0A%C3%BC"
     );
     assert_eq!(Target::parse(&service(""), "/x?").unwrap().query(), Some(""));
     assert_eq!(Target::parse(&service(""), "/x").unwrap().query(), None);
-    assert_eq!(super::names("a=1;debug&b").collect::<Vec<_>>(), ["a", "debug", "b"]);
+    assert_eq!(super::query_names("a=1;debug&b").collect::<Vec<_>>(), ["a", "debug", "b"]);
 }
 
 #[test]
@@ -209,10 +209,10 @@ proptest! {
     }
 
     #[test]
-    fn the_pairs_of_a_query_are_the_query(query in "[a-c=&%25;+]{0,16}") {
+    fn the_parameters_of_a_query_are_the_query(query in "[a-c=&%25;+]{0,16}") {
         let rest = format!("/x?{query}");
         if let Ok(target) = Target::parse(&service(""), &rest) {
-            let joined = target.pairs().map(|p| p.raw).collect::<Vec<_>>().join("&");
+            let joined = target.query_parameters().map(|p| p.raw).collect::<Vec<_>>().join("&");
             let without_empty = query.split('&').filter(|p| !p.is_empty()).collect::<Vec<_>>().join("&");
             prop_assert_eq!(joined, without_empty);
         }

@@ -18,14 +18,14 @@ use crate::sigv4;
 /// Values are templates over the credential's fields: `Bot {key}`. Or, alone, `aws_sigv4 = { service = NAME, region = NAME }`:
 /// requests are signed with the key; the region may be left out where the upstream's host names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inject(Table);
+pub struct Inject(InjectTable);
 
 const BEARER: &str = "Bearer {key}";
 const KEY: &str = "{key}";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Table {
+struct InjectTable {
     #[serde(skip_serializing_if = "Option::is_none")]
     header: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,12 +39,12 @@ struct Table {
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    aws_sigv4: Option<Signed>,
+    aws_sigv4: Option<SigningSpec>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Signed {
+struct SigningSpec {
     service: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     region: String,
@@ -54,7 +54,7 @@ impl Inject {
     /// `Authorization: Bearer {key}`.
     #[must_use]
     pub fn bearer() -> Self {
-        Self(Table { header: Some("Authorization".into()), value: Some(BEARER.into()), ..Table::default() })
+        Self(InjectTable { header: Some("Authorization".into()), value: Some(BEARER.into()), ..InjectTable::default() })
     }
 
     fn is_bearer(&self) -> bool {
@@ -66,7 +66,7 @@ impl Inject {
         let signed = self.0.aws_sigv4.clone();
         Injection {
             sites: self.sites(),
-            aws_sigv4: signed.map(|Signed { service, region }| AwsSigV4 { service, region }),
+            aws_sigv4: signed.map(|SigningSpec { service, region }| AwsSigV4 { service, region }),
         }
     }
 
@@ -85,8 +85,8 @@ impl Inject {
 
     /// The reverse of `to_wire`.
     pub(super) fn from_wire(injection: &Injection) -> Self {
-        let signed = |s: &AwsSigV4| Signed { service: s.service.clone(), region: s.region.clone() };
-        let mut table = Table { aws_sigv4: injection.aws_sigv4.as_ref().map(signed), ..Table::default() };
+        let signed = |s: &AwsSigV4| SigningSpec { service: s.service.clone(), region: s.region.clone() };
+        let mut table = InjectTable { aws_sigv4: injection.aws_sigv4.as_ref().map(signed), ..InjectTable::default() };
         let sites = || injection.sites.iter().filter_map(|s| s.at.as_ref());
         let named = sites().filter_map(|at| if let At::Header(h) = at { Some(h) } else { None });
         // In the order of `sites`: the one that is named alone comes first, the others by name.
@@ -110,7 +110,7 @@ impl Inject {
 }
 
 /// The `{names}` in a service's injection, in the order in which they first appear; what is signed with has its own.
-pub(super) fn fields(injection: &Injection) -> Vec<String> {
+pub(super) fn field_names(injection: &Injection) -> Vec<String> {
     if injection.aws_sigv4.is_some() {
         return sigv4::FIELDS.map(String::from).into();
     }
@@ -163,11 +163,11 @@ impl<'de> Visitor<'de> for WordOrTable {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Inject, A::Error> {
-        let table = Table::deserialize(MapAccessDeserializer::new(map))?;
+        let table = InjectTable::deserialize(MapAccessDeserializer::new(map))?;
         if table.value.is_some() && table.header.is_none() {
             return Err(A::Error::custom("inject: `value` goes with `header`"));
         }
-        if table == Table::default() {
+        if table == InjectTable::default() {
             return Err(A::Error::custom("inject: one of header, headers, basic, query, path, aws_sigv4"));
         }
         Ok(Inject(table))

@@ -13,7 +13,7 @@ fn slot(at: At) -> TokenSlot {
 }
 
 /// Reads one of `slots`.
-pub(super) fn parse(text: &str) -> Result<TokenSlot, ServiceError> {
+pub(super) fn parse_slot(text: &str) -> Result<TokenSlot, ServiceError> {
     let (kind, name) = text.split_once(':').unwrap_or((text, ""));
     let at = match (kind, name) {
         ("bearer", "") => At::Scheme("Bearer".into()),
@@ -37,8 +37,8 @@ pub(super) fn parse(text: &str) -> Result<TokenSlot, ServiceError> {
     Ok(slot(at))
 }
 
-/// The reverse of [`parse`].
-pub(super) fn write(slot: &TokenSlot) -> String {
+/// The reverse of [`parse_slot`].
+pub(super) fn format_slot(slot: &TokenSlot) -> String {
     match slot.at.as_ref() {
         Some(At::Scheme(s)) if s.is_empty() => "raw".into(),
         Some(At::Scheme(s)) if s == "Bearer" => "bearer".into(),
@@ -58,7 +58,7 @@ pub(super) fn write(slot: &TokenSlot) -> String {
 }
 
 /// The token stands where the key is put in: an SDK that is given the token for its key sends it there.
-pub(super) fn infer(injection: &Injection) -> Vec<TokenSlot> {
+pub(super) fn infer_slots(injection: &Injection) -> Vec<TokenSlot> {
     if injection.aws_sigv4.is_some() {
         return vec![slot(At::AwsSigv4(true))];
     }

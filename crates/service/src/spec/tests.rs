@@ -1,28 +1,28 @@
 use super::*;
-use crate::{BasicPart, Site, Slot};
+use crate::{BasicPart, InjectionSite, TokenSlot};
 
 const HEAD: &str = "name = 'acme'\nupstream = 'https://api.acme.test'\n";
 
 fn service(rest: &str) -> Result<Service, String> {
-    let spec: Spec = toml::from_str(&[HEAD, rest].concat()).map_err(|e| e.message().to_owned())?;
+    let spec: ServiceSpec = toml::from_str(&[HEAD, rest].concat()).map_err(|e| e.message().to_owned())?;
     spec.to_service("default").map_err(|e| e.to_string())
 }
 
 #[test]
 fn slots_and_fields_follow_from_the_injection() {
-    let scheme = |s: &str| Slot::Scheme(s.into());
-    let header = |s: &str| Slot::Header(s.parse().unwrap());
+    let scheme = |s: &str| TokenSlot::Scheme(s.into());
+    let header = |s: &str| TokenSlot::Header(s.parse().unwrap());
     for (inject, slots, fields) in [
         ("'bearer'", vec![scheme("Bearer")], vec!["key"]),
         ("{ header = 'X-Api-Key' }", vec![header("x-api-key")], vec!["key"]),
         ("{ header = 'Authorization' }", vec![scheme("")], vec!["key"]),
         ("{ header = 'Authorization', value = 'Bot {key}' }", vec![scheme("Bot")], vec!["key"]),
         ("{ headers = { A = '{one}', B = '{two}' } }", vec![header("a"), header("b")], vec!["one", "two"]),
-        ("{ basic = '{sid}:{token}' }", vec![Slot::Basic(BasicPart::Either)], vec!["sid", "token"]),
-        ("{ basic = 'x-access-token:{key}' }", vec![Slot::Basic(BasicPart::Password)], vec!["key"]),
-        ("{ basic = '{key}:' }", vec![Slot::Basic(BasicPart::User)], vec!["key"]),
-        ("{ query = { key = '{key}' } }", vec![Slot::Query("key".into())], vec!["key"]),
-        ("{ path = '/bot{key}' }", vec![Slot::Path("bot".into(), String::new())], vec!["key"]),
+        ("{ basic = '{sid}:{token}' }", vec![TokenSlot::Basic(BasicPart::Either)], vec!["sid", "token"]),
+        ("{ basic = 'x-access-token:{key}' }", vec![TokenSlot::Basic(BasicPart::Password)], vec!["key"]),
+        ("{ basic = '{key}:' }", vec![TokenSlot::Basic(BasicPart::User)], vec!["key"]),
+        ("{ query = { key = '{key}' } }", vec![TokenSlot::Query("key".into())], vec!["key"]),
+        ("{ path = '/bot{key}' }", vec![TokenSlot::Path("bot".into(), String::new())], vec!["key"]),
     ] {
         let service = service(&format!("inject = {inject}")).unwrap_or_else(|e| panic!("{inject}: {e}"));
         assert_eq!(service.slots, slots, "{inject}");
@@ -55,7 +55,7 @@ fn everything_can_be_said() {
     assert_eq!(service.first_byte_timeout, Some(Duration::from_secs(600)));
     assert!(service.allow_encoded_slash && service.allow_range && service.forward_trace_context);
     assert!(service.allow_websocket && !service.http2);
-    assert!(matches!(service.injection.as_slice(), [Site::Header(..)]));
+    assert!(matches!(service.injection.as_slice(), [InjectionSite::Header(..)]));
 }
 
 #[test]
@@ -87,21 +87,21 @@ fn an_error_is_one_line_and_names_the_key() {
         let error = service(rest).expect_err(rest);
         assert!(error.contains(says) && !error.contains('\n'), "{rest}: {error}");
     }
-    let spec: Spec = toml::from_str("name = 'A'\ninject = 'bearer'").unwrap();
+    let spec: ServiceSpec = toml::from_str("name = 'A'\ninject = 'bearer'").unwrap();
     assert!(spec.to_service("default").unwrap_err().to_string().contains("service name"));
-    let spec: Spec = toml::from_str("name = 'a'\nupstream = 'https://<shop>.acme.test'\ninject = 'bearer'").unwrap();
+    let spec: ServiceSpec = toml::from_str("name = 'a'\nupstream = 'https://<shop>.acme.test'\ninject = 'bearer'").unwrap();
     assert!(spec.to_service("default").unwrap_err().to_string().contains("upstream: "));
 }
 
 #[test]
 fn json_says_the_same_as_toml() {
     let json = r#"{"name":"acme","upstream":"https://api.acme.test","inject":{"query":{"key":"{key}"}},"first_byte_timeout":"1m"}"#;
-    let (json, toml): (Spec, Spec) = (
+    let (json, toml): (ServiceSpec, ServiceSpec) = (
         serde_json::from_str(json).unwrap(),
         toml::from_str(&[HEAD, "inject = { query = { key = '{key}' } }\nfirst_byte_timeout = '1m'"].concat()).unwrap(),
     );
     assert_eq!(json, toml);
-    let bad = serde_json::from_str::<Spec>(r#"{"name":"acme","inject":"raw"}"#).unwrap_err().to_string();
+    let bad = serde_json::from_str::<ServiceSpec>(r#"{"name":"acme","inject":"raw"}"#).unwrap_err().to_string();
     assert!(bad.contains("inject: the only word"), "{bad}");
 }
 
@@ -114,10 +114,10 @@ fn what_is_written_out_has_the_same_effect() {
         "{ headers = { a = '{one}', b = '{two}' } }",
         "{ basic = '{key}:', query = { q = '{key}' }, path = '/p{key}' }",
     ] {
-        let spec: Spec = toml::from_str(&[HEAD, "inject = ", inject].concat()).unwrap();
+        let spec: ServiceSpec = toml::from_str(&[HEAD, "inject = ", inject].concat()).unwrap();
         let wire = spec.to_wire("t").unwrap();
-        assert_eq!(Spec::from(&wire), spec, "{inject}");
-        let json = serde_json::to_string(&Spec::from(&wire)).unwrap();
-        assert_eq!(serde_json::from_str::<Spec>(&json).unwrap().to_wire("t").unwrap(), wire, "{json}");
+        assert_eq!(ServiceSpec::from(&wire), spec, "{inject}");
+        let json = serde_json::to_string(&ServiceSpec::from(&wire)).unwrap();
+        assert_eq!(serde_json::from_str::<ServiceSpec>(&json).unwrap().to_wire("t").unwrap(), wire, "{json}");
     }
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use seks_runtime::connections::Slot;
+use seks_runtime::connections::ListenerSlot;
 use tokio::time::{Instant, Sleep};
 
 use super::upgrade::Upgrade;
@@ -26,11 +26,11 @@ pub struct Activity {
     switched: AtomicBool,
     upgrade: Mutex<Option<Box<dyn Upgrade>>>,
     /// Its place at the listener: not to be closed for others while a request is in flight.
-    slot: Option<Arc<Slot>>,
+    slot: Option<Arc<ListenerSlot>>,
 }
 
 impl Activity {
-    pub(super) fn new(slot: Option<Arc<Slot>>) -> Self {
+    pub(super) fn new(slot: Option<Arc<ListenerSlot>>) -> Self {
         Self {
             began: Instant::now(),
             in_flight: AtomicU32::new(0),
@@ -66,14 +66,14 @@ impl Activity {
     pub fn begin(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         if let Some(slot) = &self.slot {
-            slot.busy();
+            slot.mark_busy();
         }
     }
 
     /// A request had a valid token.
     pub fn prove(&self) {
         if let Some(slot) = &self.slot {
-            slot.prove();
+            slot.mark_authenticated();
         }
     }
 
@@ -82,7 +82,7 @@ impl Activity {
         self.touch();
         self.in_flight.fetch_sub(1, Ordering::Release);
         if let Some(slot) = &self.slot {
-            slot.waits();
+            slot.mark_idle();
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response};
-use seks_runtime::connections::Slot;
+use seks_runtime::connections::ListenerSlot;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -34,7 +34,7 @@ pub(super) async fn serve_accepted<H: Handler>(
     tls: Option<&Acceptor>,
     handler: &H,
     (tcp, address): (TcpStream, SocketAddr),
-    slot: &Arc<Slot>,
+    slot: &Arc<ListenerSlot>,
 ) {
     let began = Instant::now();
     let (limits, stop) = (&settings.limits, &settings.stop);

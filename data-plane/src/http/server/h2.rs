@@ -1,5 +1,5 @@
 //! HTTP/2 as a server speaks it: hyper's, with every limit set, each stream watched ([`slow_reader`](super::slow_reader)) and frames
-//! counted ([`Frames`]).
+//! counted ([`FrameMonitor`]).
 
 use std::{
     convert::Infallible,
@@ -13,7 +13,7 @@ use std::{
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::Service};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use seks_runtime::http2::{Frames, Refused};
+use seks_runtime::http2::{FrameMonitor, Http2Rejection};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -40,7 +40,7 @@ const H2_ERROR_RESETS: usize = 64;
 pub(super) async fn serve<H: Handler>(settings: &Settings, handler: &H, mut stream: Stream, peer: &Peer) {
     let (activity, link) = (&peer.activity, stream.link());
     let told = AtomicBool::new(false);
-    let frames = Frames::new(stream, |refused| {
+    let frames = FrameMonitor::new(stream, |refused| {
         told.store(true, Ordering::Relaxed);
         handler.record_refused(refused);
     });
@@ -58,7 +58,7 @@ pub(super) async fn serve<H: Handler>(settings: &Settings, handler: &H, mut stre
                 let code = ended.err().and_then(|error| refusal_code(&error));
                 // What ends a connection before it has begun is written nowhere.
                 if let Some(code) = code.filter(|_| !told.load(Ordering::Relaxed)) {
-                    handler.record_refused(Refused::Connection(code));
+                    handler.record_refused(Http2Rejection::Connection(code));
                 }
                 return;
             }

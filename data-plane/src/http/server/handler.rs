@@ -5,7 +5,7 @@ use std::{future::Future, net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use seks_runtime::http2::Refused;
+use seks_runtime::http2::Http2Rejection;
 
 use super::{abort::Abort, activity::Activity, h1::Violation, request_body::RequestBody};
 
@@ -40,5 +40,5 @@ pub trait Handler: Send + Sync + 'static {
     fn refuse_stream(&self, violation: Violation) -> Response<Self::Body>;
 
     /// The HTTP/2 library, or the frame budget, has refused something by itself.
-    fn record_refused(&self, refused: Refused);
+    fn record_refused(&self, refused: Http2Rejection);
 }

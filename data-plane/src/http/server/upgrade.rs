@@ -2,7 +2,7 @@
 
 use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc};
 
-use seks_runtime::connections::Slot;
+use seks_runtime::connections::ListenerSlot;
 
 use super::{settings::Settings, stream::Stream};
 
@@ -14,7 +14,7 @@ pub struct Upgraded<'a> {
     /// The address that it came from.
     pub source: IpAddr,
     /// Its place at the listener.
-    pub slot: &'a Arc<Slot>,
+    pub slot: &'a Arc<ListenerSlot>,
 }
 
 /// Takes a connection over once the last HTTP response on it has been sent.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use seks_runtime::telemetry::{CLIENT, Permit, SERVER, SpanContext, Spans};
+use seks_runtime::telemetry::{CLIENT, SpanReservation, SERVER, SpanContext, SpanWriter};
 use seks_types::id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName};
 
 use super::{Inner, RequestId, clean, context};
@@ -56,7 +56,7 @@ struct Open {
     /// Absent: nothing is recorded.
     trace: Option<Trace>,
     /// Given back after the spans have gone into the queue.
-    permit: Option<Permit>,
+    reservation: Option<SpanReservation>,
     service: Arc<ServiceMetrics>,
     service_name: Option<ServiceName>,
     counters: Arc<Counters>,
@@ -72,7 +72,7 @@ struct Open {
 
 /// The spans of a record while they are written.
 struct Trace {
-    spans: Spans,
+    spans: SpanWriter,
     own: SpanContext,
     /// Unix nanoseconds; everything later is counted from it on a clock that isn't set.
     began: u64,
@@ -95,16 +95,16 @@ const RECORD_BYTES: usize = 1280;
 impl Record {
     pub(super) fn open(audit: &Arc<Inner>, method: &Method, path: &str, headers: &HeaderMap) -> Self {
         audit.metrics.began();
-        let (id, permit) = (audit.ids.next(), audit.telemetry.queue().reserve());
-        if permit.is_none() && audit.telemetry.is_enabled() {
+        let (id, reservation) = (audit.ids.next(), audit.telemetry.queue().reserve());
+        if reservation.is_none() && audit.telemetry.is_enabled() {
             audit.telemetry.queue().count_dropped(1);
         }
-        let trace = permit.is_some().then(|| Trace::begin(audit, &id, method, path, headers));
+        let trace = reservation.is_some().then(|| Trace::begin(audit, &id, method, path, headers));
         let open = Box::new(Open {
             audit: Arc::clone(audit),
             id,
             trace,
-            permit,
+            reservation,
             service: Arc::clone(audit.metrics.unresolved()),
             service_name: None,
             counters: Arc::default(),
@@ -130,7 +130,7 @@ impl Record {
     #[must_use]
     pub(crate) fn refusal(&self) -> Option<Code> {
         let open = &*self.open;
-        (open.audit.mode == AuditMode::Required && open.permit.is_none()).then_some(Code::AuditUnavailable)
+        (open.audit.mode == AuditMode::Required && open.reservation.is_none()).then_some(Code::AuditUnavailable)
     }
 
     /// The counters that bodies add to.
@@ -250,7 +250,7 @@ impl Record {
         self.open.completed = true;
     }
 
-    fn write(&mut self, attributes: impl FnOnce(&mut Spans)) {
+    fn write(&mut self, attributes: impl FnOnce(&mut SpanWriter)) {
         if let Some(trace) = &mut self.open.trace {
             attributes(&mut trace.spans);
         }
@@ -284,7 +284,7 @@ impl Trace {
         let own = SpanContext { trace, span: audit.trace_ids.span(), flags: 1 };
         let began = UNIX_EPOCH.elapsed().map_or(0, nanos);
         let (path, cut) = clean::path(path);
-        let mut spans = Spans::with_capacity(RECORD_BYTES + path.len());
+        let mut spans = SpanWriter::with_capacity(RECORD_BYTES + path.len());
         spans.begin("seks.proxy", SERVER, &own, parent.map(|p| p.span), began);
         spans.text("http.request.method", known(method));
         spans.text("url.path", &path);
@@ -355,7 +355,7 @@ impl Open {
         trace.end(whole, self.upstream_took);
         self.audit.telemetry.queue().push(&trace.spans);
         // The record is in the queue: its place goes back.
-        drop(self.permit.take());
+        drop(self.reservation.take());
     }
 
     /// Without a collector the log is the audit trail.

@@ -17,7 +17,7 @@ use std::{
 
 use seks_policy::{Compilation, Policies, PolicyError, STACK_BYTES};
 use seks_proto::wire;
-use seks_runtime::yield_to_others;
+use seks_runtime::lower_thread_priority;
 use tokio::sync::Notify;
 
 use super::TenantState;
@@ -145,7 +145,7 @@ pub struct StillCompiling;
 /// A simulated host has one thread.
 fn compiles_at_once() -> bool {
     #[cfg(feature = "simulation")]
-    if seks_simulated_host::is_on() {
+    if seks_simulated_host::is_active() {
         return true;
     }
     false
@@ -222,7 +222,7 @@ impl Compiler {
     }
 
     fn work(&self) {
-        yield_to_others();
+        lower_thread_priority();
         let mut queue = lock(&self.queue);
         loop {
             if let Some(job) = queue.jobs.pop_front() {

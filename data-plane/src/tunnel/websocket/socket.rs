@@ -81,7 +81,7 @@ impl Upgrade for Socket {
         connection: Upgraded<'a>,
     ) -> Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>> {
         Box::pin(async move {
-            connection.slot.busy();
+            connection.slot.mark_busy();
             let link = stream.link();
             self.pass_frames(stream, &link, &connection.settings.stop).await
         })

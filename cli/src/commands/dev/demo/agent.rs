@@ -33,7 +33,7 @@ pub(super) struct Answer {
 ///
 /// # Errors
 /// When there is no whole answer.
-pub(super) async fn ask(authority: &str, token: &str) -> Result<Answer> {
+pub(super) async fn send_request(authority: &str, token: &str) -> Result<Answer> {
     let failed = |why: String| CliError::new(Exit::Failed, "demo", why);
     let asked = tokio::time::timeout(TIMEOUT, exchange(authority, token)).await;
     asked.map_err(|_| failed("the proxy gave no answer in time".into()))?.map_err(failed)

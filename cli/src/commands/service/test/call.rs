@@ -13,7 +13,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
 use seks_proto::wire::{self, token_slot::At as Slot, token_slot::BasicPart};
-use seks_service::probe::Probe;
+use seks_service::test_call::TestCall;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -72,32 +72,32 @@ impl Proxy {
     pub(super) async fn call(
         &self,
         service: &wire::Service,
-        probe: &Probe,
+        call: &TestCall,
         token: &str,
         timeout: Duration,
     ) -> Result<Answer> {
         let what = format!("proxy {}", self.base);
-        let request = self.request(service, probe, token).map_err(|why| CliError::new(Exit::Failed, &what, why))?;
+        let request = self.request(service, call, token).map_err(|why| CliError::new(Exit::Failed, &what, why))?;
         let failed = |why: String| CliError::new(Exit::Unreachable, &what, why);
         let answer = tokio::time::timeout(timeout, self.exchange(request)).await;
         answer.map_err(|_| failed("no answer in time".into()))?.map_err(failed)
     }
 
-    fn request(&self, service: &wire::Service, probe: &Probe, token: &str) -> Result<Request<Full<Bytes>>, String> {
+    fn request(&self, service: &wire::Service, call: &TestCall, token: &str) -> Result<Request<Full<Bytes>>, String> {
         let prefix = format!("{}/api/{}", self.base.path().trim_end_matches('/'), service.name);
         let request = Request::builder()
-            .method(probe.method.clone())
+            .method(call.method.clone())
             .header(header::HOST, self.base.authority().map(ToString::to_string).unwrap_or_default())
             .header(header::USER_AGENT, concat!("seks/", env!("CARGO_PKG_VERSION")))
             .header(header::ACCEPT, "application/json");
         let elsewhere = |slot: &Slot| matches!(slot, Slot::Subprotocol(_) | Slot::AwsSigv4(_));
         let slot = service.slots.iter().filter_map(|s| s.at.as_ref()).find(|slot| !elsewhere(slot));
         let slot = slot.ok_or("the service has no place for a token in a plain request")?;
-        let (target, mut request) = present(slot, token, &probe.target, request);
-        if probe.body.is_some() {
+        let (target, mut request) = present(slot, token, &call.target, request);
+        if call.body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let body = Full::new(Bytes::from(probe.body.clone().unwrap_or_default()));
+        let body = Full::new(Bytes::from(call.body.clone().unwrap_or_default()));
         request.uri(format!("{prefix}{target}")).body(body).map_err(|_| "the call can't be written as a request".into())
     }
 

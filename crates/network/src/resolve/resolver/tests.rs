@@ -157,7 +157,7 @@ fn names_are_bounded() {
     let mut names = HashMap::new();
     for n in 0..3 * MAX_NAMES {
         make_room(&mut names);
-        names.insert(n.to_string().into(), Entry::Known(None, Instant::now() + LONG));
+        names.insert(n.to_string().into(), Entry::Cached(None, Instant::now() + LONG));
     }
     assert!(names.len() <= MAX_NAMES);
 }

@@ -44,15 +44,15 @@ impl Grpc {
         self.client.ready().await.map_err(ExportError::unreachable)?;
         let mut request = Request::new((head, spans));
         request.metadata_mut().clone_from(&self.metadata);
-        let reply = self.client.unary(request, PathAndQuery::from_static(EXPORT), Encoded).await;
+        let reply = self.client.unary(request, PathAndQuery::from_static(EXPORT), PreEncodedCodec).await;
         reply.map(tonic::Response::into_inner).map_err(|status| ExportError::status(&status))
     }
 }
 
 /// What is sent is encoded; what comes back is decoded.
-struct Encoded;
+struct PreEncodedCodec;
 
-impl Codec for Encoded {
+impl Codec for PreEncodedCodec {
     type Encode = (Bytes, Bytes);
     type Decode = ExportTraceServiceResponse;
     type Encoder = Self;
@@ -66,7 +66,7 @@ impl Codec for Encoded {
     }
 }
 
-impl Encoder for Encoded {
+impl Encoder for PreEncodedCodec {
     type Item = (Bytes, Bytes);
     type Error = Status;
 
@@ -82,7 +82,7 @@ impl Encoder for Encoded {
     }
 }
 
-impl Decoder for Encoded {
+impl Decoder for PreEncodedCodec {
     type Item = ExportTraceServiceResponse;
     type Error = Status;
 

@@ -65,10 +65,10 @@ impl Http {
             Some(sender) => sender,
             None => self.connect().await?,
         };
-        sender.ready().await.map_err(failed)?;
-        let mut request = Request::post(self.path.clone()).body(Full::new(self.body(head, spans)?)).map_err(failed)?;
+        sender.ready().await.map_err(unreachable)?;
+        let mut request = Request::post(self.path.clone()).body(Full::new(self.body(head, spans)?)).map_err(unreachable)?;
         request.headers_mut().clone_from(&self.headers);
-        let reply = sender.send_request(request).await.map_err(failed)?;
+        let reply = sender.send_request(request).await.map_err(unreachable)?;
         let (parts, body) = reply.into_parts();
         let body = Limited::new(body, MAX_REPLY_BYTES).collect().await.map(Collected::to_bytes);
         if body.is_ok() {
@@ -89,29 +89,29 @@ impl Http {
             return Ok(body.freeze());
         }
         let mut gzip = GzEncoder::new(Vec::with_capacity(spans.len() / 4), Compression::fast());
-        gzip.write_all(&head).and_then(|()| gzip.write_all(&spans)).map_err(failed)?;
-        gzip.finish().map(Bytes::from).map_err(failed)
+        gzip.write_all(&head).and_then(|()| gzip.write_all(&spans)).map_err(unreachable)?;
+        gzip.finish().map(Bytes::from).map_err(unreachable)
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ExportError> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
-        let Some((connector, name)) = &self.tls else { return shake(tcp).await };
-        shake(connector.connect(name.clone(), tcp).await.map_err(failed)?).await
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(unreachable)?;
+        let Some((connector, name)) = &self.tls else { return http_handshake(tcp).await };
+        http_handshake(connector.connect(name.clone(), tcp).await.map_err(unreachable)?).await
     }
 }
 
-async fn shake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, ExportError>
+async fn http_handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, ExportError>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
     tokio::spawn(async move {
         let _ = connection.await; // its end is seen at the sender
     });
     Ok(sender)
 }
 
-fn failed(error: impl std::fmt::Display) -> ExportError {
+fn unreachable(error: impl std::fmt::Display) -> ExportError {
     ExportError::unreachable(error)
 }
 

@@ -16,7 +16,7 @@ use crate::context::Context;
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The TLS error with which this control plane turns us away, if it does.
-pub(super) async fn refusal(context: &Context) -> Option<rustls::Error> {
+pub(super) async fn diagnose(context: &Context) -> Option<rustls::Error> {
     tokio::time::timeout(TIMEOUT, handshake(context)).await.ok().flatten()
 }
 

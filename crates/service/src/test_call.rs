@@ -6,13 +6,13 @@ use super::{ServiceError, invalid};
 
 /// `METHOD /path [STATUS]… [{JSON}]`, as an agent would call it behind `/api/SERVICE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
+pub struct TestCall {
     /// How.
     pub method: Method,
     /// Path, and query where there is one.
     pub target: String,
     /// Statuses with which this upstream refuses a key, beside 401 and 403.
-    pub refusals: Vec<u16>,
+    pub rejections: Vec<u16>,
     /// The JSON that is sent.
     pub body: Option<String>,
 }
@@ -28,18 +28,18 @@ pub enum Verdict {
     Unclear,
 }
 
-impl Probe {
-    /// Reads one. Empty text is no probe.
+impl TestCall {
+    /// Reads one. Empty text is no call.
     ///
     /// # Errors
     /// [`ServiceError`].
     pub fn parse(text: &str) -> Result<Option<Self>, ServiceError> {
         let wrong = || invalid("test", "`METHOD /path`, then statuses that mean a refused key, then a JSON object");
-        let (call, body) = match text.split_once(" {") {
-            Some((call, body)) => (call, Some(format!("{{{body}"))),
+        let (head, body) = match text.split_once(" {") {
+            Some((head, body)) => (head, Some(format!("{{{body}"))),
             None => (text, None),
         };
-        let mut words = call.split_whitespace();
+        let mut words = head.split_whitespace();
         let Some(method) = words.next() else { return Ok(None) };
         let method = match method {
             "GET" | "HEAD" | "POST" => Method::from_bytes(method.as_bytes()).map_err(|_| wrong())?,
@@ -49,12 +49,12 @@ impl Probe {
         if target.parse::<http::Uri>().is_err() {
             return Err(wrong());
         }
-        let refusals = words.map(|w| w.parse().ok().filter(|s| (200..600).contains(s)).ok_or_else(wrong));
-        let refusals = refusals.collect::<Result<_, _>>()?;
+        let rejections = words.map(|w| w.parse().ok().filter(|s| (200..600).contains(s)).ok_or_else(wrong));
+        let rejections = rejections.collect::<Result<_, _>>()?;
         if body.as_ref().is_some_and(|b| serde_json::from_str::<serde_json::Value>(b).is_err()) {
             return Err(wrong());
         }
-        Ok(Some(Self { method, target, refusals, body }))
+        Ok(Some(Self { method, target, rejections, body }))
     }
 
     /// What an answer says. Some APIs refuse a key with 200 and `"ok": false`.
@@ -65,7 +65,7 @@ impl Probe {
         };
         match status {
             401 | 403 => Verdict::Rejected,
-            status if self.refusals.contains(&status) => Verdict::Rejected,
+            status if self.rejections.contains(&status) => Verdict::Rejected,
             200..=299 if not_ok() => Verdict::Rejected,
             200..=299 => Verdict::Valid,
             _ => Verdict::Unclear,
@@ -79,20 +79,20 @@ mod tests {
 
     #[test]
     fn a_probe_is_a_call_and_what_refuses_a_key() {
-        let probe = Probe::parse("GET /v1/models?limit=1 400 404").unwrap().unwrap();
-        assert_eq!((probe.method, probe.target.as_str()), (Method::GET, "/v1/models?limit=1"));
-        assert_eq!((probe.refusals, probe.body), (vec![400, 404], None));
-        let probe = Probe::parse("POST /graphql {\"query\":\"{ viewer { id } }\"}").unwrap().unwrap();
-        assert_eq!(probe.body.as_deref(), Some("{\"query\":\"{ viewer { id } }\"}"));
-        assert_eq!(Probe::parse("").unwrap(), None);
+        let call = TestCall::parse("GET /v1/models?limit=1 400 404").unwrap().unwrap();
+        assert_eq!((call.method, call.target.as_str()), (Method::GET, "/v1/models?limit=1"));
+        assert_eq!((call.rejections, call.body), (vec![400, 404], None));
+        let call = TestCall::parse("POST /graphql {\"query\":\"{ viewer { id } }\"}").unwrap().unwrap();
+        assert_eq!(call.body.as_deref(), Some("{\"query\":\"{ viewer { id } }\"}"));
+        assert_eq!(TestCall::parse("").unwrap(), None);
         for bad in ["GET", "GET v1", "DELETE /v1", "get /v1", "GET /v1 x", "GET /v1 99", "GET /a b", "POST /v1 {x}"] {
-            assert!(Probe::parse(bad).is_err(), "{bad}");
+            assert!(TestCall::parse(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn a_key_is_valid_only_when_the_upstream_says_so() {
-        let probe = Probe::parse("GET / 400").unwrap().unwrap();
+        let call = TestCall::parse("GET / 400").unwrap().unwrap();
         for (status, body, verdict) in [
             (200, "", Verdict::Valid),
             (204, "", Verdict::Valid),
@@ -106,7 +106,7 @@ mod tests {
             (429, "", Verdict::Unclear),
             (500, "", Verdict::Unclear),
         ] {
-            assert_eq!(probe.verdict(status, body.as_bytes()), verdict, "{status} {body}");
+            assert_eq!(call.verdict(status, body.as_bytes()), verdict, "{status} {body}");
         }
     }
 }

@@ -12,9 +12,9 @@ pub const BYTES: usize = 32;
 
 /// The sum of any number of records, each a SHA-256 in four lanes that are added without carry between them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TableSum([u64; 4]);
+pub struct TableChecksum([u64; 4]);
 
-impl TableSum {
+impl TableChecksum {
     /// One record, as it is encoded for every node.
     #[must_use]
     pub fn of_record(encoded: &[u8]) -> Self {
@@ -80,20 +80,20 @@ mod tests {
 
     #[test]
     fn it_depends_on_the_records_and_not_on_their_order() {
-        let [a, b, c] = [b"a", b"b", b"c"].map(|r| TableSum::of_record(r));
+        let [a, b, c] = [b"a", b"b", b"c"].map(|r| TableChecksum::of_record(r));
         assert_eq!(a.plus(b).plus(c), c.plus(a).plus(b));
         assert_eq!(a.plus(b).plus(c).minus(b), a.plus(c));
         assert_ne!(a.plus(b), a.plus(c));
-        assert_ne!(a.plus(a), TableSum::default(), "twice is not never");
-        assert_eq!(a.minus(a), TableSum::default());
+        assert_ne!(a.plus(a), TableChecksum::default(), "twice is not never");
+        assert_eq!(a.minus(a), TableChecksum::default());
     }
 
     #[test]
     fn it_travels_as_bytes() {
-        let sum = TableSum::of_credential("t", "n", "s", 7).plus(TableSum::of_token(&Digest::of(b"x")));
+        let sum = TableChecksum::of_credential("t", "n", "s", 7).plus(TableChecksum::of_token(&Digest::of(b"x")));
         let bytes: [u8; BYTES] = sum.to_bytes().try_into().unwrap();
-        assert_eq!(TableSum::from_bytes(&bytes), sum);
-        assert_ne!(TableSum::of_credential("t", "n", "s", 8), TableSum::of_credential("t", "n", "s", 7));
-        assert_ne!(TableSum::of_credential("t", "ns", "", 7), TableSum::of_credential("t", "n", "s", 7));
+        assert_eq!(TableChecksum::from_bytes(&bytes), sum);
+        assert_ne!(TableChecksum::of_credential("t", "n", "s", 8), TableChecksum::of_credential("t", "n", "s", 7));
+        assert_ne!(TableChecksum::of_credential("t", "ns", "", 7), TableChecksum::of_credential("t", "n", "s", 7));
     }
 }

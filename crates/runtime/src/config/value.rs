@@ -14,27 +14,27 @@ use serde::{
 
 use super::{
     Origin,
-    environment::{self, Entry},
+    environment::{self, Variable},
 };
 
-pub(super) struct Node {
-    value: Value,
+pub(super) struct ConfigValue {
+    kind: ValueKind,
     origin: Origin,
     /// Variables that belong somewhere below.
-    pub(super) environment: Vec<Entry>,
+    pub(super) variables: Vec<Variable>,
 }
 
-enum Value {
-    Table(BTreeMap<String, Node>),
-    List(Vec<Node>),
+enum ValueKind {
+    Table(BTreeMap<String, ConfigValue>),
+    List(Vec<ConfigValue>),
     Scalar(toml::Value),
     /// A variable's value: of whatever type is asked for.
     Text(String),
 }
 
-impl Node {
+impl ConfigValue {
     pub(super) fn empty() -> Self {
-        Self { value: Value::Table(BTreeMap::new()), origin: Origin::Absent, environment: Vec::new() }
+        Self { kind: ValueKind::Table(BTreeMap::new()), origin: Origin::Absent, variables: Vec::new() }
     }
 
     pub(super) fn from_table(table: toml::Table, origin: &Origin) -> Self {
@@ -44,18 +44,18 @@ impl Node {
     fn from_toml(value: toml::Value, origin: &Origin) -> Self {
         let value = match value {
             toml::Value::Table(t) => {
-                Value::Table(t.into_iter().map(|(k, v)| (k, Self::from_toml(v, origin))).collect())
+                ValueKind::Table(t.into_iter().map(|(k, v)| (k, Self::from_toml(v, origin))).collect())
             }
-            toml::Value::Array(a) => Value::List(a.into_iter().map(|v| Self::from_toml(v, origin)).collect()),
-            scalar => Value::Scalar(scalar),
+            toml::Value::Array(a) => ValueKind::List(a.into_iter().map(|v| Self::from_toml(v, origin)).collect()),
+            scalar => ValueKind::Scalar(scalar),
         };
-        Self { value, origin: origin.clone(), environment: Vec::new() }
+        Self { kind: value, origin: origin.clone(), variables: Vec::new() }
     }
 
     /// Puts `stronger` over `self`: tables key by key, anything else as a whole.
     pub(super) fn merge(&mut self, stronger: Self) {
-        match (&mut self.value, stronger.value) {
-            (Value::Table(mine), Value::Table(theirs)) => {
+        match (&mut self.kind, stronger.kind) {
+            (ValueKind::Table(mine), ValueKind::Table(theirs)) => {
                 for (key, node) in theirs {
                     match mine.get_mut(&key) {
                         Some(old) => old.merge(node),
@@ -71,20 +71,20 @@ impl Node {
     }
 
     /// Hands each variable down to the field that it names; the longest name wins (`tls_cert` before `tls`).
-    fn distribute(&mut self, fields: &[&str]) -> Result<(), TreeError> {
-        let entries = std::mem::take(&mut self.environment);
+    fn assign_variables(&mut self, fields: &[&str]) -> Result<(), ValueError> {
+        let entries = std::mem::take(&mut self.variables);
         for entry in entries {
-            let below = |f: &&&str| environment::strip(&entry.rest, f).is_some();
+            let below = |f: &&&str| environment::strip_field(&entry.rest, f).is_some();
             let Some(field) = fields.iter().filter(below).max_by_key(|f| f.len()) else {
                 // At the root it is a section of the other plane; below it is a mistake in a section of this one.
                 if self.is_root() {
                     continue;
                 }
-                return Err(TreeError::new(format!("no such key; known are {}", list(fields)))
-                    .at(Origin::Environment(entry.name)));
+                return Err(ValueError::new(format!("no such key; known are {}", quoted_list(fields)))
+                    .with_origin(Origin::Environment(entry.name)));
             };
-            let rest = environment::strip(&entry.rest, field).unwrap_or_default().to_owned();
-            self.hand_down(field, Entry { rest, ..entry });
+            let rest = environment::strip_field(&entry.rest, field).unwrap_or_default().to_owned();
+            self.assign_to_field(field, Variable { rest, ..entry });
         }
         Ok(())
     }
@@ -93,47 +93,47 @@ impl Node {
         self.origin == Origin::Absent
     }
 
-    fn hand_down(&mut self, field: &str, entry: Entry) {
-        let Value::Table(table) = &mut self.value else { return };
+    fn assign_to_field(&mut self, field: &str, entry: Variable) {
+        let ValueKind::Table(table) = &mut self.kind else { return };
         let origin = Origin::Environment(entry.name.clone());
         if entry.rest.is_empty() {
             if table.get(field).is_none_or(|n| n.origin != Origin::CommandLine) {
-                let node = Self { value: Value::Text(entry.value), origin, environment: Vec::new() };
+                let node = Self { kind: ValueKind::Text(entry.value), origin, variables: Vec::new() };
                 table.insert(field.into(), node);
             }
             return;
         }
-        let empty = || Self { value: Value::Table(BTreeMap::new()), origin, environment: Vec::new() };
-        table.entry(field.into()).or_insert_with(empty).environment.push(entry);
+        let empty = || Self { kind: ValueKind::Table(BTreeMap::new()), origin, variables: Vec::new() };
+        table.entry(field.into()).or_insert_with(empty).variables.push(entry);
     }
 
     /// Where serde asks for a map, or for anything: the names are taken as they are.
-    fn distribute_by_name(&mut self) {
-        for entry in std::mem::take(&mut self.environment) {
+    fn assign_variables_by_name(&mut self) {
+        for entry in std::mem::take(&mut self.variables) {
             let field = entry.rest.to_ascii_lowercase();
-            self.hand_down(&field, Entry { rest: String::new(), ..entry });
+            self.assign_to_field(&field, Variable { rest: String::new(), ..entry });
         }
     }
 
-    fn visit_any<'de, V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, TreeError> {
-        self.distribute_by_name();
+    fn visit_any<'de, V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, ValueError> {
+        self.assign_variables_by_name();
         let origin = self.origin;
-        let result = match self.value {
-            Value::Table(table) => return visitor.visit_map(Entries::new(table)),
-            Value::List(list) => return visitor.visit_seq(SeqDeserializer::new(list.into_iter())),
-            Value::Scalar(toml::Value::Boolean(b)) => visitor.visit_bool(b),
-            Value::Scalar(toml::Value::Integer(i)) => visitor.visit_i64(i),
-            Value::Scalar(toml::Value::Float(f)) => visitor.visit_f64(f),
-            Value::Scalar(toml::Value::String(s)) => visitor.visit_string(s),
-            Value::Scalar(other) => visitor.visit_string(other.to_string()),
-            Value::Text(text) => match text.parse::<toml::Value>() {
+        let result = match self.kind {
+            ValueKind::Table(table) => return visitor.visit_map(TableAccess::new(table)),
+            ValueKind::List(list) => return visitor.visit_seq(SeqDeserializer::new(list.into_iter())),
+            ValueKind::Scalar(toml::Value::Boolean(b)) => visitor.visit_bool(b),
+            ValueKind::Scalar(toml::Value::Integer(i)) => visitor.visit_i64(i),
+            ValueKind::Scalar(toml::Value::Float(f)) => visitor.visit_f64(f),
+            ValueKind::Scalar(toml::Value::String(s)) => visitor.visit_string(s),
+            ValueKind::Scalar(other) => visitor.visit_string(other.to_string()),
+            ValueKind::Text(text) => match text.parse::<toml::Value>() {
                 Ok(toml::Value::Boolean(b)) => visitor.visit_bool(b),
                 Ok(toml::Value::Integer(i)) => visitor.visit_i64(i),
                 Ok(array @ toml::Value::Array(_)) => return Self::from_toml(array, &origin).visit_any(visitor),
                 _ => visitor.visit_string(text),
             },
         };
-        result.map_err(|e: TreeError| e.at(origin))
+        result.map_err(|e: ValueError| e.with_origin(origin))
     }
 
     /// A variable's text as the number or flag that is asked for.
@@ -141,23 +141,23 @@ impl Node {
         self,
         visitor: V,
         kind: &str,
-        visit: fn(V, T) -> Result<V::Value, TreeError>,
-    ) -> Result<V::Value, TreeError>
+        visit: fn(V, T) -> Result<V::Value, ValueError>,
+    ) -> Result<V::Value, ValueError>
     where
         V: Visitor<'de>,
         T: std::str::FromStr,
     {
-        match &self.value {
-            Value::Text(text) => match text.trim().parse() {
-                Ok(value) => visit(visitor, value).map_err(|e| e.at(self.origin)),
-                Err(_) => Err(TreeError::new(format!("expected {kind}")).at(self.origin)),
+        match &self.kind {
+            ValueKind::Text(text) => match text.trim().parse() {
+                Ok(value) => visit(visitor, value).map_err(|e| e.with_origin(self.origin)),
+                Err(_) => Err(ValueError::new(format!("expected {kind}")).with_origin(self.origin)),
             },
             _ => self.visit_any(visitor),
         }
     }
 }
 
-impl IntoDeserializer<'_, TreeError> for Node {
+impl IntoDeserializer<'_, ValueError> for ConfigValue {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -167,16 +167,16 @@ impl IntoDeserializer<'_, TreeError> for Node {
 
 macro_rules! numbers {
     ($($method:ident $visit:ident $kind:literal;)*) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
             self.visit_text(visitor, $kind, V::$visit)
         }
     )*};
 }
 
-impl<'de> Deserializer<'de> for Node {
-    type Error = TreeError;
+impl<'de> Deserializer<'de> for ConfigValue {
+    type Error = ValueError;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
         self.visit_any(visitor)
     }
 
@@ -197,23 +197,23 @@ impl<'de> Deserializer<'de> for Node {
         deserialize_string visit_string "text";
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, TreeError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, ValueError> {
         visitor.visit_newtype_struct(self)
     }
 
     /// A variable holds a list as TOML (`["a", "b"]`) or with commas (`a,b`).
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
-        let Value::Text(text) = &self.value else { return self.visit_any(visitor) };
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+        let ValueKind::Text(text) = &self.kind else { return self.visit_any(visitor) };
         let items = match text.parse::<toml::Value>() {
             Ok(array @ toml::Value::Array(_)) => return Self::from_toml(array, &self.origin).visit_any(visitor),
             _ => text.split(',').map(str::trim).filter(|s| !s.is_empty()),
         };
         let node =
-            |s: &str| Self { value: Value::Text(s.into()), origin: self.origin.clone(), environment: Vec::new() };
+            |s: &str| Self { kind: ValueKind::Text(s.into()), origin: self.origin.clone(), variables: Vec::new() };
         visitor.visit_seq(SeqDeserializer::new(items.map(node)))
     }
 
@@ -222,8 +222,8 @@ impl<'de> Deserializer<'de> for Node {
         _: &'static str,
         fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, TreeError> {
-        self.distribute(fields)?;
+    ) -> Result<V::Value, ValueError> {
+        self.assign_variables(fields)?;
         self.visit_any(visitor)
     }
 
@@ -232,71 +232,71 @@ impl<'de> Deserializer<'de> for Node {
         name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, TreeError> {
+    ) -> Result<V::Value, ValueError> {
         let origin = self.origin.clone();
-        match self.value {
-            Value::Scalar(toml::Value::String(s)) | Value::Text(s) => {
-                let text: de::value::StringDeserializer<TreeError> = s.into_deserializer();
-                text.deserialize_enum(name, variants, visitor).map_err(|e| e.at(origin))
+        match self.kind {
+            ValueKind::Scalar(toml::Value::String(s)) | ValueKind::Text(s) => {
+                let text: de::value::StringDeserializer<ValueError> = s.into_deserializer();
+                text.deserialize_enum(name, variants, visitor).map_err(|e| e.with_origin(origin))
             }
-            _ => Err(TreeError::new(format!("expected one of {}", list(variants))).at(origin)),
+            _ => Err(ValueError::new(format!("expected one of {}", quoted_list(variants))).with_origin(origin)),
         }
     }
 
     forward_to_deserialize_any! { i128 u128 bytes byte_buf unit unit_struct tuple tuple_struct map identifier ignored_any }
 }
 
-struct Entries {
-    entries: std::collections::btree_map::IntoIter<String, Node>,
-    next: Option<(String, Node)>,
+struct TableAccess {
+    entries: std::collections::btree_map::IntoIter<String, ConfigValue>,
+    next: Option<(String, ConfigValue)>,
 }
 
-impl Entries {
-    fn new(table: BTreeMap<String, Node>) -> Self {
+impl TableAccess {
+    fn new(table: BTreeMap<String, ConfigValue>) -> Self {
         Self { entries: table.into_iter(), next: None }
     }
 }
 
-impl<'de> MapAccess<'de> for Entries {
-    type Error = TreeError;
+impl<'de> MapAccess<'de> for TableAccess {
+    type Error = ValueError;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, TreeError> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, ValueError> {
         let Some((key, node)) = self.entries.next() else { return Ok(None) };
-        let text: de::value::StringDeserializer<TreeError> = key.clone().into_deserializer();
-        let value = seed.deserialize(text).map_err(|e| e.at(node.origin.clone()))?;
+        let text: de::value::StringDeserializer<ValueError> = key.clone().into_deserializer();
+        let value = seed.deserialize(text).map_err(|e| e.with_origin(node.origin.clone()))?;
         self.next = Some((key, node));
         Ok(Some(value))
     }
 
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, TreeError> {
-        let (key, node) = self.next.take().ok_or_else(|| TreeError::new("a value without a key"))?;
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, ValueError> {
+        let (key, node) = self.next.take().ok_or_else(|| ValueError::new("a value without a key"))?;
         let origin = node.origin.clone();
-        seed.deserialize(node).map_err(|e| e.at(origin).below(key))
+        seed.deserialize(node).map_err(|e| e.with_origin(origin).within_key(key))
     }
 }
 
 /// A reason on its way up to the root: the key's path and the leaf's origin are added where they are known.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
-pub(super) struct TreeError {
+pub(super) struct ValueError {
     pub(super) origin: Origin,
     pub(super) path: Vec<String>,
     pub(super) reason: String,
 }
 
-impl TreeError {
+impl ValueError {
     fn new(reason: impl Into<String>) -> Self {
         Self { origin: Origin::Absent, path: Vec::new(), reason: reason.into() }
     }
 
-    fn at(mut self, origin: Origin) -> Self {
+    fn with_origin(mut self, origin: Origin) -> Self {
         if self.origin == Origin::Absent {
             self.origin = origin;
         }
         self
     }
 
-    fn below(mut self, key: String) -> Self {
+    fn within_key(mut self, key: String) -> Self {
         if self.path.is_empty() && may_hold_secret(&key) {
             self.reason = "the value is not acceptable".into();
         }
@@ -310,13 +310,13 @@ fn may_hold_secret(key: &str) -> bool {
     !names_a_file && ["key", "secret", "password", "passphrase", "token", "kek"].iter().any(|w| key.contains(w))
 }
 
-impl de::Error for TreeError {
+impl de::Error for ValueError {
     fn custom<T: fmt::Display>(reason: T) -> Self {
         Self::new(reason.to_string())
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::new(format!("expected {expected}, found {}", kind(&found)))
+        Self::new(format!("expected {expected}, found {}", type_name(&found)))
     }
 
     fn invalid_value(_: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -324,11 +324,11 @@ impl de::Error for TreeError {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(format!("no such key; known are {}", list(expected))).below(field.into())
+        Self::new(format!("no such key; known are {}", quoted_list(expected))).within_key(field.into())
     }
 
     fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(format!("expected one of {}", list(expected)))
+        Self::new(format!("expected one of {}", quoted_list(expected)))
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -338,7 +338,7 @@ impl de::Error for TreeError {
     }
 }
 
-fn kind(found: &Unexpected<'_>) -> &'static str {
+fn type_name(found: &Unexpected<'_>) -> &'static str {
     match found {
         Unexpected::Bool(_) => "true or false",
         Unexpected::Unsigned(_) | Unexpected::Signed(_) => "a whole number",
@@ -350,6 +350,6 @@ fn kind(found: &Unexpected<'_>) -> &'static str {
     }
 }
 
-fn list(names: &[&str]) -> String {
+fn quoted_list(names: &[&str]) -> String {
     names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// One request from all three sides.
-pub(super) struct Story<'a> {
+pub(super) struct Transcript<'a> {
     pub(super) ready: &'a Ready,
     pub(super) origin: String,
     pub(super) token: String,
@@ -20,7 +20,7 @@ pub(super) struct Story<'a> {
     pub(super) answer: Answer,
 }
 
-impl Story<'_> {
+impl Transcript<'_> {
     /// Whether what it tells is true.
     ///
     /// # Errors
@@ -48,22 +48,22 @@ impl Story<'_> {
     }
 
     /// The text for the terminal.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn render(&self) -> String {
         let mut text = String::new();
-        self.sent(&mut text);
-        self.received(&mut text);
-        self.got_back(&mut text);
+        self.render_request(&mut text);
+        self.render_received(&mut text);
+        self.render_response(&mut text);
         if self.check().is_ok() {
             text.push_str(
                 "\nThe agent never had the key: it is not in what the agent sent, and though this upstream repeats it,\n\
                  the proxy took it out of the answer while that was streaming. The upstream never saw the token.\n",
             );
-            self.what_next(&mut text);
+            self.render_next_steps(&mut text);
         }
         text
     }
 
-    fn sent(&self, text: &mut String) {
+    fn render_request(&self, text: &mut String) {
         title(text, &format!("1. What the agent sent, to the proxy at {}", self.ready.proxy));
         let _ = writeln!(text, "  POST {PATH}");
         let _ = writeln!(text, "  authorization: Bearer {}", self.token);
@@ -71,7 +71,7 @@ impl Story<'_> {
         let _ = writeln!(text, "  content-type: application/json\n\n  {BODY}");
     }
 
-    fn received(&self, text: &mut String) {
+    fn render_received(&self, text: &mut String) {
         title(text, &format!("2. What the upstream received, a stand-in at {}", self.origin));
         let _ = writeln!(text, "  {}", one_line(&self.received.line));
         for (name, value) in &self.received.headers {
@@ -86,7 +86,7 @@ impl Story<'_> {
         let _ = writeln!(text, "\n  {}", one_line(&self.received.body));
     }
 
-    fn got_back(&self, text: &mut String) {
+    fn render_response(&self, text: &mut String) {
         let (first, last) = (self.answer.first.as_millis(), self.answer.last.as_millis());
         let when = format!("first byte after {first} ms, last after {last} ms");
         title(text, &format!("3. What the agent got back: status {}, {when}", self.answer.status));
@@ -99,7 +99,7 @@ impl Story<'_> {
         }
     }
 
-    fn what_next(&self, text: &mut String) {
+    fn render_next_steps(&self, text: &mut String) {
         let seks = std::env::args().next().unwrap_or_else(|| "seks".into());
         title(text, "Next, with a real key, in another terminal");
         if !self.ready.found_by_default {
@@ -139,7 +139,7 @@ mod tests {
         }
     }
 
-    fn story<'a>(ready: &'a Ready, authorization: &str, body: &str) -> Story<'a> {
+    fn transcript<'a>(ready: &'a Ready, authorization: &str, body: &str) -> Transcript<'a> {
         let received = Received {
             line: "POST /v1".into(),
             headers: vec![("authorization".into(), authorization.into())],
@@ -147,13 +147,13 @@ mod tests {
         };
         let (first, last) = (Duration::ZERO, Duration::ZERO);
         let answer = Answer { status: 200, headers: Vec::new(), body: body.into(), first, last };
-        Story { ready, origin: "http://o".into(), token: "seks_token_x".into(), received, answer }
+        Transcript { ready, origin: "http://o".into(), token: "seks_token_x".into(), received, answer }
     }
 
     #[test]
     fn a_leak_either_way_fails_the_demonstration() {
         let ready = ready();
-        let claim = |authorization, body| story(&ready, authorization, body).check().err().map(|e| e.why);
+        let claim = |authorization, body| transcript(&ready, authorization, body).check().err().map(|e| e.why);
         assert_eq!(claim("Bearer sk-demo-1", "data: x"), None);
         assert_eq!(claim("Bearer sk-demo-1", "data: sk-demo-1").unwrap(), "the agent got the key");
         assert_eq!(claim("Bearer seks_token_x", "").unwrap(), "the upstream did not receive the stored key");
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn the_five_next_commands_follow_only_a_demonstration_that_held() {
         let ready = ready();
-        assert!(story(&ready, "Bearer sk-demo-1", "x").told().contains("token issue --agent my-agent"));
-        assert!(!story(&ready, "Bearer sk-demo-1", "sk-demo-1").told().contains("token issue"));
+        assert!(transcript(&ready, "Bearer sk-demo-1", "x").render().contains("token issue --agent my-agent"));
+        assert!(!transcript(&ready, "Bearer sk-demo-1", "sk-demo-1").render().contains("token issue"));
     }
 }

@@ -13,13 +13,13 @@ const BLOCKING_THREADS: usize = 4;
 /// A runtime of one thread. Tasks are given to it by its [`handle`](Self::handle). Dropping it ends the thread and drops what
 /// still runs there; it may be dropped in asynchronous code.
 #[derive(Debug)]
-pub struct Dedicated {
+pub struct DedicatedRuntime {
     handle: Handle,
     /// Dropped: the thread ends.
     _running: oneshot::Sender<()>,
 }
 
-impl Dedicated {
+impl DedicatedRuntime {
     /// Starts one. `name` is the thread's, at most 15 bytes of it are seen in `top`.
     ///
     /// # Errors
@@ -46,13 +46,13 @@ impl Dedicated {
     }
 }
 
-/// How far below others the threads of [`yield_to_others`] are scheduled, as `nice` counts.
+/// How far below others the threads of [`lower_thread_priority`] are scheduled, as `nice` counts.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
 
 /// Lets the process's other threads go first from now on: for threads that compute for long. Does nothing on systems other than Linux,
 /// where priorities are a whole process's.
-pub fn yield_to_others() {
+pub fn lower_thread_priority() {
     // Where it isn't allowed nothing is lost but that.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(None, NICE);
@@ -64,7 +64,7 @@ mod tests {
 
     #[tokio::test]
     async fn its_tasks_run_while_every_other_thread_is_busy_and_end_with_it() {
-        let own = Dedicated::start("test-own").unwrap();
+        let own = DedicatedRuntime::start("test-own").unwrap();
         let (done, ran) = std::sync::mpsc::channel();
         own.handle().spawn(async move { done.send(thread::current().name().map(str::to_owned)) });
         // This blocks the test's only worker thread.
