@@ -156,7 +156,7 @@ async fn the_systems_hosts_file_counts() {
 fn names_are_bounded() {
     let mut names = HashMap::new();
     for n in 0..3 * MAX_NAMES {
-        make_room(&mut names);
+        evict_names(&mut names);
         names.insert(n.to_string().into(), Entry::Cached(None, Instant::now() + LONG));
     }
     assert!(names.len() <= MAX_NAMES);
