@@ -140,7 +140,8 @@ impl Client {
     ) -> Result<()> {
         let mut request = self.list();
         loop {
-            let (items, next) = self.call(what, ask(self.rpc(), request.clone())).await?.into_items();            each(items, next.is_empty())?;
+            let (items, next) = self.call(what, ask(self.rpc(), request.clone())).await?.into_items();
+            each(items, next.is_empty())?;
             if next.is_empty() {
                 return Ok(());
             }

@@ -173,7 +173,9 @@ impl ContextSelector {
             (Some(_), _) => Err(CliError::usage("context", "several `seks dev` are running")
                 .hint("say which with --context-file DATA_DIR/context.toml")),
             (None, _) if Path::new(OLD_CONTEXT_FILE).exists() => Err(CliError::usage("context", "no context file")
-                .hint(format!("{OLD_CONTEXT_FILE} is not used by itself; if it is yours: --context-file {OLD_CONTEXT_FILE}"))),
+                .hint(format!(
+                    "{OLD_CONTEXT_FILE} is not used by itself; if it is yours: --context-file {OLD_CONTEXT_FILE}"
+                ))),
             (None, _) => Err(CliError::usage("context", "no context file")
                 .hint("start `seks dev`, or name a file with --context-file or SEKS_CONTEXT_FILE")),
         }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     client::Client,
-    context::{ContextSelector, Context},
+    context::{Context, ContextSelector},
     duration::duration,
     error::Result,
     output::{Format, Output},

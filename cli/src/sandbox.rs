@@ -14,12 +14,12 @@ mod mounts;
 #[cfg(target_os = "linux")]
 mod network;
 mod plan;
+mod protected;
 #[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "tested here, used on macOS"))]
 mod seatbelt;
 #[cfg(target_os = "linux")]
 mod seccomp;
 mod support;
-mod protected;
 
 use std::{
     ffi::OsString,
@@ -91,7 +91,11 @@ impl Sandbox {
     ///
     /// # Errors
     /// When something of SEKS can't be protected.
-    pub(crate) fn command(&self, command: &[OsString], targets: &SandboxTargets<'_>) -> Result<(Command, Option<ForwardingTask>)> {
+    pub(crate) fn command(
+        &self,
+        command: &[OsString],
+        targets: &SandboxTargets<'_>,
+    ) -> Result<(Command, Option<ForwardingTask>)> {
         if self.mode == Mode::None {
             return Ok((unconfined(command), None));
         }

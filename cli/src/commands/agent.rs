@@ -141,7 +141,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let client = global.connect().await?;
             let request = client.delete(&name, wait_args.no_wait);
             let response = client.change(&format!("agent `{name}`"), client.rpc().delete_agent(request)).await?;
-            change::print_outcome(output, change::Outcome { noun: "agent", name: &name, done: "deleted" }, response, wait_args)
+            change::print_outcome(
+                output,
+                change::Outcome { noun: "agent", name: &name, done: "deleted" },
+                response,
+                wait_args,
+            )
         }
     }
 }

@@ -11,7 +11,7 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256,
 };
 use seks_proto::wire;
-use seks_service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, spec::ServiceSpec, client_ca_pem};
+use seks_service::{INTERCEPTION, INTERCEPTION_CERTIFICATE, INTERCEPTION_KEY, client_ca_pem, spec::ServiceSpec};
 use seks_types::secret::Secret;
 use serde::Serialize;
 use zeroize::Zeroizing;

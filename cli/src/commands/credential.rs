@@ -341,7 +341,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let request = client.delete(&name, wait_args.no_wait);
             let what = format!("credential `{name}`");
             let response = client.change(&what, client.rpc().delete_credential(request)).await?;
-            change::print_outcome(output, change::Outcome { noun: "credential", name: &name, done: "deleted" }, response, wait_args)
+            change::print_outcome(
+                output,
+                change::Outcome { noun: "credential", name: &name, done: "deleted" },
+                response,
+                wait_args,
+            )
         }
     }
 }

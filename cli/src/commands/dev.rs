@@ -80,7 +80,9 @@ fn data_dir(args: &DevArgs) -> Result<PathBuf> {
         return Ok(dir.clone());
     }
     if Path::new(OLD_DATA_DIR).join("store.redb").exists() {
-        write_line(&format!("hint: {OLD_DATA_DIR} is no longer used by itself; `seks dev --data-dir {OLD_DATA_DIR}` serves it"));
+        write_line(&format!(
+            "hint: {OLD_DATA_DIR} is no longer used by itself; `seks dev --data-dir {OLD_DATA_DIR}` serves it"
+        ));
     }
     user::dev_data_dir().ok_or_else(|| {
         CliError::usage("data directory", "neither XDG_STATE_HOME nor HOME is an absolute path")
@@ -159,7 +161,9 @@ impl Running {
         // Without a home that can be written there is nowhere to register: then the file has to be named.
         match user::state_dir().map(|state| registration::register(&state, &running)) {
             Some(Ok(registration)) => self.registration = Some(registration),
-            Some(Err(error)) => write_line(&format!("warning: other commands do not find this one by themselves: {error}")),
+            Some(Err(error)) => {
+                write_line(&format!("warning: other commands do not find this one by themselves: {error}"))
+            }
             None => {}
         }
         self.ready.found_by_default = ContextSelector::is_default(&self.ready.context_file);

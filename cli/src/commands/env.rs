@@ -155,7 +155,13 @@ impl ServiceSelection {
     ///
     /// # Errors
     /// See [`crate::error`].
-    pub async fn issue(&self, client: &Client, agent: String, chosen: &SelectedServices, ttl: Duration) -> Result<Issued> {
+    pub async fn issue(
+        &self,
+        client: &Client,
+        agent: String,
+        chosen: &SelectedServices,
+        ttl: Duration,
+    ) -> Result<Issued> {
         let mut grants: Vec<_> = chosen.services.iter().map(|(_, grant)| grant.clone()).collect();
         if chosen.forward.is_some() && grants.iter().all(|grant| grant.service != INTERCEPTION) {
             grants.push(wire::Grant { service: INTERCEPTION.into(), credential: String::new() });
@@ -168,7 +174,13 @@ impl ServiceSelection {
     }
 
     /// The services' own variables, and those that make the way to the proxy passable.
-    fn variables(&self, chosen: &SelectedServices, base: &str, token: &str, aws: Option<&wire::AwsKeys>) -> Result<Variables> {
+    fn variables(
+        &self,
+        chosen: &SelectedServices,
+        base: &str,
+        token: &str,
+        aws: Option<&wire::AwsKeys>,
+    ) -> Result<Variables> {
         let (mut variables, clashes) = template::variables(&chosen.services, base, token, aws);
         for name in clashes {
             notice(&format!("warning: {name} is set by several of the services; --service chooses one"));

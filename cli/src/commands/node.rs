@@ -160,7 +160,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let wait = Some(client.wait(wait_args.no_wait));
             let request = wire::DeleteRequest { tenant: String::new(), name: id.clone(), wait };
             let response = client.change(&format!("node `{id}`"), client.rpc().revoke_node(request)).await?;
-            change::print_outcome(output, change::Outcome { noun: "node", name: &id, done: "revoked" }, response, wait_args)
+            change::print_outcome(
+                output,
+                change::Outcome { noun: "node", name: &id, done: "revoked" },
+                response,
+                wait_args,
+            )
         }
         Verb::Enroll { region, tenants, pools, spiffe_id, name, ttl } => {
             let request = wire::EnrollNodeRequest {

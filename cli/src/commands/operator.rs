@@ -130,7 +130,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let what = format!("operator `{name}`");
             let response = client.change(&what, client.rpc().delete_operator(request)).await?;
             // The control plane itself is what refuses an operator: there is no node to wait for.
-            change::print_outcome(output, change::Outcome { noun: "operator", name: &name, done: "deleted" }, response, WaitArgs { no_wait: true })
+            change::print_outcome(
+                output,
+                change::Outcome { noun: "operator", name: &name, done: "deleted" },
+                response,
+                WaitArgs { no_wait: true },
+            )
         }
     }
 }

@@ -173,7 +173,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let client = global.connect().await?;
             let request = client.delete(&id, wait_args.no_wait);
             let response = client.change(&format!("policy `{id}`"), client.rpc().delete_policy(request)).await?;
-            change::print_outcome(output, change::Outcome { noun: "policy", name: &id, done: "deleted" }, response, wait_args)
+            change::print_outcome(
+                output,
+                change::Outcome { noun: "policy", name: &id, done: "deleted" },
+                response,
+                wait_args,
+            )
         }
         Verb::Check { file } => {
             let text = read_text(&file)?;

@@ -71,7 +71,8 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
     };
     let chosen = args.what.services(&client).await?;
     let issued = args.what.issue(&client, agent, &chosen, args.ttl).await?;
-    let targets = SandboxTargets { context_files: &context_files, endpoint: &context.endpoint, proxies: proxies(&issued) };
+    let targets =
+        SandboxTargets { context_files: &context_files, endpoint: &context.endpoint, proxies: proxies(&issued) };
     let code = match sandbox.command(&args.command, &targets) {
         Ok((command, forwarding)) => {
             let code = match spawn(command, &issued) {

@@ -130,7 +130,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let client = global.connect().await?;
             let request = client.delete(&name, wait_args.no_wait);
             let response = client.change(&format!("service `{name}`"), client.rpc().delete_service(request)).await?;
-            change::print_outcome(output, change::Outcome { noun: "service", name: &name, done: "deleted" }, response, wait_args)
+            change::print_outcome(
+                output,
+                change::Outcome { noun: "service", name: &name, done: "deleted" },
+                response,
+                wait_args,
+            )
         }
     }
 }

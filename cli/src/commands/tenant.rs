@@ -283,7 +283,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
                 wait: Some(client.wait(wait_args.no_wait)),
             };
             let response = client.change(&format!("tenant `{name}`"), client.rpc().delete_tenant(request)).await?;
-            change::print_outcome(output, change::Outcome { noun: "tenant", name: &name, done: "deleted" }, response, wait_args)
+            change::print_outcome(
+                output,
+                change::Outcome { noun: "tenant", name: &name, done: "deleted" },
+                response,
+                wait_args,
+            )
         }
     }
 }

@@ -225,7 +225,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
         Verb::Revoke { id, wait_args, .. } => {
             let request = client.delete(&id, wait_args.no_wait);
             let response = client.change(&format!("token `{id}`"), client.rpc().revoke_token(request)).await?;
-            change::print_outcome(output, change::Outcome { noun: "token", name: &id, done: "revoked" }, response, wait_args)
+            change::print_outcome(
+                output,
+                change::Outcome { noun: "token", name: &id, done: "revoked" },
+                response,
+                wait_args,
+            )
         }
         Verb::Rotate { id, wait_args } => {
             let wait = Some(client.wait(wait_args.no_wait));

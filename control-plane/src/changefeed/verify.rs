@@ -52,7 +52,8 @@ pub(crate) async fn verify_periodically(
 async fn matches_store(store: &dyn Store, changes: &ChangeFeed) -> Result<bool, StoreError> {
     let (records, revision) = store.list(prefix::ALL).await?;
     let authenticated = store.is_authenticated();
-    let Ok(listed) = run_blocking(move || MaterializedTable::load(records, authenticated).checksum(|_| true)).await else {
+    let Ok(listed) = run_blocking(move || MaterializedTable::load(records, authenticated).checksum(|_| true)).await
+    else {
         return Ok(true);
     };
     let mut head = changes.log.subscribe_head();

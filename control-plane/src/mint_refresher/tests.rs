@@ -11,7 +11,7 @@ use aws_lc_rs::{
     signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use seks_network::address::{DialGuard, Networks, DialRules};
+use seks_network::address::{DialGuard, DialRules, Networks};
 use seks_proto::wire;
 use seks_runtime::telemetry::Telemetry;
 use seks_types::{
@@ -161,7 +161,8 @@ async fn a_redirect_an_error_in_a_success_and_an_answer_without_end_give_no_toke
 async fn plain_http_and_addresses_inside_take_the_services_leave() {
     for url in ["http://127.0.0.1:9/token", "https://10.0.0.1/token", "https://localhost/token"] {
         let secret = json!({ "token_url": url, "client_id": "i", "client_secret": "s" }).to_string();
-        let refused = mint_from("oauth2-client", &Secret::new(secret.into()), DialRules::default()).await.err().unwrap();
+        let refused =
+            mint_from("oauth2-client", &Secret::new(secret.into()), DialRules::default()).await.err().unwrap();
         assert!(matches!(refused, MintError::Invalid(_)), "{url}: {refused}");
     }
 }

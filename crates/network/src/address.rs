@@ -11,7 +11,7 @@ mod networks;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use self::{
-    guard::{DialGuard, OwnAddresses, DialRules},
+    guard::{DialGuard, DialRules, OwnAddresses},
     metadata::is_metadata_name,
     networks::{NetworkError, Networks},
 };

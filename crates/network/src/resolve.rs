@@ -50,7 +50,10 @@ pub async fn resolve_with(
     permitted_addresses(found.iter().map(|ip| SocketAddr::new(*ip, port)), rules)
 }
 
-fn permitted_addresses(found: impl IntoIterator<Item = SocketAddr>, rules: &DialRules) -> Result<Vec<SocketAddr>, ResolveError> {
+fn permitted_addresses(
+    found: impl IntoIterator<Item = SocketAddr>,
+    rules: &DialRules,
+) -> Result<Vec<SocketAddr>, ResolveError> {
     let (v6, v4): (Vec<_>, Vec<_>) =
         found.into_iter().filter(|address| rules.permits(*address)).partition(SocketAddr::is_ipv6);
     let mut interleaved = Vec::with_capacity(v6.len() + v4.len());

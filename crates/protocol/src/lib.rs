@@ -1,13 +1,13 @@
 //! What replica and node must agree on about the table, beyond the messages themselves.
 
-pub mod session;
 pub mod checksum;
+pub mod session;
 
 use seks_types::destination::Destination;
 
 pub use self::{
-    session::{Recipient, SessionError, SessionKey},
     checksum::TableChecksum,
+    session::{Recipient, SessionError, SessionKey},
 };
 
 /// Protocol version in `Hello`.

@@ -17,7 +17,7 @@ use tracing_subscriber::{
 };
 
 use self::{
-    limiter::{RateLimitedFormat, Limiter},
+    limiter::{Limiter, RateLimitedFormat},
     writer::{Hooks, Writer},
 };
 
@@ -27,7 +27,8 @@ pub const FILTER_VARIABLE: &str = "SEKS_LOG";
 /// How long a process that ends waits for its last lines to be read.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-static STDERR: Writer = Writer::new("log-stderr", rustix::stdio::stderr, Hooks { recovered: report_dropped, tick: report_suppressed });
+static STDERR: Writer =
+    Writer::new("log-stderr", rustix::stdio::stderr, Hooks { recovered: report_dropped, tick: report_suppressed });
 static STDOUT: Writer = Writer::new("log-stdout", rustix::stdio::stdout, Hooks { recovered: |_| {}, tick: || {} });
 static LIMITER: OnceLock<Limiter> = OnceLock::new();
 
@@ -79,7 +80,8 @@ pub fn init_with_default(default: &str) -> Result<(), LogError> {
     };
     let json = !io::stderr().is_terminal();
     let limiter = LIMITER.get_or_init(Limiter::default).clone();
-    tracing::subscriber::set_global_default(subscriber(filter, limiter, json, || StderrLine)).map_err(|_| LogError::Twice)
+    tracing::subscriber::set_global_default(subscriber(filter, limiter, json, || StderrLine))
+        .map_err(|_| LogError::Twice)
 }
 
 /// Prints a line to stderr as it is, beside the log. It returns at once: the line is written by the log's thread.

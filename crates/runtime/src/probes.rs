@@ -213,8 +213,8 @@ mod tests {
     #[test]
     fn probes_are_answered_while_the_main_runtime_is_busy_and_others_hold_connections() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let address =
-            runtime.block_on(async { serve_probes("127.0.0.1:0".parse().unwrap(), Nothing, std::future::pending()).unwrap() });
+        let address = runtime
+            .block_on(async { serve_probes("127.0.0.1:0".parse().unwrap(), Nothing, std::future::pending()).unwrap() });
         // From here on nobody drives the main runtime.
         let silent: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
         for _ in 0..20 {
@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn a_runtime_that_runs_no_task_is_stuck() {
-        let heartbeat = Heartbeat { began: Instant::now().checked_sub(STUCK_AFTER * 2).unwrap(), last: AtomicU64::new(0) };
+        let heartbeat =
+            Heartbeat { began: Instant::now().checked_sub(STUCK_AFTER * 2).unwrap(), last: AtomicU64::new(0) };
         assert!(heartbeat.is_stuck());
         heartbeat.last.store(heartbeat.now(), Relaxed);
         assert!(!heartbeat.is_stuck());

@@ -18,7 +18,7 @@ use tracing_subscriber::{Layer, Registry, filter::LevelFilter, layer::Subscriber
 
 pub use self::{
     export::Protocol,
-    queue::{SpanReservation, Queue},
+    queue::{Queue, SpanReservation},
     span::{CLIENT, SERVER, SpanContext, SpanWriter},
 };
 

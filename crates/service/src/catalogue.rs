@@ -58,9 +58,9 @@ fn parse(text: &str) -> Result<Vec<CatalogueEntry>, String> {
 mod tests {
     use super::*;
     use crate::{
-        Service, InjectionSite, TokenSlot,
-        test_call::{TestCall, Verdict},
+        InjectionSite, Service, TokenSlot,
         request::Target,
+        test_call::{TestCall, Verdict},
     };
 
     fn service(name: &str) -> Service {

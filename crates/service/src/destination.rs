@@ -10,7 +10,7 @@ use seks_proto::wire;
 use seks_types::destination::Destination;
 use sha2::{Digest as _, Sha256};
 
-use super::{Service, ServiceError, InjectionSite};
+use super::{InjectionSite, Service, ServiceError};
 
 impl Service {
     /// What a credential for this service is bound to.

@@ -5,11 +5,11 @@
 
 pub mod catalogue;
 pub mod destination;
-pub mod test_call;
 pub mod request;
 pub mod sigv4;
 pub mod spec;
 pub mod template;
+pub mod test_call;
 pub mod upstream;
 
 use std::{collections::BTreeMap, time::Duration};

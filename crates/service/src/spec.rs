@@ -199,7 +199,11 @@ impl From<&wire::Service> for ServiceSpec {
             title: if service.title == service.name { String::new() } else { service.title.clone() },
             upstream: service.upstream.clone(),
             base_path: service.base_path.clone(),
-            slots: if service.slots == inferred { Vec::new() } else { service.slots.iter().map(slot::format_slot).collect() },
+            slots: if service.slots == inferred {
+                Vec::new()
+            } else {
+                service.slots.iter().map(slot::format_slot).collect()
+            },
             fields: if service.fields == fields { Vec::new() } else { service.fields.clone() },
             inject: Inject::from_wire(&injection),
             headers: service.headers.clone(),

@@ -92,7 +92,8 @@ impl UpstreamTarget {
         let mut separator = '?';
         for pair in target.query_parameters() {
             // Servers differ in whether `;` separates parameters: what hides a reserved name behind one goes too.
-            let reserved = seks_service::request::query_names(pair.raw).any(|n| lookup::is_reserved_query(service, n.trim()));
+            let reserved =
+                seks_service::request::query_names(pair.raw).any(|n| lookup::is_reserved_query(service, n.trim()));
             if reserved || (has_other_tokens && token::has_token(pair.raw.as_bytes())) {
                 continue;
             }

@@ -6,7 +6,7 @@
 use std::{cell::OnceCell, sync::Arc};
 
 use http::{HeaderName, HeaderValue, header, request::Parts};
-use seks_service::{Service, InjectionSite, Template};
+use seks_service::{InjectionSite, Service, Template};
 use seks_types::secret::Fields;
 use tokio::time::Instant;
 use zeroize::Zeroize as _;

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
-use seks_service::{Service, InjectionSite, Template};
+use seks_service::{InjectionSite, Service, Template};
 use seks_types::{secret::Fields, token::aws};
 use zeroize::Zeroize as _;
 

@@ -102,7 +102,12 @@ mod tests {
         let edge = Edge::default();
         let connections = Connections::new(1, 1);
         edge.listeners(vec![("proxy", connections.clone())]);
-        for refused in [Http2Rejection::HeaderList, Http2Rejection::Stream(1), Http2Rejection::Connection(11), Http2Rejection::Connection(99)] {
+        for refused in [
+            Http2Rejection::HeaderList,
+            Http2Rejection::Stream(1),
+            Http2Rejection::Connection(11),
+            Http2Rejection::Connection(99),
+        ] {
             edge.refused(refused);
         }
         let mut text = String::new();

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use seks_network::{
-    address::{DialGuard, Networks, OwnAddresses, DialRules},
+    address::{DialGuard, DialRules, Networks, OwnAddresses},
     resolve::{ResolveError, Resolver, ResolverOptions, resolve_with},
 };
 use seks_service::Upstream;

@@ -114,7 +114,11 @@ impl Resolver {
         answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone()).flatten()
     }
 
-    fn cached_or_start_lookup(self: &Arc<Self>, owner: &str, host: &str) -> Result<Answer, watch::Receiver<Option<Answer>>> {
+    fn cached_or_start_lookup(
+        self: &Arc<Self>,
+        owner: &str,
+        host: &str,
+    ) -> Result<Answer, watch::Receiver<Option<Answer>>> {
         let mut names = self.names.lock();
         match names.get(host) {
             Some(Entry::Cached(answer, until)) if Instant::now() < *until => return Ok(answer.clone()),

@@ -234,7 +234,8 @@ impl Reference {
 
 fn context(asked: &SampleCall, normalized: bool) -> Context {
     let v = schema::vocabulary().unwrap();
-    let names = request::query_names(asked.query).map(|n| if normalized { n.to_ascii_lowercase() } else { n.into_owned() });
+    let names =
+        request::query_names(asked.query).map(|n| if normalized { n.to_ascii_lowercase() } else { n.into_owned() });
     let path = if normalized {
         asked.path.to_ascii_lowercase().replace("%40", "@").replace("%61", "a")
     } else {

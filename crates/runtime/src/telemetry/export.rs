@@ -101,7 +101,8 @@ impl Target {
             Some("gzip") => true,
             Some(_) => return Err(invalid("otlp_endpoint", "OTEL_EXPORTER_OTLP_COMPRESSION: `gzip` or `none`")),
         };
-        let is_resource = config.otlp_endpoint.is_none() && non_empty_variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").is_some();
+        let is_resource =
+            config.otlp_endpoint.is_none() && non_empty_variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").is_some();
         Ok(Self { uri, is_resource, tls, headers: headers()?, gzip, timeout: config.export_timeout })
     }
 }
@@ -116,7 +117,8 @@ fn non_empty_variable(name: &str) -> Option<String> {
 
 /// A standard variable, the signal's own before the general one.
 fn otlp_variable(name: &str) -> Option<String> {
-    non_empty_variable(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}")).or_else(|| non_empty_variable(&format!("OTEL_EXPORTER_OTLP_{name}")))
+    non_empty_variable(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"))
+        .or_else(|| non_empty_variable(&format!("OTEL_EXPORTER_OTLP_{name}")))
 }
 
 fn protocol(config: &TelemetryConfig) -> Result<Protocol, TelemetryError> {

@@ -257,7 +257,12 @@ async fn send_batch(queue: &Queue, exporter: &mut Exporter, batch: Bytes, export
 }
 
 /// Until the collector has it: `None`. Otherwise it is refused for good, and this is whether a part of it may be taken.
-async fn deliver_batch(queue: &Queue, exporter: &mut Exporter, batch: &Bytes, export_timeout: Duration) -> Option<bool> {
+async fn deliver_batch(
+    queue: &Queue,
+    exporter: &mut Exporter,
+    batch: &Bytes,
+    export_timeout: Duration,
+) -> Option<bool> {
     let mut pause = MIN_PAUSE;
     loop {
         let server_delay = match timeout(export_timeout, exporter.export(batch.clone())).await {

@@ -89,7 +89,8 @@ fn an_error_is_one_line_and_names_the_key() {
     }
     let spec: ServiceSpec = toml::from_str("name = 'A'\ninject = 'bearer'").unwrap();
     assert!(spec.to_service("default").unwrap_err().to_string().contains("service name"));
-    let spec: ServiceSpec = toml::from_str("name = 'a'\nupstream = 'https://<shop>.acme.test'\ninject = 'bearer'").unwrap();
+    let spec: ServiceSpec =
+        toml::from_str("name = 'a'\nupstream = 'https://<shop>.acme.test'\ninject = 'bearer'").unwrap();
     assert!(spec.to_service("default").unwrap_err().to_string().contains("upstream: "));
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use seks_runtime::telemetry::{CLIENT, SpanReservation, SERVER, SpanContext, SpanWriter};
+use seks_runtime::telemetry::{CLIENT, SERVER, SpanContext, SpanReservation, SpanWriter};
 use seks_types::id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName};
 
 use super::{Inner, RequestId, clean, context};

@@ -66,7 +66,8 @@ impl Http {
             None => self.connect().await?,
         };
         sender.ready().await.map_err(unreachable)?;
-        let mut request = Request::post(self.path.clone()).body(Full::new(self.body(head, spans)?)).map_err(unreachable)?;
+        let mut request =
+            Request::post(self.path.clone()).body(Full::new(self.body(head, spans)?)).map_err(unreachable)?;
         request.headers_mut().clone_from(&self.headers);
         let reply = sender.send_request(request).await.map_err(unreachable)?;
         let (parts, body) = reply.into_parts();
