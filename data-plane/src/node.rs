@@ -70,7 +70,7 @@ impl Threads {
 /// Why a node can't start. All of these are the configuration's or the machine's: exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A value.
+    /// A value in the configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The agents' listener.
@@ -82,9 +82,9 @@ pub enum StartError {
     /// The health listener.
     #[error("telemetry.metrics_listen: cannot listen on {address}: {source}")]
     Metrics {
-        /// Which.
+        /// The address that was configured.
         address: SocketAddr,
-        /// Why.
+        /// What the operating system says.
         source: io::Error,
     },
     /// The extra roots.
@@ -99,9 +99,9 @@ pub enum StartError {
     /// The roots of the control planes.
     #[error("control.ca_file: `{path}`: {source}")]
     ControlCa {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// What the operating system says.
         source: io::Error,
     },
     /// There is no identity to be had.
@@ -241,7 +241,7 @@ impl Node {
         self.metrics_addr
     }
 
-    /// Its metrics.
+    /// The node's metrics.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         self.health.metrics()

@@ -1,4 +1,16 @@
-//! The stages of a request, one file each, and what they share. [`proxy`](crate::proxy) is their order.
+//! The stages of a request, one file each, and what they share. [`proxy`](crate::proxy) lists the stages in order.
+//!
+//! | stage | returns | establishes |
+//! |---|---|---|
+//! | [`admit`] | `Admitted` | method, Host, path and framing are acceptable |
+//! | [`lookup`] | `Identified` | exactly one valid token, and the service |
+//! | [`authorize`] | `Permitted` | the token grants the service, and policy permits the request |
+//! | [`connect`] | `Connected` | a connection to a checked address |
+//! | [`inject`] | `Injected` | lease, token and decision still hold; the credential is written |
+//! | [`forward`] | `Answered` | the request is sent, the response's head is read |
+//! | [`relay`] | the response | the response is scrubbed, and ends with the right to it |
+//!
+//! Each of these types has a private field, so only its file can make one.
 
 pub(crate) mod admit;
 pub(crate) mod audit;

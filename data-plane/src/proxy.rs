@@ -1,5 +1,4 @@
-//! The path of a request. [`Proxy::handle`] is the order of the stages, and that order is the security argument: each takes
-//! what only the one before can make.
+//! The order of the stages. That order is the security argument: each stage takes a type that only the stage before it can make.
 
 mod handler;
 mod recycled_future;

@@ -1,8 +1,7 @@
-//! The node's side of distribution: one stream to the nearest control plane that answers, for ever.
+//! The node's side of distribution: one stream to the nearest control plane that answers.
 //!
-//! What arrives is checked, applied and only then acknowledged; what doesn't follow, doesn't decode or doesn't add up is
-//! rejected whole, and the table stays as it was. Without a stream the node goes on serving until its lease ends, and then
-//! refuses: nothing here needs a person to heal.
+//! What arrives is checked, applied and only then acknowledged. What does not follow, does not decode or does not match the checksum is rejected
+//! whole, and the table stays as it was. Without a stream the node serves until its lease ends, and then refuses. It recovers without a person.
 
 mod backoff;
 mod channel;

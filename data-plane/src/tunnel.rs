@@ -1,7 +1,7 @@
-//! What becomes of a connection that HTTP has left: WebSocket frames, TLS in another's name with HTTP in it, or bytes that pass unseen.
+//! What a connection becomes after HTTP: WebSocket frames, TLS in the name of another host with HTTP inside, or bytes that are not inspected.
 //!
-//! Each is an [`Upgrade`](crate::http::server::Upgrade) that a request has opened. It counts as a request in flight of its token, closes
-//! that request's record, and ends with the right to it.
+//! Each tunnel is an [`Upgrade`](crate::http::server::Upgrade) that a request has opened. It counts as a request in flight of its
+//! token, closes that request's audit record, and ends when the right to it ends.
 
 mod idle;
 pub(crate) mod interception;

@@ -1,4 +1,5 @@
-//! HTTP/1.1 of our own and hyper's HTTP/2 as a client: no redirects, no proxies from the environment, no Alt-Svc, no retries.
+//! An HTTP client: our own HTTP/1.1 and hyper's HTTP/2. It follows no redirects, reads no proxy settings from the environment,
+//! ignores Alt-Svc and never retries.
 
 mod connect;
 mod exchange;

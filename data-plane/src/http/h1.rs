@@ -1,8 +1,8 @@
-//! What the two sides of HTTP/1.1 have in common: bytes in, bytes out, and bodies that are sent.
+//! What the two sides of HTTP/1.1 share: bytes that were read, bytes to write, and bodies that are sent.
 //!
-//! Towards agents ([`server`](super::server)) and towards upstreams ([`client`](super::client)) HTTP/1.1 is our own, since it is
-//! the hot path: whoever holds a connection drives it. No task and no channel stands between a request and its answer, a head
-//! is parsed once, and what fits goes out in one write. What that costs beside hyper's is in benches/README.md.
+//! The [`server`](super::server) and the [`client`](super::client) use our own HTTP/1.1, because it is the hot path. The task that
+//! holds a connection also drives it. No task and no channel lies between a request and its response. A head is parsed once, and
+//! what fits goes out in one write. benches/README.md compares the cost with hyper's.
 
 mod outbox;
 mod sending;

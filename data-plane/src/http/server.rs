@@ -51,7 +51,7 @@ pub struct Listener {
 /// Why a node can't listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The address.
+    /// The address cannot be bound.
     #[error("listen: cannot listen on {address}: {source}")]
     Bind {
         /// The address that was configured.
@@ -59,7 +59,7 @@ pub enum ListenError {
         /// What the operating system says.
         source: io::Error,
     },
-    /// Certificate or key.
+    /// The certificate or its key cannot be used.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
 }

@@ -1,7 +1,7 @@
-//! First stage: is this a request that a node takes at all, and for which service?
+//! Stage 1, `admit`: checks whether a node accepts the request at all, and which service it names.
 //!
-//! What a head says is checked here for HTTP/1 and HTTP/2 alike; that an HTTP/1 head has one reading only was checked where it
-//! was read (`http/server/h1/head.rs`). Nothing here says whether a service exists.
+//! The meaning of a head is checked here for HTTP/1 and HTTP/2. `http/server/h1/head.rs` has already checked that an HTTP/1 head has only one
+//! reading. Nothing here reveals whether a service exists.
 
 use std::net::IpAddr;
 

@@ -1,10 +1,10 @@
-//! The last stage: one record for every request, refused and broken-off ones included.
+//! Audit: one record for every request, including refused and aborted ones.
 //!
-//! A [`Record`] is opened when a request's head has been read, is told by each stage what that stage found, and closes
-//! exactly once: when the answer has been sent, or when it is dropped. Closing writes the `seks.proxy` span and the metrics.
-//! Its values are an allow-list: names and numbers that the node knows, and of the agent's bytes only a method and a path,
-//! both cleaned. Nothing here waits on the path of a request: a record is written as the bytes that the collector gets,
-//! appended to a queue, and a task of its own exports them.
+//! A [`Record`] is opened when a request's head has been read. Each stage adds what it found. The record closes exactly once: when the
+//! response has been sent, or when it is dropped. Closing writes the `seks.proxy` span and the metrics.
+//!
+//! A record contains only names and numbers that the node knows, and the agent's method and path, both cleaned. Nothing here waits on
+//! the request path: a record is encoded as the bytes that the collector gets, appended to a queue, and exported by another task.
 
 mod body;
 mod clean;

@@ -1,9 +1,7 @@
-//! Third stage: may this token do this? The only file that can make a [`Permit`].
+//! Stage 3, `authorize`: decides whether the token may make this request. Only this file can make a [`Permitted`].
 //!
-//! A token reaches only services that it was issued for, whatever the policies say; endpoints that mint keys are refused
-//! whatever the policies say; then the policies decide, on exactly the bytes that are sent. What can't be decided is denied.
-//!
-//! A decision counts for the records that it was made on ([`decided`]).
+//! A token reaches only services that it was issued for. Endpoints that issue keys are always refused. Then the tenant's policies decide, on exactly
+//! the bytes that are sent. What cannot be decided is denied. A decision is valid for the records that it was made on ([`decided`]).
 
 mod decided;
 

@@ -1,4 +1,4 @@
-//! What requests of all tenants share on a node, and each tenant's part of it.
+//! Limits that requests of all tenants share on a node, and each tenant's part of them.
 
 use std::{net::IpAddr, ops::Deref, sync::Arc};
 

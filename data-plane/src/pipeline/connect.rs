@@ -1,4 +1,4 @@
-//! Fourth stage: a connection for what is permitted, from the pool of exactly this version of this credential.
+//! Stage 4, `connect`: takes a connection from the pool of exactly this service and this version of its credential.
 
 use std::sync::Arc;
 

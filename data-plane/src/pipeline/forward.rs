@@ -1,4 +1,4 @@
-//! Sixth stage: sends the request and takes the head of the answer.
+//! Stage 6, `forward`: sends the request and reads the head of the response.
 
 use std::{
     future::{Future as _, poll_fn},

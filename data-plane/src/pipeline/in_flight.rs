@@ -1,4 +1,4 @@
-//! Requests in flight, and when the right to them ends by itself.
+//! Requests in flight: they count for their connection and their token. Also when a token expires.
 
 mod limits;
 

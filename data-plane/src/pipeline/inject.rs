@@ -1,7 +1,7 @@
-//! Fifth stage, once a connection stands: the last look at lease, token and expiry, then the credential.
+//! Stage 5, `inject`: checks lease, token and expiry a last time, then writes the credential.
 //!
-//! Where and how the credential is written is the service's definition alone: nothing of a request has a say in its form,
-//! place or length (the agent's own values in those places were taken out, and what is put in is never read again).
+//! The service's definition alone decides where and how the credential is written. A request has no influence on its form, location or length.
+//! The agent's own values in those locations are removed first, and what is written is never parsed again.
 
 use std::{cell::OnceCell, sync::Arc};
 

@@ -1,7 +1,7 @@
-//! Second stage: whose request is it? Finds the one token, wherever the service's SDKs put it, and what the token is.
+//! Stage 2, `lookup`: finds the one token of a request and its record.
 //!
-//! Services belong to a tenant and the token says which, so tokens are looked for everywhere first; then the service says
-//! which of the places count. A token anywhere else is never used and never forwarded.
+//! A service belongs to a tenant, and the token determines the tenant. So tokens are searched in every location first. The service then says
+//! which locations count. A token in any other location is never used and never forwarded.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What is made once of a service and a version of its credential, and used by every request with them.
+//! What is made once for a service and a version of its credential, and used by all requests with them.
 
 use base64::Engine as _;
 use bytes::Bytes;

@@ -1,7 +1,7 @@
-//! What an agent is told when its request is not served: a code, a status and fixed text.
+//! Refusals: the code, status and fixed text that an agent gets when its request is not served.
 //!
-//! An agent is an untrusted reader: nothing of the request, the upstream or a credential is ever part of a refusal. Refusals
-//! are not errors: an error says what went wrong to an operator, a refusal says what to do to an agent.
+//! An agent is an untrusted reader. Nothing of the request, the upstream or a credential is part of a refusal. Refusals are not
+//! errors: an error tells an operator what went wrong, a refusal tells an agent what to do.
 
 pub(crate) mod grpc;
 
@@ -18,7 +18,7 @@ use seks_types::id::PolicyId;
 /// A refusal: made by a stage, turned into an answer once, in `handle`.
 #[derive(Debug)]
 pub(crate) struct Refusal {
-    /// Which one.
+    /// Its code, as agents, records and metrics name it.
     pub code: Code,
     /// Its status; most codes have one only.
     pub status: StatusCode,

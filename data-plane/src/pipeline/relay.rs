@@ -1,4 +1,4 @@
-//! The body of an answer on its way to the agent, and what has to hold as long as it lasts.
+//! Stage 7, `relay`: passes the response's body to the agent, and ends it when the right to it ends.
 
 use std::{
     future::Future as _,

@@ -1,4 +1,4 @@
-//! The body that a listener sends.
+//! The body that the HTTP server sends. It closes the request's audit record.
 
 use std::{
     pin::Pin,

@@ -1,20 +1,19 @@
-//! Removes the credential from what comes back.
+//! Scrubbing: removes the credential from responses.
 //!
-//! Searched for is exactly what was put into this request, in every form in which an upstream plausibly repeats it: as it is,
-//! in base64 of either alphabet wherever it begins in a group, in hex of either case with or without separators,
-//! percent-encoded, JSON-escaped, as HTML entities, quoted-printable (each of these for any subset of the characters), and in
-//! UTF-16 and UTF-32. Across any split into chunks, in headers, bodies of any type and length, and trailers; in the names of headers and
-//! trailers in any case; and over the `data:` lines of one server-sent event ([`events`]).
+//! It searches for exactly what was written into this request, in every form in which an upstream plausibly repeats it: as it is, in
+//! base64 of either alphabet at any offset in a group, in hex of either case with or without separators, percent-encoded, JSON-escaped, as
+//! HTML entities, quoted-printable (each for any subset of the characters), and in UTF-16 and UTF-32. It finds a match across any split
+//! into chunks, in headers, bodies of any type and length, trailers, names of headers and trailers in any case, and over the `data:` lines of one
+//! server-sent event ([`events`]).
 //!
-//! A hit is overwritten with `*`, byte for byte. That keeps `Content-Length`, framing and streaming as they are, and nothing
-//! is held back but the beginning of a match that the next byte may complete.
+//! A match is overwritten with `*`, byte for byte. `Content-Length`, framing and streaming stay as they are. Only the beginning of a match
+//! that the next byte may complete is held back.
 //!
-//! How: a body is skimmed for short windows of the raw, base64, hex and UTF forms ([`prefilter`]), several bytes a step, and for
-//! the bytes that introduce escapes. Only where one of these fits, a needle is followed token by token ([`matcher`]), in
-//! time linear in the body. The state survives from chunk to chunk ([`scrubber`]).
+//! A body is first searched for short windows of the raw, base64, hex and UTF forms ([`prefilter`]), several bytes a step, and for bytes that
+//! introduce escapes. Only where one of these matches, a needle is followed token by token ([`matcher`]), in time linear in the body. The state
+//! survives from chunk to chunk ([`scrubber`]).
 //!
-//! What this can't do is stated in SECURITY.md: an upstream that colludes with an agent can return its own credential in an
-//! encoding of their own.
+//! SECURITY.md states the limit: an upstream that colludes with an agent can return its credential in an encoding of their own.
 
 mod body;
 mod decode;

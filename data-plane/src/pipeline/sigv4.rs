@@ -1,9 +1,8 @@
-//! Services that take signed requests (AWS Signature Version 4): the agent's SDK has signed with a fake key pair, the upstream
-//! wants the real one.
+//! Services with signed requests (AWS Signature Version 4). The agent's SDK signs with a fake key pair; the upstream needs the real one.
 //!
-//! [`lookup`](super::lookup) finds the token by the access key id; [`PresentedSignature::verify`] holds the signature against the whole request
-//! before a policy looks at it, because an access key id is no secret; [`sign()`] makes the upstream's signature, last of all.
-//! No order (`x-amz-…`) that the agent didn't sign is signed for it.
+//! [`lookup`](super::lookup) finds the token by the access key id. An access key id is no secret, so
+//! [`PresentedSignature::verify`] checks the signature over the whole request before policy is evaluated. [`sign()`] makes the
+//! upstream's signature last. An `x-amz-…` header that the agent did not sign is not signed for it.
 
 mod action;
 mod canonical;

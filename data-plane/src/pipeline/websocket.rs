@@ -1,4 +1,4 @@
-//! The handshake: what an agent asks for, what an upstream is offered, what is made of its answer. RFC 6455, section 4.
+//! The WebSocket handshake (RFC 6455, section 4): the agent's request, the offer to the upstream, and its response.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};

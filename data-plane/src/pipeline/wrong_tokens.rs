@@ -1,8 +1,8 @@
-//! A bound on wrong tokens from one source.
+//! Limits how many wrong tokens one source may present.
 //!
-//! Whoever guesses, or an agent whose token was mistyped, is told `401` at first and `429` with `Retry-After` once its source has shown
-//! more wrong tokens than a token bucket allows. A request with a good token is never looked at here: agents behind the same address
-//! translation go on. The table has a fixed size; a new source takes the place of the one that has been silent for longest.
+//! A source that guesses, or an agent with a mistyped token, gets `401` first. It gets `429` with `Retry-After` after more wrong
+//! tokens than a token bucket allows. Requests with a valid token are never limited here, so agents behind the same address translation are not
+//! affected. The table has a fixed size. A new source replaces the one that was silent for longest.
 
 use std::{
     net::IpAddr,

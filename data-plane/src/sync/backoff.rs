@@ -1,4 +1,4 @@
-//! Pauses between attempts: exponential, with full jitter, so that a fleet that lost its control plane doesn't come back in step.
+//! Back-off between attempts: exponential with full jitter, so that nodes that lost their control plane do not return at the same time.
 
 use std::time::Duration;
 

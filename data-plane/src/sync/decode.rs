@@ -1,5 +1,5 @@
-//! Wire changes as the table's own. What can't be understood is an error, and the whole message with it; what is understood and
-//! can't be served (a service that this build refuses) takes rights away instead. Policies are compiled by the table.
+//! Decodes wire changes into the table's own. A change that cannot be decoded rejects its whole message. A record that is understood and cannot be
+//! served by this build (a service, a token) takes rights away instead. The table compiles policies.
 
 mod names;
 mod token;

@@ -1,4 +1,4 @@
-//! Which control plane to turn to: the nearest that hasn't failed since the last success.
+//! Selects the control plane to connect to: the nearest that has not failed since the last success.
 
 /// How often a return to a nearer one may fail before it is tried less often, as a power of two.
 const MAX_RETURN_BACKOFF: u32 = 5;

@@ -51,9 +51,9 @@ pub enum EnrolError {
     /// The token can't be read.
     #[error("control.join_token_file: `{path}`: {source}")]
     TokenFile {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// What the operating system says.
         source: std::io::Error,
     },
     /// It isn't a join token.
@@ -66,7 +66,7 @@ pub enum EnrolError {
         wanted: String,
         /// In the data directory.
         found: String,
-        /// Where.
+        /// The data directory.
         data_dir: PathBuf,
     },
     /// The certificate has ended, and there is no token to get another with.
@@ -74,9 +74,9 @@ pub enum EnrolError {
         "the certificate of node `{node}` in `{data_dir}` has ended: revoke the node and let it enrol again with a new join token"
     )]
     Expired {
-        /// Whose.
+        /// The node's name.
         node: String,
-        /// Where.
+        /// The data directory.
         data_dir: PathBuf,
     },
     /// Who answers is no control plane of the CA that the join token names, or `ca_file`.

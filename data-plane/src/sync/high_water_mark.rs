@@ -1,5 +1,6 @@
-//! The newest state of the store that this node has seen, kept beside its identity: a node that starts anew has no table, and
-//! would otherwise take an old one from a store that went back.
+//! The highest revision of the store that this node has seen, kept beside its identity.
+//!
+//! A node that restarts has no table. Without this mark it would accept an old table from a store that was rolled back.
 
 use std::{
     fs::{self, File, OpenOptions},

@@ -45,9 +45,9 @@ pub enum IdentityError {
     /// The file or its directory.
     #[error("`{path}`: {source}")]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// What the operating system says.
         source: io::Error,
     },
     /// Others can read the key.

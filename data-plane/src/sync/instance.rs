@@ -1,8 +1,8 @@
-//! Which process this is, of all that may show this node's certificate.
+//! The instance of a node: which process this is, of all that may show the same certificate.
 //!
-//! A machine can be cloned, or started anew elsewhere while the first one is only cut off. Both have the same key, and what one acknowledges
-//! must not count for the other. So each names itself, and a control plane waits for the lease of a name that it doesn't hear from any more.
-//! A process that is started again in the place of one that has ended has the same name: there is nothing to wait for.
+//! A machine can be cloned, or started elsewhere while the first one is only cut off. Both have the same key, and an acknowledgement of one must not
+//! count for the other. So each process names its instance, and a control plane waits for the lease of an instance that it no longer hears from.
+//! A process that restarts in the same data directory keeps its instance, and nothing waits for the old process.
 
 use std::{
     fs::{self, File, TryLockError},

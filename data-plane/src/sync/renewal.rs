@@ -1,4 +1,4 @@
-//! A node's certificate lives for a day; at half of that the node asks for the next, with the one that it has.
+//! Renews the node's certificate. It is valid for a day; after half of that the node requests the next one with the current one.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A snapshot on its way in: built beside the live table, checked part by part, swapped in whole or dropped.
+//! Loads a snapshot: built beside the live table, checked part by part, then swapped in whole or dropped.
 
 use bytes::Bytes;
 use prost::Message as _;

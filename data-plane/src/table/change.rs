@@ -35,7 +35,7 @@ pub struct Delta {
 pub struct ChecksumUpdate {
     /// Of which kind it is.
     pub kind: RecordKind,
-    /// Whose.
+    /// The tenant that the record belongs to.
     pub tenant: TenantName,
     /// Its name; empty where a tenant has one alone.
     pub name: Box<str>,
@@ -64,9 +64,9 @@ pub enum Change {
     Tenant(TenantName),
     /// An agent.
     Agent {
-        /// Its tenant.
+        /// The tenant that it belongs to.
         tenant: TenantName,
-        /// Its name.
+        /// Its name, unique in the tenant.
         name: AgentName,
         /// Its Cedar tags.
         attributes: Attributes,
@@ -77,9 +77,9 @@ pub enum Change {
     Service(Box<Service>),
     /// A credential, in the clear until the table has sealed it to its own memory key.
     Credential {
-        /// Its tenant.
+        /// The tenant that it belongs to.
         tenant: TenantName,
-        /// Its name.
+        /// Its name, unique in the tenant.
         name: CredentialName,
         /// The one service that it is for.
         service: ServiceName,
@@ -102,7 +102,7 @@ pub enum Change {
     RefuseToken {
         /// SHA-256 of it.
         digest: Digest,
-        /// Its tenant.
+        /// The tenant that it belongs to.
         tenant: TenantName,
     },
     /// A tenant and everything in it is gone.
@@ -117,13 +117,13 @@ pub enum Change {
     RemovePolicies(TenantName),
     /// A token is revoked.
     RevokeToken {
-        /// Of which.
+        /// SHA-256 of the token.
         digest: Digest,
-        /// Its id.
+        /// Its public id, `tok-…`.
         id: String,
-        /// Its tenant.
+        /// The tenant that it belongs to.
         tenant: TenantName,
-        /// Its agent.
+        /// The agent that it was issued to.
         agent: AgentName,
         /// Until when the node says "revoked" rather than "unknown", in unix seconds; 0: not at all.
         until: i64,
@@ -136,7 +136,7 @@ pub struct TokenRecord {
     pub digest: Digest,
     /// Its public handle.
     pub id: String,
-    /// Its tenant.
+    /// The tenant that it belongs to.
     pub tenant: TenantName,
     /// The agent that presents it.
     pub agent: AgentName,

@@ -1,5 +1,4 @@
-//! What the table adds up to, kept up to date with every change: compared with the control plane's own account, so that a lost event is
-//! noticed.
+//! The checksum of the table, updated with every change. The control plane compares it with its own, so a lost event is noticed.
 
 use std::collections::HashMap;
 

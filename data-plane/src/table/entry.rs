@@ -17,7 +17,7 @@ use super::Attributes;
 
 /// An agent.
 pub struct AgentEntry {
-    /// Its name.
+    /// Its name, unique in the tenant.
     pub name: AgentName,
     /// Its Cedar tags.
     pub attributes: Attributes,
@@ -65,11 +65,11 @@ pub enum OpenError {
 
 /// A credential, sealed in memory.
 pub struct CredentialEntry {
-    /// Its name.
+    /// Its name, unique in the tenant.
     pub name: CredentialName,
     /// The one service that it is for.
     pub service: ServiceName,
-    /// Which version.
+    /// Its version, from 1.
     pub version: u32,
     /// As [`ServiceEntry::generation`]: pools of upstream connections are keyed by it.
     pub generation: u64,

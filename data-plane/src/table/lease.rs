@@ -1,4 +1,4 @@
-//! The node's lease: until when it may serve, on a clock that nobody sets and that runs on while the machine sleeps.
+//! The node's lease: until when it may serve, on the boot clock. Nobody sets that clock, and it runs while the machine sleeps.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::SeqCst},

@@ -16,11 +16,11 @@ const MOST: usize = 256;
 /// A version of a credential that is no good any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedCredential {
-    /// Its tenant.
+    /// The tenant that it belongs to.
     pub tenant: TenantName,
-    /// Its name.
+    /// Its name, unique in the tenant.
     pub name: CredentialName,
-    /// Which version.
+    /// Its version, from 1.
     pub version: u32,
 }
 

@@ -1,5 +1,5 @@
-//! Slots: where the current record of a name stands. A token holds its agent's slot and those of what it reaches, so that a
-//! change to an agent is one store and not one a token, and a request finds everything by one hash look-up.
+//! Cells that hold the current record of a name. A token points to its agent's cell and to those of what it reaches. So a change of an agent is
+//! one store, not one for each token, and a request finds everything with one hash look-up.
 
 mod compiling;
 
@@ -136,7 +136,7 @@ impl TenantState {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
-    /// Its name.
+    /// Its name, unique in the tenant.
     #[must_use]
     pub fn name(&self) -> &TenantName {
         self.policies.name()

@@ -181,7 +181,7 @@ impl TokenEntry {
 pub struct RevokedEntry {
     /// Its public handle.
     pub id: String,
-    /// Its tenant.
+    /// The tenant that it belongs to.
     pub tenant: TenantName,
     /// The agent that presented it.
     pub agent: AgentName,

@@ -1,5 +1,5 @@
-//! The tasks that want to know when something is cut. A slab of wakers: to register is one short lock and, once warm, no
-//! allocation; a plain `Notify` a request would need a pinned box each.
+//! Tasks that are woken when something is cut. A slab of wakers: registering is one short lock and, once warm, allocates nothing. A
+//! `Notify` for each request would need a pinned box each.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

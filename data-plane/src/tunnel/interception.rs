@@ -1,8 +1,7 @@
-//! HTTPS_PROXY mode: an agent asks for a tunnel to a host (`CONNECT`), and the node is the host.
+//! HTTPS_PROXY mode: an agent asks for a tunnel to a host (`CONNECT`), and the node answers in the name of that host.
 //!
-//! Only for hosts of services that the token grants, with a certificate by the tenant's own CA. Inside, each request is one like any
-//! other: the same stages, with the service found by the host instead of the path. Everything else is refused, or passed through
-//! where the tenant says so.
+//! The token must grant a service at the host. The certificate is issued by the tenant's own CA. Inside, each request passes the same
+//! stages; the host names the service instead of the path. Other hosts are refused, or passed through where the tenant allows that.
 
 mod certificates;
 

@@ -1,8 +1,7 @@
-//! A tunnel to a host of no service, where the tenant wants that (`seks ca other-hosts tunnel`): bytes pass unseen, with no
-//! credential in reach.
+//! A tunnel to a host of no service, where the tenant allows it (`seks ca other-hosts tunnel`). Bytes are not inspected, and no credential is involved.
 //!
-//! It takes a token, is dialled at an address that was resolved, checked and pinned as an upstream's, counts as a request in flight
-//! of its token, is one record, and ends with the right to it.
+//! It needs a token. The address is resolved, checked and pinned as an upstream's. It counts as a request in flight of its token, is one
+//! audit record, and ends when the right to it ends.
 
 use std::{
     future::{Future, pending},

@@ -1,10 +1,8 @@
-//! HTTP/1.1 as a client speaks it: one request and its answer after the other on one connection.
+//! HTTP/1.1 as a client: one exchange after the other on one connection.
 //!
-//! Our own ([`http::h1`](crate::http::h1) says why): hyper's client is made for a connection that has a task to itself, and moves every
-//! request, answer and body through channels to and from it.
-//!
-//! Strict where two readers could disagree: an answer with both lengths, another coding than `chunked` alone, or a byte
-//! that nobody asked for ends the connection.
+//! hyper's client needs a task for each connection and moves every request, response and body through channels
+//! ([`http::h1`](crate::http::h1) says why ours does not). It is strict where two readers could disagree: a response with both lengths,
+//! a coding other than `chunked`, or an unexpected byte ends the connection.
 
 mod chunked;
 mod head;

@@ -1,4 +1,4 @@
-//! Responses that end although nobody reads them.
+//! Bodies that can end while nobody reads them.
 
 use std::task::{Context, Poll};
 

@@ -1,4 +1,4 @@
-//! One connection: which HTTP it speaks, and the server for that.
+//! One connection: detects HTTP/1 or HTTP/2 and serves it.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,8 +1,8 @@
-//! HTTP/1 as a server speaks it: request after request on one connection, each read strictly ([`head`]).
+//! HTTP/1 as a server: requests one after the other on one connection, each parsed strictly ([`head`]).
 //!
-//! The connection's task runs all of it ([`http::h1`](crate::http::h1) says why it is our own). A request is handed on when its head is
-//! whole; a body that came along goes with it, and one that is still to come is read by whoever wants it ([`shared`]). A
-//! request that is refused for its form is answered after the requests before it, and nothing behind it is ever read.
+//! One task runs the whole connection. A request is handed to the handler when its head is complete. A body that arrived with the head
+//! goes along; one that is still to come is read by its consumer ([`shared`]). A request that is refused for its form is answered after
+//! the requests before it, and nothing behind it is read.
 
 mod body;
 mod head;
@@ -44,7 +44,7 @@ use crate::http::h1::{Outbox, Sending};
 /// Memory for what is to be written that an idle connection keeps.
 const KEPT_BYTES: usize = 16 * 1024;
 
-/// Who answers.
+/// Answers the requests of a connection.
 pub(super) trait RequestHandler {
     /// An answer's body.
     type Body: Body<Data = Bytes> + Abort + Unpin;

@@ -1,4 +1,4 @@
-//! What a server asks of whoever answers its requests.
+//! The interface between a server and the code that answers its requests.
 
 use std::{future::Future, net::IpAddr, sync::Arc};
 

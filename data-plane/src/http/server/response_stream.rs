@@ -1,13 +1,14 @@
-//! Responses on HTTP/2 streams, each of which can be ended whatever its agent reads.
+//! Responses on HTTP/2 streams that can be aborted even when the agent does not read.
 //!
-//! hyper asks a body for its next part only when the stream's window is open, and hands the last part to `h2` together with the
-//! stream's end: what is left behind the window then goes out whenever the agent opens it, though the right to it has ended long
-//! before. So a body is shared with the task of its stream ([`slow_reader`](super::slow_reader)), which asks it whether it has to end
-//! whenever the task is woken; and the end is held back until `h2` has taken every part off its queue. A stream that ends before
-//! its end was said is reset (CANCEL), and `h2` (0.4.14 and later) throws away what it has queued of it.
+//! hyper polls a body only while the stream's window is open. It hands the last part to `h2` together with the end of the stream.
+//! What is queued behind the window would then be sent whenever the agent opens it, long after the right to it has ended.
 //!
-//! What was written to a connection that takes no more, in `h2`'s, TLS's and the kernel's buffers, can't be told from other
-//! streams' bytes: such a connection is reset as a whole ([`ConnectionHandle::reset_if_blocked`]), and the kernel throws away what it holds.
+//! Therefore a body is shared with the task of its stream ([`slow_reader`](super::slow_reader)). Whenever that task is woken, it asks the
+//! body whether it has to end. The end of the stream is held back until `h2` has taken every part from its queue. A stream that
+//! is dropped before its end is reset (CANCEL), and `h2` (0.4.14 and later) discards what it has queued for it.
+//!
+//! Bytes in the buffers of `h2`, TLS and the kernel cannot be told apart by stream. A connection that holds such bytes and takes no more
+//! is reset as a whole ([`ConnectionHandle::reset_if_blocked`]), so the kernel discards what it holds.
 
 use std::{
     convert::Infallible,

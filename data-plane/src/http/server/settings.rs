@@ -7,18 +7,18 @@ use tokio_util::sync::CancellationToken;
 /// SharedLimits on a head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
-    /// Its size.
+    /// Largest size, in bytes.
     pub bytes: usize,
-    /// Its fields.
+    /// Most header fields.
     pub fields: usize,
-    /// The length of its target.
+    /// Longest request target, in bytes.
     pub uri: usize,
 }
 
 /// SharedLimits on connections and on the requests that they carry.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Of a request's head.
+    /// Bounds on a request's head.
     pub head: HeadLimits,
     /// A head must be complete this long after its connection or its first byte.
     pub header_timeout: Duration,
@@ -28,9 +28,9 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// A connection without a request is closed after this.
     pub keep_alive: Duration,
-    /// Connections at once.
+    /// Most connections at once.
     pub max_connections: usize,
-    /// Streams of one HTTP/2 connection.
+    /// Most streams of one HTTP/2 connection.
     pub max_streams: u32,
     /// How long requests in flight may take to finish when the listener stops.
     pub drain: Duration,
@@ -38,7 +38,7 @@ pub struct Limits {
 
 /// What every connection of a listener is served with.
 pub struct Settings {
-    /// Its bounds.
+    /// The listener's limits.
     pub limits: Limits,
     /// Requests in flight are the last once this is cancelled.
     pub stop: CancellationToken,

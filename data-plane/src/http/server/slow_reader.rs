@@ -1,8 +1,8 @@
-//! Ends HTTP/2 streams whose agent doesn't read: with its window at 0 hyper waits for ever, and never asks for the body again, so
-//! the body's own limits aren't seen. That the right to a response has ended is asked of the response itself, whatever hyper waits for.
+//! Ends HTTP/2 streams whose agent does not read.
 //!
-//! hyper runs each stream as a task of its own on our executor. A task that waits, and neither for the handler nor for the response's
-//! body, waits for its agent: [`ResponseStream`] notes what each poll of them came to.
+//! When a stream's window is 0, hyper waits without a limit and does not poll the body, so the body's own limits are not checked.
+//! hyper runs each stream as a task on our executor. If the last poll of the handler and of the body made progress, a task that
+//! waits is waiting for its agent. [`ResponseStream`] records the outcome of each poll.
 
 use std::{
     future::Future,

@@ -35,12 +35,12 @@ pub struct TlsConfig {
 /// Why TLS can't be served. Names the file, never its contents.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file.
+    /// A PEM file that cannot be read.
     #[error("cannot read `{path}` as PEM: {source}")]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// What the parser or the operating system says.
         source: rustls_pki_types::pem::Error,
     },
     /// Certificate and key are not a pair, or are of no use.

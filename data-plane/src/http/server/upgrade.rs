@@ -1,4 +1,4 @@
-//! What a connection becomes when HTTP has left it: behind `101 Switching Protocols`, or behind a positive answer to `CONNECT`.
+//! What a connection becomes after HTTP: behind `101 Switching Protocols`, or behind a positive response to `CONNECT`.
 
 use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc};
 

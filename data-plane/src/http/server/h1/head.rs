@@ -1,7 +1,7 @@
-//! The head of an HTTP/1 request, read strictly: what two servers could read in two ways is refused (RFC 9112, and the
-//! smuggling cases that hyper lets by: bare LF, `Content-Length` beside `Transfer-Encoding`, doubled fields).
+//! Parses the head of an HTTP/1 request strictly. What two servers could read differently is refused (RFC 9112). That includes the smuggling
+//! cases that hyper accepts: bare LF, `Content-Length` beside `Transfer-Encoding`, repeated fields.
 //!
-//! Only the form is checked here. What the head says is `pipeline/admit.rs`'s affair, for HTTP/2 as well.
+//! Only the form is checked here. `pipeline/admit.rs` checks the meaning, for HTTP/2 as well.
 
 use std::ops::Range;
 
