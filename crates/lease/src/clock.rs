@@ -1,15 +1,17 @@
-//! The clock that leases are counted on, at both ends: nobody sets it, and it runs on while the machine sleeps.
+//! The clock of leases, in nodes and replicas. It cannot be set, and it runs while the machine is
+//! suspended.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A moment on `CLOCK_BOOTTIME`, in nanoseconds since the machine started.
+/// A time on `CLOCK_BOOTTIME`, in nanoseconds since the machine started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootInstant(u64);
 
 impl BootInstant {
-    /// Now. Wall clocks are never used for leases: they are stepped; the monotonic clock stands still in suspend.
+    /// The current time. Leases never use wall clocks, which can be set, or the monotonic clock,
+    /// which stops during suspend.
     #[must_use]
     pub fn now() -> Self {
         #[cfg(feature = "simulation")]
@@ -20,37 +22,37 @@ impl BootInstant {
         Self(u64::try_from(t.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000) + u64::try_from(t.tv_nsec).unwrap_or(0))
     }
 
-    /// `after` later.
+    /// This time plus `after`.
     #[must_use]
     pub fn plus(self, after: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)))
     }
 
-    /// `before` earlier, the machine's start at the earliest.
+    /// This time minus `before`, at least the machine's start.
     #[must_use]
     pub fn minus(self, before: Duration) -> Self {
         Self(self.0.saturating_sub(u64::try_from(before.as_nanos()).unwrap_or(u64::MAX)))
     }
 
-    /// How long ago `earlier` was, zero when it is still to come.
+    /// The time since `earlier`. Zero when `earlier` is in the future.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// Nanoseconds since the machine started: for an atomic.
+    /// Nanoseconds since the machine started, for storage in an atomic.
     #[must_use]
     pub fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// What [`as_nanos`](Self::as_nanos) gave; 0 is before every lease.
+    /// The inverse of [`as_nanos`](Self::as_nanos). 0 is before every lease.
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// How long until `self`, zero when it has passed.
+    /// The time until `self`. Zero when it has passed.
     #[must_use]
     pub fn remaining(self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(Self::now().0))

@@ -1,8 +1,9 @@
-//! Which addresses a process of ours may dial.
+//! The addresses that a SEKS process may dial.
 //!
-//! A name of a service is resolved once, each address is checked here, and one that passed is dialled. Three things decide: what
-//! the address is ([`classify`]), which networks the tenant was given and this process allows ([`Networks`]), and which
-//! addresses are SEKS itself ([`DialGuard`]).
+//! A service's name is resolved once, each address is checked here, and a permitted address is
+//! dialled. Three things decide: the class of the address ([`classify`]), the networks that the
+//! tenant was given and this process allows ([`Networks`]), and the addresses of SEKS itself
+//! ([`DialGuard`]).
 
 mod guard;
 mod metadata;
@@ -16,18 +17,21 @@ pub use self::{
     networks::{NetworkError, Networks},
 };
 
-/// What an address is, for deciding whether it may be dialled.
+/// The class of an address. It decides whether the address may be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressClass {
     /// On the public Internet.
     Public,
-    /// Private, loopback, shared, benchmarking or documentation space: only by networks that allow it.
+    /// Private, loopback, shared, benchmarking or documentation space. Only permitted by networks
+    /// that include it.
     Private,
-    /// Metadata service, link-local, unspecified, multicast, broadcast, reserved: never.
+    /// Metadata service, link-local, unspecified, multicast, broadcast, reserved. No configuration
+    /// permits it.
     Forbidden,
 }
 
-/// Classifies an address. One that embeds an IPv4 address is never less restricted than the embedded one.
+/// Classifies an address. An address that embeds an IPv4 address is never less restricted than that
+/// address.
 #[must_use]
 pub fn classify(ip: IpAddr) -> AddressClass {
     if metadata::is_metadata(ip) {
@@ -69,7 +73,7 @@ fn classify_v6(ip: Ipv6Addr) -> AddressClass {
     }
     let six_to_four = s[0] == 0x2002;
     let private = ip.is_loopback()
-        || (!embedded.is_empty() && !six_to_four) // where it comes out is the choice of a translator or relay
+        || (!embedded.is_empty() && !six_to_four) // a translator or relay chooses where it leads
         || embedded.iter().any(|v4| classify((*v4).into()) == AddressClass::Private)
         || s[0] & 0xfe00 == 0xfc00 // unique local
         || s[0] & 0xffc0 == 0xfec0 // site local, deprecated

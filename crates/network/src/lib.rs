@@ -1,4 +1,5 @@
-//! Which addresses a process may dial ([`address`]), and how the names of upstreams are resolved ([`resolve`]).
+//! The addresses that a process may dial ([`address`]), and the resolution of upstream names
+//! ([`resolve`]).
 
 pub mod address;
 pub mod resolve;

@@ -1,7 +1,8 @@
-//! From a host to the addresses that may be dialled: resolve once, check, and dial exactly what was checked.
+//! From a host to the addresses that may be dialled. A name is resolved once, each address is
+//! checked, and exactly these addresses are dialled.
 //!
-//! A name that resolves to the inside is how somebody else's DNS (or whoever spoofs it) turns a process of ours into a scanner
-//! of its own network; a second look-up between check and connect is how the check is got round.
+//! A name that resolves to an internal address would let someone else's DNS, or a spoofed answer,
+//! scan our network through us. A second lookup between check and connect would bypass the check.
 
 mod resolver;
 
@@ -13,18 +14,19 @@ use std::{
 pub use self::resolver::{Resolver, ResolverOptions};
 use crate::address::DialRules;
 
-/// Why there is nothing to dial.
+/// Why there is no address to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
-    /// The name has no address, or nobody answers for it.
+    /// The name has no address, or no name server answered.
     #[error("no address")]
     NoAddress,
-    /// It has addresses, but none that may be dialled.
+    /// All addresses of the name are forbidden.
     #[error("no address that may be dialled")]
     Forbidden,
 }
 
-/// The addresses of a host that may be dialled, in the resolver's order with the families interleaved (RFC 8305 §4).
+/// The permitted addresses of a host, in the resolver's order with the families interleaved (RFC
+/// 8305 §4).
 ///
 /// # Errors
 /// [`ResolveError`].
@@ -32,7 +34,7 @@ pub async fn resolve(host: &str, port: u16, rules: &DialRules) -> Result<Vec<Soc
     resolve_with(Resolver::system(), host, host, port, rules).await
 }
 
-/// As [`resolve`], by `resolver`, within the bounds of `owner`.
+/// [`resolve`] by a given resolver, within the lookup limits of `owner`.
 ///
 /// # Errors
 /// [`ResolveError`].

@@ -1,4 +1,4 @@
-//! How much a tenant's policies may cost a request.
+//! The budget: how much a tenant's policies may cost one request.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -9,19 +9,20 @@ use super::{
     schema::METHODS,
 };
 
-/// Most time that the policies which apply to one request may take: past it `policy apply` refuses.
+/// Most time that the policies which apply to one request may take. `policy apply` refuses more.
 pub const BUDGET: Duration = Duration::from_millis(2);
 
-/// What a tenant's policies cost the request that they cost most.
+/// The cost of the costliest request under a tenant's policies.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct CostBound {
     /// Deciding.
     pub(super) decide: Duration,
-    /// Making the plan, the first time for an agent, a service and a method.
+    /// Building the plan, once for an agent, a service and a method.
     pub(super) plan: Duration,
 }
 
-/// The sum over the policies that may apply to one request, for the method, service and agent for which it is highest.
+/// The highest sum over the policies that may apply to one request, with its method, service and
+/// agent.
 struct CostliestRequest {
     picos: u64,
     method: usize,
@@ -35,14 +36,15 @@ impl CostBound {
         let plan = costliest(policies, |p: &CheckedPolicy| p.plan_cost().worst_case()).picos;
         let uses_cedar = policies.iter().any(|p| p.uses_cedar());
         let request = if uses_cedar { Cost::request(true).times(2).worst_case() } else { 0 };
-        // Every head is looked at.
+        // Every policy head is checked.
         let heads = count(policies.len()).saturating_mul(20_000);
         let plan = plan.saturating_add(heads).saturating_add(PLAN_NS * 1000);
         Self { decide: from_picos(decide.saturating_add(request)), plan: from_picos(plan) }
     }
 }
 
-/// Refuses policies that may cost one request more than [`BUDGET`]. What making a request for Cedar costs isn't the policies'.
+/// Refuses policies that may cost one request more than [`BUDGET`]. Building Cedar's request is not
+/// counted.
 pub(super) fn check_budget<'p>(policies: impl IntoIterator<Item = &'p CheckedPolicy>) -> Result<(), PolicyError> {
     let policies: Vec<&CheckedPolicy> = policies.into_iter().collect();
     let costliest = costliest(&policies, |p| p.cost().worst_case());
@@ -83,7 +85,7 @@ fn head_covers(services: &Services, service: &Option<Box<str>>, agents: &Agents,
     service && agent
 }
 
-/// MethodSums of one method: of what applies to all, to a service, to an agent, and to both.
+/// Sums of one method's policies: for all requests, for a service, for an agent, and for both.
 #[derive(Default)]
 struct MethodSums<'p> {
     all: u64,
@@ -115,7 +117,8 @@ fn costliest(policies: &[impl AsRef<CheckedPolicy>], cost: impl Fn(&CheckedPolic
 }
 
 impl MethodSums<'_> {
-    /// Either of a service and an agent that some policy names together, or of the costliest of each.
+    /// The maximum over named service-agent pairs and over the costliest service with the costliest
+    /// agent.
     fn costliest(&self, method: usize) -> CostliestRequest {
         fn most(of: &HashMap<&str, u64>) -> Option<(Box<str>, u64)> {
             of.iter().max_by_key(|(_, sum)| **sum).map(|(name, sum)| ((*name).into(), *sum))

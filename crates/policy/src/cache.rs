@@ -1,10 +1,11 @@
-//! Decisions that were made before.
+//! Cache of decisions.
 //!
-//! A decision is kept only where it provably depends on nothing but its key. A plan belongs to one agent with its attributes, one service, one method and
-//! one set of policies; and Cedar is given nothing of a call but what the plan's policies mention. So the key is the plan and what they mention: path,
-//! query, source, what is known of the body. The token's id and age aren't part of any key: plans that mention these are never cached.
+//! A decision is cached only when it provably depends on nothing but its key. A plan belongs to one
+//! agent with its attributes, one service, one method and one set of policies. Cedar receives only
+//! those parts of a call that the plan's policies mention. So the key is the plan and these parts:
+//! path, query, source and body facts. Plans that mention the token's id or age are never cached.
 //!
-//! Looking one up costs 100 to 200 ns, so only plans that cost more than [`MIN_CACHED_COST`] are cached.
+//! A lookup costs 100 to 200 ns, so only plans that cost more than [`MIN_CACHED_COST`] are cached.
 
 use std::{
     hash::{BuildHasher as _, Hash, Hasher},
@@ -18,34 +19,34 @@ use seks_service::request::BodyFacts;
 
 use super::{Body, Call, Decision, identity_hasher::IdentityHasher, mentions::Mentions};
 
-/// What costs less is decided again.
+/// Cheaper decisions are computed again.
 pub(super) const MIN_CACHED_COST: Duration = Duration::from_micros(2);
-/// Most bytes that a tenant's decisions take; past it all are forgotten, and made anew as they are asked for.
+/// Most bytes of a tenant's cached decisions. Above the limit all are dropped.
 const MAX_BYTES: usize = 1024 * 1024;
-/// What an entry takes beside the texts in its key.
+/// Bytes of an entry, without the texts in its key.
 const ENTRY_BYTES: usize = 256;
 
 /// Identifies one plan. No two plans of a process have the same one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct PlanId(pub(super) u64);
 
-/// A tenant's decisions.
+/// A tenant's cached decisions.
 #[derive(Default)]
 pub(super) struct DecisionCache {
-    /// By a keyed hash of the key; an entry says itself what it is for.
+    /// Entries by a keyed hash of the key. An entry holds its key, so a hash collision is harmless.
     entries: DashMap<u64, Entry, std::hash::BuildHasherDefault<IdentityHasher>>,
     bytes: AtomicUsize,
     hasher: foldhash::quality::RandomState,
 }
 
-/// What is asked.
+/// The question that a cached answer belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Question {
     Decide,
     NeedsBody,
 }
 
-/// What came of it.
+/// The answer to a [`Question`].
 #[derive(Clone)]
 pub(super) enum Answer {
     Decision(Decision),
@@ -70,7 +71,7 @@ enum CachedBody {
     Inspected(Option<String>, Option<bool>, Option<i64>),
 }
 
-/// A key, borrowed from a call.
+/// A key that borrows from a call.
 pub(super) struct Key<'a> {
     plan: PlanId,
     question: Question,
@@ -81,7 +82,7 @@ pub(super) struct Key<'a> {
 }
 
 impl<'a> Key<'a> {
-    /// `None`: the decision depends on more than can be a key. `plan` is the plan's number, never used twice in a process.
+    /// `None` when the decision depends on more than a key holds.
     pub(super) fn new(plan: PlanId, question: Question, mentions: Mentions, call: &Call<'a>) -> Option<Self> {
         if mentions.any(Mentions::TOKEN) {
             return None;

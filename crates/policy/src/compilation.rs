@@ -1,4 +1,4 @@
-//! Compiling a tenant's policies, one policy at a time: whoever compiles for many tenants can take turns between them.
+//! Compiles a tenant's policies one at a time, so that a caller can take turns between tenants.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,17 +15,18 @@ use super::{
     slice::Policies,
 };
 
-/// A tenant's policies on their way to being compiled.
+/// The compilation of one tenant's policies, in progress.
 pub struct Compilation {
     left: vec::IntoIter<wire::Policy>,
-    /// By id: compiled for the policies before. A policy whose text is the same is taken over.
+    /// Compiled policies by id. A policy with unchanged text is reused.
     known: HashMap<String, Arc<CheckedPolicy>>,
     compiled: Vec<Arc<CheckedPolicy>>,
     seen: HashSet<PolicyId>,
 }
 
 impl Compilation {
-    /// Begins one. What `before` has of the same policies is taken over, so a change costs what it changes.
+    /// Starts a compilation. Policies of `before` with unchanged text are reused, so the cost
+    /// depends on the size of the change.
     #[must_use]
     pub fn new(policies: Vec<wire::Policy>, before: Option<&Policies>) -> Self {
         let known =
@@ -34,12 +35,13 @@ impl Compilation {
         Self { left: policies.into_iter(), known, compiled, seen: HashSet::new() }
     }
 
-    /// Compiles the next policy: at most [`MAX_POLICY`](super::parse::MAX_POLICY) bytes of text, some milliseconds. `None`: there are more.
+    /// Compiles the next policy: at most [`MAX_POLICY`](super::parse::MAX_POLICY) bytes, some
+    /// milliseconds. Returns `None` while policies remain.
     ///
     /// Needs [`STACK_BYTES`](super::STACK_BYTES) of stack.
     ///
     /// # Errors
-    /// The policy that doesn't pass: a tenant's policies hold together or not at all.
+    /// The first invalid policy. A tenant's policies are accepted together or not at all.
     pub fn compile_next(&mut self) -> Result<Option<Policies>, PolicyError> {
         let Some(policy) = self.left.next() else { return Ok(Some(self.take_policies())) };
         let one = match self.known.get(policy.id.as_str()).filter(|known| known.text == policy.text) {
@@ -59,10 +61,10 @@ impl Compilation {
 }
 
 impl Policies {
-    /// Checks and compiles a tenant's policies, by the same rules as [`super::parse_file`].
+    /// Checks and compiles a tenant's policies by the same rules as [`super::parse_file`].
     ///
     /// # Errors
-    /// The first policy that doesn't pass: a tenant's policies hold together or not at all.
+    /// The first invalid policy. A tenant's policies are accepted together or not at all.
     pub fn compile(policies: &[wire::Policy]) -> Result<Self, PolicyError> {
         let failed = || PolicyError { line: 1, reason: "the policies could not be checked".into() };
         let mut compilation = Compilation::new(policies.to_vec(), None);
@@ -76,7 +78,7 @@ impl Policies {
         .ok_or_else(failed)?
     }
 
-    /// Whether these are exactly `policies`: compiling them would give the same again.
+    /// Whether these policies were compiled from exactly `policies`.
     #[must_use]
     pub fn have_same_text(&self, policies: &[wire::Policy]) -> bool {
         let own = self.checked();

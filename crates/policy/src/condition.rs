@@ -1,8 +1,9 @@
 //! A policy's condition, compiled.
 //!
-//! What most policies ask about a request (the path, query names, whether the token grants the service) is answered here in
-//! nanoseconds; Cedar itself evaluator the rest, as leaves of the same tree. `&&`, `||`, `!` and `if` are evaluated from left to
-//! right as Cedar does, so a condition has one meaning however it is split. A property test holds the two against each other.
+//! Most policies ask about the path, query names and the token's grants. These are evaluated here
+//! in nanoseconds. Cedar evaluates everything else, as leaves of the same tree. `&&`, `||`, `!` and
+//! `if` are evaluated from left to right as in Cedar, so splitting a condition does not change its
+//! meaning. A property test compares this evaluator with Cedar.
 
 use std::sync::Arc;
 
@@ -17,14 +18,14 @@ use super::{
     pattern::Pattern,
 };
 
-/// What a condition comes to.
+/// The result of evaluating a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Truth {
     True,
     False,
-    /// It hangs on a body that wasn't inspected.
+    /// The result depends on a body that was not inspected.
     Unknown,
-    /// Cedar couldn't evaluate it.
+    /// Cedar failed to evaluate it.
     Failed,
 }
 
@@ -34,7 +35,7 @@ impl From<bool> for Truth {
     }
 }
 
-/// A condition that is compiled.
+/// A compiled condition.
 #[derive(Clone, Debug)]
 pub(super) enum Condition {
     Const(Truth),
@@ -50,20 +51,20 @@ pub(super) enum Condition {
     All(Vec<Condition>),
     Any(Vec<Condition>),
     If(Box<[Condition; 3]>),
-    /// Anything else: Cedar evaluates it.
+    /// Any other expression, evaluated by Cedar.
     Leaf(Arc<Leaf>),
 }
 
-/// A piece of a condition that Cedar evaluates.
+/// An expression that Cedar evaluates.
 #[derive(Debug)]
 pub(super) struct Leaf {
     pub(super) expression: Expression,
     pub(super) mentions: Mentions,
-    /// What evaluating it costs.
+    /// The cost of one evaluation.
     cost: Cost,
 }
 
-/// Who evaluator what a condition asks.
+/// Provides the values of the call that a condition needs.
 pub(super) trait Evaluator {
     fn path(&self) -> &str;
     fn has_query_name(&self, name: &str) -> bool;
@@ -72,8 +73,8 @@ pub(super) trait Evaluator {
 }
 
 impl Condition {
-    /// The conjunction of a policy's clauses. `None`: an expression that can't be written out again, which doesn't happen to
-    /// what was parsed.
+    /// The conjunction of a policy's clauses. `None` when an expression cannot be printed as text
+    /// again. This does not happen to parsed expressions.
     pub(super) fn compile_clauses(clauses: &[Clause]) -> Option<Self> {
         let one = |clause: &Clause| match clause {
             Clause::When(expr) => Self::compile_expression(expr),
@@ -108,7 +109,7 @@ impl Condition {
         })
     }
 
-    /// The comparisons that are answered without Cedar.
+    /// The comparisons that are evaluated without Cedar.
     fn compile_comparison(op: BinaryOp, left: &Expr, right: &Expr) -> Option<Self> {
         match (op, call_part(left), call_part(right)) {
             (BinaryOp::Eq, Some(CallPart::Path), None) => Some(Self::PathIn(Arc::new([string_literal(right)?]))),
@@ -135,7 +136,7 @@ impl Condition {
         Some(Self::Leaf(Arc::new(Leaf { expression, mentions: mentions(expr), cost: Cost::of_leaf(expr) })))
     }
 
-    /// What it mentions.
+    /// The parts of the call that it mentions.
     pub(super) fn mentions(&self) -> Mentions {
         match self {
             Self::Const(Truth::Failed) => Mentions::FAILURE,
@@ -150,7 +151,7 @@ impl Condition {
         }
     }
 
-    /// What evaluating it costs at most, once it is [settled](Self::fold_constants).
+    /// Upper bound of one evaluation, after [`fold_constants`](Self::fold_constants).
     pub(super) fn cost(&self) -> Cost {
         let own = match self {
             Self::PathLike(pattern) => Cost::pattern(pattern.stretches()),
@@ -162,15 +163,15 @@ impl Condition {
         self.children().iter().map(Self::cost).sum::<Cost>() + own + Cost::STEP
     }
 
-    /// What deciding on one policy costs: as the request is sent (`strict`) and in normalized form (`loose`). Both are decided
-    /// twice where it has to be known first whether the body is needed.
+    /// The cost of deciding one policy, as the request is sent and in normalized form. Both are
+    /// evaluated twice when the node must first find out whether it needs the body.
     pub(super) fn decision_cost(as_sent: &Self, normalized: &Self) -> Cost {
         let once = as_sent.cost() + normalized.cost();
         let body = as_sent.mentions().any(Mentions::BODY) || normalized.mentions().any(Mentions::BODY);
         if body { once.times(2) } else { once }
     }
 
-    /// What settling it costs.
+    /// The cost of [`fold_constants`](Self::fold_constants).
     pub(super) fn plan_cost(&self) -> Cost {
         let own = match self {
             Self::Leaf(leaf) if !leaf.mentions.any(Mentions::CALL) => leaf.cost,
@@ -179,12 +180,12 @@ impl Condition {
         self.children().iter().map(Self::plan_cost).sum::<Cost>() + own + Cost::plan(1)
     }
 
-    /// How many nodes it has.
+    /// The number of nodes.
     pub(super) fn node_count(&self) -> usize {
         1 + self.children().iter().map(Self::node_count).sum::<usize>()
     }
 
-    /// Whether Cedar evaluates a part of it.
+    /// Whether Cedar evaluates a part of it for each request.
     pub(super) fn uses_cedar(&self) -> bool {
         matches!(self, Self::Leaf(leaf) if leaf.mentions.any(Mentions::CALL))
             || self.children().iter().any(Self::uses_cedar)
@@ -199,7 +200,7 @@ impl Condition {
         }
     }
 
-    /// Evaluates it.
+    /// Evaluates the condition for one call.
     pub(super) fn evaluate(&self, evaluator: &impl Evaluator) -> Truth {
         match self {
             Self::Const(truth) => *truth,
@@ -222,8 +223,8 @@ impl Condition {
         }
     }
 
-    /// The same condition for one agent, service, method and grant, with everything that is settled by them settled.
-    /// `evaluate_constant` evaluator for a leaf that mentions nothing of the call.
+    /// The condition for one agent, service, method and grant, with all parts evaluated that depend
+    /// on nothing else. `evaluate_constant` evaluates a leaf that mentions nothing of the call.
     pub(super) fn fold_constants(&self, granted: bool, evaluate_constant: &impl Fn(&Leaf) -> Truth) -> Self {
         let each = |of: &[Self]| of.iter().map(|c| c.fold_constants(granted, evaluate_constant)).collect::<Vec<_>>();
         match self {
@@ -280,7 +281,8 @@ fn disjunction(of: Vec<Condition>) -> Condition {
     simplify(of, Truth::False)
 }
 
-/// A conjunction (`neutral` is true) or disjunction, flat and without what can't change it.
+/// A flat conjunction (`neutral` is true) or disjunction, without the conditions that cannot change
+/// it.
 fn simplify(of: Vec<Condition>, neutral: Truth) -> Condition {
     let mut flat = Vec::with_capacity(of.len());
     for condition in of {
@@ -291,7 +293,7 @@ fn simplify(of: Vec<Condition>, neutral: Truth) -> Condition {
             other => flat.push(other),
         }
     }
-    // What stands behind a constant is never reached. What stands before it may still fail, and then that is the result.
+    // Conditions after a constant are never reached. One before it may fail, and then that is the result.
     if let Some(end) = flat.iter().position(|c| matches!(c, Condition::Const(_))) {
         flat.truncate(end + 1);
         if let Some(Condition::Const(last)) = flat.last()
@@ -308,8 +310,9 @@ fn simplify(of: Vec<Condition>, neutral: Truth) -> Condition {
     }
 }
 
-/// From left to right until one decides, as Cedar does. With an unknown among them the rest is looked at too: whatever the
-/// unknown turns out to be, a later member that decides still decides, unless the unknown could have failed instead.
+/// Evaluates from left to right until one decides, as Cedar does. After an unknown result the rest
+/// is evaluated too. A later condition that decides still decides, unless the unknown one could
+/// have failed instead.
 fn evaluate_in_order(of: &[Condition], neutral: Truth, evaluator: &impl Evaluator) -> Truth {
     let decides = negate(neutral);
     let mut unknown = false;

@@ -1,9 +1,12 @@
-//! What evaluating policies costs: a bound that is read off a condition, not measured on the request.
+//! Upper bounds of what evaluating policies costs, computed from conditions and not measured on
+//! requests.
 //!
-//! The weights are nanoseconds of a release build of Cedar 4.14 on one core, measured for each construct at its worst (2 cores, both busy) and
-//! rounded up: `and` of 100 comparisons 73 µs, a set of 1,000 texts 590 µs, of 1,000 sets 1.6 ms; Cedar's `like` of 100 characters against 8 KiB 2.4 ms, our own
-//! of a periodic text 49 µs; a request with 4,000 query names 3.1 ms, with none 6 µs. They needn't be exact: they decide what is refused at
-//! `policy apply`, what a node evaluates on the threads that serve requests, and what on others.
+//! The weights are nanoseconds of a release build of Cedar 4.14 on one core (2 cores, both busy).
+//! Each construct was measured at its worst and rounded up. `and` of 100 comparisons takes 73 µs, a
+//! set of 1,000 texts 590 µs, a set of 1,000 sets 1.6 ms. Cedar's `like` of 100 characters against
+//! 8 KiB takes 2.4 ms, our own against a periodic text 49 µs. A request with 4,000 query names
+//! takes 3.1 ms, with none 6 µs. The weights need not be exact. They decide which policies `policy
+//! apply` refuses, and whether a node evaluates on the threads that serve requests or on others.
 
 use std::{iter::Sum, ops::Add, sync::Arc, time::Duration};
 
@@ -11,36 +14,38 @@ use cedar_policy::pst::{BinaryOp, Expr, PatternElem, UnaryOp};
 
 use super::mentions::{CallPart, call_part};
 
-/// Path and query, in bytes, of the request that [`BUDGET`](super::BUDGET) is for. A longer one costs more, and is decided apart from what serves requests.
+/// Path and query, in bytes, of the request that [`BUDGET`](super::BUDGET) refers to. Longer
+/// requests cost more and are decided on other threads.
 const TARGET_BYTES: u64 = 1024;
-/// Longest text that isn't the path's: an attribute's value, a model's name.
+/// Longest text other than the path, in bytes: an attribute's value, a model's name.
 const TEXT_BYTES: u64 = 256;
 
-/// A node of Cedar's tree.
+/// A node of Cedar's syntax tree.
 const NODE_NS: u64 = 150;
-/// A member of a set that is written out, or a field of a record.
+/// A member of a literal set, or a field of a record.
 const MEMBER_NS: u64 = 600;
-/// One step of Cedar's `like`: a byte of the text against one of the pattern.
+/// One step of Cedar's `like`: one byte of the text against one of the pattern.
 const LIKE_STEP_PS: u64 = 5_000;
-/// Our own `like`: each stretch of the pattern, and each byte of the path.
+/// Our own `like`: each literal part of the pattern, and each byte of the path.
 const STRETCH_NS: u64 = 25;
 const PATTERN_BYTE_PS: u64 = 6_000;
-/// A text that a path is compared with.
+/// One comparison of the path with a text.
 const TEXT_NS: u64 = 5;
-/// Looking up a name of the query.
+/// One lookup of a query name.
 const QUERY_NAME_NS: u64 = 80;
-/// A name of the query that Cedar compares with a set: one for two bytes of the query at most.
+/// A query name that Cedar compares with a set: at most one for two bytes of the query.
 const QUERY_BYTE_PS: u64 = 2_000;
-/// An IP address that is parsed or compared.
+/// Parsing or comparing an IP address.
 const ADDRESS_NS: u64 = 400;
-/// Making a request for Cedar of a call without query, and of each byte of one: a name for two bytes at most.
+/// Building Cedar's request for a call without query, and for each query byte: at most one name for
+/// two bytes.
 const REQUEST_NS: u64 = 6_500;
 const REQUEST_QUERY_BYTE_PS: u64 = 400_000;
-/// Making a plan: the agent as Cedar knows it, and each node that is copied.
+/// Building a plan: the agent's entity, and each copied node.
 pub(super) const PLAN_NS: u64 = 40_000;
 const PLAN_NODE_NS: u64 = 60;
 
-/// Time that evaluating something takes at most, as a function of the request's lengths.
+/// An upper bound of evaluation time, as a function of the request's lengths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cost {
     /// Picoseconds.
@@ -63,29 +68,29 @@ impl Cost {
         Self { fixed: times(self.fixed), path: times(self.path), query: times(self.query) }
     }
 
-    /// For a path and a query of these lengths.
+    /// The bound for a path and a query of these lengths, in bytes.
     pub(super) fn for_request(self, path: usize, query: usize) -> Duration {
         let of = |each: u64, bytes: usize| each.saturating_mul(u64::try_from(bytes).unwrap_or(u64::MAX));
         from_picos(self.fixed.saturating_add(of(self.path, path)).saturating_add(of(self.query, query)))
     }
 
-    /// For the costliest request of [`TARGET_BYTES`].
+    /// The bound for the costliest request of [`TARGET_BYTES`], in picoseconds.
     pub(super) fn worst_case(self) -> u64 {
         self.fixed.saturating_add(self.path.max(self.query).saturating_mul(TARGET_BYTES))
     }
 
-    /// A set of `count` names for a condition that needs one.
+    /// Looking up one name in the sorted query names.
     pub(super) const QUERY_NAME: Self = Self::from_nanos(QUERY_NAME_NS);
-    /// Nothing but a look at a constant.
+    /// Reading a constant.
     pub(super) const STEP: Self = Self::from_nanos(2);
 
-    /// Making a request for Cedar.
+    /// Building a request for Cedar.
     pub(super) fn request(with_query: bool) -> Self {
         let query = if with_query { REQUEST_QUERY_BYTE_PS } else { 0 };
         Self { path: 100, query, ..Self::from_nanos(REQUEST_NS) }
     }
 
-    /// Our own `like`.
+    /// Matching with our own `like`.
     pub(super) fn pattern(stretches: usize) -> Self {
         // The first and the last stretch are at the ends; only those between are searched for.
         Self {
@@ -94,17 +99,17 @@ impl Cost {
         }
     }
 
-    /// A path among `texts`.
+    /// Comparing the path with `texts` texts.
     pub(super) fn texts(texts: usize) -> Self {
         Self::from_nanos(TEXT_NS.saturating_mul(count(texts)))
     }
 
-    /// Copying so many nodes of a condition into a plan.
+    /// Copying `nodes` nodes of a condition into a plan.
     pub(super) fn plan(nodes: usize) -> Self {
         Self::from_nanos(PLAN_NODE_NS.saturating_mul(count(nodes)))
     }
 
-    /// An expression that Cedar evaluates.
+    /// Evaluating an expression with Cedar.
     pub(super) fn of_leaf(expr: &Expr) -> Self {
         let own = match expr {
             Expr::Like { expr: text, pattern } => Self::like(text, pattern),
@@ -124,7 +129,7 @@ impl Cost {
     }
 
     fn like(text: &Expr, pattern: &[PatternElem]) -> Self {
-        // Cedar goes back to the last wildcard for every byte: pattern times text.
+        // Cedar backtracks to the last wildcard for every byte: pattern length times text length.
         let steps = LIKE_STEP_PS.saturating_mul(count(pattern.len()) + 1);
         match call_part(text) {
             Some(CallPart::Path) => Self { path: steps, ..Self::NOTHING },

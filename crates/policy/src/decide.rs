@@ -1,4 +1,4 @@
-//! A decision: every policy of a slice on one call, as it is sent and in its loosest reading.
+//! Decides one call by all policies of a slice, as it is sent and in normalized form.
 
 use std::{
     borrow::Cow,
@@ -31,7 +31,7 @@ pub(super) fn denied() -> Decision {
     Decision { allowed: false, policy_ids: Arc::default(), audited: Arc::default(), error: None, audit_error: None }
 }
 
-/// Asks Cedar.
+/// Evaluates a leaf with Cedar.
 pub(super) fn evaluate_with_cedar(leaf: &Leaf, request: &Request, entities: &Entities) -> Truth {
     match eval_expression(request, entities, &leaf.expression) {
         Ok(EvalResult::Bool(value)) => value.into(),
@@ -48,14 +48,14 @@ pub(super) enum TextForm {
     Normalized,
 }
 
-/// A policy whose head covers the slice.
+/// A policy whose head covers the slice, with its conditions folded for the slice.
 pub(super) struct SlicedPolicy {
-    /// Its id, ready to be put into a decision.
+    /// The policy's id, in the form in which a decision shares it.
     id: Arc<[PolicyId]>,
     forbids: bool,
     audit: bool,
     as_sent: Condition,
-    /// `None`: reads the same.
+    /// `None` when it equals `as_sent`.
     normalized: Option<Condition>,
 }
 
@@ -85,16 +85,16 @@ impl SlicedPolicy {
     }
 }
 
-/// What is to be done for a call of one method, by one agent, to one service.
+/// The policies that decide calls of one method, by one agent, to one service.
 pub(super) struct Plan {
-    /// Settled: it depends on nothing else. Most requests end here.
+    /// The decision when it depends on nothing of the call. Most requests end here.
     constant: Option<Decision>,
     policies: Vec<SlicedPolicy>,
     granted: bool,
     mentions: Mentions,
-    /// A policy's loosest reading is not its text.
+    /// The normalized form of a policy differs from its text.
     differs_when_normalized: bool,
-    /// Never used twice in this process.
+    /// Part of the keys of cached decisions.
     id: PlanId,
     cost: Cost,
 }
@@ -113,7 +113,7 @@ impl Plan {
             policies,
         };
         if plan.policies.iter().any(SlicedPolicy::uses_cedar) {
-            // As it is sent, and in its loosest reading.
+            // One request as sent, one in normalized form.
             let request = Cost::request(plan.mentions.any(Mentions::QUERY));
             plan.cost = plan.cost + request + request;
         }
@@ -121,7 +121,8 @@ impl Plan {
         plan
     }
 
-    /// The decision, when nothing of a call can change it: everything is settled, or a forbid is.
+    /// The decision when nothing of a call can change it: all conditions are constant, or a forbid
+    /// is.
     fn constant_decision(&self) -> Option<Decision> {
         let forbidden = |m: &&SlicedPolicy| m.forbids && !m.audit && matches!(m.as_sent, Condition::Const(Truth::True));
         if self.policies.iter().all(SlicedPolicy::is_constant) {
@@ -135,23 +136,23 @@ impl Plan {
         (!ids.is_empty()).then(|| Decision { policy_ids: ids.into(), ..denied() })
     }
 
-    /// The decision, when nothing of a call changes it.
+    /// The decision when nothing of a call changes it.
     pub(super) fn constant(&self) -> Option<&Decision> {
         self.constant.as_ref()
     }
 
-    /// What deciding on `call` takes at most.
+    /// Upper bound of the time to decide on `call`.
     pub(super) fn cost(&self, call: &Call<'_>) -> Duration {
         if self.constant.is_some() { Duration::ZERO } else { self.cost.for_request(call.path.len(), call.query.len()) }
     }
 
-    /// How many nodes its conditions have.
+    /// The number of nodes of its conditions.
     pub(super) fn node_count(&self) -> usize {
         let normalized = |m: &SlicedPolicy| m.normalized.as_ref().map_or(0, Condition::node_count);
         self.policies.iter().map(|m| 4 + m.as_sent.node_count() + normalized(m)).sum()
     }
 
-    /// What an answer to `call` depends on; `None`: on more than is worth keeping.
+    /// The cache key for `call`. `None` when the answer depends on more than a key holds.
     pub(super) fn key<'a>(&self, question: Question, call: &Call<'a>) -> Option<Key<'a>> {
         Key::new(self.id, question, self.mentions, call)
     }
@@ -160,7 +161,7 @@ impl Plan {
         self.constant.is_none() && self.mentions.any(Mentions::BODY)
     }
 
-    /// `call`'s body is [`Body::NotRead`].
+    /// Whether a condition depends on the body. `call`'s body is [`Body::NotRead`].
     pub(super) fn needs_body(&self, subject: &Subject, call: &Call<'_>) -> bool {
         let unknown = |form: TextForm| {
             let evaluator = CallEvaluator::new(subject, self, call, form);
@@ -179,7 +180,7 @@ impl Plan {
         as_sent.decision(Some(SliceOutcome::of_plan(self, &normalized, TextForm::Normalized)))
     }
 
-    /// Whether the call's loosest reading is another than the call.
+    /// Whether the call's normalized form may differ from the call.
     fn changes_when_normalized(&self, call: &Call<'_>) -> bool {
         let odd = |text: &str| text.bytes().any(|b| b == b'%' || b.is_ascii_uppercase());
         let model = |m: &String| normalize::model(m) != m.as_str();
@@ -189,12 +190,12 @@ impl Plan {
     }
 }
 
-/// A character of a query whose parameters are named alike by every server: plain names and values, and what separates them.
+/// A byte of a query whose parameter names every server reads in the same way.
 fn is_unambiguous_query_byte(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'=' | b'&')
 }
 
-/// Evaluator where every condition is a constant.
+/// Evaluates plans whose conditions are all constants.
 struct ConstantEvaluator;
 
 impl Evaluator for ConstantEvaluator {
@@ -212,18 +213,18 @@ impl Evaluator for ConstantEvaluator {
     }
 }
 
-/// One reading of a call.
+/// One call in one form. Derived values are computed when a policy first needs them.
 struct CallEvaluator<'a> {
     subject: &'a Subject,
     plan: &'a Plan,
     call: &'a Call<'a>,
     path: Cow<'a, str>,
     form: TextForm,
-    /// Every reading of every query name; made when a policy asks for one for the first time.
+    /// Every interpretation of every query name.
     interpretations: OnceCell<HashSet<String>>,
-    /// Made when Cedar is evaluator for the first time.
+    /// Cedar's request.
     request: OnceCell<Option<Request>>,
-    /// Names of the query in order, made when one is evaluator for.
+    /// The sorted query names.
     names: OnceCell<Vec<Cow<'a, str>>>,
 }
 
@@ -260,7 +261,8 @@ impl<'a> CallEvaluator<'a> {
         })
     }
 
-    /// The request as the schema has it, but for what no policy of the slice mentions.
+    /// The request in the schema's form, with the parts only that some policy of the slice
+    /// mentions.
     fn request(&self) -> Option<Request> {
         let (v, entities) = (vocabulary()?, self.subject.entities()?);
         let action = v.action(action_index(self.call.method)?)?.method.clone();
@@ -345,12 +347,12 @@ impl Evaluator for CallEvaluator<'_> {
     }
 }
 
-/// What the policies of a slice say to one reading of a call.
+/// The results of a slice's policies for one form of a call.
 #[derive(Default)]
 struct SliceOutcome {
     permits: Ids,
     forbids: Ids,
-    /// In force, and hanging on a body that can't be inspected.
+    /// Policies in force whose result depends on a body that cannot be inspected.
     unknown: Ids,
     audited: Ids,
     failed: Option<PolicyId>,
@@ -379,7 +381,7 @@ impl SliceOutcome {
         self.failed.is_none() && self.unknown.is_empty() && self.forbids.is_empty() && !self.permits.is_empty()
     }
 
-    /// The decision on a call as it was sent (`self`) and in its loosest reading, where that is another.
+    /// The decision from the call as sent (`self`) and from its normalized form, when that differs.
     fn decision(self, normalized: Option<Self>) -> Decision {
         let (allowed, audited) = (self.allows(), self.audited.into_arc());
         let (error, audit_error) = (self.failed.map(EvaluateError), self.audit_failed.map(EvaluateError));
@@ -399,7 +401,7 @@ impl SliceOutcome {
     }
 }
 
-/// Ids of policies. One is the common case, and costs nothing to hand out.
+/// Policy ids. One id is the common case and needs no allocation.
 #[derive(Default)]
 enum Ids {
     #[default]

@@ -1,4 +1,4 @@
-//! A file of policies: checked one by one, and all together against the budget.
+//! Policy files: each policy is checked alone, and all together against the budget.
 
 use seks_types::id::PolicyId;
 
@@ -7,8 +7,9 @@ use super::{
     parse::{PolicyError, check_file},
 };
 
-/// Reads a file of policies and checks it against the schema: each has an `@id` of its own, in the grammar of names.
-/// Gives the policies in order, each as its id and its own text. All of them together cost a request at most [`BUDGET`](super::BUDGET).
+/// Parses a file and checks it against the schema. Each policy needs its own `@id` in the grammar
+/// of names. Returns the id and text of each policy, in order. All together may cost a request at
+/// most [`BUDGET`](super::BUDGET).
 ///
 /// # Errors
 /// Every error in the file, in order.
@@ -18,8 +19,8 @@ pub fn parse_file(text: &str) -> Result<Vec<(PolicyId, String)>, Vec<PolicyError
     Ok(checked.into_iter().map(|c| (c.id, c.text)).collect())
 }
 
-/// What is odd about a file that is acceptable: a policy that can never apply, look-alike characters. Empty when
-/// [`parse_file`] refuses it.
+/// Warnings about a valid file, such as a policy that never applies or look-alike characters. Empty
+/// when [`parse_file`] refuses the file.
 #[must_use]
 pub fn warnings(text: &str) -> Vec<PolicyError> {
     check_file(text).unwrap_or_default().into_iter().flat_map(|c| c.warnings).collect()

@@ -1,10 +1,10 @@
-//! A policy's head: which agents, services and methods it is about.
+//! Policy heads: the agents, services and methods that a policy covers.
 
 use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
 
 use super::schema::{METHODS, Vocabulary};
 
-/// Whom a policy is about.
+/// The agents that a policy covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Agents {
     Any,
@@ -14,7 +14,7 @@ pub(super) enum Agents {
     None,
 }
 
-/// Which services a policy is about.
+/// The services that a policy covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Services {
     Any,
@@ -37,7 +37,7 @@ impl Head {
         Self { agents: agents(policy, v), services: services(policy, v), methods: methods(policy, v) }
     }
 
-    /// Whether it is about the method at this place of [`METHODS`].
+    /// Whether it covers the method at this index of [`METHODS`].
     pub(super) fn has_method(&self, method: usize) -> bool {
         self.methods & 1 << method != 0
     }

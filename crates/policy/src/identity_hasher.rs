@@ -1,8 +1,8 @@
-//! A hasher for keys that are hashes already.
+//! A hasher for keys that are hashes.
 
 use std::hash::Hasher;
 
-/// Gives back the `u64` that was written.
+/// Returns the `u64` that was written.
 #[derive(Default)]
 pub(super) struct IdentityHasher(u64);
 

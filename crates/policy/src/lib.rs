@@ -1,9 +1,12 @@
-//! Policy: which agent may do what to which service. Cedar, default deny, `forbid` wins, an error denies.
+//! Cedar policies decide which agent may do what to which service. The default is deny, `forbid`
+//! wins over `permit`, and an evaluation error denies.
 //!
-//! The same code checks a file at the control plane, simulates there, and decides at the node, on exactly the bytes that are sent.
+//! The control plane uses this code to check files and to simulate requests. Nodes use it to
+//! decide, on exactly the bytes that they send.
 //!
-//! A tenant's policies are compiled once ([`Policies::compile`]), sliced for an agent and a service when they first meet
-//! ([`Policies::slice_for`]), and asked for every request ([`PolicySlice::decide`]).
+//! A tenant's policies are compiled once ([`Policies::compile`]). The first request of an agent to
+//! a service makes their slice ([`Policies::slice_for`]), and [`PolicySlice::decide`] decides each
+//! request.
 
 mod budget;
 mod cache;
@@ -37,60 +40,63 @@ pub use self::{
     slice::{Policies, PolicySlice},
 };
 
-/// The policy that every tenant starts with unless it is strict: visible, and deletable like any other.
+/// The policy of a new tenant, unless it was created with `--strict`. It can be deleted like any
+/// other policy.
 pub const GRANTED_SERVICES: &str = r#"@id("granted-services")
 permit (principal, action, resource) when { context.token.services.contains(resource) };"#;
 
-/// One request, as policy sees it.
+/// One request, with the values that policies can use.
 #[derive(Clone, Debug)]
 pub struct Call<'a> {
-    /// The action. A method that the schema doesn't name is denied.
+    /// The action. A method that the schema does not name is denied.
     pub method: &'a Method,
-    /// [`seks_service::request::Target::path`]: exactly what is sent, without the query.
+    /// [`seks_service::request::Target::path`]: the path as it is sent, without the query.
     pub path: &'a str,
-    /// [`seks_service::request::Target::query`], or `""`. Policy sees the names only.
+    /// [`seks_service::request::Target::query`], or `""`. Policies see the parameter names only.
     pub query: &'a str,
     /// The token's id.
     pub token: &'a str,
-    /// What the token was issued for.
+    /// The services that the token grants.
     pub services: &'a [ServiceName],
     /// Seconds since the token was issued.
     pub age_seconds: i64,
     /// The agent's address.
     pub source: IpAddr,
-    /// What is known of the body.
+    /// The result of the body inspection.
     pub body: Body<'a>,
 }
 
-/// A request's body, as policy sees it.
+/// The inspection state of a request's body.
 #[derive(Clone, Copy, Debug)]
 pub enum Body<'a> {
-    /// Not looked at, because [`PolicySlice::needs_body`] says so.
+    /// Not inspected, because [`PolicySlice::needs_body`] returned `false`.
     NotRead,
-    /// The request has none.
+    /// The request has no body.
     Absent,
-    /// Inspected whole.
+    /// The whole body was inspected.
     Inspected(&'a BodyFacts),
-    /// It can't be inspected whole (too long, encoded, not JSON, ambiguous): denied when a policy needs it.
+    /// The body cannot be inspected: it is too long, encoded, not JSON or ambiguous. A request is
+    /// denied when a policy needs such a body.
     Opaque,
 }
 
-/// What came of a request.
+/// The result of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// A permit applied and no forbid did.
+    /// A permit applied, and no forbid did.
     pub allowed: bool,
-    /// The policies that determined it: the permits that applied, or the forbids that did. Empty: nothing permits.
+    /// The policies that determined the result: the permits that applied, or the forbids that did.
+    /// Empty when no policy permits the request.
     pub policy_ids: Arc<[PolicyId]>,
     /// Policies in audit mode that would have applied.
     pub audited: Arc<[PolicyId]>,
-    /// A policy that couldn't be evaluated: the request is denied.
+    /// The policy that failed to evaluate. The request is denied.
     pub error: Option<EvaluateError>,
-    /// A policy in audit mode that couldn't be evaluated: it is only reported.
+    /// The policy in audit mode that failed to evaluate. The failure is only reported.
     pub audit_error: Option<EvaluateError>,
 }
 
-/// A policy could not be evaluated. Names the policy and nothing of the request.
+/// A policy failed to evaluate. The error names the policy and nothing of the request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot evaluate policy `{0}`")]
 pub struct EvaluateError(pub PolicyId);

@@ -1,13 +1,15 @@
-//! What a condition mentions, read off its syntax tree.
+//! The parts of a call that a condition mentions, found in its syntax tree.
 
 use std::{ops::BitOr, sync::Arc};
 
 use cedar_policy::pst::{BinaryOp, Expr, Literal, UnaryOp, Var};
 
-/// Deepest nesting of a condition. Bounds the stack of everything that walks one, here and in Cedar.
+/// Deepest nesting of a condition. Bounds the stack of every recursion over conditions, here and in
+/// Cedar.
 const MAX_DEPTH: usize = 512;
 
-/// The attribute of the context that holds every form in which a server may read a query name.
+/// The context attribute with every form in which a server may read a query name. It exists in
+/// normalized form only, and policies cannot name it.
 pub(super) const QUERY_INTERPRETATIONS: &str = "query_interpretations";
 
 /// The parts of a call that a condition mentions, and whether evaluating it can fail.
@@ -21,7 +23,8 @@ impl Mentions {
     pub(super) const TOKEN: Self = Self(1 << 2);
     pub(super) const SOURCE: Self = Self(1 << 3);
     pub(super) const BODY: Self = Self(1 << 4);
-    /// Arithmetic can overflow, an extension's constructor can get text that it can't read.
+    /// Evaluation can fail: arithmetic can overflow, and an extension's constructor can receive
+    /// invalid text.
     pub(super) const FAILURE: Self = Self(1 << 5);
     /// All parts of a call.
     pub(super) const CALL: Self = Self(0b1_1111);
@@ -38,18 +41,18 @@ impl BitOr for Mentions {
     }
 }
 
-/// A part of the call, named in full.
+/// A part of the call that an attribute chain names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallPart {
     Path,
     QueryKeys,
     Services,
     Model,
-    /// Another, or more than one: the mentions that it stands for.
+    /// Any other part, or several: their mentions.
     Other(Mentions),
 }
 
-/// What a chain of attributes that begins at `context` names; `None` when the expression is something else.
+/// The part that an attribute chain from `context` names. `None` for any other expression.
 pub(super) fn call_part(expr: &Expr) -> Option<CallPart> {
     attribute_chain(expr).map(|names| classify_names(&names))
 }
@@ -57,7 +60,7 @@ pub(super) fn call_part(expr: &Expr) -> Option<CallPart> {
 fn classify_names(names: &[&str]) -> CallPart {
     match names {
         ["path", ..] => CallPart::Path,
-        // The second is only in loose readings, where the first is every name as it stands: policies can't name it.
+        // The second exists in normalized form only, beside the names as sent.
         ["query_keys" | QUERY_INTERPRETATIONS, ..] => CallPart::QueryKeys,
         ["token", "services", ..] => CallPart::Services,
         ["token", ..] => CallPart::Other(Mentions::TOKEN),
@@ -92,12 +95,12 @@ fn attribute_chain(expr: &Expr) -> Option<Vec<&str>> {
     }
 }
 
-/// What `expr` mentions. Only for expressions that are [`is_shallow`].
+/// What `expr` mentions. `expr` must be [shallow](is_shallow).
 pub(super) fn mentions(expr: &Expr) -> Mentions {
     expr.reduce(&mentions_of_node, &|a, b| a | b, Mentions::NOTHING)
 }
 
-/// The mentions of a node that ends the walk.
+/// The mentions of a node whose children need no visit.
 fn mentions_of_node(expr: &Expr) -> Option<Mentions> {
     match expr {
         Expr::HasAttr { expr, attrs } => {
@@ -113,7 +116,7 @@ fn mentions_of_node(expr: &Expr) -> Option<Mentions> {
     }
 }
 
-/// Validation has checked literals; what is computed can be anything.
+/// Validation has checked literals. A computed operand can have any value.
 fn unary_can_fail(op: UnaryOp, operand: &Arc<Expr>) -> bool {
     match op {
         UnaryOp::Not | UnaryOp::IsEmpty | UnaryOp::IsIPv4 | UnaryOp::IsIPV6 => false,
@@ -147,8 +150,8 @@ fn binary_can_fail(op: BinaryOp) -> bool {
     )
 }
 
-/// Whether `expr` is nested at most [`MAX_DEPTH`] deep and made of what this code knows: a kind of expression that a newer Cedar
-/// brings is refused rather than misjudged.
+/// Whether `expr` is nested at most [`MAX_DEPTH`] deep and holds only known kinds of expressions. A
+/// kind that a newer Cedar adds is refused.
 pub(super) fn is_shallow(expr: &Expr) -> bool {
     depth_within(expr, MAX_DEPTH)
 }

@@ -1,14 +1,17 @@
-//! The loosest reading.
+//! Normalized form of policy conditions.
 //!
-//! Cedar compares bytes; servers don't all do. `/v1/Admin/keys` and `/v1/%61dmin/keys` are other paths to Cedar and the same
-//! resource to many an upstream, so a policy about `/v1/admin/*` would be one capital letter away from useless. Escapes of
-//! characters that need none never get this far; what can't be refused, because SDKs do write it (capitals, `%40` for `@`), is
-//! decided twice: **a request must be allowed as it is sent, and also in its loosest reading**, in which letter case and
-//! escapes are ignored in the path, in query names and in the body's model, in the request and in the policies alike. A query name is
-//! there in every form in which a common server reads it ([`super::spelling`]).
+//! Cedar compares bytes, and many servers do not. Cedar sees two different paths in
+//! `/v1/Admin/keys` and `/v1/%61dmin/keys`; many upstreams serve the same resource for both. One
+//! capital letter would bypass a policy about `/v1/admin/*`. The node refuses needless escapes
+//! earlier. Differences that SDKs do send, such as capitals and `%40` for `@`, cannot be refused.
+//! So each request is decided twice: **it must be allowed as it is sent and in normalized form**.
+//! The normalized form ignores letter case and escapes in the path, in query names and in the
+//! body's model, in the request and in the policies alike. It holds each query name in every form
+//! that a common server may read ([`super::query_name`]).
 //!
-//! A `forbid` therefore catches every spelling, and a `permit` (or its `unless`) excludes every spelling of what it excludes.
-//! What a policy compares these parts with must be visible in its text, or it couldn't be read loosely: otherwise it is refused.
+//! A `forbid` therefore covers every spelling, and a `permit` or its `unless` excludes every
+//! spelling of what it excludes. These parts must be compared with text that is written out in the
+//! policy. Any other comparison is refused, because it cannot be normalized.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -20,12 +23,12 @@ use super::{
     query_name::canonical_name,
 };
 
-/// A comparison that has no loose reading.
+/// A comparison that cannot be normalized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("compare `{0}` with text, a `like` pattern or a set of texts, written out in the policy")]
 pub(super) struct NotComparable(&'static str);
 
-/// What an agent chooses the spelling of.
+/// A text of the call whose spelling the agent controls.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AgentControlled {
     Path,
@@ -60,7 +63,7 @@ impl AgentControlled {
     }
 }
 
-/// A condition in its loosest reading.
+/// The condition in normalized form.
 pub(super) fn normalize_expression(expr: &Expr) -> Result<Expr, NotComparable> {
     match expr {
         Expr::Like { expr: left, pattern } if AgentControlled::from_expression(left).is_some() => {
@@ -108,8 +111,8 @@ fn normalize_comparison(
         _ => false,
     };
     let other = if on_left { right } else { left };
-    // Whether the call has a name: in any reading of what was sent. Whether it has no others: by the names as they stand, because
-    // a list of what is permitted must not have to name every reading too.
+    // "Has a name" is true for any interpretation of the query. "Has no other names" uses the names as
+    // sent, because a list of permitted names must not have to list every interpretation.
     let has_name = controlled == AgentControlled::QueryKeys
         && matches!((op, on_left), (B::Contains | B::ContainsAll, true) | (B::ContainsAny, _));
     if has_name && fits {
@@ -126,7 +129,7 @@ fn normalize_comparison(
     Ok(Expr::BinaryOp { op, left, right })
 }
 
-/// Text, or a set of texts, written out.
+/// A text or a set of texts that is written out.
 fn normalize_literal(expr: &Expr, controlled: AgentControlled) -> Option<Expr> {
     match expr {
         Expr::Literal(Literal::String(s)) => {
@@ -141,7 +144,7 @@ fn normalize_literal(expr: &Expr, controlled: AgentControlled) -> Option<Expr> {
     }
 }
 
-/// Names of query parameters, written out, each in its canonical form.
+/// Names of query parameters that are written out, each in canonical form.
 fn canonical_name_literals(expr: &Expr) -> Option<Expr> {
     match expr {
         Expr::Literal(Literal::String(s)) => Some(Expr::Literal(Literal::String(canonical_name(s).as_ref().into()))),
@@ -152,7 +155,7 @@ fn canonical_name_literals(expr: &Expr) -> Option<Expr> {
     }
 }
 
-/// Literal stretches of a pattern are loosened one by one; a wildcard stands for any text in either reading.
+/// Normalizes the literal parts of a pattern one by one. A wildcard matches any text in both forms.
 fn normalize_pattern(controlled: Option<AgentControlled>, pattern: &[PatternElem]) -> Vec<PatternElem> {
     let mut out = Vec::with_capacity(pattern.len());
     for (i, literal) in pattern.split(|e| matches!(e, PatternElem::Wildcard)).enumerate() {
@@ -167,8 +170,8 @@ fn normalize_pattern(controlled: Option<AgentControlled>, pattern: &[PatternElem
     out
 }
 
-/// All other expressions: as they are, with their parts read loosely. A controlled part that stands anywhere but in a comparison
-/// would get away.
+/// Normalizes the children of any other expression. An agent-controlled part outside of a
+/// comparison is refused, because it could not be normalized.
 fn normalize_other(expr: &Expr) -> Result<Expr, NotComparable> {
     if let Some(controlled) = AgentControlled::from_expression(expr) {
         return Err(controlled.not_comparable());
@@ -210,7 +213,7 @@ fn is_context_chain(expr: &Expr) -> bool {
     matches!(expr, Expr::Var(Var::Context)) || call_part(expr).is_some()
 }
 
-/// A part of the call that isn't a record with a controlled part in it.
+/// Whether this part of the call is no record with an agent-controlled field.
 fn is_scalar(expr: &Expr) -> bool {
     !matches!(expr, Expr::GetAttr { expr: of, attr } if attr == "body" && matches!(**of, Expr::Var(Var::Context)))
 }

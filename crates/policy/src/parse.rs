@@ -1,4 +1,4 @@
-//! A policy file: text in, checked policies out, or every error in it.
+//! Parses and checks a policy file. The result is the checked policies, or every error in the file.
 
 use std::{collections::HashSet, str::FromStr as _, sync::Arc, thread};
 
@@ -20,23 +20,24 @@ pub(super) const MAX_POLICY: usize = 16 * 1024;
 /// Deepest nesting of brackets, and most operators (`&&`, `||`, `.`, `if`, …) of a policy.
 const MAX_BRACKETS: usize = 32;
 const MAX_OPERATORS: usize = 1000;
-/// Cedar recurses over nesting and over chains of operators, for 20 KB a step in a debug build, and a stack that runs out takes
-/// the process with it. So it parses on a stack of its own; what the limits above let through was measured to take less than half.
+/// Cedar recurses over nesting and over operator chains, with 20 KB a step in a debug build. A
+/// stack overflow ends the process, so Cedar parses on a stack of this size. Policies within the
+/// limits above were measured to need less than half of it.
 pub const STACK_BYTES: usize = 64 * 1024 * 1024;
-/// Longest file, in bytes, and so the most that a tenant's policies come to.
+/// Longest file, in bytes, and so the largest size of a tenant's policies.
 const MAX_FILE: usize = 1024 * 1024;
 
-/// Why a policy or a file of policies is not acceptable, or what is odd about it.
+/// Why a policy or a file of policies is not acceptable, or a warning about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct PolicyError {
-    /// Counted from 1, in the text that was given.
+    /// The line in the given text, counted from 1.
     pub line: usize,
-    /// What is wrong, in one line.
+    /// The problem, in one line.
     pub reason: String,
 }
 
-/// One policy that passed.
+/// A valid policy.
 #[derive(Debug)]
 pub(super) struct CheckedPolicy {
     pub(super) id: PolicyId,
@@ -44,10 +45,10 @@ pub(super) struct CheckedPolicy {
     pub(super) policy: Policy,
     pub(super) audit: bool,
     pub(super) as_sent: Condition,
-    /// The loosest reading; `None`: it is no other.
+    /// The condition in normalized form. `None` when it equals `as_sent`.
     pub(super) normalized: Option<Condition>,
     pub(super) head: Head,
-    /// Counted from 1, in the text that was given.
+    /// The line in the given text, counted from 1.
     pub(super) line: usize,
     cost: Cost,
     plan_cost: Cost,
@@ -59,12 +60,13 @@ impl CheckedPolicy {
         self.policy.effect() == Effect::Forbid
     }
 
-    /// What deciding costs: as it is sent and in its loosest reading; and once more where it has to be known whether the body is needed.
+    /// Upper bound of a decision: as sent and in normalized form, and once more to find out whether
+    /// the body is needed.
     pub(super) fn cost(&self) -> Cost {
         self.cost
     }
 
-    /// What settling it for an agent, a service and a method costs.
+    /// Cost of folding its constants for an agent, a service and a method.
     pub(super) fn plan_cost(&self) -> Cost {
         self.plan_cost
     }
@@ -81,7 +83,7 @@ impl AsRef<Self> for CheckedPolicy {
     }
 }
 
-/// Reads and checks a file.
+/// Parses and checks a file.
 pub(super) fn check_file(text: &str) -> Result<Vec<CheckedPolicy>, Vec<PolicyError>> {
     if text.len() > MAX_FILE {
         return Err(vec![PolicyError { line: 1, reason: format!("longer than {MAX_FILE} bytes") }]);
@@ -90,7 +92,8 @@ pub(super) fn check_file(text: &str) -> Result<Vec<CheckedPolicy>, Vec<PolicyErr
     run_on_deep_stack(|| check_statements(text)).ok_or_else(failed)?
 }
 
-/// Does `work` on a stack that Cedar can recurse on. `None` when there is no memory for one.
+/// Runs `work` on a stack of [`STACK_BYTES`]. `None` when there is no memory for it, or `work`
+/// panicked.
 pub(super) fn run_on_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("policy".into()).stack_size(STACK_BYTES).spawn_scoped(scope, work);
@@ -98,13 +101,13 @@ pub(super) fn run_on_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Opt
     })
 }
 
-/// As [`check_file`], where the stack is deep already.
+/// [`check_file`] for a caller with a deep stack.
 pub(super) fn check_statements(text: &str) -> Result<Vec<CheckedPolicy>, Vec<PolicyError>> {
     let (mut checked, mut errors, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     for statement in statements(text) {
         match statement.check_policy() {
             Ok(policy) if seen.insert(policy.id.clone()) => checked.push(policy),
-            Ok(policy) => errors.push(statement.error(format!("@id(\"{}\") stands twice", policy.id))),
+            Ok(policy) => errors.push(statement.error(format!("@id(\"{}\") is used twice", policy.id))),
             Err(found) => errors.extend(found),
         }
     }
@@ -112,15 +115,16 @@ pub(super) fn check_statements(text: &str) -> Result<Vec<CheckedPolicy>, Vec<Pol
     if errors.is_empty() { Ok(checked) } else { Err(errors) }
 }
 
-/// One policy's text and where it begins, in bytes and in lines.
+/// The text of one policy, and the line where it begins.
 #[derive(Clone, Copy)]
 struct Statement<'t> {
     text: &'t str,
     line: usize,
 }
 
-/// Cuts a file at the `;` of each policy, so that an error in one doesn't hide those in the others. Comments between
-/// policies belong to none; a last piece without its `;` is left for Cedar to refuse.
+/// Splits a file at the `;` of each policy, so that an error in one policy does not hide those in
+/// others. Comments between policies belong to none. A last part without `;` is passed to Cedar,
+/// which refuses it.
 fn statements(text: &str) -> Vec<Statement<'_>> {
     let (mut found, mut start, mut at) = (Vec::new(), None, 0);
     let bytes = text.as_bytes();
@@ -195,7 +199,8 @@ impl Statement<'_> {
         Ok(CheckedPolicy { id, text, policy, audit, as_sent, normalized, head, line, cost, plan_cost, warnings })
     }
 
-    /// Whether Cedar can parse it without a deep stack. Text and comments count too: a bound needs no precision.
+    /// Whether Cedar can parse it within [`STACK_BYTES`]. Strings and comments are counted too,
+    /// because the bound need not be exact.
     fn is_within_nesting_limits(&self) -> bool {
         let (mut depth, mut deepest, mut operators) = (0_usize, 0, 0);
         for byte in self.text.bytes() {
@@ -224,7 +229,8 @@ impl Statement<'_> {
         Ok(validated.validation_warnings().map(|w| self.located(w, Some(id))).collect())
     }
 
-    /// Cedar's message at the line that it is about. Cedar calls a policy that is read alone `policy0`; people call it by its id.
+    /// Cedar's message with its line. Cedar calls a policy that is parsed alone `policy0`; the
+    /// message names it by its id.
     fn located(&self, error: &(impl Diagnostic + ?Sized), id: Option<&PolicyId>) -> PolicyError {
         let offset = error.labels().and_then(|mut l| l.next()).map_or(0, |label| label.offset());
         let lines = self.text.get(..offset).map_or(0, |before| before.matches('\n').count());
@@ -259,7 +265,7 @@ fn annotations(policy: &Policy) -> Result<(PolicyId, bool), String> {
     }
 }
 
-/// The condition as written and in its loosest reading.
+/// The condition as written and in normalized form.
 fn compile_conditions(policy: &Policy) -> Result<(Condition, Option<Condition>), String> {
     let syntax = policy.to_pst().map_err(|e| e.to_string())?;
     let clauses = syntax.body().clauses();

@@ -1,16 +1,17 @@
-//! `like` patterns, matched in time linear in the text.
+//! `like` patterns, matched in linear time.
 
 use cedar_policy::pst::PatternElem;
 use memchr::memmem;
 
-/// A compiled pattern: literal stretches with any text between them.
+/// A compiled pattern: literal parts with any text between them.
 #[derive(Debug)]
 pub(super) struct Pattern {
     /// Before the first wildcard.
     prefix: String,
-    /// Between wildcards, in order; none is empty.
+    /// Between wildcards, in order. None is empty.
     middle: Vec<memmem::Finder<'static>>,
-    /// Behind the last wildcard; `None`: there is no wildcard, and the prefix is everything.
+    /// After the last wildcard. `None` when the pattern has no wildcard; then `prefix` is the whole
+    /// pattern.
     suffix: Option<String>,
 }
 
@@ -27,13 +28,13 @@ impl Pattern {
         Self { prefix, middle, suffix }
     }
 
-    /// How many stretches there are to look for.
+    /// The number of literal parts to search for.
     pub(super) fn stretches(&self) -> usize {
         self.middle.len() + 2
     }
 
-    /// Whether it matches all of `text`. Taking each stretch where it first occurs leaves the most for the rest, so there is
-    /// nothing to go back for.
+    /// Whether the pattern matches all of `text`. Each part is taken where it first occurs. This
+    /// leaves the most text for the rest, so no backtracking is needed.
     pub(super) fn matches(&self, text: &str) -> bool {
         let Some(suffix) = &self.suffix else { return text == self.prefix };
         let inner = text.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_suffix(suffix.as_str()));

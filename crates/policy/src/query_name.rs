@@ -1,18 +1,23 @@
 //! How common servers read the name of a query parameter.
 //!
-//! `scope`, `scope[]`, `scope[0]`, `scope.`, ` scope` and `SCOPE` are one parameter to one framework or another: PHP, Rack and Rails,
-//! Express (`qs`), Spring, ASP.NET, OData, the AWS query protocol. A policy names one of them. In the loosest reading its text is
-//! compared by its [`canonical_name`] form, with every form in which a server may read what the agent sent ([`for_each_interpretation`]).
+//! PHP, Rack and Rails, Express (`qs`), Spring, ASP.NET, OData and the AWS query protocol read
+//! `scope`, `scope[]`, `scope[0]`, `scope.`, ` scope` or `SCOPE` as the same parameter. A policy
+//! names one of them. In normalized form, the policy's text is compared by its [canonical
+//! form](canonical_name) with every form in which a server may read what the agent sent
+//! ([`for_each_interpretation`]).
 
 use std::borrow::Cow;
 
-/// Most prefixes of one nested name (`a[b][c]` has the prefix `a[b]`): a bound on the work for a hostile name.
+/// Most prefixes of one nested name (`a[b][c]` has the prefix `a[b]`). Bounds the work for a
+/// hostile name.
 const MAX_PREFIXES: usize = 8;
-/// Most times that a name is decoded once more: beyond a proxy in front of a framework there is rarely a third decoder.
+/// Most times that a name is decoded again. A proxy in front of a framework is rarely followed by a
+/// third decoder.
 const MAX_DECODINGS: usize = 3;
 
-/// The form by which a policy's text is compared: case folded, escapes decoded, surrounding blanks and a leading `$` taken off, and
-/// nesting written with dots, without empty and numeric segments: `User[name][]` is `user.name`.
+/// The form by which a policy's text is compared. Case is folded and escapes are decoded.
+/// Surrounding white space and a leading `$` are removed. Nesting is written with dots, without
+/// empty and numeric segments: `User[name][]` is `user.name`.
 pub(super) fn canonical_name(text: &str) -> Cow<'_, str> {
     if is_unambiguous(text) {
         return Cow::Borrowed(text);
@@ -55,19 +60,19 @@ pub(super) fn for_each_interpretation<'a>(name: &'a str, mut each: impl FnMut(Co
     }
 }
 
-/// Read alike by everybody.
+/// Whether every server reads this name in the same way.
 fn is_unambiguous(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Without differences of case, whichever way a server folds it: `ſ` and `K` (Kelvin) are `s` and `k`.
+/// Folds case in the way of any server: `ſ` and `K` (Kelvin) become `s` and `k`.
 fn fold_case(text: &str) -> String {
     text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
 }
 
-/// Folded, decoded until nothing is left to decode, and without blanks around it.
+/// Folds case and decodes up to [`MAX_DECODINGS`] times, without surrounding white space.
 fn decode_fully(text: &str) -> String {
     let mut text = fold_case(text);
     for _ in 0..MAX_DECODINGS {
@@ -98,20 +103,22 @@ fn decode_once(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// What one server or another takes off a name's ends.
+/// Removes the characters that some server ignores at the ends of a name.
 fn trim_ignored(text: &str) -> &str {
     let invisible = |c: char| matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}' | '\u{ad}');
     let blank = |c: char| c.is_whitespace() || c.is_control() || invisible(c) || c == '+';
     text.trim_matches(blank).trim_start_matches(|c| c == '?' || c == '$' || blank(c))
 }
 
-/// The segments of a nested name: `a[b].c`. An index (`a[0]`, `a.1`) and an empty one (`a[]`, `a.`) name the same parameter.
+/// The segments of a nested name: `a[b].c`. An index (`a[0]`, `a.1`) and an empty segment (`a[]`,
+/// `a.`) name the same parameter.
 fn segments(name: &str) -> impl Iterator<Item = &str> {
     let numeric = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
     name.split(['[', ']', '.']).map(trim_ignored).filter(move |s| !s.is_empty() && !numeric(s))
 }
 
-/// PHP's name of the variable: what stands before a bracket that is closed, with `_` for a blank, a dot and a bracket that isn't.
+/// The name of PHP's variable: the text before a closed bracket, with `_` for a space, a dot and an
+/// unclosed bracket.
 fn php_variable_name(name: &str) -> String {
     let name = match name.split_once('[') {
         Some((before, after)) if after.contains(']') && !before.is_empty() => before,

@@ -1,24 +1,24 @@
-//! The schema, and the names in it.
+//! The schema and its names.
 
 use std::{str::FromStr as _, sync::LazyLock};
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema, Validator};
 use http::Method;
 
-/// Contract §8, as published.
+/// The schema as published, contract §8.
 const SOURCE: &str = include_str!("../seks.cedarschema");
 
 /// The methods that are actions.
 pub(super) const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
-/// The compiled schema and the entity names that every decision needs.
+/// The compiled schema, and the entity names for decisions.
 pub(super) struct Vocabulary {
     pub(super) validator: Validator,
     agent: EntityTypeName,
     group: EntityTypeName,
     service: EntityTypeName,
-    /// Each of [`METHODS`], in that order, with the group that it is in.
+    /// An action for each of [`METHODS`], in that order.
     actions: Vec<Action>,
 }
 
@@ -43,7 +43,8 @@ static VOCABULARY: LazyLock<Option<Vocabulary>> = LazyLock::new(|| {
     })
 });
 
-/// The vocabulary. `None` only if the built-in schema is broken, which a test rules out; callers deny then.
+/// The vocabulary. `None` when the built-in schema is invalid, which a test rules out. Callers then
+/// deny.
 pub(super) fn vocabulary() -> Option<&'static Vocabulary> {
     VOCABULARY.as_ref()
 }
@@ -57,7 +58,7 @@ impl Vocabulary {
         self.validator.schema()
     }
 
-    /// The action at this place of [`METHODS`].
+    /// The action at this index of [`METHODS`].
     pub(super) fn action(&self, index: usize) -> Option<&Action> {
         self.actions.get(index)
     }
@@ -89,7 +90,7 @@ impl Vocabulary {
     }
 }
 
-/// A method's place in [`METHODS`].
+/// The index of a method in [`METHODS`].
 pub(super) fn action_index(method: &Method) -> Option<usize> {
     METHODS.iter().position(|m| m == method)
 }

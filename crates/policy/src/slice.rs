@@ -1,4 +1,4 @@
-//! Slices: what is left of a tenant's policies for one agent, one service and one method.
+//! Policy slices: the part of a tenant's policies that applies to one agent and one service.
 
 use std::{
     collections::BTreeMap,
@@ -27,29 +27,31 @@ use super::{
     subject::Subject,
 };
 
-/// Slices that a tenant keeps. A slice costs 1 to 10 KB; past this all are dropped and made anew as they are asked for.
+/// Slices kept for a tenant. A slice takes 1 to 10 KB. Above the limit all are dropped and made
+/// again on demand.
 const MAX_SLICES: usize = 8192;
 
-/// Bytes that a tenant's plans take; past it they are dropped with their slices.
+/// Bytes of all plans of a tenant. Above the limit they are dropped with their slices.
 const MAX_PLAN_BYTES: usize = 32 * 1024 * 1024;
-/// What a node of a plan's condition takes, its heap included.
+/// Bytes of one condition node, with its heap allocations.
 const PLAN_NODE_BYTES: usize = 96;
 
-/// A tenant's policies, compiled. The default has none, and so denies everything.
+/// A tenant's compiled policies. The default value has none and denies everything.
 #[derive(Default)]
 pub struct Policies {
     policies: Arc<[Arc<CheckedPolicy>]>,
     shared: Arc<Shared>,
-    /// By a keyed hash of agent and service; an entry says itself whose it is.
+    /// Slices by a keyed hash of agent and service. A slice is compared with the request, so a hash
+    /// collision is harmless.
     slices: DashMap<u64, Arc<PolicySlice>, BuildHasherDefault<IdentityHasher>>,
     hasher: foldhash::quality::RandomState,
 }
 
-/// What all slices of a tenant's policies have in common.
+/// State that all slices of a tenant's policies share.
 #[derive(Default)]
 struct Shared {
     decisions: DecisionCache,
-    /// What all plans take, in bytes.
+    /// Bytes of all plans.
     plan_bytes: AtomicUsize,
     bound: CostBound,
 }
@@ -64,8 +66,9 @@ impl Policies {
         &self.policies
     }
 
-    /// Refuses policies that may cost one request more than [`BUDGET`](super::BUDGET). A node compiles them nevertheless: what costs much there
-    /// is decided apart from what serves requests ([`PolicySlice::needs_body_within`]).
+    /// Checks that the policies cannot cost one request more than [`BUDGET`](super::BUDGET). A node
+    /// also compiles policies above the budget, and decides costly requests on other threads
+    /// ([`PolicySlice::needs_body_within`]).
     ///
     /// # Errors
     /// The costliest policy, its cost, and the budget.
@@ -73,8 +76,8 @@ impl Policies {
         check_budget(self.policies.iter().map(|p| &**p))
     }
 
-    /// The slice for an agent and a service, cached. `attributes` are the agent's: its tags, and its groups by the attribute
-    /// `group` (`a,b`: in both).
+    /// The slice for an agent and a service, cached. `attributes` are the agent's tags. The
+    /// attribute `group` lists its groups: `a,b` puts it into both.
     #[must_use]
     pub fn slice_for(
         &self,
@@ -98,12 +101,13 @@ impl Policies {
     }
 }
 
-/// What decides for one agent and one service.
+/// The policies that decide for one agent and one service.
 pub struct PolicySlice {
     policies: Arc<[Arc<CheckedPolicy>]>,
     shared: Arc<Shared>,
     subject: Subject,
-    /// For each of [`METHODS`], and whether the token grants the service; made when first asked for.
+    /// A plan for each of [`METHODS`] and for each answer to "does the token grant the service".
+    /// Made on first use.
     plans: [[OnceLock<Plan>; 2]; METHODS.len()],
 }
 
@@ -117,8 +121,8 @@ impl PolicySlice {
         }
     }
 
-    /// Whether the body must be read before [`PolicySlice::decide`]: whether a policy's answer to this call hangs on it.
-    /// `call.body` is not looked at.
+    /// Whether the body must be read before [`PolicySlice::decide`], because a policy's result
+    /// depends on it. `call.body` is ignored.
     #[must_use]
     pub fn needs_body(&self, call: &Call<'_>) -> bool {
         let Some(plan) = self.plan_for(call).filter(|plan| plan.may_need_body()) else { return false };
@@ -130,7 +134,7 @@ impl PolicySlice {
         }
     }
 
-    /// Decides. Never fails: what can't be decided is denied.
+    /// Decides. A request that cannot be decided is denied.
     #[must_use]
     pub fn decide(&self, call: &Call<'_>) -> Decision {
         let Some(plan) = self.plan_for(call) else { return decide::denied() };
@@ -143,20 +147,20 @@ impl PolicySlice {
         }
     }
 
-    /// As [`Self::needs_body`], unless it may take longer than `limit`.
+    /// [`Self::needs_body`], or `None` when the answer may take longer than `limit`.
     #[must_use]
     pub fn needs_body_within(&self, limit: Duration, call: &Call<'_>) -> Option<bool> {
         let unread = || Call { body: Body::NotRead, ..call.clone() };
         (self.cost(call) <= limit || self.is_cached(Question::NeedsBody, &unread())).then(|| self.needs_body(call))
     }
 
-    /// As [`Self::decide`], unless it may take longer than `limit`.
+    /// [`Self::decide`], or `None` when the decision may take longer than `limit`.
     #[must_use]
     pub fn decide_within(&self, limit: Duration, call: &Call<'_>) -> Option<Decision> {
         (self.cost(call) <= limit || self.is_cached(Question::Decide, call)).then(|| self.decide(call))
     }
 
-    /// What deciding takes at most.
+    /// Upper bound of the time to decide.
     fn cost(&self, call: &Call<'_>) -> Duration {
         let Some((method, granted)) = self.plan_index(call) else { return Duration::ZERO };
         match self.plan_cell(method, granted).and_then(OnceLock::get) {
@@ -165,7 +169,7 @@ impl PolicySlice {
         }
     }
 
-    /// Whether the answer is at hand: settled, or kept from before.
+    /// Whether the answer is constant or cached.
     fn is_cached(&self, question: Question, call: &Call<'_>) -> bool {
         let made = self.plan_index(call).and_then(|(method, granted)| self.plan_cell(method, granted)?.get());
         made.is_some_and(|plan| {
@@ -174,7 +178,7 @@ impl PolicySlice {
         })
     }
 
-    /// From the answers that are kept, where that is worth it.
+    /// The cached answer, or a new one. Answers are cached when they cost more than a lookup.
     fn answer(&self, plan: &Plan, question: Question, call: &Call<'_>, evaluate: impl FnOnce() -> Answer) -> Answer {
         let Some(key) = (plan.cost(call) > cache::MIN_CACHED_COST).then(|| plan.key(question, call)).flatten() else {
             return evaluate();
@@ -192,7 +196,7 @@ impl PolicySlice {
         self.shared.decisions.bytes()
     }
 
-    /// `None`: the method is no action.
+    /// The index of the plan. `None` when the method is no action.
     fn plan_index(&self, call: &Call<'_>) -> Option<(usize, bool)> {
         Some((action_index(call.method)?, call.services.contains(&self.subject.service)))
     }
@@ -217,7 +221,7 @@ impl PolicySlice {
         plan
     }
 
-    /// What a leaf comes to that mentions nothing of the call.
+    /// Evaluates a leaf that mentions nothing of the call.
     fn evaluate_constant_leaf(&self, leaf: &Leaf, method: usize) -> Truth {
         let request = self.subject.entities().and_then(|entities| {
             let action = vocabulary()?.action(method)?.method.clone();

@@ -1,4 +1,4 @@
-//! The agent and the service that a slice of policies is for, and what Cedar knows of them.
+//! The agent and the service of a policy slice, with their Cedar entities.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -10,7 +10,7 @@ use seks_types::id::{AgentName, ServiceName};
 
 use super::schema::vocabulary;
 
-/// The attribute that says which groups an agent is in: `group=a,b`.
+/// The attribute that lists an agent's groups: `group=a,b`.
 const GROUP: &str = "group";
 
 /// An agent with its attributes, and a service.
@@ -42,12 +42,13 @@ impl Subject {
         self.agent == *agent && self.service == *service && self.attributes == *attributes
     }
 
-    /// The groups that the agent's attribute names, separated by commas.
+    /// The groups in the agent's attribute, separated by commas.
     pub(super) fn groups(&self) -> impl Iterator<Item = &str> {
         self.attributes.get(GROUP).into_iter().flat_map(|g| g.split(',')).map(str::trim).filter(|g| !g.is_empty())
     }
 
-    /// The agent, its groups and the service. Made only when Cedar is asked something; `None` when that fails.
+    /// The entities of agent, groups and service, made when Cedar first needs them. `None` when
+    /// that fails.
     pub(super) fn entities(&self) -> Option<&StaticEntities> {
         self.entities.get_or_init(|| self.make_entities()).as_ref()
     }

@@ -349,7 +349,7 @@ fn all_errors_of_a_file_are_given_with_their_lines() {
     let starts = [
         "line 1: a policy without @id",
         "line 2: @id: a policy name is",
-        "line 4: @id(\"a\") stands twice",
+        "line 4: @id(\"a\") is used twice",
         "line 5: ",
         "line 7: ",
         "line 8: a template",

@@ -1,34 +1,36 @@
-//! What a table adds up to, so that two sides can compare a million records by 32 bytes.
+//! The checksum of a table. Two sides can compare a million records by 32 bytes.
 //!
-//! The sum doesn't depend on the order of the records, and each change adjusts it, so it costs nothing to have. It finds what was lost or
-//! doubled by a fault; against somebody who chooses records to deceive it, it is no protection, and needs none: both sides
-//! hold what one store gave them.
+//! The checksum does not depend on the order of records, and each change updates it at a constant
+//! cost. It finds records that a fault lost or doubled. It gives no protection against chosen
+//! records and needs none, because both sides hold the contents of one store.
 
 use seks_types::token::Digest;
 use sha2::{Digest as _, Sha256};
 
-/// Length of an encoded sum.
+/// Length of an encoded checksum.
 pub const BYTES: usize = 32;
 
-/// The sum of any number of records, each a SHA-256 in four lanes that are added without carry between them.
+/// The sum of any number of records. Each is a SHA-256 in four lanes, which are added without carry
+/// between them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableChecksum([u64; 4]);
 
 impl TableChecksum {
-    /// One record, as it is encoded for every node.
+    /// The checksum of one record, as it is encoded for every node.
     #[must_use]
     pub fn of_record(encoded: &[u8]) -> Self {
         Self::from_bytes(&Sha256::digest(encoded).into())
     }
 
-    /// One token. What it grants never changes once it is issued, so that it is there is all there is to compare, and
-    /// its digest is a hash already.
+    /// The checksum of one token. A token's grants never change, so its presence is all there is to
+    /// compare. Its digest is a hash.
     #[must_use]
     pub fn of_token(digest: &Digest) -> Self {
         Self::from_bytes(&digest.0)
     }
 
-    /// One version of a credential, which is encrypted afresh for each node.
+    /// The checksum of one version of a credential. Its ciphertext differs for each node and is not
+    /// included.
     #[must_use]
     pub fn of_credential(tenant: &str, name: &str, service: &str, version: u32) -> Self {
         let mut hash = Sha256::new();
@@ -40,7 +42,7 @@ impl TableChecksum {
         Self::from_bytes(&hash.finalize().into())
     }
 
-    /// What [`to_bytes`](Self::to_bytes) gave.
+    /// The inverse of [`to_bytes`](Self::to_bytes).
     #[must_use]
     pub fn from_bytes(bytes: &[u8; BYTES]) -> Self {
         let mut lanes = [0; 4];
@@ -50,19 +52,19 @@ impl TableChecksum {
         Self(lanes)
     }
 
-    /// For a message.
+    /// The encoding in messages.
     #[must_use]
     pub fn to_bytes(self) -> Vec<u8> {
         self.0.iter().flat_map(|lane| lane.to_be_bytes()).collect()
     }
 
-    /// With `more` in it.
+    /// The checksum with the records of `more` added.
     #[must_use]
     pub fn plus(self, more: Self) -> Self {
         self.zip(more, u64::wrapping_add)
     }
 
-    /// Without `less` in it.
+    /// The checksum with the records of `less` removed.
     #[must_use]
     pub fn minus(self, less: Self) -> Self {
         self.zip(less, u64::wrapping_sub)

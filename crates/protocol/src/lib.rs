@@ -1,4 +1,4 @@
-//! What replica and node must agree on about the table, beyond the messages themselves.
+//! What replica and node must agree on beyond the messages.
 
 pub mod checksum;
 pub mod session;
@@ -10,40 +10,42 @@ pub use self::{
     session::{Recipient, SessionError, SessionKey},
 };
 
-/// Protocol version in `Hello`.
+/// The protocol version in `Hello`.
 pub const PROTOCOL: u32 = 1;
 
-/// Largest `Chunk.changes`, in bytes: a revocation never waits behind more than this.
+/// Largest `Chunk.changes`, in bytes. A revocation never waits behind more than this.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Largest message of either side that the other decodes, in bytes: a record that is larger than a chunk travels alone.
+/// Largest message that either side decodes, in bytes. A record larger than a chunk is sent alone.
 pub const MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 
-/// What a node says it can do. A record that needs a feature which the node doesn't name is withheld from it: an old node must
-/// not ignore a new rule and inject anyway.
+/// Features that a node names in `Hello`. A record that needs a feature is withheld from a node
+/// without it, so that an old node cannot ignore a new rule and inject anyway.
 pub mod features {
-    /// Bearer, raw or prefixed Authorization, named headers, Basic, query, path.
+    /// Injection into Authorization (bearer, raw or prefixed), named headers, Basic, query and
+    /// path.
     pub const INJECT_V1: &str = "inject-v1";
     /// Cedar policies over the schema of contract §8.
     pub const POLICY_V1: &str = "policy-v1";
-    /// AWS Signature Version 4: verified, and made again.
+    /// AWS Signature Version 4: the node verifies the agent's signature and signs again.
     pub const AWS_SIGV4_V1: &str = "aws-sigv4-v1";
-    /// What a grant may need: all of this build.
+    /// All features that a grant may need in this build.
     pub const ALL: &[&str] = &[INJECT_V1, POLICY_V1, AWS_SIGV4_V1];
-    /// Takes several deltas in one message. No grant needs it.
+    /// The node accepts several deltas in one message. No grant needs it.
     pub const DELTAS: &str = "deltas";
-    /// Checks that a credential is used at the destination that it is bound to. A node without it is sent only credentials for which
-    /// the replica has checked that.
+    /// The node checks that a credential is used at the destination that it is bound to. A node
+    /// without this feature receives only credentials that the replica has checked.
     pub const BINDING_V1: &str = "binding-v1";
     /// Reads what a record requires (`TableToken.requires`), and refuses that record alone when it lacks it. A record that requires
     /// something is withheld from a node without this feature.
     pub const RECORD_FEATURES_V1: &str = "record-features-v1";
 }
 
-/// The HPKE `info` of the session key: ties the ciphertext to this protocol and use.
+/// The HPKE `info` of the session key. It binds the ciphertext to this protocol and use.
 pub const SESSION_KEY_INFO: &[u8] = b"seks/v1/session-key";
 
-/// Additional data of a credential that is sealed to a node: moved to another record, version or epoch it doesn't open.
+/// Additional data of a credential that is sealed to a node. The ciphertext does not open for
+/// another record, version or epoch.
 #[must_use]
 pub fn credential_aad(epoch: &str, tenant: &str, name: &str, version: u32) -> Vec<u8> {
     // Names can't hold a NUL, so the concatenation is unambiguous.
@@ -56,7 +58,7 @@ pub fn credential_aad(epoch: &str, tenant: &str, name: &str, version: u32) -> Ve
     aad
 }
 
-/// As [`credential_aad`], of a credential that is bound to a destination.
+/// [`credential_aad`] of a credential that is bound to a destination.
 #[must_use]
 pub fn bound_credential_aad(
     epoch: &str,
@@ -66,7 +68,7 @@ pub fn bound_credential_aad(
     destination: Option<&Destination>,
 ) -> Vec<u8> {
     let mut aad = credential_aad(epoch, tenant, name, version);
-    // The version is the last part and has a fixed length: with and without a destination are told apart.
+    // The version before it has a fixed length, so data with and without a destination differ.
     aad.extend_from_slice(destination.map_or(&[], |destination| destination.as_bytes()));
     aad
 }

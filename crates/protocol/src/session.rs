@@ -1,8 +1,9 @@
-//! The key that credentials on one distribution stream are sealed with, and how the replica hands it to the node.
+//! The key that seals credentials on one distribution stream, and its exchange.
 //!
-//! The node makes an X25519 key pair for each stream and says the public half in `Hello`. The replica answers with a fresh
-//! AES-256-GCM key, sealed to it by HPKE (RFC 9180, base mode, DHKEM(X25519, HKDF-SHA256), AES-256-GCM). Who records the
-//! stream and later steals the node's certificate still reads nothing: both halves are gone when the stream ends.
+//! The node makes an X25519 key pair for each stream and sends the public half in `Hello`. The
+//! replica answers with a fresh AES-256-GCM key, sealed to it by HPKE (RFC 9180, base mode,
+//! DHKEM(X25519, HKDF-SHA256), AES-256-GCM). Both halves are gone when the stream ends. A recorded
+//! stream therefore stays unreadable to an attacker who steals the node's certificate later.
 
 use aes_gcm::{
     Aes256Gcm, Nonce,
@@ -21,22 +22,22 @@ const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
 
-/// Why sealing or opening failed. Says nothing about what was inside: authenticated encryption doesn't know either.
+/// Why sealing or opening failed. The error says nothing about the contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    /// The other side's public key or encapsulated key is not one.
+    /// The other side's public key or encapsulated key is invalid.
     #[error("the session key exchange failed")]
     Exchange,
-    /// Wrong key, wrong record, or changed on the way.
+    /// Wrong key, wrong record, or changed ciphertext.
     #[error("the sealed value does not open")]
     Unreadable,
-    /// The operating system has no randomness to give.
+    /// The operating system has no randomness.
     #[error("no randomness")]
     Randomness,
 }
 
-/// A symmetric key for one stream, or for one process's memory. At most 2^32 values may be sealed with one (random 96-bit
-/// nonces, NIST SP 800-38D 8.3); a stream carries a few per credential change.
+/// A symmetric key for one stream, or for one process's memory. It may seal at most 2^32 values
+/// (random 96-bit nonces, NIST SP 800-38D 8.3). A stream needs a few for each credential change.
 pub struct SessionKey(Aes256Gcm);
 
 impl SessionKey {
@@ -69,7 +70,7 @@ impl SessionKey {
         Self(Aes256Gcm::new(bytes.into()))
     }
 
-    /// `nonce ‖ ciphertext ‖ tag` of `plaintext`, bound to `aad`.
+    /// Encrypts `plaintext` and binds it to `aad`: `nonce ‖ ciphertext ‖ tag`.
     ///
     /// # Errors
     /// [`SessionError::Randomness`].
@@ -77,7 +78,7 @@ impl SessionKey {
         let mut nonce = [0_u8; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|_| SessionError::Randomness)?;
         let bytes = plaintext.expose();
-        // Exact: a growing Vec would leave the plaintext behind in freed memory. It is encrypted where it stands.
+        // Exact capacity: a growing Vec would leave the plaintext in freed memory. It is encrypted in place.
         let mut out = Vec::with_capacity(NONCE_BYTES + bytes.len() + TAG_BYTES);
         out.extend_from_slice(&nonce);
         out.extend_from_slice(bytes);
@@ -90,7 +91,7 @@ impl SessionKey {
         Ok(out)
     }
 
-    /// What [`seal`](Self::seal) was given, when key and `aad` are the same.
+    /// Decrypts a value of [`seal`](Self::seal). Key and `aad` must be the same.
     ///
     /// # Errors
     /// [`SessionError::Unreadable`].
@@ -111,7 +112,7 @@ fn random_key() -> Result<[u8; KEY_BYTES], SessionError> {
     Ok(bytes)
 }
 
-/// The node's half of the exchange: good for one stream.
+/// The node's half of the exchange, for one stream.
 pub struct Recipient {
     public: HpkePublicKey,
     private: HpkePrivateKey,
@@ -127,16 +128,16 @@ impl Recipient {
         Ok(Self { public, private })
     }
 
-    /// What goes into `Hello.session_key`.
+    /// The value of `Hello.session_key`.
     #[must_use]
     pub fn public_key(&self) -> &[u8] {
         &self.public.0
     }
 
-    /// The key that the replica offered.
+    /// Opens the key that the replica offered.
     ///
     /// # Errors
-    /// [`SessionError::Exchange`] when it was made for somebody else, or changed on the way.
+    /// [`SessionError::Exchange`] when it was sealed to another key, or was changed.
     pub fn accept(&self, enc: &[u8], ciphertext: &[u8]) -> Result<SessionKey, SessionError> {
         let enc = EncapsulatedSecret(enc.to_vec());
         let mut bytes =

@@ -1,8 +1,8 @@
-//! What a deterministic simulation of both planes puts in the place of the machine: the clock that leases are counted on, and the randomness
-//! of pauses. Other crates use it with their feature `simulation` alone.
+//! Clock and randomness of simulated machines, for the deterministic simulation of both planes.
+//! Other crates use it only with their feature `simulation`.
 //!
-//! A simulated host is a tokio runtime whose clock is paused; all hosts of a simulation are run in current by one thread, and
-//! [`run_as`] says whose current it is.
+//! A simulated host is a tokio runtime with a paused clock. One thread runs all hosts of a
+//! simulation in turn, and [`run_as`] selects the current host.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -12,33 +12,33 @@ thread_local! {
     static CURRENT: RefCell<Option<Host>> = const { RefCell::new(None) };
 }
 
-/// How long each host has been up when its simulation begins: no time on its clock is near zero.
+/// The uptime of each host when its simulation begins, so that no time is near zero.
 const INITIAL_UPTIME: Duration = Duration::from_secs(3600);
 
-/// One simulated machine's clock and randomness.
+/// The clock and randomness of one simulated machine.
 #[derive(Clone, Debug)]
 pub struct Host {
-    /// The beginning on the clock of the host's runtime.
+    /// The start on the clock of the host's runtime.
     started_at: Instant,
-    /// Time that passed on the boot clock alone: before the beginning, and while the machine was suspended.
+    /// Time on the boot clock alone: the uptime at the start, and the time in suspend.
     offset: Duration,
     random: u64,
 }
 
 impl Host {
-    /// A host whose runtime's clock is at `started_at`, with a seed for its randomness.
+    /// A host whose runtime's clock is at `started_at`. `seed` seeds its randomness.
     #[must_use]
     pub fn new(started_at: Instant, seed: u64) -> Self {
         Self { started_at, offset: INITIAL_UPTIME, random: seed }
     }
 
-    /// The machine was suspended for that long: the boot clock has gone on, the monotonic one hasn't.
+    /// Suspends the machine for `time`: the boot clock advances, the monotonic clock does not.
     pub fn suspend_for(&mut self, time: Duration) {
         self.offset += time;
     }
 }
 
-/// Runs `what` as `host`: clock and randomness are its.
+/// Runs `what` with the clock and randomness of `host`.
 pub fn run_as<T>(host: &mut Host, what: impl FnOnce() -> T) -> T {
     CURRENT.with_borrow_mut(|current| *current = Some(host.clone()));
     let done = what();
@@ -48,13 +48,13 @@ pub fn run_as<T>(host: &mut Host, what: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Whether it is some host's current.
+/// Whether a host is current.
 #[must_use]
 pub fn is_active() -> bool {
     CURRENT.with_borrow(Option::is_some)
 }
 
-/// The boot clock of the host whose current it is; `None` outside of a simulation.
+/// The boot clock of the current host; `None` outside of a simulation.
 #[must_use]
 pub fn boot_nanos() -> Option<u64> {
     CURRENT.with_borrow(|current| {
@@ -64,7 +64,7 @@ pub fn boot_nanos() -> Option<u64> {
     })
 }
 
-/// The next random number of the host whose current it is (SplitMix64); `None` outside of a simulation.
+/// The next random number of the current host (SplitMix64); `None` outside of a simulation.
 #[must_use]
 pub fn random() -> Option<u64> {
     CURRENT.with_borrow_mut(|current| {

@@ -1,10 +1,11 @@
-//! What a credential is bound to when it is stored.
+//! The destination that a stored credential is bound to.
 
 /// Length of a destination, in bytes.
 pub const BYTES: usize = 32;
 
-/// SHA-256 of where a credential's bytes go and in what form, computed by `seks_service`'s `Service::destination`. Definitions
-/// that send a secret to the same place in the same form have equal destinations, however they are written.
+/// SHA-256 of where a credential's bytes are sent and in what form, computed by
+/// `Service::destination` in `seks_service`. Definitions with the same place and form have equal
+/// destinations, however they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Destination([u8; BYTES]);
 
@@ -15,7 +16,7 @@ impl Destination {
         Self(digest)
     }
 
-    /// Reads a message's or a record's field; `None` when it isn't [`BYTES`] long.
+    /// Reads a field of a message or a record. `None` when it is not [`BYTES`] long.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)

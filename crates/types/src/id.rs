@@ -1,8 +1,9 @@
-//! Names. One grammar, one canonical form: what does not match is refused, never folded.
+//! Names. There is one grammar and one canonical form. Text that does not match is refused and
+//! never normalized.
 
 use std::{fmt, sync::Arc};
 
-/// Why a name is not one.
+/// Why a name is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a {kind} name is 1 to 63 of a-z, 0-9 and `-`, and starts and ends with a letter or digit")]
 pub struct NameError {
@@ -85,28 +86,28 @@ macro_rules! names {
 names! {
     /// The isolation boundary.
     TenantName = "tenant";
-    /// A principal that calls.
+    /// A principal that sends requests.
     AgentName = "agent";
     /// A group of nodes, to which credentials are assigned.
     PoolName = "pool";
     /// An upstream API.
     ServiceName = "service";
-    /// A real secret, by name.
+    /// A stored real secret.
     CredentialName = "credential";
-    /// A fake key's public handle, `tok-…`.
+    /// The public id of a token, `tok-…`.
     TokenId = "token";
     /// A Cedar policy's `@id`.
     PolicyId = "policy";
     /// A data-plane process.
     NodeId = "node";
-    /// One life of a control-plane process.
+    /// One run of a control-plane process.
     ReplicaId = "replica";
-    /// A human or a pipeline that administers.
+    /// A person or pipeline that administers SEKS.
     OperatorName = "operator";
 }
 
 impl TokenId {
-    /// A fresh random id: `tok-` and 16 of base 36, about 82 bits: not guessable, though nothing depends on that.
+    /// A fresh random id: `tok-` and 16 characters of base 36, about 82 bits. Nothing depends on it being unguessable.
     ///
     /// # Errors
     /// When the operating system has no randomness to give.
@@ -116,7 +117,7 @@ impl TokenId {
 }
 
 impl ReplicaId {
-    /// A fresh id for a process of this `name`, which need not be one by our grammar: `NAME-` and 12 of base 36.
+    /// A fresh id for a process of this `name`: `NAME-` and 12 characters of base 36. `name` may be any text.
     ///
     /// # Errors
     /// When the operating system has no randomness to give.
@@ -137,7 +138,7 @@ fn random(mut text: String, count: usize) -> Result<String, getrandom::Error> {
     let length = text.len() + count;
     while text.len() < length {
         let byte = random_byte()?;
-        // 252 is the largest multiple of 36 in a byte: above it the result would be biased.
+        // 252 is the largest multiple of 36 in a byte. Larger values would bias the result.
         if byte < 252
             && let Some(c) = ALPHABET.get(usize::from(byte % 36))
         {

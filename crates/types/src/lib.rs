@@ -1,5 +1,5 @@
-//! The types that every crate shares: names ([`id`]), secrets ([`secret`]), the tokens that agents hold ([`token`]) and what a
-//! credential is bound to ([`destination`]). No I/O, and no type of the wire.
+//! The types that every crate shares: names ([`id`]), secrets ([`secret`]), tokens ([`token`]) and
+//! destinations of credentials ([`destination`]). No I/O, and no wire types.
 
 pub mod destination;
 pub mod id;

@@ -1,11 +1,12 @@
-//! Real secrets: the one type that may hold them, and how a credential's fields are laid out inside it.
+//! Real secrets: the only type that may hold them, and the encoding of a credential's fields.
 
 use zeroize::Zeroize;
 
-/// Bytes that must not leave. No `Debug`, `Display`, `Serialize`, `Clone` or `PartialEq`; wiped when dropped.
+/// The bytes of a real secret. No `Debug`, `Display`, `Serialize`, `Clone` or `PartialEq`. Wiped
+/// when dropped.
 ///
-/// `expose()` is called only where a secret is sealed, encoded for a node, injected or searched for: `rg 'expose\(\)'`
-/// lists every such place.
+/// `expose()` is called only where a secret is sealed, encoded for a node, injected or searched
+/// for. `rg 'expose\(\)'` lists every such place.
 pub struct Secret(Box<[u8]>);
 
 impl Secret {
@@ -15,7 +16,7 @@ impl Secret {
         Self(bytes.into_boxed_slice())
     }
 
-    /// The bytes themselves.
+    /// The bytes.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -32,41 +33,43 @@ impl Drop for Secret {
 /// Reading a field copies nothing.
 pub struct Fields(Secret);
 
-/// Why a credential's secret is not acceptable.
+/// Why a credential's secret is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FieldsError {
-    /// There is nothing in it.
+    /// The secret is empty.
     #[error("the secret is empty")]
     Empty,
     /// More than 255 fields, a name over 255 bytes or a value over 16 KiB.
     #[error("the secret is too large: at most 255 fields of at most 16 KiB each")]
     TooLarge,
-    /// Bytes that no HTTP header or URL can carry.
+    /// Bytes that no HTTP header or URL can hold.
     #[error("field `{0}` holds a control character, or begins or ends with white space")]
     Unusable(String),
-    /// A structured credential that isn't a JSON object of strings.
+    /// A credential with several fields that is no JSON object of strings.
     #[error("a credential of this service is a JSON object of strings with the fields {0}")]
     NotAnObject(String),
-    /// A field of the service is absent.
+    /// A field of the service is missing.
     #[error("field `{0}` is missing")]
     Missing(String),
-    /// A field that the service doesn't know.
+    /// A field that the service does not have.
     #[error("the service has no field `{0}`")]
     Unknown(String),
-    /// The stored bytes are not an encoding of fields.
+    /// The stored bytes are no valid encoding.
     #[error("the stored credential is not readable")]
     Corrupt,
 }
 
-/// Longest value of one field, in bytes: twice the largest key that the catalogue's vendors hand out (JWTs of 8 KiB).
+/// Longest value of one field, in bytes. Twice the largest key of the catalogue's vendors (JWTs of
+/// 8 KiB).
 pub const MAX_FIELD_BYTES: usize = 16 * 1024;
 
 impl Fields {
-    /// From what an operator typed: one field takes the bytes as they are (a trailing newline is the editor's, not the
-    /// key's); several take a JSON object of strings.
+    /// Parses an operator's input. For one field the input is the value, without one trailing line
+    /// break. For several fields the input is a JSON object of strings.
     ///
     /// # Errors
-    /// When a field is missing, unknown, too long or can't be sent; the error never holds the value.
+    /// When a field is missing, unknown, too long or cannot be sent. The error never holds the
+    /// value.
     pub fn parse(names: &[impl AsRef<str>], input: &Secret) -> Result<Self, FieldsError> {
         let bytes = input.expose();
         let bytes = bytes.strip_suffix(b"\n").map_or(bytes, |b| b.strip_suffix(b"\r").unwrap_or(b));
@@ -103,7 +106,7 @@ impl Fields {
     fn encode(fields: &[(&str, &[u8])]) -> Result<Self, FieldsError> {
         let count = u8::try_from(fields.len()).map_err(|_| FieldsError::TooLarge)?;
         let size = 1 + fields.iter().map(|(n, v)| 3 + n.len() + v.len()).sum::<usize>();
-        let mut out = Vec::with_capacity(size); // exact: a growing Vec leaves copies of the secret behind
+        let mut out = Vec::with_capacity(size); // exact capacity: a growing Vec leaves copies of the secret in freed memory
         out.push(count);
         for (name, value) in fields {
             if value.is_empty() {
@@ -124,7 +127,7 @@ impl Fields {
         Ok(Self(Secret::new(out)))
     }
 
-    /// The same with one more, which stands last and replaces an older one of its name.
+    /// The fields with one more at the end. It replaces an older field of that name.
     ///
     /// # Errors
     /// As [`parse`](Self::parse), for the value.
@@ -138,7 +141,7 @@ impl Fields {
         Self::encode(&fields)
     }
 
-    /// From the encoded form.
+    /// Decodes the stored form.
     ///
     /// # Errors
     /// [`FieldsError::Corrupt`] when the bytes are not one.
@@ -152,7 +155,7 @@ impl Fields {
         if rest.is_empty() { Ok(fields) } else { Err(FieldsError::Corrupt) }
     }
 
-    /// The encoded form, to be sealed.
+    /// The encoded form, for sealing.
     #[must_use]
     pub fn encoded(&self) -> &Secret {
         &self.0

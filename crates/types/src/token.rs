@@ -1,14 +1,14 @@
-//! Fake tokens: `seks_token_` + 43 base-62 characters (256 random bits) + 6 of checksum.
+//! Tokens: `seks_token_`, 43 base-62 characters (256 random bits) and 6 characters of checksum.
 //!
-//! The checksum tells a typo from an unknown token offline and before any look-up; the fixed form lets secret scanners
-//! match `seks_token_[0-9A-Za-z]{49}`. Stores and nodes hold only the SHA-256.
+//! The checksum distinguishes a typo from an unknown token before any lookup. The fixed form lets
+//! secret scanners match `seks_token_[0-9A-Za-z]{49}`. Stores and nodes hold only the SHA-256.
 
 pub mod aws;
 
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroize;
 
-/// What every token begins with.
+/// The first characters of every token.
 pub const PREFIX: &str = "seks_token_";
 /// Length of a token in bytes.
 pub const LEN: usize = 60;
@@ -16,13 +16,13 @@ const RANDOM_CHARS: usize = 43; // 62^43 > 2^256
 const CHECKSUM_CHARS: usize = 6; // 62^6 > 2^32
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// SHA-256 of a token: how stores and nodes know it.
+/// SHA-256 of a token. Stores and nodes identify a token by it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
 
 impl std::fmt::Debug for Digest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Digest(..)") // it can't be turned into a token, yet nobody needs it in a log
+        f.write_str("Digest(..)") // harmless, but no log needs it
     }
 }
 
@@ -41,7 +41,7 @@ impl TryFrom<&[u8]> for Digest {
     }
 }
 
-/// A fake token that was just made. Shown to the operator once, wiped when dropped.
+/// A new token. It is shown to the operator once, and wiped when dropped.
 pub struct FreshToken([u8; LEN]);
 
 impl FreshToken {
@@ -76,7 +76,7 @@ impl FreshToken {
         std::str::from_utf8(&self.0).unwrap_or_default() // always ASCII
     }
 
-    /// Its digest.
+    /// The digest of this token.
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::of(&self.0)
@@ -89,20 +89,21 @@ impl Drop for FreshToken {
     }
 }
 
-/// What a value that should be a token turned out to be.
+/// Why a value is no valid token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
-    /// Nothing in it looks like a token of ours.
+    /// The value does not contain the token prefix.
     NotOurs,
-    /// It begins like one and has the wrong length, alphabet or checksum.
+    /// The value contains the prefix, but its length, alphabet or checksum is wrong.
     Damaged,
 }
 
-/// Finds the token in what an SDK sent: the value itself, or the value behind a vendor's prefix (`sk-ant-seks_token_…`),
-/// which may be letters, digits, `-`, `_`, `.` and `=` (`Token token=…`), at most 32 of them. Grammar and checksum are verified here, before any look-up.
+/// Finds the token in a value that an SDK sent. It is the whole value, or follows a vendor's prefix
+/// (`sk-ant-seks_token_…`). The prefix has at most 32 letters, digits, `-`, `_`, `.` and `=`
+/// (`Token token=…`). Grammar and checksum are checked before any lookup.
 ///
 /// # Errors
-/// Says whether the value is foreign or a damaged token; never holds it.
+/// Whether the value is foreign or a damaged token. The error never holds the value.
 pub fn parse(value: &[u8]) -> Result<Digest, Malformed> {
     let start = value.len().checked_sub(LEN);
     let token = start.and_then(|at| value.get(at..)).unwrap_or_default();
@@ -121,7 +122,7 @@ pub fn parse(value: &[u8]) -> Result<Digest, Malformed> {
     }
 }
 
-/// The vendor's prefix that makes an SDK accept the token: `--shape`.
+/// The vendor's prefix of a `--shape`. SDKs that check their key's form accept the token with it.
 #[must_use]
 pub fn shape_prefix(shape: &str) -> Option<&'static str> {
     Some(match shape {
@@ -137,7 +138,7 @@ pub fn shape_prefix(shape: &str) -> Option<&'static str> {
     })
 }
 
-/// The shapes that [`shape_prefix`] knows, for help and errors.
+/// The shapes of [`shape_prefix`], for help and errors.
 pub const SHAPES: &[&str] = &["openai", "anthropic", "github", "google", "slack", "stripe", "groq"];
 
 fn checksum_of(body: &[u8]) -> [u8; CHECKSUM_CHARS] {
@@ -157,7 +158,7 @@ fn digit(value: u8) -> u8 {
     ALPHABET.get(usize::from(value)).copied().unwrap_or(b'0')
 }
 
-/// Divides a big-endian number in place, returns the remainder.
+/// Divides a big-endian number in place and returns the remainder.
 fn divide(number: &mut [u8; 32], by: u16) -> u8 {
     let mut remainder = 0_u16;
     for byte in number.iter_mut() {

@@ -1,4 +1,4 @@
-//! The decision, at the moment of dialling, on one resolved address.
+//! The dial decision for one resolved address.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -8,12 +8,13 @@ use std::{
 use super::{AddressClass, Networks, classify, embedded_v4};
 use parking_lot::RwLock;
 
-/// Addresses that are SEKS itself: its listeners, its control planes, its store. Shared by the planes of one process.
+/// Addresses of SEKS itself: its listeners, control planes and store. Both planes of one process
+/// share them.
 #[derive(Clone, Debug, Default)]
 pub struct OwnAddresses(Arc<RwLock<Vec<SocketAddr>>>);
 
 impl OwnAddresses {
-    /// Adds a listener, once it is bound, or an endpoint.
+    /// Adds a bound listener, or an endpoint.
     pub fn add(&self, address: SocketAddr) {
         let mut all = self.0.write();
         if !all.contains(&address) {
@@ -21,7 +22,7 @@ impl OwnAddresses {
         }
     }
 
-    /// Adds what `HOST:PORT` leads to now. A name that doesn't resolve adds nothing.
+    /// Adds the current addresses of `HOST:PORT`. A name that does not resolve adds nothing.
     pub async fn add_host(&self, host: &str, port: u16) {
         match host.trim_matches(['[', ']']).parse::<IpAddr>() {
             Ok(ip) => self.add(SocketAddr::new(ip, port)),
@@ -33,7 +34,7 @@ impl OwnAddresses {
         }
     }
 
-    /// Adds what `URL` or `HOST:PORT` leads to now.
+    /// Adds the current addresses of a URL or of `HOST:PORT`.
     pub async fn add_endpoint(&self, endpoint: &str) {
         let authority = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
         let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
@@ -45,7 +46,8 @@ impl OwnAddresses {
         self.add_host(host, port).await;
     }
 
-    /// Whether `address` is one of them. Of what is bound to this machine, the port counts on every address of this machine.
+    /// Whether `address` is one of them. A port that is bound on this machine counts for every
+    /// address of this machine.
     fn contains(&self, address: SocketAddr, here: bool) -> bool {
         let all = self.0.read();
         all.iter().any(|own| {
@@ -56,21 +58,21 @@ impl OwnAddresses {
     }
 }
 
-/// What a process may dial.
+/// The dial limits of a process.
 #[derive(Clone, Debug, Default)]
 pub struct DialGuard {
     /// Private networks that this process's own configuration allows.
     pub allowed: Networks,
-    /// What it must never dial.
+    /// Addresses that the process must never dial.
     pub own: OwnAddresses,
 }
 
-/// What may be dialled for one service: the process's limits, and the networks that the service's tenant was given.
+/// The dial limits for one service: those of the process, and the networks of the service's tenant.
 #[derive(Clone, Debug, Default)]
 pub struct DialRules {
-    /// Of the process.
+    /// The limits of the process.
     pub guard: Arc<DialGuard>,
-    /// Of the tenant, when the service asks for them (`allow_private`); else none.
+    /// The tenant's private networks, when the service has `allow_private`. Otherwise empty.
     pub tenant_networks: Networks,
 }
 
@@ -91,12 +93,12 @@ impl DialRules {
         match (class, here) {
             (AddressClass::Public, false) => true,
             (_, false) => self.both_allow(ip),
-            // Another address of this machine is loopback by another name: whoever doesn't allow loopback doesn't allow it.
+            // Another address of this machine is equal to loopback, and needs loopback in the list.
             (_, true) => self.both_allow(ip) && allows_loopback(&self.guard.allowed),
         }
     }
 
-    /// Both lists name the address and, where it is carried to a private IPv4 address, that one too.
+    /// Whether both lists include the address, and the private IPv4 address that it may embed.
     fn both_allow(&self, ip: IpAddr) -> bool {
         let both = |ip: IpAddr| self.tenant_networks.contains(ip) && self.guard.allowed.contains(ip);
         let carried = match ip {
@@ -111,8 +113,9 @@ fn allows_loopback(networks: &Networks) -> bool {
     networks.contains(Ipv4Addr::LOCALHOST.into()) || networks.contains(Ipv6Addr::LOCALHOST.into())
 }
 
-/// Whether packets to `ip` stay on this machine. A datagram socket that is connected sends nothing; the kernel then names the
-/// source address, and for an address of this machine that is the address itself.
+/// Whether packets to `ip` stay on this machine. Connecting a datagram socket sends nothing. The
+/// kernel then names the source address, which for an address of this machine is the address
+/// itself.
 fn is_of_this_machine(ip: IpAddr) -> bool {
     if ip.is_loopback() {
         return true;
@@ -120,7 +123,7 @@ fn is_of_this_machine(ip: IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = || {
         let socket = UdpSocket::bind((any, 0))?;
-        socket.connect((ip, 9))?; // the port is of no matter: discard
+        socket.connect((ip, 9))?; // any port: discard
         socket.local_addr()
     };
     source().is_ok_and(|source| source.ip() == ip)

@@ -1,15 +1,15 @@
-//! Instance-metadata and credential endpoints of clouds. They hand the credentials of a machine, task or pod to whoever can
-//! connect, so no configuration allows them, `seks dev` included.
+//! Metadata and credential endpoints of clouds. They give a machine's credentials to any client
+//! that connects, so no configuration permits them, not even `seks dev`.
 //!
-//! All of 169.254.0.0/16 and fe80::/10 is refused as link-local as well. The entries inside these are listed so that this table is
-//! complete and can be checked against its sources.
+//! 169.254.0.0/16 and fe80::/10 are also refused as link-local. Their entries are listed too, so
+//! that this table is complete and can be compared with its sources.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// One provider's endpoint.
+/// The endpoint of one provider.
 struct Endpoint {
     address: IpAddr,
-    /// Whose it is, and the page that says so.
+    /// The provider, and the page that documents the address.
     #[cfg_attr(not(test), expect(dead_code, reason = "the source of the address, for readers and the test"))]
     source: &'static str,
 }
@@ -25,7 +25,7 @@ const fn v6(s: [u16; 8], source: &'static str) -> Endpoint {
 
 /// Every address, with its source.
 const ENDPOINTS: &[Endpoint] = &[
-    // The address that nearly all share. Its users: AWS, Azure, GCP, OCI, DigitalOcean, Hetzner, OpenStack, IBM, Vultr, Huawei, Tencent.
+    // Shared by AWS, Azure, GCP, OCI, DigitalOcean, Hetzner, OpenStack, IBM, Vultr, Huawei, Tencent.
     v4(169, 254, 169, 254, "AWS: docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html"),
     v6(
         [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
@@ -72,8 +72,8 @@ const ENDPOINTS: &[Endpoint] = &[
     v4(100, 96, 0, 96, "Volcano Engine: www.volcengine.com/docs/6396/98717"),
 ];
 
-/// Names that lead to these endpoints in the provider's own name servers. Their addresses are refused as well; the names are
-/// here so that the refusal comes when the service is stored.
+/// Names of these endpoints in the providers' name servers. Their addresses are refused as well.
+/// With the names, the refusal comes when a service is stored.
 const NAMES: &[&str] = &[
     "metadata",
     "metadata.google.internal", // GCP
@@ -89,12 +89,12 @@ const NAMES: &[&str] = &[
     "rancher-metadata.rancher.internal",
 ];
 
-/// Whether an address, in its plain form, is an endpoint of this list.
+/// Whether an address, in its canonical form, is in this list.
 pub(super) fn is_metadata(ip: IpAddr) -> bool {
     ENDPOINTS.iter().any(|endpoint| endpoint.address == ip)
 }
 
-/// Whether a lower-case host name leads to one.
+/// Whether a lower-case host name is in this list.
 #[must_use]
 pub fn is_metadata_name(host: &str) -> bool {
     NAMES.contains(&host.trim_end_matches('.'))

@@ -1,14 +1,14 @@
-//! Lists of networks, as configuration files and records name them.
+//! Lists of networks in configuration files and records.
 
 use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-/// Most networks in one list: a bound on what each new connection compares.
+/// Most networks in one list. Bounds the comparisons for each new connection.
 const MAX_NETWORKS: usize = 64;
 
-/// Private networks that may be reached. Empty: none.
+/// Private networks that may be dialled. None when empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(Arc<[IpNet]>);
 
@@ -32,14 +32,14 @@ pub enum NetworkError {
 }
 
 impl Networks {
-    /// Loopback, RFC 1918 and unique local addresses: what `seks dev` allows.
+    /// Loopback, RFC 1918 and unique local addresses. The default of `seks dev`.
     #[must_use]
     pub fn loopback_and_lan() -> Self {
         let all = ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
         Self(all.iter().filter_map(|network| network.parse().ok()).collect())
     }
 
-    /// Reads a list.
+    /// Parses a list.
     ///
     /// # Errors
     /// [`NetworkError`], naming the entry.
@@ -57,19 +57,19 @@ impl Networks {
         self.0.is_empty()
     }
 
-    /// Whether one of them contains `ip`, in its plain form.
+    /// Whether a network contains `ip`, in its canonical form.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&ip))
     }
 
-    /// Whether some network of `before` is not wholly in one of these: something was taken away.
+    /// Whether a network of `before` is no longer included completely.
     #[must_use]
     pub fn removes_any_of(&self, before: &Self) -> bool {
         !before.0.iter().all(|old| self.0.iter().any(|new| new.contains(old)))
     }
 
-    /// As they are written.
+    /// The networks in CIDR notation.
     #[must_use]
     pub fn to_strings(&self) -> Vec<String> {
         self.0.iter().map(ToString::to_string).collect()

@@ -1,11 +1,13 @@
-//! Looking up names without a thread each: DNS over UDP and TCP, by `hickory-resolver`, with what the system's files say.
+//! Resolves names over UDP and TCP with `hickory-resolver`, by the system's configuration files.
 //!
-//! `getaddrinfo` blocks one thread for every look-up, for as long as a name server is silent. Here a look-up is a task, and there are bounds:
-//! one look-up of a name at a time whoever asks ([`Resolver::addresses`] joins it), [`OWNER_LOOKUPS`] of an owner, [`ALL_LOOKUPS`] in all,
-//! and a deadline for each.
+//! `getaddrinfo` would block one thread for each lookup, for as long as a name server is silent.
+//! Here a lookup is a task with bounds: one lookup of a name at a time for all callers
+//! ([`Resolver::addresses`] joins it), [`OWNER_LOOKUPS`] for an owner, [`ALL_LOOKUPS`] in all, and
+//! a deadline for each.
 //!
-//! `/etc/resolv.conf` and `/etc/hosts` are read as the system reads them, and again when they change. Other sources of names
-//! that glibc knows (`nsswitch.conf`: mDNS, LDAP, NIS, `myhostname`) aren't pending.
+//! `/etc/resolv.conf` and `/etc/hosts` are read as the system reads them, and again when they
+//! change. Other name sources of glibc (`nsswitch.conf`: mDNS, LDAP, NIS, `myhostname`) are not
+//! used.
 
 use std::{
     collections::HashMap,
@@ -27,34 +29,34 @@ use tokio::{
     time::timeout,
 };
 
-/// Most look-ups at once in this process.
+/// Most concurrent lookups of this process.
 const ALL_LOOKUPS: usize = 256;
-/// Most look-ups at once for one owner, a tenant.
+/// Most concurrent lookups of one owner. An owner is a tenant.
 const OWNER_LOOKUPS: usize = 16;
-/// Names that are remembered; past it those that have expired go, then any.
+/// Most cached names. Above it, expired names are dropped first, then any.
 const MAX_NAMES: usize = 4096;
-/// Bounds on how long an answer is remembered, whatever its TTL says.
+/// Bounds of an answer's time in the cache, whatever its TTL.
 const FOUND_TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// The same for the answer that there is no such name.
+/// The same for the answer that the name does not exist.
 const ABSENT_TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// How long it is remembered that nobody answered.
+/// Time in the cache of a lookup without an answer.
 const UNANSWERED_TTL: Duration = Duration::from_secs(1);
-/// How long one name server has before the next is pending, where `resolv.conf` allows more.
+/// Time for one name server before the next is tried, where `resolv.conf` allows more.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often the system's files are checked_at at.
+/// How often the system's files are checked for changes.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// Requests to a name server over one connection.
+/// Most requests to a name server over one connection.
 const MAX_ACTIVE_REQUESTS: usize = 1024;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
 
-/// What to ask.
+/// Options of a [`Resolver`].
 #[derive(Clone, Debug)]
 pub struct ResolverOptions {
-    /// Instead of those in `/etc/resolv.conf`; empty: those.
+    /// Used instead of those in `/etc/resolv.conf`, unless empty.
     pub name_servers: Vec<SocketAddr>,
-    /// How long a look-up may take.
+    /// Deadline of a lookup. Default: 5 s.
     pub timeout: Duration,
 }
 
@@ -64,7 +66,7 @@ impl Default for ResolverOptions {
     }
 }
 
-/// Looks up names, and remembers what came of it.
+/// Resolves names and caches the answers.
 pub struct Resolver {
     options: ResolverOptions,
     client: Mutex<Option<Client>>,
@@ -81,30 +83,31 @@ struct Client {
 
 enum Entry {
     Cached(Answer, Instant),
-    /// Looked up just now: whoever wants it waits for the same answer.
+    /// A lookup in progress. All callers wait for its answer.
     Pending(watch::Receiver<Option<Answer>>),
 }
 
-/// The addresses of a name; `None`: there are none to be had.
+/// The addresses of a name; `None` when it has none.
 type Answer = Option<Arc<[IpAddr]>>;
 
 static SYSTEM: LazyLock<Arc<Resolver>> = LazyLock::new(|| Arc::new(Resolver::new(ResolverOptions::default())));
 
 impl Resolver {
-    /// One of its own.
+    /// A resolver with its own cache.
     #[must_use]
     pub fn new(options: ResolverOptions) -> Self {
         let (names, owners) = (Mutex::default(), Mutex::default());
         Self { options, client: Mutex::default(), names, owners, all: Semaphore::new(ALL_LOOKUPS) }
     }
 
-    /// That of this process, with the defaults.
+    /// The resolver of this process, with default options.
     #[must_use]
     pub fn system() -> &'static Arc<Self> {
         &SYSTEM
     }
 
-    /// The addresses of `host`; `None` when there are none, or nobody says. `owner` is whose bound counts.
+    /// The addresses of `host`. `None` when it has none, or no name server answered. The lookup
+    /// counts for `owner`.
     pub async fn addresses(self: &Arc<Self>, owner: &str, host: &str) -> Option<Arc<[IpAddr]>> {
         let mut answer = match self.cached_or_start_lookup(owner, host) {
             Ok(known) => return known,
@@ -142,7 +145,7 @@ impl Resolver {
 
     async fn look_up(&self, owner: &Semaphore, host: &str) -> (Answer, Duration) {
         let work = async {
-            // Waiting for a turn is part of the deadline. Err: never closed.
+            // The deadline includes the wait for a permit. Err: never closed.
             let _own = owner.acquire().await.ok()?;
             let _any = self.all.acquire().await.ok()?;
             Some(self.client()?.lookup_ip(host).await)
@@ -175,7 +178,7 @@ impl Resolver {
         new
     }
 
-    /// The client for what the system's files say now.
+    /// The client for the current content of the system's files.
     fn client(&self) -> Option<Arc<TokioResolver>> {
         let mut client = self.client.lock();
         if let Some(known) = client.as_mut() {
@@ -224,7 +227,7 @@ fn name_server(at: SocketAddr) -> NameServerConfig {
     NameServerConfig::new(at.ip(), true, connections.into())
 }
 
-/// When the system's files were last changed.
+/// The modification times of the system's files.
 fn files_modified() -> [Option<SystemTime>; 2] {
     [RESOLV_CONF, HOSTS].map(|path| std::fs::metadata(Path::new(path)).and_then(|file| file.modified()).ok())
 }

@@ -1,4 +1,4 @@
-//! What policies cost: bounded when they are applied, and decisions that are kept.
+//! Costs: the bound at `policy apply`, and the cached decisions.
 
 use std::time::Duration;
 

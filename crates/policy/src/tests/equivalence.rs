@@ -1,4 +1,5 @@
-//! Slices, settled conditions and native answers against Cedar itself: every policy, the whole request, checked by the schema.
+//! Compares slices, folded conditions and native evaluation with Cedar: all policies, the whole
+//! request, validated by the schema.
 
 use std::collections::BTreeSet;
 

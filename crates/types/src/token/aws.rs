@@ -1,8 +1,9 @@
-//! A token as AWS SDKs take it: a key pair to sign with (Signature Version 4).
+//! The token as an AWS key pair (Signature Version 4).
 //!
-//! The access key id is the token's digest: it names the token to a node without an index, and is no secret. The secret access
-//! key is a MAC of that digest under a key of the tenant. The tenant's key is sealed in the store, and travels sealed to the
-//! nodes inside the credentials that are signed with: who steals a store, a backup or an access key id can sign nothing.
+//! The access key id is the token's digest in base 32. A node finds the token by it without an
+//! index, and it is no secret. The secret access key is a MAC of that digest under the tenant's
+//! key. The tenant's key is sealed in the store and is sent sealed to nodes inside credentials that
+//! sign requests. A stolen store, backup or access key id is therefore not enough to sign.
 
 use std::fmt;
 
@@ -14,13 +15,13 @@ use zeroize::Zeroizing;
 use super::Digest;
 use crate::secret::Secret;
 
-/// What every access key id of ours begins with: AWS's own prefix of long-lived keys.
+/// The first characters of our access key ids. AWS uses the same for long-lived keys.
 pub const PREFIX: &str = "AKIA";
-/// Length of an access key id of ours: AWS allows 16 to 128 characters.
+/// Length of our access key ids. AWS allows 16 to 128 characters.
 pub const LEN: usize = PREFIX.len() + 52; // 52 * 5 bits ≥ 256
-/// The field of a credential in which the tenant's key travels. No service may have a field of this name.
+/// The credential field with the tenant's key. No service may have a field of this name.
 pub const KEY_FIELD: &str = "seks_aws_key";
-/// Bytes of a tenant's key, as drawn; it is kept in hexadecimal.
+/// Random bytes of a tenant's key. It is kept in hexadecimal.
 pub const KEY_BYTES: usize = 32;
 
 const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
@@ -28,9 +29,9 @@ const LABEL: &[u8] = b"seks/v1/aws-secret-access-key\0";
 
 /// A fake key pair.
 pub struct AwsKeys {
-    /// Names the token.
+    /// Identifies the token.
     pub access_key_id: String,
-    /// What an SDK signs with: 40 characters, as AWS's own.
+    /// The signing key of the SDK: 40 characters, as in AWS.
     pub secret_access_key: Zeroizing<String>,
 }
 
@@ -62,7 +63,7 @@ pub fn fresh_key() -> Result<Secret, getrandom::Error> {
     Ok(Secret::new(text))
 }
 
-/// The access key id that names the token with this digest.
+/// The access key id of the token with this digest.
 #[must_use]
 pub fn access_key_id(digest: &Digest) -> String {
     let mut id = String::with_capacity(LEN);
@@ -84,7 +85,7 @@ pub fn access_key_id(digest: &Digest) -> String {
     id
 }
 
-/// The digest that an access key id of ours names; `None` for anybody else's, or one that was mistyped into another form.
+/// The digest in one of our access key ids. `None` for any other id.
 #[must_use]
 pub fn digest_of(access_key_id: &[u8]) -> Option<Digest> {
     let text = access_key_id.strip_prefix(PREFIX.as_bytes()).filter(|_| access_key_id.len() == LEN)?;
@@ -104,11 +105,11 @@ pub fn digest_of(access_key_id: &[u8]) -> Option<Digest> {
             *places.next()? = (bits >> held & 0xff) as u8;
         }
     }
-    // One id a digest: what is left over is zero.
+    // Each digest has one id: the remaining bits must be zero.
     (bits & ((1 << held) - 1) == 0).then_some(Digest(digest))
 }
 
-/// What an SDK signs with in place of the token.
+/// The secret access key of the token with this digest.
 #[must_use]
 pub fn secret_access_key(key: &[u8], digest: &Digest) -> Zeroizing<String> {
     let mut secret = Zeroizing::new(String::with_capacity(40));
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_access_key_hangs_on_key_and_token() {
+    fn a_secret_access_key_depends_on_key_and_token() {
         let secret = secret_access_key(b"key", &digest(1));
         assert_eq!(secret.len(), 40);
         assert_eq!(*secret, *secret_access_key(b"key", &digest(1)));
