@@ -19,6 +19,7 @@ pub mod etcd;
 pub mod forwarder;
 pub mod host;
 pub mod metrics;
+pub mod mutation;
 pub mod oracle;
 pub mod part;
 pub mod plane;

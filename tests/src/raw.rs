@@ -83,6 +83,13 @@ impl Connection {
         drop(self.stream.shutdown(Shutdown::Write));
     }
 
+    /// Reads until the peer has closed.
+    pub fn drain_to_end(&mut self) {
+        while self.fill() {
+            self.buffer.clear();
+        }
+    }
+
     /// Reads once into the buffer; `false` at the end.
     fn fill(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];
