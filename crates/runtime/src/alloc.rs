@@ -1,7 +1,8 @@
-//! A global allocator that wipes what is freed.
+//! A global allocator that wipes memory when it is freed.
 //!
-//! Wiping our own copies is not enough: measured on a proxy that wiped every copy it made itself, all 33 of 33 eight-byte
-//! windows of a 48-byte credential were still in freed buffers of hyper, `http` and rustls. With this, none is.
+//! Wiping our own copies is not enough. In a proxy that wiped every copy of its own, all 33 of 33
+//! eight-byte windows of a 48-byte credential were still in freed buffers of hyper, `http` and
+//! rustls. With this allocator, none was.
 //!
 //! ```
 //! #[global_allocator]
@@ -17,10 +18,11 @@ use std::{
 /// The allocator of every SEKS binary that holds keys.
 pub type Allocator = Wiping<Mimalloc>;
 
-/// mimalloc. The crate of that name asks for an alignment every time, which is the slower way for nearly every block.
+/// mimalloc. The crate of that name passes an alignment with every request, which is slower for
+/// nearly every block.
 pub struct Mimalloc;
 
-/// What mimalloc aligns every block to that is as large (`MI_MAX_ALIGN_SIZE`).
+/// Alignment of every mimalloc block of at least this size, in bytes (`MI_MAX_ALIGN_SIZE`).
 const ALIGNED: usize = 16;
 
 impl Mimalloc {
@@ -57,13 +59,14 @@ unsafe impl GlobalAlloc for Mimalloc {
     }
 }
 
-/// Passes allocation through to `A` and overwrites every block with zeros before `A` gets it back.
+/// Passes allocations to `A`, and overwrites every block with zeros before `A` frees it.
 ///
-/// Costs one `memset` of the block's size a free, and a copy where `A` might have grown a block in place.
+/// Costs one `memset` of the block's size for each free, and a copy where `A` could have grown a
+/// block in place.
 pub struct Wiping<A>(A);
 
 impl Allocator {
-    /// Over mimalloc.
+        /// A wiping mimalloc.
     #[must_use]
     pub const fn new() -> Self {
         Self(Mimalloc)
@@ -77,7 +80,7 @@ impl Default for Allocator {
 }
 
 impl<A> Wiping<A> {
-    /// Over any allocator.
+        /// Wraps any allocator.
     #[must_use]
     pub const fn over(inner: A) -> Self {
         Self(inner)
@@ -109,7 +112,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
         }
     }
 
-    /// Always moves: `A::realloc` would free the old block, or keep the tail of a shrunk one, as they are.
+        /// Always moves. `A::realloc` would free the old block, or the tail of a shrunk one, without wiping.
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller guarantees that `new_size` isn't zero and doesn't overflow `isize` when rounded up to the
@@ -126,7 +129,10 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
     }
 }
 
-/// Overwrites `size` bytes with zeros, in a way that the optimizer can't take for a dead store.
+/// Overwrites `size` bytes with zeros. The optimizer cannot remove the stores as dead.
+///
+/// # Safety
+/// `block` is valid for writes of `size` bytes.
 ///
 /// # Safety
 /// `block` is valid for writes of `size` bytes.

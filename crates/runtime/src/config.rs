@@ -1,8 +1,10 @@
-//! Configuration: file (TOML) < environment (`SEKS_SECTION_KEY`) < command line, merged into any `Deserialize` struct.
+//! Configuration: file (TOML) < environment (`SEKS_SECTION_KEY`) < command line, merged into any
+//! `Deserialize` struct.
 //!
-//! Unknown keys are errors; so is an environment variable that names a section of the configuration and no key in it.
-//! An error is one line that says where (file, variable or command line), which key and why. Values are repeated only
-//! where that helps, and never for a key that could hold a secret.
+//! Unknown keys are errors. An environment variable that names a section but no key of it is an
+//! error too. An error is one line with the origin (file, variable or command line), the key and
+//! the reason. Values are repeated only where that helps, and never for a key that may hold a
+//! secret.
 
 mod environment;
 mod value;
@@ -16,10 +18,10 @@ use serde::de::DeserializeOwned;
 
 use self::value::{ConfigValue, ValueError};
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nowhere: a key that is absent.
+    /// The key is absent.
     Absent,
     /// A configuration file.
     File(PathBuf),
@@ -40,19 +42,20 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Why a configuration is not acceptable, as one line: `WHERE: KEY: REASON`. Exit code [`Usage`](super::Exit::Usage).
+/// Why a configuration is invalid, as one line: `ORIGIN: KEY: REASON`. Exit code
+/// [`Usage`](super::Exit::Usage).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
-    /// The file, variable or command line that is wrong.
+    /// The file, variable or command line with the error.
     pub origin: Origin,
-    /// The key in dotted form, `proxy.listen`; empty when the file as a whole can't be read.
+    /// The key in dotted form, `proxy.listen`. Empty when the file as a whole is invalid.
     pub key: String,
-    /// What is wrong with it.
+    /// The problem.
     pub reason: String,
 }
 
 impl ConfigError {
-    /// For what only the program knows to be wrong (a port in use, a path that isn't there).
+    /// An error that only the program can detect, such as a port in use or a missing path.
     #[must_use]
     pub fn new(origin: Origin, key: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { origin, key: key.into(), reason: reason.into() }
@@ -65,7 +68,7 @@ impl fmt::Display for ConfigError {
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
-        // One line whatever a parser below says.
+        // Parser messages may have several lines.
         let reason = self.reason.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
         f.write_str(&reason)
     }
@@ -95,35 +98,35 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// No source at all: every key has its default.
+    /// A loader without sources: every key has its default.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Reads this file, if one is given. A file that is named must be there.
+    /// Reads this file, if one is given. It must exist.
     #[must_use]
     pub fn file(mut self, path: Option<&Path>) -> Self {
         self.file = path.map(Into::into);
         self
     }
 
-    /// Takes these variables; those that don't begin with `SEKS_` are ignored. Usually [`std::env::vars_os`], through
-    /// [`Loader::process_environment`].
+    /// Uses these variables. Those without the prefix `SEKS_` are ignored.
+    /// [`Loader::process_environment`] passes the process's own.
     #[must_use]
     pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
         self.environment = variables.into_iter().filter(|(name, _)| name.starts_with("SEKS_")).collect();
         self
     }
 
-    /// Takes the process's environment.
+    /// Uses the process's environment.
     #[must_use]
     pub fn process_environment(self) -> Self {
         let text = |s: std::ffi::OsString| s.into_string().ok();
         self.environment(std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))))
     }
 
-    /// Takes what the command line sets, in the form of a file.
+    /// Sets the values of the command line, in the form of a file.
     #[must_use]
     pub fn flags(mut self, flags: toml::Table) -> Self {
         self.flags = flags;
@@ -150,10 +153,11 @@ impl Loader {
         self
     }
 
-    /// Merges the sources and reads `T` from them.
+    /// Merges the sources and deserializes `T`.
     ///
     /// # Errors
-    /// When the file can't be read or isn't TOML, a key is unknown or missing, or a value doesn't fit.
+    /// When the file cannot be read or is no TOML, a key is unknown or missing, or a value has a
+    /// wrong type.
     pub fn load<T: DeserializeOwned>(self) -> Result<T, ConfigError> {
         let mut root = ConfigValue::empty();
         if let Some(path) = &self.file {

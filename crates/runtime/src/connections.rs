@@ -1,10 +1,13 @@
-//! Who may hold a connection of a listener: bounded in total and by source address, and the oldest unauthenticated one gives way.
+//! Limits the connections of a listener, in total and by source address. The oldest unauthenticated
+//! connection is closed first.
 //!
-//! A connection is *unauthenticated* until its peer has authenticated who it is, *busy* while this process works on it, and *idle* when a
-//! peer that has authenticated itself asks for nothing. Silent connections of one source are bounded; beyond that bound the oldest
-//! of that source is closed. When the listener is full, the oldest unauthenticated connection of anybody is closed, then the oldest
-//! idle one, then the oldest of a peer that hasn't authenticated itself, busy or not. A busy connection of a peer that has is never
-//! closed: while all are such, new ones wait in the kernel's queue.
+//! A connection is *unauthenticated* until its peer has authenticated, *busy* while this process
+//! works for it, and *idle* when an authenticated peer requests nothing. The unauthenticated
+//! connections of one source are limited. Above that limit the oldest of the source is closed. When
+//! the listener is full, it closes the oldest unauthenticated connection of any source, then the
+//! oldest idle one, then the oldest unauthenticated one that is busy. A busy connection of an
+//! authenticated peer is never closed. While all are such, new connections wait in the kernel's
+//! queue.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,14 +22,15 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// Connections that are looked at for one that gives way, oldest first. Busy ones are moved to the back meanwhile.
+/// Most connections that are checked for eviction, oldest first. Busy ones are moved to the end.
 const MAX_PROBES: usize = 1024;
-/// So long a unauthenticated connection stays at least when the listener is full: it is looked at before it gives way. Those that come
-/// faster than that wait in the kernel's queue.
+/// Age at which an unauthenticated connection may be evicted from a full listener, so that each one
+/// is served at least briefly. Faster arrivals wait in the kernel's queue.
 const MIN_AGE: Duration = Duration::from_millis(50);
-/// How often a full listener looks again, beside being woken when a connection ends.
+/// How often a full listener checks again, besides when a connection ends.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
-/// After `accept` fails (no file descriptors left, most likely) it is left alone this long; twice as long each time after.
+/// Pause after a failed `accept`, most likely without free file descriptors. The pause doubles
+/// after each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -46,11 +50,12 @@ struct Inner {
 
 #[derive(Default)]
 struct Table {
-    /// The next number. Numbers order connections by when they came, or were last found busy.
+    /// The next number. Numbers order connections by the time at which they were accepted or last
+    /// found busy.
     next: u64,
-    /// Those whose peer hasn't authenticated who it is.
+    /// Connections of unauthenticated peers.
     unauthenticated: BTreeMap<u64, Arc<Connection>>,
-    /// The others.
+    /// Connections of authenticated peers.
     authenticated: BTreeMap<u64, Arc<Connection>>,
     /// The numbers in `unauthenticated`, by source.
     sources: HashMap<IpAddr, BTreeSet<u64>>,
@@ -61,20 +66,21 @@ struct Connection {
     source: IpAddr,
     /// Changed under the table's lock.
     number: AtomicU64,
-    /// Works under way.
+    /// Number of works in progress.
     busy: AtomicU32,
     authenticated: AtomicBool,
     evicted: Notify,
 }
 
-/// A connection's place. It ends when this is dropped.
+/// The slot of one connection. Dropping it frees the slot.
 pub struct ListenerSlot {
     connections: Connections,
     connection: Arc<Connection>,
 }
 
 impl Connections {
-    /// At most `total` connections, of which at most `per_source` unauthenticated ones of one source address. Both are at least 1.
+    /// At most `total` connections, and at most `per_source` unauthenticated ones of one source
+    /// address. Both are at least 1.
     #[must_use]
     pub fn new(total: usize, per_source: usize) -> Self {
         Self::with_min_age(total, per_source, MIN_AGE)
@@ -91,7 +97,8 @@ impl Connections {
         }))
     }
 
-    /// A place for a connection from `source`. Waits while the listener is full of busy ones, and of such as have only come.
+    /// A slot for a connection from `source`. Waits while no connection of the full listener may be
+    /// evicted.
     pub async fn admit(&self, source: IpAddr) -> ListenerSlot {
         loop {
             let ended = self.0.ended.notified();
@@ -102,7 +109,8 @@ impl Connections {
         }
     }
 
-    /// The same at once; `None`: all are busy, or have only come.
+    /// A slot for a connection from `source`. `None` when no connection of the full listener may be
+    /// evicted.
     #[must_use]
     pub fn try_admit(&self, source: IpAddr) -> Option<ListenerSlot> {
         let source = source_network(source);
@@ -122,26 +130,27 @@ impl Connections {
         Some(ListenerSlot { connections: self.clone(), connection })
     }
 
-    /// Closes the oldest connection that can give way: for a process without file descriptors. Returns whether there was one.
+    /// Closes the oldest connection that may be evicted, for a process without file descriptors.
+    /// Returns whether there was one.
     pub fn evict_one(&self) -> bool {
         let mut table = self.lock();
         let oldest = table.eviction_candidate();
         self.evict(&mut table, oldest)
     }
 
-    /// Connections closed since the start to make room for others.
+    /// Connections evicted since the start.
     #[must_use]
     pub fn evicted(&self) -> u64 {
         self.0.evicted.load(Relaxed)
     }
 
-    /// Connections that there are.
+    /// Open connections.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether there are none.
+    /// Whether no connection is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -165,7 +174,7 @@ impl Table {
         self.unauthenticated.len() + self.authenticated.len()
     }
 
-    /// Adds a connection, as the newest.
+    /// Adds a connection as the newest.
     fn insert(&mut self, connection: &Arc<Connection>) {
         self.next += 1;
         connection.number.store(self.next, Relaxed);
@@ -177,7 +186,7 @@ impl Table {
         }
     }
 
-    /// Returns whether it was there.
+    /// Returns whether the connection was there.
     fn remove(&mut self, connection: &Connection) -> bool {
         let number = connection.number.load(Relaxed);
         if self.unauthenticated.remove(&number).is_none() {
@@ -204,7 +213,8 @@ impl Table {
         self.unauthenticated.get(self.sources.get(&source)?.first()?).cloned()
     }
 
-    /// The oldest unauthenticated connection, else the oldest idle one, else one of a peer that hasn't authenticated itself.
+    /// The oldest unauthenticated connection that is not busy, else the oldest idle one, else the
+    /// oldest busy unauthenticated one.
     fn eviction_candidate(&mut self) -> Option<Arc<Connection>> {
         for is_proved in [false, true] {
             let of = |table: &Self| if is_proved { table.authenticated.len() } else { table.unauthenticated.len() };
@@ -241,17 +251,18 @@ impl Connection {
 }
 
 impl ListenerSlot {
-    /// Work for the connection begins: until it ends, others give way before it, and if its peer has authenticated itself, it doesn't.
+    /// Work for the connection starts. Other connections are evicted first until it ends, and an
+    /// authenticated connection is not evicted at all.
     pub fn mark_busy(&self) {
         self.connection.busy.fetch_add(1, Relaxed);
     }
 
-    /// As much work as [`mark_busy`](Self::mark_busy) began has ended.
+    /// Work that [`mark_busy`](Self::mark_busy) started has ended.
     pub fn mark_idle(&self) {
         self.connection.busy.fetch_sub(1, Relaxed);
     }
 
-    /// The peer has authenticated who it is.
+    /// The peer has authenticated.
     pub fn mark_authenticated(&self) {
         if self.connection.authenticated.load(Relaxed) {
             return;
@@ -260,10 +271,10 @@ impl ListenerSlot {
         if table.remove(&self.connection) {
             self.connection.authenticated.store(true, Relaxed);
             table.insert(&self.connection);
-        } // else it has been evicted
+        } // otherwise it was evicted
     }
 
-    /// Resolves when the connection has to give way to another.
+    /// Completes when the connection is evicted.
     pub async fn evicted(&self) {
         self.connection.evicted.notified().await;
     }
@@ -276,7 +287,8 @@ impl Drop for ListenerSlot {
     }
 }
 
-/// What counts as one source: an IPv4 address, or the /64 of an IPv6 address, of which one host has as many as it likes.
+/// The unit of the source limit: an IPv4 address, or the /64 network of an IPv6 address, because
+/// one host can use the whole network.
 fn source_network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(v6) => {
@@ -287,17 +299,17 @@ fn source_network(source: IpAddr) -> IpAddr {
     }
 }
 
-/// The pauses after `accept` has failed.
+/// The pauses after failed calls of `accept`.
 #[derive(Debug, Default)]
 pub struct AcceptPause(Duration);
 
 impl AcceptPause {
-    /// `accept` has worked.
+    /// `accept` succeeded.
     pub fn reset(&mut self) {
         self.0 = Duration::ZERO;
     }
 
-    /// `accept` has failed: closes the oldest connection that can give way, says so, and waits.
+    /// `accept` failed. Evicts one connection, logs the failure and waits.
     pub async fn wait(&mut self, listener: &'static str, error: &io::Error, connections: &Connections) {
         let made_room = connections.evict_one();
         tracing::warn!(listener, %error, made_room, "cannot accept a connection");
@@ -321,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn one_source_can_not_push_out_another() {
+    fn one_source_cannot_evict_another() {
         let connections = Connections::with_min_age(100, 4, Duration::ZERO);
         let other = connections.try_admit(ip(2)).unwrap();
         let mine: Vec<_> = (0..20).map(|_| connections.try_admit(ip(1)).unwrap()).collect();
@@ -332,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_proved_themselves_are_not_bounded_by_source() {
+    fn authenticated_connections_are_not_limited_by_source() {
         let connections = Connections::with_min_age(100, 4, Duration::ZERO);
         let nodes: Vec<_> = (0..50)
             .map(|_| {
@@ -361,7 +373,7 @@ mod tests {
         assert!(is_evicted(&idle) && !is_evicted(&busy));
         second.mark_busy();
         let third = connections.try_admit(ip(6)).unwrap();
-        assert!(is_evicted(&second), "what it is busy with is nobody's known");
+        assert!(is_evicted(&second), "busy, but unauthenticated");
         third.mark_busy();
         third.mark_authenticated();
         assert!(connections.try_admit(ip(7)).is_none(), "all are busy");
@@ -370,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_given_back_leaves_nothing() {
+    fn a_freed_slot_leaves_nothing() {
         let connections = Connections::with_min_age(8, 2, Duration::ZERO);
         drop((0..50).map(|n| connections.try_admit(ip(n)).unwrap()).collect::<Vec<_>>());
         let table = connections.lock();
@@ -387,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_for_a_place_gets_the_next_that_is_free() {
+    async fn a_waiting_connection_gets_the_next_free_slot() {
         let connections = Connections::with_min_age(1, 1, Duration::ZERO);
         let only = connections.admit(ip(1)).await;
         only.mark_busy();

@@ -1,4 +1,5 @@
-//! A runtime with one thread of its own, for work that the load of the process's other runtimes must not delay.
+//! A tokio runtime on a thread of its own. Load on the process's other runtimes does not delay its
+//! tasks.
 
 use std::{io, thread};
 
@@ -7,23 +8,23 @@ use tokio::{
     sync::oneshot,
 };
 
-/// Threads of a dedicated runtime that may block on files and names.
+/// Threads of a dedicated runtime for blocking file and name operations.
 const BLOCKING_THREADS: usize = 4;
 
-/// A runtime of one thread. Tasks are given to it by its [`handle`](Self::handle). Dropping it ends the thread and drops what
-/// still runs there; it may be dropped in asynchronous code.
+/// A runtime of one thread. Spawn tasks through its [`handle`](Self::handle). Dropping it ends the
+/// thread and drops its tasks. It may be dropped in asynchronous code.
 #[derive(Debug)]
 pub struct DedicatedRuntime {
     handle: Handle,
-    /// Dropped: the thread ends.
+    /// The thread ends when this is dropped.
     _running: oneshot::Sender<()>,
 }
 
 impl DedicatedRuntime {
-    /// Starts one. `name` is the thread's, at most 15 bytes of it are seen in `top`.
+    /// Starts a runtime. `name` is the thread's name; `top` shows its first 15 bytes.
     ///
     /// # Errors
-    /// When the system has no thread or no descriptors to give.
+    /// When the system has no thread or no descriptors.
     pub fn start(name: &str) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -39,21 +40,21 @@ impl DedicatedRuntime {
         Ok(Self { handle, _running: running })
     }
 
-    /// Where tasks are spawned.
+    /// The handle for spawning tasks.
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
 }
 
-/// How far below others the threads of [`lower_thread_priority`] are scheduled, as `nice` counts.
+/// The nice value of threads after [`lower_thread_priority`].
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
 
-/// Lets the process's other threads go first from now on: for threads that compute for long. Does nothing on systems other than Linux,
-/// where priorities are a whole process's.
+/// Lowers the scheduling priority of the current thread, for long computations. It has no effect
+/// outside of Linux, where a priority belongs to the whole process.
 pub fn lower_thread_priority() {
-    // Where it isn't allowed nothing is lost but that.
+    // A refusal is harmless.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(None, NICE);
 }

@@ -1,34 +1,35 @@
-//! File descriptors: as many as the system allows, and a reserve for what must go on when connections have used them up.
+//! File descriptors: raises the limit, and keeps a reserve that connections cannot use.
 
 use rustix::process::{Resource, Rlimit};
 
-/// Kept for the control-plane connection, the health listener, the store, files, name servers and connections that are
-/// being closed.
+/// Descriptors reserved for the control-plane connection, the health listener, the store, files,
+/// name servers and connections that are being closed.
 pub const RESERVE: usize = 256;
-/// More are not asked for: some systems give a number that overflows what programs compute with.
+/// Highest limit that is requested. Some systems report a number that overflows in programs.
 const MOST: u64 = 1 << 20;
 
-/// Raises the soft limit of open files to the hard limit. Call it once, in `main`. A refusal changes nothing.
+/// Raises the soft limit of open files to the hard limit. Call it once in `main`. A refusal changes
+/// nothing.
 pub fn raise() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let wanted = limit.maximum.unwrap_or(MOST).min(MOST);
     if limit.current.is_some_and(|current| current < wanted) {
         let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
         if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, "the limit of open files can't be raised");
+            tracing::warn!(%error, "cannot raise the limit of open files");
         }
     }
 }
 
-/// Open files that this process may have.
+/// The limit of open files of this process.
 #[must_use]
 pub fn limit() -> usize {
     let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(MOST).min(MOST);
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-/// How many connections of `each` descriptors can be afforded of `limit` when a reserve is kept. The reserve is [`RESERVE`],
-/// or half of a limit that is smaller than twice that. At least 1.
+/// The number of connections with `each` descriptors that fit into `limit` beside the reserve. The
+/// reserve is [`RESERVE`], or half of a limit below twice that. The result is at least 1.
 #[must_use]
 pub fn affordable(limit: usize, each: usize) -> usize {
     (limit.saturating_sub(RESERVE.min(limit / 2)) / each.max(1)).max(1)

@@ -1,23 +1,23 @@
-//! What a process's exit code says.
+//! Exit codes.
 
 use std::process::ExitCode;
 
 /// Exit codes of every binary. Scripts rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
+    /// Success.
     Done = 0,
-    /// Failed.
+    /// Failure.
     Failed = 1,
-    /// Wrong usage, bad input or bad configuration.
+    /// Wrong usage, invalid input or invalid configuration.
     Usage = 2,
-    /// What was asked for doesn't exist.
+    /// The object does not exist.
     NotFound = 3,
-    /// Not this operator's to do.
+    /// The operator is not permitted to do this.
     NotPermitted = 4,
-    /// It exists already, or changed meanwhile.
+    /// The object exists, or was changed concurrently.
     Conflict = 5,
-    /// The control plane can't be reached, or didn't answer in time.
+    /// The control plane is unreachable, or did not answer in time.
     Unreachable = 6,
 }
 

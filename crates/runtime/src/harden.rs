@@ -1,4 +1,4 @@
-//! What other processes, core dumps and crash reports may learn of this one: nothing.
+//! Hides this process from other processes, core dumps and crash reports.
 
 use std::{io, panic, time::Duration};
 
@@ -6,21 +6,22 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
 use super::logs;
 
-/// How long the line of a panic that ends the process may take to be read.
+/// Longest wait for the log line of a panic that ends the process.
 const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Closes the side doors of a process that will hold keys. Call it before the first key is read, while there is one
-/// thread: `no_new_privs` is a thread's property and is inherited by those started later.
+/// Hardens a process that will hold keys. Call it before the first key is read and while there is
+/// one thread: `no_new_privs` is a property of a thread and is inherited by later threads.
 ///
-/// - not dumpable: `/proc/PID/{mem,environ,maps,fd}` belong to root, no `ptrace` by the same user, no core dump;
-/// - core size 0 as the hard limit: a core pattern that pipes to a program gets nothing either;
-/// - `no_new_privs`: nothing that this process starts gains rights.
+/// - Not dumpable: `/proc/PID/{mem,environ,maps,fd}` belong to root; no `ptrace` by the same user;
+/// no core dump.
+/// - Core size 0 as the hard limit: a core pattern that pipes to a program receives nothing either.
+/// - `no_new_privs`: no program that this process starts gains rights.
 ///
-/// `SSLKEYLOGFILE` has no effect on any build: rustls writes session keys only for a `KeyLogFile`, and no
-/// configuration here sets one.
+/// `SSLKEYLOGFILE` has no effect in any build. rustls writes session keys only to a `KeyLogFile`,
+/// and no configuration here sets one.
 ///
 /// # Errors
-/// When the kernel refuses one of them. A process with keys should not go on then.
+/// When the kernel refuses one of them. A process with keys should then exit.
 pub fn harden_process() -> io::Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
@@ -28,7 +29,7 @@ pub fn harden_process() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes this process not dumpable, and nothing else: its children keep the limits and rights that they would have.
+/// Makes this process not dumpable. Its children keep their limits and rights.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -36,8 +37,9 @@ pub fn make_undumpable() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Replaces the panic hook by one that says where, and not what: the message of an `unwrap` on an error prints
-/// whatever the error holds, and a backtrace names types whose parameters may be values.
+/// Replaces the panic hook by one that logs the location and not the message. The message of an
+/// `unwrap` prints what the error holds, and a backtrace names types whose parameters may be
+/// values.
 pub fn install_panic_hook() {
     panic::set_hook(Box::new(|info| {
         let location = info.location().map_or_else(|| "an unknown place".into(), ToString::to_string);
@@ -46,7 +48,7 @@ pub fn install_panic_hook() {
         } else {
             logs::write_stderr_line(&format!("panicked at {location}"));
         }
-        // A panic of this thread ends the process; any other's ends a task, which must not wait for who reads the log.
+        // A panic of the main thread ends the process. Any other panic ends a task and must not wait for the log.
         if std::thread::current().name() == Some("main") {
             logs::flush(PANIC_FLUSH_TIMEOUT);
         }

@@ -1,12 +1,14 @@
-//! Watches the frames of an HTTP/2 server's connection: bounds what a peer's cheap frames cost, and sees what the library
-//! answers by itself.
+//! Monitors the frames of an HTTP/2 server connection. It limits the cost of a peer's cheap frames,
+//! and reports what the library rejects by itself.
 //!
-//! HTTP/2 libraries answer PING, SETTINGS, RST_STREAM, WINDOW_UPDATE, CONTINUATION and empty DATA frames for as long as a peer
-//! sends them, at some microseconds each: a connection costs a core and no request is ever made (CVE-2019-9512, 9514, 9515,
-//! 9517, 9518; CVE-2024-27316). Each of these frames is paid from a budget here, which refills with time and with work that
-//! the peer has asked for. A connection whose budget is spent is closed.
+//! HTTP/2 libraries answer PING, SETTINGS, RST_STREAM, WINDOW_UPDATE, CONTINUATION and empty DATA
+//! frames without limit, at some microseconds each. A connection can use a whole core without one
+//! request (CVE-2019-9512, 9514, 9515, 9517, 9518; CVE-2024-27316). Here each of these frames uses
+//! a budget, which refills with time and with work that the peer requested. A connection without
+//! budget is closed.
 //!
-//! A library also refuses streams and connections without telling whoever serves them: those show in the frames that it sends.
+//! A library also rejects streams and connections without telling the server. The frames that it
+//! sends show these rejections.
 
 use std::{
     io,
@@ -17,24 +19,25 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Cheap frames that a peer may send at once. A client begins with fewer than ten.
+/// Cheap frames that a peer may send at once. A client starts with fewer than ten.
 const BURST_FRAMES: u32 = 256;
-/// Cheap frames that it may send a second, for as long as it likes.
+/// Cheap frames that a peer may send each second in the long run.
 const FRAMES_PER_SECOND: u128 = 128;
-/// A request that was answered may be followed by a window update. One that is reset before it is answered earns nothing
-/// (rapid reset, CVE-2023-44487).
+/// An answered request may be followed by a window update. A request that is reset before its
+/// answer earns nothing (rapid reset, CVE-2023-44487).
 const EARNED_BY_ANSWER: u32 = 1;
-/// Data of at least [`DATA_BYTES`] that is sent to the peer may be followed by updates of the stream's and the connection's window.
+/// Sent data of at least [`DATA_BYTES`] may be followed by window updates of the stream and the
+/// connection.
 const EARNED_BY_DATA: u32 = 2;
 const DATA_BYTES: usize = 256;
-/// Most that is earned by work.
+/// Largest budget that work can earn.
 const MAX_BUDGET: u32 = 4096;
-/// A response of ours has a request id, and takes more bytes than this: a shorter one is the library's own.
+/// Our responses have a request id and more bytes than this. A shorter one is the library's.
 const MIN_RESPONSE_BYTES: usize = 16;
 
 const PREFACE_BYTES: usize = 24;
 const HEAD_BYTES: usize = 9;
-/// Of RST_STREAM and GOAWAY so much of the payload is looked at.
+/// Bytes of the payload of RST_STREAM and GOAWAY that are read.
 const PAYLOAD_BYTES: usize = 8;
 
 const DATA: u8 = 0;
@@ -45,23 +48,24 @@ const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
-/// Error codes that a server's own code gives: `NO_ERROR`, `INTERNAL_ERROR`, `CANCEL`. Every other is the library's.
+/// Error codes that the server's own code sends: `NO_ERROR`, `INTERNAL_ERROR`, `CANCEL`. The
+/// library sends all others.
 const SERVER_CODES: [u32; 3] = [0, 2, 8];
 
-/// What the library, or the budget, has on_rejection.
+/// A rejection by the library or by the frame budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Http2Rejection {
-    /// A request whose header list is too large: answered with 431.
+    /// A request with a header list above the limit, answered with 431.
     HeaderList,
     /// A stream, with this error code (RFC 9113, 7).
     Stream(u32),
     /// The connection, with this error code.
     Connection(u32),
-    /// The connection: too many frames that ask for nothing.
+    /// The connection exceeded its budget of cheap frames.
     Flood,
 }
 
-/// A server's end of an HTTP/2 connection, before anything was read from it.
+/// The server's end of an HTTP/2 connection, wrapped before its first byte is read.
 pub struct FrameMonitor<T, F> {
     io: T,
     received: FrameParser,
@@ -71,20 +75,20 @@ pub struct FrameMonitor<T, F> {
 }
 
 impl<T, F: FnMut(Http2Rejection)> FrameMonitor<T, F> {
-    /// Watches `io`, and calls `on_rejection` for every refusal.
+    /// Monitors `io` and calls `on_rejection` for every rejection.
     pub fn new(io: T, on_rejection: F) -> Self {
         let (received, sent) = (FrameParser::new(PREFACE_BYTES), FrameParser::new(0));
         Self { io, received, sent, budget: Budget::new(), on_rejection }
     }
 
-    /// Whether the peer may go on after these bytes of it.
+    /// Whether the peer is within its budget after these received bytes.
     fn inspect_received(&mut self, bytes: &[u8]) -> bool {
         let budget = &mut self.budget;
         let mut within = true;
         self.received.parse(bytes, |frame| match frame.kind {
             HEADERS => {}
             DATA if frame.flags & END_STREAM != 0 || (frame.length > 0 && frame.flags & PADDED == 0) => {}
-            // Each entry of a SETTINGS frame is work, and has six bytes.
+            // Each entry of a SETTINGS frame costs work and has six bytes.
             SETTINGS => (0..=frame.length / 256).for_each(|_| within &= budget.spend()),
             _ => within &= budget.spend(),
         });
@@ -109,7 +113,7 @@ impl<T, F: FnMut(Http2Rejection)> FrameMonitor<T, F> {
     }
 }
 
-/// Cheap frames that a peer may still send.
+/// The cheap frames that a peer may still send.
 struct Budget {
     left: u32,
     refilled: Instant,
@@ -124,7 +128,7 @@ impl Budget {
         self.left = self.left.saturating_add(frames).min(MAX_BUDGET.max(self.left));
     }
 
-    /// The clock is asked only when nothing is left.
+    /// Reads the clock only when nothing is left.
     fn spend(&mut self) -> bool {
         if self.left == 0 {
             let earned = self.refilled.elapsed().as_millis() * FRAMES_PER_SECOND / 1000;
@@ -139,22 +143,22 @@ impl Budget {
     }
 }
 
-/// A frame, as far as it is looked at.
+/// The parts of a frame that are used.
 struct Frame {
     kind: u8,
     flags: u8,
     length: usize,
-    /// The first and the second four bytes of the payload of RST_STREAM and GOAWAY; 0 where there are none.
+    /// The first and second four bytes of the payload of RST_STREAM and GOAWAY; 0 when absent.
     first: u32,
     second: u32,
 }
 
-/// Finds the frames in one direction of a connection, whatever pieces it comes in.
+/// Finds the frames in one direction of a connection, in pieces of any size.
 struct FrameParser {
-    /// Bytes to skip: of the preface or a payload.
+    /// Bytes of the preface or of a payload to skip.
     skip: usize,
     head: [u8; HEAD_BYTES + PAYLOAD_BYTES],
-    /// How much of `head` is there, and how much is wanted.
+    /// Bytes in `head`, and bytes needed.
     filled: usize,
     wanted: usize,
 }
@@ -203,7 +207,7 @@ impl<T: AsyncRead + Unpin, F: FnMut(Http2Rejection) + Unpin> AsyncRead for Frame
         buf.set_filled(before);
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::ConnectionAborted,
-            "too many HTTP/2 frames that ask for nothing",
+            "too many HTTP/2 frames that request nothing",
         )))
     }
 }

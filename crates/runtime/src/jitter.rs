@@ -1,6 +1,7 @@
-//! Randomness for pauses, so that those who failed together don't come back in step. Never for secrets.
+//! Random jitter for pauses, so that clients that failed together do not retry together. Not for
+//! secrets.
 
-/// Uniform in [0, 1); a half when the system has no randomness.
+/// Uniform in [0, 1). 0.5 when the system has no randomness.
 #[must_use]
 pub fn fraction() -> f64 {
     #[cfg(feature = "simulation")]

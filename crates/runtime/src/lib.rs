@@ -1,4 +1,5 @@
-//! The process frame that every binary shares: configuration, logs, telemetry, hardening, shutdown, exit codes.
+//! The process frame of every binary: configuration, logs, telemetry, connection limits, hardening,
+//! shutdown and exit codes.
 
 pub mod alloc;
 mod blocking;
@@ -21,10 +22,10 @@ pub use self::{
     exit::Exit,
 };
 
-/// Version and commit, `0.1.0 (1a2b3c4d5e6f)`, for `--version` and for what a node reports of itself.
+/// Version and commit, `0.1.0 (1a2b3c4d5e6f)`, for `--version` and for a node's `Hello`.
 ///
-/// The commit is the one that was checked out when this crate was last compiled; a debug build says so, because it is
-/// not compiled again for every commit.
+/// The commit is the one that was checked out when this crate was last compiled. A debug build is
+/// marked, because it is not compiled again for each commit.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SEKS_COMMIT"), ")");
 
 /// [`VERSION`], as a function.
@@ -33,10 +34,11 @@ pub fn version() -> &'static str {
     VERSION
 }
 
-/// Makes aws-lc-rs the process's TLS provider. First line of every `main` and of every test that opens a connection:
-/// with none installed rustls panics at the first handshake. Calling it again changes nothing.
+/// Installs aws-lc-rs as the process's TLS provider. Call it first in every `main` and in every
+/// test that opens a connection: without a provider rustls panics at the first handshake. Repeated
+/// calls have no effect.
 pub fn install_crypto_provider() {
-    // An error says that one is installed already, and there is only one kind in the dependency graph.
+    // The error means that a provider is installed. The dependency graph has only this one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 

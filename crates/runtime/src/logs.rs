@@ -1,4 +1,5 @@
-//! Logs: JSON lines on stderr, plain text when stderr is a terminal. Nothing here blocks on whoever reads them.
+//! Logs: JSON lines on stderr, plain text when stderr is a terminal. A slow reader never blocks the
+//! process.
 
 mod limiter;
 mod writer;
@@ -21,10 +22,11 @@ use self::{
     writer::{Hooks, Writer},
 };
 
-/// The variable that says which levels are logged, `info` or `warn,seks_data_plane=debug`. Default: `info`.
+/// The environment variable with the log filter, `info` or `warn,seks_data_plane=debug`. Default:
+/// `info`.
 pub const FILTER_VARIABLE: &str = "SEKS_LOG";
 
-/// How long a process that ends waits for its last lines to be read.
+/// Longest wait of an ending process for its last lines to be read.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 static STDERR: Writer =
@@ -32,8 +34,8 @@ static STDERR: Writer =
 static STDOUT: Writer = Writer::new("log-stdout", rustix::stdio::stdout, Hooks { recovered: |_| {}, tick: || {} });
 static LIMITER: OnceLock<Limiter> = OnceLock::new();
 
-/// Crates whose debug and trace events print headers, frames or handshakes: they never get below `warn`, whatever the
-/// filter says, so that no log level can print a credential.
+/// Crates whose debug and trace events print headers, frames or handshakes. They are logged at
+/// `warn` and above only, whatever the filter, so that no log level can print a credential.
 const CAPPED: &[&str] = &[
     "h2",
     "hyper",
@@ -50,26 +52,26 @@ const CAPPED: &[&str] = &[
     "cedar_policy_core",
 ];
 
-/// Why logging can't start.
+/// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter can't be read.
+    /// The filter is invalid.
     #[error("{FILTER_VARIABLE}: not a log filter; write a level, or `TARGET=LEVEL,…`")]
     Filter,
-    /// Somebody installed a subscriber before.
-    #[error("logging is set up already")]
+    /// A subscriber is installed.
+    #[error("logging is already initialized")]
     Twice,
 }
 
-/// Sends the process's events to stderr. Call it once, in `main`.
+/// Sends the process's events to stderr. Call it once in `main`.
 ///
 /// # Errors
-/// When [`FILTER_VARIABLE`] can't be read, or a subscriber is installed already.
+/// When [`FILTER_VARIABLE`] is invalid, or a subscriber is installed.
 pub fn init() -> Result<(), LogError> {
     init_with_default("info")
 }
 
-/// The same with another filter where [`FILTER_VARIABLE`] says none: at a terminal a person reads along.
+/// [`init`] with another default filter, for processes at a terminal.
 ///
 /// # Errors
 /// As [`init`].
@@ -84,17 +86,18 @@ pub fn init_with_default(default: &str) -> Result<(), LogError> {
         .map_err(|_| LogError::Twice)
 }
 
-/// Prints a line to stderr as it is, beside the log. It returns at once: the line is written by the log's thread.
+/// Queues a line for stderr, beside the log. Returns at once; the log's thread writes it.
 pub fn write_stderr_line(text: &str) {
     STDERR.append(format!("{text}\n").as_bytes());
 }
 
-/// Prints text to stdout, for a process that must go on whoever reads it. It returns at once.
+/// Queues text for stdout and returns at once, for a process that must not wait for its reader.
 pub fn write_stdout(text: &str) {
     STDOUT.append(text.as_bytes());
 }
 
-/// Waits until all lines were written, at most `within`. Call it last in `main`. Returns whether they were.
+/// Waits until all lines are written, at most `within`. Call it last in `main`. Returns whether all
+/// were written.
 pub fn flush(within: Duration) -> bool {
     report_suppressed();
     let began = std::time::Instant::now();
@@ -102,13 +105,13 @@ pub fn flush(within: Duration) -> bool {
     STDOUT.flush(within.saturating_sub(began.elapsed())) && logs
 }
 
-/// Lines that were dropped since the start because nobody read them.
+/// Lines dropped since the start because stderr was not read.
 #[must_use]
 pub fn dropped() -> u64 {
     STDERR.dropped()
 }
 
-/// Lines that the rate limit of their call site has left out since the start.
+/// Lines suppressed since the start by the rate limit of their call site.
 #[must_use]
 pub fn suppressed() -> u64 {
     LIMITER.get().map_or(0, Limiter::suppressed)
@@ -165,7 +168,7 @@ where
     W: for<'a> tracing_subscriber::fmt::MakeWriter<'a> + Send + Sync + 'static,
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
-    // With a hint of its own, the other's counts: what is below it costs the libraries one comparison.
+    // The combined level hint is the filter's: a library's disabled event costs one comparison.
     let filter = filter.and(filter_fn(may_be_logged).with_max_level_hint(LevelFilter::TRACE));
     if json {
         let layer = layer.json().flatten_event(true).with_current_span(false).with_span_list(false);

@@ -1,8 +1,8 @@
-//! The listener of `/healthz`, `/readyz` and `/metrics`: one thread with a runtime of its own, so that neither a busy process
-//! nor another listener's clients delay an answer.
+//! The listener of `/healthz`, `/readyz` and `/metrics`. It has one thread with its own runtime, so
+//! neither a busy process nor other listeners' clients delay a response.
 //!
-//! `/healthz` says whether the process is worth keeping: its main runtime has run a task within [`STUCK_AFTER`]. A process that is
-//! merely busy is alive. A probe that fails is answered 503 and makes an orchestrator start the process again.
+//! `/healthz` fails with 503 when the main runtime has run no task for [`STUCK_AFTER`]. An
+//! orchestrator then restarts the process. A process that is only busy stays healthy.
 
 use std::{
     convert::Infallible,
@@ -30,32 +30,35 @@ use super::{
     descriptors,
 };
 
-/// Connections at once, and of one source that haven't sent a request yet. A probe needs one for a millisecond. The number says
-/// how many clients that say nothing must come meanwhile, from many addresses, to push it out.
+/// Most connections, and most unauthenticated ones of one source. A probe needs one for a
+/// millisecond. So many clients without a request, from many addresses, would have to connect in
+/// that time to evict it.
 const CONNECTIONS: usize = 1024;
 const UNAUTHENTICATED_PER_SOURCE: usize = 16;
-/// A request's head must be there within this time.
+/// Longest wait for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection, from its beginning to the last byte of its one answer, takes at most this long.
+/// Longest duration of a connection, up to the last byte of its one response.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// The main runtime shows that it runs this often.
+/// Interval of the main runtime's heartbeat.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// Without a heartbeat for this long, the process is stuck.
+/// Time without a heartbeat after which the process is stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(30);
 
-/// ProbeHandler `/readyz` and `/metrics`. Called on the listener's thread: nothing in it may block for long.
+/// Provides `/readyz` and `/metrics`. Called on the listener's thread, so it must not block for
+/// long.
 pub trait ProbeHandler: Send + Sync + 'static {
-    /// Whether the process serves its clients; the text says why not.
+    /// Whether the process serves its clients. The error text is the reason why not.
     fn ready(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
 
     /// The metrics in Prometheus' text format.
     fn metrics(&self) -> String;
 }
 
-/// Serves `handler` on `listen` until `stop` resolves. Must be called within the process's main runtime.
+/// Serves `handler` on `listen` until `stop` completes. Must be called within the process's main
+/// runtime.
 ///
 /// # Errors
-/// When the address is taken or not ours, or no thread can be started.
+/// When the address cannot be bound, or no thread can be started.
 pub fn serve_probes(
     listen: SocketAddr,
     handler: impl ProbeHandler,
@@ -64,7 +67,7 @@ pub fn serve_probes(
     let socket = StdListener::bind(listen)?;
     socket.set_nonblocking(true)?;
     let address = socket.local_addr()?;
-    // Looks for what has arrived after every few tasks, not after every 61: each connection is one short task.
+    // Polls for I/O events after 8 tasks instead of 61, because each connection is one short task.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(8).build()?;
     let heartbeat = Heartbeat::start();
     let probes = ProbeServer { handler: Arc::new(handler), heartbeat };
@@ -90,7 +93,7 @@ impl ProbeServer {
     async fn accept(&self, socket: StdListener) {
         let listener = match TcpListener::from_std(socket) {
             Ok(listener) => listener,
-            Err(error) => return tracing::error!(%error, "the health listener can't be used"),
+            Err(error) => return tracing::error!(%error, "cannot use the health listener"),
         };
         let connections = Connections::new(CONNECTIONS.min(descriptors::limit() / 8), UNAUTHENTICATED_PER_SOURCE);
         let mut pause = AcceptPause::default();
@@ -100,7 +103,7 @@ impl ProbeServer {
                     pause.reset();
                     let slot = connections.admit(peer.ip()).await;
                     tokio::spawn(self.clone().serve_connection(tcp, slot));
-                    // Those that are here go first: accepting more would push them out before they were looked at.
+                    // Open connections run first. Accepting more could evict them before they are served.
                     tokio::task::yield_now().await;
                 }
                 Err(error) => pause.wait("metrics_listen", &error, &connections).await,
@@ -110,14 +113,14 @@ impl ProbeServer {
 
     async fn serve_connection(self, tcp: TcpStream, slot: ListenerSlot) {
         let service = service_fn(|request| {
-            slot.mark_authenticated(); // it has asked for something: clients that say nothing give way first
+            slot.mark_authenticated(); // the client sent a request: clients without one are evicted first
             self.answer(request)
         });
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).keep_alive(false);
         let connection = tokio::time::timeout(CONNECTION_TIMEOUT, server.serve_connection(TokioIo::new(tcp), service));
         tokio::select! {
-            _ = connection => {} // whoever asked has gone, or was too slow
+            _ = connection => {} // the client closed the connection or was too slow
             () = slot.evicted() => {}
         }
     }
@@ -155,7 +158,7 @@ fn text_response(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 /// When the main runtime last ran a task.
 struct Heartbeat {
     began: Instant,
-    /// Milliseconds after `began`.
+    /// Milliseconds since `began`.
     last: AtomicU64,
 }
 

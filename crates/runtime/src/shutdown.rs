@@ -1,17 +1,18 @@
-//! The signal to stop.
+//! The shutdown signal.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// `SIGTERM` and `SIGINT`, heard from the moment it is made.
+/// Receives `SIGTERM` and `SIGINT`.
 pub struct Shutdown {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Shutdown {
-    /// Begins to listen: from here on neither signal kills the process. Make it before anything that must be drained.
+    /// Starts to listen. From then on neither signal kills the process. Call it before anything
+    /// that must be drained.
     ///
     /// # Errors
     /// When the process may not install signal handlers.
@@ -19,7 +20,8 @@ impl Shutdown {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Resolves at the next of the two signals and names it. Call it again to hear an impatient operator's second one.
+    /// Completes at the next of the two signals and returns its name. Call it again to receive a
+    /// second signal.
     pub async fn requested(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

@@ -1,4 +1,4 @@
-//! OpenTelemetry: spans to a collector over OTLP, through a queue whose losses are counted.
+//! OpenTelemetry: sends spans to a collector over OTLP, through a queue that counts its losses.
 
 mod export;
 mod queue;
@@ -22,27 +22,29 @@ pub use self::{
     span::{CLIENT, SERVER, SpanContext, SpanWriter},
 };
 
-/// `[telemetry]` of either plane. `OTEL_EXPORTER_OTLP_ENDPOINT`, `…_TRACES_ENDPOINT`, `…_HEADERS`, `…_TIMEOUT`,
-/// `…_COMPRESSION` and `OTEL_RESOURCE_ATTRIBUTES` are honoured where a key here says nothing.
+/// The connection of a process (in tests: of a plane) to a collector. Cheap to clone. A slow, dead
+/// or absent collector never delays a caller: spans are queued and exported by a separate task.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
-    /// The collector, `http://127.0.0.1:4317`. Absent, and no variable either: no spans are made.
+    /// The collector, `http://127.0.0.1:4317`. Without it and without the variable, no spans are
+    /// made.
     pub otlp_endpoint: Option<String>,
-    /// How it is spoken to: `grpc` or `http/protobuf`. Default: `OTEL_EXPORTER_OTLP_PROTOCOL`, else `grpc`.
+    /// `grpc` or `http/protobuf`. Default: `OTEL_EXPORTER_OTLP_PROTOCOL`, else `grpc`.
     pub otlp_protocol: Option<Protocol>,
-    /// PEM roots for an `https` collector. Default: the machine's.
+    /// PEM roots for an `https` collector. Default: the system's.
     pub otlp_ca_file: Option<PathBuf>,
     /// `service.instance.id` of every span. Default: the node's name, or the control plane's.
     pub service_instance: Option<String>,
-    /// Where `/metrics`, `/healthz` and `/readyz` are served. Default: the plane's own.
+    /// The address of `/metrics`, `/healthz` and `/readyz`. Default: the plane's own.
     pub metrics_listen: Option<SocketAddr>,
-    /// Most spans held for the collector, a request having one or two. Default: 65,536 (about 30 MiB when full).
+    /// Most spans that wait for the collector; a request has one or two. Default: 65,536 (about 30
+    /// MiB when full); 1 to 10,000,000.
     pub queue_spans: usize,
-    /// How long one export may take before it is tried again. Default: 10 s; 100 ms to 60 s.
+    /// Longest duration of one export before it is retried. Default: 10 s; 100 ms to 60 s.
     #[serde(with = "humantime_serde")]
     pub export_timeout: Duration,
-    /// How long spans are gathered before a batch goes out. Default: 200 ms; 1 ms to 60 s.
+    /// How long spans are collected into a batch. Default: 200 ms; 1 ms to 60 s.
     #[serde(with = "humantime_serde")]
     pub export_interval: Duration,
 }
@@ -62,7 +64,7 @@ impl Default for TelemetryConfig {
     }
 }
 
-/// Why telemetry can't start. Bad configuration: nothing is tried over the network here.
+/// Why telemetry cannot start. All are configuration errors; no connection is tried here.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// A key of `[telemetry]`.
@@ -73,7 +75,7 @@ pub enum TelemetryError {
         /// What is wrong with it.
         reason: String,
     },
-    /// There is no tokio runtime to export on.
+    /// There is no tokio runtime for the exporting task.
     #[error("telemetry must be started inside a tokio runtime")]
     NoRuntime,
 }
@@ -88,20 +90,20 @@ pub struct Telemetry {
 struct Inner {
     dispatch: Dispatch,
     queue: Arc<Queue>,
-    /// Kept because its drop shuts the pipeline down. Absent: spans go nowhere.
+    /// Kept because dropping it shuts the pipeline down. `None` when telemetry is disabled.
     provider: Option<SdkTracerProvider>,
 }
 
 impl Telemetry {
-    /// Makes no spans.
+    /// Telemetry without a collector. It makes no spans.
     #[must_use]
     pub fn disabled() -> Self {
         let inner = Inner { dispatch: Dispatch::none(), queue: Queue::closed(), provider: None };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Starts the exporting task. `service` is the `service.name` (`seks-data-plane`), `instance` the
-    /// `service.instance.id` where the configuration names none.
+    /// Starts the exporting task. `service` is the `service.name` (`seks-data-plane`). `instance`
+    /// is the `service.instance.id` unless the configuration names one.
     ///
     /// # Errors
     /// When a key is out of bounds or the endpoint is no URL. An unreachable collector is no error.
@@ -120,7 +122,7 @@ impl Telemetry {
         let exporter = export::Exporter::new(config, &endpoint, &resource)?;
         let queue = Queue::open(config.queue_spans);
         tokio::spawn(queue::export_queue(Arc::clone(&queue), exporter, config.clone()));
-        // An audit record is never sampled away, whatever an agent's `traceparent` says.
+        // Audit records are never sampled, whatever an agent's `traceparent` says.
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::AlwaysOn)
             .with_resource(resource)
@@ -138,41 +140,42 @@ impl Telemetry {
         Ok(Self { inner: Arc::new(Inner { dispatch, queue, provider: Some(provider) }) })
     }
 
-    /// Whether spans go to a collector.
+    /// Whether spans are sent to a collector.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.inner.provider.is_some()
     }
 
-    /// Runs `make` where the `tracing` spans that it makes are exported. Such a span remembers where it belongs, so only
-    /// its making needs this: it can be recorded to and dropped anywhere. Make it with `parent: None` and give it a parent by
-    /// `OpenTelemetrySpanExt::set_parent`: the registry drops a parent through the default subscriber, which is another.
+    /// Runs `make` so that the `tracing` spans made in it are exported. Only their creation needs
+    /// this; they can be recorded to and dropped anywhere. Create them with `parent: None`, and set
+    /// a parent by `OpenTelemetrySpanExt::set_parent`. The registry drops a parent through the
+    /// default subscriber, which is a different one.
     pub fn create_span<R>(&self, make: impl FnOnce() -> R) -> R {
         tracing::dispatcher::with_default(&self.inner.dispatch, make)
     }
 
-    /// What waits for the collector, and what was lost.
+    /// The queue of spans, with its loss counters.
     #[must_use]
     pub fn queue(&self) -> &Arc<Queue> {
         &self.inner.queue
     }
 
-    /// Exports what is queued, for at most `budget`, and stops. Returns whether everything went out. Call it last, when
-    /// nothing makes spans any more: it must have a budget that draining can't spend.
+    /// Exports the queued spans for at most `budget`, and stops. Returns whether all were exported.
+    /// Call it last, when no spans are made, with a budget that draining cannot use up.
     pub async fn shutdown(&self, budget: Duration) -> bool {
         self.inner.queue.close();
         tokio::time::timeout(budget, self.inner.queue.drained()).await.is_ok()
     }
 }
 
-/// Takes spans down to the level of ours. A subscriber without a hint would have every library in the process ask about each of its
-/// trace events, on the path of every request.
+/// Accepts spans at our level and above. Without a level hint, every library would evaluate its
+/// trace events on the request path.
 fn registry<L: Layer<Registry> + Send + Sync>(layer: L) -> impl tracing::Subscriber + Send + Sync {
     tracing_subscriber::registry().with(layer).with(LevelFilter::INFO)
 }
 
 impl TelemetryConfig {
-    /// The collector's URL: the key, else the standard variables.
+    /// The collector's URL from the key, else from the standard variables.
     #[must_use]
     pub fn endpoint(&self) -> Option<String> {
         let variable = |name| std::env::var(name).ok().filter(|v| !v.is_empty());

@@ -1,4 +1,5 @@
-//! The built-in catalogue: services that many people use, as data (`crates/service/catalogue.toml`).
+//! The built-in catalogue: definitions of widely used services, as data
+//! (`crates/service/catalogue.toml`).
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -6,17 +7,18 @@ use seks_proto::wire;
 
 use crate::spec::ServiceSpec;
 
-/// One service that `seks service enable` knows.
+/// One entry of the catalogue, for `seks service enable`.
 #[derive(Clone, Debug)]
 pub struct CatalogueEntry {
-    /// What kind of service it is: `llm`, `platform`, `saas`, ….
+    /// The kind of service: `llm`, `platform`, `saas`, ….
     pub group: String,
-    /// Its definition, without a tenant. Where every customer has a host of its own the upstream holds a `<placeholder>`.
+    /// The definition, without a tenant. The upstream holds a `<placeholder>` when each customer
+    /// has a host of its own.
     pub service: wire::Service,
 }
 
 impl CatalogueEntry {
-    /// Enabling it takes `--upstream`: every customer has a host of its own, and `service.upstream` only shows what one looks like.
+    /// Whether `enable` needs `--upstream`, because `service.upstream` holds a placeholder.
     #[must_use]
     pub fn needs_upstream(&self) -> bool {
         self.service.upstream.contains('<')
@@ -27,7 +29,7 @@ const SOURCE: &str = include_str!("../catalogue.toml");
 
 static ENTRIES: LazyLock<Vec<CatalogueEntry>> = LazyLock::new(|| parse(SOURCE).unwrap_or_default());
 
-/// All entries, by name.
+/// All entries, sorted by name.
 #[must_use]
 pub fn entries() -> &'static [CatalogueEntry] {
     &ENTRIES

@@ -1,9 +1,11 @@
-//! Computes the [`Destination`] of a service: where a credential's bytes go, and in what form.
+//! Computes the [`Destination`] of a service: where a credential's bytes are sent, and in what
+//! form.
 //!
-//! The digest covers what an agent or an editor could use to send a secret elsewhere, or in a form that gives it away: the origin,
-//! the roots that the origin is verified with, the base path (on a shared host it decides whose endpoint is called), the
-//! credential's fields, and the places or the signing configuration by which they are put into a request. It leaves out what an agent's
-//! own request may say as well (other headers), limits, timeouts, names for people, and what narrows access.
+//! The digest covers everything by which an agent or an editor could send a secret elsewhere or
+//! expose it: the origin and the roots that verify it, the base path (it selects the endpoint on a
+//! shared host), the credential's fields, and the injection sites or the signing configuration. It
+//! excludes what an agent can set in its own request (other headers), limits, timeouts, titles, and
+//! settings that only restrict access.
 
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use seks_proto::wire;
@@ -13,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::{InjectionSite, Service, ServiceError};
 
 impl Service {
-    /// What a credential for this service is bound to.
+    /// The destination that a credential of this service is bound to.
     #[must_use]
     pub fn destination(&self) -> Destination {
         let mut hasher = DestinationHasher(Sha256::new());
@@ -25,7 +27,7 @@ impl Service {
         hasher.add(self.base_path.as_bytes());
         hasher.add_list(root_certificates(&self.upstream_ca_pem));
         hasher.add_list(sorted(self.fields.iter().map(|field| field.as_bytes().to_vec())));
-        hasher.add_list(sorted(self.injection.iter().map(encode_site))); // each site names its kind: one list for all
+        hasher.add_list(sorted(self.injection.iter().map(encode_site))); // each site includes its kind, so one list is enough
         match &self.sigv4 {
             None => hasher.add_list([]),
             Some(signing) => {
@@ -40,12 +42,12 @@ impl Service {
 /// The destination of a stored service.
 ///
 /// # Errors
-/// [`ServiceError`] when the record is no valid definition: it has no destination.
+/// [`ServiceError`] when the record is no valid definition.
 pub fn record_destination(service: &wire::Service) -> Result<Destination, ServiceError> {
     Service::try_from(service).map(|service| service.destination())
 }
 
-/// Every part with its length in front, so that no two lists of parts are the same bytes.
+/// Hashes each part with its length first, so that different lists of parts have different input.
 struct DestinationHasher(Sha256);
 
 impl DestinationHasher {
@@ -67,7 +69,8 @@ fn sorted(parts: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
     parts
 }
 
-/// The certificates, whatever stands between them and in whatever order. What isn't PEM counts as it is written.
+/// The certificates, independent of their order and of text between them. Text that is no PEM is
+/// taken as written.
 fn root_certificates(pem: &str) -> Vec<Vec<u8>> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     match read {
@@ -87,7 +90,7 @@ fn encode_site(site: &InjectionSite) -> Vec<u8> {
         InjectionSite::Basic(_) => ("basic", ""),
         InjectionSite::Path(_) => ("path", ""),
     };
-    // Neither a name nor a template can hold a NUL.
+    // Names and templates contain no NUL.
     [kind, name, &site.template().to_string()].join("\0").into_bytes()
 }
 

@@ -1,7 +1,8 @@
-//! A service: where an upstream is, where its SDKs put their key, and how the real key is put in.
+//! A service: the address of an upstream, the places where its SDKs put their key, and how the real
+//! key is injected.
 //!
-//! [`Service`] is the checked form of [`wire::Service`]: everything that can be refused is refused here, once, when an
-//! operator applies it, and again when a node loads it. Nothing on the path of a request parses it again.
+//! [`Service`] is the checked form of [`wire::Service`]. It is checked when an operator applies it,
+//! and again when a node loads it. Nothing parses it again on the request path.
 
 pub mod catalogue;
 pub mod destination;
@@ -27,16 +28,18 @@ pub use self::{
 };
 use crate::request::normalize;
 
-/// The service whose credential is a tenant's interception CA: a token that grants it may use HTTPS_PROXY mode, and brings the CA to
-/// the nodes. It is no upstream: nodes send nothing to it. What it says of private addresses is about `tunnel_other_hosts`.
+/// The service whose credential is a tenant's interception CA. A token that grants it may use
+/// HTTPS_PROXY mode, and its nodes receive the CA. It is no upstream: nodes send nothing to it. Its
+/// `allow_private` applies to `tunnel_other_hosts`.
 pub const INTERCEPTION: &str = "seks-interception";
-/// The field of its credential that is the CA's certificate: DER in base64.
+/// The credential field with the CA's certificate: DER in base64.
 pub const INTERCEPTION_CERTIFICATE: &str = "certificate";
-/// The field that is the CA's key, in PEM.
+/// The credential field with the CA's key, in PEM.
 pub const INTERCEPTION_KEY: &str = "key";
 
-/// Names that no new service may have. In path mode they stand in paths that the node, its metrics listener or a reverse proxy in front of
-/// it answers; in host mode they are labels that an operator gives to SEKS itself. In order: it is searched by halves.
+/// Names that no new service may have, sorted for binary search. In path mode the node, its metrics
+/// listener or a reverse proxy serves paths with these names. In host mode operators use them as
+/// host labels of SEKS itself.
 const RESERVED: &[&str] = &[
     "admin",
     "api",
@@ -72,13 +75,15 @@ const RESERVED: &[&str] = &[
     "www",
 ];
 
-/// Whether a new service may not be called so. `seks-…` is SEKS's own, beside [`INTERCEPTION`].
+/// Whether a new service must not have this name. Names with `seks-` are reserved, except
+/// [`INTERCEPTION`].
 #[must_use]
 pub fn is_reserved_name(name: &str) -> bool {
     RESERVED.binary_search(&name).is_ok() || (name.starts_with("seks-") && name != INTERCEPTION)
 }
 
-/// What clients of HTTPS_PROXY mode are to trust: the CA constrained to the hosts of the tenant's services, where there is one.
+/// The CA that clients of HTTPS_PROXY mode must trust, in PEM: the one constrained to the hosts of
+/// the tenant's services, if there is one.
 #[must_use]
 pub fn client_ca_pem(interception: &wire::Service) -> &str {
     let constrained = interception.client_ca_pem.as_str();
@@ -88,55 +93,57 @@ pub fn client_ca_pem(interception: &wire::Service) -> &str {
 /// A checked service definition.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// The tenant it belongs to.
+    /// The tenant that it belongs to.
     pub tenant: TenantName,
-    /// Its name: the `SERVICE` of `/api/SERVICE/…`.
+    /// The `SERVICE` in `/api/SERVICE/…`.
     pub name: ServiceName,
-    /// For people.
+    /// A name for people.
     pub title: String,
-    /// Scheme, host and port that every request goes to, whatever an agent sends.
+    /// Scheme, host and port of every request, whatever the agent sends.
     pub upstream: Upstream,
-    /// `""` or `"/v1"`: put in front of an agent's path unless the path already starts with it.
+    /// `""`, or a prefix such as `"/v1"` for paths that do not start with it.
     pub base_path: String,
-    /// Names of the credential's fields; one that ends in `?` may be left out.
+    /// The credential's field names. A name that ends in `?` is optional.
     pub fields: Vec<String>,
-    /// Where the real key is put in. Empty where requests are signed with it.
+    /// Where the real key is injected. Empty when requests are signed.
     pub injection: Vec<InjectionSite>,
-    /// How requests are signed, where they are.
+    /// How requests are signed, if they are.
     pub sigv4: Option<SigV4>,
-    /// Where an agent's token may stand. Never empty.
+    /// Where an agent's token may be. Never empty.
     pub slots: Vec<TokenSlot>,
-    /// Plain `http` and names of the inside are allowed. Which private addresses are is for `private_networks` to say.
+    /// Permits plain `http` and internal names. `private_networks` decides which private addresses
+    /// are permitted.
     pub allow_private: bool,
-    /// Private networks that the tenant was given, where the service asks for them. A node must allow them as well.
+    /// The tenant's private networks, if the service uses them. A node must also permit them.
     pub private_networks: Networks,
-    /// PEM roots trusted instead of the machine's; empty: the machine's.
+    /// PEM roots that replace the system's, unless empty.
     pub upstream_ca_pem: String,
-    /// `%2F` is accepted in paths; policy sees exactly the bytes that are sent.
+    /// Accepts `%2F` in paths. Policies see the bytes that are sent.
     pub allow_encoded_slash: bool,
-    /// `Range` is passed on.
+    /// Forwards `Range`.
     pub allow_range: bool,
-    /// A request may switch to WebSocket.
+    /// Permits requests to switch to WebSocket.
     pub allow_websocket: bool,
-    /// The upstream is spoken to in HTTP/2 alone: with prior knowledge over plain `http`, by ALPN over `https`.
+    /// Uses only HTTP/2: with prior knowledge over plain `http`, by ALPN over `https`.
     pub http2: bool,
-    /// `traceparent` and `tracestate` are passed on.
+    /// Forwards `traceparent` and `tracestate`.
     pub forward_trace_context: bool,
-    /// Of [`INTERCEPTION`] alone: HTTPS_PROXY mode passes hosts of no service through, unseen and without a credential.
+    /// Only for [`INTERCEPTION`]: HTTPS_PROXY mode passes connections to hosts of no service
+    /// through, uninspected and without a credential.
     pub tunnel_other_hosts: bool,
-    /// How long the upstream may take to its first byte; `None`: the node's default.
+    /// Longest wait for the upstream's first byte. `None`: the node's default.
     pub first_byte_timeout: Option<Duration>,
-    /// Endpoints that hand out fresh keys: refused whatever the policies say.
+    /// Endpoints that return fresh keys. They are refused whatever the policies say.
     pub denied_paths: Vec<DeniedPath>,
-    /// Variables for `seks env`: name, template over `{base}`, `{token}`, `{host}`.
+    /// Variables for `seks env`: the name, and a template over `{base}`, `{token}`, `{host}`.
     pub env: BTreeMap<String, String>,
-    /// Added when the agent sends none.
+    /// Headers that are added when the agent does not send them.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The catalogue entry it was copied from; empty when applied from a file.
+    /// The catalogue entry that it was copied from. Empty when applied from a file.
     pub catalogue: String,
 }
 
-/// One place of an upstream request that carries (a part of) the credential.
+/// A place in an upstream request that holds the credential or a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InjectionSite {
     /// A header with a rendered value.
@@ -145,62 +152,66 @@ pub enum InjectionSite {
     Query(String, Template),
     /// `Authorization: Basic base64(rendered)`.
     Basic(Template),
-    /// First segment(s) of the path, in front of the agent's path.
+    /// First segment or segments of the path, before the agent's path.
     Path(Template),
 }
 
-/// A place of an agent's request that may carry its token.
+/// A place in an agent's request that may hold its token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenSlot {
-    /// `Authorization: SCHEME TOKEN`, the scheme case-insensitive; empty: the raw value.
+    /// `Authorization: SCHEME TOKEN`. The scheme is case-insensitive; empty for the raw value.
     Scheme(String),
     /// A header whose value is the token.
     Header(HeaderName),
     /// A query parameter.
     Query(String),
-    /// `Authorization: Basic`, in the user, the password or either.
+    /// `Authorization: Basic`, with the token as user, password or either.
     Basic(BasicPart),
-    /// The path's first segment: text before and after the token (`bot` and `""` for `/bot{token}`).
+    /// The path's first segment, as the text before and after the token (`bot` and `""` for
+    /// `/bot{token}`).
     Path(String, String),
-    /// `Sec-WebSocket-Protocol`: one of its values is this prefix and the token.
+    /// `Sec-WebSocket-Protocol`: one value is this prefix followed by the token.
     Subprotocol(String),
-    /// The access key id of a SigV4 signature, in `Authorization` or in the query, names the token.
+    /// The access key id of a SigV4 signature identifies the token, in `Authorization` or in the
+    /// query.
     AwsSigV4,
 }
 
-/// Which half of Basic credentials.
+/// The part of Basic credentials that holds the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BasicPart {
     /// Before the colon.
     User,
     /// After it.
     Password,
-    /// Either, not both.
+    /// Either part, but not both.
     Either,
 }
 
-/// `METHOD /path` with `*` for one segment or a part of one, and a final `/**` for any rest; the method may be `*`.
+/// `METHOD /path`. `*` matches a segment or a part of one, and a final `/**` matches any rest. The
+/// method may be `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeniedPath {
-    /// `None`: any.
+    /// `None` for any method.
     pub method: Option<Method>,
-    /// Segments without the leading slash; `*` matches any text within one, a last `**` any number of them, none included.
+    /// Segments without the leading slash. `*` matches any text within one. A last `**` matches any
+    /// number of segments, including none.
     pub segments: Vec<String>,
 }
 
-/// Why a service definition is not acceptable.
+/// Why a service definition is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// Its or its tenant's name.
+    /// The name of the service or of its tenant.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// Its upstream.
+    /// The upstream.
     #[error("upstream: {0}")]
     Upstream(#[from] UpstreamError),
-    /// A template in its injection.
+    /// An injection template.
     #[error("injection: {0}")]
     Template(#[from] TemplateError),
-    /// Anything else: the key and the reason.
+    /// Any other key.
     #[error("{key}: {reason}")]
     Invalid {
         /// The key as written in a file.
@@ -221,7 +232,7 @@ impl TryFrom<&wire::Service> for Service {
         let (tenant, name) = (TenantName::try_from(wire.tenant.as_str())?, ServiceName::try_from(wire.name.as_str())?);
         let private_networks =
             Networks::parse(&wire.private_networks).map_err(|e| invalid("private_networks", e.to_string()))?;
-        // A control plane sends the networks in place of the flag: an older node, which knows the flag alone, then refuses.
+        // A control plane sends the networks in place of the flag. An older node knows only the flag and refuses.
         let allow_private = wire.allow_private || !private_networks.is_empty();
         let upstream = Upstream::parse(&wire.upstream, allow_private)?;
         let (sites, signed) = wire.injection.as_ref().map_or((&[][..], None), |i| (&i.sites, i.aws_sigv4.as_ref()));
@@ -230,11 +241,11 @@ impl TryFrom<&wire::Service> for Service {
         let injection = sites.iter().map(|s| InjectionSite::from_wire(s, &fields)).collect::<Result<Vec<_>, _>>()?;
         match &sigv4 {
             None if !wire.denied_actions.is_empty() => {
-                return Err(invalid("denied_actions", "only of a service whose requests are signed"));
+                return Err(invalid("denied_actions", "only a service whose requests are signed can have denied actions"));
             }
             None => check_injection_sites(&injection, &fields)?,
             Some(_) if injection.is_empty() => {}
-            Some(_) => return Err(invalid("inject", "aws_sigv4 stands alone")),
+            Some(_) => return Err(invalid("inject", "aws_sigv4 excludes every other injection")),
         }
         let slots = wire.slots.iter().map(TokenSlot::try_from).collect::<Result<Vec<_>, _>>()?;
         if slots.is_empty() {
@@ -243,15 +254,15 @@ impl TryFrom<&wire::Service> for Service {
         if wire.allow_websocket && wire.http2 {
             return Err(invalid(
                 "allow_websocket",
-                "WebSocket needs an upstream that speaks HTTP/1.1, and http2 rules it out",
+                "WebSocket needs HTTP/1.1, which `http2` excludes",
             ));
         }
         if wire.tunnel_other_hosts && name.as_str() != INTERCEPTION {
-            return Err(invalid("tunnel_other_hosts", "only of `seks-interception`"));
+            return Err(invalid("tunnel_other_hosts", "only `seks-interception` can have it"));
         }
-        test_call::TestCall::parse(&wire.test)?; // for operators alone: no node keeps it
+        test_call::TestCall::parse(&wire.test)?; // for operators; nodes do not keep it
         if sigv4.is_some() != slots.contains(&TokenSlot::AwsSigV4) || (sigv4.is_some() && slots.len() > 1) {
-            return Err(invalid("slots", "aws_sigv4 is the one slot of a service whose requests are signed"));
+            return Err(invalid("slots", "a service whose requests are signed has exactly the slot aws_sigv4"));
         }
         let headers = wire.headers.iter().map(|(n, v)| fixed_header(n, v)).collect::<Result<_, _>>()?;
         Ok(Self {
@@ -289,7 +300,7 @@ fn check_fields(fields: &[String], signed: bool) -> Result<Vec<String>, ServiceE
         return if have.eq(sigv4::FIELDS) {
             Ok(fields.to_vec())
         } else {
-            Err(invalid("fields", "of a service whose requests are signed they aren't to be chosen"))
+            Err(invalid("fields", "the fields of a service whose requests are signed are fixed; leave them out"))
         };
     }
     let word = |f: &String| {
@@ -299,12 +310,12 @@ fn check_fields(fields: &[String], signed: bool) -> Result<Vec<String>, ServiceE
         return Err(invalid("fields", "1 to 16 names of a-z, 0-9 and `_`"));
     }
     if fields.iter().enumerate().any(|(i, f)| fields.iter().skip(i + 1).any(|g| g == f)) {
-        return Err(invalid("fields", "a name stands twice"));
+        return Err(invalid("fields", "a name is listed twice"));
     }
     Ok(fields.to_vec())
 }
 
-/// `""`, or segments of unreserved characters: what it is joined with is checked by the same rules at the node.
+/// `""`, or segments of unreserved characters. The node checks the agent's path by the same rules.
 fn check_base_path(path: &str) -> Result<String, ServiceError> {
     let segment = |s: &str| {
         !s.is_empty() && s != "." && s != ".." && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:@".contains(&b))
@@ -316,7 +327,7 @@ fn check_base_path(path: &str) -> Result<String, ServiceError> {
     }
 }
 
-/// Headers that a service may never set or inject: they frame or route the message.
+/// Headers that frame or route a message. A service must not set or inject them.
 const FORBIDDEN_HEADERS: &[&str] = &[
     "host",
     "connection",
@@ -336,26 +347,26 @@ const FORBIDDEN_HEADERS: &[&str] = &[
 
 fn header_name(key: &'static str, name: &str) -> Result<HeaderName, ServiceError> {
     let parsed =
-        HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid(key, format!("`{name}` is no header name")))?;
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid(key, format!("`{name}` is not a valid header name")))?;
     if FORBIDDEN_HEADERS.contains(&parsed.as_str()) || parsed.as_str().contains('_') {
-        return Err(invalid(key, format!("`{name}` is not a service's to set")));
+        return Err(invalid(key, format!("a service must not set `{name}`")));
     }
     Ok(parsed)
 }
 
 fn fixed_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), ServiceError> {
     let value =
-        HeaderValue::from_str(value).map_err(|_| invalid("headers", format!("the value of `{name}` can't be sent")))?;
+        HeaderValue::from_str(value).map_err(|_| invalid("headers", format!("the value of `{name}` is not a valid header value")))?;
     Ok((header_name("headers", name)?, value))
 }
 
 fn query_name(name: &str) -> Result<String, ServiceError> {
     let ok =
         !name.is_empty() && name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    if ok { Ok(name.into()) } else { Err(invalid("query", format!("`{name}` is no parameter name"))) }
+    if ok { Ok(name.into()) } else { Err(invalid("query", format!("`{name}` is not a valid parameter name"))) }
 }
 
-/// Every field is used, no site stands twice, and at most one of them is the path.
+/// Checks that every field is used, no place is used twice, and at most one site is the path.
 fn check_injection_sites(sites: &[InjectionSite], fields: &[String]) -> Result<(), ServiceError> {
     if sites.is_empty() {
         return Err(invalid("injection", "at least one site"));
@@ -369,7 +380,7 @@ fn check_injection_sites(sites: &[InjectionSite], fields: &[String]) -> Result<(
     let mut taken: Vec<String> = sites.iter().map(location).collect();
     taken.sort_unstable();
     if let Some([twice, _]) = taken.array_windows().find(|[a, b]| a == b) {
-        return Err(invalid("injection", format!("{twice} stands twice")));
+        return Err(invalid("injection", format!("{twice} is listed twice")));
     }
     let unused = fields.iter().find(|f| !sites.iter().any(|s| s.template().contains_field(f)));
     unused.map_or(Ok(()), |f| Err(invalid("fields", format!("no site uses `{f}`"))))
@@ -378,7 +389,7 @@ fn check_injection_sites(sites: &[InjectionSite], fields: &[String]) -> Result<(
 impl InjectionSite {
     fn from_wire(site: &wire::injection::Site, fields: &[String]) -> Result<Self, ServiceError> {
         use wire::injection::site::At;
-        Ok(match site.at.as_ref().ok_or_else(|| invalid("injection", "a site without a place"))? {
+        Ok(match site.at.as_ref().ok_or_else(|| invalid("injection", "a site must name a header, query parameter, basic or path"))? {
             At::Header(h) => Self::Header(header_name("injection", &h.name)?, Template::parse(&h.value, fields)?),
             At::Query(q) => Self::Query(query_name(&q.name)?, Template::parse(&q.value, fields)?),
             At::Basic(t) if t.contains(':') => Self::Basic(Template::parse(t, fields)?),
@@ -388,7 +399,7 @@ impl InjectionSite {
         })
     }
 
-    /// What is rendered into it.
+    /// The template of its value.
     #[must_use]
     pub fn template(&self) -> &Template {
         match self {
@@ -402,9 +413,9 @@ impl TryFrom<&wire::TokenSlot> for TokenSlot {
 
     fn try_from(slot: &wire::TokenSlot) -> Result<Self, ServiceError> {
         use wire::token_slot::{At, BasicPart as Wire};
-        Ok(match slot.at.as_ref().ok_or_else(|| invalid("slots", "a slot without a place"))? {
+        Ok(match slot.at.as_ref().ok_or_else(|| invalid("slots", "a slot must name a place"))? {
             At::Scheme(s) if s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => Self::Scheme(s.clone()),
-            At::Scheme(s) => return Err(invalid("slots", format!("`{s}` is no authorization scheme"))),
+            At::Scheme(s) => return Err(invalid("slots", format!("`{s}` is not a valid authorization scheme"))),
             At::Header(name) => match header_name("slots", name)? {
                 http::header::AUTHORIZATION => Self::Scheme(String::new()),
                 name => Self::Header(name),
@@ -428,18 +439,18 @@ impl TryFrom<&wire::TokenSlot> for TokenSlot {
             At::Subprotocol(p) if p.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) => {
                 Self::Subprotocol(p.clone())
             }
-            At::Subprotocol(p) => return Err(invalid("slots", format!("`{p}` does not begin a subprotocol"))),
+            At::Subprotocol(p) => return Err(invalid("slots", format!("`{p}` is not a valid subprotocol prefix"))),
             At::AwsSigv4(true) => Self::AwsSigV4,
-            At::AwsSigv4(false) => return Err(invalid("slots", "a slot without a place")),
+            At::AwsSigv4(false) => return Err(invalid("slots", "a slot must name a place")),
         })
     }
 }
 
 impl DeniedPath {
-    /// Reads `"POST /v1/organization/api_keys"`.
+    /// Parses `"POST /v1/organization/api_keys"`.
     ///
     /// # Errors
-    /// When it has another form.
+    /// When the text has another form.
     pub fn parse(text: &str) -> Result<Self, ServiceError> {
         let wrong = || invalid("denied_paths", format!("`{text}` is not `METHOD /path`"));
         let (method, path) = text.split_once(' ').ok_or_else(wrong)?;
@@ -454,15 +465,16 @@ impl DeniedPath {
         Ok(Self { method, segments })
     }
 
-    /// Whether a request is one of these, in any spelling: APIs differ in whether case counts and when escapes are decoded, and a
-    /// mint reached by another spelling would be the worse surprise. Path parameters, doubled slashes and needless escapes never
-    /// get this far: the node refuses them.
+    /// Whether a request matches, in any spelling. APIs differ in whether they ignore case and when
+    /// they decode escapes, so both are ignored here. The node has refused path parameters, doubled
+    /// slashes and needless escapes earlier.
     #[must_use]
     pub fn matches(&self, method: &Method, path: &str) -> bool {
         self.method.as_ref().is_none_or(|m| m == method)
             && (self.matches_segments(path) || (path.contains('%') && self.matches_segments(&normalize::path(path))))
     }
 
+    /// Matches one segment. `*` matches any part of it, at most once: `*:generateAccessToken`.
     fn matches_segments(&self, path: &str) -> bool {
         let mut path = path.trim_start_matches('/').trim_end_matches('/').split('/');
         for segment in &self.segments {

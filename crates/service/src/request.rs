@@ -1,8 +1,9 @@
-//! What an agent asks for, read so that there is one reading only: [`Target`] is the path and query that policy sees and the
-//! upstream gets, [`BodyFacts`] is what policies may know of a body.
+//! An agent's request, parsed so that it has one interpretation only. [`Target`] is the path and
+//! query that policies see and the upstream receives. [`BodyFacts`] are the body's fields that
+//! policies may use.
 //!
-//! Both refuse rather than repair: a target that two servers could read in two ways never leaves the node, and a body that two
-//! parsers could read in two ways counts as not inspected.
+//! Both refuse instead of repairing. A target that two servers could read differently never leaves
+//! the node. A body that two parsers could read differently counts as not inspected.
 
 mod body;
 pub mod normalize;

@@ -1,13 +1,14 @@
-//! Services that take signed requests: AWS Signature Version 4.
+//! Services with signed requests: AWS Signature Version 4.
 //!
-//! The agent's SDK signs with a fake key pair ([`token::aws`](seks_types::token::aws)); the node verifies that signature and makes a
-//! new one with the real key. So there is no site that a key is written to, and the credential's fields are always the same.
+//! The agent's SDK signs with a fake key pair ([`token::aws`](seks_types::token::aws)). The node
+//! verifies that signature and signs again with the real key. Such a service has no injection site,
+//! and the credential's fields are fixed.
 
 use seks_proto::wire;
 
 use super::{ServiceError, Upstream, invalid};
 
-/// The credential's fields, as AWS names them; the last only of temporary credentials.
+/// The credential's fields, named as in AWS. Only temporary credentials have the last one.
 pub const FIELDS: [&str; 3] = ["access_key_id", "secret_access_key", "session_token?"];
 
 /// How a service's requests are signed.
@@ -15,13 +16,14 @@ pub const FIELDS: [&str; 3] = ["access_key_id", "secret_access_key", "session_to
 pub struct SigV4 {
     /// The name in the credential scope: `s3`, `dynamodb`, `bedrock`.
     pub service: String,
-    /// The region that the agent must sign for, and the node does; `None`: whichever the agent signs for.
+    /// The region of every signature. `None`: the region that the agent signs for.
     pub region: Option<String>,
-    /// Actions that hand out keys: refused whatever the policies say.
+    /// Actions that return keys. They are refused whatever the policies say.
     pub denied_actions: Vec<ActionPattern>,
 }
 
-/// `AssumeRole*`: an action of the AWS query and JSON protocols, `*` for any part of it, at most once.
+/// `AssumeRole*`: an action of the AWS query and JSON protocols. `*` matches any part, at most
+/// once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActionPattern(String);
 
@@ -49,20 +51,22 @@ impl SigV4 {
         })
     }
 
-    /// S3 takes the path as it is sent; all other services escape it once more before they sign it, and verify it.
+    /// Whether the signature covers the path escaped once more. S3 signs the path as it is sent;
+    /// all other services escape it again.
     #[must_use]
     pub fn escapes_path_twice(&self) -> bool {
         !matches!(self.service.as_str(), "s3" | "s3-outposts" | "s3-object-lambda" | "s3express")
     }
 
-    /// Whether requests say in `x-amz-content-sha256` what of the body is signed, or may be sent without that at all.
+    /// Whether requests may leave the body unsigned, or state in `x-amz-content-sha256` which part
+    /// of it is signed.
     #[must_use]
     pub fn has_unsigned_payloads(&self) -> bool {
         !self.escapes_path_twice()
     }
 }
 
-/// The region that a definition fixes: its own, or the one that AWS has in the upstream's name.
+/// The region in the definition, or in the upstream's AWS host name.
 #[must_use]
 pub fn region<'a>(wire: &'a wire::AwsSigV4, host: &'a str) -> Option<&'a str> {
     if !wire.region.is_empty() {
@@ -90,22 +94,22 @@ fn is_region(label: &str) -> bool {
 }
 
 impl ActionPattern {
-    /// Reads `"AssumeRole*"`.
+    /// Parses `"AssumeRole*"`.
     ///
     /// # Errors
-    /// When it has another form.
+    /// When the text has another form.
     pub fn parse(text: &str) -> Result<Self, ServiceError> {
         let known = |b: u8| b.is_ascii_alphanumeric() || b == b'*';
         if text.is_empty() || text.len() > 128 || !text.bytes().all(known) || text.matches('*').count() > 1 {
             return Err(invalid(
                 "denied_actions",
-                "the name of an action, with `*` at most once, such as `AssumeRole*`",
+                "expected the name of an action, with `*` at most once, such as `AssumeRole*`",
             ));
         }
         Ok(Self(text.into()))
     }
 
-    /// Whether an action is one of these, whatever its case.
+    /// Whether the action matches. Case is ignored.
     #[must_use]
     pub fn matches(&self, action: &str) -> bool {
         super::matches_segment(&self.0, action)

@@ -1,4 +1,4 @@
-//! The form in which people write a service: catalogue entries, `service apply -f`, `seks apply`, `seks export`.
+//! The file format of services: catalogue entries, `service apply -f`, `seks apply`, `seks export`.
 //!
 //! ```toml
 //! name = "acme"
@@ -6,8 +6,8 @@
 //! inject = { header = "X-Acme-Key" }
 //! ```
 //!
-//! Everything else has a default or follows from `inject`: the credential's fields are the `{names}` in it, and an agent's token
-//! may stand where the key is put in.
+//! All other keys have a default. Some defaults follow from `inject`: the credential's fields are
+//! the `{names}` in it, and an agent's token may be where the key is injected.
 
 mod inject;
 mod slot;
@@ -20,24 +20,25 @@ use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 pub use self::inject::Inject;
 use super::{Service, ServiceError};
 
-/// A service as a person writes it.
+/// A service as written in a file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceSpec {
-    /// The `SERVICE` of `/api/SERVICE/…`.
+    /// The `SERVICE` in `/api/SERVICE/…`.
     pub name: String,
-    /// For people.
+    /// A name for people.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub title: String,
     /// `https://host[:port]`.
     pub upstream: String,
-    /// Put in front of an agent's path unless the path already starts with it.
+    /// A prefix for paths that do not start with it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub base_path: String,
-    /// How the real key is put in.
+    /// How the real key is injected.
     pub inject: Inject,
-    /// Where an agent's token may stand: `bearer`, `raw`, `scheme:NAME`, `header:NAME`, `query:NAME`,
-    /// `basic:user|password|either`, `path:/…{token}…`, `subprotocol:PREFIX`, `aws_sigv4`. Default: where the key is put in.
+    /// Where an agent's token may be: `bearer`, `raw`, `scheme:NAME`, `header:NAME`, `query:NAME`,
+    /// `basic:user|password|either`, `path:/…{token}…`, `subprotocol:PREFIX`, `aws_sigv4`.
+    /// Default: where the key is injected.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slots: Vec<String>,
     /// The credential's fields. Default: the `{names}` in `inject`, in the order in which they appear.
@@ -46,64 +47,69 @@ pub struct ServiceSpec {
     /// Headers that are added when the agent sends none of that name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// Endpoints that hand out keys, refused whatever the policies say: `METHOD /path`, `*` for a segment, a last `**` for any rest.
+    /// Endpoints that return keys, refused whatever the policies say: `METHOD /path`. `*` matches a
+    /// segment, a last `**` any rest.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub denied_paths: Vec<String>,
-    /// The same by action, of signed services: `AssumeRole*`. Requests whose action can't be told are refused then.
+    /// The same by action, for signed services: `AssumeRole*`. Requests whose action cannot be
+    /// determined are then refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub denied_actions: Vec<String>,
-    /// For `seks env`: variable, template over `{base}`, `{token}`, `{host}`.
+    /// For `seks env`: the variable, and a template over `{base}`, `{token}`, `{host}`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// A call that changes nothing and shows whether a key works, for `seks service test`: `GET /v1/models`. Statuses behind it
-    /// refuse a key, beside 401 and 403; a JSON object behind it is sent.
+    /// A call without side effects that shows whether a key works, for `seks service test`: `GET
+    /// /v1/models`. Statuses after it mean a rejected key, besides 401 and 403. A JSON object after
+    /// it is the body.
     #[serde(deserialize_with = "text_or_null", skip_serializing_if = "String::is_empty")]
     pub test: String,
-    /// How long the upstream may take to its first byte, such as `10m`. Default: the node's.
+    /// Longest wait for the upstream's first byte, such as `10m`. Default: the node's.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub first_byte_timeout: Option<Duration>,
-    /// `%2F` is accepted in paths.
+    /// Accepts `%2F` in paths.
     #[serde(skip_serializing_if = "is_false")]
     pub allow_encoded_slash: bool,
-    /// `Range` is passed on.
+    /// Forwards `Range`.
     #[serde(skip_serializing_if = "is_false")]
     pub allow_range: bool,
-    /// A request may switch to WebSocket.
+    /// Permits requests to switch to WebSocket.
     #[serde(skip_serializing_if = "is_false")]
     pub allow_websocket: bool,
-    /// The upstream speaks HTTP/2 alone, with prior knowledge over plain `http`: gRPC servers.
+    /// The upstream uses only HTTP/2, with prior knowledge over plain `http`, such as gRPC servers.
     #[serde(skip_serializing_if = "is_false")]
     pub http2: bool,
-    /// Private, loopback and plain-`http` upstreams.
+    /// Permits private, loopback and plain-`http` upstreams.
     #[serde(skip_serializing_if = "is_false")]
     pub allow_private: bool,
-    /// `traceparent` and `tracestate` are passed on.
+    /// Forwards `traceparent` and `tracestate`.
     #[serde(skip_serializing_if = "is_false")]
     pub forward_trace_context: bool,
-    /// Of `seks-interception` alone: HTTPS_PROXY mode passes hosts of no service through.
+    /// Only for `seks-interception`: HTTPS_PROXY mode passes connections to hosts of no service
+    /// through.
     #[serde(skip_serializing_if = "is_false")]
     pub tunnel_other_hosts: bool,
-    /// PEM roots trusted instead of the machine's.
+    /// PEM roots that replace the system's.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub upstream_ca_pem: String,
     /// The catalogue entry that it was copied from.
     #[serde(deserialize_with = "text_or_null", skip_serializing_if = "String::is_empty")]
     pub catalogue: String,
-    /// `service show` prints this beside the definition. Ignored, as the next three are, so that what it prints can be applied.
+    /// Printed by `service show` and ignored here, like the next three keys. So its output can be
+    /// applied.
     #[serde(skip_serializing)]
     pub id: IgnoredAny,
-    /// Ignored: a service is applied to the tenant that the command names.
+    /// Ignored. The command names the tenant.
     #[serde(skip_serializing)]
     pub tenant: IgnoredAny,
     /// Ignored.
     #[serde(skip_serializing)]
     pub created_at: IgnoredAny,
-    /// Ignored: `inject`, in words.
+    /// Ignored. It describes `inject` in words.
     #[serde(skip_serializing)]
     pub injection: IgnoredAny,
 }
 
-/// `null` is what `service show` prints for a text that there isn't.
+/// `service show` prints `null` for an absent text.
 fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Option::<String>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
@@ -114,8 +120,8 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl ServiceSpec {
-    /// The wire form, with everything that was left out filled in. Checked by [`Service`], except for what only a definite
-    /// upstream can show: use [`ServiceSpec::to_service`] for that.
+    /// The wire form with all defaults. Only [`ServiceSpec::to_service`] checks what needs a
+    /// definite upstream.
     ///
     /// # Errors
     /// [`ServiceError`], naming the key.
@@ -124,12 +130,12 @@ impl ServiceSpec {
         if injection.sites.is_empty() && injection.aws_sigv4.is_none() {
             return Err(super::invalid(
                 "inject",
-                "\"bearer\", or a table of header, headers, basic, query, path, aws_sigv4",
+                "expected \"bearer\", or a table of header, headers, basic, query, path, aws_sigv4",
             ));
         }
         let fields = if self.fields.is_empty() { inject::field_names(&injection) } else { self.fields.clone() };
         if fields.is_empty() {
-            return Err(super::invalid("inject", "nothing of the credential is in it, such as {key}"));
+            return Err(super::invalid("inject", "it contains no field of the credential, such as {key}"));
         }
         let slots = match self.slots.as_slice() {
             [] => slot::infer_slots(&injection),
@@ -148,8 +154,8 @@ impl ServiceSpec {
             injection: Some(injection),
             slots,
             allow_private: self.allow_private,
-            private_networks: Vec::new(), // a fleet owner's to give
-            client_ca_pem: String::new(), // the control plane's to make
+            private_networks: Vec::new(), // only a fleet owner sets them
+            client_ca_pem: String::new(), // the control plane makes it
             upstream_ca_pem: self.upstream_ca_pem.clone(),
             allow_encoded_slash: self.allow_encoded_slash,
             allow_range: self.allow_range,
@@ -169,7 +175,7 @@ impl ServiceSpec {
         })
     }
 
-    /// What a file with the same effect says, with everything in it that follows from the rest.
+    /// The file with the same effect in which no default is left out.
     #[must_use]
     pub fn with_defaults_written_out(service: &wire::Service) -> Self {
         Self {
@@ -190,7 +196,7 @@ impl ServiceSpec {
 }
 
 impl From<&wire::Service> for ServiceSpec {
-    /// For `export` and `show`: what a file with the same effect says, without what follows from the rest.
+    /// The shortest file with the same effect, for `export` and `show`. Defaults are left out.
     fn from(service: &wire::Service) -> Self {
         let injection = service.injection.clone().unwrap_or_default();
         let (inferred, fields) = (slot::infer_slots(&injection), inject::field_names(&injection));

@@ -1,10 +1,11 @@
-//! Text with fields of a credential in it: `Bearer {key}`, `{sid}:{token}`, `/bot{key}`.
+//! Text with fields of a credential: `Bearer {key}`, `{sid}:{token}`, `/bot{key}`.
 
 use std::fmt;
 
 use seks_types::secret::Fields;
 
-/// A parsed template. Its literal parts are printable ASCII, so a rendered value can't grow a header line.
+/// A parsed template. Its literal parts are printable ASCII, so a rendered value cannot add a
+/// header line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Vec<TemplatePart>);
 
@@ -14,25 +15,25 @@ enum TemplatePart {
     Field(String),
 }
 
-/// Why a template is not acceptable.
+/// Why a template is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// A `{` without its `}` or the reverse.
-    #[error("a brace without its partner in `{0}`")]
+    /// A `{` without its `}`, or the reverse.
+    #[error("unbalanced brace in `{0}`")]
     Brace(String),
     /// A field that the service doesn't declare.
     #[error("`{0}` is not one of the service's fields")]
     UnknownField(String),
-    /// A character that can't be sent.
-    #[error("`{0}` holds a character that can't be sent")]
+    /// A character that cannot be sent.
+    #[error("`{0}` contains a character that cannot be sent")]
     Character(String),
-    /// Nothing of the credential is in it.
-    #[error("`{0}` holds no field of the credential")]
+    /// It contains no field of the credential.
+    #[error("`{0}` contains no field of the credential")]
     NoField(String),
 }
 
 impl Template {
-    /// Parses `text`, whose `{name}`s must be among `fields`.
+    /// Parses `text`. Its `{name}`s must be among `fields`.
     ///
     /// # Errors
     /// [`TemplateError`], naming the text.
@@ -64,13 +65,13 @@ impl Template {
         Ok(Self(parts))
     }
 
-    /// Whether a field stands in it.
+    /// Whether it contains the field.
     #[must_use]
     pub fn contains_field(&self, field: &str) -> bool {
         self.0.iter().any(|p| matches!(p, TemplatePart::Field(f) if f == field))
     }
 
-    /// How long the value is when fields are written as they are. `None` when one is absent.
+    /// The length of the rendered value without encoding. `None` when a field is absent.
     #[must_use]
     pub fn plain_len(&self, fields: &Fields) -> Option<usize> {
         let length = |part: &TemplatePart| match part {
@@ -80,7 +81,8 @@ impl Template {
         self.0.iter().map(length).sum()
     }
 
-    /// Writes the value, each field's bytes through `encode` (identity for headers). `None` when a field is absent.
+    /// Writes the value. `encode` encodes the bytes of each field (identity for headers). `None`
+    /// when a field is absent.
     pub fn render(
         &self,
         fields: &Fields,
@@ -97,7 +99,7 @@ impl Template {
     }
 }
 
-/// As it was parsed.
+/// The text from which it was parsed.
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|part| match part {

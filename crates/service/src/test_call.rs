@@ -1,40 +1,41 @@
-//! One harmless call that shows whether a key works: what `seks service test` makes.
+//! The test call of `seks service test`: a request without side effects that shows whether a key
+//! works.
 
 use http::Method;
 
 use super::{ServiceError, invalid};
 
-/// `METHOD /path [STATUS]… [{JSON}]`, as an agent would call it behind `/api/SERVICE`.
+/// `METHOD /path [STATUS]… [{JSON}]`, as an agent would send it below `/api/SERVICE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestCall {
-    /// How.
+    /// `GET`, `HEAD` or `POST`.
     pub method: Method,
-    /// Path, and query where there is one.
+    /// Path and query.
     pub target: String,
-    /// Statuses with which this upstream refuses a key, beside 401 and 403.
+    /// Statuses with which this upstream rejects a key, besides 401 and 403.
     pub rejections: Vec<u16>,
-    /// The JSON that is sent.
+    /// The JSON body.
     pub body: Option<String>,
 }
 
-/// What an upstream's answer says about the key.
+/// What the upstream's response says about the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was taken.
+    /// The upstream accepted it.
     Valid,
-    /// It was refused.
+    /// The upstream rejected it.
     Rejected,
-    /// The answer doesn't say.
+    /// The response does not say.
     Unclear,
 }
 
 impl TestCall {
-    /// Reads one. Empty text is no call.
+    /// Parses a test call. `None` for empty text.
     ///
     /// # Errors
     /// [`ServiceError`].
     pub fn parse(text: &str) -> Result<Option<Self>, ServiceError> {
-        let wrong = || invalid("test", "`METHOD /path`, then statuses that mean a refused key, then a JSON object");
+        let wrong = || invalid("test", "expected `METHOD /path`, then statuses of a rejected key, then a JSON object");
         let (head, body) = match text.split_once(" {") {
             Some((head, body)) => (head, Some(format!("{{{body}"))),
             None => (text, None),
@@ -43,7 +44,7 @@ impl TestCall {
         let Some(method) = words.next() else { return Ok(None) };
         let method = match method {
             "GET" | "HEAD" | "POST" => Method::from_bytes(method.as_bytes()).map_err(|_| wrong())?,
-            _ => return Err(invalid("test", "GET, HEAD or POST: it must change nothing")),
+            _ => return Err(invalid("test", "the method must be GET, HEAD or POST, and the call must not change anything")),
         };
         let target = words.next().filter(|t| t.starts_with('/')).ok_or_else(wrong)?.to_owned();
         if target.parse::<http::Uri>().is_err() {
@@ -57,7 +58,7 @@ impl TestCall {
         Ok(Some(Self { method, target, rejections, body }))
     }
 
-    /// What an answer says. Some APIs refuse a key with 200 and `"ok": false`.
+    /// The verdict of a response. Some APIs reject a key with status 200 and `"ok": false`.
     #[must_use]
     pub fn verdict(&self, status: u16, body: &[u8]) -> Verdict {
         let not_ok = || {

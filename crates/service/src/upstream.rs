@@ -1,4 +1,5 @@
-//! An upstream's origin: parsed once, so that no byte of a request can have a say in where it goes.
+//! The origin of an upstream. It is parsed once, so that no byte of a request can influence the
+//! destination.
 
 use std::{
     fmt,
@@ -16,28 +17,29 @@ pub struct Upstream {
     port: u16,
 }
 
-/// Why an upstream is not acceptable.
+/// Why an upstream is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
     /// Not `scheme://host[:port]`.
     #[error("`{0}` is not an origin: scheme://host[:port], without user, path, query or fragment")]
     NotAnOrigin(String),
     /// A port outside 1 to 65535, or written with leading zeros.
-    #[error("port `{0}` is none: 1 to 65535, without leading zeros")]
+    #[error("`{0}` is not a port: 1 to 65535, without leading zeros")]
     Port(String),
-    /// `http` without `--allow-private`.
-    #[error("plain http is only for upstreams with allow_private")]
+    /// `http` without `allow_private`.
+    #[error("plain http needs allow_private")]
     PlainHttp,
-    /// An address or name inside, without `--allow-private`.
-    #[error("`{0}` is a private address or name: only with allow_private")]
+    /// An internal address or name without `allow_private`.
+    #[error("`{0}` is a private address or name and needs allow_private")]
     Private(String),
-    /// Metadata and link-local addresses.
-    #[error("`{0}` is a link-local or metadata address: never")]
+    /// A metadata or link-local address.
+    #[error("`{0}` is a link-local or metadata address, which is always forbidden")]
     Forbidden(String),
 }
 
 impl Upstream {
-    /// Parses an origin. Addresses in numeric disguise (`127.1`, `0x7f000001`), user info, paths and fragments are refused.
+    /// Parses an origin. Numeric disguises of addresses (`127.1`, `0x7f000001`), user info, paths
+    /// and fragments are refused.
     ///
     /// # Errors
     /// [`UpstreamError`].
@@ -45,7 +47,7 @@ impl Upstream {
         let wrong = || UpstreamError::NotAnOrigin(text.chars().take(120).collect());
         let uri: Uri = text.parse().map_err(|_| wrong())?;
         let (scheme, authority) = (uri.scheme_str().ok_or_else(wrong)?, uri.authority().ok_or_else(wrong)?.clone());
-        // Byte for byte what it was made of: no user, path, query, fragment or trailing anything. Lower case is the canonical form.
+        // The text must equal its parsed parts: no user, path, query or fragment. Lower case is the canonical form.
         if text != format!("{scheme}://{authority}")
             || authority.as_str().contains('@')
             || text != text.to_ascii_lowercase()
@@ -84,7 +86,7 @@ impl Upstream {
                 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         };
         let last = host.rsplit('.').next().unwrap_or_default();
-        // A last label of digits (or 0x…) is an address in disguise to some resolvers; no top-level domain begins with a digit.
+        // Some resolvers take a last label of digits (or 0x…) for an address. No top-level domain begins with a digit.
         let numeric = last.bytes().next().is_some_and(|b| b.is_ascii_digit());
         if host.len() > 253 || !host.split('.').all(label) || numeric {
             return Err(UpstreamError::NotAnOrigin(host.chars().take(120).collect()));
@@ -98,25 +100,25 @@ impl Upstream {
         if inside && !allow_private { Err(UpstreamError::Private(host.into())) } else { Ok(()) }
     }
 
-    /// `https`.
+    /// Whether the scheme is `https`.
     #[must_use]
     pub fn tls(&self) -> bool {
         self.tls
     }
 
-    /// Host without brackets: a name or an address.
+    /// The host without brackets: a name or an address.
     #[must_use]
     pub fn host(&self) -> &str {
         self.authority.host().trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Port, the scheme's default included.
+    /// The port, or the scheme's default.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// `host[:port]` as configured: the `Host` header and `:authority`.
+    /// `host[:port]` as configured, for the `Host` header and `:authority`.
     #[must_use]
     pub fn authority(&self) -> &Authority {
         &self.authority
@@ -131,7 +133,8 @@ impl Upstream {
     }
 }
 
-/// Host and port as written. `http::uri::Authority::port` has no port for one over 65535, so it isn't asked.
+/// Host and port as written. `http::uri::Authority::port` has no port above 65535, so it is not
+/// used.
 fn split_authority(authority: &str) -> Option<(&str, Option<&str>)> {
     if let Some(bracketed) = authority.strip_prefix('[') {
         let (address, rest) = bracketed.split_once(']')?;
@@ -145,7 +148,7 @@ fn split_authority(authority: &str) -> Option<(&str, Option<&str>)> {
     }
 }
 
-/// Only the canonical text of a port: digits, no sign, no leading zero.
+/// Accepts only the canonical form: digits, no sign, no leading zero.
 fn parse_port(text: &str) -> Option<u16> {
     text.parse::<u16>().ok().filter(|port| *port > 0 && text == port.to_string())
 }
@@ -225,7 +228,7 @@ mod tests {
             }
         }
         let error = Upstream::parse("https://api.test:65536", false).unwrap_err().to_string();
-        assert_eq!(error, "port `65536` is none: 1 to 65535, without leading zeros");
+        assert_eq!(error, "`65536` is not a port: 1 to 65535, without leading zeros");
         assert_eq!(Upstream::parse("https://[::1]:65536", true).unwrap_err(), UpstreamError::Port("65536".into()));
         assert_eq!(Upstream::parse("https://api.test:65535", false).unwrap().port(), 65535);
     }

@@ -1,13 +1,13 @@
-//! Which environment variables are configuration.
+//! The environment variables that are configuration.
 
 use super::{ConfigError, Origin};
 
-/// First words of every section of either plane's configuration. A variable for the other plane's section is not a
-/// mistake: both planes may share one environment file.
+/// First words of the sections of both planes. A variable for the other plane's section is no
+/// error, because both planes may share one environment file.
 const SECTIONS: &[&str] =
     &["STORE", "SEAL", "ADMIN", "DISTRIBUTION", "NODE", "CONTROL", "PROXY", "UPSTREAM", "AUDIT", "TELEMETRY"];
 
-/// `SEKS_…` variables that are no configuration keys: their own readers know them.
+/// `SEKS_…` variables that are no configuration keys. Other code reads them.
 const UNRELATED: &[&str] = &[
     "LOG",
     "CONTEXT",
@@ -24,7 +24,8 @@ const UNRELATED: &[&str] = &[
     "COMMIT",
 ];
 
-/// One variable that is still to be matched to a key: what follows `SEKS_` and the sections already taken.
+/// A variable that has not been assigned to a key. `rest` is its name after `SEKS_` and the
+/// sections found so far.
 #[derive(Clone, Debug)]
 pub(super) struct Variable {
     pub(super) rest: String,
@@ -49,8 +50,8 @@ pub(super) fn config_variables(variables: Vec<(String, String)>) -> Result<Vec<V
     Ok(entries)
 }
 
-/// Kubernetes puts `SEKS_CONTROL_PLANE_PORT=tcp://…`, `…_SERVICE_HOST` and their like into every pod beside a service
-/// named `seks-control-plane`: not ours, and not an operator's mistake.
+/// Whether Kubernetes made the variable. It adds `SEKS_CONTROL_PLANE_PORT=tcp://…`,
+/// `…_SERVICE_HOST` and similar ones to each pod beside a service named `seks-control-plane`.
 fn is_kubernetes_link(rest: &str, value: &str) -> bool {
     let link_port = rest.split("_PORT_").nth(1).is_some_and(|p| {
         let digits = p.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -60,7 +61,7 @@ fn is_kubernetes_link(rest: &str, value: &str) -> bool {
     link || link_port || rest.contains("_SERVICE_HOST") || rest.contains("_SERVICE_PORT")
 }
 
-/// The part of a variable's name after `field_`, or `""` when it is the field itself.
+/// The part of a variable's name after `field_`, or `""` when the name is the field.
 pub(super) fn strip_field<'a>(rest: &'a str, field: &str) -> Option<&'a str> {
     let (head, tail) = rest.split_at_checked(field.len())?;
     if !head.bytes().zip(field.bytes()).all(|(h, f)| h == f.to_ascii_uppercase()) {

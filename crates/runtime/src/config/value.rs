@@ -1,8 +1,8 @@
-//! The merged sources as a tree that serde reads from, each leaf knowing where it came from.
+//! The merged sources as a tree that serde reads. Each value holds its origin.
 //!
-//! A variable's name doesn't say where its section ends and its key begins (`SEKS_PROXY_TLS_CERT_FILE`), and its value
-//! doesn't say of which type it is. Both are decided here, when serde asks for a struct with known fields and for a
-//! value of a known type.
+//! A variable's name does not show where its section ends (`SEKS_PROXY_TLS_CERT_FILE`), and its
+//! text has no type. Both are known when serde asks for a struct with given fields, and for a value
+//! of a given type.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -20,7 +20,7 @@ use super::{
 pub(super) struct ConfigValue {
     kind: ValueKind,
     origin: Origin,
-    /// Variables that belong somewhere below.
+    /// Variables for keys below this value.
     pub(super) variables: Vec<Variable>,
 }
 
@@ -28,7 +28,7 @@ enum ValueKind {
     Table(BTreeMap<String, ConfigValue>),
     List(Vec<ConfigValue>),
     Scalar(toml::Value),
-    /// A variable's value: of whatever type is asked for.
+    /// A variable's text, which is parsed as the requested type.
     Text(String),
 }
 
@@ -52,7 +52,7 @@ impl ConfigValue {
         Self { kind: value, origin: origin.clone(), variables: Vec::new() }
     }
 
-    /// Puts `stronger` over `self`: tables key by key, anything else as a whole.
+    /// Merges `stronger` over `self`: tables key by key, other values as a whole.
     pub(super) fn merge(&mut self, stronger: Self) {
         match (&mut self.kind, stronger.kind) {
             (ValueKind::Table(mine), ValueKind::Table(theirs)) => {
@@ -70,13 +70,14 @@ impl ConfigValue {
         }
     }
 
-    /// Hands each variable down to the field that it names; the longest name wins (`tls_cert` before `tls`).
+    /// Passes each variable to the field that it names. The longest name wins (`tls_cert` before
+    /// `tls`).
     fn assign_variables(&mut self, fields: &[&str]) -> Result<(), ValueError> {
         let entries = std::mem::take(&mut self.variables);
         for entry in entries {
             let below = |f: &&&str| environment::strip_field(&entry.rest, f).is_some();
             let Some(field) = fields.iter().filter(below).max_by_key(|f| f.len()) else {
-                // At the root it is a section of the other plane; below it is a mistake in a section of this one.
+                // At the root it names a section of the other plane. Below, it is an error in a section of this one.
                 if self.is_root() {
                     continue;
                 }
@@ -107,7 +108,7 @@ impl ConfigValue {
         table.entry(field.into()).or_insert_with(empty).variables.push(entry);
     }
 
-    /// Where serde asks for a map, or for anything: the names are taken as they are.
+    /// For maps and untyped values: the variable's name in lower case is the key.
     fn assign_variables_by_name(&mut self) {
         for entry in std::mem::take(&mut self.variables) {
             let field = entry.rest.to_ascii_lowercase();
@@ -136,7 +137,7 @@ impl ConfigValue {
         result.map_err(|e: ValueError| e.with_origin(origin))
     }
 
-    /// A variable's text as the number or flag that is asked for.
+    /// Parses a variable's text as the requested number or flag.
     fn visit_text<'de, V, T>(
         self,
         visitor: V,
@@ -205,7 +206,7 @@ impl<'de> Deserializer<'de> for ConfigValue {
         visitor.visit_newtype_struct(self)
     }
 
-    /// A variable holds a list as TOML (`["a", "b"]`) or with commas (`a,b`).
+    /// A variable holds a list as TOML (`["a", "b"]`) or separated by commas (`a,b`).
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
         let ValueKind::Text(text) = &self.kind else { return self.visit_any(visitor) };
         let items = match text.parse::<toml::Value>() {
@@ -275,7 +276,7 @@ impl<'de> MapAccess<'de> for TableAccess {
     }
 }
 
-/// A reason on its way up to the root: the key's path and the leaf's origin are added where they are known.
+/// An error on its way up to the root. The callers add the key's path and the value's origin.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub(super) struct ValueError {

@@ -1,8 +1,9 @@
 //! A rate limit for each call site of a warning or an error.
 //!
-//! A call site is one `tracing` macro in the source: one target and one message. Whoever can make it log (a client without a
-//! token, a collector that is down) can make it log without end. Of each call site a burst passes, then one line a second.
-//! What was left out is counted, and a line says so with every tick of the log writer.
+//! A call site is one `tracing` macro in the source: one target and one message. A client without a
+//! token, or a collector that is down, could cause any number of lines. Each call site may log a
+//! burst, then one line a second. Suppressed lines are counted, and each tick of the log writer
+//! reports them.
 
 use std::{
     collections::HashMap,
@@ -27,14 +28,14 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// Lines of one call site that pass at once.
+/// Lines of one call site that may be logged at once.
 const BURST_LINES: u32 = 20;
-/// After the burst a line passes this often.
+/// The interval of further lines after the burst.
 const REFILL_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest message by which a call site is named.
+/// Longest message in a report, in bytes.
 const MAX_MESSAGE_BYTES: usize = 120;
 
-/// The limits of every call site. Their number is that of the macros in the source.
+/// The limits of all call sites. Their number is that of the macros in the source.
 #[derive(Clone, Default)]
 pub(super) struct Limiter(Arc<Inner>);
 
@@ -46,9 +47,9 @@ struct Inner {
 
 struct CallSite {
     target: &'static str,
-    /// The message of the first line that was left out.
+    /// The message of the first suppressed line.
     message: String,
-    /// Lines that may still pass.
+    /// Lines that may still be logged.
     left: u32,
     refilled: Instant,
     /// Left out since it was last reported.
@@ -56,12 +57,12 @@ struct CallSite {
 }
 
 impl Limiter {
-    /// Lines left out since the start.
+    /// Lines suppressed since the start.
     pub(super) fn suppressed(&self) -> u64 {
         self.0.suppressed.load(Relaxed)
     }
 
-    /// Logs, for each call site, how many lines were left out since the last report.
+    /// Logs, for each call site, the number of lines suppressed since the last report.
     pub(super) fn report(&self) {
         let mut reports = Vec::new();
         for site in self.lock().values_mut().filter(|site| site.suppressed > 0) {
@@ -78,7 +79,7 @@ impl Limiter {
 
     fn admit(&self, event: &Event<'_>, now: Instant) -> bool {
         let metadata = event.metadata();
-        // Lines of level `info` are records of requests and calls, each of which counts. A report is bounded already.
+        // Lines of level `info` are records of requests and calls, and all are needed. Reports are rate-limited by the tick.
         if *metadata.level() > Level::WARN || metadata.target() == module_path!() {
             return true;
         }
@@ -108,10 +109,10 @@ impl Limiter {
     }
 }
 
-/// An event format that writes nothing for lines beyond the limit.
+/// An event format that writes nothing for suppressed lines.
 ///
-/// A filter would be the obvious place, but per-layer filters of tracing-subscriber 0.3 keep the refusal of one event for the
-/// next one on the same thread.
+/// A filter would be the usual place. But per-layer filters of tracing-subscriber 0.3 apply the
+/// refusal of one event to the next one on the same thread.
 pub(super) struct RateLimitedFormat<E> {
     pub(super) format: E,
     pub(super) limiter: Limiter,
@@ -132,7 +133,7 @@ where
     }
 }
 
-/// Takes the message out of an event.
+/// Reads the message of an event.
 struct MessageVisitor<'a>(&'a mut String);
 
 impl Visit for MessageVisitor<'_> {

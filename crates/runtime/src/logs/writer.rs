@@ -1,8 +1,8 @@
-//! Writes lines to a file descriptor without ever blocking the caller.
+//! Writes lines to a file descriptor without blocking the caller.
 //!
-//! A reader of standard error that stops reading fills the pipe, and a `write` to a full pipe blocks. Lines are therefore
-//! appended to a bounded buffer in memory, and one thread writes the buffer out. When the buffer is full, new lines are
-//! dropped and counted.
+//! When a reader of stderr stops reading, the pipe fills up, and a `write` to it blocks. So lines
+//! are appended to a bounded buffer, and one thread writes it out. When the buffer is full, new
+//! lines are dropped and counted.
 
 use std::{
     mem,
@@ -14,33 +14,35 @@ use std::{
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::{fd::BorrowedFd, io::Errno};
 
-/// Most bytes that wait for the writing thread. It holds as many again while it writes them: 2 MiB in all, some 8,000 lines.
+/// Most bytes that wait for the writing thread. The thread holds as many again while it writes: 2
+/// MiB in all, about 8,000 lines.
 const CAPACITY_BYTES: usize = 1024 * 1024;
 /// Memory of a written batch that is kept for the next.
 const KEPT_BYTES: usize = 64 * 1024;
 /// How often [`Hooks::tick`] is called.
 const TICK_INTERVAL: Duration = Duration::from_secs(10);
-/// Pause before a descriptor that somebody set to non-blocking is tried again.
+/// Pause before a write to a non-blocking descriptor is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// What the writing thread does beside writing. Both may append lines.
+/// Callbacks of the writing thread. Both may append lines.
 pub(super) struct Hooks {
-    /// The descriptor takes lines again; this many were dropped since the last report.
+    /// The descriptor accepts lines again. The argument is the number of lines dropped since the
+    /// last report.
     pub(super) recovered: fn(u64),
     /// Called every [`TICK_INTERVAL`].
     pub(super) tick: fn(),
 }
 
-/// A descriptor with its buffer and, from the first line on, its thread.
+/// A descriptor with its buffer. The thread starts with the first line.
 pub(super) struct Writer {
     name: &'static str,
     fd: fn() -> BorrowedFd<'static>,
     hooks: Hooks,
     start: Once,
     state: Mutex<State>,
-    /// There are bytes to write.
+    /// Signalled when there are bytes to write.
     filled: Condvar,
-    /// Everything was written.
+    /// Signalled when everything is written.
     empty: Condvar,
 }
 
@@ -48,7 +50,7 @@ struct State {
     waiting: Vec<u8>,
     /// Lines in `waiting`.
     lines: u64,
-    /// The thread has a batch in hand.
+    /// The thread is writing a batch.
     writing: bool,
     dropped: u64,
     reported: u64,
@@ -68,7 +70,7 @@ impl Writer {
         }
     }
 
-    /// Takes a line, which ends with a line break, or drops and counts it.
+    /// Queues a line, which ends with a line break. Drops and counts it when the buffer is full.
     pub(super) fn append(&'static self, line: &[u8]) {
         self.start.call_once(|| {
             // Without a thread the buffer fills up, and what comes after that is counted as dropped.
@@ -93,7 +95,7 @@ impl Writer {
         self.lock().dropped
     }
 
-    /// Waits until everything was written, at most `within`. Returns whether it was.
+    /// Waits until everything is written, at most `within`. Returns whether it was.
     pub(super) fn flush(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         let mut state = self.lock();
@@ -111,6 +113,7 @@ impl Writer {
         self.state.lock()
     }
 
+    /// Returns `false` when the descriptor is closed or broken.
     fn write_batches(&self) {
         let mut batch = Vec::new();
         let mut ticked = Instant::now();
@@ -129,7 +132,8 @@ impl Writer {
         }
     }
 
-    /// Swaps what waits into `batch`, which is empty; at `until` with nothing in it.
+    /// Swaps the queued bytes into the empty `batch`, and returns the number of lines. Returns 0 at
+    /// `until`.
     fn take_batch(&self, batch: &mut Vec<u8>, until: Instant) -> u64 {
         let mut state = self.lock();
         while state.waiting.is_empty() {
@@ -144,7 +148,7 @@ impl Writer {
         mem::take(&mut state.lines)
     }
 
-    /// Returns how many lines were dropped since the last report, once there is room for all that comes.
+    /// Returns the number of lines dropped since the last report, once the buffer is empty.
     fn finish_batch(&self, lost: u64) -> Option<u64> {
         let mut state = self.lock();
         state.writing = false;

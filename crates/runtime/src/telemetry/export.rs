@@ -1,4 +1,4 @@
-//! The transport to the collector, of spans that are bytes already: OTLP over gRPC or over HTTP.
+//! Sends encoded spans to the collector: OTLP over gRPC or over HTTP.
 
 mod failure;
 mod grpc;
@@ -20,7 +20,7 @@ pub(super) use self::failure::{Advice, ExportError};
 use self::{grpc::Grpc, http::Http};
 use super::{TelemetryConfig, TelemetryError, span};
 
-/// How the collector is spoken to.
+/// The protocol of the collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Protocol {
     /// OTLP over gRPC, port 4317 by convention.
@@ -45,12 +45,12 @@ enum Transport {
     Http(Box<Http>),
 }
 
-/// Where the collector is, and how it wants to be spoken to.
+/// The address of the collector, and the options of its connection.
 struct Target {
     uri: Uri,
-    /// The path is the resource's own, not the collector's.
+    /// The path is the complete resource, and `/v1/traces` is not appended.
     is_resource: bool,
-    /// TLS; trusting these PEM roots, or the machine's.
+    /// TLS, with these PEM roots or the system's.
     tls: Option<Option<Vec<u8>>>,
     headers: HeaderMap,
     gzip: bool,
@@ -58,7 +58,7 @@ struct Target {
 }
 
 impl Exporter {
-    /// Opens no connection: that happens at the first export, and again after every failure.
+    /// Opens no connection. The first export does, and each export after a failure.
     pub(super) fn new(config: &TelemetryConfig, endpoint: &str, resource: &Resource) -> Result<Self, TelemetryError> {
         let target = Target::new(config, endpoint)?;
         let transport = match protocol(config)? {
@@ -72,7 +72,8 @@ impl Exporter {
         Ok(Self { transport, resource: span::message(1, &resource.encode_to_vec()), scope: scope.encode_to_vec() })
     }
 
-    /// Sends `spans` (`ScopeSpans.spans`, repeated). Returns how many of them the collector will never take.
+    /// Sends `spans` (`ScopeSpans.spans`, repeated). Returns how many of them the collector refused
+    /// permanently.
     pub(super) async fn export(&mut self, spans: Bytes) -> Result<u64, ExportError> {
         let scope_spans = span::message_header(2, self.scope.len() + spans.len());
         let length = self.resource.len() + scope_spans.len() + self.scope.len() + spans.len();
@@ -94,7 +95,7 @@ impl Target {
             _ => return Err(invalid("otlp_endpoint", "expected `http://…` or `https://…`")),
         };
         if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
-            return Err(invalid("otlp_endpoint", "credentials don't belong in a URL; use OTEL_EXPORTER_OTLP_HEADERS"));
+            return Err(invalid("otlp_endpoint", "the URL must not contain credentials; use OTEL_EXPORTER_OTLP_HEADERS"));
         }
         let gzip = match otlp_variable("COMPRESSION").as_deref() {
             None | Some("none") => false,
@@ -115,7 +116,7 @@ fn non_empty_variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|v| !v.is_empty())
 }
 
-/// A standard variable, the signal's own before the general one.
+/// A standard variable. The one for traces is preferred to the general one.
 fn otlp_variable(name: &str) -> Option<String> {
     non_empty_variable(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"))
         .or_else(|| non_empty_variable(&format!("OTEL_EXPORTER_OTLP_{name}")))
@@ -135,8 +136,8 @@ fn roots(config: &TelemetryConfig) -> Result<Option<Vec<u8>>, TelemetryError> {
     fs::read(path).map(Some).map_err(|e| invalid("otlp_ca_file", format!("{}: {e}", path.display())))
 }
 
-/// `OTEL_EXPORTER_OTLP_HEADERS`: `key=value,key=value`, values percent-encoded. Often a collector's key, so what is wrong
-/// with it is said without it.
+/// `OTEL_EXPORTER_OTLP_HEADERS`: `key=value,key=value`, values percent-encoded. Errors do not
+/// repeat it, because it often holds a key.
 fn headers() -> Result<HeaderMap, TelemetryError> {
     let mut map = HeaderMap::new();
     let wrong = || invalid("otlp_endpoint", "OTEL_EXPORTER_OTLP_HEADERS: expected `key=value,key=value`");

@@ -1,8 +1,9 @@
-//! The queue between spans that have ended and the collector.
+//! The queue between ended spans and the collector.
 //!
-//! OpenTelemetry's own batch processor drops silently above 2,048 spans. This one has a bound that is configured, counts
-//! what it loses, lets a caller reserve a place before the work that must be recorded begins, and tries a batch again
-//! until the collector has it. SpanWriter wait as the bytes that are sent: a batch costs the exporting task one copy.
+//! OpenTelemetry's batch processor drops spans silently above 2,048. This queue has a configured
+//! bound and counts its losses. A caller can reserve a slot before it starts work that must be
+//! recorded. Batches are retried until the collector accepts them. Spans wait in their wire form,
+//! so the exporting task copies a batch once.
 
 use std::{
     collections::VecDeque,
@@ -28,30 +29,32 @@ use super::{
 
 /// Most spans in one export.
 const BATCH: usize = 512;
-/// Most bytes in one, but for a single record: gRPC servers take 4 MiB unless server_delay otherwise.
+/// Most bytes in one export, except for a single larger record. gRPC servers accept 4 MiB by
+/// default.
 const BATCH_BYTES: usize = 1024 * 1024;
 
-/// A batch that the collector can't take now is tried again after these pauses, for as long as the process lives: the bound is
-/// the queue's. When it is full, new spans are refused or counted as lost, and those that were accepted are kept.
+/// Pauses before a batch is retried. Retries continue for the life of the process; the queue's
+/// bound limits the memory. When it is full, new spans are refused or counted as lost, and accepted
+/// ones are kept.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// A collector that says when to come back is heeded up to this.
+/// Longest pause that a collector can request.
 const MAX_SERVER_PAUSE: Duration = Duration::from_secs(60);
-/// Parts of one batch that may be refused before the rest of it is dropped: halving finds one bad span in 512 with 10 refusals,
-/// and a collector that takes nothing at all is not asked a thousand times.
+/// Parts of one batch that may be refused before the rest is dropped. Halving finds one bad span in
+/// 512 with 10 refusals, and limits the requests to a collector that refuses everything.
 const MAX_REFUSALS: u32 = 32;
 
-/// What waits for the collector. Everything here is safe to read from any thread at any time.
+/// The spans that wait for the collector. All methods are thread-safe.
 pub struct Queue {
     waiting: Mutex<VecDeque<Batch>>,
-    /// Places taken: waiting, in an export that isn't confirmed, and reserved by requests under way.
+    /// Used slots: waiting spans, spans in an unconfirmed export, and reservations.
     taken: AtomicUsize,
     capacity: usize,
     dropped: AtomicU64,
     closed: AtomicBool,
-    /// There is something to export, or the queue was closed.
+    /// Signalled when there is something to export, or the queue was closed.
     wake: Notify,
-    /// The exporting task has ended.
+    /// Signalled when the exporting task has ended.
     done: Notify,
     ended: AtomicBool,
 }
@@ -63,8 +66,8 @@ struct Batch {
     spans: usize,
 }
 
-/// A place in the queue, taken before the work that must be recorded begins. It goes back when this is dropped, which
-/// is to be after the span has ended.
+/// A reserved slot in the queue, for work that must be recorded. It is freed when dropped. Drop it
+/// after the span has ended.
 pub struct SpanReservation(Arc<Queue>);
 
 impl Drop for SpanReservation {
@@ -93,7 +96,7 @@ impl Queue {
         })
     }
 
-    /// One that takes nothing and is drained already.
+    /// A queue that accepts nothing and is drained.
     pub(super) fn closed() -> Arc<Self> {
         let queue = Self::open(0);
         queue.closed.store(true, Relaxed);
@@ -101,26 +104,26 @@ impl Queue {
         queue
     }
 
-    /// Places taken: spans that the collector has not confirmed, and reservations.
+    /// Used slots: spans that the collector has not confirmed, and reservations.
     #[must_use]
     pub fn len(&self) -> usize {
         self.taken.load(Relaxed)
     }
 
-    /// Whether nothing waits.
+    /// Whether no slot is used.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// SpanWriter lost since the start: the queue was full, or the collector has refused them for good.
+    /// Spans lost since the start, because the queue was full or the collector refused them.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
 
-    /// Takes a place for a span that ends later. `None`: the queue is full or closed, and what depends on being recorded
-    /// must not begin.
+    /// Reserves a slot for a span that ends later. `None` when the queue is full or closed. Work
+    /// that must be recorded must then not start.
     #[must_use]
     pub fn reserve(self: &Arc<Self>) -> Option<SpanReservation> {
         if self.closed.load(Relaxed) {
@@ -134,15 +137,15 @@ impl Queue {
         Some(SpanReservation(Arc::clone(self)))
     }
 
-    /// Counts a record that could not even begin, so that nothing is lost silently.
+    /// Counts spans that could not be recorded, so that no loss is silent.
     pub fn count_dropped(&self, spans: u64) {
         self.dropped.fetch_add(spans, Relaxed);
     }
 
-    /// Takes a record's spans, all or none.
+    /// Queues the spans of a record, all or none.
     ///
-    /// A reserved record finds its own reservation counted, so twice the capacity is the bound of what is held: one whose
-    /// place was reserved is never the one that is dropped.
+    /// A record with a reservation counts twice, so the queue holds at most twice its capacity.
+    /// Such a record is never dropped.
     pub fn push(&self, spans: &SpanWriter) {
         let count = spans.count();
         if self.taken.load(Relaxed) > self.capacity {
@@ -156,7 +159,7 @@ impl Queue {
         }
     }
 
-    /// Returns how many spans were in the last batch before, and are now.
+    /// Returns the number of spans in the last batch, before and after.
     fn append(&self, bytes: &[u8], count: usize) -> (usize, usize) {
         let mut waiting = self.lock();
         let first = waiting.is_empty();
@@ -177,7 +180,7 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a whole batch waits.
+    /// Whether a full batch waits.
     fn has_batch(&self) -> bool {
         let waiting = self.lock();
         waiting.len() > 1 || waiting.front().is_some_and(|b| b.spans >= BATCH)
@@ -187,13 +190,14 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// The collector has refused spans for good.
+    /// Counts spans that the collector refused permanently.
     fn refused(&self, spans: u64) {
-        tracing::error!(spans, "the collector refuses spans: they are lost");
+        tracing::error!(spans, "the collector refused spans, which are lost");
         self.count_dropped(spans);
     }
 
-    /// Waits, less when the queue is closed meanwhile: what is left is tried once more at once.
+    /// Waits for `pause`. When the queue is closed meanwhile, the wait ends early, so that the rest
+    /// is tried once more.
     async fn pause(&self, pause: Duration) {
         let (until, was_closed) = (Instant::now() + pause, self.closed.load(Relaxed));
         while !self.closed.load(Relaxed) && Instant::now() < until {
@@ -209,7 +213,7 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// Resolves when the exporting task has ended, having nothing left.
+    /// Completes when the exporting task has ended.
     pub(super) async fn drained(&self) {
         let done = self.done.notified();
         tokio::pin!(done);
@@ -220,7 +224,7 @@ impl Queue {
     }
 }
 
-/// Exports what is queued until the queue is closed and empty.
+/// Exports the queue until it is closed and empty.
 pub(super) async fn export_queue(queue: Arc<Queue>, mut exporter: Exporter, config: TelemetryConfig) {
     loop {
         queue.wake.notified().await;
@@ -242,8 +246,8 @@ pub(super) async fn export_queue(queue: Arc<Queue>, mut exporter: Exporter, conf
     queue.done.notify_waiters();
 }
 
-/// Until the collector has each of its spans or has refused it for good. A batch that is refused is halved, as long as there
-/// is a part that may be taken.
+/// Exports until the collector has accepted or permanently refused each span. A refused batch is
+/// halved while a part of it may be accepted.
 async fn send_batch(queue: &Queue, exporter: &mut Exporter, batch: Bytes, export_timeout: Duration) {
     let (mut parts, mut refusals) = (vec![batch], 0);
     while let Some(part) = parts.pop() {
@@ -256,7 +260,8 @@ async fn send_batch(queue: &Queue, exporter: &mut Exporter, batch: Bytes, export
     }
 }
 
-/// Until the collector has it: `None`. Otherwise it is refused for good, and this is whether a part of it may be taken.
+/// Exports until the collector accepts the batch: `None`. Otherwise it was refused permanently, and
+/// the result is whether a part of it may be accepted.
 async fn deliver_batch(
     queue: &Queue,
     exporter: &mut Exporter,
@@ -275,16 +280,16 @@ async fn deliver_batch(
             }
             Ok(Err(error)) => match error.advice {
                 Advice::Retry(server_delay) => {
-                    tracing::warn!(waiting = queue.len(), %error, "the collector doesn't take spans");
+                    tracing::warn!(waiting = queue.len(), %error, "the collector does not accept spans");
                     server_delay
                 }
                 advice => {
-                    tracing::error!(spans = span_count(batch), %error, "the collector refuses a batch");
+                    tracing::error!(spans = span_count(batch), %error, "the collector refused a batch");
                     return Some(advice == Advice::Split);
                 }
             },
             Err(_) => {
-                tracing::warn!(waiting = queue.len(), "the collector doesn't answer");
+                tracing::warn!(waiting = queue.len(), "the collector does not answer");
                 None
             }
         };
@@ -298,14 +303,15 @@ fn span_count(batch: &Bytes) -> u64 {
     EncodedSpans(batch).count() as u64
 }
 
-/// A batch as two; `None` when it is a single span.
+/// A batch as two. `None` for a single span.
 fn split_in_half(batch: &Bytes) -> Option<(Bytes, Bytes)> {
     let half = EncodedSpans(batch).count() / 2;
     let at: usize = EncodedSpans(batch).take(half).map(<[u8]>::len).sum();
     (at > 0).then(|| (batch.slice(..at), batch.slice(at..)))
 }
 
-/// The spans of a batch: each a field of protobuf with its tag and its length. Ends at what isn't one.
+/// Iterates over the spans of a batch. Each is a protobuf field with tag and length. Ends at
+/// invalid bytes.
 struct EncodedSpans<'a>(&'a [u8]);
 
 impl<'a> Iterator for EncodedSpans<'a> {

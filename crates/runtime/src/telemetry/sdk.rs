@@ -1,4 +1,4 @@
-//! SpanWriter that are made with `tracing`: the SDK ends them here, and they join the others in the queue.
+//! Exports spans of `tracing`: the SDK ends them, and they are queued with the others.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use prost::Message as _;
 
 use super::{queue::Queue, span::SpanWriter};
 
-/// Puts ended spans into the queue.
+/// Queues ended spans.
 #[derive(Debug)]
 pub(super) struct QueueProcessor(pub(super) Arc<Queue>);
 

@@ -1,29 +1,30 @@
-//! A span, written as OTLP's protobuf while it happens.
+//! Writes a span as OTLP protobuf while it is recorded.
 //!
-//! A request's record is known value by value, and nobody here ever reads it again. So there is no tree of attributes in
-//! between: each value is appended to one buffer in the form in which the collector gets it. Beside the SDK's way (a
-//! `tracing` span, its attributes cloned, converted and encoded by an exporter) that is the difference between 25 µs and one a
-//! request; `benches/README.md` has the figures.
+//! A request's values are recorded once and never read again here, so there is no tree of
+//! attributes. Each value is appended to one buffer in its wire form. The SDK's way (a `tracing`
+//! span with attributes that are cloned, converted and encoded) costs 25 µs a request, this one 1
+//! µs. `benches/README.md` has the figures.
 //!
-//! Field numbers are those of `opentelemetry/proto/trace/v1/trace.proto` 1.x, which its stability rules keep.
+//! Field numbers are those of `opentelemetry/proto/trace/v1/trace.proto` 1.x, which its stability
+//! rules keep.
 
-/// Who a span is, for its children and for `traceparent`.
+/// The identity of a span, for its children and for `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanContext {
-    /// The trace that it is in.
+    /// The id of its trace.
     pub trace: [u8; 16],
-    /// Itself.
+    /// Its own id.
     pub span: [u8; 8],
     /// W3C trace flags.
     pub flags: u8,
 }
 
-/// `SpanKind` of a request that was taken.
+/// `SpanKind` of a received request.
 pub const SERVER: u64 = 2;
-/// `SpanKind` of a request that was made.
+/// `SpanKind` of a sent request.
 pub const CLIENT: u64 = 3;
 
-/// Lengths that aren't known yet are written with this many bytes: a span is under 2 MiB.
+/// Bytes of a length that is filled in later. A span is shorter than 2 MiB.
 const LENGTH_BYTES: usize = 3;
 
 /// Field 2 of `ScopeSpans`, length-delimited.
@@ -39,28 +40,28 @@ const fn fixed64(field: u8) -> u8 {
     field << 3 | 1
 }
 
-/// Writes spans, one after the other, into one buffer.
+/// Writes spans into one buffer, one after the other.
 #[derive(Debug, Default)]
 pub struct SpanWriter {
     bytes: Vec<u8>,
-    /// Where the span that is open begins.
+    /// The start of the open span.
     open: usize,
     count: usize,
 }
 
 impl SpanWriter {
-    /// Room for `capacity` bytes before the buffer has to grow.
+    /// A writer with a buffer of `capacity` bytes.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         Self { bytes: Vec::with_capacity(capacity), open: 0, count: 0 }
     }
 
-    /// One span that is encoded already.
+    /// A writer that holds one encoded span.
     pub(super) fn from_encoded(span: &[u8]) -> Self {
         Self { bytes: message(SPANS >> 3, span), open: 0, count: 1 }
     }
 
-    /// Begins a span. Ends with [`end`](Self::end); the attributes in between are its.
+    /// Begins a span. Attributes belong to it until [`end`](Self::end).
     pub fn begin(&mut self, name: &str, kind: u64, context: &SpanContext, parent: Option<[u8; 8]>, start_nanos: u64) {
         self.open = self.bytes.len();
         self.count += 1;
@@ -77,7 +78,7 @@ impl SpanWriter {
         self.bytes.extend_from_slice(&start_nanos.to_le_bytes());
     }
 
-    /// An attribute that is text.
+    /// Appends a text attribute.
     pub fn text(&mut self, key: &str, value: &str) {
         // AnyValue.string_value
         let length = 1 + varint_len(value.len() as u64) + value.len();
@@ -85,20 +86,20 @@ impl SpanWriter {
         self.field(1, value.as_bytes());
     }
 
-    /// An attribute that is a number.
+    /// Appends a number attribute.
     pub fn int(&mut self, key: &str, value: u64) {
         self.attribute(key, 1 + varint_len(value));
         self.bytes.push(varint(3));
         self.number(value);
     }
 
-    /// An attribute that is true.
+    /// Appends a boolean attribute that is true.
     pub fn flag(&mut self, key: &str) {
         self.attribute(key, 2);
         self.bytes.extend_from_slice(&[varint(2), 1]);
     }
 
-    /// An attribute that is a list of texts.
+    /// Appends an attribute that is a list of texts.
     pub fn texts<'a>(&mut self, key: &str, values: impl Iterator<Item = &'a str> + Clone) {
         let value = |text: &str| 1 + varint_len(text.len() as u64) + text.len();
         let list: usize = values.clone().map(|t| 1 + varint_len(value(t) as u64) + value(t)).sum();
@@ -112,18 +113,18 @@ impl SpanWriter {
         }
     }
 
-    /// Where the next attribute will stand.
+    /// The position of the next attribute.
     #[must_use]
     pub fn position(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Takes back what was written to the open span since [`position`](Self::position) said `position`.
+    /// Removes everything written to the open span after `position`.
     pub fn rewind(&mut self, position: usize) {
         self.bytes.truncate(position.max(self.open));
     }
 
-    /// The span has failed.
+    /// Sets the span's status to error.
     pub fn error(&mut self, message: &str) {
         let length = 1 + varint_len(message.len() as u64) + message.len() + 2;
         self.bytes.push(delimited(15));
@@ -132,7 +133,7 @@ impl SpanWriter {
         self.bytes.extend_from_slice(&[varint(3), 2]); // STATUS_CODE_ERROR
     }
 
-    /// Ends the span that is open.
+    /// Ends the open span.
     pub fn end(&mut self, end_nanos: u64) {
         self.bytes.push(fixed64(8));
         self.bytes.extend_from_slice(&end_nanos.to_le_bytes());
@@ -142,19 +143,19 @@ impl SpanWriter {
         }
     }
 
-    /// What was written: `ScopeSpans.spans`, repeated.
+    /// The written bytes: `ScopeSpans.spans`, repeated.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// How many spans.
+    /// The number of spans.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// `attributes`: a key, and the head of a value of `length` bytes that the caller writes.
+    /// Appends a key and the header of a value. The caller writes its `length` bytes.
     fn attribute(&mut self, key: &str, length: usize) {
         let pair = 1 + varint_len(key.len() as u64) + key.len() + 1 + varint_len(length as u64) + length;
         self.bytes.push(delimited(9));
@@ -180,14 +181,14 @@ impl SpanWriter {
     }
 }
 
-/// A message within another: its tag, its length, its bytes.
+/// A nested message: its tag, its length and its bytes.
 pub(super) fn message(field: u8, bytes: &[u8]) -> Vec<u8> {
     let mut message = SpanWriter::with_capacity(1 + LENGTH_BYTES + bytes.len());
     message.field(field, bytes);
     message.bytes
 }
 
-/// The tag and the length of a message that somebody else appends.
+/// The tag and length of a message whose bytes the caller appends.
 pub(super) fn message_header(field: u8, length: usize) -> Vec<u8> {
     let mut head = SpanWriter::default();
     head.bytes.push(delimited(field));
@@ -195,13 +196,14 @@ pub(super) fn message_header(field: u8, length: usize) -> Vec<u8> {
     head.bytes
 }
 
-/// How many bytes a varint takes.
+/// The length of a varint, in bytes.
 #[inline]
 fn varint_len(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-/// A length as a varint of [`LENGTH_BYTES`]: longer than it has to be, and as good (protobuf's decoders take any up to ten).
+/// A length as a varint of [`LENGTH_BYTES`]. It may be longer than needed, which protobuf decoders
+/// accept up to ten bytes.
 fn padded_varint(length: usize) -> [u8; LENGTH_BYTES] {
     [length as u8 | 0x80, (length >> 7) as u8 | 0x80, (length >> 14) as u8 & 0x7f]
 }

@@ -1,47 +1,50 @@
-//! What a policy may know of a body: a few fields of a JSON object that has one reading only.
+//! The facts of a body that policies may use: a few fields of a JSON object with one interpretation
+//! only.
 
 use std::{collections::HashSet, fmt};
 
 use http::{HeaderMap, HeaderName, header};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-/// Deepest nesting of a body that is inspected. Requests of known APIs stay below 20.
+/// Deepest nesting of an inspected body. Requests of known APIs stay below 20.
 const MAX_DEPTH: usize = 64;
-/// Most names at the top level, and bytes of them: bodies of known APIs have some 30 names. It bounds what reading one takes beside the body.
+/// Most names at the top level, and most bytes of them. Bodies of known APIs have about 30 names.
+/// Bounds the memory of an inspection.
 const MAX_NAMES: usize = 1000;
 const MAX_NAME_BYTES: usize = 64 * 1024;
 /// Longest `model`, in bytes.
 const MAX_MODEL: usize = 256;
 
-/// The fields of a JSON body that policies may look at.
+/// The fields of a JSON body that policies may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BodyFacts {
-    /// The top level's `model`.
+    /// The top-level `model`.
     pub model: Option<String>,
-    /// The top level's `stream`.
+    /// The top-level `stream`.
     pub stream: Option<bool>,
-    /// The top level's `max_tokens`.
+    /// The top-level `max_tokens`.
     pub max_tokens: Option<i64>,
 }
 
 impl BodyFacts {
-    /// Reads a whole body. `None`: it can't be inspected, which policy takes for a refusal.
-    ///
-    /// [`BodyFacts::can_read`], and then as [`BodyFacts::from_json`].
+    /// Inspects a whole body: [`BodyFacts::can_read`], then [`BodyFacts::from_json`]. `None` when
+    /// it cannot be inspected. A policy that needs the body then denies.
     #[must_use]
     pub fn read(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
         Self::can_read(headers).then(|| Self::from_json(body)).flatten()
     }
 
-    /// Exactly one `Content-Type`, `application/json` in UTF-8, and no `Content-Encoding`.
+    /// Whether there is exactly one `Content-Type`, `application/json` in UTF-8, and no
+    /// `Content-Encoding`.
     #[must_use]
     pub fn can_read(headers: &HeaderMap) -> bool {
         is_json(headers) && is_plain(headers)
     }
 
-    /// Reads JSON, in time linear in its length. `None` unless it is one object in strict JSON (RFC 8259) that all parsers read
-    /// alike: at the top level no name stands twice, by whatever escapes, and none only resembles one of ours (`Model`,
-    /// `model `); numbers fit 64 bits or a finite double; it is nested at most 64 deep, and has at most 1,000 names at the top level.
+    /// Reads JSON, in time linear in its length. `None` unless it is one object in strict JSON (RFC
+    /// 8259) that all parsers read alike. No name may occur twice at the top level, with any
+    /// escapes. No name may only resemble one of ours (`Model`, `model `). Numbers must fit 64 bits
+    /// or a finite double. Nesting is at most 64 deep, with at most 1,000 names at the top level.
     #[must_use]
     pub fn from_json(body: &[u8]) -> Option<Self> {
         let mut reader = serde_json::Deserializer::from_slice(body);
@@ -50,15 +53,15 @@ impl BodyFacts {
     }
 }
 
-/// The value of a header that stands exactly once.
+/// The value of a header that occurs exactly once.
 fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     let (first, second) = (values.next()?, values.next());
     if second.is_some() { None } else { first.to_str().ok() }
 }
 
-/// `application/json`, with no parameter but `charset=utf-8`. Vendor types (`+json`) are not inspected: what a server makes of
-/// them is its own affair.
+/// `application/json`, with no parameter except `charset=utf-8`. Vendor types (`+json`) are not
+/// inspected, because servers interpret them differently.
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = only(headers, header::CONTENT_TYPE) else { return false };
     let mut parts = value.split(';').map(str::trim);
@@ -112,15 +115,16 @@ impl<'de> Visitor<'de> for TopLevel {
     }
 }
 
-/// Whether a decoder that ignores case (Go's `encoding/json`, which also folds `ſ` to `s` and the Kelvin sign to `k`), white
-/// space or characters that aren't seen could take `name` for one of ours.
+/// Whether some decoder could take `name` for one of ours. Decoders may ignore case (Go's
+/// `encoding/json` also folds `ſ` to `s` and the Kelvin sign to `k`), white space or invisible
+/// characters.
 fn resembles_ours(name: &str) -> bool {
     let seen = name.chars().flat_map(char::to_lowercase).map(|c| if c == 'ſ' { 's' } else { c });
     let seen: String = seen.filter(char::is_ascii_graphic).collect();
     matches!(seen.as_str(), "model" | "stream" | "max_tokens")
 }
 
-/// Any value, for being well formed: strings in UTF-8, numbers in range, nothing nested deeper than `depth`.
+/// Accepts any well-formed value: strings in UTF-8, numbers in range, nesting at most `depth`.
 struct Strict {
     depth: usize,
 }

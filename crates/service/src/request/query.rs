@@ -1,4 +1,4 @@
-//! The query: sent on byte for byte, its names read for policy.
+//! The query. It is forwarded byte for byte; policies see its names.
 
 use std::borrow::Cow;
 
@@ -7,27 +7,27 @@ use super::target_error::{TargetError, escape};
 /// One parameter of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryParameter<'a> {
-    /// As the agent wrote it, `name=value` or `name`: what is sent on.
+    /// The bytes that are sent: `name=value` or `name`.
     pub raw: &'a str,
-    /// Its name, decoded.
+    /// The decoded name.
     pub name: Cow<'a, str>,
 }
 
 impl<'a> QueryParameter<'a> {
-    /// The value as written; empty when there is none.
+    /// The value as written. Empty when there is none.
     #[must_use]
     pub fn value(&self) -> &'a str {
         self.raw.split_once('=').map_or("", |(_, value)| value)
     }
 }
 
-/// Parameters of a query in order, empty ones (`&&`) left out.
+/// The parameters of a query in order, without empty ones (`&&`).
 pub(super) fn parameters(query: &str) -> impl Iterator<Item = QueryParameter<'_>> {
     query.split('&').filter(|raw| !raw.is_empty()).map(|raw| QueryParameter { raw, name: decode(raw_name(raw)) })
 }
 
-/// Decoded names of a query's parameters, for policy; doubles are left in. Some servers take `;` for `&`, so a name behind
-/// one counts too.
+/// Decoded parameter names for policies, with duplicates. Some servers separate parameters by `;`,
+/// so names after `;` are included.
 pub fn query_names(query: &str) -> impl Iterator<Item = Cow<'_, str>> {
     query.split(['&', ';']).filter(|raw| !raw.is_empty()).map(|raw| decode(raw_name(raw)))
 }
@@ -36,7 +36,7 @@ fn raw_name(raw: &str) -> &str {
     raw.split_once('=').map_or(raw, |(name, _)| name)
 }
 
-/// Form decoding: `+` is a space. Bad escapes and bytes that aren't UTF-8 don't get past [`check_query`].
+/// Form decoding: `+` is a space. [`check_query`] refuses bad escapes and bytes that are not UTF-8.
 fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {
         return Cow::Borrowed(text);
@@ -53,8 +53,8 @@ fn decode(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&out).into_owned())
 }
 
-/// Names by which frameworks let a query override the method (Rails, Symfony, Spring, Laravel, Google's front end, OData).
-/// Compared without case and without what stands in brackets behind them.
+/// Parameter names by which frameworks override the method (Rails, Symfony, Spring, Laravel,
+/// Google's front end, OData). Compared without case and without a bracketed suffix.
 const OVERRIDES: &[&str] = &[
     "_method",
     "__method",
@@ -72,11 +72,11 @@ const OVERRIDES: &[&str] = &[
     "_method_override",
 ];
 
-/// Methods that a parameter named `method` may ask for (Facebook's Graph API obeys it); other values are left alone, because
-/// many APIs have a parameter of that name.
+/// Values of a parameter `method` that override the method (Facebook's Graph API obeys it). Other
+/// values are permitted, because many APIs have such a parameter.
 const METHODS: &[&str] = &["get", "head", "options", "post", "put", "patch", "delete"];
 
-/// Refuses what may not stand in a query.
+/// Refuses a query with forbidden characters, or with a parameter that overrides the method.
 pub(super) fn check_query(query: &str) -> Result<(), TargetError> {
     let mut bytes = query.bytes();
     while let Some(byte) = bytes.next() {

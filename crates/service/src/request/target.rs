@@ -1,4 +1,5 @@
-//! The path: canonical by refusing what isn't (RFC 3986, and what servers are known to make of it).
+//! The path. It is canonical because other forms are refused (RFC 3986, and the known behaviour of
+//! servers).
 
 use std::borrow::Cow;
 
@@ -10,8 +11,9 @@ use crate::Service;
 
 /// The path and query of an upstream request.
 ///
-/// The path begins with `/`, is ASCII, has no dot segment, no empty segment but a last one, and no escape that another
-/// spelling could replace. Policy sees [`Target::path`], and the same bytes are sent.
+/// The path begins with `/` and is ASCII. It has no dot segment, no empty segment except a last
+/// one, and no escape with an alternative spelling. Policies see [`Target::path`], and the same
+/// bytes are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     path: Cow<'a, str>,
@@ -19,11 +21,11 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Reads `rest`, what an agent wrote behind `/api/SERVICE`: `""` or `/…`, with its query if there is one. The service's
-    /// `base_path` is put in front unless the path already starts with it.
+    /// Parses `rest`, the agent's path and query after `/api/SERVICE`: `""` or `/…`. The service's
+    /// `base_path` is prepended unless the path starts with it.
     ///
     /// # Errors
-    /// [`TargetError`]: the request is to be refused with `request_invalid`.
+    /// [`TargetError`]. The request must be refused with `request_invalid`.
     pub fn parse(service: &Service, rest: &'a str) -> Result<Self, TargetError> {
         let (path, query) = match rest.split_once('?') {
             Some((path, query)) => (path, Some(query)),
@@ -36,25 +38,26 @@ impl<'a> Target<'a> {
         Ok(Self { path: join_base_path(&service.base_path, path), query })
     }
 
-    /// Exactly what is sent, base path included, without the query.
+    /// The path as it is sent, with the base path and without the query.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The query as the agent wrote it, without its `?`; `None`: there is no `?`.
+    /// The query as the agent wrote it, without `?`. `None` when there is no `?`.
     #[must_use]
     pub fn query(&self) -> Option<&'a str> {
         self.query
     }
 
-    /// The query's parameters in order, byte-exact for sending, with their decoded names.
+    /// The query's parameters in order: the bytes to send, and their decoded names.
     pub fn query_parameters(&self) -> impl Iterator<Item = QueryParameter<'a>> + use<'a> {
         query::parameters(self.query.unwrap_or_default())
     }
 }
 
-/// The base path rule of the contract: both `base_url=".../api/openai"` and `".../api/openai/v1"` work.
+/// The contract's rule for base paths: both `base_url=".../api/openai"` and `".../api/openai/v1"`
+/// work.
 fn join_base_path<'a>(base: &str, path: &'a str) -> Cow<'a, str> {
     let has_base = path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     match (base, path) {

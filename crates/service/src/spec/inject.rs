@@ -1,4 +1,4 @@
-//! `inject = …`: how a person writes where the key goes.
+//! The key `inject` of a service file.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,10 +13,13 @@ use serde::{
 
 use crate::sigv4;
 
-/// Where the real key is put in. In a file either `"bearer"`, or a table of one or more of: `header = NAME` with an optional
-/// `value`, `headers = { NAME = VALUE, … }`, `basic = "USER:PASSWORD"`, `query = { NAME = VALUE, … }`, `path = "/PREFIX"`.
-/// Values are templates over the credential's fields: `Bot {key}`. Or, alone, `aws_sigv4 = { service = NAME, region = NAME }`:
-/// requests are signed with the key; the region may be left out where the upstream's host names it.
+/// Where the real key is injected. In a file, `"bearer"` or a table of one or more of: `header =
+/// NAME` with an optional `value`, `headers = { NAME = VALUE, … }`, `basic = "USER:PASSWORD"`,
+/// `query = { NAME = VALUE, … }`, `path = "/PREFIX"`. Values are templates over the credential's
+/// fields: `Bot {key}`.
+///
+/// `aws_sigv4 = { service = NAME, region = NAME }` excludes all others: requests are signed with
+/// the key. The region may be left out when the upstream's host names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inject(InjectTable);
 
@@ -58,10 +61,10 @@ impl Inject {
     }
 
     fn is_bearer(&self) -> bool {
-        *self == Self::bearer() // to the letter: it must be read as the same again
+        *self == Self::bearer() // exactly equal, so that it parses to the same value again
     }
 
-    /// The wire form, headers first.
+    /// The wire form, with headers first.
     pub(super) fn to_wire(&self) -> Injection {
         let signed = self.0.aws_sigv4.clone();
         Injection {
@@ -83,7 +86,7 @@ impl Inject {
         single.chain(headers).chain(basic).chain(query).chain(path).map(|at| Site { at: Some(at) }).collect()
     }
 
-    /// The reverse of `to_wire`.
+    /// The inverse of `to_wire`.
     pub(super) fn from_wire(injection: &Injection) -> Self {
         let signed = |s: &AwsSigV4| SigningSpec { service: s.service.clone(), region: s.region.clone() };
         let mut table = InjectTable { aws_sigv4: injection.aws_sigv4.as_ref().map(signed), ..InjectTable::default() };
@@ -109,7 +112,8 @@ impl Inject {
     }
 }
 
-/// The `{names}` in a service's injection, in the order in which they first appear; what is signed with has its own.
+/// The `{names}` in a service's injection, in order of first appearance. Signed services have fixed
+/// names.
 pub(super) fn field_names(injection: &Injection) -> Vec<String> {
     if injection.aws_sigv4.is_some() {
         return sigv4::FIELDS.map(String::from).into();
@@ -142,7 +146,7 @@ impl<'de> Deserialize<'de> for Inject {
     }
 }
 
-/// Not `#[serde(untagged)]`: its errors say that nothing matched, and not what was wrong.
+/// Replaces `#[serde(untagged)]`, whose errors do not say what was wrong.
 struct WordOrTable;
 
 impl<'de> Visitor<'de> for WordOrTable {
@@ -165,10 +169,10 @@ impl<'de> Visitor<'de> for WordOrTable {
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Inject, A::Error> {
         let table = InjectTable::deserialize(MapAccessDeserializer::new(map))?;
         if table.value.is_some() && table.header.is_none() {
-            return Err(A::Error::custom("inject: `value` goes with `header`"));
+            return Err(A::Error::custom("inject: `value` needs `header`"));
         }
         if table == InjectTable::default() {
-            return Err(A::Error::custom("inject: one of header, headers, basic, query, path, aws_sigv4"));
+            return Err(A::Error::custom("inject: expected at least one of header, headers, basic, query, path, aws_sigv4"));
         }
         Ok(Inject(table))
     }

@@ -1,4 +1,4 @@
-//! `slots = […]`: how a person writes where an agent's token may stand.
+//! The key `slots` of a service file.
 
 use seks_proto::wire::{
     Injection, TokenSlot,
@@ -12,7 +12,7 @@ fn slot(at: At) -> TokenSlot {
     TokenSlot { at: Some(at) }
 }
 
-/// Reads one of `slots`.
+/// Parses one slot.
 pub(super) fn parse_slot(text: &str) -> Result<TokenSlot, ServiceError> {
     let (kind, name) = text.split_once(':').unwrap_or((text, ""));
     let at = match (kind, name) {
@@ -31,13 +31,13 @@ pub(super) fn parse_slot(text: &str) -> Result<TokenSlot, ServiceError> {
             let text: String = text.chars().take(60).collect();
             let forms = "bearer, raw, scheme:NAME, header:NAME, query:NAME, basic:user|password|either, \
                          path:/…{token}…, subprotocol:PREFIX, aws_sigv4";
-            return Err(invalid("slots", format!("`{}` is none of {forms}", text.escape_debug())));
+            return Err(invalid("slots", format!("`{}` is not one of {forms}", text.escape_debug())));
         }
     };
     Ok(slot(at))
 }
 
-/// The reverse of [`parse_slot`].
+/// The inverse of [`parse_slot`].
 pub(super) fn format_slot(slot: &TokenSlot) -> String {
     match slot.at.as_ref() {
         Some(At::Scheme(s)) if s.is_empty() => "raw".into(),
@@ -57,7 +57,8 @@ pub(super) fn format_slot(slot: &TokenSlot) -> String {
     }
 }
 
-/// The token stands where the key is put in: an SDK that is given the token for its key sends it there.
+/// The slots that follow from the injection. An SDK that is given the token as its key sends the
+/// token there.
 pub(super) fn infer_slots(injection: &Injection) -> Vec<TokenSlot> {
     if injection.aws_sigv4.is_some() {
         return vec![slot(At::AwsSigv4(true))];
@@ -75,7 +76,8 @@ pub(super) fn infer_slots(injection: &Injection) -> Vec<TokenSlot> {
     places.map(slot).collect()
 }
 
-/// Where the fields are: a literal half (`x-access-token:{key}`) is not where a person would put a key.
+/// The part of Basic credentials that holds a field. A literal part (`x-access-token:{key}`) is no
+/// place for a key.
 fn basic_part(template: &str) -> BasicPart {
     let (user, password) = template.split_once(':').unwrap_or((template, ""));
     match (user.contains('{'), password.contains('{')) {

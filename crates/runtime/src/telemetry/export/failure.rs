@@ -1,4 +1,5 @@
-//! Why a batch was not taken, and what the OTLP specification (1.9, "Failures") says to do about it.
+//! Why a batch was not accepted, and the reaction that the OTLP specification requires (1.9,
+//! "Failures").
 
 use std::{error::Error as _, fmt, sync::Arc, time::Duration};
 
@@ -6,9 +7,9 @@ use http::{HeaderMap, StatusCode, header};
 use prost::Message;
 use tonic::{Code, Status};
 
-/// Type of the detail by which a gRPC server says when to try again.
+/// The type of the detail with a gRPC server's retry delay.
 const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
-/// Longest reason of a collector's that is kept for a log line.
+/// Longest collector message that is kept for a log line, in bytes.
 const REASON_BYTES: usize = 200;
 
 /// Why a batch didn't get through. Never holds a span.
@@ -23,16 +24,17 @@ pub(in crate::telemetry) struct ExportError {
 /// What is to be done with a batch that was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::telemetry) enum Advice {
-    /// The same batch may be taken later; the collector may say after which time.
+    /// The same batch may be accepted later, after the delay that the collector requested.
     Retry(Option<Duration>),
-    /// This batch will never be taken, a part of it may be: it is too large, or a record in it is at fault.
+    /// This batch will never be accepted, but a part of it may be: it is too large, or holds an
+    /// invalid record.
     Split,
-    /// Nothing of it will ever be taken.
+    /// No part of it will be accepted.
     Drop,
 }
 
 impl ExportError {
-    /// Nobody has answered, or the connection broke off: the batch may be taken later.
+    /// No answer, or a broken connection. The batch may be accepted later.
     pub(super) fn unreachable(why: impl fmt::Display) -> Self {
         Self::new(Advice::Retry(None), &why.to_string())
     }
@@ -44,8 +46,8 @@ impl ExportError {
         Self { advice, why: text.into() }
     }
 
-    /// An answer over gRPC. Retryable are `CANCELLED`, `DEADLINE_EXCEEDED`, `ABORTED`, `OUT_OF_RANGE`, `UNAVAILABLE`,
-    /// `DATA_LOSS`, and `RESOURCE_EXHAUSTED` where the server says when to come back.
+    /// A gRPC status. Retryable are `CANCELLED`, `DEADLINE_EXCEEDED`, `ABORTED`, `OUT_OF_RANGE`,
+    /// `UNAVAILABLE`, `DATA_LOSS`, and `RESOURCE_EXHAUSTED` with a retry delay.
     pub(super) fn status(status: &Status) -> Self {
         let retry_after = retry_delay(status.details());
         let advice = match status.code() {
@@ -65,7 +67,7 @@ impl ExportError {
         Self::new(advice, &format!("{:?}: {}", status.code(), status.message()))
     }
 
-    /// An answer over HTTP that is no success. Retryable are 429, 502, 503 and 504.
+    /// An HTTP error status. Retryable are 429, 502, 503 and 504.
     pub(super) fn http(status: StatusCode, headers: &HeaderMap) -> Self {
         let advice = match status {
             StatusCode::TOO_MANY_REQUESTS
@@ -98,7 +100,7 @@ fn retry_delay(details: &[u8]) -> Option<Duration> {
     Some(Duration::new(u64::try_from(delay.seconds).unwrap_or_default(), nanos))
 }
 
-/// `google.rpc.Status`, as far as it is read here.
+/// The used part of `google.rpc.Status`.
 #[derive(Clone, PartialEq, Message)]
 struct RpcStatus {
     #[prost(message, repeated, tag = "3")]

@@ -1,4 +1,4 @@
-//! OTLP over gRPC. tonic carries it, of messages that are bytes already.
+//! OTLP over gRPC, by tonic, with encoded messages.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http::uri::PathAndQuery;
@@ -17,7 +17,7 @@ use crate::telemetry::TelemetryError;
 
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
-/// A collector that speaks gRPC.
+/// A collector with gRPC.
 pub(super) struct Grpc {
     client: Client<Channel>,
     metadata: MetadataMap,
@@ -49,7 +49,7 @@ impl Grpc {
     }
 }
 
-/// What is sent is encoded; what comes back is decoded.
+/// Sends encoded bytes and decodes responses.
 struct PreEncodedCodec;
 
 impl Codec for PreEncodedCodec {

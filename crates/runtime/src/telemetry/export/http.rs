@@ -1,4 +1,4 @@
-//! OTLP over HTTP/1.1, `application/x-protobuf`: one connection, opened when there is something to send.
+//! OTLP over HTTP/1.1, `application/x-protobuf`, with one connection that is opened on demand.
 
 use std::{io::Write as _, sync::Arc};
 
@@ -18,10 +18,10 @@ use tokio_rustls::TlsConnector;
 use super::{ExportError, Target, invalid};
 use crate::telemetry::TelemetryError;
 
-/// Longest answer that is read.
+/// Longest response that is read.
 const MAX_REPLY_BYTES: usize = 64 * 1024;
 
-/// A collector that speaks HTTP.
+/// A collector with HTTP.
 pub(super) struct Http {
     host: String,
     port: u16,
@@ -29,7 +29,7 @@ pub(super) struct Http {
     tls: Option<(TlsConnector, ServerName<'static>)>,
     headers: HeaderMap,
     gzip: bool,
-    /// The connection, once there is one.
+    /// The open connection, if there is one.
     sender: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -60,7 +60,7 @@ impl Http {
     }
 
     pub(super) async fn send(&mut self, head: Bytes, spans: Bytes) -> Result<ExportTraceServiceResponse, ExportError> {
-        // Taken out: a connection on which anything went wrong, or that was given up, is not used again.
+        // A connection with any failure is not used again: it is put back only after success.
         let mut sender = match self.sender.take().filter(|s| !s.is_closed()) {
             Some(sender) => sender,
             None => self.connect().await?,
@@ -116,7 +116,7 @@ fn unreachable(error: impl std::fmt::Display) -> ExportError {
     ExportError::unreachable(error)
 }
 
-/// Trusts `roots`, or the machine's.
+/// Trusts `roots`, or the system's.
 fn connector(roots: Option<Vec<u8>>) -> Result<TlsConnector, TelemetryError> {
     let mut store = RootCertStore::empty();
     match roots {
