@@ -66,7 +66,7 @@ unsafe impl GlobalAlloc for Mimalloc {
 pub struct Wiping<A>(A);
 
 impl Allocator {
-        /// A wiping mimalloc.
+    /// A wiping mimalloc.
     #[must_use]
     pub const fn new() -> Self {
         Self(Mimalloc)
@@ -80,7 +80,7 @@ impl Default for Allocator {
 }
 
 impl<A> Wiping<A> {
-        /// Wraps any allocator.
+    /// Wraps any allocator.
     #[must_use]
     pub const fn over(inner: A) -> Self {
         Self(inner)
@@ -112,7 +112,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
         }
     }
 
-        /// Always moves. `A::realloc` would free the old block, or the tail of a shrunk one, without wiping.
+    /// Always moves. `A::realloc` would free the old block, or the tail of a shrunk one, without wiping.
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller guarantees that `new_size` isn't zero and doesn't overflow `isize` when rounded up to the

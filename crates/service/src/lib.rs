@@ -241,7 +241,10 @@ impl TryFrom<&wire::Service> for Service {
         let injection = sites.iter().map(|s| InjectionSite::from_wire(s, &fields)).collect::<Result<Vec<_>, _>>()?;
         match &sigv4 {
             None if !wire.denied_actions.is_empty() => {
-                return Err(invalid("denied_actions", "only a service whose requests are signed can have denied actions"));
+                return Err(invalid(
+                    "denied_actions",
+                    "only a service whose requests are signed can have denied actions",
+                ));
             }
             None => check_injection_sites(&injection, &fields)?,
             Some(_) if injection.is_empty() => {}
@@ -252,10 +255,7 @@ impl TryFrom<&wire::Service> for Service {
             return Err(invalid("slots", "at least one place for the agent's token"));
         }
         if wire.allow_websocket && wire.http2 {
-            return Err(invalid(
-                "allow_websocket",
-                "WebSocket needs HTTP/1.1, which `http2` excludes",
-            ));
+            return Err(invalid("allow_websocket", "WebSocket needs HTTP/1.1, which `http2` excludes"));
         }
         if wire.tunnel_other_hosts && name.as_str() != INTERCEPTION {
             return Err(invalid("tunnel_other_hosts", "only `seks-interception` can have it"));
@@ -346,8 +346,8 @@ const FORBIDDEN_HEADERS: &[&str] = &[
 ];
 
 fn header_name(key: &'static str, name: &str) -> Result<HeaderName, ServiceError> {
-    let parsed =
-        HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid(key, format!("`{name}` is not a valid header name")))?;
+    let parsed = HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| invalid(key, format!("`{name}` is not a valid header name")))?;
     if FORBIDDEN_HEADERS.contains(&parsed.as_str()) || parsed.as_str().contains('_') {
         return Err(invalid(key, format!("a service must not set `{name}`")));
     }
@@ -355,8 +355,8 @@ fn header_name(key: &'static str, name: &str) -> Result<HeaderName, ServiceError
 }
 
 fn fixed_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), ServiceError> {
-    let value =
-        HeaderValue::from_str(value).map_err(|_| invalid("headers", format!("the value of `{name}` is not a valid header value")))?;
+    let value = HeaderValue::from_str(value)
+        .map_err(|_| invalid("headers", format!("the value of `{name}` is not a valid header value")))?;
     Ok((header_name("headers", name)?, value))
 }
 
@@ -389,14 +389,20 @@ fn check_injection_sites(sites: &[InjectionSite], fields: &[String]) -> Result<(
 impl InjectionSite {
     fn from_wire(site: &wire::injection::Site, fields: &[String]) -> Result<Self, ServiceError> {
         use wire::injection::site::At;
-        Ok(match site.at.as_ref().ok_or_else(|| invalid("injection", "a site must name a header, query parameter, basic or path"))? {
-            At::Header(h) => Self::Header(header_name("injection", &h.name)?, Template::parse(&h.value, fields)?),
-            At::Query(q) => Self::Query(query_name(&q.name)?, Template::parse(&q.value, fields)?),
-            At::Basic(t) if t.contains(':') => Self::Basic(Template::parse(t, fields)?),
-            At::Basic(_) => return Err(invalid("injection", "basic is `user:password`")),
-            At::Path(t) if t.starts_with('/') && t.len() > 1 => Self::Path(Template::parse(t, fields)?),
-            At::Path(_) => return Err(invalid("injection", "a path begins with `/`")),
-        })
+        Ok(
+            match site
+                .at
+                .as_ref()
+                .ok_or_else(|| invalid("injection", "a site must name a header, query parameter, basic or path"))?
+            {
+                At::Header(h) => Self::Header(header_name("injection", &h.name)?, Template::parse(&h.value, fields)?),
+                At::Query(q) => Self::Query(query_name(&q.name)?, Template::parse(&q.value, fields)?),
+                At::Basic(t) if t.contains(':') => Self::Basic(Template::parse(t, fields)?),
+                At::Basic(_) => return Err(invalid("injection", "basic is `user:password`")),
+                At::Path(t) if t.starts_with('/') && t.len() > 1 => Self::Path(Template::parse(t, fields)?),
+                At::Path(_) => return Err(invalid("injection", "a path begins with `/`")),
+            },
+        )
     }
 
     /// The template of its value.

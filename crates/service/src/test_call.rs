@@ -44,7 +44,12 @@ impl TestCall {
         let Some(method) = words.next() else { return Ok(None) };
         let method = match method {
             "GET" | "HEAD" | "POST" => Method::from_bytes(method.as_bytes()).map_err(|_| wrong())?,
-            _ => return Err(invalid("test", "the method must be GET, HEAD or POST, and the call must not change anything")),
+            _ => {
+                return Err(invalid(
+                    "test",
+                    "the method must be GET, HEAD or POST, and the call must not change anything",
+                ));
+            }
         };
         let target = words.next().filter(|t| t.starts_with('/')).ok_or_else(wrong)?.to_owned();
         if target.parse::<http::Uri>().is_err() {

@@ -95,7 +95,10 @@ impl Target {
             _ => return Err(invalid("otlp_endpoint", "expected `http://…` or `https://…`")),
         };
         if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
-            return Err(invalid("otlp_endpoint", "the URL must not contain credentials; use OTEL_EXPORTER_OTLP_HEADERS"));
+            return Err(invalid(
+                "otlp_endpoint",
+                "the URL must not contain credentials; use OTEL_EXPORTER_OTLP_HEADERS",
+            ));
         }
         let gzip = match otlp_variable("COMPRESSION").as_deref() {
             None | Some("none") => false,

@@ -172,7 +172,9 @@ impl<'de> Visitor<'de> for WordOrTable {
             return Err(A::Error::custom("inject: `value` needs `header`"));
         }
         if table == InjectTable::default() {
-            return Err(A::Error::custom("inject: expected at least one of header, headers, basic, query, path, aws_sigv4"));
+            return Err(A::Error::custom(
+                "inject: expected at least one of header, headers, basic, query, path, aws_sigv4",
+            ));
         }
         Ok(Inject(table))
     }
