@@ -114,7 +114,7 @@ impl Proxy {
             Ok(response) => response,
             Err(refusal) => {
                 let refusal = self.wrong_tokens.bound(refusal, caller.source);
-                refused(&refusal.to_be_read_by(reader), form, unread, &mut record)
+                refused(&refusal.worded_for(reader), form, unread, &mut record)
             }
         };
         if matches!(mode, ProxyMode::Forward) && response.status() == StatusCode::UNAUTHORIZED {

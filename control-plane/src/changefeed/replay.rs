@@ -42,7 +42,7 @@ pub(crate) async fn bootstrap(store: &dyn Store, sealer: &Sealer) -> Result<(Sto
     if let Some((records, from)) = past {
         let begun = Instant::now();
         let replay = Replay::new(records, from, sealer, store.is_authenticated());
-        match timeout(REPLAY_LIMIT, replay.to_present(store, head)).await {
+        match timeout(REPLAY_LIMIT, replay.catch_up(store, head)).await {
             Ok(Some(replayed)) => {
                 tracing::debug!(from, head, took = ?begun.elapsed(), "nodes that have applied what is kept of the past go on from there");
                 return Ok(replayed);
@@ -98,7 +98,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Up to `head` at least; `None` when the watch ends before.
-    async fn to_present(mut self, store: &dyn Store, head: Revision) -> Option<(StoreListing, ChangeLog)> {
+    async fn catch_up(mut self, store: &dyn Store, head: Revision) -> Option<(StoreListing, ChangeLog)> {
         let mut watch = store.watch(self.log.head());
         while self.log.head() < head {
             match watch.next().await? {

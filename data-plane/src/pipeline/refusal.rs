@@ -168,7 +168,7 @@ impl Refusal {
 
     /// Says it in the form that `reader` shows.
     #[must_use]
-    pub(crate) fn to_be_read_by(mut self, reader: Reader) -> Self {
+    pub(crate) fn worded_for(mut self, reader: Reader) -> Self {
         self.reader = reader;
         self
     }
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(Reader::of(&Request::builder().uri("/a?X-Amz-Signature=00").body(()).unwrap()), Reader::AwsXml);
         assert_eq!(Reader::of(&Request::builder().uri("/a?b=c").body(()).unwrap()), Reader::Any);
 
-        let refusal = |reader| Refusal::from(Code::PolicyDenied).with_detail("denied by `a<b`").to_be_read_by(reader);
+        let refusal = |reader| Refusal::from(Code::PolicyDenied).with_detail("denied by `a<b`").worded_for(reader);
         let xml = refusal(Reader::AwsXml).response("req-1");
         let text = std::str::from_utf8(xml.body()).unwrap();
         assert!(text.contains("<Code>policy_denied</Code><Message>denied by `a&lt;b`</Message>"), "{text}");

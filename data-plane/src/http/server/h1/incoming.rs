@@ -17,7 +17,7 @@ enum Kind {
     /// All that is left of it is here: most bodies come along with their heads.
     Here(Option<Bytes>),
     /// It is still to be read.
-    PendingBody(PendingBody),
+    Pending(PendingBody),
 }
 
 impl Incoming {
@@ -33,7 +33,7 @@ impl Incoming {
 
     /// One that is still to be read.
     pub(super) fn coming(body: PendingBody) -> Self {
-        Self(Kind::PendingBody(body))
+        Self(Kind::Pending(body))
     }
 }
 
@@ -44,21 +44,21 @@ impl Body for Incoming {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
         match &mut self.get_mut().0 {
             Kind::Here(body) => Poll::Ready(body.take().map(|data| Ok(Frame::data(data)))),
-            Kind::PendingBody(body) => body.poll(cx).map(|data| data.map(|data| data.map(Frame::data))),
+            Kind::Pending(body) => body.poll(cx).map(|data| data.map(|data| data.map(Frame::data))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Here(body) => body.is_none(),
-            Kind::PendingBody(body) => body.is_end(),
+            Kind::Pending(body) => body.is_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Here(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
-            Kind::PendingBody(body) => body.size_hint(),
+            Kind::Pending(body) => body.size_hint(),
         }
     }
 }

@@ -48,7 +48,7 @@ enum Body {
     /// All of it was read.
     Over,
     /// Some of it is to be read.
-    PendingBody(body::Body),
+    Pending(body::Body),
     /// Nobody reads the rest.
     Abandoned,
     /// It broke off.
@@ -74,7 +74,7 @@ impl Shared {
     /// The body of a request that begins now; `invited`: the agent waits to be asked for it.
     pub(super) fn begin(&self, inner: &mut Inner, body: body::Body, invited: bool) -> PendingBody {
         inner.number += 1;
-        (inner.body, inner.invitation) = (Body::PendingBody(body), if invited { CONTINUE } else { &[] });
+        (inner.body, inner.invitation) = (Body::Pending(body), if invited { CONTINUE } else { &[] });
         PendingBody { shared: self.clone(), number: inner.number }
     }
 }
@@ -141,7 +141,7 @@ impl Inner {
         loop {
             let step = match &mut self.body {
                 Body::Over => return Poll::Ready(None),
-                Body::PendingBody(body) => body.step(&mut self.inbox.bytes),
+                Body::Pending(body) => body.step(&mut self.inbox.bytes),
                 Body::Abandoned | Body::Broken => return Poll::Ready(Some(Err(BrokenBody))),
             };
             match step {
@@ -201,7 +201,7 @@ impl Inner {
     fn left(&self) -> Option<u64> {
         match &self.body {
             Body::Over => Some(0),
-            Body::PendingBody(body) => body.left(),
+            Body::Pending(body) => body.left(),
             Body::Abandoned | Body::Broken => None,
         }
     }
@@ -210,7 +210,7 @@ impl Inner {
 impl Drop for PendingBody {
     fn drop(&mut self) {
         if let Some(mut inner) = self.lock()
-            && matches!(inner.body, Body::PendingBody(_))
+            && matches!(inner.body, Body::Pending(_))
         {
             inner.body = Body::Abandoned;
         }
