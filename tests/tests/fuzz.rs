@@ -157,8 +157,8 @@ fn mutated_answers_leave_the_node_serving_and_the_key_masked() {
     assert_unharmed(&mut sandbox, &token);
 }
 
-#[test]
-fn a_mutated_envelope_opens_for_nobody() {
+#[tokio::test]
+async fn a_mutated_envelope_opens_for_nobody() {
     let run = Run::of(5_000);
     let directory = tempfile::tempdir().unwrap();
     let kek = directory.path().join("kek");
@@ -166,17 +166,17 @@ fn a_mutated_envelope_opens_for_nobody() {
     let sealer = Sealer::load(&SealConfig::file(&kek)).unwrap();
     let (tenant, name) = ("default".parse().unwrap(), "main".parse().unwrap());
     let id = RecordId::credential("store", &tenant, &name, 1);
-    let envelope = sealer.seal(&id, &Secret::new(KEY.into())).unwrap();
-    let record = sealer.authenticate_record(&RecordId::epoch("store"), b"a record").unwrap();
+    let envelope = sealer.seal(&id, &Secret::new(KEY.into())).await.unwrap();
+    let record = sealer.authenticate_record(&RecordId::epoch("store"), b"a record").await.unwrap();
     for round in 0..run.rounds {
         let mut mutator = run.mutator(round);
         let (envelope_now, record_now) = (mutator.mutate(&envelope), mutator.mutate(&record));
         drop(Header::parse(&envelope_now));
-        drop(sealer.rewrap(&envelope_now));
+        drop(sealer.rewrap(&envelope_now).await);
         let _has = sealer.has_key_of(&envelope_now);
-        let opened = sealer.open(&id, &envelope_now).is_ok();
+        let opened = sealer.open(&id, &envelope_now).await.is_ok();
         assert_eq!(opened, envelope_now == envelope, "round {round} of {run:?}");
-        let verified = sealer.verify_record(&RecordId::epoch("store"), &record_now).is_ok();
+        let verified = sealer.verify_record(&RecordId::epoch("store"), &record_now).await.is_ok();
         assert_eq!(verified, record_now == record, "round {round} of {run:?}");
     }
 }
