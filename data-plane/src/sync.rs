@@ -17,11 +17,9 @@ pub mod simulation;
 mod snapshot_loader;
 mod stream;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use seks_lease::BootInstant;
 use seks_runtime::{jitter, telemetry::Queue};
 use tokio::{runtime::Handle, task::JoinHandle, time::sleep};
@@ -113,7 +111,7 @@ struct Status(Mutex<SyncStatus>);
 
 impl Status {
     fn update(&self, change: impl FnOnce(&mut SyncStatus)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.0.lock());
     }
 }
 
@@ -142,7 +140,7 @@ impl Sync {
     /// How it is doing.
     #[must_use]
     pub fn status(&self) -> SyncStatus {
-        self.status.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.status.0.lock().clone()
     }
 
     /// Closes the stream. The table stays, and so does the lease until it ends.

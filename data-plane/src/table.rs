@@ -23,12 +23,13 @@ mod wall;
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use seks_policy::Policies;
 use seks_protocol::{SessionError, SessionKey, TableChecksum};
 use seks_types::{
@@ -214,14 +215,14 @@ impl Table {
     /// # Errors
     /// When it doesn't follow what is applied; the table is as before then.
     pub fn apply(&self, delta: Delta) -> Result<(), ApplyError> {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.writer.lock();
         apply::apply(&self.current.load_full(), &self.memory_key, delta)
     }
 
     /// Applies only what takes rights away, without moving the revision: what a delta that overtakes a snapshot may do to the
     /// table that the snapshot will replace.
     pub fn narrow(&self, changes: &[Change]) {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.writer.lock();
         apply::narrow(&self.current.load_full(), changes);
     }
 
@@ -239,7 +240,7 @@ impl Table {
     /// # Errors
     /// [`ApplyError::Backwards`] for a lower revision of the same epoch; the table is as before then.
     pub fn swap(&self, staging: Staging) -> Result<impl Sized + use<>, ApplyError> {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.writer.lock();
         let (old, new) = (self.current.load_full(), staging.finish());
         if old.epoch() == new.epoch() && new.revision() < old.revision() {
             return Err(ApplyError::Backwards { applied: old.revision(), offered: new.revision() });
@@ -263,7 +264,7 @@ impl Table {
 
     /// Forgets tombstones older than `now` (unix seconds) and shared parts that nothing uses any more.
     pub fn sweep(&self, now: i64) {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.writer.lock();
         self.current.load().sweep(now);
     }
 

@@ -7,13 +7,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use seks_types::id::TenantName;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -92,7 +93,7 @@ impl BodyBuffers {
     }
 
     fn share(&self, tenant: &TenantName) -> Arc<Share> {
-        let mut tenants = lock(&self.inner.tenants);
+        let mut tenants = self.inner.tenants.lock();
         if let Some(share) = tenants.get(tenant).and_then(Weak::upgrade) {
             return share;
         }
@@ -193,10 +194,6 @@ impl AsRef<[u8]> for Owned {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner) // nothing in these sections panics
 }
 
 #[cfg(test)]

@@ -6,11 +6,12 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex};
 use seks_runtime::lower_thread_priority;
 use seks_types::id::TenantName;
 use tokio::sync::oneshot;
@@ -83,14 +84,14 @@ impl PolicyPool {
 
 impl Drop for PolicyPool {
     fn drop(&mut self) {
-        lock(&self.shared.queue).closed = true;
+        self.shared.queue.lock().closed = true;
         self.shared.more.notify_all();
     }
 }
 
 impl Shared {
     fn add(self: &Arc<Self>, tenant: &TenantName, job: Job) -> bool {
-        let mut queue = lock(&self.queue);
+        let mut queue = self.queue.lock();
         if !queue.push(tenant, job) {
             return false;
         }
@@ -108,19 +109,17 @@ impl Shared {
 
     fn work(&self) {
         lower_thread_priority();
-        let mut queue = lock(&self.queue);
+        let mut queue = self.queue.lock();
         while !queue.closed {
             if let Some(job) = queue.next() {
                 drop(queue);
                 // A panic ends one decision, not the thread.
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
-                queue = lock(&self.queue);
+                queue = self.queue.lock();
                 continue;
             }
             queue.idle += 1;
-            let more = self.more.wait_timeout_while(queue, IDLE, |queue| queue.turns.is_empty() && !queue.closed);
-            let (after, waited) = more.unwrap_or_else(PoisonError::into_inner);
-            queue = after;
+            let waited = self.more.wait_while_for(&mut queue, |queue| queue.turns.is_empty() && !queue.closed, IDLE);
             queue.idle -= 1;
             if waited.timed_out() && queue.turns.is_empty() {
                 break;
@@ -155,11 +154,6 @@ impl Queue {
         }
         job
     }
-}
-
-// Jobs run outside of these sections, and nothing in them panics.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -201,12 +195,12 @@ mod tests {
                 &tenant("hostile"),
                 Box::new(move || {
                     begun.send(()).unwrap();
-                    let _ = lock(&ended).recv();
+                    let _ = ended.lock().recv();
                 }),
             );
         }
         is_begun.recv().unwrap(); // one holds the lock and waits; any others wait for the lock
-        while lock(&pool.shared.queue).jobs.contains_key(&tenant("hostile")) {
+        while pool.shared.queue.lock().jobs.contains_key(&tenant("hostile")) {
             tokio::task::yield_now().await;
         }
         for _ in 0..WAITING {

@@ -6,12 +6,11 @@
 
 use std::{
     net::IpAddr,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Instant,
 };
+
+use parking_lot::Mutex;
 
 use super::refusal::Refusal;
 use crate::code::Code;
@@ -84,7 +83,7 @@ impl WrongTokens {
         let source = std::hash::BuildHasher::hash_one(&self.hash, network(source)).max(1);
         let index = |bits: u64, of: usize| usize::try_from(bits).unwrap_or_default() % of;
         let Some(shard) = self.shards.get(index(source >> 32, SHARDS)) else { return Ok(()) };
-        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = shard.lock();
         let Some(set) = shard.get_mut(index(source & 0xffff_ffff, SETS)) else { return Ok(()) };
         let full = self.rate * BURST_SECONDS;
         let known = set.iter().position(|bucket| bucket.source == source);
@@ -156,7 +155,7 @@ mod tests {
         for n in 0..100_000_u32 {
             assert!(wrong.take(IpAddr::from(n.to_be_bytes()), u64::from(n)).is_ok());
         }
-        let sets: usize = wrong.shards.iter().map(|s| s.lock().unwrap().len()).sum();
+        let sets: usize = wrong.shards.iter().map(|s| s.lock().len()).sum();
         assert_eq!(sets * WAYS, 8192);
     }
 }

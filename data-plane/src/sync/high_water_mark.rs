@@ -7,10 +7,10 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
@@ -55,12 +55,12 @@ impl HighWaterMark {
 
     /// What was seen.
     pub(super) fn seen(&self) -> Seen {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen.lock().clone()
     }
 
     /// The node's table is at `revision` of `epoch`.
     pub(super) fn note(&self, epoch: &str, revision: u64) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         if seen.epoch != epoch {
             *seen = Seen { epoch: epoch.to_owned(), revision };
         } else {

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasherDefault, Hash, Hasher},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+        Arc, Weak,
         atomic::{
             AtomicU64,
             Ordering::{Acquire, Release, SeqCst},
@@ -14,6 +14,7 @@ use std::{
 
 use dashmap::DashMap;
 use ipnet::IpNet;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use seks_policy::Policies;
 use seks_types::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
@@ -105,7 +106,7 @@ impl Generation {
 
     /// What it adds up to. For the writer: no request comes near it.
     pub(super) fn checksum(&self) -> MutexGuard<'_, Checksum> {
-        lock(&self.checksum)
+        self.checksum.lock()
     }
 
     /// Distinguishes generations within a process.
@@ -139,7 +140,7 @@ impl Generation {
     }
 
     pub(super) fn directory(&self, tenant: &TenantName) -> Option<Arc<Directory>> {
-        read(&self.directories).get(tenant).cloned()
+        self.directories.read().get(tenant).cloned()
     }
 
     /// The directory of `tenant`, made when there is none: records may arrive in any order.
@@ -147,28 +148,28 @@ impl Generation {
         if let Some(known) = self.directory(tenant) {
             return known;
         }
-        write(&self.directories).entry(tenant.clone()).or_insert_with(|| Directory::new(tenant)).clone()
+        self.directories.write().entry(tenant.clone()).or_insert_with(|| Directory::new(tenant)).clone()
     }
 
     pub(super) fn service_names(&self) -> HashSet<ServiceName> {
-        let directories: Vec<_> = read(&self.directories).values().cloned().collect();
+        let directories: Vec<_> = self.directories.read().values().cloned().collect();
         let names = |directory: &Arc<Directory>| -> Vec<ServiceName> {
-            let services = read(&directory.services);
+            let services = directory.services.read();
             services.iter().filter(|(_, slot)| !slot.is_empty()).map(|(name, _)| name.clone()).collect()
         };
         directories.iter().flat_map(names).collect()
     }
 
     pub(super) fn tenants(&self) -> usize {
-        read(&self.directories).len()
+        self.directories.read().len()
     }
 
     pub(super) fn agent(&self, tenant: &TenantName, name: &AgentName) -> Option<Arc<AgentEntry>> {
-        read(&self.directory(tenant)?.agents).get(name)?.agent.get()
+        self.directory(tenant)?.agents.read().get(name)?.agent.get()
     }
 
     pub(super) fn service(&self, tenant: &TenantName, name: &ServiceName) -> Option<Arc<ServiceEntry>> {
-        read(&self.directory(tenant)?.services).get(name)?.get()
+        self.directory(tenant)?.services.read().get(name)?.get()
     }
 
     pub(super) fn service_where(
@@ -176,11 +177,11 @@ impl Generation {
         tenant: &TenantName,
         is: impl Fn(&ServiceEntry) -> bool,
     ) -> Option<Arc<ServiceEntry>> {
-        read(&self.directory(tenant)?.services).values().filter_map(|slot| slot.get()).find(|service| is(service))
+        self.directory(tenant)?.services.read().values().filter_map(|slot| slot.get()).find(|service| is(service))
     }
 
     pub(super) fn credential(&self, tenant: &TenantName, name: &CredentialName) -> Option<Arc<CredentialEntry>> {
-        read(&self.directory(tenant)?.credentials).get(name)?.get()
+        self.directory(tenant)?.credentials.read().get(name)?.get()
     }
 
     pub(super) fn policies(&self, tenant: &TenantName) -> Option<Arc<Policies>> {
@@ -241,7 +242,7 @@ impl Generation {
     }
 
     pub(super) fn remove_tenant(&self, tenant: &TenantName) {
-        let directory = write(&self.directories).remove(tenant);
+        let directory = self.directories.write().remove(tenant);
         self.checksum().remove_tenant(tenant);
         self.tokens.retain(|_, token| {
             let keep = token.tenant() != tenant;
@@ -260,19 +261,19 @@ impl Generation {
 
     /// Another generation has taken its place: every request in flight looks there for what it was decided on.
     pub(super) fn superseded(&self) {
-        let directories: Vec<_> = read(&self.directories).values().cloned().collect();
+        let directories: Vec<_> = self.directories.read().values().cloned().collect();
         directories.iter().for_each(|d| d.tenant.changed());
     }
 
     pub(super) fn wake_all(&self) {
-        let directories: Vec<_> = read(&self.directories).values().cloned().collect();
+        let directories: Vec<_> = self.directories.read().values().cloned().collect();
         directories.iter().for_each(|d| d.wake_all());
     }
 
     /// Forgets tombstones that have run out, and slots and terms that nothing uses.
     pub(super) fn sweep(&self, now: i64) {
         self.revoked.retain(|_, revoked| revoked.until > now);
-        let directories: Vec<_> = read(&self.directories).values().cloned().collect();
+        let directories: Vec<_> = self.directories.read().values().cloned().collect();
         for directory in directories {
             directory.sweep();
         }
@@ -312,7 +313,7 @@ impl Directory {
 
     fn terms(&self, grants: Vec<(ServiceName, CredentialName)>, cidrs: Vec<IpNet>) -> Arc<SharedGrants> {
         let key = (grants, cidrs);
-        let mut terms = lock(&self.terms);
+        let mut terms = self.terms.lock();
         if let Some(known) = terms.get(&key) {
             return known.clone();
         }
@@ -329,35 +330,24 @@ impl Directory {
     }
 
     fn sweep(&self) {
-        lock(&self.terms).retain(|_, terms| Arc::strong_count(terms) > 1);
-        write(&self.agents).retain(|_, s| Arc::strong_count(s) > 1 || !s.agent.is_empty());
-        write(&self.services).retain(|_, s| Arc::strong_count(s) > 1 || !s.is_empty());
-        write(&self.credentials).retain(|_, s| Arc::strong_count(s) > 1 || !s.is_empty());
+        self.terms.lock().retain(|_, terms| Arc::strong_count(terms) > 1);
+        self.agents.write().retain(|_, s| Arc::strong_count(s) > 1 || !s.agent.is_empty());
+        self.services.write().retain(|_, s| Arc::strong_count(s) > 1 || !s.is_empty());
+        self.credentials.write().retain(|_, s| Arc::strong_count(s) > 1 || !s.is_empty());
     }
 }
 
 impl Requests for Directory {
     /// All of the tenant: a service or a credential doesn't know which agents use it.
     fn wake_all(&self) {
-        let agents: Vec<_> = read(&self.agents).values().cloned().collect();
+        let agents: Vec<_> = self.agents.read().values().cloned().collect();
         agents.iter().for_each(|a| a.waiters.wake_all());
     }
 }
 
 fn slot<N: Clone + Eq + Hash, T>(names: &Names<N, T>, name: &N, new: impl FnOnce() -> T) -> Arc<T> {
-    if let Some(known) = read(names).get(name) {
+    if let Some(known) = names.read().get(name) {
         return known.clone();
     }
-    write(names).entry(name.clone()).or_insert_with(|| Arc::new(new())).clone()
-}
-
-// A panic while one of these was held can't leave a map half-changed: each critical section is one operation.
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
-}
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    names.write().entry(name.clone()).or_insert_with(|| Arc::new(new())).clone()
 }

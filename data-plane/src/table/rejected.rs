@@ -1,10 +1,8 @@
 //! Minted credentials that an upstream has refused: what the node asks the control plane to renew.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, PoisonError, atomic::Ordering::Relaxed},
-};
+use std::{collections::VecDeque, sync::atomic::Ordering::Relaxed};
 
+use parking_lot::Mutex;
 use seks_types::id::{CredentialName, TenantName};
 use tokio::sync::Notify;
 
@@ -37,7 +35,7 @@ impl Refused {
         if !credential.minted || credential.reported.swap(true, Relaxed) {
             return;
         }
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         if waiting.len() < MOST {
             let (tenant, name) = (credential.tenant.clone(), credential.name.clone());
             waiting.push_back(RejectedCredential { tenant, name, version: credential.version });
@@ -49,7 +47,7 @@ impl Refused {
     pub async fn next(&self) -> RejectedCredential {
         loop {
             let news = self.news.notified();
-            if let Some(refused) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+            if let Some(refused) = self.waiting.lock().pop_front() {
                 return refused;
             }
             news.await;

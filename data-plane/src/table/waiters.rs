@@ -1,10 +1,9 @@
 //! Tasks that are woken when something is cut. A slab of wakers: registering is one short lock and, once warm, allocates nothing. A
 //! `Notify` for each request would need a pinned box each.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    task::Waker,
-};
+use std::task::Waker;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Places that stay when nobody is left: an agent that asks one thing after the other allocates nothing here.
 const KEPT: usize = 4;
@@ -52,7 +51,7 @@ impl Waiters {
     }
 
     fn lock(&self) -> MutexGuard<'_, Slab> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
@@ -15,6 +15,7 @@ use std::{
 use http::uri::{Authority, Scheme};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
@@ -112,7 +113,7 @@ impl Streams {
 
     /// Under the lock of the pool: nobody else takes the last one.
     fn take(self: &Arc<Self>) -> Option<StreamSlot> {
-        if self.used() >= lock(&self.driver).current_max_send_streams() {
+        if self.used() >= self.driver.lock().current_max_send_streams() {
             return None;
         }
         self.used.fetch_add(1, Ordering::AcqRel);
@@ -125,7 +126,7 @@ impl Streams {
 
     /// Hands requests to the connection until there are no more, or it has ended.
     async fn drive(self: Arc<Self>) {
-        poll_fn(|cx| Pin::new(&mut *lock(&self.driver)).poll(cx).map(drop)).await;
+        poll_fn(|cx| Pin::new(&mut *self.driver.lock()).poll(cx).map(drop)).await;
     }
 }
 
@@ -151,14 +152,14 @@ impl Pool {
     /// The connection that was used last, if it is still good: the others may then time out.
     pub(super) fn take(&self, cx: &mut Context<'_>) -> Option<Ready> {
         loop {
-            let idle = lock(&self.idle).pop();
+            let idle = self.idle.lock().pop();
             let Some(mut idle) = idle else { break };
             if idle.h1.is_idle(cx) {
                 idle.h1.counted.set_active(true);
                 return Some(Ready::H1(idle.h1));
             }
         }
-        let mut shared = lock(&self.shared);
+        let mut shared = self.shared.lock();
         shared.retain(|s| !s.sender.is_closed());
         let mut ready = shared.iter().filter(|s| s.sender.is_ready());
         ready.find_map(|s| Some(Ready::H2(s.sender.clone(), s.streams.take()?)))
@@ -209,14 +210,14 @@ impl Pool {
             drop(counted);
         });
         if !self.is_closed() {
-            lock(&self.shared).push(Shared { sender: sender.clone(), streams, place: None });
+            self.shared.lock().push(Shared { sender: sender.clone(), streams, place: None });
         }
         Ok(Ready::H2(sender, slot))
     }
 
     /// Takes a connection back.
     pub(super) fn put(&self, mut h1: Box<H1>) {
-        let mut idle = lock(&self.idle);
+        let mut idle = self.idle.lock();
         // Checked under the lock that `close` takes: nothing is put back behind its back.
         if !self.is_closed()
             && idle.len() < self.max_idle
@@ -230,9 +231,9 @@ impl Pool {
     /// Closes connections that the upstream has closed or that were unused for `keep_alive`. Tells how many are left.
     pub fn sweep(&self, keep_alive: Duration) -> usize {
         let mut cx = Context::from_waker(Waker::noop());
-        let mut idle = lock(&self.idle);
+        let mut idle = self.idle.lock();
         idle.retain_mut(|i| i.since.elapsed() < keep_alive && i.h1.is_idle(&mut cx));
-        let (mut shared, mut unused) = (lock(&self.shared), 0);
+        let (mut shared, mut unused) = (self.shared.lock(), 0);
         shared.retain_mut(|s| {
             if s.streams.used() > 0 {
                 s.place = None;
@@ -248,8 +249,8 @@ impl Pool {
     /// Closes what is idle now and whatever comes back later.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        lock(&self.idle).clear();
-        lock(&self.shared).clear();
+        self.idle.lock().clear();
+        self.shared.lock().clear();
     }
 
     /// Whether it was closed.
@@ -257,8 +258,4 @@ impl Pool {
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner) // nothing in these sections panics
 }

@@ -4,13 +4,14 @@ use std::{
     future::Future as _,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use seks_runtime::connections::ListenerSlot;
 use tokio::time::{Instant, Sleep};
 
@@ -43,7 +44,7 @@ impl Activity {
 
     /// The response that is about to go out ends HTTP on this connection; then comes `upgrade`.
     pub fn switch(&self, upgrade: Box<dyn Upgrade>) {
-        *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
+        *self.upgrade.lock() = Some(upgrade);
         self.switched.store(true, Ordering::Release);
     }
 
@@ -54,7 +55,7 @@ impl Activity {
 
     /// What the connection has become.
     pub(super) fn take_upgrade(&self) -> Option<Box<dyn Upgrade>> {
-        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.upgrade.lock().take()
     }
 
     fn touch(&self) {

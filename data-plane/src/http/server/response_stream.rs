@@ -15,7 +15,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{
             AtomicU8, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -28,6 +28,7 @@ use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{abort::Abort, stream::ConnectionHandle};
 
@@ -67,18 +68,18 @@ impl<B> Default for NextStream<B> {
 
 impl<B> NextStream<B> {
     fn set(&self, stream: Arc<ResponseStream<B>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+        *self.0.lock() = Some(stream);
     }
 
     /// That of the task that is being made.
     pub(super) fn take(&self) -> Option<Arc<ResponseStream<B>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 
 impl<B> ResponseStream<B> {
     fn body(&self) -> MutexGuard<'_, Option<B>> {
-        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+        self.body.lock()
     }
 
     fn note<T>(&self, poll: &Poll<T>) {

@@ -10,11 +10,12 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, LazyLock, Weak},
     thread,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Condvar, Mutex};
 use seks_policy::{Compilation, Policies, PolicyError, STACK_BYTES};
 use seks_proto::wire;
 use seks_runtime::lower_thread_priority;
@@ -51,25 +52,25 @@ struct State {
 impl TenantState {
     /// These policies count from now on.
     pub(in crate::table) fn put_policies(&self, policies: Arc<Policies>) {
-        let mut state = lock(&self.compiling.state);
+        let mut state = self.compiling.state.lock();
         self.settle(&mut state, Some(policies));
     }
 
     /// No policy counts from now on: everything is denied.
     pub(in crate::table) fn remove_policies(&self) {
-        let mut state = lock(&self.compiling.state);
+        let mut state = self.compiling.state.lock();
         self.settle(&mut state, None);
     }
 
     /// What a compilation may take over from: the policies of the same tenant in another generation of the table.
     pub(in crate::table) fn compile_after(&self, other: &Self) {
-        let last = lock(&other.compiling.state).last.clone();
-        lock(&self.compiling.state).last = last;
+        let last = other.compiling.state.lock().last.clone();
+        self.compiling.state.lock().last = last;
     }
 
     /// These policies count as soon as they are compiled, and until then none.
     pub(in crate::table) fn compile_policies(self: &Arc<Self>, policies: Vec<wire::Policy>) {
-        let mut state = lock(&self.compiling.state);
+        let mut state = self.compiling.state.lock();
         if let Some(same) = state.last.clone().filter(|last| last.have_same_text(&policies)) {
             return self.settle(&mut state, Some(same));
         }
@@ -98,7 +99,7 @@ impl TenantState {
             loop {
                 let mut done = std::pin::pin!(self.compiling.done.notified());
                 done.as_mut().enable();
-                if !lock(&self.compiling.state).pending {
+                if !self.compiling.state.lock().pending {
                     return self.policies.get();
                 }
                 done.await;
@@ -121,16 +122,16 @@ impl TenantState {
 
     /// Whether it isn't known yet what its policies say.
     pub fn is_compiling(&self) -> bool {
-        lock(&self.compiling.state).pending
+        self.compiling.state.lock().pending
     }
 
     fn is_waiting_for(&self, ticket: u64) -> bool {
-        let state = lock(&self.compiling.state);
+        let state = self.compiling.state.lock();
         state.pending && state.ticket == ticket
     }
 
     fn compiled(&self, ticket: u64, policies: Option<Arc<Policies>>) {
-        let mut state = lock(&self.compiling.state);
+        let mut state = self.compiling.state.lock();
         if state.pending && state.ticket == ticket {
             self.settle(&mut state, policies);
         }
@@ -203,7 +204,7 @@ struct Queue {
 impl Compiler {
     /// `replaces`: there may be a job of the same slot, which is of no use any more.
     fn add(self: &Arc<Self>, job: Job, replaces: bool) {
-        let mut queue = lock(&self.queue);
+        let mut queue = self.queue.lock();
         if replaces {
             queue.jobs.retain(|other| !Weak::ptr_eq(&other.slot, &job.slot));
         }
@@ -223,21 +224,17 @@ impl Compiler {
 
     fn work(&self) {
         lower_thread_priority();
-        let mut queue = lock(&self.queue);
+        let mut queue = self.queue.lock();
         loop {
             if let Some(job) = queue.jobs.pop_front() {
                 drop(queue);
                 let rest = run(job, TURN);
-                queue = lock(&self.queue);
+                queue = self.queue.lock();
                 queue.jobs.extend(rest);
                 continue;
             }
             queue.idle += 1;
-            let (after, waited) = self
-                .more
-                .wait_timeout_while(queue, IDLE, |queue| queue.jobs.is_empty())
-                .unwrap_or_else(PoisonError::into_inner);
-            queue = after;
+            let waited = self.more.wait_while_for(&mut queue, |queue| queue.jobs.is_empty(), IDLE);
             queue.idle -= 1;
             if waited.timed_out() && queue.jobs.is_empty() {
                 queue.threads -= 1;
@@ -245,11 +242,6 @@ impl Compiler {
             }
         }
     }
-}
-
-// Nothing in these sections panics.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@
 use std::{
     mem,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
 use http_body::SizeHint;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::io::AsyncWrite as _;
 
 use super::body::{self, Step};
@@ -68,7 +69,7 @@ impl Shared {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// The body of a request that begins now; `invited`: the agent waits to be asked for it.
