@@ -9,6 +9,7 @@ pub(crate) mod checksum;
 pub(crate) mod compile;
 pub(crate) mod log;
 pub(crate) mod metrics;
+pub(crate) mod recipient;
 pub(crate) mod replay;
 pub(crate) mod scope;
 pub(crate) mod snapshot;

@@ -20,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     authority::Identities,
     changefeed::{
-        ChangeFeed, replay,
-        scope::{NodeScope, has_all_features},
+        ChangeFeed,
+        recipient::takes_credentials,
+        replay,
+        scope::NodeScope,
         snapshot::Snapshots,
         verify,
         watcher::{StoreListing, StoreWatcher},
@@ -254,7 +256,7 @@ impl Distribution {
         nodes.retain(|node| {
             let serves = node.connected || node.lease_remaining_ms > 0;
             let scope = NodeScope::of_record(node);
-            serves && scope.includes_tenant(tenant) && scope.includes_pools(&pools) && has_all_features(&node.features)
+            serves && scope.includes_tenant(tenant) && scope.includes_pools(&pools) && takes_credentials(&node.features)
         });
         nodes
     }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use seks_proto::wire::{self, change::Change, remove::What};
+use seks_proto::wire::{self, RevokedToken, change::Change, remove::What};
 use seks_protocol::{SessionKey, bound_credential_aad};
 use seks_types::{
     destination::{self, Destination},
     id::{CredentialName, TenantName},
 };
 
+use super::checksum::Requires;
 use crate::seal::{RecordId, Sealer};
 
 /// The current version of a credential, sealed as the store has it.
@@ -43,6 +44,8 @@ pub(crate) struct TableChange {
 pub(crate) enum Payload {
     /// The same for all nodes.
     Shared { change: Bytes, revokes: bool },
+    /// The same for all nodes that can enforce it; the others are sent `withheld`.
+    Requiring { change: Bytes, requires: Requires, withheld: Bytes },
     /// Sealed for each.
     Credential(Arc<CredentialChange>),
 }
@@ -56,6 +59,12 @@ impl TableChange {
         Self::plain(tenant, removal(what), true)
     }
 
+    /// A token, for the nodes that can enforce what it requires. The others are told that there is no such token.
+    pub(crate) fn token(tenant: &TenantName, change: Bytes, requires: Requires, revoked: RevokedToken) -> Self {
+        let withheld = removal(What::Token(revoked));
+        Self { tenant: tenant.clone(), payload: Payload::Requiring { change, requires, withheld } }
+    }
+
     pub(crate) fn credential(credential: CredentialChange) -> Self {
         Self { tenant: credential.tenant.clone(), payload: Payload::Credential(credential.into()) }
     }
@@ -64,6 +73,7 @@ impl TableChange {
     pub(crate) fn revokes(&self) -> bool {
         match &self.payload {
             Payload::Shared { revokes, .. } => *revokes,
+            Payload::Requiring { .. } => false,
             Payload::Credential(credential) => credential.is_unbound(),
         }
     }
@@ -71,7 +81,7 @@ impl TableChange {
     /// The encoded change of a plain item.
     pub(crate) fn encoded(&self) -> Bytes {
         match &self.payload {
-            Payload::Shared { change, .. } => change.clone(),
+            Payload::Shared { change, .. } | Payload::Requiring { change, .. } => change.clone(),
             Payload::Credential(_) => Bytes::new(),
         }
     }
@@ -79,7 +89,7 @@ impl TableChange {
     /// What is sealed for each node.
     pub(crate) fn envelope(&self) -> Option<&Bytes> {
         match &self.payload {
-            Payload::Shared { .. } => None,
+            Payload::Shared { .. } | Payload::Requiring { .. } => None,
             Payload::Credential(credential) => Some(&credential.envelope),
         }
     }
@@ -88,6 +98,7 @@ impl TableChange {
     pub(crate) fn size(&self) -> usize {
         match &self.payload {
             Payload::Shared { change, .. } => change.len(),
+            Payload::Requiring { change, withheld, .. } => change.len() + withheld.len(),
             Payload::Credential(credential) => credential.size_bound(),
         }
     }

@@ -5,13 +5,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use seks_protocol::TableChecksum;
 use seks_types::id::TenantName;
 
-use super::scope::NodeScope;
+use super::recipient::Recipient;
 
 /// What a tenant's records add up to at a node: [`TableChecksum`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Checksum {
     /// What is the same for all nodes.
     pub(crate) plain: TableChecksum,
+    /// The records that not every node can enforce, by what they require. No part is nothing.
+    pub(crate) requiring: BTreeMap<Requires, TableChecksum>,
     /// The credentials, which are withheld from some, by who is sent them. No part is nothing.
     pub(crate) credentials: BTreeMap<Audience, TableChecksum>,
 }
@@ -30,29 +32,48 @@ impl Default for Audience {
     }
 }
 
+/// Features that a record requires of a node.
+pub(crate) type Requires = Arc<[String]>;
+
 /// Pools that a credential is assigned to; none: every node may have it.
 pub(crate) type Pools = Arc<[String]>;
 
 impl Checksum {
     pub(crate) fn plus(mut self, more: &Self) -> Self {
         self.plain = self.plain.plus(more.plain);
+        more.requiring.iter().for_each(|(requires, more)| self.add_requiring(requires, |sum| sum.plus(*more)));
         more.credentials.iter().for_each(|(audience, more)| self.shift(audience, |sum| sum.plus(*more)));
         self
     }
 
     pub(crate) fn minus(mut self, less: &Self) -> Self {
         self.plain = self.plain.minus(less.plain);
+        less.requiring.iter().for_each(|(requires, less)| self.add_requiring(requires, |sum| sum.minus(*less)));
         less.credentials.iter().for_each(|(audience, less)| self.shift(audience, |sum| sum.minus(*less)));
         self
     }
 
-    /// What a node of `scope` should come to, that is sent credentials or isn't, and those that are bound elsewhere or not.
-    pub(crate) fn for_node(&self, scope: &NodeScope, withhold: bool, checks_binding: bool) -> TableChecksum {
-        let is_sent = |audience: &Audience| {
-            !withhold && (checks_binding || !audience.unbound) && scope.includes_pools(&audience.pools)
-        };
+    /// What `node` should come to.
+    pub(crate) fn for_node(&self, node: &Recipient) -> TableChecksum {
+        let is_sent =
+            |audience: &Audience| (node.checks_binding() || !audience.unbound) && node.takes_pools(&audience.pools);
+        let requiring = self.requiring.iter().filter(|(requires, _)| node.can_enforce(requires));
         let sent = self.credentials.iter().filter(|(audience, _)| is_sent(audience));
-        sent.fold(self.plain, |sum, (_, more)| sum.plus(*more))
+        let sums = requiring.map(|(_, sum)| sum).chain(sent.map(|(_, sum)| sum));
+        sums.fold(self.plain, |sum, more| sum.plus(*more))
+    }
+
+    /// Changes the part of the records that require `requires`; none: that of every node.
+    pub(crate) fn add_requiring(&mut self, requires: &[String], by: impl FnOnce(TableChecksum) -> TableChecksum) {
+        if requires.is_empty() {
+            self.plain = by(self.plain);
+            return;
+        }
+        let sum = by(self.requiring.get(requires).copied().unwrap_or_default());
+        match sum == TableChecksum::default() {
+            true => drop(self.requiring.remove(requires)),
+            false => drop(self.requiring.insert(requires.into(), sum)),
+        }
     }
 
     pub(crate) fn shift(&mut self, audience: &Audience, by: impl FnOnce(TableChecksum) -> TableChecksum) {

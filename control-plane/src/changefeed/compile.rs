@@ -99,6 +99,11 @@ impl MaterializedTable {
         credential.map(|credential| credential.pools)
     }
 
+    /// Whether there is a record that not every node can enforce.
+    pub(crate) fn has_requirements(&self) -> bool {
+        self.tenants.values().any(Tenant::has_requirements)
+    }
+
     /// What the records of the tenants that `wanted` picks add up to.
     pub(crate) fn checksum(&mut self, wanted: impl Fn(&TenantName) -> bool) -> Checksum {
         let wanted = self.tenants.iter_mut().filter(|(name, _)| wanted(name));
@@ -145,11 +150,12 @@ impl MaterializedTable {
     pub(crate) fn export(
         &self,
         wanted: impl Fn(&TenantName) -> bool,
+        can_enforce: impl Fn(&[String]) -> bool,
         mut plain: impl FnMut(&Bytes),
     ) -> Vec<CredentialChange> {
         let mut credentials = Vec::new();
         for (name, tenant) in self.tenants.iter().filter(|(name, t)| t.active && wanted(name)) {
-            tenant.export(name, &mut plain, &mut |credential| credentials.push(credential));
+            tenant.export(name, &can_enforce, &mut plain, &mut |credential| credentials.push(credential));
         }
         credentials
     }
@@ -234,7 +240,7 @@ impl MaterializedTable {
             change_set.changes.push(TableChange::removal(&name, What::Token(revoked(&old))));
         }
         if let (Some(new), true) = (new, tenant.active) {
-            change_set.changes.push(TableChange::plain(&name, encode::token(&new), false));
+            change_set.changes.push(token_change(&name, &new));
         }
     }
 
@@ -246,9 +252,10 @@ impl MaterializedTable {
                 // All of it: when a deletion is taken back, nodes have nothing of the tenant left.
                 Some(tenant) => {
                     let mut credentials = Vec::new();
-                    tenant.export(name, &mut |e| items.push(TableChange::plain(name, e.clone(), false)), &mut |c| {
-                        credentials.push(c)
-                    });
+                    let plain = &mut |e: &Bytes| items.push(TableChange::plain(name, e.clone(), false));
+                    // What requires something follows below, for those that can enforce it.
+                    tenant.export(name, &|_| false, plain, &mut |c| credentials.push(c));
+                    items.extend(tenant.requiring_tokens().map(|token| token_change(name, &token)));
                     items.extend(credentials.into_iter().map(TableChange::credential));
                 }
                 None => items.push(TableChange::removal(name, What::Tenant(name.to_string()))),
@@ -270,6 +277,14 @@ impl MaterializedTable {
                 TableChange::plain(name, encoded, tenant.has_no_policy())
             })),
         }
+    }
+}
+
+/// A token's change: for every node, or for those that can enforce what it requires.
+fn token_change(tenant: &TenantName, token: &wire::Token) -> TableChange {
+    match token.requires.as_slice() {
+        [] => TableChange::plain(tenant, encode::token(token), false),
+        requires => TableChange::token(tenant, encode::token(token), requires.into(), revoked(token)),
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use seks_proto::wire;
-use seks_protocol::features;
 use seks_types::id::{PoolName, TenantName};
 
 /// What enrolment said of a node. Cheap to clone.
@@ -34,11 +33,6 @@ impl NodeScope {
     pub(crate) fn includes_pools(&self, pools: &[String]) -> bool {
         pools.is_empty() || pools.iter().any(|pool| self.pools.contains(pool.as_str()))
     }
-}
-
-/// Whether the node can evaluate and inject everything that this build can ask for. What it can't do, it must not get.
-pub(crate) fn has_all_features(known: &[String]) -> bool {
-    features::ALL.iter().all(|feature| known.iter().any(|k| k == feature))
 }
 
 #[cfg(test)]

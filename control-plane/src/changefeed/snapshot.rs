@@ -1,7 +1,7 @@
 //! Snapshots: the whole table, encoded once for all nodes that need it at the same time.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ops::Range,
     sync::{Arc, Weak},
 };
@@ -15,7 +15,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     changefeed::{
-        change::CredentialChange, checksum::Checksum, compile::MaterializedTable, log::ChangeLog, scope::NodeScope,
+        change::CredentialChange, checksum::Checksum, compile::MaterializedTable, log::ChangeLog, recipient::Recipient,
+        scope::NodeScope,
     },
     store::Revision,
 };
@@ -97,11 +98,18 @@ fn group(credentials: &[CredentialChange]) -> Vec<Range<usize>> {
     groups
 }
 
+/// The nodes that a snapshot is the same for: their scope and, where a record requires something of nodes, what they can do.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct SharedBy {
+    scope: NodeScope,
+    features: Option<Arc<BTreeSet<String>>>,
+}
+
 /// The materialised table and the snapshots of it that are being sent, one for each scope.
 pub(crate) struct Snapshots {
     table: Mutex<(MaterializedTable, Revision)>,
     /// Shared by the streams that are sending them; each is gone with the last of those. Held while one is made.
-    latest: Mutex<HashMap<NodeScope, Weak<Snapshot>>>,
+    latest: Mutex<HashMap<SharedBy, Weak<Snapshot>>>,
 }
 
 impl Snapshots {
@@ -122,24 +130,26 @@ impl Snapshots {
         then(done);
     }
 
-    /// A snapshot for `scope`: the one that is being sent already if `usable` says that deltas lead on from it, or a new one.
+    /// A snapshot for `node`: the one that is being sent already if `usable` says that deltas lead on from it, or a new one.
     /// That takes up to a second for a million tokens: not for the runtime's own threads. Changes wait only while references
     /// are copied.
-    pub(crate) fn get_or_build(&self, scope: &NodeScope, usable: impl Fn(Revision) -> bool) -> Arc<Snapshot> {
-        let mut latest = lock(&self.latest);
-        if let Some(latest) = latest.get(scope).and_then(Weak::upgrade).filter(|s| usable(s.revision)) {
+    pub(crate) fn get_or_build(&self, node: &Recipient, usable: impl Fn(Revision) -> bool) -> Arc<Snapshot> {
+        let mut latest = self.latest.lock();
+        let mut table = self.table.lock();
+        let features = table.0.has_requirements().then(|| node.features().clone());
+        let shared_by = SharedBy { scope: node.scope.clone(), features };
+        if let Some(latest) = latest.get(&shared_by).and_then(Weak::upgrade).filter(|s| usable(s.revision)) {
             return latest;
         }
-        let (revision, checksum, changes, credentials) = {
-            let mut table = lock(&self.table);
-            let mut changes = Vec::with_capacity(table.0.tokens() + 64);
-            let credentials =
-                table.0.export(|tenant| scope.includes_tenant(tenant), |change| changes.push(change.clone()));
-            (table.1, table.0.checksum(|tenant| scope.includes_tenant(tenant)), changes, credentials)
-        };
+        let mut changes = Vec::with_capacity(table.0.tokens() + 64);
+        let wanted = |tenant: &TenantName| node.scope.includes_tenant(tenant);
+        let can_enforce = |requires: &[String]| node.can_enforce(requires);
+        let credentials = table.0.export(wanted, can_enforce, |change| changes.push(change.clone()));
+        let (revision, checksum) = (table.1, table.0.checksum(wanted));
+        drop(table);
         let snapshot = Arc::new(Snapshot::pack(revision, checksum, &changes, credentials));
         latest.retain(|_, s| s.strong_count() > 0);
-        latest.insert(scope.clone(), Arc::downgrade(&snapshot));
+        latest.insert(shared_by, Arc::downgrade(&snapshot));
         snapshot
     }
 

@@ -469,7 +469,9 @@ impl Session {
         let (shared, node) = (self.shared.clone(), self.node.clone());
         let (Ok(tenant), Ok(credential)) = (refused.tenant.parse(), refused.credential.parse()) else { return };
         let pools = self.shared.changes.snapshots.assigned(&tenant, &credential);
-        if !self.tracker.scope().includes_tenant(&tenant) || !pools.is_some_and(|pools| self.tracker.is_sent(&pools)) {
+        if !self.tracker.scope().includes_tenant(&tenant)
+            || !pools.is_some_and(|pools| self.tracker.node().takes_pools(&pools))
+        {
             if let Some(count) = self.shared.limits.unsent_reports.count() {
                 tracing::warn!(seks.node = %node, count, "a node names a credential that it was not sent");
             }
@@ -565,7 +567,7 @@ impl Session {
 
     /// Prepares a snapshot that is not older than `revision`, which the node may have.
     fn load_snapshot(&mut self, revision: Revision) {
-        self.loading = Some(SnapshotTransfer::new(&self.shared, self.tracker.scope().clone(), revision));
+        self.loading = Some(SnapshotTransfer::new(&self.shared, self.tracker.node().clone(), revision));
     }
 
     fn begin_snapshot(&mut self, loaded: SnapshotCursor) {

@@ -88,6 +88,7 @@ impl Registry {
                 shape: issue.shape.clone(),
                 digest: secret.digest().0.to_vec(),
                 issued_by: issue.by.to_string(),
+                requires: Vec::new(), // no rule for tokens needs more than every node knows
             };
             let key = Key::Token(tenant.clone(), id);
             let change = change.check_absent(key.clone()).put(key, &token);

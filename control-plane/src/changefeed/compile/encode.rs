@@ -18,7 +18,8 @@ pub(super) fn decode<T: Message + Default>(value: &Bytes, kind: &'static str) ->
 
 pub(super) fn agent(record: wire::Agent) -> Bytes {
     let disabled = record.disabled || record.deleting;
-    let wire::Agent { tenant, name, attributes, .. } = record;
+    // Every field, by name: one that nodes must enforce doesn't compile until it is sent.
+    let wire::Agent { tenant, name, attributes, disabled: _, deleting: _, created_at: _ } = record;
     encode(Change::Agent(wire::TableAgent { tenant, name, attributes, disabled }))
 }
 
@@ -32,7 +33,21 @@ pub(super) fn service(mut record: wire::Service, networks: &[String]) -> Bytes {
 }
 
 pub(super) fn token(record: &wire::Token) -> Bytes {
-    let wire::Token { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, .. } = record.clone();
+    // Every field, by name: whoever adds one decides here what nodes are told of it, or this doesn't compile. A field that nodes must
+    // enforce comes with a feature in `requires`, so that a node that doesn't know it isn't sent the token.
+    let wire::Token {
+        digest,
+        id,
+        tenant,
+        agent,
+        grants,
+        issued_at,
+        expires_at,
+        cidrs,
+        requires,
+        shape: _,     // how it looks, for people
+        issued_by: _, // for people
+    } = record.clone();
     let grant = |wire::Grant { service, credential }: wire::Grant| wire::TableGrant {
         service: service.into(),
         credential: credential.into(),
@@ -46,7 +61,7 @@ pub(super) fn token(record: &wire::Token) -> Bytes {
         issued_at,
         expires_at,
         cidrs,
-        requires: Vec::new(), // no rule for tokens needs more than every node knows
+        requires,
     }))
 }
 
@@ -62,7 +77,7 @@ pub(super) fn revoked(token: &wire::Token) -> wire::RevokedToken {
 pub(super) fn read_token(encoded: &Bytes) -> Option<wire::Token> {
     let change = wire::Change::decode(encoded.clone()).ok()?.change?;
     let Change::Token(token) = change else { return None };
-    let wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, requires: _ } = token;
+    let wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, requires } = token;
     let grant = |wire::TableGrant { service, credential }: wire::TableGrant| {
         Some(wire::Grant { service: text(service)?, credential: text(credential)? })
     };
@@ -75,6 +90,7 @@ pub(super) fn read_token(encoded: &Bytes) -> Option<wire::Token> {
         issued_at,
         expires_at,
         cidrs,
+        requires,
         ..Default::default()
     })
 }

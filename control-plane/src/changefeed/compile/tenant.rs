@@ -22,7 +22,7 @@ use super::{
 use crate::{
     changefeed::{
         change::CredentialChange,
-        checksum::{Audience, Checksum, Pools},
+        checksum::{Audience, Checksum, Pools, Requires},
     },
     registry::record::{PolicySet, destination_of},
 };
@@ -47,6 +47,8 @@ pub(super) struct Tenant {
     /// Whether they have to be those.
     authenticated: bool,
     tokens: HashMap<TokenId, Bytes>,
+    /// The tokens that not every node can enforce, and what they require.
+    requiring: HashMap<TokenId, Requires>,
     tombstones: HashMap<TokenId, Bytes>,
     /// What its record says of quotas.
     pub(super) quota: wire::Quota,
@@ -73,6 +75,7 @@ impl Tenant {
     pub(super) fn export(
         &self,
         name: &TenantName,
+        can_enforce: &impl Fn(&[String]) -> bool,
         plain: &mut impl FnMut(&Bytes),
         credential: &mut impl FnMut(CredentialChange),
     ) {
@@ -82,7 +85,13 @@ impl Tenant {
         plain(&self.policies(name));
         // Before the tokens: a digest that stands in both is revoked.
         self.tombstones.values().for_each(&mut *plain);
-        self.tokens.values().for_each(&mut *plain);
+        match self.requiring.is_empty() {
+            true => self.tokens.values().for_each(&mut *plain),
+            false => {
+                let withheld = |id: &TokenId| self.requiring.get(id).is_some_and(|requires| !can_enforce(requires));
+                self.tokens.iter().filter(|(id, _)| !withheld(id)).for_each(|(_, token)| plain(token));
+            }
+        }
         self.credentials.keys().filter_map(|id| self.credential(name, id)).for_each(credential);
     }
 
@@ -96,7 +105,17 @@ impl Tenant {
             None => *self.policies_checksum.insert(TableChecksum::of_record(&self.policies(name))),
         };
         let own = TableChecksum::of_record(&tenant_record(name));
-        Checksum { plain: self.checksum.plain.plus(policies).plus(own), credentials: self.checksum.credentials.clone() }
+        Checksum { plain: self.checksum.plain.plus(policies).plus(own), ..self.checksum.clone() }
+    }
+
+    /// Whether it has a token that not every node can enforce.
+    pub(super) fn has_requirements(&self) -> bool {
+        !self.requiring.is_empty()
+    }
+
+    /// The tokens that not every node can enforce.
+    pub(super) fn requiring_tokens(&self) -> impl Iterator<Item = wire::Token> {
+        self.requiring.keys().filter_map(|id| self.tokens.get(id)).filter_map(read_token)
     }
 
     /// What it has, as far as nodes' tables tell.
@@ -257,6 +276,10 @@ impl Tenant {
         id: TokenId,
         new: Option<&wire::Token>,
     ) -> (Option<wire::Token>, Vec<CredentialName>) {
+        match new.map(|new| new.requires.as_slice()) {
+            Some(requires @ [_, ..]) => drop(self.requiring.insert(id.clone(), requires.into())),
+            _ => drop(self.requiring.remove(&id)),
+        }
         let old = match new {
             Some(new) => self.tokens.insert(id, encode::token(new)),
             None => self.tokens.remove(&id),
@@ -264,11 +287,15 @@ impl Tenant {
         shrink_if_sparse(&mut self.tokens);
         let old = old.as_ref().and_then(read_token);
         let sum = |token: &wire::Token| Digest::try_from(token.digest.as_slice()).map(|d| TableChecksum::of_token(&d));
-        if let Some(Ok(less)) = old.as_ref().map(sum) {
-            self.checksum.plain = self.checksum.plain.minus(less);
+        if let Some(old) = &old
+            && let Ok(less) = sum(old)
+        {
+            self.checksum.add_requiring(&old.requires, |sum| sum.minus(less));
         }
-        if let Some(Ok(more)) = new.map(sum) {
-            self.checksum.plain = self.checksum.plain.plus(more);
+        if let Some(new) = new
+            && let Ok(more) = sum(new)
+        {
+            self.checksum.add_requiring(&new.requires, |sum| sum.plus(more));
         }
         let mut changed = Vec::new();
         // The new first: what both reach is never given up in between.

@@ -1,7 +1,8 @@
 use prost::Message as _;
+use seks_protocol::features;
 
 use super::*;
-use crate::changefeed::{change::Payload, scope::NodeScope};
+use crate::changefeed::{change::Payload, recipient::Recipient, scope::NodeScope};
 
 fn t() -> TenantName {
     "acme".parse().unwrap()
@@ -64,6 +65,7 @@ fn policy(id: &str) -> Write {
 /// What nodes are told, in short.
 fn told(items: &[TableChange]) -> Vec<String> {
     let show = |item: &TableChange| match &item.payload {
+        Payload::Requiring { .. } => "a token that requires something".into(),
         Payload::Credential(c) => format!("credential {} v{} {:?}", c.name, c.version, c.envelope),
         Payload::Shared { change, .. } => match wire::Change::decode(change.clone()).unwrap().change.unwrap() {
             Change::Tenant(t) => format!("tenant {}", t.name),
@@ -94,7 +96,8 @@ fn table(changes: impl IntoIterator<Item = Write>) -> MaterializedTable {
 /// Everything that a snapshot would send, sorted.
 fn exported(table: &MaterializedTable) -> Vec<String> {
     let mut items = Vec::new();
-    let credentials = table.export(|_| true, |change| items.push(TableChange::plain(&t(), change.clone(), false)));
+    let credentials =
+        table.export(|_| true, |_| true, |change| items.push(TableChange::plain(&t(), change.clone(), false)));
     items.extend(credentials.into_iter().map(TableChange::credential));
     let mut told = told(&items);
     told.sort_unstable();
@@ -248,14 +251,52 @@ fn what_a_node_should_add_up_to_is_by_its_pools() {
         NodeScope::of_record(&wire::Node { pools, ..Default::default() })
     };
     let mut table = table([vec![token("tok-1", 1)], credential(1).into()].concat());
-    let sum =
-        |table: &mut MaterializedTable, pools: &[&str]| table.checksum(|_| true).for_node(&node(pools), false, true);
+    let sum = |table: &mut MaterializedTable, pools: &[&str]| {
+        table.checksum(|_| true).for_node(&recipient(node(pools), true))
+    };
     let with = sum(&mut table, &[]);
-    let without = table.checksum(|_| true).for_node(&node(&[]), true, true);
+    let without = table.checksum(|_| true).for_node(&recipient(node(&[]), false));
     assert_ne!(with, without);
     table.apply(vec![assigned(1, &["eu", "us"])]);
     let sums = [&[][..], &["asia"], &["us"], &["eu", "us"]].map(|pools| sum(&mut table, pools));
     assert_eq!(sums, [without, without, with, with]);
     table.apply(vec![assigned(1, &[])]);
-    assert_eq!((sum(&mut table, &[]), table.checksum(|_| true).for_node(&node(&[]), true, true)), (with, without));
+    assert_eq!(
+        (sum(&mut table, &[]), table.checksum(|_| true).for_node(&recipient(node(&[]), false))),
+        (with, without)
+    );
+}
+
+/// A node of `scope`, that takes credentials or doesn't.
+fn recipient(scope: NodeScope, takes_credentials: bool) -> Recipient {
+    let all = features::ALL.iter().filter(|_| takes_credentials).chain([&features::BINDING_V1]);
+    Recipient::new(scope, &all.map(|feature| (*feature).to_owned()).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_token_that_requires_a_feature_adds_up_and_is_exported_for_nodes_that_have_it() {
+    let token = |requires: &[&str]| {
+        let requires = requires.iter().map(|feature| (*feature).to_owned()).collect();
+        put(Key::Token(t(), "tok-9".parse().unwrap()), &wire::Token { requires, ..token_record("tok-9", 9) })
+    };
+    let older = recipient(NodeScope::default(), true);
+    let mut table = table([]);
+    let before = table.checksum(|_| true).for_node(&older);
+    let told = table.take_changes(vec![token(&["later-v1"])]);
+    let Some(Payload::Requiring { requires, withheld, .. }) = told.first().map(|change| &change.payload) else {
+        panic!("sent to every node")
+    };
+    assert!(!older.can_enforce(requires) && !withheld.is_empty() && table.has_requirements());
+    assert_eq!(table.checksum(|_| true).for_node(&older), before, "an older node is told of no token");
+    let newer = Recipient::new(NodeScope::default(), &["later-v1".into()]);
+    assert_ne!(table.checksum(|_| true).for_node(&newer), before);
+    let exported = |table: &MaterializedTable, node: &Recipient| {
+        let mut count = 0;
+        table.export(|_| true, |requires| node.can_enforce(requires), |_| count += 1);
+        count
+    };
+    assert_eq!(exported(&table, &newer), exported(&table, &older) + 1);
+    table.take_changes(vec![token(&[])]);
+    assert!(!table.has_requirements() && exported(&table, &newer) == exported(&table, &older));
+    assert_ne!(table.checksum(|_| true).for_node(&older), before);
 }

@@ -6,7 +6,7 @@ use seks_protocol::TableChecksum;
 use tokio::time::Instant;
 
 use crate::{
-    changefeed::{change::CredentialChange, checksum::Checksum, log::LogEntry, scope::NodeScope},
+    changefeed::{change::CredentialChange, checksum::Checksum, log::LogEntry, recipient::Recipient, scope::NodeScope},
     store::Revision,
 };
 
@@ -18,11 +18,7 @@ const REPAIR_EVERY: Duration = Duration::from_secs(60);
 const MAX_DOUBLINGS: u32 = 10;
 
 pub(super) struct ChecksumTracker {
-    scope: NodeScope,
-    /// It lacks a feature that every credential needs.
-    withhold: bool,
-    /// It compares what a credential is bound to with its service.
-    checks_binding: bool,
+    node: Recipient,
     /// At each revision that was sent and may not be applied yet, the oldest first. Empty: not known.
     sums: VecDeque<(Revision, TableChecksum)>,
     /// When it was repaired last, and how often.
@@ -30,40 +26,35 @@ pub(super) struct ChecksumTracker {
 }
 
 impl ChecksumTracker {
-    pub(super) fn new(scope: NodeScope, withhold: bool, checks_binding: bool) -> Self {
-        Self { scope, withhold, checks_binding, sums: VecDeque::new(), repaired: None }
+    pub(super) fn new(node: Recipient) -> Self {
+        Self { node, sums: VecDeque::new(), repaired: None }
+    }
+
+    /// What the node is sent.
+    pub(super) fn node(&self) -> &Recipient {
+        &self.node
     }
 
     pub(super) fn scope(&self) -> &NodeScope {
-        &self.scope
-    }
-
-    /// Whether it compares what a credential is bound to with its service.
-    pub(super) fn checks_binding(&self) -> bool {
-        self.checks_binding
+        &self.node.scope
     }
 
     /// Whether `credential` is kept from it.
     pub(super) fn is_withheld(&self, credential: &CredentialChange) -> bool {
-        !self.is_sent(&credential.pools)
-    }
-
-    /// Whether it is sent credentials that are assigned to `pools`, of a tenant whose records it holds.
-    pub(super) fn is_sent(&self, pools: &[String]) -> bool {
-        !self.withhold && self.scope.includes_pools(pools)
+        !self.node.takes_pools(&credential.pools)
     }
 
     /// The node is to hold at `revision` what adds up to `checksum`.
     pub(super) fn restart(&mut self, revision: Revision, checksum: &Checksum) {
         self.sums.clear();
-        self.sums.push_back((revision, checksum.for_node(&self.scope, self.withhold, self.checks_binding)));
+        self.sums.push_back((revision, checksum.for_node(&self.node)));
     }
 
     /// `delta` is sent.
     pub(super) fn delta_sent(&mut self, delta: &LogEntry) {
         let Some((_, mut sum)) = self.sums.back().copied() else { return };
-        for shift in delta.checksum_deltas.iter().filter(|shift| self.scope.includes_tenant(&shift.tenant)) {
-            sum = sum.plus(shift.delta.for_node(&self.scope, self.withhold, self.checks_binding));
+        for shift in delta.checksum_deltas.iter().filter(|shift| self.node.scope.includes_tenant(&shift.tenant)) {
+            sum = sum.plus(shift.delta.for_node(&self.node));
         }
         self.sums.push_back((delta.revision, sum));
         if self.sums.len() > MAX_SUMS {

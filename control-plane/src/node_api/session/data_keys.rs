@@ -46,7 +46,7 @@ impl Session {
         let changes = entry.changes.iter().filter(|change| self.tracker.scope().includes_tenant(&change.tenant));
         let missing = changes.filter_map(|change| match &change.payload {
             Payload::Credential(credential) => self.missing_dek(credential),
-            Payload::Shared { .. } => None,
+            Payload::Shared { .. } | Payload::Requiring { .. } => None,
         });
         missing.collect()
     }

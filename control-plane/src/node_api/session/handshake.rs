@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use seks_proto::wire::{self, node_message::Message as FromNode};
-use seks_protocol::{PROTOCOL, SessionKey, features};
+use seks_protocol::{PROTOCOL, SessionKey};
 use seks_types::id::NodeId;
 use tokio::time::timeout;
 
 use super::{Shared, StreamEnd, checksum_tracker::ChecksumTracker};
 use crate::{
-    changefeed::scope::{NodeScope, has_all_features},
+    changefeed::{recipient::Recipient, scope::NodeScope},
     clock::millis,
     node_api::grpc_stream::Inbound,
     store::Revision,
@@ -48,8 +48,7 @@ pub(super) async fn accept_hello(
     if shared.fleet.barriers.is_cut_off(shared.lease) {
         return Err(StreamEnd::Store); // it is better off with another replica
     }
-    let checks_binding = hello.features.iter().any(|feature| feature == features::BINDING_V1);
-    let mut tracker = ChecksumTracker::new(scope, !has_all_features(&hello.features), checks_binding);
+    let mut tracker = ChecksumTracker::new(Recipient::new(scope, &hello.features));
     let resumed = can_resume(shared, &hello).await? && holds_its_table(shared, node, &hello, &mut tracker);
     let (key, session_enc, session_sealed) = SessionKey::offer(&hello.session_key)
         .map_err(|_| StreamEnd::Protocol("the session key is not an X25519 key"))?;

@@ -15,7 +15,7 @@ use crate::{
         change::{CredentialChange, Payload, TableChange},
         checksum::Checksum,
         log::LogEntry,
-        scope::NodeScope,
+        recipient::Recipient,
         snapshot::{Packer, Snapshot},
     },
     clock::{millis, unix_now_millis},
@@ -35,14 +35,14 @@ pub(super) enum SnapshotTransfer {
 }
 
 impl SnapshotTransfer {
-    /// For `scope`, not older than `at_least`.
-    pub(super) fn new(shared: &Arc<Shared>, scope: NodeScope, at_least: Revision) -> Self {
+    /// For `node`, not older than `at_least`.
+    pub(super) fn new(shared: &Arc<Shared>, node: Recipient, at_least: Revision) -> Self {
         let shared = shared.clone();
         Self::Preparing(Box::pin(async move {
             let Ok(permit) = shared.limits.snapshots.clone().acquire_owned().await else { return pending().await };
             let (snapshots, feed) = (shared.changes.snapshots.clone(), shared.changes.log.clone());
             let taken = run_blocking(move || {
-                snapshots.get_or_build(&scope, |revision| revision >= at_least && feed.reaches(revision))
+                snapshots.get_or_build(&node, |revision| revision >= at_least && feed.reaches(revision))
             })
             .await;
             match taken {
@@ -162,6 +162,8 @@ impl Session {
         let needed = delta.changes.iter().filter(|item| self.tracker.scope().includes_tenant(&item.tenant));
         let changes = needed.map(|item| match &item.payload {
             Payload::Shared { change, .. } => change.clone(),
+            Payload::Requiring { change, requires, .. } if self.tracker.node().can_enforce(requires) => change.clone(),
+            Payload::Requiring { withheld, .. } => withheld.clone(),
             Payload::Credential(c) if self.tracker.is_withheld(c) => c.withheld(),
             Payload::Credential(c) => self.seal_credential(c),
         });
@@ -171,7 +173,7 @@ impl Session {
     }
 
     fn seal_credential(&self, credential: &CredentialChange) -> bytes::Bytes {
-        credential.seal_to(self.sealing_ids(), &self.shared.sealer, &self.key, self.tracker.checks_binding())
+        credential.seal_to(self.sealing_ids(), &self.shared.sealer, &self.key, self.tracker.node().checks_binding())
     }
 
     fn delta(&mut self, revision: Revision, changes: Vec<bytes::Bytes>) -> wire::Delta {
