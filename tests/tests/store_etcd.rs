@@ -15,8 +15,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Bo
 use parking_lot::Mutex;
 use seks_control_plane::store::{
     self, Key, OpenError, Revision, Store, StoreConfig, StoreError, StoreKind, StoreTlsConfig, Transaction, WatchEvent,
-    Write,
-    conformance::{self, Subject},
+    Write, conformance::Subject,
 };
 use seks_tests::{Etcd, Forwarder, etcd::Tls, forwarder::Mode, install_crypto_provider};
 use serde_json::json;
@@ -102,13 +101,22 @@ impl Subject for Wired {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
-async fn the_etcd_store_keeps_the_contract() {
-    install_crypto_provider();
-    let etcd = Etcd::start().await;
-    let wire = Forwarder::to(etcd.address()).await;
-    conformance::run(&Wired { etcd, wire, count: AtomicUsize::new(0), prefixes: Mutex::default() }).await;
+impl Wired {
+    async fn start() -> Self {
+        install_crypto_provider();
+        let etcd = Etcd::start().await;
+        let wire = Forwarder::to(etcd.address()).await;
+        Self { etcd, wire, count: AtomicUsize::new(0), prefixes: Mutex::default() }
+    }
+}
+
+mod contract {
+    use super::Wired;
+
+    seks_control_plane::store_conformance!(
+        #[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
+        Wired::start().await
+    );
 }
 
 #[tokio::test]

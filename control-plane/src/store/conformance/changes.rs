@@ -5,20 +5,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::store::{MAX_TRANSACTION, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, key::prefix};
 
-pub(super) async fn run(subject: &dyn Subject) {
-    in_time("a new store", a_new_store_has_a_lifetime_of_its_own(subject)).await;
-    in_time("checks", checks_decide(subject)).await;
-    in_time("atomicity", all_is_written_at_one_revision_or_nothing(subject)).await;
-    in_time("revisions", revisions_grow_and_only_changes_take_one(subject)).await;
-    in_time("prefixes", a_list_is_sorted_and_ends_with_its_prefix(subject)).await;
-    in_time("pages", pages_lead_to_the_end_and_no_further(subject)).await;
-    in_time("moments", a_list_is_one_moment(subject)).await;
-    in_time("writers", concurrent_increments_all_count(subject)).await;
-    in_time("sizes", sizes_are_bounded(subject)).await;
-    in_time("linearizability", what_was_committed_is_seen_by_every_handle(subject)).await;
-}
-
-async fn a_new_store_has_a_lifetime_of_its_own(subject: &dyn Subject) {
+pub async fn a_new_store_has_an_id_of_its_own(subject: &dyn Subject) {
     let (a, b) = (subject.fresh().await, subject.fresh().await);
     assert_ne!(a.store_id(), b.store_id());
     assert_eq!(a.store_id().len(), 32);
@@ -27,7 +14,7 @@ async fn a_new_store_has_a_lifetime_of_its_own(subject: &dyn Subject) {
     assert_eq!(a.list(prefix::ALL).await.unwrap().0.len(), 1);
 }
 
-async fn checks_decide(subject: &dyn Subject) {
+pub async fn checks_decide(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let key = agent(1);
     let created = store.commit(checked(key.clone(), 0, vec![put(key.clone(), "one")])).await.unwrap();
@@ -48,7 +35,7 @@ async fn checks_decide(subject: &dyn Subject) {
     assert_conflict(&store.commit(checked(key.clone(), updated, vec![put(key.clone(), "three")])).await);
 }
 
-async fn all_is_written_at_one_revision_or_nothing(subject: &dyn Subject) {
+pub async fn all_is_written_at_one_revision_or_nothing(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let before = store.commit(writes(vec![put(agent(0), "x")])).await.unwrap();
     let both = vec![put(agent(1), "1"), put(agent(2), "2"), Write::Delete(agent(0))];
@@ -63,7 +50,7 @@ async fn all_is_written_at_one_revision_or_nothing(subject: &dyn Subject) {
     assert_eq!(read(&store, &agent(0)).await, None);
 }
 
-async fn revisions_grow_and_only_changes_take_one(subject: &dyn Subject) {
+pub async fn revisions_grow_and_only_changes_take_one(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let first = store.commit(writes(vec![put(agent(1), "same")])).await.unwrap();
     let second = store.commit(writes(vec![put(agent(1), "same")])).await.unwrap();
@@ -75,7 +62,7 @@ async fn revisions_grow_and_only_changes_take_one(subject: &dyn Subject) {
     assert!(store.revision().await.unwrap() >= second);
 }
 
-async fn a_list_is_sorted_and_ends_with_its_prefix(subject: &dyn Subject) {
+pub async fn a_list_is_sorted_and_ends_with_its_prefix(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let tenants = ["acme", "acme2", "acme-x", "b"];
     for chunk in (0..700).collect::<Vec<_>>().chunks(100) {
@@ -97,7 +84,7 @@ async fn a_list_is_sorted_and_ends_with_its_prefix(subject: &dyn Subject) {
     assert_eq!(store.list(prefix::ALL).await.unwrap().0.len(), 700 + 4 + 3 + 1);
 }
 
-async fn a_list_is_one_moment(subject: &dyn Subject) {
+pub async fn a_list_is_one_moment(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let pair = |n: usize| writes(vec![put(agent(0), n.to_string()), put(agent(9999), n.to_string())]);
     store.commit(pair(0)).await.unwrap();
@@ -120,7 +107,7 @@ async fn a_list_is_one_moment(subject: &dyn Subject) {
     writer.await.unwrap();
 }
 
-async fn concurrent_increments_all_count(subject: &dyn Subject) {
+pub async fn concurrent_increments_all_count(subject: &dyn Subject) {
     const WRITERS: usize = 8;
     const EACH: usize = 20;
     let store = subject.fresh().await;
@@ -147,7 +134,7 @@ async fn concurrent_increments_all_count(subject: &dyn Subject) {
     assert_eq!(read(&store, &agent(0)).await.unwrap().0, (WRITERS * EACH).to_string());
 }
 
-async fn pages_lead_to_the_end_and_no_further(subject: &dyn Subject) {
+pub async fn pages_lead_to_the_end_and_no_further(subject: &dyn Subject) {
     let store = subject.fresh().await;
     for tenant in ["acme", "acme2"] {
         store.commit(writes((0..25).map(|n| put(agent_of(tenant, n), "x")).collect())).await.unwrap();
@@ -173,7 +160,7 @@ async fn pages_lead_to_the_end_and_no_further(subject: &dyn Subject) {
     assert!(page.records.is_empty() && page.next.is_none(), "nothing of the next tenant: {page:?}");
 }
 
-async fn sizes_are_bounded(subject: &dyn Subject) {
+pub async fn sizes_are_bounded(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let too_large = |outcome: Result<Revision, StoreError>| assert!(matches!(outcome, Err(StoreError::TooLarge)));
     let value = |length: usize| Write::Put(agent(0), Bytes::from(vec![0xa5; length]));
@@ -198,7 +185,7 @@ async fn sizes_are_bounded(subject: &dyn Subject) {
     assert_conflict(&store.commit(full(MAX_TRANSACTION)).await);
 }
 
-async fn what_was_committed_is_seen_by_every_handle(subject: &dyn Subject) {
+pub async fn what_was_committed_is_seen_by_every_handle(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let other = subject.another(&store).await;
     for n in 0..20 {

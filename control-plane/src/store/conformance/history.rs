@@ -7,19 +7,11 @@ use futures_util::StreamExt as _;
 use super::*;
 use crate::store::{Record, WatchEvent, key::prefix};
 
-pub(super) async fn run(subject: &dyn Subject) {
-    in_time("the past", a_list_of_the_past_is_what_a_list_was_then(subject)).await;
-    in_time("pages", a_long_list_of_the_past_comes_whole(subject)).await;
-    in_time("the watch", a_watch_leads_on_from_a_list_of_the_past(subject)).await;
-    in_time("compaction", a_past_that_is_forgotten_is_none(subject)).await;
-    in_time("the future", what_is_yet_to_come_is_an_error(subject)).await;
-}
-
 async fn at(store: &Arc<dyn Store>, prefix: &str, revision: Revision) -> Vec<Record> {
     store.list_at(prefix, revision).await.unwrap().unwrap_or_else(|| panic!("{revision} is not kept"))
 }
 
-async fn a_list_of_the_past_is_what_a_list_was_then(subject: &dyn Subject) {
+pub async fn a_list_of_the_past_is_what_a_list_was_then(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let value = |n: usize| "v".repeat(n % 5 * 100);
     let changes = [
@@ -54,7 +46,7 @@ async fn a_list_of_the_past_is_what_a_list_was_then(subject: &dyn Subject) {
     assert_eq!(at(&store, prefix::ALL, last - 1).await, moments[8].0);
 }
 
-async fn a_long_list_of_the_past_comes_whole(subject: &dyn Subject) {
+pub async fn a_long_list_of_the_past_comes_whole(subject: &dyn Subject) {
     const RECORDS: usize = 1_300;
     let store = subject.fresh().await;
     let all: Vec<usize> = (0..RECORDS).collect();
@@ -79,7 +71,7 @@ async fn a_long_list_of_the_past_comes_whole(subject: &dyn Subject) {
 }
 
 /// The past and what the watch brings after it come to the present, wherever one begins.
-async fn a_watch_leads_on_from_a_list_of_the_past(subject: &dyn Subject) {
+pub async fn a_watch_leads_on_from_a_list_of_the_past(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let mut revisions = vec![store.revision().await.unwrap()];
     for n in 0..40_usize {
@@ -117,7 +109,7 @@ async fn a_watch_leads_on_from_a_list_of_the_past(subject: &dyn Subject) {
     }
 }
 
-async fn a_past_that_is_forgotten_is_none(subject: &dyn Subject) {
+pub async fn a_past_that_is_forgotten_is_none(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let first = store.commit(writes(vec![put(agent(0), "x")])).await.unwrap();
     store.commit(writes(vec![put(agent(0), "y")])).await.unwrap();
@@ -130,7 +122,7 @@ async fn a_past_that_is_forgotten_is_none(subject: &dyn Subject) {
     assert_eq!(at(&store, prefix::ALL, kept).await, records, "the last before what is kept is kept");
 }
 
-async fn what_is_yet_to_come_is_an_error(subject: &dyn Subject) {
+pub async fn what_is_yet_to_come_is_an_error(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let head = store.revision().await.unwrap();
     assert!(store.list_at(prefix::ALL, head + 1_000_000).await.is_err());

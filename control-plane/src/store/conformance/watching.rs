@@ -5,17 +5,6 @@ use futures_util::{StreamExt as _, stream::BoxStream};
 use super::*;
 use crate::store::{MAX_VALUE_BYTES, WatchEvent};
 
-pub(super) async fn run(subject: &dyn Subject) {
-    in_time("grouping", a_revisions_changes_come_together_and_sorted(subject)).await;
-    in_time("the past", a_watch_starts_in_the_past(subject)).await;
-    in_time("a long past", a_long_past_comes_whole(subject)).await;
-    in_time("no event", what_changes_nothing_is_no_event(subject)).await;
-    in_time("disturbances", nothing_is_missed_or_repeated_whatever_happens(subject)).await;
-    in_time("large values", large_values_pass(subject)).await;
-    in_time("compaction", a_watch_of_forgotten_history_says_so(subject)).await;
-    in_time("after a compaction", a_watch_from_a_list_survives_compaction(subject)).await;
-}
-
 /// The next changes, whatever progress is reported before them.
 async fn next(watch: &mut BoxStream<'static, WatchEvent>) -> (Revision, Vec<Write>) {
     in_time("the next change", async {
@@ -30,7 +19,7 @@ async fn next(watch: &mut BoxStream<'static, WatchEvent>) -> (Revision, Vec<Writ
     .await
 }
 
-async fn a_revisions_changes_come_together_and_sorted(subject: &dyn Subject) {
+pub async fn a_revisions_changes_come_together_and_sorted(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let start = store.revision().await.unwrap();
     let mut watch = store.watch(start);
@@ -42,7 +31,7 @@ async fn a_revisions_changes_come_together_and_sorted(subject: &dyn Subject) {
     assert_eq!(next(&mut watch).await, (at, vec![put(agent(1), "one"), Write::Delete(agent(2))]));
 }
 
-async fn a_watch_starts_in_the_past(subject: &dyn Subject) {
+pub async fn a_watch_starts_in_the_past(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let mut revisions = vec![store.revision().await.unwrap()];
     for n in 0..10 {
@@ -62,7 +51,7 @@ async fn a_watch_starts_in_the_past(subject: &dyn Subject) {
 }
 
 /// More than etcd hands out in one message: a watcher that trusts a message's header loses the rest.
-async fn a_long_past_comes_whole(subject: &dyn Subject) {
+pub async fn a_long_past_comes_whole(subject: &dyn Subject) {
     const CHANGES: usize = 1_200;
     let store = subject.fresh().await;
     let start = store.revision().await.unwrap();
@@ -75,7 +64,7 @@ async fn a_long_past_comes_whole(subject: &dyn Subject) {
     }
 }
 
-async fn what_changes_nothing_is_no_event(subject: &dyn Subject) {
+pub async fn what_changes_nothing_is_no_event(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let start = store.commit(writes(vec![put(agent(0), "x")])).await.unwrap();
     let mut watch = store.watch(start);
@@ -87,7 +76,7 @@ async fn what_changes_nothing_is_no_event(subject: &dyn Subject) {
     assert_eq!(next(&mut watch).await, (at, vec![Write::Delete(agent(1))]));
 }
 
-async fn nothing_is_missed_or_repeated_whatever_happens(subject: &dyn Subject) {
+pub async fn nothing_is_missed_or_repeated_whatever_happens(subject: &dyn Subject) {
     const CHANGES: usize = 120;
     let store = subject.fresh().await;
     let start = store.revision().await.unwrap();
@@ -118,7 +107,7 @@ async fn nothing_is_missed_or_repeated_whatever_happens(subject: &dyn Subject) {
     assert!(made.is_sorted_by_key(|(revision, _)| *revision));
 }
 
-async fn large_values_pass(subject: &dyn Subject) {
+pub async fn large_values_pass(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let start = store.revision().await.unwrap();
     let value = |n: u8| Bytes::from(vec![n; MAX_VALUE_BYTES]);
@@ -131,7 +120,7 @@ async fn large_values_pass(subject: &dyn Subject) {
     }
 }
 
-async fn a_watch_of_forgotten_history_says_so(subject: &dyn Subject) {
+pub async fn a_watch_of_forgotten_history_says_so(subject: &dyn Subject) {
     let store = subject.fresh().await;
     let start = store.revision().await.unwrap();
     for n in 0..10 {
@@ -147,7 +136,7 @@ async fn a_watch_of_forgotten_history_says_so(subject: &dyn Subject) {
     }
 }
 
-async fn a_watch_from_a_list_survives_compaction(subject: &dyn Subject) {
+pub async fn a_watch_from_a_list_survives_compaction(subject: &dyn Subject) {
     let store = subject.fresh().await;
     for n in 0..10 {
         store.commit(writes(vec![put(agent(0), n.to_string())])).await.unwrap();

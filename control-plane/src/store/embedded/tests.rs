@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
-use crate::store::conformance::{self, Subject};
+use crate::store::conformance::Subject;
 
 /// Stores in a directory of their own, whose log forgets after some thousand revisions.
 struct Fresh(tempfile::TempDir, std::sync::atomic::AtomicUsize);
@@ -36,9 +36,10 @@ impl Subject for Fresh {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_embedded_store_keeps_the_contract() {
-    conformance::run(&Fresh(tempfile::tempdir().unwrap(), 0.into())).await;
+mod contract {
+    use super::Fresh;
+
+    crate::store_conformance!(Fresh(tempfile::tempdir().unwrap(), 0.into()));
 }
 
 fn put(key: &Key, value: &str) -> Transaction {
