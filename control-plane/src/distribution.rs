@@ -1,11 +1,11 @@
-//! Distribution: every change to every node, and the knowledge that it is there.
+//! Distribution: brings every change to every node, and knows when it has arrived. Starts, connects and stops the three parts.
 //!
-//! The store's watch (`watcher`) is compiled (`compile`) into changes of the nodes' tables and appended to the `log`;
-//! each node's `session` sends it what it lacks; `leases` knows what each has acknowledged and until when it may hold a
-//! lease; from both follows whether a change is enforced (`enforcement`).
+//! [`changefeed`](crate::changefeed) turns the store's watch into changes of the nodes' table. [`node_api`](crate::node_api) sends them
+//! to each node and receives its acknowledgements. [`fleet`](crate::fleet) keeps what each node has applied and until when it may serve;
+//! from that follows whether a change is enforced.
 //!
-//! Any number of replicas serve from one store, and none leads: each knows of its own nodes, and tells the others by one small
-//! record how far all of them are (`registration`, `replicas`).
+//! Any number of replicas serve from one store; none leads. Each knows its own nodes, and publishes in one small record how far all of
+//! them are.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -48,7 +48,7 @@ use crate::{
     store::{Revision, Store, StoreError},
 };
 
-/// How much longer than its nodes a replica that leaves may take with its last word.
+/// How long a replica that stops may take to deregister, after its nodes had their time to move.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How the replica serves nodes: `[distribution]` without its listener.
@@ -127,12 +127,12 @@ struct Parts {
     marks: Option<Arc<HighWaterMarkWriter>>,
     lease: Duration,
     lifecycle: Lifecycle,
-    /// This replica's last word among the others has been said.
+    /// This replica has deregistered.
     deregistered: CancellationToken,
 }
 
 impl Distribution {
-    /// Lists the store as it was a while ago, and follows it from there ([`replay`]).
+    /// Lists the store as it was up to 10,000 revisions ago, replays the changes since then, and follows it from there ([`replay`]).
     ///
     /// # Errors
     /// A lease out of bounds, or a store that can't be listed.
@@ -226,12 +226,12 @@ impl Distribution {
     }
 
     /// Waits until `revision` is enforced: no node serves anything that it took away, whatever is cut off, crashed or slow.
-    /// After `timeout` it says how things stand.
+    /// After `timeout` the answer says which nodes have not applied it.
     pub async fn await_enforced(&self, revision: Revision, timeout: Duration) -> wire::Enforcement {
         enforcement::wait(&self.0.changes.log, &self.0.fleet, revision, timeout).await
     }
 
-    /// How things stand with `revision`, without waiting.
+    /// As [`await_enforced`](Self::await_enforced), without waiting.
     #[must_use]
     pub fn enforcement(&self, revision: Revision) -> wire::Enforcement {
         enforcement::now(&self.0.changes.log, &self.0.fleet, revision)
@@ -341,7 +341,7 @@ impl Distribution {
         let _ = tokio::time::timeout(timeout, head.wait_for(|head| *head >= revision)).await; // the caller goes on anyway
     }
 
-    /// Stops at once what goes on behind it: nobody was served yet.
+    /// Stops at once. For a start that has failed, before any node was served.
     pub async fn abandon(&self) {
         self.0.lifecycle.stop().await;
     }

@@ -1,9 +1,9 @@
 //! Whether the store is the one that was last seen, and not an older copy of it.
 //!
-//! Nodes know a store's lifetime by a name: its epoch, until an operator accepts that it went back; then it gets a new name, and
-//! the old ones are on record as superseded. Within one lifetime revisions only grow. Each replica keeps the highest that it has
-//! seen outside of the store ([`Mark`]), and so does each node: a store below it, or of a lifetime that doesn't supersede it, is
-//! refused. So a restored backup, or an old copy of the data, brings no revoked token back before somebody said so.
+//! Nodes know a store's history by its epoch. The first epoch is the store's id. When an operator accepts a rollback, a new epoch begins,
+//! and the earlier ones are recorded as superseded. Within one epoch revisions only grow. Each replica and each node keeps the highest
+//! revision that it has seen outside of the store ([`HighWaterMark`]). A store below it, or of an epoch that doesn't supersede it, is
+//! refused. So a restored backup, or an old copy of the data, makes no revoked token valid before an operator has accepted it.
 
 mod high_water_mark;
 
@@ -16,18 +16,18 @@ use crate::{
     store::{self, Key, Revision, Store, StoreError, Transaction, Write},
 };
 
-/// Names of superseded lifetimes that are kept.
+/// Superseded epochs that are kept.
 const MAX_SUPERSEDED: usize = 64;
 
 /// The record at [`Key::Epoch`], sealed: who can write to the store can't accept its rollback.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EpochRecord {
-    /// The lifetime's name.
+    /// The epoch's id.
     name: String,
-    /// Lifetimes that this one goes on from; newest first.
+    /// Epochs that this one supersedes; newest first.
     superseded: Vec<String>,
-    /// The lifetime that a backup was made in, until somebody accepts that it was restored.
+    /// The epoch of the backup that was restored, until an operator accepts it.
     restored_from: Option<String>,
     /// Why it was accepted.
     reason: String,
@@ -35,7 +35,7 @@ struct EpochRecord {
     accepted_at: u64,
 }
 
-/// A store's lifetime.
+/// The epoch of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Epoch(EpochRecord);
 
@@ -48,7 +48,7 @@ pub enum WentBack {
     /// Its records are as an earlier version left them.
     #[error("its records are not authenticated, and were before")]
     Unauthenticated,
-    /// The same lifetime, earlier.
+    /// The same epoch, at an earlier revision.
     #[error("it is at revision {now}, and was at {seen} before")]
     Revision {
         /// The store's revision.
@@ -56,7 +56,7 @@ pub enum WentBack {
         /// The highest that was seen.
         seen: Revision,
     },
-    /// Another lifetime.
+    /// An epoch that does not supersede the one that was seen.
     #[error("its lifetime is `{now}`, and what was seen before is `{seen}` at revision {revision}")]
     Epoch {
         /// The store's.
@@ -86,7 +86,7 @@ impl Epoch {
         Ok((Self(epoch), record.modified))
     }
 
-    /// The record of a store that was restored from a backup of the lifetime `from`, to be sealed.
+    /// The record of a store that was restored from a backup of the epoch `from`, to be sealed.
     pub(crate) fn restored(store_id: &str, from: &str) -> Vec<u8> {
         let record =
             EpochRecord { name: store_id.to_owned(), restored_from: Some(from.to_owned()), ..EpochRecord::default() };
@@ -99,7 +99,7 @@ impl Epoch {
         &self.0.name
     }
 
-    /// The lifetimes that it goes on from.
+    /// The epochs that it supersedes.
     #[must_use]
     pub fn superseded(&self) -> &[String] {
         &self.0.superseded
@@ -125,7 +125,7 @@ impl Epoch {
         }
     }
 
-    /// Begins a new lifetime of `store`, that goes on from this one, from what `mark` has seen and from the backup that was
+    /// Begins a new epoch of `store` that supersedes this one, from what `mark` has seen and from the backup that was
     /// restored: every node takes its table anew, and is told that it may.
     ///
     /// # Errors

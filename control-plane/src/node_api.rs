@@ -1,4 +1,7 @@
-//! What nodes are served on their listener: the stream of changes, and enrolment.
+//! The nodes' listener: the stream of changes and enrolment.
+//!
+//! [`connection`] drives one HTTP/2 connection; [`session`] is one node's stream on it, and [`grpc_stream`] its framing.
+//! [`connection_limiter`] and [`handshake_limiter`] bound what one peer can occupy.
 
 mod connection;
 mod connection_limiter;

@@ -73,7 +73,7 @@ pub async fn exists(config: &StoreConfig) -> Result<bool, OpenError> {
     }
 }
 
-/// A name for a new lifetime: 128 random bits.
+/// An id for a new store or epoch: 128 random bits, as hexadecimal.
 ///
 /// # Errors
 /// When the operating system has no randomness to give.
@@ -205,7 +205,7 @@ pub trait Store: Send + Sync + 'static {
     /// is registered in it has ended.
     fn is_exclusive(&self) -> bool;
 
-    /// The store's lifetime: made once, when the store is first used; a restore makes a new one.
+    /// The store's id: made once, when the store is first used; a restore makes a new one.
     fn store_id(&self) -> &str;
 
     /// Whether every record that it gives was written by a control plane, and none was put back.

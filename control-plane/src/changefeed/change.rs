@@ -1,4 +1,4 @@
-//! What is sent to nodes: encoded once and shared, but for credentials, which are sealed to each stream.
+//! The changes of the nodes' table. They are encoded once and shared by all streams; only credentials are sealed to each stream.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(crate) struct CredentialChange {
     pub(crate) service: String,
     pub(crate) version: u32,
     pub(crate) minted: bool,
-    /// What the envelope is bound to; `None`: it was stored before credentials were bound.
+    /// The destination that the envelope is bound to; `None`: it was stored before credentials were bound.
     pub(crate) bound_to: Option<Destination>,
     /// The destination of its service. `None`: there is no such service, or its definition is not acceptable.
     pub(crate) service_at: Option<Destination>,
@@ -34,7 +34,7 @@ pub(crate) struct CredentialChange {
 /// One change of a delta.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct TableChange {
-    /// Whose: nodes that don't serve the tenant don't get it.
+    /// The tenant; other tenants' nodes aren't sent the change.
     pub(crate) tenant: TenantName,
     pub(crate) payload: Payload,
 }
@@ -69,7 +69,7 @@ impl TableChange {
         Self { tenant: credential.tenant.clone(), payload: Payload::Credential(credential.into()) }
     }
 
-    /// Whether it takes rights away: such items come first.
+    /// Whether it removes rights. Such changes are sent first.
     pub(crate) fn revokes(&self) -> bool {
         match &self.payload {
             Payload::Shared { revokes, .. } => *revokes,
@@ -94,7 +94,7 @@ impl TableChange {
         }
     }
 
-    /// Bytes that it keeps in memory, about.
+    /// Its size in memory, in bytes, approximately.
     pub(crate) fn size(&self) -> usize {
         match &self.payload {
             Payload::Shared { change, .. } => change.len(),

@@ -1,7 +1,6 @@
-//! The feed: what changed lately, in order, once for all streams.
+//! The change log: the recent changes in order, kept once for all streams.
 //!
-//! A stream keeps its place by revision alone, so a slow node costs no queue: it reads on where it stopped, and one that has
-//! fallen behind what is kept starts again from a snapshot.
+//! A stream's position is a revision, so a slow node costs no queue. A node that has fallen behind what is kept loads a snapshot.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -26,7 +25,7 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// How many revisions' times are kept, for knowing how old a change is.
 const MAX_TIMES: usize = 64 * 1024;
 
-/// What one revision of the store means to nodes. Revisions that mean nothing to them have none.
+/// The changes of one revision. Revisions that change no node's table have no entry.
 pub(crate) struct LogEntry {
     pub(crate) revision: Revision,
     /// Revocations first.
@@ -34,7 +33,7 @@ pub(crate) struct LogEntry {
     pub(crate) checksum_deltas: Vec<ChecksumDelta>,
 }
 
-/// A reader has to start from a snapshot: what it lacks isn't kept any more.
+/// The entries after the reader's revision are no longer kept: it has to load a snapshot.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Truncated;
 
@@ -42,17 +41,17 @@ pub(crate) struct Truncated;
 struct Ring {
     deltas: VecDeque<Arc<LogEntry>>,
     bytes: usize,
-    /// Who has applied this, or more, can go on with deltas.
+    /// A reader at this revision or later can continue with deltas.
     floor: Revision,
     /// When this replica learnt of each revision.
     times: VecDeque<(Revision, BootInstant)>,
 }
 
-/// See the module.
+/// The log, its head and its readers' wake-ups.
 pub(crate) struct ChangeLog {
     ring: RwLock<Ring>,
     head: watch::Sender<Revision>,
-    /// Moves with what means something to nodes, or when history is forgotten.
+    /// Moves with each entry, and when the log is reset.
     entries: watch::Sender<()>,
 }
 
@@ -64,7 +63,7 @@ impl ChangeLog {
         log
     }
 
-    /// The newest revision: everything up to it is here, or meant nothing to nodes.
+    /// The newest revision: each entry up to it is in the log.
     pub(crate) fn head(&self) -> Revision {
         *self.head.borrow()
     }
@@ -74,13 +73,13 @@ impl ChangeLog {
         self.head.subscribe()
     }
 
-    /// Wakes whenever there may be something to send. Most revisions are of records that nodes have nothing to do with (each node's
-    /// own among them: a thousand that come back would wake each other a million times).
+    /// Wakes whenever there may be something to send. Most revisions have no entry, such as those of nodes' own records: a thousand
+    /// nodes that reconnect would otherwise wake each other a million times.
     pub(crate) fn subscribe_entries(&self) -> watch::Receiver<()> {
         self.entries.subscribe()
     }
 
-    /// Forgets everything: history has a gap before `floor`.
+    /// Removes all entries and starts again at `floor`: the changes before it are not known.
     pub(crate) fn reset(&self, floor: Revision) {
         let mut ring = self.write();
         *ring = Ring { floor, times: VecDeque::from([(floor, BootInstant::now())]), ..Ring::default() };
@@ -112,14 +111,14 @@ impl ChangeLog {
                 ring.floor = oldest.revision;
             }
         }
-        // Under the lock: who sees the head finds the delta.
+        // Under the lock: a reader that sees the head finds the entry.
         self.head.send_replace(revision);
         if must_be_acked {
             self.entries.send_replace(());
         }
     }
 
-    /// Whether who has applied `revision` can go on with deltas.
+    /// Whether a reader at `revision` can continue with deltas.
     pub(crate) fn reaches(&self, revision: Revision) -> bool {
         let floor = self.read().floor;
         floor <= revision && revision <= self.head()
@@ -150,7 +149,7 @@ impl ChangeLog {
         ring.deltas.range(at..).take_while(fits).cloned().collect()
     }
 
-    /// The last revision up to `revision` that meant anything to nodes: who has applied it has applied `revision`.
+    /// The revision of the last entry up to `revision`: a node that has applied it has applied `revision`.
     pub(crate) fn effective(&self, revision: Revision) -> Revision {
         let ring = self.read();
         let at = ring.deltas.partition_point(|d| d.revision <= revision);
@@ -161,7 +160,7 @@ impl ChangeLog {
         }
     }
 
-    /// By what the tenants that `wanted` picks have changed since `revision`; `None` when that isn't kept any more.
+    /// How the checksum of the tenants that `wanted` picks has changed since `revision`; `None` when that is no longer kept.
     pub(crate) fn checksum_delta_since(
         &self,
         revision: Revision,
@@ -176,7 +175,7 @@ impl ChangeLog {
         Some(checksum_deltas.filter(|s| wanted(&s.tenant)).fold(Checksum::default(), |sum, s| sum.plus(&s.delta)))
     }
 
-    /// When this replica learnt of `revision`, or of something after it: never too early.
+    /// When this replica learnt of `revision` or a later one: never too early.
     pub(crate) fn observed(&self, revision: Revision) -> Option<BootInstant> {
         let ring = self.read();
         let at = ring.times.partition_point(|(r, _)| *r < revision);

@@ -1,9 +1,9 @@
-//! How a replica begins: as one that had been asleep.
+//! Fills the change log at the start of a replica, so that nodes can resume with deltas.
 //!
-//! A node goes on with deltas from where it is, if the feed reaches back so far; else it takes a whole snapshot, and a thousand that
-//! take one at the same time are late with their leases. So a replica that starts doesn't list the store as it is, but as it was
-//! some time ago, and follows the watch from there to the present before it serves anybody: its feed then holds what nodes may
-//! have missed. Where the past isn't kept, or takes too long, it begins with the present, and so do its nodes.
+//! A node resumes with deltas if the log reaches back to its revision. Otherwise it loads a snapshot, and a thousand nodes that load one
+//! at the same time are late with their leases. So a replica that starts lists the store as it was 10,000 revisions ago and replays the
+//! watch from there before it serves. If that history has been compacted, or the replay takes too long, the log starts at the present
+//! and nodes load snapshots.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,15 +21,15 @@ use crate::{
     store::{Key, Record, Revision, Store, StoreError, WatchEvent, Write, key::prefix},
 };
 
-/// How far back a replica begins, in revisions: minutes of a busy fleet. A replay of 20,000, a token issued at each, took between
+/// How far back the replay starts, in revisions: minutes of a busy fleet. A replay of 20,000, a token issued at each, took between
 /// one second and two and a half on a slow machine that was busy with other things.
 const HISTORY_REVISIONS: Revision = 10_000;
-/// How much less far it tries where that isn't kept, and how often.
+/// Where that history isn't kept, the replay is tried with this part of it, in this order.
 const FALLBACK_DIVISORS: [Revision; 3] = [1, 8, 64];
 /// How long the replay may take.
 const REPLAY_LIMIT: Duration = Duration::from_secs(4);
 
-/// The store as it is now, and a feed that leads up to it.
+/// The store as it is now, and a log of the changes that led to it.
 ///
 /// # Errors
 /// A store that can't be listed.
@@ -55,9 +55,9 @@ pub(crate) async fn bootstrap(store: &dyn Store, sealer: &Sealer) -> Result<(Sto
     Ok((listing, log))
 }
 
-/// The store as it was; `None` when nothing of that is kept.
+/// The store at an earlier revision; `None` when no history is kept.
 async fn list_history(store: &dyn Store, head: Revision) -> Result<Option<(Vec<Record>, Revision)>, StoreError> {
-    // Before that it was another store, or nodes knew it by another name.
+    // Before that it was another store, or of another epoch.
     let mut since = 0;
     for key in [Key::StoreId, Key::Epoch] {
         since = store.get(&key).await?.map_or(0, |record| record.modified).max(since);
@@ -73,10 +73,10 @@ async fn list_history(store: &dyn Store, head: Revision) -> Result<Option<(Vec<R
     Ok(None)
 }
 
-/// The past, on its way to the present.
+/// A replay that has reached the revision `log.head()`.
 struct Replay<'a> {
     table: MaterializedTable,
-    /// The records of nodes and replicas. What became of them in between is of no interest: nobody was served here.
+    /// The records of nodes and replicas, each in its latest form. Nothing else of their history is needed: no node was served here.
     fleet: BTreeMap<Key, Record>,
     /// See [`StoreListing::complete_since`].
     complete_since: Revision,
@@ -97,7 +97,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Up to `head` at least; `None` when the watch ends before.
+    /// Replays up to `head` at least; `None` when the watch ends before.
     async fn catch_up(mut self, store: &dyn Store, head: Revision) -> Option<(StoreListing, ChangeLog)> {
         let mut watch = store.watch(self.log.head());
         while self.log.head() < head {
@@ -133,8 +133,8 @@ impl<'a> Replay<'a> {
         }
         let revokes = revokes_node(&changes);
         let compiled = self.table.apply(changes);
-        // A credential may have been re-wrapped since then and the key that it was wrapped with be gone: to nodes it would look
-        // as if the credential were. Those from before have to take a snapshot.
+        // A credential may have been re-wrapped since then, and the old KEK removed. Sent as it was, it would look deleted to nodes.
+        // Nodes from before this revision load a snapshot instead.
         let opens = compiled.changes.iter().all(|item| self.can_open(item));
         self.log.append_acknowledged(revision, compiled, revokes);
         if !opens {

@@ -1,8 +1,7 @@
-//! Whether the table that this replica has made of the store's watch is what the store holds.
+//! Compares this replica's table with the store.
 //!
-//! etcd has lost watch events before, deletes among them, and a lost delete is a lost revocation: replica and nodes would agree with
-//! each other, and all be wrong. So every minute the store is listed, and what that adds up to compared with what the watch came to
-//! at the same revision.
+//! etcd has lost watch events before, deletes among them, and a lost delete is a lost revocation: replica and nodes would agree, and
+//! all be wrong. So every minute the store is listed, and its checksum compared with the table's at the same revision.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +21,7 @@ const WATCH_LIMIT: Duration = Duration::from_secs(10);
 /// Of a large store at most this part of the time goes into listing it.
 const SHARE: u32 = 50;
 
-/// For ever. `relist` is told when the two differ.
+/// Compares until it is dropped. `relist` is notified when the two differ.
 pub(crate) async fn verify_periodically(
     store: Arc<dyn Store>,
     changes: ChangeFeed,
@@ -48,7 +47,7 @@ pub(crate) async fn verify_periodically(
     }
 }
 
-/// What can't be compared agrees.
+/// Counts as equal when the two can't be compared.
 async fn matches_store(store: &dyn Store, changes: &ChangeFeed) -> Result<bool, StoreError> {
     let (records, revision) = store.list(prefix::ALL).await?;
     let authenticated = store.is_authenticated();

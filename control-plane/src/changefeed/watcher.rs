@@ -1,4 +1,4 @@
-//! Follows the store: its watch into the materialised table and the feed.
+//! Watches the store and applies its events to the materialized table and the change log.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use crate::{
 /// Pause before a listing that failed is tried again.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// Who hears of the records of nodes and replicas: before the log's head moves past them, so that who has seen a revision knows the
-/// nodes in it.
+/// Receives the records of nodes and replicas, before the log's head moves past them. A reader of a revision then knows the nodes and
+/// replicas of that revision.
 pub(crate) trait FleetRecords: Send + Sync + 'static {
     /// The store says this of a node since `revision`; `None`: it has no record any more.
     fn node(&self, id: &NodeId, record: Option<wire::Node>, revision: Revision);
@@ -36,19 +36,19 @@ pub(crate) type NodeRecords = Vec<(NodeId, wire::Node, Revision)>;
 /// Replicas' records, each with the revision that wrote it.
 pub(crate) type ReplicaRecords = Vec<(ReplicaId, wire::Replica, Revision)>;
 
-/// Where the store's changes go.
+/// Applies what the store's watch brings.
 pub(crate) struct StoreWatcher {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) changes: ChangeFeed,
     pub(crate) fleet: Box<dyn FleetRecords>,
     /// The watch has stalled: begin another.
     pub(crate) restart: Arc<Notify>,
-    /// What was followed isn't what the store holds: list it again.
+    /// The table differs from the store: list the store again.
     pub(crate) relist_requested: Arc<Notify>,
 }
 
 impl StoreWatcher {
-    /// For ever.
+    /// Runs until it is dropped. A watch that loses history, or that is asked to, begins again from a listing.
     pub(crate) async fn watch_forever(self) {
         loop {
             let mut watch = self.store.watch(self.changes.log.head());
@@ -69,11 +69,11 @@ impl StoreWatcher {
         }
     }
 
-    /// Takes in one event; `true` when history has been lost.
+    /// Applies one event; `true` when history has been lost and the store has to be listed again.
     fn apply_event(&self, event: WatchEvent) -> bool {
         match event {
             WatchEvent::Changes { revision, changes } if revision > self.changes.log.head() => {
-                // Before the head moves: who has seen this revision knows the nodes in it.
+                // Before the head moves: a reader of this revision then knows the nodes in it.
                 self.report_fleet_records(&changes, revision);
                 let revokes = revokes_node(&changes);
                 let push =
@@ -114,7 +114,7 @@ impl StoreWatcher {
         }
     }
 
-    /// Starts again from a listing: every node gets a snapshot, because nobody knows what the gap held.
+    /// Replaces the table by a listing. Every node gets a snapshot, because the changes in the gap are not known.
     async fn relist(&self) -> bool {
         tracing::warn!(
             "history was lost (the store has compacted it, or an event is missing); listing the store again"
@@ -141,8 +141,8 @@ pub(crate) struct StoreListing {
     /// Replicas that may grant them.
     pub(crate) replicas: ReplicaRecords,
     pub(crate) revision: Revision,
-    /// No record of a node that may hold a lease was taken away or given to another process after this revision: whoever was
-    /// granted one since then is in `nodes`. `None`: nothing is known of the past.
+    /// After this revision no record of a node that may hold a lease was deleted or given to another process. Each node that was
+    /// granted a lease since then is in `nodes`. `None`: the past is not known.
     pub(crate) complete_since: Option<Revision>,
 }
 
@@ -171,7 +171,7 @@ impl StoreListing {
     }
 }
 
-/// A record of the fleet. One that doesn't decode says nothing: that is somebody's to look into.
+/// A record of the fleet. One that doesn't decode is logged and counts as empty.
 fn decode_or_default<T: prost::Message + Default>(value: &bytes::Bytes, kind: &'static str) -> T {
     T::decode(value.clone()).unwrap_or_else(|error| {
         tracing::error!(kind, %error, "a record in the store is not decode_or_default; what it says of the fleet is not known");
@@ -179,14 +179,14 @@ fn decode_or_default<T: prost::Message + Default>(value: &bytes::Bytes, kind: &'
     })
 }
 
-/// Whether a process that may hold a lease isn't named in the store any more once the record `before` is replaced by `after`.
+/// Whether replacing the record `before` by `after` removes a process that may hold a lease from the store.
 pub(crate) fn drops_lease_holder(before: &Record, after: Option<&bytes::Bytes>) -> bool {
     if !matches!(before.key, Key::Node(_)) {
         return false;
     }
     let held = decode_or_default::<wire::Node>(&before.value, "node");
     let same = |value| decode_or_default::<wire::Node>(value, "node").instance == held.instance;
-    // Nobody has ever answered for it: it never had a lease.
+    // A node that no replica has ever owned never had a lease.
     !held.replica.is_empty() && !after.is_some_and(same)
 }
 
@@ -195,8 +195,8 @@ pub(crate) fn is_fleet_record(key: &Key) -> bool {
     matches!(key, Key::Node(_) | Key::Replica(_))
 }
 
-/// Who may still serve after a node was revoked is known by who has acknowledged that revision, though it changes no table: not the
-/// node itself.
+/// Whether `changes` revoke a node. Such a revision changes no table, and is acknowledged all the same: that tells when the revoked node
+/// has stopped.
 pub(crate) fn revokes_node(changes: &[Write]) -> bool {
     changes.iter().any(|change| matches!(change, Write::Delete(Key::Node(_))))
 }

@@ -15,7 +15,7 @@ use crate::store::Revision;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HighWaterMark {
-    /// The name of its lifetime.
+    /// Its epoch.
     pub epoch: String,
     /// The highest revision.
     pub revision: Revision,

@@ -1,7 +1,7 @@
-//! "Enforced": no node serves what a change took away. Each node that may hold a lease has applied the change, or its lease is over.
+//! When a change is enforced: no node serves what it removed. Each node that may hold a lease has applied the change, or its lease has
+//! ended.
 //!
-//! Of the nodes that this replica answers for it knows that itself; of all others their replicas say it, by a watermark that has
-//! passed the change.
+//! A replica knows this of the nodes that it owns. For all other nodes their replicas publish it, as a watermark at or past the change.
 //!
 //! Why the bound holds: a lease that was granted without knowledge of the change counts from a barrier before the change's
 //! commit, so it has ended TTL after that on a perfect clock, and [`rules::with_skew`] of TTL on any clock

@@ -1,4 +1,4 @@
-//! Writes down how far the store has come, outside of it.
+//! Keeps the highest revision seen in a file outside the store, so that a rollback of the store is noticed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
 /// How long the store may take to say its revision when we stop.
 const LAST_READ_LIMIT: Duration = Duration::from_secs(1);
 
-/// What writes the mark of one store into one file.
+/// Writes the high-water mark of one store.
 pub(crate) struct HighWaterMarkWriter {
     pub(crate) file: HighWaterMarkFile,
     pub(crate) store: Arc<dyn Store>,
@@ -24,7 +24,7 @@ pub(crate) struct HighWaterMarkWriter {
 }
 
 impl HighWaterMarkWriter {
-    /// With every barrier that brings something new, for ever. What the last second brought may be missing after a crash.
+    /// Writes with each barrier that has a new revision, until it is dropped. After a crash the last second may be missing.
     pub(crate) async fn write_forever(self: Arc<Self>) {
         let (mut barriers, mut written) = (self.barriers.subscribe(), 0);
         while barriers.changed().await.is_ok() {
@@ -35,7 +35,7 @@ impl HighWaterMarkWriter {
         }
     }
 
-    /// Once more at the end: what was acknowledged to anybody is in it.
+    /// Writes once more at shutdown, so that the mark covers everything that was acknowledged.
     pub(crate) async fn write_last(&self) {
         let Ok(Ok(revision)) = timeout(LAST_READ_LIMIT, self.store.revision()).await else { return };
         if !self.barriers.has_gone_back() && revision >= self.log.head() {

@@ -1,9 +1,8 @@
-//! The fleet: what each node has applied, until when it may hold a lease, and which replica answers for it. What "enforced"
-//! is computed from.
+//! What each node has applied, until when it may hold a lease, and which replica owns that lease.
 //!
-//! A replica *answers for* a node from the moment that the store says so: its watermark covers every lease that the node
-//! may hold, also those that another granted before. So that one can forget the node when it learns of the
-//! move, and a node that moves is never lost and blocks nobody.
+//! A replica owns a node's lease from the revision that records it in the store. From then on its watermark covers every lease that the
+//! node may hold, those from other replicas included. The previous owner can forget the node when it sees that record. So a node that
+//! moves is always covered, and delays no enforcement.
 
 mod node;
 

@@ -1,8 +1,7 @@
-//! Who is of the fleet: every node that has a record in the store, as this replica's watch has brought it.
+//! The members of the fleet: every node that has a record in the store, as this replica's watch has brought it.
 //!
-//! A node is fed, and granted leases, only while its record stands and is of the enrolment that its certificate names. The
-//! record also says what the node may hold (`tenants`): it is authenticated by being written at enrolment alone, and unlike a
-//! claim in the certificate it ends at once.
+//! A node is served and granted leases only while its record exists and names the enrolment of its certificate. The record also says
+//! which tenants' records the node may hold. It is written at enrolment alone; unlike a claim in a certificate it ends at once.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +41,7 @@ impl Member {
     }
 }
 
-/// All of them.
+/// Every member, by id.
 #[derive(Default)]
 pub(crate) struct Members(Mutex<BTreeMap<NodeId, Member>>);
 

@@ -1,8 +1,8 @@
-//! Leases, rooted in the store: a node may serve because this replica, a moment ago, had seen everything that was committed.
+//! Read barriers, which leases count from: at the barrier's time this replica had seen everything that was committed.
 //!
-//! Every second: note the time, *then* ask the store for its revision by a linearizable read; once the watch has brought that revision, the time
-//! becomes a [`ReadBarrier`]. A lease is counted from the barrier's time, so a replica that is cut off from the store, or whose
-//! watch has stalled, can extend nothing, however long it goes on talking to its nodes.
+//! Every second a replica notes the time, then reads the store's revision with a linearizable read. Once the watch has reached that
+//! revision, the time becomes a [`ReadBarrier`]. So a replica that is cut off from the store, or whose watch has stalled, cannot extend
+//! leases, however long it stays connected to its nodes.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,8 +1,7 @@
-//! This replica among the others: it registers, says how far its nodes are, and clears away who has fallen silent.
+//! This replica's registration: it publishes its watermark, retires silent replicas and deregisters at shutdown.
 //!
-//! The watermark is written when it has passed something that means anything to nodes: once for a burst of changes, and not at
-//! all while nobody else is there to read it. Where the store takes no write (it is full, or gone), the others wait for the
-//! bound instead.
+//! The watermark is written when it has passed a change that nodes apply: once for a burst of changes, and never while no other replica
+//! is there to read it. If the store refuses the write (it is full or unreachable), the other replicas wait for the leases' bound.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,9 +23,9 @@ use crate::{
 const COALESCE: Duration = Duration::from_millis(1);
 /// Pause after a write that failed.
 const RETRY: Duration = Duration::from_millis(500);
-/// How often a replica that leaves looks whether its nodes have.
+/// How often a replica that stops checks whether its nodes have moved.
 const HANDOVER_POLL: Duration = Duration::from_millis(50);
-/// How long the last word may take.
+/// How long deregistering may take.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for nodes to move to another replica, be the lease ever so long.
 const MAX_HANDOVER: Duration = Duration::from_secs(5);
@@ -50,7 +49,7 @@ pub(crate) struct Registrar {
     pub(crate) deregistered: CancellationToken,
 }
 
-/// From a registration to its end, which another replica may bring about.
+/// A registration of this replica. Another replica may retire it; this one then registers anew.
 pub(crate) struct ReplicaRegistration {
     id: ReplicaId,
     record: wire::Replica,
@@ -80,13 +79,13 @@ impl ReplicaRegistration {
         Ok(Self { id, record, modified, written: Instant::now() })
     }
 
-    /// Whether the store says that this registration may grant nothing any more.
+    /// Whether the store says that this registration may grant no more leases.
     fn is_retired(&self, with: &Registrar) -> bool {
         with.fleet.leases.own_id().as_ref() != Some(&self.id)
             || with.fleet.replicas.is_retired(&self.id, self.modified, with.log.head())
     }
 
-    /// Tells the others what has come of our nodes, if there is news and anybody to hear it.
+    /// Publishes the watermark if it has moved and another replica reads it.
     async fn publish_watermark(&mut self, with: &Registrar) -> Result<(), RegistryError> {
         if !with.fleet.replicas.has_others(&self.id) {
             return Ok(());
@@ -129,7 +128,7 @@ impl ReplicaRegistration {
         Ok(())
     }
 
-    /// Clears away who has fallen silent, and nodes that are gone.
+    /// Retires silent replicas, deletes the records of retired ones whose leases have ended, and releases nodes that are gone.
     async fn expire_peers(&self, with: &Registrar) -> Result<(), RegistryError> {
         for cleanup in with.fleet.replicas.peer_cleanups(&self.id) {
             let done = match cleanup {
@@ -190,12 +189,12 @@ fn may_deregister(with: &Registrar, registration: Option<&ReplicaRegistration>, 
     moved || alone || since.elapsed() >= handover_time(with.lease)
 }
 
-/// How long nodes are given to move away.
+/// How long nodes have to move to another replica.
 pub(crate) fn handover_time(lease: Duration) -> Duration {
     (lease / 2).min(MAX_HANDOVER)
 }
 
-/// Until this replica leaves.
+/// Runs until this replica has deregistered.
 pub(crate) async fn run_registration(with: Registrar, mut registration: Option<ReplicaRegistration>) {
     let (mut fleet, mut head) = (with.fleet.leases.subscribe(), with.log.subscribe_head());
     let period = with.lease / 2;
@@ -253,7 +252,7 @@ async fn refresh(with: &Registrar, registration: &mut Option<ReplicaRegistration
     }
 }
 
-/// What is true of every lease that we answer for.
+/// The lowest revision that every node has applied whose lease this replica owns.
 fn watermark(with: &Registrar) -> Revision {
     let settled = BootInstant::now().minus(with_skew(with.fleet.replicas.longest_ttl()));
     let effective = |revision| with.log.effective(revision);

@@ -1,11 +1,11 @@
-//! The replicas that serve from the same store, as their records tell.
+//! The replicas that serve from the same store, as their records describe them.
 //!
-//! No replica sees all nodes. Each registers before it grants its first lease, and says in its record how far all nodes
-//! are that it answers for: its watermark. So who has seen a revision knows every replica of which a lease may be
-//! left that is rooted before it, and a change is enforced when all of them have passed it.
+//! No replica sees all nodes. Each registers before it grants its first lease and publishes its watermark: the lowest revision that all
+//! nodes have applied that it owns. A reader of a revision therefore knows every replica with leases from before it. A change is enforced
+//! when all watermarks have passed it.
 //!
-//! A replica that has fallen silent is *retired* by another: from the revision of that on it grants nothing, so its leases have ended a TTL
-//! later, and then its record goes. One that was retired and is still alive registers anew, as another.
+//! Another replica *retires* one that has been silent for three leases. From that revision on it grants nothing, so its leases have ended
+//! one TTL later, and its record is deleted. A retired replica that is still alive registers anew, under another id.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -56,7 +56,7 @@ pub(crate) struct ReplicaSummary {
     pub(crate) watermark: Revision,
 }
 
-/// All that are known.
+/// Every replica that this one knows of.
 pub(crate) struct Replicas {
     known: Mutex<BTreeMap<ReplicaId, ReplicaState>>,
     ttl: Duration,

@@ -59,7 +59,8 @@ struct Connection<T, S> {
     events: FuturesUnordered<BoxFuture<'static, Event>>,
 }
 
-/// Until the other end closes it, is dead, has nothing to say, or is done after `stop`; or until it is `evicted`.
+/// Runs until the peer closes, stops answering or goes idle, until its calls are done after `stop`, or until the connection slot is
+/// `evicted`.
 pub(super) async fn drive_connection<T>(
     io: T,
     serve: impl Serve,

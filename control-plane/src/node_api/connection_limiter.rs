@@ -1,4 +1,4 @@
-//! How many connections one peer may have: whoever opens thousands costs itself, and nobody else.
+//! Bounds the connections of one peer. A peer that opens thousands evicts only its own.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,7 +20,7 @@ const MAX_IDENTIFIED: usize = 8;
 const MAX_ANONYMOUS: usize = 1024;
 const MAX_ANONYMOUS_PER_SOURCE: usize = 256;
 
-/// The connections that there are, by who has them.
+/// The open connections, by peer.
 #[derive(Clone)]
 pub(super) struct ConnectionLimiter {
     identified: Arc<Mutex<HashMap<Identity, VecDeque<CancellationToken>>>>,

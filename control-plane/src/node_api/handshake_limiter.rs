@@ -1,4 +1,4 @@
-//! How many streams a node may be opening at a time: one that opens thousands and says nothing costs itself, and nobody else.
+//! Bounds the streams of a node that have not sent their Hello yet. A node that opens thousands delays only itself.
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -1,9 +1,9 @@
-//! One node's stream: Hello → Welcome → a snapshot or nothing → deltas, grants and acknowledgements until it ends.
+//! One node's stream: Hello, Welcome, possibly a snapshot, then deltas, grants and acknowledgements until it ends.
 //!
-//! A session keeps its place in the feed and a handful of messages in front of HTTP/2, nothing else: a node that doesn't read
-//! costs the same as one that does, and its stream ends when it has read nothing for a lease's time or has fallen behind the
-//! feed. Deltas go first, also between the chunks of a snapshot: a revocation waits for one chunk at most. What has piled up goes in
-//! one message, so that the cost of a busy store is one message a flush, not one a change.
+//! A session keeps a position in the change log and a few messages in front of HTTP/2, nothing else. A node that doesn't read costs the
+//! same as one that does. Its stream ends when it has read nothing for two leases or has fallen behind the log. Deltas go first, also
+//! between the chunks of a snapshot, so a revocation waits for one chunk at most. Entries that have piled up go in one message: a busy
+//! store costs one message a flush, not one a change.
 
 mod checksum_tracker;
 mod data_keys;
@@ -269,7 +269,7 @@ async fn serve_stream(
     Err(end)
 }
 
-/// What seldom happens to a stream.
+/// What ends or interrupts a stream, apart from its messages.
 enum ControlEvent {
     /// Another stream speaks for the node.
     Fenced,
@@ -302,7 +302,7 @@ async fn certificate_at(at: i64) {
 /// about to stop cost more than what they send.
 type ControlEvents = FuturesUnordered<BoxFuture<'static, ControlEvent>>;
 
-/// Takes the stream out of the fleet, however it ends.
+/// Closes the stream in the fleet when it is dropped, however it ends.
 struct StreamGuard {
     shared: Arc<Shared>,
     node: NodeId,
@@ -335,8 +335,8 @@ struct Session {
     loading: Option<SnapshotTransfer>,
     /// The nonce of a Renew that hasn't been answered; a later one replaces it.
     renew: Option<u64>,
-    /// The first lease of a node that has started since its last is rooted after its stream began. The process before this one may have acknowledged
-    /// what this replica hasn't heard of, to another, and that counts as enforced: it was committed before the node came back.
+    /// After a restart, the first lease must be based on a store read newer than this stream. The previous process may have acknowledged,
+    /// to another replica, changes that this replica has not seen.
     root_after: Option<BootInstant>,
     nacks: u32,
     /// Barriers that it has asked for ahead of time.

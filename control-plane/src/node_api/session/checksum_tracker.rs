@@ -1,4 +1,4 @@
-//! What one node may hold, and what that should add up to at each revision that it was sent.
+//! Tracks the checksum that a node's table should have at each revision that it was sent.
 
 use std::{collections::VecDeque, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The beginning of a stream: who is there, what does it hold, and can we go on from that.
+//! The handshake of a stream: validates the Hello, and decides whether the node resumes with deltas or loads a snapshot.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a session sends next: deltas before chunks, chunks before grants.
+//! Chooses and builds a session's next message: deltas before chunks, chunks before grants.
 
 use std::{future::pending, sync::Arc};
 
