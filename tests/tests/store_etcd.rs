@@ -114,8 +114,8 @@ mod contract {
     use super::Wired;
 
     seks_control_plane::store_conformance!(
+        Wired::start().await,
         #[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
-        Wired::start().await
     );
 }
 

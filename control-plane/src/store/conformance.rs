@@ -56,7 +56,7 @@ macro_rules! store_conformance {
             conformance::in_time(stringify!($promise), conformance::$promise(&subject)).await;
         }
     };
-    ($(#[$attribute:meta])* $subject:expr) => {
+    ($subject:expr $(, #[$attribute:meta])* $(,)?) => {
         $crate::store_conformance! {
             @tests [$(#[$attribute])*] [$subject]
             a_new_store_has_an_id_of_its_own
