@@ -10,11 +10,11 @@ use crate::{
     global::Global,
 };
 
-/// Credential broker for AI agents: they hold fake tokens, the proxy puts the real key in.
+/// Credential broker for AI agents: agents hold fake tokens, the proxy injects the real key.
 #[derive(Debug, Parser)]
 #[command(name = "seks", version = seks_runtime::VERSION, max_term_width = 110, after_help = EXAMPLES)]
 pub struct Cli {
-    /// What every command takes.
+    /// Options of every command.
     #[command(flatten)]
     pub global: Global,
     /// The noun.
@@ -24,9 +24,9 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  seks dev --demo                                   all of it in one process, demonstrated
+  seks dev --demo                                   both planes in one process, with a demonstration
   seks service enable openai
-  seks credential put openai-key --service openai   asks for the key, without echo
+  seks credential put openai-key --service openai   prompts for the key, without echo
   seks agent create ci-bot --attr team=infra
   seks token issue --agent ci-bot --service openai --ttl 24h
   seks run --agent ci-bot -- python agent.py
@@ -34,18 +34,18 @@ Examples:
 Exit codes: 0 done, 1 failed, 2 usage or bad input, 3 not found, 4 not permitted, 5 conflict,
 6 control plane unreachable";
 
-/// What parsing came to.
+/// The result of parsing a command line.
 pub enum Parsed {
-    /// A command.
+    /// A command to run.
     Run(Box<Cli>),
     /// Help or the version, for stdout.
     Print(String),
 }
 
-/// Reads the command line.
+/// Parses the command line.
 ///
 /// # Errors
-/// Exit code 2 in one line. What was typed as a value is not repeated where it could be a secret.
+/// Exit code 2, in one line. A typed value is not repeated where it could be a secret.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
     let args: Vec<OsString> = args.into_iter().collect();
     let error = match Cli::try_parse_from(&args) {
@@ -63,7 +63,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
 
 fn usage_error(args: &[OsString], error: &clap::Error) -> CliError {
     let why = match (error.kind(), error.get(ContextKind::InvalidArg)) {
-        // Somebody may have typed a key where none belongs: it is not printed back.
+        // The argument may be a mistyped key. It is not printed.
         (ErrorKind::UnknownArgument, Some(typed)) => {
             let typed = typed.to_string();
             match typed.split('=').next().filter(|a| a.starts_with('-') && a.len() < 32) {
@@ -89,7 +89,7 @@ fn looks_like_a_verb(error: &clap::Error) -> bool {
     typed.len() <= 16 && typed.bytes().all(|b| b.is_ascii_lowercase())
 }
 
-/// The command as far as it is known: `seks token issue`.
+/// The known part of the command: `seks token issue`.
 fn noun(args: &[OsString]) -> String {
     let mut command = Cli::command();
     let mut name = String::from("seks");

@@ -1,4 +1,5 @@
-//! The connection to a control plane: mutual TLS from a context, deadlines on everything, and answers turned into errors.
+//! The connection to a control plane: mutual TLS from a context, deadlines for all calls, and
+//! errors with exit codes.
 
 mod tls_rejection;
 
@@ -16,21 +17,21 @@ use crate::{
     error::{CliError, Exit, Result},
 };
 
-/// Longest wait for a connection; `--timeout` may make it shorter.
+/// Longest wait for a connection. A shorter `--timeout` applies too.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How much longer than the wait that was asked for the answer about it may take.
+/// Additional time for the response to a call that itself waits for `--timeout`.
 const GRACE: Duration = Duration::from_secs(5);
-/// Largest answer, in bytes: a list of a hundred thousand tokens.
+/// Largest response, in bytes. It fits a list of a hundred thousand tokens.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
-/// Records of a page of a list. A control plane of the version before answers with all of them.
+/// Records on a page of a list. A control plane of the previous version ignores it and returns all.
 const PAGE: u32 = 1000;
 
-/// An answer that is a page of a list.
+/// A response that is a page of a list.
 pub trait Page {
-    /// What is listed.
+    /// The listed objects.
     type Item;
-    /// What is on it, and the token of the next; `""`: there is none.
+    /// The objects on the page, and the token of the next page, or `""`.
     fn into_items(self) -> (Vec<Self::Item>, String);
 }
 
@@ -53,7 +54,7 @@ pages! {
     ListPoliciesResponse policies Policy;
 }
 
-/// An open connection, the tenant that commands are about, and the time they may take.
+/// An open connection, the tenant of the commands, and their timeout.
 #[derive(Debug, Clone)]
 pub struct Client {
     rpc: AdminClient<Channel>,
@@ -66,8 +67,8 @@ impl Client {
     /// Connects.
     ///
     /// # Errors
-    /// Exit code 6 when nobody answers or the answer isn't from this context's control plane, 4 when it refuses our
-    /// certificate, 2 when the context can't be used.
+    /// Exit code 6 when the control plane is unreachable or has another CA, 4 when it rejects our
+    /// certificate, 2 when the context is invalid.
     pub async fn connect(context: &Context, tenant: Option<&str>, timeout: Duration) -> Result<Self> {
         let what = format!("control plane {}", context.endpoint);
         if !context.endpoint.starts_with("https://") {
@@ -98,37 +99,37 @@ impl Client {
         self.rpc.clone()
     }
 
-    /// The tenant that commands are about.
+    /// The tenant of the commands.
     #[must_use]
     pub fn tenant(&self) -> String {
         self.tenant.clone()
     }
 
-    /// Where agents reach the proxy, when the context says so.
+    /// Where agents reach the proxy, if the context says so.
     #[must_use]
     pub fn proxy(&self) -> Option<&str> {
         self.context.proxy.as_deref()
     }
 
-    /// Where agents' `HTTPS_PROXY` points, when the context says so.
+    /// The address for agents' `HTTPS_PROXY`, if the context has one.
     #[must_use]
     pub fn forward_proxy(&self) -> Option<&str> {
         self.context.forward_proxy.as_deref()
     }
 
-    /// What a change says about waiting until it is enforced.
+    /// How long a change waits until it is enforced.
     #[must_use]
     pub fn wait(&self, no_wait: bool) -> wire::Wait {
         wire::Wait { no_wait, timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX) }
     }
 
-    /// A request for a list of this tenant's.
+    /// A request for a list in this tenant.
     #[must_use]
     pub fn list(&self) -> wire::ListRequest {
         wire::ListRequest { tenant: self.tenant(), page_size: PAGE, page_token: String::new() }
     }
 
-    /// Every page of a list, one after the other.
+    /// Calls `each` for every page of a list.
     ///
     /// # Errors
     /// As [`Self::call`], and of `each`.
@@ -149,7 +150,7 @@ impl Client {
         }
     }
 
-    /// All pages of a list as one.
+    /// All objects of a list.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -167,22 +168,22 @@ impl Client {
         Ok(all)
     }
 
-    /// A request about one thing of this tenant's.
+    /// A request about one object of this tenant.
     #[must_use]
     pub fn named(&self, name: &str) -> wire::NameRequest {
         wire::NameRequest { tenant: self.tenant(), name: name.into() }
     }
 
-    /// A request to remove one thing of this tenant's.
+    /// A request to delete one object of this tenant.
     #[must_use]
     pub fn delete(&self, name: &str, no_wait: bool) -> wire::DeleteRequest {
         wire::DeleteRequest { tenant: self.tenant(), name: name.into(), wait: Some(self.wait(no_wait)) }
     }
 
-    /// Awaits an answer, for as long as `--timeout` allows.
+    /// Awaits a response within `--timeout`.
     ///
     /// # Errors
-    /// The control plane's refusal, or exit code 6.
+    /// The control plane's error, or exit code 6.
     pub async fn call<T>(
         &self,
         what: &str,
@@ -191,7 +192,8 @@ impl Client {
         self.within(self.timeout, what, answer).await
     }
 
-    /// The same for a change that waits at the other end until it is enforced: that wait may use up `--timeout` itself.
+    /// [`Self::call`] for a change. The control plane may use up `--timeout` while it waits until
+    /// the change is enforced.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -233,10 +235,10 @@ impl Client {
     }
 }
 
-const IS_IT_RUNNING: &str = "is it running? `seks dev` starts one on this machine";
-const OUTCOME_UNKNOWN: &str = "the change may have been made all the same: look before repeating it";
+const IS_IT_RUNNING: &str = "check that it runs; `seks dev` starts one on this machine";
+const OUTCOME_UNKNOWN: &str = "the change may have been made; check before you repeat it";
 
-/// Until when a certificate is valid, in Unix seconds.
+/// The end of a certificate's validity, in Unix seconds.
 fn valid_until(pem: &str) -> Option<i64> {
     let (_, parsed) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
     Some(parsed.parse_x509().ok()?.validity().not_after.timestamp())
@@ -248,14 +250,14 @@ pub(crate) fn unix_now() -> i64 {
     now.ok().and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or_default()
 }
 
-/// Whether a certificate is good for another week.
+/// Whether a certificate is valid for another week.
 #[must_use]
 pub fn is_fresh(pem: &str) -> bool {
     const WEEK: i64 = 7 * 24 * 3600;
     valid_until(pem).is_some_and(|until| until - WEEK > unix_now())
 }
 
-/// An expired certificate of our own is known without asking anybody.
+/// An expired certificate of our own is detected without a connection.
 fn check_own_certificate(pem: &str) -> Result<()> {
     let what = "the context's certificate";
     let until = valid_until(pem).ok_or_else(|| CliError::usage(what, "not a certificate"))?;
@@ -280,27 +282,28 @@ fn tls_refusal(what: &str, error: &rustls::Error) -> CliError {
             CliError::new(Exit::Unreachable, what, "its certificate has expired")
         }
         rustls::Error::InvalidCertificate(_) => {
-            CliError::new(Exit::Unreachable, what, "its certificate was not made by the context's authority")
-                .hint("the context belongs to another control plane, or something stands between")
+            CliError::new(Exit::Unreachable, what, "its certificate was not issued by the context's authority")
+                .hint("the context belongs to another control plane, or a proxy intercepts the connection")
         }
         rustls::Error::AlertReceived(alert) => CliError::new(Exit::NotPermitted, what, alert_reason(*alert))
-            .hint("the context's certificate is not one that this control plane accepts"),
+            .hint("this control plane does not accept the context's certificate"),
         other => CliError::new(Exit::Unreachable, what, other),
     }
 }
 
 fn alert_reason(alert: AlertDescription) -> String {
     match alert {
-        AlertDescription::CertificateExpired => "it says that our certificate has expired".into(),
-        AlertDescription::CertificateRequired => "it wants a client certificate".into(),
+        AlertDescription::CertificateExpired => "it reports that our certificate has expired".into(),
+        AlertDescription::CertificateRequired => "it requires a client certificate".into(),
         AlertDescription::UnknownCA | AlertDescription::BadCertificate | AlertDescription::DecryptError => {
-            "it doesn't know the authority of our certificate".into()
+            "it does not know the authority of our certificate".into()
         }
-        other => format!("it refused our certificate ({other:?})"),
+        other => format!("it rejected our certificate ({other:?})"),
     }
 }
 
-/// The TLS error behind a transport error, where there is one. `io::Error` hides its inner error from `source()`.
+/// The TLS error in a transport error, if there is one. `io::Error` hides its inner error from
+/// `source()`.
 fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     let mut next: Option<&'a (dyn StdError + 'static)> = Some(error);
     while let Some(error) = next {
@@ -316,7 +319,7 @@ fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
     None
 }
 
-/// The cause at the bottom: what the operating system or the resolver said.
+/// The innermost cause: the message of the operating system or the resolver.
 fn innermost(error: &(dyn StdError + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
@@ -336,7 +339,7 @@ mod tests {
         let error = connection_error("control plane x", &wrapped);
         assert_eq!(
             (error.exit, error.why.as_str()),
-            (Exit::NotPermitted, "it doesn't know the authority of our certificate")
+            (Exit::NotPermitted, "it does not know the authority of our certificate")
         );
     }
 

@@ -1,4 +1,5 @@
-//! One file a noun; each turns a verb's arguments into one call and the answer into a view.
+//! One file for each noun. Each turns a verb's arguments into one call, and the response into a
+//! view.
 
 pub mod agent;
 pub mod ca;
@@ -26,13 +27,13 @@ use crate::{error::Result, global::Global};
 /// The nouns, and the few commands that have none.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Control plane, store, nodes: what is there and how far it is
+    /// Show the state of control plane, store and nodes
     #[command(after_help = "Example:\n  seks status -o json")]
     Status,
     /// Isolation boundaries
     #[command(subcommand)]
     Tenant(tenant::Verb),
-    /// Upstream APIs
+    /// Upstream APIs and their key injection
     #[command(subcommand)]
     Service(service::Verb),
     /// Real secrets: stored once, never shown again
@@ -41,35 +42,35 @@ pub enum Command {
     /// The CA of HTTPS_PROXY mode
     #[command(subcommand)]
     Ca(ca::Verb),
-    /// Principals that call
+    /// Principals that send requests
     #[command(subcommand)]
     Agent(agent::Verb),
     /// Fake keys that agents present
     #[command(subcommand)]
     Token(token::Verb),
-    /// Cedar policies: who may do what
+    /// Cedar policies: which agent may do what
     #[command(subcommand)]
     Policy(policy::Verb),
     /// Proxy nodes
     #[command(subcommand)]
     Node(node::Verb),
-    /// Those who administer
+    /// Administrators
     #[command(subcommand)]
     Operator(operator::Verb),
-    /// Print the `export` lines that point the common SDKs at the proxy
+    /// Print `export` lines that point common SDKs at the proxy
     Env(env::EnvArgs),
-    /// Run a command with those variables and a token of its own
+    /// Run a command with these variables and its own token
     Run(run::RunArgs),
     /// Control plane and proxy in one process, for one machine
     Dev(dev::DevArgs),
-    /// Print a shell's completion script
+    /// Print a shell completion script
     Completions(completions::CompletionsArgs),
 }
 
-/// Runs `command`; `tree` is the whole command line's definition.
+/// Runs `command`. `tree` is the definition of the whole command line.
 ///
 /// # Errors
-/// What goes to stderr, with its exit code.
+/// The text for stderr, with its exit code.
 pub async fn run(global: &Global, command: Command, tree: clap::Command) -> Result<ExitCode> {
     match command {
         Command::Status => status::run(global).await?,

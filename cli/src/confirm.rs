@@ -1,4 +1,4 @@
-//! The question before something is destroyed.
+//! The confirmation before something is destroyed.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
@@ -9,13 +9,13 @@ use crate::error::{CliError, Exit, Result, one_line, plain_io};
 /// `--yes`, on every verb that destroys.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Confirm {
-    /// Don't ask
+    /// Skip the confirmation
     #[arg(long, short = 'y')]
     pub yes: bool,
 }
 
 impl Confirm {
-    /// Asks on a terminal; without one, refuses unless `--yes` was given.
+    /// Asks on a terminal. Without one, refuses unless `--yes` was given.
     ///
     /// # Errors
     /// Exit code 2 without a terminal, 1 when the answer is no.
@@ -29,7 +29,8 @@ impl Confirm {
         answer(question)
     }
 
-    /// Asks on a terminal, goes ahead without one: nothing that takes access away may wait for an answer that can't come.
+    /// Asks on a terminal and proceeds without one. Removing access must never wait for an answer
+    /// that cannot come.
     ///
     /// # Errors
     /// Exit code 1 when the answer is no.

@@ -1,4 +1,5 @@
-//! Where the control plane is and who the operator is: named contexts in a file, as in `kubectl`.
+//! Named contexts in a file, as in `kubectl`: the address of a control plane, and the operator's
+//! identity.
 //!
 //! ```toml
 //! current = "dev"
@@ -30,11 +31,11 @@ use crate::{
 /// Largest context file, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// The file.
+/// A context file.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ContextFile {
-    /// The context that is used when none is named.
+    /// The default context.
     pub current: String,
     /// The contexts by name.
     pub contexts: BTreeMap<String, Context>,
@@ -49,17 +50,17 @@ pub struct Context {
     /// Where agents reach the proxy, for `env` and `run`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
-    /// Where their `HTTPS_PROXY` points, where that is offered.
+    /// The address for agents' `HTTPS_PROXY`, if it is offered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward_proxy: Option<String>,
-    /// The tenant when `--tenant` says none.
+    /// The tenant without `--tenant`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     /// The control plane's certificate authority: PEM, or a path.
     pub ca: String,
     /// The operator's certificate: PEM, or a path.
     pub certificate: String,
-    /// Its private key: PEM, or a path.
+    /// The certificate's private key: PEM, or a path.
     pub key: String,
 }
 
@@ -69,7 +70,7 @@ impl fmt::Debug for Context {
     }
 }
 
-/// Which context is meant.
+/// The selection of a context.
 #[derive(Debug, Default, Clone)]
 pub struct ContextSelector {
     /// `--context-file` or `SEKS_CONTEXT_FILE`.
@@ -78,28 +79,28 @@ pub struct ContextSelector {
     pub name: Option<String>,
 }
 
-/// The variable that names a context file.
+/// The environment variable that names a context file.
 pub(crate) const FILE_VARIABLE: &str = "SEKS_CONTEXT_FILE";
 
-/// Who said which context file to use.
+/// How the context file was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
     /// `--context-file`.
     Flag,
     /// `SEKS_CONTEXT_FILE`.
     Variable,
-    /// Nobody: it is the user's own.
+    /// The user's own file.
     User,
-    /// A `seks dev` that this user runs.
+    /// The file of a running `seks dev` of this user.
     Registered,
 }
 
 impl ContextSelector {
-    /// Finds and reads the context, its PEM files included. Names the file on stderr when it is neither the user's own nor
-    /// on the command line.
+    /// Finds and reads the context with its PEM files. Prints the file's name to stderr, unless it
+    /// is the user's own or from the command line.
     ///
     /// # Errors
-    /// Exit code 2, naming the file and what is wrong with it.
+    /// Exit code 2. Names the file and the problem.
     pub fn load(&self) -> Result<Context> {
         let (path, origin) = self.find()?;
         match origin {
@@ -133,7 +134,7 @@ impl ContextSelector {
         Ok(context)
     }
 
-    /// The context file that is used, and the PEM files that any of its contexts names.
+    /// The context file in use, and the PEM files of all its contexts.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -153,7 +154,8 @@ impl ContextSelector {
         Self { file: variable, name: None }.find().is_ok_and(|(found, _)| found == path)
     }
 
-    /// A file that the current folder holds is never looked for: whoever wrote the folder would administer this user's SEKS.
+    /// Never looks in the current folder. Otherwise the folder's author would administer this
+    /// user's SEKS.
     fn find(&self) -> Result<(PathBuf, Origin)> {
         if let Some(file) = &self.file {
             let variable = std::env::var_os(FILE_VARIABLE).is_some_and(|value| value == *file);
@@ -182,7 +184,7 @@ impl ContextSelector {
     }
 }
 
-/// Where versions before 0.2 looked first: in the current folder, whoever had written it.
+/// The file that versions before 0.2 tried first, in the current folder.
 const OLD_CONTEXT_FILE: &str = "./.seks-data/context.toml";
 
 fn is_same(a: &Path, b: &Path) -> bool {
@@ -193,7 +195,7 @@ fn is_pem(value: &str) -> bool {
     value.trim_start().starts_with("-----BEGIN ")
 }
 
-/// Puts a file's contents in place of its path. `private`: nobody else may have access to it.
+/// Replaces a path by the file's content. A `private` file must be closed to others.
 fn inline(folder: &Path, value: &mut String, private: bool) -> Result<()> {
     if !is_pem(value) {
         let path = folder.join(&*value);
@@ -209,10 +211,11 @@ fn inline(folder: &Path, value: &mut String, private: bool) -> Result<()> {
 }
 
 impl ContextFile {
-    /// Reads a file that this user owns and nobody else has access to.
+    /// Reads a file that this user owns and that is closed to others.
     ///
     /// # Errors
-    /// Exit code 2, naming the file and, in a broken one, the line and the reason; never its text, which holds a key.
+    /// Exit code 2. Names the file, and for an invalid one the line and the reason. The text is
+    /// never repeated, because it holds a key.
     pub fn read(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| CliError::file(path, &e))?;
         user::check_private_file(&file, path)?;
@@ -227,7 +230,7 @@ impl ContextFile {
         })
     }
 
-    /// Writes it whole or not at all, readable by its owner only.
+    /// Writes the file atomically, readable by its owner only.
     ///
     /// # Errors
     /// Exit code 2, naming the file.

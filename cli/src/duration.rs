@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// `90`, `30s`, `1h 30m`, `7d`; up to ten years.
+/// Parses `90`, `30s`, `1h 30m`, `7d`; up to ten years.
 ///
 /// # Errors
-/// What is wrong with it.
+/// A text that says what is wrong.
 pub fn duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
     let parsed = match text.parse::<u64>() {

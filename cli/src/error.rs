@@ -1,4 +1,4 @@
-//! How a command fails: one line `error: WHAT: WHY`, where there is one a `hint:` line, and an exit code for scripts.
+//! How a command fails: one line `error: WHAT: WHY`, an optional `hint:` line, and an exit code.
 
 use std::fmt;
 
@@ -6,21 +6,21 @@ pub use seks_runtime::Exit;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-/// A failed command. Holds no secret: it is printed as it is.
+/// A failed command. It is printed as it is and holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {why}")]
 pub struct CliError {
     /// The exit code.
     pub exit: Exit,
-    /// What was attempted, or the file, key or argument that is wrong.
+    /// The attempted action, or the invalid file, key or argument.
     pub what: String,
     /// The reason.
     pub why: String,
-    /// What to do about it.
+    /// What the user can do about it.
     pub hint: Option<String>,
 }
 
-/// What every command returns.
+/// The result of every command.
 pub type Result<T, E = CliError> = std::result::Result<T, E>;
 
 impl CliError {
@@ -29,31 +29,31 @@ impl CliError {
         Self { exit, what: what.into(), why: why.to_string(), hint: None }
     }
 
-    /// Bad input: exit code 2.
+    /// Invalid input: exit code 2.
     pub fn usage(what: impl Into<String>, why: impl fmt::Display) -> Self {
         Self::new(Exit::Usage, what, why)
     }
 
-    /// A file that can't be read or written: exit code 2.
+    /// A file that cannot be read or written: exit code 2.
     pub fn file(path: &std::path::Path, error: &std::io::Error) -> Self {
         Self::usage(path.display().to_string(), plain_io(error))
     }
 
-    /// The same with another exit code.
+    /// Sets another exit code.
     #[must_use]
     pub fn exit(mut self, exit: Exit) -> Self {
         self.exit = exit;
         self
     }
 
-    /// Adds what to do about it.
+    /// Sets what the user can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// An answer of the control plane that isn't the one hoped for.
+    /// An error status of the control plane.
     #[must_use]
     pub fn status(what: impl Into<String>, status: &Status) -> Self {
         let error = |exit| Self::new(exit, what, reason(status));
@@ -63,12 +63,12 @@ impl CliError {
                 error(Exit::NotPermitted).hint("`seks operator whoami` shows the roles of this context's operator")
             }
             Code::Unauthenticated => {
-                error(Exit::NotPermitted).hint("the context's certificate is not one that the control plane accepts")
+                error(Exit::NotPermitted).hint("the control plane does not accept the context's certificate")
             }
             Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => error(Exit::Conflict),
             Code::InvalidArgument | Code::OutOfRange => error(Exit::Usage),
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
-                error(Exit::Unreachable).hint("a change may have been made all the same: look before repeating it")
+                error(Exit::Unreachable).hint("a change may have been made; check before you repeat it")
             }
             _ => error(Exit::Failed),
         };
@@ -96,7 +96,7 @@ fn reason(status: &Status) -> String {
     if status.message().is_empty() { status.code().description().into() } else { status.message().into() }
 }
 
-/// The reason of an I/O error without Rust's "(os error 13)".
+/// An I/O error's text without Rust's "(os error 13)".
 #[must_use]
 pub fn plain_io(error: &std::io::Error) -> String {
     let text = error.to_string();
@@ -105,7 +105,7 @@ pub fn plain_io(error: &std::io::Error) -> String {
     chars.next().map_or_else(String::new, |c| c.to_lowercase().chain(chars).collect())
 }
 
-/// Text that can't leave its line or move the cursor.
+/// The text on one line, without control characters.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

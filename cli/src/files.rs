@@ -1,4 +1,5 @@
-//! Files: what people apply is read with a bound; what holds secrets or is waited for is written whole or not at all.
+//! Files. Input is read with a size limit. Files with secrets, and files that others wait for, are
+//! written atomically.
 
 use std::{
     fs,
@@ -9,7 +10,7 @@ use std::{
 
 use crate::error::{CliError, Result};
 
-/// Largest file that can be applied, in bytes: what one message to the control plane can carry.
+/// Largest input file, in bytes. One message to the control plane can hold it.
 const MAX_BYTES: u64 = 3 * 1024 * 1024;
 
 /// Reads a file; `-` is standard input.
@@ -38,15 +39,16 @@ pub fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(read_bytes(path)?).map_err(|_| CliError::usage(path.display().to_string(), "not UTF-8 text"))
 }
 
-/// Writes a file that only its owner may read, whole or not at all: a new file, synced, renamed over the old one.
+/// Writes a file that only its owner may read. The write is atomic: a new file is synced and
+/// renamed over the old one.
 ///
 /// # Errors
-/// Exit code 2, naming the file and the reason; nothing of the old file is lost then.
+/// Exit code 2. Names the file and the reason. The old file is then unchanged.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, bytes, 0o600)
 }
 
-/// The same for a file without secrets.
+/// [`write_private`] for a file without secrets.
 ///
 /// # Errors
 /// As [`write_private`].

@@ -1,7 +1,9 @@
-//! `seks`: the administrator's command line over gRPC, and `seks dev`, the whole broker in one process for one machine.
+//! `seks`: the administrator's command line over gRPC, and `seks dev`, the whole broker in one
+//! process on one machine.
 //!
-//! [`args`] is the command tree, `commands/` holds one file a noun, [`client`] the connection, [`context`] who and where,
-//! [`output`] what is printed, [`error`] how a command fails.
+//! [`args`] is the command tree. `commands/` has one file for each noun. [`client`] is the
+//! connection, [`context`] selects control plane and operator, [`output`] prints, and [`error`] is
+//! how a command fails.
 
 pub mod args;
 pub mod client;
@@ -23,7 +25,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::CommandFactory as _;
 use seks_runtime::logs;
 
-/// Runs one command line; what `main` does.
+/// Runs one command line.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     seks_runtime::install_crypto_provider();
@@ -54,7 +56,7 @@ fn run(cli: args::Cli) -> error::Result<ExitCode> {
         seks_runtime::harden::harden_process()
             .map_err(|e| error::CliError::new(error::Exit::Failed, "hardening", error::plain_io(&e)))?;
     } else {
-        // Every command holds the operator's key. What `seks run` starts keeps its limits and rights: only this process is closed.
+        // Every command holds the operator's key. Commands of `seks run` keep their limits and rights; only this process is undumpable.
         seks_runtime::harden::make_undumpable()
             .map_err(|e| error::CliError::new(error::Exit::Failed, "hardening", error::plain_io(&e)))?;
     }

@@ -1,8 +1,9 @@
-//! `seks`.
+//! The `seks` binary.
 
 use std::process::ExitCode;
 
-/// Wipes what it frees: a credential on its way to the control plane passes through buffers that aren't ours to wipe.
+/// Wipes freed memory. A credential on its way to the control plane passes through buffers of
+/// libraries.
 #[global_allocator]
 static ALLOCATOR: seks_runtime::alloc::Allocator = seks_runtime::alloc::Allocator::new();
 

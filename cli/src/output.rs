@@ -1,4 +1,5 @@
-//! What a command prints: a table for people, JSON and YAML for programs. The only module that writes to stdout or stderr.
+//! Output: a table for people, JSON, YAML and TOML for programs. Only this module writes to stdout
+//! or stderr.
 
 use std::io::{self, Write};
 
@@ -8,7 +9,7 @@ use serde::Serialize;
 
 use crate::error::{CliError, Exit, Result, one_line, plain_io};
 
-/// The forms of `-o`.
+/// The formats of `-o`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people; may change.
@@ -21,38 +22,38 @@ pub enum Format {
     Toml,
 }
 
-/// A noun as it is printed.
+/// An object as it is printed.
 pub trait View: Serialize {
     /// The columns of a list.
     const COLUMNS: &'static [&'static str];
-    /// One cell a column.
+    /// One cell for each column.
     fn row(&self) -> Vec<String>;
-    /// What `show` prints line by line: by default the columns.
+    /// The lines of `show`. By default the columns.
     fn detail(&self) -> Vec<(&'static str, String)> {
         Self::COLUMNS.iter().copied().zip(self.row()).collect()
     }
 }
 
-/// Where a command's answer goes, in the form that was asked for.
+/// The output of a command, in the requested format.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     format: Format,
 }
 
 impl Output {
-    /// An output of this form.
+    /// An output of this format.
     #[must_use]
     pub fn new(format: Format) -> Self {
         Self { format }
     }
 
-    /// Whether a person reads it.
+    /// Whether a person reads the output.
     #[must_use]
     pub fn is_table(self) -> bool {
         self.format == Format::Table
     }
 
-    /// One object.
+    /// Prints one object.
     ///
     /// # Errors
     /// When stdout can't be written.
@@ -66,7 +67,8 @@ impl Output {
         }
     }
 
-    /// A list. An empty table is a sentence on stderr, so that `seks … list | wc -l` says 0.
+    /// Prints a list. An empty table is a sentence on stderr, so that `seks … list | wc -l` prints
+    /// 0.
     ///
     /// # Errors
     /// When stdout can't be written.
@@ -81,13 +83,14 @@ impl Output {
         }
     }
 
-    /// A list that comes in pages, and is printed as they come.
+    /// A list that is printed page by page.
     #[must_use]
     pub fn stream(self, noun: &str) -> Stream {
         Stream { output: self, noun: noun.into(), printed: 0 }
     }
 
-    /// Any data as JSON or YAML (JSON when the form is a table: the caller prints its own).
+    /// Prints any data as JSON, YAML or TOML. JSON when the format is a table, for which the caller
+    /// prints its own text.
     ///
     /// # Errors
     /// When stdout can't be written.
@@ -102,10 +105,10 @@ impl Output {
         self.text(&text)
     }
 
-    /// Text as it is, ended with a line break.
+    /// Prints text, with a line break at the end.
     ///
     /// # Errors
-    /// When stdout can't be written; a reader that has gone away (`| head`) is no error.
+    /// When stdout cannot be written. A closed reader (`| head`) is no error.
     pub fn text(self, text: &str) -> Result<()> {
         self.raw(text)?;
         if text.ends_with('\n') { Ok(()) } else { self.raw("\n") }
@@ -123,17 +126,17 @@ impl Output {
     }
 }
 
-/// A list on its way to standard output. In every form it reads as if it had been printed as a whole; only the columns of a table
-/// are as wide as a page needs.
+/// A list that is printed page by page. The result equals a list printed at once, except that the
+/// widths of table columns depend on the page.
 pub struct Stream {
     output: Output,
     noun: String,
-    /// Objects so far.
+    /// Objects printed so far.
     printed: usize,
 }
 
 impl Stream {
-    /// Prints a page, which may be empty.
+    /// Prints a page. It may be empty.
     ///
     /// # Errors
     /// When stdout can't be written.
@@ -151,7 +154,7 @@ impl Stream {
             Format::Yaml | Format::Toml => self.output.data(views), // a list in TOML is refused there
             Format::Json => {
                 let text = serde_json::to_string_pretty(views).map_err(|e| CliError::new(Exit::Failed, "output", e))?;
-                // Of an array the brackets, each on a line of its own, come once.
+                // The brackets of the array are printed once, each on its own line.
                 let items = text.trim_start_matches('[').trim_end_matches(']').trim_matches('\n');
                 self.output.raw(&format!("{}{items}", if first { "[\n" } else { ",\n" }))
             }
@@ -176,12 +179,12 @@ impl Stream {
     }
 }
 
-/// A line on stderr for the person at the terminal; lost when there is nobody.
+/// Prints a line to stderr. Errors are ignored.
 pub fn notice(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", one_line(text));
 }
 
-/// Ready-made lines on stderr.
+/// Prints complete lines to stderr.
 pub fn stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
@@ -193,7 +196,7 @@ fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
         table.set_header(columns.iter().map(|c| c.to_uppercase().replace('_', " ")));
     }
     for row in rows {
-        // A cell is text of someone else's making: it may not draw on the terminal.
+        // Cells hold untrusted text, which must not control the terminal.
         table.add_row(row.iter().map(|c| c.lines().map(one_line).collect::<Vec<_>>().join("\n")));
     }
     for column in table.column_iter_mut() {
@@ -210,7 +213,7 @@ pub fn rfc3339(unix_seconds: i64) -> String {
     at.map(|at| humantime::format_rfc3339_seconds(at).to_string()).unwrap_or_default()
 }
 
-/// The same for JSON, where "never" is null.
+/// [`rfc3339`] for JSON, where "never" is null.
 #[must_use]
 pub fn rfc3339_or_null(unix_seconds: i64) -> Option<String> {
     Some(rfc3339(unix_seconds)).filter(|t| !t.is_empty())

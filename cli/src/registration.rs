@@ -1,7 +1,8 @@
-//! How `seks` finds the `seks dev` that this user runs: each running one has a file in `$XDG_STATE_HOME/seks/running`.
+//! How `seks` finds a running `seks dev` of this user. Each running one has a file in
+//! `$XDG_STATE_HOME/seks/running`.
 //!
-//! The process holds an exclusive lock on its file for as long as it runs, so that what a killed process left behind is told
-//! from a running one, whatever its process id is now.
+//! The process holds an exclusive lock on its file while it runs. So the file of a killed process
+//! is recognised, even if its process id is reused.
 
 use std::{
     fs::{self, File},
@@ -19,17 +20,17 @@ use crate::{
     user,
 };
 
-/// Largest registration, in bytes. Ours have under 1 KiB.
+/// Largest registration, in bytes. Ours are below 1 KiB.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// What a running `seks dev` says about itself.
+/// The registration of a running `seks dev`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Running {
     /// Its context for the CLI, an absolute path.
     pub(crate) context_file: PathBuf,
     /// Its data directory, an absolute path.
     pub(crate) data_dir: PathBuf,
-    /// The TCP ports of its admin, metrics and distribution listeners: no agent needs them.
+    /// The TCP ports of its admin, metrics and distribution listeners, which no agent needs.
     pub(crate) closed_ports: Vec<u16>,
 }
 
@@ -46,7 +47,7 @@ impl Drop for Registration {
     }
 }
 
-/// Registers this process in `state`, and removes what killed processes left there.
+/// Registers this process in `state`, and removes files of killed processes.
 ///
 /// # Errors
 /// Exit code 2, naming the file.
@@ -80,7 +81,8 @@ pub(crate) fn register(state: &Path, running: &Running) -> Result<Registration> 
     }
 }
 
-/// Every `seks dev` of this user that is running and registered in `state`. What can't be read or isn't private is left out.
+/// All running `seks dev` of this user that are registered in `state`. Unreadable or non-private
+/// files are skipped.
 pub(crate) fn running(state: &Path) -> Vec<Running> {
     let folder = state.join("running");
     if check_dir(&folder).is_err() {

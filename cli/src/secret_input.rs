@@ -1,5 +1,5 @@
-//! How a secret comes in: a prompt without echo, standard input or a file. Never an argument: those stand in `ps` and in
-//! the shell's history.
+//! Input of secrets: a prompt without echo, standard input or a file. Never an argument, which `ps`
+//! and the shell's history would show.
 
 use std::{
     fs::File,
@@ -16,10 +16,10 @@ use crate::error::{CliError, Result, plain_io};
 /// Largest secret, in bytes: 16 fields of 16 KiB.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// Where the secret comes from; a prompt when nothing is said.
+/// The source of the secret. A prompt when no option is given.
 #[derive(Debug, Clone, Default, Args)]
 pub struct SecretInput {
-    /// Read the secret from standard input (one trailing line break is not part of it)
+    /// Read the secret from standard input (without one trailing line break)
     #[arg(long, conflicts_with = "from_file")]
     pub from_stdin: bool,
     /// Read the secret from a file
@@ -28,10 +28,10 @@ pub struct SecretInput {
 }
 
 impl SecretInput {
-    /// Reads it.
+    /// Reads the secret.
     ///
     /// # Errors
-    /// Exit code 2 when there is nothing to read it from, or too much.
+    /// Exit code 2 when there is no source, or the input is too long.
     pub fn read(&self, prompt: &str) -> Result<Secret> {
         if let Some(path) = &self.from_file {
             let mut file = File::open(path).map_err(|e| CliError::file(path, &e))?;
@@ -50,13 +50,13 @@ impl SecretInput {
     }
 }
 
-/// The bytes for the message that carries them to the seal; the binary's allocator wipes what becomes of them.
+/// The bytes for the message that sends the secret. The binary's allocator wipes its buffers.
 #[must_use]
 pub fn for_the_wire(secret: &Secret) -> Vec<u8> {
     secret.expose().to_vec()
 }
 
-/// Reads to the end without ever growing a buffer: a growing one leaves copies of the secret behind.
+/// Reads to the end into a buffer of fixed size. A growing buffer would leave copies of the secret.
 fn read_all(source: &mut impl Read, name: &str) -> Result<Secret> {
     let mut buffer = vec![0_u8; MAX_BYTES + 1];
     let mut length = 0;

@@ -1,5 +1,5 @@
-//! What belongs to this user alone: the directories of the XDG Base Directory Specification 0.8, and the check that a file
-//! or directory was made by this user and is open to nobody else.
+//! Private directories of this user (XDG Base Directory Specification 0.8), and the check that a
+//! file or directory belongs to this user and is closed to others.
 
 use std::{
     fs::{File, Metadata},
@@ -19,7 +19,7 @@ pub(crate) fn state_dir() -> Option<PathBuf> {
     directory("XDG_STATE_HOME", ".local/state")
 }
 
-/// Where `seks dev` keeps its data unless it is told otherwise.
+/// The default data directory of `seks dev`.
 pub(crate) fn dev_data_dir() -> Option<PathBuf> {
     Some(state_dir()?.join("dev"))
 }
@@ -29,7 +29,8 @@ pub(crate) fn context_file() -> Option<PathBuf> {
     Some(config_dir()?.join("context.toml"))
 }
 
-/// The directories above under both their variable and their default, because the user's next shell may lack the variable.
+/// The directories above by variable and by default, because the user's next shell may lack the
+/// variable.
 pub(crate) fn all_dirs() -> Vec<PathBuf> {
     let defaults = home().map(|home| [home.join(".config/seks"), home.join(".local/state/seks")]);
     let mut all: Vec<_> = config_dir().into_iter().chain(state_dir()).chain(defaults.into_iter().flatten()).collect();
@@ -39,7 +40,7 @@ pub(crate) fn all_dirs() -> Vec<PathBuf> {
 }
 
 fn directory(variable: &str, below_home: &str) -> Option<PathBuf> {
-    // The specification has relative values ignored. Here they would also name a directory inside the current folder.
+    // The specification requires that relative values are ignored. They would name a directory inside the current folder.
     let base = absolute(variable).or_else(|| Some(home()?.join(below_home)));
     Some(base?.join("seks"))
 }
@@ -52,7 +53,7 @@ fn absolute(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
-/// Creates a directory and its missing parents with mode 0700. An existing one is left as it is.
+/// Creates a directory and its missing parents with mode 0700. An existing one is not changed.
 ///
 /// # Errors
 /// Exit code 2, naming the directory.
@@ -64,7 +65,7 @@ pub(crate) fn create_private_dir(path: &Path) -> Result<()> {
 /// Checks an open file that may hold a key: this user owns it, and its mode is 0600 or stricter.
 ///
 /// # Errors
-/// Exit code 2, naming the file, what is wrong and the command that repairs it.
+/// Exit code 2. Names the file, the problem and the command that repairs it.
 pub(crate) fn check_private_file(file: &File, path: &Path) -> Result<()> {
     let metadata = file.metadata().map_err(|e| CliError::file(path, &e))?;
     if !metadata.is_file() {
@@ -88,7 +89,7 @@ pub(crate) fn check_private(metadata: &Metadata, path: &Path, allowed: u32) -> R
     Ok(())
 }
 
-/// Checks that this user owns it.
+/// Checks that this user is the owner.
 ///
 /// # Errors
 /// Exit code 2, naming both users.

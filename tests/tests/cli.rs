@@ -313,7 +313,7 @@ fn a_stranger_is_told_in_one_line_that_it_is_one() {
         failure(&Cli::new(&sandbox.data_dir(), &path).run(&["status"], ""))
     };
     let wrong_ca = mixed(&theirs, &mine);
-    assert!(wrong_ca.0 == 6 && wrong_ca.1.contains("not made by the context's authority"), "{wrong_ca:?}");
+    assert!(wrong_ca.0 == 6 && wrong_ca.1.contains("not issued by the context's authority"), "{wrong_ca:?}");
     let wrong_identity = mixed(&mine, &theirs);
     assert_eq!(wrong_identity.0, 4, "{wrong_identity:?}");
 }

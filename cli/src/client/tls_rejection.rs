@@ -1,5 +1,7 @@
-//! Why a control plane hung up. With TLS 1.3 a server refuses our certificate only after our side of the handshake is done, and
-//! the gRPC client sees either that alert or a closed connection, whichever it reads first. So the question is asked again, below it.
+//! Finds out why a control plane closed the connection. With TLS 1.3 a server rejects our
+//! certificate only after our side of the handshake is complete. The gRPC client then sees either
+//! the alert or a closed connection, whichever it reads first. So the handshake is repeated below
+//! gRPC.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,10 +14,10 @@ use tokio_rustls::TlsConnector;
 
 use crate::context::Context;
 
-/// Longest time that it may take.
+/// Longest duration of the check.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The TLS error with which this control plane turns us away, if it does.
+/// The TLS error with which this control plane rejects the connection, if it does.
 pub(super) async fn diagnose(context: &Context) -> Option<rustls::Error> {
     tokio::time::timeout(TIMEOUT, handshake(context)).await.ok().flatten()
 }

@@ -1,4 +1,4 @@
-//! `seks agent`: the principals that call.
+//! `seks agent`: principals that send requests.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::{
     output::{View, rfc3339_or_null},
 };
 
-/// What can be done with agents.
+/// The verbs of `seks agent`.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Create an agent
@@ -22,7 +22,7 @@ pub enum Verb {
     Create {
         /// 1 to 63 of a-z, 0-9 and `-`
         name: String,
-        /// An attribute that policies can ask for; repeatable
+        /// An attribute for policies; repeatable
         #[arg(long, value_name = "KEY=VALUE", value_parser = attribute)]
         attr: Vec<(String, String)>,
     },
@@ -32,39 +32,39 @@ pub enum Verb {
     /// Show an agent
     #[command(after_help = "Example:\n  seks agent show ci-bot")]
     Show {
-        /// Its name
+        /// Name of the agent
         name: String,
     },
-    /// Take away at once all that an agent can do; its tokens stay, `enable` gives it back
+    /// Revoke all access of an agent at once; its tokens remain, and `enable` restores access
     #[command(after_help = "Example:\n  seks agent disable ci-bot")]
     Disable {
-        /// Its name
+        /// Name of the agent
         name: String,
-        /// Whether to ask.
+        /// Confirmation.
         #[command(flatten)]
         confirm: Confirm,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
-    /// Give a disabled agent back what it could do
+    /// Restore the access of a disabled agent
     #[command(after_help = "Example:\n  seks agent enable ci-bot")]
     Enable {
-        /// Its name
+        /// Name of the agent
         name: String,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
     /// Delete an agent and its tokens
     #[command(alias = "rm", after_help = "Example:\n  seks agent delete ci-bot --yes")]
     Delete {
-        /// Its name
+        /// Name of the agent
         name: String,
-        /// Whether to ask.
+        /// Confirmation.
         #[command(flatten)]
         confirm: Confirm,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },

@@ -1,6 +1,8 @@
-//! `seks ca`: the CA by which nodes stand for the hosts of a tenant's services in HTTPS_PROXY mode.
+//! `seks ca`: the CA with which nodes impersonate the hosts of a tenant's services in HTTPS_PROXY
+//! mode.
 //!
-//! Its key is a credential like any other: sealed in the store, versioned, and on the nodes of tokens that reach it alone.
+//! Its key is a credential like any other: sealed in the store, versioned, and sent only to nodes
+//! of tokens that grant it.
 
 use std::time::{Duration, SystemTime};
 
@@ -25,13 +27,13 @@ use crate::{
     secret_input::for_the_wire,
 };
 
-/// Clocks of agents may be slow.
+/// Tolerance for slow clocks of agents.
 const BACKDATE: Duration = Duration::from_secs(3600);
 
 /// What can be done with the CA.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Make the tenant's CA, or another in its place that is used from then on
+    /// Create the tenant's CA, or a new one that replaces it
     #[command(after_help = "\
 Example:
   seks ca create
@@ -41,39 +43,39 @@ Example:
 Agents trust the certificate (CURL_CA_BUNDLE, REQUESTS_CA_BUNDLE, NODE_EXTRA_CA_CERTS, GIT_SSL_CAINFO, …) and set
 HTTPS_PROXY=http://agent:TOKEN@NODE, with a token that grants `seks-interception`.")]
     Create(CreateArgs),
-    /// Print its certificate, in PEM
+    /// Print the CA's certificate, in PEM
     #[command(after_help = "Example:\n  seks ca show > seks-ca.pem")]
     Show,
-    /// Say what becomes of CONNECT to a host of none of the tenant's services
+    /// Set what happens to CONNECT requests for hosts of no service of the tenant
     #[command(after_help = "\
 Example:
   seks ca other-hosts tunnel
 
-`deny`, which a new tenant has, refuses it. `tunnel` passes it through: unseen, with no credential, to public addresses alone,
-for a token that grants `seks-interception`; one audit record each, and it ends with the token. Policies have no say in it.")]
+`deny` refuses these connections; it is the default. `tunnel` passes them through, uninspected and without a credential, to public
+addresses, for a token that grants `seks-interception`. Each has one audit record and ends with the token. Policies do not apply.")]
     OtherHosts(OtherHostsArgs),
 }
 
-/// What becomes of hosts of no service.
+/// The handling of hosts of no service.
 #[derive(Debug, Args)]
 pub struct OtherHostsArgs {
-    /// Refuse them, or pass them through
+    /// Refuse these connections, or pass them through
     choice: OtherHosts,
-    /// Private and loopback addresses, too; link-local and metadata addresses never are
+    /// Also permit private and loopback addresses (never link-local and metadata addresses)
     #[arg(long)]
     allow_private: bool,
-    /// Whether to wait for the nodes.
+    /// Waiting for enforcement.
     #[command(flatten)]
     wait_args: WaitArgs,
 }
 
-/// What becomes of hosts of no service.
+/// The handling of hosts of no service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OtherHosts {
-    /// Refused.
+    /// Refuse connections.
     Deny,
-    /// Passed through.
+    /// Pass connections through.
     Tunnel,
 }
 
@@ -83,13 +85,13 @@ impl OtherHosts {
     }
 }
 
-/// How long it lasts.
+/// The validity of the CA.
 #[derive(Debug, Args)]
 pub struct CreateArgs {
     /// How long the CA is valid
     #[arg(long, default_value = "30d", value_parser = duration)]
     ttl: Duration,
-    /// Whether to wait for the nodes.
+    /// Waiting for enforcement.
     #[command(flatten)]
     wait_args: WaitArgs,
 }
@@ -142,7 +144,7 @@ async fn create(global: &Global, args: CreateArgs) -> Result<()> {
     let client = global.connect().await?;
     let made = generate_ca(&client.tenant(), args.ttl).map_err(|e| CliError::new(Exit::Failed, "the CA", e))?;
     let mut service = service(&client.tenant(), &made.certificate)?;
-    // Another CA changes nothing else.
+    // A new CA keeps the other settings.
     let all = client.list_all("services", async |mut rpc, page| rpc.list_services(page).await).await?;
     if let Some(before) = all.into_iter().find(|service| service.name == INTERCEPTION) {
         (service.tunnel_other_hosts, service.allow_private) = (before.tunnel_other_hosts, before.allow_private);
@@ -213,7 +215,7 @@ async fn other_hosts(global: &Global, args: OtherHostsArgs) -> Result<()> {
     change::print_changed(global.output(), "the CA", view, answer.enforcement, args.wait_args)
 }
 
-/// A CA that was just made.
+/// A new CA.
 struct NewCa {
     certificate: String,
     /// The credential: a JSON object of its fields.
@@ -241,7 +243,8 @@ fn generate_ca(tenant: &str, ttl: Duration) -> std::result::Result<NewCa, Box<dy
     Ok(NewCa { certificate: ca.pem(), secret: Secret::new(fields.as_bytes().to_vec()) })
 }
 
-/// What the credential belongs to. It has an upstream because every service has one; nodes send nothing to it.
+/// The service of the CA's credential. It has an upstream because every service needs one. Nodes
+/// send nothing to it.
 fn service(tenant: &str, certificate: &str) -> Result<wire::Service> {
     let spec = serde_json::json!({
         "name": INTERCEPTION,

@@ -1,4 +1,4 @@
-//! What a change has come to: stored, and enforced on every node that may serve, or not yet.
+//! The outcome of a change: stored, and enforced or not on every node that may serve.
 
 use clap::Args;
 use seks_proto::wire::{self, node_enforcement::State};
@@ -12,28 +12,28 @@ use crate::{
 /// `--no-wait`, on every verb that changes what nodes do.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct WaitArgs {
-    /// Return once the change is stored, before the nodes have it
+    /// Return when the change is stored, before it is enforced on the nodes
     #[arg(long)]
     pub no_wait: bool,
 }
 
-/// How far a change has got.
+/// The progress of a change.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Enforced {
     /// The store's revision of the change.
     pub revision: u64,
-    /// Every live node has applied it, or its lease has run out.
+    /// Every live node has applied it, or its lease has expired.
     pub enforced: bool,
-    /// How long that took from the commit on.
+    /// Milliseconds from the commit to that point.
     pub waited_ms: u64,
-    /// Node by node.
+    /// The status of each node.
     pub nodes: Vec<NodeState>,
-    /// Control-plane replicas that have not spoken for their nodes.
+    /// Control-plane replicas that have not reported for their nodes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<String>,
 }
 
-/// One node's part in it.
+/// The status of one node.
 #[derive(Debug, Clone, Serialize)]
 pub struct NodeState {
     node: String,
@@ -66,7 +66,7 @@ impl From<Option<wire::Enforcement>> for Enforced {
 }
 
 impl Enforced {
-    /// For people: "enforced on 3 nodes after 12 ms".
+    /// Text for people: "enforced on 3 nodes after 12 ms".
     #[must_use]
     pub fn sentence(&self) -> String {
         let count = self.nodes.len();
@@ -78,10 +78,11 @@ impl Enforced {
         }
     }
 
-    /// A change that was waited for in vain is exit code 6, with the nodes that owe an answer.
+    /// Fails with exit code 6 when the wait ended before the change was enforced. Names the
+    /// outstanding nodes.
     ///
     /// # Errors
-    /// That.
+    /// In that case.
     pub fn check(&self, what: &str, wait_args: WaitArgs) -> Result<()> {
         if self.enforced || wait_args.no_wait {
             return Ok(());
@@ -98,7 +99,7 @@ impl Enforced {
     }
 }
 
-/// The answer to a change of a thing: its view, and how far the change has got.
+/// The response to a change of an object: its view and the progress.
 #[derive(Serialize)]
 pub struct Changed<V> {
     #[serde(flatten)]
@@ -117,7 +118,7 @@ impl<V: View> View for Changed<V> {
     }
 }
 
-/// Prints a thing that was changed, and how far that has got.
+/// Prints a changed object and the progress of the change.
 ///
 /// # Errors
 /// As [`Enforced::check`].
@@ -138,7 +139,7 @@ pub fn print_changed<V: View>(
     Ok(())
 }
 
-/// What is left of a thing after it was revoked, disabled or deleted.
+/// An object that was revoked, disabled or deleted.
 #[derive(Serialize)]
 struct Named<'a> {
     id: &'a str,

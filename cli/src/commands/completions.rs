@@ -1,4 +1,4 @@
-//! `seks completions`: a shell's completion script.
+//! `seks completions`: a shell completion script.
 
 use clap::Args;
 use clap_complete::Shell;
@@ -21,7 +21,7 @@ pub struct CompletionsArgs {
     shell: ShellName,
 }
 
-/// The shells.
+/// The supported shells.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum ShellName {
     /// bash

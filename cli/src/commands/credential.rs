@@ -1,4 +1,4 @@
-//! `seks credential`: real secrets. They go in and never come out.
+//! `seks credential`: real secrets. They are stored and never shown again.
 
 use clap::Subcommand;
 use seks_proto::wire;
@@ -14,13 +14,13 @@ use crate::{
     secret_input::{SecretInput, for_the_wire},
 };
 
-/// What can be done with credentials.
+/// The verbs of `seks credential`.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Store a credential, or a new version of it that is used from then on
+    /// Store a credential, or a new version of it that replaces the current one
     #[command(after_help = "\
 Examples:
-  seks credential put openai-key --service openai                       asks, without echo
+  seks credential put openai-key --service openai                       prompts, without echo
   pass show openai | seks credential put openai-key --service openai --from-stdin
   seks credential put twilio-key --service twilio --from-file fields.json
 
@@ -28,7 +28,7 @@ Examples:
 
 A service with several fields takes a JSON object of strings with those fields.
 
-With --mint the secret never leaves the control plane, which mints short-lived tokens from it, ahead of their expiry:
+With --mint the secret never leaves the control plane. It mints short-lived tokens from the secret and renews them before they expire:
   oauth2-refresh   {\"token_url\",\"client_id\",\"refresh_token\"} and \"client_secret\", \"scope\", \"auth\":\"basic\"
   oauth2-client    {\"token_url\",\"client_id\",\"client_secret\"} and \"scope\", \"audience\", \"auth\":\"basic\"
   service-account  Google's key file with a \"scope\" added, and \"subject\"
@@ -36,10 +36,10 @@ With --mint the secret never leaves the control plane, which mints short-lived t
     Put {
         /// 1 to 63 of a-z, 0-9 and `-`
         name: String,
-        /// The service that it is for
+        /// The service that uses it
         #[arg(long)]
         service: String,
-        /// Mint tokens from the secret, in this way
+        /// Mint tokens from the secret by this method
         #[arg(long, value_name = "KIND", value_parser = ["oauth2-refresh", "oauth2-client", "service-account", "github-app"])]
         mint: Option<String>,
         /// Assign it to this pool: only nodes of the pool may hold it (repeatable) [default: as it was; when it is new, every node]
@@ -48,17 +48,17 @@ With --mint the secret never leaves the control plane, which mints short-lived t
         /// Where the secret comes from.
         #[command(flatten)]
         input: SecretInput,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
     /// List the tenant's credentials: names and versions, no secrets
     #[command(alias = "ls", after_help = "Example:\n  seks credential list -o json")]
     List,
-    /// Show what is known of a credential: never the secret
+    /// Show a credential's metadata, never the secret
     #[command(after_help = "Example:\n  seks credential show openai-key")]
     Show {
-        /// Its name
+        /// Name of the credential
         name: String,
     },
     /// List the nodes that hold a credential and may use it now
@@ -66,22 +66,22 @@ With --mint the secret never leaves the control plane, which mints short-lived t
 Example:
   seks credential where openai-key
 
-A node holds a credential while a token reaches it, in the tenants that it was enrolled for; one that is assigned to pools only if it belongs to
-one of these.")]
+A node holds a credential while a token uses it there, in the tenants that the node was enrolled for. Only nodes of the assigned pools
+hold a credential that is assigned to pools.")]
     Where {
-        /// Its name
+        /// Name of the credential
         name: String,
     },
-    /// Say which nodes may hold a credential: those of some pools, or all
+    /// Set which nodes may hold a credential: those of some pools, or all
     #[command(after_help = "\
 Examples:
   seks credential assign stripe-key --pool payments
   seks credential assign stripe-key --every-node
 
-Nodes belong to the pools that they were enrolled for (`seks node enroll --pool NAME`). A node that may not hold a credential answers requests
-that need it with `service_not_granted`, and says so.")]
+Nodes belong to the pools of their enrolment (`seks node enroll --pool NAME`). A node that may not hold a credential answers requests
+that need it with `service_not_granted`.")]
     Assign {
-        /// Its name
+        /// Name of the credential
         name: String,
         /// A pool whose nodes may hold it (repeatable)
         #[arg(id = "pool", long = "pool", value_name = "NAME", required_unless_present = "every_node")]
@@ -89,49 +89,50 @@ that need it with `service_not_granted`, and says so.")]
         /// Let every node of the tenant hold it
         #[arg(long, conflicts_with = "pool")]
         every_node: bool,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
     /// Use an earlier version again
     #[command(after_help = "Example:\n  seks credential rollback openai-key --version 3")]
     Rollback {
-        /// Its name
+        /// Name of the credential
         name: String,
         /// The version to use again [default: the one before the current]
         #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
         version: u32,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
-    /// Bind a credential to the destination that its service has now, without storing the secret again
+    /// Bind a credential to the current destination of its service, without storing the secret
+    /// again
     #[command(after_help = "\
 Example:
   seks credential rebind openai-key
 
-A credential is bound to the destination that its service had when it was stored: origin, roots, base path, and where the key is put. When the service
-gets another one, nodes answer requests that need the credential with `credential_unbound`, until it is stored again (`credential put`) or an
-owner says that the secret may go there.")]
+A credential is bound to the destination of its service at the time when it was stored: origin, roots, base path and injection. When the
+service gets another destination, nodes answer requests that need the credential with `credential_unbound`. Store it again (`credential put`),
+or let an owner bind it to the new destination (`credential rebind`).")]
     Rebind {
-        /// Its name
+        /// Name of the credential
         name: String,
-        /// Whether to ask.
+        /// Confirmation.
         #[command(flatten)]
         confirm: Confirm,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
     /// Delete a credential with all its versions
     #[command(alias = "rm", after_help = "Example:\n  seks credential delete openai-key --yes")]
     Delete {
-        /// Its name
+        /// Name of the credential
         name: String,
-        /// Whether to ask.
+        /// Confirmation.
         #[command(flatten)]
         confirm: Confirm,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
@@ -150,13 +151,13 @@ struct CredentialView {
     pools: Vec<String>,
     /// The origin that the current version is bound to.
     origin: Option<String>,
-    /// It is bound to another destination than its service has: nodes don't use it.
+    /// The credential is bound to a former destination of its service, and nodes do not use it.
     unbound: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     mint: Option<MintView>,
 }
 
-/// How a minted credential is doing.
+/// The minting state of a credential.
 #[derive(Serialize)]
 struct MintView {
     kind: String,
@@ -252,7 +253,7 @@ impl View for CredentialView {
     }
 }
 
-/// A node that holds it.
+/// A node that holds the credential.
 #[derive(Serialize)]
 struct HolderView {
     node: String,
@@ -286,7 +287,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     let output = global.output();
     match verb {
         Verb::Put { name, service, mint, pools, input, wait_args } => {
-            let client = global.connect().await?; // first: nobody types a key for a control plane that isn't there
+            let client = global.connect().await?; // before the prompt: an unreachable control plane fails first
             let request = wire::PutCredentialRequest {
                 tenant: client.tenant(),
                 name,
@@ -351,7 +352,8 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     }
 }
 
-/// What is confirmed is what is done: the origin that the question names goes with the request.
+/// The request includes the origin that the question names, so that exactly the confirmed change is
+/// made.
 async fn rebind(global: &Global, name: &str, confirm: Confirm, wait_args: WaitArgs) -> Result<()> {
     let client = global.connect().await?;
     let what = format!("credential `{name}`");
@@ -388,7 +390,8 @@ async fn put(
     change::print_changed(output, &what, view, response.enforcement, wait_args)
 }
 
-/// Says so when a credential of pools is on no node: a name may be mistyped. What was asked for is done, whatever comes of this.
+/// Warns when no node holds a credential of pools, because a pool's name may be mistyped. The
+/// command succeeds anyway.
 async fn warn_without_holders(client: &Client, what: &str, credential: &CredentialView) {
     if credential.pools.is_empty() {
         return;

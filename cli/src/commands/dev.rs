@@ -1,4 +1,4 @@
-//! `seks dev`: a control plane on the embedded store and one node, in one process for one machine, joined by the same
+//! `seks dev`: a control plane with the embedded store and one node, in one process on one machine. They use the same
 //! stream over the same mutual TLS as in production.
 
 mod args;
@@ -29,15 +29,15 @@ use crate::{
     user,
 };
 
-/// How long the node may take to have its first table.
+/// Longest wait for the node's first table.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the last spans may take to the collector.
+/// Longest wait for the collector at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Starts both planes and serves until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Exit code 2 in one line for what is wrong with the arguments, the configuration, the data directory or an address.
+/// Exit code 2 for invalid arguments, configuration, data directory or addresses.
 pub async fn run(args: DevArgs) -> Result<()> {
     let mut shutdown = Shutdown::listen().map_err(|e| CliError::new(Exit::Failed, "signals", plain_io(&e)))?;
     let config = DevConfig::load(&args)?;
@@ -72,7 +72,7 @@ pub async fn run(args: DevArgs) -> Result<()> {
     Ok(())
 }
 
-/// The former default, in the current folder. An agent that worked there could read the keys.
+/// The former default, in the current folder. An agent with that working folder could read the keys.
 const OLD_DATA_DIR: &str = "./.seks-data";
 
 fn data_dir(args: &DevArgs) -> Result<PathBuf> {
@@ -81,27 +81,27 @@ fn data_dir(args: &DevArgs) -> Result<PathBuf> {
     }
     if Path::new(OLD_DATA_DIR).join("store.redb").exists() {
         write_line(&format!(
-            "hint: {OLD_DATA_DIR} is no longer used by itself; `seks dev --data-dir {OLD_DATA_DIR}` serves it"
+            "hint: {OLD_DATA_DIR} is no longer the default; `seks dev --data-dir {OLD_DATA_DIR}` serves it"
         ));
     }
     user::dev_data_dir().ok_or_else(|| {
         CliError::usage("data directory", "neither XDG_STATE_HOME nor HOME is an absolute path")
-            .hint("say where with --data-dir")
+            .hint("pass a directory with --data-dir")
     })
 }
 
-/// A line on stderr, beside the log; lost when nobody reads it.
+/// Writes a line to stderr, beside the log. It is lost when stderr is not read.
 fn write_line(text: &str) {
     logs::write_stderr_line(&one_line(text));
 }
 
-/// At a terminal only what is wrong is logged: what is printed there is for reading.
+/// At a terminal only warnings and errors are logged.
 fn start_logs() -> Result<()> {
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     logs::init_with_default(if terminal { "warn" } else { "info" }).map_err(|e| CliError::usage("logs", e))
 }
 
-/// Both planes, and where this user's other commands find them.
+/// Both planes, and their registration for this user's other commands.
 struct Running {
     control: ControlPlane,
     node: Node,
@@ -162,7 +162,7 @@ impl Running {
         match user::state_dir().map(|state| registration::register(&state, &running)) {
             Some(Ok(registration)) => self.registration = Some(registration),
             Some(Err(error)) => {
-                write_line(&format!("warning: other commands do not find this one by themselves: {error}"))
+                write_line(&format!("warning: other commands cannot find this process: {error}"))
             }
             None => {}
         }
@@ -170,7 +170,7 @@ impl Running {
         Ok(())
     }
 
-    /// Drains the node first: what it still serves may want the control plane.
+    /// Drains the node first, because its requests may need the control plane.
     async fn stop(self) {
         drop(self.registration);
         self.node.shutdown().await;
@@ -179,7 +179,7 @@ impl Running {
     }
 }
 
-/// A start that fails is the operator's to repair: one line with the cause at its end, and exit code 2.
+/// A failed start, as one line with the cause at its end, and exit code 2.
 fn start_error(error: &(dyn std::error::Error + 'static)) -> CliError {
     let mut text = error.to_string();
     let mut next = error.source();

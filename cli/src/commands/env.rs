@@ -19,7 +19,7 @@ use crate::{
     output::notice,
 };
 
-/// For whom.
+/// The agent, its services and its token.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -27,13 +27,13 @@ Examples:
   seks env --agent ci-bot --service openai --ttl 8h > .env
   seks env --agent ci-bot -o json")]
 pub struct EnvArgs {
-    /// The agent that will call
+    /// The agent that uses the variables
     #[arg(long)]
     agent: String,
     /// Which services.
     #[command(flatten)]
     what: ServiceSelection,
-    /// A token that was issued already [default: a new one]
+    /// An existing token [default: a new one]
     #[arg(long, value_name = "TOKEN", env = "SEKS_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// How long a new token is valid
@@ -41,21 +41,21 @@ pub struct EnvArgs {
     ttl: Duration,
 }
 
-/// Which services, through which proxy.
+/// The services to grant, and the proxy.
 #[derive(Debug, Clone, Args)]
 pub struct ServiceSelection {
-    /// A service to grant, with the credential to use where there are several; repeatable [default: all with a credential]
+    /// A service to grant, with the credential if it has several; repeatable [default: all with a credential]
     #[arg(long, value_name = "SERVICE[=CREDENTIAL]", value_parser = token::grant)]
     service: Vec<wire::Grant>,
     /// The way to it.
     #[command(flatten)]
     proxy: ProxyArgs,
-    /// Where HTTPS_PROXY shall point, once there is a CA (`seks ca create`); "" for nowhere [default: what the context says]
+    /// URL for HTTPS_PROXY, which needs a CA (`seks ca create`); "" for none [default: from the context]
     #[arg(long, value_name = "URL", env = "SEKS_FORWARD_PROXY")]
     forward_proxy: Option<String>,
 }
 
-/// What a command gets: services, each with its grant, and HTTPS_PROXY mode where it is on.
+/// The selected services with their grants, and HTTPS_PROXY mode if it is on.
 #[derive(Debug)]
 pub struct SelectedServices {
     services: Vec<(wire::Service, wire::Grant)>,
@@ -66,17 +66,17 @@ pub struct SelectedServices {
 struct ForwardProxy {
     /// `http://HOST:PORT`.
     url: String,
-    /// The roots by which nodes stand for the services' hosts.
+    /// The CA with which nodes impersonate the services' hosts.
     ca_pem: String,
 }
 
-/// Where a node is for agents, and by what it is known.
+/// The address of a node for agents, and its roots.
 #[derive(Debug, Clone, Args)]
 pub struct ProxyArgs {
-    /// Where agents reach the proxy [default: what the control plane or the context says]
+    /// Where agents reach the proxy [default: from the control plane or the context]
     #[arg(long, value_name = "URL", env = "SEKS_BASE_URL")]
     proxy: Option<String>,
-    /// PEM roots to trust for it beside the machine's, where its certificate is from a private authority
+    /// PEM roots for the proxy in addition to the system's, if its certificate is from a private authority
     #[arg(long, value_name = "FILE")]
     proxy_ca: Option<PathBuf>,
 }
@@ -84,7 +84,7 @@ pub struct ProxyArgs {
 /// Name and value of each variable.
 pub type Variables = BTreeMap<String, String>;
 
-/// Prints them.
+/// Prints the variables.
 ///
 /// # Errors
 /// See [`crate::error`].
@@ -119,7 +119,7 @@ pub struct Issued {
 }
 
 impl ServiceSelection {
-    /// The services that are asked for, each with its grant.
+    /// The requested services, each with its grant.
     ///
     /// # Errors
     /// When one doesn't exist, or there is none.
@@ -151,7 +151,7 @@ impl ServiceSelection {
         }
     }
 
-    /// Issues a token for them.
+    /// Issues a token for the services.
     ///
     /// # Errors
     /// See [`crate::error`].
@@ -173,7 +173,7 @@ impl ServiceSelection {
         Ok(Issued { id: issued.token.unwrap_or_default().id, variables })
     }
 
-    /// The services' own variables, and those that make the way to the proxy passable.
+    /// The services' variables, and those that clients need to reach the proxy.
     fn variables(
         &self,
         chosen: &SelectedServices,
@@ -204,10 +204,10 @@ impl ProxyArgs {
     /// The node's base URL, without a final `/`.
     ///
     /// # Errors
-    /// When nobody knows it, or what was said is no URL.
+    /// When it is unknown, or is no URL.
     pub fn base(&self, client: &Client, issued: &str) -> Result<String> {
         let base = self.proxy.clone().or_else(|| token::base_url(client, issued)).ok_or_else(|| {
-            CliError::usage("proxy", "where agents reach it is not known").hint("say it with --proxy http://NODE:8300")
+            CliError::usage("proxy", "its address is unknown").hint("pass it with --proxy http://NODE:8300")
         })?;
         let base = base.trim_end_matches('/');
         if host(base).is_empty() {
@@ -216,7 +216,7 @@ impl ProxyArgs {
         Ok(base.into())
     }
 
-    /// The roots to trust for it beside the machine's.
+    /// The additional roots for the proxy.
     ///
     /// # Errors
     /// When the file can't be read.

@@ -15,27 +15,28 @@ use crate::{
     output::{View, notice, rfc3339_or_null},
 };
 
-/// What can be done with nodes.
+/// The verbs of `seks node`.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// List the nodes with what each has applied
+    /// List the nodes and the revision that each has applied
     #[command(alias = "ls", after_help = "Example:\n  seks node list -o json")]
     List,
     /// Show a node
     #[command(after_help = "Example:\n  seks node show node-1")]
     Show {
-        /// Its id
+        /// Id of the node
         id: String,
     },
-    /// Take a node out of the fleet: it is fenced at once, and its certificate is worth nothing any more
+    /// Remove a node from the fleet: it is fenced at once, and its certificate is no longer
+    /// accepted
     #[command(after_help = "Example:\n  seks node revoke node-1")]
     Revoke {
-        /// Its id
+        /// Id of the node
         id: String,
-        /// Whether to ask.
+        /// Confirmation.
         #[command(flatten)]
         confirm: Confirm,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
@@ -47,13 +48,15 @@ pub enum Verb {
         /// The new node's region
         #[arg(long)]
         region: String,
-        /// A tenant whose tokens and credentials the node may hold (repeatable) [default: every tenant]
+        /// A tenant whose tokens and credentials the node may hold (repeatable) [default: every
+        /// tenant]
         #[arg(id = "tenant", long = "tenant", value_name = "NAME")]
         tenants: Vec<String>,
-        /// A pool that the node belongs to: it may hold the credentials that are assigned to it (repeatable) [default: none]
+        /// A pool of the node; the node may hold credentials assigned to it (repeatable) [default:
+        /// none]
         #[arg(id = "pool", long = "pool", value_name = "NAME")]
         pools: Vec<String>,
-        /// Admit a node that shows the mesh's certificate for this SPIFFE ID: no token is needed
+        /// Admit a node that presents the mesh's certificate for this SPIFFE ID; no token is needed
         #[arg(long, value_name = "ID", requires = "name")]
         spiffe_id: Option<String>,
         /// The name of that node

@@ -1,4 +1,5 @@
-//! `seks operator`: those who administer. A new operator's key is made here and never leaves this machine.
+//! `seks operator`: administrators. A new operator's key is generated here and never leaves this
+//! machine.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -16,10 +17,10 @@ use crate::{
     output::{View, rfc3339_or_null},
 };
 
-/// What can be done with operators.
+/// The verbs of `seks operator`.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Create an operator, or renew one's certificate, and write the context file to give to it
+    /// Create an operator, or renew its certificate, and write its context file
     #[command(after_help = "\
 Examples:
   seks operator create ann --role owner --out ann.toml       every tenant, and the fleet
@@ -28,28 +29,28 @@ Examples:
     Create {
         /// 1 to 63 of a-z, 0-9 and `-`
         name: String,
-        /// owner, editor or viewer, of one tenant or of everything; repeatable; none to renew
+        /// owner, editor or viewer, in one tenant or in all; repeatable; none to renew
         #[arg(long, value_name = "ROLE[:TENANT]", value_parser = role)]
         role: Vec<wire::RoleBinding>,
-        /// How long its certificate is valid
+        /// Validity of the certificate
         #[arg(long, default_value = "90d", value_parser = duration)]
         ttl: Duration,
-        /// Where to write its context; it holds the private key
+        /// Output file for the context; it contains the private key
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
     /// List the operators
     #[command(alias = "ls", after_help = "Example:\n  seks operator list -o json")]
     List,
-    /// Show who this context is
+    /// Show the operator of this context
     #[command(after_help = "Example:\n  seks operator whoami")]
     Whoami,
-    /// Delete an operator: its certificate is refused from then on
+    /// Delete an operator; its certificate is refused from then on
     #[command(alias = "rm", after_help = "Example:\n  seks operator delete ann --yes")]
     Delete {
-        /// Its name
+        /// Name of the operator
         name: String,
-        /// Whether to ask.
+        /// Confirmation.
         #[command(flatten)]
         confirm: Confirm,
     },
@@ -129,7 +130,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let request = wire::DeleteRequest { tenant: String::new(), name: name.clone(), wait };
             let what = format!("operator `{name}`");
             let response = client.change(&what, client.rpc().delete_operator(request)).await?;
-            // The control plane itself is what refuses an operator: there is no node to wait for.
+            // The control plane itself refuses the operator, so there is no node to wait for.
             change::print_outcome(
                 output,
                 change::Outcome { noun: "operator", name: &name, done: "deleted" },
@@ -169,11 +170,12 @@ async fn create(
     };
     ContextFile { current: name.clone(), contexts: [(name, context)].into() }.write(&out)?;
     global.output().one(&OperatorView::from(answer.operator.unwrap_or_default()))?;
-    crate::output::notice(&format!("{} holds its key: hand it over on a safe way", out.display()));
+    crate::output::notice(&format!("{} holds its key: transfer it over a secure channel", out.display()));
     Ok(())
 }
 
-/// A fresh key and the request to certify it: the control plane takes nothing but the public key from it.
+/// A new key and its certificate signing request. The control plane uses only the public key of the
+/// request.
 fn signing_request() -> std::result::Result<(Vec<u8>, String), rcgen::Error> {
     let key = rcgen::KeyPair::generate()?;
     let csr = rcgen::CertificateParams::default().serialize_request(&key)?;

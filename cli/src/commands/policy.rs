@@ -1,4 +1,4 @@
-//! `seks policy`: Cedar policies: which agent may do what.
+//! `seks policy`: Cedar policies, which decide which agent may do what.
 
 use std::path::PathBuf;
 
@@ -16,16 +16,16 @@ use crate::{
     output::{Output, View, notice, rfc3339_or_null},
 };
 
-/// What can be done with policies.
+/// The verbs of `seks policy`.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Validate a file of policies and store all of them, or none
+    /// Validate a file of policies, and store all of them or none
     #[command(after_help = "Example:\n  seks policy apply -f policies.cedar")]
     Apply {
         /// A file with any number of policies, each with an @id; `-` is standard input
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
@@ -35,18 +35,18 @@ pub enum Verb {
     /// Show a policy's text
     #[command(after_help = "Example:\n  seks policy show granted-services")]
     Show {
-        /// Its @id
+        /// The policy's @id
         id: String,
     },
     /// Delete a policy
     #[command(alias = "rm", after_help = "Example:\n  seks policy delete no-deletes --yes")]
     Delete {
-        /// Its @id
+        /// The policy's @id
         id: String,
-        /// Whether to ask.
+        /// Confirmation.
         #[command(flatten)]
         confirm: Confirm,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
@@ -57,20 +57,20 @@ pub enum Verb {
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
     },
-    /// Say what a node would decide about a request, and which policies determine it
+    /// Show what a node would decide about a request, and which policies determine it
     #[command(after_help = "\
 Example:
   seks policy simulate --agent ci-bot --service openai --method GET --path /v1/models")]
     Simulate(SimulateArgs),
 }
 
-/// The request that is asked about.
+/// The request to simulate.
 #[derive(Debug, Args)]
 pub struct SimulateArgs {
-    /// Who calls
+    /// The agent that sends the request
     #[arg(long)]
     agent: String,
-    /// Which service
+    /// The service
     #[arg(long)]
     service: String,
     /// HTTP method
@@ -82,7 +82,7 @@ pub struct SimulateArgs {
     /// A file with the request's body; `-` is standard input
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// The address that it comes from [default: 127.0.0.1]
+    /// The source address [default: 127.0.0.1]
     #[arg(long, value_name = "ADDRESS")]
     source: Option<std::net::IpAddr>,
 }

@@ -1,4 +1,4 @@
-//! `seks run`: a command with a token of its own, which is revoked when the command ends.
+//! `seks run`: runs a command with its own token, which is revoked when the command ends.
 
 use std::{
     ffi::OsString, io::IsTerminal as _, os::unix::process::ExitStatusExt as _, process::ExitCode, time::Duration,
@@ -22,18 +22,18 @@ use crate::{
     sandbox::{Mode, Sandbox, SandboxTargets},
 };
 
-/// What to run, as whom.
+/// The command and its agent.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   seks run --agent ci-bot -- python agent.py
   seks run --agent ci-bot --service openai --service github -- ./agent
 
-  seks run --sandbox strict -- ./agent              reaches the proxy, and nothing else
+  seks run --sandbox strict -- ./agent              reaches the proxy only
 
-`--sandbox none` gives the command all that you can do yourself, your operator's key included.
+`--sandbox none` gives the command all of your own access, including your operator's key.
 
-The exit code is the command's, 128+N when signal N ended it, 126 or 127 when it can't be started.")]
+The exit code is the command's, 128+N when signal N ended it, 126 or 127 when it cannot be started.")]
 pub struct RunArgs {
     /// The agent that calls [default: the tenant's only one]
     #[arg(long)]
@@ -41,10 +41,10 @@ pub struct RunArgs {
     /// Which services.
     #[command(flatten)]
     what: ServiceSelection,
-    /// How long the token is valid if it can't be revoked at the end
+    /// Validity of the token, in case it cannot be revoked at the end
     #[arg(long, default_value = "8h", value_parser = duration)]
     ttl: Duration,
-    /// How the command is kept away from SEKS's own files and listeners
+    /// Confinement of the command against SEKS's own files and listeners
     #[arg(long, value_enum, value_name = "FORM", default_value = "default")]
     sandbox: Mode,
     /// The command and its arguments
@@ -58,9 +58,10 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Runs the command.
 ///
 /// # Errors
-/// When it can't be started: what the control plane says, or 126 and 127 as a shell has them.
+/// When it cannot be started: the control plane's error. Exit codes 126 and 127 have a shell's
+/// meaning.
 pub async fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
-    let mut signals = Signals::install()?; // before there is a token: a signal from here on must not leave it behind
+    let mut signals = Signals::install()?; // before the token is issued, so that a signal cannot leave it unrevoked
     let sandbox = Sandbox::new(args.sandbox).await?;
     let context = global.load_context()?;
     let context_files = global.context_selector().files()?;
@@ -97,7 +98,7 @@ async fn only_agent(client: &Client) -> Result<String> {
     }
 }
 
-/// Where the command has to come through: the node, and the same in HTTPS_PROXY mode.
+/// The proxy addresses that the command must reach: the node, and its HTTPS_PROXY mode.
 fn proxies(issued: &Issued) -> Vec<String> {
     let token = issued.variables.get("SEKS_TOKEN").map_or("", String::as_str);
     let ours = |name: &&str| issued.variables.get(*name).filter(|url| *name == "SEKS_BASE_URL" || url.contains(token));
@@ -105,14 +106,14 @@ fn proxies(issued: &Issued) -> Vec<String> {
 }
 
 fn spawn(mut command: Command, issued: &Issued) -> std::io::Result<Child> {
-    // Who administers is none of the agent's business: of SEKS's variables it has those that it was given.
+    // The agent must not see the operator's settings. It keeps only the SEKS variables that were set for it.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"SEKS_")) {
         command.env_remove(name);
     }
     command.envs(&issued.variables).spawn()
 }
 
-/// What a shell says of a command that can't be started.
+/// The exit code of a shell for a command that cannot be started.
 fn not_started(command: &[OsString], error: &std::io::Error) -> ExitCode {
     let program = command.first().map(|c| c.to_string_lossy().into_owned()).unwrap_or_default();
     notice(&format!("error: {program}: {}", plain_io(error)));
@@ -130,7 +131,7 @@ async fn revoke(client: &Client, id: &str) {
     }
 }
 
-/// The signals that are passed on to the command.
+/// The signals that are forwarded to the command.
 struct Signals {
     received: mpsc::Receiver<Signal>,
     terminal: bool,
@@ -173,7 +174,7 @@ impl Signals {
                     return Ok(exit_code(status));
                 }
                 Some(signal) = self.received.recv() => {
-                    // A terminal sends these to the whole foreground group: the command has got them already.
+                    // A terminal sends these to the whole foreground group, so the command has received them.
                     let from_terminal = matches!(signal, Signal::INT | Signal::QUIT | Signal::WINCH | Signal::CONT);
                     if let (Some(pid), false) = (pid, self.terminal && from_terminal) {
                         let _ = kill_process(pid, signal); // it may have ended meanwhile

@@ -1,4 +1,4 @@
-//! `seks service`: upstream APIs, and how their keys are put in.
+//! `seks service`: upstream APIs and their key injection.
 
 mod catalog;
 mod file;
@@ -21,7 +21,7 @@ use crate::{
     output::{Output, notice},
 };
 
-/// What can be done with services.
+/// The verbs of `seks service`.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// List the built-in catalogue
@@ -30,7 +30,7 @@ pub enum Verb {
         after_help = "Examples:\n  seks service catalog mail\n  seks service catalog llm -o json"
     )]
     Catalog {
-        /// Only entries whose name, title, group or host holds this
+        /// Show only entries whose name, title, group or host contains this
         search: Option<String>,
     },
     /// Copy a catalogue entry into the tenant
@@ -42,10 +42,10 @@ Examples:
     /// Create or replace a service from a file
     #[command(after_help = "Example:\n  seks service apply -f service.toml")]
     Apply {
-        /// TOML, YAML or JSON by its name's end; `-` is standard input
+        /// TOML, YAML or JSON by its extension; `-` is standard input
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
@@ -58,27 +58,28 @@ Examples:
   seks service show openai
   seks service show openai -o toml > openai.toml    # for `seks service apply -f`")]
     Show {
-        /// Its name
+        /// Name of the service
         name: String,
     },
-    /// Make one harmless call with the stored credential, and say whether the key works
+    /// Make one call without side effects with the stored credential, and report whether the key
+    /// works
     #[command(after_help = test::EXAMPLES)]
     Test(test::TestArgs),
     /// Delete a service
     #[command(alias = "rm", after_help = "Example:\n  seks service delete openai --yes")]
     Delete {
-        /// Its name
+        /// Name of the service
         name: String,
-        /// Whether to ask.
+        /// Confirmation.
         #[command(flatten)]
         confirm: Confirm,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
 }
 
-/// What to copy, and what to change in the copy.
+/// The entry to copy, and changes to the copy.
 #[derive(Debug, Args)]
 pub struct EnableArgs {
     /// The catalogue entry
@@ -86,16 +87,16 @@ pub struct EnableArgs {
     /// Its name in this tenant [default: the entry's]
     #[arg(long = "as", value_name = "NAME")]
     name: Option<String>,
-    /// Send requests to this origin instead: a gateway, a self-hosted server, a test
+    /// Send requests to this origin instead, such as a gateway, a self-hosted server or a test
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
-    /// PEM roots to trust for it instead of the machine's
+    /// PEM roots for the upstream, instead of the system's
     #[arg(long, value_name = "FILE")]
     upstream_ca: Option<PathBuf>,
-    /// Allow private, loopback and plain-http upstreams (link-local and metadata addresses never are)
+    /// Allow private, loopback and plain-http upstreams (never link-local and metadata addresses)
     #[arg(long)]
     allow_private: bool,
-    /// Whether to wait for the nodes.
+    /// Waiting for enforcement.
     #[command(flatten)]
     wait_args: WaitArgs,
 }
@@ -159,7 +160,7 @@ async fn enable(global: &Global, args: EnableArgs) -> Result<()> {
     change::print_changed(global.output(), &what, view, answer.enforcement, args.wait_args)
 }
 
-/// Says which credentials nodes don't use from now on.
+/// Names the credentials that nodes stop using.
 fn warn_about_unbound(credentials: &[String]) {
     for name in credentials {
         notice(&format!(

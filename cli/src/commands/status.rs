@@ -1,4 +1,4 @@
-//! `seks status`: is everything there, and how far is it.
+//! `seks status`: the state of the control plane, its store and its nodes.
 
 use seks_proto::wire;
 use serde::Serialize;
@@ -24,7 +24,7 @@ struct ReplicaView {
     version: String,
 }
 
-/// A replica that serves from the same store.
+/// A replica on the same store.
 #[derive(Serialize)]
 struct PeerView {
     id: String,
@@ -94,7 +94,7 @@ impl View for StatusView {
     }
 }
 
-/// Prints it.
+/// Prints the status.
 ///
 /// # Errors
 /// See [`crate::error`].

@@ -14,7 +14,7 @@ use crate::{
     output::{View, rfc3339_or_null},
 };
 
-/// What can be done with tenants.
+/// The verbs of `seks tenant`.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Create a tenant; it starts with the policy `granted-services`
@@ -22,7 +22,7 @@ pub enum Verb {
     Create {
         /// 1 to 63 of a-z, 0-9 and `-`
         name: String,
-        /// Start without any policy: nothing is permitted until one is applied
+        /// Start without any policy; nothing is permitted until one is applied
         #[arg(long)]
         strict: bool,
     },
@@ -32,10 +32,11 @@ pub enum Verb {
     /// Show a tenant
     #[command(after_help = "Example:\n  seks tenant show acme")]
     Show {
-        /// Its name
+        /// Name of the tenant
         name: String,
     },
-    /// Say which private networks the tenant's services may reach; takes the role owner in all tenants
+    /// Set the private networks that the tenant's services may reach; needs the role owner in all
+    /// tenants
     #[command(after_help = "\
 Examples:
   seks tenant update acme --private-network 10.20.0.0/16 --private-network fd12::/48
@@ -43,34 +44,34 @@ Examples:
 
 Each node must allow the networks in `[upstream] private_networks` as well.")]
     Update {
-        /// Its name
+        /// Name of the tenant
         name: String,
-        /// A network, ADDRESS/PREFIX; repeatable; the whole list is replaced
+        /// A network, ADDRESS/PREFIX; repeatable; replaces the whole list
         #[arg(long = "private-network", value_name = "CIDR", required_unless_present = "no_private_networks")]
         private_networks: Vec<String>,
-        /// None: only upstreams on the Internet
+        /// Remove all private networks
         #[arg(long, conflicts_with = "private_networks")]
         no_private_networks: bool,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
-    /// Show or set how much a tenant may have and do; what isn't said stays as it is
+    /// Show or set a tenant's quotas; quotas that are not given stay unchanged
     #[command(after_help = "\
 Examples:
   seks tenant quota acme
   seks tenant quota acme --tokens 250000 --writes-per-second 200
   seks tenant quota acme --reset")]
     Quota(QuotaArgs),
-    /// Delete a tenant with everything in it: its tokens stop working
+    /// Delete a tenant with all of its objects; its tokens stop working
     #[command(alias = "rm", after_help = "Example:\n  seks tenant delete acme --yes")]
     Delete {
-        /// Its name
+        /// Name of the tenant
         name: String,
-        /// Whether to ask.
+        /// Confirmation.
         #[command(flatten)]
         confirm: Confirm,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
@@ -79,7 +80,7 @@ Examples:
 /// Quotas of a tenant.
 #[derive(Debug, Args)]
 pub struct QuotaArgs {
-    /// Its name
+    /// Name of the tenant
     name: String,
     /// Tokens, expired ones included, which are kept for a week
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -99,19 +100,19 @@ pub struct QuotaArgs {
     /// Operators with a role in it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     operators: Option<u64>,
-    /// Writes a second in the long run, at each replica
+    /// Writes each second in the long run, at each replica
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     writes_per_second: Option<u32>,
-    /// Writes at once, after a rest
+    /// Writes at once, after a pause
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     write_burst: Option<u32>,
-    /// Back to what the control plane is configured to give
+    /// Restore the control plane's configured quotas
     #[arg(long, conflicts_with_all = ["tokens", "agents", "services", "credentials", "policies", "operators", "writes_per_second", "write_burst"])]
     reset: bool,
 }
 
 impl QuotaArgs {
-    /// What is to be set; `None`: nothing is said.
+    /// The quotas to set. `None` when none is given.
     fn request(&self) -> Option<wire::SetTenantQuotaRequest> {
         let quota = wire::Quota {
             tokens: self.tokens.unwrap_or_default(),
@@ -178,7 +179,7 @@ impl View for QuotaView {
     }
 }
 
-/// What goes with a tenant.
+/// The objects that are deleted with a tenant.
 fn contents(usage: &wire::Usage) -> String {
     let parts = [
         (usage.tokens, "token", "tokens"),

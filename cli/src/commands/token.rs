@@ -17,7 +17,7 @@ use crate::{
     output::{Output, View, notice, rfc3339_or_null},
 };
 
-/// What can be done with tokens.
+/// The verbs of `seks token`.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Issue a token; it is printed once and never again
@@ -30,40 +30,40 @@ Examples:
     /// List the tenant's tokens
     #[command(alias = "ls", after_help = "Example:\n  seks token list --agent ci-bot")]
     List {
-        /// Only this agent's
+        /// Show only this agent's tokens
         #[arg(long)]
         agent: Option<String>,
     },
-    /// Show a token's grants, bindings and expiry: never the token
+    /// Show a token's grants, bindings and expiry, never the token
     #[command(after_help = "Example:\n  seks token show tok-4xk2p0q9w8e7r6t5")]
     Show {
-        /// Its id
+        /// Id of the token
         id: String,
     },
-    /// Revoke a token, and wait until no node honours it
+    /// Revoke a token, and wait until no node accepts it
     #[command(after_help = "Example:\n  seks token revoke tok-4xk2p0q9w8e7r6t5 --yes")]
     Revoke {
-        /// Its id
+        /// Id of the token
         id: String,
-        /// Whether to ask.
+        /// Confirmation.
         #[command(flatten)]
         confirm: Confirm,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
-    /// Issue a token with the same grants in place of this one, which is revoked
+    /// Issue a token with the same grants, and revoke this one
     #[command(after_help = "Example:\n  seks token rotate tok-4xk2p0q9w8e7r6t5")]
     Rotate {
-        /// Its id
+        /// Id of the token
         id: String,
-        /// Whether to wait for the nodes.
+        /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
     },
 }
 
-/// What a token is to be.
+/// The token to issue.
 #[derive(Debug, Args)]
 pub struct IssueArgs {
     /// The agent that will present it
@@ -78,10 +78,10 @@ pub struct IssueArgs {
     /// A source network that it is bound to; repeatable
     #[arg(long, value_name = "NETWORK")]
     cidr: Vec<String>,
-    /// Put a vendor's prefix in front, for SDKs that insist on it (`anthropic`: sk-ant-seks_token_…)
+    /// Add a vendor's prefix, for SDKs that require it (`anthropic`: sk-ant-seks_token_…)
     #[arg(long, value_name = "NAME")]
     shape: Option<String>,
-    /// Whether to wait for the nodes.
+    /// Waiting for enforcement.
     #[command(flatten)]
     wait_args: WaitArgs,
 }
@@ -146,7 +146,7 @@ impl View for TokenView {
     }
 }
 
-/// A token just issued: the only view that holds one.
+/// A new token. No other view contains one.
 #[derive(Serialize)]
 struct IssuedView {
     token: String,
@@ -160,7 +160,7 @@ struct IssuedView {
     enforced: Enforced,
 }
 
-/// The token as AWS SDKs take it.
+/// The token as an AWS key pair.
 #[derive(Serialize)]
 struct AwsKeys {
     access_key_id: String,
@@ -173,12 +173,13 @@ impl From<wire::AwsKeys> for AwsKeys {
     }
 }
 
-/// Where an id belongs, the token itself may have been pasted: it is not sent anywhere and not shown again.
+/// Refuses the token itself where its id is expected. The token is not sent anywhere and not
+/// printed.
 fn refuse_token(id: &str) -> Result<()> {
     if id.contains(seks_types::token::PREFIX) {
         let error = CliError::usage("token", "this is the token itself, not its id");
         return Err(
-            error.hint("`seks token list` shows the ids; a token that stood in a command line should be revoked")
+            error.hint("`seks token list` shows the ids; revoke a token that was typed in a command line")
         );
     }
     Ok(())
@@ -252,7 +253,7 @@ impl IssueArgs {
     }
 }
 
-/// A request for a token; its id makes a repeated request harmless.
+/// A request for a token. Its id makes a retry idempotent.
 ///
 /// # Errors
 /// When the operating system has no randomness to give.
@@ -284,7 +285,7 @@ pub async fn issue(client: &Client, request: wire::IssueTokenRequest) -> Result<
     client.change(&what, client.rpc().issue_token(request)).await
 }
 
-/// Where agents reach the proxy: what the control plane says, else the context.
+/// Where agents reach the proxy: by the control plane, else by the context.
 #[must_use]
 pub fn base_url(client: &Client, issued: &str) -> Option<String> {
     let known = Some(issued).filter(|b| !b.is_empty()).or(client.proxy());

@@ -1,4 +1,4 @@
-//! Variables about the way to the node: what must not stand in it, and what must be trusted on it.
+//! Variables for the connection to the node: proxies that must not be used, and roots that must be trusted.
 
 use std::{
     fs,
@@ -14,12 +14,12 @@ use crate::{
     files::{read_text, write_public},
 };
 
-/// Where HTTP clients read that they shall use a proxy.
+/// Variables that make HTTP clients use a proxy.
 const PROXY_VARIABLES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
-/// Where they read for which hosts they shall not. Clients disagree about the case.
+/// Variables with the hosts that need no proxy. Clients differ in the case that they read.
 const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// Where clients read their roots: OpenSSL, Go and httpx, Python's requests, curl, Node (in addition to its own), AWS, git, pip
+/// Variables with the roots of clients: OpenSSL, Go and httpx, Python's requests, curl, Node (in addition to its own), AWS, git, pip
 /// (before its own configuration).
 const ROOT_VARIABLES: [&str; 7] = [
     "SSL_CERT_FILE",
@@ -34,7 +34,7 @@ const ROOT_VARIABLES: [&str; 7] = [
 /// for HTTPS_PROXY mode, where everything is reached through the node.
 const NPM_ROOT_VARIABLE: &str = "npm_config_cafile";
 const NPM_PROXY_VARIABLE: &str = "npm_config_https_proxy";
-/// Where systems keep theirs: Debian and Alpine, Fedora, macOS and BSD, SUSE.
+/// Root files of systems: Debian and Alpine, Fedora, macOS and BSD, SUSE.
 const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -42,13 +42,13 @@ const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// HTTPS_PROXY mode at `proxy`, with the token as its password.
+/// Variables for HTTPS_PROXY mode at `proxy`, with the token as its password.
 pub(super) fn https_proxy_variables(proxy: &str, token: &str) -> Variables {
     let url = proxy.replacen("://", &format!("://agent:{token}@"), 1);
     ["HTTPS_PROXY", "https_proxy", NPM_PROXY_VARIABLE].iter().map(|name| ((*name).to_owned(), url.clone())).collect()
 }
 
-/// A proxy that the environment names would be sent the token: the node at `authority` (`HOST[:PORT]`) is excepted.
+/// Excludes the node at `authority` (`HOST[:PORT]`) from the environment's proxy, which would otherwise receive the token.
 pub(super) fn no_proxy_variables(authority: &str, environment: impl Fn(&str) -> Option<String>) -> Variables {
     let set = |name: &&str| environment(name).is_some_and(|value| !value.is_empty());
     if !PROXY_VARIABLES.iter().any(&set) {
@@ -69,8 +69,8 @@ pub(super) fn no_proxy_variables(authority: &str, environment: impl Fn(&str) -> 
     NO_PROXY_VARIABLES.iter().map(|name| ((*name).to_owned(), hosts.clone())).collect()
 }
 
-/// The variables name one file that holds the machine's roots and these: most clients replace their roots by what is named.
-/// `npm`: npm's, too.
+/// Variables that name one file with the system's roots and these, because most clients replace their roots by that file.
+/// `npm` includes npm's variables.
 ///
 /// # Errors
 /// When these are no certificates, or the file can't be written.
@@ -87,7 +87,7 @@ pub(super) fn root_variables(pem: &str, npm: bool) -> Result<Variables> {
     Ok(names.map(|name| (name.to_owned(), file.display().to_string())).collect())
 }
 
-/// The same text is always in the same file of the user's cache; a reader never sees half of one.
+/// Writes the text to a file of the user's cache that is named by its hash. The write is atomic.
 fn write_once(text: &str) -> Result<PathBuf> {
     let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));

@@ -1,16 +1,16 @@
-//! The services' own variables: the catalogue has a template for each.
+//! The services' variables, from the templates in their definitions.
 
 use seks_proto::wire;
 
 use super::{Variables, host};
 
-/// How a service's requests are signed, where they are.
+/// How a service's requests are signed, if they are.
 pub(super) fn signed(service: &wire::Service) -> Option<&wire::AwsSigV4> {
     service.injection.as_ref()?.aws_sigv4.as_ref()
 }
 
-/// Every service's variables, and the names of those that two services set differently. `SEKS_TOKEN` and `SEKS_BASE_URL` are
-/// always there.
+/// Every service's variables, and the names of those that two services set differently. `SEKS_TOKEN` and
+/// `SEKS_BASE_URL` are always included.
 pub(super) fn variables(
     services: &[(wire::Service, wire::Grant)],
     proxy: &str,
@@ -38,7 +38,7 @@ fn fill(template: &str, base: &str, token: &str, host: &str) -> String {
     template.replace("{base}", base).replace("{token}", token).replace("{host}", host)
 }
 
-/// `None`: the variable says what isn't known, such as the region of a service that has them all.
+/// `None` when a value is unknown, such as the region of a service in all regions.
 fn fill_aws(template: &str, service: &wire::Service, aws: Option<&wire::AwsKeys>) -> Option<String> {
     if !template.contains("{aws_") {
         return Some(template.into());

@@ -1,4 +1,4 @@
-//! `seks service catalog`: what the built-in catalogue knows, group by group.
+//! `seks service catalog`: the built-in catalogue by group.
 
 use seks_proto::wire;
 use serde::Serialize;
@@ -12,7 +12,7 @@ struct EntryView {
     group: String,
     #[serde(flatten)]
     service: ServiceView,
-    /// The first of its group: a person reads the group's name once.
+    /// The first entry of its group. Only its row shows the group's name.
     #[serde(skip)]
     heads: bool,
 }
@@ -25,7 +25,7 @@ impl View for EntryView {
     }
 }
 
-/// Prints the entries that hold the search text.
+/// Prints the entries that contain the search text.
 ///
 /// # Errors
 /// See [`crate::error`].

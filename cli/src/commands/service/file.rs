@@ -1,4 +1,4 @@
-//! A service as a person writes it, in TOML, YAML or JSON.
+//! A service file in TOML, YAML or JSON.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::{
     files::read_text,
 };
 
-/// Stands in until the command's tenant is known; what is checked doesn't depend on it.
+/// Placeholder for the command's tenant, which does not affect the checks.
 const ANY_TENANT: &str = "default";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +20,10 @@ pub(super) enum Syntax {
     Json,
 }
 
-/// Reads and checks a file; the tenant in it is to be replaced.
+/// Reads and checks a file. The caller replaces the tenant.
 ///
 /// # Errors
-/// Exit code 2, naming the file, the place or the key, and the reason.
+/// Exit code 2. Names the file, the position or key, and the reason.
 pub(super) fn read(path: &Path) -> Result<wire::Service> {
     let text = read_text(path)?;
     let name = path.display().to_string();
@@ -36,7 +36,7 @@ pub(super) fn syntax(path: &Path, text: &str) -> Result<Syntax> {
         Some("toml") => Ok(Syntax::Toml),
         Some("yaml" | "yml") => Ok(Syntax::Yaml),
         Some("json") => Ok(Syntax::Json),
-        // Standard input has no name: TOML is what has a line with `name =`.
+        // Standard input has no extension: text with a line `name =` is TOML.
         None if path == Path::new("-") => Ok(match text.trim_start() {
             t if t.starts_with('{') => Syntax::Json,
             t if t.lines().any(|l| l.split_once('=').is_some_and(|(key, _)| key.trim() == "name")) => Syntax::Toml,
@@ -55,7 +55,7 @@ fn parse(syntax: Syntax, text: &str) -> Result<ServiceSpec, String> {
         }),
         Syntax::Yaml => serde_saphyr::from_str(text).map_err(|e| {
             let text = e.to_string();
-            text.lines().next().unwrap_or_default().to_owned() // what follows is an excerpt of the file
+            text.lines().next().unwrap_or_default().to_owned() // the other lines quote the file
         }),
     }
 }

@@ -1,7 +1,8 @@
-//! `seks service test`: one harmless call with the stored credential, to learn whether the key works.
+//! `seks service test`: one call without side effects with the stored credential, to find out
+//! whether the key works.
 //!
-//! The call takes the way of an agent's: through a node, with a token of its own, so that what is tested is the injection
-//! that agents get, from where they get it.
+//! The call takes an agent's path: through a node, with its own token. So it tests the injection
+//! that agents get, from the same place.
 
 mod call;
 
@@ -25,7 +26,7 @@ use crate::{
     output::{View, notice},
 };
 
-/// What is tested, and how.
+/// The service to test.
 #[derive(Debug, Args)]
 pub struct TestArgs {
     /// The service
@@ -33,10 +34,10 @@ pub struct TestArgs {
     /// The credential to test, where the service has several
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     credential: String,
-    /// The call to make, like "GET /v1/models" [default: the catalogue's]
+    /// The call to make, such as "GET /v1/models" [default: the catalogue's]
     #[arg(long, value_name = "CALL")]
     call: Option<String>,
-    /// The agent to make it as [default: one of its own, deleted afterwards]
+    /// The agent of the call [default: a temporary one, deleted afterwards]
     #[arg(long)]
     agent: Option<String>,
     /// The way to the proxy.
@@ -50,15 +51,15 @@ Examples:
   seks service test openai --credential team-key -o json
   seks service test tickets --call 'GET /v2/me'
 
-Exit codes: 0 the key works, 4 the upstream refuses it, 6 the upstream (or the control plane) can't be reached,
-1 the answer doesn't say, or the broker refused the call";
+Exit codes: 0 the key works, 4 the upstream rejects it, 6 the upstream (or the control plane) is unreachable,
+1 the response does not say, or the broker refused the call";
 
-/// How long the token lives if it can't be revoked.
+/// Validity of the token, in case it cannot be revoked.
 const TTL: Duration = Duration::from_secs(60);
-/// Longest text of an upstream that is shown.
+/// Longest upstream text that is shown, in characters.
 const SHOWN: usize = 200;
 
-/// What came of it.
+/// The result of the test.
 #[derive(Serialize)]
 struct TestView {
     service: String,
@@ -105,7 +106,7 @@ pub(super) async fn run(global: &Global, args: TestArgs) -> Result<()> {
     view.outcome(&what)
 }
 
-/// The call that the operator, the service or the catalogue's present entry names.
+/// The test call from the command line, the service or the current catalogue entry.
 fn test_call(service: &wire::Service, requested: Option<String>) -> Result<TestCall> {
     let own = Some(service.test.clone()).filter(|t| !t.is_empty());
     let entry = || catalogue::find(&service.catalogue).map(|entry| entry.service.test.clone());
@@ -117,10 +118,10 @@ fn test_call(service: &wire::Service, requested: Option<String>) -> Result<TestC
     })
 }
 
-/// Who makes the call, and what has to be undone afterwards.
+/// The agent of the call, and what must be cleaned up.
 struct Tester {
     agent: String,
-    /// An agent of ours: deleting it revokes its tokens.
+    /// A temporary agent. Deleting it revokes its tokens.
     temporary: bool,
     /// The token's id, once it is issued.
     token: String,

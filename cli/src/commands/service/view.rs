@@ -1,4 +1,4 @@
-//! How a service is printed. What `show` prints in JSON, YAML and TOML is a definition that `apply` reads.
+//! How a service is printed. `apply` can read the JSON, YAML and TOML output of `show`.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::output::{View, rfc3339_or_null};
 
-/// A service, with the keys of a file for `service apply`; `id`, `tenant`, `injection` and `created_at` are there for programs.
+/// A service with the keys of a service file. `id`, `tenant`, `injection` and `created_at` are
+/// added for programs.
 #[derive(Serialize)]
 pub(super) struct ServiceView {
     id: String,

@@ -121,7 +121,7 @@ fn data_of_the_former_place_is_pointed_out_and_served_when_named() {
     let former = host.project().join(".seks-data");
     write(&former.join("store.redb"), "", 0o600);
     let refused = dev(&host, &[]); // the default one is in use
-    assert!(refused.stderr.contains("hint: ./.seks-data is no longer used by itself"), "{refused:?}");
+    assert!(refused.stderr.contains("hint: ./.seks-data is no longer the default"), "{refused:?}");
     fs::remove_dir_all(&former).unwrap();
     let mut command = host.command();
     command.args(["dev", "--data-dir", "./.seks-data", "--ready-file", "former.json"]);

@@ -1,4 +1,4 @@
-//! One request to a node, as an SDK of the service would make it.
+//! One request to a node, as an SDK of the service would send it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,10 +23,10 @@ use crate::{
     error::{CliError, Exit, Result, one_line, plain_io},
 };
 
-/// Most bytes of an answer that are read.
+/// Longest response that is read, in bytes.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
-/// A node, as agents reach it.
+/// The address of a node for agents.
 pub(super) struct Proxy {
     base: Uri,
     host: String,
@@ -34,7 +34,7 @@ pub(super) struct Proxy {
     tls: Option<TlsConnector>,
 }
 
-/// What came back.
+/// The response.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -43,7 +43,7 @@ pub(super) struct Answer {
     problem: bool,
 }
 
-/// The broker's own answer.
+/// The broker's own error response.
 pub(super) struct Refusal {
     pub(super) code: String,
     pub(super) detail: String,
@@ -168,14 +168,14 @@ where
 }
 
 impl Answer {
-    /// What the broker says, when it is the broker that answered and not the upstream.
+    /// The broker's error, if the broker and not the upstream responded.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         let body: Value = self.problem.then(|| serde_json::from_slice(&self.body).ok())??;
         let text = |key: &str| body.get(key).and_then(serde_json::Value::as_str).map(ToOwned::to_owned);
         Some(Refusal { code: text("type")?.strip_prefix("urn:seks:error:")?.to_owned(), detail: text("detail")? })
     }
 
-    /// The beginning of what the upstream says, on one line.
+    /// The beginning of the upstream's response, on one line.
     pub(super) fn excerpt(&self, length: usize) -> String {
         one_line(&String::from_utf8_lossy(&self.body)).chars().take(length).collect()
     }
