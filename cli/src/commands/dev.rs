@@ -161,9 +161,7 @@ impl Running {
         // Without a home that can be written there is nowhere to register: then the file has to be named.
         match user::state_dir().map(|state| registration::register(&state, &running)) {
             Some(Ok(registration)) => self.registration = Some(registration),
-            Some(Err(error)) => {
-                write_line(&format!("warning: other commands cannot find this process: {error}"))
-            }
+            Some(Err(error)) => write_line(&format!("warning: other commands cannot find this process: {error}")),
             None => {}
         }
         self.ready.found_by_default = ContextSelector::is_default(&self.ready.context_file);

@@ -178,9 +178,7 @@ impl From<wire::AwsKeys> for AwsKeys {
 fn refuse_token(id: &str) -> Result<()> {
     if id.contains(seks_types::token::PREFIX) {
         let error = CliError::usage("token", "this is the token itself, not its id");
-        return Err(
-            error.hint("`seks token list` shows the ids; revoke a token that was typed in a command line")
-        );
+        return Err(error.hint("`seks token list` shows the ids; revoke a token that was typed in a command line"));
     }
     Ok(())
 }
