@@ -4,7 +4,7 @@
 //! record that its writer committed from one that was put back later. What does not verify counts as deleted: it is not read, a
 //! watcher learns of a deletion, a creation replaces it, and it is removed. Each is an error in the log and counted.
 //!
-//! Four records have no frame: the store's lifetime, by which it is opened, the sealed canary and key, by which frames are, and the
+//! Four records have no frame: the store's id, by which it is opened, the sealed canary and key, by which frames are, and the
 //! sealed authority.
 
 mod guard;
@@ -257,7 +257,7 @@ fn key_of(write: &Write) -> &Key {
     }
 }
 
-/// For a store of the lifetime `store_id` that is restored from a backup: what frames its records, and those that stand without a frame.
+/// For the store `store_id` that is restored from a backup: what frames its records, and those that stand without a frame.
 ///
 /// # Errors
 /// Of sealing.

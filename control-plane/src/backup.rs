@@ -179,7 +179,7 @@ impl Bindings {
     }
 }
 
-/// What a backup holds: all but what belongs to one lifetime of the store, replicas' records too, and join tokens, which may have
+/// What a backup holds: all but what belongs to one store alone, replicas' records too, and join tokens, which may have
 /// been used since. The key that records are authenticated with is the store's own, and made anew.
 fn is_kept(key: &Key) -> bool {
     match key {

@@ -43,7 +43,7 @@ pub(super) async fn exists(config: &StoreConfig) -> Result<bool, OpenError> {
 }
 
 impl Etcd {
-    /// Connects, and gives the store its lifetime's name when it is new.
+    /// Connects, and gives the store its id when it is new.
     pub(super) async fn open(config: &StoreConfig) -> Result<Self, OpenError> {
         let mut etcd = Self { link: connect::link(config)?, store_id: String::new(), named: 0 };
         loop {

@@ -9,13 +9,13 @@ use seks_types::id::{
 /// The key of one record, relative to the store's prefix.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Key {
-    /// The store's lifetime.
+    /// The store's id.
     StoreId,
     /// The CA that signs operators and nodes, sealed: the value is one envelope.
     Authority,
     /// A sealed record of known content, by which a wrong KEK is noticed at start.
     Canary,
-    /// The store's lifetime as nodes know it, sealed; none: its store_id.
+    /// The store's epoch, sealed. Without this record the epoch is the store's id.
     Epoch,
     /// Progress of a KEK rotation.
     Rotation,

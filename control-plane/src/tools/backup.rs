@@ -37,7 +37,7 @@ pub(crate) async fn restore(config: &Config, from: &Path, replace: bool) -> Resu
     ))
 }
 
-/// Begins a new lifetime of a store that went back.
+/// Begins a new epoch of a store that went back.
 pub(crate) async fn accept_rollback(config: &Config, reason: &str) -> Result<(), Failure> {
     let reason = reason.trim();
     if reason.is_empty() || reason.len() > MAX_REASON || reason.chars().any(char::is_control) {

@@ -175,7 +175,7 @@ pub(super) fn write_new(
     made.and_then(|_| initialise(draft, store_id, revision, records).map_err(|fault| open_fault(path, fault)))
 }
 
-/// Opens every table once, or reads would fail, and gives the store its lifetime's name.
+/// Opens every table once, or reads would fail, and gives the store its id.
 fn initialise(path: &Path, store_id: &str, revision: Revision, records: &[(Key, Bytes)]) -> Result<(), Fault> {
     let db = redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
     let tx = db.begin_write()?;
