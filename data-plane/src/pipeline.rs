@@ -13,6 +13,7 @@
 //! Each of these types has a private field, so only its file can make one.
 
 pub(crate) mod admit;
+pub(crate) mod agent_address;
 pub(crate) mod audit;
 pub(crate) mod authorize;
 pub(crate) mod bounds;
@@ -32,6 +33,7 @@ pub(crate) mod prepared;
 pub(crate) mod refusal;
 pub(crate) mod relay;
 pub(crate) mod response_body;
+mod rewrite;
 pub(crate) mod route;
 pub(crate) mod scrub;
 mod sigv4;

@@ -3,7 +3,11 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use seks_service::{Service, TokenSlot};
 
-use super::{route::Naming, token};
+use super::{
+    agent_address::AgentAddress,
+    rewrite::{may_hold_urls, rewrite_headers},
+    token,
+};
 use crate::http::{HeaderList, fields};
 
 /// Never passed on to an upstream, beside [`token::CREDENTIAL_HEADERS`]: the connection's own, those that claim to say who
@@ -118,8 +122,8 @@ pub(crate) fn add_ours(headers: &mut HeaderList, service: &Service) {
     headers.set(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
-/// Takes out of an upstream's headers what an agent must not get, and points `Location` back at the node.
-pub(crate) fn response(headers: &mut HeaderMap, service: &Service, form: Naming) {
+/// Removes from an upstream's headers what an agent must not get, and rewrites the upstream's own URLs to the node's.
+pub(crate) fn response(headers: &mut HeaderMap, service: &Service, agent: &AgentAddress) {
     const LETTERS: Letters = Letters::of([NEVER_RETURNED]);
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> =
@@ -134,36 +138,10 @@ pub(crate) fn response(headers: &mut HeaderMap, service: &Service, form: Naming)
     for name in &dropped {
         headers.remove(name);
     }
-    if let Some(location) = headers.get(header::LOCATION).and_then(|l| rewritten(l, service, form)) {
-        headers.insert(header::LOCATION, location);
-    }
-}
-
-/// `Location` in the broker's form where it stays on the service's authority; elsewhere it is the agent's to follow, without
-/// the credential.
-fn rewritten(location: &HeaderValue, service: &Service, form: Naming) -> Option<HeaderValue> {
-    let text = location.to_str().ok()?;
-    let path = if text.starts_with('/') && !text.starts_with("//") {
-        text
-    } else {
-        let (scheme, rest) = text.split_once("://")?;
-        let (authority, path) = match rest.find(['/', '?', '#']) {
-            Some(at) => rest.split_at_checked(at)?,
-            None => (rest, "/"),
-        };
-        let same_scheme = scheme.eq_ignore_ascii_case(if service.upstream.tls() { "https" } else { "http" });
-        let default = format!("{}:{}", service.upstream.host(), service.upstream.port());
-        let same = authority.eq_ignore_ascii_case(service.upstream.authority().as_str())
-            || authority.eq_ignore_ascii_case(&default);
-        if !same_scheme || !same || !path.starts_with('/') {
-            return None;
-        }
-        path
-    };
-    match form {
-        Naming::Path => HeaderValue::try_from(format!("/api/{}{path}", service.name)).ok(),
-        Naming::Host => HeaderValue::try_from(path).ok(),
-        Naming::Forward => None,
+    if may_hold_urls(headers)
+        && let Some(urls) = agent.urls(service)
+    {
+        rewrite_headers(headers, &urls);
     }
 }
 

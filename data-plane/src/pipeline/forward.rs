@@ -41,7 +41,7 @@ pub(crate) async fn call(
     config: &UpstreamConfig,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let Injected { service, request, mut connection, needles, mut cut, expires, offer, form, minted, .. } = injected;
+    let Injected { service, request, mut connection, needles, mut cut, expires, offer, agent, minted, .. } = injected;
     let upload = match &request.body {
         Upload::Stream(stream) => Some(stream.state()),
         _ => None,
@@ -66,7 +66,7 @@ pub(crate) async fn call(
     }
     record.upstream_answered(response.status());
     response.body_mut().keep(patience);
-    filter::response(response.headers_mut(), &service, form);
+    filter::response(response.headers_mut(), &service, &agent);
     Ok(Answered { response, needles, cut, upload: severing, expires, offer, minted, _proof: () })
 }
 

@@ -13,6 +13,7 @@ use zeroize::Zeroize as _;
 
 use super::{
     admit::Admitted,
+    agent_address::AgentAddress,
     audit::Record,
     authorize::{self, Permitted},
     caller::Caller,
@@ -21,7 +22,6 @@ use super::{
     in_flight::expiry,
     prepared::{PreparedInjection, needles_with_signature},
     refusal::Refusal,
-    route::Naming,
     scrub::Needles,
     sigv4, token,
     websocket::Offer,
@@ -49,8 +49,8 @@ pub(crate) struct Injected {
     pub(crate) expires: Option<Instant>,
     /// What is offered with a WebSocket handshake.
     pub(crate) offer: Option<Box<Offer>>,
-    /// How the agent names the service.
-    pub(crate) form: Naming,
+    /// How the agent addressed the node.
+    pub(crate) agent: AgentAddress,
     /// The credential, if the control plane can make another when the upstream refuses this one.
     pub(crate) minted: Option<Arc<CredentialEntry>>,
     /// Only this file makes one.
@@ -125,7 +125,7 @@ pub(crate) fn call(
     }
     let sealed = LazyFields { credential: &credential, service: &service, fields: OnceCell::new() };
     let prepared = connection.per_pool(|| PreparedInjection::new(&service, sealed.fields()?)).ok_or(broken)?;
-    let form = identified.admitted.form();
+    let agent = AgentAddress::new(identified.admitted.form(), caller.tls, &identified.admitted.parts);
     // gRPC: whoever asks for trailers says that it reads them.
     let wants_trailers = connection.is_h2() && filter::wants_trailers(&identified.admitted.parts.headers);
     let Parts { method, headers, .. } = identified.admitted.parts;
@@ -159,7 +159,7 @@ pub(crate) fn call(
     let request = Request { method, target: target(line).ok_or(broken)?, headers, body };
     let expires = expiry(identified.token.expires_at(), table.wall().unix_now());
     let (minted, connection) = (credential.minted.then_some(credential), connection.into_http());
-    let injected = Injected { service, request, connection, needles, cut, expires, offer, form, minted, _proof: () };
+    let injected = Injected { service, request, connection, needles, cut, expires, offer, agent, minted, _proof: () };
     Ok(Injection::Done(Box::new(injected)))
 }
 

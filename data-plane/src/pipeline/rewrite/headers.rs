@@ -1,0 +1,174 @@
+//! Header fields that carry a URL.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::Urls;
+
+/// Fields of which the whole value is a URL reference, beside those whose names end as [`is_reference`] says.
+const REFERENCES: &[&str] = &["azure-asyncoperation", "x-goog-upload-control-url", "x-goog-upload-url"];
+
+/// Fields that say something of an origin and not of a resource: they are as the upstream wrote them.
+const NOT_URLS: &[&str] =
+    &["access-control-allow-origin", "content-security-policy", "content-security-policy-report-only"];
+
+/// Rewrites every URL of the upstream's in `headers`. Absolute URLs are rewritten in any field, absolute paths in fields that
+/// hold one reference, in `Link` and in `Refresh`.
+pub(crate) fn rewrite_headers(headers: &mut HeaderMap, urls: &Urls) {
+    for (name, value) in headers.iter_mut() {
+        let Ok(text) = value.to_str() else { continue };
+        if let Some(rewritten) = rewrite(name, text, urls).and_then(|text| HeaderValue::try_from(text).ok()) {
+            *value = rewritten;
+        }
+    }
+}
+
+/// Whether a field of `headers` may hold a URL. It is asked for every answer: nearly all say no at the first byte that is looked for.
+pub(crate) fn may_hold_urls(headers: &HeaderMap) -> bool {
+    headers.iter().any(|(name, value)| {
+        let value = value.as_bytes();
+        memchr::memchr(b'/', value).is_some_and(|slash| {
+            matches!(*name, header::LINK | header::REFRESH)
+                || is_reference(name.as_str())
+                || value.get(slash.saturating_sub(1)..).is_some_and(|rest| memchr::memmem::find(rest, b"://").is_some())
+        })
+    })
+}
+
+fn rewrite(name: &HeaderName, text: &str, urls: &Urls) -> Option<String> {
+    // Most values hold no slash at all.
+    memchr::memchr(b'/', text.as_bytes())?;
+    match *name {
+        header::LINK => between(text, '<', '>', urls),
+        header::REFRESH => after_url(text, urls),
+        _ if NOT_URLS.contains(&name.as_str()) => None,
+        _ if is_reference(name.as_str()) => urls.reference(text.trim()),
+        _ => anywhere(text, urls),
+    }
+}
+
+/// `Location`, `Content-Location`, `Operation-Location`, `X-Goog-Upload-URL`, `Azure-AsyncOperation` and the like.
+fn is_reference(name: &str) -> bool {
+    name.ends_with("location") || name.ends_with("-url") || name.ends_with("-uri") || REFERENCES.contains(&name)
+}
+
+/// Rewrites each reference between `open` and `close`, as in `<https://host/?page=2>; rel="next", <…>; rel="last"`.
+fn between(text: &str, open: char, close: char, urls: &Urls) -> Option<String> {
+    let (mut out, mut rest, mut changed) = (String::with_capacity(text.len() + 64), text, false);
+    while let Some((before, after)) = rest.split_once(open) {
+        let Some((reference, after)) = after.split_once(close) else { break };
+        let new = urls.reference(reference.trim());
+        changed |= new.is_some();
+        out.push_str(before);
+        out.push(open);
+        out.push_str(new.as_deref().unwrap_or(reference));
+        out.push(close);
+        rest = after;
+    }
+    out.push_str(rest);
+    changed.then_some(out)
+}
+
+/// Rewrites the reference of `Refresh: 5; url=https://host/x`; it may be quoted.
+fn after_url(text: &str, urls: &Urls) -> Option<String> {
+    let at = text.to_ascii_lowercase().find("url=")? + "url=".len();
+    let (before, reference) = text.split_at_checked(at)?;
+    let reference = reference.trim();
+    let (quote, inner) = match reference.chars().next() {
+        Some(quote @ ('"' | '\'')) => (Some(quote), reference.trim_matches(quote)),
+        _ => (None, reference),
+    };
+    let new = urls.reference(inner)?;
+    let quote = quote.map_or(String::new(), String::from);
+    Some([before, &quote, &new, &quote].concat())
+}
+
+/// Rewrites absolute URLs wherever they stand in a value, as in `WWW-Authenticate: Bearer realm="https://host/token"`.
+fn anywhere(text: &str, urls: &Urls) -> Option<String> {
+    let (mut out, mut rest, mut changed) = (String::new(), text, false);
+    while let Some(at) = rest.find("://") {
+        let (head, _) = rest.split_at_checked(at)?;
+        let begin = head.rfind(|c: char| !c.is_ascii_alphanumeric()).map_or(0, |i| i + 1);
+        let url = rest.get(begin..)?;
+        let length = url
+            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | ',' | ';'))
+            .unwrap_or(url.len());
+        let (url, after) = url.split_at_checked(length)?;
+        let new = urls.reference(url);
+        changed |= new.is_some();
+        out.push_str(rest.get(..begin)?);
+        out.push_str(new.as_deref().unwrap_or(url));
+        rest = after;
+    }
+    out.push_str(rest);
+    changed.then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_without_a_url_are_told_at_once() {
+        let headers = |name: &'static str, value: &'static str| {
+            HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))])
+        };
+        for (name, value) in [
+            ("content-type", "application/json"),
+            ("vary", "accept"),
+            ("server", "nginx/1.2 a://b"),
+            ("location", "/x"),
+        ] {
+            let expect = value.contains("://") || name == "location";
+            assert_eq!(may_hold_urls(&headers(name, value)), expect, "{name}");
+        }
+    }
+
+    fn rewritten(name: &'static str, value: &str) -> String {
+        let urls = Urls::new(true, "up.test", 443, "http://node:8300".into(), "/api/s".into());
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::try_from(value).unwrap());
+        rewrite_headers(&mut headers, &urls);
+        headers[name].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn urls_of_the_upstream_lead_to_the_node() {
+        let node = "http://node:8300/api/s";
+        for name in ["location", "content-location", "operation-location", "azure-asyncoperation", "x-goog-upload-url"]
+        {
+            assert_eq!(rewritten(name, "https://up.test/ops/7?a=b"), format!("{node}/ops/7?a=b"), "{name}");
+            assert_eq!(rewritten(name, "/ops/7"), "/api/s/ops/7", "{name}");
+            assert_eq!(rewritten(name, "https://other.test/ops/7"), "https://other.test/ops/7", "{name}");
+        }
+        assert_eq!(
+            rewritten("link", "<https://up.test/r?page=2>; rel=\"next\", <https://up.test/r?page=9>; rel=\"last\""),
+            format!("<{node}/r?page=2>; rel=\"next\", <{node}/r?page=9>; rel=\"last\"")
+        );
+        assert_eq!(
+            rewritten("link", "</v2/_catalog?last=b&n=2>; rel=\"next\""),
+            "</api/s/v2/_catalog?last=b&n=2>; rel=\"next\""
+        );
+        assert_eq!(rewritten("refresh", "5; url=https://up.test/x"), format!("5; url={node}/x"));
+        assert_eq!(rewritten("refresh", "0;URL='/x'"), "0;URL='/api/s/x'");
+        assert_eq!(
+            rewritten("www-authenticate", "Bearer realm=\"https://up.test/token\",service=\"up.test\""),
+            format!("Bearer realm=\"{node}/token\",service=\"up.test\"")
+        );
+        assert_eq!(rewritten("x-next-page", "https://up.test/p2"), format!("{node}/p2"));
+    }
+
+    #[test]
+    fn values_that_hold_no_url_of_the_upstream_stay() {
+        for (name, value) in [
+            ("content-type", "application/json"),
+            ("date", "Mon, 30 Nov 2026 00:00:00 GMT"),
+            ("access-control-allow-origin", "https://up.test"),
+            ("link", "<https://other.test/?u=https://up.test/>; rel=\"next\""),
+            ("link", "<broken"),
+            ("server", "up/1.0 (+https://up.test.evil/)"),
+            ("etag", "\"/abc\""),
+        ] {
+            assert_eq!(rewritten(name, value), value, "{name}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! An upstream's URLs of its own lead through the node: a client that follows one stays behind the broker.
+
+use std::sync::{Arc, OnceLock};
+
+use seks_tests::{Sandbox, Upstream, raw::Connection, upstream::Answer};
+
+const KEY: &str = "sk-real-wire-key-000000000000000001";
+
+/// The value of `name` that the agent gets when the upstream answers with `status` and `value`, in which `UP` is the upstream's
+/// origin. The node is addressed as `localhost`, without a port.
+fn seen(status: u16, name: &'static str, value: &str) -> String {
+    let answer: Arc<OnceLock<String>> = Arc::default();
+    let told = answer.clone();
+    let upstream = Upstream::start(move |_| Answer::with(status, &[(name, told.get().unwrap())], "{}"));
+    answer.set(value.replace("UP", &upstream.origin())).unwrap();
+    let sandbox = Sandbox::start();
+    sandbox.service("openai", &upstream, KEY);
+    let token = sandbox.token("agent", &["openai"]).secret;
+    let mut client = Connection::open(sandbox.proxy());
+    client.send(format!("GET /api/openai/v1/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"));
+    let (seen, head) = client.read_head().unwrap();
+    assert_eq!(seen, status);
+    let prefix = format!("{}:", name.to_ascii_lowercase());
+    let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(&prefix)).unwrap();
+    line[prefix.len()..].trim().to_owned()
+}
+
+#[test]
+fn page_links_lead_through_the_node() {
+    assert_eq!(
+        seen(200, "Link", "<UP/repos/o/r/issues?page=2>; rel=\"next\", <UP/repos/o/r/issues?page=9>; rel=\"last\""),
+        "<http://localhost/api/openai/repos/o/r/issues?page=2>; rel=\"next\", \
+         <http://localhost/api/openai/repos/o/r/issues?page=9>; rel=\"last\""
+    );
+    assert_eq!(
+        seen(200, "Link", "</v2/_catalog?last=b&n=2>; rel=\"next\""),
+        "</api/openai/v2/_catalog?last=b&n=2>; rel=\"next\""
+    );
+}
+
+#[test]
+fn locations_stay_absolute_or_paths_as_the_upstream_wrote_them() {
+    for name in ["Location", "Content-Location", "Operation-Location", "Azure-AsyncOperation", "X-Goog-Upload-URL"] {
+        assert_eq!(seen(200, name, "UP/upload/x?id=abc"), "http://localhost/api/openai/upload/x?id=abc", "{name}");
+    }
+    assert_eq!(seen(302, "Location", "/v1/y"), "/api/openai/v1/y");
+    assert_eq!(seen(200, "Refresh", "5; url=UP/x"), "5; url=http://localhost/api/openai/x");
+}
+
+#[test]
+fn other_hosts_stay() {
+    for value in ["http://elsewhere.test/x", "<http://elsewhere.test/x>; rel=\"next\"", "UP.elsewhere.test/x", "page/2"]
+    {
+        let name = if value.starts_with('<') { "Link" } else { "Location" };
+        assert!(!seen(200, name, value).contains("localhost"), "{value}");
+    }
+}

@@ -1,0 +1,4 @@
+//! What the protocol of real clients and real upstreams asks for: `tests/run wire`.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
+
+mod answers_that_name_the_upstream;
