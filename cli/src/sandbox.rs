@@ -1,9 +1,11 @@
-//! Confinement of the command that `seks run` starts: it gets a token, and nothing else of SEKS.
+//! Confines the command of `seks run`: it gets a token, and no other access to SEKS.
 //!
-//! The command runs as the user who may also be SEKS's operator, so without this it could read the operator's key and redirect
-//! a service to itself. On Linux, mounts hide SEKS's files ([`mounts`]), Landlock closes ports, processes, signals and abstract
-//! sockets ([`landlock_rules`]), seccomp refuses the system calls around these ([`seccomp`]), and the strict form has a network
-//! of its own ([`network`]). On macOS it is a profile of Seatbelt ([`seatbelt`]).
+//! The command runs as a user who may also be SEKS's operator. Without confinement it could read
+//! the operator's key and redirect a service to itself. On Linux, mounts hide SEKS's files
+//! ([`mounts`]). Landlock closes ports, processes, signals and abstract sockets
+//! ([`landlock_rules`]). seccomp refuses system calls that bypass these ([`seccomp`]). The strict
+//! mode has its own network ([`network`]). On macOS a Seatbelt profile confines the command
+//! ([`seatbelt`]).
 
 #[cfg(target_os = "linux")]
 pub(crate) mod helper;
@@ -37,14 +39,14 @@ use crate::{
     output::notice,
 };
 
-/// How much a command is confined.
+/// How strictly a command is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// SEKS's files, listeners and processes are out of reach
+    /// SEKS's files, listeners and processes are not accessible
     Default,
-    /// The same, and of the network nothing but the proxy is reachable
+    /// Also, only the proxy is reachable over the network
     Strict,
-    /// Not at all: the command can do all that you can
+    /// No confinement: the command has all of your access
     None,
 }
 
@@ -58,7 +60,7 @@ pub(crate) struct Sandbox {
 /// What the command may reach, and what it may not.
 #[derive(Debug)]
 pub(crate) struct SandboxTargets<'a> {
-    /// The context file and those it names.
+    /// The context file and the files that it names.
     pub(crate) context_files: &'a [PathBuf],
     /// The admin API, a URL.
     pub(crate) endpoint: &'a str,
@@ -67,10 +69,10 @@ pub(crate) struct SandboxTargets<'a> {
 }
 
 impl Sandbox {
-    /// Asks what this machine can do. The default form names what it can't on stderr.
+    /// Checks what this machine supports. The default mode names what is missing on stderr.
     ///
     /// # Errors
-    /// Exit code 2 for the strict form on a machine that can't confine strictly.
+    /// Exit code 2 for the strict mode on a machine without full support.
     pub(crate) async fn new(mode: Mode) -> Result<Self> {
         let support = if mode == Mode::None { Support::default() } else { Support::probe(mode == Mode::Strict).await };
         let missing = support.missing();
@@ -87,10 +89,10 @@ impl Sandbox {
         }
     }
 
-    /// The command, confined, and what has to run forwarding it.
+    /// The confined command, and the task that forwards its connections.
     ///
     /// # Errors
-    /// When something of SEKS can't be protected.
+    /// When a file of SEKS cannot be protected.
     pub(crate) fn command(
         &self,
         command: &[OsString],
@@ -168,7 +170,7 @@ impl Sandbox {
     }
 }
 
-/// What runs forwarding the command, until this is dropped.
+/// Forwards the command's connections until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ForwardingTask(tokio::task::JoinHandle<()>);
 
@@ -196,7 +198,7 @@ fn host_and_port(url: &str) -> Option<(String, u16)> {
     Some((uri.host()?.to_owned(), port?))
 }
 
-/// The `seks` that the user runs next, where this user could overwrite it.
+/// The user's `seks` program, if this user could overwrite it.
 fn own_program() -> Option<PathBuf> {
     let program = fs::canonicalize(std::env::current_exe().ok()?).ok()?;
     let writable = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
@@ -210,7 +212,7 @@ fn fixed_dirs<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
     paths.filter(|path| path.is_symlink()).filter_map(|path| path.parent()).map(Path::to_path_buf).collect()
 }
 
-/// A second name of the same file is not hidden with the first.
+/// Refuses files with a second name, which would not be hidden.
 fn refuse_hard_links<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
     use std::os::unix::fs::MetadataExt as _;
     let inside = paths.flat_map(|path| {

@@ -1,5 +1,6 @@
-//! The process that becomes the confined command. `seks run` starts `seks` again in this form: it restricts itself, step by
-//! step, and then executes the command in its place, so that the command keeps its process id and all restrictions.
+//! The process that becomes the confined command. `seks run` starts `seks` again with a hidden
+//! argument. That process restricts itself and then executes the command, so that the command keeps
+//! its process id and all restrictions.
 
 use std::{
     ffi::OsString,
@@ -17,12 +18,12 @@ use crate::{
     output,
 };
 
-/// The first argument that asks for it. Not a command for people: it isn't in `--help`.
+/// The first argument of the helper. It is internal and not in `--help`.
 pub(super) const EXEC: &str = "__sandbox-exec";
-/// The first argument that asks whether namespaces work here: exit code 0 if so.
+/// The first argument of a check whether namespaces work. Exit code 0 if they do.
 pub(super) const PROBE: &str = "__sandbox-probe";
 
-/// Runs it if the arguments ask for it. In the good case of [`EXEC`] it doesn't return.
+/// Runs the helper if the arguments request it. A successful [`EXEC`] does not return.
 pub(crate) fn run_if_asked(args: &[OsString]) -> Option<ExitCode> {
     let first = args.get(1)?;
     if first == PROBE {
@@ -60,7 +61,7 @@ fn confine(plan: &OsString) -> io::Result<()> {
     seccomp::apply()
 }
 
-/// Becomes the command. Returns when it can't be started, with a shell's exit codes.
+/// Executes the command. Returns only when it cannot be started, with a shell's exit codes.
 fn execute(command: &[OsString]) -> ExitCode {
     let Some((program, arguments)) = command.split_first() else { return Exit::Usage.into() };
     let error = Command::new(program).args(arguments).exec();
@@ -68,8 +69,9 @@ fn execute(command: &[OsString]) -> ExitCode {
     ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
 }
 
-/// Open directories and SEKS's own files must not pass to the command: a path relative to such a directory leads below the
-/// mounts. Pipes, sockets, terminals and other files pass, as from any shell.
+/// Refuses open directories and SEKS's own files, which the command would inherit. A path relative
+/// to such a directory leads below the mounts. Pipes, sockets, terminals and other files are
+/// inherited as usual.
 fn refuse_descriptors(plan: &Plan) -> io::Result<()> {
     let hidden = |m: &fs::Metadata| plan.hidden.iter().any(|path| is_in(path, m));
     let own = fs::canonicalize("/proc/self")?.join("fd");
@@ -85,14 +87,15 @@ fn refuse_descriptors(plan: &Plan) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether it is this file, or one directly in this directory.
+/// Whether the file is `path`, or is directly inside of it.
 fn is_in(path: &Path, file: &fs::Metadata) -> bool {
     let same = |m: fs::Metadata| (m.dev(), m.ino()) == (file.dev(), file.ino());
     let beside = fs::read_dir(path).into_iter().flatten().flatten().filter_map(|entry| entry.metadata().ok());
     fs::metadata(path).is_ok_and(same) || beside.into_iter().any(same)
 }
 
-/// What root keeps: to own files, to be another user, to listen below 1024. Not: mounts, tracing, devices, the kernel.
+/// Capabilities that root keeps: file ownership, other users, ports below 1024. Not kept: mounts,
+/// tracing, devices, the kernel.
 const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FOWNER)
@@ -102,7 +105,7 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
-/// A program that root executes gets what the bounding set has; of another user, nothing.
+/// A program that root executes gets the bounding set. Programs of other users get no capabilities.
 fn drop_capabilities() -> io::Result<()> {
     let mut sets = rustix::thread::capabilities(None)?;
     rustix::thread::clear_ambient_capability_set()?;

@@ -1,5 +1,6 @@
-//! Landlock: files, TCP ports, signals and abstract sockets. It also keeps a command from tracing, and from looking into
-//! `/proc/PID` of, any process outside of its domain, and from changing mounts.
+//! Landlock: files, TCP ports, signals and abstract sockets. It also prevents a command from
+//! tracing processes outside of its domain, from reading their `/proc/PID`, and from changing
+//! mounts.
 
 use std::{
     collections::BTreeSet,
@@ -14,10 +15,10 @@ use landlock::{
 
 use super::{mounts, plan::Plan};
 
-/// The rights that are known here; those of later kernels stay as they are.
+/// The file rights that are handled. Rights of later kernels are not restricted.
 const FILES: ABI = ABI::V5;
 
-/// What this kernel's Landlock can do.
+/// What this kernel's Landlock supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Landlock {
     /// AllowedFiles (ABI 3, Linux 6.2: renames between directories and truncation included), processes and mounts.
@@ -29,7 +30,7 @@ pub(super) struct Landlock {
 }
 
 impl Landlock {
-    /// Asks the kernel.
+    /// Checks the kernel.
     pub(super) fn probe() -> Self {
         let strict = || Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         Self {
@@ -40,10 +41,10 @@ impl Landlock {
     }
 }
 
-/// Restricts this thread, for good, as far as the kernel can.
+/// Restricts this thread permanently, as far as the kernel supports it.
 ///
 /// # Errors
-/// When a rule can't be added. Nothing is restricted then.
+/// When a rule cannot be added. Nothing is restricted then.
 pub(super) fn apply(plan: &Plan) -> Result<(), RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -54,7 +55,7 @@ pub(super) fn apply(plan: &Plan) -> Result<(), RulesetError> {
     }
     let mut created = ruleset.create()?;
     if !plan.closed_ports.is_empty() && Landlock::probe().ports {
-        // Rules only allow: 65,535 ports but for a few. It takes 0.07 s of system time once for a command.
+        // Rules can only allow, so nearly 65,535 ports are added. It takes 0.07 s of system time once for a command.
         for port in (1..=u16::MAX).filter(|port| !plan.closed_ports.contains(port)) {
             created = created.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
         }
@@ -65,14 +66,15 @@ pub(super) fn apply(plan: &Plan) -> Result<(), RulesetError> {
     Ok(())
 }
 
-/// What is allowed below `/`. Rules of Landlock only add rights below a directory. So where something below must not be
-/// reached, the directory itself gets the right to be listed, and each other entry that exists gets all rights.
+/// The allowed files below `/`. Landlock's rules only add rights below a directory. A directory
+/// with a protected entry therefore gets only the right to be listed, and each other existing entry
+/// gets all rights.
 struct AllowedFiles {
-    /// Directories whose entries can't be added, removed or renamed, and all above them.
+    /// Directories whose entries cannot be added, removed or renamed.
     fixed: BTreeSet<PathBuf>,
-    /// What gets no rights at all: empty where mounts hide it.
+    /// Paths without any rights. Empty where mounts hide them.
     hidden: BTreeSet<PathBuf>,
-    /// What can be read and executed only.
+    /// Paths that can only be read and executed.
     read_only: BTreeSet<PathBuf>,
 }
 
@@ -87,7 +89,7 @@ impl AllowedFiles {
             files.fixed.extend(parents.map(Path::to_path_buf).collect::<Vec<_>>());
         }
         if rustix::process::geteuid().is_root() {
-            // Root would set `core_pattern`, or a control group's `release_agent`, and have the kernel start a program.
+            // Root could make the kernel start a program by `core_pattern` or a control group's `release_agent`.
             files.read_only.extend(["/proc".into(), "/sys".into()]);
             files.fixed.insert("/".into());
         }
@@ -114,19 +116,19 @@ impl AllowedFiles {
     }
 }
 
-/// Device files can't be made: the disk is not another way to the files.
+/// All rights except creating device files, so that the disk is no other way to the files.
 fn all_rights() -> BitFlags<AccessFs> {
     AccessFs::from_all(FILES) & !(AccessFs::MakeBlock | AccessFs::MakeChar)
 }
 
-/// A path that is gone, or that this user can't open, needs no rule.
+/// A missing path, or one that this user cannot open, needs no rule.
 fn add(rules: RulesetCreated, path: &Path, rights: BitFlags<AccessFs>) -> Result<RulesetCreated, RulesetError> {
     let Ok(opened) = PathFd::new(path) else { return Ok(rules) };
     let rights = if path.is_dir() { rights } else { rights & AccessFs::from_file(FILES) };
     rules.add_rule(PathBeneath::new(opened, rights))
 }
 
-/// The directories that hold a symbolic link on the way to `path`, where this user could replace the link.
+/// The directories with a symbolic link on the way to `path` that this user could replace.
 pub(super) fn replaceable_links(path: &Path) -> Vec<PathBuf> {
     let links = path.ancestors().filter(|part| part.is_symlink()).filter_map(Path::parent);
     links.filter(|dir| mounts::is_writable(dir)).filter_map(|dir| fs::canonicalize(dir).ok()).collect()

@@ -1,7 +1,8 @@
-//! The file system as a confined command sees it, built from mounts in a mount namespace of its own.
+//! The file system of a confined command, built from mounts in its own mount namespace.
 //!
-//! Hidden paths are covered: a directory by an empty file system, a file by an empty file. What leads to them is pinned, because
-//! a command that could rename `~/.config` could put another `~/.config/seks` in its place, for the user's next `seks`.
+//! Hidden paths are covered: a directory by an empty file system, a file by an empty file. The
+//! directories on the way are pinned. Otherwise a command could rename `~/.config` and put its own
+//! `~/.config/seks` in place for the user's next `seks`.
 
 use std::{
     collections::BTreeSet,
@@ -18,8 +19,8 @@ use rustix::{
 
 use super::plan::Plan;
 
-/// Enters a mount namespace of its own, with `network` also an empty network namespace. A user namespace, in which every id
-/// is its own, gives the right to do so where the process has none.
+/// Enters a new mount namespace, and with `network` also an empty network namespace. A process
+/// without the privilege does so in a new user namespace, in which every id maps to itself.
 pub(super) fn enter_namespaces(network: bool) -> io::Result<()> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let privileged = rustix::thread::capabilities(None)?.effective.contains(CapabilitySet::SYS_ADMIN);
@@ -38,13 +39,15 @@ pub(super) fn enter_namespaces(network: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether mounts work in there: AppArmor lets some systems create the namespace and use nothing in it.
+/// Whether mounts work in the namespaces. On some systems AppArmor permits the namespace but no
+/// mounts in it.
 pub(super) fn probe(network: bool) -> io::Result<()> {
     enter_namespaces(network)?;
     mount_empty(Path::new("/proc"))
 }
 
-/// Covers, pins and protects what the plan says. The current directory is entered again: it may be below a new mount.
+/// Covers, pins and protects the paths of the plan. The current directory is entered again, because
+/// it may be below a new mount.
 pub(super) fn apply(plan: &Plan) -> io::Result<()> {
     let cwd = std::env::current_dir()?;
     let mounts = Mount::all()?;
@@ -96,7 +99,7 @@ fn at(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display()))
 }
 
-/// A user namespace may not drop flags of the mount below: they are repeated.
+/// A user namespace must not drop flags of the mount below, so they are repeated.
 fn make_read_only(path: &Path) -> io::Result<()> {
     let known = rustix::fs::statvfs(path)?.f_flag;
     mount_bind(path, path)?;
@@ -123,7 +126,7 @@ pub(super) fn is_writable(path: &Path) -> bool {
     rustix::fs::access(path, Access::WRITE_OK).is_ok()
 }
 
-/// Disks that this user could read around the file system.
+/// Disks that this user could read directly.
 fn block_devices() -> Vec<PathBuf> {
     let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
     let blocks = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_block_device()));
@@ -135,7 +138,7 @@ fn block_devices() -> Vec<PathBuf> {
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
     device: String,
-    /// What part of the file system is mounted.
+    /// The mounted part of the file system.
     root: PathBuf,
     point: PathBuf,
 }
@@ -152,7 +155,7 @@ impl Mount {
     }
 }
 
-/// Blanks and backslashes are octal there.
+/// White space and backslashes are octal escapes in that file.
 fn unescape(text: &str) -> PathBuf {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
@@ -160,7 +163,8 @@ fn unescape(text: &str) -> PathBuf {
         .into()
 }
 
-/// Other paths of the same directory or file: its file system may be mounted in several places.
+/// Other paths of the same directory or file, because its file system may be mounted in several
+/// places.
 fn aliases(mounts: &[Mount], path: &Path) -> Vec<PathBuf> {
     let own = mounts
         .iter()

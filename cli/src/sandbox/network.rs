@@ -1,5 +1,6 @@
-//! The strict form's network: an empty network namespace whose loopback has listeners in place of the proxy. `seks run`, which
-//! stays outside, takes these listeners over and forwards what they accept.
+//! The network of the strict mode: an empty network namespace with listeners on loopback in place
+//! of the proxy. `seks run` stays outside. It receives these listeners and forwards their
+//! connections.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -20,14 +21,14 @@ use rustix::net::{
 };
 use tokio::{net::TcpStream, sync::Semaphore};
 
-/// Connections of one command at a time.
+/// Most concurrent connections of one command.
 const MAX_CONNECTIONS: usize = 512;
 /// Longest wait for the command's listeners after it has connected.
 const HANDOVER: Duration = Duration::from_secs(10);
-/// Proxies and forward proxies.
+/// Most proxies and forward proxies.
 const MAX_LISTENERS: usize = 4;
 
-/// `/etc/hosts` for a namespace without a name server: the proxies' names are on loopback.
+/// `/etc/hosts` for a namespace without a name server: the proxies' names resolve to loopback.
 pub(super) fn hosts(forwarded: &[String]) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost\n");
     let names = forwarded.iter().filter_map(|address| address.rsplit_once(':')).map(|(host, _)| host);
@@ -41,7 +42,7 @@ fn address(host: &str) -> Option<IpAddr> {
     host.trim_matches(['[', ']']).parse().ok()
 }
 
-/// Starts loopback in this, a new, network namespace and listens where each of the addresses is expected.
+/// Starts loopback in this new network namespace, and listens on each of the addresses.
 pub(super) fn listen(forwarded: &[String]) -> io::Result<Vec<TcpListener>> {
     let up = [&[0, 0, 0, 0][..], &1u32.to_ne_bytes(), &1u32.to_ne_bytes(), &1u32.to_ne_bytes()].concat(); // index 1, IFF_UP
     netlink(16, 0, &up)?; // RTM_NEWLINK
@@ -70,7 +71,7 @@ fn listener(place: &str) -> io::Result<TcpListener> {
     TcpListener::bind(SocketAddr::new(ip, port))
 }
 
-/// One request of rtnetlink(7), acknowledged.
+/// Sends one request of rtnetlink(7) and reads its acknowledgement.
 fn netlink(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
     const REQUEST_AND_ACKNOWLEDGE: u16 = 5;
     const HEADER: usize = 16;
@@ -88,7 +89,7 @@ fn netlink(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
 }
 
-/// Gives the listeners to `seks run`.
+/// Sends the listeners to `seks run`.
 pub(super) fn hand_over(to: &UnixStream, listeners: &[TcpListener]) -> io::Result<()> {
     let descriptors: Vec<_> = listeners.iter().map(|listener| listener.as_fd()).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];

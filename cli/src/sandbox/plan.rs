@@ -1,30 +1,32 @@
-//! What a confined command must not reach: decided by `seks run`, carried out by the helper that becomes the command.
+//! The restrictions of a confined command. `seks run` decides them, and the helper applies them
+//! before it becomes the command.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The decisions. All paths are absolute and real: without symbolic links.
+/// The restrictions. All paths are absolute and contain no symbolic links.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Plan {
-    /// Nothing but the forwarded addresses is reachable.
+    /// Only the forwarded addresses are reachable.
     pub(crate) strict: bool,
-    /// Whether namespaces are used. Without them Landlock alone hides files.
+    /// Whether namespaces are used. Without them only Landlock hides files.
     pub(crate) namespaces: bool,
-    /// Files and directories that are neither read nor written.
+    /// Files and directories that can neither be read nor written.
     pub(crate) hidden: Vec<PathBuf>,
-    /// Unix sockets that are covered in the same way. What leads to them is not pinned.
+    /// Unix sockets that are covered in the same way. Directories on the way to them are not
+    /// pinned.
     pub(crate) sockets: Vec<PathBuf>,
-    /// Files that are not written: the `seks` that the user runs next.
+    /// Files that cannot be written: the user's `seks` program.
     pub(crate) read_only: Vec<PathBuf>,
-    /// Directories that hold a symbolic link to something hidden: their entries can't be replaced.
+    /// Directories that contain a symbolic link to a hidden path. Their entries cannot be replaced.
     pub(crate) fixed: Vec<PathBuf>,
-    /// TCP ports to which nothing connects.
+    /// TCP ports that cannot be connected to.
     pub(crate) closed_ports: Vec<u16>,
-    /// `HOST:PORT` of each listener that stands for the proxy in an empty network namespace.
+    /// `HOST:PORT` of each listener that replaces the proxy in an empty network namespace.
     pub(crate) forwarded: Vec<String>,
-    /// The unix socket on which `seks run` takes these listeners over.
+    /// The unix socket on which `seks run` receives these listeners.
     pub(crate) handover: PathBuf,
-    /// `/etc/hosts` in there; empty: as it is.
+    /// The content of `/etc/hosts` in the namespace. Empty: unchanged.
     pub(crate) hosts: String,
 }

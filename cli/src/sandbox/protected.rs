@@ -1,4 +1,5 @@
-//! What of SEKS is on this machine, and what else of this user carries out commands: all that a confined command is kept from.
+//! The objects that a confined command must not reach: the files, ports and sockets of SEKS on this
+//! machine, and sockets of this user's programs that execute commands.
 
 use std::{
     collections::BTreeSet,
@@ -12,11 +13,12 @@ use crate::{registration, user};
 
 /// The default ports of the admin, metrics and distribution listeners.
 const DEFAULT_PORTS: [u16; 3] = [8301, 8302, 8303];
-/// What a `seks dev` keeps in its data directory.
+/// The files in a data directory of `seks dev`.
 const DATA_FILES: [&str; 6] = ["kek", "store.redb", "node", "join-token", "lock", "context.toml"];
-/// The programs whose listeners are none of an agent's business, but for the proxy's.
+/// Programs whose listeners are closed to agents, except for the proxy's.
 const PROGRAMS: [&str; 3] = ["seks", "seks-control-plane", "seks-data-plane"];
-/// Sockets that only answer questions, or sign: they start no program and read no file for their client.
+/// Sockets that only answer queries or sign. They start no program and read no file for their
+/// client.
 const HARMLESS_SOCKETS: [&str; 12] = [
     "/run/nscd/",
     "/run/systemd/resolve/",
@@ -32,8 +34,9 @@ const HARMLESS_SOCKETS: [&str; 12] = [
     "/var/lib/sss/pipes/",
 ];
 
-/// The directories and files of SEKS: this user's, those of every registered `seks dev`, and what surrounds the context files.
-/// Those of the user that don't exist are made: a command could make them.
+/// The directories and files of SEKS: this user's, those of every registered `seks dev`, and those
+/// around the context files. Missing directories of the user are created, because a command could
+/// create them.
 pub(super) fn files(context_files: &[PathBuf]) -> BTreeSet<PathBuf> {
     let own = user::all_dirs();
     for dir in &own {

@@ -1,11 +1,11 @@
-//! The profile by which macOS confines a command (`sandbox-exec`, Seatbelt). The text is made here on every system, so that it
-//! is tested on every system; only macOS uses it.
+//! The profile that confines a command on macOS (`sandbox-exec`, Seatbelt). Its text is generated
+//! and tested on every system, and used on macOS only.
 
 use std::path::Path;
 
 use super::plan::Plan;
 
-/// The profile, in Seatbelt's own language. The last rule that matches decides.
+/// The profile, in Seatbelt's language. The last matching rule decides.
 pub(super) fn profile(plan: &Plan) -> String {
     let mut text = String::from("(version 1)\n(allow default)\n");
     for path in &plan.hidden {
@@ -14,7 +14,7 @@ pub(super) fn profile(plan: &Plan) -> String {
     for path in &plan.read_only {
         text.push_str(&format!("(deny file-write* (subpath {}))\n", quoted(path)));
     }
-    // What leads there can't be renamed or removed. New entries in it are other paths: they can be made.
+    // Directories on the way cannot be renamed or removed. New entries in them can be created.
     let mut above: Vec<_> =
         plan.hidden.iter().chain(&plan.read_only).flat_map(|path| path.ancestors().skip(1)).collect();
     above.sort_unstable();

@@ -1,4 +1,4 @@
-//! The system calls that a confined command has no use for, and that lead around the other layers.
+//! Refuses system calls that a confined command does not need and that bypass the other layers.
 
 use std::{collections::BTreeMap, io};
 
@@ -9,7 +9,8 @@ use seccompiler::{
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Other processes, kernel memory, keys of the session, mounts, namespaces, files by handle, the machine itself.
+/// Calls for other processes, kernel memory, session keys, mounts, namespaces, files by handle, and
+/// the machine itself.
 const REFUSED: &[i64] = &[
     // Memory, descriptors and execution of another process.
     libc::SYS_ptrace,
@@ -55,25 +56,25 @@ const REFUSED: &[i64] = &[
     libc::SYS_quotactl,
 ];
 
-/// `clone3` has its flags in memory, where a filter can't look: libraries fall back to `clone`. The rings of `io_uring` carry
-/// out calls that no filter sees.
+/// `clone3` has its flags in memory, which a filter cannot read; libraries fall back to `clone`.
+/// The rings of `io_uring` make calls that no filter sees.
 const UNKNOWN: &[i64] =
     &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
 /// `asm-generic/ioctls.h`.
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541c;
-/// `linux/socket.h`: a connection without `connect`, which Landlock's rules on ports do not see
+/// `linux/socket.h`: connects without `connect`, which Landlock's port rules do not cover
 /// (github.com/landlock-lsm/linux/issues/41).
 const MSG_FASTOPEN: u64 = 0x2000_0000;
 /// The highest protocol number of IP itself. Above are those of Linux: SMC (256) and MPTCP (262) reach TCP listeners past
 /// Landlock's rules on ports (github.com/landlock-lsm/linux/issues/54).
 const LAST_IP_PROTOCOL: u64 = 255;
 
-/// Applies the filters to this thread, for good.
+/// Applies the filters to this thread permanently.
 ///
 /// # Errors
-/// When the kernel has no seccomp filters, or the architecture is not known.
+/// When the kernel has no seccomp filters, or the architecture is unknown.
 pub(super) fn apply() -> io::Result<()> {
     for program in [
         program(refused()?, libc::EPERM)?,
@@ -137,7 +138,7 @@ fn program(rules: Rules, errno: i32) -> io::Result<BpfProgram> {
     filter.try_into().map_err(io::Error::other)
 }
 
-/// x86-64 has a second set of numbers (x32), from 2^30 on: none of them is known.
+/// x86-64 has a second set of call numbers (x32), from 2^30 on. All of them are refused as unknown.
 fn without_other_numbers(program: BpfProgram) -> BpfProgram {
     const LOAD_NUMBER: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS, of `seccomp_data.nr`
     const JUMP_IF_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K

@@ -1,6 +1,6 @@
-//! What this machine can confine, and what to tell its user where it can't.
+//! What this machine can confine, and the hint to the user about what is missing.
 
-/// What works here.
+/// The supported mechanisms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Support {
     /// Namespaces with mounts in them; for the strict form also a network.
@@ -34,7 +34,7 @@ impl Support {
         Self { namespaces: there, files: there, ports: there, scopes: there, strict }
     }
 
-    /// What is not confined, in words; empty: nothing of it.
+    /// What is not confined, in words. Empty when everything is.
     pub(super) fn missing(self) -> Vec<&'static str> {
         let mut missing = Vec::new();
         match (self.namespaces, self.files) {
@@ -57,7 +57,7 @@ impl Support {
         missing
     }
 
-    /// What to do about it.
+    /// How to make the missing mechanisms available.
     pub(super) fn hint(self) -> &'static str {
         match (self.namespaces, self.files && self.ports && self.scopes) {
             (false, true) => {

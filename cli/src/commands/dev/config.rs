@@ -1,4 +1,4 @@
-//! The two planes' configurations, from what `seks dev` takes.
+//! The configurations of both planes, derived from the options of `seks dev`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -14,7 +14,7 @@ use crate::{
     error::{CliError, Result},
 };
 
-/// `--config FILE`: what of `data-plane.toml` makes sense here; the rest `seks dev` decides itself.
+/// `--config FILE`: the supported sections of `data-plane.toml`. `seks dev` sets all others itself.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DevConfig {
@@ -23,7 +23,7 @@ pub(crate) struct DevConfig {
     upstream: node::UpstreamConfig,
     audit: node::AuditConfig,
     telemetry: TelemetryConfig,
-    /// Both planes' listeners: what neither dials for anybody.
+    /// The listeners of both planes, which neither dials.
     #[serde(skip)]
     own: OwnAddresses,
 }
@@ -58,12 +58,13 @@ impl DevConfig {
         if self.proxy.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Where spans go; both planes' go the same way.
+    /// The telemetry of both planes.
     pub(crate) fn telemetry(&self) -> &TelemetryConfig {
         &self.telemetry
     }
 
-    /// The control plane's configuration: the embedded store, and a distribution listener of loopback on any port.
+    /// The control plane's configuration: the embedded store, and a distribution listener on any
+    /// loopback port.
     pub(crate) fn control(&self, args: &DevArgs, dir: &DataDir) -> ControlConfig {
         ControlConfig {
             store: seks_control_plane::store::StoreConfig::embedded(dir.store()),
@@ -80,7 +81,7 @@ impl DevConfig {
         }
     }
 
-    /// The node's, which joins that control plane as any node would.
+    /// The node's configuration. It joins that control plane like any node.
     pub(crate) fn node(self, name: String, distribution: SocketAddr, dir: &DataDir) -> NodeConfig {
         NodeConfig {
             node: node::NodeConfig { name, data_dir: dir.node(), ..Default::default() },

@@ -1,4 +1,5 @@
-//! The data directory: key-encryption key, store, the node's identity and the CLI's context, for one process at a time.
+//! The data directory: key-encryption key, store, the node's identity and the CLI's context. One
+//! process at a time uses it.
 
 use std::{
     fs::{self, File},

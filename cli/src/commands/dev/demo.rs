@@ -1,4 +1,5 @@
-//! `seks dev --demo`: one request of an agent, from all three sides, set up by the admin API as a user would do it.
+//! `seks dev --demo`: sends one request of an agent and shows it at the agent, the proxy and the
+//! upstream. It is set up through the admin API like any other.
 
 mod agent;
 mod transcript;
@@ -24,21 +25,22 @@ use crate::{
 const SERVICE: &str = "demo";
 const CREDENTIAL: &str = "demo-key";
 const AGENT: &str = "demo-agent";
-/// How long its token is good for trying things out by hand.
+/// Validity of the token, for manual experiments.
 const TTL: Duration = Duration::from_secs(3600);
 /// Longest wait for each step.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The running demonstration: the stand-in goes on answering while this lives.
+/// The running demonstration. The stub upstream runs until this is dropped.
 pub(crate) struct Demo {
     _upstream: Upstream,
 }
 
 impl Demo {
-    /// Sets everything up, sends the request and prints what happened. A second time with the same data it uses what is there.
+    /// Sets everything up, sends the request and prints the transcript. Repeated runs reuse the
+    /// existing objects.
     ///
     /// # Errors
-    /// When a step fails, or the key was seen where it must not be.
+    /// When a step fails, or the key was found where it must not be.
     pub(crate) async fn run(ready: &super::Ready) -> Result<Self> {
         let failed = |e: std::io::Error| CliError::new(Exit::Failed, "demo", crate::error::plain_io(&e));
         let upstream = Upstream::start().await.map_err(failed)?;
@@ -73,8 +75,9 @@ async fn apply_service(client: &Client, origin: &str) -> Result<()> {
     client.change("demo service", client.rpc().apply_service(request)).await.map(drop)
 }
 
-/// Stores a random key, the first time: it is never shown again, so nobody could compare a second one with it. Later demonstrations
-/// have a stand-in on another port. A credential is bound to its destination, so the owner binds it to the new one.
+/// Stores a random key in the first run. It is never shown again, so later runs need no other one.
+/// In later runs the stub upstream has another port. A credential is bound to its destination, so
+/// the owner binds it to the new one.
 async fn put_credential(client: &Client) -> Result<()> {
     let known = client.list_all("demo credential", async |mut rpc, page| rpc.list_credentials(page).await).await?;
     if known.iter().any(|c| c.name == CREDENTIAL) {
@@ -118,7 +121,7 @@ fn or_there_already<T>(
     }
 }
 
-/// A new token, and the ones of earlier demonstrations revoked: nobody remembers them.
+/// Issues a new token, and revokes those of earlier runs.
 async fn issue_token(client: &Client) -> Result<String> {
     let earlier = client.list_all("demo tokens", async |mut rpc, page| rpc.list_tokens(page).await).await?;
     for old in earlier.into_iter().filter(|t| t.agent == AGENT) {

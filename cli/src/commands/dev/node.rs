@@ -1,4 +1,5 @@
-//! The node of `seks dev`, which joins as any node does: with a join token, once, and from then on as who it is.
+//! The node of `seks dev`. It joins like any node: once with a join token, then with its own
+//! identity.
 
 use seks_control_plane::ControlPlane;
 use seks_data_plane::{Node, sync::Identity};
@@ -10,9 +11,9 @@ use crate::{
     files::write_private,
 };
 
-/// Its name.
+/// The node's name.
 const NAME: &str = "dev";
-/// A certificate that ends sooner than this, in seconds, is of no use for a start.
+/// Shortest remaining validity of a usable certificate, in seconds.
 const MARGIN: i64 = 60;
 
 /// Starts the node and waits for its first table.
@@ -36,7 +37,7 @@ pub(super) async fn join(
     Ok(node)
 }
 
-/// The node's name, after a join token was laid ready where it needs one.
+/// The node's name. Writes a join token first if the node needs one.
 async fn enrol(control: &ControlPlane, dir: &DataDir) -> Result<String> {
     let known = Identity::load(&dir.node()).map_err(|e| CliError::usage("node", e))?;
     let name = match &known {

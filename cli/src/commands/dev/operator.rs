@@ -9,14 +9,14 @@ use crate::{
     error::{CliError, Exit, Result},
 };
 
-/// Its name, and the context's.
+/// The name of the operator and of its context.
 const NAME: &str = "dev";
 
-/// Writes the context with today's addresses. The operator's key is in no other place: where the file is lost, or its
-/// certificate about to expire, the operator gets a new one.
+/// Writes the context with the current addresses. Only this file holds the operator's key. When the
+/// file is lost, or its certificate is about to expire, the operator gets a new key.
 ///
 /// # Errors
-/// When the file can't be written, or is there and can't be read.
+/// When the file cannot be written, or an existing file cannot be read.
 pub(super) async fn write_context(control: &ControlPlane, ready: &Ready) -> Result<()> {
     let path = &ready.context_file;
     let mut file = if path.exists() { ContextFile::read(path)? } else { ContextFile::default() };

@@ -1,4 +1,4 @@
-//! What others need to know of a `seks dev` that serves.
+//! The addresses of a running `seks dev`, for other processes and for the terminal.
 
 use std::path::{Path, PathBuf};
 
@@ -23,13 +23,13 @@ pub(crate) struct Ready {
     pub(crate) metrics: String,
     /// The CLI's context.
     pub(crate) context_file: PathBuf,
-    /// Whether this user's `seks` finds that context by itself.
+    /// Whether this user's `seks` finds the context without options.
     #[serde(skip)]
     pub(crate) found_by_default: bool,
 }
 
 impl Ready {
-    /// Writes the file, whole or not at all.
+    /// Writes the file atomically.
     ///
     /// # Errors
     /// Exit code 2, naming the file.
@@ -38,7 +38,7 @@ impl Ready {
         write_public(path, &json)
     }
 
-    /// For the terminal.
+    /// The text for the terminal.
     pub(crate) fn greeting(&self) -> String {
         let context = self.context_file.display();
         let mut text = format!(

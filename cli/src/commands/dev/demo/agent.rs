@@ -1,4 +1,4 @@
-//! The demonstration's agent: one HTTP request as an SDK makes it, straight to the proxy.
+//! The demonstration's agent: sends one HTTP request to the proxy, as an SDK does.
 
 use std::time::{Duration, Instant};
 
@@ -10,21 +10,21 @@ use tokio::net::TcpStream;
 
 use crate::error::{CliError, Exit, Result, plain_io};
 
-/// What the agent asks, as an SDK writes it.
+/// The request's body, as an SDK writes it.
 pub(super) const BODY: &str =
     r#"{"model":"demo-1","stream":true,"messages":[{"role":"user","content":"Who has the key?"}]}"#;
-/// Where: base URL and the SDK's path.
+/// The request's path: base URL and the SDK's path.
 pub(super) const PATH: &str = "/api/demo/v1/chat/completions";
 /// Longest wait for the whole answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The answer as the agent saw it.
+/// The response as the agent received it.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: String,
-    /// From sending the request to the first and the last byte of the answer's body.
+    /// From sending the request to the first and the last byte of the response's body.
     pub(super) first: Duration,
     pub(super) last: Duration,
 }

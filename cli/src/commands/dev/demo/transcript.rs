@@ -1,4 +1,4 @@
-//! What the demonstration prints, and the claims in it, checked.
+//! The transcript that the demonstration prints, with checks of its claims.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use crate::{
     error::{CliError, Exit, Result, one_line},
 };
 
-/// One request from all three sides.
+/// One request as seen by agent, proxy and upstream.
 pub(super) struct Transcript<'a> {
     pub(super) ready: &'a Ready,
     pub(super) origin: String,
@@ -21,10 +21,10 @@ pub(super) struct Transcript<'a> {
 }
 
 impl Transcript<'_> {
-    /// Whether what it tells is true.
+    /// Checks the claims of the transcript.
     ///
     /// # Errors
-    /// Exit code 1, naming the claim that doesn't hold.
+    /// Exit code 1. Names the claim that is false.
     pub(super) fn check(&self) -> Result<()> {
         let key = self.key();
         let got = format!("{:?}{}", self.answer.headers, self.answer.body);

@@ -1,4 +1,5 @@
-//! The stand-in upstream: a chat-completions API on loopback that remembers what it received and streams an answer.
+//! The stub upstream: a chat-completions API on loopback that records its last request and streams
+//! a response.
 
 use std::{
     convert::Infallible,
@@ -18,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 /// Largest body that it reads, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
-/// Pause between two words of the answer, so that one can see it stream.
+/// Pause between two words of the response, so that the streaming is visible.
 const PAUSE: Duration = Duration::from_millis(40);
 
-/// What it received.
+/// The recorded request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Received {
     pub(super) line: String,
@@ -29,7 +30,7 @@ pub(super) struct Received {
     pub(super) body: String,
 }
 
-/// The running stand-in; it ends when this is dropped.
+/// The running stub. It ends when this is dropped.
 pub(super) struct Upstream {
     address: SocketAddr,
     last: Arc<Mutex<Option<Received>>>,
@@ -100,7 +101,8 @@ async fn answer(request: Request<Incoming>, last: Arc<Mutex<Option<Received>>>) 
     Ok(response)
 }
 
-/// Server-sent events as a chat-completions API has them. The last one gives away the key, as a debugging upstream might.
+/// Server-sent events of a chat-completions API. The last one repeats the key, as a debugging
+/// upstream might.
 fn events(presented: &str) -> Vec<String> {
     let delta = |word: &str| {
         format!(
