@@ -22,8 +22,8 @@ pub use self::{
     span::{CLIENT, SERVER, SpanContext, SpanWriter},
 };
 
-/// The connection of a process (in tests: of a plane) to a collector. Cheap to clone. A slow, dead
-/// or absent collector never delays a caller: spans are queued and exported by a separate task.
+/// `[telemetry]` of either plane. `OTEL_EXPORTER_OTLP_ENDPOINT`, `…_TRACES_ENDPOINT`, `…_HEADERS`,
+/// `…_TIMEOUT`, `…_COMPRESSION` and `OTEL_RESOURCE_ATTRIBUTES` apply where no key is set.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
@@ -80,8 +80,8 @@ pub enum TelemetryError {
     NoRuntime,
 }
 
-/// The process's (in tests: the plane's) way to a collector. Cheap to clone. A collector that is slow, dead or absent
-/// never delays a caller: spans are queued, and exported by a task of its own.
+/// The connection of a process (in tests: of a plane) to a collector. Cheap to clone. A slow, dead
+/// or absent collector never delays a caller: spans are queued and exported by a separate task.
 #[derive(Clone)]
 pub struct Telemetry {
     inner: Arc<Inner>,

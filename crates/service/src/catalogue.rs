@@ -69,7 +69,7 @@ mod tests {
         checked(find(name).unwrap_or_else(|| panic!("{name}")))
     }
 
-    /// As it is enabled: a placeholder stands for what the operator gives as the upstream.
+    /// The entry as it is enabled, with a host in place of the placeholder.
     fn checked(entry: &CatalogueEntry) -> Service {
         let mut wire = wire::Service { tenant: "default".into(), ..entry.service.clone() };
         if let Some((before, rest)) = wire.upstream.split_once('<') {

@@ -480,7 +480,6 @@ impl DeniedPath {
             && (self.matches_segments(path) || (path.contains('%') && self.matches_segments(&normalize::path(path))))
     }
 
-    /// Matches one segment. `*` matches any part of it, at most once: `*:generateAccessToken`.
     fn matches_segments(&self, path: &str) -> bool {
         let mut path = path.trim_start_matches('/').trim_end_matches('/').split('/');
         for segment in &self.segments {
@@ -495,7 +494,7 @@ impl DeniedPath {
     }
 }
 
-/// A `*` stands for any part of a segment, at most once: `*:generateAccessToken`.
+/// Matches one segment. `*` matches any part of it, at most once: `*:generateAccessToken`.
 fn matches_segment(pattern: &str, have: &str) -> bool {
     let first = |text: &str| text.as_bytes().first().map(u8::to_ascii_lowercase);
     if !pattern.starts_with('*') && first(pattern) != first(have) {

@@ -113,7 +113,6 @@ impl Writer {
         self.state.lock()
     }
 
-    /// Returns `false` when the descriptor is closed or broken.
     fn write_batches(&self) {
         let mut batch = Vec::new();
         let mut ticked = Instant::now();
@@ -162,7 +161,7 @@ impl Writer {
         (since > 0 && lost == 0).then_some(since)
     }
 
-    /// `false`: the descriptor is closed or broken.
+    /// Returns `false` when the descriptor is closed or broken.
     fn write_batch(&self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             match rustix::io::write((self.fd)(), bytes) {
