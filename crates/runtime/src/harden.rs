@@ -13,7 +13,7 @@ const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 /// one thread: `no_new_privs` is a property of a thread and is inherited by later threads.
 ///
 /// - Not dumpable: `/proc/PID/{mem,environ,maps,fd}` belong to root; no `ptrace` by the same user;
-/// no core dump.
+///   no core dump.
 /// - Core size 0 as the hard limit: a core pattern that pipes to a program receives nothing either.
 /// - `no_new_privs`: no program that this process starts gains rights.
 ///
