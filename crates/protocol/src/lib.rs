@@ -29,16 +29,25 @@ pub mod features {
     pub const POLICY_V1: &str = "policy-v1";
     /// AWS Signature Version 4: the node verifies the agent's signature and signs again.
     pub const AWS_SIGV4_V1: &str = "aws-sigv4-v1";
-    /// All features that a grant may need in this build.
+    /// What any grant may need, in every version: this list is closed.
     pub const ALL: &[&str] = &[INJECT_V1, POLICY_V1, AWS_SIGV4_V1];
     /// The node accepts several deltas in one message. No grant needs it.
     pub const DELTAS: &str = "deltas";
     /// The node checks that a credential is used at the destination that it is bound to. A node
     /// without this feature receives only credentials that the replica has checked.
     pub const BINDING_V1: &str = "binding-v1";
-    /// Reads what a record requires (`TableToken.requires`), and refuses that record alone when it lacks it. A record that requires
-    /// something is withheld from a node without this feature.
+    /// The node reads what a record requires (`TableToken.requires`), and refuses that record alone
+    /// when it lacks the feature.
     pub const RECORD_FEATURES_V1: &str = "record-features-v1";
+    /// Features of this build that a single record may require. A later rule adds its feature here
+    /// and not to [`ALL`]: a node that lacks one of `ALL` gets no credential at all.
+    pub const OF_RECORDS: &[&str] = &[RECORD_FEATURES_V1];
+
+    /// Whether this build can enforce a record that requires `feature`.
+    #[must_use]
+    pub fn is_known(feature: &str) -> bool {
+        ALL.contains(&feature) || OF_RECORDS.contains(&feature)
+    }
 }
 
 /// The HPKE `info` of the session key. It binds the ciphertext to this protocol and use.

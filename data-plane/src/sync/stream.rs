@@ -492,7 +492,8 @@ fn hello(
         table_hash: hash(table),
         features: features::ALL
             .iter()
-            .chain([&features::DELTAS, &features::BINDING_V1, &features::RECORD_FEATURES_V1])
+            .chain([&features::DELTAS, &features::BINDING_V1])
+            .chain(features::OF_RECORDS)
             .map(|&f| f.to_owned())
             .collect(),
         session_key: recipient.public_key().to_vec(),

@@ -32,7 +32,7 @@ pub(super) fn decode(encoded: Bytes, names: &mut Names) -> Result<Change, Decode
     let digest: Digest = super::digest(&digest)?;
     let id = std::str::from_utf8(&id).ok().filter(|id| is_name(id)).ok_or(DecodeError::Token("id"))?;
     let (tenant, agent) = (names.tenant(&tenant)?, names.agent(&agent)?);
-    if let Some(feature) = requires.iter().find(|feature| !features::ALL.contains(&feature.as_str())) {
+    if let Some(feature) = requires.iter().find(|feature| !features::is_known(feature)) {
         tracing::error!(seks.token.id = id, feature, "a token requires what this version lacks: it is refused here");
         return Ok(Change::RefuseToken { digest, tenant });
     }
