@@ -1,7 +1,7 @@
 //! Distribution: brings every change to every node, and knows when it has arrived. Starts, connects and stops the three parts.
 //!
-//! [`changefeed`](crate::changefeed) turns the store's watch into changes of the nodes' table. [`node_api`](crate::node_api) sends them
-//! to each node and receives its acknowledgements. [`fleet`](crate::fleet) keeps what each node has applied and until when it may serve;
+//! `changefeed` turns the store's watch into changes of the nodes' table. `node_api` sends them
+//! to each node and receives its acknowledgements. `fleet` keeps what each node has applied and until when it may serve;
 //! from that follows whether a change is enforced.
 //!
 //! Any number of replicas serve from one store; none leads. Each knows its own nodes, and publishes in one small record how far all of

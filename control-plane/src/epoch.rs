@@ -57,7 +57,7 @@ pub enum WentBack {
         seen: Revision,
     },
     /// An epoch that does not supersede the one that was seen.
-    #[error("its lifetime is `{now}`, and what was seen before is `{seen}` at revision {revision}")]
+    #[error("its epoch is `{now}`, and what was seen before is `{seen}` at revision {revision}")]
     Epoch {
         /// The store's.
         now: String,
@@ -82,7 +82,7 @@ impl Epoch {
             return Ok((Self(EpochRecord { name: store.store_id().to_owned(), ..EpochRecord::default() }), 0));
         };
         let json = sealer.verify_record(&RecordId::epoch(store.store_id()), &record.value).await?;
-        let epoch = serde_json::from_slice(&json).map_err(|_| SealError::Malformed("not the record of a lifetime"))?;
+        let epoch = serde_json::from_slice(&json).map_err(|_| SealError::Malformed("not the record of an epoch"))?;
         Ok((Self(epoch), record.modified))
     }
 

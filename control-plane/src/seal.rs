@@ -45,7 +45,7 @@ pub struct RecordId<'a> {
     pub name: &'a str,
     /// Its version; 0 for what has none.
     pub version: u32,
-    /// The store's lifetime ([`Store::store_id`](crate::store::Store::store_id)).
+    /// The store's id ([`Store::store_id`](crate::store::Store::store_id)).
     pub store_id: &'a str,
     /// Where alone the secret may be sent; `None`: it is bound to no destination.
     pub destination: Option<Destination>,
@@ -64,7 +64,7 @@ impl<'a> RecordId<'a> {
         Self { tenant: "", kind: "authority", name: "", version: 0, store_id, destination: None }
     }
 
-    /// The store's lifetime.
+    /// The store's id.
     #[must_use]
     pub fn epoch(store_id: &'a str) -> Self {
         Self { tenant: "", kind: "era", name: "", version: 0, store_id, destination: None }

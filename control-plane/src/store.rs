@@ -32,7 +32,7 @@ pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, OpenError> {
     }
 }
 
-/// Makes the store that `config` names out of `records`, as they stood at `revision` of the store they are from; it has the store_id
+/// Makes the store that `config` names out of `records`, as they stood at `revision` of the store they are from; it has the id
 /// `store_id`, and `framer` authenticates them. One that is there is refused, or with `replace` (embedded only) kept beside it. All of it is there in the end, or
 /// nothing that [`open`] would take for a store.
 ///
@@ -188,7 +188,7 @@ pub enum StoreError {
     /// The store refuses our identity.
     #[error("the store refuses access: {0}")]
     Denied(String),
-    /// It is not the store that was opened: its store_id's record is gone, or another.
+    /// It is not the store that was opened: its store id's record is gone, or another.
     #[error("another store is where this one was")]
     Replaced,
     /// What the store holds can't be read.

@@ -58,7 +58,7 @@ pub enum Found {
     Token(Arc<TokenEntry>),
     /// It was revoked not long ago.
     Revoked(Arc<RevokedEntry>),
-    /// Never heard of, or revoked so long ago that it would have expired since.
+    /// Not in the table, revoked and expired since, or not enforceable by this node.
     Unknown,
 }
 
@@ -163,7 +163,7 @@ impl Table {
         self.current.load().revision()
     }
 
-    /// The lifetime of the store that [`revision`](Self::revision) counts in; `""` before the first snapshot.
+    /// The epoch of the store that [`revision`](Self::revision) counts in; `""` before the first snapshot.
     #[must_use]
     pub fn epoch(&self) -> Arc<str> {
         self.current.load().epoch().clone()

@@ -21,7 +21,7 @@ const FILES: ABI = ABI::V5;
 /// What this kernel's Landlock supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Landlock {
-    /// AllowedFiles (ABI 3, Linux 6.2: renames between directories and truncation included), processes and mounts.
+    /// Files (ABI 3, Linux 6.2: renames between directories and truncation included), processes and mounts.
     pub(super) files: bool,
     /// TCP ports (ABI 4, Linux 6.7).
     pub(super) ports: bool,

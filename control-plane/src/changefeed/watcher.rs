@@ -174,7 +174,7 @@ impl StoreListing {
 /// A record of the fleet. One that doesn't decode is logged and counts as empty.
 fn decode_or_default<T: prost::Message + Default>(value: &bytes::Bytes, kind: &'static str) -> T {
     T::decode(value.clone()).unwrap_or_else(|error| {
-        tracing::error!(kind, %error, "a record in the store is not decode_or_default; what it says of the fleet is not known");
+        tracing::error!(kind, %error, "a record in the store cannot be decoded; it counts as empty");
         T::default()
     })
 }

@@ -32,7 +32,7 @@ const PAGE: i64 = 512;
 pub(super) struct Etcd {
     link: Link,
     store_id: String,
-    /// The revision that gave it its store_id; it never changes in one store.
+    /// The revision that gave it its id; it never changes in one store.
     named: Revision,
 }
 

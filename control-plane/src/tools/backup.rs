@@ -46,9 +46,9 @@ pub(crate) async fn accept_rollback(config: &Config, reason: &str) -> Result<(),
     let base = Storage::open(config).await?;
     let mark = base.mark().map_err(|e| Failure::usage(&format!("store.mark_file: {e}")))?;
     let accepted = Epoch::accept(base.store.as_ref(), &base.sealer, mark.as_ref(), reason).await;
-    let lifetime = accepted.map_err(|e| Failure::new(Exit::Failed, &format!("store: {e}")))?;
-    tracing::warn!(reason, lifetime = lifetime.name(), superseded = ?lifetime.superseded(), "a rollback was accepted");
-    say(&format!("accepted: the store's lifetime is {} from now on; start every control plane again", lifetime.name()))
+    let epoch = accepted.map_err(|e| Failure::new(Exit::Failed, &format!("store: {e}")))?;
+    tracing::warn!(reason, epoch = epoch.name(), superseded = ?epoch.superseded(), "a rollback was accepted");
+    say(&format!("accepted: the store's epoch is {} from now on; start every control plane again", epoch.name()))
 }
 
 fn sealer(config: &Config) -> Result<Sealer, Failure> {

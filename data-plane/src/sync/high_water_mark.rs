@@ -23,7 +23,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Seen {
-    /// The store's lifetime; `""`: nothing was ever seen.
+    /// The store's epoch; `""`: nothing was ever seen.
     pub(super) epoch: String,
     /// The highest revision in it.
     pub(super) revision: u64,

@@ -380,7 +380,7 @@ impl<'a> Stream<'a> {
             let delta = Delta { epoch, previous, revision, changes, marks };
             if let Some(loading) = &mut self.loading {
                 loading.wait(delta, bytes)?;
-            } // otherwise the snapshot that was renews_sent for is later than this
+            } // otherwise the snapshot that was asked for is later than this
             return Ok(false);
         }
         self.table.apply(Delta { epoch, previous, revision, changes, marks })?;
@@ -427,9 +427,9 @@ impl<'a> Stream<'a> {
     }
 
     /// Notes the replica's wall clock, and says from time to time that the two differ.
-    fn compare_clocks(&mut self, wall_ms: u64, renews_sent: BootInstant) {
+    fn compare_clocks(&mut self, wall_ms: u64, renew_sent_at: BootInstant) {
         let wall = self.table.wall();
-        wall.heard(wall_ms, renews_sent);
+        wall.heard(wall_ms, renew_sent_at);
         let (skew, now) = (wall.skew_seconds(), BootInstant::now());
         if skew.abs() > SKEW_ALARM_SECONDS && self.skew_reported.is_none_or(|at| now.since(at) >= SKEW_REPORT_EVERY) {
             self.skew_reported = Some(now);

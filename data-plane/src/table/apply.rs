@@ -21,7 +21,7 @@ use super::{
 /// Why a change to the table was refused. The table is as before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
-    /// It belongs to another lifetime of the store.
+    /// It belongs to another epoch of the store.
     #[error("the change is of epoch `{offered}`, the table of `{applied}`")]
     Epoch {
         /// The table's.

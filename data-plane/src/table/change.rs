@@ -18,7 +18,7 @@ use super::Attributes;
 
 /// All changes of one revision of the store.
 pub struct Delta {
-    /// The lifetime of the store.
+    /// The epoch of the store.
     pub epoch: String,
     /// What must be applied already. Revisions are sparse: it needn't be `revision - 1`.
     pub previous: u64,

@@ -204,7 +204,7 @@ impl Generation {
             in_flight: 0.into(),
             cut: false.into(),
         };
-        // SharedGrants of a token never change after issue; should they, requests under the old ones end.
+        // Grants and networks of a token never change after issue; should they, requests under the old ones end.
         match self.tokens.insert(place, Arc::new(entry)) {
             Some(old) => cut_token(&old),
             None if self.refused.remove(&place).is_some() => {} // it is in the sum

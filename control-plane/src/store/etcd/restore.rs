@@ -1,4 +1,4 @@
-//! A store out of a backup, in a prefix that nobody uses: the store_id's record says that it isn't whole until the last transaction
+//! A store out of a backup, in a prefix that nobody uses: the store id's record says that it isn't whole until the last transaction
 //! replaces it, and until then no control plane opens the store.
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use crate::store::{
     Transaction, Write, fresh_id, key::prefix,
 };
 
-/// What the store_id's record begins with while a store is being restored.
+/// What the store id's record begins with while a store is being restored.
 pub(super) const UNFINISHED: &[u8] = b"restoring ";
 
 /// Fills the prefix that `config` names. One that holds a store is refused; one in which a restore was interrupted is emptied

@@ -215,7 +215,7 @@ impl Resolver {
         options.max_active_requests = MAX_ACTIVE_REQUESTS;
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         *builder.options_mut() = options;
-        builder.build().inspect_err(|error| tracing::error!(%error, "no resolver: names can't be checked_at up")).ok()
+        builder.build().inspect_err(|error| tracing::error!(%error, "no resolver: names cannot be looked up")).ok()
     }
 }
 

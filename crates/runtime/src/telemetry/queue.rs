@@ -129,7 +129,7 @@ impl Queue {
         if self.closed.load(Relaxed) {
             return None;
         }
-        // Two threads at the last place: one of them is server_delay that it is full, which is true a moment later.
+        // Two threads at the last place: one of them is told that it is full, which is true a moment later.
         if self.taken.fetch_add(1, Relaxed) >= self.capacity {
             self.taken.fetch_sub(1, Relaxed);
             return None;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// SharedLimits on a head.
+/// Limits on a head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
     /// Largest size, in bytes.
@@ -15,7 +15,7 @@ pub struct HeadLimits {
     pub uri: usize,
 }
 
-/// SharedLimits on connections and on the requests that they carry.
+/// Limits on connections and on the requests that they carry.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Bounds on a request's head.
