@@ -38,7 +38,7 @@ type Way = (u32, Action);
 pub fn check(bounds: Bounds, without: Option<Guard>, limit: usize) -> Found {
     let (start, protocol) = (Instant::now(), Protocol::new(bounds, without));
     let first = State::new(&bounds);
-    // A state's own 64-bit hash stands for it: a clash among 27 million is one chance in fifty thousand.
+    // A state's own 64-bit hash stands for it: a clash among 130 million is one chance in 2,200.
     let mut seen: HashSet<u64, BuildHasherDefault<Mix>> = HashSet::default();
     seen.insert(fingerprint(&first));
     let mut ways: Vec<Option<Way>> = vec![None];
