@@ -74,7 +74,7 @@ async fn redirects_are_the_agents_to_follow_and_stay_with_the_broker_where_they_
     .await;
     let rig = Rig::start(address).await;
     for (path, location) in [
-        ("same", "/api/openai/v1/next?a=b".to_owned()),
+        ("same", "http://broker/api/openai/v1/next?a=b".to_owned()),
         ("relative", "/api/openai/v1/next".into()),
         ("other", "http://169.254.169.254/latest".into()),
         ("scheme", format!("https://{address}/v1/next")),

@@ -9,6 +9,11 @@ const KEY: &str = "sk-real-wire-key-000000000000000001";
 /// The value of `name` that the agent gets when the upstream answers with `status` and `value`, in which `UP` is the upstream's
 /// origin. The node is addressed as `localhost`, without a port.
 fn seen(status: u16, name: &'static str, value: &str) -> String {
+    seen_by("", status, name, value)
+}
+
+/// The same for an agent whose request has the header lines `more`.
+fn seen_by(more: &str, status: u16, name: &'static str, value: &str) -> String {
     let answer: Arc<OnceLock<String>> = Arc::default();
     let told = answer.clone();
     let upstream = Upstream::start(move |_| Answer::with(status, &[(name, told.get().unwrap())], "{}"));
@@ -17,7 +22,9 @@ fn seen(status: u16, name: &'static str, value: &str) -> String {
     sandbox.service("openai", &upstream, KEY);
     let token = sandbox.token("agent", &["openai"]).secret;
     let mut client = Connection::open(sandbox.proxy());
-    client.send(format!("GET /api/openai/v1/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"));
+    client.send(format!(
+        "GET /api/openai/v1/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n{more}\r\n"
+    ));
     let (seen, head) = client.read_head().unwrap();
     assert_eq!(seen, status);
     let prefix = format!("{}:", name.to_ascii_lowercase());
@@ -54,4 +61,10 @@ fn other_hosts_stay() {
         let name = if value.starts_with('<') { "Link" } else { "Location" };
         assert!(!seen(200, name, value).contains("localhost"), "{value}");
     }
+}
+
+#[test]
+fn behind_a_balancer_that_ends_tls_urls_are_https() {
+    let location = seen_by("X-Forwarded-Proto: https\r\n", 201, "Location", "UP/x");
+    assert_eq!(location, "https://localhost/api/openai/x");
 }
