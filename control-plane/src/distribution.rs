@@ -228,13 +228,13 @@ impl Distribution {
     /// Waits until `revision` is enforced: no node serves anything that it took away, whatever is cut off, crashed or slow.
     /// After `timeout` the answer says which nodes have not applied it.
     pub async fn await_enforced(&self, revision: Revision, timeout: Duration) -> wire::Enforcement {
-        enforcement::wait(&self.0.changes.log, &self.0.fleet, revision, timeout).await
+        enforcement::wait_until_enforced(&self.0.changes.log, &self.0.fleet, revision, timeout).await
     }
 
     /// As [`await_enforced`](Self::await_enforced), without waiting.
     #[must_use]
     pub fn enforcement(&self, revision: Revision) -> wire::Enforcement {
-        enforcement::now(&self.0.changes.log, &self.0.fleet, revision)
+        enforcement::enforcement_status(&self.0.changes.log, &self.0.fleet, revision)
     }
 
     /// Every node of the fleet, also one that was never seen.

@@ -21,7 +21,6 @@ use crate::{
         admit::{self, Hosts},
         audit::{Audit, Record, RequestId},
         authorize::{self, Received},
-        bounds::SharedLimits,
         caller::Caller,
         connect, discovery, forward,
         in_flight::InFlight,
@@ -32,6 +31,7 @@ use crate::{
         relay::{self, OutgoingBody},
         response_body::ResponseBody,
         route::ProxyMode,
+        shared_limits::SharedLimits,
         wrong_tokens::WrongTokens,
     },
     table::Table,
@@ -188,7 +188,7 @@ impl Proxy {
             return Box::pin(websocket::switch(answered, idle, in_flight, record)).await; // boxed: it is rare, and large
         }
         if let (Some(credential), StatusCode::UNAUTHORIZED) = (&answered.minted, answered.response.status()) {
-            self.table.refused().report(credential);
+            self.table.rejected_credentials().report(credential);
         }
         relay::call(answered, self.config.upstream.idle_timeout, in_flight, record)
     }

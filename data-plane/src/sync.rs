@@ -4,6 +4,7 @@
 //! whole, and the table stays as it was. Without a stream the node serves until its lease ends, and then refuses. It recovers without a person.
 
 mod backoff;
+mod certificate_renewal;
 mod channel;
 mod decode;
 mod endpoint_selector;
@@ -11,7 +12,7 @@ pub mod enrol;
 mod high_water_mark;
 mod identity;
 mod instance;
-mod renewal;
+
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod snapshot_loader;
@@ -183,7 +184,7 @@ async fn run(config: SyncConfig, identity: Identity, table: Arc<Table>, status: 
     };
     let identity = Arc::new(arc_swap::ArcSwap::from_pointee(identity));
     let trust = Trust { roots_pem: config.roots_pem.clone() };
-    let renewing = renewal::run(config.endpoints.clone(), trust.clone(), identity.clone());
+    let renewing = certificate_renewal::run(config.endpoints.clone(), trust.clone(), identity.clone());
     let connecting = stay_connected(&config, &trust, &identity, &table, &status, &mark);
     tokio::select! {
         () = renewing => {}

@@ -13,7 +13,7 @@ mod cut;
 mod entry;
 mod generation;
 mod lease;
-mod rejected;
+mod rejected_credentials;
 mod staging;
 mod state;
 mod token;
@@ -44,7 +44,7 @@ pub use self::{
     cut::{Cut, CutReason, Reevaluate, Verdict},
     entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
     lease::Lease,
-    rejected::{Refused, RejectedCredential},
+    rejected_credentials::{RejectedCredential, RejectedCredentials},
     staging::Staging,
     state::{AgentState, RecordCell, StillCompiling, TenantState},
     token::{Grant, RevokedEntry, TokenEntry},
@@ -72,7 +72,7 @@ pub struct Table {
     generations: AtomicU64,
     lease: Lease,
     wall: WallClock,
-    refused: Refused,
+    rejected_credentials: RejectedCredentials,
 }
 
 impl Table {
@@ -88,7 +88,7 @@ impl Table {
             generations: AtomicU64::new(1),
             lease: Lease::default(),
             wall: WallClock::default(),
-            refused: Refused::default(),
+            rejected_credentials: RejectedCredentials::default(),
         })
     }
 
@@ -153,8 +153,8 @@ impl Table {
 
     /// Credentials that upstreams refuse.
     #[must_use]
-    pub fn refused(&self) -> &Refused {
-        &self.refused
+    pub fn rejected_credentials(&self) -> &RejectedCredentials {
+        &self.rejected_credentials
     }
 
     /// The revision that look-ups answer from.
@@ -197,7 +197,7 @@ impl Table {
     /// Registers a request for being cut: call it before the request's last check, look at [`Cut::reason`] as that last
     /// check, then poll the `Cut` beside the exchange. A revocation is either seen by the check or wakes the `Cut`.
     ///
-    /// Where the request was decided on more than its token, [`Cut::since`] says since when, and how it is decided again.
+    /// Where the request was decided on more than its token, [`Cut::with_decision`] says since when, and how it is decided again.
     ///
     /// `None` when the token doesn't grant `service` (any more).
     #[must_use]

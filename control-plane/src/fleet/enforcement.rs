@@ -25,7 +25,12 @@ use crate::{
 /// Acknowledgements of a large fleet come in bursts; one look serves many.
 const COALESCE: Duration = Duration::from_millis(1);
 
-pub(crate) async fn wait(log: &ChangeLog, fleet: &Fleet, revision: Revision, timeout: Duration) -> wire::Enforcement {
+pub(crate) async fn wait_until_enforced(
+    log: &ChangeLog,
+    fleet: &Fleet,
+    revision: Revision,
+    timeout: Duration,
+) -> wire::Enforcement {
     let (start, deadline) = (Instant::now(), Instant::now() + timeout);
     let mut head = log.subscribe_head();
     let heard = timeout_at(deadline, head.wait_for(|head| *head >= revision)).await.is_ok();
@@ -33,8 +38,9 @@ pub(crate) async fn wait(log: &ChangeLog, fleet: &Fleet, revision: Revision, tim
     let mut state = None;
     while heard && Instant::now() < deadline {
         // A node may come back in between the two, with nothing acknowledged yet: the answer is what counts.
-        state =
-            (!is_outstanding(log, fleet, revision)).then(|| now(log, fleet, revision)).filter(|state| state.enforced);
+        state = (!is_outstanding(log, fleet, revision))
+            .then(|| enforcement_status(log, fleet, revision))
+            .filter(|state| state.enforced);
         if state.is_some() {
             break;
         }
@@ -48,7 +54,7 @@ pub(crate) async fn wait(log: &ChangeLog, fleet: &Fleet, revision: Revision, tim
         }
         changed.mark_unchanged();
     }
-    let mut state = state.unwrap_or_else(|| now(log, fleet, revision));
+    let mut state = state.unwrap_or_else(|| enforcement_status(log, fleet, revision));
     state.waited_ms = millis(start.elapsed());
     state
 }
@@ -84,7 +90,7 @@ impl Change {
     }
 }
 
-/// Whether anybody has yet to come to the change: [`now`] without the answer for people.
+/// Whether anybody has yet to come to the change: [`enforcement_status`] without the answer for people.
 fn is_outstanding(log: &ChangeLog, fleet: &Fleet, revision: Revision) -> bool {
     Change::of(log, fleet, revision).is_none_or(|change| {
         change.silent().next().is_some()
@@ -92,7 +98,7 @@ fn is_outstanding(log: &ChangeLog, fleet: &Fleet, revision: Revision) -> bool {
     })
 }
 
-pub(crate) fn now(log: &ChangeLog, fleet: &Fleet, revision: Revision) -> wire::Enforcement {
+pub(crate) fn enforcement_status(log: &ChangeLog, fleet: &Fleet, revision: Revision) -> wire::Enforcement {
     use wire::node_enforcement::State;
     let Some(change) = Change::of(log, fleet, revision) else {
         let never = BootInstant::from_nanos(u64::MAX);

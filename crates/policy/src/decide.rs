@@ -183,7 +183,7 @@ impl Plan {
     /// Whether the call's normalized form may differ from the call.
     fn changes_when_normalized(&self, call: &Call<'_>) -> bool {
         let odd = |text: &str| text.bytes().any(|b| b == b'%' || b.is_ascii_uppercase());
-        let model = |m: &String| normalize::model(m) != m.as_str();
+        let model = |m: &String| normalize::normalized_model(m) != m.as_str();
         self.mentions.any(Mentions::PATH) && odd(call.path)
             || self.mentions.any(Mentions::QUERY) && !call.query.bytes().all(is_unambiguous_query_byte)
             || matches!(call.body, Body::Inspected(facts) if facts.model.as_ref().is_some_and(model))
@@ -230,7 +230,8 @@ struct CallEvaluator<'a> {
 
 impl<'a> CallEvaluator<'a> {
     fn new(subject: &'a Subject, plan: &'a Plan, call: &'a Call<'a>, form: TextForm) -> Self {
-        let path = if form == TextForm::Normalized { normalize::path(call.path) } else { Cow::Borrowed(call.path) };
+        let path =
+            if form == TextForm::Normalized { normalize::normalized_path(call.path) } else { Cow::Borrowed(call.path) };
         Self {
             subject,
             plan,
@@ -246,7 +247,7 @@ impl<'a> CallEvaluator<'a> {
     fn names(&self) -> impl Iterator<Item = Cow<'a, str>> {
         let normalized = self.form == TextForm::Normalized;
         request::query_names(self.call.query)
-            .map(move |n| if normalized { Cow::Owned(normalize::lower(&n).into_owned()) } else { n })
+            .map(move |n| if normalized { Cow::Owned(normalize::normalized_query_name(&n).into_owned()) } else { n })
     }
 
     fn interpretations(&self) -> &HashSet<String> {
@@ -302,10 +303,9 @@ impl<'a> CallEvaluator<'a> {
     }
 
     fn body(&self, facts: &BodyFacts) -> Option<Value> {
-        let model = facts
-            .model
-            .as_deref()
-            .map(|m| if self.form == TextForm::Normalized { normalize::model(m).into_owned() } else { m.to_owned() });
+        let model = facts.model.as_deref().map(|m| {
+            if self.form == TextForm::Normalized { normalize::normalized_model(m).into_owned() } else { m.to_owned() }
+        });
         let fields = [
             model.map(|m| ("model".to_owned(), Value::new_string(m))),
             facts.stream.map(|s| ("stream".to_owned(), Value::new_bool(s))),

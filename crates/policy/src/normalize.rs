@@ -16,7 +16,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use cedar_policy::pst::{BinaryOp, Expr, Literal, PatternElem, UnaryOp, Var};
-use seks_service::request::normalize::{lower, model, path};
+use seks_service::request::normalize::{normalized_model, normalized_path, normalized_query_name};
 
 use super::{
     mentions::{CallPart, QUERY_INTERPRETATIONS, call_part},
@@ -56,9 +56,9 @@ impl AgentControlled {
 
     fn normalize_text<'t>(self, text: &'t str) -> Cow<'t, str> {
         match self {
-            Self::Path => path(text),
-            Self::QueryKeys => lower(text),
-            Self::Model => model(text),
+            Self::Path => normalized_path(text),
+            Self::QueryKeys => normalized_query_name(text),
+            Self::Model => normalized_model(text),
         }
     }
 }
@@ -164,7 +164,11 @@ fn normalize_pattern(controlled: Option<AgentControlled>, pattern: &[PatternElem
         }
         let literal: String =
             literal.iter().filter_map(|e| if let PatternElem::Char(c) = e { Some(*c) } else { None }).collect();
-        let normalized = if controlled == Some(AgentControlled::Path) { path(&literal) } else { lower(&literal) };
+        let normalized = if controlled == Some(AgentControlled::Path) {
+            normalized_path(&literal)
+        } else {
+            normalized_query_name(&literal)
+        };
         out.extend(normalized.chars().map(PatternElem::Char));
     }
     out

@@ -477,7 +477,8 @@ impl DeniedPath {
     #[must_use]
     pub fn matches(&self, method: &Method, path: &str) -> bool {
         self.method.as_ref().is_none_or(|m| m == method)
-            && (self.matches_segments(path) || (path.contains('%') && self.matches_segments(&normalize::path(path))))
+            && (self.matches_segments(path)
+                || (path.contains('%') && self.matches_segments(&normalize::normalized_path(path))))
     }
 
     fn matches_segments(&self, path: &str) -> bool {

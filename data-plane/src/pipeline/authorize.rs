@@ -21,11 +21,11 @@ use seks_types::id::{PolicyId, TenantName};
 use self::decided::DecidedOn;
 use super::{
     audit::{Counters, Record},
-    bounds::SharedLimits,
     caller::Caller,
     facts::Facts,
     lookup::{self, Identified},
     refusal::Refusal,
+    shared_limits::SharedLimits,
     sigv4::{self, PresentedSignature, SeenBody, Signed},
     token,
 };

@@ -11,7 +11,7 @@ use std::{
 use http::{Response, StatusCode};
 use tokio::time::Instant;
 
-use super::{audit::Record, filter, inject::Injected, refusal::Refusal, scrub::Needles, websocket::Offer};
+use super::{audit::Record, header_filter, inject::Injected, refusal::Refusal, scrub::Needles, websocket::Offer};
 use crate::{
     code::Code,
     config::UpstreamConfig,
@@ -66,7 +66,7 @@ pub(crate) async fn call(
     }
     record.upstream_answered(response.status());
     response.body_mut().keep(patience);
-    filter::response(response.headers_mut(), &service, &agent);
+    header_filter::response(response.headers_mut(), &service, &agent);
     Ok(Answered { response, needles, cut, upload: severing, expires, offer, minted, _proof: () })
 }
 
@@ -85,7 +85,7 @@ async fn answer<T>(
         if let Poll::Ready(reason) = Pin::new(&mut *cut).poll(cx) {
             return Poll::Ready(Err(Code::from(reason).into()));
         }
-        if cut.is_open() {
+        if cut.is_undecided() {
             return Poll::Pending;
         }
         if let Poll::Ready(result) = exchange.as_mut().poll(cx) {

@@ -18,7 +18,7 @@ use super::{
     authorize::{self, Permitted},
     caller::Caller,
     connect::Connected,
-    filter,
+    header_filter,
     in_flight::expiry,
     prepared::{PreparedInjection, needles_with_signature},
     refusal::Refusal,
@@ -109,7 +109,7 @@ pub(crate) fn call(
     let Permitted { identified, service, credential, line, body, signed, decided, .. } = permitted;
     // Registered before the check: a revocation is either seen by it or wakes the cut.
     let cut = table.register(identified.digest, &identified.token, &service.name).ok_or(Code::ServiceNotGranted)?;
-    let mut cut = cut.since(identified.version, decided);
+    let mut cut = cut.with_decision(identified.version, decided);
     if !cut.is_latest() {
         connection.give_back();
         return Ok(Injection::Changed(Box::new(identified.admitted), body));
@@ -127,14 +127,14 @@ pub(crate) fn call(
     let prepared = connection.per_pool(|| PreparedInjection::new(&service, sealed.fields()?)).ok_or(broken)?;
     let agent = AgentAddress::new(identified.admitted.form(), caller.tls, &identified.admitted.parts);
     // gRPC: whoever asks for trailers says that it reads them.
-    let wants_trailers = connection.is_h2() && filter::wants_trailers(&identified.admitted.parts.headers);
+    let wants_trailers = connection.is_h2() && header_filter::wants_trailers(&identified.admitted.parts.headers);
     let Parts { method, headers, .. } = identified.admitted.parts;
     let offer = match identified.admitted.websocket {
         true => Some(Box::new(Offer::new(&headers).ok_or(broken)?)),
         false => None,
     };
-    let mut headers = filter::request(headers, &service, identified.has_other_tokens);
-    filter::add_ours(&mut headers, &service);
+    let mut headers = header_filter::request(headers, &service, identified.has_other_tokens);
+    header_filter::add_ours(&mut headers, &service);
     if let Some(traceparent) = record.upstream_began(service.forward_trace_context) {
         headers.set(HeaderName::from_static("traceparent"), traceparent);
     }

@@ -130,7 +130,7 @@ impl RelayedBody {
         if Pin::new(&mut self.cut).poll(cx).is_ready() {
             return Poll::Ready(Some(Err(RelayError::Cut)));
         }
-        if self.cut.is_open() {
+        if self.cut.is_undecided() {
             return Poll::Pending;
         }
         let frame = match Pin::new(&mut self.body).poll_frame(cx) {

@@ -262,7 +262,7 @@ impl<'a> Stream<'a> {
                     self.renew()?;
                     renew_at = Instant::now() + renewal;
                 }
-                refused = self.table.refused().next(), if !self.needs_snapshot => {
+                refused = self.table.rejected_credentials().next(), if !self.needs_snapshot => {
                     let (tenant, credential) = (refused.tenant.to_string(), refused.name.to_string());
                     self.send(ToReplica::Refused(wire::Refused { tenant, credential, version: refused.version }))?;
                 }

@@ -153,7 +153,7 @@ impl Cut {
     /// The request was decided on records of this [version](crate::table::TenantState::version), and `decided` decides again
     /// when they are of another.
     #[must_use]
-    pub fn since(mut self, version: u64, decided: Box<dyn Reevaluate>) -> Self {
+    pub fn with_decision(mut self, version: u64, decided: Box<dyn Reevaluate>) -> Self {
         (self.held.version, self.decided) = (version, Some(decided));
         self
     }
@@ -166,7 +166,7 @@ impl Cut {
 
     /// Whether the request is to wait: it isn't known yet whether it may go on. Whoever polls the cut is woken when it is.
     #[must_use]
-    pub fn is_open(&self) -> bool {
+    pub fn is_undecided(&self) -> bool {
         self.open
     }
 

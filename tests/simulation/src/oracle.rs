@@ -92,7 +92,7 @@ impl Watched {
         tokio::time::sleep(body).await;
         let cut = loop {
             let Some(cut) = self.table.register(token.digest, &entry, &service()) else { return };
-            let mut cut = cut.since(version, Box::new(Always));
+            let mut cut = cut.with_decision(version, Box::new(Always));
             if defect == Some(Defect::DecidesOnce) {
                 break None;
             }

@@ -90,6 +90,12 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Adds what was seen later.
+    pub fn add(&mut self, later: Self) {
+        self.latencies.extend(later.latencies);
+        self.refused.extend(later.refused);
+    }
+
     pub fn p99(&self) -> Duration {
         p99(self.latencies.clone())
     }

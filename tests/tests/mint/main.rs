@@ -156,7 +156,7 @@ fn what_can_not_mint_is_not_stored() {
         let mut never = idp.client();
         never["token_url"] = inside.into();
         let (code, said) = try_put("oauth2-client", &never);
-        assert!(code == Some(2) && said.contains("never"), "{code:?} {said}");
+        assert!(code == Some(2) && said.contains("always forbidden"), "{code:?} {said}");
     }
     let key = json!({ "client_email": "a@b", "private_key": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", "scope": "s" });
     let (code, said) = try_put("service-account", &key);

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 /// A path with escapes decoded, letters in lower case and doubled slashes made single (an opted-in `%2F` can make one).
 #[must_use]
-pub fn path(text: &str) -> Cow<'_, str> {
+pub fn normalized_path(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|b| b == b'%' || b.is_ascii_uppercase()) {
         return Cow::Borrowed(text);
     }
@@ -34,7 +34,7 @@ fn escape(rest: &str) -> Option<char> {
 
 /// A query name in lower case. The caller has decoded it.
 #[must_use]
-pub fn lower(text: &str) -> Cow<'_, str> {
+pub fn normalized_query_name(text: &str) -> Cow<'_, str> {
     if text.bytes().any(|b| b.is_ascii_uppercase()) {
         Cow::Owned(text.to_ascii_lowercase())
     } else {
@@ -44,6 +44,6 @@ pub fn lower(text: &str) -> Cow<'_, str> {
 
 /// A model's name in lower case, without surrounding white space.
 #[must_use]
-pub fn model(text: &str) -> Cow<'_, str> {
-    lower(text.trim())
+pub fn normalized_model(text: &str) -> Cow<'_, str> {
+    normalized_query_name(text.trim())
 }

@@ -24,7 +24,7 @@ use super::{
     connect::{self, Stream},
     gauge::{ConnectionGauge, Gauge},
     h1::H1,
-    share::{IdlePlace, PoolPlace},
+    share::{IdleSlot, PoolPlace},
     upload::Upload,
 };
 
@@ -75,7 +75,7 @@ pub struct Pool {
 struct Idle {
     h1: Box<H1>,
     since: Instant,
-    _place: IdlePlace,
+    _place: IdleSlot,
 }
 
 /// A connection that is ready for one request.
@@ -89,7 +89,7 @@ struct Shared {
     sender: http2::SendRequest<Upload>,
     streams: Arc<Streams>,
     /// Since it was found unused.
-    place: Option<IdlePlace>,
+    place: Option<IdleSlot>,
 }
 
 /// hyper's end of a connection.

@@ -41,7 +41,7 @@ impl ShareLimits {
 }
 
 /// A place for an unused connection, until it is dropped.
-pub struct IdlePlace(Arc<Share>);
+pub struct IdleSlot(Arc<Share>);
 
 /// A place for a pool, until it is dropped.
 pub struct PoolPlace(Arc<Share>);
@@ -55,9 +55,9 @@ impl Share {
 
     /// `None`: the owner keeps as many as it may.
     #[must_use]
-    pub fn keep(self: &Arc<Self>) -> Option<IdlePlace> {
+    pub fn keep(self: &Arc<Self>) -> Option<IdleSlot> {
         if self.idle.fetch_add(1, Relaxed) < self.limits.idle {
-            return Some(IdlePlace(self.clone()));
+            return Some(IdleSlot(self.clone()));
         }
         self.idle.fetch_sub(1, Relaxed);
         self.limits.closed.fetch_add(1, Relaxed);
@@ -84,7 +84,7 @@ impl PoolPlace {
     }
 }
 
-impl Drop for IdlePlace {
+impl Drop for IdleSlot {
     fn drop(&mut self) {
         self.0.idle.fetch_sub(1, Relaxed);
     }

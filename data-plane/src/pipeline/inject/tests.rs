@@ -38,8 +38,8 @@ fn fields() -> Fields {
 /// What an agent's head becomes.
 fn injected(service: &Service, headers: HeaderMap, text: &str, path: usize) -> (HeaderMap, Uri) {
     let mut line = SecretTarget { text: text.to_owned(), path_len: path };
-    let mut headers = filter::request(headers, service, true);
-    filter::add_ours(&mut headers, service);
+    let mut headers = header_filter::request(headers, service, true);
+    header_filter::add_ours(&mut headers, service);
     let fields = fields();
     let prepared = PreparedInjection::new(service, &fields).unwrap();
     apply_sites(service, &prepared, || Some(&fields), &mut headers, &mut line).unwrap();

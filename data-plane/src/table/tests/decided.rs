@@ -35,7 +35,7 @@ impl Reevaluate for While {
 fn what_was_decided_is_decided_again_once_for_every_change_and_for_no_other() {
     let (table, asked) = (loaded(), Arc::new(AtomicU64::new(0)));
     let version = honoured(&table, 1).unwrap().tenant_state().version();
-    let mut cut = registered(&table, 1).since(version, Box::new(While("api.openai.com", asked.clone())));
+    let mut cut = registered(&table, 1).with_decision(version, Box::new(While("api.openai.com", asked.clone())));
     assert!(cut.is_latest() && cut.reason().is_none() && asked.load(SeqCst) == 0, "nothing has changed");
     let mut revision = 10;
     let mut apply = |changes| {
@@ -64,7 +64,7 @@ fn a_change_wakes_whoever_was_decided_on_what_it_changes_and_so_does_a_snapshot(
     for change in [policies(), service("openai", "https://elsewhere.test"), credential(2, "sk-2"), agent(false)] {
         let (table, asked) = (loaded(), Arc::new(AtomicU64::new(0)));
         let version = honoured(&table, 1).unwrap().tenant_state().version();
-        let mut cut = pin!(registered(&table, 1).since(version, Box::new(While("api.openai.com", asked))));
+        let mut cut = pin!(registered(&table, 1).with_decision(version, Box::new(While("api.openai.com", asked))));
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         assert!(cut.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());

@@ -10,6 +10,8 @@ use super::{
 };
 
 const MEBI: usize = 1 << 20;
+/// Bodies that are sent at once; they are far more than the tenant's share.
+const BODIES: usize = 96;
 
 #[test]
 fn a_forged_signature_is_refused_before_its_body_is_read() {
@@ -27,7 +29,7 @@ fn bodies_that_only_an_access_key_id_stands_for_stay_within_a_part_of_their_tena
     let world = World::start("[proxy.limits]\nbuffer_wait = \"300ms\"\n");
     let id = sts(&world, "hostile").access_key_id;
     let before = world.metric("process_resident_memory_bytes");
-    let mut connections: Vec<_> = (0..24).map(|_| Connection::open(world.sandbox.proxy())).collect();
+    let mut connections: Vec<_> = (0..BODIES).map(|_| Connection::open(world.sandbox.proxy())).collect();
     let part = vec![b'a'; 4 * MEBI];
     for connection in &mut connections {
         connection.send(forged(&id, None, 8 * MEBI));
@@ -44,8 +46,9 @@ fn bodies_that_only_an_access_key_id_stands_for_stay_within_a_part_of_their_tena
         }
     });
     let grown = world.metric("process_resident_memory_bytes") - before;
-    println!("24 bodies of 4 MiB that nobody signed: {:.0} MiB more resident", grown / MEBI as f64);
-    assert!(grown < (24 * 4 * MEBI) as f64, "all of them were kept: {grown} bytes more");
+    println!("{BODIES} bodies of 4 MiB that nobody signed: {:.0} MiB more resident", grown / MEBI as f64);
+    // The allocator keeps some of what was freed, so the bound is half of what was sent and not the 16 MiB that are held.
+    assert!(grown < (BODIES * 2 * MEBI) as f64, "they were kept: {grown} bytes more");
     let refused = || (world.metric("seks_body_buffer_refused_total") > 0.0).then_some(());
     seks_tests::process::wait_for("those without room to be refused", refused);
 }

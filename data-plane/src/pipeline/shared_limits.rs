@@ -8,7 +8,7 @@ use seks_policy::{Call, Decision, PolicySlice};
 use seks_types::id::TenantName;
 
 use super::{
-    buffers::{BodyBuffers, NoRoom},
+    body_buffers::{BodyBuffers, NoRoom},
     facts::Facts,
     in_flight::InFlightLimits,
     policy_pool::{Busy, INLINE, PolicyPool},

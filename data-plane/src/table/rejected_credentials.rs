@@ -24,12 +24,12 @@ pub struct RejectedCredential {
 
 /// What is to be reported, oldest first.
 #[derive(Default)]
-pub struct Refused {
+pub struct RejectedCredentials {
     waiting: Mutex<VecDeque<RejectedCredential>>,
     news: Notify,
 }
 
-impl Refused {
+impl RejectedCredentials {
     /// An upstream has answered 401. Each version is reported once, however many requests meet that.
     pub fn report(&self, credential: &CredentialEntry) {
         if !credential.minted || credential.reported.swap(true, Relaxed) {
