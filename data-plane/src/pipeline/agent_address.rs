@@ -16,8 +16,17 @@ pub(crate) struct AgentAddress {
 
 impl AgentAddress {
     /// Both clones share the request's bytes.
+    ///
+    /// Where a load balancer ends TLS, the agent's URLs are `https` although the node's connection is not. The balancer
+    /// says so in `X-Forwarded-Proto`. An agent that claims it falsely changes only the URLs in its own answers.
     pub(crate) fn new(naming: Naming, tls: bool, parts: &Parts) -> Self {
-        Self { naming, tls, authority: parts.uri.authority().cloned(), host: parts.headers.get(header::HOST).cloned() }
+        let forwarded = parts.headers.get("x-forwarded-proto").map(HeaderValue::as_bytes);
+        Self {
+            naming,
+            tls: tls || forwarded.is_some_and(|proto| proto.eq_ignore_ascii_case(b"https")),
+            authority: parts.uri.authority().cloned(),
+            host: parts.headers.get(header::HOST).cloned(),
+        }
     }
 
     /// What the URLs of `service` are rewritten to. `None` where the agent uses the upstream's own name: its URLs are right.
