@@ -144,11 +144,15 @@ impl RelayedBody {
         Poll::Ready(frame.map(|f| f.map_err(|_| RelayError::Upstream)))
     }
 
-    /// One timer for silence and expiry, set when the upstream first keeps us waiting and moved only when it goes off.
+    /// One timer for silence and expiry, set when the upstream first keeps us waiting. It moves when it goes off, or when
+    /// [`poll_expired`](Self::poll_expired) set it to a later time.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<RelayError> {
         let silent = self.last + self.idle;
         let deadline = self.expires.map_or(silent, |at| at.min(silent));
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
         loop {
             ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
@@ -160,6 +164,17 @@ impl RelayedBody {
             }
             timer.as_mut().reset(deadline);
         }
+    }
+
+    /// Ready when the token has expired. The upstream's silence does not count while the agent takes nothing.
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(at) = self.expires else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        while Instant::now() < at {
+            ready!(timer.as_mut().poll(cx));
+            timer.as_mut().reset(at);
+        }
+        Poll::Ready(())
     }
 }
 
@@ -196,7 +211,10 @@ impl Abort for OutgoingBody {
     /// An agent that doesn't read what it was sent must not keep what it may no longer have from ending.
     fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.0 {
-            Kind::RelayedBody(relayed) => Pin::new(&mut relayed.cut).poll(cx).map(drop),
+            Kind::RelayedBody(relayed) => match Pin::new(&mut relayed.cut).poll(cx) {
+                Poll::Ready(_) => Poll::Ready(()),
+                Poll::Pending => relayed.poll_expired(cx),
+            },
             Kind::Fixed(_) | Kind::Tunnel(_) => Poll::Pending,
         }
     }

@@ -49,6 +49,66 @@ fn a_revoked_stream_is_reset_before_its_agent_opens_the_window() {
     });
 }
 
+/// How long the tokens of the tests below are valid. Long enough for a slow machine to get the response's head through.
+const SHORT: (&str, Duration) = ("6s", Duration::from_secs(6));
+
+#[test]
+fn an_http2_stream_is_reset_when_its_token_expires_though_its_agent_does_not_open_the_window() {
+    let held = Gate::default();
+    let upstream = Upstream::start(move |_| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", WINDOW + 10_854);
+        let body = vec![b'x'; WINDOW + 10_853];
+        Answer::steps(vec![Step::Send([head.into_bytes(), body].concat()), Step::Hold(held.clone())])
+    });
+    let sandbox = Sandbox::start();
+    sandbox.service("openai", &upstream, "sk-real-unread-key-0000000000001");
+    sandbox.cli().create_agent("agent");
+    let token = sandbox.cli().issue("agent", &["openai"], &["--ttl", SHORT.0]);
+    runtime().block_on(async {
+        let tcp = tokio::net::TcpStream::connect(sandbox.proxy()).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        let (mut client, connection) =
+            builder.initial_window_size(WINDOW as u32).handshake::<_, bytes::Bytes>(tcp).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get("http://localhost/api/openai/v1/models")
+            .header("authorization", format!("Bearer {}", token.secret))
+            .body(())
+            .unwrap();
+        let mut body = client.send_request(request, true).unwrap().0.await.unwrap().into_body();
+        let mut got = 0;
+        while got < WINDOW {
+            got += body.data().await.unwrap().unwrap().len();
+        }
+        // The window stays closed. Only a reset can end the stream before the 30 s that an agent may read nothing.
+        let end = tokio::time::timeout(SHORT.1 + Duration::from_secs(8), body.data()).await.expect("it ends at expiry");
+        let error = end.expect("reset, not ended").expect_err("no byte more");
+        assert_eq!(error.reason(), Some(Reason::CANCEL));
+    });
+}
+
+#[test]
+fn an_http1_response_ends_when_its_token_expires_though_its_agent_does_not_read() {
+    let size: usize = 32 << 20; // more than the sockets' buffers take
+    let upstream = Upstream::start(move |_| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n");
+        Answer::steps(vec![Step::Send([head.into_bytes(), vec![b'x'; size]].concat())])
+    });
+    let sandbox = Sandbox::start();
+    sandbox.service("openai", &upstream, "sk-real-unread-key-0000000000001");
+    sandbox.cli().create_agent("agent");
+    let token = sandbox.cli().issue("agent", &["openai"], &["--ttl", SHORT.0]);
+    let mut agent = raw::Connection::open(sandbox.proxy());
+    agent.send(format!(
+        "GET /api/openai/v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n",
+        token.secret,
+    ));
+    assert_eq!(agent.read_head().unwrap().0, 200);
+    let began = Instant::now();
+    upstream.wait("the upstream's connection to end", |log| log.connections.iter().all(|c| c.closed));
+    assert!(began.elapsed() < SHORT.1 + Duration::from_secs(8), "it stayed for {:?}", began.elapsed());
+    assert!(agent.drain(size) < size / 10 * 9, "the agent got all of it");
+}
+
 #[test]
 fn a_socket_whose_agent_does_not_read_is_cut_when_its_token_is_revoked() {
     // One message that is larger than what the sockets' buffers take: the node waits for the agent.
