@@ -4,12 +4,13 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["seks/v1/types.proto", "seks/v1/admin.proto", "seks/v1/distribution.proto"];
+    let files = ["seks/v1/types.proto", "seks/v1/admin.proto", "seks/v1/distribution.proto", "seks/v1/audit.proto"];
     let descriptors = protox::compile(files, ["."])?;
     // compile_fds() ignores file_descriptor_set_path(); gRPC reflection needs the descriptors.
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("seks.v1.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .btree_map(".")
+        .bytes(".seks.v1.AuditUpload")
         .bytes(".seks.v1.Chunk.changes")
         .bytes(".seks.v1.Delta.changes")
         .bytes(".seks.v1.TableToken")

@@ -1,0 +1,386 @@
+//! A node's segments on disk: written by one thread, read by the upload.
+//!
+//! A process writes only segments that it began itself. What earlier processes left is read to find where it ends, and waits for its
+//! upload. After any failed write the chain ends and another begins: nobody knows then what the disk holds.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{
+    chain::{ChainId, Head, Predecessor},
+    disk::{Appender, Disk},
+    frame::{self, FormatError, Frames, HEADER_BYTES, SegmentHeader},
+    seal::{AuditPublicKey, FileKey, SealError},
+};
+
+const SUFFIX: &str = ".seg";
+/// Names the newest chain that was begun on this disk. A copied disk has it, too.
+const CHAIN: &str = "chain";
+/// What a segment whose header cannot be read is renamed to.
+const DAMAGED: &str = ".damaged";
+
+/// Bounds of a spool.
+#[derive(Clone, Copy, Debug)]
+pub struct SpoolOptions {
+    /// Most bytes on disk. At this size nothing more is accepted.
+    pub max_bytes: u64,
+    /// Segments that were begun longer ago are removed, uploaded or not.
+    pub max_age: Duration,
+    /// A segment that has grown to this size is followed by another.
+    pub segment_bytes: u64,
+}
+
+impl Default for SpoolOptions {
+    fn default() -> Self {
+        Self { max_bytes: 1 << 30, max_age: Duration::from_secs(30 * 24 * 3600), segment_bytes: 8 << 20 }
+    }
+}
+
+/// Why nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The spool holds as much as it may.
+    #[error("the spool holds {0} bytes, which is its limit")]
+    Full(u64),
+    /// The disk refused.
+    #[error("the disk: {0}")]
+    Disk(#[from] io::Error),
+    /// No key for a segment.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// No randomness for a chain's id.
+    #[error("no randomness")]
+    Randomness,
+}
+
+/// One segment, as the upload sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its file.
+    pub name: String,
+    /// The chain of its frames.
+    pub chain: ChainId,
+    /// The sequence of its first record.
+    pub first: u64,
+    /// The sequence of its last durable record; `first - 1`: none yet.
+    pub last: u64,
+    /// Its durable bytes.
+    pub bytes: u64,
+    /// Unix microseconds.
+    pub created_us: u64,
+    /// It may still grow.
+    pub is_open: bool,
+}
+
+/// The segments on disk. Shared by the writer and the upload.
+pub struct Segments {
+    disk: Arc<dyn Disk>,
+    list: Mutex<Vec<SegmentInfo>>,
+    /// Signalled when something became durable.
+    grown: Notify,
+}
+
+impl Segments {
+    /// All of them, oldest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<SegmentInfo> {
+        self.list.lock().clone()
+    }
+
+    /// Bytes on disk.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.list.lock().iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Records on disk that no replica has acknowledged, as far as segments were removed.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.list.lock().iter().map(|segment| segment.last + 1 - segment.first).sum()
+    }
+
+    /// Waits until something more is durable. What became durable since the last wait counts.
+    pub async fn grown(&self) {
+        self.grown.notified().await;
+    }
+
+    /// Reads durable bytes of a segment.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn read(&self, segment: &SegmentInfo, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let left = usize::try_from(segment.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+        self.disk.read(&segment.name, offset, length.min(left))
+    }
+
+    /// A replica has everything of `chain` up to `sequence`. Segments with nothing else are removed. Blocks.
+    pub fn acknowledge(&self, chain: ChainId, sequence: u64) {
+        let is_done = |segment: &SegmentInfo| {
+            segment.chain == chain && !segment.is_open && segment.last <= sequence && segment.last >= segment.first
+        };
+        self.remove(is_done);
+    }
+
+    /// Removes segments that were begun before `created_us`. Returns the records in them.
+    fn expire(&self, created_us: u64) -> u64 {
+        self.remove(|segment| !segment.is_open && segment.created_us < created_us)
+    }
+
+    fn remove(&self, which: impl Fn(&SegmentInfo) -> bool) -> u64 {
+        let names: Vec<String> = self.list.lock().iter().filter(|s| which(s)).map(|s| s.name.clone()).collect();
+        let mut records = 0;
+        for name in names {
+            if let Err(error) = self.disk.remove(&name) {
+                tracing::warn!(segment = name, %error, "an audit segment cannot be removed");
+                continue;
+            }
+            self.list.lock().retain(|segment| {
+                let gone = segment.name == name;
+                records += if gone { segment.last + 1 - segment.first } else { 0 };
+                !gone
+            });
+        }
+        records
+    }
+
+    /// Segments that are closed and empty.
+    fn remove_empty(&self) {
+        self.remove(|segment| !segment.is_open && segment.last < segment.first);
+    }
+
+    fn update(&self, name: &str, change: impl FnOnce(&mut SegmentInfo)) {
+        if let Some(segment) = self.list.lock().iter_mut().rev().find(|segment| segment.name == name) {
+            change(segment);
+        }
+    }
+}
+
+struct OpenSegment {
+    name: String,
+    file: Box<dyn Appender>,
+    key: FileKey,
+    written: u64,
+}
+
+/// Writes a spool. One for each directory.
+pub struct SpoolWriter {
+    disk: Arc<dyn Disk>,
+    segments: Arc<Segments>,
+    key: AuditPublicKey,
+    options: SpoolOptions,
+    after: Option<Predecessor>,
+    /// After everything that was written.
+    written: Head,
+    /// After everything that is durable.
+    durable: Head,
+    open: Option<OpenSegment>,
+    next_number: u64,
+    buffer: Vec<u8>,
+}
+
+impl SpoolWriter {
+    /// Opens a spool, and finds what earlier processes left in it.
+    ///
+    /// # Errors
+    /// [`SpoolError::Disk`] when the directory cannot be read; [`SpoolError::Randomness`].
+    pub fn open(disk: Arc<dyn Disk>, key: AuditPublicKey, options: SpoolOptions) -> Result<Self, SpoolError> {
+        let (list, next_number) = recover(&*disk)?;
+        let named = String::from_utf8(disk.read_all(CHAIN).unwrap_or_default()).ok().and_then(|text| text.trim().parse().ok());
+        let newest = named.or_else(|| list.last().map(|last| last.chain));
+        let after = newest.map(|chain| {
+            // 0: a replica has all of it.
+            let sequence = list.iter().rev().find(|segment| segment.chain == chain).map_or(0, |last| last.last);
+            Predecessor { chain, sequence }
+        });
+        let chain = ChainId::generate().map_err(|_| SpoolError::Randomness)?;
+        let segments = Segments { disk: disk.clone(), list: Mutex::new(list), grown: Notify::new() };
+        segments.remove_empty();
+        segments.grown.notify_one();
+        let head = Head::genesis(chain);
+        let (segments, buffer) = (Arc::new(segments), Vec::new());
+        Ok(Self { disk, segments, key, options, after, written: head, durable: head, open: None, next_number, buffer })
+    }
+
+    /// The segments on disk.
+    #[must_use]
+    pub fn segments(&self) -> &Arc<Segments> {
+        &self.segments
+    }
+
+    /// The end of the chain on disk.
+    #[must_use]
+    pub fn durable(&self) -> Head {
+        self.durable
+    }
+
+    /// Whether something was written and not synced.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.written != self.durable
+    }
+
+    /// Fails when `more` bytes go beyond the limit of the disk that the spool may use.
+    ///
+    /// # Errors
+    /// [`SpoolError::Full`].
+    pub fn check_room(&self, more: u64) -> Result<(), SpoolError> {
+        let bytes = self.segments.bytes();
+        if bytes + more > self.options.max_bytes { Err(SpoolError::Full(self.options.max_bytes)) } else { Ok(()) }
+    }
+
+    /// Writes one frame: `count` records, each with its length in front, of at most [`frame::MAX_RECORDS_BYTES`] together.
+    ///
+    /// # Errors
+    /// [`SpoolError`]. The chain has ended then if it had unsynced frames, and none of those counts as recorded.
+    pub fn append(&mut self, count: u32, records: &[u8]) -> Result<(), SpoolError> {
+        self.try_append(count, records).inspect_err(|_| self.abandon())
+    }
+
+    fn try_append(&mut self, count: u32, records: &[u8]) -> Result<(), SpoolError> {
+        let now = unix_micros();
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.begin_segment(now)?,
+        };
+        self.buffer.clear();
+        let written = frame::write_frame(&mut self.buffer, &open.key, &self.written, count, now, records);
+        let result = written.map_err(SpoolError::from).and_then(|head| {
+            open.file.append(&self.buffer)?;
+            open.written += self.buffer.len() as u64;
+            Ok(head)
+        });
+        self.open = Some(open);
+        self.written = result?;
+        Ok(())
+    }
+
+    fn begin_segment(&mut self, now: u64) -> Result<OpenSegment, SpoolError> {
+        let first = self.written.sequence + 1;
+        if first == 1 {
+            self.name_chain()?;
+        }
+        let (header, key) = SegmentHeader::create(&self.key, self.written.chain, first, now, self.after)?;
+        let name = format!("{:020}{SUFFIX}", self.next_number);
+        let mut file = self.disk.create(&name)?;
+        self.next_number += 1;
+        if let Err(error) = file.append(&header.encode()) {
+            let _ = self.disk.remove(&name); // a torn header is recognised, too
+            return Err(error.into());
+        }
+        let chain = self.written.chain;
+        let info = SegmentInfo { name: name.clone(), chain, first, last: first - 1, bytes: 0, created_us: now, is_open: true };
+        self.segments.list.lock().push(info);
+        Ok(OpenSegment { name, file, key, written: HEADER_BYTES as u64 })
+    }
+
+    fn name_chain(&self) -> Result<(), SpoolError> {
+        let new = format!("{CHAIN}.new");
+        self.disk.remove(&new)?;
+        let mut file = self.disk.create(&new)?;
+        file.append(self.written.chain.to_string().as_bytes())?;
+        file.sync()?;
+        Ok(self.disk.rename(&new, CHAIN)?)
+    }
+
+    /// Makes everything written durable, and begins another segment when this one is large enough.
+    ///
+    /// # Errors
+    /// [`SpoolError::Disk`]. What was written since the last success doesn't count as recorded.
+    pub fn sync(&mut self) -> Result<(), SpoolError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if let Err(error) = open.file.sync() {
+            self.abandon();
+            return Err(error.into());
+        }
+        self.durable = self.written;
+        let (last, bytes) = (self.durable.sequence, open.written);
+        let closes = bytes >= self.options.segment_bytes;
+        self.segments.update(&open.name, |segment| {
+            (segment.last, segment.bytes, segment.is_open) = (last, bytes, !closes);
+        });
+        if closes {
+            self.open = None;
+        }
+        self.segments.grown.notify_one();
+        Ok(())
+    }
+
+    /// Closes the segment and the chain after a failure. A chain without records goes on.
+    fn abandon(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.segments.update(&open.name, |segment| segment.is_open = false);
+            self.segments.remove_empty();
+        }
+        if self.durable.sequence == 0 && self.written.sequence == 0 {
+            return;
+        }
+        let Ok(chain) = ChainId::generate() else { return };
+        self.after = Some(Predecessor { chain: self.durable.chain, sequence: self.durable.sequence });
+        (self.written, self.durable) = (Head::genesis(chain), Head::genesis(chain));
+    }
+
+    /// Closes the segment if it was begun longer ago than `age`, so that it can be removed once it is uploaded, and removes
+    /// segments beyond the spool's age. Returns how many records were removed that nobody has acknowledged.
+    pub fn tidy(&mut self, age: Duration) -> u64 {
+        let now = unix_micros();
+        let before = |age: Duration| now.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
+        if !self.is_dirty()
+            && let Some(open) = &self.open
+            && self.segments.list().iter().any(|s| s.name == open.name && s.created_us < before(age))
+        {
+            self.segments.update(&open.name, |segment| segment.is_open = false);
+            self.open = None;
+            self.segments.grown.notify_one();
+        }
+        self.segments.expire(before(self.options.max_age))
+    }
+}
+
+/// Unix microseconds of the machine's wall clock.
+#[must_use]
+pub fn unix_micros() -> u64 {
+    UNIX_EPOCH.elapsed().map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// What is on a disk: the segments that can be uploaded, and the number of the next.
+fn recover(disk: &dyn Disk) -> Result<(Vec<SegmentInfo>, u64), SpoolError> {
+    let (mut list, mut next_number) = (Vec::new(), 0);
+    for (name, length) in disk.list()? {
+        let number = name.split('.').next().and_then(|number| number.parse::<u64>().ok());
+        let Some(number) = number else { continue };
+        next_number = next_number.max(number + 1);
+        if !name.ends_with(SUFFIX) {
+            continue;
+        }
+        let bytes = disk.read_all(&name)?;
+        match SegmentHeader::decode(&bytes) {
+            Ok(header) => {
+                let mut frames = Frames::of(bytes.get(HEADER_BYTES..).unwrap_or_default());
+                let last = frames.by_ref().last().map_or(header.first - 1, |frame| frame.last());
+                let torn = frames.rest().len();
+                if torn > 0 {
+                    tracing::warn!(segment = name, bytes = torn, "the end of an audit segment was not written whole");
+                }
+                let SegmentHeader { chain, first, created_us, .. } = header;
+                let bytes = length.saturating_sub(torn as u64);
+                list.push(SegmentInfo { name, chain, first, last, bytes, created_us, is_open: false });
+            }
+            // The header was never durable, so nothing in the segment was promised.
+            Err(FormatError::Torn) if bytes.len() <= HEADER_BYTES => disk.remove(&name)?,
+            Err(error) => {
+                tracing::error!(segment = name, %error, "an audit segment cannot be read; it is kept aside");
+                disk.rename(&name, &name.replace(SUFFIX, DAMAGED))?;
+            }
+        }
+    }
+    Ok((list, next_number))
+}
+
+#[cfg(test)]
+mod tests;
