@@ -68,8 +68,7 @@ impl SegmentHeader {
         created_us: u64,
         after: Option<Predecessor>,
     ) -> Result<(Self, FileKey), SealError> {
-        let mut header =
-            Self { key_id: key.id(), chain, first, created_us, after, sealed_key: [0; SEALED_KEY_BYTES] };
+        let mut header = Self { key_id: key.id(), chain, first, created_us, after, sealed_key: [0; SEALED_KEY_BYTES] };
         let (file_key, sealed_key) = key.file_key(&header.bound())?;
         header.sealed_key = sealed_key;
         Ok((header, file_key))

@@ -164,7 +164,13 @@ impl Recorder {
             head: watch::Sender::new(spool.durable()),
             segments: spool.segments().clone(),
         });
-        let writer = Writer { shared: shared.clone(), spool, last_sync: Instant::now(), last_tidy: Instant::now(), is_failing: false };
+        let writer = Writer {
+            shared: shared.clone(),
+            spool,
+            last_sync: Instant::now(),
+            last_tidy: Instant::now(),
+            is_failing: false,
+        };
         thread::Builder::new().name("seks-audit".into()).spawn(move || writer.run())?;
         Ok(Self(shared))
     }
@@ -217,7 +223,8 @@ impl Recorder {
         batch.count += 1;
         let end = batch.bytes.len();
         shared.taken.fetch_add(end - start, Relaxed);
-        let wakes = start == 0 || (is_urgent && batch.waiters.is_empty()) || (start < FLUSH_BYTES && end >= FLUSH_BYTES);
+        let wakes =
+            start == 0 || (is_urgent && batch.waiters.is_empty()) || (start < FLUSH_BYTES && end >= FLUSH_BYTES);
         batch.waiters.extend(waiter.map(|waiter| (start, end, waiter)));
         drop(queue);
         if wakes {
@@ -292,7 +299,10 @@ impl Writer {
                 let expired = self.spool.tidy(SEGMENT_AGE);
                 if expired > 0 {
                     self.shared.counts.expired.fetch_add(expired, Relaxed);
-                    tracing::error!(records = expired, "audit records were removed because of their age: no replica took them");
+                    tracing::error!(
+                        records = expired,
+                        "audit records were removed because of their age: no replica took them"
+                    );
                 }
             }
             if closed && self.shared.queue.lock().batch.bytes.is_empty() {

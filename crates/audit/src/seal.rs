@@ -154,8 +154,7 @@ impl AuditKeyPair {
     pub fn open(&self, header: &[u8], sealed: &[u8; SEALED_KEY_BYTES]) -> Result<FileKey, SealError> {
         let (enc, ciphertext) = sealed.split_at(KEY_BYTES);
         let enc = EncapsulatedSecret(enc.to_vec());
-        let mut key =
-            SUITE.open(&enc, INFO, header, ciphertext, &self.private).map_err(|_| SealError::FileKey)?;
+        let mut key = SUITE.open(&enc, INFO, header, ciphertext, &self.private).map_err(|_| SealError::FileKey)?;
         let file_key = <&[u8; KEY_BYTES]>::try_from(key.as_slice()).map(|key| FileKey(Aes256Gcm::new(key.into())));
         key.zeroize();
         file_key.map_err(|_| SealError::FileKey)

@@ -191,7 +191,8 @@ impl SpoolWriter {
     /// [`SpoolError::Disk`] when the directory cannot be read; [`SpoolError::Randomness`].
     pub fn open(disk: Arc<dyn Disk>, key: AuditPublicKey, options: SpoolOptions) -> Result<Self, SpoolError> {
         let (list, next_number) = recover(&*disk)?;
-        let named = String::from_utf8(disk.read_all(CHAIN).unwrap_or_default()).ok().and_then(|text| text.trim().parse().ok());
+        let named =
+            String::from_utf8(disk.read_all(CHAIN).unwrap_or_default()).ok().and_then(|text| text.trim().parse().ok());
         let newest = named.or_else(|| list.last().map(|last| last.chain));
         let after = newest.map(|chain| {
             // 0: a replica has all of it.
@@ -274,7 +275,8 @@ impl SpoolWriter {
             return Err(error.into());
         }
         let chain = self.written.chain;
-        let info = SegmentInfo { name: name.clone(), chain, first, last: first - 1, bytes: 0, created_us: now, is_open: true };
+        let info =
+            SegmentInfo { name: name.clone(), chain, first, last: first - 1, bytes: 0, created_us: now, is_open: true };
         self.segments.list.lock().push(info);
         Ok(OpenSegment { name, file, key, written: HEADER_BYTES as u64 })
     }

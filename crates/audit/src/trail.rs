@@ -23,16 +23,16 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 
-pub use self::{
-    block::BlockError,
-    search::{Entry, Page, Position, Query, Test},
-    verify::{Finding, KnownHead, Problem, Verification},
-};
 use self::{
     block::Block,
     directory::IntentLists,
     log::{LogReader, LogWriter},
     rows::{Facts, Rows},
+};
+pub use self::{
+    block::BlockError,
+    search::{Entry, Page, Position, Query, Test},
+    verify::{Finding, KnownHead, Problem, Verification},
 };
 use crate::{
     chain::{ChainId, Digest, Head},
@@ -214,7 +214,11 @@ impl Trail {
                 self.state.write().push(&node, &segment, &frame);
             }
             if entries.torn() > 0 {
-                tracing::warn!(log = number, bytes = entries.torn(), "the end of the trail's log was not written whole");
+                tracing::warn!(
+                    log = number,
+                    bytes = entries.torn(),
+                    "the end of the trail's log was not written whole"
+                );
             }
             self.seal_block()?;
         }

@@ -80,7 +80,8 @@ impl Directory {
         let (rows, min_us, max_us) = (u32::try_from(take(rest)?).ok()?, take(rest)?, take(rest)?);
         let parts = list(rest, take_part)?;
         let shapes = list(rest, |rest| list(rest, take_field_id))?;
-        let place = |rest: &mut &[u8]| Some(Place { field: take_field_id(rest)?, offset: take(rest)?, length: take(rest)? });
+        let place =
+            |rest: &mut &[u8]| Some(Place { field: take_field_id(rest)?, offset: take(rest)?, length: take(rest)? });
         let columns = list(rest, place)?;
         let mut ids = || Some(take_bytes(rest)?.as_chunks::<16>().0.to_vec());
         let intents = IntentLists { open: ids()?, late: ids()? };

@@ -123,7 +123,12 @@ impl Trail {
             };
             if left == 0 || Instant::now() >= until {
                 // The page ends before this block. Its first row in the order that was asked for comes next.
-                page.next = page.entries.last().map(|entry| entry.position).or(query.after).or(Some(edge(number, query.newest_first)));
+                page.next = page
+                    .entries
+                    .last()
+                    .map(|entry| entry.position)
+                    .or(query.after)
+                    .or(Some(edge(number, query.newest_first)));
                 return Ok(page);
             }
             let found = match &part {
@@ -190,7 +195,11 @@ impl Trail {
             let (node, chain, record) = (part.node.clone(), part.chain, record.to_vec());
             is_node.then_some(Entry { position, node, chain, sequence, record })
         };
-        if query.newest_first { rows.rev().filter_map(found).take(limit).collect() } else { rows.filter_map(found).take(limit).collect() }
+        if query.newest_first {
+            rows.rev().filter_map(found).take(limit).collect()
+        } else {
+            rows.filter_map(found).take(limit).collect()
+        }
     }
 
     fn search_block(&self, block: &Block, query: &Query, limit: usize) -> Result<Vec<Entry>, BlockError> {
@@ -238,7 +247,8 @@ impl Trail {
         rows.retain(|row| {
             let at = |starts: &[u32]| starts.get(*row as usize).map_or(usize::MAX, |at| *at as usize);
             let id = ids.as_ref().and_then(|ids| ids.bytes(at(&id_at)));
-            !of_intent(at(&kind_at)) || id.and_then(|id| <[u8; 16]>::try_from(id).ok()).is_some_and(|id| state.open_intents.contains(&id))
+            !of_intent(at(&kind_at))
+                || id.and_then(|id| <[u8; 16]>::try_from(id).ok()).is_some_and(|id| state.open_intents.contains(&id))
         });
         Ok(())
     }
@@ -263,8 +273,12 @@ fn edge(block: u64, newest_first: bool) -> Position {
 
 /// The index of each row's first value of a field.
 fn starts(block: &Block, disk: &dyn Disk, field: (u32, bool)) -> Result<Vec<u32>, BlockError> {
-    let counts: Vec<u32> =
-        block.directory.shapes.iter().map(|shape| shape.iter().filter(|known| **known == field).count() as u32).collect();
+    let counts: Vec<u32> = block
+        .directory
+        .shapes
+        .iter()
+        .map(|shape| shape.iter().filter(|known| **known == field).count() as u32)
+        .collect();
     let mut next = 0;
     let start = |shape: &u32| {
         let start = next;
@@ -372,7 +386,9 @@ impl Test {
         match (self, value) {
             (Self::Text(_, text), Value::Bytes(bytes)) => text.as_bytes() == bytes,
             (Self::Number(_, wanted), Value::Number(number)) => *wanted == number,
-            (Self::Source(network), Value::Bytes(bytes)) => address(bytes).is_some_and(|source| network.contains(&source)),
+            (Self::Source(network), Value::Bytes(bytes)) => {
+                address(bytes).is_some_and(|source| network.contains(&source))
+            }
             _ => false,
         }
     }

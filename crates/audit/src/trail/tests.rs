@@ -144,8 +144,11 @@ fn what_was_recorded_is_found_byte_for_byte_and_once() {
     assert!(oldest_first.iter().rev().eq(found.iter()), "the other way round");
     for node in [&a, &b] {
         let of_node: Vec<&Entry> = oldest_first.iter().filter(|entry| *entry.node == *node.name).collect();
-        let written: Vec<Vec<u8>> =
-            node.arrivals(&trail).iter().flat_map(|a| a.frame.records().map(<[u8]>::to_vec).collect::<Vec<_>>()).collect();
+        let written: Vec<Vec<u8>> = node
+            .arrivals(&trail)
+            .iter()
+            .flat_map(|a| a.frame.records().map(<[u8]>::to_vec).collect::<Vec<_>>())
+            .collect();
         assert!(of_node.iter().map(|entry| &entry.record).eq(&written), "{}", node.name);
         assert!(of_node.iter().map(|entry| entry.sequence).eq(1..=written.len() as u64));
     }
