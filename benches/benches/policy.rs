@@ -67,6 +67,7 @@ impl Fixture {
 
     fn call<'a>(&'a self, path: &'a str) -> Call<'a> {
         Call {
+            mcp: false,
             method: &Method::POST,
             path,
             query: "",

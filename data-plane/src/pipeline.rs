@@ -13,7 +13,6 @@
 //! Each of these types has a private field, so only its file can make one.
 
 pub(crate) mod admit;
-pub(crate) mod agent_address;
 pub(crate) mod audit;
 pub(crate) mod authorize;
 pub(crate) mod body_buffers;
@@ -36,6 +35,7 @@ mod rewrite;
 pub(crate) mod route;
 pub(crate) mod scrub;
 pub(crate) mod shared_limits;
+mod signed_url;
 mod sigv4;
 pub(crate) mod token;
 pub(crate) mod websocket;

@@ -176,6 +176,19 @@ impl Proxy {
         }
         let admitted = admit::call(parts, &body, mode, &self.hosts, limits)?;
         let identified = lookup::call(admitted, &caller, &self.table, record)?;
+        let reader = identified.reader();
+        self.serve_identified(identified, body, caller, in_flight, record).await.map_err(|r| r.worded_for(reader))
+    }
+
+    /// The stages behind the look-up.
+    async fn serve_identified(
+        self: &Arc<Self>,
+        identified: Identified,
+        body: RequestBody,
+        caller: Caller,
+        in_flight: InFlight,
+        record: &mut Record,
+    ) -> Result<Response<OutgoingBody>, Refusal> {
         let in_flight = in_flight.of(&identified.token, &self.bounds.in_flight, &self.table)?;
         if identified.service.is_none() {
             record.decided(true, &[]);

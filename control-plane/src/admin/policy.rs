@@ -153,7 +153,12 @@ impl Simulation {
         }
         let slice = policies.slice_for(&agent, &record.attributes, &service);
         let token = TokenId::try_from("tok-simulated").map_err(|error| Problem::invalid("token", error))?;
-        let facts = message.has_body.then(|| BodyFacts::from_json(&message.body)).flatten();
+        // Headers of an MCP request are taken to equal the body.
+        let read = |body: &[u8]| match definition.mcp {
+            None => BodyFacts::from_json(body),
+            Some(_) => BodyFacts::from_json(body)?.with_mcp(body),
+        };
+        let facts = message.has_body.then(|| read(&message.body)).flatten();
         let mut call = Call {
             method: &method,
             path: target.path(),
@@ -163,6 +168,7 @@ impl Simulation {
             age_seconds: 0,
             source,
             body: Body::NotRead,
+            mcp: definition.mcp.is_some(),
         };
         if slice.needs_body(&call) {
             call.body = match (&facts, message.has_body) {

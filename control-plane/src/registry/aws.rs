@@ -45,14 +45,14 @@ impl Registry {
         Ok(AwsKeys::derive(&self.aws_key(tenant).await?, &digest))
     }
 
-    /// The fields of a credential as nodes need them: one that requests are signed with brings the tenant's key along.
+    /// The fields of a credential as nodes need them: one that requests or URLs are signed with brings the tenant's key along.
     pub(super) async fn with_aws_key(
         &self,
         tenant: &TenantName,
         service: &Service,
         fields: Fields,
     ) -> Result<Fields, RegistryError> {
-        if !is_signed(service) {
+        if !is_signed(service) && service.keyless_urls.is_empty() {
             return Ok(fields);
         }
         let key = self.aws_key(tenant).await?;

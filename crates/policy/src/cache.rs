@@ -60,6 +60,7 @@ struct Entry {
     query: Box<str>,
     source: Option<IpAddr>,
     body: CachedBody,
+    mcp: bool,
     answer: Answer,
 }
 
@@ -68,7 +69,7 @@ enum CachedBody {
     NotRead,
     Absent,
     Opaque,
-    Inspected(Option<String>, Option<bool>, Option<i64>),
+    Inspected(BodyFacts),
 }
 
 /// A key that borrows from a call.
@@ -79,6 +80,7 @@ pub(super) struct Key<'a> {
     query: &'a str,
     source: Option<IpAddr>,
     body: Body<'a>,
+    mcp: bool,
 }
 
 impl<'a> Key<'a> {
@@ -94,7 +96,8 @@ impl<'a> Key<'a> {
             path: mentioned(Mentions::PATH, call.path),
             query: mentioned(Mentions::QUERY, call.query),
             source: mentions.any(Mentions::SOURCE).then_some(call.source),
-            body: if mentions.any(Mentions::BODY) { call.body } else { Body::NotRead },
+            body: if mentions.any(Mentions::BODY) || mentions.any(Mentions::MCP) { call.body } else { Body::NotRead },
+            mcp: call.mcp && mentions.any(Mentions::MCP),
         })
     }
 
@@ -103,24 +106,29 @@ impl<'a> Key<'a> {
             (Body::NotRead, CachedBody::NotRead)
             | (Body::Absent, CachedBody::Absent)
             | (Body::Opaque, CachedBody::Opaque) => true,
-            (Body::Inspected(BodyFacts { model, stream, max_tokens }), CachedBody::Inspected(m, s, t)) => {
-                (model, stream, max_tokens) == (m, s, t)
-            }
+            (Body::Inspected(facts), CachedBody::Inspected(cached)) => facts == cached,
             _ => false,
         };
-        let own = (self.plan, self.question, self.path, self.query, self.source);
-        body && own == (entry.plan, entry.question, &*entry.path, &*entry.query, entry.source)
+        let own = (self.plan, self.question, self.path, self.query, self.source, self.mcp);
+        body && own == (entry.plan, entry.question, &*entry.path, &*entry.query, entry.source, entry.mcp)
     }
 }
 
 impl Hash for Key<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.plan, self.question, self.path, self.query, self.source).hash(state);
+        (self.plan, self.question, self.path, self.query, self.source, self.mcp).hash(state);
         std::mem::discriminant(&self.body).hash(state);
         if let Body::Inspected(facts) = self.body {
-            (&facts.model, facts.stream, facts.max_tokens).hash(state);
+            facts.hash(state);
         }
     }
+}
+
+/// Bytes of a body's texts in an entry.
+fn text_bytes(body: Body<'_>) -> usize {
+    let Body::Inspected(facts) = body else { return 0 };
+    let mcp = facts.mcp.as_ref().map_or(0, |mcp| mcp.method.len() + mcp.name.as_ref().map_or(0, String::len));
+    facts.model.as_ref().map_or(0, String::len) + mcp
 }
 
 impl DecisionCache {
@@ -135,7 +143,7 @@ impl DecisionCache {
     }
 
     pub(super) fn insert(&self, key: &Key<'_>, answer: Answer) {
-        let bytes = ENTRY_BYTES + key.path.len() + key.query.len();
+        let bytes = ENTRY_BYTES + key.path.len() + key.query.len() + text_bytes(key.body);
         if self.bytes.fetch_add(bytes, Relaxed) + bytes > MAX_BYTES {
             self.entries.clear();
             self.bytes.store(bytes, Relaxed);
@@ -144,10 +152,11 @@ impl DecisionCache {
             Body::NotRead => CachedBody::NotRead,
             Body::Absent => CachedBody::Absent,
             Body::Opaque => CachedBody::Opaque,
-            Body::Inspected(facts) => CachedBody::Inspected(facts.model.clone(), facts.stream, facts.max_tokens),
+            Body::Inspected(facts) => CachedBody::Inspected(facts.clone()),
         };
         let (path, query) = (key.path.into(), key.query.into());
-        let entry = Entry { plan: key.plan, question: key.question, path, query, source: key.source, body, answer };
+        let (plan, question, source, mcp) = (key.plan, key.question, key.source, key.mcp);
+        let entry = Entry { plan, question, path, query, source, body, mcp, answer };
         self.entries.insert(self.hasher.hash_one(key), entry);
     }
 }

@@ -158,7 +158,7 @@ impl Plan {
     }
 
     pub(super) fn may_need_body(&self) -> bool {
-        self.constant.is_none() && self.mentions.any(Mentions::BODY)
+        self.constant.is_none() && (self.mentions.any(Mentions::BODY) || self.mentions.any(Mentions::MCP))
     }
 
     /// Whether a condition depends on the body. `call`'s body is [`Body::NotRead`].
@@ -268,7 +268,7 @@ impl<'a> CallEvaluator<'a> {
         let (v, entities) = (vocabulary()?, self.subject.entities()?);
         let action = v.action(action_index(self.call.method)?)?.method.clone();
         let mentions = self.plan.mentions;
-        let mut context = Vec::with_capacity(6);
+        let mut context = Vec::with_capacity(7);
         if mentions.any(Mentions::PATH) {
             context.push(("path", Value::new_string(self.path.clone().into_owned())));
         }
@@ -297,6 +297,13 @@ impl<'a> CallEvaluator<'a> {
             if let Body::Inspected(facts) = self.call.body {
                 context.push(("body", self.body(facts)?));
             }
+        }
+        if mentions.any(Mentions::MCP)
+            && let Body::Inspected(BodyFacts { mcp: Some(mcp), .. }) = self.call.body
+        {
+            let name = mcp.name.clone().map(|name| ("name".to_owned(), Value::new_string(name)));
+            let fields = [("method".to_owned(), Value::new_string(mcp.method.clone()))].into_iter().chain(name);
+            context.push(("mcp", Value::new_record(fields).ok()?));
         }
         let context = Context::from_pairs(context.into_iter().map(|(k, v)| (k.to_owned(), v))).ok()?;
         Request::new(entities.agent.clone(), action, entities.service.clone(), context, None).ok()
@@ -337,7 +344,8 @@ impl Evaluator for CallEvaluator<'_> {
     }
 
     fn evaluate_leaf(&self, leaf: &Leaf) -> Truth {
-        if leaf.mentions.any(Mentions::BODY) && matches!(self.call.body, Body::NotRead | Body::Opaque) {
+        let depends_on_body = leaf.mentions.any(Mentions::BODY) || (self.call.mcp && leaf.mentions.any(Mentions::MCP));
+        if depends_on_body && matches!(self.call.body, Body::NotRead | Body::Opaque) {
             return Truth::Unknown;
         }
         match (self.request.get_or_init(|| self.request()), self.subject.entities()) {

@@ -64,6 +64,8 @@ pub struct Call<'a> {
     pub source: IpAddr,
     /// The result of the body inspection.
     pub body: Body<'a>,
+    /// The service is an MCP server: policies about `context.mcp` need the body.
+    pub mcp: bool,
 }
 
 /// The inspection state of a request's body.

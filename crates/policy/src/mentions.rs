@@ -26,8 +26,10 @@ impl Mentions {
     /// Evaluation can fail: arithmetic can overflow, and an extension's constructor can receive
     /// invalid text.
     pub(super) const FAILURE: Self = Self(1 << 5);
+    /// Known from the body, in requests to MCP servers.
+    pub(super) const MCP: Self = Self(1 << 6);
     /// All parts of a call.
-    pub(super) const CALL: Self = Self(0b1_1111);
+    pub(super) const CALL: Self = Self(0b101_1111);
 
     pub(super) fn any(self, of: Self) -> bool {
         self.0 & of.0 != 0
@@ -67,6 +69,7 @@ fn classify_names(names: &[&str]) -> CallPart {
         ["source", ..] => CallPart::Other(Mentions::SOURCE),
         ["body", "model", ..] => CallPart::Model,
         ["body" | "body_inspected", ..] => CallPart::Other(Mentions::BODY),
+        ["mcp", ..] => CallPart::Other(Mentions::MCP),
         _ => CallPart::Other(Mentions::CALL),
     }
 }

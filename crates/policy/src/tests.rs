@@ -52,6 +52,7 @@ impl Fixture {
             age_seconds: 60,
             source: "10.1.2.3".parse().unwrap(),
             body: Body::Absent,
+            mcp: false,
         }
     }
 
@@ -269,6 +270,48 @@ fn a_body_that_can_not_be_inspected_is_denied_where_it_is_needed() {
     let call = f.call(&Method::POST, "/v1/chat/completions");
     assert!(!f.slice().decide(&Call { body: Body::NotRead, ..call.clone() }).allowed, "a caller that forgot");
     assert!(!f.slice().decide(&Call { body: Body::Absent, ..call }).allowed);
+}
+
+const TOOLS: &str = r#"
+    @id("setup") permit (principal, action, resource)
+      when { context has mcp.method && ["initialize", "tools/list"].contains(context.mcp.method) };
+    @id("get") permit (principal, action, resource) when { context has mcp.name && context.mcp.name like "get_*" };
+    @id("no-secret") forbid (principal, action, resource) when { context has mcp.name && context.mcp.name == "get_secret" };"#;
+
+#[test]
+fn tool_calls_are_decided_by_name_on_mcp_services_only() {
+    let f = Fixture::new(TOOLS);
+    let message = |method: &str, name: &str| {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"name":"{name}"}}}}"#);
+        BodyFacts::from_json(body.as_bytes()).unwrap().with_mcp(body.as_bytes()).unwrap()
+    };
+    let call = Call { mcp: true, ..f.call(&Method::POST, "/mcp") };
+    fn ask(f: &Fixture, call: &Call<'_>, body: Body<'_>) -> Decision {
+        f.slice().decide(&Call { body, ..call.clone() })
+    }
+    for (method, name, by) in [
+        ("tools/call", "get_issue", Some("get")),
+        ("tools/call", "delete_repo", None),
+        ("tools/call", "Get_issue", None),
+        ("initialize", "x", Some("setup")),
+        ("resources/templates/list", "get_issue", None),
+    ] {
+        let decision = ask(&f, &call, Body::Inspected(&message(method, name)));
+        assert_eq!((decision.allowed, ids(&decision).first().copied()), (by.is_some(), by), "{method} {name}");
+    }
+    assert_eq!(ids(&ask(&f, &call, Body::Inspected(&message("tools/call", "get_secret")))), ["no-secret"]);
+    assert!(f.slice().needs_body(&call));
+    assert!([Body::Opaque, Body::NotRead, Body::Absent].iter().all(|body| !ask(&f, &call, *body).allowed));
+
+    // What a policy says of MCP neither reads nor denies a body of another service.
+    let f = Fixture::new(&format!("{TOOLS} @id(\"all\") permit (principal, action, resource);"));
+    let other = f.call(&Method::POST, "/v1/files");
+    assert!(!f.slice().needs_body(&other));
+    for body in [Body::Opaque, Body::NotRead, Body::Absent] {
+        assert!(f.slice().decide(&Call { body, ..other.clone() }).allowed);
+        let decision = f.slice().decide(&Call { body, mcp: true, ..other.clone() });
+        assert_eq!(decision.allowed, matches!(body, Body::Absent), "a forbid may depend on it");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! The digest covers everything by which an agent or an editor could send a secret elsewhere or
 //! expose it: the origin and the roots that verify it, the base path (it selects the endpoint on a
-//! shared host), the credential's fields, and the injection sites or the signing configuration. It
+//! shared host), the credential's fields and which of them are public, and the injection sites or the signing configuration. It
 //! excludes what an agent can set in its own request (other headers), limits, timeouts, titles, and
 //! settings that only restrict access.
 
@@ -34,6 +34,12 @@ impl Service {
                 let region = signing.region.as_deref().unwrap_or_default();
                 hasher.add_list(["aws-sigv4", &signing.service, region].map(|part| part.as_bytes().to_vec()));
             }
+        }
+        // A field that becomes public is no longer masked in answers, which exposes it. Without public
+        // fields the digest is that of earlier versions.
+        if !self.public.is_empty() {
+            hasher.add(b"public");
+            hasher.add_list(sorted(self.public.iter().map(|field| field.as_bytes().to_vec())));
         }
         Destination::new(hasher.0.finalize().into())
     }
@@ -149,6 +155,8 @@ mod tests {
             ("base path", Box::new(|s| s.base_path = "/evil".into())),
             ("roots", Box::new(|s| s.upstream_ca_pem = ca("a"))),
             ("other roots", Box::new(|s| s.upstream_ca_pem = ca("b"))),
+            ("a public field", Box::new(|s| s.public = vec!["id".into()])),
+            ("another public field", Box::new(|s| s.public = vec!["key".into()])),
             (
                 "one site less",
                 Box::new(|s| {

@@ -6,6 +6,7 @@
 
 pub mod catalogue;
 pub mod destination;
+mod options;
 pub mod request;
 pub mod sigv4;
 pub mod spec;
@@ -22,6 +23,7 @@ use seks_types::id::{NameError, ServiceName, TenantName};
 
 pub use self::{
     destination::record_destination,
+    options::McpSource,
     sigv4::SigV4,
     template::{Template, TemplateError},
     upstream::{Upstream, UpstreamError},
@@ -131,6 +133,15 @@ pub struct Service {
     /// Only for [`INTERCEPTION`]: HTTPS_PROXY mode passes connections to hosts of no service
     /// through, uninspected and without a credential.
     pub tunnel_other_hosts: bool,
+    /// In JSON and event-stream bodies, URLs of the upstream become URLs of the node.
+    pub rewrite_urls: bool,
+    /// Of `fields`: injected, but no secret. Answers may contain them.
+    pub public: Vec<String>,
+    /// Where policies get `context.mcp` from, if the upstream is an MCP server.
+    pub mcp: Option<McpSource>,
+    /// Response headers whose URL clients use without a key. The node adds a signature that stands
+    /// for the token.
+    pub keyless_urls: Vec<HeaderName>,
     /// Longest wait for the upstream's first byte. `None`: the node's default.
     pub first_byte_timeout: Option<Duration>,
     /// Endpoints that return fresh keys. They are refused whatever the policies say.
@@ -250,6 +261,7 @@ impl TryFrom<&wire::Service> for Service {
             Some(_) if injection.is_empty() => {}
             Some(_) => return Err(invalid("inject", "aws_sigv4 excludes every other injection")),
         }
+        let public = options::public_fields(&wire.public, &fields, sigv4.is_some())?;
         let slots = wire.slots.iter().map(TokenSlot::try_from).collect::<Result<Vec<_>, _>>()?;
         if slots.is_empty() {
             return Err(invalid("slots", "at least one place for the agent's token"));
@@ -284,6 +296,10 @@ impl TryFrom<&wire::Service> for Service {
             http2: wire.http2,
             forward_trace_context: wire.forward_trace_context,
             tunnel_other_hosts: wire.tunnel_other_hosts,
+            rewrite_urls: wire.rewrite_urls,
+            public,
+            mcp: McpSource::from_wire(wire)?,
+            keyless_urls: options::keyless_urls(&wire.keyless_urls)?,
             first_byte_timeout: (wire.first_byte_timeout_ms > 0)
                 .then(|| Duration::from_millis(wire.first_byte_timeout_ms.into())),
             denied_paths: wire.denied_paths.iter().map(|p| DeniedPath::parse(p)).collect::<Result<_, _>>()?,

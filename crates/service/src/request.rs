@@ -6,6 +6,8 @@
 //! the node. A body that two parsers could read differently counts as not inspected.
 
 mod body;
+mod json_names;
+mod mcp;
 pub mod normalize;
 mod query;
 mod target;
@@ -13,6 +15,7 @@ mod target_error;
 
 pub use self::{
     body::BodyFacts,
+    mcp::{McpCall, UnreadableMcp},
     query::{QueryParameter, query_names},
     target::Target,
     target_error::TargetError,

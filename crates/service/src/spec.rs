@@ -44,6 +44,9 @@ pub struct ServiceSpec {
     /// The credential's fields. Default: the `{names}` in `inject`, in the order in which they appear.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<String>,
+    /// Of `fields`: no secrets, such as a user name or an account id. They are not masked in answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub public: Vec<String>,
     /// Headers that are added when the agent sends none of that name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
@@ -84,6 +87,20 @@ pub struct ServiceSpec {
     /// Forwards `traceparent` and `tracestate`.
     #[serde(skip_serializing_if = "is_false")]
     pub forward_trace_context: bool,
+    /// Rewrites URLs of the upstream in JSON and event-stream bodies to URLs of the node.
+    #[serde(skip_serializing_if = "is_false")]
+    pub rewrite_urls: bool,
+    /// Response headers whose URL clients use without a key, such as `x-goog-upload-url`. The node
+    /// adds a signature that stands for the token.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keyless_urls: Vec<String>,
+    /// The upstream is an MCP server: policies see `context.mcp`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub mcp: bool,
+    /// Takes `context.mcp` from the body alone where a request has no `Mcp-Method`, as of clients
+    /// before MCP 2026-07-28.
+    #[serde(skip_serializing_if = "is_false")]
+    pub mcp_without_headers: bool,
     /// Only for `seks-interception`: HTTPS_PROXY mode passes connections to hosts of no service
     /// through.
     #[serde(skip_serializing_if = "is_false")]
@@ -163,6 +180,11 @@ impl ServiceSpec {
             http2: self.http2,
             forward_trace_context: self.forward_trace_context,
             tunnel_other_hosts: self.tunnel_other_hosts,
+            rewrite_urls: self.rewrite_urls,
+            public: self.public.clone(),
+            mcp: self.mcp,
+            mcp_without_headers: self.mcp_without_headers,
+            keyless_urls: self.keyless_urls.clone(),
             first_byte_timeout_ms: self.first_byte_timeout.map(millis).transpose()?.unwrap_or_default(),
             denied_paths: self.denied_paths.clone(),
             denied_actions: self.denied_actions.clone(),
@@ -226,6 +248,11 @@ impl From<&wire::Service> for ServiceSpec {
             allow_private: service.allow_private,
             forward_trace_context: service.forward_trace_context,
             tunnel_other_hosts: service.tunnel_other_hosts,
+            rewrite_urls: service.rewrite_urls,
+            public: service.public.clone(),
+            mcp: service.mcp,
+            mcp_without_headers: service.mcp_without_headers,
+            keyless_urls: service.keyless_urls.clone(),
             upstream_ca_pem: service.upstream_ca_pem.clone(),
             catalogue: service.catalogue.clone(),
             ..Self::default()

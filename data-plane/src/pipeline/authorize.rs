@@ -13,8 +13,8 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use seks_policy::{Body, Call, Decision, Policies, PolicySlice};
 use seks_service::{
-    INTERCEPTION,
-    request::{BodyFacts, Target, TargetError},
+    INTERCEPTION, McpSource, Service,
+    request::{BodyFacts, McpCall, Target, TargetError},
 };
 use seks_types::id::{PolicyId, TenantName};
 
@@ -81,7 +81,7 @@ impl UpstreamTarget {
         Ok(Self::new(&target, service, identified.has_other_tokens))
     }
 
-    fn new(target: &Target<'_>, service: &ServiceEntry, has_other_tokens: bool) -> Self {
+    fn new(target: &Target<'_>, service: &Service, has_other_tokens: bool) -> Self {
         // As long as it can become, and no longer without a query: `Bytes` then takes it as it is.
         let query = target.query().map_or(0, |query| query.len() + 1);
         let mut text = String::with_capacity(target.path().len() + query);
@@ -111,6 +111,12 @@ impl UpstreamTarget {
     }
 }
 
+/// Path and query that are sent to the upstream for `rest`, what an agent writes behind the service's name. `None`: a request for it
+/// would be refused.
+pub(super) fn upstream_target(service: &Service, rest: &str) -> Option<String> {
+    Target::parse(service, rest).ok().map(|target| UpstreamTarget::new(&target, service, false).text)
+}
+
 /// Permits a request, or says why not.
 pub(crate) async fn call(
     identified: Identified,
@@ -135,6 +141,10 @@ pub(crate) async fn call(
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service does not allow WebSocket"));
     }
     let line = UpstreamTarget::read(&identified, &service)?;
+    if let Some(url) = &identified.signed_url {
+        let fields = credential.open_for(&service).map_err(|_| Code::UpstreamUnreachable)?;
+        url.verify(&fields, service.name.as_str(), &line.text, caller.now)?;
+    }
     let mut signed = None;
     if service.sigv4.is_some() {
         // Before anything is said of policies: whose request it is hangs on its signature.
@@ -155,15 +165,22 @@ pub(crate) async fn call(
         age_seconds: caller.now.saturating_sub(token.issued_at()).max(0),
         source: caller.source,
         body: Body::NotRead,
+        mcp: service.mcp.is_some(),
     };
     let (body, facts) = match bounds.needs_body(&slice, &call, &token).await? {
         false => (body.pass_on(fields::is_grpc(parts.version, &parts.headers), bounds, record)?, None),
-        true => Box::pin(inspect(body, &parts.headers, token.tenant(), bounds, record)).await?,
+        true => {
+            let read_as = ReadAs { headers: &parts.headers, mcp: service.mcp };
+            Box::pin(inspect(body, read_as, token.tenant(), bounds, record)).await?
+        }
     };
     if let Some(facts) = &facts {
         call.body = facts.into();
     }
-    let permit = decide(bounds.decide(&slice, &call, &token, facts.as_ref()).await?, record)?;
+    let unreadable = service.mcp.is_some() && matches!(facts, Some(Facts::Opaque));
+    let decision = bounds.decide(&slice, &call, &token, facts.as_ref()).await?;
+    let permit = decide(decision, record)
+        .map_err(|refusal| if unreadable { refusal.with_more_detail(UNREADABLE_MCP) } else { refusal })?;
     record.credential(&credential.name, credential.version);
     let facts = facts.unwrap_or(if matches!(body, Upload::Empty) { Facts::Absent } else { Facts::Opaque });
     let websocket = identified.admitted.websocket;
@@ -217,6 +234,17 @@ fn decide(decision: Decision, record: &mut Record) -> Result<Permit, Refusal> {
 
 fn names(policies: &[PolicyId]) -> String {
     policies.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Said when a policy needs what an MCP message asks for, and that can't be told.
+const UNREADABLE_MCP: &str =
+    "; an MCP request must be one JSON-RPC message (no batch) whose Mcp-Method and Mcp-Name headers equal its body";
+
+/// How a body is read for the policies.
+#[derive(Clone, Copy)]
+struct ReadAs<'a> {
+    headers: &'a HeaderMap,
+    mcp: Option<McpSource>,
 }
 
 /// A body that nobody has looked at, or that had to be read first.
@@ -340,7 +368,7 @@ async fn verify(
 
 /// What a body says, as far as it can be read.
 async fn facts_of(
-    headers: &HeaderMap,
+    ReadAs { headers, mcp }: ReadAs<'_>,
     whole: &Bytes,
     tenant: &TenantName,
     bounds: &SharedLimits,
@@ -348,14 +376,20 @@ async fn facts_of(
     if whole.len() > bounds.inspect_bytes || !BodyFacts::can_read(headers) {
         return Ok(Facts::Opaque);
     }
-    let facts = bounds.look_into(tenant, whole, BodyFacts::from_json).await?;
-    Ok(facts.map_or(Facts::Opaque, Facts::Known))
+    let Some(source) = mcp else {
+        let facts = bounds.look_into(tenant, whole, BodyFacts::from_json).await?;
+        return Ok(facts.map_or(Facts::Opaque, Facts::Known));
+    };
+    let read = |body: &[u8]| BodyFacts::from_json(body)?.with_mcp(body);
+    let facts = bounds.look_into(tenant, whole, read).await?;
+    let confirmed = |facts: &BodyFacts| McpCall::confirm(facts.mcp.as_ref(), headers, source).is_ok();
+    Ok(facts.filter(confirmed).map_or(Facts::Opaque, Facts::Known))
 }
 
 /// Reads the body whole, up to the inspection limit. What was decided on is what is sent: the same bytes.
 async fn inspect(
     body: Received,
-    headers: &HeaderMap,
+    read_as: ReadAs<'_>,
     tenant: &TenantName,
     limits: &SharedLimits,
     record: &Record,
@@ -364,7 +398,7 @@ async fn inspect(
         Received::Read(whole) => {
             let facts = match whole.is_empty() {
                 true => Facts::Absent,
-                false => facts_of(headers, whole, tenant, limits).await?,
+                false => facts_of(read_as, whole, tenant, limits).await?,
             };
             return Ok((body.pass_on(false, limits, record)?, Some(facts)));
         }
@@ -393,7 +427,7 @@ async fn inspect(
         }
     }
     let whole = whole.freeze();
-    let facts = facts_of(headers, &whole, tenant, limits).await?;
+    let facts = facts_of(read_as, &whole, tenant, limits).await?;
     Ok((Upload::Whole(Some(whole)), Some(facts)))
 }
 

@@ -11,22 +11,28 @@ use std::{
 use http::{Response, StatusCode};
 use tokio::time::Instant;
 
-use super::{audit::Record, header_filter, inject::Injected, refusal::Refusal, scrub::Needles, websocket::Offer};
+use super::{
+    audit::Record, header_filter, inject::Injected, refusal::Refusal, rewrite::Rewriting, scrub::Needles,
+    websocket::Offer,
+};
 use crate::{
     code::Code,
     config::UpstreamConfig,
     http::client::{Answer, Patience, Upload, UploadGuard, UploadState, UpstreamError},
-    table::{CredentialEntry, Cut},
+    table::{CredentialEntry, Cut, ServiceEntry},
 };
 
 /// An answer: its head is final, its body still comes.
 pub(crate) struct Answered {
+    pub(crate) service: Arc<ServiceEntry>,
     pub(crate) response: Response<Answer>,
     pub(crate) needles: Needles,
     pub(crate) cut: Cut,
     /// What is still being sent ends with the answer.
     pub(crate) upload: Option<UploadGuard>,
     pub(crate) expires: Option<Instant>,
+    /// What URLs in it become.
+    pub(crate) rewriting: Rewriting,
     /// What was offered with a WebSocket handshake.
     pub(crate) offer: Option<Box<Offer>>,
     /// The credential that was sent, if the control plane can make another when the upstream has refused this one.
@@ -41,7 +47,8 @@ pub(crate) async fn call(
     config: &UpstreamConfig,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let Injected { service, request, mut connection, needles, mut cut, expires, offer, agent, minted, .. } = injected;
+    let Injected { service, request, mut connection, needles, mut cut, expires, offer, rewriting, minted, .. } =
+        injected;
     let upload = match &request.body {
         Upload::Stream(stream) => Some(stream.state()),
         _ => None,
@@ -66,8 +73,8 @@ pub(crate) async fn call(
     }
     record.upstream_answered(response.status());
     response.body_mut().keep(patience);
-    header_filter::response(response.headers_mut(), &service, &agent);
-    Ok(Answered { response, needles, cut, upload: severing, expires, offer, minted, _proof: () })
+    header_filter::response(response.headers_mut());
+    Ok(Answered { service, rewriting, response, needles, cut, upload: severing, expires, offer, minted, _proof: () })
 }
 
 /// The head of the answer, unless the right to it or the time for it ends first. Where both are there at once, the right has ended:

@@ -3,11 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use seks_service::{Service, TokenSlot};
 
-use super::{
-    agent_address::AgentAddress,
-    rewrite::{may_hold_urls, rewrite_headers},
-    token,
-};
+use super::token;
 use crate::http::{HeaderList, fields};
 
 /// Never passed on to an upstream, beside [`token::CREDENTIAL_HEADERS`]: the connection's own, those that claim to say who
@@ -122,8 +118,8 @@ pub(crate) fn add_ours(headers: &mut HeaderList, service: &Service) {
     headers.set(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
-/// Removes from an upstream's headers what an agent must not get, and rewrites the upstream's own URLs to the node's.
-pub(crate) fn response(headers: &mut HeaderMap, service: &Service, agent: &AgentAddress) {
+/// Removes from an upstream's headers what an agent must not get.
+pub(crate) fn response(headers: &mut HeaderMap) {
     const LETTERS: Letters = Letters::of([NEVER_RETURNED]);
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> =
@@ -137,11 +133,6 @@ pub(crate) fn response(headers: &mut HeaderMap, service: &Service, agent: &Agent
     let dropped: Vec<HeaderName> = headers.keys().filter(listed).cloned().collect();
     for name in &dropped {
         headers.remove(name);
-    }
-    if may_hold_urls(headers)
-        && let Some(urls) = agent.urls(service)
-    {
-        rewrite_headers(headers, &urls);
     }
 }
 

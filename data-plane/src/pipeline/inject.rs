@@ -13,7 +13,6 @@ use zeroize::Zeroize as _;
 
 use super::{
     admit::Admitted,
-    agent_address::AgentAddress,
     audit::Record,
     authorize::{self, Permitted},
     caller::Caller,
@@ -22,7 +21,9 @@ use super::{
     in_flight::expiry,
     prepared::{PreparedInjection, needles_with_signature},
     refusal::Refusal,
+    rewrite::{AgentAddress, Rewriting},
     scrub::Needles,
+    signed_url::UrlSigner,
     sigv4, token,
     websocket::Offer,
 };
@@ -49,8 +50,8 @@ pub(crate) struct Injected {
     pub(crate) expires: Option<Instant>,
     /// What is offered with a WebSocket handshake.
     pub(crate) offer: Option<Box<Offer>>,
-    /// How the agent addressed the node.
-    pub(crate) agent: AgentAddress,
+    /// What URLs in the answer become.
+    pub(crate) rewriting: Rewriting,
     /// The credential, if the control plane can make another when the upstream refuses this one.
     pub(crate) minted: Option<Arc<CredentialEntry>>,
     /// Only this file makes one.
@@ -126,6 +127,9 @@ pub(crate) fn call(
     let sealed = LazyFields { credential: &credential, service: &service, fields: OnceCell::new() };
     let prepared = connection.per_pool(|| PreparedInjection::new(&service, sealed.fields()?)).ok_or(broken)?;
     let agent = AgentAddress::new(identified.admitted.form(), caller.tls, &identified.admitted.parts);
+    let url_key = prepared.url_key.as_ref().filter(|_| !service.keyless_urls.is_empty());
+    let signer = url_key.map(|key| Box::new(UrlSigner::new(key.clone(), identified.digest, caller.now)));
+    let rewriting = Rewriting { agent, signer };
     // gRPC: whoever asks for trailers says that it reads them.
     let wants_trailers = connection.is_h2() && header_filter::wants_trailers(&identified.admitted.parts.headers);
     let Parts { method, headers, .. } = identified.admitted.parts;
@@ -159,7 +163,8 @@ pub(crate) fn call(
     let request = Request { method, target: target(line).ok_or(broken)?, headers, body };
     let expires = expiry(identified.token.expires_at(), table.wall().unix_now());
     let (minted, connection) = (credential.minted.then_some(credential), connection.into_http());
-    let injected = Injected { service, request, connection, needles, cut, expires, offer, agent, minted, _proof: () };
+    let injected =
+        Injected { service, request, connection, needles, cut, expires, offer, rewriting, minted, _proof: () };
     Ok(Injection::Done(Box::new(injected)))
 }
 

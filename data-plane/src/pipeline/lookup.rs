@@ -14,8 +14,9 @@ use super::{
     admit::Admitted,
     audit::Record,
     caller::Caller,
-    refusal::Refusal,
+    refusal::{Reader, Refusal},
     route::{self, Route},
+    signed_url::{self, PresentedUrl},
     sigv4,
     token::{CREDENTIAL_HEADERS, check, has_token},
 };
@@ -37,8 +38,18 @@ pub(crate) struct Identified {
     pub(crate) in_path: bool,
     /// Tokens stand elsewhere too: they are to be removed.
     pub(crate) has_other_tokens: bool,
+    /// The request has no token: its URL stands for one. Only its form is known yet.
+    pub(crate) signed_url: Option<PresentedUrl>,
     /// Only this file makes one.
     _proof: (),
+}
+
+impl Identified {
+    /// Who reads a refusal: clients of MCP servers show JSON-RPC errors only.
+    pub(crate) fn reader(&self) -> Reader {
+        let is_mcp = self.service.as_ref().is_some_and(|service| service.mcp.is_some());
+        if is_mcp && Reader::accepts_json_rpc(&self.admitted.parts.headers) { Reader::JsonRpc } else { Reader::Any }
+    }
 }
 
 /// A place that a token was found in.
@@ -78,7 +89,8 @@ pub(crate) fn call(
     }
     let found_tokens = FoundTokens::read(&admitted);
     let selected = with_proxy_token(found_tokens.choose(&admitted, table, record)?, &admitted, table, record)?;
-    let Some(SelectedToken { token, digest, version, service, in_path }) = selected else {
+    let selected = with_signed_url(selected, &admitted, table, record)?;
+    let Some(SelectedToken { token, digest, version, service, in_path, signed_url }) = selected else {
         let credential = CREDENTIAL_HEADERS.iter().any(|h| admitted.parts.headers.contains_key(*h));
         let code = if found_tokens.damaged || (credential && found_tokens.tokens.is_empty()) {
             Code::TokenMalformed
@@ -100,7 +112,7 @@ pub(crate) fn call(
         }
         (service, _) => service,
     };
-    Ok(Identified { admitted, digest, token, version, service, in_path, has_other_tokens, _proof: () })
+    Ok(Identified { admitted, digest, token, version, service, in_path, has_other_tokens, signed_url, _proof: () })
 }
 
 /// A token that was shown to the proxy apart from the request stands for one that isn't in it; two that differ are ambiguous.
@@ -124,6 +136,36 @@ fn with_proxy_token(
     }
 }
 
+/// A URL that the node has signed stands for its token where the request has none. A token beside it counts, and must be the same.
+fn with_signed_url(
+    selected: Option<SelectedToken>,
+    admitted: &Admitted,
+    table: &Table,
+    record: &mut Record,
+) -> Result<Option<SelectedToken>, Refusal> {
+    let query = admitted.rest().split_once('?').map_or("", |(_, query)| query);
+    let Some(presented) = PresentedUrl::read(query) else { return Ok(selected) };
+    let signs = |service: &Option<Arc<ServiceEntry>>| service.as_ref().is_some_and(|s| !s.keyless_urls.is_empty());
+    match (selected, presented) {
+        (Some(selected), Ok(url)) if signs(&selected.service) && selected.digest != url.digest => {
+            Err(Code::TokenAmbiguous.into())
+        }
+        (Some(selected), _) => Ok(Some(selected)),
+        (None, Err(_)) => Err(Code::TokenMalformed.into()),
+        (None, Ok(url)) => match table.find(&url.digest) {
+            Found::Token(token) => {
+                let selected = SelectedToken::new(token, url.digest, admitted, table);
+                Ok(signs(&selected.service).then(|| SelectedToken { signed_url: Some(url), ..selected }))
+            }
+            Found::Revoked(token) => {
+                record.identified(&token.tenant, &token.agent, &token.id);
+                Err(Code::TokenRevoked.into())
+            }
+            Found::Unknown => Err(Code::TokenUnknown.into()),
+        },
+    }
+}
+
 /// The token that a request is made with, and the service that it names.
 struct SelectedToken {
     token: Arc<TokenEntry>,
@@ -131,13 +173,14 @@ struct SelectedToken {
     version: u64,
     service: Option<Arc<ServiceEntry>>,
     in_path: bool,
+    signed_url: Option<PresentedUrl>,
 }
 
 impl SelectedToken {
     fn new(token: Arc<TokenEntry>, digest: Digest, admitted: &Admitted, table: &Table) -> Self {
         let version = token.tenant_state().version(); // before the service is read
         let service = service_of(admitted, &token, table);
-        Self { token, digest, version, service, in_path: false }
+        Self { token, digest, version, service, in_path: false, signed_url: None }
     }
 }
 
@@ -348,8 +391,9 @@ pub(crate) fn is_reserved_query(service: &Service, name: &str) -> bool {
         TokenSlot::AwsSigV4 => sigv4::is_parameter(name),
         _ => false,
     });
-    slot || service
-        .injection
-        .iter()
-        .any(|s| matches!(s, seks_service::InjectionSite::Query(q, _) if q.eq_ignore_ascii_case(name)))
+    slot || (!service.keyless_urls.is_empty() && name.eq_ignore_ascii_case(signed_url::PARAMETER))
+        || service
+            .injection
+            .iter()
+            .any(|s| matches!(s, seks_service::InjectionSite::Query(q, _) if q.eq_ignore_ascii_case(name)))
 }

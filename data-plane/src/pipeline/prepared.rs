@@ -1,5 +1,7 @@
 //! What is made once for a service and a version of its credential, and used by all requests with them.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
@@ -7,7 +9,7 @@ use seks_service::{InjectionSite, Service, Template};
 use seks_types::{secret::Fields, token::aws};
 use zeroize::Zeroize as _;
 
-use super::scrub::Needles;
+use super::{scrub::Needles, signed_url::UrlKey};
 
 /// What is the same for every request with one version of one credential to one service: made once, kept beside the pool of
 /// connections for exactly that, dropped with it. It holds the credential in the forms that are searched for and in the headers that
@@ -17,25 +19,35 @@ pub(crate) struct PreparedInjection {
     pub(super) host: HeaderValue,
     /// What each of the service's sites puts in, where that is a header of its own: the same bytes for every request.
     pub(super) headers: Vec<Option<(HeaderName, HeaderValue)>>,
+    /// Signs URLs that are used without a key, if the credential brings the tenant's key along.
+    pub(super) url_key: Option<Arc<UrlKey>>,
 }
 
 impl PreparedInjection {
     pub(super) fn new(service: &Service, fields: &Fields) -> Option<Self> {
         let host = service.upstream.host_header().ok()?;
-        // Beside the fields themselves: what Basic makes of them is one value to an upstream that decodes it.
+        let is_secret = |name: &str| name != aws::KEY_FIELD && !service.public.iter().any(|public| public == name);
+        // Beside the fields themselves: what Basic makes of them is one value to an upstream that decodes it. It is a secret
+        // where a part of it is.
         let pairs = service.injection.iter().filter_map(|site| match site {
-            InjectionSite::Basic(template) => plain(template, fields),
+            InjectionSite::Basic(template)
+                if service.fields.iter().any(|f| is_secret(f) && template.contains_field(f)) =>
+            {
+                plain(template, fields)
+            }
             _ => None,
         });
         let mut pairs: Vec<Vec<u8>> = pairs.collect();
-        let needles = Needles::new(injected(fields).chain(pairs.iter().map(Vec::as_slice)));
+        let secrets = fields.iter().filter(|(name, _)| std::str::from_utf8(name).is_ok_and(is_secret));
+        let needles = Needles::new(secrets.map(|(_, value)| value).chain(pairs.iter().map(Vec::as_slice)));
         pairs.iter_mut().for_each(zeroize::Zeroize::zeroize);
         let headers = service.injection.iter().map(|site| rendered(site, fields)).collect::<Option<_>>()?;
-        Some(Self { needles, host, headers })
+        let url_key = UrlKey::of(fields).map(Arc::new);
+        Some(Self { needles, host, headers, url_key })
     }
 }
 
-/// The fields that are put in: not the one that agents' own signatures are verified with.
+/// The fields that a signed request is made with: not the one that agents' own signatures are verified with.
 fn injected(fields: &Fields) -> impl Iterator<Item = &[u8]> {
     fields.iter().filter(|(name, _)| *name != aws::KEY_FIELD.as_bytes()).map(|(_, value)| value)
 }

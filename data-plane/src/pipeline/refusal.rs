@@ -12,7 +12,7 @@ use crate::{
     http::{client::UpstreamError, fields, server::Violation},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use seks_types::id::PolicyId;
 
 /// A refusal: made by a stage, turned into an answer once, in `handle`.
@@ -41,7 +41,14 @@ pub(crate) enum Reader {
     AwsJson,
     /// AWS's other protocols: XML.
     AwsXml,
+    /// MCP clients: a JSON-RPC error. Its id is null, because the message was not always read.
+    JsonRpc,
 }
+
+/// The code of a JSON-RPC error that is no invalid request. JSON-RPC leaves -32000 to -32099 to servers; MCP uses some of them.
+const JSON_RPC_REFUSED: i64 = -32010;
+/// The code of a JSON-RPC error for an invalid request.
+const JSON_RPC_INVALID: i64 = -32600;
 
 impl Reader {
     /// Who has sent this: an AWS SDK signs.
@@ -51,7 +58,8 @@ impl Reader {
         let by_header = headers.get(header::AUTHORIZATION).is_some_and(|v| v.as_bytes().starts_with(b"AWS4-"));
         let by_query = || request.uri().query().is_some_and(|query| query.contains("X-Amz-Signature="));
         if !by_header && !by_query() {
-            return Self::Any;
+            let says_mcp = request.method() == Method::POST && headers.contains_key("mcp-protocol-version");
+            return if says_mcp && Self::accepts_json_rpc(headers) { Self::JsonRpc } else { Self::Any };
         }
         let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
         if headers.contains_key("x-amz-target") || memchr::memmem::find(kind, b"json").is_some() {
@@ -59,6 +67,17 @@ impl Reader {
         } else {
             Self::AwsXml
         }
+    }
+
+    /// Whether these are the headers of a client that posts a message to an MCP server: they must accept both of its answers.
+    #[must_use]
+    pub(crate) fn accepts_json_rpc(headers: &HeaderMap) -> bool {
+        let holds = |name, what: &[u8]| {
+            headers.get(name).is_some_and(|v: &HeaderValue| memchr::memmem::find(v.as_bytes(), what).is_some())
+        };
+        holds(header::CONTENT_TYPE, b"application/json")
+            && holds(header::ACCEPT, b"application/json")
+            && holds(header::ACCEPT, b"text/event-stream")
     }
 }
 
@@ -166,10 +185,19 @@ impl Refusal {
         self
     }
 
-    /// Says it in the form that `reader` shows.
+    /// Says it in the form that `reader` shows, unless a stage has said in which.
     #[must_use]
     pub(crate) fn worded_for(mut self, reader: Reader) -> Self {
-        self.reader = reader;
+        if self.reader == Reader::Any {
+            self.reader = reader;
+        }
+        self
+    }
+
+    /// Adds a fixed text to what it says.
+    #[must_use]
+    pub(crate) fn with_more_detail(mut self, more: &'static str) -> Self {
+        self.detail = Cow::Owned([self.text(), more].concat());
         self
     }
 
@@ -200,6 +228,25 @@ impl Refusal {
                 detail.replace('&', "&amp;").replace('<', "&lt;")
             ));
         }
+        if self.reader == Reader::JsonRpc {
+            let invalid = self.code == Code::RequestInvalid;
+            let message = serde_json::json!({
+                "jsonrpc": "2.0",
+                "id": null,
+                "error": {
+                    "code": if invalid { JSON_RPC_INVALID } else { JSON_RPC_REFUSED },
+                    "message": detail,
+                    "data": {
+                        "type": format!("urn:seks:error:{code}"),
+                        "title": title,
+                        "status": self.status.as_u16(),
+                        "code": code,
+                        "request_id": request_id,
+                    },
+                },
+            });
+            return Bytes::from(message.to_string());
+        }
         let mut problem = serde_json::json!({
             "type": format!("urn:seks:error:{code}"),
             "title": title,
@@ -229,7 +276,11 @@ impl Refusal {
         let mut response = Response::new(self.body(request_id));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        let kind = if self.reader == Reader::AwsXml { "text/xml" } else { "application/problem+json" };
+        let kind = match self.reader {
+            Reader::AwsXml => "text/xml",
+            Reader::JsonRpc => "application/json",
+            Reader::Any | Reader::AwsJson => "application/problem+json",
+        };
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         if self.reader == Reader::AwsJson {
             headers.insert("x-amzn-errortype", HeaderValue::from_static(self.code.as_str()));
@@ -304,6 +355,33 @@ mod tests {
         let body: serde_json::Value = serde_json::from_slice(json.body()).unwrap();
         assert_eq!((&body["__type"], &body["message"]), (&body["error"]["code"], &body["detail"]));
         assert_eq!(json.headers()["x-amzn-errortype"], "policy_denied");
+    }
+
+    #[test]
+    fn an_mcp_client_is_told_by_a_json_rpc_error() {
+        let reader = |version: &str, accept: &str| {
+            let request = Request::post("/api/x").header("content-type", "application/json").header("accept", accept);
+            Reader::of(&request.header(version, "2026-07-28").body(()).unwrap())
+        };
+        let both = "application/json, text/event-stream";
+        assert_eq!(reader("mcp-protocol-version", both), Reader::JsonRpc);
+        assert_eq!(reader("mcp-protocol-version", "application/json"), Reader::Any);
+        assert_eq!(reader("x-version", both), Reader::Any);
+
+        let refusal = Refusal::from(Code::PolicyDenied).with_detail("denied by `x`").worded_for(Reader::JsonRpc);
+        let response = refusal.worded_for(Reader::Any).response("req-1");
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-type"]),
+            (403, &HeaderValue::from_static("application/json"))
+        );
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!((&body["jsonrpc"], &body["id"]), (&"2.0".into(), &serde_json::Value::Null));
+        assert_eq!(
+            (&body["error"]["message"], &body["error"]["code"]),
+            (&"denied by `x`".into(), &JSON_RPC_REFUSED.into())
+        );
+        assert_eq!(body["error"]["data"]["code"], "policy_denied");
+        assert_eq!(body.as_object().unwrap().len(), 3, "strict clients accept no other members");
     }
 
     #[test]

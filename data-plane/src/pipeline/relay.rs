@@ -12,7 +12,7 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::{audit::Record, forward::Answered, in_flight::InFlight, refusal::Refusal, scrub};
+use super::{audit::Record, forward::Answered, in_flight::InFlight, refusal::Refusal, rewrite, scrub};
 use crate::{
     code::Code,
     http::{
@@ -58,8 +58,11 @@ pub(crate) enum RelayError {
     Upstream,
 }
 
+/// Decoded, then scrubbed, then rewritten.
+type AnswerBody = rewrite::Body<scrub::Body<scrub::Decoded<Answer>>>;
+
 struct RelayedBody {
-    body: scrub::Body<scrub::Decoded<Answer>>,
+    body: AnswerBody,
     cut: Cut,
     expires: Option<Instant>,
     idle: Duration,
@@ -69,19 +72,20 @@ struct RelayedBody {
     _held: (InFlight, Option<UploadGuard>),
 }
 
-/// Last stage before the agent: takes out of the answer what was put into the request, and lets it go while the right to it
-/// lasts.
+/// Last stage before the agent: takes out of the answer what was put into the request, rewrites the upstream's own URLs, and lets
+/// the answer go while the right to it lasts.
 pub(crate) fn call(
     answered: Answered,
     idle: Duration,
     in_flight: InFlight,
     record: &mut Record,
 ) -> Result<Response<OutgoingBody>, Refusal> {
-    let Answered { response, needles, cut, upload, expires, offer, .. } = answered;
-    let mut response = scrub::response(response, needles, record.counters()).map_err(|_| {
+    let Answered { service, rewriting, response, needles, cut, upload, expires, offer, .. } = answered;
+    let response = scrub::response(response, needles, record.counters()).map_err(|_| {
         record.upstream_failed(Code::UpstreamUnreachable);
         Refusal::from(Code::UpstreamUnreachable)
     })?;
+    let mut response = rewrite::response(response, &service, &rewriting);
     if offer.is_some() {
         fields::close_after(response.headers_mut()); // the agent may believe that its connection is another protocol's by now
     }
@@ -107,7 +111,7 @@ impl OutgoingBody {
     }
 
     fn relayed(
-        body: scrub::Body<scrub::Decoded<Answer>>,
+        body: AnswerBody,
         cut: Cut,
         expires: Option<Instant>,
         idle: Duration,

@@ -108,6 +108,7 @@ struct OwnCall {
     token: Arc<TokenEntry>,
     age_seconds: i64,
     source: IpAddr,
+    mcp: bool,
     facts: Option<Facts>,
 }
 
@@ -120,6 +121,7 @@ impl OwnCall {
             token: token.clone(),
             age_seconds: call.age_seconds,
             source: call.source,
+            mcp: call.mcp,
             facts: facts.cloned(),
         }
     }
@@ -134,6 +136,7 @@ impl OwnCall {
             age_seconds: self.age_seconds,
             source: self.source,
             body: self.facts.as_ref().map_or(seks_policy::Body::NotRead, Into::into),
+            mcp: self.mcp,
         }
     }
 }

@@ -2,3 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 mod answers_that_name_the_upstream;
+mod bodies_that_name_the_upstream;
+mod keyless_urls;
+mod mcp;
+mod public_fields;

@@ -38,6 +38,16 @@ pub(super) struct ServiceView {
     forward_trace_context: bool,
     #[serde(skip_serializing_if = "is_false")]
     tunnel_other_hosts: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    rewrite_urls: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    public: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    keyless_urls: Vec<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    mcp: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    mcp_without_headers: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_byte_timeout: Option<String>,
     denied_paths: Vec<String>,
@@ -80,6 +90,11 @@ impl From<wire::Service> for ServiceView {
             http2: spec.http2,
             forward_trace_context: spec.forward_trace_context,
             tunnel_other_hosts: spec.tunnel_other_hosts,
+            rewrite_urls: spec.rewrite_urls,
+            public: spec.public,
+            keyless_urls: spec.keyless_urls,
+            mcp: spec.mcp,
+            mcp_without_headers: spec.mcp_without_headers,
             first_byte_timeout: spec.first_byte_timeout.map(|t| humantime::format_duration(t).to_string()),
             denied_paths: spec.denied_paths,
             denied_actions: spec.denied_actions,
@@ -129,9 +144,14 @@ impl View for ServiceView {
         let mut detail: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
         let pairs = |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
         detail.push(("fields", self.fields.join(", ")));
+        detail.push(("public fields", self.public.join(", ")));
         detail.push(("key goes to", self.injection.join("\n")));
         detail.push(("token is in", self.places.join("\n")));
         detail.push(("private", if self.allow_private { "allowed".into() } else { String::new() }));
+        let said = |on: bool, what: &str| if on { what.to_owned() } else { String::new() };
+        detail.push(("URLs in bodies", said(self.rewrite_urls, "rewritten")));
+        detail.push(("URLs without a key", self.keyless_urls.join(", ")));
+        detail.push(("MCP", said(self.mcp, "policies see `context.mcp`")));
         detail.push(("never", self.denied_paths.join("\n")));
         detail.push(("variables", pairs(&self.env).join("\n")));
         detail.push(("headers", pairs(&self.headers).join("\n")));

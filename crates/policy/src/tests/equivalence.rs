@@ -79,6 +79,9 @@ const ATOMS: &[&str] = &[
     "(context has body && context.body has model && context.body.model like \"*l*\")",
     "(context has body && context.body has stream && context.body.stream)",
     "(context has body && context.body has max_tokens && context.body.max_tokens + 1 > 5)",
+    "context has mcp",
+    "(context has mcp && context.mcp has name && context.mcp.name like \"get_*\")",
+    "(context has mcp && context.mcp.method == \"tools/call\")",
     "principal in Seks::Group::\"g\"",
     "(principal.hasTag(\"t\") && principal.getTag(\"t\") == \"v\")",
     "principal == Seks::Agent::\"ci\"",
@@ -164,11 +167,16 @@ fn sample_call() -> impl Strategy<Value = SampleCall> {
         prop::option::of(select(&["Small", "small", "large", " small"][..])),
         prop::option::of(any::<bool>()),
         prop::option::of(select(&[0, 5, i64::MAX][..])),
+        prop::option::of(
+            (select(&["tools/call", "ping"][..]), prop::option::of(select(&["get_x", "delete_x"][..])))
+                .prop_map(|(method, name)| request::McpCall { method: method.into(), name: name.map(str::to_owned) }),
+        ),
     );
-    let facts = prop::option::of(body.prop_map(|(model, stream, max_tokens)| BodyFacts {
+    let facts = prop::option::of(body.prop_map(|(model, stream, max_tokens, mcp)| BodyFacts {
         model: model.map(str::to_owned),
         stream,
         max_tokens,
+        mcp,
     }));
     let who = (select(&["", "g", "g,h", "x"][..]), select(&["v", "w"][..]));
     let services = prop::sample::subsequence(services, 0..=2);
@@ -277,6 +285,11 @@ fn context(asked: &SampleCall, normalized: bool) -> Context {
             facts.max_tokens.map(|n| ("max_tokens".to_owned(), Value::new_long(n))),
         ];
         pairs.push(("body".into(), Value::new_record(fields.into_iter().flatten()).unwrap()));
+        if let Some(mcp) = &facts.mcp {
+            let name = mcp.name.clone().map(|name| ("name".to_owned(), Value::new_string(name)));
+            let fields = [("method".to_owned(), Value::new_string(mcp.method.clone()))].into_iter().chain(name);
+            pairs.push(("mcp".into(), Value::new_record(fields).unwrap()));
+        }
     }
     Context::from_pairs(pairs).unwrap()
 }
@@ -306,6 +319,7 @@ proptest! {
                 age_seconds: asked.age_seconds,
                 source: asked.source.parse().unwrap(),
                 body,
+                mcp: true,
                 ..fixture.call(&asked.method, asked.path)
             };
             let (as_sent, normalized) = (reference.ask(&asked, false), reference.ask(&asked, true));

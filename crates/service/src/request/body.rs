@@ -6,6 +6,8 @@ use std::{collections::HashSet, fmt};
 use http::{HeaderMap, HeaderName, header};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+use super::{json_names::resembles, mcp::McpCall};
+
 /// Deepest nesting of an inspected body. Requests of known APIs stay below 20.
 const MAX_DEPTH: usize = 64;
 /// Most names at the top level, and most bytes of them. Bodies of known APIs have about 30 names.
@@ -16,7 +18,7 @@ const MAX_NAME_BYTES: usize = 64 * 1024;
 const MAX_MODEL: usize = 256;
 
 /// The fields of a JSON body that policies may use.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BodyFacts {
     /// The top-level `model`.
     pub model: Option<String>,
@@ -24,6 +26,8 @@ pub struct BodyFacts {
     pub stream: Option<bool>,
     /// The top-level `max_tokens`.
     pub max_tokens: Option<i64>,
+    /// What the message asks for, in requests to MCP servers.
+    pub mcp: Option<McpCall>,
 }
 
 impl BodyFacts {
@@ -39,6 +43,12 @@ impl BodyFacts {
     #[must_use]
     pub fn can_read(headers: &HeaderMap) -> bool {
         is_json(headers) && is_plain(headers)
+    }
+
+    /// Adds what a message to an MCP server asks for. `None` when that cannot be told for certain.
+    #[must_use]
+    pub fn with_mcp(self, body: &[u8]) -> Option<Self> {
+        McpCall::from_json(body).ok().map(|mcp| Self { mcp, ..self })
     }
 
     /// Reads JSON, in time linear in its length. `None` unless it is one object in strict JSON (RFC
@@ -97,7 +107,9 @@ impl<'de> Visitor<'de> for TopLevel {
                 "model" => facts.model = map.next_value()?,
                 "stream" => facts.stream = map.next_value()?,
                 "max_tokens" => facts.max_tokens = map.next_value()?,
-                other if resembles_ours(other) => return Err(A::Error::custom("a name that resembles another")),
+                other if resembles(other, &["model", "stream", "max_tokens"]) => {
+                    return Err(A::Error::custom("a name that resembles another"));
+                }
                 _ => map.next_value_seed(Strict { depth: MAX_DEPTH - 1 })?,
             }
             bytes += name.len();
@@ -113,15 +125,6 @@ impl<'de> Visitor<'de> for TopLevel {
         }
         Ok(facts)
     }
-}
-
-/// Whether some decoder could take `name` for one of ours. Decoders may ignore case (Go's
-/// `encoding/json` also folds `ſ` to `s` and the Kelvin sign to `k`), white space or invisible
-/// characters.
-fn resembles_ours(name: &str) -> bool {
-    let seen = name.chars().flat_map(char::to_lowercase).map(|c| if c == 'ſ' { 's' } else { c });
-    let seen: String = seen.filter(char::is_ascii_graphic).collect();
-    matches!(seen.as_str(), "model" | "stream" | "max_tokens")
 }
 
 /// Accepts any well-formed value: strings in UTF-8, numbers in range, nesting at most `depth`.
@@ -191,7 +194,7 @@ mod tests {
     #[test]
     fn an_ordinary_request_is_read() {
         let body = br#" {"model":"gpt-4o","messages":[{"role":"user","content":"\u00fc\n"}],"stream":true,"max_tokens":5,"temperature":0.5} "#;
-        let facts = BodyFacts { model: Some("gpt-4o".into()), stream: Some(true), max_tokens: Some(5) };
+        let facts = BodyFacts { model: Some("gpt-4o".into()), stream: Some(true), max_tokens: Some(5), mcp: None };
         assert_eq!(BodyFacts::from_json(body), Some(facts));
         assert_eq!(BodyFacts::from_json(b"{}"), Some(BodyFacts::default()));
         let null = br#"{"model":null,"stream":null,"other":{"model":1,"Model":[]}}"#;

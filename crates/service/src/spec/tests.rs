@@ -1,5 +1,5 @@
 use super::*;
-use crate::{BasicPart, InjectionSite, TokenSlot};
+use crate::{BasicPart, InjectionSite, McpSource, TokenSlot};
 
 const HEAD: &str = "name = 'acme'\nupstream = 'https://api.acme.test'\n";
 
@@ -47,9 +47,19 @@ fn everything_can_be_said() {
         allow_range = true
         allow_websocket = true
         forward_trace_context = true
+        public = ["id"]
+        rewrite_urls = true
+        keyless_urls = ["Location"]
+        mcp = true
+        mcp_without_headers = true
         "#,
     )
     .unwrap();
+    assert_eq!((service.public.as_slice(), service.rewrite_urls), (&["id".to_owned()][..], true));
+    assert_eq!(
+        (service.keyless_urls.as_slice(), service.mcp),
+        (&[http::header::LOCATION][..], Some(McpSource::HeadersOrBody))
+    );
     assert_eq!((service.title.as_str(), service.base_path.as_str()), ("Acme", "/v2"));
     assert_eq!((service.fields.len(), service.slots.len()), (2, 8));
     assert_eq!(service.first_byte_timeout, Some(Duration::from_secs(600)));
@@ -83,6 +93,11 @@ fn an_error_is_one_line_and_names_the_key() {
         ("inject = 'bearer'\nallow_range = 'yes'", "expected a boolean"),
         ("inject = 'bearer'\nslots = ['subprotocol:a, b']", "slots: `a, b` is not a valid subprotocol prefix"),
         ("inject = 'bearer'\nallow_websocket = true\nhttp2 = true", "allow_websocket: "),
+        ("inject = 'bearer'\npublic = ['user']", "public: `user` is not one of the fields"),
+        ("inject = 'bearer'\npublic = ['key']", "public: at least one field must be a secret"),
+        ("inject = { basic = '{u}:{p}' }\npublic = ['u', 'u']", "public: a name is listed twice"),
+        ("inject = 'bearer'\nmcp_without_headers = true", "mcp_without_headers: only a service with `mcp = true`"),
+        ("inject = 'bearer'\nkeyless_urls = ['a b']", "keyless_urls: `a b` is not a valid header name"),
     ] {
         let error = service(rest).expect_err(rest);
         assert!(error.contains(says) && !error.contains('\n'), "{rest}: {error}");
@@ -114,6 +129,7 @@ fn what_is_written_out_has_the_same_effect() {
         "{ header = 'x-key', value = 'a {key}' }",
         "{ headers = { a = '{one}', b = '{two}' } }",
         "{ basic = '{key}:', query = { q = '{key}' }, path = '/p{key}' }",
+        "{ basic = '{user}:{password}' }\npublic = ['user']\nrewrite_urls = true\nkeyless_urls = ['location']\nmcp = true",
     ] {
         let spec: ServiceSpec = toml::from_str(&[HEAD, "inject = ", inject].concat()).unwrap();
         let wire = spec.to_wire("t").unwrap();

@@ -88,6 +88,7 @@ impl DecidedOn {
             age_seconds: self.now().saturating_sub(token.issued_at()).max(0),
             source: self.source,
             body: (&self.facts).into(),
+            mcp: service.mcp.is_some(),
         };
         let decision = policies.slice_for(&agent.name, &agent.attributes, &service.name).decide(&call);
         if !decision.allowed || decision.error.is_some() {

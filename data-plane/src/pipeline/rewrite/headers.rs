@@ -1,8 +1,10 @@
 //! Header fields that carry a URL.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use seks_service::Service;
 
 use super::Urls;
+use crate::pipeline::{authorize, signed_url::UrlSigner};
 
 /// Fields of which the whole value is a URL reference, beside those whose names end as [`is_reference`] says.
 const REFERENCES: &[&str] = &["azure-asyncoperation", "x-goog-upload-control-url", "x-goog-upload-url"];
@@ -11,19 +13,52 @@ const REFERENCES: &[&str] = &["azure-asyncoperation", "x-goog-upload-control-url
 const NOT_URLS: &[&str] =
     &["access-control-allow-origin", "content-security-policy", "content-security-policy-report-only"];
 
+/// Signs the URLs in a service's `keyless_urls`.
+#[derive(Clone, Copy)]
+pub(super) struct SignedHeaders<'a> {
+    pub(super) service: &'a Service,
+    pub(super) signer: &'a UrlSigner,
+}
+
 /// Rewrites every URL of the upstream's in `headers`. Absolute URLs are rewritten in any field, absolute paths in fields that
 /// hold one reference, in `Link` and in `Refresh`.
-pub(crate) fn rewrite_headers(headers: &mut HeaderMap, urls: &Urls) {
+pub(super) fn rewrite_headers(headers: &mut HeaderMap, urls: &Urls, signed: Option<SignedHeaders<'_>>) {
     for (name, value) in headers.iter_mut() {
         let Ok(text) = value.to_str() else { continue };
-        if let Some(rewritten) = rewrite(name, text, urls).and_then(|text| HeaderValue::try_from(text).ok()) {
+        let signed = signed.filter(|signed| signed.service.keyless_urls.contains(name));
+        let rewritten = match signed {
+            None => rewrite(name, text, urls),
+            Some(signed) => rewrite_signed(text.trim(), urls, signed),
+        };
+        if let Some(rewritten) = rewritten.and_then(|text| HeaderValue::try_from(text).ok()) {
             *value = rewritten;
         }
     }
 }
 
+/// Rewrites a reference that clients use without a key, and signs it. One that the node would refuse as a target is only rewritten.
+fn rewrite_signed(reference: &str, urls: &Urls, signed: SignedHeaders<'_>) -> Option<String> {
+    let SignedHeaders { service, signer } = signed;
+    let reference = urls.reference(reference).or_else(|| {
+        let is_path = reference.starts_with('/') && !reference.starts_with("//");
+        is_path.then(|| reference.to_owned()) // host mode: the path is the same
+    })?;
+    let (url, fragment) = reference.split_at(reference.find('#').unwrap_or(reference.len()));
+    let parameter = urls
+        .rest(url)
+        .and_then(|rest| authorize::upstream_target(service, rest))
+        .and_then(|target| signer.sign(service.name.as_str(), &target));
+    let Some(parameter) = parameter else { return Some(reference) };
+    let separator = match url.split_once('?') {
+        None => "?",
+        Some((_, "")) => "",
+        Some(_) => "&",
+    };
+    Some([url, separator, &parameter, fragment].concat())
+}
+
 /// Whether a field of `headers` may hold a URL. It is asked for every answer: nearly all say no at the first byte that is looked for.
-pub(crate) fn may_hold_urls(headers: &HeaderMap) -> bool {
+pub(super) fn may_hold_urls(headers: &HeaderMap) -> bool {
     headers.iter().any(|(name, value)| {
         let value = value.as_bytes();
         memchr::memchr(b'/', value).is_some_and(|slash| {
@@ -127,7 +162,7 @@ mod tests {
         let urls = Urls::new(true, "up.test", 443, "http://node:8300".into(), "/api/s".into());
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::try_from(value).unwrap());
-        rewrite_headers(&mut headers, &urls);
+        rewrite_headers(&mut headers, &urls, None);
         headers[name].to_str().unwrap().to_owned()
     }
 

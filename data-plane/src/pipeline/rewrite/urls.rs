@@ -1,10 +1,12 @@
 //! The two sides of a rewritten URL: the upstream's origin, and the base by which the agent reaches the same service.
 
+use super::pattern::OriginPattern;
+
 /// How an upstream writes its own origin, and what is written instead.
 ///
 /// One is made only for an answer that may hold such a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Urls {
+pub(super) struct Urls {
     tls: bool,
     host: String,
     port: u16,
@@ -17,7 +19,7 @@ pub(crate) struct Urls {
 impl Urls {
     /// `host` is the upstream's, in brackets when it is an IPv6 address. `origin` has no final slash; `prefix` is empty or
     /// begins with one.
-    pub(crate) fn new(tls: bool, host: &str, port: u16, origin: String, prefix: String) -> Self {
+    pub(super) fn new(tls: bool, host: &str, port: u16, origin: String, prefix: String) -> Self {
         Self { tls, host: host.to_ascii_lowercase(), port, origin, prefix }
     }
 
@@ -46,7 +48,7 @@ impl Urls {
 
     /// The reference that leads to the same resource through the node; `None` when `reference` needs no change: it is relative
     /// to the current path, or another host's. An absolute URL stays absolute, an absolute path stays a path.
-    pub(crate) fn reference(&self, reference: &str) -> Option<String> {
+    pub(super) fn reference(&self, reference: &str) -> Option<String> {
         if let Some(rest) = reference.strip_prefix("//") {
             let (authority, rest) = split_authority(rest);
             // Without a scheme it has that of the page: the agent's, which is the node's.
@@ -60,6 +62,17 @@ impl Urls {
         let (authority, rest) = split_authority(rest);
         (scheme.eq_ignore_ascii_case(self.scheme()) && self.is_authority(authority))
             .then(|| [self.origin.as_str(), &self.prefix, rest].concat())
+    }
+
+    /// Path and query of a reference that [`reference`](Self::reference) made, as an agent of the service sends them.
+    pub(super) fn rest<'a>(&self, reference: &'a str) -> Option<&'a str> {
+        reference.strip_prefix(&self.origin).unwrap_or(reference).strip_prefix(&self.prefix)
+    }
+
+    /// The pattern of these URLs in the body of a service with this base path.
+    pub(super) fn pattern(&self, base_path: &str) -> OriginPattern {
+        let port = (self.port != self.default_port(), self.port);
+        OriginPattern::new(self.scheme(), &self.host, port, base_path, &[self.origin.as_str(), &self.prefix].concat())
     }
 }
 

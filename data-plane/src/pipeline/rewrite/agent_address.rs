@@ -3,7 +3,8 @@
 use http::{HeaderValue, header, request::Parts, uri::Authority};
 use seks_service::Service;
 
-use super::{rewrite::Urls, route::Naming};
+use super::urls::Urls;
+use crate::pipeline::route::Naming;
 
 /// Scheme, authority and naming of one request.
 pub(crate) struct AgentAddress {
@@ -30,7 +31,7 @@ impl AgentAddress {
     }
 
     /// What the URLs of `service` are rewritten to. `None` where the agent uses the upstream's own name: its URLs are right.
-    pub(crate) fn urls(&self, service: &Service) -> Option<Urls> {
+    pub(super) fn urls(&self, service: &Service) -> Option<Urls> {
         let prefix = match self.naming {
             Naming::Path => format!("/api/{}", service.name),
             Naming::Host => String::new(),
