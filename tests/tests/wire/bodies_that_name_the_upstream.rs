@@ -25,18 +25,18 @@ impl Rig {
         origin.set(upstream.origin()).unwrap();
         let sandbox = Sandbox::start();
         sandbox.cli().apply_service(&format!(
-            "name = 'api'\nupstream = '{}'\nallow_private = true\ninject = 'bearer'\n{options}\n",
+            "name = 'acme'\nupstream = '{}'\nallow_private = true\ninject = 'bearer'\n{options}\n",
             upstream.origin()
         ));
-        sandbox.cli().put_credential("api", "api", KEY);
-        let token = sandbox.token("agent", &["api"]).secret;
+        sandbox.cli().put_credential("acme", "acme", KEY);
+        let token = sandbox.token("agent", &["acme"]).secret;
         Self { sandbox, _upstream: upstream, token }
     }
 
     fn ask(&self, method: &str) -> Reply {
         let mut client = Connection::open(self.sandbox.proxy());
         client.send(format!(
-            "{method} /api/api/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n",
+            "{method} /api/acme/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n",
             self.token
         ));
         client.read_reply(method == "HEAD")
@@ -59,7 +59,7 @@ fn both_spellings_of_a_slash_are_rewritten() {
     let reply = rig.ask("GET");
     assert_eq!(
         reply.text(),
-        r#"{"url":"http:\/\/localhost\/api\/api\/repos\/o\/r","next":"http://localhost/api/api/x","other":"http://o.test/"}"#
+        r#"{"url":"http:\/\/localhost\/api\/acme\/repos\/o\/r","next":"http://localhost/api/acme/x","other":"http://o.test/"}"#
     );
     assert!(reply.complete && reply.header("content-length").is_none());
 }
@@ -71,7 +71,7 @@ fn a_url_is_found_wherever_the_body_is_split() {
         let steps = text.as_bytes().chunks(1).map(chunk).collect();
         Answer::chunked(200, &[("Content-Type", "text/event-stream")], steps, &[])
     });
-    let expect = "data: {\"next\":\"http://localhost/api/api/x\"}\n\ndata: http://localhost/api/api/y\n\n";
+    let expect = "data: {\"next\":\"http://localhost/api/acme/x\"}\n\ndata: http://localhost/api/acme/y\n\n";
     assert_eq!(rig.ask("GET").text(), expect);
 }
 
@@ -90,7 +90,7 @@ fn digests_and_lengths_go_and_the_etag_stays() {
         assert_eq!(reply.header("etag"), Some("\"v1\""));
     }
     let masked = "*".repeat(KEY.len());
-    assert_eq!(rig.ask("GET").text(), format!(r#"{{"a":"http://localhost/api/api/x","key":"{masked}"}}"#));
+    assert_eq!(rig.ask("GET").text(), format!(r#"{{"a":"http://localhost/api/acme/x","key":"{masked}"}}"#));
 }
 
 #[test]
@@ -127,5 +127,5 @@ fn an_answer_that_breaks_off_delivers_what_came_and_breaks() {
     });
     let reply = rig.ask("GET");
     assert!(!reply.complete);
-    assert_eq!(reply.text(), "[\"http://localhost/api/api/a\",\"http://127.");
+    assert_eq!(reply.text(), "[\"http://localhost/api/acme/a\",\"http://127.");
 }

@@ -8,13 +8,13 @@ fn read(definition: &str, credential: &str, body: String) -> String {
     let upstream = Upstream::start(move |_| Answer::json(200, &body));
     let sandbox = Sandbox::start();
     sandbox.cli().apply_service(&format!(
-        "name = 'api'\nupstream = '{}'\nallow_private = true\n{definition}\n",
+        "name = 'acme'\nupstream = '{}'\nallow_private = true\n{definition}\n",
         upstream.origin()
     ));
-    sandbox.cli().put_credential("api", "api", credential);
-    let token = sandbox.token("agent", &["api"]).secret;
+    sandbox.cli().put_credential("acme", "acme", credential);
+    let token = sandbox.token("agent", &["acme"]).secret;
     let basic = STANDARD.encode(format!("agent:{token}"));
-    let head = format!("GET /api/api/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {basic}\r\n\r\n");
+    let head = format!("GET /api/acme/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {basic}\r\n\r\n");
     let reply = seks_tests::raw::exchange(sandbox.proxy(), head.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
     assert_eq!(reply.status, 200, "{}", reply.text());
     reply.text()
