@@ -118,14 +118,3 @@ fn prose_that_mentions_the_upstream_stays() {
     });
     assert!(!rig.ask("GET").text().contains("localhost"));
 }
-
-#[test]
-fn an_answer_that_breaks_off_delivers_what_came_and_breaks() {
-    let rig = Rig::new(ON, |own| {
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n";
-        Answer::raw(format!("{head}[\"{own}/a\",\"http://127.")).then_close()
-    });
-    let reply = rig.ask("GET");
-    assert!(!reply.complete);
-    assert_eq!(reply.text(), "[\"http://localhost/api/acme/a\",\"http://127.");
-}
