@@ -29,7 +29,12 @@ pub(crate) fn context_file() -> Option<PathBuf> {
     Some(config_dir()?.join("context.toml"))
 }
 
-/// The directories above by variable and by default, because the user's next shell may lack the
+/// `$XDG_CACHE_HOME/seks`, by default `~/.cache/seks`. `None` where neither variable is an absolute path.
+pub(crate) fn cache_dir() -> Option<PathBuf> {
+    directory("XDG_CACHE_HOME", ".cache")
+}
+
+/// The directories of configuration and state, by variable and by default, because the user's next shell may lack the
 /// variable.
 pub(crate) fn all_dirs() -> Vec<PathBuf> {
     let defaults = home().map(|home| [home.join(".config/seks"), home.join(".local/state/seks")]);
@@ -45,7 +50,8 @@ fn directory(variable: &str, below_home: &str) -> Option<PathBuf> {
     Some(base?.join("seks"))
 }
 
-fn home() -> Option<PathBuf> {
+/// The user's home directory.
+pub(crate) fn home() -> Option<PathBuf> {
     absolute("HOME")
 }
 

@@ -21,6 +21,8 @@ pub const PARTS: &[(&str, Part)] = &[
     ("script", Part::Program),
     ("python-sdks", Part::Sdk { file: "python/bin/python", runs_on: None }),
     ("node-sdks", Part::Sdk { file: "node/node_modules", runs_on: Some("node") }),
+    ("coding-agents", Part::Sdk { file: "agents/node_modules", runs_on: Some("node") }),
+    ("python-agents", Part::Sdk { file: "python-agents/bin/python", runs_on: None }),
     ("java-sdks", Part::Sdk { file: "java/classes", runs_on: Some("java") }),
     ("aws-sdks", Part::Sdk { file: "aws/bin/moto_server", runs_on: None }),
     ("go-client", Part::Sdk { file: "go/plain", runs_on: None }),

@@ -1,5 +1,7 @@
 //! `seks run`: runs a command with its own token, which is revoked when the command ends.
 
+mod known_clients;
+
 use std::{
     ffi::OsString, io::IsTerminal as _, os::unix::process::ExitStatusExt as _, process::ExitCode, time::Duration,
 };
@@ -12,7 +14,8 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::env::{Issued, ServiceSelection};
+use self::known_clients::{Adaptation, UserSettings};
+use super::env::{Issued, ServiceSelection, Variables};
 use crate::{
     client::Client,
     duration::duration,
@@ -20,6 +23,7 @@ use crate::{
     global::Global,
     output::notice,
     sandbox::{Mode, Sandbox, SandboxTargets},
+    user,
 };
 
 /// The command and its agent.
@@ -32,6 +36,9 @@ Examples:
   seks run --sandbox strict -- ./agent              reaches the proxy only
 
 `--sandbox none` gives the command all of your own access, including your operator's key.
+
+codex, claude, gemini and qwen get the options and variables that they need in addition. A warning
+says when a known client would call its vendor directly.
 
 The exit code is the command's, 128+N when signal N ended it, 126 or 127 when it cannot be started.")]
 pub struct RunArgs {
@@ -71,12 +78,14 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
         None => only_agent(&client).await?,
     };
     let chosen = args.what.services(&client).await?;
-    let issued = args.what.issue(&client, agent, &chosen, args.ttl).await?;
+    let mut issued = args.what.issue(&client, agent, &chosen, args.ttl).await?;
     let targets =
         SandboxTargets { context_files: &context_files, endpoint: &context.endpoint, proxies: proxies(&issued) };
-    let code = match sandbox.command(&args.command, &targets) {
-        Ok((command, forwarding)) => {
-            let code = match spawn(command, &issued) {
+    let started = adapt_command(&args.command, &mut issued.variables)
+        .and_then(|adapted| Ok((sandbox.command(&adapted.command, &targets)?, adapted.unset)));
+    let code = match started {
+        Ok(((command, forwarding), unset)) => {
+            let code = match spawn(command, &issued, &unset) {
                 Ok(mut child) => signals.forward_until_exit(&mut child).await,
                 Err(error) => Ok(not_started(&args.command, &error)),
             };
@@ -105,9 +114,36 @@ fn proxies(issued: &Issued) -> Vec<String> {
     ["SEKS_BASE_URL", "HTTPS_PROXY"].iter().filter_map(ours).cloned().collect()
 }
 
-fn spawn(mut command: Command, issued: &Issued) -> std::io::Result<Child> {
+/// The command as it is started, and the variables that it must not have.
+struct AdaptedCommand {
+    command: Vec<OsString>,
+    unset: Vec<&'static str>,
+}
+
+/// Adds what a known client needs to reach the node, and warns when it does not use the node all the same.
+fn adapt_command(command: &[OsString], variables: &mut Variables) -> Result<AdaptedCommand> {
+    let home = user::home().unwrap_or_default();
+    let cache = user::cache_dir().unwrap_or_else(|| std::env::temp_dir().join("seks"));
+    let settings = UserSettings { home: &home, cache: &cache, variable: &|name| std::env::var(name).ok() };
+    let Adaptation { arguments, set, unset, warnings } = known_clients::adapt(command, variables, &settings)?;
+    for warning in warnings {
+        notice(&format!("warning: {warning}"));
+    }
+    variables.extend(set.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    variables.retain(|name, _| !unset.contains(&name.as_str()));
+    let mut command = command.to_vec();
+    if let Some((position, inserted)) = arguments {
+        command.splice(position..position, inserted.into_iter().map(OsString::from));
+    }
+    Ok(AdaptedCommand { command, unset })
+}
+
+fn spawn(mut command: Command, issued: &Issued, unset: &[&str]) -> std::io::Result<Child> {
     // The agent must not see the operator's settings. It keeps only the SEKS variables that were set for it.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"SEKS_")) {
+        command.env_remove(name);
+    }
+    for name in unset {
         command.env_remove(name);
     }
     command.envs(&issued.variables).spawn()

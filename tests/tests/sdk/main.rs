@@ -4,6 +4,7 @@
 //! `tests/sdk/install` puts the SDKs into `.test-env`; without them these tests are ignored.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
+mod agents;
 mod catalogue;
 mod curl;
 mod key;

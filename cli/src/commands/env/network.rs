@@ -12,6 +12,7 @@ use super::Variables;
 use crate::{
     error::{CliError, Result},
     files::{read_text, write_public},
+    user::cache_dir,
 };
 
 /// Variables that make HTTP clients use a proxy.
@@ -89,9 +90,7 @@ pub(super) fn root_variables(pem: &str, npm: bool) -> Result<Variables> {
 
 /// Writes the text to a file of the user's cache that is named by its hash. The write is atomic.
 fn write_once(text: &str) -> Result<PathBuf> {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-    let folder = cache.unwrap_or_else(std::env::temp_dir).join("seks");
+    let folder = cache_dir().unwrap_or_else(|| std::env::temp_dir().join("seks"));
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     let file = folder.join(format!("roots-{:016x}.pem", hasher.finish()));

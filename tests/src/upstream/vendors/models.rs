@@ -34,6 +34,7 @@ pub(super) fn openai(request: &Request, prefix: &str) -> Answer {
                 "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": null}],
                 "usage": {"prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5}}))
         }
+        ("POST", "/v1/responses") => responses(&body),
         ("POST", "/v1/embeddings") => answer(&json!({"object": "list", "model": body["model"],
             "data": [{"object": "embedding", "index": 0, "embedding": [0.25, -0.5]}],
             "usage": {"prompt_tokens": 1, "total_tokens": 1}})),
@@ -41,10 +42,50 @@ pub(super) fn openai(request: &Request, prefix: &str) -> Answer {
     }
 }
 
+/// OpenAI's Responses API, which coding agents use.
+fn responses(body: &Value) -> Answer {
+    let part = |text: &str| json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []});
+    let message = |content: Value, status: &str| {
+        json!({"type": "message", "id": "msg_1", "status": status, "role": "assistant", "content": content})
+    };
+    let whole = message(json!([part(&GREETING.concat())]), "completed");
+    let response = |status: &str, output: Value| {
+        json!({"id": "resp_1", "object": "response", "created_at": 1, "status": status, "model": body["model"], "output": output,
+            "error": null, "incomplete_details": null, "instructions": null, "metadata": {}, "parallel_tool_calls": true,
+            "temperature": 1.0, "top_p": 1.0, "tool_choice": "auto", "tools": [],
+            "usage": {"input_tokens": 1, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 4,
+                "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 5}})
+    };
+    if body["stream"] != true {
+        return answer(&response("completed", json!([whole])));
+    }
+    let delta = |text: &str| json!({"item_id": "msg_1", "output_index": 0, "content_index": 0, "delta": text, "logprobs": []});
+    let events = [
+        ("response.created", json!({"response": response("in_progress", json!([]))})),
+        ("response.output_item.added", json!({"output_index": 0, "item": message(json!([]), "in_progress")})),
+        ("response.content_part.added", json!({"item_id": "msg_1", "output_index": 0, "content_index": 0, "part": part("")})),
+        ("response.output_text.delta", delta(GREETING[0])),
+        ("response.output_text.delta", delta(GREETING[1])),
+        ("response.output_text.done", json!({"item_id": "msg_1", "output_index": 0, "content_index": 0,
+            "text": GREETING.concat(), "logprobs": []})),
+        ("response.content_part.done", json!({"item_id": "msg_1", "output_index": 0, "content_index": 0,
+            "part": part(&GREETING.concat())})),
+        ("response.output_item.done", json!({"output_index": 0, "item": whole})),
+        ("response.completed", json!({"response": response("completed", json!([whole]))})),
+    ];
+    let numbered = events.into_iter().enumerate().map(|(number, (name, mut data))| {
+        data["type"] = json!(name);
+        data["sequence_number"] = json!(number);
+        (name, data)
+    });
+    stream(&numbered.collect::<Vec<_>>(), None)
+}
+
 pub(super) fn anthropic(request: &Request) -> Answer {
     let body = request.json();
     match (request.method().as_str(), request.path().as_str()) {
         ("GET", "/v1/models") => return answer(&json!({"data": [], "has_more": false})),
+        ("POST", "/v1/messages/count_tokens") => return answer(&json!({"input_tokens": 1})),
         ("POST", "/v1/messages") => {}
         _ => return refusal(404, "not_found"),
     }
@@ -84,7 +125,9 @@ pub(super) fn anthropic(request: &Request) -> Answer {
 pub(super) fn gemini(request: &Request) -> Answer {
     let candidate = |text: &str| {
         let content = json!({"role": "model", "parts": [{"text": text}]});
-        json!({"candidates": [{"content": content, "finishReason": "STOP", "index": 0}], "modelVersion": "stand-in"})
+        let usage = json!({"promptTokenCount": 1, "candidatesTokenCount": 4, "totalTokenCount": 5});
+        json!({"candidates": [{"content": content, "finishReason": "STOP", "index": 0}], "modelVersion": "stand-in",
+            "usageMetadata": usage})
     };
     let path = request.path();
     if request.method() == "POST" && path.ends_with(":generateContent") {
