@@ -31,7 +31,9 @@ fn seks_run(sandbox: &Sandbox, command: &[&str]) -> Finished {
     let mut seks = Command::new(binary("seks"));
     seks.env_clear().env("HOME", home.path()).env("PATH", std::env::var_os("PATH").unwrap()).current_dir(home.path());
     // What the clients would send elsewhere by themselves.
-    for name in ["DISABLE_TELEMETRY", "DISABLE_AUTOUPDATER", "OPENCODE_DISABLE_AUTOUPDATE", "LITELLM_LOCAL_MODEL_COST_MAP"] {
+    for name in
+        ["DISABLE_TELEMETRY", "DISABLE_AUTOUPDATER", "OPENCODE_DISABLE_AUTOUPDATE", "LITELLM_LOCAL_MODEL_COST_MAP"]
+    {
         seks.env(name, "True");
     }
     seks.arg("--context-file").arg(sandbox.context_file()).args(["run", "--agent", "agent", "--"]).args(command);

@@ -188,7 +188,8 @@ fn opencode(adaptation: &mut Adaptation, user: &UserSettings<'_>) {
     let data = (user.variable)("XDG_DATA_HOME").map_or_else(|| user.home.join(".local/share"), PathBuf::from);
     let file = data.join("opencode/auth.json");
     let Some(Value::Object(logins)) = read_json(&file) else { return };
-    let known: Vec<_> = ["openai", "anthropic", "google"].into_iter().filter(|name| logins.contains_key(*name)).collect();
+    let known: Vec<_> =
+        ["openai", "anthropic", "google"].into_iter().filter(|name| logins.contains_key(*name)).collect();
     if !known.is_empty() {
         adaptation.warnings.push(format!(
             "opencode uses its own login for {} in place of SEKS's token: `opencode auth logout`",
@@ -198,7 +199,9 @@ fn opencode(adaptation: &mut Adaptation, user: &UserSettings<'_>) {
 }
 
 fn without_service(client: &str, service: &str) -> String {
-    format!("{client} calls its vendor directly: none of the granted services is its API (`seks service enable {service}`)")
+    format!(
+        "{client} calls its vendor directly: none of the granted services is its API (`seks service enable {service}`)"
+    )
 }
 
 fn warn_if_set(adaptation: &mut Adaptation, client: &str, variable: &str, user: &UserSettings<'_>) {

@@ -45,9 +45,7 @@ pub(super) fn openai(request: &Request, prefix: &str) -> Answer {
 /// OpenAI's Responses API, which coding agents use.
 fn responses(body: &Value) -> Answer {
     let part = |text: &str| json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []});
-    let message = |content: Value, status: &str| {
-        json!({"type": "message", "id": "msg_1", "status": status, "role": "assistant", "content": content})
-    };
+    let message = |content: Value, status: &str| json!({"type": "message", "id": "msg_1", "status": status, "role": "assistant", "content": content});
     let whole = message(json!([part(&GREETING.concat())]), "completed");
     let response = |status: &str, output: Value| {
         json!({"id": "resp_1", "object": "response", "created_at": 1, "status": status, "model": body["model"], "output": output,
@@ -59,17 +57,27 @@ fn responses(body: &Value) -> Answer {
     if body["stream"] != true {
         return answer(&response("completed", json!([whole])));
     }
-    let delta = |text: &str| json!({"item_id": "msg_1", "output_index": 0, "content_index": 0, "delta": text, "logprobs": []});
+    let delta =
+        |text: &str| json!({"item_id": "msg_1", "output_index": 0, "content_index": 0, "delta": text, "logprobs": []});
     let events = [
         ("response.created", json!({"response": response("in_progress", json!([]))})),
         ("response.output_item.added", json!({"output_index": 0, "item": message(json!([]), "in_progress")})),
-        ("response.content_part.added", json!({"item_id": "msg_1", "output_index": 0, "content_index": 0, "part": part("")})),
+        (
+            "response.content_part.added",
+            json!({"item_id": "msg_1", "output_index": 0, "content_index": 0, "part": part("")}),
+        ),
         ("response.output_text.delta", delta(GREETING[0])),
         ("response.output_text.delta", delta(GREETING[1])),
-        ("response.output_text.done", json!({"item_id": "msg_1", "output_index": 0, "content_index": 0,
-            "text": GREETING.concat(), "logprobs": []})),
-        ("response.content_part.done", json!({"item_id": "msg_1", "output_index": 0, "content_index": 0,
-            "part": part(&GREETING.concat())})),
+        (
+            "response.output_text.done",
+            json!({"item_id": "msg_1", "output_index": 0, "content_index": 0,
+            "text": GREETING.concat(), "logprobs": []}),
+        ),
+        (
+            "response.content_part.done",
+            json!({"item_id": "msg_1", "output_index": 0, "content_index": 0,
+            "part": part(&GREETING.concat())}),
+        ),
         ("response.output_item.done", json!({"output_index": 0, "item": whole})),
         ("response.completed", json!({"response": response("completed", json!([whole]))})),
     ];
