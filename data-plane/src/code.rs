@@ -121,8 +121,11 @@ impl Code {
 pub(crate) enum Retry {
     /// In a moment: `Retry-After`.
     Later,
-    /// Nothing: it depends on what the upstream has seen.
+    /// Nothing, so that SDKs try again by themselves: no upstream has begun to process the request, and the next attempt may work.
     Unsaid,
+    /// The upstream may have begun to process the request, and a second one may be paid for, too: the same header as for `Useless`. Every
+    /// 502, 503 and 504 that is made after the request was sent has this in place of its code's own.
+    Begun,
     /// Somebody has to change something first: `x-should-retry: false`, which the SDKs of OpenAI, Anthropic and others obey. Codes
     /// with this have a status below 500 where the contract leaves the choice.
     Useless,

@@ -195,9 +195,9 @@ impl Proxy {
             return Ok(discovery::call(&identified, &caller));
         }
         let injected = self.decide(identified, body.into(), caller, record).await?;
-        let answered = forward::call(*injected, &self.config.upstream, record).await?;
+        let answered = forward::call(*injected, &self.config.upstream, &caller, record).await?;
         if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let idle = self.config.upstream.idle_timeout;
+            let idle = answered.service.idle_timeout.unwrap_or(self.config.upstream.idle_timeout);
             return Box::pin(websocket::switch(answered, idle, in_flight, record)).await; // boxed: it is rare, and large
         }
         if let (Some(credential), StatusCode::UNAUTHORIZED) = (&answered.minted, answered.response.status()) {

@@ -15,7 +15,10 @@ use std::{
 };
 
 use dashmap::DashMap;
-use seks_network::address::{Networks, OwnAddresses};
+use seks_network::{
+    address::{Networks, OwnAddresses},
+    resolve::ResolveError,
+};
 use seks_service::{Service, Upstream};
 use seks_types::id::TenantName;
 
@@ -230,7 +233,10 @@ impl Resolve for UpstreamAddresses {
     fn resolve(&self) -> Pin<Box<dyn Future<Output = Result<Vec<SocketAddr>, UpstreamError>> + Send + '_>> {
         Box::pin(async {
             let found = self.addresses.resolve(&self.tenant, &self.upstream, &self.given).await;
-            found.map_err(|_| UpstreamError::Unreachable("no address that may be dialled"))
+            found.map_err(|error| match error {
+                ResolveError::NoAddress => UpstreamError::NoAddress,
+                ResolveError::Forbidden => UpstreamError::AddressForbidden,
+            })
         })
     }
 }

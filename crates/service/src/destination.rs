@@ -205,6 +205,7 @@ mod tests {
         assert_eq!(of(|s| s.fields.reverse()), was);
         assert_eq!(of(|s| s.title = "Another".into()), was);
         assert_eq!(of(|s| s.first_byte_timeout_ms = 9), was);
+        assert_eq!(of(|s| s.idle_timeout_ms = 9), was);
         assert_eq!(of(|s| s.denied_paths = vec!["POST /keys".into()]), was);
         let (a, b) = (ca("a"), ca("b"));
         let with = |pem: String| of(|s| s.upstream_ca_pem = pem);

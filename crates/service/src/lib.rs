@@ -144,6 +144,8 @@ pub struct Service {
     pub keyless_urls: Vec<HeaderName>,
     /// Longest wait for the upstream's first byte. `None`: the node's default.
     pub first_byte_timeout: Option<Duration>,
+    /// Longest pause within the upstream's answer. `None`: the node's default.
+    pub idle_timeout: Option<Duration>,
     /// Endpoints that return fresh keys. They are refused whatever the policies say.
     pub denied_paths: Vec<DeniedPath>,
     /// Variables for `seks env`: the name, and a template over `{base}`, `{token}`, `{host}`.
@@ -302,6 +304,7 @@ impl TryFrom<&wire::Service> for Service {
             keyless_urls: options::keyless_urls(&wire.keyless_urls)?,
             first_byte_timeout: (wire.first_byte_timeout_ms > 0)
                 .then(|| Duration::from_millis(wire.first_byte_timeout_ms.into())),
+            idle_timeout: (wire.idle_timeout_ms > 0).then(|| Duration::from_millis(wire.idle_timeout_ms.into())),
             denied_paths: wire.denied_paths.iter().map(|p| DeniedPath::parse(p)).collect::<Result<_, _>>()?,
             env: wire.env.clone(),
             headers,

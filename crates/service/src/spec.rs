@@ -69,6 +69,9 @@ pub struct ServiceSpec {
     /// Longest wait for the upstream's first byte, such as `10m`. Default: the node's.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub first_byte_timeout: Option<Duration>,
+    /// Longest pause within the upstream's answer, such as `10m`. Default: the node's.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
     /// Accepts `%2F` in paths.
     #[serde(skip_serializing_if = "is_false")]
     pub allow_encoded_slash: bool,
@@ -158,8 +161,9 @@ impl ServiceSpec {
             [] => slot::infer_slots(&injection),
             slots => slots.iter().map(|s| slot::parse_slot(s)).collect::<Result<_, _>>()?,
         };
-        let millis = |d: Duration| {
-            u32::try_from(d.as_millis()).map_err(|_| super::invalid("first_byte_timeout", "at most 49 days"))
+        let millis = |key, time: Option<Duration>| {
+            let millis = time.map(|time| u32::try_from(time.as_millis())).transpose();
+            millis.map(Option::unwrap_or_default).map_err(|_| super::invalid(key, "at most 49 days"))
         };
         Ok(wire::Service {
             tenant: tenant.into(),
@@ -185,7 +189,8 @@ impl ServiceSpec {
             mcp: self.mcp,
             mcp_without_headers: self.mcp_without_headers,
             keyless_urls: self.keyless_urls.clone(),
-            first_byte_timeout_ms: self.first_byte_timeout.map(millis).transpose()?.unwrap_or_default(),
+            first_byte_timeout_ms: millis("first_byte_timeout", self.first_byte_timeout)?,
+            idle_timeout_ms: millis("idle_timeout", self.idle_timeout)?,
             denied_paths: self.denied_paths.clone(),
             denied_actions: self.denied_actions.clone(),
             env: self.env.clone(),
@@ -241,6 +246,7 @@ impl From<&wire::Service> for ServiceSpec {
             test: service.test.clone(),
             first_byte_timeout: (service.first_byte_timeout_ms > 0)
                 .then(|| Duration::from_millis(service.first_byte_timeout_ms.into())),
+            idle_timeout: (service.idle_timeout_ms > 0).then(|| Duration::from_millis(service.idle_timeout_ms.into())),
             allow_encoded_slash: service.allow_encoded_slash,
             allow_range: service.allow_range,
             allow_websocket: service.allow_websocket,

@@ -1,10 +1,14 @@
-//! An HTTP client: our own HTTP/1.1 and hyper's HTTP/2. It follows no redirects, reads no proxy settings from the environment,
-//! ignores Alt-Svc and never retries.
+//! An HTTP client: our own HTTP/1.1, and HTTP/2 by the `h2` crate. It follows no redirects, reads no proxy settings from the environment
+//! and ignores Alt-Svc. It sends a request once and says, when that has failed, whether the upstream can have processed it.
 
 mod connect;
+mod deadline;
+mod destination;
+mod error;
 mod exchange;
 mod gauge;
 mod h1;
+mod h2;
 mod patience;
 mod pool;
 mod request;
@@ -13,28 +17,11 @@ mod upload;
 
 pub use self::{
     connect::{ALPN_H1, ALPN_H2},
-    exchange::{Answer, Connection, Switched},
+    destination::{Destination, Resolve},
+    error::UpstreamError,
+    exchange::{Again, Answer, Connection, Failure, Switched},
     gauge::Gauge,
-    h1::Lost,
-    patience::Patience,
-    pool::{Destination, Pool, Resolve},
-    request::Request,
+    pool::Pool,
+    request::{Request, RequestHead},
     upload::{Meter, Streaming, Upload, UploadError, UploadGuard, UploadState},
 };
-
-/// Why an upstream did not answer. Agents get fixed texts for these; the `&str` is for operators and as fixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UpstreamError {
-    /// No address, no connection, or an answer that isn't HTTP.
-    #[error("cannot reach the upstream: {0}")]
-    Unreachable(&'static str),
-    /// Its certificate, name or protocol version.
-    #[error("cannot verify the upstream")]
-    Tls,
-    /// Connecting took too long.
-    #[error("the upstream did not answer in time")]
-    Timeout,
-    /// The tenant uses as many services and credentials at once as it may.
-    #[error("the tenant uses too many services at once")]
-    TooManyPools,
-}

@@ -50,7 +50,8 @@ impl HeaderList {
         self.0.iter().map(|(name, value)| (name, value))
     }
 
-    /// As HTTP/2 wants them.
+    /// As a map.
+    #[cfg(test)]
     pub(crate) fn into_map(self) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(self.0.len());
         for (name, value) in self.0 {

@@ -9,6 +9,7 @@
 mod body;
 mod clean;
 mod context;
+mod failures;
 mod record;
 mod request_id;
 mod trace_id;

@@ -267,7 +267,7 @@ impl From<Upload> for Received {
     fn from(upload: Upload) -> Self {
         match upload {
             Upload::Empty | Upload::Whole(None) => Self::Read(Bytes::new()),
-            Upload::Whole(Some(whole)) => Self::Read(whole),
+            Upload::Whole(Some(whole)) | Upload::Kept(whole, _) => Self::Read(whole),
             Upload::Stream(stream) => Self::Begun(stream),
         }
     }

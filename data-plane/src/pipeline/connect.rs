@@ -44,9 +44,8 @@ pub(crate) async fn call(
         upstreams.connect(key, service, hooks).await
     };
     let connection = connection.map_err(|error| {
-        tracing::debug!(service = %service.name, %error, "no connection");
         let refusal = Refusal::from(error);
-        record.upstream_failed(refusal.code);
+        record.upstream_failed(&refusal);
         refusal
     })?;
     Ok(Connected { permitted, connection, _proof: () })

@@ -1,4 +1,7 @@
 //! Stage 6, `forward`: sends the request and reads the head of the response.
+//!
+//! A request is sent again only if the upstream has processed nothing of it, or if its repetition changes nothing and the connection was an
+//! old one (`http/client/exchange.rs` decides that). Before it goes out again, everything is checked that was checked before the first time.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -12,15 +15,23 @@ use http::{Response, StatusCode};
 use tokio::time::Instant;
 
 use super::{
-    audit::Record, header_filter, inject::Injected, refusal::Refusal, rewrite::Rewriting, scrub::Needles,
+    audit::Record,
+    caller::Caller,
+    header_filter,
+    inject::{self, Injected},
+    refusal::Refusal,
+    rewrite::Rewriting,
+    scrub::Needles,
     websocket::Offer,
 };
 use crate::{
-    code::Code,
     config::UpstreamConfig,
-    http::client::{Answer, Patience, Upload, UploadGuard, UploadState, UpstreamError},
+    http::client::{Again, Answer, Connection, Failure, Request, Upload, UploadGuard, UploadState, UpstreamError},
     table::{CredentialEntry, Cut, ServiceEntry},
 };
+
+/// Most times that a request is sent: an upstream that refuses every stream must not keep a request for ever.
+const MAX_ATTEMPTS: u32 = 3;
 
 /// An answer: its head is final, its body still comes.
 pub(crate) struct Answered {
@@ -45,66 +56,98 @@ pub(crate) struct Answered {
 pub(crate) async fn call(
     injected: Injected,
     config: &UpstreamConfig,
+    caller: &Caller,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let Injected { service, request, mut connection, needles, mut cut, expires, offer, rewriting, minted, .. } =
+    let Injected { service, request, connection, needles, mut cut, expires, offer, rewriting, credential, .. } =
         injected;
-    let upload = match &request.body {
-        Upload::Stream(stream) => Some(stream.state()),
-        _ => None,
+    let (upload, severing) = match &request.body {
+        Upload::Stream(stream) => (Some(stream.state()), Some(stream.severing())),
+        _ => (None, None),
     };
-    let severing = match &request.body {
-        Upload::Stream(stream) => Some(stream.severing()),
-        _ => None,
+    let terms = Terms {
+        first_byte: service.first_byte_timeout.unwrap_or(config.request_timeout),
+        connect: config.connect_timeout,
+        caller,
+        service: &service,
+        credential: &credential,
     };
-    let first_byte = service.first_byte_timeout.unwrap_or(config.request_timeout);
-    let mut patience = connection.patience();
-    let exchange = connection.send(request);
-    let answer = answer(exchange, &mut cut, upload.as_deref(), first_byte, &mut patience).await;
-    let answer = answer.and_then(|response| check(response, offer.as_deref()));
-    let mut response = answer.map_err(|refusal| {
+    let response = exchange(connection, request, &mut cut, &terms, record).await;
+    let response = response.and_then(|response| check(response, offer.as_deref()).map_err(Refusal::begun));
+    let mut response = response.map_err(|refusal| {
         // The upstream saw a broken request because the agent sent one.
         let refusal = upload.as_deref().and_then(UploadState::failure).map_or(refusal, Refusal::from);
-        record.upstream_failed(refusal.code);
+        record.upstream_failed(&refusal);
         refusal
     })?;
     if let Some(upload) = &upload {
         upload.answer_began();
     }
     record.upstream_answered(response.status());
-    response.body_mut().keep(patience);
     header_filter::response(response.headers_mut());
+    let minted = credential.minted.then_some(credential);
     Ok(Answered { service, rewriting, response, needles, cut, upload: severing, expires, offer, minted, _proof: () })
 }
 
-/// The head of the answer, unless the right to it or the time for it ends first. Where both are there at once, the right has ended:
-/// nothing else would look at it when the answer has no body.
-async fn answer<T>(
-    exchange: impl Future<Output = Result<T, UpstreamError>>,
-    cut: &mut Cut,
-    upload: Option<&UploadState>,
+/// What a request is sent on.
+struct Terms<'a> {
     first_byte: Duration,
-    patience: &mut Patience,
-) -> Result<T, Refusal> {
+    connect: Duration,
+    caller: &'a Caller,
+    service: &'a ServiceEntry,
+    credential: &'a CredentialEntry,
+}
+
+/// Sends a request, and sends it again where that is safe.
+async fn exchange(
+    mut connection: Connection,
+    mut request: Request,
+    cut: &mut Cut,
+    terms: &Terms<'_>,
+    record: &mut Record,
+) -> Result<Response<Answer>, Refusal> {
+    let mut attempt = 1;
+    loop {
+        let Failure { error, again } = match answer(connection.send(request, terms.first_byte), cut).await? {
+            Ok(response) => return Ok(response),
+            Err(failure) => failure,
+        };
+        let Some(again) = again.filter(|_| attempt < MAX_ATTEMPTS) else { return Err(error.into()) };
+        // Boxed: it is rare, and large.
+        connection = Box::pin(reconnect(&again, error, cut, terms)).await?;
+        request = again.request;
+        attempt += 1;
+        record.upstream_attempt(attempt);
+    }
+}
+
+/// A connection for a request that is sent again, once it is certain that it may be.
+async fn reconnect(
+    again: &Again,
+    error: UpstreamError,
+    cut: &mut Cut,
+    terms: &Terms<'_>,
+) -> Result<Connection, Refusal> {
+    let connection = again.connect(terms.connect).await?.ok_or(error)?;
+    inject::check_again(cut, terms.caller, terms.service, terms.credential).await?;
+    Ok(connection)
+}
+
+/// The head of the answer, unless the right to it ends first. Where both are there at once, the right has ended: nothing else would look
+/// at it when the answer has no body.
+async fn answer<T>(
+    exchange: impl Future<Output = Result<T, Failure>>,
+    cut: &mut Cut,
+) -> Result<Result<T, Failure>, Refusal> {
     let mut exchange = pin!(exchange);
-    patience.begin(first_byte);
     poll_fn(|cx| {
         if let Poll::Ready(reason) = Pin::new(&mut *cut).poll(cx) {
-            return Poll::Ready(Err(Code::from(reason).into()));
+            return Poll::Ready(Err(Refusal::from(reason).begun()));
         }
         if cut.is_undecided() {
             return Poll::Pending;
         }
-        if let Poll::Ready(result) = exchange.as_mut().poll(cx) {
-            return Poll::Ready(result.map_err(Refusal::from));
-        }
-        while patience.poll(cx).is_ready() {
-            if upload.is_none_or(UploadState::is_done) {
-                return Poll::Ready(Err(Code::UpstreamTimeout.into()));
-            }
-            patience.begin(first_byte);
-        }
-        Poll::Pending
+        exchange.as_mut().poll(cx).map(Ok)
     })
     .await
 }
@@ -112,36 +155,29 @@ async fn answer<T>(
 /// An answer that changes the protocol unasked is not relayed.
 fn check(mut response: Response<Answer>, offer: Option<&Offer>) -> Result<Response<Answer>, Refusal> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        offer.ok_or(Code::UpstreamUnreachable)?.accepted(&mut response)?;
+        offer.ok_or(UpstreamError::UnaskedSwitch)?.accepted(&mut response)?;
     }
     Ok(response)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
+    use std::future::ready;
 
     use super::*;
-    use crate::table::tests::{loaded, registered};
+    use crate::{
+        code::Code,
+        table::tests::{loaded, registered},
+    };
 
     #[tokio::test]
     async fn an_answer_that_is_there_already_is_not_relayed_once_the_right_to_it_has_ended() {
-        let (table, long) = (loaded(), Duration::from_secs(600));
+        let table = loaded();
         let mut cut = registered(&table, 1);
-        assert_eq!(answer(ready(Ok(7)), &mut cut, None, long, &mut Patience::default()).await.ok(), Some(7));
+        assert!(matches!(answer(ready(Ok(7)), &mut cut).await, Ok(Ok(7))));
         table.lease().end();
-        let refusal = answer(ready(Ok(7)), &mut cut, None, long, &mut Patience::default()).await.unwrap_err();
+        let refusal = answer(ready(Ok(7)), &mut cut).await.err().unwrap();
         assert_eq!(refusal.code, Code::NodeStale);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_upstream_that_is_silent_is_given_up() {
-        let (mut cut, mut patience) = (registered(&loaded(), 1), Patience::default());
-        for seconds in [100, 1, 10] {
-            let (begun, limit) = (Instant::now(), Duration::from_secs(seconds));
-            let silence = pending::<Result<(), UpstreamError>>();
-            let refusal = answer(silence, &mut cut, None, limit, &mut patience).await.unwrap_err();
-            assert_eq!((refusal.code, begun.elapsed().as_secs()), (Code::UpstreamTimeout, seconds), "with one timer");
-        }
+        assert!(refusal.has_begun(), "it was sent, so it is not to be sent again");
     }
 }

@@ -1,6 +1,6 @@
 //! Which header fields cross the node, in either direction.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 use seks_service::{Service, TokenSlot};
 
 use super::token;
@@ -64,9 +64,45 @@ pub(crate) fn request(headers: HeaderMap, service: &Service, has_other_tokens: b
     })
 }
 
-/// `TE: trailers`, which is the connection's own, but over HTTP/2 says something of the agent.
-pub(crate) fn wants_trailers(headers: &HeaderMap) -> bool {
-    headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
+/// `TE: trailers`, which is the connection's own, but says something of the agent: the node passes trailers on. In HTTP/1.1, it counts
+/// only where `Connection` names it (RFC 9110, 10.1.4).
+pub(crate) fn wants_trailers(parts: &Parts, upstream_is_h2: bool) -> bool {
+    let headers = &parts.headers;
+    let codings = headers.get_all(header::TE).iter().flat_map(|te| te.as_bytes().split(|b| *b == b','));
+    codings.map(<[u8]>::trim_ascii).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+        && (upstream_is_h2
+            || parts.version == Version::HTTP_2
+            || fields::connection_names(headers).any(|name| name.eq_ignore_ascii_case("te")))
+}
+
+/// Never passed on behind a body (RFC 9110, 6.5.1), beside [`NEVER_RETURNED`]: what frames or routes a message, says how its body is to be
+/// read, authenticates, or sets a cookie. A client may add trailers to the head.
+const NEVER_TRAILERS: &[&str] = &[
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "host",
+    "location",
+    "proxy-authorization",
+    "set-cookie",
+    "te",
+    "trailer",
+    "www-authenticate",
+];
+
+/// Removes from an upstream's trailers what does not belong behind a body.
+pub(crate) fn trailers(trailers: &mut HeaderMap) {
+    let listed = |name: &&HeaderName| {
+        NEVER_RETURNED.binary_search(&name.as_str()).is_ok() || NEVER_TRAILERS.binary_search(&name.as_str()).is_ok()
+    };
+    let dropped: Vec<HeaderName> = trailers.keys().filter(listed).cloned().collect();
+    for name in &dropped {
+        trailers.remove(name);
+    }
 }
 
 /// Lengths and first letters of listed names: most names that are sent have none of these, and aren't looked up.
@@ -143,6 +179,7 @@ mod tests {
     #[test]
     fn lists_that_are_searched_by_halves_are_in_order() {
         let letters = Letters::of([NEVER_SENT, token::CREDENTIAL_HEADERS, NEVER_RETURNED]);
+        assert!(NEVER_TRAILERS.is_sorted());
         for list in [NEVER_SENT, token::CREDENTIAL_HEADERS, NEVER_RETURNED] {
             assert!(list.is_sorted() && list.iter().all(|name| letters.may_have(name)));
         }

@@ -3,7 +3,13 @@
 //! The service's definition alone decides where and how the credential is written. A request has no influence on its form, location or length.
 //! The agent's own values in those locations are removed first, and what is written is never parsed again.
 
-use std::{cell::OnceCell, sync::Arc};
+use std::{
+    cell::OnceCell,
+    future::{Future as _, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+};
 
 use http::{HeaderName, HeaderValue, header, request::Parts};
 use seks_service::{InjectionSite, Service, Template};
@@ -31,7 +37,7 @@ use crate::{
     code::Code,
     http::{
         HeaderList,
-        client::{self, Request, Upload},
+        client::{self, Request, RequestHead, Upload},
     },
     table::{CredentialEntry, Cut, CutReason, ServiceEntry, Table},
 };
@@ -52,8 +58,8 @@ pub(crate) struct Injected {
     pub(crate) offer: Option<Box<Offer>>,
     /// What URLs in the answer become.
     pub(crate) rewriting: Rewriting,
-    /// The credential, if the control plane can make another when the upstream refuses this one.
-    pub(crate) minted: Option<Arc<CredentialEntry>>,
+    /// The credential that is in the request.
+    pub(crate) credential: Arc<CredentialEntry>,
     /// Only this file makes one.
     _proof: (),
 }
@@ -80,6 +86,34 @@ pub(crate) enum Injection {
     Done(Box<Injected>),
     /// A record that the request was decided on has changed since, and nothing was sent: it is to be decided again.
     Changed(Box<Admitted>, Upload),
+}
+
+impl From<CutReason> for Refusal {
+    fn from(reason: CutReason) -> Self {
+        Code::from(reason).into()
+    }
+}
+
+/// What must hold before a request goes out again of which an upstream has processed nothing: the lease, the token, the decision on the
+/// records as they are now, and the destination. Waits while the tenant's policies are compiled.
+pub(super) async fn check_again(
+    cut: &mut Cut,
+    caller: &Caller,
+    service: &ServiceEntry,
+    credential: &CredentialEntry,
+) -> Result<(), Refusal> {
+    poll_fn(|cx| match Pin::new(&mut *cut).poll(cx) {
+        Poll::Ready(reason) => Poll::Ready(Err(reason)),
+        Poll::Pending if cut.is_undecided() => Poll::Pending,
+        Poll::Pending => Poll::Ready(cut.reason().map_or(Ok(()), Err)),
+    })
+    .await?;
+    token::check(cut.token(), &Caller { now: cut.unix_now(), ..*caller })?;
+    if cut.leads_to(service, credential) {
+        return Ok(());
+    }
+    let changed = "the upstream has not processed the request, and the service or its credential has changed since";
+    Err(Refusal::from(Code::UpstreamUnreachable).with_detail(changed))
 }
 
 /// A credential that is opened only for a request that needs its fields.
@@ -130,8 +164,8 @@ pub(crate) fn call(
     let url_key = prepared.url_key.as_ref().filter(|_| !service.keyless_urls.is_empty());
     let signer = url_key.map(|key| Box::new(UrlSigner::new(key.clone(), identified.digest, caller.now)));
     let rewriting = Rewriting { agent, signer };
-    // gRPC: whoever asks for trailers says that it reads them.
-    let wants_trailers = connection.is_h2() && header_filter::wants_trailers(&identified.admitted.parts.headers);
+    // Whoever asks for trailers says that it reads them: gRPC, and servers of HTTP/1.1 that send them to nobody else.
+    let wants_trailers = header_filter::wants_trailers(&identified.admitted.parts, connection.is_h2());
     let Parts { method, headers, .. } = identified.admitted.parts;
     let offer = match identified.admitted.websocket {
         true => Some(Box::new(Offer::new(&headers).ok_or(broken)?)),
@@ -144,6 +178,9 @@ pub(crate) fn call(
     }
     if wants_trailers {
         headers.set(header::TE, HeaderValue::from_static("trailers"));
+        if !connection.is_h2() {
+            headers.set(header::CONNECTION, HeaderValue::from_static("te"));
+        }
     }
     if let Some(offer) = &offer {
         offer.write(&mut headers).ok_or(broken)?;
@@ -160,11 +197,11 @@ pub(crate) fn call(
     if !connection.is_h2() {
         headers.set(header::HOST, prepared.host.clone());
     }
-    let request = Request { method, target: target(line).ok_or(broken)?, headers, body };
+    let request = Request { head: RequestHead { method, target: target(line).ok_or(broken)?, headers }, body };
     let expires = expiry(identified.token.expires_at(), table.wall().unix_now());
-    let (minted, connection) = (credential.minted.then_some(credential), connection.into_http());
+    let connection = connection.into_http();
     let injected =
-        Injected { service, request, connection, needles, cut, expires, offer, rewriting, minted, _proof: () };
+        Injected { service, request, connection, needles, cut, expires, offer, rewriting, credential, _proof: () };
     Ok(Injection::Done(Box::new(injected)))
 }
 

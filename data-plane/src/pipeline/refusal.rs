@@ -24,6 +24,8 @@ pub(crate) struct Refusal {
     pub status: StatusCode,
     /// The policies that determined it, for the audit record.
     pub policies: Option<Arc<[PolicyId]>>,
+    /// What was wrong with the upstream, for the audit record.
+    pub upstream: Option<UpstreamError>,
     detail: Cow<'static, str>,
     retry: Retry,
     retry_after: u32,
@@ -84,8 +86,9 @@ impl Reader {
 /// The methods that a service can be called with.
 pub(crate) const METHODS: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
 
-/// Tells an SDK whether to send its request again, whatever the status.
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// Tell an SDK whether to send its request again, whatever the status: those of OpenAI, Anthropic and others, and Stripe's.
+const SHOULD_RETRY: [HeaderName; 2] =
+    [HeaderName::from_static("x-should-retry"), HeaderName::from_static("stripe-should-retry")];
 
 /// The type of [`Format::ProblemAsText`].
 pub(crate) const PROBLEM_AS_TEXT: HeaderValue = HeaderValue::from_static("application/problem+json; charset=utf-8");
@@ -116,13 +119,21 @@ impl Format {
 
 impl From<UpstreamError> for Refusal {
     fn from(error: UpstreamError) -> Self {
-        match error {
-            UpstreamError::Unreachable(_) => Code::UpstreamUnreachable.into(),
-            UpstreamError::Tls => Code::UpstreamTls.into(),
-            UpstreamError::Timeout => Code::UpstreamTimeout.into(),
-            UpstreamError::TooManyPools => {
-                Self::from(Code::LimitExceeded).with_detail("the tenant uses too many services at once at this node")
-            }
+        use UpstreamError as E;
+        let code = match error {
+            E::TooManyPools => Code::LimitExceeded,
+            E::ConnectTimeout | E::TlsTimeout | E::StreamTimeout | E::FirstByteTimeout => Code::UpstreamTimeout,
+            E::TlsHandshake => Code::UpstreamTls,
+            error if error.is_lasting() => Code::UpstreamTls,
+            _ => Code::UpstreamUnreachable,
+        };
+        let mut refusal = Self::from(code).with_detail(error.detail());
+        refusal.upstream = Some(error);
+        match (error.is_unprocessed(), error.is_lasting()) {
+            (false, _) => refusal.begun(),
+            (true, true) => refusal,
+            (true, false) if code == Code::LimitExceeded => refusal,
+            (true, false) => Self { retry: Retry::Unsaid, ..refusal },
         }
     }
 }
@@ -144,6 +155,7 @@ impl From<Code> for Refusal {
             code,
             status,
             policies: None,
+            upstream: None,
             detail: Cow::Borrowed(""),
             retry,
             retry_after: 1,
@@ -175,6 +187,15 @@ impl Refusal {
     #[must_use]
     pub(crate) fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.detail = detail.into();
+        self
+    }
+
+    /// The request was sent before this came up: the upstream may have begun to process it.
+    #[must_use]
+    pub(crate) fn begun(mut self) -> Self {
+        if self.status.is_server_error() {
+            self.retry = Retry::Begun;
+        }
         self
     }
 
@@ -264,6 +285,12 @@ impl Refusal {
         Bytes::from(problem.to_string())
     }
 
+    /// Whether a client must not send the request again by itself, as the upstream may have begun to process it.
+    #[must_use]
+    pub(crate) fn has_begun(&self) -> bool {
+        self.retry == Retry::Begun
+    }
+
     /// Whether the connection's framing is in doubt, so that nothing more is read from it.
     #[must_use]
     pub(crate) fn ends_connection(&self) -> bool {
@@ -294,7 +321,11 @@ impl Refusal {
         }
         match self.retry {
             Retry::Later => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after))),
-            Retry::Useless => drop(headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"))),
+            Retry::Useless | Retry::Begun => {
+                for name in SHOULD_RETRY {
+                    headers.insert(name, HeaderValue::from_static("false"));
+                }
+            }
             Retry::Unsaid => {}
         }
         response
@@ -413,6 +444,14 @@ mod tests {
             };
             assert_eq!(said, right, "{}", code.as_str());
         }
+        for error in UpstreamError::ALL {
+            let refusal = Refusal::from(*error);
+            let headers = refusal.response("x").headers().clone();
+            let forbidden = headers.get("x-should-retry").is_some_and(|v| v == "false");
+            assert_eq!(forbidden, !error.is_unprocessed() || error.is_lasting(), "{}", error.as_str());
+            assert_eq!((headers.contains_key("stripe-should-retry"), refusal.text()), (forbidden, error.detail()));
+        }
+        assert!(!Refusal::from(Code::NodeStale).begun().response("x").headers().contains_key("retry-after"));
         let slow = Refusal::invalid("m").with_status(StatusCode::REQUEST_TIMEOUT).response("x");
         assert!(!slow.headers().contains_key("x-should-retry"));
         let odd = Refusal::invalid("m").with_status(StatusCode::METHOD_NOT_ALLOWED).response("x");

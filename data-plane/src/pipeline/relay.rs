@@ -12,11 +12,10 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::{audit::Record, forward::Answered, in_flight::InFlight, refusal::Refusal, rewrite, scrub};
+use super::{audit::Record, forward::Answered, header_filter, in_flight::InFlight, refusal::Refusal, rewrite, scrub};
 use crate::{
-    code::Code,
     http::{
-        client::{Answer, UploadGuard},
+        client::{Answer, UploadGuard, UpstreamError},
         fields,
         server::Abort,
     },
@@ -55,11 +54,11 @@ pub(crate) enum RelayError {
     Idle,
     /// The upstream broke off.
     #[error("the upstream broke off")]
-    Upstream,
+    Upstream(#[from] UpstreamError),
 }
 
 /// Decoded, then scrubbed, then rewritten.
-type AnswerBody = rewrite::Body<scrub::Body<scrub::Decoded<Answer>>>;
+type AnswerBody = rewrite::Body<scrub::Searched<Answer>>;
 
 struct RelayedBody {
     body: AnswerBody,
@@ -81,9 +80,11 @@ pub(crate) fn call(
     record: &mut Record,
 ) -> Result<Response<OutgoingBody>, Refusal> {
     let Answered { service, rewriting, response, needles, cut, upload, expires, offer, .. } = answered;
-    let response = scrub::response(response, needles, record.counters()).map_err(|_| {
-        record.upstream_failed(Code::UpstreamUnreachable);
-        Refusal::from(Code::UpstreamUnreachable)
+    let idle = service.idle_timeout.unwrap_or(idle);
+    let response = scrub::response(response, needles, record.counters()).map_err(|unsearchable| {
+        let refusal = Refusal::from(unsearchable);
+        record.upstream_failed(&refusal);
+        refusal
     })?;
     let mut response = rewrite::response(response, &service, &rewriting);
     if offer.is_some() {
@@ -131,6 +132,18 @@ impl OutgoingBody {
 
 impl RelayedBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        let polled = self.poll_frame(cx);
+        if let Poll::Ready(Some(Err(error))) = &polled {
+            match error {
+                RelayError::Upstream(error) => self.body.inner().counters().upstream_failed(*error),
+                RelayError::Idle => self.body.inner().counters().upstream_failed(UpstreamError::BodyIdle),
+                RelayError::Cut | RelayError::Expired => {}
+            }
+        }
+        polled
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         if Pin::new(&mut self.cut).poll(cx).is_ready() {
             return Poll::Ready(Some(Err(RelayError::Cut)));
         }
@@ -145,7 +158,10 @@ impl RelayedBody {
         if self.expires.is_some_and(|at| self.last >= at) {
             return Poll::Ready(Some(Err(RelayError::Expired)));
         }
-        Poll::Ready(frame.map(|f| f.map_err(|_| RelayError::Upstream)))
+        Poll::Ready(frame.map(|frame| match frame {
+            Ok(frame) => Ok(without_framing_trailers(frame)),
+            Err(error) => Err(UpstreamError::from(error).into()),
+        }))
     }
 
     /// One timer for silence and expiry, set when the upstream first keeps us waiting. It moves when it goes off, or when
@@ -180,6 +196,14 @@ impl RelayedBody {
         }
         Poll::Ready(())
     }
+}
+
+/// Takes out of trailers what does not belong behind a body.
+fn without_framing_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        header_filter::trailers(trailers);
+    }
+    frame
 }
 
 impl Body for OutgoingBody {

@@ -32,12 +32,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 pub(crate) use self::{
     body::Body,
-    decode::{Decoded, UnknownCoding},
+    decode::{Decoded, Unsearchable},
     messages::Messages,
     needles::Needles,
 };
-use self::{events::Events, scrubber::Scrubber};
+use self::{decode::DecodeError, events::Events, scrubber::Scrubber};
 use super::audit::Counters;
+
+/// An answer's body, with its codings off and searched.
+pub(crate) type Searched<B> = Body<Decoded<B>, DecodeError<<B as http_body::Body>::Error>>;
 
 /// Integrity headers are over bytes that may be changed, and they go out before it is known whether they are. An `ETag` stays:
 /// it names the upstream's representation to the upstream and says nothing about bytes.
@@ -47,22 +50,25 @@ const INTEGRITY: [&str; 4] = ["content-md5", "digest", "content-digest", "repr-d
 /// are as they stream through. Occurrences are counted in `counters`.
 ///
 /// # Errors
-/// [`UnknownCoding`]: the body can't be searched, and the agent must not get it.
+/// [`Unsearchable`]: the agent must not get the body.
 pub(crate) fn response<B: http_body::Body<Data = Bytes>>(
     response: Response<B>,
     needles: Needles,
     counters: &Arc<Counters>,
-) -> Result<Response<Body<Decoded<B>>>, UnknownCoding> {
+) -> Result<Response<Searched<B>>, Unsearchable> {
     let (mut parts, body) = response.into_parts();
     let (mut codings, mut scrubber, mut events) = (Vec::new(), None, None);
     if !needles.is_empty() {
-        codings = decode::codings(&mut parts.headers)?;
-        remove_integrity(&mut parts.headers);
         let scrubber = scrubber.insert(Scrubber::new(needles.clone()));
-        events = events::may_be_events(&parts.headers).then(|| Box::new(Events::new(&needles)));
         counters.scrubbed(scrub_headers(&mut parts.headers, &needles, scrubber));
+        // There is nothing to be searched of an answer to HEAD, a 204 or a 304: its head says what another answer would be.
+        if !body.is_end_stream() {
+            codings = decode::codings(&mut parts.headers)?;
+            remove_integrity(&mut parts.headers);
+        }
+        events = events::may_be_events(&parts.headers).then(|| Box::new(Events::new(&needles)));
     }
-    let body = Decoded::new(body, codings).map_err(|_| UnknownCoding)?;
+    let body = Decoded::new(body, codings)?;
     Ok(Response::from_parts(parts, Body::with(body, scrubber, events, needles, Arc::clone(counters))))
 }
 

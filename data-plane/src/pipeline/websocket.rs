@@ -5,10 +5,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
 
 use super::{refusal::Refusal, token};
-use crate::{
-    code::Code,
-    http::{HeaderList, fields},
-};
+use crate::http::{HeaderList, client::UpstreamError, fields};
 
 /// The protocol's name in `Upgrade`.
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
@@ -90,7 +87,7 @@ impl Offer {
         let chosen_ok = chosen.as_ref().is_none_or(|c| self.protocols.iter().any(|p| p.as_bytes() == c.as_bytes()));
         let extended = headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
         if !is(header::UPGRADE, b"websocket") || !key_ok || !chosen_ok || extended {
-            return Err(Code::UpstreamUnreachable.into());
+            return Err(UpstreamError::BadSwitch.into());
         }
         for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::SEC_WEBSOCKET_PROTOCOL] {
             headers.remove(name);
@@ -125,6 +122,7 @@ fn accept(key: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::code::Code;
 
     #[test]
     fn a_key_is_answered_as_the_rfc_shows() {

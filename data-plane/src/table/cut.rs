@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     Found, Table,
-    entry::ServiceEntry,
+    entry::{CredentialEntry, ServiceEntry},
     token::{Grant, TokenEntry},
 };
 
@@ -175,6 +175,20 @@ impl Cut {
     #[must_use]
     pub fn is_latest(&self) -> bool {
         self.held.token.tenant_state().version() == self.held.version
+    }
+
+    /// The token that permits it.
+    #[must_use]
+    pub fn token(&self) -> &TokenEntry {
+        &self.held.token
+    }
+
+    /// Whether the token's grant still leads to exactly this definition and this version of the credential.
+    #[must_use]
+    pub fn leads_to(&self, service: &ServiceEntry, credential: &CredentialEntry) -> bool {
+        let grant = &self.held.grant;
+        grant.service().is_some_and(|now| now.generation == service.generation)
+            && grant.credential().is_some_and(|now| now.generation == credential.generation)
     }
 
     /// Why the request must end, if it must. A handful of atomic loads and one clock read.

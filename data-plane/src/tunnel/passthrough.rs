@@ -26,6 +26,7 @@ use super::idle::IdleTracker;
 use crate::{
     code::Code,
     config::UpstreamConfig,
+    http::client::UpstreamError,
     http::server::{ConnectionHandle, Stream, Upgrade, Upgraded},
     pipeline::{
         audit::Record,
@@ -65,8 +66,8 @@ pub(crate) async fn open(
     record.port(origin.port());
     record.upstream_began(false);
     let dialled = timeout(config.connect_timeout, dial(origin, leave, addresses)).await;
-    let host = dialled.unwrap_or_else(|_| Err(Code::UpstreamTimeout.into())).inspect_err(|refusal| {
-        record.upstream_failed(refusal.code);
+    let host = dialled.unwrap_or_else(|_| Err(UpstreamError::ConnectTimeout.into())).inspect_err(|refusal| {
+        record.upstream_failed(refusal);
     })?;
     record.upstream_connected();
     if let Some(reason) = cut.reason() {
@@ -86,10 +87,11 @@ async fn dial(origin: &Origin, leave: &ServiceEntry, addresses: &AddressResolver
     let found = addresses.resolve(&leave.tenant, &upstream, given).await;
     let addresses: Vec<SocketAddr> = found.map_err(|error| match error {
         ResolveError::Forbidden => inside(),
-        ResolveError::NoAddress => Code::UpstreamUnreachable.into(),
+        ResolveError::NoAddress => UpstreamError::NoAddress.into(),
     })?;
-    let tcp = TcpStream::connect(addresses.as_slice()).await.map_err(|_| Refusal::from(Code::UpstreamUnreachable))?;
-    tcp.set_nodelay(true).map_err(|_| Refusal::from(Code::UpstreamUnreachable))?;
+    let tcp = TcpStream::connect(addresses.as_slice()).await;
+    let tcp = tcp.map_err(|error| Refusal::from(UpstreamError::from_connect(&error)))?;
+    tcp.set_nodelay(true).map_err(|_| Refusal::from(UpstreamError::ConnectFailed))?;
     Ok(tcp)
 }
 

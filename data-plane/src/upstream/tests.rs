@@ -97,5 +97,5 @@ async fn connecting_takes_so_long_and_no_longer() {
     let upstreams = Arc::new(Upstreams::<()>::new(config(), OwnAddresses::default()).unwrap());
     let began = tokio::time::Instant::now();
     let result = upstreams.connect(KEY, &silent, hooks).await;
-    assert_eq!((result.err(), began.elapsed().as_secs()), (Some(UpstreamError::Timeout), 10));
+    assert_eq!((result.err(), began.elapsed().as_secs()), (Some(UpstreamError::TlsTimeout), 10));
 }

@@ -56,7 +56,7 @@ impl Trust {
         let verifier = if service_ca_pem.is_empty() { self.platform()? } else { self.only(service_ca_pem)? };
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|_| UpstreamError::Tls)?
+            .map_err(|_| UpstreamError::TlsSetup)?
             .dangerous() // only in name: both verifiers check chain and name
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
@@ -71,23 +71,23 @@ impl Trust {
         }
         let verifier =
             rustls_platform_verifier::Verifier::new_with_extra_roots(self.extra.iter().cloned(), self.provider.clone())
-                .map_err(|_| UpstreamError::Tls)?;
+                .map_err(|_| UpstreamError::TlsSetup)?;
         Ok(self.platform.get_or_init(|| Arc::new(verifier)).clone())
     }
 
     fn only(&self, pem: &str) -> Result<Arc<dyn ServerCertVerifier>, UpstreamError> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            roots.add(certificate.map_err(|_| UpstreamError::Tls)?).map_err(|_| UpstreamError::Tls)?;
+            roots.add(certificate.map_err(|_| UpstreamError::TlsSetup)?).map_err(|_| UpstreamError::TlsSetup)?;
         }
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone()).build();
-        verifier.map(|v| v as Arc<dyn ServerCertVerifier>).map_err(|_| UpstreamError::Tls)
+        verifier.map(|v| v as Arc<dyn ServerCertVerifier>).map_err(|_| UpstreamError::TlsSetup)
     }
 }
 
 /// The name that the certificate must be for, and the SNI: the service's host.
 pub(super) fn server_name(upstream: &Upstream) -> Result<ServerName<'static>, UpstreamError> {
-    ServerName::try_from(upstream.host().to_owned()).map_err(|_| UpstreamError::Tls)
+    ServerName::try_from(upstream.host().to_owned()).map_err(|_| UpstreamError::TlsSetup)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(missing_docs, unreachable_pub, reason = "a test")]
 
+mod answers;
 mod cut;
 mod decided;
 mod edge;
@@ -17,4 +18,5 @@ mod thin;
 mod tls;
 mod tokens;
 mod unread;
+mod upstream_h2;
 mod websocket;

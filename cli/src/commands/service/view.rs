@@ -50,6 +50,8 @@ pub(super) struct ServiceView {
     mcp_without_headers: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_byte_timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_timeout: Option<String>,
     denied_paths: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     denied_actions: Vec<String>,
@@ -96,6 +98,7 @@ impl From<wire::Service> for ServiceView {
             mcp: spec.mcp,
             mcp_without_headers: spec.mcp_without_headers,
             first_byte_timeout: spec.first_byte_timeout.map(|t| humantime::format_duration(t).to_string()),
+            idle_timeout: spec.idle_timeout.map(|t| humantime::format_duration(t).to_string()),
             denied_paths: spec.denied_paths,
             denied_actions: spec.denied_actions,
             env: spec.env,
@@ -209,7 +212,7 @@ mod tests {
         {
             let text = format!(
                 "name = 'a'\nupstream = 'https://a.test'\ninject = {inject}\nslots = ['scheme:bearer', 'basic']\n\
-                                first_byte_timeout = '90s'\nhttp2 = true\n"
+                                first_byte_timeout = '90s'\nidle_timeout = '80s'\nhttp2 = true\n"
             );
             let (path, again) = (dir.path().join(format!("{n}.toml")), dir.path().join(format!("{n}.json")));
             std::fs::write(&path, text).unwrap();

@@ -43,6 +43,7 @@ fn everything_can_be_said() {
         env = { ACME_KEY = "{token}" }
         headers = { x-version = "1" }
         first_byte_timeout = "10m"
+        idle_timeout = "7m"
         allow_encoded_slash = true
         allow_range = true
         allow_websocket = true
@@ -63,6 +64,7 @@ fn everything_can_be_said() {
     assert_eq!((service.title.as_str(), service.base_path.as_str()), ("Acme", "/v2"));
     assert_eq!((service.fields.len(), service.slots.len()), (2, 8));
     assert_eq!(service.first_byte_timeout, Some(Duration::from_secs(600)));
+    assert_eq!(service.idle_timeout, Some(Duration::from_secs(420)));
     assert!(service.allow_encoded_slash && service.allow_range && service.forward_trace_context);
     assert!(service.allow_websocket && !service.http2);
     assert!(matches!(service.injection.as_slice(), [InjectionSite::Header(..)]));
@@ -90,6 +92,7 @@ fn an_error_is_one_line_and_names_the_key() {
         ("inject = 'bearer'\ntunnel_other_hosts = true", "tunnel_other_hosts: only `seks-interception` can have it"),
         ("inject = 'bearer'\nfirst_byte_timeout = 'soon'", "expected"),
         ("inject = 'bearer'\nfirst_byte_timeout = '100days'", "first_byte_timeout: at most 49 days"),
+        ("inject = 'bearer'\nidle_timeout = '100days'", "idle_timeout: at most 49 days"),
         ("inject = 'bearer'\nallow_range = 'yes'", "expected a boolean"),
         ("inject = 'bearer'\nslots = ['subprotocol:a, b']", "slots: `a, b` is not a valid subprotocol prefix"),
         ("inject = 'bearer'\nallow_websocket = true\nhttp2 = true", "allow_websocket: "),

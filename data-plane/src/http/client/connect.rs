@@ -4,7 +4,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,6 +23,37 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::UpstreamError;
+
+/// What a request without a connection waits for: names the fault when the time is over.
+#[derive(Default)]
+pub(super) struct Stage(AtomicU8);
+
+impl Stage {
+    const STREAM: u8 = 0;
+    const NAME: u8 = 1;
+    const CONNECTION: u8 = 2;
+    const HANDSHAKE: u8 = 3;
+
+    /// For a stream of a connection that others use.
+    pub(super) fn waiting(&self) {
+        self.0.store(Self::STREAM, Relaxed);
+    }
+
+    /// For a name server.
+    pub(super) fn resolving(&self) {
+        self.0.store(Self::NAME, Relaxed);
+    }
+
+    /// What has taken too long.
+    pub(super) fn timed_out(&self) -> UpstreamError {
+        match self.0.load(Relaxed) {
+            Self::NAME => UpstreamError::NoAddress,
+            Self::CONNECTION => UpstreamError::ConnectTimeout,
+            Self::HANDSHAKE => UpstreamError::TlsTimeout,
+            _ => UpstreamError::StreamTimeout,
+        }
+    }
+}
 
 /// How long an attempt has before the next address is tried beside it (RFC 8305 §5).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -55,34 +89,57 @@ pub(super) fn only_h1(connector: &TlsConnector) -> TlsConnector {
 pub(super) async fn connect(
     addresses: Vec<SocketAddr>,
     tls: Option<&(TlsConnector, ServerName<'static>)>,
+    stage: &Stage,
 ) -> Result<Stream, UpstreamError> {
+    stage.0.store(Stage::CONNECTION, Relaxed);
     let tcp = dial(addresses).await?;
     // Small writes go out at once: a request's head must not wait for an acknowledgement.
-    tcp.set_nodelay(true).map_err(|_| UpstreamError::Unreachable("socket option"))?;
+    tcp.set_nodelay(true).map_err(|_| UpstreamError::ConnectFailed)?;
     let Some((connector, name)) = tls else { return Ok(Stream::Plain(tcp)) };
+    stage.0.store(Stage::HANDSHAKE, Relaxed);
     match connector.connect(name.clone(), tcp).await {
         Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
         // rustls wraps its own errors as `InvalidData`; anything else is the network's.
-        Err(e) if e.get_ref().is_some_and(|e| e.is::<rustls::Error>()) => Err(UpstreamError::Tls),
-        Err(_) => Err(UpstreamError::Unreachable("lost during the TLS handshake")),
+        Err(e) => Err(e.get_ref().and_then(|e| e.downcast_ref()).map_or(UpstreamError::TlsClosed, tls_fault)),
+    }
+}
+
+/// What is wrong with a handshake.
+fn tls_fault(error: &rustls::Error) -> UpstreamError {
+    use rustls::{AlertDescription, CertificateError as C, Error as E};
+    match error {
+        E::InvalidCertificate(fault) => match fault {
+            C::Expired | C::ExpiredContext { .. } => UpstreamError::TlsExpired,
+            C::NotValidYet | C::NotValidYetContext { .. } => UpstreamError::TlsNotYetValid,
+            C::NotValidForName | C::NotValidForNameContext { .. } => UpstreamError::TlsWrongName,
+            C::UnknownIssuer => UpstreamError::TlsUnknownIssuer,
+            C::Revoked => UpstreamError::TlsRevoked,
+            _ => UpstreamError::TlsBadCertificate,
+        },
+        E::AlertReceived(AlertDescription::NoApplicationProtocol) | E::NoApplicationProtocol => UpstreamError::NoHttp2,
+        _ => UpstreamError::TlsHandshake,
     }
 }
 
 async fn dial(addresses: Vec<SocketAddr>) -> Result<TcpStream, UpstreamError> {
     let mut waiting = addresses.into_iter();
-    let mut attempts = FuturesUnordered::new();
+    let (mut attempts, mut fault) = (FuturesUnordered::new(), UpstreamError::NoAddress);
     if let Some(first) = waiting.next() {
         attempts.push(TcpStream::connect(first));
     }
     loop {
         tokio::select! {
-            result = attempts.next() => match result {
-                Some(Ok(stream)) => return Ok(stream),
-                Some(Err(_)) | None => match waiting.next() {
-                    Some(address) => attempts.push(TcpStream::connect(address)),
-                    None if attempts.is_empty() => return Err(UpstreamError::Unreachable("connection refused")),
+            result = attempts.next() => {
+                match result {
+                    Some(Ok(stream)) => return Ok(stream),
+                    Some(Err(error)) => fault = UpstreamError::from_connect(&error),
                     None => {}
-                },
+                }
+                match waiting.next() {
+                    Some(address) => attempts.push(TcpStream::connect(address)),
+                    None if attempts.is_empty() => return Err(fault),
+                    None => {}
+                }
             },
             () = sleep(NEXT_ADDRESS_AFTER), if waiting.len() > 0 => {
                 attempts.extend(waiting.next().map(TcpStream::connect));
@@ -152,7 +209,7 @@ mod tests {
         let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let stream = dial(vec![dead, live.local_addr().unwrap()]).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), live.local_addr().unwrap());
-        assert!(matches!(dial(vec![dead]).await, Err(UpstreamError::Unreachable(_))));
-        assert!(dial(Vec::new()).await.is_err());
+        assert_eq!(dial(vec![dead]).await.err(), Some(UpstreamError::ConnectRefused));
+        assert_eq!(dial(Vec::new()).await.err(), Some(UpstreamError::NoAddress));
     }
 }

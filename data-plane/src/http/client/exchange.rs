@@ -2,7 +2,7 @@
 //!
 //! An HTTP/1 connection ([`h1`](super::h1)) is driven by the task that serves the request, not by a task of its own: the head is
 //! written and the answer is read without a wake-up in between, and dropping the answer closes the connection at once (a cut, an
-//! agent that left, a body that was not read to its end). HTTP/2 connections carry many requests and have a task each.
+//! agent that left, a body that was not read to its end). HTTP/2 connections ([`h2`](super::h2)) carry many requests and have a task each.
 
 use std::{
     future::poll_fn,
@@ -13,26 +13,65 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Response, StatusCode, header};
+use http::{Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use hyper::{body::Incoming, client::conn::http2};
 use tokio::time::timeout;
 
 use super::{
     UpstreamError,
-    connect::Stream,
+    connect::{Stage, Stream},
+    deadline::Deadline,
     gauge::ConnectionGauge,
-    h1::{H1, Lost},
+    h1::H1,
+    h2::{H2, H2Body},
     patience::Patience,
-    pool::{Pool, Ready, StreamSlot},
-    request::Request,
+    pool::{Acquired, Pool, Ready},
+    request::{Request, RequestHead},
     upload::Upload,
 };
 
 /// A connection that is ready for one request.
 pub struct Connection {
-    ready: Ready,
+    acquired: Acquired,
     pool: Arc<Pool>,
+}
+
+/// A request that came to nothing.
+pub struct Failure {
+    /// Why.
+    pub error: UpstreamError,
+    /// Set if it may be sent once more: its effect can't be had twice, and its body is still there.
+    pub again: Option<Box<Again>>,
+}
+
+impl From<UpstreamError> for Failure {
+    fn from(error: UpstreamError) -> Self {
+        Self { error, again: None }
+    }
+}
+
+/// A request as it was, to be sent once more.
+pub struct Again {
+    /// With its whole body.
+    pub request: Request,
+    pool: Arc<Pool>,
+    /// On a new connection: one that was used before may fail in the same way.
+    new: bool,
+    h2: bool,
+}
+
+impl Again {
+    /// A connection for it. `None`: the upstream speaks another version of HTTP on it, for which the request was not written.
+    ///
+    /// # Errors
+    /// As [`Connection::take`].
+    pub async fn connect(&self, limit: Duration) -> Result<Option<Connection>, UpstreamError> {
+        let connection = match self.new {
+            true => Connection::open(&self.pool, limit).await?,
+            false => Connection::take(&self.pool, limit).await?,
+        };
+        Ok((connection.is_h2() == self.h2).then_some(connection))
+    }
 }
 
 impl Connection {
@@ -42,11 +81,17 @@ impl Connection {
     /// When there is none within `limit`.
     pub async fn take(pool: &Arc<Pool>, limit: Duration) -> Result<Self, UpstreamError> {
         if let Some(ready) = poll_fn(|cx| Poll::Ready(pool.take(cx))).await {
-            return Ok(Self { ready, pool: pool.clone() });
+            return Ok(Self { acquired: Acquired { ready, fresh: false }, pool: pool.clone() });
         }
-        // Boxed: what a handshake needs is kilobytes, and most requests need none.
-        let opened = Box::pin(timeout(limit, pool.open())).await.unwrap_or(Err(UpstreamError::Timeout));
-        Ok(Self { ready: opened?, pool: pool.clone() })
+        Self::within(limit, pool, async |stage| pool.wait(stage).await).await
+    }
+
+    /// A new connection.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub async fn open(pool: &Arc<Pool>, limit: Duration) -> Result<Self, UpstreamError> {
+        Self::within(limit, pool, async |stage| pool.open_new(stage).await).await
     }
 
     /// A new connection in HTTP/1.1, for a request that may switch protocols and so keep the connection for itself.
@@ -54,13 +99,22 @@ impl Connection {
     /// # Errors
     /// As [`take`](Self::take).
     pub async fn open_to_switch(pool: &Arc<Pool>, limit: Duration) -> Result<Self, UpstreamError> {
-        let opened = Box::pin(timeout(limit, pool.open_h1())).await.unwrap_or(Err(UpstreamError::Timeout));
-        Ok(Self { ready: opened?, pool: pool.clone() })
+        Self::within(limit, pool, async |stage| pool.open_h1(stage).await).await
+    }
+
+    async fn within<F>(limit: Duration, pool: &Arc<Pool>, open: F) -> Result<Self, UpstreamError>
+    where
+        F: AsyncFnOnce(&Stage) -> Result<Acquired, UpstreamError>,
+    {
+        let stage = Stage::default();
+        // Boxed: what a handshake needs is kilobytes, and most requests need none.
+        let opened = Box::pin(timeout(limit, open(&stage))).await.unwrap_or_else(|_| Err(stage.timed_out()));
+        Ok(Self { acquired: opened?, pool: pool.clone() })
     }
 
     /// Gives it back unused.
     pub fn give_back(self) {
-        if let Ready::H1(h1) = self.ready
+        if let Ready::H1(h1) = self.acquired.ready
             && h1.is_done()
         {
             self.pool.put(h1);
@@ -70,66 +124,93 @@ impl Connection {
     /// Whether the request needs an absolute target and no `Host` (HTTP/2), or the reverse.
     #[must_use]
     pub fn is_h2(&self) -> bool {
-        matches!(self.ready, Ready::H2(..))
+        matches!(self.acquired.ready, Ready::H2(_))
     }
 
-    /// The connection's timer, for whoever waits for the answer; it goes back with [`Answer::keep`].
-    pub fn patience(&mut self) -> Patience {
-        match &mut self.ready {
-            Ready::H1(h1) => std::mem::take(&mut h1.patience),
-            Ready::H2(..) => Patience::default(),
-        }
-    }
-
-    /// Sends the request; gives the head of the answer and its body.
+    /// Sends the request; gives the head of the answer and its body. `first_byte`: how long the upstream may be silent before it answers.
     ///
     /// # Errors
-    /// [`UpstreamError::Unreachable`] when the connection fails first. The request is not sent again: there is no telling
-    /// what the upstream has done with it.
-    pub async fn send(self, request: Request) -> Result<Response<Answer>, UpstreamError> {
-        match self.ready {
+    /// When the connection fails first. The request comes back where it may be sent again:
+    /// - The upstream has not processed it, by its own word (REFUSED_STREAM, GOAWAY), or because nothing of it was written.
+    /// - The connection had been used before and ended without a byte of an answer, which an upstream does to one that was idle for too
+    ///   long; and the method is idempotent (RFC 9112, 9.3.1).
+    pub async fn send(self, request: Request, first_byte: Duration) -> Result<Response<Answer>, Failure> {
+        let Self { acquired: Acquired { ready, fresh }, pool } = self;
+        match ready {
             // Boxed: what it keeps while it waits is large, and would be carried about by every request over HTTP/1.
-            Ready::H2(sender, slot) => Box::pin(send_h2(sender, slot, request, self.pool)).await,
-            Ready::H1(mut h1) => {
-                let method = h1.begin(request);
-                let head = poll_fn(|cx| h1.poll_head(cx, &method)).await?;
-                let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-                let mut response = Response::new(Answer(Body::H1(h1, self.pool)));
-                *response.status_mut() = head.status;
-                *response.headers_mut() = head.headers;
-                if !switched {
-                    response.body_mut().release();
-                }
-                Ok(response)
+            Ready::H2(h2) => Box::pin(send_h2(h2, fresh, request, first_byte, pool)).await,
+            Ready::H1(h1) => send_h1(h1, fresh, request, first_byte, pool).await,
+        }
+    }
+}
+
+async fn send_h1(
+    mut h1: Box<H1>,
+    fresh: bool,
+    request: Request,
+    first_byte: Duration,
+    pool: Arc<Pool>,
+) -> Result<Response<Answer>, Failure> {
+    let Request { head, mut body } = request;
+    if !fresh {
+        body.keep_for_resend();
+    }
+    let repeatable = !fresh && head.is_idempotent();
+    let mut deadline = Deadline::begin(std::mem::take(&mut h1.patience), first_byte, body.state());
+    h1.begin(&head, body, repeatable);
+    match poll_fn(|cx| h1.poll_head(cx, &head.method, &mut deadline)).await {
+        Ok(answer) => {
+            h1.patience = deadline.into_patience();
+            let switched = answer.status == StatusCode::SWITCHING_PROTOCOLS;
+            let mut response = Response::new(Answer(Body::H1(h1, pool)));
+            *response.status_mut() = answer.status;
+            *response.headers_mut() = answer.headers;
+            if !switched {
+                response.body_mut().release();
             }
+            Ok(response)
+        }
+        Err(error) => {
+            let ended = matches!(error, UpstreamError::Closed | UpstreamError::Reset);
+            let may_repeat = error.is_unprocessed() || (ended && repeatable && h1.has_heard_nothing());
+            let request = if may_repeat { h1.into_upload().and_then(|body| rewound(head, body)) } else { None };
+            let again = request.map(|request| Box::new(Again { request, pool, new: true, h2: false }));
+            Err(Failure { error, again })
         }
     }
 }
 
 async fn send_h2(
-    mut sender: http2::SendRequest<Upload>,
-    slot: StreamSlot,
+    h2: H2,
+    fresh: bool,
     request: Request,
+    first_byte: Duration,
     pool: Arc<Pool>,
-) -> Result<Response<Answer>, UpstreamError> {
-    let request =
-        request.into_h2(pool.destination().scheme(), pool.destination().authority.clone()).ok_or(Lost::Upload)?;
-    let response = sender.send_request(request).await.map_err(|_| Lost::Connection)?;
-    let (parts, body) = response.into_parts();
-    // Over HTTP/1 such a head is refused where it is read.
-    if parts.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
-        return Err(Lost::NotHttp.into());
-    }
-    Ok(Response::from_parts(parts, Answer(Body::H2(body, slot))))
-}
-
-impl From<Lost> for UpstreamError {
-    fn from(lost: Lost) -> Self {
-        match lost {
-            Lost::NotHttp => Self::Unreachable("its answer is not HTTP"),
-            Lost::Connection | Lost::Upload => Self::Unreachable("the connection was lost"),
+) -> Result<Response<Answer>, Failure> {
+    let Request { head, mut body } = request;
+    body.keep_for_resend();
+    let upload = body.state();
+    let deadline = || Deadline::begin(Patience::default(), first_byte, upload);
+    match h2.send(&head, &mut body, pool.destination(), deadline).await {
+        Ok(response) => Ok(response.map(|body| Answer(Body::H2(Box::new(body))))),
+        Err(error) => {
+            let refused = error == UpstreamError::StreamRefused;
+            // The stream ended with its connection. An answer that had begun would be no failure.
+            let ended = matches!(error, UpstreamError::Closed | UpstreamError::Reset);
+            if !refused && !(ended && !fresh && head.is_idempotent()) {
+                return Err(error.into());
+            }
+            let Some(request) = rewound(head, body) else {
+                return Err(if refused { UpstreamError::StreamRefusedBodySent } else { error }.into());
+            };
+            Err(Failure { error, again: Some(Box::new(Again { request, pool, new: !refused, h2: true })) })
         }
     }
+}
+
+/// The request as it was, if its body still is.
+fn rewound(head: RequestHead, mut body: Upload) -> Option<Request> {
+    body.rewind().then_some(Request { head, body })
 }
 
 /// A connection whose upstream has agreed to speak another protocol on it.
@@ -147,19 +228,12 @@ pub struct Answer(Body);
 
 enum Body {
     H1(Box<H1>, Arc<Pool>),
-    H2(Incoming, #[expect(dead_code, reason = "held until the answer ends")] StreamSlot),
+    H2(Box<H2Body>),
     /// Nothing is left of it.
     Released,
 }
 
 impl Answer {
-    /// Keeps the timer for the connection's next request.
-    pub fn keep(&mut self, patience: Patience) {
-        if let Body::H1(h1, _) = &mut self.0 {
-            h1.patience = patience;
-        }
-    }
-
     /// The connection itself, behind a `101`. `None`: it is HTTP/2's, or is given back already.
     #[must_use]
     pub fn switch(self) -> Option<Switched> {
@@ -181,13 +255,13 @@ impl Answer {
 
 impl http_body::Body for Answer {
     type Data = Bytes;
-    type Error = Lost;
+    type Error = UpstreamError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Lost>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let this = self.get_mut();
         let frame = match &mut this.0 {
             Body::H1(h1, _) => h1.poll_frame(cx),
-            Body::H2(body, _) => Pin::new(body).poll_frame(cx).map_err(|_| Lost::Connection),
+            Body::H2(body) => body.poll_frame(cx),
             Body::Released => return Poll::Ready(None),
         };
         match &frame {
@@ -202,7 +276,7 @@ impl http_body::Body for Answer {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Body::H1(h1, _) => h1.is_end(),
-            Body::H2(body, _) => body.is_end_stream(),
+            Body::H2(body) => body.is_end(),
             Body::Released => true,
         }
     }
@@ -210,7 +284,7 @@ impl http_body::Body for Answer {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Body::H1(h1, _) => h1.size_hint(),
-            Body::H2(body, _) => body.size_hint(),
+            Body::H2(body) => body.size_hint(),
             Body::Released => SizeHint::with_exact(0),
         }
     }

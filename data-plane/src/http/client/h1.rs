@@ -20,32 +20,19 @@ use tokio::{
     task::coop::has_budget_remaining,
 };
 
-pub(super) use self::head::Head;
+pub(super) use self::head::{Head, one_number};
 use self::{
     chunked::{Chunked, Step},
     head::Framing,
 };
-use super::{connect::Stream, gauge::ConnectionGauge, patience::Patience, request::Request, upload::Upload};
+use super::{
+    UpstreamError, connect::Stream, deadline::Deadline, gauge::ConnectionGauge, patience::Patience,
+    request::RequestHead, upload::Upload,
+};
 use crate::http::h1::{Broke, Inbox, Outbox, Sending};
 
 /// Writes of an upload before the answer is looked at: an upstream that has refused it need not get all of it.
 const WRITES_AT_ONCE: u32 = 16;
-/// Interim answers (1xx) to one request.
-const MAX_INTERIM: u32 = 16;
-
-/// Why an exchange came to nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Lost {
-    /// The upstream has gone before the end.
-    #[error("the connection was lost")]
-    Connection,
-    /// What it said can't be understood, or in two ways.
-    #[error("its answer is not HTTP")]
-    NotHttp,
-    /// The request's body broke off.
-    #[error("the request broke off")]
-    Upload,
-}
 
 /// One connection.
 pub(super) struct H1 {
@@ -59,6 +46,11 @@ pub(super) struct H1 {
     receiving: Receiving,
     /// Nothing may follow on this connection.
     spent: bool,
+    /// A byte of the present request was written, and one of its answer was read.
+    wrote: bool,
+    heard: bool,
+    /// The present request may have to be sent again.
+    keeps_body: bool,
     pub(super) counted: ConnectionGauge,
     pub(super) patience: Patience,
 }
@@ -82,6 +74,9 @@ impl H1 {
             sending: Sending::Nothing,
             receiving: Receiving::Nothing,
             spent: false,
+            wrote: false,
+            heard: false,
+            keeps_body: false,
             counted,
             patience: Patience::default(),
         }
@@ -102,38 +97,39 @@ impl H1 {
             && Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
-    /// Begins an exchange: [`poll_head`](Self::poll_head) moves it on.
-    pub(super) fn begin(&mut self, request: Request) -> Method {
+    /// Begins an exchange: [`poll_head`](Self::poll_head) moves it on. `repeatable`: the body is kept until the answer begins.
+    pub(super) fn begin(&mut self, head: &RequestHead, body: Upload, repeatable: bool) {
         self.inbox.rewind();
-        let Request { method, target, headers, body } = request;
+        (self.wrote, self.heard, self.keeps_body) = (false, false, repeatable);
         // A body where none is expected may be left lying by the upstream, which then takes it for the next request.
-        let bodyless = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
+        let bodyless = head.is_bodyless();
         let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
         self.spent |= bodyless && length != Some(0);
         let announced = length.filter(|n| *n > 0 || !bodyless);
-        head::write(&mut self.outbox.head, (&method, &target, &headers), announced, length.is_none());
+        head::write(&mut self.outbox.head, head, announced, length.is_none());
         self.sending = match length {
-            Some(0) => Sending::Nothing,
+            Some(0) => Sending::Sent(body),
             Some(n) => Sending::Length(body, n),
             None => Sending::Chunked(body, false),
         };
-        method
     }
 
     /// Sends what there is to send, until the head of the answer is there.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<Head, Lost>> {
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: &Method,
+        deadline: &mut Deadline,
+    ) -> Poll<Result<Head, UpstreamError>> {
         let _ = self.poll_send(cx)?;
-        let mut interim = 0;
         loop {
             if let Some(head) = head::read(&mut self.inbox.bytes, &mut self.scanned)? {
                 if head.is_interim() {
-                    interim += 1;
-                    if interim > MAX_INTERIM {
-                        return Poll::Ready(Err(Lost::NotHttp));
-                    }
+                    deadline.interim()?;
                     continue;
                 }
                 self.spent |= head.closes;
+                self.keeps_body = false;
                 self.receiving = match head.framing(method) {
                     Framing::Empty => Receiving::Nothing,
                     Framing::Length(n) => Receiving::Length(n),
@@ -142,14 +138,22 @@ impl H1 {
                 };
                 return Poll::Ready(Ok(head));
             }
-            if ready!(self.inbox.poll_fill(Pin::new(&mut self.stream), cx)).map_err(|_| Lost::Connection)? == 0 {
-                return Poll::Ready(Err(Lost::Connection));
+            match self.inbox.poll_fill(Pin::new(&mut self.stream), cx) {
+                Poll::Ready(Ok(1..)) => self.heard = true,
+                Poll::Ready(_) if !self.wrote => return Poll::Ready(Err(UpstreamError::ClosedUnsent)),
+                Poll::Ready(ended) => return Poll::Ready(Err(ended.err().map_or(UpstreamError::Closed, read_fault))),
+                Poll::Pending => return deadline.poll(cx).map(Err),
             }
         }
     }
 
+    /// Whether no byte of an answer to the present request was read.
+    pub(super) fn has_heard_nothing(&self) -> bool {
+        !self.heard
+    }
+
     /// The next frame of the answer's body.
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Lost>>> {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let _ = self.poll_send(cx)?;
         loop {
             match &mut self.receiving {
@@ -175,11 +179,12 @@ impl H1 {
                 },
                 Receiving::Length(_) | Receiving::ToEnd => {}
             }
-            if ready!(self.inbox.poll_fill(Pin::new(&mut self.stream), cx)).map_err(|_| Lost::Connection)? == 0 {
+            let read = ready!(self.inbox.poll_fill(Pin::new(&mut self.stream), cx)).map_err(read_fault);
+            if read? == 0 {
                 let to_end = matches!(self.receiving, Receiving::ToEnd);
                 self.receiving = Receiving::Nothing;
                 self.spent = true;
-                return Poll::Ready(if to_end { None } else { Some(Err(Lost::Connection)) });
+                return Poll::Ready(if to_end { None } else { Some(Err(UpstreamError::Closed)) });
             }
         }
     }
@@ -198,20 +203,30 @@ impl H1 {
         }
     }
 
+    /// What is left of the present request's body.
+    pub(super) fn into_upload(self) -> Option<Upload> {
+        self.sending.into_body()
+    }
+
     /// The connection, what was read from it already, and what counts it.
     pub(super) fn into_parts(self) -> (Stream, Bytes, ConnectionGauge) {
         (self.stream, self.inbox.bytes.freeze(), self.counted)
     }
 
     /// Sends as much as the upstream takes and the agent gives. Ready: all is sent, or the upstream takes no more.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>> {
         if self.outbox.is_empty() && self.sending.is_done() {
+            if !self.keeps_body {
+                self.sending.finish();
+            }
             return Poll::Ready(Ok(()));
         }
         for _ in 0..WRITES_AT_ONCE {
             let waits = self.sending.fill(&mut self.outbox, cx)?;
             if self.outbox.is_empty() {
-                self.sending.finish();
+                if !self.keeps_body {
+                    self.sending.finish();
+                }
                 match Pin::new(&mut self.stream).poll_flush(cx) {
                     Poll::Ready(Err(_)) => return Poll::Ready(self.give_up_sending()),
                     Poll::Ready(Ok(())) if waits => return Poll::Pending,
@@ -221,20 +236,27 @@ impl H1 {
             if ready!(self.outbox.poll_write(Pin::new(&mut self.stream), cx)).is_err() {
                 return Poll::Ready(self.give_up_sending());
             }
+            self.wrote = true;
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
     /// An upstream that takes no more may have answered already: that is read, and nothing follows.
-    fn give_up_sending(&mut self) -> Result<(), Lost> {
+    fn give_up_sending(&mut self) -> Result<(), UpstreamError> {
         self.outbox.clear();
-        (self.sending, self.spent) = (Sending::Nothing, true);
+        self.sending.give_up();
+        self.spent = true;
         Ok(())
     }
 }
 
-impl From<Broke> for Lost {
+/// Why a connection could not be read from.
+fn read_fault(error: std::io::Error) -> UpstreamError {
+    if error.kind() == std::io::ErrorKind::ConnectionReset { UpstreamError::Reset } else { UpstreamError::Closed }
+}
+
+impl From<Broke> for UpstreamError {
     fn from(Broke: Broke) -> Self {
         Self::Upload
     }

@@ -11,14 +11,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How long an answer may take to begin. One timer a connection, moved only when it goes off: a request costs none.
 #[derive(Default)]
-pub struct Patience {
+pub(super) struct Patience {
     timer: Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
 }
 
 impl Patience {
     /// Counts from now.
-    pub fn begin(&mut self, limit: Duration) {
+    pub(super) fn begin(&mut self, limit: Duration) {
         let deadline = Instant::now() + limit;
         self.deadline = Some(deadline);
         if let Some(timer) = &mut self.timer
@@ -29,7 +29,7 @@ impl Patience {
     }
 
     /// Ready once the time that was given is over.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.deadline else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         while timer.as_mut().poll(cx).is_ready() {

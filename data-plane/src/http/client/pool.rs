@@ -1,72 +1,43 @@
 //! Connections to one destination.
 
 use std::{
-    future::{Future, poll_fn},
-    net::SocketAddr,
-    pin::Pin,
+    future::poll_fn,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use http::uri::{Authority, Scheme};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use rustls_pki_types::ServerName;
-use tokio_rustls::TlsConnector;
+use tokio::sync::Notify;
 
 use super::{
     UpstreamError,
-    connect::{self, Stream},
+    connect::{self, Stage},
+    destination::Destination,
     gauge::{ConnectionGauge, Gauge},
     h1::H1,
+    h2::{self, Connections, H2},
     share::{IdleSlot, PoolPlace},
-    upload::Upload,
 };
 
-/// Response heads over this are not relayed over HTTP/2.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// Windows of an HTTP/2 connection to an upstream: what a hostile upstream can make a node hold for one stream, and for all.
-const H2_STREAM_WINDOW: u32 = 256 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-
-/// Where a pool's connections lead.
-pub struct Destination {
-    /// Host and port, as requests name them.
-    pub authority: Authority,
-    /// How TLS is spoken, and the name that the certificate must be for; `None`: plain TCP.
-    pub tls: Option<(TlsConnector, ServerName<'static>)>,
-    /// HTTP/2 alone is spoken.
-    pub http2_only: bool,
-    /// What finds the addresses for a new connection.
-    pub resolve: Box<dyn Resolve>,
-}
-
-impl Destination {
-    pub(super) fn scheme(&self) -> Scheme {
-        if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
-    }
-}
-
-/// Finds the addresses of a destination.
-pub trait Resolve: Send + Sync {
-    /// Addresses that may be dialled, in the order in which they are to be tried.
-    ///
-    /// # Errors
-    /// When there is none.
-    fn resolve(&self) -> Pin<Box<dyn Future<Output = Result<Vec<SocketAddr>, UpstreamError>> + Send + '_>>;
-}
+/// Most HTTP/2 connections to one destination. An upstream that allows one request a connection is then asked 64 at a time, and one
+/// that allows 100, as most do, 6,400.
+const MAX_H2_CONNECTIONS: usize = 64;
 
 /// The connections to one destination.
 pub struct Pool {
     destination: Destination,
     max_idle: usize,
     idle: Mutex<Vec<Idle>>,
-    shared: Mutex<Vec<Shared>>,
+    shared: Mutex<SharedConnections>,
+    /// A stream is free, a connection was opened, or opening one has failed.
+    changed: Arc<Notify>,
+    /// Requests that wait for a connection.
+    waiting: AtomicUsize,
     closed: AtomicBool,
     gauge: Arc<dyn Gauge>,
     place: PoolPlace,
@@ -81,58 +52,65 @@ struct Idle {
 /// A connection that is ready for one request.
 pub(super) enum Ready {
     H1(Box<H1>),
-    H2(http2::SendRequest<Upload>, StreamSlot),
+    H2(H2),
 }
 
-/// A connection that carries several requests at a time.
-struct Shared {
-    sender: http2::SendRequest<Upload>,
-    streams: Arc<Streams>,
-    /// Since it was found unused.
-    place: Option<IdleSlot>,
+/// Connections of HTTP/2, and those that are being opened.
+struct SharedConnections {
+    open: Connections,
+    opening: usize,
+    protocol: Protocol,
 }
 
-/// hyper's end of a connection.
-type Driver = http2::Connection<TokioIo<Stream>, Upload, TokioExecutor>;
-
-/// How many streams a connection has, and may have. A request that waits for a stream inside of hyper has its credential in it
-/// already and can't be decided again, so none is given to a connection without a stream to spare.
-struct Streams {
-    used: AtomicUsize,
-    /// Knows what the upstream allows (`SETTINGS_MAX_CONCURRENT_STREAMS`).
-    driver: Mutex<Driver>,
+/// What the upstream speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    /// ALPN will tell.
+    Unknown,
+    Http1,
+    Http2,
 }
 
-/// One stream of a connection, until it is dropped.
-pub(super) struct StreamSlot(Arc<Streams>);
+/// A connection that is being opened, until it can be used or has failed.
+struct Opening<'a>(&'a Pool);
 
-impl Streams {
-    fn new(driver: Driver) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), driver: Mutex::new(driver) })
-    }
-
-    /// Under the lock of the pool: nobody else takes the last one.
-    fn take(self: &Arc<Self>) -> Option<StreamSlot> {
-        if self.used() >= self.driver.lock().current_max_send_streams() {
-            return None;
-        }
-        self.used.fetch_add(1, Ordering::AcqRel);
-        Some(StreamSlot(self.clone()))
-    }
-
-    fn used(&self) -> usize {
-        self.used.load(Ordering::Acquire)
-    }
-
-    /// Hands requests to the connection until there are no more, or it has ended.
-    async fn drive(self: Arc<Self>) {
-        poll_fn(|cx| Pin::new(&mut *self.driver.lock()).poll(cx).map(drop)).await;
-    }
-}
-
-impl Drop for StreamSlot {
+impl Drop for Opening<'_> {
     fn drop(&mut self) {
-        self.0.used.fetch_sub(1, Ordering::AcqRel);
+        self.0.shared.lock().opening -= 1;
+        self.0.changed.notify_waiters();
+    }
+}
+
+/// A request that waits for a connection, until this is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::AcqRel);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl SharedConnections {
+    /// Whether another connection may be opened while `waiting` requests wait, those whose connections are being opened included.
+    ///
+    /// HTTP/1 takes one a request. HTTP/2 takes as many as the streams are for that wait, as far as the upstream's limit is known.
+    fn may_open(&self, waiting: usize) -> bool {
+        match self.protocol {
+            Protocol::Http1 => true,
+            // The first tells: with HTTP/2, the others may use it as well.
+            Protocol::Unknown => self.opening == 0,
+            Protocol::Http2 => {
+                let expected = self.opening.saturating_mul(self.open.streams_each().unwrap_or(usize::MAX));
+                self.open.settled() + self.opening < MAX_H2_CONNECTIONS && expected < waiting
+            }
+        }
     }
 }
 
@@ -140,8 +118,23 @@ impl Pool {
     /// An empty pool that keeps at most `max_idle` unused connections, and no more than the share of `place` has room for.
     #[must_use]
     pub fn new(destination: Destination, max_idle: usize, place: PoolPlace, gauge: Arc<dyn Gauge>) -> Self {
-        let (idle, shared, closed) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
-        Self { destination, max_idle, idle, shared, closed, gauge, place }
+        let protocol = match (destination.http2_only, &destination.tls) {
+            (true, _) => Protocol::Http2,
+            (false, None) => Protocol::Http1,
+            (false, Some(_)) => Protocol::Unknown,
+        };
+        let shared = SharedConnections { open: Connections::default(), opening: 0, protocol };
+        Self {
+            destination,
+            max_idle,
+            idle: Mutex::default(),
+            shared: Mutex::new(shared),
+            changed: Arc::default(),
+            waiting: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            gauge,
+            place,
+        }
     }
 
     /// Where its connections lead.
@@ -160,59 +153,76 @@ impl Pool {
             }
         }
         let mut shared = self.shared.lock();
-        shared.retain(|s| !s.sender.is_closed());
-        let mut ready = shared.iter().filter(|s| s.sender.is_ready());
-        ready.find_map(|s| Some(Ready::H2(s.sender.clone(), s.streams.take()?)))
+        if shared.open.len() == 0 { None } else { shared.open.take(cx).map(Ready::H2) }
+    }
+
+    /// A new connection, or one that has become free meanwhile. `stage` says what is waited for.
+    pub(super) async fn wait(&self, stage: &Stage) -> Result<Acquired, UpstreamError> {
+        let _waiting = Waiting::begin(&self.waiting);
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(ready) = poll_fn(|cx| Poll::Ready(self.take(cx))).await {
+                return Ok(Acquired { ready, fresh: false });
+            }
+            if let Some(opening) = self.begin_opening() {
+                return self.open(opening, stage).await;
+            }
+            stage.waiting();
+            changed.await;
+        }
+    }
+
+    fn begin_opening(&self) -> Option<Opening<'_>> {
+        let mut shared = self.shared.lock();
+        shared.may_open(self.waiting.load(Ordering::Acquire)).then(|| {
+            shared.opening += 1;
+            Opening(self)
+        })
     }
 
     /// A new connection, to an address that was resolved and checked for it.
-    pub(super) async fn open(&self) -> Result<Ready, UpstreamError> {
+    pub(super) async fn open_new(&self, stage: &Stage) -> Result<Acquired, UpstreamError> {
+        self.shared.lock().opening += 1;
+        self.open(Opening(self), stage).await
+    }
+
+    async fn open(&self, opening: Opening<'_>, stage: &Stage) -> Result<Acquired, UpstreamError> {
         let Destination { tls, http2_only, resolve, .. } = &self.destination;
-        let stream = connect::connect(resolve.resolve().await?, tls.as_ref()).await?;
+        stage.resolving();
+        let stream = connect::connect(resolve.resolve().await?, tls.as_ref(), stage).await?;
         let chose_h2 = stream.is_h2();
         if *http2_only && tls.is_some() && !chose_h2 {
-            return Err(UpstreamError::Unreachable("no HTTP/2"));
+            return Err(UpstreamError::NoHttp2);
         }
-        if chose_h2 || *http2_only { self.shake_h2(stream).await } else { Ok(self.h1(stream)) }
+        let counted = ConnectionGauge::new(self.gauge.clone());
+        if !chose_h2 && !*http2_only {
+            self.shared.lock().protocol = Protocol::Http1;
+            return Ok(Acquired { ready: Ready::H1(Box::new(H1::new(stream, counted))), fresh: true });
+        }
+        let fresh = h2::shake_hands(stream, self.changed.clone(), counted).await?;
+        {
+            let mut shared = self.shared.lock();
+            shared.protocol = Protocol::Http2;
+            // Checked under the lock that `close` takes: nothing is put back behind its back.
+            if !self.is_closed() {
+                fresh.share(&mut shared.open);
+            }
+        }
+        let h2 = fresh.settled().await?;
+        drop(opening); // not before: whoever waits counts on its streams
+        Ok(Acquired { ready: Ready::H2(h2), fresh: true })
     }
 
     /// A new connection for HTTP/1.1, whatever else the upstream speaks: HTTP/2 has no `Upgrade`.
-    pub(super) async fn open_h1(&self) -> Result<Ready, UpstreamError> {
+    pub(super) async fn open_h1(&self, stage: &Stage) -> Result<Acquired, UpstreamError> {
         let Destination { tls, resolve, .. } = &self.destination;
+        stage.resolving();
         let addresses = resolve.resolve().await?;
         let tls = tls.as_ref().map(|(connector, name)| (connect::only_h1(connector), name.clone()));
-        Ok(self.h1(connect::connect(addresses, tls.as_ref()).await?))
-    }
-
-    fn h1(&self, stream: Stream) -> Ready {
-        Ready::H1(Box::new(H1::new(stream, ConnectionGauge::new(self.gauge.clone()))))
-    }
-
-    async fn shake_h2(&self, stream: Stream) -> Result<Ready, UpstreamError> {
-        let (sender, driver) = http2::Builder::new(TokioExecutor::new())
-            .timer(hyper_util::rt::TokioTimer::new())
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .max_header_list_size(MAX_HEAD_BYTES as u32)
-            .max_frame_size(16 * 1024)
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| UpstreamError::Unreachable("no HTTP/2"))?;
-        // Ends when the last sender is gone: the pool's copy goes with `close` or `sweep`.
-        let counted = ConnectionGauge::new(self.gauge.clone());
-        let streams = Streams::new(driver);
-        let slot = streams.take().ok_or(UpstreamError::Unreachable("no stream"))?;
-        let driven = streams.clone();
-        tokio::spawn(async move {
-            driven.drive().await;
-            drop(counted);
-        });
-        if !self.is_closed() {
-            self.shared.lock().push(Shared { sender: sender.clone(), streams, place: None });
-        }
-        Ok(Ready::H2(sender, slot))
+        let stream = connect::connect(addresses, tls.as_ref(), stage).await?;
+        let h1 = H1::new(stream, ConnectionGauge::new(self.gauge.clone()));
+        Ok(Acquired { ready: Ready::H1(Box::new(h1)), fresh: true })
     }
 
     /// Takes a connection back.
@@ -233,24 +243,16 @@ impl Pool {
         let mut cx = Context::from_waker(Waker::noop());
         let mut idle = self.idle.lock();
         idle.retain_mut(|i| i.since.elapsed() < keep_alive && i.h1.is_idle(&mut cx));
-        let (mut shared, mut unused) = (self.shared.lock(), 0);
-        shared.retain_mut(|s| {
-            if s.streams.used() > 0 {
-                s.place = None;
-                return !s.sender.is_closed();
-            }
-            unused += 1;
-            s.place = s.place.take().or_else(|| self.place.share().keep());
-            !s.sender.is_closed() && unused <= self.max_idle.max(1) && s.place.is_some()
-        });
-        idle.len() + shared.len()
+        let mut shared = self.shared.lock();
+        shared.open.sweep(self.max_idle.max(1), &self.place);
+        idle.len() + shared.open.len()
     }
 
     /// Closes what is idle now and whatever comes back later.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.idle.lock().clear();
-        self.shared.lock().clear();
+        self.shared.lock().open.clear();
     }
 
     /// Whether it was closed.
@@ -258,4 +260,11 @@ impl Pool {
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
+}
+
+/// A connection for one request, and whether it is new.
+pub(super) struct Acquired {
+    pub(super) ready: Ready,
+    /// No request was sent on it before, and none but this is.
+    pub(super) fresh: bool,
 }

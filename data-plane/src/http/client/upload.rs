@@ -1,6 +1,7 @@
 //! A request's body on its way to the upstream: nothing, what was read for inspection, or the agent's stream.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::{
         Arc,
@@ -22,6 +23,10 @@ use crate::http::server::RequestBody;
 /// connection for ever.
 const MIN_PROGRESS_BYTES: u64 = 256;
 
+/// Most bytes of a streamed body that are kept until the answer begins, in case that the request has to be sent again. Requests to models
+/// are smaller, as a rule.
+const MAX_KEPT_BYTES: usize = 64 * 1024;
+
 /// The body of an upstream request. Trailers of requests are dropped: none of the services needs them, and fields after the
 /// body are a way round every check of the head.
 pub enum Upload {
@@ -29,6 +34,8 @@ pub enum Upload {
     Empty,
     /// Read before the decision, sent as it was.
     Whole(Option<Bytes>),
+    /// The same, kept for being sent again; whether it was sent.
+    Kept(Bytes, bool),
     /// Passed on as it comes.
     Stream(Box<Streaming>),
 }
@@ -37,7 +44,11 @@ pub enum Upload {
 pub struct Streaming {
     body: RequestBody,
     /// Read already, and to be sent first.
-    ahead: Option<Bytes>,
+    ahead: VecDeque<Bytes>,
+    /// Something of it was handed over.
+    begun: bool,
+    /// All that was handed over, while it is little enough and may have to be sent again.
+    kept: Option<Vec<Bytes>>,
     state: Arc<UploadState>,
     meter: Arc<dyn Meter>,
     limit: u64,
@@ -147,7 +158,9 @@ impl Streaming {
     pub fn new(body: RequestBody, limit: u64, idle: Duration, meter: Arc<dyn Meter>) -> Self {
         Self {
             body,
-            ahead: None,
+            ahead: VecDeque::new(),
+            begun: false,
+            kept: None,
             state: Arc::default(),
             meter,
             limit,
@@ -170,8 +183,10 @@ impl Streaming {
     /// [put back](Self::put_back) counts as seen already.
     #[must_use]
     pub fn expecting(mut self, hash: Option<[u8; 32]>) -> Self {
-        let ahead = self.ahead.as_deref().unwrap_or_default();
-        self.expected = hash.map(|hash| Box::new(Expected { hash, seen: Sha256::new().chain_update(ahead) }));
+        self.expected = hash.map(|hash| {
+            let seen = self.ahead.iter().fold(Sha256::new(), |seen, part| seen.chain_update(part));
+            Box::new(Expected { hash, seen })
+        });
         self
     }
 
@@ -207,7 +222,32 @@ impl Streaming {
     /// Puts back what was read of it: somebody looked, and it is to be passed on after all.
     pub fn put_back(&mut self, read: Bytes) {
         self.state.done.store(false, Ordering::Release);
-        self.ahead = Some(read).filter(|read| !read.is_empty());
+        self.ahead.extend(Some(read).filter(|read| !read.is_empty()));
+    }
+
+    /// Begins again from the first byte. `false`: what was handed over is not kept any more.
+    fn rewind(&mut self) -> bool {
+        if !self.begun {
+            return true;
+        }
+        let Some(kept) = &mut self.kept else { return false };
+        kept.drain(..).rev().for_each(|part| self.ahead.push_front(part));
+        self.begun = false;
+        self.state.done.store(self.ahead.is_empty() && self.body.is_end_stream(), Ordering::Release);
+        true
+    }
+
+    /// Keeps a part that is handed over, as long as all that was is little.
+    fn keep(&mut self, part: &Bytes) {
+        self.begun = true;
+        if let Some(kept) = &mut self.kept {
+            let bytes = kept.iter().map(Bytes::len).sum::<usize>() + part.len();
+            if bytes > MAX_KEPT_BYTES {
+                self.kept = None;
+            } else {
+                kept.push(part.clone());
+            }
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
@@ -225,8 +265,9 @@ impl Streaming {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        if let Some(read) = self.ahead.take() {
-            self.state.done.store(self.body.is_end_stream(), Ordering::Release);
+        if let Some(read) = self.ahead.pop_front() {
+            self.state.done.store(self.ahead.is_empty() && self.body.is_end_stream(), Ordering::Release);
+            self.keep(&read);
             return Poll::Ready(Some(Ok(Frame::data(read))));
         }
         loop {
@@ -256,6 +297,9 @@ impl Streaming {
             }
             if ended {
                 self.state.done.store(true, Ordering::Release);
+            }
+            if let Some(data) = frame.data_ref() {
+                self.keep(data);
             }
             return Poll::Ready(Some(Ok(frame)));
         }
@@ -292,17 +336,56 @@ impl Body for Streaming {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ahead.is_none() && self.body.is_end_stream()
+        self.ahead.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (rest, ahead) = (self.body.size_hint(), self.ahead.as_ref().map_or(0, |read| read.len() as u64));
+        let (rest, ahead) = (self.body.size_hint(), self.ahead.iter().map(Bytes::len).sum::<usize>() as u64);
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + ahead);
         if let Some(upper) = rest.upper() {
             hint.set_upper(upper + ahead);
         }
         hint
+    }
+}
+
+impl Upload {
+    /// What can be watched of a body that is passed on as it comes.
+    pub(super) fn state(&self) -> Option<Arc<UploadState>> {
+        match self {
+            Self::Stream(stream) => Some(stream.state()),
+            Self::Empty | Self::Whole(_) | Self::Kept(..) => None,
+        }
+    }
+
+    /// Keeps what is handed over of it from here on, so that it can be [rewound](Self::rewind).
+    pub(super) fn keep_for_resend(&mut self) {
+        match self {
+            Self::Whole(Some(bytes)) => *self = Self::Kept(std::mem::take(bytes), false),
+            Self::Stream(stream) => stream.kept = Some(Vec::new()),
+            Self::Empty | Self::Whole(None) | Self::Kept(..) => {}
+        }
+    }
+
+    /// Keeps nothing of it any more.
+    pub(super) fn forget_kept(&mut self) {
+        if let Self::Stream(stream) = self {
+            stream.kept = None;
+        }
+    }
+
+    /// Begins again from the first byte. `false`: some of it is gone.
+    pub(super) fn rewind(&mut self) -> bool {
+        match self {
+            Self::Empty | Self::Whole(Some(_)) => true,
+            Self::Whole(None) => false,
+            Self::Kept(_, sent) => {
+                *sent = false;
+                true
+            }
+            Self::Stream(stream) => stream.rewind(),
+        }
     }
 }
 
@@ -314,6 +397,9 @@ impl Body for Upload {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Kept(bytes, sent) => {
+                Poll::Ready((!std::mem::replace(sent, true)).then(|| Ok(Frame::data(bytes.clone()))))
+            }
             Self::Stream(stream) => stream.poll(cx),
         }
     }
@@ -322,14 +408,15 @@ impl Body for Upload {
         match self {
             Self::Empty | Self::Whole(None) => true,
             Self::Whole(Some(bytes)) => bytes.is_empty(),
+            Self::Kept(bytes, sent) => *sent || bytes.is_empty(),
             Self::Stream(stream) => stream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
-            Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Empty | Self::Whole(None) | Self::Kept(_, true) => SizeHint::with_exact(0),
+            Self::Whole(Some(bytes)) | Self::Kept(bytes, false) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(stream) => stream.size_hint(),
         }
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
+use http::HeaderMap;
 use tokio::io::AsyncWrite;
 
 /// What is to be written: `head` and what was copied behind it, then `part`, in one write where the connection can do that.
@@ -86,6 +87,17 @@ pub(super) fn write_chunk_size(out: &mut Vec<u8>, size: usize) {
 /// The last chunk.
 pub(super) fn write_last_chunk(out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n\r\n");
+}
+
+/// The last chunk, and fields behind it (RFC 9112, 7.1.2).
+pub(super) fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]

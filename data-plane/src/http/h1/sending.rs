@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body::Body;
 
-use super::outbox::{Outbox, write_chunk_size, write_last_chunk};
+use super::outbox::{Outbox, write_chunk_size, write_last_chunk, write_trailers};
 
 /// Parts of a body up to this size are copied behind the head and go out with it, larger ones where they are.
 const COPY_BYTES: usize = 4 * 1024;
@@ -17,7 +17,7 @@ const COPY_BYTES: usize = 4 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Broke;
 
-/// What is left to send of a body. Trailers are dropped.
+/// What is left to send of a body. Only a chunked one can have trailers.
 pub(crate) enum Sending<B> {
     Nothing,
     /// This many bytes.
@@ -28,11 +28,18 @@ pub(crate) enum Sending<B> {
     ToEnd(B),
     /// None: the rest is in the outbox. What has to end it is still asked of the body.
     Sent(B),
+    /// Something, which never comes: the body broke off.
+    Broken(B),
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
     pub(crate) fn is_done(&self) -> bool {
         matches!(self, Self::Nothing | Self::Sent(_))
+    }
+
+    /// Whether the body broke off.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self, Self::Broken(_))
     }
 
     /// Lets go of a body that was sent: the outbox is empty.
@@ -46,12 +53,48 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
     pub(crate) fn body(&mut self) -> Option<&mut B> {
         match self {
             Self::Nothing => None,
-            Self::Length(body, _) | Self::Chunked(body, _) | Self::ToEnd(body) | Self::Sent(body) => Some(body),
+            Self::Length(body, _)
+            | Self::Chunked(body, _)
+            | Self::ToEnd(body)
+            | Self::Sent(body)
+            | Self::Broken(body) => Some(body),
         }
     }
 
-    /// Takes of the body what fits behind what is to be written. `true`: it has more, and hasn't got it yet.
+    /// Nobody takes the rest.
+    pub(crate) fn give_up(&mut self) {
+        *self = match std::mem::replace(self, Self::Nothing).into_body() {
+            Some(body) => Self::Sent(body),
+            None => Self::Nothing,
+        };
+    }
+
+    /// The body, sent or not.
+    pub(crate) fn into_body(self) -> Option<B> {
+        match self {
+            Self::Nothing => None,
+            Self::Length(body, _)
+            | Self::Chunked(body, _)
+            | Self::ToEnd(body)
+            | Self::Sent(body)
+            | Self::Broken(body) => Some(body),
+        }
+    }
+
+    /// Takes of the body what fits behind what is to be written. `true`: it has more, and hasn't got it yet. An error says so again
+    /// whenever it is asked, and leaves what came before it in `out`.
     pub(crate) fn fill(&mut self, out: &mut Outbox, cx: &mut Context<'_>) -> Result<bool, Broke> {
+        let filled = if self.is_broken() { Err(Broke) } else { self.fill_more(out, cx) };
+        if filled.is_err()
+            && !self.is_broken()
+            && let Some(body) = std::mem::replace(self, Self::Nothing).into_body()
+        {
+            *self = Self::Broken(body);
+        }
+        filled
+    }
+
+    fn fill_more(&mut self, out: &mut Outbox, cx: &mut Context<'_>) -> Result<bool, Broke> {
         while out.part.is_empty() && out.head.len() < COPY_BYTES {
             let done = self.is_done();
             if let Self::Chunked(_, open) = self
@@ -66,7 +109,13 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
                 Poll::Ready(Some(frame)) => match frame.map_err(|_| Broke)?.into_data() {
                     Ok(data) if data.is_empty() => continue,
                     Ok(data) => data,
-                    Err(_) => continue, // trailers
+                    Err(frame) => {
+                        if let (Self::Chunked(..), Ok(trailers)) = (&*self, frame.into_trailers()) {
+                            write_trailers(&mut out.head, &trailers);
+                            self.give_up(); // nothing comes behind them
+                        }
+                        continue;
+                    }
                 },
             };
             let ended = data.is_empty() || body.is_end_stream();
@@ -87,7 +136,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
                 write_chunk_size(&mut out.head, data.len());
                 *open = true;
             }
-            Self::Chunked(..) | Self::ToEnd(_) | Self::Sent(_) | Self::Nothing => {}
+            Self::Chunked(..) | Self::ToEnd(_) | Self::Sent(_) | Self::Broken(_) | Self::Nothing => {}
         }
         if data.len() > COPY_BYTES {
             out.part = data;
@@ -107,12 +156,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
             }
         }
         if ended {
-            *self = match std::mem::replace(self, Self::Nothing) {
-                Self::Length(body, _) | Self::Chunked(body, _) | Self::ToEnd(body) | Self::Sent(body) => {
-                    Self::Sent(body)
-                }
-                Self::Nothing => Self::Nothing,
-            };
+            self.give_up();
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ use super::{
     stream::Stream,
     upgrade::Upgrade,
 };
-use crate::http::h1::{Outbox, Sending};
+use crate::http::h1::{Broke, Outbox, Sending};
 
 /// Memory for what is to be written that an idle connection keeps.
 const KEPT_BYTES: usize = 16 * 1024;
@@ -238,13 +238,12 @@ impl H1 {
         if poll_fn(|cx| self.poll_answer(cx, &mut sending)).await.is_err() {
             // An answer that goes to the connection's end would pass for the whole; and what an agent may not have any more is not
             // to reach it from the kernel's buffers either.
-            let severed = |body: &mut B| body.poll_aborted(&mut Context::from_waker(Waker::noop())).is_ready();
-            if (to_end || sending.body().is_some_and(severed))
-                && let Some(stream) = &self.shared.lock().stream
-            {
+            let reset = to_end || sending.body().is_some_and(is_severed);
+            if reset && let Some(stream) = &self.shared.lock().stream {
                 stream.reset();
             }
-            return Err(Broken);
+            // An answer that broke off misses its last chunk, or some of its length. The agent gets the rest of it in any case.
+            return if sending.is_broken() && !reset { Ok(false) } else { Err(Broken) };
         }
         if self.outbox.head.capacity() > KEPT_BYTES {
             self.outbox = Outbox::default();
@@ -259,7 +258,11 @@ impl H1 {
     ) -> Poll<Result<(), Broken>> {
         loop {
             // Not under the lock: an answer's body may drive the request's.
-            let waits = sending.fill(&mut self.outbox, cx).map_err(|_| Broken)?;
+            let waits = match sending.fill(&mut self.outbox, cx) {
+                Ok(waits) => waits,
+                Err(Broke) if sending.body().is_some_and(is_severed) => return Poll::Ready(Err(Broken)),
+                Err(Broke) => false, // what came before the break goes out
+            };
             let mut inner = self.shared.lock();
             let Some(stream) = &mut inner.stream else { return Poll::Ready(Err(Broken)) };
             let mut stream = Pin::new(stream);
@@ -268,6 +271,7 @@ impl H1 {
                     Poll::Ready(Ok(())) if waits => {
                         return inner.poll_gone(cx).map(|()| Err(Broken));
                     }
+                    Poll::Ready(Ok(())) if sending.is_broken() => return Poll::Ready(Err(Broken)),
                     Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
                     wrote => wrote,
                 }
@@ -289,6 +293,11 @@ impl H1 {
             }
         }
     }
+}
+
+/// Whether an answer's body has ended because the right to it has.
+fn is_severed<B: Abort>(body: &mut B) -> bool {
+    body.poll_aborted(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
 impl Drop for H1 {

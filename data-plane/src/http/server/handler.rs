@@ -22,7 +22,7 @@ pub struct Peer {
 /// Answers requests.
 pub trait Handler: Send + Sync + 'static {
     /// A response's body.
-    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + Unpin>
         + Abort
         + Send
         + Unpin

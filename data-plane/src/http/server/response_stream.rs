@@ -145,7 +145,7 @@ impl<F, B> StreamFuture<F, B> {
     }
 }
 
-impl<F: Future<Output = Response<B>> + Unpin, B: Unpin> Future for StreamFuture<F, B> {
+impl<F: Future<Output = Response<B>> + Unpin, B: Body + Unpin> Future for StreamFuture<F, B> {
     type Output = Result<Response<StreamBody<B>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -162,15 +162,21 @@ impl<F: Future<Output = Response<B>> + Unpin, B: Unpin> Future for StreamFuture<
 }
 
 /// The body of a response on an HTTP/2 stream.
-pub(super) struct StreamBody<B> {
+pub(super) struct StreamBody<B: Body> {
     stream: Arc<ResponseStream<B>>,
     /// A part of it was given out: from then on, the end is said apart.
     begun: bool,
-    /// There is nothing more, but for these trailers.
-    end: Option<Option<Frame<Part<B>>>>,
+    /// There is nothing more, but for these trailers, or the error that it broke off with.
+    end: Option<End<B>>,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for StreamBody<B> {
+/// How a body ends.
+type End<B> = Option<Result<Frame<Part<B>>, <B as Body>::Error>>;
+
+impl<B: Body<Data = Bytes> + Abort + Unpin> Body for StreamBody<B>
+where
+    B::Error: Unpin,
+{
     type Data = Part<B>;
     type Error = B::Error;
 
@@ -179,19 +185,31 @@ impl<B: Body<Data = Bytes> + Unpin> Body for StreamBody<B> {
         if this.end.is_none() {
             let mut body = this.stream.body();
             let Some(inner) = &mut *body else { return Poll::Ready(None) };
-            let polled = Pin::new(inner).poll_frame(cx);
+            let polled = Pin::new(&mut *inner).poll_frame(cx);
             this.stream.note(&polled);
-            match ready!(polled).transpose()? {
-                Some(frame) if frame.is_data() => {
+            match ready!(polled) {
+                // A reset of the stream makes `h2` forget what it has queued for it, the head included. So the head and what came before
+                // the break go out first: an empty part is behind both. What the agent may not have any more is reset at once.
+                Some(Err(error)) if inner.poll_aborted(cx).is_ready() => return Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => {
+                    this.end = Some(Some(Err(error)));
+                    if !this.begun {
+                        this.begun = true;
+                        return Poll::Ready(Some(Ok(Frame::data(Part::new(Bytes::new(), &this.stream)))));
+                    }
+                }
+                Some(Ok(frame)) if frame.is_data() => {
                     this.begun = true;
                     return Poll::Ready(Some(Ok(frame.map_data(|bytes| Part::new(bytes, &this.stream)))));
                 }
                 // Trailers have no data.
-                other => this.end = Some(other.map(|frame| frame.map_data(|bytes| Part::new(bytes, &this.stream)))),
+                other => {
+                    this.end = Some(other.map(|end| end.map(|f| f.map_data(|bytes| Part::new(bytes, &this.stream)))));
+                }
             }
         }
         ready!(this.stream.poll_drained(cx));
-        Poll::Ready(this.end.take().flatten().map(Ok))
+        Poll::Ready(this.end.take().flatten())
     }
 
     fn is_end_stream(&self) -> bool {
@@ -203,7 +221,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for StreamBody<B> {
     }
 }
 
-impl<B> Drop for StreamBody<B> {
+impl<B: Body> Drop for StreamBody<B> {
     /// What the handler keeps in the body ends with it.
     fn drop(&mut self) {
         let body = self.stream.body().take();

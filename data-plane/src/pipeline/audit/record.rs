@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, UNIX_EPOCH},
 };
@@ -12,10 +12,12 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use seks_runtime::telemetry::{CLIENT, SERVER, SpanContext, SpanReservation, SpanWriter};
 use seks_types::id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName};
 
-use super::{Inner, RequestId, clean, context};
+use super::{Inner, RequestId, clean, context, failures};
 use crate::{
     code::Code,
     config::AuditMode,
+    http::client::UpstreamError,
+    pipeline::refusal::Refusal,
     telemetry::{Outcome, ServiceMetrics},
 };
 
@@ -25,6 +27,8 @@ pub(crate) struct Counters {
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
     scrubbed: AtomicU32,
+    /// Why the upstream failed: one more than its number; 0: it didn't.
+    upstream_error: AtomicU8,
 }
 
 impl Counters {
@@ -36,6 +40,15 @@ impl Counters {
     /// Bytes of the answer's body that have been handed to the agent's connection.
     pub(crate) fn received(&self, bytes: usize) {
         self.response_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Why the upstream failed.
+    pub(crate) fn upstream_failed(&self, error: UpstreamError) {
+        self.upstream_error.store(error as u8 + 1, Relaxed);
+    }
+
+    fn upstream_error(&self) -> Option<UpstreamError> {
+        UpstreamError::by_number(self.upstream_error.load(Relaxed).checked_sub(1)?)
     }
 
     /// Occurrences of a credential that were removed from the answer.
@@ -63,6 +76,8 @@ struct Open {
     began: Instant,
     upstream_began: Option<Instant>,
     upstream_took: Duration,
+    /// How often the request was sent, where that was more than once.
+    attempts: Option<u32>,
     overhead: Option<Duration>,
     allowed: bool,
     reason: Option<Code>,
@@ -111,6 +126,7 @@ impl Record {
             began: Instant::now(),
             upstream_began: None,
             upstream_took: Duration::ZERO,
+            attempts: None,
             overhead: None,
             allowed: false,
             reason: None,
@@ -229,9 +245,17 @@ impl Record {
         }
     }
 
+    /// The request is sent for the `number`th time.
+    pub(crate) fn upstream_attempt(&mut self, number: u32) {
+        self.open.attempts = Some(number);
+    }
+
     /// The upstream call has failed, with what the agent is told.
-    pub(crate) fn upstream_failed(&mut self, code: Code) {
-        let open = &mut *self.open;
+    pub(crate) fn upstream_failed(&mut self, refusal: &Refusal) {
+        let (open, code) = (&mut *self.open, refusal.code);
+        if let Some(error) = refusal.upstream {
+            open.counters.upstream_failed(error);
+        }
         open.upstream_took = open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
         if let Some(upstream) = open.trace.as_mut().and_then(|t| t.upstream.as_mut()) {
             upstream.failed = Some(code);
@@ -303,12 +327,15 @@ impl Trace {
     }
 
     /// Ends the record's own span, and writes the upstream's.
-    fn end(&mut self, whole: Duration, upstream_took: Duration) {
+    fn end(&mut self, whole: Duration, upstream_took: Duration, attempts: Option<u32>) {
         self.spans.end(self.at(whole));
         let Some(Upstream { context, began, status, failed }) = self.upstream.take() else { return };
         self.spans.begin("seks.upstream", CLIENT, &context, Some(self.own.span), self.at(began));
         if let Some(status) = status {
             self.spans.int("http.response.status_code", status.as_u16().into());
+        }
+        if let Some(attempts) = attempts {
+            self.spans.int("http.request.resend_count", attempts.saturating_sub(1).into());
         }
         if let Some(code) = failed {
             self.spans.text("error.type", code.as_str());
@@ -329,6 +356,10 @@ impl Open {
         let outcome = Outcome { allowed: self.allowed, reason: self.reason, status };
         self.service.count(outcome, scrubbed);
         let whole = self.began.elapsed();
+        let error = self.counters.upstream_error();
+        if let Some(error) = error {
+            failures::log(self.service.name(), self.id.as_str(), error, UNIX_EPOCH.elapsed().unwrap_or_default());
+        }
         let overhead = self.overhead.unwrap_or_else(|| whole.saturating_sub(self.upstream_took));
         self.audit.metrics.ended(whole, overhead);
         let Some(mut trace) = self.trace.take() else {
@@ -345,6 +376,12 @@ impl Open {
         if let Some(status) = self.status {
             spans.int("http.response.status_code", status.as_u16().into());
         }
+        if let Some(error) = error {
+            spans.text("seks.upstream.error", error.as_str());
+        }
+        if let Some(attempts) = self.attempts {
+            spans.int("seks.upstream.attempts", attempts.into());
+        }
         spans.int("seks.scrub.count", scrubbed.into());
         spans.int("http.request.body.size", self.counters.request_bytes.load(Relaxed));
         spans.int("http.response.body.size", self.counters.response_bytes.load(Relaxed));
@@ -352,7 +389,7 @@ impl Open {
             spans.text("error.type", "aborted");
             spans.error("aborted");
         }
-        trace.end(whole, self.upstream_took);
+        trace.end(whole, self.upstream_took, self.attempts);
         self.audit.telemetry.queue().push(&trace.spans);
         // The record is in the queue: its place goes back.
         drop(self.reservation.take());

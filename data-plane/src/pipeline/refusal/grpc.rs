@@ -15,6 +15,10 @@ pub(crate) fn refused(refusal: &Refusal) -> Option<Response<Bytes>> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(status(refusal.code)));
     headers.insert(HeaderName::from_static("grpc-message"), HeaderValue::try_from(message).ok()?);
+    if refusal.has_begun() {
+        // gRPC's own "do not retry": a client's policy may retry UNAVAILABLE by itself.
+        headers.insert(HeaderName::from_static("grpc-retry-pushback-ms"), HeaderValue::from_static("-1"));
+    }
     Some(response)
 }
 

@@ -27,6 +27,11 @@ struct BodyRewriter<E> {
 }
 
 impl<B: http_body::Body> Body<B> {
+    /// The body that is rewritten.
+    pub(crate) fn inner(&self) -> &B {
+        &self.inner
+    }
+
     /// A body that stays as it is.
     pub(super) fn unchanged(inner: B) -> Self {
         Self { inner, rewriter: None }

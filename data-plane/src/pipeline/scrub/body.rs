@@ -15,7 +15,7 @@ use super::{Needles, events::Events, scrubber::Scrubber};
 use crate::pipeline::audit::Counters;
 
 /// Scrubs a body and its trailers. As long as it came: a `Content-Length` stays right.
-pub(crate) struct Body<B> {
+pub(crate) struct Body<B, E> {
     inner: B,
     /// Absent: there is nothing to search for.
     scrubber: Option<Scrubber>,
@@ -27,10 +27,12 @@ pub(crate) struct Body<B> {
     counters: Arc<Counters>,
     ready: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
+    /// The inner body has ended, with this error if it broke off.
     ended: bool,
+    broke: Option<E>,
 }
 
-impl<B> Body<B> {
+impl<B, E> Body<B, E> {
     /// Counts what it finds in `counters`. `scrubber` is at its beginning; absent, nothing is searched for.
     pub(super) fn with(
         inner: B,
@@ -40,7 +42,7 @@ impl<B> Body<B> {
         counters: Arc<Counters>,
     ) -> Self {
         let (searched, ready) = (VecDeque::new(), VecDeque::new());
-        Self { inner, scrubber, events, searched, needles, counters, ready, trailers: None, ended: false }
+        Self { inner, scrubber, events, searched, needles, counters, ready, trailers: None, ended: false, broke: None }
     }
 
     /// Takes a frame of the upstream's. What can go on is ready then, behind what is given back.
@@ -93,13 +95,38 @@ impl<B> Body<B> {
         }
     }
 
+    /// The body broke off: what was held back goes on, but for what is known of a match. An upstream that breaks off before the last byte
+    /// of a credential must not have shown all the others.
+    fn break_off(&mut self, error: E) {
+        (self.ended, self.broke) = (true, Some(error));
+        let Some(scrubber) = &mut self.scrubber else { return };
+        match &mut self.events {
+            None => scrubber.flush_message(&mut self.ready),
+            Some(events) => {
+                scrubber.flush_message(&mut self.searched);
+                self.searched.drain(..).for_each(|data| events.push(data, &mut self.ready));
+                events.break_off(&mut self.ready);
+                self.counters.scrubbed(events.take_found());
+            }
+        }
+        self.counters.scrubbed(scrubber.take_found());
+    }
+
+    /// What finds are counted in.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// How many bytes are held back.
     fn held(&self) -> usize {
         self.scrubber.as_ref().map_or(0, Scrubber::held) + self.events.as_ref().map_or(0, |events| events.held())
     }
 }
 
-impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Body<B> {
+impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Body<B, B::Error>
+where
+    B::Error: Unpin,
+{
     type Data = Bytes;
     type Error = B::Error;
 
@@ -113,7 +140,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Body<B> {
                 return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }
             if this.ended {
-                return Poll::Ready(None);
+                return Poll::Ready(this.broke.take().map(Err));
             }
             match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => {
@@ -125,21 +152,23 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Body<B> {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                 }
-                // What is held is let go of neither: the agent sees a body that breaks off where the upstream's did.
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => this.break_off(error),
                 None => this.end(),
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        let nothing_held = self.held() == 0;
+        let nothing_held = self.held() == 0 && self.broke.is_none();
         self.ready.is_empty() && self.trailers.is_none() && nothing_held && (self.ended || self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         let here = self.ready.iter().map(Bytes::len).sum::<usize>() + self.held();
         let here = here as u64;
+        if self.broke.is_some() {
+            return SizeHint::new();
+        }
         let inner = self.inner.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(inner.lower() + here);

@@ -12,11 +12,12 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body::{Body, Frame, SizeHint};
 
 pub(crate) use self::coding::CodingError;
 use self::coding::{Coding, Decoder};
+use crate::{http::client::UpstreamError, pipeline::refusal::Refusal};
 
 /// Largest piece that is decoded at a time.
 const PIECE: usize = 32 * 1024;
@@ -28,33 +29,115 @@ const FREE_BYTES: u64 = 64 << 20;
 /// More codings than this on top of each other are refused: no server stacks them.
 const MAX_CODINGS: usize = 2;
 
-/// The answer's coding is unknown, or there are too many: the answer can't be searched, so it can't be relayed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the answer has a content coding that can't be taken off")]
-pub(crate) struct UnknownCoding;
+/// Why an answer can't be searched, and so can't be relayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unsearchable {
+    /// It has a coding that can't be taken off: its name, where that is one of at most 32 letters, digits and `-_.`.
+    UnknownCoding(Option<String>),
+    /// It has more than [`MAX_CODINGS`].
+    TooManyCodings,
+    /// A decoder can't be made.
+    Memory,
+}
+
+impl From<CodingError> for Unsearchable {
+    fn from(_: CodingError) -> Self {
+        Self::Memory
+    }
+}
+
+impl From<Unsearchable> for Refusal {
+    fn from(unsearchable: Unsearchable) -> Self {
+        let refusal = Self::from(match unsearchable {
+            Unsearchable::TooManyCodings => UpstreamError::TooManyCodings,
+            Unsearchable::UnknownCoding(_) | Unsearchable::Memory => UpstreamError::UnknownCoding,
+        });
+        match unsearchable {
+            // Of a header that has been scrubbed.
+            Unsearchable::UnknownCoding(Some(name)) => {
+                let detail = format!("{}: `{name}`", refusal.text());
+                refusal.with_detail(detail)
+            }
+            _ => refusal,
+        }
+    }
+}
+
+/// Values of `Content-Encoding` that servers send and that transform nothing: names of character sets, MIME's transfer encodings, S3's
+/// and DynamoDB's framing of requests, and words for "none".
+const IDENTITIES: &[&str] = &[
+    "7bit",
+    "8bit",
+    "amz-1.0",
+    "ascii",
+    "aws-chunked",
+    "binary",
+    "default",
+    "identity",
+    "iso-8859-1",
+    "latin1",
+    "none",
+    "null",
+    "plain",
+    "raw",
+    "text",
+    "us-ascii",
+    "utf-16",
+    "utf-8",
+    "utf8",
+    "windows-1252",
+];
+
+/// Parts of media types whose bytes are coded: a client may decode them.
+const CODED_TYPES: &[&str] = &["br", "bzip", "compress", "deflate", "gz", "lz", "snappy", "xz", "zip", "zst"];
+
+/// Whether a value of `Content-Encoding` transforms nothing: it is listed, or is a media type of bytes that are not coded.
+fn transforms_nothing(name: &str) -> bool {
+    let name = name.trim_matches(['"', ' ', '\t']).to_ascii_lowercase();
+    let (kind, parameters) = name.split_once(';').map_or((name.as_str(), ""), |(kind, rest)| (kind.trim_end(), rest));
+    let bare = kind.strip_prefix("charset=").unwrap_or(kind);
+    let coded = |text: &str| CODED_TYPES.iter().any(|part| text.contains(part));
+    let media_type = kind.split_once('/').is_some_and(|(kind, subtype)| !kind.is_empty() && !coded(subtype));
+    let plain_parameters = parameters.trim().is_empty() || parameters.trim_start().starts_with("charset=");
+    plain_parameters && (bare.is_empty() || media_type || IDENTITIES.binary_search(&bare).is_ok())
+}
 
 /// Takes the codings out of an answer's headers, in the order in which they are to be taken off. What described the coded
-/// bytes goes with them.
-pub(super) fn codings(headers: &mut HeaderMap) -> Result<Vec<Coding>, UnknownCoding> {
-    let mut codings = Vec::new();
+/// bytes goes with them. Where nothing is coded, the headers stay as they are.
+pub(super) fn codings(headers: &mut HeaderMap) -> Result<Vec<Coding>, Unsearchable> {
+    let (mut codings, mut others) = (Vec::new(), Vec::new());
     for value in headers.get_all(header::CONTENT_ENCODING) {
-        for name in value.to_str().map_err(|_| UnknownCoding)?.split(',').map(str::trim).filter(|n| !n.is_empty()) {
-            if name.eq_ignore_ascii_case("identity") {
-                continue;
+        let text = value.to_str().map_err(|_| Unsearchable::UnknownCoding(None))?;
+        for name in text.split(',').map(str::trim) {
+            match Coding::named(name) {
+                Some(coding) => codings.push(coding),
+                None if transforms_nothing(name) => others.push(name.to_owned()),
+                None => return Err(Unsearchable::UnknownCoding(presentable(name))),
             }
-            codings.push(Coding::named(name).ok_or(UnknownCoding)?);
         }
     }
     if codings.len() > MAX_CODINGS {
-        return Err(UnknownCoding);
+        return Err(Unsearchable::TooManyCodings);
     }
-    headers.remove(header::CONTENT_ENCODING);
     if !codings.is_empty() {
+        headers.remove(header::CONTENT_ENCODING);
         headers.remove(header::CONTENT_LENGTH);
         headers.remove(header::ACCEPT_RANGES);
+        others.retain(|name| !name.is_empty() && !name.eq_ignore_ascii_case("identity"));
+        if let Ok(left) = HeaderValue::try_from(others.join(", "))
+            && !left.is_empty()
+        {
+            headers.insert(header::CONTENT_ENCODING, left);
+        }
     }
     codings.reverse(); // the last one was applied last
     Ok(codings)
+}
+
+/// A coding's name, if a refusal may show it.
+fn presentable(name: &str) -> Option<String> {
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    (plain && name.len() <= 32).then(|| name.to_owned())
 }
 
 /// Why a body breaks off.
@@ -66,6 +149,17 @@ pub(crate) enum DecodeError<E> {
     /// What came isn't of the coding that the head names.
     #[error(transparent)]
     Coding(#[from] CodingError),
+}
+
+impl From<DecodeError<UpstreamError>> for UpstreamError {
+    fn from(error: DecodeError<UpstreamError>) -> Self {
+        match error {
+            DecodeError::Body(error) => error,
+            DecodeError::Coding(CodingError::Truncated) => Self::TruncatedCoding,
+            DecodeError::Coding(CodingError::Bomb) => Self::DecompressionBomb,
+            DecodeError::Coding(CodingError::Corrupt | CodingError::Memory) => Self::CorruptCoding,
+        }
+    }
 }
 
 /// A body with its codings taken off; with none it is passed through as it is.

@@ -130,6 +130,16 @@ impl Events {
         }
     }
 
+    /// The stream broke off: what was held goes on, but for what is known of a match.
+    pub(super) fn break_off(&mut self, out: &mut VecDeque<Bytes>) {
+        if self.held > 0 {
+            let mut clean = BytesMut::with_capacity(self.held);
+            self.joined.flush_message(&mut self.clean);
+            self.drain(&mut clean);
+            out.push_back(clean.freeze());
+        }
+    }
+
     /// Whether a chunk is whole events of one data line each, behind the end of an event, as nearly every chunk is. Each line of it
     /// has been searched by itself.
     fn passes_whole(&mut self, chunk: &[u8]) -> bool {

@@ -3,7 +3,7 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Lost;
+use crate::http::client::UpstreamError;
 
 /// Longest line of a size and its extensions, and longest trailer section.
 const MAX_LINE_BYTES: usize = 1024;
@@ -35,7 +35,7 @@ pub(super) enum Step {
 
 impl Chunked {
     /// Takes the next part of the body out of `input`.
-    pub(super) fn step(&mut self, input: &mut BytesMut) -> Result<Step, Lost> {
+    pub(super) fn step(&mut self, input: &mut BytesMut) -> Result<Step, UpstreamError> {
         loop {
             match self {
                 Self::Size => {
@@ -57,7 +57,7 @@ impl Chunked {
                 Self::DataEnd if input.len() < 2 => return Ok(Step::More),
                 Self::DataEnd => {
                     if !input.starts_with(b"\r\n") {
-                        return Err(Lost::NotHttp);
+                        return Err(UpstreamError::BadChunk);
                     }
                     input.advance(2);
                     *self = Self::Size;
@@ -69,49 +69,49 @@ impl Chunked {
 }
 
 /// A line without its CRLF.
-fn take_line(input: &mut BytesMut, most: usize) -> Result<Option<BytesMut>, Lost> {
+fn take_line(input: &mut BytesMut, most: usize) -> Result<Option<BytesMut>, UpstreamError> {
     let seen = input.get(..input.len().min(most)).unwrap_or_default();
     match memchr::memchr(b'\n', seen) {
         Some(end) => {
             let line = input.split_to(end + 1);
-            if line.ends_with(b"\r\n") { Ok(Some(line)) } else { Err(Lost::NotHttp) }
+            if line.ends_with(b"\r\n") { Ok(Some(line)) } else { Err(UpstreamError::BadChunk) }
         }
-        None if input.len() >= most => Err(Lost::NotHttp),
+        None if input.len() >= most => Err(UpstreamError::BadChunk),
         None => Ok(None),
     }
 }
 
 /// Hexadecimal digits, up to an extension, white space before it, or the line's end.
-fn size(line: &[u8]) -> Result<u64, Lost> {
+fn size(line: &[u8]) -> Result<u64, UpstreamError> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-    let (number, rest) = line.split_at_checked(digits).ok_or(Lost::NotHttp)?;
-    let rest = rest.strip_suffix(b"\r\n").ok_or(Lost::NotHttp)?;
+    let (number, rest) = line.split_at_checked(digits).ok_or(UpstreamError::BadChunk)?;
+    let rest = rest.strip_suffix(b"\r\n").ok_or(UpstreamError::BadChunk)?;
     let extension = rest.trim_ascii_start();
     // 15 digits: beyond any body, and short of overflow.
     if !(1..=15).contains(&digits) || !(extension.is_empty() || extension.starts_with(b";")) || rest.contains(&b'\r') {
-        return Err(Lost::NotHttp);
+        return Err(UpstreamError::BadChunk);
     }
     Ok(number.iter().fold(0, |n, b| n << 4 | u64::from(char::from(*b).to_digit(16).unwrap_or(0))))
 }
 
-fn trailers(input: &mut BytesMut) -> Result<Step, Lost> {
+fn trailers(input: &mut BytesMut) -> Result<Step, UpstreamError> {
     if input.starts_with(b"\r\n") {
         input.advance(2);
         return Ok(Step::End(None));
     }
     let seen = input.get(..input.len().min(MAX_TRAILER_BYTES)).unwrap_or_default();
     let Some(end) = memchr::memmem::find(seen, b"\r\n\r\n") else {
-        return if input.len() >= MAX_TRAILER_BYTES { Err(Lost::NotHttp) } else { Ok(Step::More) };
+        return if input.len() >= MAX_TRAILER_BYTES { Err(UpstreamError::BadTrailer) } else { Ok(Step::More) };
     };
     let section = input.split_to(end + 4);
     let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILERS];
     let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&section, &mut fields) else {
-        return Err(Lost::NotHttp);
+        return Err(UpstreamError::BadTrailer);
     };
     let mut trailers = HeaderMap::with_capacity(fields.len());
     for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Lost::NotHttp)?;
-        trailers.append(name, HeaderValue::from_bytes(field.value).map_err(|_| Lost::NotHttp)?);
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| UpstreamError::BadTrailer)?;
+        trailers.append(name, HeaderValue::from_bytes(field.value).map_err(|_| UpstreamError::BadTrailer)?);
     }
     Ok(Step::End(Some(trailers)))
 }
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     /// What is in `wire`, which comes in pieces of `piece` bytes: the data, the trailers, and what is left.
-    fn read(wire: &[u8], piece: usize) -> Result<(Vec<u8>, Option<HeaderMap>, usize), Lost> {
+    fn read(wire: &[u8], piece: usize) -> Result<(Vec<u8>, Option<HeaderMap>, usize), UpstreamError> {
         let (mut chunked, mut input, mut data) = (Chunked::default(), BytesMut::new(), Vec::new());
         let mut pieces = wire.chunks(piece);
         loop {
@@ -130,7 +130,7 @@ mod tests {
                 Step::End(trailers) => {
                     return Ok((data, trailers, input.len() + pieces.map(<[u8]>::len).sum::<usize>()));
                 }
-                Step::More => input.extend_from_slice(pieces.next().ok_or(Lost::Connection)?),
+                Step::More => input.extend_from_slice(pieces.next().ok_or(UpstreamError::Closed)?),
             }
         }
     }
@@ -180,14 +180,11 @@ mod tests {
             &trailers,
         ] {
             for piece in [1, wire.len()] {
-                assert_eq!(
-                    read(wire.as_bytes(), piece).err(),
-                    Some(Lost::NotHttp),
-                    "{:?}",
-                    &wire[..wire.len().min(30)]
-                );
+                let error = read(wire.as_bytes(), piece).err();
+                let named = matches!(error, Some(UpstreamError::BadChunk | UpstreamError::BadTrailer));
+                assert!(named, "{error:?} {:?}", &wire[..wire.len().min(30)]);
             }
         }
-        assert_eq!(read(b"5\r\nabc", 1).err(), Some(Lost::Connection), "cut off");
+        assert_eq!(read(b"5\r\nabc", 1).err(), Some(UpstreamError::Closed), "cut off");
     }
 }

@@ -6,8 +6,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use httparse::{ParserConfig, Response, Status};
 
-use super::Lost;
-use crate::http::{HeaderList, h1::write_number};
+use crate::http::{
+    client::{UpstreamError, request::RequestHead},
+    h1::write_number,
+};
 
 /// Answers with longer heads, or more fields, are not relayed.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -36,16 +38,12 @@ pub(super) enum Framing {
 }
 
 /// Writes a request's head; `length` and `chunked` say what its body is.
-pub(super) fn write(
-    out: &mut Vec<u8>,
-    (method, target, headers): (&Method, &str, &HeaderList),
-    length: Option<u64>,
-    chunked: bool,
-) {
+pub(super) fn write(out: &mut Vec<u8>, head: &RequestHead, length: Option<u64>, chunked: bool) {
+    let RequestHead { method, target, headers } = head;
     let room: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     // Not grown while it is written: growing leaves copies of the credential behind.
     out.reserve(target.len() + room + 128);
-    for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+    for part in [method.as_str(), " ", target.as_str(), " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     for (name, value) in headers.iter() {
@@ -65,14 +63,14 @@ pub(super) fn write(
 }
 
 /// Takes a head from the beginning of `input`, once it is whole; `scanned` of it was looked at before.
-pub(super) fn read(input: &mut BytesMut, scanned: &mut usize) -> Result<Option<Head>, Lost> {
+pub(super) fn read(input: &mut BytesMut, scanned: &mut usize) -> Result<Option<Head>, UpstreamError> {
     let Some(len) = find_end(input, *scanned) else {
         *scanned = input.len();
-        return if input.len() >= MAX_HEAD_BYTES { Err(Lost::NotHttp) } else { Ok(None) };
+        return if input.len() >= MAX_HEAD_BYTES { Err(too_large(input)) } else { Ok(None) };
     };
     *scanned = 0;
     if len > MAX_HEAD_BYTES {
-        return Err(Lost::NotHttp);
+        return Err(too_large(input));
     }
     Head::parse(&input.split_to(len).freeze()).map(Some)
 }
@@ -84,43 +82,97 @@ fn find_end(bytes: &[u8], scanned: usize) -> Option<usize> {
         .find(|end| bytes.get(..end - 1).is_some_and(|before| before.ends_with(b"\n") || before.ends_with(b"\n\r")))
 }
 
+/// What a head without an end is: one that is too large, or no HTTP at all.
+fn too_large(input: &[u8]) -> UpstreamError {
+    if input.starts_with(b"HTTP/1.") { UpstreamError::HeadTooLarge } else { UpstreamError::BadStatusLine }
+}
+
+/// Tolerant where no reader can take one message for two, as RFC 9112 has it for clients (2.2, 4, 5.1, 5.2): several blanks in the
+/// status line, a bare LF, a blank before a colon, a value over several lines. Fields that frame the body are read strictly.
+fn parser() -> ParserConfig {
+    let mut parser = ParserConfig::default();
+    parser
+        .allow_multiple_spaces_in_response_status_delimiters(true)
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true);
+    parser
+}
+
+/// The fields that say where a message ends, as far as they have been read.
+#[derive(Default)]
+struct FramingFields {
+    length: Option<u64>,
+    chunked: bool,
+    /// `Transfer-Encoding: identity`, which RFC 7230 took out: the body is as it would be without, and nothing follows it.
+    identity: bool,
+    close: bool,
+    keep: bool,
+}
+
+impl FramingFields {
+    /// Reads one. `false`: the same length once more, which is not kept.
+    fn read(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, UpstreamError> {
+        if *name == header::CONTENT_LENGTH {
+            let number = one_number(value)?;
+            return match self.length.replace(number) {
+                Some(other) if other != number => Err(UpstreamError::ConflictingLengths),
+                other => Ok(other.is_none()),
+            };
+        }
+        if *name == header::TRANSFER_ENCODING {
+            let seen = match value {
+                value if value.eq_ignore_ascii_case(b"chunked") => &mut self.chunked,
+                value if value.eq_ignore_ascii_case(b"identity") => &mut self.identity,
+                _ => return Err(UpstreamError::TransferCoding),
+            };
+            if std::mem::replace(seen, true) || (self.chunked && self.identity) {
+                return Err(UpstreamError::TransferCoding);
+            }
+            return Ok(true);
+        }
+        for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+        Ok(true)
+    }
+}
+
 impl Head {
     /// `bytes` end with the first empty line. Values are not copied.
-    fn parse(bytes: &Bytes) -> Result<Self, Lost> {
+    fn parse(bytes: &Bytes) -> Result<Self, UpstreamError> {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut response = Response::new(&mut []);
-        let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut fields);
-        if !matches!(parsed, Ok(Status::Complete(len)) if len == bytes.len()) {
-            return Err(Lost::NotHttp);
+        match parser().parse_response_with_uninit_headers(&mut response, bytes, &mut fields) {
+            Ok(Status::Complete(len)) if len == bytes.len() => {}
+            Ok(_) => return Err(UpstreamError::BadStatusLine),
+            Err(error) => return Err(malformed(error)),
         }
-        let status = response.code.and_then(|c| StatusCode::from_u16(c).ok()).ok_or(Lost::NotHttp)?;
-        let (mut length, mut chunked, mut close, mut keep) = (None, false, false, false);
+        let status = response.code.and_then(|c| StatusCode::from_u16(c).ok()).ok_or(UpstreamError::BadStatusLine)?;
+        let mut framing = FramingFields::default();
         let mut headers = HeaderMap::with_capacity(response.headers.len() + OURS);
         for field in &*response.headers {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Lost::NotHttp)?;
-            if name == header::CONTENT_LENGTH {
-                let number = number(field.value).ok_or(Lost::NotHttp)?;
-                if length.replace(number).is_some() {
-                    return Err(Lost::NotHttp);
+            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| UpstreamError::BadField)?;
+            if matches!(name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION) {
+                if !is_one_plain_line(bytes, field) {
+                    return Err(UpstreamError::BadFramingField);
                 }
-            } else if name == header::TRANSFER_ENCODING {
-                if !field.value.eq_ignore_ascii_case(b"chunked") || std::mem::replace(&mut chunked, true) {
-                    return Err(Lost::NotHttp);
-                }
-            } else if name == header::CONNECTION {
-                for option in field.value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-                    close |= option.eq_ignore_ascii_case(b"close");
-                    keep |= option.eq_ignore_ascii_case(b"keep-alive");
+                if !framing.read(&name, field.value)? {
+                    continue;
                 }
             }
-            let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| Lost::NotHttp)?;
-            headers.append(name, value);
+            headers.append(name, value(bytes, field.value)?);
         }
+        let FramingFields { length, chunked, identity, close, keep } = framing;
         let old = response.version == Some(0);
-        if chunked && (length.is_some() || old) {
-            return Err(Lost::NotHttp);
+        match (chunked, length) {
+            (true, Some(_)) => return Err(UpstreamError::LengthAndChunked),
+            (true, None) if old => return Err(UpstreamError::ChunkedInHttp10),
+            // However it was written: a list of equal numbers is one number.
+            (_, Some(length)) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
+            (_, None) => {}
         }
-        Ok(Self { status, headers, closes: close || (old && !keep), length, chunked })
+        Ok(Self { status, headers, closes: close || identity || (old && !keep), length, chunked })
     }
 
     /// Another head follows (1xx, but for the switch to another protocol).
@@ -143,6 +195,46 @@ impl Head {
     }
 }
 
+/// The rule that a head breaks.
+fn malformed(error: httparse::Error) -> UpstreamError {
+    use httparse::Error as E;
+    match error {
+        E::TooManyHeaders => UpstreamError::TooManyFields,
+        E::HeaderName | E::HeaderValue => UpstreamError::BadField,
+        E::NewLine | E::Status | E::Token | E::Version => UpstreamError::BadStatusLine,
+    }
+}
+
+/// Whether a field is one line, with the colon right behind its name.
+fn is_one_plain_line(head: &[u8], field: &httparse::Header<'_>) -> bool {
+    let end_of = |part: &[u8]| part.as_ptr().addr() - head.as_ptr().addr() + part.len();
+    let behind_name = head.get(end_of(field.name.as_bytes())..end_of(field.value)).unwrap_or_default();
+    behind_name.starts_with(b":") && memchr::memchr2(b'\r', b'\n', behind_name).is_none()
+}
+
+/// A value: as it came, or with a blank for each line end in it (RFC 9112, 5.2).
+fn value(head: &Bytes, value: &[u8]) -> Result<HeaderValue, UpstreamError> {
+    let value = if memchr::memchr2(b'\r', b'\n', value).is_none() {
+        HeaderValue::from_maybe_shared(head.slice_ref(value))
+    } else {
+        let lines = value.split(|b| matches!(b, b'\r' | b'\n')).map(<[u8]>::trim_ascii).filter(|l| !l.is_empty());
+        HeaderValue::from_maybe_shared(Bytes::from(lines.collect::<Vec<_>>().join(&b' ')))
+    };
+    value.map_err(|_| UpstreamError::BadField)
+}
+
+/// One number, or a list of equal ones (RFC 9110, 8.6).
+pub(in crate::http::client) fn one_number(list: &[u8]) -> Result<u64, UpstreamError> {
+    let mut numbers = list.split(|b| *b == b',').map(|digits| number(digits.trim_ascii()));
+    let first = numbers.next().flatten().ok_or(UpstreamError::BadLength)?;
+    for other in numbers {
+        if other.ok_or(UpstreamError::BadLength)? != first {
+            return Err(UpstreamError::ConflictingLengths);
+        }
+    }
+    Ok(first)
+}
+
 /// Decimal digits alone.
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 18 {
@@ -154,8 +246,9 @@ fn number(digits: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::HeaderList;
 
-    fn parsed(wire: &str) -> Result<Head, Lost> {
+    fn parsed(wire: &str) -> Result<Head, UpstreamError> {
         read(&mut BytesMut::from(wire), &mut 0).map(|head| head.expect("whole"))
     }
 
@@ -176,6 +269,13 @@ mod tests {
             ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n", &get, Length(1), true),
             ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n", &get, Length(1), false),
             ("HTTP/1.1 200 OK\nContent-Length: 1\n\n", &get, Length(1), false),
+            ("\r\nHTTP/1.1  200  OK\r\nContent-Length: 1\r\n\r\n", &get, Length(1), false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n", &get, Length(2), false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2, 2 ,2\r\n\r\n", &get, Length(2), false),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: CHUNKED \r\n\r\n", &get, Chunked, false),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n", &get, ToEnd, true),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n", &get, Length(2), true),
+            ("HTTP/1.1 200 OK\r\nServer : x\r\nA: b\r\n Content-Length: 9\r\n\r\n", &get, ToEnd, false),
         ] {
             let head = parsed(wire).unwrap();
             assert_eq!((head.framing(method), head.closes), (framing, closes), "{wire:?}");
@@ -183,31 +283,54 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_could_be_read_in_two_ways_is_none() {
+    fn an_answer_that_could_be_read_in_two_ways_is_none_and_the_rule_is_named() {
+        use UpstreamError as E;
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101));
         let long = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "b".repeat(70_000));
-        for wire in [
-            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length: 1, 1\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length: 9999999999999999999\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length : 1\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n",
-            "HTTP/2.0 200 OK\r\n\r\n",
-            "HTTP/1.1 20 OK\r\n\r\n",
-            "SSH-2.0-OpenSSH\r\n\r\n",
-            "\r\n\r\n",
-            &many,
-            &long,
+        for (wire, error) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", E::LengthAndChunked),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", E::ConflictingLengths),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n", E::ConflictingLengths),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1,\r\n\r\n", E::BadLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n", E::BadLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0x1\r\n\r\n", E::BadLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n", E::BadLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 9999999999999999999\r\n\r\n", E::BadLength),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", E::TransferCoding),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", E::TransferCoding),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n", E::TransferCoding),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", E::ChunkedInHttp10),
+            ("HTTP/1.1 200 OK\r\nContent-Length : 1\r\n\r\n", E::BadFramingField),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding\t: chunked\r\n\r\n", E::BadFramingField),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n chunked\r\n\r\n", E::BadFramingField),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n 2\r\n\r\n", E::BadFramingField),
+            ("HTTP/1.1 200 OK\r\n A: b\r\n\r\n", E::BadField),
+            ("HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n", E::BadField),
+            ("HTTP/1.1 200 OK\r\nA b: c\r\n\r\n", E::BadField),
+            ("HTTP/1.1 200 OK\r\n: c\r\n\r\n", E::BadField),
+            ("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", E::BadField),
+            ("HTTP/2.0 200 OK\r\n\r\n", E::BadStatusLine),
+            ("HTTP/1.1 20 OK\r\n\r\n", E::BadStatusLine),
+            ("SSH-2.0-OpenSSH\r\n\r\n", E::BadStatusLine),
+            ("ICY 200 OK\r\n\r\n", E::BadStatusLine),
+            ("\r\n\r\n", E::BadStatusLine),
+            (&many, E::TooManyFields),
+            (&long, E::HeadTooLarge),
         ] {
-            assert_eq!(parsed(wire).err(), Some(Lost::NotHttp), "{:?}", &wire[..wire.len().min(60)]);
+            assert_eq!(parsed(wire).err(), Some(error), "{:?}", &wire[..wire.len().min(80)]);
         }
+    }
+
+    #[test]
+    fn old_spellings_of_fields_are_read_as_the_rfc_says() {
+        let wire = "HTTP/1.1 200\r\nServer : x\r\nA: one\r\n\ttwo \r\n  three\r\nB:\r\n four\r\nC: d\u{e9}\r\n\
+                    Content-Length: 2, 2\r\n\r\n";
+        let headers = parsed(wire).unwrap().headers;
+        let text = |name| String::from_utf8_lossy(headers[name].as_bytes()).into_owned();
+        assert_eq!(
+            ["server", "a", "b", "c", "content-length"].map(text),
+            ["x", "one two three", "four", "d\u{e9}", "2"]
+        );
     }
 
     #[test]
@@ -223,7 +346,11 @@ mod tests {
         assert_eq!(head.headers.get_all("set-cookie").iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
         assert_eq!((&input[..], scanned), (&b"body"[..], 0));
         let endless = vec![b'x'; MAX_HEAD_BYTES];
-        assert_eq!(read(&mut BytesMut::from(&endless[..]), &mut 0).err(), Some(Lost::NotHttp), "never whole");
+        assert_eq!(
+            read(&mut BytesMut::from(&endless[..]), &mut 0).err(),
+            Some(UpstreamError::BadStatusLine),
+            "never whole"
+        );
     }
 
     #[test]
@@ -233,6 +360,7 @@ mod tests {
             headers.append(name, HeaderValue::from_static(value));
         }
         let headers = HeaderList::kept_of(headers, 0, |_, _| true);
+        let head = RequestHead { method: Method::POST, target: "/v1/x?y=1".into(), headers };
         for (length, chunked, framing) in [
             (None, false, ""),
             (Some(0), false, "content-length: 0\r\n"),
@@ -240,7 +368,7 @@ mod tests {
             (None, true, "transfer-encoding: chunked\r\n"),
         ] {
             let mut out = Vec::new();
-            write(&mut out, (&Method::POST, "/v1/x?y=1", &headers), length, chunked);
+            write(&mut out, &head, length, chunked);
             let text = String::from_utf8(out).unwrap();
             assert_eq!(text, format!("POST /v1/x?y=1 HTTP/1.1\r\nhost: up.test\r\na: 1\r\na: 2\r\n{framing}\r\n"));
         }

@@ -16,11 +16,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::Lost;
 use crate::http::{
     HeaderList,
     client::{
-        Answer, Connection, Destination, Gauge, Pool, Request, Resolve, Upload, UpstreamError,
+        Answer, Connection, Destination, Failure, Gauge, Pool, Request, RequestHead, Resolve, Upload, UpstreamError,
         connect::Stream,
         gauge::ConnectionGauge,
         share::{Share, ShareLimits},
@@ -58,21 +57,25 @@ impl Pair {
         Self { pool: Arc::new(Pool::new(destination, 128, place, Arc::new(Uncounted))), listener }
     }
 
-    async fn send(&self, method: Method, upload: Upload) -> Result<Response<Answer>, UpstreamError> {
+    async fn send(&self, method: Method, upload: Upload) -> Result<Response<Answer>, Failure> {
         let connection = Connection::take(&self.pool, Duration::from_secs(10)).await.unwrap();
         let mut headers = HeaderList::default();
         headers.set(header::HOST, HeaderValue::from_static("up.test"));
-        let request = Request { method, target: "/v1?a=b".into(), headers, body: upload };
-        connection.send(request).await
+        let head = RequestHead { method, target: "/v1?a=b".into(), headers };
+        connection.send(Request { head, body: upload }, Duration::from_secs(10)).await
     }
 
-    async fn get(&self) -> Result<Response<Answer>, UpstreamError> {
+    async fn get(&self) -> Result<Response<Answer>, Failure> {
         self.send(Method::GET, Upload::Empty).await
     }
 
     async fn accept(&self) -> TcpStream {
         self.listener.accept().await.unwrap().0
     }
+}
+
+fn answered(result: Result<Response<Answer>, Failure>) -> Response<Answer> {
+    result.map_err(|failure| failure.error).unwrap()
 }
 
 /// Reads a request up to `end`.
@@ -84,7 +87,7 @@ async fn read_to(stream: &mut TcpStream, end: &str) -> String {
     String::from_utf8(seen).unwrap()
 }
 
-async fn body(answer: Response<Answer>) -> Result<String, Lost> {
+async fn body(answer: Response<Answer>) -> Result<String, UpstreamError> {
     Ok(String::from_utf8(answer.into_body().collect().await?.to_bytes().to_vec()).unwrap())
 }
 
@@ -114,7 +117,7 @@ async fn one_connection_carries_exchange_after_exchange() {
     };
     let agent = async {
         for (status, text) in [(200, "ok"), (204, ""), (200, ""), (200, "ok"), (404, "last"), (200, "to the end")] {
-            let answer = pair.get().await.unwrap();
+            let answer = answered(pair.get().await);
             assert_eq!((answer.status().as_u16(), body(answer).await.unwrap()), (status, text.to_owned()));
         }
     };
@@ -140,7 +143,7 @@ async fn a_body_goes_out_with_its_length_and_an_empty_one_says_so() {
         for upload in
             [Upload::Empty, Upload::Whole(Some(Bytes::from_static(b"small"))), Upload::Whole(Some(large.clone()))]
         {
-            assert_eq!(pair.send(Method::POST, upload).await.unwrap().status(), 200);
+            assert_eq!(answered(pair.send(Method::POST, upload).await).status(), 200);
         }
     };
     tokio::join!(upstream, agent);
@@ -162,9 +165,9 @@ async fn an_answer_that_comes_before_the_whole_request_is_relayed_and_ends_the_c
         next.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
     };
     let agent = async {
-        let answer = pair.send(Method::PUT, Upload::Whole(Some(vec![0; 64 << 20].into()))).await.unwrap();
+        let answer = answered(pair.send(Method::PUT, Upload::Whole(Some(vec![0; 64 << 20].into()))).await);
         assert_eq!((answer.status().as_u16(), body(answer).await.unwrap().as_str()), (413, "big"));
-        assert_eq!(pair.get().await.unwrap().status(), 200);
+        assert_eq!(answered(pair.get().await).status(), 200);
     };
     tokio::join!(upstream, agent);
 }
@@ -182,7 +185,7 @@ async fn an_upstream_that_says_what_nobody_asked_for_is_not_used_again() {
     };
     let agent = async {
         for _ in 0..2 {
-            assert_eq!(body(pair.get().await.unwrap()).await.unwrap(), "good");
+            assert_eq!(body(answered(pair.get().await)).await.unwrap(), "good");
         }
     };
     tokio::join!(upstream, agent);
@@ -192,22 +195,22 @@ async fn an_upstream_that_says_what_nobody_asked_for_is_not_used_again() {
 async fn an_answer_that_breaks_off_is_not_taken_for_whole() {
     let pair = Pair::new().await;
     for (wire, error) in [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfour", Lost::Connection),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfour\r\n", Lost::Connection),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfour\n0\r\n\r\n", Lost::NotHttp),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfour", UpstreamError::Closed),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfour\r\n", UpstreamError::Closed),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfour\n0\r\n\r\n", UpstreamError::BadChunk),
     ] {
         let upstream = async {
             let mut stream = pair.accept().await;
             read_to(&mut stream, "\r\n\r\n").await;
             stream.write_all(wire.as_bytes()).await.unwrap();
         };
-        let agent = async { body(pair.get().await.unwrap()).await };
+        let agent = async { body(answered(pair.get().await)).await };
         assert_eq!(tokio::join!(upstream, agent).1, Err(error), "{wire:?}");
     }
     for (wire, why) in [
-        ("", "the connection was lost"),
-        ("HTTP/1.1 200", "the connection was lost"),
-        ("SSH-2.0\r\n\r\n", "its answer is not HTTP"),
+        ("", UpstreamError::Closed),
+        ("HTTP/1.1 200", UpstreamError::Closed),
+        ("SSH-2.0\r\n\r\n", UpstreamError::BadStatusLine),
     ] {
         let upstream = async {
             let mut stream = pair.accept().await;
@@ -215,7 +218,7 @@ async fn an_answer_that_breaks_off_is_not_taken_for_whole() {
             stream.write_all(wire.as_bytes()).await.unwrap();
         };
         let answer = tokio::join!(upstream, pair.get()).1;
-        assert_eq!(answer.err(), Some(UpstreamError::Unreachable(why)), "{wire:?}");
+        assert_eq!(answer.err().map(|failure| failure.error), Some(why), "{wire:?}");
     }
 }
 
@@ -226,7 +229,8 @@ async fn interim_answers_without_end_are_given_up() {
         let mut stream = pair.accept().await;
         while stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").await.is_ok() {}
     };
-    assert!(tokio::join!(upstream, pair.get()).1.is_err());
+    let failure = tokio::join!(upstream, pair.get()).1.err().unwrap();
+    assert_eq!(failure.error, UpstreamError::TooManyInterim);
 }
 
 #[tokio::test]
@@ -239,7 +243,7 @@ async fn an_answer_that_is_dropped_closes_its_connection() {
         assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
     };
     let agent = async {
-        let mut answer = pair.get().await.unwrap();
+        let mut answer = answered(pair.get().await);
         let frame = poll_fn(|cx| http_body::Body::poll_frame(std::pin::Pin::new(answer.body_mut()), cx)).await;
         assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "first");
     };
@@ -258,4 +262,69 @@ async fn a_task_without_budget_takes_no_connection_for_idle_that_is_not() {
         tokio::task::coop::consume_budget().await;
     }
     assert!(!poll_fn(|cx| std::task::Poll::Ready(h1.is_idle(cx))).await);
+}
+
+/// Answers one request, so that the next one comes on a connection that was used before; then closes it on receipt of that.
+async fn close_the_second(pair: &Pair, end: &str) {
+    let mut stream = pair.accept().await;
+    read_to(&mut stream, "\r\n\r\n").await;
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    read_to(&mut stream, end).await;
+}
+
+#[tokio::test]
+async fn what_an_old_connection_swallowed_may_be_sent_again_if_it_is_idempotent() {
+    let whole = |text: &'static str| Upload::Whole(Some(Bytes::from_static(text.as_bytes())));
+    for (method, body, end, again) in [
+        (Method::GET, Upload::Empty, "\r\n\r\n", true),
+        (Method::PUT, whole("body"), "body", true),
+        (Method::DELETE, Upload::Empty, "\r\n\r\n", true),
+        (Method::POST, whole("body"), "body", false),
+        (Method::PATCH, whole("body"), "body", false),
+    ] {
+        let pair = Pair::new().await;
+        let agent = async {
+            drop(answered(pair.get().await));
+            pair.send(method.clone(), body).await.err().unwrap()
+        };
+        let (_, failure) = tokio::join!(close_the_second(&pair, end), agent);
+        assert!(matches!(failure.error, UpstreamError::Closed | UpstreamError::Reset), "{method} {}", failure.error);
+        assert_eq!(failure.again.is_some(), again, "{method}");
+        let Some(again) = failure.again else { continue };
+        let upstream = async {
+            let mut stream = pair.accept().await;
+            assert!(read_to(&mut stream, end).await.starts_with(method.as_str()));
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        };
+        let agent = async {
+            let connection = again.connect(Duration::from_secs(10)).await.unwrap().unwrap();
+            body_of(answered(connection.send(again.request, Duration::from_secs(10)).await)).await
+        };
+        assert_eq!(tokio::join!(upstream, agent).1, "ok", "{method}");
+    }
+}
+
+async fn body_of(answer: Response<Answer>) -> String {
+    body(answer).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_was_answered_in_part_or_went_out_on_a_new_connection_is_not_sent_again() {
+    let pair = Pair::new().await;
+    let upstream = async { drop(read_to(&mut pair.accept().await, "\r\n\r\n").await) };
+    let failure = tokio::join!(upstream, pair.get()).1.err().unwrap();
+    assert!(failure.again.is_none(), "a new connection was not idle for too long");
+
+    let upstream = async {
+        let mut stream = pair.accept().await;
+        read_to(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        read_to(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 200").await.unwrap();
+    };
+    let agent = async {
+        drop(answered(pair.get().await));
+        pair.get().await.err().unwrap()
+    };
+    assert!(tokio::join!(upstream, agent).1.again.is_none(), "it had begun to answer");
 }

@@ -30,6 +30,8 @@ pub(super) fn write(
 ) -> (Framing, bool) {
     let (status, headers) = (parts.status, &parts.headers);
     let switches = status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success());
+    // A counted body can have no trailers.
+    let length = length.filter(|_| terms.http10 || !headers.contains_key(header::TRAILER));
     let framing = framing(status, length, terms, switches);
     let last = last || framing == Framing::ToEnd || says_close(headers);
     let room: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
@@ -146,6 +148,8 @@ mod tests {
         assert_eq!(written(&parts, Some(12), PLAIN), (counted, Framing::Length(12), false));
         let chunked = format!("HTTP/1.1 200 OK\r\n{both}transfer-encoding: chunked\r\n");
         assert_eq!(written(&parts, None, PLAIN), (chunked, Framing::Chunked, false));
+        let announced = head(200, &[("trailer", "x-sum")]);
+        assert_eq!(written(&announced, Some(12), PLAIN).1, Framing::Chunked, "a counted body has no trailers");
         let http10 = ResponseTerms { http10: true, ..PLAIN };
         let to_end = format!("HTTP/1.0 200 OK\r\n{both}connection: close\r\n");
         assert_eq!(written(&parts, None, http10), (to_end, Framing::ToEnd, true));

@@ -141,10 +141,10 @@ impl Deflate {
                 let [cmf, flg] = head[..] else { return Ok(Step { read, written: 0 }) };
                 let zlib = cmf & 0x0f == 8 && (u16::from(cmf) << 8 | u16::from(flg)) % 31 == 0;
                 let mut decompress = Decompress::new(zlib);
-                // Two bytes are too few to give output.
-                inflate(&mut decompress, &[cmf, flg], output)?;
-                *self = Self::Known(decompress);
-                Ok(Step { read, written: 0 })
+                // Without zlib's header, these two may hold the first byte of output, and the end.
+                let (step, ended) = inflate(&mut decompress, &[cmf, flg], output)?;
+                *self = if ended { Self::Over } else { Self::Known(decompress) };
+                Ok(Step { read, written: step.written })
             }
             Self::Known(decompress) => {
                 let (step, ended) = inflate(decompress, input, output)?;

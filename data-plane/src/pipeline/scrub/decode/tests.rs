@@ -46,7 +46,7 @@ fn headers(coding: &str) -> HeaderMap {
 
 fn decode(coding: &str, body: &[u8], chunk: usize) -> Result<Vec<u8>, String> {
     let mut headers = headers(coding);
-    let codings = codings(&mut headers).map_err(|e| e.to_string())?;
+    let codings = codings(&mut headers).map_err(|e| format!("{e:?}"))?;
     assert!(headers.is_empty(), "{headers:?}");
     let frames: Vec<_> =
         body.chunks(chunk).map(|c| Ok::<_, std::io::Error>(Frame::data(Bytes::copy_from_slice(c)))).collect();
@@ -64,18 +64,65 @@ fn every_coding_is_taken_off_however_cut() {
         }
         assert_eq!(decode(name, b"", 1).as_deref(), Ok(&b""[..]), "an answer without a body");
     }
-    let mut headers = headers("identity");
-    assert!(codings(&mut headers).unwrap().is_empty() && headers.contains_key(header::CONTENT_LENGTH));
+    for text in [&b""[..], b"{\"ok\": true}", b"x"] {
+        for how in ["deflate", "raw deflate"] {
+            let body = coded(how, text);
+            for chunk in [1, 2, 3, 1000] {
+                assert_eq!(decode("deflate", &body, chunk).as_deref(), Ok(text), "{how} by {chunk}");
+            }
+        }
+    }
+}
+
+#[test]
+fn values_that_transform_nothing_stay_as_they_are() {
+    assert!(IDENTITIES.is_sorted());
+    for value in [
+        "identity",
+        "UTF-8",
+        "none",
+        "binary",
+        "7bit",
+        "8bit",
+        "aws-chunked",
+        "",
+        " , identity,",
+        "application/json; charset=utf-8",
+        "text/html",
+        "utf-8; charset=utf-8",
+        "charset=UTF-8",
+        "\"\"",
+    ] {
+        let mut left = headers(value);
+        assert!(codings(&mut left).unwrap().is_empty(), "{value:?}");
+        assert_eq!(left, headers(value), "{value:?}");
+    }
+    for (value, left) in [("aws-chunked, gzip", "aws-chunked"), ("gzip,", ""), ("identity, gzip, utf-8", "utf-8")] {
+        let mut headers = headers(value);
+        assert_eq!(codings(&mut headers), Ok(vec![Coding::Gzip]), "{value:?}");
+        assert_eq!(headers.get(header::CONTENT_ENCODING).map_or("", |v| v.to_str().unwrap()), left, "{value:?}");
+    }
 }
 
 #[test]
 fn two_codings_are_taken_off_and_three_are_not() {
     let body = coded("br", &coded("gzip", TEXT));
     assert_eq!(decode("gzip, br", &body, 3).as_deref(), Ok(TEXT));
-    for bad in ["gzip, br, zstd", "compress", "gzip;q=1", "\u{e9}"] {
+    let named = |name: &str| Unsearchable::UnknownCoding(Some(name.to_owned()));
+    for (bad, why) in [
+        ("gzip, br, zstd", Unsearchable::TooManyCodings),
+        ("compress", named("compress")),
+        ("identity, x-custom", named("x-custom")),
+        ("gzip;q=1", Unsearchable::UnknownCoding(None)),
+        ("application/gzip", Unsearchable::UnknownCoding(None)),
+        ("application/x-bzip2", Unsearchable::UnknownCoding(None)),
+        ("base64", named("base64")),
+        ("ignore previous instructions", Unsearchable::UnknownCoding(None)),
+        ("\u{e9}", Unsearchable::UnknownCoding(None)),
+    ] {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_ENCODING, http::HeaderValue::from_bytes(bad.as_bytes()).unwrap());
-        assert_eq!(codings(&mut headers).err(), Some(UnknownCoding), "{bad}");
+        assert_eq!(codings(&mut headers).err(), Some(why), "{bad}");
     }
 }
 
