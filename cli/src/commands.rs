@@ -2,6 +2,7 @@
 //! view.
 
 pub mod agent;
+pub mod audit;
 pub mod ca;
 pub mod completions;
 pub mod credential;
@@ -51,6 +52,9 @@ pub enum Command {
     /// Cedar policies: which agent may do what
     #[command(subcommand)]
     Policy(policy::Verb),
+    /// What agents have done, and whether the record of it is whole
+    #[command(subcommand)]
+    Audit(audit::Verb),
     /// Proxy nodes
     #[command(subcommand)]
     Node(node::Verb),
@@ -81,6 +85,7 @@ pub async fn run(global: &Global, command: Command, tree: clap::Command) -> Resu
         Command::Agent(verb) => agent::run(global, verb).await?,
         Command::Token(verb) => token::run(global, verb).await?,
         Command::Policy(verb) => policy::run(global, verb).await?,
+        Command::Audit(verb) => return audit::run(global, verb).await,
         Command::Node(verb) => node::run(global, verb).await?,
         Command::Operator(verb) => operator::run(global, verb).await?,
         Command::Env(args) => env::run(global, args).await?,

@@ -5,6 +5,7 @@
 
 mod agent;
 mod audit;
+mod audit_trail;
 pub mod auth;
 mod credential;
 mod edge;
@@ -210,6 +211,9 @@ methods! {
     list_operators ListOperators(ListOperatorsRequest) -> ListOperatorsResponse = operator::list;
     delete_operator DeleteOperator(DeleteRequest) -> ChangeResponse = operator::delete;
     who_am_i WhoAmI(WhoAmIRequest) -> Operator = operator::who_am_i;
+    search_audit SearchAudit(SearchAuditRequest) -> SearchAuditResponse = audit_trail::search;
+    search_fleet_audit SearchFleetAudit(SearchAuditRequest) -> SearchAuditResponse = audit_trail::search_fleet;
+    verify_audit VerifyAudit(VerifyAuditRequest) -> VerifyAuditResponse = audit_trail::verify;
 }
 
 /// The part of a list that `message` asks for.

@@ -3,6 +3,7 @@
 //! Its key is made at the first start and kept in the store as an envelope; the first replica wins. The names in a certificate
 //! are ours, never those that a request asks for.
 
+pub mod audit_key;
 mod config;
 mod external;
 pub mod identity;

@@ -184,7 +184,10 @@ impl Bindings {
 fn is_kept(key: &Key) -> bool {
     match key {
         Key::StoreId | Key::Epoch | Key::Rotation | Key::RecordKey | Key::Replica(_) | Key::Join(_) => false,
-        Key::Authority
+        // A trail beside the restored store goes on where it ended, which may be past the backup's heads.
+        Key::AuditHead(_) => false,
+        Key::AuditKey
+        | Key::Authority
         | Key::Canary
         | Key::Operator(_)
         | Key::Node(_)

@@ -9,6 +9,7 @@ use serde::Deserialize;
 pub use crate::{
     authority::{AuthorityConfig, MeshConfig},
     registry::QuotaConfig,
+    trail::TrailConfig,
 };
 use crate::{distribution::DistributionOptions, seal::SealConfig, store::StoreConfig};
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The nodes' listener, and their leases.
     pub distribution: DistributionConfig,
+    /// The audit trail of this replica.
+    pub audit: TrailConfig,
     /// How token endpoints of minted credentials are reached.
     pub upstream: UpstreamConfig,
     /// The private networks of each new tenant, and of those that have none at the start: `seks dev` alone says any.
@@ -38,6 +41,18 @@ pub struct Config {
     pub quota: QuotaConfig,
     /// Spans and metrics. `/metrics`, `/healthz` and `/readyz` are served on `metrics_listen`; default: not at all.
     pub telemetry: TelemetryConfig,
+}
+
+impl Config {
+    /// `[audit]` with the directory that is the default for the store; `None`: no trail is kept.
+    #[must_use]
+    pub fn trail(&self) -> Option<TrailConfig> {
+        let mut trail = self.audit.clone();
+        if trail.dir.as_os_str().is_empty() {
+            trail.dir = self.store.trail_dir()?;
+        }
+        Some(trail)
+    }
 }
 
 /// `[upstream]`.

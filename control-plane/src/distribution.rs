@@ -46,13 +46,14 @@ use crate::{
     registry::{Registry, UsageSource},
     seal::{SealError, Sealer},
     store::{Revision, Store, StoreError},
+    trail::Trail,
 };
 
 /// How long a replica that stops may take to deregister, after its nodes had their time to move.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How the replica serves nodes: `[distribution]` without its listener.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DistributionOptions {
     /// This replica's name, for nodes' logs.
     pub replica: String,
@@ -66,6 +67,8 @@ pub struct DistributionOptions {
     pub identities: Identities,
     /// Where the highest revision that was seen is kept. Default: nowhere.
     pub marks: Option<HighWaterMarkFile>,
+    /// Where nodes' audit records go. Default: nowhere.
+    pub trail: Option<Trail>,
 }
 
 impl Default for DistributionOptions {
@@ -77,6 +80,7 @@ impl Default for DistributionOptions {
             verify_every: Duration::from_secs(60),
             identities: Identities::default(),
             marks: None,
+            trail: None,
         }
     }
 }
@@ -124,6 +128,7 @@ struct Parts {
     changes: ChangeFeed,
     fleet: Fleet,
     sessions: Sessions,
+    trail: Option<Trail>,
     marks: Option<Arc<HighWaterMarkWriter>>,
     lease: Duration,
     lifecycle: Lifecycle,
@@ -214,15 +219,20 @@ impl Distribution {
             lease: config.lease,
             limits: Limits::new(config.max_snapshots),
             lifecycle: lifecycle.clone(),
+            trail: config.trail.clone(),
             streams: AtomicU64::new(1),
         });
-        Ok(Self(Arc::new(Parts { changes, fleet, sessions, marks, lease: config.lease, lifecycle, deregistered })))
+        Ok(Self(Arc::new(Parts { changes, fleet, sessions, trail: config.trail, marks, lease: config.lease, lifecycle, deregistered })))
     }
 
     /// What serves nodes' connections.
     #[must_use]
     pub fn node_api(&self) -> NodeServer {
-        NodeServer::new(self.0.sessions.clone())
+        let server = NodeServer::new(self.0.sessions.clone());
+        match &self.0.trail {
+            Some(trail) => server.with_trail(trail.clone()),
+            None => server,
+        }
     }
 
     /// Waits until `revision` is enforced: no node serves anything that it took away, whatever is cut off, crashed or slow.
@@ -268,6 +278,12 @@ impl Distribution {
         let me = self.0.fleet.leases.own_id().map(|id| id.to_string()).unwrap_or_default();
         let others = self.replicas().into_iter().filter(|replica| !replica.retired && replica.id != me);
         others.fold(self.0.fleet.leases.audit_queue(), |sum, replica| sum.saturating_add(replica.audit_queue))
+    }
+
+    /// Where nodes' audit records go; `None`: nowhere.
+    #[must_use]
+    pub fn trail(&self) -> Option<&Trail> {
+        self.0.trail.as_ref()
     }
 
     /// Every replica that may grant leases, or whose leases may not be over.

@@ -27,6 +27,7 @@ pub mod server;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod trail;
 
 pub use self::{
     config::Config,

@@ -3,6 +3,7 @@
 //! [`connection`] drives one HTTP/2 connection; [`session`] is one node's stream on it, and [`grpc_stream`] its framing.
 //! [`connection_limiter`] and [`handshake_limiter`] bound what one peer can occupy.
 
+pub mod audit_upload;
 mod connection;
 mod connection_limiter;
 pub mod enrolment;
@@ -39,7 +40,10 @@ use tonic::{
 };
 
 pub use self::session::Sessions;
-use self::{connection::Call, connection_limiter::ConnectionLimiter, enrolment::Enrolment};
+use self::{
+    audit_upload::AuditUploads, connection::Call, connection_limiter::ConnectionLimiter, enrolment::Enrolment,
+};
+use crate::trail::Trail;
 
 /// How long a connection without a certificate lasts: enrolment is one call.
 const ENROLMENT: Duration = Duration::from_secs(30);
@@ -68,6 +72,13 @@ impl NodeServer {
     #[must_use]
     pub fn with_enrolment(self, enrolment: EnrolmentServer<Enrolment>) -> Self {
         Self { others: self.others.add_service(enrolment), ..self }
+    }
+
+    /// Takes nodes' audit records into `trail`, too.
+    #[must_use]
+    pub fn with_trail(self, trail: Trail) -> Self {
+        let uploads = AuditUploads::service(self.sessions.shared().clone(), trail);
+        Self { others: self.others.add_service(uploads), ..self }
     }
 
     /// Serves connections as they come until `stop`; returns when all of them have ended. Dropped, it drops them.

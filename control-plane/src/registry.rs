@@ -7,6 +7,7 @@
 //! Limits, all checked before anything is written: see [`limits`].
 
 mod agent;
+pub mod audit_head;
 mod aws;
 mod bind;
 mod change;

@@ -76,6 +76,12 @@ impl<'a> RecordId<'a> {
         Self { tenant: "", kind: "record-key", name: "", version: 0, store_id, destination: None }
     }
 
+    /// The key pair that audit records are sealed to.
+    #[must_use]
+    pub fn audit_key(store_id: &'a str) -> Self {
+        Self { tenant: "", kind: "audit-key", name: "", version: 0, store_id, destination: None }
+    }
+
     /// The end of a backup.
     #[must_use]
     pub fn backup(store_id: &'a str) -> Self {
@@ -116,6 +122,7 @@ impl<'a> RecordId<'a> {
             Key::Canary => Some(Self::canary(store_id)),
             Key::Epoch => Some(Self::epoch(store_id)),
             Key::RecordKey => Some(Self::record_key(store_id)),
+            Key::AuditKey => Some(Self::audit_key(store_id)),
             _ => None,
         }
     }

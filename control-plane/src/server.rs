@@ -4,6 +4,7 @@ pub mod listener;
 mod runtimes;
 mod start;
 pub mod tls;
+mod trail;
 mod upgrade;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -87,7 +88,8 @@ impl ControlPlane {
             async move {
                 let foundation = Components::open(&config).await?;
                 let (marks, identities) = (foundation.marks.clone(), foundation.authority.identities().clone());
-                let options = DistributionOptions { marks, identities, ..options };
+                let trail = trail::open(&config, &foundation).await?;
+                let options = DistributionOptions { marks, identities, trail, ..options };
                 let (store, sealer) = (Arc::clone(&foundation.store), Arc::clone(&foundation.sealer));
                 let replica = options.replica.clone();
                 Ok::<_, StartError>((foundation, Distribution::start(store, sealer, options).await?, replica))
@@ -160,6 +162,9 @@ impl ControlPlane {
         plane.serve_operators(operators, &config.admin.tls, &names, Admin::new(parts)).await?;
         let admin = plane.runtimes.admin();
         plane.tasks.spawn_on(refresher.run(plane.stop.clone()), &admin);
+        if let Some(trail) = plane.distribution.trail().cloned() {
+            plane.tasks.spawn_on(trail::store_heads(trail, Arc::clone(registry), plane.stop.clone()), &admin);
+        }
         plane.tasks.spawn_on(janitor(Arc::clone(registry), plane.stop.clone()), &admin);
         let upgrade = Upgrade { registry: Arc::clone(registry), records: Arc::clone(records) };
         plane.tasks.spawn_on(upgrade.run(plane.distribution.clone(), plane.stop.clone()), &admin);

@@ -191,11 +191,22 @@ pub struct UpstreamConfig {
 }
 
 /// `[audit]`
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuditConfig {
     /// What happens when a request can't be recorded.
     pub mode: AuditMode,
+    /// Most bytes of records in `data_dir` that no control plane has taken. Default: 1 GiB, about 3 million requests; 16 MiB to 1 TiB.
+    pub spool_bytes: u64,
+    /// Records that no control plane has taken for this long are removed. Default: 30 days; 1 hour to 1 year.
+    #[serde(with = "humantime_serde")]
+    pub spool_age: Duration,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { mode: AuditMode::default(), spool_bytes: 1 << 30, spool_age: Duration::from_secs(30 * 24 * 3600) }
+    }
 }
 
 /// What happens when a request can't be recorded.
@@ -340,6 +351,12 @@ impl Config {
         }
         if !(1..=1_000_000).contains(&limits.wrong_tokens_per_second) {
             return fail("proxy.limits.wrong_tokens_per_second", "1 to 1,000,000");
+        }
+        if !(16 << 20..=1 << 40).contains(&self.audit.spool_bytes) {
+            return fail("audit.spool_bytes", "16 MiB to 1 TiB, in bytes");
+        }
+        if !(Duration::from_secs(3600)..=Duration::from_secs(366 * 24 * 3600)).contains(&self.audit.spool_age) {
+            return fail("audit.spool_age", "1 hour to 1 year");
         }
         let largest = limits.inspect_bytes.max(limits.signed_bytes);
         if limits.tenant_buffered_bytes < largest || limits.buffered_bytes < limits.tenant_buffered_bytes {

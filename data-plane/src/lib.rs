@@ -12,6 +12,7 @@ pub mod http;
 mod node;
 mod pipeline;
 mod proxy;
+pub mod spool;
 pub mod sync;
 pub mod table;
 pub mod telemetry;

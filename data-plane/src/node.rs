@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use seks_network::address::OwnAddresses;
 use seks_protocol::SessionError;
 use seks_runtime::{
-    DedicatedRuntime, Exit, descriptors,
+    DedicatedRuntime, Exit, descriptors, run_blocking,
     telemetry::{Telemetry, TelemetryError},
 };
 use tokio::task::JoinHandle;
@@ -20,6 +20,7 @@ use crate::{
         route::ProxyMode,
     },
     proxy::{Proxy, ProxyHandler},
+    spool::{OpenSpoolError, Spool},
     sync::{
         EnrolError, Identity, Runtimes, Sync, SyncConfig,
         enrol::{self, EnrolConfig},
@@ -49,6 +50,7 @@ pub struct Node {
     end: CancellationToken,
     serving: Option<JoinHandle<()>>,
     sync: Option<Sync>,
+    spool: Option<Spool>,
     threads: Threads,
 }
 
@@ -93,6 +95,9 @@ pub enum StartError {
     /// The audit trail.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The spool of audit records.
+    #[error("node.data_dir: audit: {0}")]
+    Spool(#[from] OpenSpoolError),
     /// Telemetry.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
@@ -149,16 +154,20 @@ impl Node {
         if !identity.region().is_empty() {
             config.node.region = identity.region().into();
         }
+        let (data_dir, audit) = (config.node.data_dir.clone(), config.audit);
+        let opened = run_blocking(move || Spool::open(&data_dir, &audit)).await;
+        let spool = opened.map_err(|error| StartError::Thread(io::Error::other(error)))??;
         let sync = SyncConfig {
             endpoints: enrolment.endpoints,
             roots_pem: enrolment.roots_pem,
             region: config.node.region.clone(),
             audit: Some(telemetry.queue().clone()),
+            spool: Some(spool.clone()),
             ..SyncConfig::default()
         };
         let table = Arc::new(Table::new()?);
         let (own, endpoints) = (config.own.clone(), config.control.endpoints.clone());
-        let mut node = Self::with_table(config, telemetry, table.clone()).await?;
+        let mut node = Self::serving(config, telemetry, table.clone(), Some(spool)).await?;
         tokio::spawn(node.end.clone().run_until_cancelled_owned(know_control_planes(own, endpoints)));
         let runtimes = Runtimes { stream: node.threads.sync.handle(), lease: node.threads.lease.handle() };
         node.sync = Some(Sync::start_on(sync, identity, table, runtimes));
@@ -169,12 +178,25 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::start`].
-    pub async fn with_table(mut config: Config, telemetry: Telemetry, table: Arc<Table>) -> Result<Self, StartError> {
+    pub async fn with_table(config: Config, telemetry: Telemetry, table: Arc<Table>) -> Result<Self, StartError> {
+        Self::serving(config, telemetry, table, None).await
+    }
+
+    async fn serving(
+        mut config: Config,
+        telemetry: Telemetry,
+        table: Arc<Table>,
+        spool: Option<Spool>,
+    ) -> Result<Self, StartError> {
         config.check()?;
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let state = table.clone();
         let metrics = Metrics::new(telemetry.queue().clone(), move || table_state(&state));
-        let audit = Audit::new(telemetry, metrics.clone(), config.audit.mode, &config.node.name, &config.node.region)?;
+        if let Some(spool) = spool.clone() {
+            metrics.count_spool(move || spool.state());
+        }
+        let (names, mode) = ((&config.node.name, &config.node.region), config.audit.mode);
+        let audit = Audit::new((telemetry, spool.clone()), metrics.clone(), mode, names.0, names.1)?;
 
         afford_connections(&mut config);
         let limits = config.proxy.limits.of_listener();
@@ -219,6 +241,7 @@ impl Node {
             end,
             serving: Some(serving),
             sync: None,
+            spool,
             threads,
         })
     }
@@ -266,6 +289,9 @@ impl Node {
         if let Some(serving) = self.serving.take() {
             // A panic in there has been reported, and there is nothing left to stop.
             let _ = serving.await;
+        }
+        if let Some(spool) = self.spool.take() {
+            spool.close().await; // before the stream: what is written last may still be uploaded
         }
         if let Some(sync) = self.sync.take() {
             sync.shutdown().await; // last: a revocation must reach what still drains

@@ -106,6 +106,7 @@ impl Proxy {
     ) -> Response<ResponseBody> {
         let in_flight = InFlight::begin(activity);
         let mut record = self.audit.open(request.method(), request.uri().path(), request.headers());
+        record.came_from(caller.source, request.version());
         let id = record.id();
         let reader = Reader::of(&request);
         let unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
@@ -117,6 +118,9 @@ impl Proxy {
                 refused(&refusal.worded_for(reader), form, unread, &mut record)
             }
         };
+        if let Err(code) = record.record_own_answer(response.status()).await {
+            response = refused(&Refusal::from(code), form, unread, &mut record);
+        }
         if matches!(mode, ProxyMode::Forward) && response.status() == StatusCode::UNAUTHORIZED {
             ask_for_proxy_authorization(&mut response);
         }
@@ -218,8 +222,10 @@ impl Proxy {
         for _ in 0..MAX_DECISIONS {
             let terms = (&self.bounds, self.config.upstream.replaced_credential_grace);
             let permitted = authorize::call(identified, body, &caller, terms, record).await?;
+            let intent = record.intend()?;
             let connected =
                 connect::call(permitted, &self.upstreams, &self.table, self.audit.metrics(), record).await?;
+            intent.recorded().await?;
             match inject::call(connected, &caller, &self.table, record)? {
                 Injection::Done(injected) => return Ok(injected),
                 Injection::Changed(admitted, upload) => {

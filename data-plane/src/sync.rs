@@ -3,6 +3,7 @@
 //! What arrives is checked, applied and only then acknowledged. What does not follow, does not decode or does not match the checksum is rejected
 //! whole, and the table stays as it was. Without a stream the node serves until its lease ends, and then refuses. It recovers without a person.
 
+mod audit_upload;
 mod backoff;
 mod certificate_renewal;
 mod channel;
@@ -37,7 +38,7 @@ pub use self::{
     enrol::EnrolError,
     identity::{Identity, IdentityError},
 };
-use crate::table::Table;
+use crate::{spool::Spool, table::Table};
 
 /// A stream that lasted this long was a good one: the next failure counts as the first.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 const LEASE_LOOK: Duration = Duration::from_millis(250);
 
 /// Where a node's table comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SyncConfig {
     /// Control planes (`https://host:port`), nearest first.
     pub endpoints: Vec<String>,
@@ -57,6 +58,8 @@ pub struct SyncConfig {
     pub return_every: Duration,
     /// The audit queue, whose length is reported with every renewal of the lease. Absent: 0 is reported.
     pub audit: Option<Arc<Queue>>,
+    /// The spool of audit records, which is uploaded. Absent: nothing is recorded.
+    pub spool: Option<Spool>,
 }
 
 impl Default for SyncConfig {
@@ -67,6 +70,7 @@ impl Default for SyncConfig {
             region: String::new(),
             return_every: Duration::from_secs(30),
             audit: None,
+            spool: None,
         }
     }
 }
@@ -186,9 +190,11 @@ async fn run(config: SyncConfig, identity: Identity, table: Arc<Table>, status: 
     let trust = Trust { roots_pem: config.roots_pem.clone() };
     let renewing = certificate_renewal::run(config.endpoints.clone(), trust.clone(), identity.clone());
     let connecting = stay_connected(&config, &trust, &identity, &table, &status, &mark);
+    let uploading = audit_upload::run(config.spool.clone(), &trust, &identity, &status);
     tokio::select! {
         () = renewing => {}
         () = connecting => {}
+        () = uploading => {}
         () = mark.keep() => {}
     }
 }

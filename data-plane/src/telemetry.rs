@@ -63,6 +63,8 @@ struct Inner {
     table: Box<dyn Fn() -> TableState + Send + Sync>,
     /// Requests that were refused for the wrong tokens of their source.
     limited: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
+    /// What the spool of audit records has done.
+    spool: OnceLock<Box<dyn Fn() -> SpoolState + Send + Sync>>,
     /// Bodies that are held in memory.
     buffers: OnceLock<Box<dyn Fn() -> BufferState + Send + Sync>>,
     /// How often tenants reached which bound.
@@ -95,6 +97,29 @@ pub struct BufferState {
     pub refused: u64,
 }
 
+/// What the spool of audit records says of itself when metrics are read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpoolState {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Records on disk.
+    pub records: u64,
+    /// Bytes that wait for the disk.
+    pub queued_bytes: u64,
+    /// Records that were not recorded.
+    pub dropped: u64,
+    /// Records written.
+    pub recorded: u64,
+    /// Records that a control plane has acknowledged.
+    pub uploaded: u64,
+    /// Records that were removed because of their age.
+    pub expired: u64,
+    /// Syncs of the disk.
+    pub syncs: u64,
+    /// Failed writes.
+    pub failures: u64,
+}
+
 impl Metrics {
     /// `audit` is the queue in front of the collector; `table` is asked at every scrape.
     pub fn new(audit: Arc<Queue>, table: impl Fn() -> TableState + Send + Sync + 'static) -> Self {
@@ -110,11 +135,17 @@ impl Metrics {
             audit,
             table: Box::new(table),
             limited: OnceLock::new(),
+            spool: OnceLock::new(),
             buffers: OnceLock::new(),
             bounds: OnceLock::new(),
             others: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Asks `spool` at every scrape.
+    pub(crate) fn count_spool(&self, spool: impl Fn() -> SpoolState + Send + Sync + 'static) {
+        let _ = self.inner.spool.set(Box::new(spool)); // a node has one
     }
 
     /// The counters of a service of the table. Tenants that call their services alike share them; a tenant that has brought
@@ -229,7 +260,11 @@ impl Metrics {
         let table = (self.inner.table)();
         let audit = &self.inner.audit;
         let BufferState { held, refused } = self.inner.buffers.get().map(|buffers| buffers()).unwrap_or_default();
-        let gauges: [(&str, &str, f64); 9] = [
+        let spool = self.inner.spool.get().map(|spool| spool()).unwrap_or_default();
+        let gauges: [(&str, &str, f64); 12] = [
+            ("seks_audit_spool_bytes", "Audit records on disk that no control plane has taken.", spool.bytes as f64),
+            ("seks_audit_spool_records", "Audit records on disk, until their segment is taken whole.", spool.records as f64),
+            ("seks_audit_spool_queue_bytes", "Audit records that wait for the disk.", spool.queued_bytes as f64),
             ("seks_proxy_inflight", "Requests under way.", self.inner.inflight.load(Relaxed) as f64),
             ("seks_table_revision", "Revision that the table has applied.", table.revision as f64),
             ("seks_table_tokens", "Tokens in the table.", table.tokens as f64),
@@ -249,7 +284,12 @@ impl Metrics {
             let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
         }
         let counters = [
-            ("seks_audit_dropped_total", "Audit records lost.", audit.dropped()),
+            ("seks_audit_dropped_total", "Audit records lost.", audit.dropped() + spool.dropped),
+            ("seks_audit_recorded_total", "Audit records written to disk.", spool.recorded),
+            ("seks_audit_uploaded_total", "Audit records that a control plane has acknowledged.", spool.uploaded),
+            ("seks_audit_expired_total", "Audit records removed because no control plane took them in time.", spool.expired),
+            ("seks_audit_syncs_total", "Syncs of the disk for audit records.", spool.syncs),
+            ("seks_audit_write_failures_total", "Failed writes of audit records.", spool.failures),
             ("seks_body_buffer_refused_total", "Requests refused because there was no memory for their body.", refused),
         ];
         for (name, help, value) in counters {

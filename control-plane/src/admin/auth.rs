@@ -100,6 +100,7 @@ rules! {
     GetPolicy: Tenant Viewer;
     CheckPolicies: Tenant Viewer;
     Simulate: Tenant Viewer;
+    SearchAudit: Tenant Viewer;
 
     EnableService: Tenant Editor;
     ApplyService: Tenant Editor; // to redirect credentials: owner, see the registry
@@ -122,6 +123,8 @@ rules! {
     ListNodes: Fleet Viewer;
     GetNode: Fleet Viewer;
     ListOperators: Fleet Viewer;
+    SearchFleetAudit: Fleet Viewer; // every tenant's requests
+    VerifyAudit: Fleet Viewer;
     CreateTenant: Fleet Owner;
     UpdateTenant: Fleet Owner; // private networks: what an agent of the tenant may reach beside the Internet
     SetTenantQuota: Fleet Owner;

@@ -52,6 +52,8 @@ messages! {
     EnrollNodeRequest: none, region;
     CreateOperatorRequest: none, name;
     ListOperatorsRequest: none, none;
+    SearchAuditRequest: tenant, agent;
+    VerifyAuditRequest: none, none;
 }
 
 /// `GetTenant` and `GetNode` have no tenant: what they name is one, or a node.

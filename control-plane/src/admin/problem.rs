@@ -79,6 +79,16 @@ impl Problem {
         Self::new(Code::ResourceExhausted, reason, message)
     }
 
+    /// Something else has to be done first.
+    pub(super) fn precondition(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Code::FailedPrecondition, reason, message)
+    }
+
+    /// It may work later.
+    pub(super) fn unavailable(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Code::Unavailable, reason, message)
+    }
+
     /// The caller may try again then.
     pub(super) fn retry_after(self, pause: Duration) -> Self {
         Self { retry_after: Some(pause), ..self }
@@ -250,7 +260,7 @@ impl From<SealError> for Problem {
 
 impl Problem {
     /// A failure of ours: the operator hears that, the log hears what.
-    fn internal(what: &str) -> Self {
+    pub(super) fn internal(what: &str) -> Self {
         tracing::error!(error = what, "an admin call failed");
         Self::new(Code::Internal, "INTERNAL", "the control plane failed; its log says why")
     }

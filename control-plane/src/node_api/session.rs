@@ -59,6 +59,7 @@ use crate::{
     registry::Registry,
     seal::Sealer,
     store::{Revision, Store},
+    trail::{Trail, head_of},
 };
 
 /// A node that rejects this many snapshots on one stream won't take the next one either.
@@ -99,6 +100,8 @@ pub(crate) struct Shared {
     pub(crate) lease: Duration,
     pub(crate) limits: Limits,
     pub(crate) lifecycle: Lifecycle,
+    /// Where nodes' audit records go; `None`: nowhere.
+    pub(crate) trail: Option<Trail>,
     /// The number of the next stream.
     pub(crate) streams: AtomicU64,
 }
@@ -136,6 +139,10 @@ impl Limits {
 impl Sessions {
     pub(crate) fn new(shared: Shared) -> Self {
         Self(Arc::new(shared))
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
     }
 
     /// Who is at the other end of a connection.
@@ -452,6 +459,10 @@ impl Session {
                 self.renew = Some(renew.nonce);
                 self.shared.fleet.leases.renewal_requested(&self.node, self.stream, renew.tokens);
                 self.shared.fleet.leases.set_audit_queue(&self.node, self.stream, renew.audit_queue);
+                let head = renew.audit_head.and_then(|head| head_of(&head.chain, head.sequence, &head.digest));
+                if let (Some(trail), Some(head)) = (&self.shared.trail, head) {
+                    trail.report(self.node.as_str(), head, renew.audit_kept_from);
+                }
                 if self.root_after.is_some() && self.barrier_requests < MAX_BARRIER_REQUESTS {
                     self.barrier_requests += 1;
                     self.shared.fleet.barriers.request();

@@ -17,6 +17,7 @@ use crate::{
     registry::{Registry, RegistryError},
     seal::{SealError, Sealer},
     store::{OpenError, Store, StoreError},
+    trail::OpenTrailError,
 };
 
 /// Why a control plane can't start: one line for the operator, that names the key.
@@ -39,6 +40,9 @@ pub enum StartError {
     /// What was seen of it can't be read or kept.
     #[error("store.mark_file: {0}")]
     Mark(#[from] HighWaterMarkError),
+    /// The audit trail.
+    #[error(transparent)]
+    Trail(#[from] OpenTrailError),
     /// The certificate authority.
     #[error("{0}")]
     Authority(#[from] AuthorityError),

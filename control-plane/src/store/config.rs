@@ -104,6 +104,16 @@ impl StoreConfig {
         Ok(self.path.clone())
     }
 
+    /// Where the audit trail is kept when nothing else is said; `None`: nowhere.
+    #[must_use]
+    pub fn trail_dir(&self) -> Option<PathBuf> {
+        (self.kind == StoreKind::Embedded).then(|| {
+            let mut path = self.path.as_os_str().to_owned();
+            path.push(".audit");
+            path.into()
+        })
+    }
+
     /// Where the highest revision is remembered; `None`: nowhere.
     #[must_use]
     pub fn mark(&self) -> Option<PathBuf> {

@@ -49,6 +49,8 @@ pub(crate) fn has_frame(key: &Key) -> bool {
     match key {
         Key::StoreId | Key::Canary | Key::RecordKey | Key::Authority => false,
         Key::Epoch
+        | Key::AuditKey
+        | Key::AuditHead(_)
         | Key::Rotation
         | Key::Operator(_)
         | Key::Node(_)

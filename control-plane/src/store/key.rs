@@ -21,6 +21,10 @@ pub enum Key {
     Rotation,
     /// The key that records are authenticated with, sealed: the value is one envelope.
     RecordKey,
+    /// The key pair that audit records are sealed to: the value is one envelope.
+    AuditKey,
+    /// The end of a node's chain of audit records.
+    AuditHead(NodeId),
     /// An operator.
     Operator(OperatorName),
     /// A node that was seen, and so may hold a lease.
@@ -68,6 +72,8 @@ pub mod prefix {
     pub const ALL: &str = "";
     /// All operators.
     pub const OPERATORS: &str = "operator/";
+    /// The ends of all nodes' chains of audit records.
+    pub const AUDIT_HEADS: &str = "audit-head/";
     /// All nodes.
     pub const NODES: &str = "node/";
     /// All join tokens that haven't been used.
@@ -103,6 +109,8 @@ impl fmt::Display for Key {
             Self::Epoch => f.write_str("meta/era"),
             Self::Rotation => f.write_str("meta/rotation"),
             Self::RecordKey => f.write_str("meta/record-key"),
+            Self::AuditKey => f.write_str("meta/audit-key"),
+            Self::AuditHead(id) => write!(f, "audit-head/{id}"),
             Self::Operator(name) => write!(f, "operator/{name}"),
             Self::Node(id) => write!(f, "node/{id}"),
             Self::Replica(id) => write!(f, "replica/{id}"),
@@ -142,6 +150,8 @@ impl Key {
             ["meta", "era"] => Self::Epoch,
             ["meta", "rotation"] => Self::Rotation,
             ["meta", "record-key"] => Self::RecordKey,
+            ["meta", "audit-key"] => Self::AuditKey,
+            ["audit-head", id] => Self::AuditHead(id.parse().ok()?),
             ["operator", name] => Self::Operator(name.parse().ok()?),
             ["node", id] => Self::Node(id.parse().ok()?),
             ["replica", id] => Self::Replica(id.parse().ok()?),
@@ -206,6 +216,8 @@ mod tests {
             Key::Epoch,
             Key::Rotation,
             Key::RecordKey,
+            Key::AuditKey,
+            Key::AuditHead("n-1".parse().unwrap()),
             Key::PolicySet(t.clone()),
             Key::Operator("root".parse().unwrap()),
             Key::Node("n-1".parse().unwrap()),

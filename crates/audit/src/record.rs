@@ -39,6 +39,7 @@ pub mod field {
     pub const CONNECT_US: u32 = 29;
     pub const FIRST_BYTE_US: u32 = 30;
     pub const WHOLE_US: u32 = 31;
+    pub const ATTEMPTS: u32 = 32;
 }
 
 /// `AuditRecord.Kind`.
@@ -202,6 +203,7 @@ mod tests {
         numbers.iter().for_each(|(field, number)| writer.number(*field, *number));
         writer.number(field::FIRST_BYTE_US, 6);
         writer.number(field::WHOLE_US, 7);
+        writer.number(field::ATTEMPTS, 2);
         let expected = AuditRecord {
             kind: 3,
             began_us: 1_700_000_000_000_000,
@@ -234,9 +236,10 @@ mod tests {
             connect_us: 5,
             first_byte_us: 6,
             whole_us: 7,
+            attempts: 2,
         };
         assert_eq!(AuditRecord::decode(writer.as_bytes()).unwrap(), expected);
-        assert_eq!(FieldsOf::new(writer.as_bytes()).flatten().count(), 32, "every field, one of them twice");
+        assert_eq!(FieldsOf::new(writer.as_bytes()).flatten().count(), 33, "every field, one of them twice");
     }
 
     #[test]

@@ -119,12 +119,19 @@ struct Shared {
     capacity: usize,
     counts: Counts,
     head: watch::Sender<Head>,
+    /// Whether the thread has written everything and ended.
+    ended: watch::Sender<bool>,
     segments: Arc<Segments>,
 }
 
-/// Records to one spool. Cheap to clone. The thread ends, with everything written, when [`close`](Self::close) is called.
-#[derive(Clone)]
+/// Records to one spool. The thread ends, with everything written, when this is [closed](Self::close) or dropped.
 pub struct Recorder(Arc<Shared>);
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
 
 /// Room in the queue for a record that comes later. Given back when dropped.
 pub struct Reservation(Arc<Shared>);
@@ -162,6 +169,7 @@ impl Recorder {
             capacity: options.queue_bytes,
             counts: Counts::default(),
             head: watch::Sender::new(spool.durable()),
+            ended: watch::Sender::new(false),
             segments: spool.segments().clone(),
         });
         let writer = Writer {
@@ -257,22 +265,23 @@ impl Recorder {
         &self.0.segments
     }
 
-    /// Stops: what is queued is written, and nothing more is accepted. Completes when the thread has ended.
-    pub async fn close(&self) {
+    /// Stops: what is queued is written, and nothing more is accepted.
+    pub fn stop(&self) {
         self.0.queue.lock().closed = true;
         self.0.wake.notify_one();
-        let mut head = self.0.head.subscribe();
-        while Arc::strong_count(&self.0) > 0 && !self.0.is_drained() {
-            if tokio::time::timeout(Duration::from_millis(20), head.changed()).await.is_ok_and(|seen| seen.is_err()) {
-                return;
-            }
-        }
     }
-}
 
-impl Shared {
-    fn is_drained(&self) -> bool {
-        self.queue.lock().batch.bytes.is_empty() && self.taken.load(Relaxed) == 0
+    /// Whether everything is written and the thread has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        *self.0.ended.borrow()
+    }
+
+    /// [Stops](Self::stop), and completes when everything is written.
+    pub async fn close(&self) {
+        self.stop();
+        let mut ended = self.0.ended.subscribe();
+        let _ = ended.wait_for(|ended| *ended).await; // the sender lives as long as `self`
     }
 }
 
@@ -306,6 +315,7 @@ impl Writer {
                 }
             }
             if closed && self.shared.queue.lock().batch.bytes.is_empty() {
+                self.shared.ended.send_replace(true);
                 return;
             }
         }

@@ -119,12 +119,13 @@ impl Segments {
         self.disk.read(&segment.name, offset, length.min(left))
     }
 
-    /// A replica has everything of `chain` up to `sequence`. Segments with nothing else are removed. Blocks.
-    pub fn acknowledge(&self, chain: ChainId, sequence: u64) {
+    /// A replica has everything of `chain` up to `sequence`. Segments with nothing else are removed. Returns the records in those.
+    /// Blocks.
+    pub fn acknowledge(&self, chain: ChainId, sequence: u64) -> u64 {
         let is_done = |segment: &SegmentInfo| {
             segment.chain == chain && !segment.is_open && segment.last <= sequence && segment.last >= segment.first
         };
-        self.remove(is_done);
+        self.remove(is_done)
     }
 
     /// Removes segments that were begun before `created_us`. Returns the records in them.

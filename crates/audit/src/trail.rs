@@ -105,12 +105,28 @@ pub struct OpenedSegment {
     key: FileKey,
 }
 
+impl OpenedSegment {
+    /// The chain of its frames.
+    #[must_use]
+    pub fn chain(&self) -> ChainId {
+        self.header.chain
+    }
+}
+
 /// A frame that has arrived, decrypted.
 pub struct Arrival {
     node: Arc<str>,
     segment: Arc<OpenedSegment>,
     sealed: bytes::Bytes,
     frame: Frame,
+}
+
+impl Arrival {
+    /// Its chain.
+    #[must_use]
+    pub fn chain(&self) -> ChainId {
+        self.segment.header.chain
+    }
 }
 
 /// What the trail knows of a chain.
@@ -402,6 +418,16 @@ impl Trail {
             block.directory.intents.open.iter().for_each(|id| {
                 state.open_intents.remove(id);
             });
+        }
+    }
+
+    /// The position of its newest record.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        let state = self.state.read();
+        match state.rows.len().checked_sub(1) {
+            Some(row) => Position { block: state.number, row: row as u32 },
+            None => Position { block: state.number.saturating_sub(1), row: u32::MAX },
         }
     }
 

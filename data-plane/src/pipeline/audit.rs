@@ -12,6 +12,7 @@ mod context;
 mod failures;
 mod record;
 mod request_id;
+mod spooled;
 mod trace_id;
 
 use std::sync::Arc;
@@ -24,12 +25,12 @@ pub(crate) use self::{
     record::{Counters, Record},
     request_id::RequestId,
 };
-use crate::{config::AuditMode, telemetry::Metrics};
+use crate::{config::AuditMode, spool::Spool, telemetry::Metrics};
 
 /// Why an audit trail can't be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
-    /// Records are required and there is nowhere to send them.
+    /// Records are required and there is nowhere to put them.
     #[error("audit.mode: `required` needs a collector: set telemetry.otlp_endpoint")]
     NoCollector,
 }
@@ -42,6 +43,8 @@ pub(crate) struct Audit {
 
 struct Inner {
     telemetry: Telemetry,
+    /// Absent in nodes without a control plane.
+    spool: Option<Spool>,
     metrics: Metrics,
     mode: AuditMode,
     node: Box<str>,
@@ -55,18 +58,18 @@ impl Audit {
     /// [`AuditError::NoCollector`] when `mode` is `required` and spans go nowhere. Without a collector, records of a
     /// `best_effort` node go to the log, one line each.
     pub(crate) fn new(
-        telemetry: Telemetry,
+        (telemetry, spool): (Telemetry, Option<Spool>),
         metrics: Metrics,
         mode: AuditMode,
         node: &str,
         region: &str,
     ) -> Result<Self, AuditError> {
-        if mode == AuditMode::Required && !telemetry.is_enabled() {
+        if mode == AuditMode::Required && !telemetry.is_enabled() && spool.is_none() {
             return Err(AuditError::NoCollector);
         }
         let (ids, trace_ids) = (request_id::Source::new(), trace_id::Source::new());
         let (node, region) = (node.into(), region.into());
-        Ok(Self { inner: Arc::new(Inner { telemetry, metrics, mode, node, region, ids, trace_ids }) })
+        Ok(Self { inner: Arc::new(Inner { telemetry, spool, metrics, mode, node, region, ids, trace_ids }) })
     }
 
     /// Begins a record. Ask [`Record::refusal`] before anything else is done: a node that must record and can't, doesn't

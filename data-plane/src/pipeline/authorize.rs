@@ -218,6 +218,7 @@ fn decide(decision: Decision, record: &mut Record) -> Result<Permit, Refusal> {
     if !decision.audited.is_empty() {
         let policies = names(&decision.audited);
         tracing::info!(request_id = record.id().as_str(), policies, "policies in audit mode would have applied");
+        record.audited(decision.audited.iter().map(PolicyId::as_str));
     }
     if decision.allowed && decision.error.is_none() {
         record.decided(true, &decision.policy_ids);

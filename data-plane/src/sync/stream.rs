@@ -27,7 +27,10 @@ use super::{
     high_water_mark::HighWaterMark,
     snapshot_loader::{LoadError, SnapshotLoader},
 };
-use crate::table::{ApplyError, Change, Delta, Table};
+use crate::{
+    spool::Spool,
+    table::{ApplyError, Change, Delta, Table},
+};
 
 /// A replica answers Hello within this.
 const WELCOME_LIMIT: Duration = Duration::from_secs(5);
@@ -127,6 +130,7 @@ pub(super) struct Stream<'a> {
     progress: Option<LeaseProgress>,
     nonce: u64,
     audit: Option<Arc<Queue>>,
+    spool: Option<Spool>,
     /// When each Renew was sent.
     renews_sent: VecDeque<(u64, BootInstant)>,
     /// When it was last said that the clocks differ.
@@ -184,8 +188,13 @@ impl<'a> Stream<'a> {
         let Some(FromReplica::Welcome(welcome)) = first.and_then(|m| m.message) else {
             return Err(StreamEnd::Protocol("the first answer is Welcome"));
         };
+        let audit_key = welcome.audit_key.clone();
         let mut stream = Self::welcomed(table, status, mark, outbox, &recipient, welcome)?;
         stream.audit.clone_from(&config.audit);
+        stream.spool.clone_from(&config.spool);
+        if let (Some(spool), false) = (config.spool.clone(), audit_key.is_empty()) {
+            use_audit_key(spool, audit_key);
+        }
         tracing::info!(endpoint, epoch = stream.epoch, resumed = !stream.needs_snapshot, "following a control plane");
         status.update(|s| {
             s.connected = Some(endpoint.to_owned());
@@ -231,6 +240,7 @@ impl<'a> Stream<'a> {
             progress: None,
             nonce: 0,
             audit: None,
+            spool: None,
             renews_sent,
             skew_reported: None,
         })
@@ -405,7 +415,21 @@ impl<'a> Stream<'a> {
         self.renews_sent.push_back((self.nonce, BootInstant::now()));
         let (tokens, applied_revision) = (self.table.len() as u64, self.table.revision());
         let audit_queue = self.audit.as_ref().map_or(0, |queue| queue.len() as u64);
-        self.send(ToReplica::Renew(wire::Renew { nonce: self.nonce, tokens, applied_revision, audit_queue }))
+        let (audit_head, audit_kept_from) = self.audit_head();
+        let nonce = self.nonce;
+        let renew = wire::Renew { nonce, tokens, applied_revision, audit_queue, audit_head, audit_kept_from };
+        self.send(ToReplica::Renew(renew))
+    }
+
+    /// The end of the chain of audit records, and the first sequence of it that is still here.
+    fn audit_head(&self) -> (Option<wire::AuditHead>, u64) {
+        let recorder = self.spool.as_ref().map(Spool::recorder);
+        let Some(recorder) = recorder.as_deref().and_then(Option::as_ref) else { return (None, 0) };
+        // In this order: what is removed in between was acknowledged.
+        let head = recorder.head();
+        let kept = recorder.segments().list().iter().find(|s| s.chain == head.chain).map_or(head.sequence + 1, |s| s.first);
+        let (chain, digest) = (head.chain.0.to_vec(), head.digest.0.to_vec());
+        (Some(wire::AuditHead { chain, sequence: head.sequence, digest }), kept)
     }
 
     fn granted(&mut self, grant: &wire::LeaseGrant) {
@@ -464,6 +488,15 @@ impl<'a> Stream<'a> {
 
 /// [`Stream::receive_until_end`] only ever ends for a reason.
 enum Never {}
+
+/// Opening the spool reads a disk: the stream doesn't wait for it.
+fn use_audit_key(spool: Spool, key: Vec<u8>) {
+    tokio::spawn(run_blocking(move || {
+        if let Err(error) = spool.use_key(&key) {
+            tracing::error!(%error, "audit records cannot be spooled");
+        }
+    }));
+}
 
 /// What the table adds up to; empty when there is none.
 fn hash(table: &Table) -> Vec<u8> {

@@ -64,12 +64,14 @@ pub(crate) async fn open(
 ) -> Result<Response<OutgoingBody>, Refusal> {
     record.service(&leave.tenant, &leave.name, origin.host());
     record.port(origin.port());
+    let intent = record.intend()?;
     record.upstream_began(false);
     let dialled = timeout(config.connect_timeout, dial(origin, leave, addresses)).await;
     let host = dialled.unwrap_or_else(|_| Err(UpstreamError::ConnectTimeout.into())).inspect_err(|refusal| {
         record.upstream_failed(refusal);
     })?;
     record.upstream_connected();
+    intent.recorded().await?;
     if let Some(reason) = cut.reason() {
         return Err(Code::from(reason).into());
     }

@@ -27,6 +27,7 @@ const MATRIX: &str = "
     GetPolicy           . y y y  y y y
     CheckPolicies       . y y y  y y y
     Simulate            . y y y  y y y
+    SearchAudit         . y y y  y y y
     EnableService       . . y y  . y y
     ApplyService        . . y y  . y y
     DeleteService       . . y y  . y y
@@ -47,6 +48,8 @@ const MATRIX: &str = "
     ListNodes           . . . .  y y y
     GetNode             . . . .  y y y
     ListOperators       . . . .  y y y
+    SearchFleetAudit    . . . .  y y y
+    VerifyAudit         . . . .  y y y
     CreateTenant        . . . .  . . y
     UpdateTenant        . . . .  . . y
     SetTenantQuota      . . . .  . . y

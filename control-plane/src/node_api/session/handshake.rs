@@ -13,6 +13,7 @@ use crate::{
     clock::millis,
     node_api::grpc_stream::Inbound,
     store::Revision,
+    trail::Trail,
 };
 
 /// A node says Hello at once.
@@ -58,6 +59,7 @@ pub(super) async fn accept_hello(
         superseded: shared.epoch.superseded().to_vec(),
         session_enc,
         session_sealed,
+        audit_key: shared.trail.as_ref().map(Trail::public_key).unwrap_or_default(),
         lease_ttl_ms: millis(shared.lease),
         resumed,
     };

@@ -8,8 +8,8 @@ use crate::{
     seal::AuditKeyPair,
 };
 
-fn start(disk: &SimulatedDisk, key: &AuditKeyPair, options: RecorderOptions) -> Recorder {
-    Recorder::start(Arc::new(disk.clone()), key.public().clone(), options).unwrap()
+fn start(disk: &SimulatedDisk, key: &AuditKeyPair, options: RecorderOptions) -> Arc<Recorder> {
+    Arc::new(Recorder::start(Arc::new(disk.clone()), key.public().clone(), options).unwrap())
 }
 
 /// Every record on the disk, by chain.

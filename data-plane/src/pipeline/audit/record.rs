@@ -1,6 +1,7 @@
 //! One request's record, from its head to its end.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -8,11 +9,15 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use seks_audit::record::{Decision, RecordWriter, field};
 use seks_runtime::telemetry::{CLIENT, SERVER, SpanContext, SpanReservation, SpanWriter};
 use seks_types::id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName};
 
-use super::{Inner, RequestId, clean, context, failures};
+use super::{
+    Inner, RequestId, clean, context, failures,
+    spooled::{Intent, Spooled},
+};
 use crate::{
     code::Code,
     config::AuditMode,
@@ -70,6 +75,8 @@ struct Open {
     trace: Option<Trace>,
     /// Given back after the spans have gone into the queue.
     reservation: Option<SpanReservation>,
+    /// Absent: this node has no spool, or no audit key yet.
+    spooled: Option<Spooled>,
     service: Arc<ServiceMetrics>,
     service_name: Option<ServiceName>,
     counters: Arc<Counters>,
@@ -78,6 +85,8 @@ struct Open {
     upstream_took: Duration,
     /// How often the request was sent, where that was more than once.
     attempts: Option<u32>,
+    upstream_status: Option<StatusCode>,
+    upstream_error: Option<Code>,
     overhead: Option<Duration>,
     allowed: bool,
     reason: Option<Code>,
@@ -114,12 +123,28 @@ impl Record {
         if reservation.is_none() && audit.telemetry.is_enabled() {
             audit.telemetry.queue().count_dropped(1);
         }
-        let trace = reservation.is_some().then(|| Trace::begin(audit, &id, method, path, headers));
+        let (path, is_cut) = clean::path(path);
+        let trace = reservation.is_some().then(|| Trace::begin(audit, &id, method, (&path, is_cut), headers));
+        let spooled = audit.spool.as_ref().and_then(|spool| {
+            let mut spooled = spool.recorder().as_ref().map(|recorder| Spooled::begin(recorder, audit.mode))?;
+            let fields = spooled.fields();
+            fields.number(field::BEGAN_US, UNIX_EPOCH.elapsed().map_or(0, micros));
+            fields.bytes(field::REQUEST_ID, &id.bytes());
+            if let Some(trace) = &trace {
+                fields.bytes(field::TRACE_ID, &trace.own.trace);
+            }
+            fields.text(field::METHOD, known(method));
+            fields.text(field::PATH, &path);
+            fields.number(field::PATH_CUT, is_cut.into());
+            spooled.decision_begins();
+            Some(spooled)
+        });
         let open = Box::new(Open {
             audit: Arc::clone(audit),
             id,
             trace,
             reservation,
+            spooled,
             service: Arc::clone(audit.metrics.unresolved()),
             service_name: None,
             counters: Arc::default(),
@@ -127,6 +152,8 @@ impl Record {
             upstream_began: None,
             upstream_took: Duration::ZERO,
             attempts: None,
+            upstream_status: None,
+            upstream_error: None,
             overhead: None,
             allowed: false,
             reason: None,
@@ -146,7 +173,54 @@ impl Record {
     #[must_use]
     pub(crate) fn refusal(&self) -> Option<Code> {
         let open = &*self.open;
-        (open.audit.mode == AuditMode::Required && open.reservation.is_none()).then_some(Code::AuditUnavailable)
+        let is_recorded = match &open.spooled {
+            Some(spooled) => spooled.may_begin(),
+            None => open.reservation.is_some(),
+        };
+        (open.audit.mode == AuditMode::Required && !is_recorded).then_some(Code::AuditUnavailable)
+    }
+
+    /// Where the request came from, and in which version of HTTP.
+    pub(crate) fn came_from(&mut self, source: IpAddr, version: Version) {
+        if let Some(spooled) = &mut self.open.spooled {
+            spooled.source(source);
+            let version = match version {
+                Version::HTTP_2 => 20,
+                Version::HTTP_10 => 10,
+                _ => 11,
+            };
+            spooled.fields().number(field::HTTP_VERSION, version);
+            spooled.decision_begins();
+        }
+    }
+
+    /// Where records are required: sends an intent to the disk. [`Intent::recorded`] must have succeeded before anything of the request
+    /// is sent. Costs nothing where records are not required, and on a second call.
+    ///
+    /// # Errors
+    /// `audit_unavailable`.
+    pub(crate) fn intend(&mut self) -> Result<Intent, Code> {
+        self.open.spooled.as_mut().map_or(Ok(Intent::none()), Spooled::intend)
+    }
+
+    /// Where records are required: waits until an answer of our own is recorded. To be called before it is given. Behind an intent it is
+    /// recorded at its end, like every outcome.
+    ///
+    /// # Errors
+    /// `audit_unavailable`, which is the answer then.
+    pub(crate) async fn record_own_answer(&mut self, status: StatusCode) -> Result<(), Code> {
+        let open = &mut *self.open;
+        if !open.spooled.as_ref().is_some_and(Spooled::needs_whole) {
+            return Ok(());
+        }
+        let Some(mut spooled) = open.spooled.take() else { return Ok(()) };
+        open.status = Some(status);
+        let sent = spooled.whole(|fields| open.close_fields(fields, open.began.elapsed(), true));
+        open.spooled = Some(spooled);
+        match sent {
+            Ok(intent) => intent.recorded().await,
+            Err(code) => Err(code),
+        }
     }
 
     /// The counters that bodies add to.
@@ -161,12 +235,19 @@ impl Record {
             trace.decision = trace.spans.position();
         }
         self.write(|s| s.int("seks.table.revision", revision));
+        if let Some(spooled) = &mut self.open.spooled {
+            spooled.decision_begins();
+            spooled.fields().number(field::TABLE_REVISION, revision);
+        }
     }
 
     /// The request is decided again, from the look-up on: forgets what the stages since [`table`](Self::table) have written.
     pub(crate) fn decide_again(&mut self) {
         if let Some(trace) = &mut self.open.trace {
             trace.spans.rewind(trace.decision);
+        }
+        if let Some(spooled) = &mut self.open.spooled {
+            spooled.decide_again();
         }
     }
 
@@ -176,6 +257,11 @@ impl Record {
             s.text("seks.tenant", tenant.as_str());
             s.text("seks.agent", agent.as_str());
             s.text("seks.token.id", token_id);
+        });
+        self.spool(|fields| {
+            fields.text(field::TENANT, tenant.as_str());
+            fields.text(field::AGENT, agent.as_str());
+            fields.text(field::TOKEN_ID, token_id);
         });
     }
 
@@ -189,6 +275,10 @@ impl Record {
             s.text("seks.service", service.as_str());
             s.text("server.address", host);
         });
+        self.spool(|fields| {
+            fields.text(field::SERVICE, service.as_str());
+            fields.text(field::UPSTREAM, host);
+        });
     }
 
     /// The upstream's port, where it isn't a service's.
@@ -201,8 +291,16 @@ impl Record {
         self.open.allowed = allowed;
         if !policies.is_empty() {
             let ids = policies.iter().take(MAX_POLICIES).map(PolicyId::as_str);
-            self.write(|s| s.texts("seks.policy.ids", ids));
+            self.write(|s| s.texts("seks.policy.ids", ids.clone()));
+            self.spool(|fields| ids.for_each(|id| fields.text(field::POLICIES, id)));
         }
+    }
+
+    /// Policies in audit mode that would have decided otherwise.
+    pub(crate) fn audited<'a>(&mut self, policies: impl Iterator<Item = &'a str> + Clone) {
+        let ids = policies.take(MAX_POLICIES);
+        self.write(|s| s.texts("seks.policy.audited", ids.clone()));
+        self.spool(|fields| ids.for_each(|id| fields.text(field::AUDITED_POLICIES, id)));
     }
 
     /// The credential that is put in.
@@ -210,6 +308,10 @@ impl Record {
         self.write(|s| {
             s.text("seks.credential", name.as_str());
             s.int("seks.credential.version", version.into());
+        });
+        self.spool(|fields| {
+            fields.text(field::CREDENTIAL, name.as_str());
+            fields.number(field::CREDENTIAL_VERSION, version.into());
         });
     }
 
@@ -240,6 +342,7 @@ impl Record {
     pub(crate) fn upstream_answered(&mut self, status: StatusCode) {
         let open = &mut *self.open;
         open.upstream_took = open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
+        open.upstream_status = Some(status);
         if let Some(upstream) = open.trace.as_mut().and_then(|t| t.upstream.as_mut()) {
             upstream.status = Some(status);
         }
@@ -257,6 +360,7 @@ impl Record {
             open.counters.upstream_failed(error);
         }
         open.upstream_took = open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
+        open.upstream_error = Some(code);
         if let Some(upstream) = open.trace.as_mut().and_then(|t| t.upstream.as_mut()) {
             upstream.failed = Some(code);
         }
@@ -277,6 +381,12 @@ impl Record {
     fn write(&mut self, attributes: impl FnOnce(&mut SpanWriter)) {
         if let Some(trace) = &mut self.open.trace {
             attributes(&mut trace.spans);
+        }
+    }
+
+    fn spool(&mut self, fields: impl FnOnce(&mut RecordWriter)) {
+        if let Some(spooled) = &mut self.open.spooled {
+            fields(spooled.fields());
         }
     }
 }
@@ -301,18 +411,23 @@ fn known(method: &Method) -> &'static str {
 }
 
 impl Trace {
-    fn begin(audit: &Inner, id: &RequestId, method: &Method, path: &str, headers: &HeaderMap) -> Self {
+    fn begin(
+        audit: &Inner,
+        id: &RequestId,
+        method: &Method,
+        (path, is_cut): (&str, bool),
+        headers: &HeaderMap,
+    ) -> Self {
         let parent = context::parent(headers);
         let trace = parent.map_or_else(|| audit.trace_ids.trace(), |p| p.trace);
         // Sampled, whatever the agent says: an audit record is never sampled away.
         let own = SpanContext { trace, span: audit.trace_ids.span(), flags: 1 };
         let began = UNIX_EPOCH.elapsed().map_or(0, nanos);
-        let (path, cut) = clean::path(path);
         let mut spans = SpanWriter::with_capacity(RECORD_BYTES + path.len());
         spans.begin("seks.proxy", SERVER, &own, parent.map(|p| p.span), began);
         spans.text("http.request.method", known(method));
-        spans.text("url.path", &path);
-        if cut {
+        spans.text("url.path", path);
+        if is_cut {
             spans.flag("seks.truncated");
         }
         spans.text("seks.request.id", id.as_str());
@@ -345,6 +460,10 @@ impl Trace {
     }
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -362,6 +481,9 @@ impl Open {
         }
         let overhead = self.overhead.unwrap_or_else(|| whole.saturating_sub(self.upstream_took));
         self.audit.metrics.ended(whole, overhead);
+        if let Some(spooled) = self.spooled.take() {
+            spooled.close(|fields| self.close_fields(fields, whole, self.completed));
+        }
         let Some(mut trace) = self.trace.take() else {
             if !self.audit.telemetry.is_enabled() {
                 self.log(whole, scrubbed);
@@ -393,6 +515,27 @@ impl Open {
         self.audit.telemetry.queue().push(&trace.spans);
         // The record is in the queue: its place goes back.
         drop(self.reservation.take());
+    }
+
+    /// What is known at the end.
+    fn close_fields(&self, fields: &mut RecordWriter, whole: Duration, completed: bool) {
+        let decision = if self.allowed { Decision::Allow } else { Decision::Deny };
+        fields.number(field::DECISION, decision as u64);
+        fields.text(field::REASON, self.reason.map_or("", Code::as_str));
+        fields.number(field::STATUS, self.status.map_or(0, |status| status.as_u16().into()));
+        fields.number(field::UPSTREAM_STATUS, self.upstream_status.map_or(0, |status| status.as_u16().into()));
+        let error = self.counters.upstream_error().map(UpstreamError::as_str);
+        fields.text(field::UPSTREAM_ERROR, error.or(self.upstream_error.map(Code::as_str)).unwrap_or_default());
+        fields.number(field::ATTEMPTS, self.attempts.unwrap_or(0).into());
+        fields.number(field::REQUEST_BYTES, self.counters.request_bytes.load(Relaxed));
+        fields.number(field::RESPONSE_BYTES, self.counters.response_bytes.load(Relaxed));
+        fields.number(field::SCRUBBED, self.counters.scrubbed.load(Relaxed).into());
+        fields.number(field::ABORTED, (!completed).into());
+        if let Some(began) = self.upstream_began {
+            fields.number(field::CONNECT_US, micros(began.duration_since(self.began)));
+            fields.number(field::FIRST_BYTE_US, micros(self.upstream_took));
+        }
+        fields.number(field::WHOLE_US, micros(whole));
     }
 
     /// Without a collector the log is the audit trail.

@@ -52,6 +52,17 @@ impl RequestId {
         std::str::from_utf8(&self.0).unwrap_or_default() // hex digits
     }
 
+    /// As 16 bytes.
+    #[must_use]
+    pub(crate) fn bytes(&self) -> [u8; 16] {
+        let digit = |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 };
+        let mut bytes = [0; 16];
+        for (byte, digits) in bytes.iter_mut().zip(self.0.as_chunks::<2>().0) {
+            *byte = digit(digits[0]) << 4 | digit(digits[1]);
+        }
+        bytes
+    }
+
     /// As the value of [`RequestId::HEADER`].
     #[must_use]
     pub(crate) fn header(&self) -> HeaderValue {
@@ -82,5 +93,6 @@ mod tests {
         assert!(a != b && a.as_str().len() == 32 && a.as_str().bytes().all(|c| c.is_ascii_hexdigit()), "{a} {b}");
         assert_eq!(a.as_str()[..16], b.as_str()[..16]);
         assert_ne!(Source::new().process, source.process);
+        assert_eq!(a.bytes().map(|byte| format!("{byte:02x}")).concat(), a.as_str());
     }
 }

@@ -12,7 +12,7 @@ fn metrics(telemetry: &Telemetry) -> Metrics {
 
 fn audit(telemetry: Telemetry, mode: AuditMode) -> Result<Audit, AuditError> {
     let metrics = metrics(&telemetry);
-    Audit::new(telemetry, metrics, mode, "edge-1", "eu")
+    Audit::new((telemetry, None), metrics, mode, "edge-1", "eu")
 }
 
 fn dead_collector(queue_spans: usize) -> Telemetry {

@@ -1,0 +1,276 @@
+//! `seks audit`: the trail of requests.
+
+mod record;
+mod verify;
+
+use std::{
+    collections::VecDeque,
+    process::ExitCode,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use seks_proto::wire::{self, AuditEntry, SearchAuditRequest, SearchAuditResponse};
+use tonic::Code;
+
+use self::record::RecordView;
+use crate::{
+    client::Client,
+    duration::duration,
+    error::{CliError, Exit, Result},
+    global::Global,
+    output::notice,
+};
+
+/// Records on a page.
+const PAGE: u32 = 500;
+/// How often `tail --follow` asks for more.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+
+/// The verbs of `seks audit`.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Print the newest requests, and with --follow each new one
+    #[command(
+        after_help = "Examples:\n  seks audit tail --follow --decision deny\n  seks audit tail --agent ci-bot -n 50 -o json\n\nWith -o json each request is one line."
+    )]
+    Tail {
+        /// Go on with new requests until interrupted
+        #[arg(long, short)]
+        follow: bool,
+        /// How many of the newest requests to begin with
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1000))]
+        lines: u32,
+        /// Which requests.
+        #[command(flatten)]
+        filter: Filter,
+    },
+    /// Search the requests of a time, newest first
+    #[command(
+        after_help = "Examples:\n  seks audit search --since 24h --agent ci-bot -o json\n  seks audit search --since 7d --reason token_revoked --source 203.0.113.0/24\n  seks audit search --since 1h --decision deny --limit 20"
+    )]
+    Search {
+        /// How far back
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+        since: Duration,
+        /// How far back the search ends [default: now]
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        until: Option<Duration>,
+        /// Most requests to print
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: usize,
+        /// Which requests.
+        #[command(flatten)]
+        filter: Filter,
+    },
+    /// Check that no record was changed or removed
+    #[command(after_help = "Examples:\n  seks audit verify\n  seks audit verify --timeout 10m -o json\n\nExit code 1 when something is wrong.")]
+    Verify,
+}
+
+/// Which requests. All conditions that are given must match.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Filter {
+    /// Of this agent
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+    /// To this service
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Permitted or refused
+    #[arg(long, value_enum)]
+    decision: Option<Decision>,
+    /// Refused for this reason, such as policy_denied
+    #[arg(long, value_name = "CODE")]
+    reason: Option<String>,
+    /// With the token of this id
+    #[arg(long = "token", value_name = "ID")]
+    token: Option<String>,
+    /// With this credential
+    #[arg(long, value_name = "NAME")]
+    credential: Option<String>,
+    /// Decided by this policy
+    #[arg(long, value_name = "ID")]
+    policy: Option<String>,
+    /// With this method
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+    /// Recorded by this node
+    #[arg(long, value_name = "ID")]
+    node: Option<String>,
+    /// From this address or network
+    #[arg(long, value_name = "CIDR")]
+    source: Option<String>,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Decision {
+    Allow,
+    Deny,
+}
+
+impl Filter {
+    fn request(self) -> SearchAuditRequest {
+        let decision = match self.decision {
+            None => "",
+            Some(Decision::Allow) => "allow",
+            Some(Decision::Deny) => "deny",
+        };
+        SearchAuditRequest {
+            agent: self.agent.unwrap_or_default(),
+            service: self.service.unwrap_or_default(),
+            token: self.token.unwrap_or_default(),
+            credential: self.credential.unwrap_or_default(),
+            decision: decision.into(),
+            reason: self.reason.unwrap_or_default(),
+            policy: self.policy.unwrap_or_default(),
+            method: self.method.unwrap_or_default().to_uppercase(),
+            node: self.node.unwrap_or_default(),
+            source: self.source.unwrap_or_default(),
+            ..SearchAuditRequest::default()
+        }
+    }
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// The control plane's.
+pub async fn run(global: &Global, verb: Verb) -> Result<ExitCode> {
+    let client = global.connect().await?;
+    match verb {
+        Verb::Tail { follow, lines, filter } => tail(global, client, follow, lines, filter.request()).await?,
+        Verb::Search { since, until, limit, filter } => {
+            let request = SearchAuditRequest {
+                since_us: ago(since),
+                until_us: until.map_or(0, ago),
+                page_size: PAGE,
+                ..filter.request()
+            };
+            search(global, client, limit, request).await?;
+        }
+        Verb::Verify => return verify::run(global, &client).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Unix microseconds of a time that is so long ago.
+fn ago(time: Duration) -> u64 {
+    let then = UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(time);
+    u64::try_from(then.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Asks for records: of the tenant that was named, else of the whole fleet where the operator may see it, else of the context's
+/// tenant.
+struct Search {
+    client: Client,
+    is_fleet: bool,
+    may_fall_back: bool,
+    said: bool,
+}
+
+impl Search {
+    fn new(global: &Global, client: Client) -> Self {
+        let is_fleet = global.tenant.is_none();
+        Self { client, is_fleet, may_fall_back: is_fleet, said: false }
+    }
+
+    async fn page(&mut self, request: SearchAuditRequest) -> Result<SearchAuditResponse> {
+        let mut rpc = self.client.rpc();
+        if self.is_fleet {
+            let asked = rpc.search_fleet_audit(request.clone());
+            let answer = tokio::time::timeout(Duration::from_secs(60), asked).await;
+            match answer {
+                Ok(Err(status)) if self.may_fall_back && status.code() == Code::PermissionDenied => {
+                    self.is_fleet = false;
+                }
+                Ok(answer) => {
+                    let answer = self.client.call("audit", async { answer }).await?;
+                    self.may_fall_back = false;
+                    return Ok(self.noted(answer));
+                }
+                Err(_) => return Err(CliError::new(Exit::Unreachable, "audit", "no answer in time")),
+            }
+        }
+        let request = SearchAuditRequest { tenant: self.client.tenant(), ..request };
+        let answer = self.client.call("audit", rpc.search_audit(request)).await?;
+        Ok(self.noted(answer))
+    }
+
+    /// Says once what the answer leaves out.
+    fn noted(&mut self, answer: SearchAuditResponse) -> SearchAuditResponse {
+        if !std::mem::replace(&mut self.said, true) {
+            if !answer.other_replicas.is_empty() {
+                let (replica, others) = (&answer.replica, answer.other_replicas.join(", "));
+                notice(&format!("these are the records of replica {replica}; others hold theirs: {others}"));
+            }
+            if !answer.unreadable_blocks.is_empty() {
+                notice(&format!("{} blocks of the trail cannot be read: see `seks audit verify`", answer.unreadable_blocks.len()));
+            }
+        }
+        answer
+    }
+}
+
+async fn search(global: &Global, client: Client, limit: usize, mut request: SearchAuditRequest) -> Result<()> {
+    let mut search = Search::new(global, client);
+    let mut stream = global.output().stream("requests");
+    let mut left = limit;
+    loop {
+        let answer = search.page(request.clone()).await?;
+        let views: Vec<RecordView> = answer.entries.into_iter().take(left).map(RecordView::from).collect();
+        left -= views.len();
+        stream.page(&views)?;
+        if answer.next_page_token.is_empty() || left == 0 {
+            if left == 0 && !answer.next_page_token.is_empty() {
+                notice(&format!("the newest {limit} are shown; --limit shows more"));
+            }
+            return stream.end();
+        }
+        request.page_token = answer.next_page_token;
+    }
+}
+
+async fn tail(
+    global: &Global,
+    client: Client,
+    follow: bool,
+    lines: u32,
+    request: SearchAuditRequest,
+) -> Result<()> {
+    let mut search = Search::new(global, client);
+    let mut newest: VecDeque<AuditEntry> = VecDeque::new();
+    let first = SearchAuditRequest { page_size: lines.max(1), ..request.clone() };
+    let (mut page_token, mut end) = (String::new(), None);
+    while newest.len() < lines as usize || end.is_none() {
+        let answer = search.page(SearchAuditRequest { page_token, ..first.clone() }).await?;
+        end.get_or_insert(answer.end_token);
+        answer.entries.into_iter().for_each(|entry| newest.push_front(entry));
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let skipped = newest.len().saturating_sub(lines as usize);
+    let newest: Vec<RecordView> = newest.into_iter().skip(skipped).map(RecordView::from).collect();
+    let mut printer = record::LinePrinter::new(global.output());
+    printer.print(&newest)?;
+    if !follow {
+        return Ok(());
+    }
+    let mut after = end.unwrap_or_default();
+    loop {
+        let request =
+            SearchAuditRequest { page_token: after.clone(), oldest_first: true, page_size: PAGE, ..request.clone() };
+        let answer: wire::SearchAuditResponse = search.page(request).await?;
+        let views: Vec<RecordView> = answer.entries.into_iter().map(RecordView::from).collect();
+        printer.print(&views)?;
+        if answer.next_page_token.is_empty() {
+            after = answer.end_token;
+            tokio::time::sleep(FOLLOW_EVERY).await;
+        } else {
+            after = answer.next_page_token;
+        }
+    }
+}

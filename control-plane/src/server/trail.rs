@@ -1,0 +1,64 @@
+//! Opens the audit trail, and stores the ends of nodes' chains from time to time.
+
+use std::{sync::Arc, time::Duration};
+
+use seks_audit::trail::KnownHead;
+use tokio_util::sync::CancellationToken;
+
+use super::{Components, StartError};
+use crate::{
+    authority::audit_key,
+    config::Config,
+    registry::{Registry, audit_head::AuditHead},
+    trail::{Trail, head_of},
+};
+
+/// How often the ends of chains are stored, of nodes whose chain has grown. Records that are removed from a trail within this
+/// time of their recording, while the node and this process forget them too, are not missed.
+const STORE_HEADS: Duration = Duration::from_secs(30);
+
+/// The trail, if one is kept.
+///
+/// # Errors
+/// [`StartError::Trail`], [`StartError::Authority`], [`StartError::Registry`].
+pub(super) async fn open(config: &Config, components: &Components) -> Result<Option<Trail>, StartError> {
+    let Some(config) = config.trail() else {
+        tracing::warn!("no audit trail is kept here: set audit.dir; nodes record to their collector or log alone");
+        return Ok(None);
+    };
+    config.check()?;
+    let key = audit_key::load_or_create(components.store.as_ref(), &components.sealer).await?;
+    let trail = tokio::task::spawn_blocking(move || Trail::open(&config, key)).await??;
+    for (node, stored) in components.registry.audit_heads().await? {
+        let AuditHead { chain, sequence, digest, kept_from, reported_us } = stored;
+        if let Some(head) = head_of(&chain, sequence, &digest) {
+            trail.recall(KnownHead { node: node.to_string(), head, kept_from, reported_us });
+        }
+    }
+    let size = trail.size();
+    tracing::info!(records = size.records, bytes = size.bytes, "the audit trail is open");
+    Ok(Some(trail))
+}
+
+/// Stores the ends of chains until `stop`, and then once more.
+pub(super) async fn store_heads(trail: Trail, registry: Arc<Registry>, stop: CancellationToken) {
+    loop {
+        let is_last = tokio::time::timeout(STORE_HEADS, stop.cancelled()).await.is_ok();
+        for known in trail.take_new_heads() {
+            let Ok(node) = known.node.parse() else { continue };
+            let record = AuditHead {
+                chain: known.head.chain.0.to_vec(),
+                sequence: known.head.sequence,
+                digest: known.head.digest.0.to_vec(),
+                kept_from: known.kept_from,
+                reported_us: known.reported_us,
+            };
+            if let Err(error) = registry.put_audit_head(&node, &record).await {
+                tracing::warn!(seks.node = %node, %error, "the end of a node's audit chain cannot be stored");
+            }
+        }
+        if is_last {
+            return;
+        }
+    }
+}

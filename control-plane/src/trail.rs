@@ -1,0 +1,259 @@
+//! The audit trail of this replica: what its nodes have handed in.
+//!
+//! One thread writes ([`seks_audit::trail`]); arrivals of all nodes that wait at the same time share one sync. Searches run on blocking
+//! threads, a few at a time. The ends of the nodes' chains come with their lease renewals.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use seks_audit::{
+    chain::{ChainId, Digest, Head},
+    disk::Directory,
+    seal::AuditKeyPair,
+    spool::unix_micros,
+    trail::{
+        Arrival, BlockError, IngestError, KnownHead, Page, Query, Trail as Blocks, TrailError, TrailOptions, TrailSize,
+        Verification,
+    },
+};
+use serde::Deserialize;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+/// Groups of arrivals that wait for the thread. A node's upload waits when there are more.
+const QUEUE: usize = 64;
+/// Arrivals that are written together at most.
+const MAX_GROUP: usize = 4096;
+/// Searches and verifications at a time. Each reads and decompresses.
+const SEARCHES: usize = 2;
+/// Nodes whose chains are remembered.
+const MAX_NODES: usize = 100_000;
+
+/// `[audit]` of the control plane.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrailConfig {
+    /// Where the trail is kept, for this process alone. Default: beside an embedded store, with `.audit` at the end of its name; with etcd:
+    /// nowhere, and no trail is kept.
+    pub dir: PathBuf,
+    /// How long records are kept. Default: 90 days; 1 hour to 20 years.
+    #[serde(with = "humantime_serde")]
+    pub retention: Duration,
+    /// Most bytes of records; beyond that the oldest are removed. Default: 20 GiB, some 400 million requests.
+    pub max_bytes: u64,
+}
+
+impl Default for TrailConfig {
+    fn default() -> Self {
+        let TrailOptions { max_age, max_bytes, .. } = TrailOptions::default();
+        Self { dir: PathBuf::new(), retention: max_age, max_bytes }
+    }
+}
+
+/// Why there is no trail.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenTrailError {
+    /// A value of the configuration.
+    #[error("audit.{key}: {reason}")]
+    Config {
+        /// Which.
+        key: &'static str,
+        /// What is the matter.
+        reason: &'static str,
+    },
+    /// The directory.
+    #[error("audit.dir: `{path}`: {source}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// What is in it.
+    #[error("audit.dir: {0}")]
+    Trail(#[from] TrailError),
+}
+
+impl TrailConfig {
+    /// Whether the values are within bounds.
+    ///
+    /// # Errors
+    /// [`OpenTrailError::Config`] names the key.
+    pub fn check(&self) -> Result<(), OpenTrailError> {
+        if !(Duration::from_secs(3600)..=Duration::from_secs(20 * 366 * 24 * 3600)).contains(&self.retention) {
+            return Err(OpenTrailError::Config { key: "retention", reason: "1 hour to 20 years" });
+        }
+        if self.max_bytes < 16 << 20 {
+            return Err(OpenTrailError::Config { key: "max_bytes", reason: "at least 16 MiB, in bytes" });
+        }
+        Ok(())
+    }
+}
+
+type Reply = oneshot::Sender<Vec<Result<Head, IngestError>>>;
+
+/// The trail. Cheap to clone.
+#[derive(Clone)]
+pub struct Trail(Arc<Inner>);
+
+struct Inner {
+    blocks: Arc<Blocks>,
+    arrivals: mpsc::Sender<(Vec<Arrival>, Reply)>,
+    searches: Semaphore,
+    heads: Mutex<HashMap<String, Reports>>,
+}
+
+/// What a node has said of its chain.
+struct Reports {
+    newest: KnownHead,
+    /// The oldest that the trail has not reached yet, or the newest that it has.
+    awaited: KnownHead,
+    /// Not in the store yet.
+    is_new: bool,
+}
+
+/// Why a search gives no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SearchError {
+    /// The disk.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// The process stops.
+    #[error("the control plane is about to stop")]
+    Stopping,
+}
+
+impl Trail {
+    /// Opens the trail. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenTrailError`].
+    pub fn open(config: &TrailConfig, key: AuditKeyPair) -> Result<Self, OpenTrailError> {
+        config.check()?;
+        let failed = |source| OpenTrailError::Directory { path: config.dir.clone(), source };
+        let disk = Directory::open(&config.dir).map_err(failed)?;
+        let options =
+            TrailOptions { max_age: config.retention, max_bytes: config.max_bytes, ..TrailOptions::default() };
+        let blocks = Arc::new(Blocks::open(Arc::new(disk), key, options)?);
+        let (arrivals, queue) = mpsc::channel(QUEUE);
+        let writer = blocks.clone();
+        thread::Builder::new().name("seks-trail".into()).spawn(move || write_arrivals(&writer, queue)).map_err(failed)?;
+        let (searches, heads) = (Semaphore::new(SEARCHES), Mutex::default());
+        Ok(Self(Arc::new(Inner { blocks, arrivals, searches, heads })))
+    }
+
+    /// The key that nodes seal to.
+    #[must_use]
+    pub fn public_key(&self) -> Vec<u8> {
+        self.0.blocks.public_key().as_bytes().to_vec()
+    }
+
+    /// What reads segments and frames.
+    #[must_use]
+    pub fn blocks(&self) -> &Arc<Blocks> {
+        &self.0.blocks
+    }
+
+    /// Writes arrivals. What has an `Ok` is durable when this returns.
+    pub async fn ingest(&self, arrivals: Vec<Arrival>) -> Vec<Result<Head, IngestError>> {
+        let (reply, written) = oneshot::channel();
+        if self.0.arrivals.send((arrivals, reply)).await.is_err() {
+            return Vec::new();
+        }
+        written.await.unwrap_or_default() // the thread has panicked, which has been reported
+    }
+
+    /// Looks for records.
+    ///
+    /// # Errors
+    /// [`SearchError`].
+    pub async fn search(&self, query: Query) -> Result<Page, SearchError> {
+        let _permit = self.0.searches.acquire().await.map_err(|_| SearchError::Stopping)?;
+        let blocks = self.0.blocks.clone();
+        let page = tokio::task::spawn_blocking(move || blocks.search(&query)).await;
+        Ok(page.map_err(|_| SearchError::Stopping)??)
+    }
+
+    /// Recomputes every chain.
+    ///
+    /// # Errors
+    /// [`SearchError`].
+    pub async fn verify(&self) -> Result<Verification, SearchError> {
+        let _permit = self.0.searches.acquire().await.map_err(|_| SearchError::Stopping)?;
+        let (blocks, known) = (self.0.blocks.clone(), self.known_heads());
+        let verified = tokio::task::spawn_blocking(move || blocks.verify(&known, unix_micros())).await;
+        Ok(verified.map_err(|_| SearchError::Stopping)??)
+    }
+
+    /// Its sizes.
+    #[must_use]
+    pub fn size(&self) -> TrailSize {
+        self.0.blocks.size()
+    }
+
+    /// A node says where its chain ends.
+    pub fn report(&self, node: &str, head: Head, kept_from: u64) {
+        let report = KnownHead { node: node.to_owned(), head, kept_from, reported_us: unix_micros() };
+        let have = self.0.blocks.heads(node, &[head.chain]).first().map_or(0, |head| head.sequence);
+        let mut heads = self.0.heads.lock();
+        if let Some(known) = heads.get_mut(node) {
+            let is_reached = known.awaited.head.chain != head.chain || have >= known.awaited.head.sequence;
+            if is_reached {
+                known.awaited = report.clone();
+            }
+            known.is_new |= known.newest.head != report.head;
+            known.newest = report;
+        } else if heads.len() < MAX_NODES {
+            heads.insert(node.to_owned(), Reports { newest: report.clone(), awaited: report, is_new: true });
+        }
+    }
+
+    /// What is known from the store, of nodes that have not said anything to this process yet.
+    pub fn recall(&self, head: KnownHead) {
+        let mut heads = self.0.heads.lock();
+        let known = Reports { newest: head.clone(), awaited: head.clone(), is_new: false };
+        heads.entry(head.node).or_insert(known);
+    }
+
+    /// What is to be stored.
+    #[must_use]
+    pub fn take_new_heads(&self) -> Vec<KnownHead> {
+        let mut heads = self.0.heads.lock();
+        let new = heads.values_mut().filter_map(|known| std::mem::take(&mut known.is_new).then(|| known.newest.clone()));
+        new.collect()
+    }
+
+    fn known_heads(&self) -> Vec<KnownHead> {
+        let heads = self.0.heads.lock();
+        heads.values().flat_map(|known| [known.newest.clone(), known.awaited.clone()]).collect()
+    }
+}
+
+/// The head of a message; `None` when it is none.
+#[must_use]
+pub fn head_of(chain: &[u8], sequence: u64, digest: &[u8]) -> Option<Head> {
+    Some(Head { chain: ChainId::from_bytes(chain)?, sequence, digest: Digest(digest.try_into().ok()?) })
+}
+
+/// Writes what has arrived, in groups, until nobody sends any more.
+fn write_arrivals(blocks: &Blocks, mut queue: mpsc::Receiver<(Vec<Arrival>, Reply)>) {
+    while let Some((mut group, reply)) = queue.blocking_recv() {
+        let mut replies = vec![(group.len(), reply)];
+        while group.len() < MAX_GROUP
+            && let Ok((more, reply)) = queue.try_recv()
+        {
+            replies.push((more.len(), reply));
+            group.extend(more);
+        }
+        let mut results = blocks.ingest(&group).into_iter();
+        for (count, reply) in replies {
+            let _ = reply.send(results.by_ref().take(count).collect()); // the stream has ended
+        }
+    }
+}
