@@ -222,7 +222,16 @@ impl Distribution {
             trail: config.trail.clone(),
             streams: AtomicU64::new(1),
         });
-        Ok(Self(Arc::new(Parts { changes, fleet, sessions, trail: config.trail, marks, lease: config.lease, lifecycle, deregistered })))
+        Ok(Self(Arc::new(Parts {
+            changes,
+            fleet,
+            sessions,
+            trail: config.trail,
+            marks,
+            lease: config.lease,
+            lifecycle,
+            deregistered,
+        })))
     }
 
     /// What serves nodes' connections.

@@ -40,9 +40,7 @@ use tonic::{
 };
 
 pub use self::session::Sessions;
-use self::{
-    audit_upload::AuditUploads, connection::Call, connection_limiter::ConnectionLimiter, enrolment::Enrolment,
-};
+use self::{audit_upload::AuditUploads, connection::Call, connection_limiter::ConnectionLimiter, enrolment::Enrolment};
 use crate::trail::Trail;
 
 /// How long a connection without a certificate lasts: enrolment is one call.

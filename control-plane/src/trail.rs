@@ -3,14 +3,7 @@
 //! One thread writes ([`seks_audit::trail`]); arrivals of all nodes that wait at the same time share one sync. Searches run on blocking
 //! threads, a few at a time. The ends of the nodes' chains come with their lease renewals.
 
-use std::{
-    collections::HashMap,
-    io,
-    path::PathBuf,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use parking_lot::Mutex;
 use seks_audit::{
@@ -143,7 +136,10 @@ impl Trail {
         let blocks = Arc::new(Blocks::open(Arc::new(disk), key, options)?);
         let (arrivals, queue) = mpsc::channel(QUEUE);
         let writer = blocks.clone();
-        thread::Builder::new().name("seks-trail".into()).spawn(move || write_arrivals(&writer, queue)).map_err(failed)?;
+        thread::Builder::new()
+            .name("seks-trail".into())
+            .spawn(move || write_arrivals(&writer, queue))
+            .map_err(failed)?;
         let (searches, heads) = (Semaphore::new(SEARCHES), Mutex::default());
         Ok(Self(Arc::new(Inner { blocks, arrivals, searches, heads })))
     }
@@ -225,7 +221,8 @@ impl Trail {
     #[must_use]
     pub fn take_new_heads(&self) -> Vec<KnownHead> {
         let mut heads = self.0.heads.lock();
-        let new = heads.values_mut().filter_map(|known| std::mem::take(&mut known.is_new).then(|| known.newest.clone()));
+        let new =
+            heads.values_mut().filter_map(|known| std::mem::take(&mut known.is_new).then(|| known.newest.clone()));
         new.collect()
     }
 

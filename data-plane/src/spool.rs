@@ -71,7 +71,8 @@ impl Spool {
     /// # Errors
     /// [`OpenSpoolError`].
     pub fn open(data_dir: &Path, config: &AuditConfig) -> Result<Self, OpenSpoolError> {
-        let spool = SpoolOptions { max_bytes: config.spool_bytes, max_age: config.spool_age, ..SpoolOptions::default() };
+        let spool =
+            SpoolOptions { max_bytes: config.spool_bytes, max_age: config.spool_age, ..SpoolOptions::default() };
         let inner = Inner {
             directory: data_dir.join(DIRECTORY),
             options: RecorderOptions { spool, ..RecorderOptions::default() },

@@ -263,7 +263,11 @@ impl Metrics {
         let spool = self.inner.spool.get().map(|spool| spool()).unwrap_or_default();
         let gauges: [(&str, &str, f64); 12] = [
             ("seks_audit_spool_bytes", "Audit records on disk that no control plane has taken.", spool.bytes as f64),
-            ("seks_audit_spool_records", "Audit records on disk, until their segment is taken whole.", spool.records as f64),
+            (
+                "seks_audit_spool_records",
+                "Audit records on disk, until their segment is taken whole.",
+                spool.records as f64,
+            ),
             ("seks_audit_spool_queue_bytes", "Audit records that wait for the disk.", spool.queued_bytes as f64),
             ("seks_proxy_inflight", "Requests under way.", self.inner.inflight.load(Relaxed) as f64),
             ("seks_table_revision", "Revision that the table has applied.", table.revision as f64),
@@ -287,7 +291,11 @@ impl Metrics {
             ("seks_audit_dropped_total", "Audit records lost.", audit.dropped() + spool.dropped),
             ("seks_audit_recorded_total", "Audit records written to disk.", spool.recorded),
             ("seks_audit_uploaded_total", "Audit records that a control plane has acknowledged.", spool.uploaded),
-            ("seks_audit_expired_total", "Audit records removed because no control plane took them in time.", spool.expired),
+            (
+                "seks_audit_expired_total",
+                "Audit records removed because no control plane took them in time.",
+                spool.expired,
+            ),
             ("seks_audit_syncs_total", "Syncs of the disk for audit records.", spool.syncs),
             ("seks_audit_write_failures_total", "Failed writes of audit records.", spool.failures),
             ("seks_body_buffer_refused_total", "Requests refused because there was no memory for their body.", refused),

@@ -64,7 +64,9 @@ pub enum Verb {
         filter: Filter,
     },
     /// Check that no record was changed or removed
-    #[command(after_help = "Examples:\n  seks audit verify\n  seks audit verify --timeout 10m -o json\n\nExit code 1 when something is wrong.")]
+    #[command(
+        after_help = "Examples:\n  seks audit verify\n  seks audit verify --timeout 10m -o json\n\nExit code 1 when something is wrong."
+    )]
     Verify,
 }
 
@@ -206,7 +208,10 @@ impl Search {
                 notice(&format!("these are the records of replica {replica}; others hold theirs: {others}"));
             }
             if !answer.unreadable_blocks.is_empty() {
-                notice(&format!("{} blocks of the trail cannot be read: see `seks audit verify`", answer.unreadable_blocks.len()));
+                notice(&format!(
+                    "{} blocks of the trail cannot be read: see `seks audit verify`",
+                    answer.unreadable_blocks.len()
+                ));
             }
         }
         answer
@@ -232,13 +237,7 @@ async fn search(global: &Global, client: Client, limit: usize, mut request: Sear
     }
 }
 
-async fn tail(
-    global: &Global,
-    client: Client,
-    follow: bool,
-    lines: u32,
-    request: SearchAuditRequest,
-) -> Result<()> {
+async fn tail(global: &Global, client: Client, follow: bool, lines: u32, request: SearchAuditRequest) -> Result<()> {
     let mut search = Search::new(global, client);
     let mut newest: VecDeque<AuditEntry> = VecDeque::new();
     let first = SearchAuditRequest { page_size: lines.max(1), ..request.clone() };

@@ -11,12 +11,7 @@ use seks_proto::wire::{
 };
 use seks_types::id::TenantName;
 
-use super::{
-    Admin, Answer,
-    auth::Caller,
-    parse::name,
-    problem::Problem,
-};
+use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
 use crate::trail::{SearchError, Trail};
 
 /// Records on a page when nobody says otherwise, and most.
@@ -87,7 +82,8 @@ fn query(message: &SearchAuditRequest) -> Result<Query, Problem> {
         _ => return Err(Problem::invalid("decision", "`allow` or `deny`")),
     }
     if !message.source.is_empty() {
-        let network = message.source.parse().or_else(|_| message.source.parse().map(|address: std::net::IpAddr| address.into()));
+        let network =
+            message.source.parse().or_else(|_| message.source.parse().map(|address: std::net::IpAddr| address.into()));
         let network = network.map_err(|_| Problem::invalid("source", "an address or a network, such as 10.0.0.0/8"))?;
         tests.push(Test::Source(network));
     }
@@ -158,7 +154,8 @@ fn finding(finding: Finding) -> AuditFinding {
 
 fn trail(admin: &Admin) -> Result<&Trail, Problem> {
     admin.0.distribution.trail().ok_or_else(|| {
-        Problem::precondition("NO_TRAIL", "this replica keeps no audit trail").hint("set audit.dir in control-plane.toml")
+        Problem::precondition("NO_TRAIL", "this replica keeps no audit trail")
+            .hint("set audit.dir in control-plane.toml")
     })
 }
 

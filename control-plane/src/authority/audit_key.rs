@@ -22,10 +22,7 @@ pub async fn load_or_create(store: &dyn Store, sealer: &Sealer) -> Result<AuditK
         }
         let key = AuditKeyPair::generate().map_err(|_| AuthorityError::Damaged)?;
         let envelope = sealer.seal(&id, &Secret::new(key.to_bytes().to_vec())).await?;
-        let write = Transaction {
-            checks: vec![(Key::AuditKey, 0)],
-            writes: vec![Write::Put(Key::AuditKey, envelope)],
-        };
+        let write = Transaction { checks: vec![(Key::AuditKey, 0)], writes: vec![Write::Put(Key::AuditKey, envelope)] };
         match store.commit(write).await {
             Ok(_) => return Ok(key),
             Err(StoreError::Conflict) => {} // another replica's first start: read what it wrote

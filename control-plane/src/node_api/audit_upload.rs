@@ -1,10 +1,6 @@
 //! What nodes hand in of their audit records: checked, written, and acknowledged when it is durable.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -68,10 +64,7 @@ impl AuditUploads {
 impl audit_trail_server::AuditTrail for AuditUploads {
     type UploadStream = ReceiverStream<Result<AuditReceipt, Status>>;
 
-    async fn upload(
-        &self,
-        request: Request<Streaming<AuditUpload>>,
-    ) -> Result<Response<Self::UploadStream>, Status> {
+    async fn upload(&self, request: Request<Streaming<AuditUpload>>) -> Result<Response<Self::UploadStream>, Status> {
         let (node, member) = self.member(&request)?;
         if self.starts.try_acquire(&node, STARTS).is_err() {
             return Err(Status::resource_exhausted("uploads of this node begin too often"));

@@ -79,12 +79,7 @@ impl From<tonic::Status> for UploadEnd {
 }
 
 /// Uploads for as long as the node runs, to the control plane that its table comes from.
-pub(super) async fn run(
-    spool: Option<Spool>,
-    trust: &Trust,
-    identity: &arc_swap::ArcSwap<Identity>,
-    status: &Status,
-) {
+pub(super) async fn run(spool: Option<Spool>, trust: &Trust, identity: &arc_swap::ArcSwap<Identity>, status: &Status) {
     let Some(spool) = spool else { return std::future::pending().await };
     let mut backoff = Backoff::default();
     loop {

@@ -427,7 +427,8 @@ impl<'a> Stream<'a> {
         let Some(recorder) = recorder.as_deref().and_then(Option::as_ref) else { return (None, 0) };
         // In this order: what is removed in between was acknowledged.
         let head = recorder.head();
-        let kept = recorder.segments().list().iter().find(|s| s.chain == head.chain).map_or(head.sequence + 1, |s| s.first);
+        let kept =
+            recorder.segments().list().iter().find(|s| s.chain == head.chain).map_or(head.sequence + 1, |s| s.first);
         let (chain, digest) = (head.chain.0.to_vec(), head.digest.0.to_vec());
         (Some(wire::AuditHead { chain, sequence: head.sequence, digest }), kept)
     }
