@@ -7,6 +7,7 @@
 mod agents;
 mod catalogue;
 mod curl;
+mod following;
 mod key;
 mod matrix;
 mod retries;
