@@ -7,6 +7,18 @@
 
 mod code;
 pub mod config;
+#[cfg(test)]
+#[path = "../../tests/fuzz/run.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    reason = "shared by the tests of several crates"
+)]
+mod fuzz;
 mod health;
 pub mod http;
 mod node;

@@ -6,6 +6,18 @@
 
 pub mod catalogue;
 pub mod destination;
+#[cfg(test)]
+#[path = "../../../tests/fuzz/run.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    reason = "shared by the tests of several crates"
+)]
+mod fuzz;
 mod options;
 pub mod request;
 pub mod sigv4;

@@ -6,6 +6,8 @@
 //! the node. A body that two parsers could read differently counts as not inspected.
 
 mod body;
+#[cfg(test)]
+mod fuzz;
 mod json_names;
 mod mcp;
 pub mod normalize;

@@ -4,6 +4,8 @@
 //! secret scanners match `seks_token_[0-9A-Za-z]{49}`. Stores and nodes hold only the SHA-256.
 
 pub mod aws;
+#[cfg(test)]
+mod fuzz;
 
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroize;

@@ -19,6 +19,8 @@
 mod agent_address;
 mod body;
 mod endpoint;
+#[cfg(test)]
+mod fuzz;
 mod headers;
 mod integrity;
 mod pattern;

@@ -18,6 +18,8 @@
 mod body;
 mod decode;
 mod events;
+#[cfg(test)]
+mod fuzz;
 mod matcher;
 mod messages;
 mod needles;

@@ -8,6 +8,8 @@
 mod agent;
 mod end;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod socket;
 mod upstream;
 

@@ -1,8 +1,11 @@
 //! What the protocol of real clients and real upstreams asks for: `tests/run wire`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
+mod answers_of_real_servers;
 mod answers_that_name_the_upstream;
 mod bodies_that_name_the_upstream;
+mod differential;
+mod failing_upstreams;
 mod keyless_urls;
 mod mcp;
 mod public_fields;

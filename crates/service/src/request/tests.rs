@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{Service, spec::ServiceSpec};
 
-fn service(base_path: &str) -> Service {
+pub(super) fn service(base_path: &str) -> Service {
     let spec: ServiceSpec =
         toml::from_str("name = 'openai'\nupstream = 'https://api.openai.com'\ninject = 'bearer'").unwrap();
     ServiceSpec { base_path: base_path.into(), ..spec }.to_service("default").unwrap()

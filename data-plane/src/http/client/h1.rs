@@ -5,6 +5,8 @@
 //! a coding other than `chunked`, or an unexpected byte ends the connection.
 
 mod chunked;
+#[cfg(test)]
+mod fuzz;
 mod head;
 
 use std::{

@@ -5,6 +5,8 @@
 //! the requests before it, and nothing behind it is read.
 
 mod body;
+#[cfg(test)]
+mod fuzz;
 mod head;
 mod incoming;
 mod request;

@@ -1,0 +1,42 @@
+//! Fuzz target: the path and the query of a request.
+
+use super::{Target, normalize::normalized_path, query_names};
+use crate::fuzz;
+
+#[test]
+fn fuzz_request_target() {
+    let service = super::tests::service("/v1");
+    let seeds: &[&[u8]] = &[
+        b"/v1/models?limit=10&after=a%20b",
+        b"/projects/g%2Fmy-project/files/a%C3%A9.md",
+        b"/x//y/../z;p=1?q[]=1&q[]=2&=x&c+d",
+        b"",
+        b"/a/%2e%2e/b?%6bey=1",
+    ];
+    fuzz::run("request_target", seeds, |input| {
+        let Ok(text) = std::str::from_utf8(input) else { return 0 };
+        if !(text.is_empty() || text.starts_with('/') || text.starts_with('?'))
+            || !text.bytes().all(|b| b.is_ascii_graphic())
+        {
+            return 1; // refused where the head is read
+        }
+        match Target::parse(&service, text) {
+            Err(error) => {
+                fuzz::outcome(&error.to_string().chars().filter(|c| c.is_ascii_alphabetic()).collect::<String>())
+            }
+            Ok(target) => {
+                let path = target.path();
+                assert!(path.starts_with("/v1"), "{path:?}");
+                let segments = || path.split('/').skip(1);
+                assert!(segments().all(|segment| !matches!(segment, "." | "..")), "{path:?}");
+                let normal = normalized_path(path);
+                assert_eq!(normalized_path(&normal), normal, "normal once, normal for good");
+                let names: Vec<_> = query_names(target.query().unwrap_or_default()).collect();
+                for parameter in target.query_parameters().filter(|parameter| !parameter.raw.contains(';')) {
+                    assert!(names.contains(&parameter.name), "policies see every name: {parameter:?}");
+                }
+                fuzz::outcome(&(segments().count(), names.len(), normal == path))
+            }
+        }
+    });
+}
