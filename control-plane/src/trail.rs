@@ -27,6 +27,8 @@ const MAX_GROUP: usize = 4096;
 const SEARCHES: usize = 2;
 /// Nodes whose chains are remembered.
 const MAX_NODES: usize = 100_000;
+/// Earlier chains of a node whose ends are remembered: one for each start of its process.
+const MAX_PAST: usize = 16;
 
 /// `[audit]` of the control plane.
 #[derive(Clone, Debug, Deserialize)]
@@ -107,6 +109,8 @@ struct Reports {
     newest: KnownHead,
     /// The oldest that the trail has not reached yet, or the newest that it has.
     awaited: KnownHead,
+    /// The ends of its earlier chains, oldest first.
+    past: Vec<KnownHead>,
     /// Not in the store yet.
     is_new: bool,
 }
@@ -204,31 +208,71 @@ impl Trail {
                 known.awaited = report.clone();
             }
             known.is_new |= known.newest.head != report.head;
-            known.newest = report;
+            let before = std::mem::replace(&mut known.newest, report);
+            if before.head.chain != head.chain {
+                known.remember(before);
+            }
         } else if heads.len() < MAX_NODES {
-            heads.insert(node.to_owned(), Reports { newest: report.clone(), awaited: report, is_new: true });
+            let (awaited, past) = (report.clone(), Vec::new());
+            heads.insert(node.to_owned(), Reports { newest: report, awaited, past, is_new: true });
         }
     }
 
-    /// What is known from the store, of nodes that have not said anything to this process yet.
-    pub fn recall(&self, head: KnownHead) {
+    /// The trail has taken a node's records: from now on they are missed when they are gone.
+    pub fn acknowledged(&self, node: &str, head: Head) {
+        let (node, kept_from) = (node.to_owned(), head.sequence + 1);
+        let known = KnownHead { node, head, kept_from, reported_us: unix_micros() };
         let mut heads = self.0.heads.lock();
-        let known = Reports { newest: head.clone(), awaited: head.clone(), is_new: false };
-        heads.entry(head.node).or_insert(known);
+        if let Some(reports) = heads.get_mut(&known.node) {
+            reports.acknowledged(known);
+        } else if heads.len() < MAX_NODES {
+            let (awaited, past) = (known.clone(), Vec::new());
+            heads.insert(known.node.clone(), Reports { newest: known, awaited, past, is_new: true });
+        }
     }
 
-    /// What is to be stored.
+    /// What is known from the store of a node that has not said anything to this process yet: the ends of its chains, oldest first.
+    pub fn recall(&self, mut past: Vec<KnownHead>) {
+        let Some(newest) = past.pop() else { return };
+        let known = Reports { newest: newest.clone(), awaited: newest.clone(), past, is_new: false };
+        self.0.heads.lock().entry(newest.node).or_insert(known);
+    }
+
+    /// What is to be stored: of each node the ends of its chains, oldest first.
     #[must_use]
-    pub fn take_new_heads(&self) -> Vec<KnownHead> {
+    pub fn take_new_heads(&self) -> Vec<Vec<KnownHead>> {
         let mut heads = self.0.heads.lock();
         let new =
-            heads.values_mut().filter_map(|known| std::mem::take(&mut known.is_new).then(|| known.newest.clone()));
+            heads.values_mut().filter_map(|known| std::mem::take(&mut known.is_new).then(|| known.all()));
         new.collect()
     }
 
     fn known_heads(&self) -> Vec<KnownHead> {
         let heads = self.0.heads.lock();
-        heads.values().flat_map(|known| [known.newest.clone(), known.awaited.clone()]).collect()
+        heads.values().flat_map(|known| [known.all(), vec![known.awaited.clone()]].concat()).collect()
+    }
+}
+
+impl Reports {
+    fn acknowledged(&mut self, known: KnownHead) {
+        let chain = known.head.chain;
+        let place = std::iter::once(&mut self.newest).chain(&mut self.past).find(|place| place.head.chain == chain);
+        match place {
+            Some(place) if place.head.sequence >= known.head.sequence => return,
+            Some(place) => *place = known,
+            None => self.remember(known), // of an earlier process, whose records come late
+        }
+        self.is_new = true;
+    }
+
+    fn remember(&mut self, known: KnownHead) {
+        self.past.push(known);
+        let surplus = self.past.len().saturating_sub(MAX_PAST);
+        self.past.drain(..surplus);
+    }
+
+    fn all(&self) -> Vec<KnownHead> {
+        self.past.iter().chain([&self.newest]).cloned().collect()
     }
 }
 

@@ -125,6 +125,16 @@ impl ObservedSandbox {
         self.ask(format!("{live} /api/openai HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     }
 
+    /// The trail in plain text: on disk it is sealed.
+    fn read_trail(&self) {
+        seks_tests::process::wait_for("the trail to have the last request", || {
+            let found = self.sandbox.cli().json(&["audit", "search", "--reason", "request_invalid"]);
+            found.as_array().is_some_and(|found| !found.is_empty()).then_some(())
+        });
+        let all = self.sandbox.cli().json(&["audit", "search"]);
+        assert!(all.as_array().unwrap().len() > 15, "{all}");
+    }
+
     /// Ends the broker and gathers what it leaves behind.
     fn sinks(&mut self) -> Sinks {
         let mut emitted = self.sandbox.everything_emitted();
@@ -152,6 +162,7 @@ fn no_secret_is_in_any_sink() {
     observed
         .collector
         .wait_for("the last span", |s| s.name == "seks.proxy" && s.get("seks.reason") == "request_invalid");
+    observed.read_trail();
     assert!(oracle::contains(&observed.upstream.received(), observed.secrets[0].as_bytes()), "the canary has flown");
 
     let mut found = Vec::new();

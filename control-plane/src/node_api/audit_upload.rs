@@ -184,6 +184,7 @@ impl Upload {
                 }
             }
         }
+        heads.iter().for_each(|head| self.trail.acknowledged(&self.node, *head));
         self.answer(heads, refused).await
     }
 

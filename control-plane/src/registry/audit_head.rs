@@ -6,7 +6,7 @@ use seks_types::id::NodeId;
 use super::{Change, Registry, RegistryError};
 use crate::store::{Key, Revision, key::prefix};
 
-/// The end of a node's chain.
+/// The end of one chain.
 #[derive(Clone, PartialEq, Message)]
 pub struct AuditHead {
     /// Its chain, 16 bytes.
@@ -26,22 +26,30 @@ pub struct AuditHead {
     pub reported_us: u64,
 }
 
+/// The ends of a node's chains.
+#[derive(Clone, PartialEq, Message)]
+pub struct AuditHeads {
+    /// Oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub heads: Vec<AuditHead>,
+}
+
 impl Registry {
-    /// Stores the end of a node's chain over whatever was stored.
+    /// Stores the ends of a node's chains over whatever was stored.
     ///
     /// # Errors
     /// Of the store.
-    pub async fn put_audit_head(&self, node: &NodeId, head: &AuditHead) -> Result<Revision, RegistryError> {
-        self.commit(Change::new().put(Key::AuditHead(node.clone()), head)).await
+    pub async fn put_audit_heads(&self, node: &NodeId, heads: &AuditHeads) -> Result<Revision, RegistryError> {
+        self.commit(Change::new().put(Key::AuditHead(node.clone()), heads)).await
     }
 
-    /// The end of every node's chain.
+    /// The ends of every node's chains.
     ///
     /// # Errors
     /// Of the store.
-    pub async fn audit_heads(&self) -> Result<Vec<(NodeId, AuditHead)>, RegistryError> {
+    pub async fn audit_heads(&self) -> Result<Vec<(NodeId, AuditHeads)>, RegistryError> {
         let (mut heads, mut pages) = (Vec::new(), self.pages(prefix::AUDIT_HEADS));
-        while let Some(page) = pages.next::<AuditHead>().await? {
+        while let Some(page) = pages.next::<AuditHeads>().await? {
             for stored in page {
                 if let Key::AuditHead(node) = stored.key {
                     heads.push((node, stored.value));

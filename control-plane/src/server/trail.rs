@@ -9,7 +9,10 @@ use super::{Components, StartError};
 use crate::{
     authority::audit_key,
     config::Config,
-    registry::{Registry, audit_head::AuditHead},
+    registry::{
+        Registry,
+        audit_head::{AuditHead, AuditHeads},
+    },
     trail::{Trail, head_of},
 };
 
@@ -30,10 +33,11 @@ pub(super) async fn open(config: &Config, components: &Components) -> Result<Opt
     let key = audit_key::load_or_create(components.store.as_ref(), &components.sealer).await?;
     let trail = tokio::task::spawn_blocking(move || Trail::open(&config, key)).await??;
     for (node, stored) in components.registry.audit_heads().await? {
-        let AuditHead { chain, sequence, digest, kept_from, reported_us } = stored;
-        if let Some(head) = head_of(&chain, sequence, &digest) {
-            trail.recall(KnownHead { node: node.to_string(), head, kept_from, reported_us });
-        }
+        let known = |AuditHead { chain, sequence, digest, kept_from, reported_us }: AuditHead| {
+            let head = head_of(&chain, sequence, &digest)?;
+            Some(KnownHead { node: node.to_string(), head, kept_from, reported_us })
+        };
+        trail.recall(stored.heads.into_iter().filter_map(known).collect());
     }
     let size = trail.size();
     tracing::info!(records = size.records, bytes = size.bytes, "the audit trail is open");
@@ -45,15 +49,16 @@ pub(super) async fn store_heads(trail: Trail, registry: Arc<Registry>, stop: Can
     loop {
         let is_last = tokio::time::timeout(STORE_HEADS, stop.cancelled()).await.is_ok();
         for known in trail.take_new_heads() {
-            let Ok(node) = known.node.parse() else { continue };
-            let record = AuditHead {
+            let Some(Ok(node)) = known.first().map(|known| known.node.parse()) else { continue };
+            let head = |known: &KnownHead| AuditHead {
                 chain: known.head.chain.0.to_vec(),
                 sequence: known.head.sequence,
                 digest: known.head.digest.0.to_vec(),
                 kept_from: known.kept_from,
                 reported_us: known.reported_us,
             };
-            if let Err(error) = registry.put_audit_head(&node, &record).await {
+            let heads = AuditHeads { heads: known.iter().map(head).collect() };
+            if let Err(error) = registry.put_audit_heads(&node, &heads).await {
                 tracing::warn!(seks.node = %node, %error, "the end of a node's audit chain cannot be stored");
             }
         }

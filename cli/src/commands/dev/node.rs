@@ -47,12 +47,23 @@ async fn enrol(control: &ControlPlane, dir: &DataDir) -> Result<String> {
         None => NAME.into(),
     };
     if known.is_some() {
-        std::fs::remove_dir_all(dir.node()).map_err(|e| CliError::file(&dir.node(), &e))?;
+        forget_identity(&dir.node()).map_err(|e| CliError::file(&dir.node(), &e))?;
     }
     control.forget_node(&name).await.map_err(|e| CliError::new(Exit::Failed, "node", e))?;
     let token = control.join_token("local").await.map_err(|e| CliError::new(Exit::Failed, "join token", e))?;
     write_private(&dir.join_token(), token.text.as_bytes())?;
     Ok(name)
+}
+
+/// Removes the files of an identity. Directories stay: the spool has records that no control plane has taken yet.
+fn forget_identity(directory: &std::path::Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn is_valid(identity: &Identity) -> bool {
