@@ -75,7 +75,7 @@ impl NodeServer {
     /// Takes nodes' audit records into `trail`, too.
     #[must_use]
     pub fn with_trail(self, trail: Trail) -> Self {
-        let uploads = AuditUploads::service(self.sessions.shared().clone(), trail);
+        let uploads = AuditUploads::service(self.sessions.0.clone(), trail);
         Self { others: self.others.add_service(uploads), ..self }
     }
 

@@ -282,6 +282,14 @@ pub fn head_of(chain: &[u8], sequence: u64, digest: &[u8]) -> Option<Head> {
     Some(Head { chain: ChainId::from_bytes(chain)?, sequence, digest: Digest(digest.try_into().ok()?) })
 }
 
+/// Notes what a lease renewal says of the node's chain: its id, the last sequence and the digest.
+pub fn note_head(trail: Option<&Trail>, node: &str, head: Option<(&[u8], u64, &[u8])>, kept_from: u64) {
+    let head = head.and_then(|(chain, sequence, digest)| head_of(chain, sequence, digest));
+    if let (Some(trail), Some(head)) = (trail, head) {
+        trail.report(node, head, kept_from);
+    }
+}
+
 /// Writes what has arrived, in groups, until nobody sends any more.
 fn write_arrivals(blocks: &Blocks, mut queue: mpsc::Receiver<(Vec<Arrival>, Reply)>) {
     while let Some((mut group, reply)) = queue.blocking_recv() {

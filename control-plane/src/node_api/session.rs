@@ -59,7 +59,7 @@ use crate::{
     registry::Registry,
     seal::Sealer,
     store::{Revision, Store},
-    trail::{Trail, head_of},
+    trail::{self, Trail},
 };
 
 /// A node that rejects this many snapshots on one stream won't take the next one either.
@@ -83,7 +83,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves nodes' streams. Cheap to clone.
 #[derive(Clone)]
-pub struct Sessions(Arc<Shared>);
+pub struct Sessions(pub(super) Arc<Shared>);
 
 /// What all sessions of a replica share.
 pub(crate) struct Shared {
@@ -139,10 +139,6 @@ impl Limits {
 impl Sessions {
     pub(crate) fn new(shared: Shared) -> Self {
         Self(Arc::new(shared))
-    }
-
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.0
     }
 
     /// Who is at the other end of a connection.
@@ -459,10 +455,8 @@ impl Session {
                 self.renew = Some(renew.nonce);
                 self.shared.fleet.leases.renewal_requested(&self.node, self.stream, renew.tokens);
                 self.shared.fleet.leases.set_audit_queue(&self.node, self.stream, renew.audit_queue);
-                let head = renew.audit_head.and_then(|head| head_of(&head.chain, head.sequence, &head.digest));
-                if let (Some(trail), Some(head)) = (&self.shared.trail, head) {
-                    trail.report(self.node.as_str(), head, renew.audit_kept_from);
-                }
+                let head = renew.audit_head.as_ref().map(|head| (&*head.chain, head.sequence, &*head.digest));
+                trail::note_head(self.shared.trail.as_ref(), self.node.as_str(), head, renew.audit_kept_from);
                 if self.root_after.is_some() && self.barrier_requests < MAX_BARRIER_REQUESTS {
                     self.barrier_requests += 1;
                     self.shared.fleet.barriers.request();
