@@ -242,8 +242,7 @@ impl Trail {
     #[must_use]
     pub fn take_new_heads(&self) -> Vec<Vec<KnownHead>> {
         let mut heads = self.0.heads.lock();
-        let new =
-            heads.values_mut().filter_map(|known| std::mem::take(&mut known.is_new).then(|| known.all()));
+        let new = heads.values_mut().filter_map(|known| std::mem::take(&mut known.is_new).then(|| known.all()));
         new.collect()
     }
 

@@ -9,13 +9,7 @@ use std::{
     thread,
 };
 
-use seks_tests::{
-    Sandbox, Upstream,
-    process::wait_for,
-    raw,
-    sandbox::Options,
-    upstream::Answer,
-};
+use seks_tests::{Sandbox, Upstream, process::wait_for, raw, sandbox::Options, upstream::Answer};
 use serde_json::Value;
 
 const SECRET: &str = "sk-real-0123456789abcdef";
@@ -51,7 +45,11 @@ fn verify(sandbox: &Sandbox) -> Value {
 
 fn assert_whole(sandbox: &Sandbox) {
     let verified = verify(sandbox);
-    assert_eq!((&verified["ok"], verified["findings"].as_array().unwrap().len()), (&Value::Bool(true), 0), "{verified}");
+    assert_eq!(
+        (&verified["ok"], verified["findings"].as_array().unwrap().len()),
+        (&Value::Bool(true), 0),
+        "{verified}"
+    );
 }
 
 fn files(directory: &Path, end: &str) -> Vec<PathBuf> {
@@ -87,7 +85,10 @@ fn who_called_what_from_where_is_found_and_only_by_who_may_see_it() {
         ("http_version", "1.1"),
     ];
     expected.iter().for_each(|(key, value)| assert_eq!(models[key], *value, "{key}"));
-    assert_eq!((&models["status"], &models["upstream_status"], &models["credential_version"]), (&200.into(), &200.into(), &1.into()));
+    assert_eq!(
+        (&models["status"], &models["upstream_status"], &models["credential_version"]),
+        (&200.into(), &200.into(), &1.into())
+    );
     assert_eq!((&models["policies"][0], &models["complete"]), (&"granted-services".into(), &true.into()));
     assert!(models["whole_us"].as_u64() > models["first_byte_us"].as_u64(), "{models}");
     for (arguments, count) in [
@@ -156,7 +157,9 @@ fn a_node_that_must_record_and_cannot_forwards_nothing() {
         assert_eq!((reply.status, reply.text().contains("audit_unavailable")), (503, true), "{path}: {}", reply.text());
     }
     assert_eq!(upstream.received().len(), before, "something was forwarded");
-    assert!(sandbox.metrics_page().lines().any(|l| l.starts_with("seks_audit_write_failures_total") && !l.ends_with(" 0")));
+    assert!(
+        sandbox.metrics_page().lines().any(|l| l.starts_with("seks_audit_write_failures_total") && !l.ends_with(" 0"))
+    );
     blocked.iter().for_each(|path| fs::remove_dir(path).unwrap());
     wait_for("the node to record again", || (sandbox.get("/api/openai/v1/after", &bot).status == 200).then_some(()));
     let after = wait_for("the record", || {
@@ -171,8 +174,9 @@ fn a_node_that_must_record_and_cannot_forwards_nothing() {
 fn hammer(proxy: std::net::SocketAddr, token: &str, next: &AtomicU64, stop: &AtomicBool) {
     while !stop.load(Relaxed) {
         let path = format!("/api/openai/v1/{}", next.fetch_add(1, Relaxed));
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
         let _ = std::panic::catch_unwind(|| raw::exchange(proxy, request)); // it may be killed meanwhile
     }
 }
@@ -201,7 +205,9 @@ fn whenever_it_is_killed_each_forwarded_request_has_one_record() {
         sandbox.crash();
     }
     assert_eq!(sandbox.get("/api/openai/v1/last", &token).status, 200);
-    wait_for("the last record", || search(&sandbox, &[]).iter().any(|r| r["path"] == "/api/openai/v1/last").then_some(()));
+    wait_for("the last record", || {
+        search(&sandbox, &[]).iter().any(|r| r["path"] == "/api/openai/v1/last").then_some(())
+    });
     let records = search(&sandbox, &[]);
     let mut recorded: BTreeMap<&str, usize> = BTreeMap::new();
     paths(&records).iter().for_each(|path| *recorded.entry(path).or_default() += 1);
@@ -234,8 +240,11 @@ fn a_trail_that_was_changed_or_cut_is_named() {
     assert!(status.success());
     let trail = sandbox.data_dir().join("store.redb.audit");
     let spool = sandbox.data_dir().join("node/audit");
-    let kept: Vec<(PathBuf, Vec<u8>)> =
-        [files(&trail, "blk"), files(&trail, "log")].concat().into_iter().map(|p| (p.clone(), fs::read(p).unwrap())).collect();
+    let kept: Vec<(PathBuf, Vec<u8>)> = [files(&trail, "blk"), files(&trail, "log")]
+        .concat()
+        .into_iter()
+        .map(|p| (p.clone(), fs::read(p).unwrap()))
+        .collect();
     [files(&trail, "log"), files(&spool, "seg")].concat().iter().for_each(|path| fs::remove_file(path).unwrap());
     sandbox.crash(); // it has ended; starts it again
     let verified = verify(&sandbox);
@@ -250,6 +259,7 @@ fn a_trail_that_was_changed_or_cut_is_named() {
     fs::write(&block, bytes).unwrap();
     sandbox.crash();
     let verified = verify(&sandbox);
-    let kinds: Vec<&str> = verified["findings"].as_array().unwrap().iter().map(|f| f["kind"].as_str().unwrap()).collect();
+    let kinds: Vec<&str> =
+        verified["findings"].as_array().unwrap().iter().map(|f| f["kind"].as_str().unwrap()).collect();
     assert!(kinds.contains(&"block_damaged"), "{verified}");
 }

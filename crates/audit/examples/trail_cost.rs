@@ -52,7 +52,12 @@ fn main() {
     let (cpu, start) = (cpu(), Instant::now());
     let verified = trail.verify(&[], unix_micros()).unwrap();
     let per_record = (self::cpu() - cpu).as_nanos() as f64 / verified.records as f64;
-    println!("verify: {} records, {} findings, {:?}, {per_record:.0} ns CPU a record", verified.records, verified.findings.len(), start.elapsed());
+    println!(
+        "verify: {} records, {} findings, {:?}, {per_record:.0} ns CPU a record",
+        verified.records,
+        verified.findings.len(),
+        start.elapsed()
+    );
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
