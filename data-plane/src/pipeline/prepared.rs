@@ -86,3 +86,55 @@ fn plain(template: &Template, fields: &Fields) -> Option<Vec<u8>> {
     template.render(fields, &mut out, |b, o| o.extend_from_slice(b))?;
     Some(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use seks_service::spec::ServiceSpec;
+    use seks_types::secret::Secret;
+
+    use super::*;
+    use crate::pipeline::{audit::Counters, scrub::Messages};
+
+    /// What an agent reads of a text, with these lines in the service's definition.
+    fn read(lines: &str, credential: &serde_json::Value, text: &str) -> String {
+        let definition = format!("name = 'acme'\nupstream = 'https://acme.test'\n{lines}");
+        let service = toml::from_str::<ServiceSpec>(&definition).unwrap().to_service("default").unwrap();
+        let fields = Fields::parse(&service.fields, &Secret::new(credential.to_string().into_bytes())).unwrap();
+        let needles = PreparedInjection::new(&service, &fields).unwrap().needles;
+        let clean = Messages::new(needles, Arc::<Counters>::default()).alone(text.as_bytes());
+        clean.map_or(text.to_owned(), |clean| String::from_utf8(clean).unwrap())
+    }
+
+    const BASIC: &str = "inject = { basic = '{user}:{secret}' }\npublic = ['user']";
+
+    #[test]
+    fn a_public_field_is_searched_for_nowhere_it_is_injected() {
+        let lines = "inject = { headers = { a = '{user}', b = '{user}-{secret}' }, path = '/{user}' }\npublic = ['user']";
+        let credential = serde_json::json!({"user": "elastic", "secret": "s3cr3t-value"});
+        assert_eq!(read(lines, &credential, "elasticsearch elastic-s3cr3t-value"), "elasticsearch elastic-************");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_public_is_masked_and_no_secret_is_missed(
+            user in "[a-z0-9@.]{1,24}", secret in "[A-Z0-9_-]{12,40}", before in "[a-z \"/]{0,12}", after in "[a-z \"/]{0,12}",
+        ) {
+            use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+            let credential = serde_json::json!({"user": user, "secret": secret});
+            let public = format!("{before}{user}{after}/{user}search");
+            prop_assert_eq!(read(BASIC, &credential, &public), public);
+
+            let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+            let pair = format!("{user}:{secret}");
+            for hidden in [secret.clone(), pair.clone(), STANDARD.encode(&pair), STANDARD_NO_PAD.encode(&secret), hex] {
+                let text = format!("{before}|{hidden}|{after}");
+                let seen = read(BASIC, &credential, &text);
+                // Of base64 the characters that hold bits of what stands beside the value may stay.
+                let core = hidden.get(4..hidden.len() - 4).unwrap();
+                prop_assert!(!seen.contains(&hidden) && !seen.contains(core), "{} in {}", hidden, seen);
+                prop_assert_eq!(seen.len(), text.len());
+            }
+        }
+    }
+}

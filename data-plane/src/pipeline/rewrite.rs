@@ -127,7 +127,25 @@ fn is_content(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::pipeline::{
+        audit::Counters,
+        scrub::{Messages, Needles},
+    };
+
+    #[test]
+    fn a_credential_that_holds_the_origin_is_masked_and_not_rewritten() {
+        let needles = Needles::new([&b"https://up.test/hooks/s3cr3t"[..]]);
+        let text = r#"["https://up.test/hooks/s3cr3t","https://up.test/x"]"#;
+        let clean = Messages::new(needles.clone(), Arc::<Counters>::default()).alone(text.as_bytes()).unwrap();
+        let urls = Urls::new(true, "up.test", 443, "http://node".into(), "/api/s".into());
+        let mut rewriter = UrlRewriter::new(urls.pattern(""), false);
+        let seen = [rewriter.push(clean.into()), rewriter.finish()].concat();
+        assert_eq!(seen, [br#"[""#, "*".repeat(28).as_bytes(), br#"","http://node/api/s/x"]"#].concat());
+        assert_eq!(Messages::new(needles, Arc::<Counters>::default()).alone(&seen), None);
+    }
 
     #[test]
     fn json_and_event_streams_are_rewritten_and_files_are_not() {

@@ -1,7 +1,7 @@
 //! MCP's `endpoint` event, with which a server over HTTP and SSE says where messages are to be posted (MCP 2024-11-05).
 //!
 //! It is the first event of the stream. Clients act on an event only when it has ended, so that it is held until then delays
-//! nothing. Everything behind the first event goes through as it came.
+//! nothing. Comments before it, which keep a connection alive, and everything behind it go through as they came.
 
 use std::ops::Range;
 
@@ -38,14 +38,16 @@ impl EndpointEvent {
         }
         self.held.extend_from_slice(&chunk);
         let first = first_event(&self.held);
-        if matches!(first, FirstEvent::Incomplete) && self.held.len() <= MAX_HELD {
-            return Bytes::new();
+        if let FirstEvent::Incomplete { begins } = first
+            && self.held.len() - begins <= MAX_HELD
+        {
+            return self.held.split_to(begins).freeze();
         }
         self.done = true;
         let text = self.held.split().freeze();
         match first {
             FirstEvent::Endpoint(url) => self.rewrite(&text, url).unwrap_or(text),
-            FirstEvent::Incomplete | FirstEvent::Other => text,
+            FirstEvent::Incomplete { .. } | FirstEvent::Other => text,
         }
     }
 
@@ -63,7 +65,8 @@ impl EndpointEvent {
 }
 
 enum FirstEvent {
-    Incomplete,
+    /// More text is needed from where it begins: behind the comments.
+    Incomplete { begins: usize },
     /// With the place of its URL.
     Endpoint(Range<usize>),
     Other,
@@ -72,12 +75,13 @@ enum FirstEvent {
 /// Reads the first event that has a field. Comments may stand before it.
 fn first_event(text: &[u8]) -> FirstEvent {
     let mut at = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
-    let (mut is_endpoint, mut has_field, mut data, mut lines) = (false, false, 0..0, 0);
+    let (mut begins, mut has_field) = (0, false);
+    let (mut is_endpoint, mut data, mut lines) = (false, 0..0, 0);
     while let Some(length) = memchr::memchr2(b'\r', b'\n', text.get(at..).unwrap_or_default()) {
         let end = at + length;
         let next = match (text.get(end), text.get(end + 1)) {
             (Some(b'\r'), Some(b'\n')) => end + 2,
-            (Some(b'\r'), None) => return FirstEvent::Incomplete, // a line feed may follow
+            (Some(b'\r'), None) => break, // a line feed may follow
             _ => end + 1,
         };
         let line = text.get(at..end).unwrap_or_default();
@@ -93,18 +97,17 @@ fn first_event(text: &[u8]) -> FirstEvent {
                 return if is_endpoint && lines == 1 { FirstEvent::Endpoint(data) } else { FirstEvent::Other };
             }
             b"" => {} // a comment, or nothing yet
-            name => {
-                has_field = true;
-                match name {
-                    b"event" => is_endpoint = value == b"endpoint",
-                    b"data" => (data, lines) = (end - value.len()..end, lines + 1),
-                    _ => {}
-                }
-            }
+            b"event" => is_endpoint = value == b"endpoint",
+            b"data" => (data, lines) = (end - value.len()..end, lines + 1),
+            _ => {}
         }
+        has_field |= !name.is_empty();
         at = next;
+        if !has_field {
+            begins = at;
+        }
     }
-    FirstEvent::Incomplete
+    FirstEvent::Incomplete { begins }
 }
 
 #[cfg(test)]
@@ -157,6 +160,15 @@ mod tests {
                 assert_eq!(rewritten(&[a, b]), expect, "split at {at}");
             }
         }
+    }
+
+    #[test]
+    fn comments_that_keep_a_connection_alive_are_not_held() {
+        let urls = Urls::new(true, "up.test", 443, "http://node".into(), "/api/s".into());
+        let mut endpoint = EndpointEvent::new(urls);
+        assert_eq!(endpoint.push(Bytes::from_static(b": ping\n\n: pi")), ": ping\n\n");
+        assert_eq!(endpoint.push(Bytes::from_static(b"ng\n\nevent: endpoint\n")), ": ping\n\n");
+        assert_eq!(endpoint.push(Bytes::from_static(b"data: /m\n\n")), "event: endpoint\ndata: /api/s/m\n\n");
     }
 
     #[test]
