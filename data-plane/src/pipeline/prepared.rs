@@ -110,9 +110,13 @@ mod tests {
 
     #[test]
     fn a_public_field_is_searched_for_nowhere_it_is_injected() {
-        let lines = "inject = { headers = { a = '{user}', b = '{user}-{secret}' }, path = '/{user}' }\npublic = ['user']";
+        let lines =
+            "inject = { headers = { a = '{user}', b = '{user}-{secret}' }, path = '/{user}' }\npublic = ['user']";
         let credential = serde_json::json!({"user": "elastic", "secret": "s3cr3t-value"});
-        assert_eq!(read(lines, &credential, "elasticsearch elastic-s3cr3t-value"), "elasticsearch elastic-************");
+        assert_eq!(
+            read(lines, &credential, "elasticsearch elastic-s3cr3t-value"),
+            "elasticsearch elastic-************"
+        );
     }
 
     proptest! {

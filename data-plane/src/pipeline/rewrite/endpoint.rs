@@ -66,7 +66,9 @@ impl EndpointEvent {
 
 enum FirstEvent {
     /// More text is needed from where it begins: behind the comments.
-    Incomplete { begins: usize },
+    Incomplete {
+        begins: usize,
+    },
     /// With the place of its URL.
     Endpoint(Range<usize>),
     Other,
