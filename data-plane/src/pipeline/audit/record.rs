@@ -23,7 +23,7 @@ use crate::{
     config::AuditMode,
     http::client::UpstreamError,
     pipeline::refusal::Refusal,
-    telemetry::{Outcome, ServiceMetrics},
+    telemetry::{DROPPED_KINDS, Outcome, ServiceMetrics},
 };
 
 /// What streams count while a record is open. Shared with the bodies.
@@ -279,6 +279,11 @@ impl Record {
             fields.text(field::SERVICE, service.as_str());
             fields.text(field::UPSTREAM, host);
         });
+    }
+
+    /// What of the agent's head was not forwarded.
+    pub(crate) fn headers_dropped(&self, counts: &[u16; DROPPED_KINDS.len()]) {
+        self.open.service.headers_dropped(counts);
     }
 
     /// The upstream's port, where it isn't a service's.
