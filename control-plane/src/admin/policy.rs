@@ -140,7 +140,8 @@ impl Simulation {
             return Ok(denied("agent_disabled", String::new()));
         }
         let Some(method_group) = definition.method_group(&method) else {
-            let errors = vec![format!("the service does not take the method {method}: its `methods` list further ones")];
+            let errors =
+                vec![format!("the service does not take the method {method}: its `methods` list further ones")];
             return Ok(SimulateResponse { errors, ..denied("request_invalid", String::new()) });
         };
         let target = match Target::parse(&definition, &message.path) {

@@ -29,8 +29,10 @@ mod subject;
 use std::{net::IpAddr, sync::Arc};
 
 use http::Method;
-use seks_service::{methods::MethodGroup, request::BodyFacts};
+use seks_service::request::BodyFacts;
 use seks_types::id::{PolicyId, ServiceName};
+
+pub use seks_service::methods::MethodGroup;
 
 pub use self::{
     budget::BUDGET,

@@ -131,7 +131,10 @@ fn further_methods_are_actions() {
     assert!(custom_methods("@id(\"a\") permit (principal, action == Seks::Action::\"LIST\", resource);").is_empty());
     let lower = "@id(\"a\") permit (principal, action == Seks::Action::\"list\", resource);";
     assert!(errors(lower)[0].contains("list"), "{:?}", errors(lower));
-    assert_eq!(errors(typo), ["line 1: unknown action `GTE`: a method of no service; list it in a service's `methods` first"]);
+    assert_eq!(
+        errors(typo),
+        ["line 1: unknown action `GTE`: a method of no service; list it in a service's `methods` first"]
+    );
     assert!(parse_file_with(typo, |method| method == "GTE").is_ok());
 }
 

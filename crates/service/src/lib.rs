@@ -20,8 +20,8 @@ pub mod destination;
     reason = "shared by the tests of several crates"
 )]
 mod fuzz;
-mod options;
 pub mod methods;
+mod options;
 mod passed;
 pub mod request;
 pub mod sigv4;
@@ -40,8 +40,8 @@ use seks_types::id::{NameError, ServiceName, TenantName};
 pub use self::{
     denied_path::DeniedPath,
     destination::record_destination,
-    options::McpSource,
     methods::FurtherMethod,
+    options::McpSource,
     passed::Passed,
     sigv4::SigV4,
     template::{Template, TemplateError},

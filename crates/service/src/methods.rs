@@ -201,6 +201,10 @@ mod tests {
     #[test]
     fn the_known_ones_are_in_order_and_can_be_listed() {
         assert!(KNOWN.is_sorted_by_key(|(name, _)| *name));
-        assert!(KNOWN.iter().all(|(name, group)| is_action(name) && parsed(&[name]).unwrap() == [((*name).to_owned(), *group)]));
+        assert!(
+            KNOWN
+                .iter()
+                .all(|(name, group)| is_action(name) && parsed(&[name]).unwrap() == [((*name).to_owned(), *group)])
+        );
     }
 }

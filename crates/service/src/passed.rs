@@ -45,10 +45,7 @@ impl Passed {
     }
 }
 
-fn secret_headers<'a>(
-    injection: &'a [InjectionSite],
-    slots: &'a [TokenSlot],
-) -> impl Iterator<Item = &'a HeaderName> {
+fn secret_headers<'a>(injection: &'a [InjectionSite], slots: &'a [TokenSlot]) -> impl Iterator<Item = &'a HeaderName> {
     let injected = injection.iter().filter_map(|site| match site {
         InjectionSite::Header(name, _) => Some(name),
         _ => None,
@@ -73,7 +70,8 @@ fn header(name: &str, secret: &[&HeaderName]) -> Result<HeaderName, ServiceError
         return wrong("has no `_`: it is forwarded anyway, or never");
     }
     let read = dashed(&parsed);
-    let prefixes = ["x-forwarded-", "x-original-", "x-rewrite-", "x-http-method", "x-seks-", "proxy-", "sec-websocket-"];
+    let prefixes =
+        ["x-forwarded-", "x-original-", "x-rewrite-", "x-http-method", "x-seks-", "proxy-", "sec-websocket-"];
     let names = ["authorization", "cookie", "forwarded", "via", "x-method-override", "x-real-ip"];
     if FORBIDDEN_HEADERS.contains(&read.as_str()) || names.contains(&read.as_str()) {
         return wrong("is read by some servers as a header that agents must not set");

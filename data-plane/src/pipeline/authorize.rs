@@ -140,7 +140,10 @@ fn without_token<'a>(identified: &'a Identified, service: &ServiceEntry) -> Resu
     // `/file/bot{token}/x` is decided on as `/file/x`, so nothing else may be.
     let imitates = |slot: &TokenSlot| match slot {
         TokenSlot::Path(before, _) => before.rsplit_once('/').is_some_and(|(directories, _)| {
-            after.strip_prefix('/').and_then(|after| after.strip_prefix(directories)).is_some_and(|a| a.is_empty() || a.starts_with('/'))
+            after
+                .strip_prefix('/')
+                .and_then(|after| after.strip_prefix(directories))
+                .is_some_and(|a| a.is_empty() || a.starts_with('/'))
         }),
         _ => false,
     };
@@ -243,7 +246,8 @@ pub(crate) async fn call(
 }
 
 /// Google's clients send a GET whose URL is too long as a POST, and its query as a form.
-const QUERY_IN_BODY: &str = "a policy asks for the query, which a request with an overridden method may hold in its body";
+const QUERY_IN_BODY: &str =
+    "a policy asks for the query, which a request with an overridden method may hold in its body";
 
 /// The call as a server reads it that honours the overriding method.
 fn overridden<'a>(call: &Call<'a>, service: &ServiceEntry, method: &'a Method) -> Result<Call<'a>, Refusal> {

@@ -252,8 +252,8 @@ fn is_dropped(name: &HeaderName, service: &Service) -> Option<Dropped> {
 fn kind_of_never_sent(name: &str) -> Dropped {
     match name {
         "baggage" => Dropped::Trace,
-        "accept-encoding" | "connection" | "content-length" | "expect" | "host" | "http2-settings" | "keep-alive" | "te"
-        | "trailer" | "transfer-encoding" | "upgrade" => Dropped::Replaced,
+        "accept-encoding" | "connection" | "content-length" | "expect" | "host" | "http2-settings" | "keep-alive"
+        | "te" | "trailer" | "transfer-encoding" | "upgrade" => Dropped::Replaced,
         _ => Dropped::Forwarded,
     }
 }

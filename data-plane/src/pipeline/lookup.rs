@@ -123,7 +123,8 @@ fn select(
         } else {
             Code::TokenMissing
         };
-        let foreign = if found_tokens.damaged { None } else { foreign::detail(&admitted.parts.headers, admitted.rest()) };
+        let foreign =
+            if found_tokens.damaged { None } else { foreign::detail(&admitted.parts.headers, admitted.rest()) };
         return Err(Refusal::from(code).with_detail(foreign.unwrap_or_default()));
     };
     record.identified(selected.token.tenant(), selected.token.agent_name(), selected.token.id());

@@ -65,7 +65,8 @@ pub(crate) fn method_override(
             Some(Effect::Method) => {
                 let text = value.to_str().ok().filter(|text| methods::is_action(text));
                 let asked = text.and_then(|text| Method::from_bytes(text.as_bytes()).ok());
-                let asked = asked.ok_or_else(|| Refusal::invalid("the overriding method is not the name of a method"))?;
+                let asked =
+                    asked.ok_or_else(|| Refusal::invalid("the overriding method is not the name of a method"))?;
                 if found.replace(asked).is_some() {
                     return Err(Refusal::invalid("the method is overridden more than once"));
                 }
@@ -110,7 +111,9 @@ fn refused_method(name: &HeaderName) -> &'static str {
         "x-http-method-override" => {
             "the header X-HTTP-Method-Override overrides the method, which needs the service's `allow_method_override`"
         }
-        "x-http-method" => "the header X-HTTP-Method overrides the method, which needs the service's `allow_method_override`",
+        "x-http-method" => {
+            "the header X-HTTP-Method overrides the method, which needs the service's `allow_method_override`"
+        }
         "x-method-override" => {
             "the header X-Method-Override overrides the method, which needs the service's `allow_method_override`"
         }

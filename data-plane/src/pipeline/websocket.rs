@@ -158,7 +158,8 @@ mod tests {
     #[test]
     fn a_handshake_is_taken_whole_or_refused_and_only_upgrades_to_http2_are_passed_over() {
         assert!(is_asked(&parts(|_| {}), false).unwrap());
-        let asked = |other: &str| is_asked(&parts(|p| drop(p.headers.insert("upgrade", other.parse().unwrap()))), false);
+        let asked =
+            |other: &str| is_asked(&parts(|p| drop(p.headers.insert("upgrade", other.parse().unwrap()))), false);
         for other in ["h2c", "h2, h2c", "HTTP/2.0"] {
             assert!(!asked(other).unwrap(), "{other}");
         }

@@ -169,7 +169,10 @@ fn python_gitlab_with_names_that_it_escapes_needlessly() {
         assert_eq!(succeeded(&finished), "my-project\nkey.rb\nkey.rb\nkey.rb\nkey.rb\n");
         let targets: Vec<String> = rig.upstream.requests().iter().map(Request::path).collect();
         assert_eq!(targets[0], "/api/v4/projects/g%2Fmy-project", "{targets:?}");
-        assert!(targets.iter().any(|t| t.ends_with("/files/dir%2Fr%C3%A9sum%C3%A9%2Emd") || t.ends_with("/files/dir%2Fr%C3%A9sum%C3%A9.md")));
+        assert!(
+            targets.iter().any(|t| t.ends_with("/files/dir%2Fr%C3%A9sum%C3%A9%2Emd")
+                || t.ends_with("/files/dir%2Fr%C3%A9sum%C3%A9.md"))
+        );
         rig.upstream.forget();
     }
 }
@@ -198,7 +201,11 @@ fn boto3_with_any_key_of_an_object() {
     sandbox.cli().apply_service(&format!(
         "name = \"s3\"\nupstream = \"{origin}\"\nallow_private = true\ninject = {{ aws_sigv4 = {{ service = \"s3\", region = \"us-east-1\" }} }}\n"
     ));
-    sandbox.cli().put_credential("s3", "s3", r#"{"access_key_id":"AKIAREALREALREALREAL","secret_access_key":"real+secret/key0000000000000000000000000"}"#);
+    sandbox.cli().put_credential(
+        "s3",
+        "s3",
+        r#"{"access_key_id":"AKIAREALREALREALREAL","secret_access_key":"real+secret/key0000000000000000000000000"}"#,
+    );
     let arguments = ["token", "issue", "--agent", "agent", "--service", "s3"];
     sandbox.cli().create_agent("agent");
     let issued = sandbox.cli().json(&arguments);
@@ -217,9 +224,21 @@ fn boto3_with_any_key_of_an_object() {
     assert_eq!(
         paths,
         [
-            "/b/50%25.txt", "/b/a%3Bb", "/b/a//b", "/b//a", "/b/back%5Cslash", "/b/%C3%A9", "/b/a%20b%2Bc", "/b/a%2541",
-            "/b/%28x%29%21%2A%27", "/b/tab%09", "/b/dir./x", "/b/%E6%97%A5%E6%9C%AC", "/b/q%3Fa%3Db%23c",
-            "/b/%7Bx%7D%7C%3Cy%3E%22%5E%60", "/b/~a-_.",
+            "/b/50%25.txt",
+            "/b/a%3Bb",
+            "/b/a//b",
+            "/b//a",
+            "/b/back%5Cslash",
+            "/b/%C3%A9",
+            "/b/a%20b%2Bc",
+            "/b/a%2541",
+            "/b/%28x%29%21%2A%27",
+            "/b/tab%09",
+            "/b/dir./x",
+            "/b/%E6%97%A5%E6%9C%AC",
+            "/b/q%3Fa%3Db%23c",
+            "/b/%7Bx%7D%7C%3Cy%3E%22%5E%60",
+            "/b/~a-_.",
         ]
     );
 }
@@ -253,7 +272,9 @@ fn terraform_keeps_its_state() {
         rig.token
     );
     std::fs::write(home.path().join("main.tf"), backend).unwrap();
-    for arguments in [&["init", "-input=false", "-no-color"][..], &["apply", "-auto-approve", "-input=false", "-no-color"]] {
+    for arguments in
+        [&["init", "-input=false", "-no-color"][..], &["apply", "-auto-approve", "-input=false", "-no-color"]]
+    {
         let mut command = client(&program("terraform"), home.path());
         command.env("CHECKPOINT_DISABLE", "1").current_dir(home.path()).args(arguments);
         succeeded(&run(&mut command, b""));
@@ -262,5 +283,10 @@ fn terraform_keeps_its_state() {
     for method in ["GET", "LOCK", "POST", "UNLOCK"] {
         assert!(methods.iter().any(|m| m == method), "{method}: {methods:?}");
     }
-    assert!(rig.upstream.requests().iter().all(|r| r.header("authorization") == Some(format!("Basic {}", STANDARD.encode(format!("u:{KEY}"))))));
+    assert!(
+        rig.upstream
+            .requests()
+            .iter()
+            .all(|r| r.header("authorization") == Some(format!("Basic {}", STANDARD.encode(format!("u:{KEY}")))))
+    );
 }

@@ -24,7 +24,8 @@ fn a_header_that_overrides_the_method_is_refused_by_name() {
 fn a_service_that_takes_overrides_has_both_methods_decided() {
     let rig = Rig::start("allow_method_override = true\nmethods = [\"MERGE\"]\ndenied_paths = [\"DELETE /keys/**\"]");
     let post = |path: &str, lines: &str| rig.ask("POST", path, lines, "q=a");
-    let reply = post("/drive/v3/files", "X-HTTP-Method-Override: GET\r\nContent-Type: application/x-www-form-urlencoded\r\n");
+    let reply =
+        post("/drive/v3/files", "X-HTTP-Method-Override: GET\r\nContent-Type: application/x-www-form-urlencoded\r\n");
     assert_eq!(reply.status, 200, "{}", reply.text());
     let seen = &rig.upstream.requests()[0];
     assert_eq!((seen.method().as_str(), seen.header("x-http-method-override").as_deref()), ("POST", Some("GET")));
@@ -74,7 +75,10 @@ fn a_listed_header_with_an_underscore_passes_and_a_service_may_inject_one() {
     assert_eq!(reply.status, 200, "{}", reply.text());
     let seen = &rig.upstream.requests()[0];
     assert_eq!(seen.headers("api_key"), [KEY]);
-    assert_eq!((seen.header("client_id").as_deref(), seen.header("other_id"), seen.header("api-key")), (Some("7"), None, None));
+    assert_eq!(
+        (seen.header("client_id").as_deref(), seen.header("other_id"), seen.header("api-key")),
+        (Some("7"), None, None)
+    );
 }
 
 #[test]
@@ -128,6 +132,13 @@ fn what_is_dropped_is_counted() {
     }
     assert!(!page.contains("header=\"token\""));
     let plain = "Accept: */*\r\nAccept-Encoding: gzip\r\nUser-Agent: x\r\n";
-    assert_eq!(exchange(rig.sandbox.proxy(), format!("GET /api/acme/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n{plain}\r\n", rig.token)).status, 200);
+    assert_eq!(
+        exchange(
+            rig.sandbox.proxy(),
+            format!("GET /api/acme/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n{plain}\r\n", rig.token)
+        )
+        .status,
+        200
+    );
     assert!(rig.sandbox.metrics_page().contains("header=\"credential\"} 1"), "what each request has is not counted");
 }

@@ -4,7 +4,8 @@ use seks_tests::raw::exchange;
 
 use crate::rig::Rig;
 
-const METHODS: &str = r#"methods = ["LIST", "LOCK", "UNLOCK", "PROPFIND", "REPORT", "SEARCH", "QUERY", "PURGE", "FETCH:read"]"#;
+const METHODS: &str =
+    r#"methods = ["LIST", "LOCK", "UNLOCK", "PROPFIND", "REPORT", "SEARCH", "QUERY", "PURGE", "FETCH:read"]"#;
 
 #[test]
 fn a_listed_method_is_passed() {
@@ -29,7 +30,8 @@ fn a_listed_method_is_passed() {
 fn no_service_has_connect_or_trace() {
     let rig = Rig::start(METHODS);
     for method in ["CONNECT", "TRACE"] {
-        let request = format!("{method} /api/acme/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n", rig.token);
+        let request =
+            format!("{method} /api/acme/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n", rig.token);
         let reply = exchange(rig.sandbox.proxy(), request);
         assert!([400, 405].contains(&reply.status), "{method}: {}", reply.status);
         assert!(rig.upstream.requests().is_empty());
@@ -55,12 +57,22 @@ fn policies_decide_on_any_method() {
         ("GET", "/r/a", 200),
     ] {
         assert_eq!(rig.ask(method, path, "", "").status, status, "{method} {path}");
-        let simulate = ["policy", "simulate", "--agent", "agent", "--service", "acme", "--method", method, "--path", path];
+        let simulate =
+            ["policy", "simulate", "--agent", "agent", "--service", "acme", "--method", method, "--path", path];
         let decision = rig.sandbox.cli().json(&simulate);
         assert_eq!(decision["decision"], if status == 200 { "allow" } else { "deny" }, "{method} {path}: {decision}");
     }
     let unknown = rig.sandbox.cli().json(&[
-        "policy", "simulate", "--agent", "agent", "--service", "acme", "--method", "MKCOL", "--path", "/r/a",
+        "policy",
+        "simulate",
+        "--agent",
+        "agent",
+        "--service",
+        "acme",
+        "--method",
+        "MKCOL",
+        "--path",
+        "/r/a",
     ]);
     assert!(unknown["errors"][0].as_str().unwrap().contains("methods"), "{unknown}");
 }

@@ -5,7 +5,8 @@ use seks_tests::{Upstream, raw::exchange};
 
 use crate::rig::{KEY, Rig};
 
-const EITHER: &str = "inject = { header = \"x-api-key\" }\nslots = [\"header:x-api-key\", \"bearer\", \"basic:password\"]";
+const EITHER: &str =
+    "inject = { header = \"x-api-key\" }\nslots = [\"header:x-api-key\", \"bearer\", \"basic:password\"]";
 
 fn challenges(head: &str) -> Vec<&str> {
     let fields = head.lines().filter_map(|line| line.split_once(": "));
@@ -58,7 +59,11 @@ fn a_real_key_is_told_from_a_typo_and_not_forwarded() {
         reply.text()
     };
     let basic = format!("Authorization: Basic {}\r\n", STANDARD.encode("u:ghp_0123456789abcdefghijklmnopqrstuvwxyz"));
-    let real = ["Authorization: Bearer sk-proj-0123456789abcdefghij\r\n", "x-api-key: sk-ant-api03-0123456789abcdef\r\n", &basic];
+    let real = [
+        "Authorization: Bearer sk-proj-0123456789abcdefghij\r\n",
+        "x-api-key: sk-ant-api03-0123456789abcdef\r\n",
+        &basic,
+    ];
     for lines in real {
         let said = says(lines, "/x");
         assert!(said.contains("this is not a SEKS token; it looks like a real key: it was not forwarded"), "{said}");

@@ -85,7 +85,12 @@ fn a_forbid_on_a_path_covers_what_servers_read_as_it() {
 #[test]
 fn composed_and_decomposed_letters_are_the_same() {
     let fixture = forbidding("context.path == \"/docs/r\u{e9}sum\u{e9}.md\"");
-    for path in ["/docs/r%C3%A9sum%C3%A9.md", "/docs/re%CC%81sume%cc%81.md", "/docs/R%C3%89SUM%C3%A9.md", "/docs/r\u{e9}sum\u{e9}.md."] {
+    for path in [
+        "/docs/r%C3%A9sum%C3%A9.md",
+        "/docs/re%CC%81sume%cc%81.md",
+        "/docs/R%C3%89SUM%C3%A9.md",
+        "/docs/r\u{e9}sum\u{e9}.md.",
+    ] {
         assert!(!is_sent(&fixture, path), "{path}");
     }
     assert!(is_sent(&fixture, "/docs/resume.md"));
@@ -95,8 +100,19 @@ fn composed_and_decomposed_letters_are_the_same() {
 /// Keys of an object store are what they are: a policy can name each.
 #[test]
 fn a_policy_can_name_an_odd_path() {
-    for path in ["/b/50%25.txt", "/b/a;b", "/b/a%3Bb", "/b/a//b", "/b/back%5Cslash", "/b/%C3%A9", "/b/dir./x.", "/b/a%2541", "/b/x%0A"] {
-        let (exact, below) = (permitting(&format!("context.path == \"{path}\"")), permitting("context.path like \"/b/*\""));
+    for path in [
+        "/b/50%25.txt",
+        "/b/a;b",
+        "/b/a%3Bb",
+        "/b/a//b",
+        "/b/back%5Cslash",
+        "/b/%C3%A9",
+        "/b/dir./x.",
+        "/b/a%2541",
+        "/b/x%0A",
+    ] {
+        let (exact, below) =
+            (permitting(&format!("context.path == \"{path}\"")), permitting("context.path like \"/b/*\""));
         assert!(is_sent(&exact, path) && is_sent(&below, path), "{path}");
         assert!(!is_sent(&exact, "/b/a") && !is_sent(&exact, "/b/other"), "{path}");
         let listed = permitting(&format!("[\"/x\", \"{path}\"].contains(context.path)"));
@@ -105,7 +121,9 @@ fn a_policy_can_name_an_odd_path() {
         assert!(!is_sent(&forbidden, path) && is_sent(&forbidden, "/b/other"), "{path}");
     }
     let no_parameters = forbidding("context.path like \"*;*\"");
-    assert!(!is_sent(&no_parameters, "/b/a;b") && !is_sent(&no_parameters, "/b/a%3bb") && is_sent(&no_parameters, "/b/a"));
+    assert!(
+        !is_sent(&no_parameters, "/b/a;b") && !is_sent(&no_parameters, "/b/a%3bb") && is_sent(&no_parameters, "/b/a")
+    );
     let no_doubled = forbidding("context.path like \"*//*\"");
     assert!(!is_sent(&no_doubled, "/b//a") && is_sent(&no_doubled, "/b/a"));
 }
@@ -197,15 +215,22 @@ fn decoded(text: &str) -> String {
 }
 
 fn reader() -> impl Strategy<Value = Reader> {
-    (0_usize..4, any::<[bool; 5]>()).prop_map(|(decodes, [backslashes, parameters, empty_segments, trailing_dots, case])| {
-        Reader { decodes, backslashes, parameters, empty_segments, trailing_dots, case }
-    })
+    (0_usize..4, any::<[bool; 5]>()).prop_map(
+        |(decodes, [backslashes, parameters, empty_segments, trailing_dots, case])| Reader {
+            decodes,
+            backslashes,
+            parameters,
+            empty_segments,
+            trailing_dots,
+            case,
+        },
+    )
 }
 
 /// Pieces of which paths are made that servers read in many ways.
 const PIECES: &[&str] = &[
-    "/", "/", "/", "a", "b", "A", "admin", "aDMIN", "%61", "%41", "%2561", "%2F", "%2f", "%252F", "%5C", "%255c", ";", ";x", "%3B",
-    "%253b", ".", "%2E", "%20", "//", "c", "%25", "25", "%C3%A9",
+    "/", "/", "/", "a", "b", "A", "admin", "aDMIN", "%61", "%41", "%2561", "%2F", "%2f", "%252F", "%5C", "%255c", ";",
+    ";x", "%3B", "%253b", ".", "%2E", "%20", "//", "c", "%25", "25", "%C3%A9",
 ];
 
 proptest! {

@@ -106,9 +106,10 @@ pub fn has_foldable(normalized: &str) -> bool {
     let ignored = |c: char| c == '.' || c == '/' || is_ignored(c);
     normalized.contains(['%', ';', '\\'])
         || normalized.ends_with(|c| c == '.' || is_ignored(c))
-        || normalized.match_indices('/').skip(usize::from(normalized.starts_with('/'))).any(|(at, _)| {
-            normalized.get(..at).is_some_and(|before| before.ends_with(ignored))
-        })
+        || normalized
+            .match_indices('/')
+            .skip(usize::from(normalized.starts_with('/')))
+            .any(|(at, _)| normalized.get(..at).is_some_and(|before| before.ends_with(ignored)))
 }
 
 /// Whether some server reads a segment of the path as `.` or `..`: one that decodes escapes again,

@@ -142,7 +142,8 @@ fn each_rule_of_a_service_lifts_one_refusal() {
         ("/b/a%0Ab%7F", PathRules::CONTROL, E::EscapedControl),
         ("/b/a%2Fb", PathRules::ENCODED_SLASH, E::EscapedSlash),
     ] {
-        let with = |rules| Target::parse(&Service { path_rules: rules, ..service("") }, rest).map(|t| t.path().to_owned());
+        let with =
+            |rules| Target::parse(&Service { path_rules: rules, ..service("") }, rest).map(|t| t.path().to_owned());
         assert_eq!(with(rule).as_deref(), Ok(rest));
         assert_eq!(with(PathRules::ANY).as_deref(), Ok(rest));
         assert_eq!(with(PathRules::NONE), Err(error), "{rest}");
@@ -279,7 +280,8 @@ fn a_query_that_overrides_the_method_is_refused() {
         assert_eq!(refused(&format!("/v1/files?{query}")), TargetError::MethodOverride, "{query}");
     }
     let overriding = Service { allow_method_override: true, ..service("") };
-    let overridden = |query: &str| Target::parse(&overriding, &format!("/x?{query}")).map(|t| t.method_override().cloned());
+    let overridden =
+        |query: &str| Target::parse(&overriding, &format!("/x?{query}")).map(|t| t.method_override().cloned());
     assert_eq!(overridden("a=b&_HttpMethod=PATCH"), Ok(Some(http::Method::PATCH)));
     assert_eq!(overridden("a=b"), Ok(None));
     for query in ["_method=", "_method", "_method=%44ELETE", "_method=PUT&_method=PUT", "_method=PUT;$httpMethod=GET"] {

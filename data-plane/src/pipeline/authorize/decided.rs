@@ -105,7 +105,8 @@ impl DecidedOn {
         }
         if let Some(overriding) = &self.overriding {
             let call = overridden(&call, service, overriding);
-            if !service.allow_method_override || !call.is_ok_and(|call| !slice.asks_for_query(&call) && permits(&call)) {
+            if !service.allow_method_override || !call.is_ok_and(|call| !slice.asks_for_query(&call) && permits(&call))
+            {
                 return denied;
             }
         }
