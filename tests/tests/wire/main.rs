@@ -4,9 +4,9 @@
 mod answers_of_real_servers;
 mod answers_that_name_the_upstream;
 mod bodies_that_name_the_upstream;
+mod clients;
 mod differential;
 mod failing_upstreams;
-mod clients;
 mod keyless_urls;
 mod mcp;
 mod meaning;
