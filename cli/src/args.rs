@@ -12,7 +12,7 @@ use crate::{
 
 /// Credential broker for AI agents: agents hold fake tokens, the proxy injects the real key.
 #[derive(Debug, Parser)]
-#[command(name = "seks", version = seks_runtime::VERSION, max_term_width = 110, after_help = EXAMPLES)]
+#[command(name = "seks", version = seks_runtime::VERSION, max_term_width = 110, help_template = ROOT_HELP)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
@@ -22,7 +22,41 @@ pub struct Cli {
     pub command: Command,
 }
 
-const EXAMPLES: &str = "\
+/// Every command has one line here; a test compares them with the tree.
+const ROOT_HELP: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+Start:
+  dev          Control plane and proxy in one process, for one machine
+  run          Run a command with its own token and the variables of common SDKs
+  env          Print these variables as `export` lines
+
+What agents may use:
+  service      Upstream APIs and their key injection
+  credential   Real secrets: stored once, never shown again
+  agent        Principals that send requests
+  token        Fake keys that agents present
+  policy       Cedar policies: which agent may do what
+  ca           The CA of HTTPS_PROXY mode
+
+What happens:
+  status       Show the state of control plane, store and nodes
+  audit        What agents have done, and whether the record of it is whole
+
+The fleet:
+  node         Proxy nodes
+  tenant       Isolation boundaries
+  operator     Administrators
+
+Tools:
+  completions  Print a shell completion script
+  help         Print this message or the help of the given commands
+
+Options:
+{options}
+
 Examples:
   seks dev --demo                                   both planes in one process, with a demonstration
   seks service enable openai
@@ -33,6 +67,14 @@ Examples:
 
 Exit codes: 0 done, 1 failed, 2 usage or bad input, 3 not found, 4 not permitted, 5 conflict,
 6 control plane unreachable";
+
+/// Printed for `seks` alone, below the help: what to do first.
+const NEXT_STEPS: &str = "
+Next:
+  seks dev --demo          see it work: no key, no network
+  seks dev                 start the broker on this machine
+  seks service catalog     find your API
+";
 
 /// The result of parsing a command line.
 pub enum Parsed {
@@ -54,6 +96,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
     };
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Print(error.to_string())),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand if args.len() <= 1 => {
+            Ok(Parsed::Print(format!("{}{NEXT_STEPS}", Cli::command().render_help())))
+        }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             Err(CliError::usage(noun(&args), "a verb is missing").hint(see_help(&args)))
         }
@@ -63,14 +108,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
 
 fn usage_error(args: &[OsString], error: &clap::Error) -> CliError {
     let why = match (error.kind(), error.get(ContextKind::InvalidArg)) {
-        // The argument may be a mistyped key. It is not printed.
-        (ErrorKind::UnknownArgument, Some(typed)) => {
-            let typed = typed.to_string();
-            match typed.split('=').next().filter(|a| a.starts_with('-') && a.len() < 32) {
-                Some(flag) => format!("unexpected argument '{flag}'"),
-                None => "unexpected argument (a secret is never an argument)".into(),
-            }
-        }
+        (ErrorKind::UnknownArgument, Some(typed)) => unexpected_argument(args, &typed.to_string()),
         (ErrorKind::TooManyValues, Some(flag)) => format!("{flag} takes no value"),
         (ErrorKind::InvalidSubcommand, _) if !looks_like_a_verb(error) => "no such command".into(),
         _ => {
@@ -80,8 +118,40 @@ fn usage_error(args: &[OsString], error: &clap::Error) -> CliError {
         }
     };
     let tip = error.get(ContextKind::SuggestedArg).or_else(|| error.get(ContextKind::SuggestedSubcommand));
-    let hint = tip.map_or_else(|| see_help(args), |tip| format!("did you mean `{tip}`?"));
+    let hint = match tip {
+        Some(tip) => format!("did you mean `{tip}`?"),
+        None if is_command_without_dashes(args, error) => "`--` goes before the command: seks run -- CMD …".into(),
+        None => see_help(args),
+    };
     CliError::usage(noun(args), why).hint(hint)
+}
+
+/// A typed value is repeated where no secret belongs. Anywhere else it may be a mistyped key.
+fn unexpected_argument(args: &[OsString], typed: &str) -> String {
+    let command = noun(args);
+    if let Some(flag) = typed.split('=').next().filter(|a| a.starts_with('-') && a.len() < 32) {
+        return format!("unexpected argument '{flag}'");
+    }
+    if command.starts_with("seks credential") || typed.len() > LONGEST_REPEATED || !is_plain_word(typed) {
+        return "unexpected argument (a secret is never an argument)".into();
+    }
+    match command.as_str() {
+        "seks run" => format!("unexpected argument '{typed}'"),
+        _ => format!("unexpected argument '{typed}': it takes no more than its usage shows"),
+    }
+}
+
+/// Longest argument that an error repeats, in bytes. Keys are longer, and so are tokens.
+const LONGEST_REPEATED: usize = 15;
+
+/// Names, ids, numbers and addresses; no key looks like one of so few characters.
+fn is_plain_word(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b'/' | b':'))
+}
+
+/// `seks run ls` in place of `seks run -- ls`.
+fn is_command_without_dashes(args: &[OsString], error: &clap::Error) -> bool {
+    error.kind() == ErrorKind::UnknownArgument && noun(args) == "seks run" && !args.iter().any(|arg| arg == "--")
 }
 
 fn looks_like_a_verb(error: &clap::Error) -> bool {
@@ -124,7 +194,6 @@ mod tests {
     #[test]
     fn usage_errors_are_one_line_with_exit_code_2() {
         let cases = [
-            ("seks", "a verb is missing"),
             ("seks token", "a verb is missing"),
             ("seks tokn list", "unrecognized subcommand 'tokn'"),
             ("seks token issue", "required arguments were not provided: --agent <AGENT> --service"),
@@ -132,6 +201,9 @@ mod tests {
             ("seks status --timeout 0s", "longer than 0"),
             ("seks status -o xml", "invalid value 'xml'"),
             ("seks status --colour", "unexpected argument '--colour'"),
+            ("seks token show a b", "unexpected argument 'b'"),
+            ("seks run ls -l", "unexpected argument 'ls'"),
+            ("seks token issue --agent a --service s --ttl 24", "a unit is missing: 24s"),
             ("seks credential put a --service s --from-stdin --from-file f", "cannot be used with"),
         ];
         for (line, expect) in cases {
@@ -151,6 +223,8 @@ mod tests {
             "seks credential put a --service s --key sk-live-SECRET",
             "seks credential sk-live-SECRET",
             "seks sk-live-SECRET",
+            "seks token show a SECRET",
+            "seks run SECRET-0123456789abcdef",
         ] {
             let error = error(line);
             assert_eq!(error.exit as u8, 2);
@@ -158,8 +232,29 @@ mod tests {
         }
     }
 
+    fn printed(line: &str) -> String {
+        match parse(line.split(' ').map(OsString::from)) {
+            Ok(Parsed::Print(text)) => text,
+            _ => panic!("`{line}` prints nothing"),
+        }
+    }
+
+    #[test]
+    fn the_help_groups_every_command() {
+        let help = printed("seks --help");
+        for command in Cli::command().get_subcommands() {
+            let (name, about) = (command.get_name(), command.get_about().unwrap().to_string());
+            let line = help.lines().find(|line| line.starts_with(&format!("  {name} "))).unwrap_or_else(|| panic!("{name}"));
+            let same = line.trim_start().strip_prefix(name).unwrap().trim() == about;
+            assert!(same || matches!(name, "run" | "env"), "{line} is not {about}");
+        }
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+        assert!(printed("seks").contains("seks dev --demo") && printed("seks").starts_with(help.lines().next().unwrap()));
+    }
+
     #[test]
     fn a_typo_is_answered_with_what_was_meant() {
+        assert!(error("seks run ls").hint.unwrap().contains("seks run -- CMD"));
         assert_eq!(error("seks token isue").hint.unwrap(), "did you mean `issue`?");
         assert_eq!(error("seks token issue").hint.unwrap(), "see `seks token issue --help`");
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use seks_types::secret::Secret;
+use seks_types::{secret::Secret, token::Digest};
 use zeroize::Zeroize as _;
 
 use crate::error::{CliError, Result, plain_io};
@@ -47,6 +47,18 @@ impl SecretInput {
         }
         let typed = rpassword::prompt_password(prompt).map_err(|e| CliError::usage("secret", plain_io(&e)))?;
         not_empty(typed.into_bytes(), "secret")
+    }
+}
+
+impl SecretInput {
+    /// Reads a token and returns its digest. The token stays in this process.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and exit code 2 for what is no token of SEKS.
+    pub fn read_token_digest(&self) -> Result<Digest> {
+        let typed = self.read("token: ")?;
+        seks_types::token::parse(typed.expose().trim_ascii())
+            .map_err(|_| CliError::usage("token", "not a token of SEKS, or mistyped"))
     }
 }
 

@@ -190,10 +190,12 @@ methods! {
     list_agents ListAgents(ListRequest) -> ListAgentsResponse = agent::list;
     get_agent GetAgent(NameRequest) -> Agent = agent::get;
     set_agent_disabled SetAgentDisabled(SetAgentDisabledRequest) -> ChangeResponse = agent::set_disabled;
+    update_agent UpdateAgent(UpdateAgentRequest) -> AgentResponse = agent::update;
     delete_agent DeleteAgent(DeleteRequest) -> ChangeResponse = agent::delete;
     issue_token IssueToken(IssueTokenRequest) -> IssuedToken = token::issue;
     list_tokens ListTokens(ListRequest) -> ListTokensResponse = token::list;
     get_token GetToken(NameRequest) -> Token = token::get;
+    lookup_token LookupToken(LookupTokenRequest) -> Token = token::lookup;
     revoke_token RevokeToken(DeleteRequest) -> ChangeResponse = token::revoke;
     rotate_token RotateToken(RotateTokenRequest) -> IssuedToken = token::rotate;
     aws_key_pair AwsKeyPair(AwsKeyPairRequest) -> AwsKeys = token::aws_keys;
@@ -209,6 +211,7 @@ methods! {
     revoke_node RevokeNode(DeleteRequest) -> ChangeResponse = node::revoke;
     create_operator CreateOperator(CreateOperatorRequest) -> CreateOperatorResponse = operator::create;
     list_operators ListOperators(ListOperatorsRequest) -> ListOperatorsResponse = operator::list;
+    update_operator UpdateOperator(UpdateOperatorRequest) -> Operator = operator::update;
     delete_operator DeleteOperator(DeleteRequest) -> ChangeResponse = operator::delete;
     who_am_i WhoAmI(WhoAmIRequest) -> Operator = operator::who_am_i;
     search_audit SearchAudit(SearchAuditRequest) -> SearchAuditResponse = audit_trail::search;

@@ -38,6 +38,7 @@ use prost::Message;
 use seks_network::address::Networks;
 
 pub use self::{
+    agent::AttributeChange,
     bind::Rebound,
     error::RegistryError,
     join::{Admission, JoinToken, Joining},

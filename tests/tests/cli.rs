@@ -1,7 +1,7 @@
 //! Every noun of the command line against a running `seks dev`: its life, its three forms, its exit codes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use seks_tests::{
     Sandbox, Upstream,
@@ -11,6 +11,8 @@ use seks_tests::{
 use serde_json::Value;
 
 const KEY: &str = "sk-real-cli-CANARY-000000000001";
+/// Well-formed, and never issued.
+const ANOTHER_FLEETS_TOKEN: &str = "seks_token_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA2LmK7s";
 
 /// The exit code and the error line.
 #[track_caller]
@@ -192,6 +194,91 @@ fn a_token_is_printed_once_and_can_be_rotated_and_revoked() {
     assert_eq!((&unwaited["enforced"], unwaited["revision"].is_u64()), (&false.into(), true), "{unwaited}");
     let list = sandbox.cli().json(&["token", "list", "--agent", "nobody"]);
     assert_eq!(list, serde_json::json!([]));
+}
+
+#[test]
+fn a_token_that_was_found_somewhere_is_looked_up_and_revoked() {
+    let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
+    sandbox.service("openai", &upstream, KEY);
+    let token = sandbox.token("bot", &["openai"]);
+    let other = sandbox.cli().issue("bot", &["openai"], &[]);
+    let found = sandbox.cli().json_with(&["token", "lookup", "--from-stdin"], &format!("sk-{}\n", token.secret));
+    assert_eq!((&found["id"], &found["agent"]), (&token.id.as_str().into(), &"bot".into()), "{found}");
+    assert!(!sandbox.cli().everything_printed().contains("\"digest\""));
+    let damaged = format!("{}x", &token.secret[..59]);
+    for (typed, code) in [("sk-live-of-somebody", 2), (damaged.as_str(), 2), (ANOTHER_FLEETS_TOKEN, 3)] {
+        let failed = failure(&sandbox.cli().run(&["token", "lookup", "--from-stdin"], typed));
+        assert_eq!(failed.0, code, "{failed:?}");
+        assert!(!failed.1.contains(typed), "{failed:?}");
+    }
+    let revoked = sandbox.cli().json_with(&["token", "revoke", "--from-stdin"], &token.secret);
+    assert_eq!((&revoked["id"], &revoked["enforced"]), (&token.id.as_str().into(), &true.into()), "{revoked}");
+    assert_eq!(sandbox.get("/api/openai/v1/models", &token.secret).status, 401);
+    assert_eq!(sandbox.get("/api/openai/v1/models", &other.secret).status, 200);
+}
+
+#[test]
+fn tokens_are_revoked_by_id_agent_service_and_age() {
+    let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
+    sandbox.service("openai", &upstream, KEY);
+    sandbox.service("groq", &upstream, KEY);
+    for agent in ["a", "b"] {
+        sandbox.cli().create_agent(agent);
+    }
+    let issue = |agent: &str, service: &str| sandbox.cli().issue(agent, &[service], &[]);
+    let tokens = [issue("a", "openai"), issue("a", "groq"), issue("b", "openai"), issue("b", "groq"), issue("b", "groq")];
+    let path = |service: &str| format!("/api/{service}/v1/models");
+    let revoke = |more: &[&str]| sandbox.cli().json(&[&["token", "revoke"], more].concat());
+    assert_eq!(revoke(&["--agent", "a", "--older-than", "1h"])["ids"], serde_json::json!([]));
+    let by_agent = revoke(&["--agent", "a", "--service", "groq"]);
+    assert_eq!((&by_agent["ids"], &by_agent["enforced"]), (&serde_json::json!([tokens[1].id]), &true.into()), "{by_agent}");
+    let two = revoke(&[&tokens[0].id, &tokens[2].id]);
+    assert_eq!((&two["ids"], &two["enforced"]), (&serde_json::json!([tokens[0].id, tokens[2].id]), &true.into()), "{two}");
+    for token in &tokens[..3] {
+        assert_eq!(sandbox.get(&path("openai"), &token.secret).status, 401);
+    }
+    assert_eq!(sandbox.get(&path("groq"), &tokens[3].secret).status, 200);
+    assert_eq!(revoke(&["--service", "groq"])["ids"].as_array().unwrap().len(), 2);
+    assert_eq!(sandbox.get(&path("groq"), &tokens[3].secret).status, 401);
+    let (code, text) = failure(&sandbox.cli().run(&["token", "revoke"], ""));
+    assert_eq!(code, 2, "{text}");
+}
+
+#[test]
+fn agents_and_operators_are_updated_in_place() {
+    let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
+    sandbox.service("openai", &upstream, KEY);
+    sandbox.cli().json(&["agent", "create", "bot", "--attr", "team=infra", "--attr", "env=test"]);
+    let token = sandbox.cli().issue("bot", &["openai"], &[]);
+    sandbox.cli().apply_policies(
+        "@id(\"prod\") permit (principal, action, resource) when { principal.hasTag(\"env\") && principal.getTag(\"env\") == \"prod\" };",
+    );
+    sandbox.cli().json(&["policy", "delete", "granted-services", "--yes"]);
+    assert_eq!(sandbox.get("/api/openai/v1/models", &token.secret).status, 403);
+    let updated = sandbox.cli().json(&["agent", "update", "bot", "--attr", "env=prod", "--remove-attr", "team"]);
+    assert_eq!(updated["attributes"], serde_json::json!({"env": "prod"}), "{updated}");
+    assert_eq!(updated["enforced"], true, "{updated}");
+    assert_eq!(sandbox.get("/api/openai/v1/models", &token.secret).status, 200);
+    for (wrong, code) in [
+        (vec!["agent", "update", "bot"], 2),
+        (vec!["agent", "update", "bot", "--attr", "a=b", "--remove-attr", "a"], 2),
+        (vec!["agent", "update", "none", "--attr", "a=b"], 3),
+        (vec!["operator", "update", "none", "--role", "owner"], 3),
+    ] {
+        assert_eq!(failure(&sandbox.cli().run(&wrong, "")).0, code, "{wrong:?}");
+    }
+    let me = sandbox.cli().json(&["operator", "whoami"])["name"].as_str().unwrap().to_owned();
+    let (code, text) = failure(&sandbox.cli().run(&["operator", "update", &me, "--role", "viewer"], ""));
+    assert!(code == 5 && text.contains("last owner"), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("ann.toml").to_str().unwrap().to_owned();
+    sandbox.cli().json(&["operator", "create", "ann", "--role", "viewer", "--out", &out]);
+    let ann = Cli::new(folder.path(), Path::new(&out));
+    let create = || ann.run(&["agent", "create", "made"], "");
+    assert_eq!(failure(&create()).0, 4);
+    let updated = sandbox.cli().json(&["operator", "update", "ann", "--role", "editor:default"]);
+    assert_eq!(updated["roles"], serde_json::json!([{"tenant": "default", "role": "editor"}]), "{updated}");
+    succeed(create());
 }
 
 #[test]

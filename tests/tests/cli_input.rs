@@ -33,7 +33,6 @@ fn failure(finished: &Finished) -> (i32, String) {
 fn usage_errors_are_one_line_and_exit_code_2() {
     let folder = tempfile::tempdir().unwrap();
     for line in [
-        "",
         "token",
         "nonsense",
         "token nonsense",
@@ -59,6 +58,15 @@ fn usage_errors_are_one_line_and_exit_code_2() {
         let arguments: Vec<_> = line.split(' ').filter(|a| !a.is_empty()).collect();
         let (code, text) = failure(&seks(folder.path(), &arguments, ""));
         assert_eq!(code, 2, "seks {line}: {text}");
+    }
+}
+
+#[test]
+fn seks_alone_lists_its_commands_and_what_to_do_first() {
+    let finished = seks(tempfile::tempdir().unwrap().path(), &[], "");
+    assert_eq!((finished.code, finished.stderr.as_str()), (Some(0), ""));
+    for text in ["  credential   Real secrets", "The fleet:", "Next:", "seks dev --demo"] {
+        assert!(finished.stdout.contains(text), "{}", finished.stdout);
     }
 }
 
@@ -172,11 +180,14 @@ fn help_has_examples_everywhere_and_the_version_its_commit() {
     let mut nouns = vec![String::new()];
     while let Some(noun) = nouns.pop() {
         let text = help(&noun);
-        let verbs: Vec<_> = text.split("\nCommands:\n").nth(1).map_or(Vec::new(), |commands| {
-            let listed =
-                commands.lines().take_while(|l| !l.is_empty()).filter(|l| l.starts_with("  ") && !l.starts_with("   "));
-            listed.filter_map(|l| l.split_whitespace().next()).filter(|v| *v != "help").map(String::from).collect()
-        });
+        // The first page has groups of commands, and each group ends with an empty line.
+        let commands = match noun.as_str() {
+            "" => text.split("\nOptions:\n").next().unwrap_or_default(),
+            _ => text.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or_default(),
+        };
+        let listed = commands.lines().filter(|l| l.starts_with("  ") && !l.starts_with("   "));
+        let verbs: Vec<_> =
+            listed.filter_map(|l| l.split_whitespace().next()).filter(|v| *v != "help").map(String::from).collect();
         if verbs.is_empty() {
             leaves += 1;
             assert!(text.contains("Example"), "seks {noun} --help has no example");

@@ -35,6 +35,24 @@ pub enum Verb {
         /// Name of the agent
         name: String,
     },
+    /// Change an agent's attributes; those that are not named stay
+    #[command(after_help = "\
+Examples:
+  seks agent update ci-bot --attr env=prod
+  seks agent update ci-bot --attr group=writers,deployers --remove-attr team")]
+    Update {
+        /// Name of the agent
+        name: String,
+        /// An attribute to add or replace; repeatable
+        #[arg(long, value_name = "KEY=VALUE", value_parser = attribute, required_unless_present = "remove_attr")]
+        attr: Vec<(String, String)>,
+        /// An attribute to remove; repeatable
+        #[arg(long, value_name = "KEY")]
+        remove_attr: Vec<String>,
+        /// Waiting for enforcement.
+        #[command(flatten)]
+        wait_args: WaitArgs,
+    },
     /// Revoke all access of an agent at once; its tokens remain, and `enable` restores access
     #[command(after_help = "Example:\n  seks agent disable ci-bot")]
     Disable {
@@ -130,6 +148,20 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let client = global.connect().await?;
             let agent = client.call(&format!("agent `{name}`"), client.rpc().get_agent(client.named(&name))).await?;
             output.one(&AgentView::from(agent))
+        }
+        Verb::Update { name, attr, remove_attr, wait_args } => {
+            let client = global.connect().await?;
+            let what = format!("agent `{name}`");
+            let request = wire::UpdateAgentRequest {
+                tenant: client.tenant(),
+                name,
+                set_attributes: attr.into_iter().collect(),
+                remove_attributes: remove_attr,
+                wait: Some(client.wait(wait_args.no_wait)),
+            };
+            let response = client.change(&what, client.rpc().update_agent(request)).await?;
+            let view = AgentView::from(response.agent.unwrap_or_default());
+            change::print_changed(output, &what, view, response.enforcement, wait_args)
         }
         Verb::Disable { name, confirm, wait_args } => {
             confirm.ask_if_possible(&format!("disable agent `{name}`"))?;

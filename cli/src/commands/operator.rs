@@ -45,6 +45,15 @@ Examples:
     /// Show the operator of this context
     #[command(after_help = "Example:\n  seks operator whoami")]
     Whoami,
+    /// Replace an operator's roles; its certificate stays valid
+    #[command(after_help = "Example:\n  seks operator update ann --role editor:acme --role viewer:other")]
+    Update {
+        /// Name of the operator
+        name: String,
+        /// owner, editor or viewer, in one tenant or in all; repeatable
+        #[arg(long, value_name = "ROLE[:TENANT]", value_parser = role, required = true)]
+        role: Vec<wire::RoleBinding>,
+    },
     /// Delete an operator; its certificate is refused from then on
     #[command(alias = "rm", after_help = "Example:\n  seks operator delete ann --yes")]
     Delete {
@@ -122,6 +131,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let client = global.connect().await?;
             let operator = client.call("whoami", client.rpc().who_am_i(wire::WhoAmIRequest {})).await?;
             output.one(&OperatorView::from(operator))
+        }
+        Verb::Update { name, role } => {
+            let client = global.connect().await?;
+            let what = format!("operator `{name}`");
+            let request = wire::UpdateOperatorRequest { name, roles: role };
+            output.one(&OperatorView::from(client.change(&what, client.rpc().update_operator(request)).await?))
         }
         Verb::Delete { name, confirm } => {
             confirm.ask(&format!("delete operator `{name}`"))?;

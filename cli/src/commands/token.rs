@@ -1,5 +1,7 @@
 //! `seks token`: the fake keys that agents present.
 
+mod revoke;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, Subcommand};
@@ -7,14 +9,14 @@ use seks_proto::wire;
 use seks_types::id::TokenId;
 use serde::Serialize;
 
-use super::change::{self, Enforced, WaitArgs};
+use super::change::{Enforced, WaitArgs};
 use crate::{
     client::Client,
-    confirm::Confirm,
     duration::duration,
     error::{CliError, Exit, Result},
     global::Global,
     output::{Output, View, notice, rfc3339_or_null},
+    secret_input::SecretInput,
 };
 
 /// The verbs of `seks token`.
@@ -40,18 +42,19 @@ Examples:
         /// Id of the token
         id: String,
     },
-    /// Revoke a token, and wait until no node accepts it
-    #[command(after_help = "Example:\n  seks token revoke tok-4xk2p0q9w8e7r6t5 --yes")]
-    Revoke {
-        /// Id of the token
-        id: String,
-        /// Confirmation.
+    /// Find the id and the grants of a token that you have; the token itself is not sent
+    #[command(after_help = "\
+Examples:
+  seks token lookup                            asks for the token, without echo
+  printf %s \"$LEAKED\" | seks token lookup --from-stdin -o json | jq -r .id")]
+    Lookup {
+        /// The token.
         #[command(flatten)]
-        confirm: Confirm,
-        /// Waiting for enforcement.
-        #[command(flatten)]
-        wait_args: WaitArgs,
+        token: SecretInput,
     },
+    /// Revoke tokens, and wait until no node accepts them
+    #[command(after_help = revoke::EXAMPLES)]
+    Revoke(revoke::RevokeArgs),
     /// Issue a token with the same grants, and revoke this one
     #[command(after_help = "Example:\n  seks token rotate tok-4xk2p0q9w8e7r6t5")]
     Rotate {
@@ -188,17 +191,11 @@ fn refuse_token(id: &str) -> Result<()> {
 /// # Errors
 /// See [`crate::error`].
 pub async fn run(global: &Global, verb: Verb) -> Result<()> {
-    if let Verb::Show { id } | Verb::Revoke { id, .. } | Verb::Rotate { id, .. } = &verb {
+    if let Verb::Show { id } | Verb::Rotate { id, .. } = &verb {
         refuse_token(id)?;
     }
     let output = global.output();
-    let client = match &verb {
-        Verb::Revoke { id, confirm, .. } => {
-            confirm.ask_if_possible(&format!("revoke token `{id}`"))?;
-            global.connect().await?
-        }
-        _ => global.connect().await?,
-    };
+    let client = global.connect().await?;
     match verb {
         Verb::Issue(args) => {
             let wait_args = args.wait_args;
@@ -221,16 +218,8 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let token = client.call(&format!("token `{id}`"), client.rpc().get_token(client.named(&id))).await?;
             output.one(&TokenView::from(token))
         }
-        Verb::Revoke { id, wait_args, .. } => {
-            let request = client.delete(&id, wait_args.no_wait);
-            let response = client.change(&format!("token `{id}`"), client.rpc().revoke_token(request)).await?;
-            change::print_outcome(
-                output,
-                change::Outcome { noun: "token", name: &id, done: "revoked" },
-                response,
-                wait_args,
-            )
-        }
+        Verb::Revoke(args) => revoke::run(&client, output, args).await,
+        Verb::Lookup { token } => output.one(&TokenView::from(lookup(&client, &token).await?)),
         Verb::Rotate { id, wait_args } => {
             let wait = Some(client.wait(wait_args.no_wait));
             let what = format!("token `{id}`");
@@ -239,6 +228,20 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             print_issued(&client, output, &what, issued, wait_args)
         }
     }
+}
+
+/// The record of the token that `input` holds. Only the token's digest is sent.
+///
+/// # Errors
+/// Exit code 2 when it is not a token of ours, 3 when the tenant has none of this value.
+async fn lookup(client: &Client, input: &SecretInput) -> Result<wire::Token> {
+    let digest = input.read_token_digest()?;
+    let request = wire::LookupTokenRequest { tenant: client.tenant(), digest: digest.0.to_vec() };
+    client.call("token", client.rpc().lookup_token(request)).await.map_err(|error| match error.exit {
+        Exit::NotFound if error.why.starts_with("token") => CliError::new(Exit::NotFound, "token", "this tenant has no token of this value")
+            .hint("it was revoked or has expired, or it is another tenant's: --tenant NAME"),
+        _ => error,
+    })
 }
 
 impl IssueArgs {

@@ -1,11 +1,12 @@
 //! Agents.
 
 use seks_proto::wire::{
-    Agent, ChangeResponse, CreateAgentRequest, DeleteRequest, ListAgentsResponse, ListRequest, NameRequest,
-    SetAgentDisabledRequest,
+    Agent, AgentResponse, ChangeResponse, CreateAgentRequest, DeleteRequest, ListAgentsResponse, ListRequest, NameRequest,
+    SetAgentDisabledRequest, UpdateAgentRequest,
 };
 
 use super::{Admin, Answer, auth::Caller, parse::name};
+use crate::registry::AttributeChange;
 
 pub(super) async fn create(admin: &Admin, _: &Caller, message: CreateAgentRequest) -> Answer<Agent> {
     let (tenant, agent) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
@@ -31,6 +32,13 @@ pub(super) async fn set_disabled(
     let (tenant, agent) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
     let revision = admin.registry().set_agent_disabled(&tenant, &agent, message.disabled).await?;
     Ok(ChangeResponse { name: message.name, enforcement: admin.enforced(revision, message.wait).await })
+}
+
+pub(super) async fn update(admin: &Admin, _: &Caller, message: UpdateAgentRequest) -> Answer<AgentResponse> {
+    let (tenant, name) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let change = AttributeChange { set: message.set_attributes, remove: message.remove_attributes };
+    let (agent, revision) = admin.registry().update_agent(&tenant, &name, change).await?;
+    Ok(AgentResponse { agent: Some(agent), enforcement: admin.enforced(revision, message.wait).await })
 }
 
 pub(super) async fn delete(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {

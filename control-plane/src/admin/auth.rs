@@ -112,8 +112,10 @@ rules! {
     DeleteCredential: Tenant Editor;
     CreateAgent: Tenant Editor;
     SetAgentDisabled: Tenant Editor;
+    UpdateAgent: Tenant Editor;
     DeleteAgent: Tenant Editor;
     IssueToken: Tenant Editor;
+    LookupToken: Tenant Viewer;
     RevokeToken: Tenant Editor;
     RotateToken: Tenant Editor;
     AwsKeyPair: Tenant Editor;
@@ -132,6 +134,7 @@ rules! {
     EnrollNode: Fleet Owner; // a node is given credentials
     RevokeNode: Fleet Owner;
     CreateOperator: Fleet Owner;
+    UpdateOperator: Fleet Owner;
     DeleteOperator: Fleet Owner;
 }
 

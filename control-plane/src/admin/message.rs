@@ -40,6 +40,8 @@ messages! {
     RebindCredentialRequest: tenant, name;
     CreateAgentRequest: tenant, name;
     SetAgentDisabledRequest: tenant, name;
+    UpdateAgentRequest: tenant, name;
+    LookupTokenRequest: tenant, none;
     IssueTokenRequest: tenant, agent;
     RotateTokenRequest: tenant, name;
     AwsKeyPairRequest: tenant, none;
@@ -51,6 +53,7 @@ messages! {
     ListNodesRequest: none, none;
     EnrollNodeRequest: none, region;
     CreateOperatorRequest: none, name;
+    UpdateOperatorRequest: none, name;
     ListOperatorsRequest: none, none;
     SearchAuditRequest: tenant, agent;
     VerifyAuditRequest: none, none;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use seks_proto::wire::{
     ChangeResponse, CreateOperatorRequest, CreateOperatorResponse, DeleteRequest, ListOperatorsRequest,
-    ListOperatorsResponse, Operator, WhoAmIRequest,
+    ListOperatorsResponse, Operator, UpdateOperatorRequest, WhoAmIRequest,
 };
 
 use super::{Admin, Answer, auth::Caller, parse::name};
@@ -31,6 +31,10 @@ pub(super) async fn create(
 
 pub(super) async fn list(admin: &Admin, _: &Caller, _: ListOperatorsRequest) -> Answer<ListOperatorsResponse> {
     Ok(ListOperatorsResponse { operators: admin.registry().operators().await? })
+}
+
+pub(super) async fn update(admin: &Admin, _: &Caller, message: UpdateOperatorRequest) -> Answer<Operator> {
+    Ok(admin.registry().update_operator(&name("name", &message.name)?, message.roles).await?)
 }
 
 pub(super) async fn delete(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {

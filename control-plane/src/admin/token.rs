@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use seks_proto::wire::{
     AwsKeyPairRequest, AwsKeys, ChangeResponse, DeleteRequest, IssueTokenRequest, IssuedToken, ListRequest,
-    ListTokensResponse, NameRequest, RotateTokenRequest, Token, Wait,
+    ListTokensResponse, LookupTokenRequest, NameRequest, RotateTokenRequest, Token, Wait,
 };
 use seks_types::{
     id::OperatorName,
@@ -43,6 +43,11 @@ pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Ans
 
 pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Token> {
     let token = admin.registry().token(&name("tenant", &message.tenant)?, &name("name", &message.name)?).await?;
+    Ok(without_digest(token))
+}
+
+pub(super) async fn lookup(admin: &Admin, _: &Caller, message: LookupTokenRequest) -> Answer<Token> {
+    let token = admin.registry().token_by_digest(&name("tenant", &message.tenant)?, &message.digest).await?;
     Ok(without_digest(token))
 }
 

@@ -14,6 +14,15 @@ use crate::store::{Key, MAX_TRANSACTION, Revision, StoreError, key::prefix};
 
 const KIND: &str = "agent";
 
+/// A change of an agent's attributes. Those that it does not name stay.
+#[derive(Clone, Debug, Default)]
+pub struct AttributeChange {
+    /// Attributes to add or replace.
+    pub set: BTreeMap<String, String>,
+    /// Keys to remove. A key that the agent does not have is no error.
+    pub remove: Vec<String>,
+}
+
 impl Registry {
     /// Makes an agent with `attributes`, which policies see as tags.
     ///
@@ -72,6 +81,37 @@ impl Registry {
             Some(agent) => Ok(agent),
             None => Err(self.missing(tenant, KIND, name.as_str()).await),
         }
+    }
+
+    /// Changes an agent's attributes. Requests in progress are decided again with the new ones.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`], [`RegistryError::Conflict`] for an agent that is being deleted.
+    pub async fn update_agent(
+        &self,
+        tenant: &TenantName,
+        name: &AgentName,
+        change: AttributeChange,
+    ) -> Result<(Agent, Revision), RegistryError> {
+        if let Some(key) = change.remove.iter().find(|key| change.set.contains_key(*key)) {
+            return Err(RegistryError::invalid("attributes", format!("`{key}` is both set and removed")));
+        }
+        retry_on_conflict(|| async {
+            let mut agent = self.load_agent(tenant, name).await?;
+            if agent.value.deleting {
+                return Err(RegistryError::being_deleted(KIND, name));
+            }
+            let before = agent.value.attributes.clone();
+            agent.value.attributes.retain(|key, _| !change.remove.contains(key));
+            agent.value.attributes.extend(change.set.clone());
+            check_attributes(&agent.value.attributes)?;
+            if agent.value.attributes == before {
+                return Ok((agent.value, agent.modified)); // the wait for enforcement is what a repetition is for
+            }
+            let revision = self.commit(Change::new().check(&agent).put(agent.key.clone(), &agent.value)).await?;
+            Ok((agent.value, revision))
+        })
+        .await
     }
 
     /// Takes everything from an agent, or gives it back. Its tokens stay what they are.

@@ -115,6 +115,36 @@ impl Registry {
         Ok(())
     }
 
+    /// Replaces an operator's roles. Its certificates remain valid. The last owner of everything stays one.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`], [`RegistryError::Conflict`], [`RegistryError::Quota`].
+    pub async fn update_operator(
+        &self,
+        name: &OperatorName,
+        roles: Vec<RoleBinding>,
+    ) -> Result<Operator, RegistryError> {
+        let roles = &check_roles(roles)?;
+        if roles.is_empty() {
+            return Err(RegistryError::invalid("roles", "at least one; `operator delete` takes all of them away"));
+        }
+        retry_on_conflict(|| async {
+            let all = self.load_all::<Operator>(prefix::OPERATORS).await?;
+            let (own, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|o| o.value.name == name.as_str());
+            let own = own.first().ok_or_else(|| RegistryError::not_found(KIND, name))?;
+            let updated = Operator { roles: roles.clone(), ..own.value.clone() };
+            let others_now: Vec<_> = others.iter().map(|other| other.value.clone()).collect();
+            self.check_operators(&updated, &others_now)?;
+            let mut change = Change::new().check(own).put(own.key.clone(), &updated);
+            if owns_everything(&own.value) && !owns_everything(&updated) {
+                change = change.check(remaining_owner(name, &others)?);
+            }
+            self.commit(change).await?;
+            Ok(updated)
+        })
+        .await
+    }
+
     /// Deletes an operator; its certificates are worth nothing from then on. The last owner of everything stays.
     ///
     /// # Errors
@@ -126,16 +156,22 @@ impl Registry {
             let own = own.first().ok_or_else(|| RegistryError::not_found(KIND, name))?;
             let mut change = Change::new().check(own).delete(own.key.clone());
             if owns_everything(&own.value) {
-                // The one who stays is checked, so that two owners can't delete each other at once.
-                let heir = others.iter().find(|o| owns_everything(&o.value)).ok_or_else(|| {
-                    RegistryError::conflict(format!("operator `{name}` is the last owner"), "create another one first")
-                })?;
-                change = change.check(heir);
+                change = change.check(remaining_owner(name, &others)?);
             }
             self.commit(change).await
         })
         .await
     }
+}
+
+/// Another owner of everything. A transaction checks its record, so that two owners cannot remove each other at once.
+fn remaining_owner<'a>(
+    name: &OperatorName,
+    others: &'a [Stored<Operator>],
+) -> Result<&'a Stored<Operator>, RegistryError> {
+    others.iter().find(|other| owns_everything(&other.value)).ok_or_else(|| {
+        RegistryError::conflict(format!("operator `{name}` is the last owner"), "create another one first")
+    })
 }
 
 /// What tells an operator from one of the same name that was deleted: in its record and in its certificates.

@@ -17,6 +17,8 @@ use super::{
 use crate::store::{Key, Revision, StoreError, key::prefix};
 
 const KIND: &str = "token";
+/// Length of a SHA-256 digest.
+const DIGEST_BYTES: usize = 32;
 
 /// What a token is to be.
 #[derive(Clone, Debug)]
@@ -202,6 +204,24 @@ impl Registry {
             found.extend(tokens.filter(|t| t.expires_at > now && wanted(t)).map(|t| t.id));
         }
         Ok(found)
+    }
+
+    /// The token with this digest. Tokens are stored by id, so this reads pages of the tenant's tokens until it finds the digest.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`] for a digest of another length.
+    pub async fn token_by_digest(&self, tenant: &TenantName, digest: &[u8]) -> Result<Token, RegistryError> {
+        if digest.len() != DIGEST_BYTES {
+            return Err(RegistryError::invalid("digest", format!("a SHA-256 digest has {} bytes", DIGEST_BYTES)));
+        }
+        self.load_tenant(tenant).await?;
+        let mut pages = self.pages(&prefix::kind(tenant, KIND));
+        while let Some(tokens) = pages.next::<Token>().await? {
+            if let Some(found) = tokens.into_iter().find(|token| token.value.digest == digest) {
+                return Ok(found.value);
+            }
+        }
+        Err(RegistryError::not_found(KIND, "of this value"))
     }
 
     /// Revokes a token: its record is deleted, whatever it has become meanwhile; the tombstone by which nodes tell "revoked"

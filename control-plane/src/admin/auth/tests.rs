@@ -23,6 +23,7 @@ const MATRIX: &str = "
     GetAgent            . y y y  y y y
     ListTokens          . y y y  y y y
     GetToken            . y y y  y y y
+    LookupToken         . y y y  y y y
     ListPolicies        . y y y  y y y
     GetPolicy           . y y y  y y y
     CheckPolicies       . y y y  y y y
@@ -38,6 +39,7 @@ const MATRIX: &str = "
     DeleteCredential    . . y y  . y y
     CreateAgent         . . y y  . y y
     SetAgentDisabled    . . y y  . y y
+    UpdateAgent         . . y y  . y y
     DeleteAgent         . . y y  . y y
     IssueToken          . . y y  . y y
     AwsKeyPair          . . y y  . y y
@@ -57,6 +59,7 @@ const MATRIX: &str = "
     EnrollNode          . . . .  . . y
     RevokeNode          . . . .  . . y
     CreateOperator      . . . .  . . y
+    UpdateOperator      . . . .  . . y
     DeleteOperator      . . . .  . . y
 ";
 

@@ -197,8 +197,7 @@ async fn send_h2(
             let refused = error == UpstreamError::StreamRefused;
             // The stream ended with its connection. An answer that had begun would be no failure.
             let ended = matches!(error, UpstreamError::Closed | UpstreamError::Reset);
-            let may_repeat = refused || (ended && !fresh && head.is_idempotent());
-            if !may_repeat {
+            if !refused && !(ended && !fresh && head.is_idempotent()) {
                 return Err(error.into());
             }
             let Some(request) = rewound(head, body) else {
