@@ -244,12 +244,15 @@ mod tests {
         let help = printed("seks --help");
         for command in Cli::command().get_subcommands() {
             let (name, about) = (command.get_name(), command.get_about().unwrap().to_string());
-            let line = help.lines().find(|line| line.starts_with(&format!("  {name} "))).unwrap_or_else(|| panic!("{name}"));
+            let line =
+                help.lines().find(|line| line.starts_with(&format!("  {name} "))).unwrap_or_else(|| panic!("{name}"));
             let same = line.trim_start().strip_prefix(name).unwrap().trim() == about;
             assert!(same || matches!(name, "run" | "env"), "{line} is not {about}");
         }
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
-        assert!(printed("seks").contains("seks dev --demo") && printed("seks").starts_with(help.lines().next().unwrap()));
+        assert!(
+            printed("seks").contains("seks dev --demo") && printed("seks").starts_with(help.lines().next().unwrap())
+        );
     }
 
     #[test]

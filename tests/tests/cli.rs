@@ -226,14 +226,23 @@ fn tokens_are_revoked_by_id_agent_service_and_age() {
         sandbox.cli().create_agent(agent);
     }
     let issue = |agent: &str, service: &str| sandbox.cli().issue(agent, &[service], &[]);
-    let tokens = [issue("a", "openai"), issue("a", "groq"), issue("b", "openai"), issue("b", "groq"), issue("b", "groq")];
+    let tokens =
+        [issue("a", "openai"), issue("a", "groq"), issue("b", "openai"), issue("b", "groq"), issue("b", "groq")];
     let path = |service: &str| format!("/api/{service}/v1/models");
     let revoke = |more: &[&str]| sandbox.cli().json(&[&["token", "revoke"], more].concat());
     assert_eq!(revoke(&["--agent", "a", "--older-than", "1h"])["ids"], serde_json::json!([]));
     let by_agent = revoke(&["--agent", "a", "--service", "groq"]);
-    assert_eq!((&by_agent["ids"], &by_agent["enforced"]), (&serde_json::json!([tokens[1].id]), &true.into()), "{by_agent}");
+    assert_eq!(
+        (&by_agent["ids"], &by_agent["enforced"]),
+        (&serde_json::json!([tokens[1].id]), &true.into()),
+        "{by_agent}"
+    );
     let two = revoke(&[&tokens[0].id, &tokens[2].id]);
-    assert_eq!((&two["ids"], &two["enforced"]), (&serde_json::json!([tokens[0].id, tokens[2].id]), &true.into()), "{two}");
+    assert_eq!(
+        (&two["ids"], &two["enforced"]),
+        (&serde_json::json!([tokens[0].id, tokens[2].id]), &true.into()),
+        "{two}"
+    );
     for token in &tokens[..3] {
         assert_eq!(sandbox.get(&path("openai"), &token.secret).status, 401);
     }

@@ -238,8 +238,10 @@ async fn lookup(client: &Client, input: &SecretInput) -> Result<wire::Token> {
     let digest = input.read_token_digest()?;
     let request = wire::LookupTokenRequest { tenant: client.tenant(), digest: digest.0.to_vec() };
     client.call("token", client.rpc().lookup_token(request)).await.map_err(|error| match error.exit {
-        Exit::NotFound if error.why.starts_with("token") => CliError::new(Exit::NotFound, "token", "this tenant has no token of this value")
-            .hint("it was revoked or has expired, or it is another tenant's: --tenant NAME"),
+        Exit::NotFound if error.why.starts_with("token") => {
+            CliError::new(Exit::NotFound, "token", "this tenant has no token of this value")
+                .hint("it was revoked or has expired, or it is another tenant's: --tenant NAME")
+        }
         _ => error,
     })
 }

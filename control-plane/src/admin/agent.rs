@@ -1,8 +1,8 @@
 //! Agents.
 
 use seks_proto::wire::{
-    Agent, AgentResponse, ChangeResponse, CreateAgentRequest, DeleteRequest, ListAgentsResponse, ListRequest, NameRequest,
-    SetAgentDisabledRequest, UpdateAgentRequest,
+    Agent, AgentResponse, ChangeResponse, CreateAgentRequest, DeleteRequest, ListAgentsResponse, ListRequest,
+    NameRequest, SetAgentDisabledRequest, UpdateAgentRequest,
 };
 
 use super::{Admin, Answer, auth::Caller, parse::name};
