@@ -8,7 +8,7 @@ use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread, time::Dura
 use parking_lot::Mutex;
 use seks_audit::{
     chain::{ChainId, Digest, Head},
-    disk::Directory,
+    disk::{Directory, DirectoryLock},
     seal::AuditKeyPair,
     spool::unix_micros,
     trail::{
@@ -102,6 +102,7 @@ struct Inner {
     arrivals: mpsc::Sender<(Vec<Arrival>, Reply)>,
     searches: Semaphore,
     heads: Mutex<HashMap<String, Reports>>,
+    _lock: DirectoryLock,
 }
 
 /// What a node has said of its chain.
@@ -135,6 +136,7 @@ impl Trail {
         config.check()?;
         let failed = |source| OpenTrailError::Directory { path: config.dir.clone(), source };
         let disk = Directory::open(&config.dir).map_err(failed)?;
+        let lock = disk.lock().map_err(failed)?;
         let options =
             TrailOptions { max_age: config.retention, max_bytes: config.max_bytes, ..TrailOptions::default() };
         let blocks = Arc::new(Blocks::open(Arc::new(disk), key, options)?);
@@ -145,7 +147,7 @@ impl Trail {
             .spawn(move || write_arrivals(&writer, queue))
             .map_err(failed)?;
         let (searches, heads) = (Semaphore::new(SEARCHES), Mutex::default());
-        Ok(Self(Arc::new(Inner { blocks, arrivals, searches, heads })))
+        Ok(Self(Arc::new(Inner { blocks, arrivals, searches, heads, _lock: lock })))
     }
 
     /// The key that nodes seal to.

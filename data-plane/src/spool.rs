@@ -17,7 +17,7 @@ use std::{
 use arc_swap::{ArcSwapOption, Guard};
 use parking_lot::Mutex;
 use seks_audit::{
-    disk::Directory,
+    disk::{Directory, DirectoryLock},
     recorder::{Recorder, RecorderOptions},
     seal::{AuditPublicKey, SealError},
     spool::{SpoolError, SpoolOptions},
@@ -60,13 +60,21 @@ struct Inner {
     directory: PathBuf,
     options: RecorderOptions,
     recorder: ArcSwapOption<Recorder>,
-    /// Held while the recorder is replaced, with the key that it has.
-    key: Mutex<Option<AuditPublicKey>>,
+    /// Held while the recorder is replaced.
+    current: Mutex<Current>,
     uploaded: AtomicU64,
 }
 
+/// The key that records are sealed to, and the right to write them.
+#[derive(Default)]
+struct Current {
+    key: Option<AuditPublicKey>,
+    lock: Option<DirectoryLock>,
+}
+
 impl Spool {
-    /// The spool in `data_dir`. Records from now on if the audit key is known from an earlier run. Blocks.
+    /// The spool in `data_dir`. Records from now on if the audit key is known from an earlier run, unless another process still has
+    /// the directory. Then it records from [`use_key`](Self::use_key) on. Blocks.
     ///
     /// # Errors
     /// [`OpenSpoolError`].
@@ -77,12 +85,15 @@ impl Spool {
             directory: data_dir.join(DIRECTORY),
             options: RecorderOptions { spool, ..RecorderOptions::default() },
             recorder: ArcSwapOption::empty(),
-            key: Mutex::new(None),
+            current: Mutex::default(),
             uploaded: AtomicU64::new(0),
         };
         let opened = Self(Arc::new(inner));
         match fs::read(opened.0.directory.join(KEY_FILE)) {
-            Ok(key) => opened.use_key(&key)?,
+            Ok(key) => match opened.use_key(&key) {
+                Err(OpenSpoolError::Directory { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {}
+                used => used?,
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(OpenSpoolError::Directory { path: opened.0.directory.join(KEY_FILE), source }),
         }
@@ -95,13 +106,16 @@ impl Spool {
     /// [`OpenSpoolError`]. Records go on as before.
     pub fn use_key(&self, key: &[u8]) -> Result<(), OpenSpoolError> {
         let key = AuditPublicKey::from_bytes(key)?;
-        let mut current = self.0.key.lock();
-        if current.as_ref() == Some(&key) {
+        let mut current = self.0.current.lock();
+        if current.key.as_ref() == Some(&key) {
             return Ok(());
         }
         let path = &self.0.directory;
         let failed = |source| OpenSpoolError::Directory { path: path.clone(), source };
         let directory = Directory::open(path).map_err(failed)?;
+        if current.lock.is_none() {
+            current.lock = Some(directory.lock().map_err(failed)?);
+        }
         if let Some(before) = self.0.recorder.swap(None) {
             before.stop();
             let until = Instant::now() + CLOSE_TIMEOUT;
@@ -114,7 +128,7 @@ impl Spool {
         fs::write(&new, key.as_bytes()).and_then(|()| fs::rename(&new, &file)).map_err(failed)?;
         tracing::info!(key = %key.id(), "audit records are spooled");
         self.0.recorder.store(Some(Arc::new(recorder)));
-        *current = Some(key);
+        current.key = Some(key);
         Ok(())
     }
 

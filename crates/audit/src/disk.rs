@@ -4,7 +4,7 @@
 pub(crate) mod simulated;
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -66,6 +66,13 @@ pub trait Appender: Send {
     fn sync(&mut self) -> io::Result<()>;
 }
 
+/// The file that a process locks.
+const LOCK: &str = "lock";
+
+/// The right to write a directory.
+#[derive(Debug)]
+pub struct DirectoryLock(#[expect(dead_code, reason = "the lock ends when it is closed")] File);
+
 /// A directory of the machine, readable by its owner alone.
 #[derive(Clone, Debug)]
 pub struct Directory(PathBuf);
@@ -81,10 +88,17 @@ impl Directory {
         Ok(Self(path.to_owned()))
     }
 
-    /// Its path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.0
+    /// Makes it this process's alone, for as long as the result is kept. The kernel takes the lock back when the process ends.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ResourceBusy`] while another process has it; of the file system.
+    pub fn lock(&self) -> io::Result<DirectoryLock> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.0.join(LOCK))?;
+        match file.try_lock() {
+            Ok(()) => Ok(DirectoryLock(file)),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::ResourceBusy.into()),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

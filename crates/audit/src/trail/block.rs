@@ -172,39 +172,51 @@ impl Block {
     /// # Errors
     /// [`BlockError`].
     pub(crate) fn records(&self, disk: &dyn Disk, rows: &[u32]) -> Result<Vec<Vec<u8>>, BlockError> {
-        let Some(last) = rows.last() else { return Ok(Vec::new()) };
-        let shapes = self.row_shapes(disk)?;
-        // The columns of the fields, and how many values of each were passed.
-        let mut columns = Vec::new();
-        for index in FRAME_COLUMNS + 1..self.directory.columns.len() {
-            columns.push((self.column(disk, index)?, 0_usize));
+        if rows.is_empty() {
+            return Ok(Vec::new());
         }
+        let (row_shapes, directory) = (self.row_shapes(disk)?, &self.directory);
         let fields: Vec<(u32, bool)> =
-            self.directory.columns.iter().skip(FRAME_COLUMNS + 1).map(|place| place.field).collect();
-        // Each shape as indices into the columns.
-        let indices: Option<Vec<Vec<usize>>> = self
-            .directory
-            .shapes
-            .iter()
-            .map(|shape| shape.iter().map(|field| fields.iter().position(|known| known == field)).collect())
-            .collect();
-        let indices = indices.ok_or(BlockError::Damaged)?;
+            directory.columns.iter().skip(FRAME_COLUMNS + 1).map(|place| place.field).collect();
+        let columns: Vec<Column> =
+            (FRAME_COLUMNS + 1..directory.columns.len()).map(|index| self.column(disk, index)).collect::<Result<_, _>>()?;
+        // Of each shape: its fields as indices into the columns, and how many values of each column it has.
+        let mut shapes = Vec::with_capacity(directory.shapes.len());
+        for shape in &directory.shapes {
+            let indices: Option<Vec<usize>> =
+                shape.iter().map(|field| fields.iter().position(|known| known == field)).collect();
+            let indices = indices.ok_or(BlockError::Damaged)?;
+            let mut counts = vec![0_usize; columns.len()];
+            indices.iter().for_each(|index| counts.get_mut(*index).into_iter().for_each(|count| *count += 1));
+            shapes.push((indices, counts));
+        }
+        // How many rows of each shape were passed: from these follows which values are a row's.
+        let mut passed = vec![0_usize; shapes.len()];
         let (mut wanted, mut records) = (rows.iter().peekable(), Vec::with_capacity(rows.len()));
-        for (row, shape) in shapes.iter().enumerate().take(*last as usize + 1) {
-            let shape = indices.get(*shape as usize).ok_or(BlockError::Damaged)?;
-            let is_wanted = wanted.next_if(|next| **next as usize == row).is_some();
-            let mut record = Vec::new();
-            for index in shape {
-                let (column, passed) = columns.get_mut(*index).ok_or(BlockError::Damaged)?;
-                if is_wanted {
-                    let field = *fields.get(*index).ok_or(BlockError::Damaged)?;
-                    put_value(&mut record, field, column, *passed).ok_or(BlockError::Damaged)?;
+        for (row, shape) in row_shapes.iter().enumerate() {
+            if wanted.next_if(|next| **next as usize == row).is_some() {
+                let mut values: Vec<usize> = (0..columns.len())
+                    .map(|column| {
+                        let of_shape = |((_, counts), passed): (&(Vec<usize>, Vec<usize>), &usize)| {
+                            counts.get(column).copied().unwrap_or(0) * passed
+                        };
+                        shapes.iter().zip(&passed).map(of_shape).sum()
+                    })
+                    .collect();
+                let (indices, _) = shapes.get(*shape as usize).ok_or(BlockError::Damaged)?;
+                let mut record = Vec::new();
+                for index in indices {
+                    let (column, field) = columns.get(*index).zip(fields.get(*index)).ok_or(BlockError::Damaged)?;
+                    let value = values.get_mut(*index).ok_or(BlockError::Damaged)?;
+                    put_value(&mut record, *field, column, *value).ok_or(BlockError::Damaged)?;
+                    *value += 1;
                 }
-                *passed += 1;
-            }
-            if is_wanted {
                 records.push(record);
+                if wanted.peek().is_none() {
+                    break;
+                }
             }
+            passed.get_mut(*shape as usize).into_iter().for_each(|passed| *passed += 1);
         }
         Ok(records)
     }

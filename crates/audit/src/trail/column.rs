@@ -21,10 +21,42 @@ pub(crate) enum Column {
     /// Length-delimited values: the entries, and for each value the index of its entry.
     Bytes {
         /// Different values, or all of them where most differ.
-        entries: Vec<Vec<u8>>,
+        entries: Entries,
         /// One for each value.
         codes: Vec<u32>,
     },
+}
+
+/// Byte strings behind each other: a column of ids has no allocation for each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entries {
+    data: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl Entries {
+    fn push(&mut self, entry: &[u8]) {
+        self.data.extend_from_slice(entry);
+        self.ends.push(self.data.len() as u32);
+    }
+
+    fn of_width(data: Vec<u8>, width: usize) -> Self {
+        let ends = (1..=data.len() / width.max(1)).map(|n| (n * width) as u32).collect();
+        Self { data, ends }
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn get(&self, at: usize) -> Option<&[u8]> {
+        let start = at.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |end| *end as usize);
+        self.data.get(start..*self.ends.get(at)? as usize)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.len()).filter_map(|at| self.get(at))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -54,13 +86,13 @@ impl Encoding {
 impl Column {
     /// A column of length-delimited values.
     pub(crate) fn of_bytes<'a>(values: impl Iterator<Item = &'a [u8]>) -> Self {
-        let (mut entries, mut codes) = (Vec::new(), Vec::new());
+        let (mut entries, mut codes) = (Entries::default(), Vec::new());
         let mut known: HashMap<&[u8], u32> = HashMap::new();
         for value in values {
             let next = entries.len() as u32;
             let code = *known.entry(value).or_insert(next);
             if code == next {
-                entries.push(value.to_vec());
+                entries.push(value);
             }
             codes.push(code);
         }
@@ -79,7 +111,7 @@ impl Column {
     pub(crate) fn bytes(&self, at: usize) -> Option<&[u8]> {
         match self {
             Self::Numbers(_) => None,
-            Self::Bytes { entries, codes } => entries.get(*codes.get(at)? as usize).map(Vec::as_slice),
+            Self::Bytes { entries, codes } => entries.get(*codes.get(at)? as usize),
         }
     }
 
@@ -126,10 +158,10 @@ impl Column {
             Encoding::Raw => {
                 let mut rest = raw.as_slice();
                 let lengths = take_plain(&mut rest, count)?;
-                let mut entries = Vec::with_capacity(count);
+                let mut entries = Entries::default();
                 for length in lengths {
                     let (entry, tail) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-                    entries.push(entry.to_vec());
+                    entries.push(entry);
                     rest = tail;
                 }
                 all_different(entries)
@@ -137,24 +169,28 @@ impl Column {
             Encoding::Halves => {
                 let mut rest = raw.as_slice();
                 let (high, low) = (take_plain(&mut rest, count)?, take_delta(&mut rest, count)?);
-                let joined = high.iter().zip(low).map(|(high, low)| [high.to_be_bytes(), low.to_be_bytes()].concat());
-                all_different(joined.collect())
+                let mut data = Vec::with_capacity(16 * count);
+                for (high, low) in high.iter().zip(low) {
+                    data.extend_from_slice(&high.to_be_bytes());
+                    data.extend_from_slice(&low.to_be_bytes());
+                }
+                all_different(Entries::of_width(data, 16))
             }
             Encoding::Fixed => {
                 let width = raw.len().checked_div(count)?;
-                all_different(raw.chunks(width.max(1)).map(<[u8]>::to_vec).collect())
+                all_different(Entries::of_width(raw, width))
             }
         };
         (column.len() == count).then_some(column)
     }
 }
 
-fn all_different(entries: Vec<Vec<u8>>) -> Column {
+fn all_different(entries: Entries) -> Column {
     let codes = (0..entries.len() as u32).collect();
     Column::Bytes { entries, codes }
 }
 
-fn bytes_candidates(entries: &[Vec<u8>], codes: &[u32]) -> Vec<(Encoding, Vec<u8>)> {
+fn bytes_candidates(entries: &Entries, codes: &[u32]) -> Vec<(Encoding, Vec<u8>)> {
     let values = || codes.iter().filter_map(|code| entries.get(*code as usize));
     let mut candidates = Vec::new();
     if entries.len() <= MAX_DICTIONARY && entries.len() <= codes.len() / 2 + 1 {
@@ -168,11 +204,11 @@ fn bytes_candidates(entries: &[Vec<u8>], codes: &[u32]) -> Vec<(Encoding, Vec<u8
             return candidates;
         }
     }
-    let first = entries.first().map_or(0, Vec::len);
+    let first = entries.get(0).map_or(0, <[u8]>::len);
     if first > 0 && entries.iter().all(|entry| entry.len() == first) {
         candidates.push((Encoding::Fixed, values().flatten().copied().collect()));
         if first == 16 {
-            let half = |entry: &Vec<u8>, at: usize| {
+            let half = |entry: &[u8], at: usize| {
                 entry.get(at..at + 8).and_then(|half| half.try_into().ok()).map_or(0, u64::from_be_bytes)
             };
             let mut raw = plain(&values().map(|entry| half(entry, 0)).collect::<Vec<_>>());
@@ -200,9 +236,9 @@ fn width(entries: usize) -> usize {
 fn take_dictionary(raw: &[u8], count: usize) -> Option<Column> {
     let mut rest = raw;
     let size = usize::try_from(varint::take(&mut rest)?).ok().filter(|size| *size <= MAX_DICTIONARY)?;
-    let mut entries = Vec::with_capacity(size);
+    let mut entries = Entries::default();
     for _ in 0..size {
-        entries.push(varint::take_bytes(&mut rest)?.to_vec());
+        entries.push(varint::take_bytes(&mut rest)?);
     }
     let width = width(size);
     if rest.len() != count.checked_mul(width)? {
