@@ -178,8 +178,9 @@ impl Block {
         let (row_shapes, directory) = (self.row_shapes(disk)?, &self.directory);
         let fields: Vec<(u32, bool)> =
             directory.columns.iter().skip(FRAME_COLUMNS + 1).map(|place| place.field).collect();
-        let columns: Vec<Column> =
-            (FRAME_COLUMNS + 1..directory.columns.len()).map(|index| self.column(disk, index)).collect::<Result<_, _>>()?;
+        let columns: Vec<Column> = (FRAME_COLUMNS + 1..directory.columns.len())
+            .map(|index| self.column(disk, index))
+            .collect::<Result<_, _>>()?;
         // Of each shape: its fields as indices into the columns, and how many values of each column it has.
         let mut shapes = Vec::with_capacity(directory.shapes.len());
         for shape in &directory.shapes {
