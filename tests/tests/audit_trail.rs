@@ -222,6 +222,24 @@ fn whenever_it_is_killed_each_forwarded_request_has_one_record() {
 }
 
 #[test]
+fn what_a_node_records_while_its_control_plane_is_away_is_handed_in_later() {
+    let upstream = Upstream::start(|_| Answer::json(200, "{}"));
+    let mut sandbox = Sandbox::with(Options { config: REQUIRED.into(), ..Options::planes("") });
+    sandbox.service("openai", &upstream, SECRET);
+    let bot = sandbox.token("ci-bot", &["openai"]).secret;
+    assert_eq!(sandbox.get("/api/openai/v1/before", &bot).status, 200);
+    found(&sandbox, &["--agent", "ci-bot", "--decision", "allow"], 1);
+    sandbox.control().kill();
+    for n in 0..5 {
+        assert_eq!(sandbox.get(&format!("/api/openai/v1/{n}"), &bot).status, 200, "it has a lease");
+    }
+    sandbox.crash();
+    let all = found(&sandbox, &["--agent", "ci-bot", "--service", "openai"], 6);
+    assert!(paths(&all).contains(&"/api/openai/v1/4"));
+    assert_whole(&sandbox);
+}
+
+#[test]
 fn a_trail_that_was_changed_or_cut_is_named() {
     let upstream = Upstream::start(|_| Answer::json(200, "{}"));
     let mut sandbox = Sandbox::start();

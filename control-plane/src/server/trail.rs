@@ -19,6 +19,8 @@ use crate::{
 /// How often the ends of chains are stored, of nodes whose chain has grown. Records that are removed from a trail within this
 /// time of their recording, while the node and this process forget them too, are not missed.
 const STORE_HEADS: Duration = Duration::from_secs(30);
+/// In a large fleet they are stored less often: each is a revision, and nodes resume from the last 10,000 of those.
+const PAUSE_PER_NODE: Duration = Duration::from_secs(1);
 
 /// The trail, if one is kept.
 ///
@@ -46,9 +48,12 @@ pub(super) async fn open(config: &Config, components: &Components) -> Result<Opt
 
 /// Stores the ends of chains until `stop`, and then once more.
 pub(super) async fn store_heads(trail: Trail, registry: Arc<Registry>, stop: CancellationToken) {
+    let mut pause = STORE_HEADS;
     loop {
-        let is_last = tokio::time::timeout(STORE_HEADS, stop.cancelled()).await.is_ok();
-        for known in trail.take_new_heads() {
+        let is_last = tokio::time::timeout(pause, stop.cancelled()).await.is_ok();
+        let heads = trail.take_new_heads();
+        pause = STORE_HEADS.max(PAUSE_PER_NODE.saturating_mul(u32::try_from(heads.len()).unwrap_or(u32::MAX)));
+        for known in heads {
             let Some(Ok(node)) = known.first().map(|known| known.node.parse()) else { continue };
             let head = |known: &KnownHead| AuditHead {
                 chain: known.head.chain.0.to_vec(),

@@ -33,6 +33,9 @@ const FLUSH_BYTES: usize = 256 * 1024;
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// How long the thread pauses after a failed write before it tries again for records that nobody waits for.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// A thread that has had nothing to do for this long sleeps until it is woken. Before that it looks by itself every [`FLUSH_EVERY`]: a
+/// wake-up for each request would cost more than recording it.
+const IDLE_AFTER: Duration = Duration::from_secs(2);
 /// How often old segments are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 /// A segment is closed at this age at the latest, so that the upload can remove it.
@@ -92,6 +95,8 @@ struct Batch {
 struct Queue {
     batch: Batch,
     closed: bool,
+    /// The thread does not look by itself.
+    is_asleep: bool,
 }
 
 /// What a recorder has done so far.
@@ -177,6 +182,7 @@ impl Recorder {
             spool,
             last_sync: Instant::now(),
             last_tidy: Instant::now(),
+            last_batch: Instant::now(),
             is_failing: false,
         };
         thread::Builder::new().name("seks-audit".into()).spawn(move || writer.run())?;
@@ -225,14 +231,14 @@ impl Recorder {
         if queue.closed {
             return Err(Unavailable::Closed);
         }
+        let is_asleep = queue.is_asleep;
         let batch = &mut queue.batch;
         let start = batch.bytes.len();
         varint::put_bytes(&mut batch.bytes, record);
         batch.count += 1;
         let end = batch.bytes.len();
         shared.taken.fetch_add(end - start, Relaxed);
-        let wakes =
-            start == 0 || (is_urgent && batch.waiters.is_empty()) || (start < FLUSH_BYTES && end >= FLUSH_BYTES);
+        let wakes = is_asleep || (is_urgent && batch.waiters.is_empty()) || (start < FLUSH_BYTES && end >= FLUSH_BYTES);
         batch.waiters.extend(waiter.map(|waiter| (start, end, waiter)));
         drop(queue);
         if wakes {
@@ -290,6 +296,7 @@ struct Writer {
     spool: SpoolWriter,
     last_sync: Instant,
     last_tidy: Instant,
+    last_batch: Instant,
     is_failing: bool,
 }
 
@@ -298,6 +305,7 @@ impl Writer {
         loop {
             let (batch, closed) = self.next_batch();
             if batch.count > 0 {
+                self.last_batch = Instant::now();
                 self.write(batch, closed);
             }
             if self.spool.is_dirty() && (closed || self.last_sync.elapsed() >= SYNC_EVERY) {
@@ -328,22 +336,19 @@ impl Writer {
         loop {
             let batch = &queue.batch;
             let is_due = !batch.waiters.is_empty() || (batch.bytes.len() >= FLUSH_BYTES && !self.is_failing);
-            let is_idle = batch.bytes.is_empty() && !self.spool.is_dirty();
+            let is_idle = batch.bytes.is_empty() && !self.spool.is_dirty() && self.last_batch.elapsed() > IDLE_AFTER;
             if is_due || queue.closed {
                 break;
             }
-            let timed_out = if is_idle {
-                self.shared.wake.wait_for(&mut queue, TIDY_EVERY).timed_out()
-            } else {
-                self.shared.wake.wait_until(&mut queue, until).timed_out()
-            };
-            if timed_out {
+            if is_idle {
+                queue.is_asleep = true;
+                let timed_out = self.shared.wake.wait_for(&mut queue, TIDY_EVERY).timed_out();
+                queue.is_asleep = false;
+                if timed_out || queue.batch.waiters.is_empty() {
+                    break; // the first of a group: the others get their time
+                }
+            } else if self.shared.wake.wait_until(&mut queue, until).timed_out() {
                 break;
-            }
-            if is_idle && !queue.batch.bytes.is_empty() && queue.batch.waiters.is_empty() && !queue.closed {
-                // The first of a group: the others get their time.
-                drop(queue);
-                return (Batch::default(), false);
             }
         }
         let capacity = queue.batch.bytes.len().min(FLUSH_BYTES);
