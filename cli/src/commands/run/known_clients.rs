@@ -129,7 +129,7 @@ fn claude(adaptation: &mut Adaptation, variables: &Variables, user: &UserSetting
     }
     let file = user.home.join(".claude/settings.json");
     let settings = read_json(&file);
-    if settings.as_ref().is_some_and(|s| !s["env"]["ANTHROPIC_BASE_URL"].is_null()) {
+    if settings.is_some_and(|settings| settings.pointer("/env/ANTHROPIC_BASE_URL").is_some()) {
         adaptation.warnings.push(format!(
             "claude uses `env.ANTHROPIC_BASE_URL` of {} in place of SEKS: remove it there",
             file.display()
@@ -149,9 +149,10 @@ fn gemini(adaptation: &mut Adaptation, variables: &Variables, user: &UserSetting
     }
     let home = (user.variable)("GEMINI_CLI_HOME").map_or_else(|| user.home.to_owned(), PathBuf::from);
     let file = home.join(".gemini/settings.json");
-    let chosen = read_json(&file).map(|settings| settings["security"]["auth"]["selectedType"].clone());
-    match chosen {
-        Some(Value::String(kind)) if kind == API_KEY => {}
+    let settings = read_json(&file);
+    let chosen = settings.as_ref().and_then(|settings| settings.pointer("/security/auth/selectedType")?.as_str());
+    match settings {
+        Some(_) if chosen == Some(API_KEY) => {}
         Some(_) => adaptation.warnings.push(format!(
             "gemini does not use SEKS with its present login: set `security.auth.selectedType` to \"{API_KEY}\" in {}",
             file.display()

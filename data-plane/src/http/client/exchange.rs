@@ -197,7 +197,8 @@ async fn send_h2(
             let refused = error == UpstreamError::StreamRefused;
             // The stream ended with its connection. An answer that had begun would be no failure.
             let ended = matches!(error, UpstreamError::Closed | UpstreamError::Reset);
-            if !refused && !(ended && !fresh && head.is_idempotent()) {
+            let is_safe_to_repeat = refused || (ended && !fresh && head.is_idempotent());
+            if !is_safe_to_repeat {
                 return Err(error.into());
             }
             let Some(request) = rewound(head, body) else {

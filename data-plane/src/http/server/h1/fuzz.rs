@@ -18,8 +18,11 @@ const SEEDS: &[&[u8]] = &[
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 4096, fields: 20, uri: 1024 };
 
+/// Length and framing of a whole head, or the rule that it breaks.
+type Outcome = Result<(usize, Framing), Violation>;
+
 /// What a parser makes of bytes that come in these pieces.
-fn read(pieces: &[&[u8]]) -> (Option<Result<(usize, Framing), Violation>>, Vec<u8>) {
+fn read(pieces: &[&[u8]]) -> (Option<Outcome>, Vec<u8>) {
     let (mut bytes, mut scanned, mut parts) = (Vec::new(), 0, Parts::default());
     for piece in pieces {
         bytes.extend_from_slice(piece);
