@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, hint::black_box, sync::Arc};
 
 use divan::Bencher;
 use http::Method;
-use seks_policy::{Body, Call, GRANTED_SERVICES, Policies, PolicySlice, parse_file};
+use seks_policy::{Body, Call, GRANTED_SERVICES, MethodGroup, Policies, PolicySlice, parse_file};
 use seks_proto::wire;
 use seks_types::id::{AgentName, ServiceName, TokenId};
 
@@ -69,6 +69,7 @@ impl Fixture {
         Call {
             mcp: false,
             method: &Method::POST,
+            method_group: MethodGroup::Write,
             path,
             query: "",
             token: self.token.as_str(),

@@ -38,6 +38,7 @@ use seks_types::{
 };
 
 use self::generation::Generation;
+pub(crate) use self::generation::Schemes;
 pub use self::{
     apply::ApplyError,
     change::{Change, ChecksumUpdate, Delta, RecordKind, TokenRecord},
@@ -108,6 +109,11 @@ impl Table {
     #[must_use]
     pub fn service(&self, tenant: &TenantName, name: &ServiceName) -> Option<Arc<ServiceEntry>> {
         self.current.load().service(tenant, name)
+    }
+
+    /// The schemes of `Authorization` that services of this name take, in any tenant.
+    pub(crate) fn schemes(&self, service: &str) -> Option<Schemes> {
+        self.current.load().schemes(service)
     }
 
     /// The first of a tenant's services that `is` says yes to. Looks at all of them: not for the path of a request.

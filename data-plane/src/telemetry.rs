@@ -20,6 +20,7 @@ use dashmap::DashMap;
 use seks_runtime::{logs, telemetry::Queue};
 use seks_types::id::{ServiceName, TenantName};
 
+pub(crate) use self::service::DROPPED_KINDS;
 pub use self::{
     edge::Edge,
     histogram::Histogram,

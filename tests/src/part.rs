@@ -19,6 +19,8 @@ pub const PARTS: &[(&str, Part)] = &[
     ("npm", Part::Program),
     ("python3", Part::Program),
     ("script", Part::Program),
+    ("terraform", Part::Program),
+    ("wget", Part::Program),
     ("python-sdks", Part::Sdk { file: "python/bin/python", runs_on: None }),
     ("node-sdks", Part::Sdk { file: "node/node_modules", runs_on: Some("node") }),
     ("coding-agents", Part::Sdk { file: "agents/node_modules", runs_on: Some("node") }),

@@ -85,8 +85,9 @@ pub(super) async fn check(
     admin.registry().tenant(&tenant).await?;
     check_policy_length(&message.text)?;
     let text = message.text;
+    let methods = admin.registry().methods_named_in(&tenant, &text).await?;
     let run = admin.policy_run(caller, &tenant);
-    let checked = run.run(move || match check_policies(&text) {
+    let checked = run.run(move || match check_policies(&text, &methods) {
         Ok(policies) => {
             let policy_ids = policies.into_iter().map(|(id, _)| id.to_string()).collect();
             Ok(CheckPoliciesResponse { policy_ids, errors: Vec::new(), warnings: warnings(&text) })
@@ -138,6 +139,11 @@ impl Simulation {
         if record.disabled {
             return Ok(denied("agent_disabled", String::new()));
         }
+        let Some(method_group) = definition.method_group(&method) else {
+            let errors =
+                vec![format!("the service does not take the method {method}: its `methods` list further ones")];
+            return Ok(SimulateResponse { errors, ..denied("request_invalid", String::new()) });
+        };
         let target = match Target::parse(&definition, &message.path) {
             Ok(target) => target,
             Err(error) => {
@@ -161,6 +167,7 @@ impl Simulation {
         let facts = message.has_body.then(|| read(&message.body)).flatten();
         let mut call = Call {
             method: &method,
+            method_group,
             path: target.path(),
             query: target.query().unwrap_or_default(),
             token: token.as_str(),

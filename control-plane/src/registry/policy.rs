@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use seks_policy::{GRANTED_SERVICES, Policies, PolicyError, parse_file};
+use seks_policy::{GRANTED_SERVICES, Policies, PolicyError, custom_methods, parse_file_with};
 use seks_types::id::{PolicyId, TenantName};
 
 use super::{
@@ -27,6 +27,19 @@ pub(super) fn granted_services(tenant: &TenantName) -> Option<(Key, Policy)> {
 }
 
 impl Registry {
+    /// Methods that the tenant's services list, if the text names any that the published schema doesn't know.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn methods_named_in(&self, tenant: &TenantName, text: &str) -> Result<Vec<String>, RegistryError> {
+        if custom_methods(text).is_empty() {
+            return Ok(Vec::new());
+        }
+        let services = self.services(tenant).await?;
+        let listed = services.iter().flat_map(|service| &service.methods);
+        Ok(listed.map(|method| method.split(':').next().unwrap_or_default().to_owned()).collect())
+    }
+
     /// Creates or replaces every policy of a file, by its `@id`; policies that the file doesn't name stay. Writes nothing when
     /// all of them are so already. Cedar's work is done by `run`.
     ///
@@ -39,7 +52,8 @@ impl Registry {
         run: &PolicyRun<'_>,
     ) -> Result<(Vec<Policy>, Revision), RegistryError> {
         check_length(&text)?; // before it is queued
-        let file = run.run(move || check_file(&text)).await??;
+        let methods = self.methods_named_in(tenant, &text).await?;
+        let file = run.run(move || check_file(&text, &methods)).await??;
         if file.len() > limits::POLICIES_PER_APPLY {
             let reason = format!("at most {} policies in one file", limits::POLICIES_PER_APPLY);
             return Err(RegistryError::invalid("text", reason));
@@ -179,13 +193,15 @@ fn tampered(tenant: &TenantName, ids: impl Iterator<Item = String>) -> RegistryE
     )
 }
 
-/// Parses and validates a file of policies without storing it.
+/// Parses and validates a file of policies without storing it. `methods` are those of
+/// [`Registry::methods_named_in`].
 ///
 /// # Errors
 /// As [`Registry::apply_policies`].
-pub(crate) fn check_file(text: &str) -> Result<Vec<(PolicyId, String)>, RegistryError> {
+pub(crate) fn check_file(text: &str, methods: &[String]) -> Result<Vec<(PolicyId, String)>, RegistryError> {
     check_length(text)?;
-    let policies = parse_file(text).map_err(RegistryError::Policies)?;
+    let is_listed = |method: &str| methods.iter().any(|m| m == method);
+    let policies = parse_file_with(text, is_listed).map_err(RegistryError::Policies)?;
     if policies.is_empty() {
         return Err(RegistryError::invalid("text", "no policy in it"));
     }

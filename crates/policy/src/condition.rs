@@ -12,6 +12,8 @@ use cedar_policy::{
     pst::{BinaryOp, Clause, Expr, Literal, UnaryOp, Var},
 };
 
+use seks_service::request::normalize::has_foldable;
+
 use super::{
     cost::Cost,
     mentions::{CallPart, Mentions, call_part, mentions},
@@ -42,7 +44,7 @@ pub(super) enum Condition {
     /// `context.path like "…"`.
     PathLike(Arc<Pattern>),
     /// `context.path == "…"`, `["…", …].contains(context.path)`.
-    PathIn(Arc<[String]>),
+    PathIn(Arc<[PathText]>),
     /// `context.query_keys.contains("…")`.
     QueryHas(Arc<str>),
     /// `context.token.services.contains(resource)`.
@@ -53,6 +55,20 @@ pub(super) enum Condition {
     If(Box<[Condition; 3]>),
     /// Any other expression, evaluated by Cedar.
     Leaf(Arc<Leaf>),
+}
+
+/// A text that a policy compares the path with.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct PathText {
+    text: String,
+    /// See [`Evaluator::path`].
+    has_foldable: bool,
+}
+
+impl From<String> for PathText {
+    fn from(text: String) -> Self {
+        Self { has_foldable: has_foldable(&text), text }
+    }
 }
 
 /// An expression that Cedar evaluates.
@@ -66,7 +82,9 @@ pub(super) struct Leaf {
 
 /// Provides the values of the call that a condition needs.
 pub(super) trait Evaluator {
-    fn path(&self) -> &str;
+    /// The path in the form of the evaluation. A text of a policy that has a folded form of its own
+    /// (`has_foldable`) means itself, and is compared with the path in normalized form at most.
+    fn path(&self, has_foldable: bool) -> &str;
     fn has_query_name(&self, name: &str) -> bool;
     fn is_granted(&self) -> bool;
     fn evaluate_leaf(&self, leaf: &Leaf) -> Truth;
@@ -112,13 +130,16 @@ impl Condition {
     /// The comparisons that are evaluated without Cedar.
     fn compile_comparison(op: BinaryOp, left: &Expr, right: &Expr) -> Option<Self> {
         match (op, call_part(left), call_part(right)) {
-            (BinaryOp::Eq, Some(CallPart::Path), None) => Some(Self::PathIn(Arc::new([string_literal(right)?]))),
-            (BinaryOp::Eq, None, Some(CallPart::Path)) => Some(Self::PathIn(Arc::new([string_literal(left)?]))),
+            (BinaryOp::Eq, Some(CallPart::Path), None) => Some(Self::PathIn(Arc::new([string_literal(right)?.into()]))),
+            (BinaryOp::Eq, None, Some(CallPart::Path)) => Some(Self::PathIn(Arc::new([string_literal(left)?.into()]))),
             (BinaryOp::NotEq, ..) => {
                 Self::compile_comparison(BinaryOp::Eq, left, right).map(|c| Self::Not(Box::new(c)))
             }
             (BinaryOp::Contains, None, Some(CallPart::Path)) => match left {
-                Expr::Set(items) => items.iter().map(|i| string_literal(i)).collect::<Option<_>>().map(Self::PathIn),
+                Expr::Set(items) => {
+                    let texts = items.iter().map(|i| string_literal(i).map(PathText::from));
+                    texts.collect::<Option<_>>().map(Self::PathIn)
+                }
                 _ => None,
             },
             (BinaryOp::Contains, Some(CallPart::QueryKeys), None) => {
@@ -204,8 +225,8 @@ impl Condition {
     pub(super) fn evaluate(&self, evaluator: &impl Evaluator) -> Truth {
         match self {
             Self::Const(truth) => *truth,
-            Self::PathLike(pattern) => pattern.matches(evaluator.path()).into(),
-            Self::PathIn(paths) => paths.iter().any(|p| p == evaluator.path()).into(),
+            Self::PathLike(pattern) => pattern.matches(evaluator.path(pattern.has_foldable())).into(),
+            Self::PathIn(paths) => paths.iter().any(|p| p.text == evaluator.path(p.has_foldable)).into(),
             Self::QueryHas(name) => evaluator.has_query_name(name).into(),
             Self::Granted => evaluator.is_granted().into(),
             Self::Not(of) => negate(of.evaluate(evaluator)),

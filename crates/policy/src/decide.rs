@@ -23,7 +23,7 @@ use super::{
     mentions::{Mentions, QUERY_INTERPRETATIONS},
     parse::CheckedPolicy,
     query_name::for_each_interpretation,
-    schema::{action_index, vocabulary},
+    schema::{Action, vocabulary},
     subject::Subject,
 };
 
@@ -46,6 +46,9 @@ pub(super) enum TextForm {
     AsSent,
     /// Without the differences that servers ignore; see [`super::normalize`].
     Normalized,
+    /// The same, with the path as the laxest server reads it; see
+    /// [`folded_paths`](normalize::folded_paths).
+    Folded,
 }
 
 /// A policy whose head covers the slice, with its conditions folded for the slice.
@@ -65,7 +68,7 @@ impl SlicedPolicy {
     }
 
     fn condition(&self, form: TextForm) -> &Condition {
-        self.normalized.as_ref().filter(|_| form == TextForm::Normalized).unwrap_or(&self.as_sent)
+        self.normalized.as_ref().filter(|_| form != TextForm::AsSent).unwrap_or(&self.as_sent)
     }
 
     fn mentions(&self) -> Mentions {
@@ -85,11 +88,29 @@ impl SlicedPolicy {
     }
 }
 
+/// The method of a plan.
+pub(super) struct PlanAction {
+    pub(super) action: Action,
+    /// With the method's entity, for one that the schema's entities don't include.
+    pub(super) entities: Option<Entities>,
+}
+
+impl PlanAction {
+    /// The entities of a decision.
+    pub(super) fn entities<'a>(&'a self, subject: &'a Subject) -> Option<&'a Entities> {
+        match &self.entities {
+            Some(entities) => Some(entities),
+            None => subject.entities().map(|entities| &entities.entities),
+        }
+    }
+}
+
 /// The policies that decide calls of one method, by one agent, to one service.
 pub(super) struct Plan {
     /// The decision when it depends on nothing of the call. Most requests end here.
     constant: Option<Decision>,
     policies: Vec<SlicedPolicy>,
+    action: PlanAction,
     granted: bool,
     mentions: Mentions,
     /// The normalized form of a policy differs from its text.
@@ -102,9 +123,10 @@ pub(super) struct Plan {
 static NEXT_PLAN_ID: AtomicU64 = AtomicU64::new(0);
 
 impl Plan {
-    pub(super) fn new(policies: Vec<SlicedPolicy>, granted: bool) -> Self {
+    pub(super) fn new(action: PlanAction, policies: Vec<SlicedPolicy>, granted: bool) -> Self {
         let mut plan = Self {
             constant: None,
+            action,
             granted,
             mentions: policies.iter().fold(Mentions::NOTHING, |m, p| m | p.mentions()),
             differs_when_normalized: policies.iter().any(|m| m.normalized.is_some()),
@@ -127,8 +149,8 @@ impl Plan {
         let forbidden = |m: &&SlicedPolicy| m.forbids && !m.audit && matches!(m.as_sent, Condition::Const(Truth::True));
         if self.policies.iter().all(SlicedPolicy::is_constant) {
             let (as_sent, normalized) = (
-                SliceOutcome::of_plan(self, &ConstantEvaluator, TextForm::AsSent),
-                SliceOutcome::of_plan(self, &ConstantEvaluator, TextForm::Normalized),
+                SliceOutcome::of_plan_in(self, &ConstantEvaluator, TextForm::AsSent),
+                SliceOutcome::of_plan_in(self, &ConstantEvaluator, TextForm::Normalized),
             );
             return Some(as_sent.decision(Some(normalized)));
         }
@@ -143,7 +165,13 @@ impl Plan {
 
     /// Upper bound of the time to decide on `call`.
     pub(super) fn cost(&self, call: &Call<'_>) -> Duration {
-        if self.constant.is_some() { Duration::ZERO } else { self.cost.for_request(call.path.len(), call.query.len()) }
+        if self.constant.is_some() {
+            return Duration::ZERO;
+        }
+        let cost = self.cost.for_request(call.path.len(), call.query.len());
+        // The cost is that of two forms.
+        let folded = if self.folds(call) { normalize::folded_paths(call.path).len() } else { 0 };
+        cost * (2 + u32::try_from(folded).unwrap_or(u32::MAX - 2)).div_ceil(2)
     }
 
     /// The number of nodes of its conditions.
@@ -157,27 +185,62 @@ impl Plan {
         Key::new(self.id, question, self.mentions, call)
     }
 
+    pub(super) fn asks_for_query(&self) -> bool {
+        self.constant.is_none() && self.mentions.any(Mentions::QUERY)
+    }
+
     pub(super) fn may_need_body(&self) -> bool {
         self.constant.is_none() && (self.mentions.any(Mentions::BODY) || self.mentions.any(Mentions::MCP))
     }
 
     /// Whether a condition depends on the body. `call`'s body is [`Body::NotRead`].
     pub(super) fn needs_body(&self, subject: &Subject, call: &Call<'_>) -> bool {
-        let unknown = |form: TextForm| {
-            let evaluator = CallEvaluator::new(subject, self, call, form);
-            self.policies.iter().any(|m| m.condition(form).evaluate(&evaluator) == Truth::Unknown)
+        let unknown = |evaluator: &CallEvaluator<'_>| {
+            let truth = |m: &SlicedPolicy| m.condition(evaluator.form).evaluate(evaluator);
+            self.policies.iter().any(|m| truth(m) == Truth::Unknown)
         };
-        unknown(TextForm::AsSent) || unknown(TextForm::Normalized)
+        unknown(&CallEvaluator::new(subject, self, call, TextForm::AsSent))
+            || unknown(&CallEvaluator::new(subject, self, call, TextForm::Normalized))
+            || self.folded(subject, call).any(|evaluator| unknown(&evaluator))
     }
 
     pub(super) fn decide(&self, subject: &Subject, call: &Call<'_>) -> Decision {
-        let as_sent =
-            SliceOutcome::of_plan(self, &CallEvaluator::new(subject, self, call, TextForm::AsSent), TextForm::AsSent);
-        if !as_sent.allows() || !(self.differs_when_normalized || self.changes_when_normalized(call)) {
+        let as_sent = SliceOutcome::of_plan(self, &CallEvaluator::new(subject, self, call, TextForm::AsSent));
+        if !as_sent.allows() {
             return as_sent.decision(None);
         }
-        let normalized = CallEvaluator::new(subject, self, call, TextForm::Normalized);
-        as_sent.decision(Some(SliceOutcome::of_plan(self, &normalized, TextForm::Normalized)))
+        let mut others = None;
+        if self.differs_when_normalized || self.changes_when_normalized(call) {
+            let normalized = CallEvaluator::new(subject, self, call, TextForm::Normalized);
+            others = Some(SliceOutcome::of_plan(self, &normalized));
+        }
+        for folded in self.folded(subject, call) {
+            if others.as_ref().is_some_and(|others| !others.allows()) {
+                break;
+            }
+            others = Some(SliceOutcome::of_plan(self, &folded));
+        }
+        as_sent.decision(others)
+    }
+
+    /// Whether the call's path may have folded forms, and a policy mentions it.
+    fn folds(&self, call: &Call<'_>) -> bool {
+        self.mentions.any(Mentions::PATH)
+            && (call.path.bytes().any(|b| b == b'%') || normalize::has_foldable(call.path))
+    }
+
+    /// The call in each folded form of its path.
+    fn folded<'a>(
+        &'a self,
+        subject: &'a Subject,
+        call: &'a Call<'a>,
+    ) -> impl Iterator<Item = CallEvaluator<'a>> + use<'a> {
+        let forms = if self.folds(call) { normalize::folded_paths(call.path) } else { Vec::new() };
+        forms.into_iter().map(move |path| {
+            let normalized = CallEvaluator::new(subject, self, call, TextForm::Normalized);
+            let unfolded_path = Some(normalized.path);
+            CallEvaluator { path: Cow::Owned(path), unfolded_path, form: TextForm::Folded, ..normalized }
+        })
     }
 
     /// Whether the call's normalized form may differ from the call.
@@ -199,7 +262,7 @@ fn is_unambiguous_query_byte(byte: u8) -> bool {
 struct ConstantEvaluator;
 
 impl Evaluator for ConstantEvaluator {
-    fn path(&self) -> &str {
+    fn path(&self, _: bool) -> &str {
         ""
     }
     fn has_query_name(&self, _: &str) -> bool {
@@ -219,6 +282,8 @@ struct CallEvaluator<'a> {
     plan: &'a Plan,
     call: &'a Call<'a>,
     path: Cow<'a, str>,
+    /// In folded form: the path in normalized form.
+    unfolded_path: Option<Cow<'a, str>>,
     form: TextForm,
     /// Every interpretation of every query name.
     interpretations: OnceCell<HashSet<String>>,
@@ -231,12 +296,13 @@ struct CallEvaluator<'a> {
 impl<'a> CallEvaluator<'a> {
     fn new(subject: &'a Subject, plan: &'a Plan, call: &'a Call<'a>, form: TextForm) -> Self {
         let path =
-            if form == TextForm::Normalized { normalize::normalized_path(call.path) } else { Cow::Borrowed(call.path) };
+            if form == TextForm::AsSent { Cow::Borrowed(call.path) } else { normalize::normalized_path(call.path) };
         Self {
             subject,
             plan,
             call,
             path,
+            unfolded_path: None,
             form,
             interpretations: OnceCell::new(),
             request: OnceCell::new(),
@@ -245,7 +311,7 @@ impl<'a> CallEvaluator<'a> {
     }
 
     fn names(&self) -> impl Iterator<Item = Cow<'a, str>> {
-        let normalized = self.form == TextForm::Normalized;
+        let normalized = self.form != TextForm::AsSent;
         request::query_names(self.call.query)
             .map(move |n| if normalized { Cow::Owned(normalize::normalized_query_name(&n).into_owned()) } else { n })
     }
@@ -266,7 +332,7 @@ impl<'a> CallEvaluator<'a> {
     /// mentions.
     fn request(&self) -> Option<Request> {
         let (v, entities) = (vocabulary()?, self.subject.entities()?);
-        let action = v.action(action_index(self.call.method)?)?.method.clone();
+        let action = self.plan.action.action.method.clone();
         let mentions = self.plan.mentions;
         let mut context = Vec::with_capacity(7);
         if mentions.any(Mentions::PATH) {
@@ -275,7 +341,7 @@ impl<'a> CallEvaluator<'a> {
         if mentions.any(Mentions::QUERY) {
             let names = self.names().map(|n| Value::new_string(n.into_owned()));
             context.push(("query_keys", Value::new_set(names)));
-            if self.form == TextForm::Normalized {
+            if self.form != TextForm::AsSent {
                 let interpretations = self.interpretations().iter().map(|n| Value::new_string(n.clone()));
                 context.push((QUERY_INTERPRETATIONS, Value::new_set(interpretations)));
             }
@@ -311,7 +377,7 @@ impl<'a> CallEvaluator<'a> {
 
     fn body(&self, facts: &BodyFacts) -> Option<Value> {
         let model = facts.model.as_deref().map(|m| {
-            if self.form == TextForm::Normalized { normalize::normalized_model(m).into_owned() } else { m.to_owned() }
+            if self.form != TextForm::AsSent { normalize::normalized_model(m).into_owned() } else { m.to_owned() }
         });
         let fields = [
             model.map(|m| ("model".to_owned(), Value::new_string(m))),
@@ -323,12 +389,12 @@ impl<'a> CallEvaluator<'a> {
 }
 
 impl Evaluator for CallEvaluator<'_> {
-    fn path(&self) -> &str {
-        &self.path
+    fn path(&self, has_foldable: bool) -> &str {
+        self.unfolded_path.as_deref().filter(|_| has_foldable).unwrap_or(&self.path)
     }
 
     fn has_query_name(&self, name: &str) -> bool {
-        if self.form == TextForm::Normalized {
+        if self.form != TextForm::AsSent {
             return self.interpretations().contains(name);
         }
         let names = self.names.get_or_init(|| {
@@ -348,8 +414,8 @@ impl Evaluator for CallEvaluator<'_> {
         if depends_on_body && matches!(self.call.body, Body::NotRead | Body::Opaque) {
             return Truth::Unknown;
         }
-        match (self.request.get_or_init(|| self.request()), self.subject.entities()) {
-            (Some(request), Some(entities)) => evaluate_with_cedar(leaf, request, &entities.entities),
+        match (self.request.get_or_init(|| self.request()), self.plan.action.entities(self.subject)) {
+            (Some(request), Some(entities)) => evaluate_with_cedar(leaf, request, entities),
             _ => Truth::Failed,
         }
     }
@@ -368,7 +434,11 @@ struct SliceOutcome {
 }
 
 impl SliceOutcome {
-    fn of_plan(plan: &Plan, evaluator: &impl Evaluator, form: TextForm) -> Self {
+    fn of_plan(plan: &Plan, evaluator: &CallEvaluator<'_>) -> Self {
+        Self::of_plan_in(plan, evaluator, evaluator.form)
+    }
+
+    fn of_plan_in(plan: &Plan, evaluator: &impl Evaluator, form: TextForm) -> Self {
         let mut outcome = Self::default();
         for policy in &plan.policies {
             let id = &policy.id;

@@ -2,7 +2,7 @@
 
 use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
 
-use super::schema::{METHODS, Vocabulary};
+use super::schema::{Action, METHODS, Vocabulary};
 
 /// The agents that a policy covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,16 +30,29 @@ pub(super) struct Head {
     pub(super) services: Services,
     /// A bit for each of [`METHODS`].
     methods: u8,
+    /// The actions that it covers. `None`: all.
+    actions: Option<Box<[EntityUid]>>,
 }
 
 impl Head {
     pub(super) fn of(policy: &Policy, v: &Vocabulary) -> Self {
-        Self { agents: agents(policy, v), services: services(policy, v), methods: methods(policy, v) }
+        let actions = match policy.action_constraint() {
+            ActionConstraint::Any => None,
+            ActionConstraint::Eq(uid) => Some(Box::from([uid])),
+            ActionConstraint::In(uids) => Some(uids.into()),
+        };
+        Self { agents: agents(policy, v), services: services(policy, v), methods: methods(policy, v), actions }
     }
 
     /// Whether it covers the method at this index of [`METHODS`].
     pub(super) fn has_method(&self, method: usize) -> bool {
         self.methods & 1 << method != 0
+    }
+
+    /// Whether it covers a further method.
+    pub(super) fn has_action(&self, action: &Action) -> bool {
+        let covers = |uid: &EntityUid| *uid == action.method || Some(uid) == action.group.as_ref();
+        self.actions.as_ref().is_none_or(|actions| actions.iter().any(covers))
     }
 }
 
@@ -78,7 +91,7 @@ fn methods(policy: &Policy, v: &Vocabulary) -> u8 {
         (ActionConstraint::Any, _) => true,
         (ActionConstraint::Eq(uid), Some(action)) => *uid == action.method,
         (ActionConstraint::In(uids), Some(action)) => {
-            uids.iter().any(|uid| *uid == action.method || *uid == action.group)
+            uids.iter().any(|uid| *uid == action.method || Some(uid) == action.group.as_ref())
         }
         (_, None) => false,
     };

@@ -32,11 +32,13 @@ use http::Method;
 use seks_service::request::BodyFacts;
 use seks_types::id::{PolicyId, ServiceName};
 
+pub use seks_service::methods::MethodGroup;
+
 pub use self::{
     budget::BUDGET,
     compilation::Compilation,
-    file::{parse_file, warnings},
-    parse::{PolicyError, STACK_BYTES},
+    file::{parse_file, parse_file_with, warnings},
+    parse::{PolicyError, STACK_BYTES, custom_methods},
     slice::{Policies, PolicySlice},
 };
 
@@ -48,8 +50,11 @@ permit (principal, action, resource) when { context.token.services.contains(reso
 /// One request, with the values that policies can use.
 #[derive(Clone, Debug)]
 pub struct Call<'a> {
-    /// The action. A method that the schema does not name is denied.
+    /// The action.
     pub method: &'a Method,
+    /// The group that the service gives to a method which the schema doesn't know. Ignored for
+    /// others.
+    pub method_group: MethodGroup,
     /// [`seks_service::request::Target::path`]: the path as it is sent, without the query.
     pub path: &'a str,
     /// [`seks_service::request::Target::query`], or `""`. Policies see the parameter names only.

@@ -2,12 +2,15 @@
 //!
 //! Cedar compares bytes, and many servers do not. Cedar sees two different paths in
 //! `/v1/Admin/keys` and `/v1/%61dmin/keys`; many upstreams serve the same resource for both. One
-//! capital letter would bypass a policy about `/v1/admin/*`. The node refuses needless escapes
-//! earlier. Differences that SDKs do send, such as capitals and `%40` for `@`, cannot be refused.
-//! So each request is decided twice: **it must be allowed as it is sent and in normalized form**.
-//! The normalized form ignores letter case and escapes in the path, in query names and in the
-//! body's model, in the request and in the policies alike. It holds each query name in every form
-//! that a common server may read ([`super::query_name`]).
+//! capital letter would bypass a policy about `/v1/admin/*`. Such differences cannot be refused,
+//! because SDKs do send them. So each request is decided twice: **it must be allowed as it is sent
+//! and in normalized form**. The normalized form ignores letter case, escapes and Unicode forms in
+//! the path, in query names and in the body's model, in the request and in the policies alike. It
+//! holds each query name in every form that a common server may read ([`super::query_name`]).
+//!
+//! A path that some servers also read as another one (`;`, `//`, `%25`, `%5C`, a dot at the end of a
+//! segment) is decided a third time, in folded form. A text of a policy that holds such a thing
+//! itself means itself: the third time it is compared with the normalized form.
 //!
 //! A `forbid` therefore covers every spelling, and a `permit` or its `unless` excludes every
 //! spelling of what it excludes. These parts must be compared with text that is written out in the

@@ -3,7 +3,9 @@
 use std::{collections::HashSet, str::FromStr as _, sync::Arc, thread};
 
 use cedar_policy::{Effect, Policy, PolicySet, ValidationMode, pst};
+use http::Method;
 use miette::Diagnostic;
+use seks_service::methods::known_group;
 use seks_types::id::PolicyId;
 
 use super::{
@@ -12,7 +14,7 @@ use super::{
     head::Head,
     mentions,
     normalize::normalize_expression,
-    schema::{METHODS, vocabulary},
+    schema::{METHODS, further_methods, vocabulary},
 };
 
 /// Longest policy, in bytes.
@@ -48,6 +50,8 @@ pub(super) struct CheckedPolicy {
     /// The condition in normalized form. `None` when it equals `as_sent`.
     pub(super) normalized: Option<Condition>,
     pub(super) head: Head,
+    /// Methods that it names beside the standard ones, sorted.
+    pub(super) further_methods: Vec<Box<str>>,
     /// The line in the given text, counted from 1.
     pub(super) line: usize,
     cost: Cost,
@@ -90,6 +94,17 @@ pub(super) fn check_file(text: &str) -> Result<Vec<CheckedPolicy>, Vec<PolicyErr
     }
     let failed = || vec![PolicyError { line: 1, reason: "the policies could not be checked".into() }];
     run_on_deep_stack(|| check_statements(text)).ok_or_else(failed)?
+}
+
+/// Methods that policies of a file name as actions and that the published schema doesn't know, with
+/// their lines. Some service must list them, or they are mistakes.
+#[must_use]
+pub fn custom_methods(text: &str) -> Vec<(usize, String)> {
+    let named = statements(text).into_iter().flat_map(|statement| {
+        let custom = further_methods(statement.text).into_iter().filter(|method| known_group(method).is_none());
+        custom.map(move |method| (statement.line, method.to_owned()))
+    });
+    named.collect()
 }
 
 /// Runs `work` on a stack of [`STACK_BYTES`]. `None` when there is no memory for it, or `work`
@@ -196,7 +211,21 @@ impl Statement<'_> {
         let cost = Condition::decision_cost(&as_sent, second);
         let plan_cost = as_sent.plan_cost() + second.plan_cost();
         let (text, line, policy) = (self.text.into(), self.line, policy.clone());
-        Ok(CheckedPolicy { id, text, policy, audit, as_sent, normalized, head, line, cost, plan_cost, warnings })
+        let further_methods = further_methods(self.text).into_iter().map(Into::into).collect();
+        Ok(CheckedPolicy {
+            id,
+            text,
+            policy,
+            audit,
+            as_sent,
+            normalized,
+            head,
+            further_methods,
+            line,
+            cost,
+            plan_cost,
+            warnings,
+        })
     }
 
     /// Whether Cedar can parse it within [`STACK_BYTES`]. Strings and comments are counted too,
@@ -217,8 +246,9 @@ impl Statement<'_> {
     }
 
     fn validate(&self, id: &PolicyId, set: &PolicySet) -> Result<Vec<PolicyError>, Vec<PolicyError>> {
-        let vocabulary = vocabulary().ok_or_else(|| vec![self.error("the built-in schema is broken")])?;
-        let validated = vocabulary.validator.validate(set, ValidationMode::Strict);
+        let validator = vocabulary().and_then(|vocabulary| vocabulary.validator_with(&further_methods(self.text)));
+        let validator = validator.ok_or_else(|| vec![self.error("the built-in schema is broken")])?;
+        let validated = validator.validate(set, ValidationMode::Strict);
         let mut errors: Vec<_> = validated.validation_errors().map(|e| self.located(e, Some(id))).collect();
         if !errors.is_empty() {
             // Cedar checks a policy once for each action that it covers, and says so each time.
@@ -241,7 +271,7 @@ impl Statement<'_> {
         if let Some(id) = id {
             reason = reason.replace("policy0", id.as_str());
         }
-        for method in METHODS {
+        for method in METHODS.iter().map(Method::as_str).chain(further_methods(self.text)) {
             reason = reason.replace(&format!(" for Seks::Action::\"{method}\" not found"), " not found");
         }
         let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");

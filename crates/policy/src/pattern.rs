@@ -2,6 +2,7 @@
 
 use cedar_policy::pst::PatternElem;
 use memchr::memmem;
+use seks_service::request::normalize;
 
 /// A compiled pattern: literal parts with any text between them.
 #[derive(Debug)]
@@ -13,10 +14,13 @@ pub(super) struct Pattern {
     /// After the last wildcard. `None` when the pattern has no wildcard; then `prefix` is the whole
     /// pattern.
     suffix: Option<String>,
+    has_foldable: bool,
 }
 
 impl Pattern {
     pub(super) fn new(pattern: &[PatternElem]) -> Self {
+        // Any text may stand for a wildcard; this one has no other form.
+        let sample: String = pattern.iter().map(|e| if let PatternElem::Char(c) = e { *c } else { 'x' }).collect();
         let mut stretches = pattern.split(|e| matches!(e, PatternElem::Wildcard)).map(|stretch| {
             let chars = stretch.iter().filter_map(|e| if let PatternElem::Char(c) = e { Some(*c) } else { None });
             chars.collect::<String>()
@@ -25,7 +29,12 @@ impl Pattern {
         let mut middle: Vec<String> = stretches.collect();
         let suffix = middle.pop();
         let middle = middle.iter().filter(|s| !s.is_empty()).map(|s| memmem::Finder::new(s).into_owned()).collect();
-        Self { prefix, middle, suffix }
+        Self { prefix, middle, suffix, has_foldable: normalize::has_foldable(&sample) }
+    }
+
+    /// Whether its text has a folded form of its own ([`normalize`]).
+    pub(super) fn has_foldable(&self) -> bool {
+        self.has_foldable
     }
 
     /// The number of literal parts to search for.

@@ -1,52 +1,102 @@
 //! The schema and its names.
 
-use std::{str::FromStr as _, sync::LazyLock};
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    str::FromStr as _,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+};
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema, Validator};
 use http::Method;
+use seks_service::methods::{MethodGroup, STANDARD, is_action, known_group};
 
 /// The schema as published, contract §8.
 const SOURCE: &str = include_str!("../seks.cedarschema");
+/// Begins the schema's methods that a service must list. They end at the next empty line.
+const FURTHER: &str = "  // Methods that a service must list";
+/// What a reference to an action looks like in a policy.
+const ACTION: &str = "Action::\"";
+/// Most sets of further methods whose validator is kept.
+const MAX_VALIDATORS: usize = 64;
 
-/// The methods that are actions.
-pub(super) const METHODS: [Method; 7] =
-    [Method::GET, Method::HEAD, Method::OPTIONS, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+/// The methods that every service takes.
+pub(super) const METHODS: [Method; 7] = STANDARD;
 
 /// The compiled schema, and the entity names for decisions.
 pub(super) struct Vocabulary {
-    pub(super) validator: Validator,
+    /// Of the standard methods. Cedar checks a policy once for each action that it covers, so the
+    /// further ones are added only for a policy that names them.
+    validator: Arc<Validator>,
     agent: EntityTypeName,
     group: EntityTypeName,
     service: EntityTypeName,
+    action: EntityTypeName,
     /// An action for each of [`METHODS`], in that order.
     actions: Vec<Action>,
+    /// Validators with further methods.
+    further: Mutex<HashMap<Box<str>, Arc<Validator>>>,
 }
 
 /// A method and its group, as entities.
+#[derive(Clone)]
 pub(super) struct Action {
     pub(super) method: EntityUid,
-    pub(super) group: EntityUid,
+    /// `None`: in neither.
+    pub(super) group: Option<EntityUid>,
 }
 
 static VOCABULARY: LazyLock<Option<Vocabulary>> = LazyLock::new(|| {
-    let (schema, _) = Schema::from_cedarschema_str(SOURCE).ok()?;
+    let (schema, _) = Schema::from_cedarschema_str(&source_with(&[])?).ok()?;
     let kind = |name| EntityTypeName::from_str(name).ok();
-    let action = kind("Seks::Action")?;
-    let group = |m: &Method| if m.is_safe() { "read" } else { "write" };
-    let entities = |m: &Method| Action { method: uid(&action, m.as_str()), group: uid(&action, group(m)) };
-    Some(Vocabulary {
-        validator: Validator::new(schema),
+    let mut vocabulary = Vocabulary {
+        validator: Arc::new(Validator::new(schema)),
         agent: kind("Seks::Agent")?,
         group: kind("Seks::Group")?,
         service: kind("Seks::Service")?,
-        actions: METHODS.iter().map(entities).collect(),
-    })
+        action: kind("Seks::Action")?,
+        actions: Vec::new(),
+        further: Mutex::default(),
+    };
+    let group = |m: &Method| if m.is_safe() { MethodGroup::Read } else { MethodGroup::Write };
+    vocabulary.actions = METHODS.iter().map(|m| vocabulary.named_action(m.as_str(), group(m))).collect();
+    Some(vocabulary)
 });
 
 /// The vocabulary. `None` when the built-in schema is invalid, which a test rules out. Callers then
 /// deny.
 pub(super) fn vocabulary() -> Option<&'static Vocabulary> {
     VOCABULARY.as_ref()
+}
+
+/// The schema with these further methods and no others. `None` when the built-in text has no place
+/// for them.
+fn source_with(further: &[&str]) -> Option<String> {
+    let (before, after) = SOURCE.split_once(FURTHER)?;
+    let (_, after) = after.split_once("\n\n")?;
+    let mut source = before.to_owned();
+    for method in further {
+        let group = match known_group(method).unwrap_or_default() {
+            MethodGroup::Read => " in [\"read\"]",
+            MethodGroup::Write => " in [\"write\"]",
+            MethodGroup::Neither => "",
+        };
+        let applies = "appliesTo { principal: Agent, resource: Service, context: Call }";
+        let _ = writeln!(source, "  action \"{method}\"{group} {applies};");
+    }
+    Some(source + after)
+}
+
+/// The further methods that a policy names, sorted. Its text is searched, so a comment counts too.
+pub(super) fn further_methods(text: &str) -> Vec<&str> {
+    let named = text.match_indices(ACTION).filter_map(|(at, _)| {
+        let name = text.get(at + ACTION.len()..)?.split('"').next()?;
+        (is_action(name) && !STANDARD.iter().any(|m| m == name)).then_some(name)
+    });
+    let mut named: Vec<&str> = named.collect();
+    named.sort_unstable();
+    named.dedup();
+    named
 }
 
 fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
@@ -58,9 +108,38 @@ impl Vocabulary {
         self.validator.schema()
     }
 
+    /// The validator of a policy that names these further methods.
+    pub(super) fn validator_with(&self, further: &[&str]) -> Option<Arc<Validator>> {
+        if further.is_empty() {
+            return Some(Arc::clone(&self.validator));
+        }
+        let key = further.join(" ").into_boxed_str();
+        let mut known = self.further.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(validator) = known.get(&key) {
+            return Some(Arc::clone(validator));
+        }
+        let (schema, _) = Schema::from_cedarschema_str(&source_with(further)?).ok()?;
+        let validator = Arc::new(Validator::new(schema));
+        if known.len() >= MAX_VALIDATORS {
+            known.clear();
+        }
+        known.insert(key, Arc::clone(&validator));
+        Some(validator)
+    }
+
     /// The action at this index of [`METHODS`].
     pub(super) fn action(&self, index: usize) -> Option<&Action> {
         self.actions.get(index)
+    }
+
+    /// The action of any method.
+    pub(super) fn named_action(&self, method: &str, group: MethodGroup) -> Action {
+        let group = match group {
+            MethodGroup::Read => Some("read"),
+            MethodGroup::Write => Some("write"),
+            MethodGroup::Neither => None,
+        };
+        Action { method: uid(&self.action, method), group: group.map(|group| uid(&self.action, group)) }
     }
 
     pub(super) fn agent(&self, name: &str) -> EntityUid {
@@ -93,4 +172,35 @@ impl Vocabulary {
 /// The index of a method in [`METHODS`].
 pub(super) fn action_index(method: &Method) -> Option<usize> {
     METHODS.iter().position(|m| m == method)
+}
+
+#[cfg(test)]
+mod tests {
+    use seks_service::methods::KNOWN;
+
+    use super::*;
+
+    #[test]
+    fn the_published_schema_names_every_known_method_in_its_group() {
+        assert!(Schema::from_cedarschema_str(SOURCE).is_ok());
+        let all: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
+        let (built, _) = Schema::from_cedarschema_str(&source_with(&all).unwrap()).unwrap();
+        let (published, _) = Schema::from_cedarschema_str(SOURCE).unwrap();
+        let actions = |schema: &Schema| {
+            let mut actions: Vec<String> = schema.actions().map(ToString::to_string).collect();
+            actions.sort();
+            actions
+        };
+        assert_eq!(actions(&published), actions(&built));
+        let entities = |schema: &Schema| schema.action_entities().unwrap();
+        assert_eq!(entities(&published), entities(&built));
+    }
+
+    #[test]
+    fn a_policys_further_methods_are_found() {
+        let text = "permit (principal, action in [Seks::Action::\"LIST\", Seks::Action::\"GET\", Seks::Action::\"read\"], resource)
+            when { action == Seks::Action::\"FETCH\" || action == Seks::Action::\"LIST\" };";
+        assert_eq!(further_methods(text), ["FETCH", "LIST"]);
+        assert!(further_methods("Action::\"TRACE\" Action::\"get\" Action::\"").is_empty());
+    }
 }

@@ -1,7 +1,7 @@
 //! Policy slices: the part of a tenant's policies that applies to one agent and one service.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher as _, BuildHasherDefault},
     sync::{
         Arc, OnceLock,
@@ -12,6 +12,8 @@ use std::{
 
 use cedar_policy::{Context, Request};
 use dashmap::DashMap;
+use http::Method;
+use seks_service::methods::{MethodGroup, is_action, known_group};
 use seks_types::id::{AgentName, ServiceName};
 
 use super::{
@@ -19,7 +21,7 @@ use super::{
     budget::{CostBound, check_budget},
     cache::{self, Answer, DecisionCache, Question},
     condition::{Condition, Leaf, Truth},
-    decide::{self, Plan, evaluate_with_cedar},
+    decide::{self, Plan, PlanAction, evaluate_with_cedar},
     head::{Agents, Services},
     identity_hasher::IdentityHasher,
     parse::CheckedPolicy,
@@ -54,11 +56,15 @@ struct Shared {
     /// Bytes of all plans.
     plan_bytes: AtomicUsize,
     bound: CostBound,
+    /// Methods that the policies name beside the standard ones, sorted.
+    further_methods: Box<[Box<str>]>,
 }
 
 impl Policies {
     pub(super) fn from_checked(compiled: Vec<Arc<CheckedPolicy>>) -> Self {
-        let shared = Shared { bound: CostBound::of_policies(&compiled), ..Shared::default() };
+        let named: BTreeSet<&str> = compiled.iter().flat_map(|p| &p.further_methods).map(|m| &**m).collect();
+        let further_methods = named.into_iter().map(Into::into).collect();
+        let shared = Shared { bound: CostBound::of_policies(&compiled), further_methods, ..Shared::default() };
         Self { policies: compiled.into(), shared: shared.into(), ..Self::default() }
     }
 
@@ -109,7 +115,28 @@ pub struct PolicySlice {
     /// A plan for each of [`METHODS`] and for each answer to "does the token grant the service".
     /// Made on first use.
     plans: [[OnceLock<Plan>; 2]; METHODS.len()],
+    /// The same for further methods: for each that a policy names, and then for all others, which no
+    /// policy tells apart, by [`MethodGroup`]. Made for the first request with one.
+    further: OnceLock<Box<[[OnceLock<Plan>; 2]]>>,
 }
+
+/// Which plan decides a call.
+#[derive(Clone, Copy)]
+struct PlanIndex {
+    method: MethodIndex,
+    granted: bool,
+}
+
+#[derive(Clone, Copy)]
+enum MethodIndex {
+    /// Of [`METHODS`].
+    Standard(usize),
+    /// Of the methods that the policies name, or one behind their end.
+    Further(usize, MethodGroup),
+}
+
+/// Groups that a further method may be in.
+const GROUPS: usize = 3;
 
 impl PolicySlice {
     fn new(of: &Policies, agent: &AgentName, attributes: &BTreeMap<String, String>, service: &ServiceName) -> Self {
@@ -118,6 +145,7 @@ impl PolicySlice {
             shared: Arc::clone(&of.shared),
             subject: Subject::new(agent.clone(), attributes.clone(), service.clone()),
             plans: Default::default(),
+            further: OnceLock::new(),
         }
     }
 
@@ -132,6 +160,12 @@ impl PolicySlice {
             Answer::NeedsBody(needs) => needs,
             Answer::Decision(_) => true, // not what was asked
         }
+    }
+
+    /// Whether the decision may depend on the query.
+    #[must_use]
+    pub fn asks_for_query(&self, call: &Call<'_>) -> bool {
+        self.plan_for(call).is_some_and(Plan::asks_for_query)
     }
 
     /// Decides. A request that cannot be decided is denied.
@@ -162,8 +196,7 @@ impl PolicySlice {
 
     /// Upper bound of the time to decide.
     fn cost(&self, call: &Call<'_>) -> Duration {
-        let Some((method, granted)) = self.plan_index(call) else { return Duration::ZERO };
-        match self.plan_cell(method, granted).and_then(OnceLock::get) {
+        match self.plan_index(call).and_then(|index| self.plan_cell(index)?.get()) {
             Some(plan) => plan.cost(call),
             None => self.shared.bound.plan + self.shared.bound.decide,
         }
@@ -171,7 +204,7 @@ impl PolicySlice {
 
     /// Whether the answer is constant or cached.
     fn is_cached(&self, question: Question, call: &Call<'_>) -> bool {
-        let made = self.plan_index(call).and_then(|(method, granted)| self.plan_cell(method, granted)?.get());
+        let made = self.plan_index(call).and_then(|index| self.plan_cell(index)?.get());
         made.is_some_and(|plan| {
             plan.key(question, call).is_some_and(|key| self.shared.decisions.get(&key).is_some())
                 || (question == Question::NeedsBody && !plan.may_need_body())
@@ -196,45 +229,87 @@ impl PolicySlice {
         self.shared.decisions.bytes()
     }
 
-    /// The index of the plan. `None` when the method is no action.
-    fn plan_index(&self, call: &Call<'_>) -> Option<(usize, bool)> {
-        Some((action_index(call.method)?, call.services.contains(&self.subject.service)))
+    /// The plan of a call. `None` when the method can be no action: it is then denied.
+    fn plan_index(&self, call: &Call<'_>) -> Option<PlanIndex> {
+        let method = match action_index(call.method) {
+            Some(at) => MethodIndex::Standard(at),
+            None => self.further_index(call.method.as_str(), call.method_group)?,
+        };
+        Some(PlanIndex { method, granted: call.services.contains(&self.subject.service) })
     }
 
-    fn plan_cell(&self, method: usize, granted: bool) -> Option<&OnceLock<Plan>> {
-        self.plans.get(method)?.get(usize::from(granted))
+    fn further_index(&self, name: &str, group: MethodGroup) -> Option<MethodIndex> {
+        let named = &self.shared.further_methods;
+        let at = named.binary_search_by(|method| (**method).cmp(name)).unwrap_or(named.len());
+        is_action(name).then(|| MethodIndex::Further(at, known_group(name).unwrap_or(group)))
+    }
+
+    fn plan_cell(&self, index: PlanIndex) -> Option<&OnceLock<Plan>> {
+        let plans = match index.method {
+            MethodIndex::Standard(method) => self.plans.get(method)?,
+            MethodIndex::Further(at, group) => {
+                let count = (self.shared.further_methods.len() + 1) * GROUPS;
+                let plans = self.further.get_or_init(|| (0..count).map(|_| Default::default()).collect());
+                plans.get(at * GROUPS + group as usize)?
+            }
+        };
+        plans.get(usize::from(index.granted))
     }
 
     fn plan_for(&self, call: &Call<'_>) -> Option<&Plan> {
-        let (method, granted) = self.plan_index(call)?;
-        Some(self.plan_cell(method, granted)?.get_or_init(|| self.make_plan(method, granted)))
+        let index = self.plan_index(call)?;
+        let cell = self.plan_cell(index)?;
+        match cell.get() {
+            Some(plan) => Some(plan),
+            None => {
+                let plan = self.make_plan(index, call.method)?;
+                Some(cell.get_or_init(|| plan))
+            }
+        }
     }
 
-    fn make_plan(&self, method: usize, granted: bool) -> Plan {
-        let evaluate = |leaf: &Leaf| self.evaluate_constant_leaf(leaf, method);
-        let policies = self.policies.iter().filter(|p| self.head_covers(p, method)).map(|p| {
-            let fold = |c: &Condition| c.fold_constants(granted, &evaluate);
+    fn make_plan(&self, index: PlanIndex, method: &Method) -> Option<Plan> {
+        let vocabulary = vocabulary()?;
+        let action = match index.method {
+            MethodIndex::Standard(at) => PlanAction { action: vocabulary.action(at)?.clone(), entities: None },
+            MethodIndex::Further(_, group) => {
+                let action = vocabulary.named_action(method.as_str(), group);
+                let entities = Some(self.subject.entities_with(&action)?);
+                PlanAction { action, entities }
+            }
+        };
+        let evaluate = |leaf: &Leaf| self.evaluate_constant_leaf(leaf, &action);
+        let covers = |policy: &&Arc<CheckedPolicy>| {
+            self.head_covers(policy)
+                && match index.method {
+                    MethodIndex::Standard(at) => policy.head.has_method(at),
+                    MethodIndex::Further(..) => policy.head.has_action(&action.action),
+                }
+        };
+        let policies = self.policies.iter().filter(covers).map(|p| {
+            let fold = |c: &Condition| c.fold_constants(index.granted, &evaluate);
             decide::SlicedPolicy::new(p, fold(&p.as_sent), p.normalized.as_ref().map(fold))
         });
-        let plan = Plan::new(policies.collect(), granted);
+        let policies = policies.collect();
+        let plan = Plan::new(action, policies, index.granted);
         self.shared.plan_bytes.fetch_add(plan.node_count() * PLAN_NODE_BYTES, Relaxed);
-        plan
+        Some(plan)
     }
 
     /// Evaluates a leaf that mentions nothing of the call.
-    fn evaluate_constant_leaf(&self, leaf: &Leaf, method: usize) -> Truth {
+    fn evaluate_constant_leaf(&self, leaf: &Leaf, action: &PlanAction) -> Truth {
         let request = self.subject.entities().and_then(|entities| {
-            let action = vocabulary()?.action(method)?.method.clone();
-            Request::new(entities.agent.clone(), action, entities.service.clone(), Context::empty(), None).ok()
+            let method = action.action.method.clone();
+            Request::new(entities.agent.clone(), method, entities.service.clone(), Context::empty(), None).ok()
         });
-        match (self.subject.entities(), request) {
-            (Some(entities), Some(request)) => evaluate_with_cedar(leaf, &request, &entities.entities),
+        match (action.entities(&self.subject), request) {
+            (Some(entities), Some(request)) => evaluate_with_cedar(leaf, &request, entities),
             _ => Truth::Failed,
         }
     }
 
-    /// Whether a policy's head covers this agent, service and method.
-    fn head_covers(&self, policy: &CheckedPolicy, method: usize) -> bool {
+    /// Whether a policy's head covers this agent and service.
+    fn head_covers(&self, policy: &CheckedPolicy) -> bool {
         let head = &policy.head;
         let service = match &head.services {
             Services::Any => true,
@@ -242,7 +317,6 @@ impl PolicySlice {
             Services::None => false,
         };
         service
-            && head.has_method(method)
             && match &head.agents {
                 Agents::Any => true,
                 Agents::One(name) => **name == *self.subject.agent.as_str(),

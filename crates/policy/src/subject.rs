@@ -8,7 +8,7 @@ use std::{
 use cedar_policy::{Entities, Entity, EntityUid, RestrictedExpression};
 use seks_types::id::{AgentName, ServiceName};
 
-use super::schema::vocabulary;
+use super::schema::{Action, vocabulary};
 
 /// The attribute that lists an agent's groups: `group=a,b`.
 const GROUP: &str = "group";
@@ -51,6 +51,13 @@ impl Subject {
     /// that fails.
     pub(super) fn entities(&self) -> Option<&StaticEntities> {
         self.entities.get_or_init(|| self.make_entities()).as_ref()
+    }
+
+    /// The same with a further method, which the schema's entities don't include.
+    pub(super) fn entities_with(&self, action: &Action) -> Option<Entities> {
+        let group = action.group.iter().cloned().collect();
+        let action = Entity::new_no_attrs(action.method.clone(), group);
+        self.entities()?.entities.clone().add_entities([action], None).ok()
     }
 
     fn make_entities(&self) -> Option<StaticEntities> {

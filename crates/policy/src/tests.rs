@@ -1,5 +1,6 @@
 mod cost;
 mod equivalence;
+mod paths;
 
 use std::collections::BTreeMap;
 
@@ -45,6 +46,7 @@ impl Fixture {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         Call {
             method,
+            method_group: MethodGroup::Neither,
             path,
             query,
             token: self.token.as_str(),
@@ -84,6 +86,56 @@ fn errors(text: &str) -> Vec<String> {
 #[test]
 fn the_schema_is_the_contracts() {
     assert!(schema::vocabulary().is_some());
+}
+
+#[test]
+fn further_methods_are_actions() {
+    let method = |name: &str| Method::from_bytes(name.as_bytes()).unwrap();
+    let f = Fixture::new(
+        r#"@id("list") permit (principal, action == Seks::Action::"LIST", resource);
+           @id("reads") permit (principal, action in Seks::Action::"read", resource) when { context.path like "/r/*" };
+           @id("fetch") permit (principal, action, resource) when { action == Seks::Action::"FETCH" };
+           @id("quiet") permit (principal, action, resource) when { action in Seks::Action::"write" && context.path like "/w/*" };
+           @id("no-purge") forbid (principal, action in [Seks::Action::"PURGE"], resource);"#,
+    );
+    for (name, path, want) in [
+        ("LIST", "/x", true),
+        ("list", "/x", false),
+        ("PROPFIND", "/x", false),
+        ("PROPFIND", "/r/x", true),
+        ("LOCK", "/r/x", false),
+        ("LOCK", "/w/x", true),
+        ("PURGE", "/w/x", false),
+        ("FETCH", "/x", true),
+        ("FETCH", "/r/x", true),
+        ("OTHER", "/r/x", false),
+        ("OTHER", "/w/x", false),
+        ("GET", "/r/x", true),
+        ("GET", "/x", false),
+        ("PUT", "/w/x", true),
+    ] {
+        assert_eq!(f.ask(&method(name), path).allowed, want, "{name} {path}");
+    }
+    // What the service says of a method that the schema doesn't know.
+    let in_group = |name: &str, path, method_group| {
+        let method = method(name);
+        f.slice().decide(&Call { method_group, ..f.call(&method, path) }).allowed
+    };
+    assert!(in_group("OTHER", "/r/x", MethodGroup::Read) && !in_group("OTHER", "/w/x", MethodGroup::Read));
+    assert!(in_group("OTHER", "/w/x", MethodGroup::Write) && !in_group("OTHER", "/r/x", MethodGroup::Write));
+    assert!(!in_group("LOCK", "/r/x", MethodGroup::Read), "known methods have their group");
+    assert!(Fixture::new(GRANTED_SERVICES).ask(&method("ANY"), "/").allowed);
+
+    let typo = "@id(\"a\") permit (principal, action == Seks::Action::\"GTE\", resource);";
+    assert_eq!(custom_methods(typo), [(1, "GTE".to_owned())]);
+    assert!(custom_methods("@id(\"a\") permit (principal, action == Seks::Action::\"LIST\", resource);").is_empty());
+    let lower = "@id(\"a\") permit (principal, action == Seks::Action::\"list\", resource);";
+    assert!(errors(lower)[0].contains("list"), "{:?}", errors(lower));
+    assert_eq!(
+        errors(typo),
+        ["line 1: unknown action `GTE`: a method of no service; list it in a service's `methods` first"]
+    );
+    assert!(parse_file_with(typo, |method| method == "GTE").is_ok());
 }
 
 #[test]

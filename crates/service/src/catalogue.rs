@@ -61,7 +61,7 @@ mod tests {
     use super::*;
     use crate::{
         InjectionSite, Service, TokenSlot,
-        request::Target,
+        request::{PathRules, Target},
         test_call::{TestCall, Verdict},
     };
 
@@ -186,7 +186,7 @@ mod tests {
         assert!(matches!(service("twilio").injection.as_slice(), [InjectionSite::Basic(_)]));
         assert_eq!(service("datadog").fields, ["api_key", "app_key"]);
         assert_eq!(service("supabase").injection.len(), 2);
-        assert!(service("gitlab").allow_encoded_slash);
+        assert!(service("gitlab").path_rules.allow(PathRules::ENCODED_SLASH));
         assert!(find("shopify").unwrap().needs_upstream() && !find("openai").unwrap().needs_upstream());
     }
 

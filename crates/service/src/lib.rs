@@ -5,6 +5,8 @@
 //! and again when a node loads it. Nothing parses it again on the request path.
 
 pub mod catalogue;
+mod challenge;
+mod denied_path;
 pub mod destination;
 #[cfg(test)]
 #[path = "../../../tests/fuzz/run.rs"]
@@ -18,7 +20,9 @@ pub mod destination;
     reason = "shared by the tests of several crates"
 )]
 mod fuzz;
+pub mod methods;
 mod options;
+mod passed;
 pub mod request;
 pub mod sigv4;
 pub mod spec;
@@ -28,19 +32,22 @@ pub mod upstream;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue};
 use seks_network::address::Networks;
 use seks_proto::wire;
 use seks_types::id::{NameError, ServiceName, TenantName};
 
 pub use self::{
+    denied_path::DeniedPath,
     destination::record_destination,
+    methods::FurtherMethod,
     options::McpSource,
+    passed::Passed,
     sigv4::SigV4,
     template::{Template, TemplateError},
     upstream::{Upstream, UpstreamError},
 };
-use crate::request::normalize;
+use crate::request::PathRules;
 
 /// The service whose credential is a tenant's interception CA. A token that grants it may use
 /// HTTPS_PROXY mode, and its nodes receive the CA. It is no upstream: nodes send nothing to it. Its
@@ -132,8 +139,15 @@ pub struct Service {
     pub private_networks: Networks,
     /// PEM roots that replace the system's, unless empty.
     pub upstream_ca_pem: String,
-    /// Accepts `%2F` in paths. Policies see the bytes that are sent.
-    pub allow_encoded_slash: bool,
+    /// What paths may hold beyond what every server reads alike. Policies see the bytes that are
+    /// sent.
+    pub path_rules: PathRules,
+    /// Methods that are accepted beside [`methods::STANDARD`].
+    pub methods: Vec<FurtherMethod>,
+    /// Headers and cookies that are forwarded only because the service says so.
+    pub passed: Passed,
+    /// Accepts `X-HTTP-Method-Override` and its kind on a `POST`. Both methods must be permitted.
+    pub allow_method_override: bool,
     /// Forwards `Range`.
     pub allow_range: bool,
     /// Permits requests to switch to WebSocket.
@@ -192,8 +206,9 @@ pub enum TokenSlot {
     Query(String),
     /// `Authorization: Basic`, with the token as user, password or either.
     Basic(BasicPart),
-    /// The path's first segment, as the text before and after the token (`bot` and `""` for
-    /// `/bot{token}`).
+    /// A segment at the beginning of the path, as the text before and after the token (`bot` and `""`
+    /// for `/bot{token}`, `file/bot` and `""` for `/file/bot{token}`). The credential is written in
+    /// its place, behind the segments before it.
     Path(String, String),
     /// `Sec-WebSocket-Protocol`: one value is this prefix followed by the token.
     Subprotocol(String),
@@ -211,17 +226,6 @@ pub enum BasicPart {
     Password,
     /// Either part, but not both.
     Either,
-}
-
-/// `METHOD /path`. `*` matches a segment or a part of one, and a final `/**` matches any rest. The
-/// method may be `*`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeniedPath {
-    /// `None` for any method.
-    pub method: Option<Method>,
-    /// Segments without the leading slash. `*` matches any text within one. A last `**` matches any
-    /// number of segments, including none.
-    pub segments: Vec<String>,
 }
 
 /// Why a service definition is invalid.
@@ -287,10 +291,18 @@ impl TryFrom<&wire::Service> for Service {
             return Err(invalid("tunnel_other_hosts", "only `seks-interception` can have it"));
         }
         test_call::TestCall::parse(&wire.test)?; // for operators; nodes do not keep it
+        let behind_segments = |slot: &TokenSlot| matches!(slot, TokenSlot::Path(before, _) if before.contains('/'));
+        if !wire.base_path.is_empty() && slots.iter().any(behind_segments) {
+            return Err(invalid("slots", "a path slot of several segments excludes `base_path`"));
+        }
         if sigv4.is_some() != slots.contains(&TokenSlot::AwsSigV4) || (sigv4.is_some() && slots.len() > 1) {
             return Err(invalid("slots", "a service whose requests are signed has exactly the slot aws_sigv4"));
         }
         let headers = wire.headers.iter().map(|(n, v)| fixed_header(n, v)).collect::<Result<_, _>>()?;
+        let path_rules = PathRules::parse(&wire.allow_in_paths)?
+            .and(if wire.allow_encoded_slash { PathRules::ENCODED_SLASH } else { PathRules::NONE })
+            .and(if sigv4.as_ref().is_some_and(SigV4::has_object_keys) { PathRules::ANY } else { PathRules::NONE });
+        let passed = Passed::parse(&wire.pass_headers, &wire.pass_cookies, &injection, &slots)?;
         Ok(Self {
             tenant,
             name,
@@ -304,7 +316,10 @@ impl TryFrom<&wire::Service> for Service {
             allow_private,
             private_networks,
             upstream_ca_pem: wire.upstream_ca_pem.clone(),
-            allow_encoded_slash: wire.allow_encoded_slash,
+            path_rules,
+            methods: methods::parse(&wire.methods)?,
+            passed,
+            allow_method_override: wire.allow_method_override,
             allow_range: wire.allow_range,
             allow_websocket: wire.allow_websocket,
             http2: wire.http2,
@@ -379,7 +394,8 @@ const FORBIDDEN_HEADERS: &[&str] = &[
 fn header_name(key: &'static str, name: &str) -> Result<HeaderName, ServiceError> {
     let parsed = HeaderName::from_bytes(name.as_bytes())
         .map_err(|_| invalid(key, format!("`{name}` is not a valid header name")))?;
-    if FORBIDDEN_HEADERS.contains(&parsed.as_str()) || parsed.as_str().contains('_') {
+    // Some servers read `_` as `-`, so such a name must not reach a forbidden one either.
+    if FORBIDDEN_HEADERS.contains(&parsed.as_str().replace('_', "-").as_str()) {
         return Err(invalid(key, format!("a service must not set `{name}`")));
     }
     Ok(parsed)
@@ -468,8 +484,11 @@ impl TryFrom<&wire::TokenSlot> for TokenSlot {
                 let split = t.strip_prefix('/').and_then(|t| t.split_once("{token}"));
                 let (before, after) = split.ok_or_else(|| invalid("slots", "a path slot is `/…{token}…`"))?;
                 let plain = |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:".contains(&b));
-                if !plain(before) || !plain(after) {
-                    return Err(invalid("slots", "a path slot is one plain segment"));
+                let (directories, own) = before.rsplit_once('/').unwrap_or(("", before));
+                let segment = |s: &str| !s.is_empty() && s != "." && s != ".." && plain(s);
+                let directories_ok = !before.contains('/') || directories.split('/').all(segment);
+                if !plain(own) || !plain(after) || !directories_ok {
+                    return Err(invalid("slots", "a path slot is a plain segment, after plain segments or none"));
                 }
                 Self::Path(before.into(), after.into())
             }
@@ -481,62 +500,6 @@ impl TryFrom<&wire::TokenSlot> for TokenSlot {
             At::AwsSigv4(false) => return Err(invalid("slots", "a slot must name a place")),
         })
     }
-}
-
-impl DeniedPath {
-    /// Parses `"POST /v1/organization/api_keys"`.
-    ///
-    /// # Errors
-    /// When the text has another form.
-    pub fn parse(text: &str) -> Result<Self, ServiceError> {
-        let wrong = || invalid("denied_paths", format!("`{text}` is not `METHOD /path`"));
-        let (method, path) = text.split_once(' ').ok_or_else(wrong)?;
-        let method =
-            if method == "*" { None } else { Some(Method::from_bytes(method.as_bytes()).map_err(|_| wrong())?) };
-        let segments: Vec<String> = path.strip_prefix('/').ok_or_else(wrong)?.split('/').map(Into::into).collect();
-        let last = segments.len() - 1;
-        let stars = |s: &str| s.bytes().filter(|b| *b == b'*').count();
-        if segments.iter().enumerate().any(|(i, s)| s.is_empty() || (stars(s) > 1 && (s != "**" || i != last))) {
-            return Err(wrong());
-        }
-        Ok(Self { method, segments })
-    }
-
-    /// Whether a request matches, in any spelling. APIs differ in whether they ignore case and when
-    /// they decode escapes, so both are ignored here. The node has refused path parameters, doubled
-    /// slashes and needless escapes earlier.
-    #[must_use]
-    pub fn matches(&self, method: &Method, path: &str) -> bool {
-        self.method.as_ref().is_none_or(|m| m == method)
-            && (self.matches_segments(path)
-                || (path.contains('%') && self.matches_segments(&normalize::normalized_path(path))))
-    }
-
-    fn matches_segments(&self, path: &str) -> bool {
-        let mut path = path.trim_start_matches('/').trim_end_matches('/').split('/');
-        for segment in &self.segments {
-            if segment == "**" {
-                return true;
-            }
-            if !path.next().is_some_and(|have| matches_segment(segment, have)) {
-                return false;
-            }
-        }
-        path.next().is_none()
-    }
-}
-
-/// Matches one segment. `*` matches any part of it, at most once: `*:generateAccessToken`.
-fn matches_segment(pattern: &str, have: &str) -> bool {
-    let first = |text: &str| text.as_bytes().first().map(u8::to_ascii_lowercase);
-    if !pattern.starts_with('*') && first(pattern) != first(have) {
-        return false; // nearly every path, at every pattern
-    }
-    let Some((before, after)) = pattern.split_once('*') else { return have.eq_ignore_ascii_case(pattern) };
-    let edge = |part: Option<&str>, want: &str| part.is_some_and(|p| p.eq_ignore_ascii_case(want));
-    have.len() >= before.len() + after.len()
-        && edge(have.get(..before.len()), before)
-        && edge(have.get(have.len() - after.len()..), after)
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //! query that policies see and the upstream receives. [`BodyFacts`] are the body's fields that
 //! policies may use.
 //!
-//! Both refuse instead of repairing. A target that two servers could read differently never leaves
-//! the node. A body that two parsers could read differently counts as not inspected.
+//! Both refuse instead of repairing. A target that two servers could read differently leaves the
+//! node only for a service that allows it, and policies are decided on every reading. A body that two parsers could read differently counts as not inspected.
 
 mod body;
 #[cfg(test)]
@@ -11,6 +11,7 @@ mod fuzz;
 mod json_names;
 mod mcp;
 pub mod normalize;
+mod path_rules;
 mod query;
 mod target;
 mod target_error;
@@ -18,8 +19,9 @@ mod target_error;
 pub use self::{
     body::BodyFacts,
     mcp::{McpCall, UnreadableMcp},
+    path_rules::PathRules,
     query::{QueryParameter, query_names},
-    target::Target,
+    target::{Target, without_base_slash},
     target_error::TargetError,
 };
 

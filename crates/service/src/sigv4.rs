@@ -58,6 +58,13 @@ impl SigV4 {
         !matches!(self.service.as_str(), "s3" | "s3-outposts" | "s3-object-lambda" | "s3express")
     }
 
+    /// Whether paths hold keys of objects, which may be any text: S3 and the stores that speak its
+    /// protocol.
+    #[must_use]
+    pub fn has_object_keys(&self) -> bool {
+        !self.escapes_path_twice()
+    }
+
     /// Whether requests may leave the body unsigned, or state in `x-amz-content-sha256` which part
     /// of it is signed.
     #[must_use]
@@ -112,7 +119,7 @@ impl ActionPattern {
     /// Whether the action matches. Case is ignored.
     #[must_use]
     pub fn matches(&self, action: &str) -> bool {
-        super::matches_segment(&self.0, action)
+        super::denied_path::matches_segment(&self.0, action)
     }
 }
 

@@ -75,6 +75,25 @@ pub struct ServiceSpec {
     /// Accepts `%2F` in paths.
     #[serde(skip_serializing_if = "is_false")]
     pub allow_encoded_slash: bool,
+    /// What paths may hold beyond what every server reads alike: `utf8`, `percent` (`%25`),
+    /// `semicolon`, `empty_segment` (`//`), `backslash` (`%5C`), `control` (`%01` to `%1F`, `%7F`),
+    /// or `any`, with which `%2F` is accepted too. Default: none; for S3 `any`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_in_paths: Vec<String>,
+    /// Methods that are accepted beside `GET`, `HEAD`, `OPTIONS`, `POST`, `PUT`, `PATCH` and
+    /// `DELETE`. One that the policy schema doesn't know may name its group: `FETCH:read`,
+    /// `STORE:write`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// Headers with `_` in their names that are forwarded. All others are dropped.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pass_headers: Vec<String>,
+    /// Names of cookies that are forwarded. All others are dropped.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pass_cookies: Vec<String>,
+    /// Accepts `X-HTTP-Method-Override` and its kind on a `POST`. Both methods must be permitted.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_method_override: bool,
     /// Forwards `Range`.
     #[serde(skip_serializing_if = "is_false")]
     pub allow_range: bool,
@@ -179,6 +198,11 @@ impl ServiceSpec {
             client_ca_pem: String::new(), // the control plane makes it
             upstream_ca_pem: self.upstream_ca_pem.clone(),
             allow_encoded_slash: self.allow_encoded_slash,
+            allow_in_paths: self.allow_in_paths.clone(),
+            methods: self.methods.clone(),
+            pass_headers: self.pass_headers.clone(),
+            pass_cookies: self.pass_cookies.clone(),
+            allow_method_override: self.allow_method_override,
             allow_range: self.allow_range,
             allow_websocket: self.allow_websocket,
             http2: self.http2,
@@ -248,6 +272,11 @@ impl From<&wire::Service> for ServiceSpec {
                 .then(|| Duration::from_millis(service.first_byte_timeout_ms.into())),
             idle_timeout: (service.idle_timeout_ms > 0).then(|| Duration::from_millis(service.idle_timeout_ms.into())),
             allow_encoded_slash: service.allow_encoded_slash,
+            allow_in_paths: service.allow_in_paths.clone(),
+            methods: service.methods.clone(),
+            pass_headers: service.pass_headers.clone(),
+            pass_cookies: service.pass_cookies.clone(),
+            allow_method_override: service.allow_method_override,
             allow_range: service.allow_range,
             allow_websocket: service.allow_websocket,
             http2: service.http2,

@@ -101,8 +101,8 @@ pub enum Malformed {
 }
 
 /// Finds the token in a value that an SDK sent. It is the whole value, or follows a vendor's prefix
-/// (`sk-ant-seks_token_…`). The prefix has at most 32 letters, digits, `-`, `_`, `.` and `=`
-/// (`Token token=…`). Grammar and checksum are checked before any lookup.
+/// (`sk-ant-seks_token_…`). The prefix has at most 32 letters, digits, `-`, `_`, `.`, `=` (`Token
+/// token=…`) and `:` (`123456789:seks_token_…`, a Telegram bot's). Grammar and checksum are checked before any lookup.
 ///
 /// # Errors
 /// Whether the value is foreign or a damaged token. The error never holds the value.
@@ -110,8 +110,8 @@ pub fn parse(value: &[u8]) -> Result<Digest, Malformed> {
     let start = value.len().checked_sub(LEN);
     let token = start.and_then(|at| value.get(at..)).unwrap_or_default();
     let shape = start.and_then(|at| value.get(..at)).unwrap_or_default();
-    let shape_ok =
-        shape.len() <= 32 && shape.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'='));
+    let in_shape = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'=' | b':');
+    let shape_ok = shape.len() <= 32 && shape.iter().all(in_shape);
     let (Some(rest), true) = (token.strip_prefix(PREFIX.as_bytes()), shape_ok) else {
         let looks_ours = memchr::memmem::find(value, PREFIX.as_bytes()).is_some();
         return Err(if looks_ours { Malformed::Damaged } else { Malformed::NotOurs });
@@ -127,21 +127,57 @@ pub fn parse(value: &[u8]) -> Result<Digest, Malformed> {
 /// The vendor's prefix of a `--shape`. SDKs that check their key's form accept the token with it.
 #[must_use]
 pub fn shape_prefix(shape: &str) -> Option<&'static str> {
-    Some(match shape {
-        "" => "",
-        "openai" => "sk-",
-        "anthropic" => "sk-ant-",
-        "github" => "ghp_",
-        "google" => "AIza",
-        "slack" => "xoxb-",
-        "stripe" => "sk_test_",
-        "groq" => "gsk_",
-        _ => return None,
-    })
+    if shape.is_empty() {
+        return Some("");
+    }
+    PREFIXES.iter().find(|(name, _)| *name == shape).map(|(_, prefix)| *prefix)
 }
 
+/// Prefixes that vendors give their keys, by the name of the shape.
+///
+/// Clients that check: googlemaps (`AIza`), python-telegram-bot, aiogram and pyTelegramBotAPI
+/// (`DIGITS:`), @sendgrid/mail (`SG.`), slack-cli (`xoxb-`, `xapp-`), stripe-cli (`sk_test_`), octokit
+/// (the kind of token by `ghs_` or `ghu_`), serenity (three parts with dots), LiteLLM (`sk-`).
+const PREFIXES: &[(&str, &str)] = &[
+    ("openai", "sk-"),
+    ("anthropic", "sk-ant-"),
+    ("github", "ghp_"),
+    ("google", "AIza"),
+    ("slack", "xoxb-"),
+    ("stripe", "sk_test_"),
+    ("groq", "gsk_"),
+    ("discord", "MTIzNDU2Nzg5MDEyMzQ1Njc4.GabcdE."),
+    ("gitlab", "glpat-"),
+    ("huggingface", "hf_"),
+    ("openrouter", "sk-or-v1-"),
+    ("sendgrid", "SG."),
+    ("shopify", "shpat_"),
+    ("slack-app", "xapp-"),
+    ("telegram", "123456789:"),
+    ("twilio", "SK"),
+    ("vault", "hvs."),
+];
+
 /// The shapes of [`shape_prefix`], for help and errors.
-pub const SHAPES: &[&str] = &["openai", "anthropic", "github", "google", "slack", "stripe", "groq"];
+pub const SHAPES: &[&str] = &[
+    "openai",
+    "anthropic",
+    "github",
+    "google",
+    "slack",
+    "stripe",
+    "groq",
+    "discord",
+    "gitlab",
+    "huggingface",
+    "openrouter",
+    "sendgrid",
+    "shopify",
+    "slack-app",
+    "telegram",
+    "twilio",
+    "vault",
+];
 
 fn checksum_of(body: &[u8]) -> [u8; CHECKSUM_CHARS] {
     let mut crc = crc32fast::Hasher::new();
@@ -217,6 +253,7 @@ mod tests {
     #[test]
     fn a_vendor_shape_is_looked_through() {
         let token = FreshToken::generate().unwrap();
+        assert_eq!(SHAPES.len(), PREFIXES.len());
         for shape in SHAPES {
             let shaped = format!("{}{}", shape_prefix(shape).unwrap(), token.as_str());
             assert_eq!(parse(shaped.as_bytes()), Ok(token.digest()), "{shape}");

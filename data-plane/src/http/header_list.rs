@@ -11,7 +11,7 @@ pub struct HeaderList(Vec<(HeaderName, HeaderValue)>);
 
 impl HeaderList {
     /// Takes over the fields of `headers` that are to be kept; there will be some `more`.
-    pub fn kept_of(headers: HeaderMap, more: usize, keep: impl Fn(&HeaderName, &HeaderValue) -> bool) -> Self {
+    pub fn kept_of(headers: HeaderMap, more: usize, mut keep: impl FnMut(&HeaderName, &HeaderValue) -> bool) -> Self {
         let mut fields = Vec::with_capacity(headers.len() + more);
         let mut named: Option<HeaderName> = None;
         for (name, value) in headers {

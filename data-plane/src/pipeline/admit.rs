@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use http::{Method, StatusCode, Uri, Version, header, request::Parts};
 use http_body::Body as _;
+use seks_service::methods;
 use seks_types::token::Digest;
 
 use super::{
@@ -156,11 +157,13 @@ fn check_sizes(parts: &Parts, body: &RequestBody, limits: &Limits) -> Result<(),
     Ok(())
 }
 
+/// A method that some service may take. Whether the named one does is known when the token is ([`authorize`](super::authorize)).
 fn check_method(method: &Method) -> Result<(), Refusal> {
     match *method {
         Method::GET | Method::HEAD | Method::OPTIONS | Method::POST | Method::PUT | Method::PATCH | Method::DELETE => {
             Ok(())
         }
+        _ if methods::is_action(method.as_str()) => Ok(()),
         _ => Err(Refusal::invalid("the method is not one that a service can be called with")
             .with_status(StatusCode::METHOD_NOT_ALLOWED)),
     }
@@ -199,7 +202,10 @@ fn direct(parts: &Parts, name: &str, hosts: &Hosts) -> Result<Route, Refusal> {
 }
 
 fn misdirected() -> Refusal {
-    Refusal::invalid("this node doesn't answer to that Host").with_status(StatusCode::MISDIRECTED_REQUEST)
+    Refusal::invalid(
+        "this node doesn't answer to that Host, which needs to be in `[proxy] hosts` of its configuration, or in `--host` of `seks dev`",
+    )
+    .with_status(StatusCode::MISDIRECTED_REQUEST)
 }
 
 /// Fields that a `Connection` header may not make hop-by-hop: who drops them changes what the message is.

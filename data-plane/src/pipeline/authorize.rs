@@ -5,16 +5,16 @@
 
 mod decided;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use seks_policy::{Body, Call, Decision, Policies, PolicySlice};
 use seks_service::{
-    INTERCEPTION, McpSource, Service,
-    request::{BodyFacts, McpCall, Target, TargetError},
+    INTERCEPTION, McpSource, Service, TokenSlot,
+    request::{BodyFacts, McpCall, Target, without_base_slash},
 };
 use seks_types::id::{PolicyId, TenantName};
 
@@ -24,7 +24,9 @@ use super::{
     caller::Caller,
     facts::Facts,
     lookup::{self, Identified},
+    meaning::method_override,
     refusal::Refusal,
+    route::Naming,
     shared_limits::SharedLimits,
     sigv4::{self, PresentedSignature, SeenBody, Signed},
     token,
@@ -64,21 +66,31 @@ pub(crate) struct Permitted {
 /// Path and query of the upstream request in one piece of text.
 pub(crate) struct UpstreamTarget {
     pub(crate) text: String,
+    /// Where the query begins.
     pub(crate) path: usize,
+    /// Where the credential goes, if it goes into the path: behind the segments that came before the token's.
+    pub(crate) credential: usize,
 }
 
 impl UpstreamTarget {
-    /// Path and query as they will be sent: canonical, base path included, without the agent's token and without whatever
-    /// stands where the credential goes.
-    fn read(identified: &Identified, service: &ServiceEntry) -> Result<Self, Refusal> {
-        let mut rest = identified.admitted.rest();
-        if identified.in_path {
-            // `/bot{token}/sendMessage`: the segment is the agent's credential, the upstream's is put there instead.
-            let behind = rest.trim_start_matches('/');
-            rest = behind.find(['/', '?']).and_then(|at| behind.get(at..)).unwrap_or_default();
+    /// Path and query as they will be sent: base path included, without the agent's token and without whatever stands where the
+    /// credential goes. Beside them the method that the agent asks for instead of the request's own.
+    fn read(identified: &Identified, service: &ServiceEntry) -> Result<(Self, Option<Method>), Refusal> {
+        let rest = without_token(identified, service)?;
+        // In HTTPS_PROXY mode there is no base URL of ours, and what is asked for is what the upstream would have got.
+        let rest = match identified.admitted.form() {
+            Naming::Path | Naming::Host => without_base_slash(service, &rest),
+            Naming::Forward => Cow::Borrowed(&*rest),
+        };
+        let target = Target::parse(service, &rest).map_err(|e| Refusal::invalid(e.text()))?;
+        let parts = &identified.admitted.parts;
+        let overriding = method_override(&parts.method, &parts.headers, &target, service)?;
+        if identified.has_other_tokens && token::has_token(target.path().as_bytes()) {
+            return Err(Refusal::invalid("the path holds a token where the service takes none"));
         }
-        let target = Target::parse(service, rest).map_err(|e| Refusal::invalid(target_detail(e)))?;
-        Ok(Self::new(&target, service, identified.has_other_tokens))
+        let mut line = Self::new(&target, service, identified.has_other_tokens);
+        line.credential = identified.in_path.unwrap_or_default();
+        Ok((line, overriding))
     }
 
     fn new(target: &Target<'_>, service: &Service, has_other_tokens: bool) -> Self {
@@ -99,7 +111,7 @@ impl UpstreamTarget {
             text.push_str(pair.raw);
             separator = '&';
         }
-        Self { text, path }
+        Self { text, path, credential: 0 }
     }
 
     fn path(&self) -> &str {
@@ -115,6 +127,33 @@ impl UpstreamTarget {
 /// would be refused.
 pub(super) fn upstream_target(service: &Service, rest: &str) -> Option<String> {
     Target::parse(service, rest).ok().map(|target| UpstreamTarget::new(&target, service, false).text)
+}
+
+/// What the agent asks of the service, without the segment of the path that holds the token: `/bot{token}/sendMessage`. The
+/// credential's segment is put there instead.
+fn without_token<'a>(identified: &'a Identified, service: &ServiceEntry) -> Result<Cow<'a, str>, Refusal> {
+    let rest = identified.admitted.rest();
+    let Some(kept) = identified.in_path else { return Ok(Cow::Borrowed(rest)) };
+    let behind = rest.trim_start_matches('/');
+    let end = behind.get(kept..).and_then(|own| own.find(['/', '?'])).map_or(behind.len(), |end| kept + end);
+    let after = behind.get(end..).unwrap_or_default();
+    // `/file/bot{token}/x` is decided on as `/file/x`, so nothing else may be.
+    let imitates = |slot: &TokenSlot| match slot {
+        TokenSlot::Path(before, _) => before.rsplit_once('/').is_some_and(|(directories, _)| {
+            after
+                .strip_prefix('/')
+                .and_then(|after| after.strip_prefix(directories))
+                .is_some_and(|a| a.is_empty() || a.starts_with('/'))
+        }),
+        _ => false,
+    };
+    match behind.get(..kept).and_then(|segments| segments.strip_suffix('/')) {
+        Some(segments) => Ok(Cow::Owned(format!("/{segments}{after}"))),
+        None if service.slots.iter().any(imitates) => {
+            Err(Refusal::invalid("the path behind the token begins like another one of the service's"))
+        }
+        None => Ok(Cow::Borrowed(after)),
+    }
 }
 
 /// Permits a request, or says why not.
@@ -140,7 +179,10 @@ pub(crate) async fn call(
     if identified.admitted.websocket && !service.allow_websocket {
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service does not allow WebSocket"));
     }
-    let line = UpstreamTarget::read(&identified, &service)?;
+    let Some(method_group) = service.method_group(&identified.admitted.parts.method) else {
+        return Err(Refusal::method_not_listed(&service));
+    };
+    let (line, overriding) = UpstreamTarget::read(&identified, &service)?;
     if let Some(url) = &identified.signed_url {
         let fields = credential.open_for(&service).map_err(|_| Code::UpstreamUnreachable)?;
         url.verify(&fields, service.name.as_str(), &line.text, caller.now)?;
@@ -152,12 +194,14 @@ pub(crate) async fn call(
         (body, signed) = Box::pin(verify(&identified, who, body, caller, bounds, record)).await?;
     }
     let parts = &identified.admitted.parts;
-    if service.denied_paths.iter().any(|d| d.matches(&parts.method, line.path())) {
+    let is_denied = |method: &Method| service.denied_paths.iter().any(|d| d.matches(method, line.path()));
+    if is_denied(&parts.method) || overriding.as_ref().is_some_and(is_denied) {
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service refuses endpoints that hand out keys"));
     }
     let slice = slice_for(&identified, &service).await?;
     let mut call = Call {
         method: &parts.method,
+        method_group,
         path: line.path(),
         query: line.query(),
         token: token.id(),
@@ -167,7 +211,12 @@ pub(crate) async fn call(
         body: Body::NotRead,
         mcp: service.mcp.is_some(),
     };
-    let (body, facts) = match bounds.needs_body(&slice, &call, &token).await? {
+    let needs_body = bounds.needs_body(&slice, &call, &token).await?
+        || match &overriding {
+            Some(method) => bounds.needs_body(&slice, &overridden(&call, &service, method)?, &token).await?,
+            None => false,
+        };
+    let (body, facts) = match needs_body {
         false => (body.pass_on(fields::is_grpc(parts.version, &parts.headers), bounds, record)?, None),
         true => {
             let read_as = ReadAs { headers: &parts.headers, mcp: service.mcp };
@@ -181,12 +230,29 @@ pub(crate) async fn call(
     let decision = bounds.decide(&slice, &call, &token, facts.as_ref()).await?;
     let permit = decide(decision, record)
         .map_err(|refusal| if unreadable { refusal.with_more_detail(UNREADABLE_MCP) } else { refusal })?;
+    if let Some(method) = &overriding {
+        let call = overridden(&call, &service, method)?;
+        if slice.asks_for_query(&call) {
+            return Err(Refusal::from(Code::PolicyDenied).with_detail(QUERY_IN_BODY));
+        }
+        decide(bounds.decide(&slice, &call, &token, facts.as_ref()).await?, record)?;
+    }
     record.credential(&credential.name, credential.version);
     let facts = facts.unwrap_or(if matches!(body, Upload::Empty) { Facts::Absent } else { Facts::Opaque });
     let websocket = identified.admitted.websocket;
-    let decided =
-        Box::new(DecidedOn::new(&service, &parts.method, &line, caller, facts, (&credential, grace), websocket));
+    let methods = (parts.method.clone(), overriding);
+    let decided = Box::new(DecidedOn::new(&service, methods, &line, caller, facts, (&credential, grace), websocket));
     Ok(Permitted { _permit: permit, service, credential, line, body, signed, decided, identified })
+}
+
+/// Google's clients send a GET whose URL is too long as a POST, and its query as a form.
+const QUERY_IN_BODY: &str =
+    "a policy asks for the query, which a request with an overridden method may hold in its body";
+
+/// The call as a server reads it that honours the overriding method.
+fn overridden<'a>(call: &Call<'a>, service: &ServiceEntry, method: &'a Method) -> Result<Call<'a>, Refusal> {
+    let method_group = service.method_group(method).ok_or_else(|| Refusal::method_not_listed(service))?;
+    Ok(Call { method, method_group, ..call.clone() })
 }
 
 /// The agent can't do anything about it, but whoever reads its log can.
@@ -450,22 +516,5 @@ impl From<UploadError> for Refusal {
                 Self::from(Code::TokenMalformed).with_detail("the body is not the one that was signed")
             }
         }
-    }
-}
-
-/// A fixed text for each way in which a target can be wrong.
-fn target_detail(error: TargetError) -> &'static str {
-    match error {
-        TargetError::NotAbsolute => "the path does not begin with `/`",
-        TargetError::Control => "the path or query holds a control character",
-        TargetError::Character => "the path or query holds a character that must be escaped",
-        TargetError::NonAscii => "the path or query holds a character beyond ASCII",
-        TargetError::BadEscape => "the path or query holds a `%` without two hexadecimal digits",
-        TargetError::NeedlessEscape => "the path holds a needless or double escape",
-        TargetError::EscapedSlash => "the path holds an escaped slash or backslash",
-        TargetError::DotSegment => "the path holds a dot segment",
-        TargetError::EmptySegment => "the path holds an empty segment",
-        TargetError::PathParameter => "the path holds a path parameter (`;`)",
-        TargetError::MethodOverride => "the query overrides the method",
     }
 }

@@ -1,6 +1,6 @@
 //! Stage 4, `connect`: takes a connection from the pool of exactly this service and this version of its credential.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::{audit::Record, authorize::Permitted, prepared::PreparedInjection, refusal::Refusal};
 use crate::{
@@ -38,11 +38,13 @@ pub(crate) async fn call(
         });
         PoolHooks { is_current, gauge }
     };
+    let began = Instant::now();
     let connection = if permitted.identified.admitted.websocket {
         upstreams.connect_to_switch(key, service, hooks).await
     } else {
         upstreams.connect(key, service, hooks).await
     };
+    record.waited_for_connection(began.elapsed());
     let connection = connection.map_err(|error| {
         let refusal = Refusal::from(error);
         record.upstream_failed(&refusal);

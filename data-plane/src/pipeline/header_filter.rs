@@ -1,10 +1,14 @@
 //! Which header fields cross the node, in either direction.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
-use seks_service::{Service, TokenSlot};
+use seks_service::{InjectionSite, Service, TokenSlot};
 
-use super::token;
-use crate::http::{HeaderList, fields};
+use super::{meaning::overrides_method, token};
+use crate::{
+    http::{HeaderList, fields},
+    telemetry::DROPPED_KINDS,
+};
 
 /// Never passed on to an upstream, beside [`token::CREDENTIAL_HEADERS`]: the connection's own, those that claim to say who
 /// asks, those that make one request another, and what is the node's to say. In order: it is searched by halves.
@@ -27,15 +31,14 @@ const NEVER_SENT: &[&str] = &[
     "via",
     "x-client-ip",
     "x-cluster-client-ip",
+    "x-envoy-original-path",
     "x-host",
-    "x-method-override",
     "x-real-ip",
-    "x-rewrite-url",
 ];
 
 /// The same by prefix.
 const NEVER_SENT_PREFIXES: &[&str] =
-    &["x-forwarded-", "x-original-", "x-rewrite-", "x-http-method", "x-seks-", "proxy-", "sec-websocket-"];
+    &["x-forwarded-", "x-original-", "x-rewrite-", "x-seks-", "proxy-", "sec-websocket-"];
 
 /// Fields that the node adds itself: `Host`, `Accept-Encoding`, `traceparent`, and a few of rare kinds.
 const OURS: usize = 4;
@@ -53,15 +56,93 @@ const NEVER_RETURNED: &[&str] = &[
 ];
 
 /// What an upstream may get of an agent's headers: all but [`NEVER_SENT`], what `Connection` names, names that some servers fold
-/// into others (`_`), every place where a token or another credential may stand, and any value with a token in it.
-pub(crate) fn request(headers: HeaderMap, service: &Service, has_other_tokens: bool) -> HeaderList {
+/// into others (`_`), every place where a token or another credential may stand, and any value with a token in it. A service may
+/// name headers with `_` and cookies that it takes nevertheless.
+pub(crate) fn request(headers: HeaderMap, service: &Service, has_other_tokens: bool) -> (HeaderList, DroppedHeaders) {
     // `keep-alive` is dropped anyway, and is what nearly all of them say.
     let named = fields::connection_names(&headers).filter(|n| !n.eq_ignore_ascii_case("keep-alive"));
     let named: Vec<HeaderName> = named.filter_map(|n| HeaderName::from_bytes(n.as_bytes()).ok()).collect();
-    HeaderList::kept_of(headers, OURS + service.headers.len() + service.injection.len(), |name, value| {
-        let dropped = is_dropped(name, service) || named.contains(name);
-        !(dropped || (has_other_tokens && token::has_token(value.as_bytes())))
-    })
+    let mut dropped = DroppedHeaders::default();
+    let cookie = match service.passed.cookies.as_slice() {
+        [] => None,
+        names => passed_cookies(&headers, names, &mut dropped),
+    };
+    let more = OURS + service.headers.len() + service.injection.len();
+    let mut kept = HeaderList::kept_of(headers, more, |name, value| {
+        let why = match is_dropped(name, service) {
+            None if named.contains(name) => Some(Dropped::Connection),
+            None if has_other_tokens && token::has_token(value.as_bytes()) => Some(Dropped::Token),
+            why => why,
+        };
+        if let Some(why) = why {
+            dropped.add(why);
+        }
+        why.is_none()
+    });
+    if let Some(cookie) = cookie {
+        kept.set(header::COOKIE, cookie);
+    }
+    (kept, dropped)
+}
+
+/// The cookies that a service takes, without those that hold a token.
+fn passed_cookies(headers: &HeaderMap, names: &[String], dropped: &mut DroppedHeaders) -> Option<HeaderValue> {
+    let mut passed = Vec::new();
+    // HTTP/2 clients send a field for each cookie (RFC 9113, 8.2.3).
+    let pairs = headers.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+    for pair in pairs.map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty()) {
+        let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
+        if token::has_token(pair) || !names.iter().any(|known| known.as_bytes() == name) {
+            dropped.add(Dropped::Cookie);
+            continue;
+        }
+        if !passed.is_empty() {
+            passed.extend_from_slice(b"; ");
+        }
+        passed.extend_from_slice(pair);
+    }
+    if passed.is_empty() { None } else { HeaderValue::from_maybe_shared(Bytes::from(passed)).ok() }
+}
+
+/// Why a header of an agent is not forwarded. Behind `Replaced` they are in the order of [`DROPPED_KINDS`], which are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    /// The connection's own, or the credential's place: nobody misses it, and it isn't counted.
+    Replaced,
+    /// A header in which SDKs put keys, and which isn't a slot of the service.
+    Credential,
+    /// A cookie that the service doesn't list.
+    Cookie,
+    /// `Range` or `If-Range`.
+    Range,
+    /// `traceparent`, `tracestate` or `baggage`.
+    Trace,
+    /// A claim of a proxy, such as `X-Forwarded-For`.
+    Forwarded,
+    /// A name with `_` that the service doesn't list.
+    Underscore,
+    /// Named by `Connection`.
+    Connection,
+    /// It holds a second token.
+    Token,
+}
+
+/// How many headers of a request were dropped, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DroppedHeaders([u16; DROPPED_KINDS.len()]);
+
+impl DroppedHeaders {
+    fn add(&mut self, why: Dropped) {
+        let at = (why as usize).checked_sub(1);
+        if let Some(count) = at.and_then(|at| self.0.get_mut(at)) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// In the order of [`DROPPED_KINDS`]. `None` when there are none.
+    pub(crate) fn counts(&self) -> Option<[u16; DROPPED_KINDS.len()]> {
+        (self.0 != [0; DROPPED_KINDS.len()]).then_some(self.0)
+    }
 }
 
 /// `TE: trailers`, which is the connection's own, but says something of the agent: the node passes trailers on. In HTTP/1.1, it counts
@@ -132,16 +213,64 @@ impl Letters {
     }
 }
 
-fn is_dropped(name: &HeaderName, service: &Service) -> bool {
+/// Why a header is dropped, whatever its value. `None`: it is kept.
+fn is_dropped(name: &HeaderName, service: &Service) -> Option<Dropped> {
     const LETTERS: Letters = Letters::of([NEVER_SENT, token::CREDENTIAL_HEADERS]);
     let text = name.as_str();
-    let listed = |names: &[&str]| names.binary_search(&text).is_ok();
-    (LETTERS.may_have(text) && (listed(NEVER_SENT) || listed(token::CREDENTIAL_HEADERS)))
-        || (text.starts_with(['p', 's', 'x']) && NEVER_SENT_PREFIXES.iter().any(|p| text.starts_with(p)))
-        || memchr::memchr(b'_', text.as_bytes()).is_some()
-        || service.slots.iter().any(|s| matches!(s, TokenSlot::Header(n) if n == name))
-        || (!service.allow_range && matches!(*name, header::RANGE | header::IF_RANGE))
-        || (!service.forward_trace_context && matches!(text, "traceparent" | "tracestate"))
+    if LETTERS.may_have(text) {
+        if NEVER_SENT.binary_search(&text).is_ok() {
+            return Some(kind_of_never_sent(text));
+        }
+        if token::CREDENTIAL_HEADERS.binary_search(&text).is_ok() {
+            return Some(kind_of_credential(name, service));
+        }
+    }
+    if text.starts_with(['p', 's', 'x']) {
+        if NEVER_SENT_PREFIXES.iter().any(|p| text.starts_with(p)) {
+            return Some(if text.starts_with("x-") { Dropped::Forwarded } else { Dropped::Replaced });
+        }
+        // Those that were accepted (`meaning`), and no others, get here.
+        if !service.allow_method_override && overrides_method(name) {
+            return Some(Dropped::Replaced);
+        }
+    }
+    if memchr::memchr(b'_', text.as_bytes()).is_some() && !service.passed.headers.contains(name) {
+        let replaced = is_secret_place(name, service);
+        return Some(if replaced { Dropped::Replaced } else { Dropped::Underscore });
+    }
+    let shadows = !service.passed.shadowing.is_empty() && service.passed.shadowing.contains(name);
+    if shadows || service.slots.iter().any(|s| matches!(s, TokenSlot::Header(n) if n == name)) {
+        return Some(Dropped::Replaced);
+    }
+    match *name {
+        header::RANGE | header::IF_RANGE if !service.allow_range => Some(Dropped::Range),
+        _ if !service.forward_trace_context && matches!(text, "traceparent" | "tracestate") => Some(Dropped::Trace),
+        _ => None,
+    }
+}
+
+fn kind_of_never_sent(name: &str) -> Dropped {
+    match name {
+        "baggage" => Dropped::Trace,
+        "accept-encoding" | "connection" | "content-length" | "expect" | "host" | "http2-settings" | "keep-alive"
+        | "te" | "trailer" | "transfer-encoding" | "upgrade" => Dropped::Replaced,
+        _ => Dropped::Forwarded,
+    }
+}
+
+fn kind_of_credential(name: &HeaderName, service: &Service) -> Dropped {
+    match *name {
+        header::COOKIE if service.passed.cookies.is_empty() => Dropped::Cookie,
+        header::COOKIE | header::AUTHORIZATION | header::PROXY_AUTHORIZATION => Dropped::Replaced,
+        _ if is_secret_place(name, service) => Dropped::Replaced,
+        _ => Dropped::Credential,
+    }
+}
+
+/// Whether the agent's token may stand there, or the credential goes there.
+fn is_secret_place(name: &HeaderName, service: &Service) -> bool {
+    service.slots.iter().any(|s| matches!(s, TokenSlot::Header(n) if n == name))
+        || service.injection.iter().any(|s| matches!(s, InjectionSite::Header(n, _) if n == name))
 }
 
 /// Adds what is the node's or the service's to say.

@@ -171,7 +171,10 @@ pub(crate) fn call(
         true => Some(Box::new(Offer::new(&headers).ok_or(broken)?)),
         false => None,
     };
-    let mut headers = header_filter::request(headers, &service, identified.has_other_tokens);
+    let (mut headers, dropped) = header_filter::request(headers, &service, identified.has_other_tokens);
+    if let Some(counts) = dropped.counts() {
+        record.headers_dropped(&counts);
+    }
     header_filter::add_ours(&mut headers, &service);
     if let Some(traceparent) = record.upstream_began(service.forward_trace_context) {
         headers.set(HeaderName::from_static("traceparent"), traceparent);
@@ -185,7 +188,7 @@ pub(crate) fn call(
     if let Some(offer) = &offer {
         offer.write(&mut headers).ok_or(broken)?;
     }
-    let mut line = SecretTarget { text: line.text, path_len: line.path };
+    let mut line = SecretTarget { text: line.text, path_len: line.path, credential: line.credential };
     apply_sites(&service, &prepared, || sealed.fields(), &mut headers, &mut line).ok_or(broken)?;
     let mut needles = prepared.needles.clone();
     if let Some(signed) = &signed {
@@ -226,6 +229,8 @@ fn apply_sites<'f>(
 struct SecretTarget {
     text: String,
     path_len: usize,
+    /// Where a credential goes that is a segment of the path.
+    credential: usize,
 }
 
 impl Drop for SecretTarget {
@@ -254,8 +259,10 @@ fn write(site: &InjectionSite, fields: &Fields, line: &mut SecretTarget) -> Opti
         InjectionSite::Path(template) => {
             let mut value = render(template, fields, escape_path)?;
             let mut text = String::with_capacity(line.text.len() + value.len());
+            let (before, after) = line.text.split_at_checked(line.credential)?;
+            text.push_str(before);
             text.push_str(std::str::from_utf8(&value).ok()?);
-            text.push_str(&line.text);
+            text.push_str(after);
             line.path_len += value.len();
             value.zeroize();
             line.text.zeroize();

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use seks_service::{BasicPart, Service, TokenSlot, request};
 use seks_types::token::{self, Digest, Malformed, aws};
 
@@ -14,6 +14,7 @@ use super::{
     admit::Admitted,
     audit::Record,
     caller::Caller,
+    foreign,
     refusal::{Reader, Refusal},
     route::{self, Route},
     signed_url::{self, PresentedUrl},
@@ -34,8 +35,9 @@ pub(crate) struct Identified {
     pub(crate) version: u64,
     /// `None`: the list of services.
     pub(crate) service: Option<Arc<ServiceEntry>>,
-    /// The token is the path's first segment, which is not the upstream's to see.
-    pub(crate) in_path: bool,
+    /// The token is in a segment of the path, which is not the upstream's to see. The length of the segments before it, with their
+    /// slashes.
+    pub(crate) in_path: Option<usize>,
     /// Tokens stand elsewhere too: they are to be removed.
     pub(crate) has_other_tokens: bool,
     /// The request has no token: its URL stands for one. Only its form is known yet.
@@ -59,6 +61,7 @@ enum TokenLocation<'a> {
     Basic(BasicPart),
     Header(&'a HeaderName),
     Query(std::borrow::Cow<'a, str>),
+    /// The path up to the end of the token's segment, without its first slash.
     Path(&'a [u8]),
     /// One of the values of `Sec-WebSocket-Protocol`.
     Subprotocol(&'a [u8]),
@@ -68,6 +71,9 @@ enum TokenLocation<'a> {
 
 /// More tokens than this in one request are not told apart: it is ambiguous anyway.
 const MOST_TOKENS: usize = 8;
+
+/// What an agent has to do that configured its key in two ways.
+const TWICE: &str = "one token was presented in two places: configure one of them only";
 
 /// What stands in a request.
 #[derive(Default)]
@@ -83,28 +89,10 @@ pub(crate) fn call(
     table: &Table,
     record: &mut Record,
 ) -> Result<Identified, Refusal> {
-    record.table(table.revision());
-    if !table.lease().valid() {
-        return Err(Code::NodeStale.into());
-    }
     let found_tokens = FoundTokens::read(&admitted);
-    let selected = with_proxy_token(found_tokens.choose(&admitted, table, record)?, &admitted, table, record)?;
-    let selected = with_signed_url(selected, &admitted, table, record)?;
-    let Some(SelectedToken { token, digest, version, service, in_path, signed_url }) = selected else {
-        let credential = CREDENTIAL_HEADERS.iter().any(|h| admitted.parts.headers.contains_key(*h));
-        let code = if found_tokens.damaged || (credential && found_tokens.tokens.is_empty()) {
-            Code::TokenMalformed
-        } else {
-            Code::TokenMissing
-        };
-        return Err(code.into());
-    };
-    record.identified(token.tenant(), token.agent_name(), token.id());
-    if let Some(service) = &service {
-        record.service(&service.tenant, &service.name, service.upstream.host());
-    }
-    let has_other_tokens = found_tokens.tokens.len() > 1 || found_tokens.damaged;
-    check(&token, caller)?;
+    let (selected, has_other_tokens) = select(&found_tokens, &admitted, caller, table, record)
+        .map_err(|refusal| with_challenges(refusal, &admitted, table))?;
+    let SelectedToken { token, digest, version, service, in_path, signed_url } = selected;
     let service = match (service, &admitted.route) {
         (None, Route::Service { .. } | Route::Host { .. }) => return Err(Code::ServiceUnknown.into()),
         (None, Route::Forward(_)) => {
@@ -113,6 +101,48 @@ pub(crate) fn call(
         (service, _) => service,
     };
     Ok(Identified { admitted, digest, token, version, service, in_path, has_other_tokens, signed_url, _proof: () })
+}
+
+/// The one token that may be used, and whether there are others.
+fn select(
+    found_tokens: &FoundTokens<'_>,
+    admitted: &Admitted,
+    caller: &Caller,
+    table: &Table,
+    record: &mut Record,
+) -> Result<(SelectedToken, bool), Refusal> {
+    record.table(table.revision());
+    if !table.lease().valid() {
+        return Err(Code::NodeStale.into());
+    }
+    let selected = with_proxy_token(found_tokens.choose(admitted, table, record)?, admitted, table, record)?;
+    let Some(selected) = with_signed_url(selected, admitted, table, record)? else {
+        let credential = CREDENTIAL_HEADERS.iter().any(|h| admitted.parts.headers.contains_key(*h));
+        let code = if found_tokens.damaged || (credential && found_tokens.tokens.is_empty()) {
+            Code::TokenMalformed
+        } else {
+            Code::TokenMissing
+        };
+        let foreign =
+            if found_tokens.damaged { None } else { foreign::detail(&admitted.parts.headers, admitted.rest()) };
+        return Err(Refusal::from(code).with_detail(foreign.unwrap_or_default()));
+    };
+    record.identified(selected.token.tenant(), selected.token.agent_name(), selected.token.id());
+    if let Some(service) = &selected.service {
+        record.service(&service.tenant, &service.name, service.upstream.host());
+    }
+    check(&selected.token, caller)?;
+    Ok((selected, found_tokens.tokens.len() > 1 || found_tokens.damaged))
+}
+
+/// A 401 offers what services of this name take, whoever's they are.
+fn with_challenges(refusal: Refusal, admitted: &Admitted, table: &Table) -> Refusal {
+    match &admitted.route {
+        Route::Service { .. } | Route::Host { .. } if refusal.status == StatusCode::UNAUTHORIZED => {
+            refusal.offering(table.schemes(admitted.service()))
+        }
+        _ => refusal,
+    }
 }
 
 /// A token that was shown to the proxy apart from the request stands for one that isn't in it; two that differ are ambiguous.
@@ -172,7 +202,7 @@ struct SelectedToken {
     digest: Digest,
     version: u64,
     service: Option<Arc<ServiceEntry>>,
-    in_path: bool,
+    in_path: Option<usize>,
     signed_url: Option<PresentedUrl>,
 }
 
@@ -180,7 +210,7 @@ impl SelectedToken {
     fn new(token: Arc<TokenEntry>, digest: Digest, admitted: &Admitted, table: &Table) -> Self {
         let version = token.tenant_state().version(); // before the service is read
         let service = service_of(admitted, &token, table);
-        Self { token, digest, version, service, in_path: false, signed_url: None }
+        Self { token, digest, version, service, in_path: None, signed_url: None }
     }
 }
 
@@ -251,12 +281,13 @@ impl<'a> FoundTokens<'a> {
         }
     }
 
-    /// A path slot is one segment of text around the token; the text is compared with the slot's later.
+    /// A path slot is a segment with text around the token, behind others; the text is compared with the slot's later.
     fn read_path(&mut self, path: &'a str) {
-        let first = path.trim_start_matches('/').split('/').next().unwrap_or_default().as_bytes();
-        let Some(at) = memchr::memmem::find(first, token::PREFIX.as_bytes()) else { return };
-        match first.get(at..at + token::LEN) {
-            Some(token) => self.add(TokenLocation::Path(first), token),
+        let path = path.trim_start_matches('/').as_bytes();
+        let Some(at) = memchr::memmem::find(path, token::PREFIX.as_bytes()) else { return };
+        let end = path.get(at..).and_then(|rest| memchr::memchr(b'/', rest)).map_or(path.len(), |length| at + length);
+        match path.get(..end).zip(path.get(at..end).and_then(|segment| segment.get(..token::LEN))) {
+            Some((location, token)) => self.add(TokenLocation::Path(location), token),
             None => self.damaged = true,
         }
     }
@@ -322,11 +353,17 @@ impl<'a> FoundTokens<'a> {
                 }
             };
             if counts && place.stands_twice(&admitted.parts.headers) {
-                return Err(Code::TokenAmbiguous.into());
+                let others = self.tokens.iter().filter(|(_, other)| other == digest).count();
+                let detail = if others > 1 { TWICE } else { "" };
+                return Err(Refusal::from(Code::TokenAmbiguous).with_detail(detail));
             }
-            let in_path = matches!(place, TokenLocation::Path(_));
-            if counts && selected.replace(SelectedToken { in_path, ..found }).is_some() {
-                return Err(Code::TokenAmbiguous.into());
+            let in_path = match place {
+                TokenLocation::Path(text) => Some(memchr::memrchr(b'/', text).map_or(0, |slash| slash + 1)),
+                _ => None,
+            };
+            if counts && let Some(other) = selected.replace(SelectedToken { in_path, ..found }) {
+                let detail = if other.digest == *digest { TWICE } else { "" };
+                return Err(Refusal::from(Code::TokenAmbiguous).with_detail(detail));
             }
         }
         match (&selected, refused) {

@@ -10,9 +10,11 @@ use std::{borrow::Cow, sync::Arc};
 use crate::{
     code::{Code, Retry},
     http::{client::UpstreamError, fields, server::Violation},
+    table::Schemes,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use seks_service::Service;
 use seks_types::id::PolicyId;
 
 /// A refusal: made by a stage, turned into an answer once, in `handle`.
@@ -29,7 +31,9 @@ pub(crate) struct Refusal {
     detail: Cow<'static, str>,
     retry: Retry,
     retry_after: u32,
-    allow: bool,
+    allow: Option<Cow<'static, str>>,
+    /// The schemes that a 401 offers; `None`: Bearer.
+    schemes: Option<Schemes>,
     reader: Reader,
 }
 
@@ -159,7 +163,8 @@ impl From<Code> for Refusal {
             detail: Cow::Borrowed(""),
             retry,
             retry_after: 1,
-            allow: false,
+            allow: None,
+            schemes: None,
             reader: Reader::Any,
         }
     }
@@ -175,12 +180,22 @@ impl Refusal {
     /// The same code under another status: 405, 414, 421, 431, 501, 505.
     #[must_use]
     pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
-        self.allow = status == StatusCode::METHOD_NOT_ALLOWED;
+        self.allow = (status == StatusCode::METHOD_NOT_ALLOWED).then_some(Cow::Borrowed(METHODS));
         if status == StatusCode::REQUEST_TIMEOUT {
             self.retry = Retry::Unsaid; // the agent was slow, which may pass
         }
         self.status = status;
         self
+    }
+
+    /// `request_invalid` under 405 for a method that the service doesn't list.
+    #[must_use]
+    pub(crate) fn method_not_listed(service: &Service) -> Self {
+        let further = service.methods.iter().map(|further| further.method.as_str());
+        let allow = std::iter::once(METHODS).chain(further).collect::<Vec<_>>().join(", ");
+        let refusal = Self::invalid("the service does not take this method, which needs to be in its `methods`")
+            .with_status(StatusCode::METHOD_NOT_ALLOWED);
+        Self { allow: Some(Cow::Owned(allow)), ..refusal }
     }
 
     /// Says more. Only fixed texts and names of policies: never bytes of a request.
@@ -204,6 +219,26 @@ impl Refusal {
     pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = seconds;
         self
+    }
+
+    /// A 401 that offers these schemes.
+    #[must_use]
+    pub(crate) fn offering(mut self, schemes: Option<Schemes>) -> Self {
+        self.schemes = schemes;
+        self
+    }
+
+    /// A field for each scheme: clients such as wget read one scheme of a field only. Bearer where nothing else is known, because a
+    /// 401 must offer something (RFC 9110, 15.5.2).
+    fn write_challenges(&self, headers: &mut HeaderMap) {
+        let challenge = |scheme: &str| HeaderValue::from_str(&format!("{scheme} realm=\"seks\"")).ok();
+        let schemes = self.schemes.as_deref().unwrap_or_default();
+        for challenge in schemes.iter().filter_map(|scheme| challenge(scheme)) {
+            headers.append(header::WWW_AUTHENTICATE, challenge);
+        }
+        if schemes.is_empty() {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"seks\""));
+        }
     }
 
     /// Says it in the form that `reader` shows, unless a stage has said in which.
@@ -314,10 +349,10 @@ impl Refusal {
         }
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"seks\""));
+            self.write_challenges(headers);
         }
-        if self.allow {
-            headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
+        if let Some(allow) = self.allow.as_deref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
+            headers.insert(header::ALLOW, allow);
         }
         match self.retry {
             Retry::Later => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after))),

@@ -5,6 +5,7 @@ use std::{net::IpAddr, ops::Deref, sync::Arc};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use seks_policy::{Call, Decision, PolicySlice};
+use seks_service::methods::MethodGroup;
 use seks_types::id::TenantName;
 
 use super::{
@@ -103,6 +104,7 @@ impl From<NoRoom> for Refusal {
 /// A [`Call`] that may go to another thread.
 struct OwnCall {
     method: Method,
+    method_group: MethodGroup,
     path: String,
     query: String,
     token: Arc<TokenEntry>,
@@ -116,6 +118,7 @@ impl OwnCall {
     fn new(call: &Call<'_>, token: &Arc<TokenEntry>, facts: Option<&Facts>) -> Self {
         Self {
             method: call.method.clone(),
+            method_group: call.method_group,
             path: call.path.to_owned(),
             query: call.query.to_owned(),
             token: token.clone(),
@@ -129,6 +132,7 @@ impl OwnCall {
     fn call(&self) -> Call<'_> {
         Call {
             method: &self.method,
+            method_group: self.method_group,
             path: &self.path,
             query: &self.query,
             token: self.token.id(),

@@ -12,11 +12,20 @@ const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 /// More than any SDK offers.
 const MAX_PROTOCOLS: usize = 16;
 
-/// Whether an agent wants to switch to WebSocket; an upgrade to anything else is passed over, as HTTP allows.
+/// Whether an agent wants to switch to WebSocket. An upgrade to HTTP/2 is passed over, as HTTP allows: it changes nothing of the
+/// request, and curl and Java offer it with each. Any other is refused, because the agent would wait for its own protocol.
 pub(crate) fn is_asked(parts: &Parts, has_body: bool) -> Result<bool, Refusal> {
     let Some(upgrade) = parts.headers.get(header::UPGRADE) else { return Ok(false) };
     if !upgrade.as_bytes().eq_ignore_ascii_case(b"websocket") {
-        return Ok(false);
+        // Without `Connection: Upgrade`, or in HTTP/1.0, it asks for nothing (RFC 9110, 7.8).
+        let asks = parts.version == Version::HTTP_11
+            && fields::connection_names(&parts.headers).any(|n| n.eq_ignore_ascii_case("upgrade"));
+        let mut asked = parts.headers.get_all(header::UPGRADE).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
+        return if asks && !asked.all(|protocol| is_http(protocol.trim_ascii())) {
+            Err(Refusal::invalid("a request can only be upgraded to WebSocket, at a service with `allow_websocket`"))
+        } else {
+            Ok(false)
+        };
     }
     let malformed = |detail| Err(Refusal::invalid(detail));
     let one = |name: &HeaderName| {
@@ -35,6 +44,12 @@ pub(crate) fn is_asked(parts: &Parts, has_body: bool) -> Result<bool, Refusal> {
         return malformed("Sec-WebSocket-Key is not 16 bytes in base64");
     }
     Ok(true)
+}
+
+/// `h2c`, `h2`, `HTTP/2.0`, with a draft's number or without.
+fn is_http(protocol: &[u8]) -> bool {
+    let begins = |text: &[u8]| protocol.get(..text.len()).is_some_and(|p| p.eq_ignore_ascii_case(text));
+    begins(b"h2") || begins(b"http/")
 }
 
 /// What is offered to an upstream for one agent's handshake.
@@ -141,10 +156,15 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_is_taken_whole_or_refused_and_other_upgrades_are_passed_over() {
+    fn a_handshake_is_taken_whole_or_refused_and_only_upgrades_to_http2_are_passed_over() {
         assert!(is_asked(&parts(|_| {}), false).unwrap());
-        for other in ["h2c", "foo", "websocket, h2c"] {
-            assert!(!is_asked(&parts(|p| drop(p.headers.insert("upgrade", other.parse().unwrap()))), false).unwrap());
+        let asked =
+            |other: &str| is_asked(&parts(|p| drop(p.headers.insert("upgrade", other.parse().unwrap()))), false);
+        for other in ["h2c", "h2, h2c", "HTTP/2.0"] {
+            assert!(!asked(other).unwrap(), "{other}");
+        }
+        for other in ["foo", "websocket, h2c", "h2c, foo", ""] {
+            assert_eq!(asked(other).unwrap_err().code, Code::RequestInvalid, "{other}");
         }
         assert!(!is_asked(&parts(|p| drop(p.headers.remove("upgrade"))), true).unwrap());
         let wrong: [&dyn Fn(&mut Parts); 7] = [

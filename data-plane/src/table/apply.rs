@@ -168,6 +168,7 @@ fn put_agent(table: &Generation, tenant: &seks_types::id::TenantName, entry: Age
 }
 
 fn put_service(table: &Generation, service: Service) {
+    table.add_schemes(&service);
     let directory = table.directory_or_new(&service.tenant);
     let slot = directory.service_slot(&service.name.clone());
     let (generation, destination) = (fingerprint(&service), service.destination());

@@ -16,6 +16,7 @@ use dashmap::DashMap;
 use ipnet::IpNet;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use seks_policy::Policies;
+use seks_service::Service;
 use seks_types::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
     token::Digest,
@@ -66,6 +67,9 @@ type TermsKey = (Vec<(ServiceName, CredentialName)>, Vec<IpNet>);
 type Map<K, V> = HashMap<K, V, foldhash::quality::RandomState>;
 type Names<N, T> = RwLock<Map<N, Arc<T>>>;
 
+/// Schemes of `Authorization`.
+pub(crate) type Schemes = Arc<[Box<str>]>;
+
 /// What a tenant holds, by name.
 pub(super) struct Directory {
     pub(super) tenant: Arc<TenantState>,
@@ -84,6 +88,7 @@ pub(super) struct Generation {
     /// Tokens that this node can't enforce, and whose they are.
     refused: DigestMap<TenantName>,
     directories: RwLock<Map<TenantName, Arc<Directory>>>,
+    schemes: RwLock<Map<Box<str>, Schemes>>,
     checksum: Mutex<Checksum>,
 }
 
@@ -100,6 +105,7 @@ impl Generation {
             revoked: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS),
             refused: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS),
             directories: RwLock::default(),
+            schemes: RwLock::default(),
             checksum: Mutex::default(),
         }
     }
@@ -170,6 +176,23 @@ impl Generation {
 
     pub(super) fn service(&self, tenant: &TenantName, name: &ServiceName) -> Option<Arc<ServiceEntry>> {
         self.directory(tenant)?.services.read().get(name)?.get()
+    }
+
+    /// The schemes that services of this name take, whose-ever they are: without a token nobody knows the tenant. Deleted services
+    /// count until the next snapshot.
+    pub(super) fn schemes(&self, service: &str) -> Option<Schemes> {
+        self.schemes.read().get(service).cloned()
+    }
+
+    /// Remembers what a service takes.
+    pub(super) fn add_schemes(&self, service: &Service) {
+        let known = self.schemes(service.name.as_str()).unwrap_or_default();
+        let new = service.auth_schemes().into_iter().filter(|new| !known.iter().any(|k| k.eq_ignore_ascii_case(new)));
+        let new: Vec<Box<str>> = new.map(Into::into).collect();
+        if !new.is_empty() {
+            let all = known.iter().cloned().chain(new).collect();
+            self.schemes.write().insert(service.name.as_str().into(), all);
+        }
     }
 
     pub(super) fn service_where(

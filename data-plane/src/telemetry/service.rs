@@ -12,6 +12,10 @@ use http::StatusCode;
 
 use crate::code::Code;
 
+/// Kinds of headers that are not forwarded: the label `header`.
+pub(crate) const DROPPED_KINDS: [&str; 8] =
+    ["credential", "cookie", "range", "trace", "forwarded", "underscore", "connection", "token"];
+
 /// How a request ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
@@ -32,6 +36,7 @@ pub struct ServiceMetrics {
     name: Box<str>,
     requests: [[[AtomicU64; CLASSES.len()]; REASONS]; 2],
     scrubbed: AtomicU64,
+    headers_dropped: [AtomicU64; DROPPED_KINDS.len()],
     active: AtomicI64,
     idle: AtomicI64,
 }
@@ -43,6 +48,7 @@ impl ServiceMetrics {
             name: name.into(),
             requests: [zeros(), zeros()],
             scrubbed: AtomicU64::new(0),
+            headers_dropped: Default::default(),
             active: AtomicI64::new(0),
             idle: AtomicI64::new(0),
         }
@@ -64,6 +70,13 @@ impl ServiceMetrics {
         }
         if scrubbed > 0 {
             self.scrubbed.fetch_add(scrubbed.into(), Relaxed);
+        }
+    }
+
+    /// Counts headers of a request that were not forwarded, in the order of [`DROPPED_KINDS`].
+    pub(crate) fn headers_dropped(&self, counts: &[u16; DROPPED_KINDS.len()]) {
+        for (total, count) in self.headers_dropped.iter().zip(counts).filter(|(_, count)| **count > 0) {
+            total.fetch_add((*count).into(), Relaxed);
         }
     }
 
@@ -94,12 +107,27 @@ pub(super) fn render(services: &[Arc<ServiceMetrics>], out: &mut String) {
     for service in services {
         let _ = writeln!(out, "{name}{{service=\"{}\"}} {}", service.name, service.scrubbed.load(Relaxed));
     }
+    render_headers_dropped(services, out);
     let name = "seks_upstream_connections";
     let _ = write!(out, "# HELP {name} Connections to upstreams.\n# TYPE {name} gauge\n");
     for service in services.iter().filter(|s| !s.name.is_empty()) {
         for (state, count) in [("active", &service.active), ("idle", &service.idle)] {
             let count = count.load(Relaxed);
             let _ = writeln!(out, "{name}{{service=\"{}\",state=\"{state}\"}} {count}", service.name);
+        }
+    }
+}
+
+/// Kinds that have occurred.
+fn render_headers_dropped(services: &[Arc<ServiceMetrics>], out: &mut String) {
+    let name = "seks_request_headers_dropped_total";
+    let _ = write!(out, "# HELP {name} Headers of agents that were not forwarded, by kind.\n# TYPE {name} counter\n");
+    for service in services {
+        for (kind, count) in DROPPED_KINDS.iter().zip(&service.headers_dropped) {
+            let count = count.load(Relaxed);
+            if count > 0 {
+                let _ = writeln!(out, "{name}{{service=\"{}\",header=\"{kind}\"}} {count}", service.name);
+            }
         }
     }
 }

@@ -77,25 +77,25 @@ async fn rig(address: SocketAddr, ca_pem: String) -> Rig {
 async fn an_upstream_that_can_not_be_verified_gets_no_byte() {
     seks_runtime::install_crypto_provider();
     let (pki, other) = (Pki::new(), Pki::new());
+    let far_ahead = (rcgen::date_time_ymd(2101, 1, 1), rcgen::date_time_ymd(2102, 1, 1));
     let long_ago = (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
     let acceptors = [
-        ("another CA", other.acceptor(|_| {}, &[])),
+        ("from an unknown issuer", other.acceptor(|_| {}, &[])),
         (
-            "another name",
+            "for another name",
             pki.acceptor(|p| p.subject_alt_names = vec![rcgen::SanType::IpAddress([127, 0, 0, 2].into())], &[]),
         ),
-        ("no name", pki.acceptor(|p| p.subject_alt_names.clear(), &[])),
-        ("expired", pki.acceptor(|p| (p.not_before, p.not_after) = long_ago, &[])),
-        (
-            "another use",
-            pki.acceptor(|p| p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth], &[]),
-        ),
+        ("for another name", pki.acceptor(|p| p.subject_alt_names.clear(), &[])),
+        ("not valid yet", pki.acceptor(|p| (p.not_before, p.not_after) = far_ahead, &[])),
+        ("has expired", pki.acceptor(|p| (p.not_before, p.not_after) = long_ago, &[])),
+        ("not valid", pki.acceptor(|p| p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth], &[])),
     ];
     for (what, acceptor) in acceptors {
         let (address, bytes) = counting(acceptor).await;
         let rig = rig(address, pki.ca.pem()).await;
         let reply = rig.get("/api/openai/models").await;
         assert_eq!((reply.status, reply.code().as_str()), (502, "upstream_tls"), "{what} {reply:?}");
+        assert!(reply.text.contains(what), "{what} {reply:?}");
         assert_eq!(bytes.load(SeqCst), 0, "{what}");
     }
 }
@@ -148,4 +148,9 @@ async fn h2_is_spoken_where_the_upstream_chooses_it_and_one_connection_carries_a
         assert!(reply.text.ends_with(&expected), "{reply:?}");
     }
     assert_eq!(connections.load(SeqCst), 1);
+    // A new node whose first requests come at once: the first handshake tells that one connection carries all.
+    let rig = self::rig(address, pki.ca.pem()).await;
+    let replies = futures_util::future::join_all((0..25).map(|_| rig.send("POST /api/openai/x HTTP/1.1\r\nHost: broker\r\nAuthorization: Bearer {T1}\r\nContent-Length: 4\r\n\r\nping"))).await;
+    assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
+    assert_eq!(connections.load(SeqCst), 2);
 }

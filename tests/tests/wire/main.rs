@@ -4,8 +4,14 @@
 mod answers_of_real_servers;
 mod answers_that_name_the_upstream;
 mod bodies_that_name_the_upstream;
+mod clients;
 mod differential;
 mod failing_upstreams;
 mod keyless_urls;
 mod mcp;
+mod meaning;
+mod methods;
+mod paths;
 mod public_fields;
+mod refusals;
+mod rig;

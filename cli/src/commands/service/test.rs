@@ -73,6 +73,9 @@ struct TestView {
     message: String,
     ms: u64,
     request_id: Option<String>,
+    /// What the service's definition keeps from the upstream of an agent's headers. A node counts
+    /// it in `seks_request_headers_dropped_total`.
+    not_forwarded: Vec<String>,
 }
 
 impl View for TestView {
@@ -82,6 +85,30 @@ impl View for TestView {
         let (service, credential) = (self.service.clone(), self.credential.clone());
         vec![service, credential, self.call.clone(), self.result.into(), status, self.message.clone()]
     }
+    fn detail(&self) -> Vec<(&'static str, String)> {
+        let mut detail: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        detail.push(("not forwarded", self.not_forwarded.join("\n")));
+        detail
+    }
+}
+
+/// Headers that agents may miss at the upstream, and the option that forwards each.
+fn not_forwarded(service: &wire::Service) -> Vec<String> {
+    let other_than = |what: &str, key: &str, passed: &[String]| match passed {
+        [] => format!("{what} ({key})"),
+        passed => format!("{what} other than {} ({key})", passed.join(", ")),
+    };
+    let mut kept = vec![
+        other_than("cookies", "pass_cookies", &service.pass_cookies),
+        other_than("headers with `_`", "pass_headers", &service.pass_headers),
+    ];
+    if !service.allow_range {
+        kept.push("Range, If-Range (allow_range)".into());
+    }
+    if !service.forward_trace_context {
+        kept.push("traceparent, tracestate (forward_trace_context)".into());
+    }
+    kept
 }
 
 /// Makes the call.
@@ -101,7 +128,7 @@ pub(super) async fn run(global: &Global, args: TestArgs) -> Result<()> {
     };
     tester.clean_up(&client).await;
     let (credential, answer, ms) = tested?;
-    let view = TestView::new(&grant.service, credential, &call, answer, ms);
+    let view = TestView::new(&service, credential, &call, answer, ms);
     global.output().one(&view)?;
     view.outcome(&what)
 }
@@ -175,7 +202,7 @@ impl Tester {
 }
 
 impl TestView {
-    fn new(service: &str, credential: String, call: &TestCall, answer: Answer, ms: u64) -> Self {
+    fn new(service: &wire::Service, credential: String, call: &TestCall, answer: Answer, ms: u64) -> Self {
         let refusal = answer.refusal();
         let (result, message) = match &refusal {
             Some(refusal) if refusal.code.starts_with("upstream_") => ("unreachable", refusal.detail.clone()),
@@ -187,8 +214,9 @@ impl TestView {
             },
         };
         Self {
-            service: service.into(),
+            service: service.name.clone(),
             credential,
+            not_forwarded: not_forwarded(service),
             call: format!("{} {}", call.method, call.target),
             result,
             status: answer.status,

@@ -28,6 +28,16 @@ pub(super) struct ServiceView {
     allow_private: bool,
     #[serde(skip_serializing_if = "is_false")]
     allow_encoded_slash: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allow_in_paths: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    methods: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pass_headers: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pass_cookies: Vec<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    allow_method_override: bool,
     #[serde(skip_serializing_if = "is_false")]
     allow_range: bool,
     #[serde(skip_serializing_if = "is_false")]
@@ -87,6 +97,11 @@ impl From<wire::Service> for ServiceView {
             places: s.slots.into_iter().filter_map(|s| s.at).map(slot).collect(),
             allow_private: spec.allow_private,
             allow_encoded_slash: spec.allow_encoded_slash,
+            allow_in_paths: spec.allow_in_paths,
+            methods: spec.methods,
+            pass_headers: spec.pass_headers,
+            pass_cookies: spec.pass_cookies,
+            allow_method_override: spec.allow_method_override,
             allow_range: spec.allow_range,
             allow_websocket: spec.allow_websocket,
             http2: spec.http2,
@@ -158,6 +173,12 @@ impl View for ServiceView {
         detail.push(("never", self.denied_paths.join("\n")));
         detail.push(("variables", pairs(&self.env).join("\n")));
         detail.push(("headers", pairs(&self.headers).join("\n")));
+        detail.push(("paths with", self.allow_in_paths.join(", ")));
+        detail.push(("methods", self.methods.join(", ")));
+        detail.push(("passes headers", self.pass_headers.join(", ")));
+        detail.push(("passes cookies", self.pass_cookies.join(", ")));
+        let overrides = if self.allow_method_override { "allowed" } else { "" };
+        detail.push(("method override", overrides.into()));
         detail.push(("test call", self.test.clone().unwrap_or_default()));
         detail.push(("catalogue", self.catalogue.clone().unwrap_or_default()));
         detail

@@ -1,8 +1,12 @@
-//! The query. It is forwarded byte for byte; policies see its names.
+//! The query. It is forwarded as it was written, but for characters that no URI holds; policies see
+//! its names.
 
 use std::borrow::Cow;
 
+use http::Method;
+
 use super::target_error::{TargetError, escape};
+use crate::methods::is_action;
 
 /// One parameter of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,28 +80,42 @@ const OVERRIDES: &[&str] = &[
 /// values are permitted, because many APIs have such a parameter.
 const METHODS: &[&str] = &["get", "head", "options", "post", "put", "patch", "delete"];
 
-/// Refuses a query with forbidden characters, or with a parameter that overrides the method.
-pub(super) fn check_query(query: &str) -> Result<(), TargetError> {
+/// What is sent as it is. `curl` and browsers also write `"<>{}|\^`, a backtick and UTF-8 raw.
+pub(super) fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'{' | b'}' | b'|' | b'\\' | b'^' | b'`')
+}
+
+/// Refuses a query with forbidden characters, or with a parameter that overrides the method. With
+/// `may_override` it gives the method that one parameter asks for.
+pub(super) fn check_query(query: &str, may_override: bool) -> Result<Option<Method>, TargetError> {
     let mut bytes = query.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
             b'%' if escape(&mut bytes)? == 0 => return Err(TargetError::Control),
-            0x80.. => return Err(TargetError::NonAscii),
             0..=0x1f | 0x7f => return Err(TargetError::Control),
-            b'#' | b'\\' | b' ' => return Err(TargetError::Character),
+            b'#' | b' ' => return Err(TargetError::Character),
             _ => {}
         }
     }
+    let mut overridden = None;
     for raw in query.split(['&', ';']) {
         let name = decode(raw_name(raw));
         if name.chars().any(char::is_control) {
             return Err(TargetError::Control);
         }
         if overrides_method(&name, raw) {
-            return Err(TargetError::MethodOverride);
+            if !may_override {
+                return Err(TargetError::MethodOverride);
+            }
+            let value = raw.split_once('=').map_or("", |(_, value)| value);
+            let method = Method::from_bytes(value.as_bytes()).ok().filter(|_| is_action(value));
+            let method = method.ok_or(TargetError::MethodOverrideForm)?;
+            if overridden.replace(method).is_some() {
+                return Err(TargetError::MethodOverrideForm);
+            }
         }
     }
-    Ok(())
+    Ok(overridden)
 }
 
 fn overrides_method(name: &str, raw: &str) -> bool {

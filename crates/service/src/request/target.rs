@@ -1,9 +1,13 @@
-//! The path. It is canonical because other forms are refused (RFC 3986, and the known behaviour of
-//! servers).
+//! The path. It is sent as the agent wrote it. What servers read in different ways is refused, unless
+//! the service says that its server reads it in one (RFC 3986, and the known behaviour of servers).
 
 use std::borrow::Cow;
 
+use http::Method;
+
 use super::{
+    normalize::has_dot_segment,
+    path_rules::PathRules,
     query::{self, QueryParameter},
     target_error::{TargetError, escape},
 };
@@ -11,18 +15,20 @@ use crate::Service;
 
 /// The path and query of an upstream request.
 ///
-/// The path begins with `/` and is ASCII. It has no dot segment, no empty segment except a last
-/// one, and no escape with an alternative spelling. Policies see [`Target::path`], and the same
-/// bytes are sent.
+/// Both are ASCII. The path begins with `/` and has no segment that any server reads as `.` or
+/// `..`. Policies see [`Target::path`], and the same bytes are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     path: Cow<'a, str>,
-    query: Option<&'a str>,
+    query: Option<Cow<'a, str>>,
+    method_override: Option<Method>,
 }
 
 impl<'a> Target<'a> {
     /// Parses `rest`, the agent's path and query after `/api/SERVICE`: `""` or `/…`. The service's
-    /// `base_path` is prepended unless the path starts with it.
+    /// `base_path` is prepended unless the path starts with it. Characters that no URI holds, and
+    /// that some clients send nevertheless, are percent-encoded: `{`, `"` and their kind in the
+    /// query, and `ü` in either.
     ///
     /// # Errors
     /// [`TargetError`]. The request must be refused with `request_invalid`.
@@ -31,11 +37,16 @@ impl<'a> Target<'a> {
             Some((path, query)) => (path, Some(query)),
             None => (rest, None),
         };
-        check_path(path, service.allow_encoded_slash)?;
-        if let Some(query) = query {
-            query::check_query(query)?;
-        }
-        Ok(Self { path: join_base_path(&service.base_path, path), query })
+        let path = check_path(path, service.path_rules)?;
+        let mut method_override = None;
+        let query = match query {
+            Some(query) => {
+                method_override = query::check_query(query, service.allow_method_override)?;
+                Some(percent_encoded(query, query::is_plain))
+            }
+            None => None,
+        };
+        Ok(Self { path: join_base_path(&service.base_path, path), query, method_override })
     }
 
     /// The path as it is sent, with the base path and without the query.
@@ -44,51 +55,85 @@ impl<'a> Target<'a> {
         &self.path
     }
 
-    /// The query as the agent wrote it, without `?`. `None` when there is no `?`.
+    /// The query as it is sent, without `?`. `None` when there is no `?`.
     #[must_use]
-    pub fn query(&self) -> Option<&'a str> {
-        self.query
+    pub fn query(&self) -> Option<&str> {
+        self.query.as_deref()
     }
 
     /// The query's parameters in order: the bytes to send, and their decoded names.
-    pub fn query_parameters(&self) -> impl Iterator<Item = QueryParameter<'a>> + use<'a> {
-        query::parameters(self.query.unwrap_or_default())
+    pub fn query_parameters(&self) -> impl Iterator<Item = QueryParameter<'_>> {
+        query::parameters(self.query.as_deref().unwrap_or_default())
     }
+
+    /// The method that a query parameter asks for instead of the request's, if the service accepts
+    /// that.
+    #[must_use]
+    pub fn method_override(&self) -> Option<&Method> {
+        self.method_override.as_ref()
+    }
+}
+
+/// `rest` without the slash that a base URL's final `/` adds: `//v1/models` is `/v1/models`, and
+/// `/v1//models` below the base path `/v1` is `/v1/models`. Unchanged if it names a host, and for a service whose paths may
+/// hold empty segments.
+#[must_use]
+pub fn without_base_slash<'a>(service: &Service, rest: &'a str) -> Cow<'a, str> {
+    let doubled = |text: &str| text.starts_with("//") && !text.starts_with("///");
+    let base = service.base_path.as_str();
+    if service.path_rules.allow(PathRules::EMPTY_SEGMENT) {
+        return Cow::Borrowed(rest);
+    }
+    let rest = if doubled(rest) && !is_network_path(rest) { rest.get(1..).unwrap_or_default() } else { rest };
+    match rest.strip_prefix(base) {
+        Some(below) if !base.is_empty() && doubled(below) => {
+            Cow::Owned([base, below.get(1..).unwrap_or_default()].concat())
+        }
+        _ => Cow::Borrowed(rest),
+    }
+}
+
+/// Whether `//…` names a host (`//evil.test/x`): some client was led to write it, and it stays refused.
+fn is_network_path(rest: &str) -> bool {
+    let Some((host, _)) = rest.get(2..).and_then(|rest| rest.split_once('/')) else { return false };
+    let last = host.rsplit_once('.').map_or("", |(_, last)| last);
+    host.contains([':', '@', '[', '%'])
+        || last.starts_with(|c: char| c.is_ascii_alphabetic())
+        || host.parse::<std::net::Ipv4Addr>().is_ok()
 }
 
 /// The contract's rule for base paths: both `base_url=".../api/openai"` and `".../api/openai/v1"`
 /// work.
-fn join_base_path<'a>(base: &str, path: &'a str) -> Cow<'a, str> {
+fn join_base_path<'a>(base: &str, path: Cow<'a, str>) -> Cow<'a, str> {
     let has_base = path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    match (base, path) {
+    match (base, &*path) {
         ("", "") => Cow::Borrowed("/"),
-        ("", path) => Cow::Borrowed(path),
-        (_, path) if has_base => Cow::Borrowed(path),
+        ("", _) => path,
+        _ if has_base => path,
         (base, path) => Cow::Owned([base, path].concat()),
     }
 }
 
-fn check_path(path: &str, allow_encoded_slash: bool) -> Result<(), TargetError> {
+fn check_path(path: &str, rules: PathRules) -> Result<Cow<'_, str>, TargetError> {
     if path.is_empty() {
-        return Ok(());
+        return Ok(Cow::Borrowed(path));
     }
     let segments = path.strip_prefix('/').ok_or(TargetError::NotAbsolute)?;
     if is_plain(segments.as_bytes()) {
-        return Ok(()); // nearly every path
+        return Ok(Cow::Borrowed(path)); // nearly every path
     }
-    check_characters(segments, allow_encoded_slash)?;
+    check_characters(segments, rules)?;
     // A last empty segment is the path's final `/`; anywhere else servers differ in what they make of it. An opted-in `%2F` may
     // stand beside another slash (`/sites/https%3A%2F%2Fexample.com%2F/pages`), but not make a network path of the whole.
-    if segments.contains("//")
-        || segments.starts_with('/')
-        || segments.starts_with("%2F")
-        || segments.starts_with("%2f")
-    {
+    let leads_away = || ["/", "%2F", "%2f", "%5C", "%5c"].iter().any(|slash| segments.starts_with(slash));
+    if !rules.allow(PathRules::EMPTY_SEGMENT) && (segments.contains("//") || leads_away()) {
         return Err(TargetError::EmptySegment);
     }
-    // An escaped dot never gets here, so these are all the spellings; an opted-in `%2F` separates segments too.
-    let mut segments = segments.split('/').flat_map(|s| s.split("%2F")).flat_map(|s| s.split("%2f"));
-    if segments.any(|segment| matches!(segment, "." | "..")) { Err(TargetError::DotSegment) } else { Ok(()) }
+    match has_dot_segment(path) {
+        Some(false) => Ok(percent_encoded(path, is_uri_byte)),
+        Some(true) => Err(TargetError::DotSegment),
+        None => Err(TargetError::NestedEscape),
+    }
 }
 
 /// Whether nothing in it needs a closer look: unreserved characters and what separates, no empty and no dot segment. In one
@@ -115,35 +160,57 @@ fn is_plain(segments: &[u8]) -> bool {
     true
 }
 
-fn check_characters(segments: &str, allow_encoded_slash: bool) -> Result<(), TargetError> {
+fn check_characters(segments: &str, rules: PathRules) -> Result<(), TargetError> {
+    let allowed = |rule, error| if rules.allow(rule) { Ok(()) } else { Err(error) };
     let mut bytes = segments.bytes();
+    let mut encoded = Vec::new();
     while let Some(byte) = bytes.next() {
-        match byte {
-            b'%' => check_escape(escape(&mut bytes)?, allow_encoded_slash)?,
-            b';' => return Err(TargetError::PathParameter),
-            b'/' | b':' | b'@' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' => {}
-            _ if is_unreserved(byte) => {}
-            0x80.. => return Err(TargetError::NonAscii),
-            0..=0x1f | 0x7f => return Err(TargetError::Control),
-            _ => return Err(TargetError::Character),
+        let (byte, escaped) = if byte == b'%' { (escape(&mut bytes)?, true) } else { (byte, false) };
+        // A sequence of UTF-8 may be written with escapes, raw, or partly so. Overlong forms are none.
+        if byte >= 0x80 {
+            allowed(PathRules::UTF8, TargetError::NonAscii)?;
+            encoded.push(byte);
+            continue;
+        }
+        if std::str::from_utf8(&encoded).is_err() {
+            return Err(TargetError::NotUtf8);
+        }
+        encoded.clear();
+        match (byte, escaped) {
+            (0, _) | (1..=0x1f | 0x7f, false) => return Err(TargetError::Control),
+            (1..=0x1f | 0x7f, true) => allowed(PathRules::CONTROL, TargetError::EscapedControl)?,
+            (b'/', true) => allowed(PathRules::ENCODED_SLASH, TargetError::EscapedSlash)?,
+            (b'\\', true) => allowed(PathRules::BACKSLASH, TargetError::EscapedBackslash)?,
+            (b'%', true) => allowed(PathRules::PERCENT, TargetError::EscapedPercent)?,
+            (b';', _) => allowed(PathRules::SEMICOLON, TargetError::PathParameter)?,
+            (_, false) if !is_uri_byte(byte) => return Err(TargetError::Character),
+            _ => {}
         }
     }
-    Ok(())
+    if std::str::from_utf8(&encoded).is_ok() { Ok(()) } else { Err(TargetError::NotUtf8) }
 }
 
-/// What an escape may stand for. Reserved characters may be written either way: SDKs do (`encodeURIComponent`), and so a
-/// policy is decided on the loosest reading as well (see `seks_policy`).
-fn check_escape(byte: u8, allow_encoded_slash: bool) -> Result<(), TargetError> {
-    match byte {
-        0..=0x1f | 0x7f => Err(TargetError::Control),
-        0x80.. => Err(TargetError::NonAscii),
-        b'/' if allow_encoded_slash => Ok(()),
-        b'/' | b'\\' => Err(TargetError::EscapedSlash),
-        b';' => Err(TargetError::PathParameter),
-        b'%' => Err(TargetError::NeedlessEscape),
-        _ if is_unreserved(byte) => Err(TargetError::NeedlessEscape),
-        _ => Ok(()),
+/// The text with every byte percent-encoded for which `is_sent` is false.
+pub(super) fn percent_encoded(text: &str, is_sent: impl Fn(u8) -> bool) -> Cow<'_, str> {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    if text.bytes().all(&is_sent) {
+        return Cow::Borrowed(text);
     }
+    let digit = |n: u8| char::from(HEX.get(usize::from(n)).copied().unwrap_or(b'0'));
+    let mut out = String::with_capacity(text.len() + 16);
+    for byte in text.bytes() {
+        if is_sent(byte) {
+            out.push(char::from(byte));
+        } else {
+            out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// What a path holds (RFC 3986, 3.3), and the `%` of an escape.
+fn is_uri_byte(byte: u8) -> bool {
+    is_unreserved(byte) || b"/:@!$&'()*+,;=%".contains(&byte)
 }
 
 /// RFC 3986, 2.3.

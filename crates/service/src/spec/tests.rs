@@ -1,5 +1,5 @@
 use super::*;
-use crate::{BasicPart, InjectionSite, McpSource, TokenSlot};
+use crate::{BasicPart, InjectionSite, McpSource, TokenSlot, request::PathRules};
 
 const HEAD: &str = "name = 'acme'\nupstream = 'https://api.acme.test'\n";
 
@@ -15,6 +15,7 @@ fn slots_and_fields_follow_from_the_injection() {
     for (inject, slots, fields) in [
         ("'bearer'", vec![scheme("Bearer")], vec!["key"]),
         ("{ header = 'X-Api-Key' }", vec![header("x-api-key")], vec!["key"]),
+        ("{ header = 'api_key' }", vec![header("api_key")], vec!["key"]),
         ("{ header = 'Authorization' }", vec![scheme("")], vec!["key"]),
         ("{ header = 'Authorization', value = 'Bot {key}' }", vec![scheme("Bot")], vec!["key"]),
         ("{ headers = { A = '{one}', B = '{two}' } }", vec![header("a"), header("b")], vec!["one", "two"]),
@@ -45,6 +46,11 @@ fn everything_can_be_said() {
         first_byte_timeout = "10m"
         idle_timeout = "7m"
         allow_encoded_slash = true
+        allow_in_paths = ["utf8", "percent"]
+        methods = ["LIST", "FETCH:read"]
+        pass_headers = ["client_id"]
+        pass_cookies = ["session"]
+        allow_method_override = true
         allow_range = true
         allow_websocket = true
         forward_trace_context = true
@@ -65,7 +71,11 @@ fn everything_can_be_said() {
     assert_eq!((service.fields.len(), service.slots.len()), (2, 8));
     assert_eq!(service.first_byte_timeout, Some(Duration::from_secs(600)));
     assert_eq!(service.idle_timeout, Some(Duration::from_secs(420)));
-    assert!(service.allow_encoded_slash && service.allow_range && service.forward_trace_context);
+    assert!(service.allow_range && service.forward_trace_context && service.allow_method_override);
+    let rules = PathRules::ENCODED_SLASH.and(PathRules::UTF8).and(PathRules::PERCENT);
+    assert_eq!(service.path_rules, rules);
+    assert_eq!(service.methods.iter().map(|m| m.method.as_str()).collect::<Vec<_>>(), ["LIST", "FETCH"]);
+    assert_eq!((service.passed.headers.len(), service.passed.cookies.as_slice()), (1, &["session".to_owned()][..]));
     assert!(service.allow_websocket && !service.http2);
     assert!(matches!(service.injection.as_slice(), [InjectionSite::Header(..)]));
 }
@@ -87,6 +97,12 @@ fn an_error_is_one_line_and_names_the_key() {
         ("inject = 'bearer'\nfields = ['key', 'other']", "fields: no site uses `other`"),
         ("inject = 'bearer'\nslots = ['cookie:x']", "slots: `cookie:x` is not one of bearer, raw"),
         ("inject = 'bearer'\nslots = ['path:/x']", "slots: a path slot is"),
+        ("inject = 'bearer'\nslots = ['path:/a//b{token}']", "slots: a path slot is a plain segment"),
+        ("inject = 'bearer'\nslots = ['path:/../b{token}']", "slots: a path slot is a plain segment"),
+        (
+            "inject = 'bearer'\nbase_path = '/v1'\nslots = ['path:/a/b{token}']",
+            "slots: a path slot of several segments",
+        ),
         ("inject = 'bearer'\nbase_path = 'v1'", "base_path: "),
         ("inject = 'bearer'\ndenied_paths = ['/keys']", "denied_paths: "),
         ("inject = 'bearer'\ntunnel_other_hosts = true", "tunnel_other_hosts: only `seks-interception` can have it"),
@@ -95,6 +111,25 @@ fn an_error_is_one_line_and_names_the_key() {
         ("inject = 'bearer'\nidle_timeout = '100days'", "idle_timeout: at most 49 days"),
         ("inject = 'bearer'\nallow_range = 'yes'", "expected a boolean"),
         ("inject = 'bearer'\nslots = ['subprotocol:a, b']", "slots: `a, b` is not a valid subprotocol prefix"),
+        ("inject = 'bearer'\nallow_in_paths = ['utf-8']", "allow_in_paths: `utf-8` is not one of utf8, percent"),
+        ("inject = 'bearer'\nmethods = ['TRACE']", "methods: `TRACE` is never sent"),
+        ("inject = 'bearer'\nmethods = ['GET']", "methods: `GET` is always accepted"),
+        ("inject = 'bearer'\npass_headers = ['x-id']", "pass_headers: `x-id` has no `_`"),
+        (
+            "inject = 'bearer'\npass_headers = ['content_length']",
+            "pass_headers: `content_length` is read by some servers",
+        ),
+        (
+            "inject = 'bearer'\npass_headers = ['x_http_method_override']",
+            "pass_headers: `x_http_method_override` is read",
+        ),
+        ("inject = { header = 'x-key' }\npass_headers = ['x_key']", "pass_headers: `x_key` is read by some servers"),
+        (
+            "inject = { header = 'api_key' }\npass_headers = ['api_key']",
+            "pass_headers: `api_key` is read by some servers",
+        ),
+        ("inject = { header = 'content_length' }", "injection: a service must not set `content_length`"),
+        ("inject = 'bearer'\npass_cookies = ['a=b']", "pass_cookies: `a=b` is not the name of a cookie"),
         ("inject = 'bearer'\nallow_websocket = true\nhttp2 = true", "allow_websocket: "),
         ("inject = 'bearer'\npublic = ['user']", "public: `user` is not one of the fields"),
         ("inject = 'bearer'\npublic = ['key']", "public: at least one field must be a secret"),

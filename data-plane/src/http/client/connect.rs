@@ -112,7 +112,8 @@ fn tls_fault(error: &rustls::Error) -> UpstreamError {
             C::Expired | C::ExpiredContext { .. } => UpstreamError::TlsExpired,
             C::NotValidYet | C::NotValidYetContext { .. } => UpstreamError::TlsNotYetValid,
             C::NotValidForName | C::NotValidForNameContext { .. } => UpstreamError::TlsWrongName,
-            C::UnknownIssuer => UpstreamError::TlsUnknownIssuer,
+            // A bad signature: an issuer of a trusted one's name, with another key.
+            C::UnknownIssuer | C::BadSignature => UpstreamError::TlsUnknownIssuer,
             C::Revoked => UpstreamError::TlsRevoked,
             _ => UpstreamError::TlsBadCertificate,
         },

@@ -194,6 +194,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_lists_every_word() {
+        let readme = include_str!("../../../README.md");
+        for error in UpstreamError::ALL.iter().filter(|error| **error != UpstreamError::Upload) {
+            assert!(readme.contains(&format!("`{}`", error.as_str())), "{}", error.as_str());
+        }
+    }
+
+    #[test]
     fn every_error_has_a_word_and_a_text_of_its_own() {
         let (mut words, mut details) = (std::collections::HashSet::new(), std::collections::HashSet::new());
         for (number, error) in UpstreamError::ALL.iter().enumerate() {

@@ -23,7 +23,7 @@ use crate::{
     config::AuditMode,
     http::client::UpstreamError,
     pipeline::refusal::Refusal,
-    telemetry::{Outcome, ServiceMetrics},
+    telemetry::{DROPPED_KINDS, Outcome, ServiceMetrics},
 };
 
 /// What streams count while a record is open. Shared with the bodies.
@@ -83,6 +83,8 @@ struct Open {
     began: Instant,
     upstream_began: Option<Instant>,
     upstream_took: Duration,
+    /// How long it has waited for connections, where that was longer than [`MIN_WAIT`].
+    waited: Option<Duration>,
     /// How often the request was sent, where that was more than once.
     attempts: Option<u32>,
     upstream_status: Option<StatusCode>,
@@ -151,6 +153,7 @@ impl Record {
             began: Instant::now(),
             upstream_began: None,
             upstream_took: Duration::ZERO,
+            waited: None,
             attempts: None,
             upstream_status: None,
             upstream_error: None,
@@ -281,6 +284,11 @@ impl Record {
         });
     }
 
+    /// What of the agent's head was not forwarded.
+    pub(crate) fn headers_dropped(&self, counts: &[u16; DROPPED_KINDS.len()]) {
+        self.open.service.headers_dropped(counts);
+    }
+
     /// The upstream's port, where it isn't a service's.
     pub(crate) fn port(&mut self, port: u16) {
         self.write(|s| s.int("server.port", port.into()));
@@ -348,6 +356,14 @@ impl Record {
         }
     }
 
+    /// How long the request has waited for a connection: for its upstream to be reached, or for one that others use to be free. Not a part
+    /// of the upstream's own time.
+    pub(crate) fn waited_for_connection(&mut self, time: Duration) {
+        if time >= MIN_WAIT {
+            self.open.waited = Some(self.open.waited.unwrap_or_default() + time);
+        }
+    }
+
     /// The request is sent for the `number`th time.
     pub(crate) fn upstream_attempt(&mut self, number: u32) {
         self.open.attempts = Some(number);
@@ -390,6 +406,9 @@ impl Record {
         }
     }
 }
+
+/// A shorter wait for a connection is not recorded.
+const MIN_WAIT: Duration = Duration::from_millis(1);
 
 /// More policies than this rarely determine one decision; the rest is not listed.
 const MAX_POLICIES: usize = 16;
@@ -500,6 +519,9 @@ impl Open {
         }
         if let Some(error) = error {
             spans.text("seks.upstream.error", error.as_str());
+        }
+        if let Some(waited) = self.waited {
+            spans.int("seks.upstream.wait_ms", u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
         }
         if let Some(attempts) = self.attempts {
             spans.int("seks.upstream.attempts", attempts.into());

@@ -9,7 +9,7 @@ use std::{
 use http::Method;
 use seks_policy::Call;
 
-use super::UpstreamTarget;
+use super::{UpstreamTarget, overridden};
 use crate::{
     pipeline::{caller::Caller, facts::Facts},
     table::{CredentialEntry, CutReason, Grant, Reevaluate, ServiceEntry, TokenEntry, Verdict},
@@ -19,6 +19,8 @@ use crate::{
 pub(super) struct DecidedOn {
     service: Arc<ServiceEntry>,
     method: Method,
+    /// The method that the request asks for instead.
+    overriding: Option<Method>,
     line: UpstreamTarget,
     source: IpAddr,
     /// When it was decided first, in unix seconds, and on a clock that isn't set.
@@ -34,7 +36,7 @@ pub(super) struct DecidedOn {
 impl DecidedOn {
     pub(super) fn new(
         service: &Arc<ServiceEntry>,
-        method: &Method,
+        (method, overriding): (Method, Option<Method>),
         line: &UpstreamTarget,
         caller: &Caller,
         facts: Facts,
@@ -42,10 +44,11 @@ impl DecidedOn {
         websocket: bool,
     ) -> Self {
         let credential = credential.generation;
-        let line = UpstreamTarget { text: line.text.clone(), path: line.path };
+        let line = UpstreamTarget { text: line.text.clone(), path: line.path, credential: line.credential };
         Self {
             service: service.clone(),
-            method: method.clone(),
+            method,
+            overriding,
             line,
             source: caller.source,
             at: (caller.now, Instant::now()),
@@ -79,8 +82,10 @@ impl DecidedOn {
         };
         let Some(policies) = policies else { return denied };
         let Some(agent) = token.agent() else { return Verdict::Withdrawn(CutReason::AgentDisabled) };
+        let Some(method_group) = service.method_group(&self.method) else { return denied };
         let call = Call {
             method: &self.method,
+            method_group,
             path: self.line.path(),
             query: self.line.query(),
             token: token.id(),
@@ -90,9 +95,20 @@ impl DecidedOn {
             body: (&self.facts).into(),
             mcp: service.mcp.is_some(),
         };
-        let decision = policies.slice_for(&agent.name, &agent.attributes, &service.name).decide(&call);
-        if !decision.allowed || decision.error.is_some() {
+        let slice = policies.slice_for(&agent.name, &agent.attributes, &service.name);
+        let permits = |call: &Call<'_>| {
+            let decision = slice.decide(call);
+            decision.allowed && decision.error.is_none()
+        };
+        if !permits(&call) {
             return denied;
+        }
+        if let Some(overriding) = &self.overriding {
+            let call = overridden(&call, service, overriding);
+            if !service.allow_method_override || !call.is_ok_and(|call| !slice.asks_for_query(&call) && permits(&call))
+            {
+                return denied;
+            }
         }
         let current = token.grant(service.name.as_str()).and_then(Grant::credential);
         match self.grace {
@@ -110,7 +126,8 @@ impl Reevaluate for DecidedOn {
             if self.leads_elsewhere(service) {
                 return Verdict::Withdrawn(CutReason::ServiceChanged);
             }
-            if service.denied_paths.iter().any(|d| d.matches(&self.method, self.line.path())) {
+            let mut methods = std::iter::once(&self.method).chain(&self.overriding);
+            if methods.any(|method| service.denied_paths.iter().any(|d| d.matches(method, self.line.path()))) {
                 return Verdict::Withdrawn(CutReason::PolicyDenied);
             }
         }

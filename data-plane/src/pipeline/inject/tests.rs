@@ -37,8 +37,8 @@ fn fields() -> Fields {
 
 /// What an agent's head becomes.
 fn injected(service: &Service, headers: HeaderMap, text: &str, path: usize) -> (HeaderMap, Uri) {
-    let mut line = SecretTarget { text: text.to_owned(), path_len: path };
-    let mut headers = header_filter::request(headers, service, true);
+    let mut line = SecretTarget { text: text.to_owned(), path_len: path, credential: 0 };
+    let (mut headers, _) = header_filter::request(headers, service, true);
     header_filter::add_ours(&mut headers, service);
     let fields = fields();
     let prepared = PreparedInjection::new(service, &fields).unwrap();
@@ -69,7 +69,7 @@ fn each_site_has_one_form() {
 #[test]
 fn a_target_stays_on_its_line() {
     for bad in ["/a b", "/a\r\nx: y", "/\u{e9}", "/a\0"] {
-        assert!(target(SecretTarget { text: bad.into(), path_len: 1 }).is_none(), "{bad:?}");
+        assert!(target(SecretTarget { text: bad.into(), path_len: 1, credential: 0 }).is_none(), "{bad:?}");
     }
 }
 
@@ -116,7 +116,7 @@ proptest! {
     fn a_key_in_the_query_decodes_to_itself(key in "[!-~]{1,80}") {
         let one = service(vec![At::Query(named("key", "{key}"))]);
         let fields = Fields::parse(&["key"], &Secret::new(key.clone().into_bytes())).unwrap();
-        let mut line = SecretTarget { text: "/x?a=b".into(), path_len: 2 };
+        let mut line = SecretTarget { text: "/x?a=b".into(), path_len: 2, credential: 0 };
         write(&one.injection[0], &fields, &mut line).unwrap();
         let value = line.text.strip_prefix("/x?a=b&key=").unwrap();
         let mut decoded = Vec::new();

@@ -1,6 +1,6 @@
 //! What an agent signed: the canonical request, from what arrived.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderName, header, request::Parts};
@@ -50,7 +50,17 @@ pub(super) fn check_signed_headers(claim: &Claim<'_>, headers: &HeaderMap) -> Re
 impl Canonical<'_> {
     /// Whether the claim's signature is the one that `secret` makes. Takes the same time wherever they differ.
     pub(super) fn is_signed_with(&self, secret: &str) -> bool {
-        let Some(request) = self.request() else { return false };
+        let (path, query) = self.target.split_once('?').unwrap_or((self.target, ""));
+        if self.is_signed(path, query, secret) {
+            return true;
+        }
+        // Some clients sign another spelling of the path than they send, as AWS allows.
+        let other = if self.sigv4.escapes_path_twice() { merged_slashes(path) } else { canonical_path(path) };
+        other != path && self.is_signed(&other, query, secret)
+    }
+
+    fn is_signed(&self, path: &str, query: &str, secret: &str) -> bool {
+        let Some(request) = self.request(path, query) else { return false };
         let Claim { time, scope, signature, .. } = self.claim;
         let mut text = format!("{HEADER_SCHEME}\n{time}\n{scope}\n");
         write_hex(&Sha256::digest(request), &mut text);
@@ -62,8 +72,7 @@ impl Canonical<'_> {
         mac.chain_update(text).verify_slice(signature).is_ok()
     }
 
-    fn request(&self) -> Option<String> {
-        let (path, query) = self.target.split_once('?').unwrap_or((self.target, ""));
+    fn request(&self, path: &str, query: &str) -> Option<String> {
         let mut out = String::with_capacity(256 + 3 * self.target.len());
         out.push_str(self.parts.method.as_str());
         out.push('\n');
@@ -129,6 +138,28 @@ impl Canonical<'_> {
         out.push('\n');
         Some(())
     }
+}
+
+/// A path of S3 as its servers sign it, whatever the spelling: everything escaped but unreserved characters and slashes.
+pub(super) fn canonical_path(path: &str) -> Cow<'_, str> {
+    let Some(decoded) = decode(path) else { return Cow::Borrowed(path) };
+    let mut out = String::with_capacity(path.len());
+    encode(decoded.as_bytes(), b"/", &mut out);
+    if out == path { Cow::Borrowed(path) } else { Cow::Owned(out) }
+}
+
+/// A path of every other service as its SDKs sign it: without empty segments.
+fn merged_slashes(path: &str) -> Cow<'_, str> {
+    if !path.contains("//") {
+        return Cow::Borrowed(path);
+    }
+    let mut out = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !out.ends_with('/') {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
 }
 
 fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {

@@ -1,6 +1,9 @@
 //! The upstream's signature, with the real key.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use aws_credential_types::Credentials;
 use aws_sigv4::{
@@ -15,7 +18,7 @@ use seks_service::Service;
 use seks_types::secret::Fields;
 use zeroize::Zeroize as _;
 
-use super::{Payload, Signed, claim::Placement, encoding};
+use super::{Payload, Signed, canonical::canonical_path, claim::Placement, encoding};
 use crate::http::HeaderList;
 
 /// A request in a presigned form is sent at once: this is for slow clocks.
@@ -60,8 +63,9 @@ pub(crate) fn sign(
         .into();
     let (instructions, signature) = {
         let signable = signable(headers, host)?;
+        let signed_line = if sigv4.escapes_path_twice() { Cow::Borrowed(line.as_str()) } else { canonical_line(line) };
         let request =
-            SignableRequest::new(method.as_str(), line.as_str(), signable.into_iter(), body(&signed.payload)).ok()?;
+            SignableRequest::new(method.as_str(), &*signed_line, signable.into_iter(), body(&signed.payload)).ok()?;
         aws_sigv4::http_request::sign(request, &params).ok()?.into_parts()
     };
     let (new_headers, new_parameters) = instructions.into_parts();
@@ -74,6 +78,15 @@ pub(crate) fn sign(
         append(line, &new_parameters);
     }
     Some(signature)
+}
+
+/// Path and query with the path as S3 signs it. It is sent as the agent wrote it.
+fn canonical_line(line: &str) -> Cow<'_, str> {
+    let (path, query) = line.find('?').and_then(|at| line.split_at_checked(at)).unwrap_or((line, ""));
+    match canonical_path(path) {
+        Cow::Borrowed(_) => Cow::Borrowed(line),
+        Cow::Owned(path) => Cow::Owned(path + query),
+    }
 }
 
 /// What is signed: where the request goes, what the body is, and all orders to the upstream.

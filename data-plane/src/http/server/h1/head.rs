@@ -35,6 +35,8 @@ pub(super) struct Parts {
     /// The method begins the head, and has this length.
     pub(super) method: usize,
     pub(super) target: Range<usize>,
+    /// It holds characters that clients should have escaped.
+    pub(super) unescaped_target: bool,
     /// HTTP/1.0.
     pub(super) http10: bool,
     /// Names, and values without white space around them.
@@ -184,10 +186,10 @@ fn read_request_line(line: &[u8], limits: &HeadLimits, found: &mut Parts) -> Res
         || target.starts_with(b"https://")
         || target == b"*"
         || method == b"CONNECT";
-    // `#` would be cut off unseen by whoever parses the URI next; the others are no URI's.
-    if !form_ok || !target.iter().all(|b| is_target(*b)) {
+    if !form_ok {
         return Err(Violation::Target);
     }
+    found.unescaped_target = is_unescaped(target)?;
     let begins = method.len() + 1;
     (found.method, found.target) = (method.len(), begins..begins + target.len());
     found.http10 = match version {
@@ -275,19 +277,36 @@ fn trim_end(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// What may stand in a target: visible ASCII but for what no URI holds.
-fn is_target(b: u8) -> bool {
-    const TABLE: [bool; 256] = {
-        let mut table = [false; 256];
+/// Whether a target holds characters that no URI holds, and that some clients send nevertheless: `"`, `<`, `>`, `\`, a backtick and
+/// what is beyond ASCII. `#` would be cut off unseen by whoever parses the URI next.
+fn is_unescaped(target: &[u8]) -> Result<bool, Violation> {
+    const BAD: u8 = 0;
+    const PLAIN: u8 = 1;
+    const UNESCAPED: u8 = 2;
+    const TABLE: [u8; 256] = {
+        let mut table = [BAD; 256];
         let mut b = 0;
         #[allow(clippy::indexing_slicing, reason = "in bounds, at compile time")]
-        while b < 128 {
-            table[b] = (b as u8).is_ascii_graphic() && !matches!(b as u8, b'#' | b'\\' | b'<' | b'>' | b'"' | b'`');
+        while b < 256 {
+            table[b] = match b as u8 {
+                b'"' | b'<' | b'>' | b'\\' | b'`' | 0x80.. => UNESCAPED,
+                b'#' => BAD,
+                b if b.is_ascii_graphic() => PLAIN,
+                _ => BAD,
+            };
             b += 1;
         }
         table
     };
-    TABLE.get(usize::from(b)).is_some_and(|is| *is)
+    let mut unescaped = false;
+    for &b in target {
+        match TABLE.get(usize::from(b)).copied().unwrap_or(BAD) {
+            PLAIN => {}
+            UNESCAPED => unescaped = true,
+            _ => return Err(Violation::Target),
+        }
+    }
+    Ok(unescaped)
 }
 
 /// RFC 9110, 5.6.2.

@@ -30,7 +30,9 @@ pub(super) const REFUSED: ResponseTerms =
 pub(super) fn parse(head: &Bytes, parts: &Parts) -> Result<(Request<()>, ResponseTerms), Violation> {
     let text = |range: &Range<usize>| head.get(range.clone()).unwrap_or_default();
     let method = Method::from_bytes(text(&(0..parts.method))).map_err(|_| Violation::RequestLine)?;
-    let uri = Uri::from_maybe_shared(head.slice(parts.target.clone())).map_err(|_| Violation::Target)?;
+    let target = head.slice(parts.target.clone());
+    let target = if parts.unescaped_target { escaped(&target)? } else { target };
+    let uri = Uri::from_maybe_shared(target).map_err(|_| Violation::Target)?;
     let (mut close, mut keep, mut invited) = (false, false, false);
     let mut headers = HeaderMap::with_capacity(parts.fields.len());
     for (name, value) in &parts.fields {
@@ -61,6 +63,31 @@ pub(super) fn parse(head: &Bytes, parts: &Parts) -> Result<(Request<()>, Respons
     Ok((request, terms))
 }
 
+/// A target with the characters escaped that [`Uri`] doesn't take: in the query, and what is beyond ASCII in the path too.
+fn escaped(target: &[u8]) -> Result<Bytes, Violation> {
+    let target = std::str::from_utf8(target).map_err(|_| Violation::Target)?;
+    let is_unescaped = |b: u8| matches!(b, b'"' | b'<' | b'>' | b'\\' | b'`' | 0x80..);
+    let path = target.split('?').next().unwrap_or_default();
+    let authority = match path.split_once("://") {
+        Some((_, rest)) if !path.starts_with('/') => rest.split('/').next().unwrap_or_default(),
+        _ => "",
+    };
+    let is_request_target = target.starts_with('/') || target.starts_with("http");
+    if !is_request_target || !authority.is_ascii() || path.bytes().any(|b| b.is_ascii() && is_unescaped(b)) {
+        return Err(Violation::Target);
+    }
+    let mut out = Vec::with_capacity(target.len() + 32);
+    for byte in target.bytes() {
+        if is_unescaped(byte) {
+            let digit = |n: u8| b"0123456789ABCDEF".get(usize::from(n)).copied().unwrap_or(b'0');
+            out.extend([b'%', digit(byte >> 4), digit(byte & 15)]);
+        } else {
+            out.push(byte);
+        }
+    }
+    Ok(out.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +114,35 @@ mod tests {
         assert_eq!(parsed("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test\r\n\r\n").unwrap().0.uri(), "a.test:443");
         assert_eq!(parsed("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().0.uri(), "*");
         assert_eq!(parsed("GET http://b.test/x HTTP/1.1\r\nHost: b.test\r\n\r\n").unwrap().0.uri(), "http://b.test/x");
+    }
+
+    #[test]
+    fn what_no_uri_holds_is_escaped() {
+        for (target, want) in [
+            (r#"/x?query=up{job="a"}"#, "/x?query=up{job=%22a%22}"),
+            ("/x?a=<b>&c=`d`\\e", "/x?a=%3Cb%3E&c=%60d%60%5Ce"),
+            ("/T\u{e2}ches?q=\u{fc}", "/T%C3%A2ches?q=%C3%BC"),
+            ("http://b.test/\u{fc}?a=<b>", "http://b.test/%C3%BC?a=%3Cb%3E"),
+        ] {
+            let wire = format!("GET {target} HTTP/1.1\r\nHost: b.test\r\n\r\n");
+            assert_eq!(parsed(wire.leak()).unwrap().0.uri(), want, "{target}");
+        }
+        for bad in [
+            "/a\\b",
+            "/\\evil.test/x",
+            "/<a>",
+            "/\"a",
+            "/`a`?b",
+            "http://b\u{fc}.test/x",
+            "http://a<b/x",
+            "/x?a b",
+            "/x#y",
+        ] {
+            let wire = format!("GET {bad} HTTP/1.1\r\nHost: b.test\r\n\r\n");
+            assert!(parsed(wire.leak()).is_err(), "{bad}");
+        }
+        let parts = Parts { method: 3, target: 4..6, unescaped_target: true, ..Parts::default() };
+        assert_eq!(parse(&Bytes::from_static(b"GET /\xff HTTP/1.1\r\n\r\n"), &parts).unwrap_err(), Violation::Target);
     }
 
     #[test]

@@ -1,0 +1,144 @@
+//! What changes the meaning of a request is refused by name or passed on, never dropped. What is dropped is counted.
+
+use seks_tests::{Upstream, raw::exchange};
+
+use crate::rig::{KEY, Rig};
+
+#[test]
+fn a_header_that_overrides_the_method_is_refused_by_name() {
+    let rig = Rig::start("");
+    for (line, name) in [
+        ("X-HTTP-Method-Override: GET", "X-HTTP-Method-Override"),
+        ("x-http-method: MERGE", "X-HTTP-Method"),
+        ("X-Method-Override: DELETE", "X-Method-Override"),
+        ("X_HTTP_METHOD_OVERRIDE: DELETE", "X-HTTP-Method-Override"),
+        ("X-Original-Method: PUT", "X-Original-Method"),
+    ] {
+        let reply = rig.ask("POST", "/drive/v3/files", &format!("{line}\r\n"), "q=a");
+        rig.assert_refused(&reply, 400, "request_invalid");
+        assert!(reply.text().contains(name), "{line}: {}", reply.text());
+    }
+}
+
+#[test]
+fn a_service_that_takes_overrides_has_both_methods_decided() {
+    let rig = Rig::start("allow_method_override = true\nmethods = [\"MERGE\"]\ndenied_paths = [\"DELETE /keys/**\"]");
+    let post = |path: &str, lines: &str| rig.ask("POST", path, lines, "q=a");
+    let reply =
+        post("/drive/v3/files", "X-HTTP-Method-Override: GET\r\nContent-Type: application/x-www-form-urlencoded\r\n");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let seen = &rig.upstream.requests()[0];
+    assert_eq!((seen.method().as_str(), seen.header("x-http-method-override").as_deref()), ("POST", Some("GET")));
+    assert_eq!(post("/x?_HttpMethod=MERGE", "").status, 200);
+    assert_eq!(rig.upstream.requests()[0].target(), "/x?_HttpMethod=MERGE");
+    for (method, path, lines, status, code) in [
+        ("POST", "/keys/7", "X-HTTP-Method-Override: DELETE\r\n", 403, "policy_denied"),
+        ("POST", "/x", "X-HTTP-Method-Override: LOCK\r\n", 405, "request_invalid"),
+        ("POST", "/x", "X-HTTP-Method-Override: TRACE\r\n", 400, "request_invalid"),
+        ("POST", "/x", "X-HTTP-Method-Override: GET\r\nX-HTTP-Method: PUT\r\n", 400, "request_invalid"),
+        ("POST", "/x?_method=GET", "X-HTTP-Method: GET\r\n", 400, "request_invalid"),
+        ("GET", "/x", "X-HTTP-Method-Override: DELETE\r\n", 400, "request_invalid"),
+        ("POST", "/x", "X_HTTP_METHOD_OVERRIDE: GET\r\n", 400, "request_invalid"),
+    ] {
+        rig.assert_refused(&rig.ask(method, path, lines, ""), status, code);
+    }
+    rig.sandbox.cli().apply_policies(
+        "@id(\"no-delete\") forbid (principal, action == Seks::Action::\"DELETE\", resource);\n\
+         @id(\"debug\") forbid (principal, action == Seks::Action::\"GET\", resource) when { context.query_keys.contains(\"debug\") };",
+    );
+    rig.assert_refused(&post("/x", "X-HTTP-Method-Override: DELETE\r\n"), 403, "policy_denied");
+    let asks = post("/x", "X-HTTP-Method-Override: GET\r\n");
+    rig.assert_refused(&asks, 403, "policy_denied");
+    assert!(asks.text().contains("query"), "{}", asks.text());
+    assert_eq!(post("/x", "X-HTTP-Method-Override: PUT\r\n").status, 200);
+}
+
+#[test]
+fn a_header_that_names_another_path_is_refused_by_name() {
+    let rig = Rig::start("");
+    for name in ["X-Original-URL", "X-Rewrite-URL", "X-Original-URI", "X_Original_URL", "X-Accel-Mapping"] {
+        let reply = rig.ask("GET", "/v1/x", &format!("{name}: /admin\r\n"), "");
+        rig.assert_refused(&reply, 400, "request_invalid");
+        assert!(reply.text().to_lowercase().contains("x-"), "{}", reply.text());
+    }
+    // What proxies in front of a node add to each request is not the agent's, and no upstream sees it.
+    let reply = rig.ask("GET", "/v1/x", "X-Forwarded-Path: /admin\r\nX-Forwarded-For: 1.2.3.4\r\n", "");
+    assert_eq!(reply.status, 200);
+    assert!(!String::from_utf8_lossy(&rig.upstream.received()).contains("admin"));
+}
+
+#[test]
+fn a_listed_header_with_an_underscore_passes_and_a_service_may_inject_one() {
+    let rig = Rig::with(Upstream::ok(), "inject = { header = \"api_key\" }\npass_headers = [\"client_id\"]");
+    let lines = "api_key: {T}\r\napi-key: mine\r\nclient_id: 7\r\nother_id: 8\r\n";
+    let reply = rig.ask_without_token("GET", "/v1/x", lines, "");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let seen = &rig.upstream.requests()[0];
+    assert_eq!(seen.headers("api_key"), [KEY]);
+    assert_eq!(
+        (seen.header("client_id").as_deref(), seen.header("other_id"), seen.header("api-key")),
+        (Some("7"), None, None)
+    );
+}
+
+#[test]
+fn listed_cookies_pass_and_never_with_a_token() {
+    let rig = Rig::start("pass_cookies = [\"session\", \"csrf\"]");
+    let cookies = |lines: &str| {
+        let reply = rig.ask("GET", "/v1/x", lines, "");
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        rig.upstream.requests()[0].headers("cookie")
+    };
+    assert_eq!(cookies("Cookie: a=1; session=1;csrf=\"x y\" ; SESSION=2\r\n"), ["session=1; csrf=\"x y\""]);
+    assert_eq!(cookies("Cookie: session=1\r\nCookie: csrf=2\r\n"), ["session=1; csrf=2"]);
+    assert!(cookies("Cookie: a=1; sessions=2\r\n").is_empty());
+    let held = rig.ask("GET", "/v1/x", "Cookie: session={T}; csrf=2\r\n", "");
+    assert_eq!(held.status, 200, "{}", held.text());
+    assert_eq!(rig.upstream.requests()[0].headers("cookie"), ["csrf=2"]);
+    let none = Rig::start("");
+    assert_eq!(none.ask("GET", "/v1/x", "Cookie: session=1\r\n", "").status, 200);
+    assert!(none.upstream.requests()[0].headers("cookie").is_empty());
+}
+
+#[test]
+fn an_upgrade_that_is_not_allowed_is_refused_and_one_to_http2_is_passed_over() {
+    let rig = Rig::start("");
+    for protocol in ["SPDY/3.1", "tcp", "foo, h2c", "websocket, foo", "IRC/6.9"] {
+        let reply = rig.ask("GET", "/x", &format!("Connection: Upgrade\r\nUpgrade: {protocol}\r\n"), "");
+        rig.assert_refused(&reply, 400, "request_invalid");
+        assert!(reply.text().contains("upgraded"), "{}", reply.text());
+    }
+    for lines in [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+        "Connection: Upgrade\r\nUpgrade: h2,h2c\r\n",
+        "Connection: Upgrade\r\nUpgrade: HTTP/2.0\r\n",
+        "Upgrade: foo\r\n",
+    ] {
+        assert_eq!(rig.ask("GET", "/x", lines, "").status, 200, "{lines}");
+        assert!(rig.upstream.requests()[0].header("upgrade").is_none());
+    }
+}
+
+#[test]
+fn what_is_dropped_is_counted() {
+    let rig = Rig::start("");
+    let lines = "Cookie: a=1\r\nRange: bytes=0-1\r\ntraceparent: x\r\nX-Forwarded-For: 1\r\nmy_id: 1\r\nX-Api-Key: k\r\n\
+                 Connection: X-Own\r\nX-Own: 1\r\nX-Kept: 1\r\n";
+    assert_eq!(rig.ask("GET", "/x", lines, "").status, 200);
+    let page = rig.sandbox.metrics_page();
+    for kind in ["cookie", "range", "trace", "forwarded", "underscore", "credential", "connection"] {
+        let line = format!("seks_request_headers_dropped_total{{service=\"acme\",header=\"{kind}\"}} 1");
+        assert!(page.contains(&line), "{line}\n{page}");
+    }
+    assert!(!page.contains("header=\"token\""));
+    let plain = "Accept: */*\r\nAccept-Encoding: gzip\r\nUser-Agent: x\r\n";
+    assert_eq!(
+        exchange(
+            rig.sandbox.proxy(),
+            format!("GET /api/acme/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n{plain}\r\n", rig.token)
+        )
+        .status,
+        200
+    );
+    assert!(rig.sandbox.metrics_page().contains("header=\"credential\"} 1"), "what each request has is not counted");
+}
