@@ -15,6 +15,7 @@ pub const PARTS: &[(&str, Part)] = &[
     ("gh", Part::Program),
     ("git", Part::Program),
     ("java", Part::Program),
+    ("kubectl", Part::Program),
     ("node", Part::Program),
     ("npm", Part::Program),
     ("python3", Part::Program),

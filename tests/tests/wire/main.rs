@@ -8,6 +8,7 @@ mod clients;
 mod differential;
 mod failing_upstreams;
 mod keyless_urls;
+mod kubectl;
 mod mcp;
 mod meaning;
 mod methods;
