@@ -74,7 +74,7 @@ async fn what_is_no_honoured_token_is_refused_by_name() {
         ("Authorization: Bearer {T1}, Bearer {T1}\r\n".into(), "token_malformed"),
         ("Authorization: Basic @@@\r\n".into(), "token_malformed"),
         (format!("Authorization: Basic {}\r\n", basic("nocolon")), "token_malformed"),
-        (format!("Authorization: Basic {}\r\n", basic(&format!("a:b:{}", rig.token.as_str()))), "token_malformed"),
+        (format!("Authorization: Basic {}\r\n", basic(&format!("a:b:{}:", rig.token.as_str()))), "token_malformed"),
         (format!("Authorization: Bearer {}\r\n", unknown.as_str()), "token_unknown"),
         ("Authorization: Bearer {T_EXPIRED}\r\n".into(), "token_expired"),
     ] {
