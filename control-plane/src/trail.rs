@@ -16,11 +16,12 @@ use seks_audit::{
         Verification,
     },
 };
+use seks_runtime::lower_thread_priority;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Groups of arrivals that wait for the thread. A node's upload waits when there are more.
-const QUEUE: usize = 64;
+const QUEUE: usize = 8;
 /// Arrivals that are written together at most.
 const MAX_GROUP: usize = 4096;
 /// Searches and verifications at a time. Each reads and decompresses.
@@ -144,7 +145,11 @@ impl Trail {
         let writer = blocks.clone();
         thread::Builder::new()
             .name("seks-trail".into())
-            .spawn(move || write_arrivals(&writer, queue))
+            .spawn(move || {
+                // Blocks are sorted and compressed in bursts. Leases, the feed and, in `seks dev`, requests come first.
+                lower_thread_priority();
+                write_arrivals(&writer, queue);
+            })
             .map_err(failed)?;
         let (searches, heads) = (Semaphore::new(SEARCHES), Mutex::default());
         Ok(Self(Arc::new(Inner { blocks, arrivals, searches, heads, _lock: lock })))
