@@ -162,6 +162,7 @@ impl ControlPlane {
         plane.serve_operators(operators, &config.admin.tls, &names, Admin::new(parts)).await?;
         let admin = plane.runtimes.admin();
         plane.tasks.spawn_on(refresher.run(plane.stop.clone()), &admin);
+        trail::log_state(plane.distribution.trail());
         if let Some(trail) = plane.distribution.trail().cloned() {
             plane.tasks.spawn_on(trail::store_heads(trail, Arc::clone(registry), plane.stop.clone()), &admin);
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use seks_policy::{GRANTED_SERVICES, Policies, PolicyError, custom_methods, parse_file_with};
+use seks_policy::{GRANTED_SERVICES, Policies, PolicyError, parse_file_with};
 use seks_types::id::{PolicyId, TenantName};
 
 use super::{
@@ -27,14 +27,12 @@ pub(super) fn granted_services(tenant: &TenantName) -> Option<(Key, Policy)> {
 }
 
 impl Registry {
-    /// Methods that the tenant's services list, if the text names any that the published schema doesn't know.
+    /// Methods that the tenant's services list. Read whether or not a policy names one: to find out, the policy must be parsed,
+    /// and only the policy workers do that.
     ///
     /// # Errors
     /// The store's.
-    pub(crate) async fn methods_named_in(&self, tenant: &TenantName, text: &str) -> Result<Vec<String>, RegistryError> {
-        if custom_methods(text).is_empty() {
-            return Ok(Vec::new());
-        }
+    pub(crate) async fn listed_methods(&self, tenant: &TenantName) -> Result<Vec<String>, RegistryError> {
         let services = self.services(tenant).await?;
         let listed = services.iter().flat_map(|service| &service.methods);
         Ok(listed.map(|method| method.split(':').next().unwrap_or_default().to_owned()).collect())
@@ -52,7 +50,7 @@ impl Registry {
         run: &PolicyRun<'_>,
     ) -> Result<(Vec<Policy>, Revision), RegistryError> {
         check_length(&text)?; // before it is queued
-        let methods = self.methods_named_in(tenant, &text).await?;
+        let methods = self.listed_methods(tenant).await?;
         let file = run.run(move || check_file(&text, &methods)).await??;
         if file.len() > limits::POLICIES_PER_APPLY {
             let reason = format!("at most {} policies in one file", limits::POLICIES_PER_APPLY);
@@ -194,7 +192,7 @@ fn tampered(tenant: &TenantName, ids: impl Iterator<Item = String>) -> RegistryE
 }
 
 /// Parses and validates a file of policies without storing it. `methods` are those of
-/// [`Registry::methods_named_in`].
+/// [`Registry::listed_methods`].
 ///
 /// # Errors
 /// As [`Registry::apply_policies`].

@@ -28,7 +28,6 @@ const PAUSE_PER_NODE: Duration = Duration::from_secs(1);
 /// [`StartError::Trail`], [`StartError::Authority`], [`StartError::Registry`].
 pub(super) async fn open(config: &Config, components: &Components) -> Result<Option<Trail>, StartError> {
     let Some(config) = config.trail() else {
-        tracing::warn!("no audit trail is kept here: set audit.dir; nodes record to their collector or log alone");
         return Ok(None);
     };
     config.check()?;
@@ -41,9 +40,16 @@ pub(super) async fn open(config: &Config, components: &Components) -> Result<Opt
         };
         trail.recall(stored.heads.into_iter().filter_map(known).collect());
     }
-    let size = trail.size();
-    tracing::info!(records = size.records, bytes = size.bytes, "the audit trail is open");
     Ok(Some(trail))
+}
+
+/// Logs what the trail holds, or that there is none. Called when the listeners serve: a start that fails logs its reason alone.
+pub(super) fn log_state(trail: Option<&Trail>) {
+    let Some(size) = trail.map(Trail::size) else {
+        tracing::warn!("no audit trail is kept here: set audit.dir; nodes record to their collector or log alone");
+        return;
+    };
+    tracing::info!(records = size.records, bytes = size.bytes, "the audit trail is open");
 }
 
 /// Stores the ends of chains until `stop`, and then once more.

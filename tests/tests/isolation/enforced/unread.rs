@@ -12,34 +12,43 @@ use crate::socket;
 
 const WINDOW: usize = 20_000;
 
-#[test]
-fn a_revoked_stream_is_reset_before_its_agent_opens_the_window() {
+/// An upstream that sends all of a response but its end. 10,853 bytes of it do not fit into the agent's window.
+fn unfinished_upstream() -> Upstream {
     let held = Gate::default();
-    // The node has all of it but the end; 10,853 bytes are behind the window.
-    let upstream = Upstream::start(move |_| {
+    Upstream::start(move |_| {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", WINDOW + 10_854);
         let body = vec![b'x'; WINDOW + 10_853];
         Answer::steps(vec![Step::Send([head.into_bytes(), body].concat()), Step::Hold(held.clone())])
-    });
+    })
+}
+
+/// A response over HTTP/2 whose agent has read one window and does not open it again.
+async fn response_behind_a_closed_window(sandbox: &Sandbox, token: &str) -> h2::RecvStream {
+    let tcp = tokio::net::TcpStream::connect(sandbox.proxy()).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    let (mut client, connection) =
+        builder.initial_window_size(WINDOW as u32).handshake::<_, bytes::Bytes>(tcp).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get("http://localhost/api/openai/v1/models")
+        .header("authorization", format!("Bearer {token}"))
+        .body(())
+        .unwrap();
+    let mut body = client.send_request(request, true).unwrap().0.await.unwrap().into_body();
+    let mut got = 0;
+    while got < WINDOW {
+        got += body.data().await.unwrap().unwrap().len();
+    }
+    body
+}
+
+#[test]
+fn a_revoked_stream_is_reset_before_its_agent_opens_the_window() {
+    let upstream = unfinished_upstream();
     let sandbox = Sandbox::start();
     sandbox.service("openai", &upstream, "sk-real-unread-key-0000000000001");
     let token = sandbox.token("agent", &["openai"]);
     runtime().block_on(async {
-        let tcp = tokio::net::TcpStream::connect(sandbox.proxy()).await.unwrap();
-        let mut builder = h2::client::Builder::new();
-        let (mut client, connection) =
-            builder.initial_window_size(WINDOW as u32).handshake::<_, bytes::Bytes>(tcp).await.unwrap();
-        tokio::spawn(connection);
-        let request = http::Request::get("http://localhost/api/openai/v1/models")
-            .header("authorization", format!("Bearer {}", token.secret))
-            .body(())
-            .unwrap();
-        let answer = client.send_request(request, true).unwrap().0.await.unwrap();
-        let mut body = answer.into_body();
-        let mut got = 0;
-        while got < WINDOW {
-            got += body.data().await.unwrap().unwrap().len();
-        }
+        let mut body = response_behind_a_closed_window(&sandbox, &token.secret).await;
         let revoked = tokio::task::block_in_place(|| sandbox.cli().revoke(&token.id));
         assert_eq!(revoked["enforced"], true, "{revoked}");
         let _ = body.flow_control().release_capacity(WINDOW);
@@ -54,31 +63,13 @@ const SHORT: (&str, Duration) = ("6s", Duration::from_secs(6));
 
 #[test]
 fn an_http2_stream_is_reset_when_its_token_expires_though_its_agent_does_not_open_the_window() {
-    let held = Gate::default();
-    let upstream = Upstream::start(move |_| {
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", WINDOW + 10_854);
-        let body = vec![b'x'; WINDOW + 10_853];
-        Answer::steps(vec![Step::Send([head.into_bytes(), body].concat()), Step::Hold(held.clone())])
-    });
+    let upstream = unfinished_upstream();
     let sandbox = Sandbox::start();
     sandbox.service("openai", &upstream, "sk-real-unread-key-0000000000001");
     sandbox.cli().create_agent("agent");
     let token = sandbox.cli().issue("agent", &["openai"], &["--ttl", SHORT.0]);
     runtime().block_on(async {
-        let tcp = tokio::net::TcpStream::connect(sandbox.proxy()).await.unwrap();
-        let mut builder = h2::client::Builder::new();
-        let (mut client, connection) =
-            builder.initial_window_size(WINDOW as u32).handshake::<_, bytes::Bytes>(tcp).await.unwrap();
-        tokio::spawn(connection);
-        let request = http::Request::get("http://localhost/api/openai/v1/models")
-            .header("authorization", format!("Bearer {}", token.secret))
-            .body(())
-            .unwrap();
-        let mut body = client.send_request(request, true).unwrap().0.await.unwrap().into_body();
-        let mut got = 0;
-        while got < WINDOW {
-            got += body.data().await.unwrap().unwrap().len();
-        }
+        let mut body = response_behind_a_closed_window(&sandbox, &token.secret).await;
         // The window stays closed. Only a reset can end the stream before the 30 s that an agent may read nothing.
         let end = tokio::time::timeout(SHORT.1 + Duration::from_secs(8), body.data()).await.expect("it ends at expiry");
         let error = end.expect("reset, not ended").expect_err("no byte more");
