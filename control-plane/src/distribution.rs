@@ -21,6 +21,7 @@ use crate::{
     authority::Identities,
     changefeed::{
         ChangeFeed,
+        log::ChangeLog,
         recipient::takes_credentials,
         replay,
         scope::NodeScope,
@@ -149,24 +150,7 @@ impl Distribution {
         config.check()?;
         let epoch = Epoch::read(&*store, &sealer).await?;
         let (listing, log) = replay::bootstrap(&*store, &sealer).await?;
-        let StoreListing { table, nodes, replicas: records, revision, complete_since } = listing;
-        let replicas = Replicas::new(config.lease, store.is_exclusive());
-        replicas.reset(records);
-        replicas.mark_ended(complete_since);
-        let members = Members::default();
-        members.reset(&nodes);
-        let fleet = Fleet {
-            leases: Arc::new(Leases::new(nodes, replicas.longest_ttl())),
-            members: Arc::new(members),
-            replicas: Arc::new(replicas),
-            barriers: ReadBarriers::default(),
-        };
-        let changes = ChangeFeed {
-            snapshots: Arc::new(Snapshots::new(table, revision)),
-            log: Arc::new(log),
-            started_at: revision,
-            metrics: Arc::default(),
-        };
+        let (fleet, changes) = state_from(listing, log, config.lease, store.is_exclusive());
         let (lifecycle, deregistered) = (Lifecycle::default(), CancellationToken::new());
         let registrar = Registrar {
             registry: Registry::new(store.clone(), sealer.clone()),
@@ -177,33 +161,19 @@ impl Distribution {
             leaving: lifecycle.leaving.clone(),
             deregistered: deregistered.clone(),
         };
-        // A store that is full can still be served from, though no lease is granted before this replica is in it.
+        // A full store can still be served from, but no lease is granted before this replica is registered in it.
         let registration = ReplicaRegistration::register(&registrar).await;
-        let marks = config.marks.map(|file| HighWaterMarkWriter {
-            file,
-            store: store.clone(),
-            epoch: epoch.clone(),
-            barriers: fleet.barriers.clone(),
-            log: changes.log.clone(),
-        });
-        let marks = marks.map(Arc::new);
-        let (restart, relist) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let watcher = StoreWatcher {
-            store: store.clone(),
-            changes: changes.clone(),
-            fleet: Box::new(fleet.clone()),
-            restart: restart.clone(),
-            relist_requested: relist.clone(),
-        };
-        lifecycle.spawn(watcher.watch_forever());
-        lifecycle.spawn(fleet.barriers.clone().raise_forever(
-            store.clone(),
-            changes.log.clone(),
-            config.lease,
-            restart,
-        ));
-        lifecycle.spawn(verify::verify_periodically(store.clone(), changes.clone(), config.verify_every, relist));
         lifecycle.spawn(registration::run_registration(registrar, registration.ok()));
+        spawn_store_tasks(&lifecycle, &store, &changes, &fleet, &config);
+        let marks = config.marks.map(|file| {
+            Arc::new(HighWaterMarkWriter {
+                file,
+                store: store.clone(),
+                epoch: epoch.clone(),
+                barriers: fleet.barriers.clone(),
+                log: changes.log.clone(),
+            })
+        });
         if let Some(marks) = marks.clone() {
             lifecycle.spawn(marks.write_forever());
         }
@@ -351,6 +321,51 @@ impl Distribution {
             marks.write_last().await;
         }
     }
+}
+
+/// The fleet and the change feed as the first listing of the store has them.
+fn state_from(listing: StoreListing, log: ChangeLog, lease: Duration, exclusive: bool) -> (Fleet, ChangeFeed) {
+    let StoreListing { table, nodes, replicas: records, revision, complete_since } = listing;
+    let replicas = Replicas::new(lease, exclusive);
+    replicas.reset(records);
+    replicas.mark_ended(complete_since);
+    let members = Members::default();
+    members.reset(&nodes);
+    let fleet = Fleet {
+        leases: Arc::new(Leases::new(nodes, replicas.longest_ttl())),
+        members: Arc::new(members),
+        replicas: Arc::new(replicas),
+        barriers: ReadBarriers::default(),
+    };
+    let changes = ChangeFeed {
+        snapshots: Arc::new(Snapshots::new(table, revision)),
+        log: Arc::new(log),
+        started_at: revision,
+        metrics: Arc::default(),
+    };
+    (fleet, changes)
+}
+
+/// Starts what reads the store for as long as the replica runs: watch, read barriers, periodic verification.
+fn spawn_store_tasks(
+    lifecycle: &Lifecycle,
+    store: &Arc<dyn Store>,
+    changes: &ChangeFeed,
+    fleet: &Fleet,
+    config: &DistributionOptions,
+) {
+    let (restart, relist) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let watcher = StoreWatcher {
+        store: store.clone(),
+        changes: changes.clone(),
+        fleet: Box::new(fleet.clone()),
+        restart: restart.clone(),
+        relist_requested: relist.clone(),
+    };
+    lifecycle.spawn(watcher.watch_forever());
+    let (log, lease) = (changes.log.clone(), config.lease);
+    lifecycle.spawn(fleet.barriers.clone().raise_forever(store.clone(), log, lease, restart));
+    lifecycle.spawn(verify::verify_periodically(store.clone(), changes.clone(), config.verify_every, relist));
 }
 
 impl UsageSource for Distribution {

@@ -264,26 +264,9 @@ impl TryFrom<&wire::Service> for Service {
         // A control plane sends the networks in place of the flag. An older node knows only the flag and refuses.
         let allow_private = wire.allow_private || !private_networks.is_empty();
         let upstream = Upstream::parse(&wire.upstream, allow_private)?;
-        let (sites, signed) = wire.injection.as_ref().map_or((&[][..], None), |i| (&i.sites, i.aws_sigv4.as_ref()));
-        let sigv4 = signed.map(|s| SigV4::from_wire(s, &upstream, &wire.denied_actions)).transpose()?;
-        let fields = check_fields(&wire.fields, sigv4.is_some())?;
-        let injection = sites.iter().map(|s| InjectionSite::from_wire(s, &fields)).collect::<Result<Vec<_>, _>>()?;
-        match &sigv4 {
-            None if !wire.denied_actions.is_empty() => {
-                return Err(invalid(
-                    "denied_actions",
-                    "only a service whose requests are signed can have denied actions",
-                ));
-            }
-            None => check_injection_sites(&injection, &fields)?,
-            Some(_) if injection.is_empty() => {}
-            Some(_) => return Err(invalid("inject", "aws_sigv4 excludes every other injection")),
-        }
+        let Injection { fields, sites: injection, sigv4 } = Injection::from_wire(wire, &upstream)?;
         let public = options::public_fields(&wire.public, &fields, sigv4.is_some())?;
-        let slots = wire.slots.iter().map(TokenSlot::try_from).collect::<Result<Vec<_>, _>>()?;
-        if slots.is_empty() {
-            return Err(invalid("slots", "at least one place for the agent's token"));
-        }
+        let slots = parse_slots(wire, sigv4.is_some())?;
         if wire.allow_websocket && wire.http2 {
             return Err(invalid("allow_websocket", "WebSocket needs HTTP/1.1, which `http2` excludes"));
         }
@@ -291,13 +274,6 @@ impl TryFrom<&wire::Service> for Service {
             return Err(invalid("tunnel_other_hosts", "only `seks-interception` can have it"));
         }
         test_call::TestCall::parse(&wire.test)?; // for operators; nodes do not keep it
-        let behind_segments = |slot: &TokenSlot| matches!(slot, TokenSlot::Path(before, _) if before.contains('/'));
-        if !wire.base_path.is_empty() && slots.iter().any(behind_segments) {
-            return Err(invalid("slots", "a path slot of several segments excludes `base_path`"));
-        }
-        if sigv4.is_some() != slots.contains(&TokenSlot::AwsSigV4) || (sigv4.is_some() && slots.len() > 1) {
-            return Err(invalid("slots", "a service whose requests are signed has exactly the slot aws_sigv4"));
-        }
         let headers = wire.headers.iter().map(|(n, v)| fixed_header(n, v)).collect::<Result<_, _>>()?;
         let path_rules = PathRules::parse(&wire.allow_in_paths)?
             .and(if wire.allow_encoded_slash { PathRules::ENCODED_SLASH } else { PathRules::NONE })
@@ -337,6 +313,46 @@ impl TryFrom<&wire::Service> for Service {
             headers,
             catalogue: wire.catalogue.clone(),
         })
+    }
+}
+
+/// How a service's requests get the credential: by sites or by a signature, never both.
+struct Injection {
+    fields: Vec<String>,
+    sites: Vec<InjectionSite>,
+    sigv4: Option<SigV4>,
+}
+
+impl Injection {
+    fn from_wire(wire: &wire::Service, upstream: &Upstream) -> Result<Self, ServiceError> {
+        let (sites, signed) = wire.injection.as_ref().map_or((&[][..], None), |i| (&i.sites, i.aws_sigv4.as_ref()));
+        let sigv4 = signed.map(|s| SigV4::from_wire(s, upstream, &wire.denied_actions)).transpose()?;
+        let fields = check_fields(&wire.fields, sigv4.is_some())?;
+        let sites = sites.iter().map(|s| InjectionSite::from_wire(s, &fields)).collect::<Result<Vec<_>, _>>()?;
+        match &sigv4 {
+            None if !wire.denied_actions.is_empty() => {
+                Err(invalid("denied_actions", "only a service whose requests are signed can have denied actions"))
+            }
+            None => check_injection_sites(&sites, &fields),
+            Some(_) if sites.is_empty() => Ok(()),
+            Some(_) => Err(invalid("inject", "aws_sigv4 excludes every other injection")),
+        }?;
+        Ok(Self { fields, sites, sigv4 })
+    }
+}
+
+/// The places for the agent's token: at least one, and for signed requests `aws_sigv4` alone.
+fn parse_slots(wire: &wire::Service, signed: bool) -> Result<Vec<TokenSlot>, ServiceError> {
+    let slots = wire.slots.iter().map(TokenSlot::try_from).collect::<Result<Vec<_>, _>>()?;
+    let behind_segments = |slot: &TokenSlot| matches!(slot, TokenSlot::Path(before, _) if before.contains('/'));
+    if slots.is_empty() {
+        Err(invalid("slots", "at least one place for the agent's token"))
+    } else if !wire.base_path.is_empty() && slots.iter().any(behind_segments) {
+        Err(invalid("slots", "a path slot of several segments excludes `base_path`"))
+    } else if signed != slots.contains(&TokenSlot::AwsSigV4) || (signed && slots.len() > 1) {
+        Err(invalid("slots", "a service whose requests are signed has exactly the slot aws_sigv4"))
+    } else {
+        Ok(slots)
     }
 }
 
