@@ -1,9 +1,6 @@
 //! Exchanges with a stand-in token endpoint over real sockets, and replicas that want the same token at the same time.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::{
     encoding::{AsDer as _, Pkcs8V1Der},
@@ -11,6 +8,7 @@ use aws_lc_rs::{
     signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use parking_lot::Mutex;
 use seks_network::address::{DialGuard, DialRules, Networks};
 use seks_proto::wire;
 use seks_runtime::telemetry::Telemetry;
@@ -92,7 +90,7 @@ async fn a_service_account_signs_who_it_is() {
     let ((pem, public), seen) = (rsa(), Arc::new(Mutex::new(String::new())));
     let note = seen.clone();
     let origin = endpoint(move |_, body| {
-        *note.lock().unwrap() = body.to_owned();
+        *note.lock() = body.to_owned();
         (200, json!({ "access_token": "ya29.minted", "expires_in": "1800" }))
     })
     .await;
@@ -101,7 +99,7 @@ async fn a_service_account_signs_who_it_is() {
         "client_email": "a@b.test", "token_uri": url, "scope": "s1 s2", "subject": "user@b.test" });
     let minted = mint("service-account", &file).await.unwrap();
     assert_eq!((minted.token.expose(), minted.lifetime), (&b"ya29.minted"[..], 1800));
-    let body = seen.lock().unwrap().clone();
+    let body = seen.lock().clone();
     assert!(body.starts_with("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion="), "{body}");
     let claims = claims(body.split("assertion=").nth(1).unwrap(), &public);
     assert_eq!(
@@ -116,7 +114,7 @@ async fn a_github_app_asks_for_its_installations_token() {
     let ((pem, public), seen) = (rsa(), Arc::new(Mutex::new((String::new(), String::new()))));
     let note = seen.clone();
     let origin = endpoint(move |head, body| {
-        *note.lock().unwrap() = (head.to_owned(), body.to_owned());
+        *note.lock() = (head.to_owned(), body.to_owned());
         (201, json!({ "token": "ghs_minted", "expires_at": "2099-01-01T00:00:00Z" }))
     })
     .await;
@@ -125,7 +123,7 @@ async fn a_github_app_asks_for_its_installations_token() {
     let minted = mint("github-app", &app).await.unwrap();
     assert_eq!(minted.token.expose(), b"ghs_minted");
     assert!(minted.lifetime > 3600 * 24 * 365);
-    let (head, body) = seen.lock().unwrap().clone();
+    let (head, body) = seen.lock().clone();
     assert!(head.starts_with("POST /app/installations/42/access_tokens HTTP/1.1"), "{head}");
     assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), json!({ "repositories": ["a"] }));
     let token = head.split("Bearer ").nth(1).unwrap().split("\r\n").next().unwrap();
@@ -223,7 +221,7 @@ async fn rotating() -> (Value, Arc<Mutex<(usize, usize)>>) {
     let counts = Arc::new(Mutex::new((0, 0)));
     let shared = counts.clone();
     let origin = endpoint(move |_, body| {
-        let mut counts = shared.lock().unwrap();
+        let mut counts = shared.lock();
         let current = format!("refresh_token=rt-{}&", counts.1);
         if !format!("{body}&").contains(&current) {
             counts.0 += 1;
@@ -255,7 +253,7 @@ async fn of_several_replicas_one_refreshes() {
     for run in running {
         run.await.unwrap();
     }
-    let (reused, came) = *counts.lock().unwrap();
+    let (reused, came) = *counts.lock();
     assert_eq!(reused, 0, "a refresh token was brought twice");
     assert_eq!(came, world.version().await as usize, "each exchange is one version");
 }

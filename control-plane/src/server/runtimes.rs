@@ -86,10 +86,10 @@ mod tests {
     async fn what_blocks_every_admin_thread_holds_up_no_distribution() {
         let runtimes = Runtimes::start().unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let held = std::sync::Arc::new(std::sync::Mutex::new(held));
+        let held = std::sync::Arc::new(parking_lot::Mutex::new(held));
         for _ in 0..64 {
             let held = held.clone();
-            runtimes.admin().spawn(async move { held.lock().unwrap().recv().unwrap_or_default() });
+            runtimes.admin().spawn(async move { held.lock().recv().unwrap_or_default() });
         }
         let served = run_on(runtimes.distribution(), async {
             tokio::time::sleep(Duration::from_millis(1)).await;

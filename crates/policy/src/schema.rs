@@ -4,11 +4,12 @@ use std::{
     collections::HashMap,
     fmt::Write as _,
     str::FromStr as _,
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock},
 };
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema, Validator};
 use http::Method;
+use parking_lot::Mutex;
 use seks_service::methods::{MethodGroup, STANDARD, is_action, known_group};
 
 /// The schema as published, contract §8.
@@ -114,7 +115,7 @@ impl Vocabulary {
             return Some(Arc::clone(&self.validator));
         }
         let key = further.join(" ").into_boxed_str();
-        let mut known = self.further.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.further.lock();
         if let Some(validator) = known.get(&key) {
             return Some(Arc::clone(validator));
         }

@@ -1,11 +1,8 @@
 //! A node that serves from a table which the test filled, between a raw client and a raw upstream.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use seks_data_plane::{
     Config, Node,
     table::{Change, Delta, Table, TokenRecord},
@@ -36,7 +33,7 @@ pub struct Seen(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Seen {
     pub fn connections(&self) -> Vec<String> {
-        self.0.lock().unwrap().iter().map(|b| String::from_utf8_lossy(b).into_owned()).collect()
+        self.0.lock().iter().map(|b| String::from_utf8_lossy(b).into_owned()).collect()
     }
 
     pub fn text(&self) -> String {
@@ -45,13 +42,13 @@ impl Seen {
 
     /// Begins the record of a connection.
     pub fn open(&self) -> usize {
-        let mut all = self.0.lock().unwrap();
+        let mut all = self.0.lock();
         all.push(Vec::new());
         all.len() - 1
     }
 
     pub fn record(&self, index: usize, bytes: &[u8]) {
-        self.0.lock().unwrap()[index].extend_from_slice(bytes);
+        self.0.lock()[index].extend_from_slice(bytes);
     }
 
     /// Requests whose head arrived.

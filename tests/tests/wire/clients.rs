@@ -249,9 +249,9 @@ fn boto3_with_any_key_of_an_object() {
 
 /// What Terraform's backend "http" keeps, and who has locked it.
 fn state(request: &Request) -> Answer {
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
     static STATE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-    let mut state = STATE.lock().unwrap();
+    let mut state = STATE.lock();
     match request.method().as_str() {
         "GET" if state.is_empty() => Answer::with(204, &[], ""),
         "GET" => Answer::with(200, &[("Content-Type", "application/json")], state.clone()),

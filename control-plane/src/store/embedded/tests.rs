@@ -204,12 +204,12 @@ fn a_full_pool_of_blocking_calls_and_many_listings_hold_up_no_read() {
         let (release, held) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || held.recv().unwrap_or_default()); // a name server that is silent, say
         let (listings, listing) = std::sync::mpsc::channel::<()>();
-        let listing = Arc::new(std::sync::Mutex::new(listing));
+        let listing = Arc::new(parking_lot::Mutex::new(listing));
         let busy: Vec<_> = (0..20)
             .map(|_| {
                 let listing = listing.clone();
                 let mut read = Box::pin(store.read(Cost::Listing, move |_| {
-                    listing.lock().unwrap().recv().unwrap_or_default();
+                    listing.lock().recv().unwrap_or_default();
                     Ok(())
                 }));
                 assert!(futures_util::FutureExt::now_or_never(&mut read).is_none());

@@ -1,11 +1,6 @@
 //! A collector that refuses, throttles or takes a part of what it gets.
 
-use std::{
-    collections::BTreeSet,
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeSet, convert::Infallible, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -16,6 +11,7 @@ use opentelemetry_proto::tonic::{
     collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse},
     trace::v1::Span,
 };
+use parking_lot::Mutex;
 use prost::Message as _;
 use seks_tests::{Sandbox, Upstream, process::wait_for, sandbox::Options, upstream::Answer};
 
@@ -58,14 +54,14 @@ impl Collector {
         let spans: Vec<Span> =
             batch.resource_spans.into_iter().flat_map(|r| r.scope_spans).flat_map(|s| s.spans).collect();
         let number = {
-            let mut seen = self.seen.lock().unwrap();
+            let mut seen = self.seen.lock();
             seen.push(spans.clone());
             seen.len() - 1
         };
         let (status, retry_after, rejected) = decide(number, &spans);
         let mut reply = ExportTraceServiceResponse::default();
         if status == 200 {
-            self.taken.lock().unwrap().extend(spans.into_iter().map(|span| span.span_id));
+            self.taken.lock().extend(spans.into_iter().map(|span| span.span_id));
             let error_message = "some".into();
             let partial = ExportTracePartialSuccess { rejected_spans: rejected, error_message };
             reply.partial_success = (rejected > 0).then_some(partial);
@@ -79,11 +75,11 @@ impl Collector {
     }
 
     fn calls(&self) -> usize {
-        self.seen.lock().unwrap().len()
+        self.seen.lock().len()
     }
 
     fn taken(&self) -> usize {
-        self.taken.lock().unwrap().len()
+        self.taken.lock().len()
     }
 
     /// A broker that must record, with a token for its one service.
@@ -120,13 +116,8 @@ fn a_collector_that_refuses_batches_for_good_neither_stops_a_required_node_nor_i
         }
         wait_for("the refused spans to be counted", || (dropped(&sandbox) >= 6).then_some(()));
         let calls = collector.calls();
-        let mut seen: Vec<_> = collector
-            .seen
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|b| b.iter().map(|s| s.span_id.clone()).collect::<Vec<_>>())
-            .collect();
+        let mut seen: Vec<_> =
+            collector.seen.lock().iter().map(|b| b.iter().map(|s| s.span_id.clone()).collect::<Vec<_>>()).collect();
         seen.sort();
         let all = seen.len();
         seen.dedup();
@@ -146,13 +137,12 @@ fn one_bad_span_costs_itself_alone() {
         let seen = collector
             .seen
             .lock()
-            .unwrap()
             .iter()
             .flatten()
             .filter(|span| !is_poison(span))
             .map(|s| s.span_id.clone())
             .collect::<BTreeSet<_>>();
-        (collector.taken() >= 6 && seen == *collector.taken.lock().unwrap() && dropped(&sandbox) >= 1).then_some(())
+        (collector.taken() >= 6 && seen == *collector.taken.lock() && dropped(&sandbox) >= 1).then_some(())
     });
 }
 
