@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use seks_data_plane::table::{Found, Reevaluate, ServiceEntry, Table, TokenEntry, Verdict};
 use seks_lease::BootInstant;
 
@@ -124,7 +125,7 @@ impl Watched {
 
 impl Oracle {
     fn lock(&self) -> MutexGuard<'_, Promises> {
-        self.promises.lock().unwrap()
+        self.promises.lock()
     }
 
     /// A replica has said that nobody honours `token` any more.

@@ -9,12 +9,13 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tracing::{
     Event, Level, Subscriber,
     callsite::Identifier,
@@ -74,7 +75,7 @@ impl Limiter {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Identifier, CallSite>> {
-        self.0.sites.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.sites.lock()
     }
 
     fn admit(&self, event: &Event<'_>, now: Instant) -> bool {
@@ -156,7 +157,7 @@ mod tests {
 
     impl std::io::Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
@@ -171,7 +172,7 @@ mod tests {
         let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
         let layer = layer.map_event_format(|format| RateLimitedFormat { format, limiter: limiter.clone() });
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
-        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(sink.0.lock().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }
 

@@ -3,11 +3,11 @@
 use std::{
     convert::Infallible,
     future::{Ready, ready},
-    sync::Mutex,
     time::Duration,
 };
 
 use http_body_util::{BodyExt as _, Full};
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
@@ -29,7 +29,7 @@ struct Echo(Arc<Mutex<Vec<String>>>);
 
 impl Echo {
     fn seen(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().clone()
     }
 }
 
@@ -44,7 +44,7 @@ impl RequestHandler for Echo {
         Box::pin(async move {
             let line = format!("{} {}", request.method(), request.uri());
             if line.contains("/later") {
-                seen.lock().unwrap().push(line);
+                seen.lock().push(line);
                 return std::future::pending().await;
             }
             let body = if line.contains("/unread") {
@@ -53,14 +53,14 @@ impl RequestHandler for Echo {
                 request.into_body().collect().await.map(|body| body.to_bytes())
             };
             let line = format!("{line} {:?}", body.map(|body| String::from_utf8(body.to_vec()).unwrap()));
-            seen.lock().unwrap().push(line.clone());
+            seen.lock().push(line.clone());
             Response::new(Full::from(line))
         })
     }
 
     fn refuse(&self, violation: Violation) -> Response<Full<Bytes>> {
         let line = format!("{violation:?}");
-        self.0.lock().unwrap().push(line.clone());
+        self.0.lock().push(line.clone());
         let mut response = Response::new(Full::from(line));
         *response.status_mut() = violation.status();
         response
@@ -237,7 +237,7 @@ async fn a_request_whose_agent_goes_is_dropped() {
         }
         drop(agent);
         assert_eq!(ended.await.unwrap(), "gone");
-        echo.0.lock().unwrap().clear();
+        echo.0.lock().clear();
     }
 }
 
