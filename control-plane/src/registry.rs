@@ -1,8 +1,9 @@
 //! The registry: the only writer of the store, one file a noun.
 //!
-//! Every change is one transaction that checks the revision of each record it was decided on (compare-and-set), and is decided
-//! afresh when one of them has moved. Who adds a reference to a record checks that record's revision too, and a delete marks
-//! its record first ([`delete`]); so nothing ever refers to what isn't there.
+//! Every change is one transaction. It checks the revision of each record that it was based on
+//! (compare-and-set), and is retried from the start if one of them has changed. A transaction that
+//! adds a reference to a record also checks that record's revision, and a delete first marks its
+//! record ([`delete`]). Therefore no record refers to one that does not exist.
 //!
 //! Limits, all checked before anything is written: see [`limits`].
 

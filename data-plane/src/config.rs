@@ -43,7 +43,8 @@ pub struct NodeConfig {
     pub name: String,
     /// The region it reports. Default: `local`.
     pub region: String,
-    /// Where its identity (key and certificate) is kept, and which revision of the store it has seen; nothing else ever is.
+    /// Holds the node's identity (key and certificate), the highest revision that it has seen
+    /// (`mark.json`), and the audit spool (`audit/`, up to `[audit] spool_bytes`).
     pub data_dir: PathBuf,
     /// A mesh's certificate for this node (`seks node enroll --spiffe-id ID --name NAME`), instead of enrolling.
     pub svid: Option<SvidConfig>,

@@ -1,7 +1,7 @@
-//! What came of each call: a `seks.admin` span, a log line and a counter.
+//! The outcome of each admin call: a `seks.admin` span, a log line and a counter.
 //!
-//! The fields are an allow-list of names and codes: nothing of a message gets here but the tenant and the object's name, and
-//! those only when they are in the grammar of names.
+//! The fields are an allow-list of names and codes. Of a message, only the tenant and the object's
+//! name are recorded, and only if they match the grammar of names.
 
 use seks_types::id::is_name;
 use tonic::{Code, Response, Status};

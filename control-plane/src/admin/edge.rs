@@ -1,10 +1,11 @@
-//! What stands between the network and the decoder: a limit for each method, and codes that say what was wrong.
+//! Message size limits of each method, and precise status codes, before a message is decoded.
 //!
 //! A message of 4 MiB can decode to twenty times that when it is all empty list elements, so only the methods whose fields
 //! can be that long take such a message. tonic answers an over-long message with OUT_OF_RANGE and one that doesn't decode with
 //! INTERNAL; callers are told RESOURCE_EXHAUSTED and INVALID_ARGUMENT.
 //!
-//! Of long messages one operator may send a few at a time: what is on its way is held in memory before anybody has looked at it.
+//! One operator may send only a few long messages at a time, because a message is buffered before it
+//! is authorized.
 
 use std::{
     collections::HashMap,

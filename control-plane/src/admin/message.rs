@@ -1,4 +1,4 @@
-//! What the way of a call needs to know of its message: the tenant that it is about, and the object.
+//! The tenant and the object of each admin message, for authorization and for the audit record.
 
 use seks_proto::wire;
 

@@ -1,4 +1,4 @@
-//! How the control plane is.
+//! `Status`: version, the store's health, and the nodes.
 
 use seks_proto::wire::{Role, StatusRequest, StatusResponse};
 

@@ -1,4 +1,4 @@
-//! What tables add up to: by it nodes and replicas notice a table that isn't what it should be.
+//! The checksum of a table. Nodes and replicas compare it to detect a table that diverged.
 
 use std::{collections::BTreeMap, sync::Arc};
 

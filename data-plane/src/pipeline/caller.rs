@@ -1,4 +1,4 @@
-//! Who makes a request, and when.
+//! The source address, the certificate and the arrival time of a request.
 
 use std::net::IpAddr;
 

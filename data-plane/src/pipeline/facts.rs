@@ -1,4 +1,4 @@
-//! What is known of a request's body when a policy looks at it.
+//! The properties of a request's body that policies read.
 
 use seks_policy::Body;
 use seks_service::request::BodyFacts;

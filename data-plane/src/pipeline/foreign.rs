@@ -1,4 +1,5 @@
-//! What was presented instead of a token, for the text of a refusal. Nothing of it is kept or repeated.
+//! Recognises a value that is not a token, such as a vendor's real key, for the text of the refusal.
+//! The value is neither stored nor repeated.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, header};

@@ -1,4 +1,4 @@
-//! Who this node is: its certificate and key, and the CA that it trusts. Kept in the data directory, and nothing else is.
+//! The node's identity in the data directory: its certificate and key, and the CA that it trusts.
 
 use std::{
     fs,

@@ -1,7 +1,9 @@
-//! Cutting requests in flight: a request registers before its last check, so a revocation is seen by the check or wakes it.
+//! Cutting requests in flight. A request registers before its last check. An earlier revocation is
+//! found by that check, and a later one wakes the request's task.
 //!
-//! What was decided for a request, by policies, agent, service and credential, is decided again when one of these records has
-//! changed: a request that the latest table doesn't permit ends before the change is acknowledged as applied.
+//! When a policy, agent, service or credential changes, the requests that depend on the record are
+//! decided again. A request that the new table does not permit ends before the node acknowledges the
+//! change.
 
 use std::{
     fmt,

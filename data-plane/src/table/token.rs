@@ -1,5 +1,5 @@
-//! A token's entry. A node may hold a million: what many tokens share (agent, grants, networks) is held once, behind one
-//! pointer each, and the id stands inside the entry.
+//! A token's entry in the table. A node may hold a million of them. Data that many tokens share
+//! (agent, grants, networks) is stored once, behind one pointer each. The id is stored inline.
 
 use std::{
     fmt,

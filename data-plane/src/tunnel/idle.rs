@@ -1,4 +1,4 @@
-//! Whether anything goes on in a tunnel.
+//! The idle timeout of a tunnel.
 
 use std::{
     sync::{

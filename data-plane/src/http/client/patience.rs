@@ -1,4 +1,4 @@
-//! How long an answer may take to begin.
+//! The deadline for the first byte of an upstream's response.
 
 use std::{
     future::Future as _,

@@ -1,7 +1,7 @@
-//! What the pools of one owner (a tenant) hold together: the pools themselves, and connections that wait for the next request.
+//! Limits on the pools and the unused connections of one owner (a tenant).
 //!
-//! Connections in use are bounded as requests in flight are. Unused ones are not: an owner of many pools would keep as many
-//! times `max_idle` of the node's descriptors.
+//! Connections in use are limited by the limit on requests in flight. Unused ones need a limit of
+//! their own: an owner with many pools could otherwise keep `max_idle` descriptors for each.
 
 use std::sync::{
     Arc,
