@@ -130,3 +130,21 @@ pub(crate) enum Retry {
     /// with this have a status below 500 where the contract leaves the choice.
     Useless,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_lists_every_code_with_its_status() {
+        let readme = include_str!("../README.md");
+        let (_, section) = readme.split_once("\n## Refusals\n").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let listed: Vec<_> = section.lines().filter(|line| line.starts_with("| `")).collect();
+        assert_eq!(listed.len(), Code::ALL.len(), "one row for each code");
+        for code in Code::ALL {
+            let row = format!("| `{}` | {} |", code.as_str(), code.status().as_u16());
+            assert!(listed.iter().any(|line| line.starts_with(&row)), "no row begins with `{row}`");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! The source address, the certificate and the arrival time of a request.
+//! The source address, the transport and the arrival time of a request.
 
 use std::net::IpAddr;
 
