@@ -213,6 +213,13 @@ pub fn rfc3339(unix_seconds: i64) -> String {
     at.map(|at| humantime::format_rfc3339_seconds(at).to_string()).unwrap_or_default()
 }
 
+/// Unix microseconds as RFC 3339.
+#[must_use]
+pub fn rfc3339_micros(unix_micros: u64) -> String {
+    let at = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_micros(unix_micros));
+    at.map(|at| humantime::format_rfc3339_micros(at).to_string()).unwrap_or_default()
+}
+
 /// [`rfc3339`] for JSON, where "never" is null.
 #[must_use]
 pub fn rfc3339_or_null(unix_seconds: i64) -> Option<String> {

@@ -3,6 +3,7 @@
 //! Every call takes the same way, which `methods` spells out once: who is it ([`auth`]), may it ([`auth`]), do it, say what
 //! came of it ([`audit`]). A handler that isn't in the table doesn't exist, and a method without a rule doesn't compile.
 
+mod admin_changes;
 mod agent;
 mod audit;
 mod audit_trail;
@@ -32,6 +33,7 @@ use tracing::Instrument as _;
 
 pub(crate) use self::edge::Edge;
 use self::{
+    admin_changes::RefusalLimits,
     audit::Call,
     auth::{Caller, Method},
     limits::Limits,
@@ -58,7 +60,7 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
-pub struct Admin(Arc<Parts>, Arc<Limits>);
+pub struct Admin(Arc<Parts>, Arc<Limits>, Arc<RefusalLimits>);
 
 /// What the service stands on.
 pub struct Parts {
@@ -86,7 +88,7 @@ impl Admin {
     /// The service.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts), Arc::default())
+        Self(Arc::new(parts), Arc::default(), Arc::default())
     }
 
     /// The service behind its message limits, for a tonic server.
@@ -149,15 +151,18 @@ macro_rules! methods {
                 let mut call = Call::begin(self, Method::$method, request.get_ref());
                 let span = call.span();
                 let outcome = async {
+                    call.operator(auth::operator_of(self, request.extensions()));
                     let caller = auth::identify(self, request.extensions()).await?;
-                    call.caller(&caller);
                     let message = request.into_inner();
                     auth::authorize(&caller, Method::$method, message.scope())?;
                     let _turn = self.limit(&caller, Method::$method, message.scope()).await?;
-                    $handler(self, &caller, message).await
+                    call.actor(self).run($handler(self, &caller, message)).await
                 }
                 .instrument(span)
                 .await;
+                if let Err(problem) = &outcome {
+                    admin_changes::record_refusal(self, &call, problem).await;
+                }
                 call.end(outcome)
             })*
         }
@@ -217,6 +222,8 @@ methods! {
     search_audit SearchAudit(SearchAuditRequest) -> SearchAuditResponse = audit_trail::search;
     search_fleet_audit SearchFleetAudit(SearchAuditRequest) -> SearchAuditResponse = audit_trail::search_fleet;
     verify_audit VerifyAudit(VerifyAuditRequest) -> VerifyAuditResponse = audit_trail::verify;
+    list_admin_changes ListAdminChanges(AdminChangesRequest) -> AdminChangesResponse = admin_changes::list;
+    list_fleet_admin_changes ListFleetAdminChanges(AdminChangesRequest) -> AdminChangesResponse = admin_changes::list_fleet;
 }
 
 /// The part of a list that `message` asks for.

@@ -187,6 +187,8 @@ fn is_kept(key: &Key) -> bool {
         // A trail beside the restored store goes on where it ended, which may be past the backup's heads.
         Key::AuditHead(_) => false,
         Key::AuditKey
+        | Key::AdminHead(_)
+        | Key::AdminChange(..)
         | Key::Authority
         | Key::Canary
         | Key::Operator(_)

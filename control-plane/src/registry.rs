@@ -7,6 +7,7 @@
 //!
 //! Limits, all checked before anything is written: see [`limits`].
 
+mod admin_chain;
 mod agent;
 pub mod audit_head;
 mod aws;
@@ -39,6 +40,7 @@ use prost::Message;
 use seks_network::address::Networks;
 
 pub use self::{
+    admin_chain::{Actor, AdminHead},
     agent::AttributeChange,
     bind::Rebound,
     error::RegistryError,
@@ -58,7 +60,7 @@ pub(crate) use self::{
 use crate::{
     clock::unix_now as now,
     seal::Sealer,
-    store::{Key, Revision, Store},
+    store::{Key, Store},
 };
 
 /// Reads and writes every noun. Cheap to share behind an `Arc`.
@@ -68,13 +70,15 @@ pub struct Registry {
     /// The private networks of a new tenant. `seks dev` alone gives any.
     tenant_networks: Networks,
     quotas: OnceLock<Quotas>,
+    chain_locks: admin_chain::ChainLocks,
 }
 
 impl Registry {
     /// A registry over `store`, sealing with `sealer`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>) -> Self {
-        Self { store, sealer, tenant_networks: Networks::default(), quotas: OnceLock::new() }
+        let (tenant_networks, quotas) = (Networks::default(), OnceLock::new());
+        Self { store, sealer, tenant_networks, quotas, chain_locks: admin_chain::ChainLocks::default() }
     }
 
     /// The same, with private networks for each new tenant.
@@ -115,10 +119,6 @@ impl Registry {
     /// The values below `prefix`.
     async fn values<T: Message + Default>(&self, prefix: &str) -> Result<Vec<T>, RegistryError> {
         Ok(self.load_all(prefix).await?.into_iter().map(|stored| stored.value).collect())
-    }
-
-    async fn commit(&self, change: Change) -> Result<Revision, RegistryError> {
-        Ok(self.store.commit(change.into_transaction()?).await?)
     }
 }
 

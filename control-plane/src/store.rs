@@ -144,7 +144,7 @@ pub enum Write {
 }
 
 /// Most writes and checks of one transaction: etcd's default is 128 operations.
-pub const MAX_TRANSACTION: usize = 120;
+pub const MAX_TRANSACTION: usize = 124;
 /// Largest value: etcd's default request limit is 1.5 MiB.
 pub const MAX_VALUE_BYTES: usize = 1024 * 1024;
 

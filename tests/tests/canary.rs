@@ -133,6 +133,8 @@ impl ObservedSandbox {
         });
         let all = self.sandbox.cli().json(&["audit", "search"]);
         assert!(all.as_array().unwrap().len() > 15, "{all}");
+        let changes = self.sandbox.cli().json(&["audit", "admin"]);
+        assert!(changes.as_array().unwrap().len() > 10, "{changes}");
     }
 
     /// Ends the broker and gathers what it leaves behind.

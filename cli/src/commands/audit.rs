@@ -1,5 +1,6 @@
 //! `seks audit`: the trail of requests.
 
+mod admin;
 mod record;
 mod verify;
 
@@ -10,14 +11,13 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
-use seks_proto::wire::{self, AuditEntry, SearchAuditRequest, SearchAuditResponse};
-use tonic::Code;
+use seks_proto::wire::{self, AuditEntry, SearchAuditRequest, SearchAuditResponse, WhoAmIRequest};
 
 use self::record::RecordView;
 use crate::{
     client::Client,
     duration::duration,
-    error::{CliError, Exit, Result},
+    error::Result,
     global::Global,
     output::notice,
 };
@@ -63,6 +63,11 @@ pub enum Verb {
         #[command(flatten)]
         filter: Filter,
     },
+    /// Print who issued, revoked and changed what: before and after, newest first
+    #[command(
+        after_help = "Examples:\n  seks audit admin --since 7d\n  seks audit admin --operator alice -o json\n  seks audit admin --tenant acme --object tok-abc --since 90d\n\nThe newest 10,000 changes of each tenant and of the fleet are kept. Refused calls are listed as `denied`."
+    )]
+    Admin(admin::AdminArgs),
     /// Check that no record was changed or removed
     #[command(
         after_help = "Examples:\n  seks audit verify\n  seks audit verify --timeout 10m -o json\n\nExit code 1 when something is wrong."
@@ -152,6 +157,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<ExitCode> {
             };
             search(global, client, limit, request).await?;
         }
+        Verb::Admin(args) => admin::run(global, client, args).await?,
         Verb::Verify => return verify::run(global, &client).await,
     }
     Ok(ExitCode::SUCCESS)
@@ -163,40 +169,36 @@ fn ago(time: Duration) -> u64 {
     u64::try_from(then.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Whether the question is about the fleet: no tenant was named, and the operator has a role in all of them.
+async fn is_about_fleet(global: &Global, client: &Client) -> Result<bool> {
+    if global.tenant.is_some() {
+        return Ok(false);
+    }
+    let operator = client.call("audit", client.rpc().who_am_i(WhoAmIRequest {})).await?;
+    Ok(operator.roles.iter().any(|role| role.tenant == "*"))
+}
+
 /// Asks for records: of the tenant that was named, else of the whole fleet where the operator may see it, else of the context's
 /// tenant.
 struct Search {
     client: Client,
     is_fleet: bool,
-    may_fall_back: bool,
     said: bool,
 }
 
 impl Search {
-    fn new(global: &Global, client: Client) -> Self {
-        let is_fleet = global.tenant.is_none();
-        Self { client, is_fleet, may_fall_back: is_fleet, said: false }
+    async fn new(global: &Global, client: Client) -> Result<Self> {
+        Ok(Self { is_fleet: is_about_fleet(global, &client).await?, client, said: false })
     }
 
     async fn page(&mut self, request: SearchAuditRequest) -> Result<SearchAuditResponse> {
         let mut rpc = self.client.rpc();
-        if self.is_fleet {
-            let asked = rpc.search_fleet_audit(request.clone());
-            let answer = tokio::time::timeout(Duration::from_secs(60), asked).await;
-            match answer {
-                Ok(Err(status)) if self.may_fall_back && status.code() == Code::PermissionDenied => {
-                    self.is_fleet = false;
-                }
-                Ok(answer) => {
-                    let answer = self.client.call("audit", async { answer }).await?;
-                    self.may_fall_back = false;
-                    return Ok(self.noted(answer));
-                }
-                Err(_) => return Err(CliError::new(Exit::Unreachable, "audit", "no answer in time")),
-            }
-        }
-        let request = SearchAuditRequest { tenant: self.client.tenant(), ..request };
-        let answer = self.client.call("audit", rpc.search_audit(request)).await?;
+        let answer = if self.is_fleet {
+            self.client.call("audit", rpc.search_fleet_audit(request)).await?
+        } else {
+            let request = SearchAuditRequest { tenant: self.client.tenant(), ..request };
+            self.client.call("audit", rpc.search_audit(request)).await?
+        };
         Ok(self.noted(answer))
     }
 
@@ -219,7 +221,7 @@ impl Search {
 }
 
 async fn search(global: &Global, client: Client, limit: usize, mut request: SearchAuditRequest) -> Result<()> {
-    let mut search = Search::new(global, client);
+    let mut search = Search::new(global, client).await?;
     let mut stream = global.output().stream("requests");
     let mut left = limit;
     loop {
@@ -238,7 +240,7 @@ async fn search(global: &Global, client: Client, limit: usize, mut request: Sear
 }
 
 async fn tail(global: &Global, client: Client, follow: bool, lines: u32, request: SearchAuditRequest) -> Result<()> {
-    let mut search = Search::new(global, client);
+    let mut search = Search::new(global, client).await?;
     let mut newest: VecDeque<AuditEntry> = VecDeque::new();
     let first = SearchAuditRequest { page_size: lines.max(1), ..request.clone() };
     let (mut page_token, mut end) = (String::new(), None);

@@ -7,13 +7,11 @@ use seks_types::id::is_name;
 use tonic::{Code, Response, Status};
 use tracing::{Span, field};
 
-use super::{
-    Admin,
-    auth::{Caller, Method},
-    message::Message,
-    problem::Problem,
+use super::{Admin, auth::Method, message::Message, problem::Problem};
+use crate::{
+    registry::{Actor, Rebound},
+    telemetry::Metrics,
 };
-use crate::{registry::Rebound, telemetry::Metrics};
 
 /// A call that isn't over.
 pub(super) struct Call {
@@ -51,9 +49,29 @@ impl Call {
         self.span.clone()
     }
 
-    pub(super) fn caller(&mut self, caller: &Caller) {
-        self.operator.clone_from(&caller.operator().name);
+    /// Notes the name in the caller's certificate, so that a refused call has it, too.
+    pub(super) fn operator(&mut self, name: String) {
+        self.operator = name;
         self.span.record("seks.operator", self.operator.as_str());
+    }
+
+    /// On whose behalf the registry is called.
+    pub(super) fn actor(&self, admin: &Admin) -> Actor {
+        Actor {
+            operator: self.operator.clone(),
+            verb: self.method.name().into(),
+            tenant: self.tenant.clone(),
+            replica: admin.0.replica.clone(),
+        }
+    }
+
+    /// The name of the object that the call is about; may be empty.
+    pub(super) fn object(&self) -> &str {
+        &self.object
+    }
+
+    pub(super) fn method(&self) -> Method {
+        self.method
     }
 
     /// Closes the record and turns the outcome into tonic's.

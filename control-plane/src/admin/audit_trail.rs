@@ -3,7 +3,7 @@
 use prost::Message as _;
 use seks_audit::{
     record::{Decision, field},
-    trail::{Entry, Finding, Page, Position, Problem as Found, Query, Test},
+    trail::{Entry, Finding, Page, Position, Problem as Found, Query, Test, Verification},
 };
 use seks_proto::wire::{
     AuditEntry, AuditFinding, AuditRecord, SearchAuditRequest, SearchAuditResponse, VerifyAuditRequest,
@@ -120,9 +120,16 @@ fn position(token: &str) -> Option<Position> {
 
 /// Recomputes the chains of everything that this replica holds.
 pub(super) async fn verify(admin: &Admin, _: &Caller, _: VerifyAuditRequest) -> Answer<VerifyAuditResponse> {
-    let verified = trail(admin)?.verify().await.map_err(unavailable)?;
+    let verified = match admin.0.distribution.trail() {
+        Some(trail) => trail.verify().await.map_err(unavailable)?,
+        None => Verification::default(),
+    };
+    let mut findings: Vec<AuditFinding> = verified.findings.into_iter().map(finding).collect();
+    let admin_changes = super::admin_changes::verify_chains(admin, &mut findings).await?;
     Ok(VerifyAuditResponse {
-        findings: verified.findings.into_iter().map(finding).collect(),
+        findings,
+        admin_changes,
+        no_trail: admin.0.distribution.trail().is_none(),
         records: verified.records,
         chains: verified.chains,
         blocks: verified.blocks,

@@ -101,6 +101,7 @@ rules! {
     CheckPolicies: Tenant Viewer;
     Simulate: Tenant Viewer;
     SearchAudit: Tenant Viewer;
+    ListAdminChanges: Tenant Viewer;
 
     EnableService: Tenant Editor;
     ApplyService: Tenant Editor; // to redirect credentials: owner, see the registry
@@ -127,6 +128,7 @@ rules! {
     ListOperators: Fleet Viewer;
     SearchFleetAudit: Fleet Viewer; // every tenant's requests
     VerifyAudit: Fleet Viewer;
+    ListFleetAdminChanges: Fleet Viewer;
     CreateTenant: Fleet Owner;
     UpdateTenant: Fleet Owner; // private networks: what an agent of the tenant may reach beside the Internet
     SetTenantQuota: Fleet Owner;
@@ -136,6 +138,14 @@ rules! {
     CreateOperator: Fleet Owner;
     UpdateOperator: Fleet Owner;
     DeleteOperator: Fleet Owner;
+}
+
+/// The name in a request's certificate, whether or not there is such an operator. `""`: it is no operator's.
+pub(super) fn operator_of(admin: &Admin, extensions: &Extensions) -> String {
+    match admin.authority().identities().of(extensions).map(|peer| peer.identity) {
+        Some(Identity::Operator(name)) => name.to_string(),
+        _ => String::new(),
+    }
 }
 
 /// The operator behind a request's certificate.

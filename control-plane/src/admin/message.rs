@@ -57,6 +57,7 @@ messages! {
     ListOperatorsRequest: none, none;
     SearchAuditRequest: tenant, agent;
     VerifyAuditRequest: none, none;
+    AdminChangesRequest: tenant, none;
 }
 
 /// `GetTenant` and `GetNode` have no tenant: what they name is one, or a node.

@@ -99,6 +99,12 @@ impl Problem {
         self.code
     }
 
+    /// Whether it says that this object is not there.
+    pub(super) fn is_missing(&self, kind: &'static str, name: &str) -> bool {
+        let missing = Self::not_found(kind, name);
+        (self.code, &self.message) == (missing.code, &missing.message)
+    }
+
     pub(super) fn into_status(self) -> Status {
         let mut details = ErrorDetails::with_error_info(self.reason, "seks", HashMap::from_iter(self.metadata));
         if let Some(field) = self.field {

@@ -18,7 +18,7 @@ use tonic::{
 use crate::{
     authority::{Authority, AuthorityError, Identity, Peer, Request as SigningRequest},
     rate::{Rate, RateLimits, Repeated},
-    registry::{Joining, Registry, RegistryError},
+    registry::{Actor, Joining, Registry, RegistryError},
 };
 
 /// Largest message, in bytes: a token and a signing request.
@@ -60,7 +60,8 @@ impl Enrolment {
                 name => Some(name.parse().map_err(|e: seks_types::id::NameError| EnrolError::Name(e.to_string()))?),
             };
             let joining = Joining { token: &message.join_token, node: name, key_sha256: request.key_sha256() };
-            self.registry.enrol(&joining).await?
+            let actor = Actor { verb: "Join".into(), ..Actor::default() };
+            actor.run(self.registry.enrol(&joining)).await?
         };
         let id: NodeId = node.id.parse().map_err(|e: seks_types::id::NameError| EnrolError::Name(e.to_string()))?;
         let certificate_pem = self.authority.sign_node(&request, &id, &node.enrolment)?;

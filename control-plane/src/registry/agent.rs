@@ -6,11 +6,11 @@ use seks_types::id::{AgentName, TenantName, TokenId};
 
 use super::{
     Change, Registry, RegistryError,
-    change::retry_on_conflict,
+    change::{MAX_BATCH, retry_on_conflict},
     limits, now,
     record::{Agent, Stored, Token},
 };
-use crate::store::{Key, MAX_TRANSACTION, Revision, StoreError, key::prefix};
+use crate::store::{Key, Revision, StoreError, key::prefix};
 
 const KIND: &str = "agent";
 
@@ -139,7 +139,7 @@ impl Registry {
     }
 
     /// Deletes an agent and revokes its tokens. It is disabled first, in one revision, so that all its tokens stop at once
-    /// however many there are; they are then deleted in batches of [`MAX_TRANSACTION`], itself last. Killed half-way it
+    /// however many there are; they are then deleted in batches of [`MAX_BATCH`], itself last. Killed half-way it
     /// stays disabled, and deleting it again finishes the work.
     ///
     /// # Errors
@@ -149,7 +149,7 @@ impl Registry {
         let mut tokens = self.pages(&prefix::kind(tenant, "token"));
         while let Some(page) = tokens.next::<Token>().await? {
             let own: Vec<_> = page.into_iter().filter(|t| t.value.agent == name.as_str()).collect();
-            for batch in own.chunks(MAX_TRANSACTION / 2) {
+            for batch in own.chunks(MAX_BATCH / 2) {
                 self.delete_tokens(tenant, batch).await?;
             }
         }

@@ -13,8 +13,11 @@ use crate::store::{Key, MAX_TRANSACTION, MAX_VALUE_BYTES, Revision, StoreError, 
 /// writer's commit went through, so this many writers must have been faster in a row.
 const ROUNDS: u32 = 64;
 
+/// Most writes and checks of a change that is made in batches. Leaves room for the record of it in the chain of admin changes.
+pub(super) const MAX_BATCH: usize = MAX_TRANSACTION - 4;
+
 /// What must hold, and what to do then.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Change(Transaction);
 
 impl Change {
@@ -54,6 +57,16 @@ impl Change {
     pub(super) fn delete(mut self, key: Key) -> Self {
         self.0.writes.push(Write::Delete(key));
         self
+    }
+
+    /// What it does.
+    pub(super) fn writes(&self) -> &[Write] {
+        &self.0.writes
+    }
+
+    /// Whether a full store takes it.
+    pub(super) fn only_deletes(&self) -> bool {
+        self.0.writes.iter().all(|write| matches!(write, Write::Delete(_)))
     }
 
     /// Nothing to do.

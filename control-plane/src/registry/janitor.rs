@@ -4,10 +4,12 @@
 use seks_types::id::TenantName;
 
 use super::{
-    Change, Registry, RegistryError, limits, now,
+    Change, Registry, RegistryError,
+    change::MAX_BATCH,
+    limits, now,
     record::{RequestRecord, Token},
 };
-use crate::store::{Key, MAX_TRANSACTION, Revision, StoreError, key::prefix};
+use crate::store::{Key, Revision, StoreError, key::prefix};
 
 impl Registry {
     /// One round. Any number of replicas may do it at once: everything is checked before it is deleted.
@@ -43,7 +45,7 @@ impl Registry {
     }
 
     async fn forget(&self, past: Vec<(Key, Revision)>) -> Result<(), RegistryError> {
-        for batch in past.chunks(MAX_TRANSACTION / 2) {
+        for batch in past.chunks(MAX_BATCH / 2) {
             let change = batch.iter().fold(Change::new(), |change, (key, modified)| {
                 change.check_at(key.clone(), *modified).delete(key.clone())
             });

@@ -5,11 +5,11 @@ use seks_types::id::TenantName;
 
 use super::{
     Change, Registry, RegistryError,
-    change::retry_on_conflict,
+    change::{MAX_BATCH, retry_on_conflict},
     limits, now, policy,
     record::{PolicySet, Stored, Tenant},
 };
-use crate::store::{Key, MAX_TRANSACTION, Revision, StoreError, Transaction, key::prefix};
+use crate::store::{Key, Revision, StoreError, Transaction, key::prefix};
 
 const KIND: &str = "tenant";
 
@@ -114,7 +114,7 @@ impl Registry {
         if tenant.value.deleting { Err(RegistryError::being_deleted(KIND, name)) } else { Ok(tenant) }
     }
 
-    /// Deletes a tenant and everything in it, and operators' roles in it: first its tokens, then the rest, in batches of [`MAX_TRANSACTION`] a revision,
+    /// Deletes a tenant and everything in it, and operators' roles in it: first its tokens, then the rest, in batches of [`MAX_BATCH`] a revision,
     /// the tenant itself last. Nothing can be put into it meanwhile. Killed half-way it stays marked, its tokens gone or
     /// going, and deleting it again finishes the work. The revision returned is the last.
     ///
@@ -148,8 +148,8 @@ impl Registry {
     pub(super) async fn delete_below(&self, prefix: &str) -> Result<Option<Revision>, RegistryError> {
         let (mut last, mut after) = (None, String::new());
         loop {
-            let page = self.store.list_page(prefix, &after, 10 * MAX_TRANSACTION).await?;
-            for batch in page.records.chunks(MAX_TRANSACTION) {
+            let page = self.store.list_page(prefix, &after, 10 * MAX_BATCH).await?;
+            for batch in page.records.chunks(MAX_BATCH) {
                 let change = batch.iter().fold(Change::new(), |change, record| change.delete(record.key.clone()));
                 last = Some(self.commit(change).await?);
             }

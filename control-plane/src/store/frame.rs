@@ -51,6 +51,8 @@ pub(crate) fn has_frame(key: &Key) -> bool {
         Key::Epoch
         | Key::AuditKey
         | Key::AuditHead(_)
+        | Key::AdminHead(_)
+        | Key::AdminChange(..)
         | Key::Rotation
         | Key::Operator(_)
         | Key::Node(_)

@@ -25,6 +25,10 @@ pub enum Key {
     AuditKey,
     /// The end of a node's chain of audit records.
     AuditHead(NodeId),
+    /// The end of a chain of operators' changes.
+    AdminHead(AdminChainName),
+    /// One change of an operator, by its sequence.
+    AdminChange(AdminChainName, u64),
     /// An operator.
     Operator(OperatorName),
     /// A node that was seen, and so may hold a lease.
@@ -61,6 +65,31 @@ pub enum Key {
     Request(TenantName, String),
 }
 
+/// Names a chain of operators' changes: that of a tenant, or the fleet's.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AdminChainName {
+    /// Changes of nodes, operators, and whatever is in no tenant.
+    Fleet,
+    /// Changes in a tenant, and of it. The chain remains when the tenant is deleted.
+    Tenant(TenantName),
+}
+
+impl fmt::Display for AdminChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fleet => f.write_str("*"),
+            Self::Tenant(tenant) => fmt::Display::fmt(tenant, f),
+        }
+    }
+}
+
+impl std::str::FromStr for AdminChainName {
+    type Err = seks_types::id::NameError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(if text == "*" { Self::Fleet } else { Self::Tenant(text.parse()?) })
+    }
+}
+
 /// Not a record: what the etcd store writes to see its own watch move, see `store::etcd::watch`.
 pub(super) const PULSE: &str = "meta/pulse";
 
@@ -74,6 +103,8 @@ pub mod prefix {
     pub const OPERATORS: &str = "operator/";
     /// The ends of all nodes' chains of audit records.
     pub const AUDIT_HEADS: &str = "audit-head/";
+    /// The ends of all chains of operators' changes.
+    pub const ADMIN_HEADS: &str = "admin-head/";
     /// All nodes.
     pub const NODES: &str = "node/";
     /// All join tokens that haven't been used.
@@ -91,6 +122,12 @@ pub mod prefix {
     #[must_use]
     pub fn kind(tenant: &TenantName, kind: &str) -> String {
         format!("in/{tenant}/{kind}/")
+    }
+
+    /// The changes of one chain. The newest come first.
+    #[must_use]
+    pub fn admin_changes(chain: &super::AdminChainName) -> String {
+        format!("admin-change/{chain}/")
     }
 
     /// All envelopes of a credential.
@@ -111,6 +148,9 @@ impl fmt::Display for Key {
             Self::RecordKey => f.write_str("meta/record-key"),
             Self::AuditKey => f.write_str("meta/audit-key"),
             Self::AuditHead(id) => write!(f, "audit-head/{id}"),
+            Self::AdminHead(chain) => write!(f, "admin-head/{chain}"),
+            // Counted down, so that a listing begins with the newest.
+            Self::AdminChange(chain, sequence) => write!(f, "admin-change/{chain}/{:020}", u64::MAX - sequence),
             Self::Operator(name) => write!(f, "operator/{name}"),
             Self::Node(id) => write!(f, "node/{id}"),
             Self::Replica(id) => write!(f, "replica/{id}"),
@@ -152,6 +192,10 @@ impl Key {
             ["meta", "record-key"] => Self::RecordKey,
             ["meta", "audit-key"] => Self::AuditKey,
             ["audit-head", id] => Self::AuditHead(id.parse().ok()?),
+            ["admin-head", chain] => Self::AdminHead(chain.parse().ok()?),
+            ["admin-change", chain, sequence] if sequence.len() == 20 => {
+                Self::AdminChange(chain.parse().ok()?, u64::MAX - sequence.parse::<u64>().ok()?)
+            }
             ["operator", name] => Self::Operator(name.parse().ok()?),
             ["node", id] => Self::Node(id.parse().ok()?),
             ["replica", id] => Self::Replica(id.parse().ok()?),
@@ -219,6 +263,9 @@ mod tests {
             Key::AuditKey,
             Key::AuditHead("n-1".parse().unwrap()),
             Key::PolicySet(t.clone()),
+            Key::AdminHead(AdminChainName::Fleet),
+            Key::AdminChange(AdminChainName::Fleet, 1),
+            Key::AdminChange(AdminChainName::Tenant(t.clone()), 42),
             Key::Operator("root".parse().unwrap()),
             Key::Node("n-1".parse().unwrap()),
             Key::Replica("r-1".parse().unwrap()),
@@ -238,6 +285,8 @@ mod tests {
         for key in keys {
             assert_eq!(Key::parse(&key.to_string()), Some(key.clone()), "{key}");
         }
+        let change = |sequence| Key::AdminChange(AdminChainName::Fleet, sequence).to_string();
+        assert!(change(10) < change(9) && change(u64::MAX) < change(0), "the newest come first");
         assert_eq!(Key::parse("in/acme/agent/a/b"), None);
         assert_eq!(Key::parse("in/ACME/agent/a"), None);
     }

@@ -4,6 +4,7 @@
 //! A control plane keeps them in its [`trail`] and can show that nothing was changed or removed. `docs/adr/0013-audit-trail.md` has
 //! the reasons.
 
+pub mod admin;
 pub mod chain;
 pub mod disk;
 pub mod frame;

@@ -1,9 +1,6 @@
 //! One request, as it is printed.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::{Duration, UNIX_EPOCH},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use data_encoding::HEXLOWER;
 use seks_proto::wire::{
@@ -14,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     error::{CliError, Exit, Result},
-    output::{Output, View},
+    output::{Output, View, rfc3339_micros},
 };
 
 /// One request.
@@ -76,7 +73,6 @@ fn address(bytes: &[u8]) -> Option<String> {
 impl From<AuditEntry> for RecordView {
     fn from(entry: AuditEntry) -> Self {
         let record = entry.record.unwrap_or_default();
-        let time = UNIX_EPOCH.checked_add(Duration::from_micros(record.began_us)).unwrap_or(UNIX_EPOCH);
         let is_intent = record.kind() == Kind::Intent;
         let decision = match record.decision() {
             Decision::Allow => Some("allow"),
@@ -90,7 +86,7 @@ impl From<AuditEntry> for RecordView {
             _ => None,
         };
         Self {
-            time: humantime::format_rfc3339_micros(time).to_string(),
+            time: rfc3339_micros(record.began_us),
             request_id: HEXLOWER.encode(&record.request_id),
             trace_id: text(HEXLOWER.encode(&record.trace_id)),
             tenant: text(record.tenant),

@@ -18,6 +18,8 @@ struct VerificationView {
     replica: String,
     records: u64,
     chains: u64,
+    /// Changes of operators.
+    admin_changes: u64,
     blocks: u64,
     /// Requests whose outcome is unknown.
     open_intents: u64,
@@ -84,7 +86,8 @@ impl View for FindingView {
         let block = self.block.map(|block| format!("block {block}"));
         let since = self.since.as_ref().map(|since| format!("since {since}"));
         let detail: Vec<String> = [block, since, self.detail.clone()].into_iter().flatten().collect();
-        let chain = text(&self.chain).chars().take(8).collect();
+        let chain = text(&self.chain);
+        let chain = if chain.starts_with("admin/") { chain } else { chain.chars().take(8).collect() };
         vec![text(&self.node), self.meaning().into(), sequences, chain, detail.join("; ")]
     }
 }
@@ -98,15 +101,21 @@ pub(super) async fn run(global: &Global, client: &Client) -> Result<ExitCode> {
         replica: answer.replica,
         records: answer.records,
         chains: answer.chains,
+        admin_changes: answer.admin_changes,
         blocks: answer.blocks,
         open_intents: answer.open_intents,
         other_replicas: answer.other_replicas,
         findings,
     };
+    if answer.no_trail {
+        notice("this replica keeps no trail of requests (`audit.dir` in control-plane.toml): only admin changes were verified");
+    }
     if global.output().is_table() {
-        let VerificationView { records, chains, open_intents, .. } = &view;
+        let VerificationView { records, chains, admin_changes, open_intents, .. } = &view;
         if view.ok {
-            let whole = format!("{records} records of {chains} chains are whole and unchanged");
+            let whole = format!(
+                "{records} records of {chains} chains and {admin_changes} admin changes are whole and unchanged"
+            );
             global.output().text(&whole)?;
         } else {
             global.output().list("findings", &view.findings)?;

@@ -29,6 +29,7 @@ const MATRIX: &str = "
     CheckPolicies       . y y y  y y y
     Simulate            . y y y  y y y
     SearchAudit         . y y y  y y y
+    ListAdminChanges    . y y y  y y y
     EnableService       . . y y  . y y
     ApplyService        . . y y  . y y
     DeleteService       . . y y  . y y
@@ -52,6 +53,7 @@ const MATRIX: &str = "
     ListOperators       . . . .  y y y
     SearchFleetAudit    . . . .  y y y
     VerifyAudit         . . . .  y y y
+    ListFleetAdminChanges . . . .  y y y
     CreateTenant        . . . .  . . y
     UpdateTenant        . . . .  . . y
     SetTenantQuota      . . . .  . . y
