@@ -48,7 +48,9 @@ fn each_change_names_what_it_touched(sandbox: &Sandbox) {
     assert_eq!(object["after"]["upstream"], second.origin(), "{moved}");
     assert_eq!(object["after"]["fields"], Value::Null, "what did not change is left out: {moved}");
 
-    cli.apply_policies("@id(\"a\") permit (principal, action, resource);\n@id(\"b\") forbid (principal, action, resource);");
+    cli.apply_policies(
+        "@id(\"a\") permit (principal, action, resource);\n@id(\"b\") forbid (principal, action, resource);",
+    );
     let applied = newest(cli, "ApplyPolicies");
     let ids: Vec<&str> = applied["objects"].as_array().unwrap().iter().map(|o| o["name"].as_str().unwrap()).collect();
     assert_eq!(ids, ["a", "b"], "{applied}");
@@ -56,18 +58,29 @@ fn each_change_names_what_it_touched(sandbox: &Sandbox) {
 
     cli.json(&["agent", "disable", "ci-bot"]);
     let disabled = newest(cli, "SetAgentDisabled");
-    assert_eq!((&disabled["objects"][0]["before"]["disabled"], &disabled["objects"][0]["after"]["disabled"]), (&false.into(), &true.into()));
+    assert_eq!(
+        (&disabled["objects"][0]["before"]["disabled"], &disabled["objects"][0]["after"]["disabled"]),
+        (&false.into(), &true.into())
+    );
 
     cli.revoke(&token.id);
     let revoked = newest(cli, "RevokeToken");
-    assert_eq!((&revoked["objects"][0]["name"], &revoked["objects"][0]["after"]), (&token.id.clone().into(), &Value::Null), "{revoked}");
+    assert_eq!(
+        (&revoked["objects"][0]["name"], &revoked["objects"][0]["after"]),
+        (&token.id.clone().into(), &Value::Null),
+        "{revoked}"
+    );
     assert_eq!(revoked["objects"][0]["before"]["agent"], "ci-bot", "{revoked}");
 
     // Deleting a name marks it first, which is no change of its own.
     cli.json(&["policy", "delete", "b", "--yes"]);
     assert_eq!(changes(cli, &["--object", "b"]).len(), 2, "applied and deleted");
     let put = newest(cli, "PutCredential");
-    assert_eq!((&put["objects"][0]["kind"], &put["objects"][0]["after"]["version"]), (&"credential".into(), &1.into()), "{put}");
+    assert_eq!(
+        (&put["objects"][0]["kind"], &put["objects"][0]["after"]["version"]),
+        (&"credential".into(), &1.into()),
+        "{put}"
+    );
     let printed = cli.run(&["audit", "admin"], "").stdout;
     assert!(printed.contains(&format!("token/{}", token.id)) && printed.contains("RevokeToken"), "{printed}");
     for secret in [SECRET, &token.secret] {

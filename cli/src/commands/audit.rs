@@ -14,13 +14,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use seks_proto::wire::{self, AuditEntry, SearchAuditRequest, SearchAuditResponse, WhoAmIRequest};
 
 use self::record::RecordView;
-use crate::{
-    client::Client,
-    duration::duration,
-    error::Result,
-    global::Global,
-    output::notice,
-};
+use crate::{client::Client, duration::duration, error::Result, global::Global, output::notice};
 
 /// Records on a page.
 const PAGE: u32 = 500;

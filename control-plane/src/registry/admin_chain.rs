@@ -114,7 +114,12 @@ impl Registry {
     ///
     /// # Errors
     /// Of the store.
-    pub async fn record_refusal(&self, chain: &AdminChainName, actor: &Actor, object: &str) -> Result<(), RegistryError> {
+    pub async fn record_refusal(
+        &self,
+        chain: &AdminChainName,
+        actor: &Actor,
+        object: &str,
+    ) -> Result<(), RegistryError> {
         let mut refused = record(actor, "denied", Vec::new());
         if !object.is_empty() {
             refused.objects.push(AdminObject { name: object.into(), ..AdminObject::default() });
@@ -136,11 +141,8 @@ impl Registry {
             record.sequence = head.value.sequence + 1;
             record.previous.clone_from(&head.value.digest);
             let encoded = record.encode_to_vec();
-            let after = AdminHead {
-                sequence: record.sequence,
-                digest: digest(&encoded).0.to_vec(),
-                at_us: record.at_us,
-            };
+            let after =
+                AdminHead { sequence: record.sequence, digest: digest(&encoded).0.to_vec(), at_us: record.at_us };
             let mut whole = change
                 .clone()
                 .check(&head)

@@ -47,7 +47,8 @@ async fn changes_at_the_same_time_are_one_whole_chain_and_what_is_removed_or_cha
     write(&control, Write::Put(Key::AdminChange(chain(), 3), third.value)).await;
 
     let head = store.get(&Key::AdminHead(chain())).await.unwrap().unwrap();
-    let newest = store.list(&seks_control_plane::store::key::prefix::admin_changes(&chain())).await.unwrap().0.remove(0);
+    let newest =
+        store.list(&seks_control_plane::store::key::prefix::admin_changes(&chain())).await.unwrap().0.remove(0);
     write(&control, Write::Delete(newest.key.clone())).await;
     let Key::AdminChange(_, last) = newest.key else { panic!("{:?}", newest.key) };
     assert_eq!(findings(&control).await, [found("cut_tail", last)]);

@@ -82,12 +82,7 @@ struct ObjectView {
 impl From<AdminObject> for ObjectView {
     fn from(object: AdminObject) -> Self {
         let value = |text: &str| serde_json::from_str(text).unwrap_or(Value::Null);
-        Self {
-            kind: text(object.kind),
-            name: object.name,
-            before: value(&object.before),
-            after: value(&object.after),
-        }
+        Self { kind: text(object.kind), name: object.name, before: value(&object.before), after: value(&object.after) }
     }
 }
 
@@ -192,7 +187,11 @@ pub(super) async fn run(global: &Global, client: Client, args: AdminArgs) -> Res
     }
 }
 
-pub(super) async fn page(client: &Client, is_fleet: bool, request: AdminChangesRequest) -> Result<AdminChangesResponse> {
+pub(super) async fn page(
+    client: &Client,
+    is_fleet: bool,
+    request: AdminChangesRequest,
+) -> Result<AdminChangesResponse> {
     let mut rpc = client.rpc();
     if is_fleet {
         client.call("audit", rpc.list_fleet_admin_changes(request)).await

@@ -108,7 +108,9 @@ pub(super) async fn run(global: &Global, client: &Client) -> Result<ExitCode> {
         findings,
     };
     if answer.no_trail {
-        notice("this replica keeps no trail of requests (`audit.dir` in control-plane.toml): only admin changes were verified");
+        notice(
+            "this replica keeps no trail of requests (`audit.dir` in control-plane.toml): only admin changes were verified",
+        );
     }
     if global.output().is_table() {
         let VerificationView { records, chains, admin_changes, open_intents, .. } = &view;

@@ -56,13 +56,15 @@ pub(super) fn describe(known: &Known<'_>, before: Option<Bytes>, write: &Write) 
         return None;
     }
     if !old.is_empty() && !new.is_empty() {
-        let same: Vec<String> = old.iter().filter(|(key, value)| new.get(*key) == Some(value)).map(|(key, _)| key.clone()).collect();
+        let same: Vec<String> =
+            old.iter().filter(|(key, value)| new.get(*key) == Some(value)).map(|(key, _)| key.clone()).collect();
         for key in same {
             old.remove(&key);
             new.remove(&key);
         }
     }
-    let text = |values: Map<String, Value>| if values.is_empty() { String::new() } else { Value::Object(values).to_string() };
+    let text =
+        |values: Map<String, Value>| if values.is_empty() { String::new() } else { Value::Object(values).to_string() };
     let object = AdminObject { kind: known.kind.into(), name: known.name.clone(), before: text(old), after: text(new) };
     Some(Described { chain: known.chain.clone(), object })
 }
@@ -71,20 +73,24 @@ pub(super) fn describe(known: &Known<'_>, before: Option<Bytes>, write: &Write) 
 fn values(key: &Key, bytes: Bytes) -> Map<String, Value> {
     let values = match key {
         Key::Tenant(_) => decoded(bytes, tenant),
-        Key::Agent(..) => decoded(bytes, |agent: Agent| {
-            json!({ "attributes": agent.attributes.into_iter().collect::<std::collections::BTreeMap<_, _>>(), "disabled": agent.disabled })
-        }),
+        Key::Agent(..) => decoded(
+            bytes,
+            |agent: Agent| json!({ "attributes": agent.attributes.into_iter().collect::<std::collections::BTreeMap<_, _>>(), "disabled": agent.disabled }),
+        ),
         Key::Service(..) => decoded(bytes, service),
         Key::Credential(..) => decoded(bytes, credential),
         Key::Token(..) => decoded(bytes, token),
         Key::Policy(..) => decoded(bytes, |policy: Policy| json!({ "text": policy.text })),
         Key::Operator(_) => decoded(bytes, |operator: Operator| {
-            let role = |role: &seks_proto::wire::RoleBinding| format!("{}:{}", role.role().as_str_name().to_lowercase(), role.tenant);
+            let role = |role: &seks_proto::wire::RoleBinding| {
+                format!("{}:{}", role.role().as_str_name().to_lowercase(), role.tenant)
+            };
             json!({ "roles": operator.roles.iter().map(role).collect::<Vec<_>>() })
         }),
-        Key::Node(_) => decoded(bytes, |node: Node| {
-            json!({ "region": node.region, "tenants": node.tenants, "pools": node.pools, "enrolment": node.enrolment })
-        }),
+        Key::Node(_) => decoded(
+            bytes,
+            |node: Node| json!({ "region": node.region, "tenants": node.tenants, "pools": node.pools, "enrolment": node.enrolment }),
+        ),
         Key::Join(_) => decoded(bytes, |join: JoinRecord| {
             json!({
                 "region": join.region, "tenants": join.tenants, "pools": join.pools, "expires_at": join.expires_at,
@@ -117,7 +123,8 @@ fn tenant(tenant: Tenant) -> Value {
 }
 
 fn service(service: Service) -> Value {
-    let destination = record_destination(&service).map(|destination| data_encoding::HEXLOWER.encode(destination.as_bytes()));
+    let destination =
+        record_destination(&service).map(|destination| data_encoding::HEXLOWER.encode(destination.as_bytes()));
     let rest = Service { created_at: 0, deleting: false, client_ca_pem: String::new(), ..service.clone() };
     json!({
         "upstream": service.upstream,
