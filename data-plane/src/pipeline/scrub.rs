@@ -9,9 +9,10 @@
 //! A match is overwritten with `*`, byte for byte. `Content-Length`, framing and streaming stay as they are. Only the beginning of a match
 //! that the next byte may complete is held back.
 //!
-//! A body is first searched for short windows of the raw, base64, hex and UTF forms ([`prefilter`]), several bytes a step, and for bytes that
-//! introduce escapes. Only where one of these matches, a needle is followed token by token ([`matcher`]), in time linear in the body. The state
-//! survives from chunk to chunk ([`scrubber`]).
+//! A body is first searched for short windows of the raw, base64 and hex forms ([`prefilter`]), several bytes a step, for bytes that introduce
+//! escapes, and for bytes that stand for nothing between two of the credential ([`spaced`]). Only where one of these matches, a needle is followed
+//! token by token ([`matcher`]), in time linear in the body. So the output does not depend on how a body is cut ([`search`] says why). The state survives
+//! from chunk to chunk ([`scrubber`]).
 //!
 //! SECURITY.md states the limit: an upstream that colludes with an agent can return its credential in an encoding of their own.
 
@@ -25,6 +26,8 @@ mod messages;
 mod needles;
 mod prefilter;
 mod scrubber;
+mod search;
+mod spaced;
 mod token;
 
 use std::sync::Arc;

@@ -99,6 +99,8 @@ impl Events {
         let mut at = 0;
         while let Some(rest) = chunk.get(at..).filter(|rest| !rest.is_empty()) {
             let (length, value) = self.step(rest);
+            // What is known of a match is masked at the same byte, however the stream is cut.
+            let length = length.min(MAX_HELD + 1 - self.held);
             let piece = chunk.slice(at..at + length);
             at += length;
             self.held += length;
@@ -149,6 +151,10 @@ impl Events {
         }
         let mut lines = 0;
         for line in chunk.split(|b| *b == b'\n') {
+            // Together with the line's end, it is a soft line break of quoted-printable: alone, it isn't.
+            if line.ends_with(b"=") {
+                return false;
+            }
             lines = if line.is_empty() { 0 } else { lines + usize::from(line.starts_with(DATA)) };
             if lines > 1 {
                 return false;

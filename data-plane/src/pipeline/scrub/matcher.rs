@@ -130,7 +130,8 @@ impl<'a> Matcher<'a> {
         state.skipped = 0;
         if state.matched == self.text.len() {
             hits.push(state.begin..state.position);
-            state.forget();
+            // The end of one occurrence may be the beginning of the next: all are found, wherever reading began.
+            self.fall_back(state);
         }
     }
 

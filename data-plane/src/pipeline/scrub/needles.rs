@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use zeroize::Zeroize as _;
 
-use super::{prefilter::Prefilter, token::Schemes};
+use super::{prefilter::Prefilter, spaced, token::Schemes};
 
 /// Shorter values are not secrets (a user name, a region); to search for them would destroy clean bodies.
 pub(crate) const MIN_VALUE: usize = 4;
@@ -68,6 +68,11 @@ pub(super) enum Alphabet {
     Hex,
 }
 
+/// Bytes that are a unit of no alphabet in some form: behind an escape, they may stand for nothing.
+pub(super) fn stands_for_nothing_somewhere(byte: u8) -> bool {
+    matches!(byte, 0 | b'\r' | b'\n')
+}
+
 impl Alphabet {
     /// The unit that a byte stands for; `None`: it stands for nothing.
     pub(super) fn unit(self, byte: u8) -> Option<u8> {
@@ -88,7 +93,7 @@ impl Alphabet {
 pub(super) struct ByteSet([u64; 4]);
 
 impl ByteSet {
-    fn insert(&mut self, byte: u8) {
+    pub(super) fn insert(&mut self, byte: u8) {
         if let Some(word) = self.0.get_mut(usize::from(byte >> 6)) {
             *word |= 1 << (byte & 63);
         }
@@ -142,6 +147,7 @@ impl Needles {
         }
         let mut found = memchr::memchr(b'%', name).is_some();
         prefilter.search(name, 0, |_| found = true);
+        spaced::separators_in_hex(name, 0, |_, _| found = true);
         found
     }
 
@@ -197,9 +203,8 @@ impl Inner {
             self.needle(begin, end, Alphabet::Plain, schemes);
         }
         let plain = self.needles.len() - 6;
-        self.prefilter.add(value, plain, 0);
+        self.prefilter.add(value, plain, Alphabet::Plain);
         if value.len() >= MIN_ENCODED {
-            self.prefilter_spaced(value, plain);
             (0..3).for_each(|shift| self.add_base64(value, shift));
             self.add_hex(value);
         }
@@ -222,22 +227,6 @@ impl Inner {
         self.needles.push(Needle { begin, end, alphabet, schemes, bytes, has_introducer, borders: OnceLock::new() });
     }
 
-    /// UTF-16 and UTF-32 of ASCII: NULs between.
-    fn prefilter_spaced(&mut self, value: &[u8], needle: usize) {
-        for gap in [1, 3] {
-            let mut window = [0; Prefilter::WINDOW];
-            for (at, byte) in value.iter().enumerate() {
-                if let Some(place) = window.get_mut(at * (gap + 1)) {
-                    *place = *byte;
-                }
-            }
-            // Ending in a character: a run of NULs, common in binary bodies, is then never the end of a window.
-            let length = Prefilter::WINDOW.min(value.len() * (gap + 1)) - gap;
-            self.prefilter.add(window.get(..length).unwrap_or_default(), needle, 0);
-            window.zeroize();
-        }
-    }
-
     /// The characters of base64 that depend on the value alone, when `shift` bytes (modulo 3) stand before it: whatever
     /// stands before and behind, and with padding or without, they are there.
     fn add_base64(&mut self, value: &[u8], shift: usize) {
@@ -255,24 +244,7 @@ impl Inner {
         self.needle(begin, end, Alphabet::Base64, Schemes::NONE);
         let needle = self.needles.len() - 1;
         self.needle(begin, end, Alphabet::Base64, TEXT_SCHEMES);
-        // Its beginning, and its end for when a line break stands in the beginning; in both alphabets.
-        let tail = core.len().saturating_sub(Prefilter::WINDOW);
-        for (window, back) in [(core, 0), (core.get(tail..).unwrap_or_default(), core.len() + 8)] {
-            self.prefilter.add(window, needle, back);
-            let mut url = [0; Prefilter::WINDOW];
-            let length = window.len().min(Prefilter::WINDOW);
-            for (to, from) in url.iter_mut().zip(window) {
-                *to = match from {
-                    b'+' => b'-',
-                    b'/' => b'_',
-                    other => *other,
-                };
-            }
-            if url.get(..length) != window.get(..length) {
-                self.prefilter.add(url.get(..length).unwrap_or_default(), needle, back);
-            }
-            url.zeroize();
-        }
+        self.prefilter.add(core, needle, Alphabet::Base64);
         padded.zeroize();
         encoded.zeroize();
     }
@@ -288,22 +260,7 @@ impl Inner {
         let end = self.texts.len();
         self.needle(begin, end, Alphabet::Hex, Schemes::NONE);
         let needle = self.needles.len() - 1;
-        // As it is, and with a separator after every byte or (as xxd prints) after every second.
-        for (separator, group) in [(None, 2), (Some(b':'), 2), (Some(b'-'), 2), (Some(b' '), 2), (Some(b' '), 4)] {
-            let mut window = [0; Prefilter::WINDOW];
-            let mut length = 0;
-            for (at, digit) in self.texts.get(begin..end).unwrap_or_default().iter().enumerate() {
-                let separator = separator.filter(|_| at > 0 && at % group == 0);
-                for byte in separator.into_iter().chain([*digit]) {
-                    if let Some(place) = window.get_mut(length) {
-                        *place = byte;
-                        length += 1;
-                    }
-                }
-            }
-            self.prefilter.add(window.get(..length).unwrap_or_default(), needle, 0);
-            window.zeroize();
-        }
+        self.prefilter.add(self.texts.get(begin..end).unwrap_or_default(), needle, Alphabet::Hex);
     }
 
     pub(super) fn text(&self, needle: &Needle) -> &[u8] {

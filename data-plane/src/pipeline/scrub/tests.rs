@@ -156,6 +156,92 @@ fn every_form_is_found_at_every_split() {
     }
 }
 
+/// Forms in which a byte that stands for nothing, or a needless escape, is among the first bytes of the credential.
+fn odd_forms(c: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut forms = Vec::new();
+    let mut put = |name: String, before: &[u8], between: &str, behind: &[u8]| {
+        forms.push((name, [before, between.as_bytes(), behind].concat()));
+    };
+    for at in [1, 2, 3, 7, 8, 15, 16, 17] {
+        for between in ["\0", "\0\0\0", "\\u0000", "\\x00", "%00", "&#0;", "=00", "=\r\n", "=\n"] {
+            put(format!("{between:?} behind {at} bytes"), &c[..at], between, &c[at..]);
+        }
+        put(format!("byte {at} in JSON"), &c[..at], &format!("\\u{:04x}", c[at]), &c[at + 1..]);
+        for pad in 0..3 {
+            let text = b64::URL_SAFE.encode64(&[&b"xyz"[..pad], c].concat()).into_bytes();
+            for between in ["\n", "\r\n", "\\n", "\\r\\n", "\\u000a", "%0A", "&#10;", "\r\\n"] {
+                put(format!("base64 {pad} with {between:?} behind {at}"), &text[..at], between, &text[at..]);
+            }
+        }
+        let hex: String = c.iter().map(|b| format!("{b:02X}")).collect();
+        let hex = hex.as_bytes();
+        for between in [" ", ":", "-", "\n", " \r\n"] {
+            put(format!("hex with {between:?} behind {at}"), &hex[..at], between, &hex[at..]);
+        }
+    }
+    forms
+}
+
+#[test]
+fn what_stands_for_nothing_within_the_first_bytes_hides_nothing_at_any_split() {
+    // None of its bytes is an introducer: these must be escaped in their scheme.
+    let c: &[u8] = b"sk-REAL-9f3c/A+b.Zq7~Kx-DEADBEEF0123456789";
+    // A value that is shorter than a window makes all windows shorter.
+    for values in [&[c][..], &[c, b"abcd"]] {
+        let needles = needles(values);
+        for (name, form) in odd_forms(c) {
+            let body = [b"before \"", &form[..], b"\" after"].concat();
+            let whole = scrub(&needles, &[&body]);
+            assert!(whole.0.starts_with(b"before \"") && whole.0.ends_with(b"\" after"), "{name}");
+            let kept = whole.0[8..8 + form.len()].iter().filter(|b| **b != b'*').count();
+            assert!(whole.1 == 1 && kept <= 16, "{name}: {}", whole.0.escape_ascii());
+            for cut in 7..12 + form.len().min(30) {
+                assert_eq!(scrub(&needles, &[&body[..cut], &body[cut..]]), whole, "{name} cut at {cut}");
+            }
+        }
+    }
+}
+
+#[test]
+fn base64_of_both_alphabets_at_once_is_found() {
+    let c = b"~~~???>>>~~~???>>>~~~???>>>";
+    let text = b64::STANDARD.encode64(c);
+    let other = |c: char| if c == '+' { '-' } else { '_' };
+    let mut nth = 0;
+    let mixed: String = text
+        .chars()
+        .map(|c| {
+            nth += usize::from("+/".contains(c));
+            if "+/".contains(c) && nth % 2 == 0 { other(c) } else { c }
+        })
+        .collect();
+    assert!(mixed.contains(['-', '_']) && mixed.contains(['+', '/']), "{mixed}");
+    let (clean, hits) = scrub(&needles(&[c]), &[mixed.as_bytes()]);
+    assert_masked("mixed", mixed.as_bytes(), &clean, hits);
+}
+
+#[test]
+fn lines_of_a_credential_are_found_behind_escapes() {
+    let pem = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nAQEFAASCBKcwggSjAgEAAoIB\n-----END KEY-----";
+    let body = serde_json::json!({ "key": pem }).to_string();
+    let whole = scrub(&needles(&[pem.as_bytes()]), &[body.as_bytes()]);
+    assert!(whole.1 == 1 && !holds(&whole.0, b"MII"), "{}", whole.0.escape_ascii());
+}
+
+#[test]
+fn occurrences_that_overlap_are_all_masked_and_counted_as_one() {
+    let needles = needles(&[b"abcdefab", b"user", b"user:pass-word", b"pass-word"]);
+    for (body, clean, count) in [
+        (&b"xabcdefabcdefab abcdef"[..], &b"x************** abcdef"[..], 1),
+        (b"user:pass-word user", b"************** ****", 2),
+    ] {
+        for cut in 0..body.len() {
+            assert_eq!(scrub(&needles, &[&body[..cut], &body[cut..]]), (clean.to_vec(), count), "{cut}");
+        }
+        assert_eq!(scrub(&needles, &body.chunks(1).collect::<Vec<_>>()), (clean.to_vec(), count));
+    }
+}
+
 #[test]
 fn secrets_that_look_like_escapes_are_found() {
     let awkward: &[&[u8]] = &[

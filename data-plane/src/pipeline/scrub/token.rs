@@ -16,6 +16,8 @@ impl Schemes {
     pub(super) const QUOTED: Self = Self(8);
     /// All of them mixed.
     pub(super) const ALL: Self = Self(15);
+    /// Each by itself.
+    pub(super) const EACH: [Self; 4] = [Self::BACKSLASH, Self::PERCENT, Self::HTML, Self::QUOTED];
 
     pub(super) fn contains(self, scheme: Self) -> bool {
         self.0 & scheme.0 != 0
