@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
 use seks_proto::wire;
-use seks_service::{INTERCEPTION, client_ca_pem};
+use seks_service::{INTERCEPTION, client_ca_pem, environment};
 
 use super::{change::WaitArgs, token};
 use crate::{
@@ -132,6 +132,9 @@ impl ServiceSelection {
         } else {
             self.service.iter().map(|grant| named(&all, grant)).collect::<Result<_>>()?
         };
+        for (service, _) in &services {
+            check_environment(service)?;
+        }
         Ok(SelectedServices { services, forward })
     }
 
@@ -223,6 +226,15 @@ impl ProxyArgs {
     pub fn ca_pem(&self) -> Result<Option<String>> {
         self.proxy_ca.as_deref().map(read_text).transpose()
     }
+}
+
+/// Refuses variables that could run a program in the user's shell. The control plane refuses them too, but an older one may
+/// have stored some, and the CLI does not rely on it.
+fn check_environment(service: &wire::Service) -> Result<()> {
+    environment::check(&service.env).map_err(|error| {
+        CliError::new(Exit::Failed, format!("service `{}`", service.name), error.to_string())
+            .hint("apply the service with other variables: `seks service apply -f FILE`")
+    })
 }
 
 /// A service by its name in a grant.

@@ -13,6 +13,7 @@ use crate::{
     context::{Context, ContextFile},
     duration::duration,
     error::{CliError, Exit, Result},
+    files::write_private,
     global::Global,
     output::{View, rfc3339_or_null},
 };
@@ -173,7 +174,10 @@ async fn create(
     let what = format!("operator `{name}`");
     let (csr_der, key) = signing_request().map_err(|e| CliError::new(Exit::Failed, &what, e))?;
     let request = wire::CreateOperatorRequest { name: name.clone(), roles, csr_der, ttl_seconds: ttl.as_secs() };
-    let answer = client.change(&what, client.rpc().create_operator(request)).await?;
+    write_private(&out, b"")?; // before the operator exists: nobody could get its certificate a second time
+    let answer = client.change(&what, client.rpc().create_operator(request)).await.inspect_err(|_| {
+        let _ = std::fs::remove_file(&out);
+    })?;
     let context = Context {
         endpoint: own.endpoint,
         proxy: own.proxy,

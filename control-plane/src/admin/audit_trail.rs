@@ -5,8 +5,9 @@ use seks_audit::{
     record::{Decision, field},
     trail::{Entry, Finding, Page, Position, Problem as Found, Query, Test, Verification},
 };
+use seks_network::address::canonical_network;
 use seks_proto::wire::{
-    AuditEntry, AuditFinding, AuditRecord, SearchAuditRequest, SearchAuditResponse, VerifyAuditRequest,
+    AuditEntry, AuditFinding, AuditRecord, Role, SearchAuditRequest, SearchAuditResponse, VerifyAuditRequest,
     VerifyAuditResponse,
 };
 use seks_types::id::TenantName;
@@ -17,10 +18,22 @@ use crate::trail::{SearchError, Trail};
 /// Records on a page when nobody says otherwise, and most.
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
+/// Microseconds of a second.
+const MICROS: u64 = 1_000_000;
 
 /// One tenant's records.
-pub(super) async fn search(admin: &Admin, _: &Caller, message: SearchAuditRequest) -> Answer<SearchAuditResponse> {
+///
+/// A deleted tenant's name can be used again. Its earlier records are shown only to those who may see every tenant.
+pub(super) async fn search(
+    admin: &Admin,
+    caller: &Caller,
+    mut message: SearchAuditRequest,
+) -> Answer<SearchAuditResponse> {
     let tenant: TenantName = name("tenant", &message.tenant)?;
+    if caller.fleet_role() < Role::Viewer {
+        let created_at = u64::try_from(admin.registry().tenant(&tenant).await?.created_at).unwrap_or(0);
+        message.since_us = message.since_us.max(created_at.saturating_mul(MICROS));
+    }
     let scope = Test::Text(field::TENANT, tenant.to_string());
     find(admin, message, Some(scope)).await
 }
@@ -85,7 +98,7 @@ fn query(message: &SearchAuditRequest) -> Result<Query, Problem> {
         let network =
             message.source.parse().or_else(|_| message.source.parse().map(|address: std::net::IpAddr| address.into()));
         let network = network.map_err(|_| Problem::invalid("source", "an address or a network, such as 10.0.0.0/8"))?;
-        tests.push(Test::Source(network));
+        tests.push(Test::Source(canonical_network(network)));
     }
     let after = match message.page_token.as_str() {
         "" => None,

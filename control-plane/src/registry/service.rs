@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use prost::Message as _;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use seks_network::address::{AddressClass, Networks, classify};
-use seks_service::{Service as Checked, ServiceError, record_destination};
+use seks_service::{Service as Checked, ServiceError, environment, record_destination};
 use seks_types::id::{ServiceName, TenantName};
 
 use super::{
@@ -196,6 +196,7 @@ fn check(service: &Service) -> Result<Checked, RegistryError> {
     if !service.upstream_ca_pem.is_empty() {
         check_ca(&service.upstream_ca_pem)?;
     }
+    environment::check(&service.env).map_err(|error| RegistryError::invalid("service", error.to_string()))?;
     Checked::try_from(service).map_err(|error| {
         let hint = match &error {
             ServiceError::Upstream(_) if !service.allow_private => {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
+use seks_network::address::canonical_network;
 use seks_types::{
     id::{AgentName, CredentialName, OperatorName, ServiceName, TenantName, TokenId},
     token::{FreshToken, SHAPES, shape_prefix},
@@ -308,6 +309,7 @@ fn check_cidrs(cidrs: &[String]) -> Result<Vec<String>, RegistryError> {
         let net = text.parse::<IpNet>().or_else(|_| text.parse().map(|ip: std::net::IpAddr| IpNet::from(ip)));
         let shown: String = text.chars().filter(|c| !c.is_control()).take(64).collect();
         let net = net.map_err(|_| RegistryError::invalid("cidrs", format!("`{shown}` is no network")))?;
+        let net = canonical_network(net);
         if net.trunc() == net {
             return Ok(net.to_string());
         }

@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub use self::{
     guard::{DialGuard, DialRules, OwnAddresses},
     metadata::is_metadata_name,
-    networks::{NetworkError, Networks},
+    networks::{NetworkError, Networks, canonical_network},
 };
 
 /// The class of an address. It decides whether the address may be dialled.

@@ -8,6 +8,7 @@ pub mod catalogue;
 mod challenge;
 mod denied_path;
 pub mod destination;
+pub mod environment;
 #[cfg(test)]
 #[path = "../../../tests/fuzz/run.rs"]
 #[allow(

@@ -76,6 +76,20 @@ impl Networks {
     }
 }
 
+/// An IPv4-mapped network (`::ffff:10.0.0.0/104`) in its IPv4 form (`10.0.0.0/8`), any other as it is. Addresses are compared
+/// in their IPv4 form, so the mapped spelling would match none of them.
+#[must_use]
+pub fn canonical_network(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    match (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(MAPPED_PREFIX)) {
+        (Some(v4), Some(length)) => ipnet::Ipv4Net::new(v4, length).map_or(network, IpNet::V4),
+        _ => network,
+    }
+}
+
+/// Length of `::ffff:0:0/96`, which holds the IPv4-mapped addresses (RFC 4291, 2.5.5.2).
+const MAPPED_PREFIX: u8 = 96;
+
 fn parse_network(text: &str) -> Result<IpNet, NetworkError> {
     let wrong = || NetworkError::NotANetwork(text.chars().take(60).collect());
     let network: IpNet = text.parse().map_err(|_| wrong())?;
@@ -98,6 +112,20 @@ impl<'de> Deserialize<'de> for Networks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mapped_network_has_an_ipv4_form() {
+        for (given, meant) in [
+            ("::ffff:127.0.0.1/128", "127.0.0.1/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(canonical_network(given.parse().unwrap()).to_string(), meant);
+        }
+    }
 
     #[test]
     fn only_whole_networks_are_read() {
