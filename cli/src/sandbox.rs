@@ -22,6 +22,7 @@ mod seatbelt;
 #[cfg(target_os = "linux")]
 mod seccomp;
 mod support;
+mod unix_sockets;
 
 use std::{
     ffi::OsString,
@@ -121,7 +122,7 @@ impl Sandbox {
             strict,
             namespaces: self.support.namespaces,
             hidden: hidden.iter().filter(|path| !inside(path)).cloned().collect(),
-            sockets: protected::sockets(strict).into_iter().collect(),
+            sockets: unix_sockets::reachable(strict).into_iter().collect(),
             read_only: own_program().into_iter().collect(),
             fixed: fixed_dirs(found.iter()),
             closed_ports: if strict {

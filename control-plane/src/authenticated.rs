@@ -28,7 +28,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::guard::{Guard, WINDOW};
 use crate::{
     seal::{SealError, Sealer},
-    store::{Framer, Key, Reason, Record, Revision, Store, StoreError, Transaction, WatchEvent, Write, check_size},
+    store::{
+        Framer, Key, Page, Reason, Record, Revision, Store, StoreError, Transaction, WatchEvent, Write, check_size,
+    },
 };
 
 /// See the module. Follows the store below until it is dropped.
@@ -153,6 +155,18 @@ impl Store for Authenticated {
         })
     }
 
+    fn list_page<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Page, StoreError>> {
+        Box::pin(async move {
+            let Page { records, next } = self.inner.store.list_page(prefix, after, most).await?;
+            Ok(Page { records: self.inner.admit(records).await?, next })
+        })
+    }
+
     fn list_at<'a>(
         &'a self,
         prefix: &'a str,
@@ -178,6 +192,10 @@ impl Store for Authenticated {
         let (guard, exclusive) = (Arc::clone(&self.inner.guard), self.inner.exclusive);
         let events = self.inner.store.watch(after);
         events.then(move |event| read::admit_event(Arc::clone(&guard), exclusive, event)).boxed()
+    }
+
+    fn is_full(&self) -> BoxFuture<'_, bool> {
+        self.inner.store.is_full()
     }
 
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {

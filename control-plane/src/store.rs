@@ -252,9 +252,7 @@ pub trait Store: Send + Sync + 'static {
     fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent>;
 
     /// Whether the store takes no puts for want of room, as far as can be told without one. Not linearizable.
-    fn is_full(&self) -> BoxFuture<'_, bool> {
-        Box::pin(async { false })
-    }
+    fn is_full(&self) -> BoxFuture<'_, bool>;
 
     /// The current revision by a linearizable read: at least that of every commit that returned before the call.
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>>;

@@ -5,6 +5,7 @@ use std::{path::Path, process::Command, sync::Arc};
 
 use bytes::Bytes;
 use seks_control_plane::store::{self, Key, Store, StoreConfig, StoreError, Transaction, Write};
+use seks_tests::{Sandbox, sandbox::Options};
 
 /// A small file system of its own.
 struct Disk(tempfile::TempDir);
@@ -134,4 +135,18 @@ async fn a_disk_too_small_for_a_store_is_one_line_and_leaves_nothing() {
     let error = store::open(&config).await.err().unwrap().to_string();
     assert!(error.contains("No space left") && !error.contains('\n'), "{error}");
     assert_eq!(std::fs::read_dir(disk.path()).unwrap().count(), 0);
+}
+
+#[test]
+#[cfg_attr(not(has = "mount"), ignore = "needs mount")]
+fn status_says_that_the_disk_is_full() {
+    let disk = Disk::new(24 * 1024 * 1024);
+    let store = format!("kind = \"embedded\"\npath = \"{}\"\n", disk.path().join("store.redb").display());
+    let sandbox = Sandbox::with(Options::planes(store));
+    let store_status = || sandbox.cli().json(&["status"])["store"].clone();
+    assert_eq!(store_status()["healthy"], true);
+    std::fs::write(disk.path().join("filler"), vec![1; 24 * 1024 * 1024]).unwrap_err();
+    let refused = sandbox.cli().run(&["agent", "create", "late"], "");
+    assert!(refused.code == Some(1) && refused.stderr.contains("the store is full"), "{refused:?}");
+    assert_eq!(store_status()["healthy"], false);
 }

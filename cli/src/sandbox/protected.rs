@@ -1,11 +1,9 @@
-//! The objects that a confined command must not reach: the files, ports and sockets of SEKS on this
-//! machine, and sockets of this user's programs that execute commands.
+//! The objects that a confined command must not reach: the files and ports of SEKS on this machine.
 
 use std::{
     collections::BTreeSet,
     ffi::OsStr,
     fs,
-    os::unix::{ffi::OsStrExt as _, fs::FileTypeExt as _},
     path::{Path, PathBuf},
 };
 
@@ -17,23 +15,6 @@ const DEFAULT_PORTS: [u16; 3] = [8301, 8302, 8303];
 const DATA_FILES: [&str; 6] = ["kek", "store.redb", "node", "join-token", "lock", "context.toml"];
 /// Programs whose listeners are closed to agents, except for the proxy's.
 const PROGRAMS: [&str; 3] = ["seks", "seks-control-plane", "seks-data-plane"];
-/// Sockets that only answer queries or sign. They start no program and read no file for their
-/// client.
-const HARMLESS_SOCKETS: [&str; 12] = [
-    "/run/nscd/",
-    "/run/systemd/resolve/",
-    "/run/systemd/userdb/",
-    "/run/systemd/journal/",
-    "/run/dbus/system_bus_socket",
-    "/run/avahi-daemon/",
-    "/run/postgresql/",
-    "/run/mysqld/",
-    "/var/run/nscd/",
-    "/var/run/postgresql/",
-    "/var/run/mysqld/",
-    "/var/lib/sss/pipes/",
-];
-
 /// The directories and files of SEKS: this user's, those of every registered `seks dev`, and those
 /// around the context files. Missing directories of the user are created, because a command could
 /// create them.
@@ -110,24 +91,6 @@ fn listener(line: &str) -> Option<(u16, &str)> {
     let fields: Vec<_> = line.split_whitespace().collect();
     let (_, port) = fields.get(1)?.rsplit_once(':')?;
     (*fields.get(3)? == LISTEN).then_some((u16::from_str_radix(port, 16).ok()?, *fields.get(9)?))
-}
-
-/// The unix sockets by which another program of this machine could act for a command, outside of the confinement: session bus,
-/// terminal multiplexers, container engines, editors. In the strict form it is every socket.
-pub(super) fn sockets(strict: bool) -> BTreeSet<PathBuf> {
-    let agent = std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from);
-    let root = rustix::process::geteuid().is_root();
-    let harmless = |path: &Path| {
-        let listed = |prefix: &&str| path.as_os_str().as_bytes().starts_with(prefix.as_bytes());
-        let bus = root && path.ends_with("system_bus_socket"); // root's wishes are carried out there
-        HARMLESS_SOCKETS.iter().any(listed) && !bus
-            || Some(path) == agent.as_deref()
-            || path.parent().is_some_and(|dir| dir.ends_with("gnupg"))
-    };
-    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let named = table.lines().filter_map(|line| Some(PathBuf::from(line.get(line.find(" /")? + 1..)?)));
-    let found = named.filter(|path| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket()));
-    found.filter(|path| strict || !harmless(path)).collect()
 }
 
 #[cfg(test)]

@@ -145,6 +145,10 @@ impl Store for Client {
         }))
     }
 
+    fn is_full(&self) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false)) // the simulated store has no quota
+    }
+
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
         if let Some(revision) = self.cluster.stale_revision(self.host) {
             return Box::pin(async move { Ok(revision) });

@@ -66,6 +66,9 @@ impl Store for Forgetful {
         };
         self.store.watch(after).map(lose).boxed()
     }
+    fn is_full(&self) -> BoxFuture<'_, bool> {
+        self.store.is_full()
+    }
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
         self.store.revision()
     }

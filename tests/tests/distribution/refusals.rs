@@ -62,6 +62,9 @@ impl Store for Asked {
     fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent> {
         self.store.watch(after)
     }
+    fn is_full(&self) -> BoxFuture<'_, bool> {
+        self.store.is_full()
+    }
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
         self.store.revision()
     }

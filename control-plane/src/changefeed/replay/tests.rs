@@ -55,6 +55,9 @@ impl Store for Past {
     fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent> {
         if self.lost { stream::iter([WatchEvent::Compacted]).boxed() } else { self.store.watch(after) }
     }
+    fn is_full(&self) -> BoxFuture<'_, bool> {
+        self.store.is_full()
+    }
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
         self.store.revision()
     }

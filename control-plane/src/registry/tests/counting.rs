@@ -48,6 +48,9 @@ impl Store for Counting {
     fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent> {
         self.inner.watch(after)
     }
+    fn is_full(&self) -> BoxFuture<'_, bool> {
+        self.inner.is_full()
+    }
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
         self.inner.revision()
     }

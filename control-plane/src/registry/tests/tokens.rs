@@ -121,6 +121,9 @@ impl Store for Fillable {
     fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent> {
         self.0.watch(after)
     }
+    fn is_full(&self) -> BoxFuture<'_, bool> {
+        self.0.is_full()
+    }
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
         self.0.revision()
     }

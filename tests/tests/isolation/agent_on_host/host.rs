@@ -142,7 +142,7 @@ impl Host {
             "search": [self.directory.path()], "broker": self.dev.id(), "strict": strict, "seks": self.program,
             "closed": [self.port_of("admin"), self.port_of("metrics"), self.distribution],
             "tcp": outside.tcp.local_addr().unwrap().port(), "udp": outside.udp.local_addr().unwrap().port(),
-            "abstract": outside.name, "socket": outside.path, "planted": outside.planted,
+            "abstract": outside.name, "sockets": outside.paths, "planted": outside.planted,
         });
         fs::write(self.project().join("where.json"), told.to_string()).unwrap();
         script
@@ -155,8 +155,9 @@ pub struct Outside {
     pub udp: UdpSocket,
     pub planted: String,
     name: String,
-    path: PathBuf,
-    _sockets: [UnixListener; 2],
+    /// A socket at its name, one that was renamed, and one that was linked, as OpenSSH's `ControlMaster`.
+    paths: Vec<PathBuf>,
+    _sockets: Vec<UnixListener>,
 }
 
 impl Outside {
@@ -164,17 +165,22 @@ impl Outside {
         use std::os::linux::net::SocketAddrExt as _;
         let name = format!("seks-test-{}", host.project().display());
         let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
-        let path = host.project().join("../session-bus");
-        let sockets = [UnixListener::bind_addr(&address).unwrap(), UnixListener::bind(&path).unwrap()];
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        let at = |name: &str| fs::canonicalize(host.project().join("..")).unwrap().join(name);
+        let mut sockets = vec![UnixListener::bind_addr(&address).unwrap()];
+        sockets.extend(["session-bus", "before", "first"].map(|name| UnixListener::bind(at(name)).unwrap()));
+        fs::rename(at("before"), at("renamed")).unwrap();
+        fs::hard_link(at("first"), at("linked")).unwrap();
+        let paths: Vec<_> = ["session-bus", "renamed", "first", "linked"].map(at).into();
+        for path in &paths {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+        }
         let context = fs::read_to_string(host.data().join("context.toml")).unwrap();
         let planted = context.replace(&format!("127.0.0.1:{}", host.port_of("admin")), "127.0.0.1:1");
         assert_ne!(planted, context);
         let planted = planted.replace("PRIVATE KEY", "PLANTED KEY"); // the search for the real one doesn't find it
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         udp.set_nonblocking(true).unwrap();
-        let path = fs::canonicalize(path).unwrap();
-        Self { tcp: TcpListener::bind("127.0.0.1:0").unwrap(), udp, planted, name, path, _sockets: sockets }
+        Self { tcp: TcpListener::bind("127.0.0.1:0").unwrap(), udp, planted, name, paths, _sockets: sockets }
     }
 }
 

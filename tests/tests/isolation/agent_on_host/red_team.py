@@ -256,12 +256,13 @@ def connect_everywhere():
 
     attack("abstract socket", abstract)
 
-    def named():
+    def named(path):
         s = socket.socket(socket.AF_UNIX)
-        s.connect(WHERE["socket"])
+        s.connect(path)
         return "connected"
 
-    attack("unix socket", named)
+    for path in WHERE["sockets"]:
+        attack(f"unix socket {os.path.basename(path)}", lambda: named(path))
     if WHERE["strict"]:
         attack("UDP", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53)))
         # Sent to the namespace's own loopback: the test sees that nothing arrives outside.
