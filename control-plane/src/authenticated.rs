@@ -1,11 +1,13 @@
-//! A store whose every record is authenticated: whoever can write to the store below can delete, and nothing more.
+//! A store that authenticates every record. A writer to the store below can delete records, and
+//! nothing more.
 //!
-//! Each value is framed with a tag under a key of its own (`store::frame`), which is sealed in the store ([`key`]). The [`guard`] tells a
-//! record that its writer committed from one that was put back later. What does not verify counts as deleted: it is not read, a
-//! watcher learns of a deletion, a creation replaces it, and it is removed. Each is an error in the log and counted.
+//! Each value has a frame with a tag under a key of its own (`store::frame`). The key is sealed in
+//! the store ([`key`]). The [`guard`] detects a record that was put back later. A record that fails
+//! verification counts as deleted: readers do not get it, watchers see a deletion, a creation
+//! replaces it, and it is removed. Each such record is logged as an error and counted.
 //!
-//! Four records have no frame: the store's id, by which it is opened, the sealed canary and key, by which frames are, and the
-//! sealed authority.
+//! Four records have no frame: the store's id, which is read first; the sealed canary and the
+//! sealed key, which are needed to verify frames; and the sealed authority.
 
 mod guard;
 mod key;
@@ -49,7 +51,7 @@ struct Inner {
     /// The revision since which that is so: what was before can't be checked.
     since: AtomicU64,
     guard: Arc<Guard>,
-    /// Nobody else can write to it while it is open.
+    /// No other process can write to the store while it is open.
     exclusive: bool,
     /// The newest revision that is known.
     known: AtomicU64,
@@ -59,11 +61,11 @@ struct Inner {
 }
 
 impl Authenticated {
-    /// Opens the sealed key of `store`, or makes one where there is none, looks at every record, and goes on following it. `seen`: the
-    /// highest revision that was known, outside of the store; 0: none is.
+    /// Opens or creates the sealed key of `store`, verifies every record, and follows the store's
+    /// changes. `seen` is the highest revision that is known outside of the store; 0 if none is.
     ///
     /// # Errors
-    /// [`SealError`]: among others when the key is gone from a store that had one.
+    /// [`SealError`], for example if the key is missing from a store that had one.
     pub async fn open(store: Arc<dyn Store>, sealer: Arc<Sealer>, seen: Revision) -> Result<Self, SealError> {
         let opened = key::open(store.as_ref(), &sealer).await?;
         let opts = Opts::new(
@@ -99,11 +101,12 @@ impl Authenticated {
         self.inner.complete.load(Relaxed)
     }
 
-    /// Frames every record of an earlier version, and then takes none any more. No replica may be left that can't read frames. Killed
-    /// anywhere, it goes on where it was. Returns how many it framed.
+    /// Frames every record of an earlier version. From then on, records without a frame are
+    /// refused. Every replica must be able to read frames before this runs. It can be interrupted
+    /// at any point and run again. Returns the number of records that it framed.
     ///
     /// # Errors
-    /// Of the store, and of sealing.
+    /// From the store, and from sealing.
     pub async fn upgrade(&self) -> Result<usize, SealError> {
         self.inner.upgrade().await
     }
@@ -225,7 +228,8 @@ impl Inner {
             if revision.saturating_sub(base) <= WINDOW {
                 return Ok(revision);
             }
-            // So much was written by others meanwhile that nobody takes this for fresh: it is written again.
+            // Other writers made so many changes meanwhile that readers would reject this record as
+            // old. It is written again.
             writes.retain(|write| matches!(write, Write::Put(..)));
             checks = writes.iter().map(|write| (key_of(write).clone(), revision)).collect();
         }
@@ -275,10 +279,11 @@ fn key_of(write: &Write) -> &Key {
     }
 }
 
-/// For the store `store_id` that is restored from a backup: what frames its records, and those that stand without a frame.
+/// For the store `store_id` that is restored from a backup: the framer of its records, and the
+/// records that have no frame.
 ///
 /// # Errors
-/// Of sealing.
+/// From sealing.
 pub(crate) async fn for_restored(sealer: &Sealer, store_id: &str) -> Result<(Framer, Vec<(Key, Bytes)>), SealError> {
     let key = key::RecordKey::fresh()?;
     let sealed = vec![

@@ -126,7 +126,7 @@ impl NodeServer {
         connection::drive_connection(io, serve, evicted, stop).await;
     }
 
-    /// Serves a call of whoever `who` tells.
+    /// Serves a call of the peer that `who` identifies.
     fn call(&self, who: &Extensions, mut request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Call {
         if request.method() == Method::POST && request.uri().path() == SYNC {
             return self.sessions.clone().sync(who.clone(), request.into_body(), respond).boxed();

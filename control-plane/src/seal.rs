@@ -147,7 +147,7 @@ pub enum SealError {
         /// Why.
         source: std::io::Error,
     },
-    /// Somebody else could have read the KEK.
+    /// Other users could have read the KEK.
     #[error("key file `{path}`: {reason}")]
     KeyExposed {
         /// Which.
@@ -191,7 +191,7 @@ pub enum SealError {
     /// Damaged, or moved from another record.
     #[error("the envelope does not open: it is damaged, or it belongs to another record")]
     Rejected,
-    /// Somebody has removed it: without it nothing in the store can be told from a forgery.
+    /// The record was removed. Without it, forged records cannot be detected.
     #[error(
         "the sealed key of the store's records (`meta/record-key`) is gone: restore a backup, or put that one record back"
     )]

@@ -105,7 +105,7 @@ pub const STORE_FORMAT: u32 = 2;
 /// The store's total order: etcd's mod revision; the embedded store counts its own with the same meaning. 0 is before any change.
 pub type Revision = u64;
 
-/// A record as it stands.
+/// A record as the store has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Where.
@@ -170,7 +170,7 @@ pub enum WatchEvent {
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A check failed: somebody was faster, or the caller read an old record.
+    /// A check failed: another writer changed the record, or the caller read an old one.
     #[error("the record has changed since it was read")]
     Conflict,
     /// The store is full: puts are refused, deletes still work.
@@ -179,7 +179,7 @@ pub enum StoreError {
     /// Over [`MAX_TRANSACTION`], [`MAX_VALUE_BYTES`] or [`MAX_TRANSACTION_BYTES`]; nothing was written.
     #[error("the change is too large for one transaction")]
     TooLarge,
-    /// Nobody answers; a write was certainly not made.
+    /// The store does not answer. The write was certainly not made.
     #[error("the store is unreachable: {0}")]
     Unavailable(String),
     /// The answer to a write was lost: it may have been made.
@@ -219,8 +219,9 @@ pub trait Store: Send + Sync + 'static {
     /// Every record below `prefix` (a [`key::prefix`]), in the order of keys, and the revision at which all of them stood so.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>>;
 
-    /// At most `most` records below `prefix`, of those whose key path comes after `after`. Each page is as the store stands when it is
-    /// read: what changes in between is in it or isn't. A page may hold fewer records than there are, or none, and not be the last.
+    /// At most `most` records below `prefix` whose key path is greater than `after`. Each page
+    /// shows the store at the time of its own read. A change between two pages may be missed. A
+    /// page may have fewer records than `most`, or none, without being the last.
     fn list_page<'a>(
         &'a self,
         prefix: &'a str,
@@ -247,11 +248,12 @@ pub trait Store: Send + Sync + 'static {
     /// Commits `transaction` and returns its revision. A retry inside never doubles a write.
     fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, StoreError>>;
 
-    /// Every change after `after` (exclusive) below the store's prefix, in order, without gaps, for ever: reconnects by itself.
-    /// Only [`WatchEvent::Compacted`] ends it.
+    /// Every change after `after` (exclusive) below the store's prefix, in order and without gaps.
+    /// The watch reconnects by itself. Only [`WatchEvent::Compacted`] ends it.
     fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent>;
 
-    /// Whether the store takes no puts for want of room, as far as can be told without one. Not linearizable.
+    /// Whether the store refuses puts because it is full, as far as this can be determined without
+    /// a put. Not linearizable.
     fn is_full(&self) -> BoxFuture<'_, bool>;
 
     /// The current revision by a linearizable read: at least that of every commit that returned before the call.

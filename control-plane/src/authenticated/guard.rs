@@ -1,13 +1,15 @@
-//! Which records are as this control plane wrote them, and are not older ones that somebody put back.
+//! Detects records that were not written by a control plane, and old records that were put back.
 //!
-//! A tag alone does not say when a value was written: whoever can write to the store can put an old value back. So a frame names a *base*, a
-//! revision that its writer knew. A record of revision M with base R is fresh when
+//! A tag alone does not say when a value was written, so a writer to the store could put an old
+//! value back. Therefore a frame names a *base*: a revision that its writer knew. A record of
+//! revision M with base R is fresh if
 //!
 //! 1. M − R is at most [`WINDOW`];
-//! 2. nobody wrote or deleted the same key after R and before M.
+//! 2. the same key was neither written nor deleted after R and before M.
 //!
-//! The store assigns M, so a writer through its API cannot choose it. The guard follows the store and remembers what was written in
-//! the last `WINDOW` revisions. It starts with the store as it was `WINDOW` revisions ago, if the store keeps that.
+//! The store assigns M, so a writer through its API cannot choose it. The guard follows the store
+//! and remembers the writes of the last `WINDOW` revisions. It starts with the store as it was
+//! `WINDOW` revisions ago, if the store still has that history.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -37,7 +39,8 @@ pub(super) struct Guard {
 struct State {
     /// The last revision that wrote or deleted a key, of the keys that were in the last [`WINDOW`] revisions.
     modified: HashMap<Key, Revision>,
-    /// The same in order, the oldest first; a key that was written again is in it more than once.
+    /// The same writes in order, the oldest first. A key that was written several times has several
+    /// entries.
     order: VecDeque<(Revision, Key)>,
     /// Records that do not verify, by key and revision; kept for as long as a reader may meet them.
     bad: HashMap<(Key, Revision), Reason>,
@@ -52,8 +55,9 @@ impl Guard {
         Self { state: Mutex::default(), head: watch::Sender::new(0) }
     }
 
-    /// Starts anew with the store as it was at `revision`: nothing is known of before. `seen`: what was last known of the store
-    /// outside of it; 0: nothing. Returns what does not verify.
+    /// Restarts with the store as it was at `revision`. Earlier writes are unknown. `seen` is the
+    /// highest revision that is known outside of the store; 0 if none is. Returns the records that
+    /// fail verification.
     pub(super) fn reset(
         &self,
         revision: Revision,

@@ -1,8 +1,10 @@
-//! The key that records are authenticated with: 256 random bits, sealed under the key-encryption key at [`Key::RecordKey`].
+//! The key that authenticates records: 256 random bits, sealed under the key-encryption key at
+//! [`Key::RecordKey`].
 //!
-//! The same envelope says whether every record has a frame. A store of an earlier version has none, until it is upgraded. That a store has
-//! been so from its beginning, or since its upgrade, is also what its canary says: a key that is gone from such a store is refused
-//! and not made anew.
+//! The same envelope states whether every record has a frame. In a store of an earlier version none
+//! has, until the upgrade. The canary also states whether the store has had frames since its
+//! creation or its upgrade. If the key is missing from such a store, the store is refused. A new
+//! key is not created.
 
 use bytes::Bytes;
 use zeroize::Zeroizing;

@@ -13,7 +13,7 @@ use crate::store::{
     Key, Reason, Record, Revision, StoreError, WatchEvent, Write, has_frame, is_framed, key::prefix, strip,
 };
 
-/// How much less history is asked for where so much isn't kept.
+/// The step by which the requested history is reduced if the store does not have that much.
 const LESS: [Revision; 4] = [1, 4, 16, 64];
 /// Pause before a store that can't be listed is listed again.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(500);

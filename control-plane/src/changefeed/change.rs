@@ -110,11 +110,13 @@ fn removal(what: What) -> Bytes {
 }
 
 impl CredentialChange {
-    /// The change for one node: opened, and sealed to the stream's key. When the envelope doesn't open (a missing KEK, damage) the
-    /// node is told that there is no such credential: requests for it are refused, everything else goes on.
+    /// The change for one node: the credential is opened and sealed to the stream's key. If the
+    /// envelope cannot be opened (a missing KEK, damage), the node gets a deletion of the
+    /// credential. Requests for that credential are then refused, and all others continue.
     ///
-    /// A node that checks bindings is told what the credential is bound to, and gets no secret that is bound to another destination
-    /// than its service has. One that doesn't is told that there is no such credential.
+    /// A node that checks bindings also gets the destination that the credential is bound to. It
+    /// gets no secret whose destination differs from its service's. A node that does not check
+    /// bindings gets a deletion instead.
     pub(crate) fn seal_to(
         &self,
         (stored, epoch): (&str, &str),

@@ -14,11 +14,12 @@ pub(crate) struct Checksum {
     pub(crate) plain: TableChecksum,
     /// The records that not every node can enforce, by what they require. No part is nothing.
     pub(crate) requiring: BTreeMap<Requires, TableChecksum>,
-    /// The credentials, which are withheld from some, by who is sent them. No part is nothing.
+    /// The credentials, by recipient, because some nodes do not get all of them. A missing entry
+    /// means an empty sum.
     pub(crate) credentials: BTreeMap<Audience, TableChecksum>,
 }
 
-/// Who is sent a credential.
+/// The recipients of a credential.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Audience {
     pub(crate) pools: Pools,

@@ -117,7 +117,7 @@ impl Snapshots {
         Self { table: Mutex::new((table, revision)), latest: Mutex::default() }
     }
 
-    /// Changes the table; `then` runs before anybody can take a snapshot with the change in it.
+    /// Changes the table. `then` runs before a snapshot with the change can be taken.
     pub(crate) fn update<T>(
         &self,
         revision: Revision,
@@ -130,9 +130,9 @@ impl Snapshots {
         then(done);
     }
 
-    /// A snapshot for `node`: the one that is being sent already if `usable` says that deltas lead on from it, or a new one.
-    /// That takes up to a second for a million tokens: not for the runtime's own threads. Changes wait only while references
-    /// are copied.
+    /// A snapshot for `node`. An existing snapshot is shared if `usable` says that deltas continue
+    /// from it. Creating one takes up to a second for a million tokens, so it must not run on the
+    /// runtime's threads. Changes wait only while references are copied.
     pub(crate) fn get_or_build(&self, node: &Recipient, usable: impl Fn(Revision) -> bool) -> Arc<Snapshot> {
         let mut latest = self.latest.lock();
         let mut table = self.table.lock();

@@ -48,7 +48,8 @@ pub(crate) struct StoreWatcher {
 }
 
 impl StoreWatcher {
-    /// Runs until it is dropped. A watch that loses history, or that is asked to, begins again from a listing.
+    /// Runs until it is dropped. It starts again from a listing when the watch loses history, or on
+    /// request.
     pub(crate) async fn watch_forever(self) {
         loop {
             let mut watch = self.store.watch(self.changes.log.head());
@@ -195,8 +196,8 @@ pub(crate) fn is_fleet_record(key: &Key) -> bool {
     matches!(key, Key::Node(_) | Key::Replica(_))
 }
 
-/// Whether `changes` revoke a node. Such a revision changes no table, and is acknowledged all the same: that tells when the revoked node
-/// has stopped.
+/// Whether `changes` revoke a node. Such a revision does not change the table. It is acknowledged
+/// nevertheless, because the acknowledgement states that the revoked node has stopped.
 pub(crate) fn revokes_node(changes: &[Write]) -> bool {
     changes.iter().any(|change| matches!(change, Write::Delete(Key::Node(_))))
 }

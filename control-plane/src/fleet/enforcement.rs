@@ -90,7 +90,8 @@ impl Change {
     }
 }
 
-/// Whether anybody has yet to come to the change: [`enforcement_status`] without the answer for people.
+/// Whether a node or a replica has not applied the change yet: [`enforcement_status`] without the
+/// list for people.
 fn is_outstanding(log: &ChangeLog, fleet: &Fleet, revision: Revision) -> bool {
     Change::of(log, fleet, revision).is_none_or(|change| {
         change.silent().next().is_some()

@@ -43,11 +43,12 @@ struct State {
     me: Option<ReplicaId>,
     /// What we have told, or are about to tell, the other replicas: no node comes in below it.
     promised: Revision,
-    /// The longest lease that anybody grants.
+    /// The longest lease that any replica grants.
     longest: Duration,
     /// The last revision that changed a node's record.
     changed_at: Revision,
-    /// No lease that is left ends before this; `None`: none is left. Once it has passed it has to be looked for anew.
+    /// A lower bound for the end of every remaining lease; `None` if no lease remains. After that
+    /// time it must be computed again.
     next_end: Option<BootInstant>,
 }
 
@@ -73,7 +74,8 @@ impl Leases {
         self.notify();
     }
 
-    /// This replica is not registered any more: it answers for those that it has, and for nobody new.
+    /// This replica is no longer registered. It remains the owner of its leases, and takes no new
+    /// nodes.
     pub(crate) fn resign(&self) {
         let mut state = self.lock();
         state.me = None;
@@ -92,7 +94,7 @@ impl Leases {
         }
     }
 
-    /// Somebody grants leases of this length.
+    /// Records that another replica grants leases of this length.
     pub(crate) fn raise_longest_lease(&self, longest: Duration) {
         let mut state = self.lock();
         state.longest = state.longest.max(longest);
@@ -203,9 +205,11 @@ impl Leases {
         connected.fold(0, |sum, node| sum.saturating_add(node.audit_queue))
     }
 
-    /// What the store must know of a node before it is granted a lease of up to `ttl`: that we answer for it. `None` when it
-    /// does, or when we can't yet: not before we are registered, nor before the node has applied what we promised of all our
-    /// nodes. Whoever gets a record writes it: from here on our watermark covers whatever lease the node has.
+    /// The record that the store must have before the node is granted a lease of up to `ttl`. It
+    /// names this replica as the owner. `None` if the store has it already, or if it cannot be
+    /// written yet: this replica must be registered, and the node must have applied the revision
+    /// that the replica promised for all of its nodes. The caller must write a returned record.
+    /// From here on, this replica's watermark covers every lease of the node.
     pub(crate) fn ownership_to_record(
         &self,
         id: &NodeId,
@@ -264,9 +268,10 @@ impl Leases {
         self.notify();
     }
 
-    /// Up to `most` nodes that we answer for and that are gone, with every lease of theirs, each with the revision of its record: the
-    /// store may know. Whether it does is not known before the watch says so; should the node come back meanwhile, it is
-    /// recorded anew before it is granted anything.
+    /// Up to `most` nodes that this replica owns, that are disconnected and whose leases have
+    /// ended, each with the revision of its record. The caller may delete these records. The
+    /// deletion counts when the watch reports it. A node that returns meanwhile is recorded again
+    /// before it gets a lease.
     pub(crate) fn departed_nodes(&self, most: usize) -> Vec<(NodeId, Revision)> {
         let now = BootInstant::now();
         let mut state = self.lock();
@@ -301,8 +306,9 @@ impl Leases {
         granted.is_some()
     }
 
-    /// How each node stands to a change that is applied with revision `effective`; `bound`: when every lease that was granted
-    /// before the change has ended. `elsewhere` says how a replica stands to it, with all nodes that it answers for.
+    /// The status of each node for a change that is applied with revision `effective`. `bound` is
+    /// the time at which every lease that was granted before the change has ended. `elsewhere`
+    /// gives the status of another replica with all nodes that it owns.
     pub(crate) fn statuses(
         &self,
         effective: Revision,
@@ -311,7 +317,7 @@ impl Leases {
     ) -> Vec<(NodeId, String, ApplyStatus)> {
         let now = BootInstant::now();
         let mut state = self.lock();
-        // Whom the store has forgotten, and who can't serve any more, is of no interest.
+        // A node without a record and without a lease cannot serve, so it is left out.
         state.nodes.retain(|_, node| node.stored > 0 || node.stream.is_some() || node.may_be_here(now));
         state
             .statuses(effective, bound, now, &elsewhere)
@@ -343,7 +349,8 @@ impl Leases {
         let now = BootInstant::now();
         let (mut state, effective_head) = (self.lock(), effective(head));
         let promised = state.promised;
-        // Who has a table and waits to be answered for holds the promise where it can be reached.
+        // A node that has a table and waits for its record keeps the promised revision within its
+        // reach.
         let waits = |node: &NodeState| node.stream.is_some() && node.recorded.is_none() && node.acked > 0;
         let holders = || {
             state.nodes.values().flat_map(|node| {
@@ -351,7 +358,7 @@ impl Leases {
                 [(acked, if waits(node) { FOREVER } else { ends }), previous]
             })
         };
-        // While one is at what was promised, or below, nobody else need be asked.
+        // If one node is at the promised revision or below, the others need not be checked.
         let stays = |(acked, ends): (Revision, BootInstant)| ends > now && acked <= promised && acked < effective_head;
         let low = match holders().any(stays) {
             true => promised,
@@ -402,8 +409,9 @@ impl Leases {
         state.next_end
     }
 
-    /// All nodes, for people. `head`: what they should have applied, `effective` what that comes to; `elsewhere` says how far a replica
-    /// is with its nodes, `None` when it isn't serving any.
+    /// All nodes, for people. `head` is the newest revision, and `effective` is the revision that
+    /// includes its effect. `elsewhere` gives the watermark of another replica; `None` if that
+    /// replica does not serve.
     pub(crate) fn list(
         &self,
         head: Revision,
@@ -470,7 +478,7 @@ impl State {
         self.next_end = Some(self.next_end.map_or(ends, |next| next.min(ends)));
     }
 
-    /// When a lease ends that somebody may just have granted.
+    /// The end of a lease that another replica may just have granted.
     fn note_longest_lease(&mut self) -> BootInstant {
         let ends = BootInstant::now().plus(with_skew(self.longest));
         self.note_lease_end(ends);
@@ -486,7 +494,7 @@ impl State {
     ) -> impl Iterator<Item = (&NodeId, &str, ApplyStatus)> {
         let me = self.me.as_ref().map_or("", ReplicaId::as_str);
         let standing = move |node: &NodeState| match (node.status(effective, bound, now), node.owner(now)) {
-            // Nothing of its leases is ours to answer for: whoever does knows more.
+            // This replica does not own the node's leases. The owner knows more.
             (ApplyStatus::LeaseExpired(_), Some(other)) if other != me => elsewhere(other),
             (own, _) => own,
         };

@@ -35,7 +35,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// The revision of its revocation; 0: not revoked, or nobody knows when.
+    /// The revision of its revocation; 0 if it is not revoked, or if the revision is unknown.
     pub(crate) fn revoked_at(&self) -> Revision {
         self.revoked_at.load(Relaxed)
     }
@@ -102,7 +102,8 @@ impl Members {
         Some((id.clone(), member.clone()))
     }
 
-    /// Puts what enrolment said into `nodes`, adds the nodes that were never seen, and leaves out who is no member any more.
+    /// Adds the data of enrolment to `nodes`, adds nodes that were never connected, and removes
+    /// nodes that are no longer members.
     pub(crate) fn merge_into(&self, nodes: &mut Vec<wire::Node>) {
         let members = self.lock();
         for (id, member) in members.iter() {

@@ -27,7 +27,7 @@ pub(crate) fn collectors(fleet: &Fleet) -> Vec<Box<dyn Collector>> {
     all
 }
 
-/// A gauge that is read when it is asked for.
+/// A gauge whose value is read at each scrape.
 struct Reading {
     gauge: Gauge,
     read: fn(&Fleet) -> f64,

@@ -83,8 +83,9 @@ impl ReadBarriers {
         went_back.wait_for(Option::is_some).await.ok().and_then(|now| *now).unwrap_or_default()
     }
 
-    /// Raises barriers for ever, the next at once when one is [requested](Self::request); `restart_watch` is told when the watch doesn't
-    /// bring what the store has.
+    /// Raises barriers until it is dropped, the next one immediately after a
+    /// [`request`](Self::request). It notifies `restart_watch` if the watch has not delivered what
+    /// the store has.
     pub(crate) async fn raise_forever(
         self,
         store: Arc<dyn Store>,
@@ -109,7 +110,7 @@ impl ReadBarriers {
                 Ok(Err(error)) => tracing::warn!(%error, "the store's revision can't be read; leases aren't renewed"),
                 Err(_) => tracing::warn!("the store is silent; leases aren't renewed"),
             }
-            // Somebody's first lease waits for a barrier after its record; everybody else's doesn't.
+            // Only a node's first lease waits for a barrier after its record.
             if timeout(period, self.requested.notified()).await.is_ok() {
                 sleep(COALESCE).await;
             }

@@ -49,7 +49,7 @@ pub(crate) struct Registrar {
     pub(crate) deregistered: CancellationToken,
 }
 
-/// A registration of this replica. Another replica may retire it; this one then registers anew.
+/// A registration of this replica. If another replica retires it, this replica registers again.
 pub(crate) struct ReplicaRegistration {
     id: ReplicaId,
     record: wire::Replica,
@@ -104,7 +104,8 @@ impl ReplicaRegistration {
                 Ok(())
             }
             Err(error) => {
-                // The answer to the write before may have been lost. If somebody has retired us, the watch says so.
+                // The response to the previous write may have been lost. If another replica has
+                // retired this one, the watch reports it.
                 if let Some((_, modified)) = with.registry.replica(&self.id).await?.filter(|(r, _)| !r.retired) {
                     self.modified = modified;
                 }
@@ -113,9 +114,10 @@ impl ReplicaRegistration {
         }
     }
 
-    /// Says anew that the store names all our nodes, once that is so again after a node has come, moved or gone, and before the
-    /// store's history no longer reaches back to the last time. Who starts after a crash then waits for nobody else. Only of use where
-    /// no other replica can have granted these nodes leases.
+    /// States again that the store names all nodes of this replica. This happens after a node has
+    /// come, moved or gone, and before the store's history no longer reaches the last statement. A
+    /// replica that starts after a crash then waits for no other node. It is useful only if no
+    /// other replica can have granted leases to these nodes.
     async fn publish_recorded_nodes(&mut self, with: &Registrar) -> Result<(), RegistryError> {
         let (head, changed) = (with.log.head(), with.fleet.leases.changed_at());
         let due = changed > self.record.named_at || head >= self.record.named_at + RECORDED_NODES_EVERY;

@@ -1,11 +1,13 @@
 //! The replicas that serve from the same store, as their records describe them.
 //!
-//! No replica sees all nodes. Each registers before it grants its first lease and publishes its watermark: the lowest revision that all
-//! nodes have applied that it owns. A reader of a revision therefore knows every replica with leases from before it. A change is enforced
-//! when all watermarks have passed it.
+//! No replica sees all nodes. Each one registers before it grants its first lease, and publishes
+//! its watermark: the lowest revision that all of its nodes have applied. A reader of a revision
+//! therefore knows every replica with leases from before that revision. A change is enforced when
+//! all watermarks have passed it.
 //!
-//! Another replica *retires* one that has been silent for three leases. From that revision on it grants nothing, so its leases have ended
-//! one TTL later, and its record is deleted. A retired replica that is still alive registers anew, under another id.
+//! A replica *retires* another one that was silent for three leases. From that revision on, the
+//! retired replica grants no leases. Its last leases have ended one TTL later, and then its record
+//! is deleted. A retired replica that is still alive registers again under another id.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -35,7 +37,7 @@ struct ReplicaState {
     retired: Option<BootInstant>,
     /// It has ended, and every node that it granted a lease is named in the store.
     ended: bool,
-    /// Its record was deleted, though leases of it may be left: by somebody who isn't a replica.
+    /// Its record was deleted by something other than a replica, so it may still have leases.
     gone: bool,
     watermarks: VecDeque<(Revision, BootInstant)>,
 }
@@ -60,7 +62,7 @@ pub(crate) struct ReplicaSummary {
 pub(crate) struct Replicas {
     known: Mutex<BTreeMap<ReplicaId, ReplicaState>>,
     ttl: Duration,
-    /// Nobody else can have the store open: who is registered and isn't us is dead.
+    /// No other process can have the store open. Every other registered replica has ended.
     exclusive: bool,
     since: BootInstant,
 }
@@ -76,7 +78,8 @@ impl Replicas {
         let mut known = self.lock();
         let now = BootInstant::now();
         let Some(record) = record else {
-            // Replicas forget each other when nothing is left. Where somebody else has deleted the record, its leases are waited for.
+            // Replicas delete each other's records when no lease is left. If another writer deleted
+            // the record, its leases are waited for.
             match known.get_mut(id).filter(|entry| !self.exclusive && entry.may_have_leases(ttl, now)) {
                 Some(entry) => {
                     tracing::warn!(replica = %id, "the record of a replica that may have granted leases was deleted; they are waited for");
@@ -120,9 +123,10 @@ impl Replicas {
         records.into_iter().for_each(|(id, record, modified)| self.learn(&id, Some(record), modified));
     }
 
-    /// A replica starts on a store that nobody else can have open: whoever is registered has ended. Of one that says of itself that
-    /// the store named all its nodes at some revision, the nodes are known if none of them has left the store since
-    /// `complete_since`: those that have come back, or that it doesn't answer for, aren't waited for.
+    /// A replica starts on a store that no other process can have open, so every registered replica
+    /// has ended. If such a replica stated that the store named all of its nodes at some revision,
+    /// and no node has left the store since `complete_since`, then its nodes are known. Nodes that
+    /// have returned, or that it does not own, are not waited for.
     pub(crate) fn mark_ended(&self, complete_since: Option<Revision>) {
         if !self.exclusive {
             return;
@@ -135,7 +139,7 @@ impl Replicas {
         }
     }
 
-    /// Whether nobody else can have the store open.
+    /// Whether no other process can have the store open.
     pub(crate) fn is_exclusive(&self) -> bool {
         self.exclusive
     }
@@ -146,20 +150,21 @@ impl Replicas {
         self.lock().get(id).map_or(seen >= modified, |known| known.retired.is_some())
     }
 
-    /// Whether anybody else reads what `me` writes.
+    /// Whether another replica reads the records of `me`.
     pub(crate) fn has_others(&self, me: &ReplicaId) -> bool {
         self.lock().iter().any(|(id, known)| id != me && known.retired.is_none())
     }
 
-    /// The longest lease that anybody may hold.
+    /// The longest lease that any node may have.
     pub(crate) fn longest_ttl(&self) -> Duration {
         let known = self.lock();
         let longest = known.values().map(|k| Duration::from_millis(k.record.lease_ttl_ms)).max().unwrap_or_default();
         longest.max(self.ttl)
     }
 
-    /// How each replica but `me` stands to a change that was `observed` here, and that who has `effective` has applied. `holds`:
-    /// whether the store names a node that it answers for.
+    /// The status of each replica except `me` for a change. `observed` is when this replica saw the
+    /// change, and `effective` is the revision that includes its effect. `holds` says whether the
+    /// store names a node that the replica owns.
     pub(crate) fn statuses(
         &self,
         me: Option<&ReplicaId>,
@@ -178,7 +183,8 @@ impl Replicas {
             let standing = match rules::node_status(known.record.watermark, effective, over, bound, now) {
                 rules::NodeStatus::Applied => ApplyStatus::Applied(known.passed_at(effective)),
                 rules::NodeStatus::LeaseExpired(at) => ApplyStatus::LeaseExpired(at),
-                // Where nobody else could evict a node meanwhile, the last word of a replica stands.
+                // If no other replica could have evicted a node meanwhile, the last statement of
+                // the replica is still true.
                 rules::NodeStatus::Outstanding if (complete || known.ended) && !holds(id) => {
                     ApplyStatus::LeaseExpired(observed)
                 }

@@ -43,7 +43,7 @@ pub(super) type Call = BoxFuture<'static, ()>;
 enum Event {
     /// The replica stops: what runs may finish.
     Stop,
-    /// Nobody is at the other end, or it has lost this connection's slot.
+    /// The peer is gone, or the connection's slot was evicted.
     Dead,
     /// Half of [`IDLE`] has passed: time to look whether there was a call.
     Idle,
@@ -127,7 +127,7 @@ fn idle() -> BoxFuture<'static, Event> {
     sleep(IDLE / 2).map(|()| Event::Idle).boxed()
 }
 
-/// Asks from time to time whether anybody is there, until nobody is.
+/// Sends keep-alive pings until the peer no longer responds.
 async fn keep_alive(mut ping: PingPong) -> Event {
     loop {
         sleep(KEEPALIVE_INTERVAL).await;

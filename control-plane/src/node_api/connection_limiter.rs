@@ -15,8 +15,9 @@ use crate::authority::Identity;
 /// Connections with one certificate's name. An honest node has one, and another for a moment when it renews its certificate or comes back; those that a cut
 /// link has left behind are noticed within a minute. A new one is the better one: the oldest gives way.
 const MAX_IDENTIFIED: usize = 8;
-/// Connections without a certificate, of all who enrol and of those from one source address. A fleet that comes at once has as many for a moment, and they are
-/// worked off faster than they come. The oldest gives way; nobody with a certificate ever does.
+/// Connections without a certificate, in total and from one source address. A fleet that enrols at
+/// once needs many for a moment, and they end faster than they arrive. The oldest one is evicted.
+/// Connections with a certificate never are.
 const MAX_ANONYMOUS: usize = 1024;
 const MAX_ANONYMOUS_PER_SOURCE: usize = 256;
 
@@ -35,7 +36,8 @@ impl Default for ConnectionLimiter {
 }
 
 impl ConnectionLimiter {
-    /// A slot for another connection of `who`, or of nobody known at `source`, until it is dropped.
+    /// A slot for another connection of `who`, or of an unknown peer at `source`. The slot is
+    /// released when it is dropped.
     pub(super) async fn admit(&self, who: Option<Identity>, source: IpAddr) -> ConnectionSlot {
         match who {
             Some(who) => self.admit_identified(who),

@@ -99,7 +99,7 @@ impl wire::enrolment_server::Enrolment for Enrolment {
 }
 
 impl Enrolment {
-    /// Anybody can cause a refusal: one line stands for many.
+    /// Any client can cause a refusal, so the log has one line for many of them.
     fn refuse(&self, error: &EnrolError) -> Status {
         tracing::debug!(%error, "enrolment refused");
         if let Some(count) = self.refused.count() {

@@ -1,6 +1,8 @@
-//! A node's stream as gRPC frames it: messages in, messages out, on the two halves of an HTTP/2 stream.
+//! The gRPC framing of a node's stream: messages in and messages out, on the two halves of an
+//! HTTP/2 stream.
 //!
-//! Both are used by the task that drives their connection, so that a message passes through no queue and wakes nobody.
+//! The task that drives the connection uses both halves directly. A message passes through no queue
+//! and wakes no other task.
 
 use std::{future::poll_fn, task::ready};
 
@@ -65,7 +67,7 @@ fn take_message(received: &mut BytesMut) -> Result<Option<NodeMessage>, StreamEn
     message.map(Some).map_err(|_| StreamEnd::Protocol("not a message"))
 }
 
-/// What a node is told.
+/// The messages to a node.
 pub(crate) struct Outbound(SendStream<Bytes>);
 
 impl Outbound {

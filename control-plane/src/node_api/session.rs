@@ -64,7 +64,8 @@ use crate::{
 
 /// A node that rejects this many snapshots on one stream won't take the next one either.
 const MAX_NACKS: u32 = 3;
-/// So long before its certificate ends a node is told to come again: it has renewed at half of the certificate's life.
+/// The time before the end of a node's certificate at which the replica asks the node to reconnect.
+/// The node has renewed at half of the certificate's lifetime.
 const RENEWAL_SECONDS: i64 = 30;
 /// How often the wall clock is compared with the end of a certificate.
 const CLOCK_POLL_SECONDS: u64 = 10;
@@ -141,7 +142,7 @@ impl Sessions {
         Self(Arc::new(shared))
     }
 
-    /// Who is at the other end of a connection.
+    /// The peer of a connection.
     pub(crate) fn peer(&self, connection: &Extensions) -> Option<Peer> {
         self.0.identities.of(connection)
     }
@@ -282,7 +283,8 @@ enum ControlEvent {
     DrainSlot,
     /// The replica stops.
     Stopped,
-    /// The node's certificate is about to end: who has another by now shows it on its next stream.
+    /// The node's certificate is about to end. A node with a new certificate presents it on its
+    /// next stream.
     Renewal,
     /// The node's certificate has ended.
     Expired,
@@ -356,7 +358,8 @@ impl Session {
         let mut news = WatchStream::from_changes(self.shared.changes.log.subscribe_entries());
         let mut barrier = WatchStream::from_changes(self.shared.fleet.barriers.subscribe());
         let patience = self.shared.lease * 2;
-        // Goes on if there was life: a timer that was set anew with every message would cost more than those.
+        // Continues if there was activity. Resetting the timer for every message would cost more
+        // than this check.
         let check_at = |due| sleep_until(due).map(|()| ControlEvent::LivenessCheck).boxed();
         let (mut heard, mut moved) = (Instant::now(), Instant::now());
         control.push(check_at(heard + patience));
@@ -503,7 +506,7 @@ impl Session {
             return Err(StreamEnd::FalseAck { acked: revision, sent });
         }
         let news = self.shared.fleet.leases.ack(&self.node, self.stream, revision);
-        // What happened before we came was pushed by nobody.
+        // Changes from before this replica started were never pushed by it.
         if news
             && revision > self.shared.changes.started_at
             && let (Some(push), Some(observed)) =
@@ -515,7 +518,8 @@ impl Session {
         Ok(())
     }
 
-    /// Tells a revoked node to stop, and hears that it has: with that, nobody has to wait for its lease to end.
+    /// Tells a revoked node to stop, and waits for its confirmation. Then no change has to wait for
+    /// its lease to end.
     async fn fence_revoked_node(
         &mut self,
         inbound: &mut Inbound,
@@ -559,7 +563,8 @@ impl Session {
         }))
     }
 
-    /// The node's table isn't what it should be: an event was lost, or a record damaged. It gets another, and somebody looks into it.
+    /// The node's table differs from the replica's: an event was lost, or a record is damaged. The
+    /// node gets a snapshot, and the difference is logged as an alarm.
     fn repair(&mut self, revision: Revision) {
         self.shared.changes.metrics.diverged("node");
         if self.tracker.may_repair() {

@@ -1,4 +1,4 @@
-//! Why a node's stream ends, and how the node is told.
+//! The reasons why a node's stream ends, and the message that the node gets.
 
 use tonic::Status;
 

@@ -17,7 +17,7 @@ use super::{SealError, provider::Dek};
 const MAX_KEYS: usize = 16 * 1024;
 /// Most calls of the key service at a time.
 const CONCURRENT_CALLS: usize = 8;
-/// How long a failure is remembered: until then nobody waits for the key service again.
+/// How long a failure is remembered. Until then no call waits for the key service.
 const FAILURE_TTL: Duration = Duration::from_secs(10);
 
 /// The cache. Keys are the wrapped data keys, which are unique.

@@ -140,7 +140,8 @@ impl KekProvider for LocalKek {
     }
 }
 
-/// Writes a new KEK beside `path` and links it there: whoever is killed meanwhile leaves no half key behind.
+/// Writes a new KEK beside `path` and links it there, so that an interruption leaves no partial
+/// key.
 pub(super) fn create_file(path: &Path) -> Result<(), SealError> {
     let failed = |source| SealError::KeyFile { path: path.display().to_string(), source };
     let mut key = Zeroizing::new([0_u8; BYTES]);

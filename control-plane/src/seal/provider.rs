@@ -1,7 +1,8 @@
-//! What a key-encryption key is to the rest of the control plane, wherever it is kept.
+//! The interface of a key-encryption key, independent of where the key is kept.
 //!
-//! To add a provider (a KMS, an HSM), implement [`KekProvider`] in a file beside [`local`](super::local), and give `SealKind` a
-//! variant that makes one. `seal/tests/remote.rs` has a stand-in that shows what a provider must withstand.
+//! To add a provider (a KMS, an HSM), implement [`KekProvider`] in a file beside
+//! [`local`](super::local), and give `SealKind` a variant that makes one. `seal/tests/remote.rs`
+//! has a stand-in that shows which faults a provider must handle.
 
 use std::fmt;
 
@@ -34,8 +35,8 @@ impl fmt::Debug for KekId {
     }
 }
 
-/// One key-encryption key: wraps and unwraps data keys. The [`Sealer`](super::Sealer) bounds how long and how often it is asked, and
-/// keeps what it has unwrapped; a provider only asks.
+/// One key-encryption key: wraps and unwraps data keys. The [`Sealer`](super::Sealer) limits the
+/// duration and the rate of calls, and caches unwrapped keys. A provider only makes the call.
 pub trait KekProvider: Send + Sync + 'static {
     /// The key's name in envelopes. It never changes, and no other key has it.
     fn id(&self) -> KekId;

@@ -6,7 +6,7 @@ use seks_types::secret::Secret;
 use super::{RecordId, SealError, Sealer};
 
 impl Sealer {
-    /// The secret in `envelope`, sealed anew as that of the record `to`.
+    /// Seals the secret in `envelope` again, as the secret of the record `to`.
     ///
     /// # Errors
     /// As [`open`](Self::open) and [`seal`](Self::seal).

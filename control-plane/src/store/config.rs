@@ -41,7 +41,8 @@ pub struct StoreConfig {
     /// Etcd: longest wait for a connection. Default: 1 s.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// Etcd: longest wait for one answer; after it the next endpoint is asked. Default: 2 s.
+    /// etcd only: longest wait for one response. After that the next endpoint is used. Default: 2
+    /// s.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
     /// Etcd: longest time that an operation is tried before it fails. Default: 10 s.

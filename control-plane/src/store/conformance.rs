@@ -28,7 +28,7 @@ use super::{Key, Revision, Store, StoreError, Transaction, Write};
 
 /// What is under test.
 pub trait Subject: Send + Sync {
-    /// A store that nobody has used.
+    /// A new store.
     fn fresh(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 
     /// Another handle on the same store, as another replica has; `store` itself where there can be only one.

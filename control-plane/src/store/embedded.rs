@@ -251,6 +251,6 @@ impl Watch {
 }
 
 fn event((revision, changes): (Revision, Vec<Write>)) -> WatchEvent {
-    // Keys of a newer version are nobody's business here, yet their revision counts.
+    // Keys of a newer version are skipped, but their revision counts.
     if changes.is_empty() { WatchEvent::Progress(revision) } else { WatchEvent::Changes { revision, changes } }
 }

@@ -203,7 +203,7 @@ impl Store for Etcd {
         watch::watch(self.link.clone(), after).boxed()
     }
 
-    /// As the endpoint in use sees it: the alarm NOSPACE is in force until somebody disarms it.
+    /// As the endpoint in use sees it: the alarm NOSPACE is in force until an operator disarms it.
     fn is_full(&self) -> BoxFuture<'_, bool> {
         Box::pin(async {
             let status = self.link.once(|client| async move { client.maintenance_client().status().await });

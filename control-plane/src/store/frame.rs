@@ -32,7 +32,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    /// As it stands in logs and metrics.
+    /// Its name in logs and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Unframed => "unframed",
@@ -85,7 +85,7 @@ impl Framer {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), store_id: store_id.to_owned() }
     }
 
-    /// `value` as the record at `key`, written by somebody who knew the store at revision `base`.
+    /// `value` as the record at `key`, written by a process that knew the store at revision `base`.
     pub(crate) fn frame(&self, key: &Key, base: Revision, value: &[u8]) -> Bytes {
         if !has_frame(key) {
             return Bytes::copy_from_slice(value);
@@ -122,7 +122,7 @@ pub(in crate::store) fn bare_len(value: &[u8]) -> usize {
     if is_framed(value) { value.len().saturating_sub(FRAME_BYTES) } else { value.len() }
 }
 
-/// Whether a value has a frame, whoever made it.
+/// Whether a value has a frame, valid or not.
 pub(crate) fn is_framed(value: &[u8]) -> bool {
     value.starts_with(&MAGIC)
 }

@@ -1,4 +1,4 @@
-//! Where each record lives. Key paths are spelled here and nowhere else.
+//! The key of each record. Key paths are spelled only in this file.
 
 use std::fmt;
 
@@ -179,7 +179,8 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// Reads what [`Display`](fmt::Display) wrote; `None` for a key of a newer version or of somebody else's.
+    /// Parses the output of [`Display`](fmt::Display); `None` for a key of a newer version or of
+    /// another program.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split('/').collect();

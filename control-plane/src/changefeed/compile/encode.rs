@@ -33,8 +33,9 @@ pub(super) fn service(mut record: wire::Service, networks: &[String]) -> Bytes {
 }
 
 pub(super) fn token(record: &wire::Token) -> Bytes {
-    // Every field, by name: whoever adds one decides here what nodes are told of it, or this doesn't compile. A field that nodes must
-    // enforce comes with a feature in `requires`, so that a node that doesn't know it isn't sent the token.
+    // Every field is named, so that a new field does not compile until it is decided here whether
+    // nodes get it. A field that nodes must enforce needs a feature in `requires`. Nodes without
+    // the feature then do not get the token.
     let wire::Token {
         digest,
         id,

@@ -64,7 +64,7 @@ struct CredentialRow {
     record: Option<wire::Credential>,
     /// The envelopes of the current version and later ones: within an event, the record may come before or after them.
     envelopes: BTreeMap<u32, Bytes>,
-    /// Tokens that are granted it. Nobody's credential goes to no node.
+    /// Tokens that are granted the credential. A credential without tokens is sent to no node.
     reach: usize,
     /// Its part in the tenant's sum, and whose part.
     sum: (Audience, TableChecksum),
@@ -83,7 +83,7 @@ impl Tenant {
         self.agents.values().for_each(&mut *plain);
         self.services.values().for_each(&mut *plain);
         plain(&self.policies(name));
-        // Before the tokens: a digest that stands in both is revoked.
+        // Before the tokens: a digest that is in both is revoked.
         self.tombstones.values().for_each(&mut *plain);
         match self.requiring.is_empty() {
             true => self.tokens.values().for_each(&mut *plain),
@@ -170,7 +170,8 @@ impl Tenant {
         self.policies.is_empty() || !self.has_its_policies()
     }
 
-    /// Whether the policies are those that the tenant is to have. Else somebody has removed one, which may have been a `forbid`.
+    /// Whether the policies are the complete set of the tenant. Otherwise one was removed, which
+    /// may have been a `forbid`.
     fn has_its_policies(&self) -> bool {
         let is = || self.policy_set.as_ref().is_some_and(|set| *set == PolicySet::of(self.policies.values()));
         !self.authenticated || is()
@@ -207,7 +208,8 @@ impl Tenant {
         moved
     }
 
-    /// Replaces the private networks. Returns the services that nodes must be told of anew.
+    /// Replaces the private networks. Returns the services whose records must be sent to nodes
+    /// again.
     pub(super) fn set_networks(&mut self, networks: Vec<String>) -> Vec<ServiceName> {
         if networks == self.networks {
             return Vec::new();

@@ -26,8 +26,8 @@ pub(super) struct NodeState {
     pub(super) stored: Revision,
     /// The revision that took the record before away: an answer about an older one, come late, brings nothing back.
     pub(super) removed: Revision,
-    /// The revision at which the store came to say that we answer for the node: no lease is granted that isn't rooted after
-    /// it, so that whoever has seen a later revision knows whom to ask.
+    /// The revision at which the store named this replica as the node's owner. Every lease is based
+    /// on a later barrier. So a reader of a later revision knows the owner.
     pub(super) recorded: Option<Revision>,
     /// The stream on which it was granted a lease last, or is about to be: one that began later has nothing to do with what the
     /// store says of it from before.
@@ -46,9 +46,10 @@ pub(super) struct NodeState {
     /// The leases of other processes that showed the same certificate: a machine that was cloned, or started elsewhere while the first is
     /// only cut off. What this process acknowledges says nothing of them.
     previous: PreviousInstances,
-    /// For whom we are writing records of it, by instance. Until it is known what has become of one it may come to stand at any moment, however
-    /// long that takes (a slow store, a process that was stopped in between), and with it we answer for the lease that the node
-    /// has from another: nothing is promised meanwhile that the node hasn't applied.
+    /// The instances for which this replica is writing owner records. Until the outcome of a write
+    /// is known, the record may appear at any time (a slow store, a process that was stopped in
+    /// between). With it, this replica becomes the owner of a lease that another one granted.
+    /// Meanwhile it promises no revision that the node has not applied.
     writing: Vec<Vec<u8>>,
     /// Replicas that the store doesn't name any more, each with until when they may answer for a lease: its record is gone, or speaks of
     /// another process.
@@ -130,7 +131,8 @@ impl NodeState {
         news
     }
 
-    /// The store's record of `revision`. `lease`: when a lease that somebody has just granted ends.
+    /// The store's record of `revision`. `lease` is the end of a lease that another replica has
+    /// just granted.
     pub(super) fn update_from_store(
         &mut self,
         record: wire::Node,
@@ -177,7 +179,8 @@ impl NodeState {
         self.record.lease_ttl_ms = record.lease_ttl_ms;
     }
 
-    /// `record` takes the place of the one that is known: of another process's lease the replica goes on answering that is named there.
+    /// `record` replaces the known record. For a lease of another process, the replica that is
+    /// named there remains the owner.
     pub(super) fn note_instance_change(&mut self, record: &wire::Node, me: Option<&ReplicaId>, lease: BootInstant) {
         if self.record.instance != record.instance {
             let host = self.record.replica.clone();
@@ -201,7 +204,8 @@ impl NodeState {
         self.keep_previous_owner(host, me, lease);
     }
 
-    /// The replica that answers for what lease it may have; `None`: there is none, or nobody else does.
+    /// The other replica that owns the node's lease; `None` if there is no lease, or no other
+    /// owner.
     pub(super) fn owner(&self, now: BootInstant) -> Option<&str> {
         Some(self.record.replica.as_str()).filter(|host| !host.is_empty()).or(self.previous_owners_at(now).next())
     }

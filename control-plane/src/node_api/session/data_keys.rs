@@ -1,7 +1,7 @@
-//! Data keys that a key service has to unwrap before a message can be sealed to the node.
+//! Data keys that a key service must unwrap before a message can be sealed to the node.
 //!
-//! The task that drives a node's connection never asks a key service: it asks a task of its own to, and goes on with what else comes.
-//! With local keys nothing here does anything.
+//! The task that drives a node's connection never calls a key service. A separate task does, and
+//! the connection continues meanwhile. With local keys this module does nothing.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

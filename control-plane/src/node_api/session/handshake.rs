@@ -105,8 +105,8 @@ fn holds_its_table(shared: &Shared, node: &NodeId, hello: &wire::Hello, tracker:
     agrees
 }
 
-/// Whether deltas lead on from what the node holds. A node that has seen what this store can't have brought is turned away,
-/// unless somebody has accepted that the store went back.
+/// Whether deltas can continue from the table that the node has. A node that has seen a revision
+/// which this store cannot have had is refused, unless an operator has accepted the rollback.
 async fn can_resume(shared: &Shared, hello: &wire::Hello) -> Result<bool, StreamEnd> {
     let (name, superseded) = (shared.epoch.name(), shared.epoch.superseded());
     for (epoch, revision) in [(&hello.epoch, hello.applied_revision), (&hello.seen_epoch, hello.seen_revision)] {

@@ -184,7 +184,8 @@ impl Session {
     fn grant(&mut self, nonce: u64, barrier: ReadBarrier) -> ToNode {
         (self.renew, self.root_after) = (None, None);
         let ttl = self.shared.lease;
-        // By this replica's clock and any that we trust, nothing that comes of this grant outlives it.
+        // By this replica's clock and by any clock within the allowed skew, no effect of this grant
+        // outlives the grant.
         let speaks = self.shared.fleet.leases.grant(&self.node, self.stream, rules::grant_expiry(barrier.at, ttl));
         let left = if speaks { ttl_left(barrier, ttl) } else { std::time::Duration::ZERO };
         debug_assert!(BootInstant::now() >= barrier.at);

@@ -29,7 +29,7 @@ pub async fn checks_decide(subject: &dyn Subject) {
     assert_eq!(read(&store, &key).await, Some(("two".into(), updated)));
     store.commit(checked(key.clone(), updated, vec![Write::Delete(key.clone())])).await.unwrap();
     assert_eq!(read(&store, &key).await, None);
-    // A record that was made anew is another one, whatever it holds.
+    // A record that was created again is a different record, even with the same value.
     let again = store.commit(checked(key.clone(), 0, vec![put(key.clone(), "two")])).await.unwrap();
     assert!(again > updated);
     assert_conflict(&store.commit(checked(key.clone(), updated, vec![put(key.clone(), "three")])).await);

@@ -34,7 +34,8 @@ pub(super) const LOG_BYTES: &str = "log_bytes";
 
 /// redb's default is 1 GiB. The whole table of a large fleet fits in this, and the page cache has the rest.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
-/// How long a second opener waits for the first to let go: a restart overlaps for moments.
+/// How long a second process waits for the first one to close the file. A restart overlaps for
+/// moments.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// Any error of redb: it has six types for them, and one that all convert into.
@@ -142,8 +143,8 @@ fn open_file(path: &Path) -> Result<redb::Database, redb::DatabaseError> {
     redb::Builder::new().set_cache_size(CACHE_BYTES).open(path)
 }
 
-/// Makes a whole store beside `path` and links it there: whoever is killed meanwhile leaves no half store behind, and
-/// of two at once one wins.
+/// Creates a complete store beside `path` and links it there. An interruption leaves no partial
+/// store. Of two processes that do this at once, one succeeds.
 fn create(path: &Path) -> Result<(), OpenError> {
     let file_error = |source| OpenError::File { path: path.display().to_string(), source };
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

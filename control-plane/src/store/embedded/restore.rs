@@ -27,7 +27,7 @@ pub(in crate::store) fn restore(
     if there && !replace {
         return Err(OpenError::Exists(path.display().to_string()));
     }
-    // Held until the end: nobody writes to a store that is being replaced.
+    // Held until the end, so that no process writes to a store that is being replaced.
     let locked = if there { Some(Database::open(path.to_path_buf())?) } else { None };
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let draft = beside(path, &format!("restore-{}", std::process::id()));

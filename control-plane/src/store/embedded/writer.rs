@@ -32,7 +32,7 @@ pub(super) struct Writer {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     reserve: Reserve,
-    /// The last put was refused for want of room.
+    /// The last put was refused because the disk is full.
     refused: Arc<AtomicBool>,
 }
 
@@ -183,7 +183,7 @@ fn apply_all(db: &redb::Database, batch: &[&Transaction], limits: LogLimits) -> 
     Ok((outcomes, revision))
 }
 
-/// One transaction. Without an effect it takes no revision, as in etcd.
+/// One transaction. Without an effect it uses no revision, as in etcd.
 fn apply(
     tx: &redb::WriteTransaction,
     transaction: &Transaction,

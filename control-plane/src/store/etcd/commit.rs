@@ -87,7 +87,7 @@ impl Plan {
                         guard = Some(now);
                         continue;
                     }
-                    // Our own earlier write may lie below somebody else's.
+                    // An earlier write of this process may be hidden by a later write of another.
                     Attempt::Guarded(_) => return Err(lost_or(uncertain, StoreError::Conflict)),
                 },
                 Err(failure) => failure,

@@ -80,7 +80,7 @@ fn of_status(code: i32, message: &str, reason: impl Fn() -> String) -> Failure {
     }
 }
 
-/// The message and what caused it: a refused certificate is told by the cause only.
+/// The message and its cause. For a refused certificate only the cause says what is wrong.
 fn full_reason(status: &(impl std::error::Error + StatusText)) -> String {
     match status.source() {
         Some(source) => format!("{}: {}", status.text(), chain(source)),

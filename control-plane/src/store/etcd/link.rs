@@ -1,7 +1,8 @@
-//! The way to etcd: one client an endpoint, sticky, the next one after a failure.
+//! The connection to etcd: one client for each endpoint. One endpoint is used until it fails, then
+//! the next.
 //!
-//! The library's own balancer over several endpoints goes on choosing dead ones: with one of two dead, about every third call
-//! fails. Staying with one until it fails, nothing failed when a follower was killed.
+//! The library's own balancer continues to choose dead endpoints: with one of two dead, about every
+//! third call fails. With this module no call failed when a follower was killed.
 
 use std::{
     sync::{
@@ -42,7 +43,7 @@ impl Endpoint {
 #[derive(Clone)]
 pub(super) struct Link {
     pub(super) endpoints: Arc<[Endpoint]>,
-    /// The endpoint in use, counting on for ever.
+    /// The endpoint in use, as a counter that never goes back.
     pub(super) at: Arc<AtomicUsize>,
     /// Ends with a slash.
     pub(super) prefix: Arc<str>,

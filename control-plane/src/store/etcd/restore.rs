@@ -1,5 +1,5 @@
-//! A store out of a backup, in a prefix that nobody uses: the store id's record says that it isn't whole until the last transaction
-//! replaces it, and until then no control plane opens the store.
+//! Restores a store from a backup into an unused prefix. The store id's record marks it as
+//! incomplete until the last transaction. Until then no control plane opens the store.
 
 use bytes::Bytes;
 
@@ -12,8 +12,8 @@ use crate::store::{
 /// What the store id's record begins with while a store is being restored.
 pub(super) const UNFINISHED: &[u8] = b"restoring ";
 
-/// Fills the prefix that `config` names. One that holds a store is refused; one in which a restore was interrupted is emptied
-/// and filled anew.
+/// Fills the prefix that `config` names. A prefix with a complete store is refused. One with an
+/// interrupted restore is emptied and filled again.
 pub(in crate::store) async fn restore(
     config: &StoreConfig,
     store_id: &str,

@@ -32,7 +32,7 @@ impl Stamp {
     }
 }
 
-/// The payload; of a value that isn't one of ours, all of it: whoever authenticates records won't take it for one.
+/// The payload. A value without a stamp is returned whole, and fails authentication later.
 pub(super) fn payload(value: Bytes) -> Bytes {
     strip(value.clone()).unwrap_or(value)
 }

@@ -1,11 +1,14 @@
 //! One watch over the whole prefix that survives everything but compaction.
 //!
-//! Where it resumes is the revision of the last *event* (or of a periodic progress note). The revision in a message's header is
-//! not that: while etcd lets a watcher catch up, the header is already at the store's head and more events follow.
+//! It resumes at the revision of the last *event* or of a periodic progress note. The revision in a
+//! message's header cannot be used: while a watcher catches up, the header already has the store's
+//! head, and more events follow.
 //!
-//! Where others share the etcd, its revision grows without an event of ours, and nobody could tell a watch that has nothing to
-//! say from one that is late. So a watcher that stays behind writes a *pulse*, a key of no meaning, whose event brings it level.
-//! (To ask etcd for a progress note is no way: before 3.4.25 and 3.5.8 the answer can overtake events, etcd issue 15220.)
+//! If others share the etcd, its revision grows without events of ours. A watch without events
+//! could then not be distinguished from a late one. So a watcher that falls behind writes a
+//! *pulse*, a key without a meaning. Its event brings the watcher up to date. (Requesting a
+//! progress note is no alternative: before 3.4.25 and 3.5.8 the response can overtake events, etcd
+//! issue 15220.)
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -167,8 +170,8 @@ impl Watch {
     }
 }
 
-/// Writes the pulse. A full store takes no put, but it takes a delete: without one leases would end because somebody else has
-/// filled the store.
+/// Writes the pulse. A full store refuses the put, and then a delete is used. Without either,
+/// leases would end because other users have filled the etcd.
 async fn pulse(link: &Link) -> Result<(), Failure> {
     let key = &link.path(PULSE);
     match link.once(|client| async move { link::kv(&client).put(key.as_str(), [], None).await }).await {
