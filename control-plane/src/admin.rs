@@ -1,7 +1,9 @@
-//! The admin API: one file a noun, each handler a few lines: parse, call the registry, answer.
+//! The admin API. Each noun has a file, and each handler has a few lines: parse, call the registry,
+//! respond.
 //!
-//! Every call takes the same way, which `methods` spells out once: who is it ([`auth`]), may it ([`auth`]), do it, say what
-//! came of it ([`audit`]). A handler that isn't in the table doesn't exist, and a method without a rule doesn't compile.
+//! Every call passes the same steps, which `methods` lists once: identify and authorize the caller
+//! ([`auth`]), run the handler, record the outcome ([`audit`]). A handler that is not in the table
+//! is never called, and a method without a rule does not compile.
 
 mod admin_changes;
 mod agent;
@@ -51,7 +53,7 @@ use crate::{
 
 /// Largest message that is decoded, in bytes. [`edge`] lets only those methods near it whose fields can be that long.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// How long a change is waited for when nobody says otherwise.
+/// How long a change is waited for by default.
 const WAIT: Duration = Duration::from_secs(30);
 /// How long a change is waited for until this replica itself has it.
 const SEEN: Duration = Duration::from_secs(1);
@@ -62,7 +64,7 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 #[derive(Clone)]
 pub struct Admin(Arc<Parts>, Arc<Limits>, Arc<RefusalLimits>);
 
-/// What the service stands on.
+/// The parts that the service uses.
 pub struct Parts {
     /// Reads and writes.
     pub registry: Arc<Registry>,

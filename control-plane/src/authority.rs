@@ -194,7 +194,8 @@ impl Authority {
         &self.certificate
     }
 
-    /// The CA's certificate, and those of the CAs that count as well, for whoever has to trust us. Ours comes first.
+    /// The certificates that clients must trust: the CA's own, and those of the other trusted CAs.
+    /// The own one is first.
     #[must_use]
     pub fn ca_pem(&self) -> String {
         self.roots().map(|certificate| sign::pem(certificate)).collect()

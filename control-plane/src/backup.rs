@@ -1,9 +1,11 @@
-//! Backups: every record of a store at one revision, in one file, and a new store made of it.
+//! Backups: every record of a store at one revision, in one file, and how a new store is made from
+//! it.
 //!
-//! The file holds what the store holds: envelopes, digests and metadata, and no key that opens them. Its end is sealed with the
-//! key-encryption key, so that a file which was cut short, changed, or made with another key is told apart before anything is
-//! written. A restored store is another one: it gets an epoch of its own, to which every envelope is sealed anew, and nobody
-//! serves it before an operator has accepted that it is older than what nodes have seen ([`epoch`](crate::epoch)).
+//! The file contains what the store contains: envelopes, digests and metadata, but no key. Its end
+//! is sealed with the key-encryption key. A file that was truncated, changed or written with
+//! another key is detected before anything is restored. The restored store is a new store with its
+//! own epoch, and every envelope is sealed again to that epoch. No replica serves it until an
+//! operator has accepted that it is older than what nodes have seen ([`epoch`](crate::epoch)).
 
 mod file;
 
@@ -179,12 +181,14 @@ impl Bindings {
     }
 }
 
-/// What a backup holds: all but what belongs to one store alone, replicas' records too, and join tokens, which may have
-/// been used since. The key that records are authenticated with is the store's own, and made anew.
+/// The records of a backup: all except those that belong to one store only, replicas' records, and
+/// join tokens, which may have been used since. The key that authenticates records belongs to the
+/// store, and a new one is generated.
 fn is_kept(key: &Key) -> bool {
     match key {
         Key::StoreId | Key::Epoch | Key::Rotation | Key::RecordKey | Key::Replica(_) | Key::Join(_) => false,
-        // A trail beside the restored store goes on where it ended, which may be past the backup's heads.
+        // The trail beside the restored store continues where it ended, which may be after the
+        // backup's heads.
         Key::AuditHead(_) => false,
         Key::AuditKey
         | Key::AdminHead(_)

@@ -62,7 +62,8 @@ pub struct DistributionOptions {
     pub lease: Duration,
     /// Nodes that load a snapshot at the same time; more wait. Default: 32.
     pub max_snapshots: usize,
-    /// How often the replica's table is compared with the store, if that takes no more than a fiftieth of the time. Default: 60 s.
+    /// How often the replica's table is compared with the store, if the comparison takes at most 2
+    /// % of the time. Default: 60 s.
     pub verify_every: Duration,
     /// How nodes' certificates are read. Default: the trust domain `seks`, and no mesh.
     pub identities: Identities,
@@ -313,7 +314,7 @@ impl Distribution {
     /// the store. Nodes go on until their leases end, or another replica takes them.
     pub async fn shutdown(&self) {
         self.0.lifecycle.leaving.cancel();
-        // With a store that is gone there is nobody to say it to.
+        // If the store is unreachable, the record cannot be deleted.
         let patience = registration::handover_time(self.0.lease) + DEREGISTER_TIMEOUT;
         let _ = tokio::time::timeout(patience, self.0.deregistered.cancelled()).await;
         self.0.lifecycle.stop().await;

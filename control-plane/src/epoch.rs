@@ -19,7 +19,8 @@ use crate::{
 /// Superseded epochs that are kept.
 const MAX_SUPERSEDED: usize = 64;
 
-/// The record at [`Key::Epoch`], sealed: who can write to the store can't accept its rollback.
+/// The record at [`Key::Epoch`]. It is sealed, so a writer to the store cannot accept the store's
+/// rollback.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EpochRecord {
@@ -105,7 +106,7 @@ impl Epoch {
         &self.0.superseded
     }
 
-    /// Whether who has seen `mark` may go on with the store at `revision`.
+    /// Whether a process that has seen `mark` may continue with the store at `revision`.
     ///
     /// # Errors
     /// [`WentBack`].
@@ -125,11 +126,12 @@ impl Epoch {
         }
     }
 
-    /// Begins a new epoch of `store` that supersedes this one, from what `mark` has seen and from the backup that was
-    /// restored: every node takes its table anew, and is told that it may.
+    /// Begins a new epoch of `store` that supersedes this one. It is based on what `mark` has seen
+    /// and on the backup that was restored. Every node then loads its table again, and accepts the
+    /// older store.
     ///
     /// # Errors
-    /// Of the store, and of sealing.
+    /// From the store, and from sealing.
     pub async fn accept(
         store: &dyn Store,
         sealer: &Sealer,

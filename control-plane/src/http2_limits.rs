@@ -1,4 +1,4 @@
-//! Limits of an HTTP/2 connection, the same on both listeners and whoever is at the other end.
+//! Limits of an HTTP/2 connection. They are the same on both listeners and for every peer.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! `seks-control-plane`: reads its configuration, hardens the process, serves until it is told to stop.
+//! `seks-control-plane`: reads its configuration, hardens the process, and serves until a signal
+//! stops it.
 
 mod tools;
 
@@ -194,7 +195,7 @@ impl Failure {
         Self::new(Exit::Usage, text)
     }
 
-    /// Where the wrong key stands.
+    /// The file that has the wrong key.
     fn located(self, file: Option<&str>) -> Self {
         match file {
             Some(file) if self.exit == Exit::Usage => Self { text: format!("{file}: {}", self.text), ..self },

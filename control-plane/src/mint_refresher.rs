@@ -1,5 +1,6 @@
-//! Who refreshes, and when: every replica knows from the store's watch which tokens are due, and whoever claims one first, by
-//! compare-and-set, trades its secret. A replica that dies on the way leaves a claim that runs out.
+//! Refreshes minted credentials. Every replica knows from the store's watch which tokens are due.
+//! The first one that claims a token by compare-and-set exchanges its secret. The claim of a
+//! replica that dies expires.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -156,7 +157,7 @@ impl Refresher {
         let (tenant, credential) = name;
         let claim = match self.registry.claim_mint(tenant, credential, &self.replica).await {
             Ok(Some(claim)) => claim,
-            // Somebody else's, or not due any more; the watch is about to say so.
+            // Another replica has claimed it, or it is no longer due. The watch will report that.
             Ok(None) => return sleep(Duration::from_millis(200)).await,
             Err(error) => {
                 tracing::warn!(seks.tenant = %tenant, seks.credential = %credential, %error, "cannot claim a refresh");

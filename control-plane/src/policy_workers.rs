@@ -62,7 +62,7 @@ pub(crate) struct Requester {
 
 /// Where work on policies is done.
 pub(crate) enum PolicyRun<'a> {
-    /// Where it is asked for: by tools and tests, which serve nobody.
+    /// For tools and tests, which serve no clients.
     #[cfg_attr(not(test), expect(dead_code, reason = "tests call the registry without an admin API"))]
     Here,
     /// On the threads for it.

@@ -87,7 +87,7 @@ impl<K: Clone + Eq + Hash> RateLimits<K> {
     }
 }
 
-/// Lets one warning of a kind through in a while, with the number of those that it stands for.
+/// Passes one warning of a kind per interval, with the number of suppressed ones.
 pub(crate) struct Repeated {
     every: Duration,
     state: Mutex<(Option<Instant>, u64)>,

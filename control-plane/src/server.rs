@@ -45,7 +45,7 @@ use crate::{
     telemetry::{Metrics, Readiness},
 };
 
-/// How long running calls may take to finish once the control plane is told to stop.
+/// How long running calls may take to finish after the stop signal.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often what has had its time is forgotten.
 const JANITOR: Duration = Duration::from_secs(300);
@@ -64,7 +64,7 @@ pub struct ControlPlane {
     tasks: TaskTracker,
     /// A start that fails half-way leaves nothing running either.
     _stop_when_dropped: DropGuard,
-    /// Last: what runs on them is told to stop first.
+    /// Last, because the tasks on them are stopped first.
     runtimes: Runtimes,
 }
 
@@ -363,7 +363,7 @@ fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, StartEr
     Ok(builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET).build_v1()?)
 }
 
-/// Limits of a connection, whoever is at its other end.
+/// Limits of a connection, for every peer.
 fn grpc_server() -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .max_concurrent_streams(CONCURRENT_STREAMS)

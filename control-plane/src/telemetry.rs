@@ -8,7 +8,8 @@ use prometheus::{IntCounterVec, Opts, Registry, TextEncoder, core::Collector};
 
 pub(crate) use self::listener::Readiness;
 
-/// The metrics of one control plane. Labels come from fixed lists: nobody can make new ones from outside.
+/// The metrics of one control plane. Labels come from fixed lists, so clients cannot create new
+/// ones.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
 

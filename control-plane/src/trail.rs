@@ -296,7 +296,7 @@ pub fn note_head(trail: Option<&Trail>, node: &str, head: Option<(&[u8], u64, &[
     }
 }
 
-/// Writes what has arrived, in groups, until nobody sends any more.
+/// Writes arrivals in groups until every sender is dropped.
 fn write_arrivals(blocks: &Blocks, mut queue: mpsc::Receiver<(Vec<Arrival>, Reply)>) {
     while let Some((mut group, reply)) = queue.blocking_recv() {
         let mut replies = vec![(group.len(), reply)];

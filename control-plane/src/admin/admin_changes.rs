@@ -24,7 +24,7 @@ use crate::{
     store::{Revision, key::AdminChainName},
 };
 
-/// Changes on a page when nobody says otherwise, and most.
+/// Changes on a page: the default, and the maximum.
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
 /// Clocks of replicas may differ by this much. A chain is in the order of its transactions, not of its times.

@@ -15,7 +15,7 @@ use seks_types::id::TenantName;
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
 use crate::trail::{SearchError, Trail};
 
-/// Records on a page when nobody says otherwise, and most.
+/// Records on a page: the default, and the maximum.
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
 /// Microseconds of a second.

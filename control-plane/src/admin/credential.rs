@@ -53,7 +53,7 @@ pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answ
     Ok(admin.registry().credential(&name("tenant", &message.tenant)?, &name("name", &message.name)?).await?)
 }
 
-/// Of a node only what whoever may see the credential needs to know.
+/// Only the fields of a node that an operator with access to the credential needs.
 pub(super) async fn locate(admin: &Admin, caller: &Caller, message: NameRequest) -> Answer<ListNodesResponse> {
     let credential = get(admin, caller, message).await?;
     let (tenant, name) = (name("tenant", &credential.tenant)?, name("name", &credential.name)?);

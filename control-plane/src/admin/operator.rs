@@ -10,7 +10,8 @@ use seks_proto::wire::{
 use super::{Admin, Answer, auth::Caller, parse::name};
 use crate::authority::{OPERATOR_TTL, Request, check_operator_ttl};
 
-/// The request and the lifetime are checked before the record is made: an operator without a certificate helps nobody.
+/// The signing request and the lifetime are checked before the record is created, because an
+/// operator without a certificate is of no use.
 pub(super) async fn create(
     admin: &Admin,
     _: &Caller,

@@ -33,7 +33,7 @@ pub(super) async fn apply(
     let (run, text) = (admin.policy_run(caller, &tenant), Arc::<str>::from(message.text));
     let (policies, revision) = admin.registry().apply_policies(&tenant, text.clone(), &run).await?;
     let enforcement = admin.enforced(revision, message.wait).await;
-    // It has been applied: whoever is busy doesn't take that back.
+    // The change is already committed, so a full queue must not turn it into an error.
     let warnings = run.run(move || warnings(&text)).await.unwrap_or_default();
     Ok(ApplyPoliciesResponse { policies, enforcement, warnings })
 }

@@ -1,11 +1,13 @@
-//! What an operator is told when a call fails.
+//! The error that an operator gets when a call fails.
 //!
-//! Every refusal is a gRPC status with `google.rpc` details: an `ErrorInfo` of domain `seks` with a stable `reason`, in its
-//! metadata a `hint` where there is something to do about it; a `BadRequest` naming the field when one is wrong. The message
-//! is one sentence about names and limits; it never holds a secret, and failures of ours say no more than what kind they are.
+//! Every refusal is a gRPC status with `google.rpc` details: an `ErrorInfo` of domain `seks` with a
+//! stable `reason`, and in its metadata a `hint` if the operator can do something about it; a
+//! `BadRequest` that names the field if one is wrong. The message is one sentence about names and
+//! limits. It never contains a secret. Internal failures state only their kind.
 //!
-//! A status travels in HTTP/2 trailers. A client that gets more than it takes of those (16 KiB in most, 8 KiB in some) sees a
-//! protocol error in place of the status, so every text here has a bound.
+//! A status is sent in HTTP/2 trailers. A client that gets larger trailers than it accepts (16 KiB
+//! in most clients, 8 KiB in some) reports a protocol error in place of the status. So every text
+//! here has a limit.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -63,7 +63,8 @@ pub(super) async fn rotate(admin: &Admin, caller: &Caller, message: RotateTokenR
     show(admin, issued, message.wait).await
 }
 
-/// A token's other form. Who asks has the token; the answer says nothing of whether it is any good.
+/// The other form of a token. The caller has the token, and the response does not say whether the
+/// token is valid.
 pub(super) async fn aws_keys(admin: &Admin, _: &Caller, message: AwsKeyPairRequest) -> Answer<AwsKeys> {
     let pair = admin.registry().aws_keys_of(&name("tenant", &message.tenant)?, &message.token).await?;
     Ok(to_wire(&pair))

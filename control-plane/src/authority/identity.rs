@@ -43,7 +43,8 @@ pub struct Peer {
     pub enrolment: String,
     /// When its certificate was signed, in unix seconds.
     pub signed_at: i64,
-    /// When its certificate ends, in unix seconds: a connection may outlive it, and nothing that is asked on it counts then.
+    /// When its certificate ends, in Unix seconds. A connection may outlive its certificate, and
+    /// calls on it are then refused.
     pub expires_at: i64,
 }
 

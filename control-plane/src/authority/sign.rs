@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Authority, AuthorityError, identity};
 
-/// Lifetime of an operator's certificate when nobody says otherwise: 90 days.
+/// Default lifetime of an operator's certificate: 90 days.
 pub const OPERATOR_TTL: Duration = Duration::from_secs(90 * DAY);
 /// Lifetime of a node's certificate: 24 h. The node renews it at half of that.
 pub const NODE_TTL: Duration = Duration::from_secs(DAY);
@@ -118,7 +118,8 @@ impl Authority {
         })
     }
 
-    /// A fresh key and its operator certificate: for the first operator, whose key is made here because nobody else is there.
+    /// A new key with its operator certificate, for the first operator. Its key is generated here,
+    /// because no other operator exists yet.
     ///
     /// # Errors
     /// [`AuthorityError::Sign`].

@@ -1,9 +1,10 @@
 //! The certificate of a tenant's interception CA that clients trust.
 //!
-//! Nodes sign certificates of hosts with the key of this CA, so a stolen node can sign any. The certificate that clients are given says
-//! with name constraints (RFC 5280, 4.2.1.10) which hosts count: those of the tenant's services. It is made again, with the same key and
-//! the same subject, when these hosts change and when a third of its life is left. A client that trusts an older one goes on with the hosts
-//! in that, until it expires.
+//! Nodes sign certificates of hosts with the key of this CA, so a stolen node can sign for any
+//! host. Therefore the certificate of the CA limits the hosts by name constraints (RFC 5280,
+//! 4.2.1.10) to those of the tenant's services. It is issued again, with the same key and subject,
+//! when these hosts change and when a third of its lifetime is left. A client that trusts an older
+//! certificate can use the hosts in that one until it expires.
 
 use std::{
     collections::BTreeSet,

@@ -1,5 +1,6 @@
-//! The one way out of the control plane: a POST to a token endpoint. The name is resolved once, every address is checked, and one
-//! of those is dialled; TLS is verified before a byte is sent; no redirect is followed; no proxy of the environment is asked.
+//! The only outgoing connection of the control plane: a POST to a token endpoint. The name is
+//! resolved once, every address is checked, and one of them is dialled. TLS is verified before a
+//! byte is sent. Redirects are not followed, and proxies of the environment are not used.
 
 use std::{sync::Arc, time::Duration};
 

@@ -46,7 +46,7 @@ impl Kind {
 pub(crate) struct Minted {
     /// The short-lived token.
     pub(crate) token: Secret,
-    /// Seconds that it lives.
+    /// Its lifetime in seconds.
     pub(crate) lifetime: i64,
     /// The long-lived secret as it is to be kept from now on, when it has changed.
     pub(crate) rotated: Option<Secret>,

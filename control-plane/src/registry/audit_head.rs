@@ -1,4 +1,5 @@
-//! The ends of nodes' chains of audit records. Without them nobody could tell that a trail's newest records were removed.
+//! The heads of nodes' chains of audit records. Without them, the removal of a trail's newest
+//! records could not be detected.
 
 use prost::Message;
 use seks_types::id::NodeId;

@@ -35,10 +35,12 @@ impl Registry {
         Ok(None)
     }
 
-    /// The pair of a token that the caller holds, whether or not there is one of this text: only who holds the token can use it.
+    /// The key pair of a token that the caller has. The token need not exist: only its holder can
+    /// use the pair.
     ///
     /// # Errors
-    /// [`RegistryError::Invalid`] for what isn't a token; [`RegistryError::NotFound`] for the tenant.
+    /// [`RegistryError::Invalid`] for a text that is not a token; [`RegistryError::NotFound`] for
+    /// the tenant.
     pub async fn aws_keys_of(&self, tenant: &TenantName, token: &str) -> Result<AwsKeys, RegistryError> {
         let digest = token::parse(token.as_bytes())
             .map_err(|_| RegistryError::invalid("token", "not a token of ours, or mistyped"))?;

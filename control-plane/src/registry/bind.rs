@@ -63,11 +63,11 @@ impl Registry {
         .await
     }
 
-    /// Binds every credential that was stored before credentials were bound, to the destination that its service has now. What is done
-    /// stays done; killed anywhere, it goes on where it was. Returns how many were bound.
+    /// Binds every credential of an earlier version to the present destination of its service. It
+    /// can be interrupted at any point and run again. Returns how many were bound.
     ///
     /// # Errors
-    /// Of the store; [`RegistryError::Seal`] for an envelope that doesn't open.
+    /// From the store; [`RegistryError::Seal`] for an envelope that cannot be opened.
     pub async fn bind_credentials(&self) -> Result<usize, RegistryError> {
         let mut bound = 0;
         for tenant in self.tenants().await? {
@@ -81,7 +81,7 @@ impl Registry {
                 match retry_on_conflict(|| self.bind_versions(&tenant, &name)).await {
                     Ok(()) => bound += 1,
                     Err(error @ RegistryError::Store(_)) => return Err(error),
-                    // Somebody has deleted it, or it can't be used anyway: the others go on.
+                    // It was deleted, or it cannot be used anyway. Continue with the others.
                     Err(error) => {
                         tracing::warn!(seks.tenant = %tenant, seks.credential = %name, %error, "a credential can't be bound to its destination")
                     }

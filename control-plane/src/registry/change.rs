@@ -1,4 +1,4 @@
-//! One transaction in the making, and the loop that decides it again when somebody was faster.
+//! A transaction under construction, and the loop that retries it after a conflict.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use seks_runtime::jitter;
 use super::{RegistryError, record::Stored};
 use crate::store::{Key, MAX_TRANSACTION, MAX_VALUE_BYTES, Revision, StoreError, Transaction, Write};
 
-/// How often a change is decided before the caller is told that the record is too busy. Each lost round means that another
-/// writer's commit went through, so this many writers must have been faster in a row.
+/// How often a change is tried before the caller gets a conflict. Each lost round means that the
+/// commit of another writer succeeded, so as many writers must have been faster in a row.
 const ROUNDS: u32 = 64;
 
 /// Most writes and checks of a change that is made in batches. Leaves room for the record of it in the chain of admin changes.
@@ -98,7 +98,7 @@ where
     Err(RegistryError::Busy)
 }
 
-/// Up to 32 ms, full jitter: writers that collided once must not collide in step for ever.
+/// Up to 32 ms with full jitter, so that writers that collided once do not continue to collide.
 async fn back_off(round: u32) {
     if round > 0 {
         let ceiling = Duration::from_millis(1 << round.min(5));

@@ -99,11 +99,12 @@ impl Registry {
         .await
     }
 
-    /// Commits `change` with a new version of these fields; `mint` is the kind that it was minted by, `pools` what it is assigned to, if anything
-    /// new.
+    /// Commits `change` with a new version of these fields. `mint` is the kind of minting, and
+    /// `pools` is a new assignment, if there is one.
     ///
-    /// A credential that is new writes its service's record again: who has just seen that the service has no credential, and so
-    /// may be sent elsewhere by anybody who may change it, decides again.
+    /// A new credential also writes its service's record again. An operator who has just seen that
+    /// the service has no credential, and may therefore change its destination, then gets a
+    /// conflict.
     pub(super) async fn put_fields(
         &self,
         change: Change,
@@ -342,7 +343,7 @@ fn check_same_service(old: &Stored<Credential>, service: &ServiceName) -> Result
     ))
 }
 
-/// A change that is decided again, because somebody was faster, must not mean another destination than the first time.
+/// A change that is retried after a conflict must have the same destination as the first time.
 fn check_same_destination(first: Destination, now: &Bound, service: &ServiceName) -> Result<(), RegistryError> {
     if first == now.destination {
         return Ok(());

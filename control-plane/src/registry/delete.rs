@@ -1,9 +1,10 @@
-//! Deleting what others may refer to: mark, look, delete.
+//! Deletes records that others may refer to, in three steps: mark, search for references, delete.
 //!
-//! A reference is added by a transaction that checks the revision of what it refers to. The mark changes that revision: who
-//! read the record before the mark fails and decides again, who reads it after the mark refuses. So what the look finds (or
-//! doesn't) is all there is. Killed in between, the record stays marked and usable; deleting it again, or applying it anew,
-//! takes the mark away.
+//! A transaction that adds a reference checks the revision of the record that it refers to. The
+//! mark changes that revision. A writer that read the record before the mark gets a conflict, and
+//! one that reads it after the mark refuses. So the search finds every reference. After an
+//! interruption the record stays marked and usable. Deleting it again or applying it again removes
+//! the mark.
 
 use prost::Message;
 use seks_types::id::TenantName;

@@ -13,7 +13,7 @@ pub enum RegistryError {
     NotFound {
         /// The noun.
         kind: &'static str,
-        /// What was asked for.
+        /// The object that was requested.
         name: String,
     },
     /// Something of this name is there already.
@@ -33,7 +33,7 @@ pub enum RegistryError {
     /// The state of something else forbids it.
     #[error("{reason}")]
     Conflict {
-        /// What stands against it.
+        /// What prevents the change.
         reason: String,
         /// What to do about it; may be empty.
         hint: String,
@@ -73,7 +73,7 @@ pub enum RegistryError {
     /// Policies were not looked at.
     #[error(transparent)]
     PolicyWork(#[from] PolicyWorkError),
-    /// A list is asked for as a whole, and is too long for that.
+    /// The list is too long to be returned without pages.
     #[error("there are over {limit} {}", plural(kind))]
     TooMany {
         /// Of what.

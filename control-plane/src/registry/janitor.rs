@@ -12,10 +12,11 @@ use super::{
 use crate::store::{Key, Revision, StoreError, key::prefix};
 
 impl Registry {
-    /// One round. Any number of replicas may do it at once: everything is checked before it is deleted.
+    /// One round. Any number of replicas may run it at once, because everything is checked before
+    /// it is deleted.
     ///
     /// # Errors
-    /// Of the store; what was done until then stays done, and the next round goes on.
+    /// From the store. What was done until then remains done, and the next round continues.
     pub async fn purge_expired(&self) -> Result<(), RegistryError> {
         self.forget_join_tokens().await?;
         for tenant in self.tenants().await? {
@@ -50,7 +51,7 @@ impl Registry {
                 change.check_at(key.clone(), *modified).delete(key.clone())
             });
             match self.commit(change).await {
-                // Somebody else is at it; what is left waits for the next round.
+                // Another replica is doing the same. The rest waits for the next round.
                 Ok(_) | Err(RegistryError::Store(StoreError::Conflict)) => {}
                 Err(error) => return Err(error),
             }

@@ -131,11 +131,12 @@ impl Registry {
         }
     }
 
-    /// Whether a join token is good, or was used by whoever may repeat the request. One read of one record, and none for a text
-    /// that can't be one: this is what a caller without a certificate can cause.
+    /// Whether a join token is valid, or was used by a node that may repeat its request. It costs
+    /// one read of one record, and none for a text that cannot be a join token. A caller without a
+    /// certificate can cause no more.
     ///
     /// # Errors
-    /// [`RegistryError::JoinRefused`], the same whatever is wrong with it.
+    /// [`RegistryError::JoinRefused`], with the same text for every cause.
     pub async fn check_join_token(&self, token: &str) -> Result<(), RegistryError> {
         self.load_join(token).await.map(drop)
     }
@@ -155,11 +156,13 @@ impl Registry {
         stored.filter(|s| right && s.value.expires_at > now()).ok_or(RegistryError::JoinRefused)
     }
 
-    /// Uses a join token up and makes the node that it stands for. Whatever is wrong with the token, the refusal is the same.
-    /// A node that didn't get the answer may ask again with the same token and the same key, and is the same node.
+    /// Uses a join token and creates its node. The refusal has the same text for every cause. A
+    /// node that did not get the response may repeat the request with the same token and key, and
+    /// remains the same node.
     ///
     /// # Errors
-    /// [`RegistryError::JoinRefused`]; [`RegistryError::NodeExists`] when the name is taken, and then the token is still good.
+    /// [`RegistryError::JoinRefused`]; [`RegistryError::NodeExists`] if the name is taken. The
+    /// token then stays valid.
     pub async fn enrol(&self, joining: &Joining<'_>) -> Result<Node, RegistryError> {
         let (id, _) = parts(joining.token).ok_or(RegistryError::JoinRefused)?;
         let picked = match &joining.node {
@@ -210,7 +213,7 @@ impl Registry {
         Ok(self.node(&name).await?.filter(retried))
     }
 
-    /// Deletes join tokens that nobody used in time.
+    /// Deletes expired join tokens.
     pub(super) async fn forget_join_tokens(&self) -> Result<(), RegistryError> {
         for join in self.load_all::<JoinRecord>(prefix::JOINS).await? {
             if join.value.expires_at <= now() {

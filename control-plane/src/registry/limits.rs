@@ -10,7 +10,7 @@ pub const ATTRIBUTE_VALUE_BYTES: usize = 256;
 pub const GRANTS: usize = 64;
 /// Networks that one token may be bound to.
 pub const CIDRS: usize = 64;
-/// Seconds that a token lives when nobody says otherwise: 24 h.
+/// Default lifetime of a token in seconds: 24 h.
 pub const TOKEN_TTL_SECONDS: u64 = 24 * 60 * 60;
 /// Most seconds that a token may live: 366 days.
 pub const MAX_TOKEN_TTL_SECONDS: u64 = 366 * 24 * 60 * 60;
@@ -30,7 +30,7 @@ pub const POLICY_BYTES: usize = 1024 * 1024;
 pub const ONE_POLICY_BYTES: usize = 32 * 1024;
 /// Policies of one `apply`: all of them are one transaction.
 pub const POLICIES_PER_APPLY: usize = 100;
-/// Seconds that a join token lives when nobody says otherwise: 10 min.
+/// Default lifetime of a join token in seconds: 10 min.
 pub const JOIN_TTL_SECONDS: u64 = 10 * 60;
 /// Most seconds that a join token may live: 24 h.
 pub const MAX_JOIN_TTL_SECONDS: u64 = 24 * 60 * 60;

@@ -141,7 +141,7 @@ impl Registry {
         Networks::parse(&tenant.private_networks).map_err(|e| RegistryError::invalid("private_networks", e.to_string()))
     }
 
-    /// Takes the right to trade, when it is time and nobody else has it.
+    /// Claims the refresh, if it is due and no other replica has claimed it.
     pub(crate) async fn claim_mint(
         &self,
         tenant: &TenantName,
@@ -226,8 +226,9 @@ impl Registry {
         .await
     }
 
-    /// A node says that an upstream has refused version `version`: the next token is due now, unless it is another version
-    /// already, or that was asked for just before. However many nodes ask, it is one refresh.
+    /// A node reports that an upstream has refused version `version`. The next token is then due
+    /// now, unless the version has changed already or the refresh was requested just before. Any
+    /// number of reports cause one refresh.
     pub(crate) async fn force_mint(
         &self,
         tenant: &TenantName,

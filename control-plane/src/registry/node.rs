@@ -1,4 +1,4 @@
-//! Nodes. A node is who has a record here: enrolment makes it, and without it no certificate is worth anything.
+//! Nodes. Enrolment creates a node's record. A certificate without a record is refused.
 
 use std::sync::Arc;
 
@@ -57,8 +57,9 @@ impl Registry {
         self.commit(Change::new().check(&stored).put(stored.key.clone(), &stored.value)).await
     }
 
-    /// Takes a node out of the fleet. It is a delete, and so works in a full store: no control plane feeds the node any more,
-    /// or renews its certificate, and whoever joins under its name has another enrolment.
+    /// Removes a node from the fleet. It is a delete, so it works in a full store. From then on no
+    /// replica serves the node or renews its certificate. A node that later joins under its name
+    /// has another enrolment.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`].
@@ -90,7 +91,7 @@ impl Registry {
         }
         stored.value.replica.clear();
         match self.commit(Change::new().check(&stored).put(stored.key.clone(), &stored.value)).await {
-            // Somebody has just taken it over.
+            // Another replica has just become its owner.
             Ok(_) | Err(RegistryError::Store(StoreError::Conflict)) => Ok(()),
             Err(error) => Err(error),
         }

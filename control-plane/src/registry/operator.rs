@@ -47,11 +47,12 @@ impl Registry {
         .await
     }
 
-    /// Makes the first operator, an owner of everything; `None` when there is one already. Rewriting the authority's record in
-    /// the same transaction makes two first operators impossible, whoever else starts at the same time.
+    /// Creates the first operator, an owner of all tenants; `None` if there is one already. The
+    /// same transaction rewrites the authority's record, so that two first operators are impossible
+    /// even if two processes try at once.
     ///
     /// # Errors
-    /// Of the store; [`RegistryError::NotFound`] before the authority exists.
+    /// From the store; [`RegistryError::NotFound`] before the authority exists.
     pub async fn create_first_operator(
         &self,
         name: &OperatorName,

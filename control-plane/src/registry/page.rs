@@ -10,7 +10,7 @@ use crate::store::key::prefix;
 const PAGE: usize = 1000;
 /// Bytes of the records in one page, unless the first is larger. Clients of gRPC take 4 MiB unless they say otherwise.
 const PAGE_BYTES: usize = 2 * 1024 * 1024;
-/// Records in a list that is asked for as a whole.
+/// Most records in a list without pages.
 const WHOLE: usize = 10_000;
 /// Longest page token, in bytes: a name.
 const TOKEN_BYTES: usize = 256;

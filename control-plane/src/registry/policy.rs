@@ -131,8 +131,9 @@ impl Registry {
         .await
     }
 
-    /// The policies of a tenant and the record of which they are. Where the two differ in a policy that isn't `about` to be changed, somebody
-    /// else has changed the store: what is there must not be taken for what was meant.
+    /// The policies of a tenant, and the record that lists them. If the two differ in a policy that
+    /// is not in `about`, another writer has changed the store, and the stored policies must not be
+    /// taken for the intended ones.
     async fn load_policies(
         &self,
         tenant: &TenantName,
@@ -171,7 +172,7 @@ impl Registry {
             let change = Change::new().check_absent(key.clone()).put(key, &PolicySet::of(&all));
             match self.commit(change).await {
                 Ok(_) => written += 1,
-                // Somebody has just applied policies, and written it down.
+                // Another operator has just applied policies and updated the list.
                 Err(RegistryError::Store(StoreError::Conflict)) => {}
                 Err(error) => return Err(error),
             }

@@ -93,8 +93,8 @@ pub(super) struct MintRecord {
     pub(super) forced_at: i64,
 }
 
-/// Which policies a tenant has. Only control planes read it: where the policies are others, somebody else has changed them, and
-/// nothing is permitted in the tenant.
+/// The list of a tenant's policies. Only control planes read it. If the stored policies differ from
+/// the list, another writer has changed the store, and nothing is permitted in the tenant.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(crate) struct PolicySet {
     /// Every one, by id.

@@ -20,14 +20,18 @@ use crate::store::{Key, Revision, key::prefix};
 const KIND: &str = "service";
 
 impl Registry {
-    /// Creates a service or replaces it; writes nothing when it is already so. `service.created_at` and `.deleting` are ours.
+    /// Creates or replaces a service. Writes nothing if the service is unchanged.
+    /// `service.created_at` and `.deleting` are set here.
     ///
-    /// While it has credentials, its fields can't change, and only a caller that `may_redirect` can give it another destination:
-    /// whoever can choose where a credential goes can read it there. The credentials stay bound to the destination that they
-    /// were stored for: nodes don't use them until they are stored again, or [rebound](Self::rebind_credential).
+    /// While the service has credentials, its fields cannot change, and only a caller that
+    /// `may_redirect` can change its destination, because a caller who chooses the destination can
+    /// read the credential there. The credentials stay bound to the destination that they were
+    /// stored for. Nodes do not use them until they are stored again or
+    /// [rebound](Self::rebind_credential).
     ///
     /// # Errors
-    /// [`RegistryError::Invalid`], [`RegistryError::Conflict`], [`RegistryError::OwnerOnly`], [`RegistryError::Quota`].
+    /// [`RegistryError::Invalid`], [`RegistryError::Conflict`], [`RegistryError::OwnerOnly`],
+    /// [`RegistryError::Quota`].
     pub async fn apply_service(
         &self,
         mut service: Service,

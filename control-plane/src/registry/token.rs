@@ -28,11 +28,11 @@ pub struct Issue {
     pub agent: AgentName,
     /// What it reaches; `None`: the service's only credential.
     pub grants: Vec<(ServiceName, Option<CredentialName>)>,
-    /// How long it lives; `None`: [`limits::TOKEN_TTL_SECONDS`].
+    /// Its lifetime; `None`: [`limits::TOKEN_TTL_SECONDS`].
     pub ttl: Option<Duration>,
     /// Source networks that it is bound to; empty: any.
     pub cidrs: Vec<String>,
-    /// Whose key it shall look like, one of [`SHAPES`]; empty: nobody's.
+    /// The vendor's key format that the token imitates, one of [`SHAPES`]; empty for none.
     pub shape: String,
     /// A repetition with the same id makes no second token; empty: no such promise.
     pub request_id: String,
@@ -273,7 +273,7 @@ impl Registry {
             if old.value.expires_at <= at {
                 return Err(RegistryError::conflict(format!("token `{id}` has expired"), "issue a new one"));
             }
-            // The old secret's tombstone has an id of its own: `id` lives on.
+            // The old secret's tombstone has its own id, because `id` remains in use.
             let (buried, secret) = fresh()?;
             let life = old.value.expires_at.saturating_sub(old.value.issued_at);
             let token = Token {

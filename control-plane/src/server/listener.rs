@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A TLS handshake takes at most this long.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Connections that haven't come through it yet. Each costs some 100 kB at most while it lasts. Who has come through is not
-/// counted here: clients without a certificate keep nobody out who has one.
+/// Connections in the handshake. Each costs at most some 100 kB meanwhile. Connections after the
+/// handshake are not counted here, so clients without a certificate do not keep out those with one.
 const OPENING: usize = 1024;
 /// Of one source address, those that haven't sent a whole hello yet.
 const SILENT_OF_ONE_SOURCE: usize = 256;
@@ -97,11 +97,13 @@ impl Listener {
     }
 }
 
-/// Waits for the hello, which costs nothing, and then for a turn to answer it, unless the other side has given up meanwhile.
+/// Waits for the hello, which costs nothing, and then for a turn to answer it, unless the peer
+/// disconnects meanwhile.
 ///
-/// A turn lasts until the hello is answered, not until the peer has gone on: peers that never do would take all turns. Until the
-/// hello is whole the connection may give way to others of its source; while it waits for its turn, to nobody; after that, to
-/// others when the listener is full.
+/// A turn ends when the hello is answered, not when the peer continues. Otherwise peers that never
+/// continue would take all turns. Until the hello is complete, the connection may be evicted in
+/// favour of others of its source. While it waits for its turn, it is not evicted. After that it
+/// may be evicted when the listener is full.
 async fn shake(
     stream: TcpStream,
     config: Arc<ServerConfig>,

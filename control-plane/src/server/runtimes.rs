@@ -45,7 +45,7 @@ impl Runtimes {
     }
 }
 
-/// The present runtime stands in only while the owner is being dropped.
+/// The current runtime takes its place only while the owner is dropped.
 fn handle(runtime: Option<&Runtime>) -> Handle {
     runtime.map_or_else(Handle::current, |runtime| runtime.handle().clone())
 }
@@ -54,10 +54,10 @@ fn start(name: &str, threads: usize) -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
 }
 
-/// Runs `task` on the runtime of `handle`, and waits for it here.
+/// Runs `task` on the runtime of `handle`, and waits for it.
 ///
 /// # Errors
-/// When that runtime is shutting down. A panic goes on here.
+/// If that runtime shuts down. A panic of the task is propagated.
 pub(super) async fn run_on<T: Send + 'static>(
     handle: Handle,
     task: impl Future<Output = T> + Send + 'static,

@@ -1,4 +1,5 @@
-//! What a control plane stands on: store, KEK, authority, registry. Opened the same way for serving and for the tools.
+//! The parts of a control plane: store, KEK, authority, registry. The server and the tools open
+//! them in the same way.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -135,7 +136,8 @@ pub enum IdentityError {
     Authority(#[from] AuthorityError),
 }
 
-/// An operator's certificate with its key, made here because nobody else is there to make the key.
+/// An operator's certificate with its key. The key is generated here, because no other operator
+/// exists yet.
 pub struct OperatorIdentity {
     /// Who.
     pub name: OperatorName,

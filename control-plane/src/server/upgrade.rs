@@ -1,6 +1,7 @@
-//! Brings a store of an earlier version up to date, once no replica is left that couldn't read what is written then.
+//! Upgrades a store of an earlier version, once every replica can read the new form.
 //!
-//! The order for operators: replace every replica; the last one to come writes the store anew; then replace the nodes.
+//! The order for operators: replace every replica. The last one to start upgrades the store. Then
+//! replace the nodes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +24,7 @@ pub(super) struct Upgrade {
 }
 
 impl Upgrade {
-    /// Until it is done. Killed anywhere, it goes on where it was.
+    /// Runs until it is done. It can be interrupted at any point and run again.
     pub(super) async fn run(self, distribution: Distribution, stop: CancellationToken) {
         let mut said = false;
         while !self.records.is_complete() {

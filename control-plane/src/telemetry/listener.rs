@@ -15,21 +15,21 @@ use crate::store::Store;
 
 /// The store has answered when it did so within this time.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The store is asked at most this often, however many probes there are.
+/// The shortest interval between two checks of the store, for any number of probes.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// What a control plane says of itself.
 pub(crate) struct Readiness {
     metrics: Metrics,
     store: Arc<dyn Store>,
-    /// Where the store is asked.
+    /// The runtime that calls the store.
     runtime: Handle,
     /// When the store was last asked, and whether it answered.
     asked: Mutex<Option<(Instant, bool)>>,
 }
 
 impl Readiness {
-    /// `runtime` is where the store is asked.
+    /// `runtime` calls the store.
     pub(crate) fn new(metrics: Metrics, store: Arc<dyn Store>, runtime: Handle) -> Self {
         Self { metrics, store, runtime, asked: Mutex::new(None) }
     }

@@ -19,7 +19,7 @@ pub(super) struct Pattern {
 
 impl Pattern {
     pub(super) fn new(pattern: &[PatternElem]) -> Self {
-        // Any text may stand for a wildcard; this one has no other form.
+        // A wildcard matches any text, so a pattern with one has no other form.
         let sample: String = pattern.iter().map(|e| if let PatternElem::Char(c) = e { *c } else { 'x' }).collect();
         let mut stretches = pattern.split(|e| matches!(e, PatternElem::Wildcard)).map(|stretch| {
             let chars = stretch.iter().filter_map(|e| if let PatternElem::Char(c) = e { Some(*c) } else { None });

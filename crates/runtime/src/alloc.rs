@@ -31,8 +31,9 @@ impl Mimalloc {
     }
 }
 
-// SAFETY: blocks are as large as asked for and aligned: `mi_malloc` aligns to 16 what is that large, and to its size's power of two
-// what is smaller; for anything more `mi_malloc_aligned` is asked. Failure is null. Any block of mimalloc's may go to `mi_free`.
+// SAFETY: blocks have the requested size and alignment. `mi_malloc` aligns blocks of 16 bytes or
+// more to 16, and smaller ones to the power of two of their size. For larger alignments
+// `mi_malloc_aligned` is called. Failure is null. Any block of mimalloc may be passed to `mi_free`.
 unsafe impl GlobalAlloc for Mimalloc {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

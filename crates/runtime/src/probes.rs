@@ -218,7 +218,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let address = runtime
             .block_on(async { serve_probes("127.0.0.1:0".parse().unwrap(), Nothing, std::future::pending()).unwrap() });
-        // From here on nobody drives the main runtime.
+        // From here on no thread drives the main runtime.
         let silent: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
         for _ in 0..20 {
             assert!(get(address, "/healthz").starts_with("HTTP/1.1 200 "));

@@ -166,8 +166,8 @@ pub struct Service {
     pub public: Vec<String>,
     /// Where policies get `context.mcp` from, if the upstream is an MCP server.
     pub mcp: Option<McpSource>,
-    /// Response headers whose URL clients use without a key. The node adds a signature that stands
-    /// for the token.
+    /// Response headers whose URL clients use without a key. The node adds a signature that
+    /// identifies the token.
     pub keyless_urls: Vec<HeaderName>,
     /// Longest wait for the upstream's first byte. `None`: the node's default.
     pub first_byte_timeout: Option<Duration>,

@@ -113,7 +113,7 @@ pub struct ServiceSpec {
     #[serde(skip_serializing_if = "is_false")]
     pub rewrite_urls: bool,
     /// Response headers whose URL clients use without a key, such as `x-goog-upload-url`. The node
-    /// adds a signature that stands for the token.
+    /// adds a signature that identifies the token.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keyless_urls: Vec<String>,
     /// The upstream is an MCP server: policies see `context.mcp`.

@@ -130,7 +130,8 @@ impl Queue {
         if self.closed.load(Relaxed) {
             return None;
         }
-        // Two threads at the last place: one of them is told that it is full, which is true a moment later.
+        // If two threads compete for the last slot, one of them gets "full", which is true a moment
+        // later.
         if self.taken.fetch_add(1, Relaxed) >= self.capacity {
             self.taken.fetch_sub(1, Relaxed);
             return None;

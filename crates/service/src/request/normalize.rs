@@ -99,8 +99,8 @@ pub fn folded_segment(sent: &str) -> String {
     segment.trim_end_matches(|c| c == '.' || is_ignored(c)).to_owned()
 }
 
-/// Whether the folded form of a text may differ from it. A text for which it does stands in a
-/// policy for itself, and is compared with the normalized form only.
+/// Whether the folded form of a text may differ from it. Such a text in a policy means itself, and
+/// is compared with the normalized form only.
 #[must_use]
 pub fn has_foldable(normalized: &str) -> bool {
     let ignored = |c: char| c == '.' || c == '/' || is_ignored(c);

@@ -123,8 +123,9 @@ fn check_path(path: &str, rules: PathRules) -> Result<Cow<'_, str>, TargetError>
         return Ok(Cow::Borrowed(path)); // nearly every path
     }
     check_characters(segments, rules)?;
-    // A last empty segment is the path's final `/`; anywhere else servers differ in what they make of it. An opted-in `%2F` may
-    // stand beside another slash (`/sites/https%3A%2F%2Fexample.com%2F/pages`), but not make a network path of the whole.
+    // A last empty segment is the path's final `/`. Elsewhere, servers treat empty segments
+    // differently. An opted-in `%2F` may be beside another slash
+    // (`/sites/https%3A%2F%2Fexample.com%2F/pages`), but must not make a network path of the whole.
     let leads_away = || ["/", "%2F", "%2f", "%5C", "%5c"].iter().any(|slash| segments.starts_with(slash));
     if !rules.allow(PathRules::EMPTY_SEGMENT) && (segments.contains("//") || leads_away()) {
         return Err(TargetError::EmptySegment);

@@ -26,7 +26,7 @@ target_errors! {
     /// An escaped control character.
     EscapedControl =
         "the path holds an escaped control character, which needs `control` in the service's `allow_in_paths`",
-    /// A byte that RFC 3986 doesn't allow where it stands: `\`, `#`, space.
+    /// A byte that RFC 3986 does not allow at this place: `\`, `#`, space.
     Character = "the path or query holds a character that must be escaped",
     /// A character beyond ASCII.
     NonAscii = "the path holds a character beyond ASCII, which needs `utf8` in the service's `allow_in_paths`",
@@ -52,7 +52,7 @@ target_errors! {
         "the path holds a path parameter (`;`), which needs `semicolon` in the service's `allow_in_paths`",
     /// A query parameter that asks the upstream to take the request for another method.
     MethodOverride = "the query overrides the method, which needs the service's `allow_method_override`",
-    /// It asks so more than once, or not for a method.
+    /// It does so more than once, or with a value that is not a method.
     MethodOverrideForm = "the query overrides the method more than once, or not with the name of a method",
 }
 
