@@ -3,8 +3,14 @@
 
 mod tls_rejection;
 
-use std::{error::Error as StdError, future::Future, sync::Arc, time::Duration};
+use std::{
+    error::Error as StdError,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use parking_lot::Mutex;
 use rustls::{AlertDescription, CertificateError};
 use seks_proto::wire::{self, admin_client::AdminClient};
 use tonic::{
@@ -20,7 +26,7 @@ use crate::{
 /// Longest wait for a connection. A shorter `--timeout` applies too.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Additional time for the response to a call that itself waits for `--timeout`.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(1);
 /// Largest response, in bytes. It fits a list of a hundred thousand tokens.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -61,36 +67,52 @@ pub struct Client {
     context: Arc<Context>,
     tenant: String,
     timeout: Duration,
+    /// When the command began to connect, until its first call: the connection is part of `--timeout`.
+    connecting: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to the first endpoint of the context that can be reached.
     ///
     /// # Errors
     /// Exit code 6 when the control plane is unreachable or has another CA, 4 when it rejects our
     /// certificate, 2 when the context is invalid.
     pub async fn connect(context: &Context, tenant: Option<&str>, timeout: Duration) -> Result<Self> {
-        let what = format!("control plane {}", context.endpoint);
-        if !context.endpoint.starts_with("https://") {
-            return Err(CliError::usage(what, "the endpoint of a context begins with https://"));
+        let began = Instant::now();
+        let endpoints: Vec<&str> = context.all_endpoints().collect();
+        for endpoint in &endpoints {
+            if !endpoint.starts_with("https://") {
+                let what = format!("control plane {endpoint}");
+                return Err(CliError::usage(what, "the endpoint of a context begins with https://"));
+            }
         }
         check_own_certificate(&context.certificate)?;
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&context.ca))
-            .identity(Identity::from_pem(&context.certificate, &context.key));
-        let channel = Endpoint::from_shared(context.endpoint.clone())
-            .and_then(|e| e.connect_timeout(CONNECT_TIMEOUT.min(timeout)).tls_config(tls))
-            .map_err(|e| CliError::usage(&what, innermost(&e)))?;
-        let channel = match tokio::time::timeout(CONNECT_TIMEOUT.min(timeout), channel.connect()).await {
-            Ok(connected) => connected.map_err(|e| connection_error(&what, &e))?,
-            Err(_) => return Err(CliError::new(Exit::Unreachable, what, "no answer in time").hint(IS_IT_RUNNING)),
-        };
-        Ok(Self {
-            rpc: AdminClient::new(channel).max_decoding_message_size(MAX_ANSWER),
-            context: Arc::new(context.clone()),
-            tenant: tenant.or(context.tenant.as_deref()).unwrap_or("default").into(),
-            timeout,
-        })
+        let mut unreachable = None;
+        for (tried, endpoint) in endpoints.iter().enumerate() {
+            // Each gets its share of what is left, so that the last one is tried in time as well.
+            let left = u32::try_from(endpoints.len() - tried).unwrap_or(u32::MAX);
+            let limit = CONNECT_TIMEOUT.min(timeout.saturating_sub(began.elapsed()) / left);
+            match connect(context, endpoint, limit).await {
+                Ok(channel) => {
+                    let used = Context { endpoint: (*endpoint).into(), ..context.clone() };
+                    return Ok(Self {
+                        rpc: AdminClient::new(channel).max_decoding_message_size(MAX_ANSWER),
+                        context: Arc::new(used),
+                        tenant: tenant.or(context.tenant.as_deref()).unwrap_or("default").into(),
+                        timeout,
+                        connecting: Arc::new(Mutex::new(Some(began))),
+                    });
+                }
+                // The first one's reason is kept: the others' are usually the same.
+                Err(error) if error.exit == Exit::Unreachable => drop(unreachable.get_or_insert(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        let mut error = unreachable.unwrap_or_else(|| CliError::usage("context", "no endpoint"));
+        if endpoints.len() > 1 {
+            error.what = format!("{} and {} more", error.what, endpoints.len() - 1);
+        }
+        Err(error)
     }
 
     /// The generated client.
@@ -211,6 +233,8 @@ impl Client {
         what: &str,
         answer: impl Future<Output = std::result::Result<Response<T>, Status>>,
     ) -> Result<T> {
+        let connecting = self.connecting.lock().take();
+        let limit = limit.saturating_sub(connecting.map_or(Duration::ZERO, |began| began.elapsed()));
         match tokio::time::timeout(limit, answer).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.refused(what, &status).await),
@@ -232,6 +256,20 @@ impl Client {
             Some(error) => tls_refusal(&format!("control plane {}", self.context.endpoint), &error),
             None => CliError::status(what, status),
         }
+    }
+}
+
+async fn connect(context: &Context, endpoint: &str, limit: Duration) -> Result<Channel> {
+    let what = format!("control plane {endpoint}");
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&context.ca))
+        .identity(Identity::from_pem(&context.certificate, &context.key));
+    let channel = Endpoint::from_shared(endpoint.to_owned())
+        .and_then(|e| e.connect_timeout(limit).tls_config(tls))
+        .map_err(|e| CliError::usage(&what, innermost(&e)))?;
+    match tokio::time::timeout(limit, channel.connect()).await {
+        Ok(connected) => connected.map_err(|e| connection_error(&what, &e)),
+        Err(_) => Err(CliError::new(Exit::Unreachable, what, "no answer in time").hint(IS_IT_RUNNING)),
     }
 }
 

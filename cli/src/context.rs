@@ -6,6 +6,7 @@
 //!
 //! [contexts.dev]
 //! endpoint = "https://127.0.0.1:8301"
+//! endpoints = ["https://127.0.0.2:8301"] # further replicas, tried in this order
 //! proxy = "http://127.0.0.1:8300"
 //! ca = "ca.pem"                  # PEM, or a file beside this one
 //! certificate = "operator.pem"
@@ -45,8 +46,12 @@ pub struct ContextFile {
 #[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
-    /// `https://HOST:PORT` of the admin API.
+    /// `https://HOST:PORT` of the admin API. May be left out beside `endpoints`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub endpoint: String,
+    /// Further replicas. A command uses the first that it can connect to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
     /// Where agents reach the proxy, for `env` and `run`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
@@ -62,6 +67,14 @@ pub struct Context {
     pub certificate: String,
     /// The certificate's private key: PEM, or a path.
     pub key: String,
+}
+
+impl Context {
+    /// The addresses of the admin API, in the order in which they are tried.
+    pub fn all_endpoints(&self) -> impl Iterator<Item = &str> {
+        let first = Some(&self.endpoint).filter(|endpoint| !endpoint.is_empty());
+        first.into_iter().chain(self.endpoints.iter().filter(|other| **other != self.endpoint)).map(String::as_str)
+    }
 }
 
 impl fmt::Debug for Context {
@@ -119,6 +132,9 @@ impl ContextSelector {
                 _ => format!("it has {}", known.get(..known.len() - 1).unwrap_or_default().join(", ")),
             })
         })?;
+        if context.all_endpoints().next().is_none() {
+            return Err(CliError::usage(format!("{at}: contexts.{name}"), "missing field `endpoint`"));
+        }
         let folder = path.parent().unwrap_or(Path::new("."));
         for (key, value, private) in [
             ("ca", &mut context.ca, false),
@@ -263,6 +279,7 @@ mod tests {
         let (_dir, path) = file("");
         let context = Context {
             endpoint: "https://h:1".into(),
+            endpoints: vec!["https://h:2".into()],
             proxy: Some("http://p".into()),
             forward_proxy: Some("http://f".into()),
             tenant: None,
@@ -295,6 +312,22 @@ mod tests {
         crate::files::write_public(&dir.path().join("k.pem"), PEM.as_bytes()).unwrap();
         let error = load(&path, None).unwrap_err();
         assert!(error.to_string().contains("contexts.a.key: ") && error.why.contains("mode 0644"), "{error}");
+    }
+
+    #[test]
+    fn a_context_has_one_endpoint_or_several() {
+        let more = format!("ca={PEM:?}\ncertificate={PEM:?}\nkey={PEM:?}\n");
+        for (endpoints, expect) in [
+            ("endpoint='https://a'", vec!["https://a"]),
+            ("endpoint='https://a'\nendpoints=['https://b','https://a']", vec!["https://a", "https://b"]),
+            ("endpoints=['https://b','https://c']", vec!["https://b", "https://c"]),
+        ] {
+            let (_dir, path) = file(&format!("current='a'\n[contexts.a]\n{endpoints}\n{more}"));
+            let context = load(&path, None).unwrap();
+            assert_eq!(context.all_endpoints().collect::<Vec<_>>(), expect);
+        }
+        let (_dir, path) = file(&format!("current='a'\n[contexts.a]\n{more}"));
+        assert!(load(&path, None).unwrap_err().to_string().contains("missing field `endpoint`"));
     }
 
     #[test]

@@ -63,8 +63,8 @@ pub(crate) struct Sandbox {
 pub(crate) struct SandboxTargets<'a> {
     /// The context file and the files that it names.
     pub(crate) context_files: &'a [PathBuf],
-    /// The admin API, a URL.
-    pub(crate) endpoint: &'a str,
+    /// The admin API, a URL for each replica.
+    pub(crate) endpoints: &'a [&'a str],
     /// URLs of the proxy.
     pub(crate) proxies: Vec<String>,
 }
@@ -113,7 +113,7 @@ impl Sandbox {
         let hidden = found.iter().filter_map(|path| fs::canonicalize(path).ok()).collect::<Vec<_>>();
         let inside = |path: &Path| hidden.iter().any(|dir| path != dir && path.starts_with(dir));
         let proxies: Vec<_> = targets.proxies.iter().filter_map(|url| host_and_port(url)).collect();
-        let endpoint = host_and_port(targets.endpoint);
+        let endpoints: Vec<_> = targets.endpoints.iter().filter_map(|url| host_and_port(url)).collect();
         let proxy_ports: Vec<_> = proxies.iter().map(|(_, port)| *port).collect();
         let mut forwarded: Vec<_> = proxies.iter().map(|(host, port)| format!("{host}:{port}")).collect();
         forwarded.sort();
@@ -125,11 +125,7 @@ impl Sandbox {
             sockets: unix_sockets::reachable(strict).into_iter().collect(),
             read_only: own_program().into_iter().collect(),
             fixed: fixed_dirs(found.iter()),
-            closed_ports: if strict {
-                Vec::new()
-            } else {
-                protected::closed_ports(endpoint.as_ref().map(|(host, port)| (host.as_str(), *port)), &proxy_ports)
-            },
+            closed_ports: if strict { Vec::new() } else { protected::closed_ports(&endpoints, &proxy_ports) },
             forwarded,
             ..Plan::default()
         })

@@ -89,8 +89,8 @@ impl Default for AdminConfig {
     }
 }
 
-/// `[admin.tls]` and `[distribution.tls]`: PEM files. Read again every minute, so that a renewed certificate is taken up
-/// without a restart.
+/// `[admin.tls]` and `[distribution.tls]`: PEM files. Read again within 5 s when they change, and on `SIGHUP`, so that a
+/// renewed certificate is taken up without a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerTlsConfig {

@@ -11,7 +11,7 @@ use seks_runtime::{
     self as runtime, Exit,
     alloc::Allocator,
     config::{ConfigError, Loader},
-    descriptors, harden, logs,
+    descriptors, harden, logs, reload, service_manager,
     shutdown::Shutdown,
     telemetry::Telemetry,
 };
@@ -27,7 +27,8 @@ const EXAMPLES: &str = "\
 Examples:
   seks-control-plane create-kek --out /etc/seks/kek
   seks-control-plane --config /etc/seks/control-plane.toml
-  seks-control-plane --config control-plane.toml bootstrap-operator --name root --out ./root
+  seks-control-plane --config /etc/seks/control-plane.toml --check-config
+  seks-control-plane --config control-plane.toml bootstrap-operator --name root --out ~/.config/seks
   SEKS_ADMIN_LISTEN=0.0.0.0:8301 seks-control-plane --config control-plane.toml
 
 Configuration: the file, then the environment (SEKS_SECTION_KEY), then the command line; the last one counts.";
@@ -48,6 +49,9 @@ struct Arguments {
     /// Where `/metrics`, `/healthz` and `/readyz` are: `[telemetry] metrics_listen`.
     #[arg(long, value_name = "ADDR")]
     metrics_listen: Option<String>,
+    /// Checks the configuration, starts nothing and reads no secret.
+    #[arg(long)]
+    check_config: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -89,14 +93,19 @@ enum Command {
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
-    /// Makes the first operator, an owner of everything: its certificate, its key and the CA's certificate, as files.
+    /// Makes the first operator, an owner of everything: its certificate, its key, the CA's certificate, and a `context.toml`
+    /// with which `seks` uses them.
     BootstrapOperator {
         /// Its name.
         #[arg(long)]
         name: String,
-        /// A directory that doesn't exist yet.
+        /// A directory without these files; made if it doesn't exist. `~/.config/seks` is where `seks` looks.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// How the operator reaches this control plane, `https://HOST:PORT`; repeatable, tried in this order [default: the first of
+        /// `[admin] names`, with the port of `[admin] listen`]
+        #[arg(long, value_name = "URL")]
+        endpoint: Vec<String>,
     },
 }
 
@@ -125,15 +134,20 @@ fn start() -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), Failure> {
     logs::init().map_err(|e| Failure::usage(&e))?;
     harden::harden_process().map_err(|e| Failure::new(Exit::Failed, &format!("cannot harden the process: {e}")))?;
-    descriptors::raise();
+    descriptors::require().map_err(|e| Failure::usage(&e))?;
     let file = arguments.config.as_ref().map(|path| path.display().to_string());
     if let Some(Command::CreateKek { out }) = &arguments.command {
         return tools::create_kek(out); // needs no configuration: there may be none yet
     }
     let config = load(&arguments)?;
+    logs::set_filter(config.telemetry.log.as_deref()).map_err(|e| Failure::usage(&format!("telemetry.log: {e}")))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Exit::Failed, &e))?;
     let located = |failure: Failure| failure.located(file.as_deref());
+    if arguments.check_config {
+        return runtime.block_on(async { check(&config) }).map_err(located);
+    }
+    let sources = loader(&arguments);
     match arguments.command {
         Some(Command::Backup { out }) => runtime.block_on(tools::backup::backup(&config, &out)).map_err(located),
         Some(Command::Restore { from, replace }) => {
@@ -143,29 +157,56 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             runtime.block_on(tools::backup::accept_rollback(&config, &reason)).map_err(located)
         }
         Some(Command::RotateKek) => runtime.block_on(tools::rotate_kek(&config)).map_err(located),
-        None | Some(Command::Serve | Command::CreateKek { .. }) => runtime.block_on(serve(config)).map_err(located),
-        Some(Command::BootstrapOperator { name, out }) => {
-            runtime.block_on(tools::bootstrap_operator(&config, &name, &out)).map_err(located)
+        None | Some(Command::Serve | Command::CreateKek { .. }) => {
+            runtime.block_on(serve(config, arguments.config.clone(), sources)).map_err(located)
+        }
+        Some(Command::BootstrapOperator { name, out, endpoint }) => {
+            let new = tools::NewOperator { name: &name, out: &out, endpoints: endpoint };
+            runtime.block_on(tools::bootstrap_operator(&config, new)).map_err(located)
         }
     }
 }
 
 fn load(arguments: &Arguments) -> Result<Config, Failure> {
+    loader(arguments).load().map_err(|e: ConfigError| Failure::usage(&e))
+}
+
+fn loader(arguments: &Arguments) -> Loader {
     Loader::new()
         .file(arguments.config.as_deref())
         .process_environment()
         .flag("admin.listen", arguments.admin_listen.clone())
         .flag("distribution.listen", arguments.distribution_listen.clone())
         .flag("telemetry.metrics_listen", arguments.metrics_listen.clone())
-        .load()
-        .map_err(|e: ConfigError| Failure::usage(&e))
 }
 
-async fn serve(config: Config) -> Result<(), Failure> {
+/// `--check-config`.
+fn check(config: &Config) -> Result<(), Failure> {
+    ControlPlane::check(config)?;
+    config.telemetry.check().map_err(|e| Failure::usage(&e))?;
+    logs::write_stdout("the configuration is valid\n");
+    Ok(())
+}
+
+async fn serve(config: Config, file: Option<PathBuf>, sources: Loader) -> Result<(), Failure> {
     let mut shutdown = Shutdown::listen().map_err(|e| Failure::new(Exit::Failed, &e))?;
+    // The same sources as at the start.
+    let log_filter = move || Ok(sources.clone().load::<Config>()?.telemetry.log);
+    reload::listen(file, log_filter).map_err(|e| Failure::new(Exit::Failed, &e))?;
+    let _watchdog = service_manager::watchdog();
     let telemetry = Telemetry::start(&config.telemetry, "seks-control-plane", "control-plane");
     let telemetry = telemetry.map_err(|e| Failure::usage(&e))?;
-    let plane = ControlPlane::start(config, telemetry.clone()).await?;
+    let waiting = service_manager::report_waiting("opening the store");
+    let plane = tokio::select! {
+        plane = ControlPlane::start(config, telemetry.clone()) => plane?,
+        signal = shutdown.requested() => {
+            tracing::info!(signal, "stopped before it served");
+            return Ok(());
+        }
+    };
+    drop(waiting);
+    let (admin, nodes) = (plane.admin_addr(), plane.distribution_addr());
+    service_manager::ready(&format!("operators connect to {admin}, nodes to {nodes}"));
     let failed = tokio::select! {
         signal = shutdown.requested() => {
             tracing::info!(signal, "stopping");
@@ -173,6 +214,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         }
         why = plane.failed() => Some(why),
     };
+    service_manager::stopping();
     plane.shutdown().await;
     if !telemetry.shutdown(FLUSH).await {
         tracing::warn!("the collector did not take the last spans in time");

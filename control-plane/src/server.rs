@@ -74,13 +74,7 @@ impl ControlPlane {
     /// # Errors
     /// [`StartError`]; nothing listens then, and with a wrong KEK nothing was written.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
-        let options = DistributionOptions {
-            replica: config.telemetry.service_instance.clone().unwrap_or_else(|| "control-plane".into()),
-            lease: config.distribution.lease,
-            max_snapshots: config.distribution.max_snapshots,
-            verify_every: config.distribution.verify_every,
-            ..DistributionOptions::default()
-        };
+        let options = distribution_options(&config);
         options.check()?; // before anything is written
         let runtimes = Runtimes::start().map_err(StartError::Threads)?;
         let served = run_on(runtimes.distribution(), {
@@ -102,6 +96,20 @@ impl ControlPlane {
             distribution.abandon().await; // what it does has nothing to say about that
         }
         plane
+    }
+
+    /// Checks a configuration without opening anything and without reading a secret.
+    ///
+    /// # Errors
+    /// [`StartError`] names the key.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        distribution_options(config).check()?;
+        config.seal.check().map_err(StartError::Seal)?;
+        crate::store::check(&config.store).map_err(StartError::Store)?;
+        if let Some(trail) = config.trail() {
+            trail.check()?;
+        }
+        Ok(())
     }
 
     async fn listen(
@@ -354,6 +362,16 @@ impl ControlPlane {
             }
         }
         self.tasks.wait().await;
+    }
+}
+
+fn distribution_options(config: &Config) -> DistributionOptions {
+    DistributionOptions {
+        replica: config.telemetry.service_instance.clone().unwrap_or_else(|| "control-plane".into()),
+        lease: config.distribution.lease,
+        max_snapshots: config.distribution.max_snapshots,
+        verify_every: config.distribution.verify_every,
+        ..DistributionOptions::default()
     }
 }
 

@@ -32,6 +32,17 @@ pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, OpenError> {
     }
 }
 
+/// Checks what can be checked without the store and without reading a file.
+///
+/// # Errors
+/// [`OpenError::Config`] names the key.
+pub fn check(config: &StoreConfig) -> Result<(), OpenError> {
+    match config.kind {
+        StoreKind::Embedded => config.embedded_path().map(drop),
+        StoreKind::Etcd => etcd::check(config),
+    }
+}
+
 /// Makes the store that `config` names out of `records`, as they stood at `revision` of the store they are from; it has the id
 /// `store_id`, and `framer` authenticates them. One that is there is refused, or with `replace` (embedded only) kept beside it. All of it is there in the end, or
 /// nothing that [`open`] would take for a store.

@@ -150,7 +150,11 @@ pub struct Limits {
     /// Requests a second without a known token that one source (IPv4 address, IPv6 /64) is answered with `401`; ten times that at once.
     /// The rest get `429`. Default: 50.
     pub wrong_tokens_per_second: u32,
-    /// How long requests in flight may take to finish after SIGTERM. Default: 30 s.
+    /// How long the node serves on after SIGTERM while `/readyz` already fails, so that load balancers have removed it before the
+    /// listener closes. Default: 0 s; at most 5 min.
+    #[serde(with = "humantime_serde")]
+    pub drain_delay: Duration,
+    /// How long requests in flight may take to finish after SIGTERM and `drain_delay`. Default: 30 s.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
 }
@@ -259,6 +263,7 @@ impl Default for Limits {
             max_streams: 100,
             max_in_flight: 256,
             wrong_tokens_per_second: 50,
+            drain_delay: Duration::ZERO,
             drain: Duration::from_secs(30),
         }
     }
@@ -353,6 +358,9 @@ impl Config {
         if !(1..=1_000_000).contains(&limits.wrong_tokens_per_second) {
             return fail("proxy.limits.wrong_tokens_per_second", "1 to 1,000,000");
         }
+        if limits.drain_delay > Duration::from_secs(300) {
+            return fail("proxy.limits.drain_delay", "at most 5min");
+        }
         if !(16 << 20..=1 << 40).contains(&self.audit.spool_bytes) {
             return fail("audit.spool_bytes", "16 MiB to 1 TiB, in bytes");
         }
@@ -383,6 +391,18 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// [`Config::check`], and that there is a control plane to connect to.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the key.
+    pub fn check_for_node(&self) -> Result<(), ConfigError> {
+        self.check()?;
+        match self.control.endpoints.is_empty() {
+            true => Err(ConfigError::new("control.endpoints", "at least one `https://host:port`")),
+            false => Ok(()),
+        }
     }
 }
 

@@ -33,5 +33,5 @@ mod upstream;
 
 pub use self::{
     config::Config,
-    node::{Node, StartError},
+    node::{Enrolled, Node, StartError},
 };

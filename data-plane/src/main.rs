@@ -3,12 +3,12 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use seks_data_plane::{Config, Node};
+use seks_data_plane::{Config, Enrolled, Node, StartError};
 use seks_runtime::{
     self as runtime, Exit,
     alloc::Allocator,
     config::{ConfigError, Loader},
-    descriptors, harden, logs,
+    descriptors, harden, logs, reload, service_manager,
     shutdown::Shutdown,
     telemetry::Telemetry,
 };
@@ -23,6 +23,7 @@ const FLUSH: Duration = Duration::from_secs(5);
 const EXAMPLES: &str = "\
 Examples:
   seks-data-plane --config /etc/seks/data-plane.toml
+  seks-data-plane --config /etc/seks/data-plane.toml --check-config
   seks-data-plane --config data-plane.toml --proxy-listen 0.0.0.0:8300
   SEKS_NODE_REGION=eu-1 seks-data-plane --config data-plane.toml
 
@@ -41,6 +42,9 @@ struct Arguments {
     /// Where `/metrics`, `/healthz` and `/readyz` are: `[telemetry] metrics_listen`.
     #[arg(long, value_name = "ADDR")]
     metrics_listen: Option<String>,
+    /// Checks the configuration, starts nothing and reads no secret.
+    #[arg(long)]
+    check_config: bool,
 }
 
 fn main() -> ExitCode {
@@ -68,11 +72,18 @@ fn start() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     logs::init().map_err(|e| Failure::new(Exit::Usage, &e))?;
     harden::harden_process().map_err(|e| Failure::new(Exit::Failed, &format!("cannot harden the process: {e}")))?;
-    descriptors::raise();
+    descriptors::require().map_err(|e| Failure::new(Exit::Usage, &e))?;
     let config = load(arguments)?;
+    logs::set_filter(config.telemetry.log.as_deref())
+        .map_err(|e| Failure::new(Exit::Usage, &format!("telemetry.log: {e}")))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Exit::Failed, &e))?;
-    runtime.block_on(serve(config)).map_err(|failure| match &arguments.config {
+    let file = arguments.config.clone();
+    let done = match arguments.check_config {
+        true => runtime.block_on(async { check(&config) }),
+        false => runtime.block_on(serve(config, file.clone(), loader(arguments))),
+    };
+    done.map_err(|failure| match &file {
         Some(file) if failure.exit == Exit::Usage => {
             Failure::new(Exit::Usage, &format!("{}: {}", file.display(), failure.text))
         }
@@ -81,22 +92,44 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn load(arguments: &Arguments) -> Result<Config, Failure> {
+    loader(arguments).load().map_err(|e: ConfigError| Failure::new(Exit::Usage, &e))
+}
+
+fn loader(arguments: &Arguments) -> Loader {
     Loader::new()
         .file(arguments.config.as_deref())
         .process_environment()
         .flag("proxy.listen", arguments.proxy_listen.clone())
         .flag("telemetry.metrics_listen", arguments.metrics_listen.clone())
-        .load()
-        .map_err(|e: ConfigError| Failure::new(Exit::Usage, &e))
 }
 
-async fn serve(config: Config) -> Result<(), Failure> {
+/// `--check-config`.
+fn check(config: &Config) -> Result<(), Failure> {
+    config.check_for_node().map_err(|e| Failure::new(Exit::Usage, &e))?;
+    config.telemetry.check().map_err(|e| Failure::new(Exit::Usage, &e))?;
+    logs::write_stdout("the configuration is valid\n");
+    Ok(())
+}
+
+async fn serve(config: Config, file: Option<PathBuf>, sources: Loader) -> Result<(), Failure> {
     let mut shutdown = Shutdown::listen().map_err(|e| Failure::new(Exit::Failed, &e))?;
-    let telemetry = Telemetry::start(&config.telemetry, "seks-data-plane", &config.node.name);
-    let telemetry = telemetry.map_err(|e| Failure::new(Exit::Usage, &e))?;
-    let node = Node::start(config, telemetry.clone()).await.map_err(|e| Failure::new(e.exit(), &e))?;
+    // The same sources as at the start.
+    let log_filter = move || Ok(sources.clone().load::<Config>()?.telemetry.log);
+    reload::listen(file, log_filter).map_err(|e| Failure::new(Exit::Failed, &e))?;
+    config.telemetry.check().map_err(|e| Failure::new(Exit::Usage, &e))?; // before a join token is used up
+    let _watchdog = service_manager::watchdog();
+    let started = tokio::select! {
+        started = start_node(config) => started.map_err(|e| Failure::new(e.exit(), &e))?,
+        signal = shutdown.requested() => {
+            tracing::info!(signal, "stopped before it served");
+            return Ok(());
+        }
+    };
+    let (node, telemetry) = started;
     tracing::info!(proxy = %node.proxy_addr(), metrics = %node.metrics_addr(), "serving");
+    service_manager::ready(&format!("agents connect to {}", node.proxy_addr()));
     let signal = shutdown.requested().await;
+    service_manager::stopping();
     tracing::info!(signal, "draining");
     tokio::select! {
         () = node.shutdown() => {}
@@ -106,6 +139,16 @@ async fn serve(config: Config) -> Result<(), Failure> {
         tracing::warn!("the collector did not take the last spans in time");
     }
     Ok(())
+}
+
+/// A node, and its telemetry under the name that it enrolled with.
+async fn start_node(config: Config) -> Result<(Node, Telemetry), StartError> {
+    let waiting = service_manager::report_waiting("waiting for an identity from a control plane");
+    let telemetry = config.telemetry.clone();
+    let enrolled = Enrolled::obtain(config).await?;
+    drop(waiting);
+    let telemetry = Telemetry::start(&telemetry, "seks-data-plane", enrolled.name())?;
+    Ok((Node::start_enrolled(enrolled, telemetry.clone()).await?, telemetry))
 }
 
 /// What ends the process: one line, and its code.

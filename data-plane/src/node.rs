@@ -5,7 +5,9 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use seks_network::address::OwnAddresses;
 use seks_protocol::SessionError;
 use seks_runtime::{
-    DedicatedRuntime, Exit, descriptors, run_blocking,
+    DedicatedRuntime, Exit, descriptors,
+    exit::is_machines_fault,
+    run_blocking,
     telemetry::{Telemetry, TelemetryError},
 };
 use tokio::task::JoinHandle;
@@ -46,6 +48,11 @@ pub struct Node {
     metrics_addr: SocketAddr,
     table: Arc<Table>,
     health: Health,
+    /// Not ready any more: load balancers send nothing new.
+    lame_duck: CancellationToken,
+    /// How long it serves as a lame duck.
+    drain_delay: Duration,
+    /// Accepts nothing more.
     stop: CancellationToken,
     end: CancellationToken,
     serving: Option<JoinHandle<()>>,
@@ -69,7 +76,7 @@ impl Threads {
     }
 }
 
-/// Why a node can't start. All of these are the configuration's or the machine's: exit code 2.
+/// Why a node can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A value in the configuration.
@@ -122,10 +129,11 @@ pub enum StartError {
 
 impl StartError {
     /// The process's exit code: 2 for what the configuration has wrong, 4 for an identity that is refused, 6 for a control plane
-    /// that isn't the one.
+    /// that isn't the one, 1 for a condition of the machine, such as a full disk.
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
+            fault if is_machines_fault(fault) => Exit::Failed,
             Self::Enrol(EnrolError::Refused(_) | EnrolError::Expired { .. }) => Exit::NotPermitted,
             Self::Enrol(EnrolError::OtherCa(_) | EnrolError::Unreachable(_)) => Exit::Unreachable,
             Self::Thread(_) => Exit::Failed,
@@ -134,17 +142,21 @@ impl StartError {
     }
 }
 
-impl Node {
-    /// Starts a node: it enrols where it has no identity yet, listens, and serves as soon as a control plane has given it a
-    /// table and a lease.
+/// A configuration with the identity that a control plane or a mesh has given the node.
+pub struct Enrolled {
+    config: Config,
+    enrolment: EnrolConfig,
+    identity: Identity,
+}
+
+impl Enrolled {
+    /// Reads the node's identity, or enrols where it has none yet. Waits until a control plane answers. Dropping the future
+    /// leaves nothing running.
     ///
     /// # Errors
-    /// [`StartError`]; nothing is left running.
-    pub async fn start(mut config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
-        config.check()?;
-        if config.control.endpoints.is_empty() {
-            return Err(ConfigError::new("control.endpoints", "at least one `https://host:port`").into());
-        }
+    /// [`StartError`].
+    pub async fn obtain(mut config: Config) -> Result<Self, StartError> {
+        config.check_for_node()?;
         let enrolment = enrolment(&config)?;
         let identity = match &config.node.svid {
             Some(svid) => of_mesh(&config, svid, &enrolment)?,
@@ -154,6 +166,32 @@ impl Node {
         if !identity.region().is_empty() {
             config.node.region = identity.region().into();
         }
+        Ok(Self { config, enrolment, identity })
+    }
+
+    /// The name that the node is enrolled with.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.identity.node()
+    }
+}
+
+impl Node {
+    /// Starts a node: it enrols where it has no identity yet, listens, and serves as soon as a control plane has given it a
+    /// table and a lease.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
+        Self::start_enrolled(Enrolled::obtain(config).await?, telemetry).await
+    }
+
+    /// [`Node::start`] with an identity.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub async fn start_enrolled(enrolled: Enrolled, telemetry: Telemetry) -> Result<Self, StartError> {
+        let Enrolled { config, enrolment, identity } = enrolled;
         let (data_dir, audit) = (config.node.data_dir.clone(), config.audit);
         let opened = run_blocking(move || Spool::open(&data_dir, &audit)).await;
         let spool = opened.map_err(|error| StartError::Thread(io::Error::other(error)))??;
@@ -189,7 +227,9 @@ impl Node {
         spool: Option<Spool>,
     ) -> Result<Self, StartError> {
         config.check()?;
-        let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+        let (lame_duck, end) = (CancellationToken::new(), CancellationToken::new());
+        let stop = CancellationToken::new();
+        let drain_delay = config.proxy.limits.drain_delay;
         let state = table.clone();
         let metrics = Metrics::new(telemetry.queue().clone(), move || table_state(&state));
         if let Some(spool) = spool.clone() {
@@ -221,7 +261,7 @@ impl Node {
         metrics.edge().listeners(listeners);
         let listen = config.telemetry.metrics_listen.unwrap_or(METRICS_LISTEN);
         let proxy = Arc::new(Proxy::new(table.clone(), audit, config)?);
-        let health = Health::new(table.clone(), metrics.clone(), stop.clone());
+        let health = Health::new(table.clone(), metrics.clone(), lame_duck.clone());
         let metrics_addr = health
             .clone()
             .start(listen, end.clone())
@@ -237,6 +277,8 @@ impl Node {
             metrics_addr,
             table,
             health,
+            lame_duck,
+            drain_delay,
             stop,
             end,
             serving: Some(serving),
@@ -283,8 +325,11 @@ impl Node {
         }
     }
 
-    /// Stops accepting, lets requests in flight finish for at most `proxy.limits.drain`, then stops the rest.
+    /// Is not ready from now on, and serves on for `proxy.limits.drain_delay`. Then stops accepting, lets requests in flight finish
+    /// for at most `proxy.limits.drain`, and stops the rest.
     pub async fn shutdown(mut self) {
+        self.lame_duck.cancel();
+        tokio::time::sleep(self.drain_delay).await;
         self.stop.cancel();
         if let Some(serving) = self.serving.take() {
             // A panic in there has been reported, and there is nothing left to stop.

@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
         trace_service_server::{TraceService, TraceServiceServer},
     },
-    common::v1::{AnyValue, any_value::Value},
+    common::v1::{AnyValue, KeyValue, any_value::Value},
 };
 use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
@@ -36,6 +36,8 @@ pub struct Span {
     pub trace: String,
     /// Its attributes as text.
     pub attributes: BTreeMap<String, String>,
+    /// The attributes of the process that made it, as text.
+    pub resource: BTreeMap<String, String>,
 }
 
 impl Span {
@@ -128,18 +130,19 @@ impl Collector {
 
 impl Sink {
     fn take(&self, request: ExportTraceServiceRequest) {
-        let spans = request.resource_spans.into_iter().flat_map(|r| r.scope_spans).flat_map(|s| s.spans);
-        let spans = spans.map(|span| Span {
+        let spans = request.resource_spans.into_iter().flat_map(|r| {
+            let resource = texts(r.resource.unwrap_or_default().attributes);
+            let spans = r.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            spans.map(move |span| (span, resource.clone())).collect::<Vec<_>>()
+        });
+        let spans = spans.map(|(span, resource)| Span {
+            resource,
             name: span.name,
             kind: span.kind,
             id: hex(&span.span_id),
             parent: hex(&span.parent_span_id),
             trace: hex(&span.trace_id),
-            attributes: span
-                .attributes
-                .into_iter()
-                .map(|kv| (kv.key, kv.value.map(text).unwrap_or_default()))
-                .collect(),
+            attributes: texts(span.attributes),
         });
         self.0.lock().extend(spans);
     }
@@ -178,6 +181,10 @@ impl TraceService for Sink {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
+    attributes.into_iter().map(|kv| (kv.key, kv.value.map(text).unwrap_or_default())).collect()
 }
 
 fn text(value: AnyValue) -> String {

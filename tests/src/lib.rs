@@ -18,6 +18,7 @@ pub mod control_plane_host;
 pub mod etcd;
 pub mod forwarder;
 pub mod host;
+pub mod machine;
 pub mod metrics;
 pub mod mutation;
 pub mod oracle;

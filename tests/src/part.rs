@@ -34,6 +34,7 @@ pub const PARTS: &[(&str, Part)] = &[
     ("mount", Part::Condition(may_mount)),
     ("ptrace", Part::Condition(may_read_other_processes)),
     ("namespaces", Part::Condition(may_unshare)),
+    ("systemd", Part::Condition(may_boot_systemd)),
     ("host-name", Part::Condition(|| Host::of_this_machine().is_some())),
 ];
 
@@ -99,6 +100,19 @@ fn may_unshare() -> bool {
         "unshare",
         &["-Urm", "sh", "-c", "mount -t tmpfs tmpfs /mnt && echo 0 > /proc/sys/user/max_user_namespaces"],
     )
+}
+
+/// Whether this machine's systemd can be booted in namespaces: see `machine.rs`.
+fn may_boot_systemd() -> bool {
+    let program = Path::new("/usr/lib/systemd/systemd").exists();
+    program && may_mount() && cgroup2().is_some_and(|path| std::fs::metadata(path.join("cgroup.procs")).is_ok())
+}
+
+/// Where a cgroup2 hierarchy is mounted.
+pub fn cgroup2() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
+    let mut fields = mounts.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    fields.find(|fields| fields.get(2) == Some(&"cgroup2")).and_then(|fields| fields.get(1).map(PathBuf::from))
 }
 
 /// `CAP_SYS_PTRACE`.

@@ -1,12 +1,21 @@
 //! What `deploy/` and `tools/` hold fits what the binaries and their builds need.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
+#[path = "deploy/processes.rs"]
+mod processes;
+#[path = "deploy/systemd.rs"]
+mod systemd;
+
 use std::{fs, path::PathBuf, process::Command};
 
 use seks_tests::metrics::NAMES;
 
+fn deploy_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
 fn file(name: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name);
+    let path = deploy_dir().join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

@@ -180,6 +180,7 @@ async fn create(
     })?;
     let context = Context {
         endpoint: own.endpoint,
+        endpoints: own.endpoints,
         proxy: own.proxy,
         forward_proxy: own.forward_proxy,
         tenant: own.tenant,

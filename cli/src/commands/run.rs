@@ -79,8 +79,8 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<ExitCode> {
     };
     let chosen = args.what.services(&client).await?;
     let mut issued = args.what.issue(&client, agent, &chosen, args.ttl).await?;
-    let targets =
-        SandboxTargets { context_files: &context_files, endpoint: &context.endpoint, proxies: proxies(&issued) };
+    let endpoints: Vec<&str> = context.all_endpoints().collect();
+    let targets = SandboxTargets { context_files: &context_files, endpoints: &endpoints, proxies: proxies(&issued) };
     let started = adapt_command(&args.command, &mut issued.variables)
         .and_then(|adapted| Ok((sandbox.command(&adapted.command, &targets)?, adapted.unset)));
     let code = match started {

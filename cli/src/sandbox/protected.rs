@@ -44,17 +44,17 @@ pub(super) fn files(context_files: &[PathBuf]) -> BTreeSet<PathBuf> {
 }
 
 /// The ports of SEKS's own listeners without those of the proxy: registered ones, those of this user's processes as far as
-/// they can be seen, the defaults, and that of the control plane in use.
-pub(super) fn closed_ports(endpoint: Option<(&str, u16)>, proxies: &[u16]) -> Vec<u16> {
+/// they can be seen, the defaults, and those of the control planes in the context.
+pub(super) fn closed_ports(endpoints: &[(String, u16)], proxies: &[u16]) -> Vec<u16> {
     let mut ports: BTreeSet<u16> = DEFAULT_PORTS.into();
     let registered = user::state_dir().map(|state| registration::running(&state)).unwrap_or_default();
     ports.extend(registered.into_iter().flat_map(|running| running.closed_ports));
     ports.extend(listening());
-    if let Some((host, port)) = endpoint {
+    for (host, port) in endpoints {
         // Rules on ports know no hosts. A control plane elsewhere on the web's own ports is left to its client certificates.
-        let here = matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]");
+        let here = matches!(host.as_str(), "localhost" | "127.0.0.1" | "::1" | "[::1]");
         if here || !matches!(port, 80 | 443) {
-            ports.insert(port);
+            ports.insert(*port);
         }
     }
     ports.retain(|port| *port != 0 && !proxies.contains(port));
@@ -107,10 +107,10 @@ mod tests {
 
     #[test]
     fn a_proxys_port_is_never_closed_and_the_webs_only_on_this_machine() {
-        let closed = closed_ports(Some(("127.0.0.1", 443)), &[8302]);
+        let closed = closed_ports(&[("127.0.0.1".into(), 443)], &[8302]);
         assert!(closed.contains(&443) && closed.contains(&8301) && !closed.contains(&8302), "{closed:?}");
-        let closed = closed_ports(Some(("seks.example", 443)), &[]);
+        let closed = closed_ports(&[("seks.example".into(), 443)], &[]);
         assert!(!closed.contains(&443) && closed.contains(&8302), "{closed:?}");
-        assert!(closed_ports(Some(("seks.example", 9301)), &[]).contains(&9301));
+        assert!(closed_ports(&[("seks.example".into(), 443), ("seks.example".into(), 9301)], &[]).contains(&9301));
     }
 }

@@ -1,9 +1,10 @@
 //! CAs from files: one that signs instead of our own, and those whose certificates count as well.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::path::Path;
 
 use rcgen::{KeyPair, PublicKeyData as _};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use seks_runtime::private_file;
 use zeroize::Zeroizing;
 
 use super::AuthorityError;
@@ -17,11 +18,8 @@ pub(super) fn read(cert_file: &Path, key_file: &Path) -> Result<(CertificateDer<
     let certificate = certificates("cert_file", cert_file)?.into_iter().next();
     let certificate = certificate.ok_or_else(|| wrong("cert_file", cert_file, "no certificate in it"))?;
     let refused = |reason: &str| wrong("key_file", key_file, reason);
-    let metadata = fs::metadata(key_file).map_err(|e| wrong("key_file", key_file, e))?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(refused("readable by others: chmod 600"));
-    }
-    let pem = Zeroizing::new(fs::read_to_string(key_file).map_err(|e| wrong("key_file", key_file, e))?);
+    let pem = private_file::read_private(key_file).map_err(|e| wrong("key_file", key_file, e))?;
+    let pem = Zeroizing::new(pem);
     let key = KeyPair::from_pem(&pem).map_err(|_| refused("no private key that can sign in it (PKCS #8, PEM)"))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|_| AuthorityError::Damaged)?;
     if parsed.public_key().raw != key.subject_public_key_info() {

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use seks_runtime::private_file::give_to_owner_of;
 use serde::{Deserialize, Serialize};
 
 use crate::store::Revision;
@@ -76,7 +77,9 @@ impl HighWaterMarkFile {
         let draft = PathBuf::from(draft);
         let write = || {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+            let _ = fs::remove_file(&draft); // what a crash left
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+            give_to_owner_of(directory, &file)?;
             file.write_all(&serde_json::to_vec(mark)?)?;
             file.sync_all()?;
             fs::rename(&draft, &self.0)?;

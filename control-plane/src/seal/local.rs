@@ -3,13 +3,14 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
 use aes_gcm::{Aes256Gcm, KeyInit as _, aead::AeadInOut as _};
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use futures_util::{FutureExt as _, future::BoxFuture};
+use seks_runtime::private_file::{give_to_owner_of, open_private};
 use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -41,24 +42,14 @@ impl LocalKek {
         Self { id: KekId(id), cipher: Box::new(Aes256Gcm::new(key.into())) }
     }
 
-    /// From a file: regular, owned by us or root, closed to group and others. What is checked is what was opened, so a symbolic
-    /// link is as private as the file it leads to.
+    /// From a file that is private in the sense of [`open_private`].
     pub(super) fn from_file(path: &Path) -> Result<Self, SealError> {
         let shown = || path.display().to_string();
-        let failed = |source| SealError::KeyFile { path: shown(), source };
-        let mut file = File::open(path).map_err(failed)?;
-        let meta = file.metadata().map_err(failed)?;
-        let exposed = |reason: String| Err(SealError::KeyExposed { path: shown(), reason });
-        if !meta.is_file() {
-            return exposed("not a regular file".into());
-        }
-        if meta.mode() & 0o077 != 0 {
-            return exposed(format!("mode is {:04o}, must be 0600: others could read the key", meta.mode() & 0o7777));
-        }
-        let us = rustix::process::geteuid().as_raw();
-        if meta.uid() != us && meta.uid() != 0 {
-            return exposed(format!("owned by user {}, must be owned by {us} or root", meta.uid()));
-        }
+        let failed = |source: std::io::Error| match source.raw_os_error() {
+            None => SealError::KeyExposed { path: shown(), reason: source.to_string() },
+            Some(_) => SealError::KeyFile { path: shown(), source },
+        };
+        let mut file = open_private(path).map_err(failed)?;
         // One byte more than the longest acceptable content: enough to see that it is too long.
         let mut text = Zeroizing::new([0_u8; BYTES * 2 + 3]);
         let mut length = 0;
@@ -156,6 +147,7 @@ pub(super) fn create_file(path: &Path) -> Result<(), SealError> {
     let draft = path.with_extension(format!("new-{}", std::process::id()));
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        give_to_owner_of(directory, &file)?;
         file.write_all(text.as_slice())?;
         file.sync_all()?;
         std::fs::hard_link(&draft, path) // unlike a rename it never replaces a key that is there

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use seks_runtime::Exit;
+use seks_runtime::{Exit, exit::is_machines_fault};
 use seks_types::id::{NameError, OperatorName, TenantName};
 use zeroize::Zeroizing;
 
@@ -92,11 +92,15 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// The process's exit code: 2 for what the operator has to put right, 1 for a store that doesn't answer.
+    /// The process's exit code: 2 for what the operator has to put right, 1 for a store that doesn't answer and for a
+    /// condition of the machine, such as a full disk.
     #[must_use]
     pub fn exit(&self) -> Exit {
-        let away = |error: &StoreError| matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_));
+        let away = |error: &StoreError| {
+            matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Full)
+        };
         match self {
+            fault if is_machines_fault(fault) => Exit::Failed,
             Self::Store(OpenError::Store(error))
             | Self::Seal(SealError::Store(error))
             | Self::Sealed(SealError::Store(error))

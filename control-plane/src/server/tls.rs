@@ -3,7 +3,11 @@
 
 mod clients;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -13,15 +17,19 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use seks_runtime::{private_file, reload};
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use crate::{
     authority::{Authority, AuthorityError},
     config::ListenerTlsConfig,
 };
 
-/// How often certificate files are looked at.
-const RELOAD: Duration = Duration::from_secs(60);
+/// How often a certificate of our own CA that could not be signed is tried again.
+const RETRY: Duration = Duration::from_secs(60);
+/// When a listener that has just started asks our own CA for its next certificate.
+const FIRST_RENEWAL: Duration = Duration::from_secs(3600);
 
 /// Why a listener's TLS can't be set up.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +110,18 @@ impl Source {
     /// reported, and the present one stays.
     pub async fn keep_fresh(self, presented: Arc<Presented>, stop: CancellationToken) {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let mut wait = if self.files.is_empty() { RELOAD * 60 } else { RELOAD };
-        while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+        let mut wait = FIRST_RENEWAL;
+        let mut seen = self.files.state();
+        loop {
+            let due =
+                async { if self.files.is_empty() { tokio::time::sleep(wait).await } else { reload::due().await } };
+            if stop.run_until_cancelled(due).await.is_none() {
+                return;
+            }
+            let state = self.files.state();
+            if !self.files.is_empty() && std::mem::replace(&mut seen, state) == state {
+                continue;
+            }
             match self.certificate(&provider) {
                 Ok((certificate, renew_in)) => {
                     presented.0.store(Arc::new(certificate));
@@ -111,7 +129,8 @@ impl Source {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the listener's certificate can't be renewed");
-                    wait = RELOAD;
+                    wait = RETRY;
+                    seen = FileState::default(); // looked at again, even if nothing changes
                 }
             }
         }
@@ -128,7 +147,21 @@ impl Source {
         }
         let chain = read_chain(&self.files.cert_file)?;
         let key = read_key(&self.files.key_file)?;
-        Ok((certified(chain, key, provider)?, RELOAD))
+        Ok((certified(chain, key, provider)?, RETRY))
+    }
+}
+
+/// What tells whether the files have changed: their times, and the reloads that were requested.
+#[derive(Clone, Copy, Default, PartialEq)]
+struct FileState {
+    written: [Option<SystemTime>; 2],
+    requests: u64,
+}
+
+impl ListenerTlsConfig {
+    fn state(&self) -> FileState {
+        let written = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        FileState { written: [written(&self.cert_file), written(&self.key_file)], requests: reload::requests() }
     }
 }
 
@@ -161,11 +194,7 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    use std::os::unix::fs::PermissionsExt as _;
     let wrong = |reason: String| TlsError::File { key: "key_file", path: path.display().to_string(), reason };
-    let metadata = std::fs::metadata(path).map_err(|e| wrong(e.to_string()))?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(wrong("readable by others: chmod 600".into()));
-    }
-    PrivateKeyDer::from_pem_file(path).map_err(|_| wrong("no private key in PEM in it".into()))
+    let pem = private_file::read_private(path).map(Zeroizing::new).map_err(|e| wrong(e.to_string()))?;
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| wrong("no private key in PEM in it".into()))
 }

@@ -149,6 +149,16 @@ pub enum OpenError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file that a key of `[store]` names can't be read, or others could have read it.
+    #[error("store.{key}: `{path}`: {source}")]
+    KeyFile {
+        /// The key.
+        key: &'static str,
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Another process has it open.
     #[error("`{0}` is in use by another process")]
     InUse(String),
@@ -176,7 +186,7 @@ impl OpenError {
     #[must_use]
     pub fn config_key(&self) -> Option<&'static str> {
         match self {
-            Self::Config { .. } => Some(""),
+            Self::Config { .. } | Self::KeyFile { .. } => Some(""),
             Self::File { .. } | Self::InUse(_) | Self::NotAStore { .. } => Some("store.path"),
             Self::Exists(_) | Self::Unfinished | Self::Store(_) => None,
         }

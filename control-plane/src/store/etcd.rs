@@ -19,7 +19,7 @@ use futures_util::{
     stream::{BoxStream, StreamExt as _},
 };
 
-pub(super) use self::restore::restore;
+pub(super) use self::{connect::check, restore::restore};
 use self::{failure::Failure, link::Link};
 use super::{
     Key, OpenError, Page, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write, fresh_id,

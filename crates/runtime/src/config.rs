@@ -90,7 +90,7 @@ impl fmt::Display for ConfigError {
 /// assert_eq!(config.proxy.listen.unwrap().port(), 8300);
 /// # Ok::<(), seks_runtime::config::ConfigError>(())
 /// ```
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Loader {
     file: Option<PathBuf>,
     environment: Vec<(String, String)>,

@@ -8,8 +8,29 @@ pub const RESERVE: usize = 256;
 /// Highest limit that is requested. Some systems report a number that overflows in programs.
 const MOST: u64 = 1 << 20;
 
-/// Raises the soft limit of open files to the hard limit. Call it once in `main`. A refusal changes
-/// nothing.
+/// Lowest limit with which a plane starts: the reserve, and as many connections.
+pub const LEAST: usize = 2 * RESERVE;
+
+/// The limit of open files is below [`LEAST`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0} open files are allowed, and at least {LEAST} are needed: raise the limit (LimitNOFILE= in a unit, `ulimit -Hn`)"
+)]
+pub struct TooFewDescriptors(usize);
+
+/// Raises the limit of open files as [`raise`] does, and checks that it is sufficient.
+///
+/// # Errors
+/// When the limit is below [`LEAST`] and cannot be raised.
+pub fn require() -> Result<(), TooFewDescriptors> {
+    raise();
+    match limit() {
+        enough if enough >= LEAST => Ok(()),
+        limit => Err(TooFewDescriptors(limit)),
+    }
+}
+
+/// Raises the soft limit of open files to the hard limit. A refusal changes nothing.
 pub fn raise() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let wanted = limit.maximum.unwrap_or(MOST).min(MOST);

@@ -12,7 +12,10 @@ pub mod harden;
 pub mod http2;
 pub mod jitter;
 pub mod logs;
+pub mod private_file;
 pub mod probes;
+pub mod reload;
+pub mod service_manager;
 pub mod shutdown;
 pub mod telemetry;
 

@@ -12,9 +12,10 @@ use std::{
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
-    EnvFilter, Layer as _,
+    EnvFilter, Layer as _, Registry,
     filter::{FilterExt as _, LevelFilter, filter_fn},
-    layer::SubscriberExt as _,
+    layer::{Filter, SubscriberExt as _},
+    reload,
 };
 
 use self::{
@@ -33,6 +34,15 @@ static STDERR: Writer =
     Writer::new("log-stderr", rustix::stdio::stderr, Hooks { recovered: report_dropped, tick: report_suppressed });
 static STDOUT: Writer = Writer::new("log-stdout", rustix::stdio::stdout, Hooks { recovered: |_| {}, tick: || {} });
 static LIMITER: OnceLock<Limiter> = OnceLock::new();
+static FILTER: OnceLock<ReloadableFilter> = OnceLock::new();
+
+/// The filter of this process's log, and what it is when nothing is configured.
+struct ReloadableFilter {
+    handle: reload::Handle<EnvFilter, Registry>,
+    /// The value of [`FILTER_VARIABLE`], which overrides the configuration.
+    variable: Option<String>,
+    default: &'static str,
+}
 
 /// Crates whose debug and trace events print headers, frames or handshakes. They are logged at
 /// `warn` and above only, whatever the filter, so that no log level can print a credential.
@@ -58,6 +68,9 @@ pub enum LogError {
     /// The filter is invalid.
     #[error("{FILTER_VARIABLE}: not a log filter; write a level, or `TARGET=LEVEL,…`")]
     Filter,
+    /// The filter in the configuration is invalid.
+    #[error("not a log filter; write a level, or `TARGET=LEVEL,…`")]
+    Configured,
     /// A subscriber is installed.
     #[error("logging is already initialized")]
     Twice,
@@ -75,15 +88,36 @@ pub fn init() -> Result<(), LogError> {
 ///
 /// # Errors
 /// As [`init`].
-pub fn init_with_default(default: &str) -> Result<(), LogError> {
-    let filter = match std::env::var(FILTER_VARIABLE) {
-        Ok(text) => filter(&text)?,
-        Err(_) => filter(default)?,
-    };
+pub fn init_with_default(default: &'static str) -> Result<(), LogError> {
+    let variable = std::env::var(FILTER_VARIABLE).ok();
+    let (filter, handle) = reload::Layer::new(filter(variable.as_deref().unwrap_or(default))?);
     let json = !io::stderr().is_terminal();
     let limiter = LIMITER.get_or_init(Limiter::default).clone();
     tracing::subscriber::set_global_default(subscriber(filter, limiter, json, || StderrLine))
-        .map_err(|_| LogError::Twice)
+        .map_err(|_| LogError::Twice)?;
+    let _ = FILTER.set(ReloadableFilter { handle, variable, default }); // a second subscriber was refused above
+    Ok(())
+}
+
+/// Replaces the filter of a log that was initialized: by [`FILTER_VARIABLE`] if it is set, else by
+/// `configured`, else by the default. Returns the filter that now applies.
+///
+/// # Errors
+/// When `configured` is invalid. The present filter then remains.
+pub fn set_filter(configured: Option<&str>) -> Result<String, LogError> {
+    let Some(reloadable) = FILTER.get() else { return Ok(String::new()) };
+    let text = reloadable.variable.as_deref().or(configured).unwrap_or(reloadable.default);
+    let new = filter(text).map_err(|_| LogError::Configured)?;
+    let _ = reloadable.handle.reload(new); // fails only if the subscriber is gone
+    Ok(text.to_owned())
+}
+
+/// Whether a text is a log filter.
+///
+/// # Errors
+/// When it is not.
+pub(crate) fn check_filter(text: &str) -> Result<(), LogError> {
+    filter(text).map(drop).map_err(|_| LogError::Configured)
 }
 
 /// Queues a line for stderr, beside the log. Returns at once; the log's thread writes it.
@@ -159,7 +193,7 @@ fn filter(text: &str) -> Result<EnvFilter, LogError> {
 }
 
 fn subscriber<W>(
-    filter: EnvFilter,
+    filter: impl Filter<Registry> + Send + Sync + 'static,
     limiter: Limiter,
     json: bool,
     writer: W,

@@ -38,6 +38,9 @@ pub struct TelemetryConfig {
     pub service_instance: Option<String>,
     /// The address of `/metrics`, `/healthz` and `/readyz`. Default: the plane's own.
     pub metrics_listen: Option<SocketAddr>,
+    /// The log filter: a level, or `TARGET=LEVEL,…`. Reloaded on `SIGHUP` and when the file changes.
+    /// The variable `SEKS_LOG` overrides it. Default: `info`.
+    pub log: Option<String>,
     /// Most spans that wait for the collector; a request has one or two. Default: 65,536 (about 30
     /// MiB when full); 1 to 10,000,000.
     pub queue_spans: usize,
@@ -57,6 +60,7 @@ impl Default for TelemetryConfig {
             otlp_ca_file: None,
             service_instance: None,
             metrics_listen: None,
+            log: None,
             queue_spans: 65_536,
             export_timeout: Duration::from_secs(10),
             export_interval: Duration::from_millis(200),
@@ -108,7 +112,7 @@ impl Telemetry {
     /// # Errors
     /// When a key is out of bounds or the endpoint is no URL. An unreachable collector is no error.
     pub fn start(config: &TelemetryConfig, service: &'static str, instance: &str) -> Result<Self, TelemetryError> {
-        config.check()?;
+        config.check_bounds()?;
         let Some(endpoint) = config.endpoint() else { return Ok(Self::disabled()) };
         tokio::runtime::Handle::try_current().map_err(|_| TelemetryError::NoRuntime)?;
         let instance = config.service_instance.as_deref().unwrap_or(instance).to_owned();
@@ -185,7 +189,19 @@ impl TelemetryConfig {
             .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"))
     }
 
-    fn check(&self) -> Result<(), TelemetryError> {
+    /// Checks the keys as [`Telemetry::start`] does, without starting anything.
+    ///
+    /// # Errors
+    /// As [`Telemetry::start`].
+    pub fn check(&self) -> Result<(), TelemetryError> {
+        self.check_bounds()?;
+        if let Some(endpoint) = self.endpoint() {
+            export::Exporter::new(self, &endpoint, &Resource::builder_empty().build())?;
+        }
+        Ok(())
+    }
+
+    fn check_bounds(&self) -> Result<(), TelemetryError> {
         let invalid = |key, reason: &str| Err(TelemetryError::Invalid { key, reason: reason.into() });
         let (ms, minute) = (Duration::from_millis, Duration::from_secs(60));
         if !(1..=10_000_000).contains(&self.queue_spans) {
@@ -196,6 +212,11 @@ impl TelemetryConfig {
         }
         if !(ms(1)..=minute).contains(&self.export_interval) {
             return invalid("export_interval", "1ms to 60s");
+        }
+        if let Some(log) = &self.log
+            && let Err(error) = super::logs::check_filter(log)
+        {
+            return invalid("log", &error.to_string());
         }
         Ok(())
     }

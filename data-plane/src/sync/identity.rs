@@ -9,6 +9,7 @@ use std::{
 };
 
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use seks_runtime::private_file::read_private;
 use seks_types::id::NodeId;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -232,11 +233,7 @@ impl Identity {
 fn read_pair(cert_file: &Path, key_file: &Path) -> Result<(String, Zeroizing<String>), IdentityError> {
     let failed = |path: &Path, source| IdentityError::File { path: path.to_path_buf(), source };
     let certificate = fs::read_to_string(cert_file).map_err(|e| failed(cert_file, e))?;
-    let mode = fs::metadata(key_file).map_err(|e| failed(key_file, e))?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(IdentityError::Exposed(key_file.to_path_buf()));
-    }
-    let key = fs::read_to_string(key_file).map(Zeroizing::new).map_err(|e| failed(key_file, e))?;
+    let key = read_private(key_file).map(Zeroizing::new).map_err(|e| failed(key_file, e))?;
     if CertificateDer::from_pem_slice(certificate.as_bytes()).is_err() {
         return Err(IdentityError::Malformed(cert_file.to_path_buf()));
     }

@@ -24,7 +24,7 @@ pub(super) async fn write_context(control: &ControlPlane, ready: &Ready) -> Resu
     let context = match known {
         Some(known) if known.ca == control.ca_pem() && crate::client::is_fresh(&known.certificate) => {
             let (endpoint, proxy) = (ready.admin.clone(), Some(ready.proxy.clone()));
-            Context { endpoint, proxy, forward_proxy: ready.forward_proxy.clone(), ..known }
+            Context { endpoint, endpoints: Vec::new(), proxy, forward_proxy: ready.forward_proxy.clone(), ..known }
         }
         _ => identity(control, ready).await?,
     };
@@ -45,6 +45,7 @@ async fn identity(control: &ControlPlane, ready: &Ready) -> Result<Context> {
     };
     Ok(Context {
         endpoint: ready.admin.clone(),
+        endpoints: Vec::new(),
         proxy: Some(ready.proxy.clone()),
         forward_proxy: ready.forward_proxy.clone(),
         tenant: None,

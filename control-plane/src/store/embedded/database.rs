@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::RwLock;
 use redb::{ReadableDatabase as _, ReadableTable, TableDefinition};
+use seks_runtime::private_file::give_to_owner_of;
 
 use crate::store::{Key, OpenError, Revision, StoreError, fresh_id};
 
@@ -172,8 +173,11 @@ pub(super) fn write_new(
     records: &[(Key, Bytes)],
 ) -> Result<(), OpenError> {
     let file_error = |source| OpenError::File { path: path.display().to_string(), source };
-    let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft).map_err(file_error);
-    made.and_then(|_| initialise(draft, store_id, revision, records).map_err(|fault| open_fault(path, fault)))
+    let directory = draft.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let _ = std::fs::remove_file(draft); // what a crash left
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft);
+    let made = made.and_then(|file| give_to_owner_of(directory, &file)).map_err(file_error);
+    made.and_then(|()| initialise(draft, store_id, revision, records).map_err(|fault| open_fault(path, fault)))
 }
 
 /// Opens every table once, or reads would fail, and gives the store its id.

@@ -3,12 +3,12 @@
 use std::{
     fs::File,
     io::Read as _,
-    os::unix::fs::MetadataExt as _,
     path::Path,
     sync::{Arc, atomic::AtomicU64, atomic::AtomicUsize},
 };
 
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+use seks_runtime::private_file::open_private;
 use zeroize::Zeroizing;
 
 use super::link::{Endpoint, Link};
@@ -36,6 +36,14 @@ pub(super) fn link(config: &StoreConfig) -> Result<Link, OpenError> {
         count: Arc::new(AtomicU64::new(0)),
         retry: config.retry_timeout,
     })
+}
+
+/// Checks the endpoints, and reads nothing.
+pub(in crate::store) fn check(config: &StoreConfig) -> Result<(), OpenError> {
+    if config.endpoints.is_empty() {
+        return wrong("endpoints", "is missing");
+    }
+    config.endpoints.iter().try_for_each(|url| checked(url, config).map(drop))
 }
 
 fn wrong<T>(key: &'static str, reason: impl Into<String>) -> Result<T, OpenError> {
@@ -72,7 +80,7 @@ fn options(config: &StoreConfig) -> Result<ConnectOptions, OpenError> {
         (true, false) => wrong("user", "is missing, and store.password_file is set"),
         (false, true) => wrong("password_file", "is missing, and store.user is set"),
         (false, false) => {
-            let password = read(&config.password_file, Access::Private)?;
+            let password = read("password_file", &config.password_file, Access::Private)?;
             let Ok(password) = std::str::from_utf8(&password) else { return wrong("password_file", "is not UTF-8") };
             // The library keeps the password as a plain string for as long as it has to refresh tokens.
             Ok(options.with_user(config.user.as_str(), password.trim_end_matches(['\r', '\n'])))
@@ -82,8 +90,8 @@ fn options(config: &StoreConfig) -> Result<ConnectOptions, OpenError> {
 
 fn tls(config: &StoreConfig) -> Result<TlsOptions, OpenError> {
     let files = &config.tls;
-    let mut tls =
-        TlsOptions::new().ca_certificate(Certificate::from_pem(read(&files.ca_file, Access::Public)?.as_slice()));
+    let mut tls = TlsOptions::new()
+        .ca_certificate(Certificate::from_pem(read("tls.ca_file", &files.ca_file, Access::Public)?.as_slice()));
     if !files.server_name.is_empty() {
         tls = tls.domain_name(files.server_name.as_str());
     }
@@ -92,26 +100,26 @@ fn tls(config: &StoreConfig) -> Result<TlsOptions, OpenError> {
         (true, false) => wrong("tls.cert_file", "is missing, and store.tls.key_file is set"),
         (false, true) => wrong("tls.key_file", "is missing, and store.tls.cert_file is set"),
         (false, false) => {
-            let certificate = read(&files.cert_file, Access::Public)?;
-            let key = read(&files.key_file, Access::Private)?;
+            let certificate = read("tls.cert_file", &files.cert_file, Access::Public)?;
+            let key = read("tls.key_file", &files.key_file, Access::Private)?;
             Ok(tls.identity(Identity::from_pem(certificate.as_slice(), key.as_slice())))
         }
     }
 }
 
-#[derive(PartialEq)]
 enum Access {
     Public,
     Private,
 }
 
-fn read(path: &Path, access: Access) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-    let failed = |source| OpenError::File { path: path.display().to_string(), source };
-    let file = File::open(path).map_err(failed)?;
+fn read(key: &'static str, path: &Path, access: Access) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+    let failed = |source| OpenError::KeyFile { key, path: path.display().to_string(), source };
+    let file = match access {
+        Access::Public => File::open(path),
+        Access::Private => open_private(path),
+    };
+    let file = file.map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
-    if access == Access::Private && meta.mode() & 0o007 != 0 {
-        return Err(failed(std::io::Error::other("every user of this machine can read it: mode must be 0600")));
-    }
     let length = meta.len().min(MAX_FILE_BYTES);
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 1));
     file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(failed)?;
@@ -184,8 +192,14 @@ mod tests {
             allow_plaintext: true,
             ..config(&["http://127.0.0.1:2379"])
         };
-        assert!(refusal(&with(file(&directory, "open", 0o644))).contains("every user of this machine can read it"));
+        assert!(refusal(&with(file(&directory, "open", 0o644))).starts_with("store.password_file: `"));
+        assert!(refusal(&with(file(&directory, "open", 0o644))).contains("readable by others"));
         assert!(refusal(&with(directory.path().join("missing"))).contains("No such file"));
+        let key = file(&directory, "client.key", 0o644);
+        let tls =
+            StoreTlsConfig { ca_file: key.clone(), cert_file: key.clone(), key_file: key, ..StoreTlsConfig::default() };
+        let exposed = refusal(&StoreConfig { tls, ..config(&["https://127.0.0.1:2379"]) });
+        assert!(exposed.starts_with("store.tls.key_file: `") && exposed.contains("client.key"), "{exposed}");
         assert!(link(&with(file(&directory, "private", 0o600))).is_ok());
     }
 
