@@ -33,5 +33,5 @@ mod upstream;
 
 pub use self::{
     config::Config,
-    node::{Enrolled, Node, StartError},
+    node::{Enrolled, METRICS_LISTEN, Node, StartError},
 };

@@ -8,7 +8,7 @@ use seks_runtime::{
     self as runtime, Exit,
     alloc::Allocator,
     config::{ConfigError, Loader},
-    descriptors, harden, logs, reload, service_manager,
+    descriptors, harden, logs, probes, reload, service_manager,
     shutdown::Shutdown,
     telemetry::Telemetry,
 };
@@ -45,6 +45,9 @@ struct Arguments {
     /// Checks the configuration, starts nothing and reads no secret.
     #[arg(long)]
     check_config: bool,
+    /// Asks the running process of this configuration whether it is ready, as `/readyz` does: exit code 0 or 1.
+    #[arg(long)]
+    check_ready: bool,
 }
 
 fn main() -> ExitCode {
@@ -76,6 +79,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config = load(arguments)?;
     logs::set_filter(config.telemetry.log.as_deref())
         .map_err(|e| Failure::new(Exit::Usage, &format!("telemetry.log: {e}")))?;
+    if arguments.check_ready {
+        let listen = config.telemetry.metrics_listen.unwrap_or(seks_data_plane::METRICS_LISTEN);
+        return probes::check_ready(listen).map_err(|why| Failure::new(Exit::Failed, &format!("not ready: {why}")));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Exit::Failed, &e))?;
     let file = arguments.config.clone();

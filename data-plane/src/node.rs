@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Where health and metrics are served unless `telemetry.metrics_listen` says otherwise.
-const METRICS_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8302);
+pub const METRICS_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8302);
 /// How often tombstones and unused parts of the table are thrown away.
 const TABLE_SWEEP: Duration = Duration::from_secs(60);
 /// How often the names of the control planes are resolved anew.
@@ -447,6 +447,16 @@ mod tests {
     use seks_lease::BootInstant;
 
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_not_taken_for_bad_configuration() {
+        let file = |code| crate::sync::IdentityError::File {
+            path: "identity.json".into(),
+            source: io::Error::from_raw_os_error(code),
+        };
+        let exit = |code| StartError::from(EnrolError::from(file(code))).exit();
+        assert_eq!((exit(28), exit(13)), (Exit::Failed, Exit::Usage), "ENOSPC, EACCES");
+    }
 
     #[test]
     fn the_lag_grows_until_the_table_is_known_to_be_complete_again() {

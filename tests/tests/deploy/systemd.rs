@@ -135,7 +135,7 @@ fn check(machine: &Machine, heading: &str, printed: &str) {
             // A certificate is replaced by file, without a restart and without a signal.
             let pid = machine.output("systemctl show --property=MainPID --value seks-data-plane");
             machine.output(
-                "rm /root/agents-pki/seks.example.net.pem && etcd-pki /root/agents-pki server seks.example.net seks.example.net
+                "rm /root/agents-pki/seks.example.net.pem && etcd-pki /root/agents-pki server seks.example.net
                  install -m 0644 /root/agents-pki/seks.example.net.pem /etc/seks/tls/node.pem
                  install -m 0640 -g seks-data-plane /root/agents-pki/seks.example.net.key /etc/seks/tls/node.key",
             );
