@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "seks.v1.AwsKeyPairRequest",
             "seks.v1.EnrollNodeResponse",
             "seks.v1.JoinRequest",
+            "seks.v1.OpenSegmentsResponse",
         ])
         .compile_fds(descriptors)?;
     println!("cargo::rerun-if-changed=seks");

@@ -82,6 +82,9 @@ pub struct ProxyConfig {
     pub tls: Option<TlsConfig>,
     /// Host names that agents may use. Beside these `localhost` and the address it listens on are always accepted.
     pub hosts: Vec<String>,
+    /// Balancers (`ADDRESS/PREFIX`) that pass agents' connections on with a PROXY protocol header, version 1 or 2. Each of their connections
+    /// must begin with one, in front of TLS. Its source counts as the agent's address. Holds for `[forward_proxy]`, too. Default: none.
+    pub proxy_protocol_from: Networks,
     /// Host mode: `SERVICE.SUFFIX` is the service `SERVICE`, for SDKs whose base URL can't have a path. TLS takes a certificate for
     /// `*.SUFFIX`.
     pub host_suffix: Option<String>,
@@ -236,6 +239,7 @@ impl Default for ProxyConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8300)),
             tls: None,
+            proxy_protocol_from: Networks::default(),
             hosts: Vec::new(),
             host_suffix: None,
             limits: Limits::default(),
@@ -274,6 +278,7 @@ impl Limits {
     #[must_use]
     pub fn of_listener(&self) -> server::Limits {
         server::Limits {
+            balancers: server::Balancers::default(),
             head: HeadLimits { bytes: self.header_bytes, fields: self.header_fields, uri: self.uri_bytes },
             header_timeout: self.header_timeout,
             handshake_timeout: self.handshake_timeout,
@@ -431,6 +436,7 @@ mod tests {
             listen = "0.0.0.0:8300"
             hosts = ["broker.example"]
             tls = { cert_file = "c.pem", key_file = "k.pem" }
+            proxy_protocol_from = ["10.1.0.0/24"]
             limits = { header_bytes = 16384, idle_timeout = "10s" }
             [upstream]
             connect_timeout = "3s"

@@ -24,6 +24,8 @@ pub mod http;
 mod node;
 mod pipeline;
 mod proxy;
+mod span_export;
+mod spans;
 pub mod spool;
 pub mod sync;
 pub mod table;

@@ -16,12 +16,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, ConfigError, SvidConfig},
     health::Health,
-    http::server::{ListenError, Listener},
+    http::server::{self, Balancers, ListenError, Listener},
     pipeline::{
         audit::{Audit, AuditError},
         route::ProxyMode,
     },
     proxy::{Proxy, ProxyHandler},
+    span_export::SpanExport,
+    spans::SpanNode,
     spool::{OpenSpoolError, Spool},
     sync::{
         EnrolError, Identity, Runtimes, Sync, SyncConfig,
@@ -58,6 +60,7 @@ pub struct Node {
     serving: Option<JoinHandle<()>>,
     sync: Option<Sync>,
     spool: Option<Spool>,
+    export: Option<SpanExport>,
     threads: Threads,
 }
 
@@ -192,8 +195,8 @@ impl Node {
     /// [`StartError`]; nothing is left running.
     pub async fn start_enrolled(enrolled: Enrolled, telemetry: Telemetry) -> Result<Self, StartError> {
         let Enrolled { config, enrolment, identity } = enrolled;
-        let (data_dir, audit) = (config.node.data_dir.clone(), config.audit);
-        let opened = run_blocking(move || Spool::open(&data_dir, &audit)).await;
+        let (data_dir, audit, exports) = (config.node.data_dir.clone(), config.audit, telemetry.is_enabled());
+        let opened = run_blocking(move || Spool::open(&data_dir, &audit, exports)).await;
         let spool = opened.map_err(|error| StartError::Thread(io::Error::other(error)))??;
         let sync = SyncConfig {
             endpoints: enrolment.endpoints,
@@ -235,15 +238,18 @@ impl Node {
         if let Some(spool) = spool.clone() {
             metrics.count_spool(move || spool.state());
         }
-        let (names, mode) = ((&config.node.name, &config.node.region), config.audit.mode);
-        let audit = Audit::new((telemetry, spool.clone()), metrics.clone(), mode, names.0, names.1)?;
-
         afford_connections(&mut config);
-        let limits = config.proxy.limits.of_listener();
+        let balancers = Balancers::new(config.proxy.proxy_protocol_from.clone());
+        metrics.edge().balancers(balancers.clone());
+        let limits = server::Limits { balancers, ..config.proxy.limits.of_listener() };
         let listener =
             Listener::bind("proxy.listen", config.proxy.listen, config.proxy.tls.as_ref(), limits.clone()).await?;
         let proxy_addr = listener.address();
         config.proxy.listen = proxy_addr;
+        let node = SpanNode { name: config.node.name.as_str().into(), port: proxy_addr.port() };
+        let sender = telemetry.sender();
+        let sink = (telemetry, spool.clone());
+        let audit = Audit::new(sink, metrics.clone(), config.audit.mode, node.clone(), &config.node.region)?;
         let own = config.own.clone();
         own.add(proxy_addr);
         let forward = match &config.forward_proxy {
@@ -268,6 +274,7 @@ impl Node {
             .map_err(|source| StartError::Metrics { address: listen, source })?;
         own.add(metrics_addr);
 
+        let export = spool.clone().zip(sender).map(|(spool, sender)| SpanExport::start(spool, sender, node));
         let threads = Threads::start()?;
         threads.sync.handle().spawn(end.clone().run_until_cancelled_owned(sweep(table.clone(), metrics)));
         let serving = tokio::spawn(serve(listener, forward, proxy, stop.clone()));
@@ -284,6 +291,7 @@ impl Node {
             serving: Some(serving),
             sync: None,
             spool,
+            export,
             threads,
         })
     }
@@ -337,6 +345,9 @@ impl Node {
         }
         if let Some(spool) = self.spool.take() {
             spool.close().await; // before the stream: what is written last may still be uploaded
+        }
+        if let Some(export) = self.export.take() {
+            export.finish().await;
         }
         if let Some(sync) = self.sync.take() {
             sync.shutdown().await; // last: a revocation must reach what still drains

@@ -106,7 +106,7 @@ impl Proxy {
     ) -> Response<ResponseBody> {
         let in_flight = InFlight::begin(activity);
         let mut record = self.audit.open(request.method(), request.uri().path(), request.headers());
-        record.came_from(caller.source, request.version());
+        record.came_from(&caller, request.version());
         let id = record.id();
         let reader = Reader::of(&request);
         let unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
@@ -179,6 +179,7 @@ impl Proxy {
                 .await;
         }
         let admitted = admit::call(parts, &body, mode, &self.hosts, limits)?;
+        record.routed(&admitted.route);
         let identified = lookup::call(admitted, &caller, &self.table, record)?;
         let reader = identified.reader();
         self.serve_identified(identified, body, caller, in_flight, record).await.map_err(|r| r.worded_for(reader))

@@ -63,6 +63,8 @@ struct Inner {
     /// Held while the recorder is replaced.
     current: Mutex<Current>,
     uploaded: AtomicU64,
+    exported: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// The key that records are sealed to, and the right to write them.
@@ -73,20 +75,22 @@ struct Current {
 }
 
 impl Spool {
-    /// The spool in `data_dir`. Records from now on if the audit key is known from an earlier run, unless another process still has
+    /// The spool in `data_dir`. Its records also go to a collector where `is_exported`. Records from now on if the audit key is known from an earlier run, unless another process still has
     /// the directory. Then it records from [`use_key`](Self::use_key) on. Blocks.
     ///
     /// # Errors
     /// [`OpenSpoolError`].
-    pub fn open(data_dir: &Path, config: &AuditConfig) -> Result<Self, OpenSpoolError> {
-        let spool =
-            SpoolOptions { max_bytes: config.spool_bytes, max_age: config.spool_age, ..SpoolOptions::default() };
+    pub fn open(data_dir: &Path, config: &AuditConfig, is_exported: bool) -> Result<Self, OpenSpoolError> {
+        let (max_bytes, max_age) = (config.spool_bytes, config.spool_age);
+        let spool = SpoolOptions { max_bytes, max_age, is_exported, ..SpoolOptions::default() };
         let inner = Inner {
             directory: data_dir.join(DIRECTORY),
             options: RecorderOptions { spool, ..RecorderOptions::default() },
             recorder: ArcSwapOption::empty(),
             current: Mutex::default(),
             uploaded: AtomicU64::new(0),
+            exported: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
         };
         let opened = Self(Arc::new(inner));
         match fs::read(opened.0.directory.join(KEY_FILE)) {
@@ -143,6 +147,12 @@ impl Spool {
         self.0.uploaded.fetch_add(records, Relaxed);
     }
 
+    /// Counts spans of records that a collector has accepted, or refused for good.
+    pub fn count_exported(&self, accepted: u64, refused: u64) {
+        self.0.exported.fetch_add(accepted, Relaxed);
+        self.0.refused.fetch_add(refused, Relaxed);
+    }
+
     /// Records that replicas have acknowledged since the start.
     #[must_use]
     pub fn uploaded(&self) -> u64 {
@@ -165,6 +175,10 @@ impl Spool {
             expired: counts.expired.load(Relaxed),
             syncs: counts.syncs.load(Relaxed),
             failures: counts.failures.load(Relaxed),
+            export_backlog: segments.export_backlog(),
+            export_dropped: segments.export_dropped(),
+            spans_exported: self.0.exported.load(Relaxed),
+            spans_refused: self.0.refused.load(Relaxed),
         }
     }
 

@@ -119,6 +119,14 @@ pub struct SpoolState {
     pub syncs: u64,
     /// Failed writes.
     pub failures: u64,
+    /// Records that the collector does not have yet.
+    pub export_backlog: u64,
+    /// Records that were removed before the collector had them.
+    pub export_dropped: u64,
+    /// Spans that the collector has accepted.
+    pub spans_exported: u64,
+    /// Spans that the collector has refused for good.
+    pub spans_refused: u64,
 }
 
 impl Metrics {
@@ -280,7 +288,7 @@ impl Metrics {
                 "This machine's wall clock ahead of the control plane's; negative: behind.",
                 table.clock_skew_seconds,
             ),
-            ("seks_audit_queue", "Audit records that the collector has not confirmed.", audit.len() as f64),
+            ("seks_audit_queue", "Audit records that the collector has not confirmed.", (audit.len() as u64 + spool.export_backlog) as f64),
             ("seks_body_buffer_bytes", "Memory of bodies that are looked into.", held as f64),
             ("process_resident_memory_bytes", "Resident memory.", resident_bytes() as f64),
         ];
@@ -289,13 +297,24 @@ impl Metrics {
             let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
         }
         let counters = [
-            ("seks_audit_dropped_total", "Audit records lost.", audit.dropped() + spool.dropped),
+            (
+                "seks_audit_dropped_total",
+                "Audit records that were not recorded, and spans that the collector will never have.",
+                audit.dropped() + spool.dropped + spool.export_dropped + spool.spans_refused,
+            ),
             ("seks_audit_recorded_total", "Audit records written to disk.", spool.recorded),
             ("seks_audit_uploaded_total", "Audit records that a control plane has acknowledged.", spool.uploaded),
             (
                 "seks_audit_expired_total",
                 "Audit records removed because no control plane took them in time.",
                 spool.expired,
+            ),
+            ("seks_otlp_spans_exported_total", "Spans of spooled records that the collector has accepted.", spool.spans_exported),
+            ("seks_otlp_spans_refused_total", "Spans of spooled records that the collector has refused for good.", spool.spans_refused),
+            (
+                "seks_otlp_records_dropped_total",
+                "Records that left the spool, for room or age, before the collector had them.",
+                spool.export_dropped,
             ),
             ("seks_audit_syncs_total", "Syncs of the disk for audit records.", spool.syncs),
             ("seks_audit_write_failures_total", "Failed writes of audit records.", spool.failures),

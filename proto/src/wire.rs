@@ -52,6 +52,12 @@ impl fmt::Debug for EnrollNodeResponse {
     }
 }
 
+impl fmt::Debug for OpenSegmentsResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenSegmentsResponse").field("keys", &self.keys.len()).finish()
+    }
+}
+
 impl fmt::Debug for JoinRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JoinRequest").field("node", &self.node).finish_non_exhaustive()

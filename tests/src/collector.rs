@@ -34,6 +34,10 @@ pub struct Span {
     pub parent: String,
     /// Its trace, in hex.
     pub trace: String,
+    /// Whether its status is an error.
+    pub is_error: bool,
+    /// The traces that it links to, in hex.
+    pub links: Vec<String>,
     /// Its attributes as text.
     pub attributes: BTreeMap<String, String>,
     /// The attributes of the process that made it, as text.
@@ -50,11 +54,26 @@ impl Span {
 /// Receives spans over OTLP on a free loopback port.
 pub struct Collector {
     address: SocketAddr,
-    spans: Arc<Mutex<Vec<Span>>>,
+    sink: Sink,
 }
 
-#[derive(Clone)]
-struct Sink(Arc<Mutex<Vec<Span>>>);
+/// What a collector over gRPC does with the spans that it gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mood {
+    /// Keeps and acknowledges them.
+    #[default]
+    Well,
+    /// Refuses them for now, as one that is about to stop.
+    Away,
+    /// Keeps them and says that it is about to stop, as one whose acknowledgement is lost.
+    Forgetful,
+}
+
+#[derive(Clone, Default)]
+struct Sink {
+    spans: Arc<Mutex<Vec<Span>>>,
+    mood: Arc<Mutex<Mood>>,
+}
 
 impl Collector {
     /// Starts one that speaks gRPC.
@@ -93,11 +112,16 @@ impl Collector {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        (listener, Self { address, spans: Arc::default() })
+        (listener, Self { address, sink: Sink::default() })
     }
 
     fn sink(&self) -> Sink {
-        Sink(Arc::clone(&self.spans))
+        self.sink.clone()
+    }
+
+    /// What it does from now on.
+    pub fn set_mood(&self, mood: Mood) {
+        *self.sink.mood.lock() = mood;
     }
 
     /// What goes into `OTEL_EXPORTER_OTLP_ENDPOINT`.
@@ -106,7 +130,7 @@ impl Collector {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Span>> {
-        self.spans.lock()
+        self.sink.spans.lock()
     }
 
     /// All spans received so far.
@@ -142,9 +166,11 @@ impl Sink {
             id: hex(&span.span_id),
             parent: hex(&span.parent_span_id),
             trace: hex(&span.trace_id),
+            is_error: span.status.is_some_and(|status| status.code == 2),
+            links: span.links.iter().map(|link| hex(&link.trace_id)).collect(),
             attributes: texts(span.attributes),
         });
-        self.0.lock().extend(spans);
+        self.spans.lock().extend(spans);
     }
 
     async fn post(self, request: http::Request<Incoming>) -> Result<http::Response<Full<Bytes>>, Infallible> {
@@ -174,7 +200,13 @@ impl TraceService for Sink {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.take(request.into_inner());
+        let mood = *self.mood.lock();
+        if mood != Mood::Away {
+            self.take(request.into_inner());
+        }
+        if mood != Mood::Well {
+            return Err(Status::unavailable("about to stop"));
+        }
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }

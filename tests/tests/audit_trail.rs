@@ -83,6 +83,9 @@ fn who_called_what_from_where_is_found_and_only_by_who_may_see_it() {
         ("method", "GET"),
         ("upstream", "127.0.0.1"),
         ("http_version", "1.1"),
+        ("route", "/api/{service}"),
+        ("scheme", "http"),
+        ("region", "local"),
     ];
     expected.iter().for_each(|(key, value)| assert_eq!(models[key], *value, "{key}"));
     assert_eq!(

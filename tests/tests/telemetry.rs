@@ -19,6 +19,11 @@ const ALWAYS: &[&str] = &[
     "http.request.method",
     "url.path",
     "http.response.status_code",
+    "server.address",
+    "server.port",
+    "client.address",
+    "url.scheme",
+    "network.protocol.version",
 ];
 
 /// And those of a request that was let through.
@@ -31,7 +36,7 @@ const ALLOWED: &[&str] = &[
     "seks.credential.version",
     "seks.policy.ids",
     "seks.scrub.count",
-    "server.address",
+    "http.route",
     "http.request.body.size",
     "http.response.body.size",
 ];
@@ -70,7 +75,11 @@ fn every_request_closes_one_span_with_all_attributes() {
         ("http.request.method", "POST"),
         ("url.path", "/api/openai/v1/chat/completions"),
         ("http.response.status_code", "200"),
-        ("server.address", "127.0.0.1"),
+        ("server.address", "dev"),
+        ("client.address", "127.0.0.1"),
+        ("url.scheme", "http"),
+        ("http.route", "/api/{service}"),
+        ("network.protocol.version", "1.1"),
         ("http.request.body.size", "2"),
     ];
     for (name, value) in expected {
@@ -78,7 +87,10 @@ fn every_request_closes_one_span_with_all_attributes() {
     }
     assert_eq!(span.kind, 2, "a server");
     let child = |s: &Span| s.name == "seks.upstream" && s.parent == span.id && s.trace == span.trace;
-    assert_eq!(collector.wait_for("the upstream's span", child).kind, 3, "a client");
+    let child = collector.wait_for("the upstream's span", child);
+    assert_eq!((child.kind, child.get("url.full")), (3, &*format!("{}/v1/chat/completions", upstream.origin())));
+    assert_eq!((child.get("server.address"), child.get("server.port")), ("127.0.0.1", &*upstream.address().port().to_string()));
+    assert_eq!((child.get("http.request.method"), child.get("http.response.status_code")), ("POST", "200"));
 
     let refusals = [
         (sandbox.get("/api/openai/v1/models", "nothing-like-a-token"), "token_malformed"),

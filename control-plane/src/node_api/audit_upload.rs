@@ -9,7 +9,7 @@ use seks_audit::{
     trail::{Arrival, IngestError, OpenedSegment, Trail as Blocks},
 };
 use seks_proto::wire::{
-    self, AuditHead, AuditReceipt, AuditUpload,
+    self, AuditHead, AuditReceipt, AuditUpload, OpenSegmentsRequest, OpenSegmentsResponse,
     audit_trail_server::{self, AuditTrailServer},
     audit_upload::Message,
 };
@@ -38,17 +38,22 @@ const RECEIPTS: usize = 16;
 /// Uploads that one node may begin.
 const STARTS: Rate = Rate { per_second: 1.0, burst: 30.0 };
 
+/// Segments that are opened for one call, and calls of one node. Each opening costs 0.1 ms.
+const MAX_OPENED: usize = 64;
+const OPENINGS: Rate = Rate { per_second: 5.0, burst: 60.0 };
+
 /// The gRPC service.
 pub struct AuditUploads {
     shared: Arc<Shared>,
     trail: Trail,
     starts: RateLimits<NodeId>,
+    openings: RateLimits<NodeId>,
 }
 
 impl AuditUploads {
     /// The service, for a tonic server.
     pub(crate) fn service(shared: Arc<Shared>, trail: Trail) -> AuditTrailServer<Self> {
-        AuditTrailServer::new(Self { shared, trail, starts: RateLimits::default() })
+        AuditTrailServer::new(Self { shared, trail, starts: RateLimits::default(), openings: RateLimits::default() })
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
@@ -63,6 +68,25 @@ impl AuditUploads {
 #[tonic::async_trait]
 impl audit_trail_server::AuditTrail for AuditUploads {
     type UploadStream = ReceiverStream<Result<AuditReceipt, Status>>;
+
+    async fn open_segments(
+        &self,
+        request: Request<OpenSegmentsRequest>,
+    ) -> Result<Response<OpenSegmentsResponse>, Status> {
+        let (node, _) = self.member(&request)?;
+        if self.openings.try_acquire(&node, OPENINGS).is_err() {
+            return Err(Status::resource_exhausted("segments of this node are opened too often"));
+        }
+        let headers = request.into_inner().headers;
+        if headers.len() > MAX_OPENED {
+            return Err(Status::invalid_argument(format!("at most {MAX_OPENED} segments")));
+        }
+        let blocks = self.trail.blocks();
+        // A header that is damaged, or sealed to another key, has no key.
+        let key = |header: &Vec<u8>| blocks.segment_key(node.as_str(), header).ok().flatten();
+        let keys = headers.iter().map(|header| key(header).map_or(Vec::new(), |key| key.to_vec())).collect();
+        Ok(Response::new(OpenSegmentsResponse { keys }))
+    }
 
     async fn upload(&self, request: Request<Streaming<AuditUpload>>) -> Result<Response<Self::UploadStream>, Status> {
         let (node, member) = self.member(&request)?;

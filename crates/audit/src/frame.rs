@@ -4,6 +4,8 @@
 //! after it. The body is sealed under the segment's key, with the first sequence as nonce. It holds the digest of the chain before
 //! the frame, the time of writing and the records, each with its length in front. Numbers are big-endian.
 
+use zeroize::Zeroizing;
+
 use crate::{
     chain::{ChainId, Digest, Head, Predecessor},
     seal::{AuditKeyPair, AuditPublicKey, FileKey, KeyId, SEALED_KEY_BYTES, SealError, TAG_BYTES},
@@ -124,10 +126,15 @@ impl SegmentHeader {
     /// # Errors
     /// [`FormatError::OtherKey`]; [`FormatError::Seal`] when the header was changed.
     pub fn open(&self, key: &AuditKeyPair) -> Result<FileKey, FormatError> {
+        Ok(FileKey::from_bytes(&self.open_bytes(key)?)?)
+    }
+
+    /// The bytes of that key.
+    pub(crate) fn open_bytes(&self, key: &AuditKeyPair) -> Result<Zeroizing<Vec<u8>>, FormatError> {
         if key.public().id() != self.key_id {
             return Err(FormatError::OtherKey(self.key_id));
         }
-        Ok(key.open(&self.bound(), &self.sealed_key)?)
+        Ok(key.open_bytes(&self.bound(), &self.sealed_key)?)
     }
 }
 

@@ -40,6 +40,13 @@ pub mod field {
     pub const FIRST_BYTE_US: u32 = 30;
     pub const WHOLE_US: u32 = 31;
     pub const ATTEMPTS: u32 = 32;
+    pub const AGENT_TRACE: u32 = 300;
+    pub const AGENT_TRACE_TRUSTED: u32 = 301;
+    pub const ROUTE: u32 = 302;
+    pub const TLS: u32 = 303;
+    pub const UPSTREAM_BASE: u32 = 304;
+    pub const QUEUE_US: u32 = 305;
+    pub const REGION: u32 = 306;
 }
 
 /// `AuditRecord.Kind`.
@@ -204,6 +211,11 @@ mod tests {
         writer.number(field::FIRST_BYTE_US, 6);
         writer.number(field::WHOLE_US, 7);
         writer.number(field::ATTEMPTS, 2);
+        writer.bytes(field::AGENT_TRACE, &[9; 25]);
+        [field::AGENT_TRACE_TRUSTED, field::TLS].iter().for_each(|field| writer.number(*field, 1));
+        let texts = [(field::ROUTE, "/api/{service}"), (field::UPSTREAM_BASE, "https://u:443"), (field::REGION, "eu")];
+        texts.iter().for_each(|(field, text)| writer.text(*field, text));
+        writer.number(field::QUEUE_US, 4);
         let expected = AuditRecord {
             kind: 3,
             began_us: 1_700_000_000_000_000,
@@ -237,9 +249,16 @@ mod tests {
             first_byte_us: 6,
             whole_us: 7,
             attempts: 2,
+            agent_trace: vec![9; 25],
+            agent_trace_trusted: true,
+            route: "/api/{service}".into(),
+            tls: true,
+            upstream_base: "https://u:443".into(),
+            queue_us: 4,
+            region: "eu".into(),
         };
         assert_eq!(AuditRecord::decode(writer.as_bytes()).unwrap(), expected);
-        assert_eq!(FieldsOf::new(writer.as_bytes()).flatten().count(), 33, "every field, one of them twice");
+        assert_eq!(FieldsOf::new(writer.as_bytes()).flatten().count(), 40, "every field, one of them twice");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use rustls::crypto::{
     hpke::{EncapsulatedSecret, Hpke as _, HpkePrivateKey, HpkePublicKey},
 };
 use sha2::{Digest as _, Sha256};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 const INFO: &[u8] = b"seks/v1/audit-file-key";
 const KEY_BYTES: usize = 32;
@@ -152,12 +152,22 @@ impl AuditKeyPair {
     /// # Errors
     /// [`SealError::FileKey`].
     pub fn open(&self, header: &[u8], sealed: &[u8; SEALED_KEY_BYTES]) -> Result<FileKey, SealError> {
+        FileKey::from_bytes(&self.open_bytes(header, sealed)?)
+    }
+
+    /// The bytes of that key, for the node that wrote the file.
+    ///
+    /// # Errors
+    /// [`SealError::FileKey`].
+    pub(crate) fn open_bytes(
+        &self,
+        header: &[u8],
+        sealed: &[u8; SEALED_KEY_BYTES],
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let (enc, ciphertext) = sealed.split_at(KEY_BYTES);
         let enc = EncapsulatedSecret(enc.to_vec());
-        let mut key = SUITE.open(&enc, INFO, header, ciphertext, &self.private).map_err(|_| SealError::FileKey)?;
-        let file_key = <&[u8; KEY_BYTES]>::try_from(key.as_slice()).map(|key| FileKey(Aes256Gcm::new(key.into())));
-        key.zeroize();
-        file_key.map_err(|_| SealError::FileKey)
+        let key = SUITE.open(&enc, INFO, header, ciphertext, &self.private).map_err(|_| SealError::FileKey)?;
+        Ok(Zeroizing::new(key))
     }
 }
 
@@ -165,6 +175,15 @@ impl AuditKeyPair {
 pub struct FileKey(Aes256Gcm);
 
 impl FileKey {
+    /// The key of these bytes, as a control plane gives it to the node that wrote the file.
+    ///
+    /// # Errors
+    /// [`SealError::FileKey`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SealError> {
+        let key = <&[u8; KEY_BYTES]>::try_from(bytes).map_err(|_| SealError::FileKey)?;
+        Ok(Self(Aes256Gcm::new(key.into())))
+    }
+
     /// Encrypts `buffer[from..]` in place and appends the tag.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 //! A process writes only segments that it began itself. What earlier processes left is read to find where it ends, and waits for its
 //! upload. After any failed write the chain ends and another begins: nobody knows then what the disk holds.
 
+mod exporting;
+
 use std::{
     io,
     sync::Arc,
@@ -12,6 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use self::exporting::Exporting;
 use crate::{
     chain::{ChainId, Head, Predecessor},
     disk::{Appender, Disk},
@@ -34,11 +37,14 @@ pub struct SpoolOptions {
     pub max_age: Duration,
     /// A segment that has grown to this size is followed by another.
     pub segment_bytes: u64,
+    /// Whether records also go to a collector. Segments then stay until it has them, unless there is no room.
+    pub is_exported: bool,
 }
 
 impl Default for SpoolOptions {
     fn default() -> Self {
-        Self { max_bytes: 1 << 30, max_age: Duration::from_secs(30 * 24 * 3600), segment_bytes: 8 << 20 }
+        let max_age = Duration::from_secs(30 * 24 * 3600);
+        Self { max_bytes: 1 << 30, max_age, segment_bytes: 8 << 20, is_exported: false }
     }
 }
 
@@ -76,6 +82,17 @@ pub struct SegmentInfo {
     pub created_us: u64,
     /// It may still grow.
     pub is_open: bool,
+    /// The sequence up to which a replica has it; `first - 1`: nothing.
+    pub acknowledged: u64,
+    /// The sequence up to which the collector has it; `first - 1`: nothing.
+    pub exported: u64,
+}
+
+impl SegmentInfo {
+    /// Records that no replica has acknowledged to this process.
+    fn unacknowledged(&self) -> u64 {
+        self.last.saturating_sub(self.acknowledged)
+    }
 }
 
 /// The segments on disk. Shared by the writer and the upload.
@@ -84,6 +101,8 @@ pub struct Segments {
     list: Mutex<Vec<SegmentInfo>>,
     /// Signalled when something became durable.
     grown: Notify,
+    /// Absent where nothing is exported.
+    exporting: Option<Exporting>,
 }
 
 impl Segments {
@@ -99,10 +118,10 @@ impl Segments {
         self.list.lock().iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Records on disk that no replica has acknowledged, as far as segments were removed.
+    /// Records on disk that no replica has acknowledged to this process.
     #[must_use]
     pub fn records(&self) -> u64 {
-        self.list.lock().iter().map(|segment| segment.last + 1 - segment.first).sum()
+        self.list.lock().iter().map(SegmentInfo::unacknowledged).sum()
     }
 
     /// Waits until something more is durable. What became durable since the last wait counts.
@@ -119,33 +138,62 @@ impl Segments {
         self.disk.read(&segment.name, offset, length.min(left))
     }
 
-    /// A replica has everything of `chain` up to `sequence`. Segments with nothing else are removed. Returns the records in those.
-    /// Blocks.
+    /// A replica has everything of `chain` up to `sequence`. Segments that nobody needs any more are removed. Returns how many records
+    /// were not acknowledged before. Blocks.
     pub fn acknowledge(&self, chain: ChainId, sequence: u64) -> u64 {
-        let is_done = |segment: &SegmentInfo| {
-            segment.chain == chain && !segment.is_open && segment.last <= sequence && segment.last >= segment.first
-        };
-        self.remove(is_done)
+        let mut records = 0;
+        for segment in self.list.lock().iter_mut().filter(|segment| segment.chain == chain) {
+            let acknowledged = sequence.min(segment.last).max(segment.acknowledged);
+            records += acknowledged - segment.acknowledged;
+            segment.acknowledged = acknowledged;
+        }
+        self.remove_done();
+        records
     }
 
-    /// Removes segments that were begun before `created_us`. Returns the records in them.
+    /// Removes segments that replica and collector have whole.
+    fn remove_done(&self) {
+        let exports = self.exporting.is_some();
+        self.remove(|segment| {
+            let is_needed = segment.unacknowledged() > 0 || (exports && segment.unexported() > 0);
+            !segment.is_open && segment.last >= segment.first && !is_needed
+        });
+    }
+
+    /// Removes the oldest segments that a replica has and the collector doesn't, until `bytes` are free. Records stay recorded. Their
+    /// spans are lost, and counted.
+    fn make_room(&self, bytes: u64) {
+        let mut freed = 0;
+        let list = self.list();
+        let removable = list.iter().filter(|s| !s.is_open && s.unacknowledged() == 0);
+        let names: Vec<&String> = removable
+            .take_while(|segment| {
+                let is_short = freed < bytes;
+                freed += segment.bytes;
+                is_short
+            })
+            .map(|segment| &segment.name)
+            .collect();
+        self.remove(|segment| names.contains(&&segment.name));
+    }
+
+    /// Removes segments that were begun before `created_us`. Returns the records in them that no replica has.
     fn expire(&self, created_us: u64) -> u64 {
         self.remove(|segment| !segment.is_open && segment.created_us < created_us)
     }
 
+    /// Returns the removed records that no replica has.
     fn remove(&self, which: impl Fn(&SegmentInfo) -> bool) -> u64 {
-        let names: Vec<String> = self.list.lock().iter().filter(|s| which(s)).map(|s| s.name.clone()).collect();
+        let removed: Vec<SegmentInfo> = self.list.lock().iter().filter(|s| which(s)).cloned().collect();
         let mut records = 0;
-        for name in names {
-            if let Err(error) = self.disk.remove(&name) {
-                tracing::warn!(segment = name, %error, "an audit segment cannot be removed");
+        for segment in removed {
+            if let Err(error) = self.disk.remove(&segment.name) {
+                tracing::warn!(segment = segment.name, %error, "an audit segment cannot be removed");
                 continue;
             }
-            self.list.lock().retain(|segment| {
-                let gone = segment.name == name;
-                records += if gone { segment.last + 1 - segment.first } else { 0 };
-                !gone
-            });
+            self.list.lock().retain(|other| other.name != segment.name);
+            records += segment.unacknowledged();
+            self.exporting.iter().for_each(|exporting| exporting.forget(&segment));
         }
         records
     }
@@ -153,6 +201,11 @@ impl Segments {
     /// Segments that are closed and empty.
     fn remove_empty(&self) {
         self.remove(|segment| !segment.is_open && segment.last < segment.first);
+    }
+
+    fn wake(&self) {
+        self.grown.notify_one();
+        self.exporting.iter().for_each(Exporting::wake);
     }
 
     fn update(&self, name: &str, change: impl FnOnce(&mut SegmentInfo)) {
@@ -165,7 +218,7 @@ impl Segments {
 struct OpenSegment {
     name: String,
     file: Box<dyn Appender>,
-    key: FileKey,
+    key: Arc<FileKey>,
     written: u64,
 }
 
@@ -191,7 +244,10 @@ impl SpoolWriter {
     /// # Errors
     /// [`SpoolError::Disk`] when the directory cannot be read; [`SpoolError::Randomness`].
     pub fn open(disk: Arc<dyn Disk>, key: AuditPublicKey, options: SpoolOptions) -> Result<Self, SpoolError> {
-        let (list, next_number) = recover(&*disk)?;
+        let (mut list, next_number) = recover(&*disk)?;
+        if options.is_exported {
+            exporting::load_marks(&*disk, &mut list);
+        }
         let named =
             String::from_utf8(disk.read_all(CHAIN).unwrap_or_default()).ok().and_then(|text| text.trim().parse().ok());
         let newest = named.or_else(|| list.last().map(|last| last.chain));
@@ -201,9 +257,10 @@ impl SpoolWriter {
             Predecessor { chain, sequence }
         });
         let chain = ChainId::generate().map_err(|_| SpoolError::Randomness)?;
-        let segments = Segments { disk: disk.clone(), list: Mutex::new(list), grown: Notify::new() };
+        let exporting = options.is_exported.then(Exporting::default);
+        let segments = Segments { disk: disk.clone(), list: Mutex::new(list), grown: Notify::new(), exporting };
         segments.remove_empty();
-        segments.grown.notify_one();
+        segments.wake();
         let head = Head::genesis(chain);
         let (segments, buffer) = (Arc::new(segments), Vec::new());
         Ok(Self { disk, segments, key, options, after, written: head, durable: head, open: None, next_number, buffer })
@@ -227,13 +284,17 @@ impl SpoolWriter {
         self.written != self.durable
     }
 
-    /// Fails when `more` bytes go beyond the limit of the disk that the spool may use.
+    /// Fails when `more` bytes go beyond the limit of the disk that the spool may use, and nothing can be removed.
     ///
     /// # Errors
     /// [`SpoolError::Full`].
     pub fn check_room(&self, more: u64) -> Result<(), SpoolError> {
-        let bytes = self.segments.bytes();
-        if bytes + more > self.options.max_bytes { Err(SpoolError::Full(self.options.max_bytes)) } else { Ok(()) }
+        let limit = self.options.max_bytes;
+        let is_full = || self.segments.bytes() + more > limit;
+        if is_full() {
+            self.segments.make_room((self.segments.bytes() + more).saturating_sub(limit));
+        }
+        if is_full() { Err(SpoolError::Full(limit)) } else { Ok(()) }
     }
 
     /// Writes one frame: `count` records, each with its length in front, of at most [`frame::MAX_RECORDS_BYTES`] together.
@@ -275,10 +336,19 @@ impl SpoolWriter {
             let _ = self.disk.remove(&name); // a torn header is recognised, too
             return Err(error.into());
         }
-        let chain = self.written.chain;
-        let info =
-            SegmentInfo { name: name.clone(), chain, first, last: first - 1, bytes: 0, created_us: now, is_open: true };
-        self.segments.list.lock().push(info);
+        let key = Arc::new(key);
+        self.segments.exporting.iter().for_each(|exporting| exporting.keep_key(&name, &key));
+        self.segments.list.lock().push(SegmentInfo {
+            name: name.clone(),
+            chain: self.written.chain,
+            first,
+            last: first - 1,
+            bytes: 0,
+            created_us: now,
+            is_open: true,
+            acknowledged: first - 1,
+            exported: first - 1,
+        });
         Ok(OpenSegment { name, file, key, written: HEADER_BYTES as u64 })
     }
 
@@ -310,7 +380,7 @@ impl SpoolWriter {
         if closes {
             self.open = None;
         }
-        self.segments.grown.notify_one();
+        self.segments.wake();
         Ok(())
     }
 
@@ -339,7 +409,8 @@ impl SpoolWriter {
         {
             self.segments.update(&open.name, |segment| segment.is_open = false);
             self.open = None;
-            self.segments.grown.notify_one();
+            self.segments.wake();
+            self.segments.remove_done();
         }
         self.segments.expire(before(self.options.max_age))
     }
@@ -371,8 +442,20 @@ fn recover(disk: &dyn Disk) -> Result<(Vec<SegmentInfo>, u64), SpoolError> {
                     tracing::warn!(segment = name, bytes = torn, "the end of an audit segment was not written whole");
                 }
                 let SegmentHeader { chain, first, created_us, .. } = header;
-                let bytes = length.saturating_sub(torn as u64);
-                list.push(SegmentInfo { name, chain, first, last, bytes, created_us, is_open: false });
+                let (bytes, nothing) = (length.saturating_sub(torn as u64), first - 1);
+                let (acknowledged, exported) = (nothing, nothing);
+                let is_open = false;
+                list.push(SegmentInfo {
+                    name,
+                    chain,
+                    first,
+                    last,
+                    bytes,
+                    created_us,
+                    is_open,
+                    acknowledged,
+                    exported,
+                });
             }
             // The header was never durable, so nothing in the segment was promised.
             Err(FormatError::Torn) if bytes.len() <= HEADER_BYTES => disk.remove(&name)?,

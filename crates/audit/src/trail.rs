@@ -22,6 +22,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
+use zeroize::Zeroizing;
 
 use self::{
     block::Block,
@@ -255,6 +256,18 @@ impl Trail {
         let header = SegmentHeader::decode(header)?;
         let key = header.open(&self.key)?;
         Ok(OpenedSegment { header, key })
+    }
+
+    /// The key of the segment that `header` begins, for `node`, if the trail knows the segment's chain as that node's.
+    ///
+    /// # Errors
+    /// [`FormatError`].
+    pub fn segment_key(&self, node: &str, header: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, FormatError> {
+        let header = SegmentHeader::decode(header)?;
+        if self.heads(node, &[header.chain]).is_empty() {
+            return Ok(None);
+        }
+        header.open_bytes(&self.key).map(Some)
     }
 
     /// Decrypts a frame that `node` has handed in.

@@ -64,7 +64,8 @@ struct Table {
 
 struct Connection {
     accepted_at: Instant,
-    source: IpAddr,
+    /// Changed under the table's lock.
+    source: Mutex<IpAddr>,
     /// Changed under the table's lock.
     number: AtomicU64,
     /// Number of works in progress.
@@ -183,7 +184,7 @@ impl Table {
             self.authenticated.insert(self.next, connection.clone());
         } else {
             self.unauthenticated.insert(self.next, connection.clone());
-            self.sources.entry(connection.source).or_default().insert(self.next);
+            self.sources.entry(connection.source()).or_default().insert(self.next);
         }
     }
 
@@ -193,10 +194,11 @@ impl Table {
         if self.unauthenticated.remove(&number).is_none() {
             return self.authenticated.remove(&number).is_some();
         }
-        if let Some(numbers) = self.sources.get_mut(&connection.source) {
+        let source = connection.source();
+        if let Some(numbers) = self.sources.get_mut(&source) {
             numbers.remove(&number);
             if numbers.is_empty() {
-                self.sources.remove(&connection.source);
+                self.sources.remove(&source);
             }
         }
         true
@@ -242,7 +244,7 @@ impl Connection {
     fn new(source: IpAddr) -> Self {
         Self {
             accepted_at: Instant::now(),
-            source,
+            source: Mutex::new(source),
             number: AtomicU64::new(0),
             busy: AtomicU32::new(0),
             authenticated: AtomicBool::new(false),
@@ -251,7 +253,28 @@ impl Connection {
     }
 }
 
+impl Connection {
+    fn source(&self) -> IpAddr {
+        *self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl ListenerSlot {
+    /// The connection comes from `source`, as a balancer says. It counts as one of that source from now on.
+    pub fn comes_from(&self, source: IpAddr) {
+        let source = source_network(source);
+        let mut table = self.connections.lock();
+        if !table.remove(&self.connection) {
+            return; // it was evicted
+        }
+        if table.sources.get(&source).is_some_and(|numbers| numbers.len() >= self.connections.0.per_source) {
+            let oldest = table.oldest_unauthenticated_of(source);
+            self.connections.evict(&mut table, oldest);
+        }
+        *self.connection.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
+        table.insert(&self.connection);
+    }
+
     /// Work for the connection starts. Other connections are evicted first until it ends, and an
     /// authenticated connection is not evicted at all.
     pub fn mark_busy(&self) {

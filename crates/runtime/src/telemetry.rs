@@ -1,5 +1,6 @@
 //! OpenTelemetry: sends spans to a collector over OTLP, through a queue that counts its losses.
 
+mod delivery;
 mod export;
 mod queue;
 mod sdk;
@@ -17,6 +18,7 @@ use tracing::Dispatch;
 use tracing_subscriber::{Layer, Registry, filter::LevelFilter, layer::SubscriberExt as _};
 
 pub use self::{
+    delivery::SpanSender,
     export::Protocol,
     queue::{Queue, SpanReservation},
     span::{CLIENT, SERVER, SpanContext, SpanWriter},
@@ -96,13 +98,21 @@ struct Inner {
     queue: Arc<Queue>,
     /// Kept because dropping it shuts the pipeline down. `None` when telemetry is disabled.
     provider: Option<SdkTracerProvider>,
+    target: Option<ExportTarget>,
+}
+
+/// What each exporter of a process is made from.
+struct ExportTarget {
+    config: TelemetryConfig,
+    endpoint: String,
+    resource: Resource,
 }
 
 impl Telemetry {
     /// Telemetry without a collector. It makes no spans.
     #[must_use]
     pub fn disabled() -> Self {
-        let inner = Inner { dispatch: Dispatch::none(), queue: Queue::closed(), provider: None };
+        let inner = Inner { dispatch: Dispatch::none(), queue: Queue::closed(), provider: None, target: None };
         Self { inner: Arc::new(inner) }
     }
 
@@ -129,7 +139,7 @@ impl Telemetry {
         // Audit records are never sampled, whatever an agent's `traceparent` says.
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::AlwaysOn)
-            .with_resource(resource)
+            .with_resource(resource.clone())
             .with_span_processor(sdk::QueueProcessor(Arc::clone(&queue)))
             .build();
         let layer = tracing_opentelemetry::layer()
@@ -141,7 +151,8 @@ impl Telemetry {
             .with_tracked_inactivity(false)
             .with_context_activation(false);
         let dispatch = Dispatch::new(registry(layer));
-        Ok(Self { inner: Arc::new(Inner { dispatch, queue, provider: Some(provider) }) })
+        let target = Some(ExportTarget { config: config.clone(), endpoint, resource });
+        Ok(Self { inner: Arc::new(Inner { dispatch, queue, provider: Some(provider), target }) })
     }
 
     /// Whether spans are sent to a collector.
@@ -156,6 +167,14 @@ impl Telemetry {
     /// default subscriber, which is a different one.
     pub fn create_span<R>(&self, make: impl FnOnce() -> R) -> R {
         tracing::dispatcher::with_default(&self.inner.dispatch, make)
+    }
+
+    /// A connection of its own to the collector, for spans that are kept elsewhere than in the queue. `None` without a collector.
+    #[must_use]
+    pub fn sender(&self) -> Option<SpanSender> {
+        let ExportTarget { config, endpoint, resource } = self.inner.target.as_ref()?;
+        // The same configuration has made an exporter before.
+        Some(SpanSender::new(export::Exporter::new(config, endpoint, resource).ok()?, config.export_timeout))
     }
 
     /// The queue of spans, with its loss counters.

@@ -157,6 +157,8 @@ pub struct Service {
     pub http2: bool,
     /// Forwards `traceparent` and `tracestate`.
     pub forward_trace_context: bool,
+    /// The agent's `traceparent` is the parent of the request's span. Otherwise it is a link.
+    pub trust_trace_context: bool,
     /// Only for [`INTERCEPTION`]: HTTPS_PROXY mode passes connections to hosts of no service
     /// through, uninspected and without a credential.
     pub tunnel_other_hosts: bool,
@@ -301,6 +303,7 @@ impl TryFrom<&wire::Service> for Service {
             allow_websocket: wire.allow_websocket,
             http2: wire.http2,
             forward_trace_context: wire.forward_trace_context,
+            trust_trace_context: wire.trust_trace_context,
             tunnel_other_hosts: wire.tunnel_other_hosts,
             rewrite_urls: wire.rewrite_urls,
             public,

@@ -109,6 +109,9 @@ pub struct ServiceSpec {
     /// Forwards `traceparent` and `tracestate`.
     #[serde(skip_serializing_if = "is_false")]
     pub forward_trace_context: bool,
+    /// The agent's `traceparent` becomes the parent of the request's span. Without it, the span has a trace of its own and a link.
+    #[serde(skip_serializing_if = "is_false")]
+    pub trust_trace_context: bool,
     /// Rewrites URLs of the upstream in JSON and event-stream bodies to URLs of the node.
     #[serde(skip_serializing_if = "is_false")]
     pub rewrite_urls: bool,
@@ -207,6 +210,7 @@ impl ServiceSpec {
             allow_websocket: self.allow_websocket,
             http2: self.http2,
             forward_trace_context: self.forward_trace_context,
+            trust_trace_context: self.trust_trace_context,
             tunnel_other_hosts: self.tunnel_other_hosts,
             rewrite_urls: self.rewrite_urls,
             public: self.public.clone(),
@@ -282,6 +286,7 @@ impl From<&wire::Service> for ServiceSpec {
             http2: service.http2,
             allow_private: service.allow_private,
             forward_trace_context: service.forward_trace_context,
+            trust_trace_context: service.trust_trace_context,
             tunnel_other_hosts: service.tunnel_other_hosts,
             rewrite_urls: service.rewrite_urls,
             public: service.public.clone(),

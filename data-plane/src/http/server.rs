@@ -6,6 +6,7 @@ mod connection;
 mod h1;
 mod h2;
 mod handler;
+mod proxy_protocol;
 mod request_body;
 mod response_stream;
 mod settings;
@@ -27,6 +28,7 @@ pub use self::{
     connection::{Protocol, accept_within, serve},
     h1::{BrokenBody, Violation},
     handler::{Handler, Peer},
+    proxy_protocol::Balancers,
     request_body::RequestBody,
     settings::{HeadLimits, Limits, Settings},
     stream::{ConnectionHandle, Stream},

@@ -4,7 +4,8 @@
 //! response has been sent, or when it is dropped. Closing writes the `seks.proxy` span and the metrics.
 //!
 //! A record contains only names and numbers that the node knows, and the agent's method and path, both cleaned. Nothing here waits on
-//! the request path: a record is encoded as the bytes that the collector gets, appended to a queue, and exported by another task.
+//! the request path: a record is appended to the spool's queue, and everything else is done by others. Its spans are made from the spool.
+//! A node without a spool makes them when the record closes, and queues them in memory.
 
 mod body;
 mod clean;
@@ -13,6 +14,7 @@ mod failures;
 mod record;
 mod request_id;
 mod spooled;
+mod trace;
 mod trace_id;
 
 use std::sync::Arc;
@@ -25,7 +27,7 @@ pub(crate) use self::{
     record::{Counters, Record},
     request_id::RequestId,
 };
-use crate::{config::AuditMode, spool::Spool, telemetry::Metrics};
+use crate::{config::AuditMode, spans::SpanNode, spool::Spool, telemetry::Metrics};
 
 /// Why an audit trail can't be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +49,7 @@ struct Inner {
     spool: Option<Spool>,
     metrics: Metrics,
     mode: AuditMode,
-    node: Box<str>,
+    node: SpanNode,
     region: Box<str>,
     ids: request_id::Source,
     trace_ids: trace_id::Source,
@@ -61,14 +63,14 @@ impl Audit {
         (telemetry, spool): (Telemetry, Option<Spool>),
         metrics: Metrics,
         mode: AuditMode,
-        node: &str,
+        node: SpanNode,
         region: &str,
     ) -> Result<Self, AuditError> {
         if mode == AuditMode::Required && !telemetry.is_enabled() && spool.is_none() {
             return Err(AuditError::NoCollector);
         }
         let (ids, trace_ids) = (request_id::Source::new(), trace_id::Source::new());
-        let (node, region) = (node.into(), region.into());
+        let region = region.into();
         Ok(Self { inner: Arc::new(Inner { telemetry, spool, metrics, mode, node, region, ids, trace_ids }) })
     }
 

@@ -129,7 +129,7 @@ fn select(
     };
     record.identified(selected.token.tenant(), selected.token.agent_name(), selected.token.id());
     if let Some(service) = &selected.service {
-        record.service(&service.tenant, &service.name, service.upstream.host());
+        record.service(service);
     }
     check(&selected.token, caller)?;
     Ok((selected, found_tokens.tokens.len() > 1 || found_tokens.damaged))

@@ -16,10 +16,12 @@ use seks_audit::{
     chain::ChainId,
     frame::{Frames, HEADER_BYTES, MAX_RECORDS_BYTES},
     recorder::Recorder,
+    seal::FileKey,
     spool::SegmentInfo,
 };
 use seks_proto::wire::{
-    AuditReceipt, AuditUpload, AuditUploadHello, audit_trail_client::AuditTrailClient, audit_upload::Message,
+    AuditReceipt, AuditUpload, AuditUploadHello, OpenSegmentsRequest, audit_trail_client::AuditTrailClient,
+    audit_upload::Message,
 };
 use seks_runtime::run_blocking;
 use tokio::{
@@ -27,7 +29,9 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming};
+use tonic::{Code, Streaming, transport::Channel};
+
+use zeroize::Zeroizing;
 
 use super::{
     Identity, Status,
@@ -44,6 +48,10 @@ const OUTBOX: usize = 16;
 const WINDOW_BYTES: usize = 4 * MAX_RECORDS_BYTES;
 /// Bytes read from disk at a time. A frame fits.
 const READ_BYTES: usize = 2 * MAX_RECORDS_BYTES;
+/// Segments that are opened at a time.
+const OPENED: usize = 64;
+/// How long after a replica didn't open a segment it is asked again.
+const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Chains that Hello names.
 const MAX_CHAINS: usize = 1024;
 /// How often it is looked for a connection to a control plane, and for a key.
@@ -107,6 +115,7 @@ pub(super) async fn run(spool: Option<Spool>, trust: &Trust, identity: &arc_swap
 struct Upload<'a> {
     spool: &'a Spool,
     recorder: Arc<Recorder>,
+    client: AuditTrailClient<Channel>,
     outbox: mpsc::Sender<AuditUpload>,
     receipts: Streaming<AuditReceipt>,
     /// What the replica has, by chain.
@@ -120,6 +129,8 @@ struct Upload<'a> {
     sent: HashMap<String, u64>,
     /// The segment whose header was sent last.
     current: Option<String>,
+    /// When segments may be opened for export.
+    open_at: Instant,
 }
 
 impl<'a> Upload<'a> {
@@ -144,6 +155,7 @@ impl<'a> Upload<'a> {
         let mut upload = Self {
             spool,
             recorder,
+            client,
             outbox,
             receipts,
             durable: HashMap::new(),
@@ -152,10 +164,12 @@ impl<'a> Upload<'a> {
             window: 0,
             sent: HashMap::new(),
             current: None,
+            open_at: Instant::now(),
         };
         upload.receipt().await?;
         loop {
             upload.send_all().await?;
+            upload.open_segments().await?;
             upload.wait().await?;
         }
     }
@@ -222,6 +236,34 @@ impl<'a> Upload<'a> {
 
     async fn send(&self, message: Message) -> Result<(), UploadEnd> {
         self.outbox.send(AuditUpload { message: Some(message) }).await.map_err(|_| UploadEnd::Closed)
+    }
+
+    /// Asks for the keys of segments that earlier processes have sealed and that are to be exported.
+    async fn open_segments(&mut self) -> Result<(), UploadEnd> {
+        if Instant::now() < self.open_at {
+            return Ok(());
+        }
+        let sealed = self.recorder.segments().sealed();
+        for group in sealed.chunks(OPENED) {
+            let mut headers = Vec::with_capacity(group.len());
+            for segment in group {
+                headers.push(self.read(segment, 0, HEADER_BYTES).await?.to_vec());
+            }
+            let opening = timeout(ANSWER_LIMIT, self.client.open_segments(OpenSegmentsRequest { headers })).await;
+            let keys = match opening.map_err(|_| UploadEnd::Silent)? {
+                Ok(opened) => opened.into_inner().keys,
+                Err(status) if status.code() == Code::Unimplemented => Vec::new(), // an older replica
+                Err(status) => return Err(status.into()),
+            };
+            for (segment, key) in group.iter().zip(keys) {
+                let key = Zeroizing::new(key);
+                match FileKey::from_bytes(&key) {
+                    Ok(key) => self.recorder.segments().give_key(&segment.name, key),
+                    Err(_) => self.open_at = Instant::now() + OPEN_AGAIN_AFTER, // not known as this node's yet
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Waits for more to send, or for a receipt.

@@ -414,7 +414,8 @@ impl<'a> Stream<'a> {
         // Before it is sent: from here on the lease counts.
         self.renews_sent.push_back((self.nonce, BootInstant::now()));
         let (tokens, applied_revision) = (self.table.len() as u64, self.table.revision());
-        let audit_queue = self.audit.as_ref().map_or(0, |queue| queue.len() as u64);
+        let spooled = self.spool.as_ref().map_or(0, |spool| spool.state().export_backlog);
+        let audit_queue = self.audit.as_ref().map_or(0, |queue| queue.len() as u64) + spooled;
         let (audit_head, audit_kept_from) = self.audit_head();
         let nonce = self.nonce;
         let renew = wire::Renew { nonce, tokens, applied_revision, audit_queue, audit_head, audit_kept_from };

@@ -174,7 +174,8 @@ fn put_service(table: &Generation, service: Service) {
     let (generation, destination) = (fingerprint(&service), service.destination());
     let before = slot.get();
     let loses_leave = before.as_ref().is_some_and(|before| before.loses_leave(&service));
-    slot.put(ServiceEntry { generation, destination, service });
+    let upstream_base = format!("{}{}", service.upstream, service.base_path).into();
+    slot.put(ServiceEntry { generation, destination, service, upstream_base });
     if loses_leave {
         slot.cut();
     }

@@ -32,9 +32,17 @@ pub struct ServiceEntry {
     /// Where it sends credentials, and in what form: computed once, when the definition arrives.
     pub(super) destination: Destination,
     pub(super) service: Service,
+    /// Its upstream's origin and base path, as audit records have them.
+    pub(super) upstream_base: Box<str>,
 }
 
 impl ServiceEntry {
+    /// Its upstream's origin and base path.
+    #[must_use]
+    pub fn upstream_base(&self) -> &str {
+        &self.upstream_base
+    }
+
     /// What passes through by its leave (`tunnel_other_hosts`) has to end when `after` takes its place.
     pub(super) fn loses_leave(&self, after: &Service) -> bool {
         let private = after.private_networks.removes_any_of(&self.private_networks);

@@ -10,6 +10,8 @@ use std::{
 
 use seks_runtime::{connections::Connections, http2::Http2Rejection};
 
+use crate::http::server::Balancers;
+
 /// Names of HTTP/2's error codes (RFC 9113, 7), by number.
 const CODES: [&str; 14] = [
     "no_error",
@@ -36,6 +38,7 @@ pub struct Edge {
     streams: [AtomicU64; CODES.len()],
     connections: [AtomicU64; CODES.len()],
     listeners: OnceLock<Vec<(&'static str, Connections)>>,
+    balancers: OnceLock<Balancers>,
 }
 
 impl Edge {
@@ -60,6 +63,11 @@ impl Edge {
         let _ = self.listeners.set(listeners); // Err: they are known
     }
 
+    /// Shows how many connections of balancers were refused. The first call counts.
+    pub fn balancers(&self, balancers: Balancers) {
+        let _ = self.balancers.set(balancers); // Err: they are known
+    }
+
     pub(super) fn render(&self, out: &mut String) {
         let name = "seks_http2_refused_total";
         let help = "Streams and connections that were refused before there was a request.";
@@ -78,6 +86,10 @@ impl Edge {
         for (reason, count) in CODES.iter().zip(&self.connections) {
             line("connection", reason, count);
         }
+        let rejected = self.balancers.get().map_or(0, Balancers::rejected);
+        let name = "seks_proxy_protocol_rejected_total";
+        let help = "Connections of balancers that did not begin with a PROXY protocol header.";
+        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {rejected}\n");
         let listeners = self.listeners.get().map(Vec::as_slice).unwrap_or_default();
         let name = "seks_connections";
         let _ = write!(out, "# HELP {name} Agents' connections.\n# TYPE {name} gauge\n");

@@ -85,7 +85,7 @@ pub(crate) async fn connect(
         let in_flight = in_flight.of(token, limits, table)?;
         return passthrough::open(&origin, &leave, token, cut, (&config.upstream, addresses), in_flight, record).await;
     };
-    record.service(&service.tenant, &service.name, service.upstream.host());
+    record.service(&service);
     let ca = requester.ca(table).ok_or_else(|| {
         Refusal::from(Code::ServiceNotGranted)
             .with_detail("HTTPS_PROXY mode takes a token that grants `seks-interception`")

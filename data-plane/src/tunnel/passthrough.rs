@@ -62,8 +62,7 @@ pub(crate) async fn open(
     in_flight: InFlight,
     record: &mut Record,
 ) -> Result<Response<OutgoingBody>, Refusal> {
-    record.service(&leave.tenant, &leave.name, origin.host());
-    record.port(origin.port());
+    record.tunnel(leave, origin.host(), origin.port());
     let intent = record.intend()?;
     record.upstream_began(false);
     let dialled = timeout(config.connect_timeout, dial(origin, leave, addresses)).await;

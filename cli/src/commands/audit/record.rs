@@ -27,6 +27,8 @@ pub(super) struct RecordView {
     source: Option<String>,
     service: Option<String>,
     method: String,
+    /// The route by which the request came: `/api/{service}` in path mode, `/{path}` where all of the path is the service's.
+    route: Option<String>,
     path: String,
     path_cut: bool,
     decision: Option<&'static str>,
@@ -46,12 +48,19 @@ pub(super) struct RecordView {
     aborted: bool,
     /// `false`: only the intent is known. The request is in progress, or its node died.
     complete: bool,
+    /// Until a connection to the upstream was asked for.
+    queue_us: u64,
+    /// From then until there was one.
     connect_us: u64,
+    /// From then until the head of its answer.
     first_byte_us: u64,
     whole_us: u64,
     http_version: Option<&'static str>,
+    /// Of the agent's connection.
+    scheme: &'static str,
     table_revision: u64,
     node: String,
+    region: Option<String>,
     chain: String,
     sequence: u64,
 }
@@ -95,6 +104,7 @@ impl From<AuditEntry> for RecordView {
             source: address(&record.source),
             service: text(record.service),
             method: record.method,
+            route: text(record.route),
             path: record.path,
             path_cut: record.path_cut,
             decision,
@@ -113,12 +123,15 @@ impl From<AuditEntry> for RecordView {
             scrubbed: record.scrubbed,
             aborted: record.aborted,
             complete: !is_intent,
-            connect_us: record.connect_us,
+            queue_us: record.queue_us,
+            connect_us: record.connect_us.saturating_sub(record.queue_us),
             first_byte_us: record.first_byte_us,
             whole_us: record.whole_us,
             http_version,
+            scheme: if record.tls { "https" } else { "http" },
             table_revision: record.table_revision,
             node: entry.node,
+            region: text(record.region),
             chain: entry.chain,
             sequence: entry.sequence,
         }

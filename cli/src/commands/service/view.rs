@@ -47,6 +47,8 @@ pub(super) struct ServiceView {
     #[serde(skip_serializing_if = "is_false")]
     forward_trace_context: bool,
     #[serde(skip_serializing_if = "is_false")]
+    trust_trace_context: bool,
+    #[serde(skip_serializing_if = "is_false")]
     tunnel_other_hosts: bool,
     #[serde(skip_serializing_if = "is_false")]
     rewrite_urls: bool,
@@ -106,6 +108,7 @@ impl From<wire::Service> for ServiceView {
             allow_websocket: spec.allow_websocket,
             http2: spec.http2,
             forward_trace_context: spec.forward_trace_context,
+            trust_trace_context: spec.trust_trace_context,
             tunnel_other_hosts: spec.tunnel_other_hosts,
             rewrite_urls: spec.rewrite_urls,
             public: spec.public,

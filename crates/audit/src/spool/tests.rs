@@ -168,3 +168,38 @@ fn nothing_of_a_record_is_on_the_disk() {
     assert!(!contents.windows(4).any(|w| [&b"agen"[..], b"bot ", b"open"].contains(&w)));
     assert_eq!(read(&disk, &key), ["agent ci-bot called openai"]);
 }
+
+#[test]
+fn segments_wait_for_the_collector_as_long_as_there_is_room() {
+    let key = AuditKeyPair::generate().unwrap();
+    let disk = SimulatedDisk::default();
+    let options = SpoolOptions { segment_bytes: 1, max_bytes: 1000, is_exported: true, ..SpoolOptions::default() };
+    let mut spool = open(&disk, &key, options);
+    for n in 0..3 {
+        append(&mut spool, &format!("record {n}")).unwrap();
+        spool.sync().unwrap();
+    }
+    let (chain, segments) = (spool.durable().chain, spool.segments().clone());
+    let names: Vec<String> = segments.list().into_iter().map(|segment| segment.name).collect();
+    assert_eq!((segments.acknowledge(chain, 2), segments.acknowledge(chain, 2)), (2, 0));
+    assert_eq!((segments.list().len(), segments.records(), segments.export_backlog()), (3, 1, 3));
+    segments.exported(&names[0], 1);
+    segments.exported(&names[2], 3);
+    assert_eq!((segments.list().len(), segments.export_backlog()), (2, 1), "the last one waits for a replica");
+    segments.save_marks().unwrap();
+
+    // The next process has no keys, and knows what was exported.
+    let later = open(&disk, &key, options);
+    let sealed: Vec<String> = later.segments().sealed().into_iter().map(|segment| segment.name).collect();
+    assert_eq!((sealed, later.segments().key(&names[1]).is_none()), (vec![names[1].clone()], true));
+    let header = disk.read_all(&names[1]).unwrap();
+    later.segments().give_key(&names[1], SegmentHeader::decode(&header).unwrap().open(&key).unwrap());
+    assert!(later.segments().sealed().is_empty());
+
+    // Records that a replica has make room for new ones. Others don't.
+    assert!(matches!(later.check_room(900), Err(SpoolError::Full(1000))));
+    assert_eq!((later.segments().list().len(), later.segments().export_dropped()), (2, 0));
+    later.segments().acknowledge(chain, 2);
+    assert!(later.check_room(600).is_ok());
+    assert_eq!((later.segments().list().len(), later.segments().export_dropped()), (1, 1));
+}

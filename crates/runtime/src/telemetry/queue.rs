@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::Notify,
@@ -24,7 +23,8 @@ use tokio::{
 
 use super::{
     TelemetryConfig,
-    export::{Advice, Exporter},
+    delivery::{MIN_PAUSE, deliver},
+    export::Exporter,
     span::SpanWriter,
 };
 
@@ -33,17 +33,6 @@ const BATCH: usize = 512;
 /// Most bytes in one export, except for a single larger record. gRPC servers accept 4 MiB by
 /// default.
 const BATCH_BYTES: usize = 1024 * 1024;
-
-/// Pauses before a batch is retried. Retries continue for the life of the process; the queue's
-/// bound limits the memory. When it is full, new spans are refused or counted as lost, and accepted
-/// ones are kept.
-const MIN_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// Longest pause that a collector can request.
-const MAX_SERVER_PAUSE: Duration = Duration::from_secs(60);
-/// Parts of one batch that may be refused before the rest is dropped. Halving finds one bad span in
-/// 512 with 10 refusals, and limits the requests to a collector that refuses everything.
-const MAX_REFUSALS: u32 = 32;
 
 /// The spans that wait for the collector. All methods are thread-safe.
 pub struct Queue {
@@ -192,12 +181,6 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// Counts spans that the collector refused permanently.
-    fn refused(&self, spans: u64) {
-        tracing::error!(spans, "the collector refused spans, which are lost");
-        self.count_dropped(spans);
-    }
-
     /// Waits for `pause`. When the queue is closed meanwhile, the wait ends early, so that the rest
     /// is tried once more.
     async fn pause(&self, pause: Duration) {
@@ -237,7 +220,9 @@ pub(super) async fn export_queue(queue: Arc<Queue>, mut exporter: Exporter, conf
         loop {
             let batch = queue.lock().pop_front();
             let Some(Batch { bytes, spans }) = batch else { break };
-            send_batch(&queue, &mut exporter, bytes.into(), config.export_timeout).await;
+            let refused =
+                deliver(&mut exporter, bytes.into(), config.export_timeout, |pause| queue.pause(pause)).await;
+            queue.count_dropped(refused);
             queue.taken.fetch_sub(spans, Relaxed);
         }
         if queue.closed.load(Relaxed) && queue.lock().is_empty() {
@@ -246,109 +231,4 @@ pub(super) async fn export_queue(queue: Arc<Queue>, mut exporter: Exporter, conf
     }
     queue.ended.store(true, Relaxed);
     queue.done.notify_waiters();
-}
-
-/// Exports until the collector has accepted or permanently refused each span. A refused batch is
-/// halved while a part of it may be accepted.
-async fn send_batch(queue: &Queue, exporter: &mut Exporter, batch: Bytes, export_timeout: Duration) {
-    let (mut parts, mut refusals) = (vec![batch], 0);
-    while let Some(part) = parts.pop() {
-        let Some(split) = deliver_batch(queue, exporter, &part, export_timeout).await else { continue };
-        refusals += 1;
-        match split_in_half(&part) {
-            Some((first, second)) if split && refusals < MAX_REFUSALS => parts.extend([second, first]),
-            _ => queue.refused(span_count(&part)),
-        }
-    }
-}
-
-/// Exports until the collector accepts the batch: `None`. Otherwise it was refused permanently, and
-/// the result is whether a part of it may be accepted.
-async fn deliver_batch(
-    queue: &Queue,
-    exporter: &mut Exporter,
-    batch: &Bytes,
-    export_timeout: Duration,
-) -> Option<bool> {
-    let mut pause = MIN_PAUSE;
-    loop {
-        let server_delay = match timeout(export_timeout, exporter.export(batch.clone())).await {
-            Ok(Ok(rejected)) => {
-                if rejected > 0 {
-                    // It has said that it will never take these: trying again would not help.
-                    queue.refused(rejected.min(span_count(batch)));
-                }
-                return None;
-            }
-            Ok(Err(error)) => match error.advice {
-                Advice::Retry(server_delay) => {
-                    tracing::warn!(waiting = queue.len(), %error, "the collector does not accept spans");
-                    server_delay
-                }
-                advice => {
-                    tracing::error!(spans = span_count(batch), %error, "the collector refused a batch");
-                    return Some(advice == Advice::Split);
-                }
-            },
-            Err(_) => {
-                tracing::warn!(waiting = queue.len(), "the collector does not answer");
-                None
-            }
-        };
-        queue.pause(server_delay.unwrap_or(pause).clamp(MIN_PAUSE, MAX_SERVER_PAUSE)).await;
-        pause = (pause * 2).min(MAX_PAUSE);
-    }
-}
-
-/// The number of spans in a batch.
-fn span_count(batch: &Bytes) -> u64 {
-    EncodedSpans(batch).count() as u64
-}
-
-/// A batch as two. `None` for a single span.
-fn split_in_half(batch: &Bytes) -> Option<(Bytes, Bytes)> {
-    let half = EncodedSpans(batch).count() / 2;
-    let at: usize = EncodedSpans(batch).take(half).map(<[u8]>::len).sum();
-    (at > 0).then(|| (batch.slice(..at), batch.slice(at..)))
-}
-
-/// Iterates over the spans of a batch. Each is a protobuf field with tag and length. Ends at
-/// invalid bytes.
-struct EncodedSpans<'a>(&'a [u8]);
-
-impl<'a> Iterator for EncodedSpans<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let mut rest = self.0.get(1..)?; // the tag is one byte: the field's number is 2
-        let length = prost::decode_length_delimiter(&mut rest).ok()?;
-        let whole = (self.0.len() - rest.len()).checked_add(length)?;
-        let (record, rest) = self.0.split_at_checked(whole)?;
-        self.0 = rest;
-        Some(record)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn batch(sizes: &[usize]) -> Bytes {
-        let mut bytes = Vec::new();
-        for size in sizes {
-            bytes.push(0x12);
-            prost::encode_length_delimiter(*size, &mut bytes).unwrap();
-            bytes.resize(bytes.len() + size, b's');
-        }
-        bytes.into()
-    }
-
-    #[test]
-    fn a_batch_is_halved_between_its_spans() {
-        let whole = batch(&[0, 3, 200, 70_000, 5]);
-        assert_eq!(span_count(&whole), 5);
-        let (first, second) = split_in_half(&whole).unwrap();
-        assert_eq!((first, second), (batch(&[0, 3]), batch(&[200, 70_000, 5])));
-        assert!(split_in_half(&batch(&[9])).is_none() && split_in_half(&Bytes::new()).is_none());
-    }
 }

@@ -124,6 +124,17 @@ impl SpanWriter {
         self.bytes.truncate(position.max(self.open));
     }
 
+    /// Appends a link to another span.
+    pub fn link(&mut self, to: &SpanContext) {
+        const LENGTH: u64 = 2 + 16 + 2 + 8 + 1 + 4;
+        self.bytes.push(delimited(13));
+        self.number(LENGTH);
+        self.field(1, &to.trace);
+        self.field(2, &to.span);
+        self.bytes.push(6 << 3 | 5); // flags, fixed32
+        self.bytes.extend_from_slice(&u32::from(to.flags).to_le_bytes());
+    }
+
     /// Sets the span's status to error.
     pub fn error(&mut self, message: &str) {
         let length = 1 + varint_len(message.len() as u64) + message.len() + 2;
@@ -147,6 +158,12 @@ impl SpanWriter {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The written bytes, without a copy.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// The number of spans.
@@ -241,6 +258,7 @@ mod tests {
         spans.flag("flag");
         spans.texts("list", ["one", "", &long].into_iter());
         spans.texts("none", std::iter::empty());
+        spans.link(&SpanContext { trace: [4; 16], span: [5; 8], flags: 1 });
         spans.error("aborted");
         spans.end(1_000_000_009);
         spans.begin("seks.upstream", CLIENT, &SpanContext { span: [1; 8], ..context }, Some([9; 8]), 5);
@@ -254,6 +272,8 @@ mod tests {
         assert_eq!((span.start_time_unix_nano, span.end_time_unix_nano), (1_000_000_007, 1_000_000_009));
         let status = span.status.as_ref().unwrap();
         assert_eq!((status.code, status.message.as_str()), (2, "aborted"));
+        let link = &span.links[0];
+        assert_eq!((&link.trace_id[..], &link.span_id[..], link.flags), (&[4; 16][..], &[5; 8][..], 1));
         let value = |key: &str| span.attributes.iter().find(|a| a.key == key).unwrap().value.clone().unwrap().value;
         assert_eq!(value("short"), Some(string("a")));
         assert_eq!(value("long"), Some(string(&long)));

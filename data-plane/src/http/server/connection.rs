@@ -33,12 +33,17 @@ pub(super) async fn serve_accepted<H: Handler>(
     settings: &Settings,
     tls: Option<&Acceptor>,
     handler: &H,
-    (tcp, address): (TcpStream, SocketAddr),
+    (mut tcp, address): (TcpStream, SocketAddr),
     slot: &Arc<ListenerSlot>,
 ) {
     let began = Instant::now();
     let (limits, stop) = (&settings.limits, &settings.stop);
-    let source = address.ip().to_canonical();
+    let peer = address.ip().to_canonical();
+    let naming = timeout(limits.header_timeout, limits.balancers.source(&mut tcp, peer));
+    let Some(Ok(Some(source))) = stop.run_until_cancelled(naming).await else { return };
+    if source != peer {
+        slot.comes_from(source);
+    }
     let mut certificate_left = None;
     let (stream, is_h2) = match tls {
         None => {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::proxy_protocol::Balancers;
+
 /// Limits on a head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
@@ -18,6 +20,8 @@ pub struct HeadLimits {
 /// Limits on connections and on the requests that they carry.
 #[derive(Clone, Debug)]
 pub struct Limits {
+    /// Who says whose connection it passes on.
+    pub balancers: Balancers,
     /// Bounds on a request's head.
     pub head: HeadLimits,
     /// A head must be complete this long after its connection or its first byte.

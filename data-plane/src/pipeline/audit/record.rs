@@ -1,7 +1,6 @@
 //! One request's record, from its head to its end.
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -11,18 +10,21 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use seks_audit::record::{Decision, RecordWriter, field};
-use seks_runtime::telemetry::{CLIENT, SERVER, SpanContext, SpanReservation, SpanWriter};
+use seks_runtime::telemetry::{SpanReservation, SpanWriter};
 use seks_types::id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName};
 
 use super::{
     Inner, RequestId, clean, context, failures,
     spooled::{Intent, Spooled},
+    trace::Trace,
 };
 use crate::{
     code::Code,
     config::AuditMode,
     http::client::UpstreamError,
-    pipeline::refusal::Refusal,
+    pipeline::{caller::Caller, refusal::Refusal, route::Route},
+    spans::{self, Recorded},
+    table::ServiceEntry,
     telemetry::{DROPPED_KINDS, Outcome, ServiceMetrics},
 };
 
@@ -62,7 +64,7 @@ impl Counters {
     }
 }
 
-/// An open record. Each setter writes what its stage found, and is called once at most: an attribute stands once in a span.
+/// An open record. Each setter writes what its stage found, and is called once at most: a field is in a record once.
 pub(crate) struct Record {
     // Boxed: a record moves through every stage.
     open: Box<Open>,
@@ -71,11 +73,11 @@ pub(crate) struct Record {
 struct Open {
     audit: Arc<Inner>,
     id: RequestId,
-    /// Absent: nothing is recorded.
+    /// Absent without a collector.
     trace: Option<Trace>,
-    /// Given back after the spans have gone into the queue.
+    /// Where there is no spool: given back after the spans have gone into the queue.
     reservation: Option<SpanReservation>,
-    /// Absent: this node has no spool, or no audit key yet.
+    /// Absent: nothing is recorded but a line of the log.
     spooled: Option<Spooled>,
     service: Arc<ServiceMetrics>,
     service_name: Option<ServiceName>,
@@ -83,8 +85,8 @@ struct Open {
     began: Instant,
     upstream_began: Option<Instant>,
     upstream_took: Duration,
-    /// How long it has waited for connections, where that was longer than [`MIN_WAIT`].
-    waited: Option<Duration>,
+    /// How long it has waited for connections.
+    waited: Duration,
     /// How often the request was sent, where that was more than once.
     attempts: Option<u32>,
     upstream_status: Option<StatusCode>,
@@ -96,51 +98,26 @@ struct Open {
     completed: bool,
 }
 
-/// The spans of a record while they are written.
-struct Trace {
-    spans: SpanWriter,
-    own: SpanContext,
-    /// Unix nanoseconds; everything later is counted from it on a clock that isn't set.
-    began: u64,
-    upstream: Option<Upstream>,
-    /// Where what the decision is recorded in begins.
-    decision: usize,
-}
-
-/// The upstream's span: written behind the record's own.
-struct Upstream {
-    context: SpanContext,
-    began: Duration,
-    status: Option<StatusCode>,
-    failed: Option<Code>,
-}
-
-/// Room for an ordinary record: its names, its numbers and some 40 bytes an attribute.
-const RECORD_BYTES: usize = 1280;
+/// Room for the spans of an ordinary record.
+const SPANS_BYTES: usize = 2048;
 
 impl Record {
     pub(super) fn open(audit: &Arc<Inner>, method: &Method, path: &str, headers: &HeaderMap) -> Self {
         audit.metrics.began();
-        let (id, reservation) = (audit.ids.next(), audit.telemetry.queue().reserve());
-        if reservation.is_none() && audit.telemetry.is_enabled() {
-            audit.telemetry.queue().count_dropped(1);
-        }
-        let (path, is_cut) = clean::path(path);
-        let trace = reservation.is_some().then(|| Trace::begin(audit, &id, method, (&path, is_cut), headers));
-        let spooled = audit.spool.as_ref().and_then(|spool| {
-            let mut spooled = spool.recorder().as_ref().map(|recorder| Spooled::begin(recorder, audit.mode))?;
+        let id = audit.ids.next();
+        let trace = audit.telemetry.is_enabled().then(|| Trace::begin(&audit.trace_ids, headers));
+        let (mut spooled, reservation) = begin(audit);
+        if let Some(spooled) = &mut spooled {
+            let (path, is_cut) = clean::path(path);
             let fields = spooled.fields();
             fields.number(field::BEGAN_US, UNIX_EPOCH.elapsed().map_or(0, micros));
             fields.bytes(field::REQUEST_ID, &id.bytes());
-            if let Some(trace) = &trace {
-                fields.bytes(field::TRACE_ID, &trace.own.trace);
-            }
             fields.text(field::METHOD, known(method));
             fields.text(field::PATH, &path);
             fields.number(field::PATH_CUT, is_cut.into());
+            fields.text(field::REGION, &audit.region);
             spooled.decision_begins();
-            Some(spooled)
-        });
+        }
         let open = Box::new(Open {
             audit: Arc::clone(audit),
             id,
@@ -153,7 +130,7 @@ impl Record {
             began: Instant::now(),
             upstream_began: None,
             upstream_took: Duration::ZERO,
-            waited: None,
+            waited: Duration::ZERO,
             attempts: None,
             upstream_status: None,
             upstream_error: None,
@@ -176,25 +153,33 @@ impl Record {
     #[must_use]
     pub(crate) fn refusal(&self) -> Option<Code> {
         let open = &*self.open;
-        let is_recorded = match &open.spooled {
-            Some(spooled) => spooled.may_begin(),
-            None => open.reservation.is_some(),
-        };
+        let is_recorded = open.spooled.as_ref().is_some_and(Spooled::may_begin);
         (open.audit.mode == AuditMode::Required && !is_recorded).then_some(Code::AuditUnavailable)
     }
 
     /// Where the request came from, and in which version of HTTP.
-    pub(crate) fn came_from(&mut self, source: IpAddr, version: Version) {
+    pub(crate) fn came_from(&mut self, caller: &Caller, version: Version) {
         if let Some(spooled) = &mut self.open.spooled {
-            spooled.source(source);
+            spooled.source(caller.source);
             let version = match version {
                 Version::HTTP_2 => 20,
                 Version::HTTP_10 => 10,
                 _ => 11,
             };
             spooled.fields().number(field::HTTP_VERSION, version);
+            spooled.fields().number(field::TLS, caller.tls.into());
             spooled.decision_begins();
         }
+    }
+
+    /// How the request names its service.
+    pub(crate) fn routed(&mut self, route: &Route) {
+        let route = match route {
+            Route::Service { .. } => spans::PATH_ROUTE,
+            Route::Host { .. } | Route::Forward(_) => spans::HOST_ROUTE,
+            Route::Discovery => spans::DISCOVERY_ROUTE,
+        };
+        self.spool(|fields| fields.text(field::ROUTE, route));
     }
 
     /// Where records are required: sends an intent to the disk. [`Intent::recorded`] must have succeeded before anything of the request
@@ -203,7 +188,9 @@ impl Record {
     /// # Errors
     /// `audit_unavailable`.
     pub(crate) fn intend(&mut self) -> Result<Intent, Code> {
-        self.open.spooled.as_mut().map_or(Ok(Intent::none()), Spooled::intend)
+        let Open { spooled, trace, .. } = &mut *self.open;
+        let Some(spooled) = spooled else { return Ok(Intent::none()) };
+        spooled.intend(|fields| trace.iter().for_each(|trace| trace.write(fields)))
     }
 
     /// Where records are required: waits until an answer of our own is recorded. To be called before it is given. Behind an intent it is
@@ -234,10 +221,6 @@ impl Record {
 
     /// The revision that the table had applied when it was asked.
     pub(crate) fn table(&mut self, revision: u64) {
-        if let Some(trace) = &mut self.open.trace {
-            trace.decision = trace.spans.position();
-        }
-        self.write(|s| s.int("seks.table.revision", revision));
         if let Some(spooled) = &mut self.open.spooled {
             spooled.decision_begins();
             spooled.fields().number(field::TABLE_REVISION, revision);
@@ -246,9 +229,6 @@ impl Record {
 
     /// The request is decided again, from the look-up on: forgets what the stages since [`table`](Self::table) have written.
     pub(crate) fn decide_again(&mut self) {
-        if let Some(trace) = &mut self.open.trace {
-            trace.spans.rewind(trace.decision);
-        }
         if let Some(spooled) = &mut self.open.spooled {
             spooled.decide_again();
         }
@@ -256,11 +236,6 @@ impl Record {
 
     /// Whose token it is. Also set for tokens that are refused, as far as they are known.
     pub(crate) fn identified(&mut self, tenant: &TenantName, agent: &AgentName, token_id: &str) {
-        self.write(|s| {
-            s.text("seks.tenant", tenant.as_str());
-            s.text("seks.agent", agent.as_str());
-            s.text("seks.token.id", token_id);
-        });
         self.spool(|fields| {
             fields.text(field::TENANT, tenant.as_str());
             fields.text(field::AGENT, agent.as_str());
@@ -268,19 +243,35 @@ impl Record {
         });
     }
 
-    /// The service that is called, one of the table's, and its upstream's host.
-    pub(crate) fn service(&mut self, tenant: &TenantName, service: &ServiceName, host: &str) {
+    /// The service that is called.
+    pub(crate) fn service(&mut self, service: &ServiceEntry) {
+        let upstream = (service.upstream.host(), service.upstream_base());
+        self.called(&service.tenant, &service.name, upstream, service.trust_trace_context);
+    }
+
+    /// What is called is another host, by leave of a service.
+    pub(crate) fn tunnel(&mut self, leave: &ServiceEntry, host: &str, port: u16) {
+        let base = format!("{host}:{port}");
+        self.called(&leave.tenant, &leave.name, (host, &base), leave.trust_trace_context);
+    }
+
+    /// `upstream` is its host, and its base.
+    pub(super) fn called(
+        &mut self,
+        tenant: &TenantName,
+        service: &ServiceName,
+        (host, base): (&str, &str),
+        trusts_trace: bool,
+    ) {
         self.open.service = self.open.audit.metrics.service(tenant, service);
-        if self.open.trace.is_none() {
-            self.open.service_name = Some(service.clone());
+        match &mut self.open.trace {
+            Some(trace) => trace.trust(trusts_trace),
+            None => self.open.service_name = Some(service.clone()),
         }
-        self.write(|s| {
-            s.text("seks.service", service.as_str());
-            s.text("server.address", host);
-        });
         self.spool(|fields| {
             fields.text(field::SERVICE, service.as_str());
             fields.text(field::UPSTREAM, host);
+            fields.text(field::UPSTREAM_BASE, base);
         });
     }
 
@@ -289,17 +280,11 @@ impl Record {
         self.open.service.headers_dropped(counts);
     }
 
-    /// The upstream's port, where it isn't a service's.
-    pub(crate) fn port(&mut self, port: u16) {
-        self.write(|s| s.int("server.port", port.into()));
-    }
-
     /// What policy decided, and which policies determined it.
     pub(crate) fn decided(&mut self, allowed: bool, policies: &[PolicyId]) {
         self.open.allowed = allowed;
         if !policies.is_empty() {
             let ids = policies.iter().take(MAX_POLICIES).map(PolicyId::as_str);
-            self.write(|s| s.texts("seks.policy.ids", ids.clone()));
             self.spool(|fields| ids.for_each(|id| fields.text(field::POLICIES, id)));
         }
     }
@@ -307,16 +292,11 @@ impl Record {
     /// Policies in audit mode that would have decided otherwise.
     pub(crate) fn audited<'a>(&mut self, policies: impl Iterator<Item = &'a str> + Clone) {
         let ids = policies.take(MAX_POLICIES);
-        self.write(|s| s.texts("seks.policy.audited", ids.clone()));
         self.spool(|fields| ids.for_each(|id| fields.text(field::AUDITED_POLICIES, id)));
     }
 
     /// The credential that is put in.
     pub(crate) fn credential(&mut self, name: &CredentialName, version: u32) {
-        self.write(|s| {
-            s.text("seks.credential", name.as_str());
-            s.int("seks.credential.version", version.into());
-        });
         self.spool(|fields| {
             fields.text(field::CREDENTIAL, name.as_str());
             fields.number(field::CREDENTIAL_VERSION, version.into());
@@ -331,13 +311,9 @@ impl Record {
     /// The upstream call begins. Returns what goes to the upstream as `traceparent` if the service passes it on.
     pub(crate) fn upstream_began(&mut self, pass_context: bool) -> Option<HeaderValue> {
         let open = &mut *self.open;
-        let now = Instant::now();
-        open.upstream_began = Some(now);
-        let trace = open.trace.as_mut()?;
-        let context = SpanContext { span: open.audit.trace_ids.span(), ..trace.own };
-        let began = now.duration_since(open.began);
-        trace.upstream = Some(Upstream { context, began, status: None, failed: None });
-        if pass_context { context::header(&context) } else { None }
+        open.upstream_began = Some(Instant::now());
+        let trace = open.trace.filter(|_| pass_context)?;
+        context::header(&trace.upstream(&open.id.bytes()))
     }
 
     /// The upstream is reached, and is no server of HTTP to us.
@@ -351,17 +327,12 @@ impl Record {
         let open = &mut *self.open;
         open.upstream_took = open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
         open.upstream_status = Some(status);
-        if let Some(upstream) = open.trace.as_mut().and_then(|t| t.upstream.as_mut()) {
-            upstream.status = Some(status);
-        }
     }
 
     /// How long the request has waited for a connection: for its upstream to be reached, or for one that others use to be free. Not a part
     /// of the upstream's own time.
     pub(crate) fn waited_for_connection(&mut self, time: Duration) {
-        if time >= MIN_WAIT {
-            self.open.waited = Some(self.open.waited.unwrap_or_default() + time);
-        }
+        self.open.waited += time;
     }
 
     /// The request is sent for the `number`th time.
@@ -377,9 +348,6 @@ impl Record {
         }
         open.upstream_took = open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
         open.upstream_error = Some(code);
-        if let Some(upstream) = open.trace.as_mut().and_then(|t| t.upstream.as_mut()) {
-            upstream.failed = Some(code);
-        }
         self.refused(code);
     }
 
@@ -394,21 +362,12 @@ impl Record {
         self.open.completed = true;
     }
 
-    fn write(&mut self, attributes: impl FnOnce(&mut SpanWriter)) {
-        if let Some(trace) = &mut self.open.trace {
-            attributes(&mut trace.spans);
-        }
-    }
-
     fn spool(&mut self, fields: impl FnOnce(&mut RecordWriter)) {
         if let Some(spooled) = &mut self.open.spooled {
             fields(spooled.fields());
         }
     }
 }
-
-/// A shorter wait for a connection is not recorded.
-const MIN_WAIT: Duration = Duration::from_millis(1);
 
 /// More policies than this rarely determine one decision; the rest is not listed.
 const MAX_POLICIES: usize = 16;
@@ -429,62 +388,23 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-impl Trace {
-    fn begin(
-        audit: &Inner,
-        id: &RequestId,
-        method: &Method,
-        (path, is_cut): (&str, bool),
-        headers: &HeaderMap,
-    ) -> Self {
-        let parent = context::parent(headers);
-        let trace = parent.map_or_else(|| audit.trace_ids.trace(), |p| p.trace);
-        // Sampled, whatever the agent says: an audit record is never sampled away.
-        let own = SpanContext { trace, span: audit.trace_ids.span(), flags: 1 };
-        let began = UNIX_EPOCH.elapsed().map_or(0, nanos);
-        let mut spans = SpanWriter::with_capacity(RECORD_BYTES + path.len());
-        spans.begin("seks.proxy", SERVER, &own, parent.map(|p| p.span), began);
-        spans.text("http.request.method", known(method));
-        spans.text("url.path", path);
-        if is_cut {
-            spans.flag("seks.truncated");
-        }
-        spans.text("seks.request.id", id.as_str());
-        spans.text("seks.node", &audit.node);
-        spans.text("seks.region", &audit.region);
-        let decision = spans.position();
-        Self { spans, own, began, upstream: None, decision }
+/// Where a new record goes: to the spool, or to the collector's queue where there is none. Nowhere where that is full.
+fn begin(audit: &Inner) -> (Option<Spooled>, Option<SpanReservation>) {
+    if let Some(recorder) = audit.spool.as_ref().and_then(|spool| spool.recorder().clone()) {
+        return (Some(Spooled::begin(recorder, audit.mode)), None);
     }
-
-    fn at(&self, since: Duration) -> u64 {
-        self.began.saturating_add(nanos(since))
+    if !audit.telemetry.is_enabled() {
+        return (None, None);
     }
-
-    /// Ends the record's own span, and writes the upstream's.
-    fn end(&mut self, whole: Duration, upstream_took: Duration, attempts: Option<u32>) {
-        self.spans.end(self.at(whole));
-        let Some(Upstream { context, began, status, failed }) = self.upstream.take() else { return };
-        self.spans.begin("seks.upstream", CLIENT, &context, Some(self.own.span), self.at(began));
-        if let Some(status) = status {
-            self.spans.int("http.response.status_code", status.as_u16().into());
-        }
-        if let Some(attempts) = attempts {
-            self.spans.int("http.request.resend_count", attempts.saturating_sub(1).into());
-        }
-        if let Some(code) = failed {
-            self.spans.text("error.type", code.as_str());
-            self.spans.error(code.as_str());
-        }
-        self.spans.end(self.at(if upstream_took.is_zero() { whole } else { began + upstream_took }));
+    let reservation = audit.telemetry.queue().reserve();
+    if reservation.is_none() {
+        audit.telemetry.queue().count_dropped(1);
     }
+    (reservation.as_ref().map(|_| Spooled::unspooled()), reservation)
 }
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Open {
@@ -501,46 +421,23 @@ impl Open {
         let overhead = self.overhead.unwrap_or_else(|| whole.saturating_sub(self.upstream_took));
         self.audit.metrics.ended(whole, overhead);
         if let Some(spooled) = self.spooled.take() {
-            spooled.close(|fields| self.close_fields(fields, whole, self.completed));
-        }
-        let Some(mut trace) = self.trace.take() else {
-            if !self.audit.telemetry.is_enabled() {
-                self.log(whole, scrubbed);
+            let unspooled = spooled.close(|fields| self.close_fields(fields, whole, self.completed));
+            if let Some(record) = unspooled {
+                let mut spans = SpanWriter::with_capacity(SPANS_BYTES);
+                spans::write(record.as_bytes(), Recorded::Whole, &self.audit.node, &mut spans);
+                self.audit.telemetry.queue().push(&spans);
             }
-            return;
-        };
-        let spans = &mut trace.spans;
-        spans.text("seks.decision", if self.allowed { "allow" } else { "deny" });
-        if let Some(reason) = self.reason {
-            spans.text("seks.reason", reason.as_str());
         }
-        if let Some(status) = self.status {
-            spans.int("http.response.status_code", status.as_u16().into());
-        }
-        if let Some(error) = error {
-            spans.text("seks.upstream.error", error.as_str());
-        }
-        if let Some(waited) = self.waited {
-            spans.int("seks.upstream.wait_ms", u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
-        }
-        if let Some(attempts) = self.attempts {
-            spans.int("seks.upstream.attempts", attempts.into());
-        }
-        spans.int("seks.scrub.count", scrubbed.into());
-        spans.int("http.request.body.size", self.counters.request_bytes.load(Relaxed));
-        spans.int("http.response.body.size", self.counters.response_bytes.load(Relaxed));
-        if !self.completed {
-            spans.text("error.type", "aborted");
-            spans.error("aborted");
-        }
-        trace.end(whole, self.upstream_took, self.attempts);
-        self.audit.telemetry.queue().push(&trace.spans);
         // The record is in the queue: its place goes back.
         drop(self.reservation.take());
+        if !self.audit.telemetry.is_enabled() {
+            self.log(whole, scrubbed);
+        }
     }
 
     /// What is known at the end.
     fn close_fields(&self, fields: &mut RecordWriter, whole: Duration, completed: bool) {
+        self.trace.iter().for_each(|trace| trace.write(fields));
         let decision = if self.allowed { Decision::Allow } else { Decision::Deny };
         fields.number(field::DECISION, decision as u64);
         fields.text(field::REASON, self.reason.map_or("", Code::as_str));
@@ -553,8 +450,12 @@ impl Open {
         fields.number(field::RESPONSE_BYTES, self.counters.response_bytes.load(Relaxed));
         fields.number(field::SCRUBBED, self.counters.scrubbed.load(Relaxed).into());
         fields.number(field::ABORTED, (!completed).into());
-        if let Some(began) = self.upstream_began {
-            fields.number(field::CONNECT_US, micros(began.duration_since(self.began)));
+        // A call that got no connection has waited for one until the end.
+        let has_waited = !self.waited.is_zero();
+        let connected = self.upstream_began.map(|began| began.duration_since(self.began));
+        if let Some(connected) = connected.or_else(|| has_waited.then_some(whole)) {
+            fields.number(field::QUEUE_US, micros(connected.saturating_sub(self.waited)));
+            fields.number(field::CONNECT_US, micros(connected).max(1));
             fields.number(field::FIRST_BYTE_US, micros(self.upstream_took));
         }
         fields.number(field::WHOLE_US, micros(whole));

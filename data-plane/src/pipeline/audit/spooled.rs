@@ -17,7 +17,8 @@ const DISK_LIMIT: Duration = Duration::from_secs(5);
 
 /// One request's record. What is written to it is appended to one buffer.
 pub(super) struct Spooled {
-    recorder: Arc<Recorder>,
+    /// Absent: the node has no spool, and the record goes to the collector.
+    recorder: Option<Arc<Recorder>>,
     writer: RecordWriter,
     /// Where what the decision is recorded in begins.
     decision: usize,
@@ -63,14 +64,21 @@ async fn wait(durable: Durable) -> Result<(), Code> {
 }
 
 impl Spooled {
-    pub(super) fn begin(recorder: &Arc<Recorder>, mode: AuditMode) -> Self {
+    pub(super) fn begin(recorder: Arc<Recorder>, mode: AuditMode) -> Self {
         let is_required = mode == AuditMode::Required;
+        let reservation = if is_required { recorder.reserve() } else { None };
+        Self { recorder: Some(recorder), reservation, is_required, ..Self::unspooled() }
+    }
+
+    /// A record that goes to the collector when it is closed. Nothing of it is on a disk.
+    pub(super) fn unspooled() -> Self {
+        let writer = RecordWriter::with_capacity(RECORD_BYTES);
         Self {
-            recorder: recorder.clone(),
-            writer: RecordWriter::with_capacity(RECORD_BYTES),
+            recorder: None,
+            writer,
             decision: 0,
-            reservation: if is_required { recorder.reserve() } else { None },
-            is_required,
+            reservation: None,
+            is_required: false,
             written: Written::Nothing,
         }
     }
@@ -101,14 +109,16 @@ impl Spooled {
         self.writer.rewind(self.decision);
     }
 
-    /// Sends an intent to the disk, once, where records are required.
-    pub(super) fn intend(&mut self) -> Result<Intent, Code> {
-        if !self.is_required || self.written != Written::Nothing {
+    /// Sends an intent to the disk, once, where records are required. `closing` are fields that the outcome has at its end.
+    pub(super) fn intend(&mut self, closing: impl FnOnce(&mut RecordWriter)) -> Result<Intent, Code> {
+        let Some(recorder) = self.recorder.as_ref().filter(|_| self.is_required) else { return Ok(Intent(None)) };
+        if self.written != Written::Nothing {
             return Ok(Intent(None));
         }
         let position = self.writer.position();
+        closing(&mut self.writer);
         self.writer.number(field::KIND, Kind::Intent as u64);
-        let pushed = self.recorder.push_durable(self.writer.as_bytes());
+        let pushed = recorder.push_durable(self.writer.as_bytes());
         self.writer.rewind(position);
         let durable = pushed.map_err(|_| Code::AuditUnavailable)?;
         self.written = Written::Intent;
@@ -122,23 +132,26 @@ impl Spooled {
 
     /// Sends the whole record to the disk, before its request is answered. `closing` are the fields that are known at its end.
     pub(super) fn whole(&mut self, closing: impl FnOnce(&mut RecordWriter)) -> Result<Intent, Code> {
+        let Some(recorder) = &self.recorder else { return Ok(Intent(None)) };
         closing(&mut self.writer);
         self.writer.number(field::KIND, Kind::Whole as u64);
-        let pushed = self.recorder.push_durable(self.writer.as_bytes());
+        let pushed = recorder.push_durable(self.writer.as_bytes());
         self.written = Written::Everything;
         drop(self.reservation.take());
         pushed.map(|durable| Intent(Some(durable))).map_err(|_| Code::AuditUnavailable)
     }
 
-    /// Closes the record.
-    pub(super) fn close(mut self, closing: impl FnOnce(&mut RecordWriter)) {
+    /// Closes the record. Gives it back where it does not go to a disk.
+    pub(super) fn close(mut self, closing: impl FnOnce(&mut RecordWriter)) -> Option<RecordWriter> {
         let kind = match self.written {
-            Written::Everything => return,
+            Written::Everything => return None,
             Written::Intent => Kind::Outcome,
             Written::Nothing => Kind::Whole,
         };
         closing(&mut self.writer);
         self.writer.number(field::KIND, kind as u64);
-        self.recorder.push(self.writer.as_bytes(), self.reservation.take());
+        let Some(recorder) = &self.recorder else { return Some(self.writer) };
+        recorder.push(self.writer.as_bytes(), self.reservation.take());
+        None
     }
 }

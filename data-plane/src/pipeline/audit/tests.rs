@@ -12,7 +12,7 @@ fn metrics(telemetry: &Telemetry) -> Metrics {
 
 fn audit(telemetry: Telemetry, mode: AuditMode) -> Result<Audit, AuditError> {
     let metrics = metrics(&telemetry);
-    Audit::new((telemetry, None), metrics, mode, "edge-1", "eu")
+    Audit::new((telemetry, None), metrics, mode, SpanNode { name: "edge-1".into(), port: 1 }, "eu")
 }
 
 fn dead_collector(queue_spans: usize) -> Telemetry {
@@ -23,6 +23,11 @@ fn dead_collector(queue_spans: usize) -> Telemetry {
 
 fn open(audit: &Audit) -> Record {
     audit.open(&Method::GET, "/api/openai/v1/models", &HeaderMap::new())
+}
+
+fn call_openai(record: &mut Record, trusts_trace: bool) {
+    let (tenant, service) = ("default".try_into().unwrap(), ServiceName::try_from("openai").unwrap());
+    record.called(&tenant, &service, ("api.openai.com", "https://api.openai.com"), trusts_trace);
 }
 
 fn line(audit: &Audit, labels: &str) -> u64 {
@@ -56,7 +61,7 @@ fn a_record_closes_once_however_it_ends() {
     let allowed = || {
         let mut record = open(&audit);
         record.identified(&TenantName::try_from("default").unwrap(), &"bot".parse().unwrap(), "tok-1");
-        record.service(&"default".try_into().unwrap(), &ServiceName::try_from("openai").unwrap(), "api.openai.com");
+        call_openai(&mut record, false);
         record.decided(true, &[]);
         record
     };
@@ -105,17 +110,17 @@ async fn an_upstream_call_is_a_child_and_may_be_passed_on() {
     let audit = audit(dead_collector(100), AuditMode::Required).unwrap();
     let mut headers = HeaderMap::new();
     headers.insert("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap());
-    for (pass, traced) in [(false, false), (true, true)] {
+    for (pass, trusts, traced) in [(false, true, false), (true, false, false), (true, true, true)] {
         let mut record = audit.open(&Method::GET, "/api/openai/v1/models", &headers);
-        record.service(&"default".try_into().unwrap(), &ServiceName::try_from("openai").unwrap(), "api.openai.com");
+        call_openai(&mut record, trusts);
         record.decided(true, &["granted-services".parse().unwrap()]);
         let parent = record.upstream_began(pass);
         let kept =
             parent.as_ref().is_some_and(|p| p.to_str().unwrap().starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
-        assert_eq!((parent.is_some(), kept), (traced, traced));
+        assert_eq!((parent.is_some(), kept), (pass, traced), "the agent's trace goes on where the service trusts it");
         record.upstream_answered(http::StatusCode::OK);
         record.answered(http::StatusCode::OK);
         tokio::spawn(async move { record.complete() }).await.unwrap();
     }
-    assert_eq!(audit.inner.telemetry.queue().len(), 4, "a record and a child each");
+    assert_eq!(audit.inner.telemetry.queue().len(), 6, "a record and a child each");
 }

@@ -1,4 +1,4 @@
-//! Trace and span ids: unique, evenly spread (collectors sample by them), and no secret.
+//! Trace ids: unique, evenly spread (collectors sample by them), and no secret.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -23,10 +23,6 @@ impl Source {
     pub(super) fn trace(&self) -> [u8; 16] {
         let low = self.word();
         (u128::from(mixed(self.process ^ low)) << 64 | u128::from(low)).to_be_bytes()
-    }
-
-    pub(super) fn span(&self) -> [u8; 8] {
-        self.word().to_be_bytes()
     }
 
     /// Never 0, which W3C trace context takes for "none".
@@ -54,9 +50,8 @@ mod tests {
     #[test]
     fn ids_are_unique_and_never_zero() {
         let source = Source::new();
-        let spans: HashSet<_> = (0..10_000).map(|_| source.span()).collect();
         let traces: HashSet<_> = (0..10_000).map(|_| source.trace()).collect();
-        assert_eq!((spans.len(), traces.len()), (10_000, 10_000));
-        assert!(!spans.contains(&[0; 8]) && Source::new().trace() != source.trace());
+        assert_eq!(traces.len(), 10_000);
+        assert!(!traces.contains(&[0; 16]) && Source::new().trace() != source.trace());
     }
 }

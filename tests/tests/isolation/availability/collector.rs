@@ -181,7 +181,7 @@ fn status_says_how_many_records_wait_for_the_collector() {
     for _ in 0..7 {
         assert_eq!(sandbox.get("/api/openai/v1/models", &token).status, 200);
     }
-    // Two spans a request; those of admin calls wait in the same queue.
+    // An intent and an outcome a request; spans of admin calls wait, too.
     wait_for("the backlog", || {
         (sandbox.cli().json(&["status"])["audit_backlog"].as_u64().unwrap() >= 14).then_some(())
     });
