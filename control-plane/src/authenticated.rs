@@ -31,7 +31,8 @@ use self::guard::{Guard, WINDOW};
 use crate::{
     seal::{SealError, Sealer},
     store::{
-        Framer, Key, Page, Reason, Record, Revision, Store, StoreError, Transaction, WatchEvent, Write, check_size,
+        Framer, Key, Measured, Page, Reason, Record, Revision, Store, StoreError, StoreMetrics, Transaction, WatchEvent,
+        Write, check_size,
     },
 };
 
@@ -58,6 +59,7 @@ struct Inner {
     /// What was last known of the store, outside of it.
     seen: Revision,
     alarms: IntCounterVec,
+    requests: StoreMetrics,
 }
 
 impl Authenticated {
@@ -67,12 +69,17 @@ impl Authenticated {
     /// # Errors
     /// [`SealError`], for example if the key is missing from a store that had one.
     pub async fn open(store: Arc<dyn Store>, sealer: Arc<Sealer>, seen: Revision) -> Result<Self, SealError> {
+        let requests = StoreMetrics::new().map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let store: Arc<dyn Store> = Arc::new(Measured::new(store, requests.clone()));
         let opened = key::open(store.as_ref(), &sealer).await?;
         let opts = Opts::new(
             "seks_store_unauthenticated_records_total",
             "Records of the store that did not verify and count as deleted: unframed, forged, stale or replayed",
         );
         let alarms = IntCounterVec::new(opts, &["reason"]).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        for reason in [Reason::Unframed, Reason::Forged, Reason::Stale, Reason::Replayed] {
+            drop(alarms.with_label_values(&[reason.as_str()]));
+        }
         let inner = Arc::new(Inner {
             framer: Framer::new(opened.key.bytes(), store.store_id()),
             key: opened.key,
@@ -83,6 +90,7 @@ impl Authenticated {
             known: AtomicU64::new(0),
             seen,
             alarms,
+            requests,
             sealer,
             store,
         });
@@ -121,7 +129,9 @@ impl Authenticated {
     /// What to register with the process's metrics.
     #[must_use]
     pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
-        vec![Box::new(self.inner.alarms.clone())]
+        let mut collectors = self.inner.requests.collectors();
+        collectors.push(Box::new(self.inner.alarms.clone()));
+        collectors
     }
 }
 

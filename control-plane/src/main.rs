@@ -213,6 +213,8 @@ async fn serve(config: Config, file: Option<PathBuf>, sources: Loader) -> Result
         }
     };
     drop(waiting);
+    let metrics = plane.metrics().clone();
+    telemetry.export_metrics(move || metrics.page());
     let (admin, nodes) = (plane.admin_addr(), plane.distribution_addr());
     service_manager::ready(&format!("operators connect to {admin}, nodes to {nodes}"));
     let failed = tokio::select! {

@@ -69,13 +69,17 @@ impl Refresher {
         getrandom::fill(&mut number).map_err(RefresherError::Random)?;
         let replica = format!("{replica}-{:08x}", u32::from_ne_bytes(number));
         let opts = Opts::new("seks_mint_refreshes_total", "Tokens that were minted, or not, by this replica.");
+        let outcomes = IntCounterVec::new(opts, &["outcome"])?;
+        for outcome in ["ok", "refused", "unreachable"] {
+            drop(outcomes.with_label_values(&[outcome]));
+        }
         Ok(Self {
             registry,
             telemetry,
             replica,
             guard,
             by: OperatorName::try_from("refresher")?,
-            outcomes: IntCounterVec::new(opts, &["outcome"])?,
+            outcomes,
             failing: IntGauge::new("seks_mint_failing", "Minted credentials whose last refresh has failed.")?,
         })
     }

@@ -12,6 +12,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use seks_network::address::DialGuard;
 use seks_proto::wire::{DESCRIPTORS, admin_server::AdminServer};
 use seks_runtime::{probes, telemetry::Telemetry};
+use rustls_pki_types::CertificateDer;
 use seks_types::id::OperatorName;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{
@@ -131,6 +132,7 @@ impl ControlPlane {
         let (name, dials) = (replica.clone(), Arc::clone(&guard));
         let refresher = Arc::new(Refresher::new(Arc::clone(registry), telemetry.clone(), name, dials)?);
         metrics.add(refresher.collectors())?;
+        metrics.certificate("ca", authority.certificate());
         let operators = run_on(runtimes.admin(), bind("admin.listen", config.admin.listen)).await??;
         let nodes = run_on(runtimes.distribution(), bind("distribution.listen", config.distribution.listen)).await??;
         guard.own.add(operators.address());
@@ -244,7 +246,9 @@ impl ControlPlane {
         let source = Source::new(Arc::clone(&self.authority), files.clone(), names);
         let (config, presented) =
             source.server_config(clients).map_err(|source| StartError::Tls { section, source })?;
-        self.tasks.spawn_on(source.keep_fresh(presented, self.stop.clone()), runtime);
+        let metrics = self.metrics.clone();
+        let renewed = move |certificate: &CertificateDer<'static>| metrics.certificate(section, certificate);
+        self.tasks.spawn_on(source.keep_fresh(presented, self.stop.clone(), renewed), runtime);
         let _spawns_there = runtime.enter();
         Ok(listener.accept(config, self.stop.clone()))
     }

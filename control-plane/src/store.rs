@@ -8,6 +8,7 @@ mod embedded;
 mod etcd;
 mod frame;
 pub mod key;
+mod measured;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use futures_util::{future::BoxFuture, stream::BoxStream};
 
 use self::frame::bare_len;
 pub(crate) use self::frame::{Framer, KEY_BYTES, Reason, has_frame, is_framed, strip};
+pub(crate) use self::measured::{Measured, StoreMetrics};
 pub use self::{
     config::{OpenError, StoreConfig, StoreKind, StoreTlsConfig},
     key::Key,

@@ -133,6 +133,8 @@ async fn serve(config: Config, file: Option<PathBuf>, sources: Loader) -> Result
         }
     };
     let (node, telemetry) = started;
+    let metrics = node.metrics().clone();
+    telemetry.export_metrics(move || metrics.render());
     tracing::info!(proxy = %node.proxy_addr(), metrics = %node.metrics_addr(), "serving");
     service_manager::ready(&format!("agents connect to {}", node.proxy_addr()));
     let signal = shutdown.requested().await;

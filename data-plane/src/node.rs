@@ -1,6 +1,15 @@
 //! A node: the proxy, its health listener and the stream that keeps its table.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use seks_network::address::OwnAddresses;
 use seks_protocol::SessionError;
@@ -198,17 +207,20 @@ impl Node {
         let (data_dir, audit, exports) = (config.node.data_dir.clone(), config.audit, telemetry.is_enabled());
         let opened = run_blocking(move || Spool::open(&data_dir, &audit, exports)).await;
         let spool = opened.map_err(|error| StartError::Thread(io::Error::other(error)))??;
+        let certificate_end = Arc::new(AtomicI64::new(identity.validity().map_or(0, |(_, until)| until)));
         let sync = SyncConfig {
             endpoints: enrolment.endpoints,
             roots_pem: enrolment.roots_pem,
             region: config.node.region.clone(),
             audit: Some(telemetry.queue().clone()),
+            certificate_end: certificate_end.clone(),
             spool: Some(spool.clone()),
             ..SyncConfig::default()
         };
         let table = Arc::new(Table::new()?);
         let (own, endpoints) = (config.own.clone(), config.control.endpoints.clone());
-        let mut node = Self::serving(config, telemetry, table.clone(), Some(spool)).await?;
+        let own_end = Some(certificate_end);
+        let mut node = Self::serving(config, telemetry, table.clone(), (Some(spool), own_end)).await?;
         tokio::spawn(node.end.clone().run_until_cancelled_owned(know_control_planes(own, endpoints)));
         let runtimes = Runtimes { stream: node.threads.sync.handle(), lease: node.threads.lease.handle() };
         node.sync = Some(Sync::start_on(sync, identity, table, runtimes));
@@ -220,14 +232,14 @@ impl Node {
     /// # Errors
     /// As [`Node::start`].
     pub async fn with_table(config: Config, telemetry: Telemetry, table: Arc<Table>) -> Result<Self, StartError> {
-        Self::serving(config, telemetry, table, None).await
+        Self::serving(config, telemetry, table, (None, None)).await
     }
 
     async fn serving(
         mut config: Config,
         telemetry: Telemetry,
         table: Arc<Table>,
-        spool: Option<Spool>,
+        (spool, own_end): (Option<Spool>, Option<Arc<AtomicI64>>),
     ) -> Result<Self, StartError> {
         config.check()?;
         let (lame_duck, end) = (CancellationToken::new(), CancellationToken::new());
@@ -245,6 +257,11 @@ impl Node {
         let listener =
             Listener::bind("proxy.listen", config.proxy.listen, config.proxy.tls.as_ref(), limits.clone()).await?;
         let proxy_addr = listener.address();
+        let proxy_end = listener.certificate_end();
+        metrics.certificates(move || {
+            let own = own_end.as_ref().map(|end| ("node", end.load(Relaxed)));
+            own.into_iter().chain(proxy_end().map(|end| ("proxy", end))).collect()
+        });
         config.proxy.listen = proxy_addr;
         let node = SpanNode { name: config.node.name.as_str().into(), port: proxy_addr.port() };
         let sender = telemetry.sender();
@@ -449,6 +466,7 @@ fn table_state(table: &Table) -> TableState {
         tokens: table.len() as u64,
         lag: table.lease().lag(),
         lease: table.lease().remaining(),
+        lowest_lease: table.lease().lowest(),
         clock_skew_seconds: table.wall().skew_seconds(),
     }
 }

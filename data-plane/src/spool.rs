@@ -163,10 +163,12 @@ impl Spool {
     #[must_use]
     pub fn state(&self) -> SpoolState {
         let recorder = self.recorder();
-        let Some(recorder) = &*recorder else { return SpoolState::default() };
+        let limit = self.0.options.spool.max_bytes;
+        let Some(recorder) = &*recorder else { return SpoolState { limit, ..SpoolState::default() } };
         let (counts, segments) = (recorder.counts(), recorder.segments());
         SpoolState {
             bytes: segments.bytes(),
+            limit,
             records: segments.records(),
             queued_bytes: recorder.queued_bytes() as u64,
             dropped: counts.dropped.load(Relaxed),

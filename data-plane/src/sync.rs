@@ -19,7 +19,13 @@ pub mod simulation;
 mod snapshot_loader;
 mod stream;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use seks_lease::BootInstant;
@@ -44,6 +50,8 @@ use crate::{spool::Spool, table::Table};
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// How often the end of the lease is looked for; requests look for themselves, so this bounds only how late a stream is cut.
 const LEASE_LOOK: Duration = Duration::from_millis(250);
+/// How often it is looked whether the node's certificate was renewed.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(10);
 
 /// Where a node's table comes from.
 #[derive(Clone)]
@@ -58,6 +66,8 @@ pub struct SyncConfig {
     pub return_every: Duration,
     /// The audit queue, whose length is reported with every renewal of the lease. Absent: 0 is reported.
     pub audit: Option<Arc<Queue>>,
+    /// Set to when the node's own certificate ends, in Unix seconds.
+    pub certificate_end: Arc<AtomicI64>,
     /// The spool of audit records, which is uploaded. Absent: nothing is recorded.
     pub spool: Option<Spool>,
 }
@@ -70,6 +80,7 @@ impl Default for SyncConfig {
             region: String::new(),
             return_every: Duration::from_secs(30),
             audit: None,
+            certificate_end: Arc::default(),
             spool: None,
         }
     }
@@ -190,12 +201,22 @@ async fn run(config: SyncConfig, identity: Identity, table: Arc<Table>, status: 
     let trust = Trust { roots_pem: config.roots_pem.clone() };
     let renewing = certificate_renewal::run(config.endpoints.clone(), trust.clone(), identity.clone());
     let connecting = stay_connected(&config, &trust, &identity, &table, &status, &mark);
+    let watching = watch_certificate(&identity, &config.certificate_end);
     let uploading = audit_upload::run(config.spool.clone(), &trust, &identity, &status);
     tokio::select! {
         () = renewing => {}
         () = connecting => {}
+        () = watching => {}
         () = uploading => {}
         () = mark.keep() => {}
+    }
+}
+
+/// Says when the node's certificate ends. It is renewed meanwhile.
+async fn watch_certificate(identity: &arc_swap::ArcSwap<Identity>, end: &AtomicI64) {
+    loop {
+        end.store(identity.load().validity().map_or(0, |(_, until)| until), Relaxed);
+        sleep(CERTIFICATE_LOOK).await;
     }
 }
 
@@ -286,7 +307,7 @@ fn report(endpoint: &str, end: &StreamEnd) {
 async fn watch_lease(table: Arc<Table>) {
     let mut was_valid = false;
     loop {
-        let remaining = table.lease().remaining();
+        let remaining = table.lease().watch();
         let valid = !remaining.is_zero();
         if was_valid && !valid {
             tracing::error!("the lease has run out: this node refuses everything until it hears from a control plane");

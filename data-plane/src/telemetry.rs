@@ -3,6 +3,7 @@
 //! Plain atomics: a request resolves its service's [`ServiceMetrics`] once and then adds to counters by index. No label is
 //! ever text that an agent sent: services are those of the table, reasons are the contract's codes.
 
+mod agent;
 mod edge;
 mod histogram;
 mod service;
@@ -17,14 +18,15 @@ use std::{
 };
 
 use dashmap::DashMap;
-use seks_runtime::{logs, telemetry::Queue};
-use seks_types::id::{ServiceName, TenantName};
+use seks_runtime::{logs, openmetrics, process, telemetry::Queue};
+use seks_types::id::{AgentName, ServiceName, TenantName};
 
-pub(crate) use self::service::DROPPED_KINDS;
+use self::agent::Agents;
+pub(crate) use self::{agent::AgentMetrics, histogram::unix_now, service::DROPPED_KINDS};
 pub use self::{
     edge::Edge,
     histogram::Histogram,
-    service::{Outcome, ServiceMetrics},
+    service::{Outcome, ServiceMetrics, Times},
 };
 
 /// Most services that one tenant brings into labels: a monitoring system pays for each for as long as it keeps data.
@@ -37,6 +39,9 @@ struct Labelled {
     tenant: TenantName,
     metrics: Arc<ServiceMetrics>,
 }
+
+/// Names of certificates, and when each ends, in Unix seconds.
+type CertificateEnds = Box<dyn Fn() -> Vec<(&'static str, i64)> + Send + Sync>;
 
 /// Bounds of tenants, and how often each was reached.
 type TenantBounds = Box<dyn Fn() -> [(&'static str, u64); 3] + Send + Sync>;
@@ -55,7 +60,7 @@ struct Inner {
     unlabelled: Arc<ServiceMetrics>,
     /// Requests that were refused before their service was known.
     unresolved: Arc<ServiceMetrics>,
-    duration: Histogram,
+    agents: Agents,
     overhead: Histogram,
     inflight: AtomicU64,
     edge: Edge,
@@ -70,6 +75,8 @@ struct Inner {
     buffers: OnceLock<Box<dyn Fn() -> BufferState + Send + Sync>>,
     /// How often tenants reached which bound.
     bounds: OnceLock<TenantBounds>,
+    /// When certificates end.
+    certificates: OnceLock<CertificateEnds>,
     /// Another part of this process that has metrics of its own.
     others: OnceLock<Box<dyn Fn() -> String + Send + Sync>>,
 }
@@ -85,6 +92,8 @@ pub struct TableState {
     pub lag: Duration,
     /// How long it may go on serving without hearing from a control plane.
     pub lease: Duration,
+    /// The least that this was within the last minute.
+    pub lowest_lease: Duration,
     /// How far its wall clock is ahead of the control plane's.
     pub clock_skew_seconds: f64,
 }
@@ -103,7 +112,9 @@ pub struct BufferState {
 pub struct SpoolState {
     /// Bytes on disk.
     pub bytes: u64,
-    /// Records on disk.
+    /// Most bytes on disk.
+    pub limit: u64,
+    /// Records on disk that no control plane has acknowledged.
     pub records: u64,
     /// Bytes that wait for the disk.
     pub queued_bytes: u64,
@@ -137,7 +148,7 @@ impl Metrics {
             labels: DashMap::default(),
             unlabelled: Arc::new(ServiceMetrics::new(UNLABELLED)),
             unresolved: Arc::new(ServiceMetrics::new("")),
-            duration: Histogram::new(),
+            agents: Agents::default(),
             overhead: Histogram::new(),
             inflight: AtomicU64::new(0),
             edge: Edge::default(),
@@ -147,6 +158,7 @@ impl Metrics {
             spool: OnceLock::new(),
             buffers: OnceLock::new(),
             bounds: OnceLock::new(),
+            certificates: OnceLock::new(),
             others: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -173,6 +185,16 @@ impl Metrics {
             Labelled { tenant: tenant.clone(), metrics: Arc::new(ServiceMetrics::new(name.as_str())) }
         });
         Arc::clone(&entry.metrics)
+    }
+
+    /// The counters of an agent. Beyond a bound, agents share one.
+    pub(crate) fn agent(&self, tenant: &TenantName, agent: &AgentName) -> Arc<AgentMetrics> {
+        self.inner.agents.of(tenant, agent)
+    }
+
+    /// Shows when certificates end. The first call counts.
+    pub(crate) fn certificates(&self, ends: impl Fn() -> Vec<(&'static str, i64)> + Send + Sync + 'static) {
+        let _ = self.inner.certificates.set(Box::new(ends)); // Err: they are known
     }
 
     /// Forgets services that are no longer there, and what was counted of them.
@@ -233,10 +255,9 @@ impl Metrics {
         self.inner.inflight.fetch_add(1, Relaxed);
     }
 
-    /// A request has ended: how long it took as a whole, and how much of that was this node's doing.
-    pub fn ended(&self, whole: Duration, overhead: Duration) {
+    /// A request has ended: how much of its time was this node's doing.
+    pub fn ended(&self, overhead: Duration) {
         self.inner.inflight.fetch_sub(1, Relaxed);
-        self.inner.duration.observe(whole);
         self.inner.overhead.observe(overhead);
     }
 
@@ -249,9 +270,11 @@ impl Metrics {
         services.extend(self.inner.unlabelled.is_used().then(|| Arc::clone(&self.inner.unlabelled)));
         let mut out = String::with_capacity(16 * 1024);
         service::render(&services, &mut out);
-        self.inner.duration.render("seks_proxy_request_duration_seconds", "Whole requests.", &mut out);
-        self.inner.overhead.render("seks_proxy_overhead_seconds", "Requests without their upstream.", &mut out);
+        self.inner.agents.render(&mut out);
+        let overhead = std::iter::once((String::new(), &self.inner.overhead));
+        histogram::render("seks_proxy_overhead_seconds", "Requests without their upstream.", overhead, &mut out);
         self.render_gauges(&mut out);
+        self.render_certificates(&mut out);
         let limited = self.inner.limited.get().map_or(0, |limited| limited());
         let _ = write!(
             out,
@@ -259,10 +282,10 @@ impl Metrics {
              # TYPE seks_proxy_wrong_tokens_limited_total counter\nseks_proxy_wrong_tokens_limited_total {limited}\n"
         );
         self.inner.edge.render(&mut out);
-        if let Some(others) = self.inner.others.get() {
-            out.push_str(&others());
+        match self.inner.others.get() {
+            Some(others) => openmetrics::merge(&out, &others()),
+            None => out,
         }
-        out
     }
 
     fn render_gauges(&self, out: &mut String) {
@@ -270,11 +293,12 @@ impl Metrics {
         let audit = &self.inner.audit;
         let BufferState { held, refused } = self.inner.buffers.get().map(|buffers| buffers()).unwrap_or_default();
         let spool = self.inner.spool.get().map(|spool| spool()).unwrap_or_default();
-        let gauges: [(&str, &str, f64); 12] = [
+        let gauges: [(&str, &str, f64); 13] = [
             ("seks_audit_spool_bytes", "Audit records on disk that no control plane has taken.", spool.bytes as f64),
+            ("seks_audit_spool_limit_bytes", "The most that seks_audit_spool_bytes may be.", spool.limit as f64),
             (
                 "seks_audit_spool_records",
-                "Audit records on disk, until their segment is taken whole.",
+                "Audit records on disk that no control plane has acknowledged.",
                 spool.records as f64,
             ),
             ("seks_audit_spool_queue_bytes", "Audit records that wait for the disk.", spool.queued_bytes as f64),
@@ -284,13 +308,17 @@ impl Metrics {
             ("seks_table_lag_seconds", "Time since the table was last known to be complete.", table.lag.as_secs_f64()),
             ("seks_lease_remaining_seconds", "Time that the node may still serve.", table.lease.as_secs_f64()),
             (
+                "seks_lease_lowest_seconds",
+                "The least that seks_lease_remaining_seconds was within the last minute.",
+                table.lowest_lease.as_secs_f64(),
+            ),
+            (
                 "seks_clock_skew_seconds",
                 "This machine's wall clock ahead of the control plane's; negative: behind.",
                 table.clock_skew_seconds,
             ),
             ("seks_audit_queue", "Audit records that the collector has not confirmed.", (audit.len() as u64 + spool.export_backlog) as f64),
             ("seks_body_buffer_bytes", "Memory of bodies that are looked into.", held as f64),
-            ("process_resident_memory_bytes", "Resident memory.", resident_bytes() as f64),
         ];
         for (name, help, value) in gauges {
             // Writing to a String can't fail.
@@ -332,14 +360,16 @@ impl Metrics {
             let _ = writeln!(out, "{name}{{limit=\"{limit}\"}} {count}");
         }
         out.push_str(&logs::metrics());
+        out.push_str(&process::metrics());
     }
-}
 
-/// From `/proc/self/status`; 0 where there is none.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or_default();
-    line.trim_end_matches("kB").trim().parse::<u64>().unwrap_or_default() * 1024
+    fn render_certificates(&self, out: &mut String) {
+        let name = "seks_certificate_expiry_timestamp_seconds";
+        let _ = write!(out, "# HELP {name} When a certificate ends, in Unix time.\n# TYPE {name} gauge\n");
+        for (certificate, end) in self.inner.certificates.get().map(|ends| ends()).unwrap_or_default() {
+            let _ = writeln!(out, "{name}{{certificate=\"{certificate}\"}} {end}");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -360,6 +390,7 @@ mod tests {
             tokens: 3,
             lag: Duration::ZERO,
             lease: Duration::from_millis(1500),
+            lowest_lease: Duration::from_millis(500),
             clock_skew_seconds: -2.5,
         };
         Metrics::new(Arc::clone(Telemetry::disabled().queue()), move || state)
@@ -372,7 +403,10 @@ mod tests {
         for _ in 0..2 {
             metrics.began();
             openai.count(Outcome { allowed: true, reason: None, status: Some(StatusCode::OK) }, 0);
-            metrics.ended(Duration::from_millis(30), Duration::from_micros(20));
+            let times = Times { whole: Duration::from_millis(30), upstream: Some(Duration::from_millis(29)) };
+            openai.took(times, None);
+            openai.upstream_answered(StatusCode::OK);
+            metrics.ended(Duration::from_micros(20));
         }
         openai.count(
             Outcome { allowed: false, reason: Some(Code::PolicyDenied), status: Some(StatusCode::FORBIDDEN) },
@@ -388,8 +422,11 @@ mod tests {
             r#"seks_proxy_requests_total{service="openai",decision="allow",reason="",status_class="aborted"} 1"#,
             r#"seks_scrubbed_total{service="openai"} 5"#,
             r#"seks_upstream_connections{service="openai",state="active"} 2"#,
-            "seks_proxy_request_duration_seconds_count 2",
-            r#"seks_proxy_request_duration_seconds_bucket{le="0.05"} 2"#,
+            r#"seks_proxy_request_duration_seconds_count{service="openai"} 2"#,
+            r#"seks_upstream_duration_seconds_bucket{service="openai",le="0.05"} 2"#,
+            r#"seks_upstream_responses_total{service="openai",class="2xx"} 2"#,
+            "seks_lease_lowest_seconds 0.5",
+            r#"seks_proxy_request_duration_seconds_bucket{service="openai",le="0.05"} 2"#,
             r#"seks_proxy_overhead_seconds_bucket{le="0.00002"} 2"#,
             "seks_proxy_inflight 1",
             "seks_table_revision 7",

@@ -8,11 +8,18 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
+    collector::{
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
     },
     common::v1::{AnyValue, KeyValue, any_value::Value},
+    metrics::v1::Metric,
 };
 use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
@@ -72,6 +79,7 @@ pub enum Mood {
 #[derive(Clone, Default)]
 struct Sink {
     spans: Arc<Mutex<Vec<Span>>>,
+    metrics: Arc<Mutex<Vec<Metric>>>,
     mood: Arc<Mutex<Mood>>,
 }
 
@@ -83,9 +91,11 @@ impl Collector {
     pub fn start() -> Self {
         let (listener, collector) = Self::listen();
         let service = TraceServiceServer::new(collector.sink()).accept_compressed(CompressionEncoding::Gzip);
+        let metrics = MetricsServiceServer::new(collector.sink()).accept_compressed(CompressionEncoding::Gzip);
         crate::runtime().spawn(async move {
             let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
-            drop(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await);
+            let server = tonic::transport::Server::builder().add_service(service).add_service(metrics);
+            drop(server.serve_with_incoming(incoming).await);
         });
         collector
     }
@@ -136,6 +146,11 @@ impl Collector {
     /// All spans received so far.
     pub fn spans(&self) -> Vec<Span> {
         self.lock().clone()
+    }
+
+    /// All metrics received so far, each as often as it came.
+    pub fn metrics(&self) -> Vec<Metric> {
+        self.sink.metrics.lock().clone()
     }
 
     /// Waits for a span that satisfies a condition.
@@ -208,6 +223,18 @@ impl TraceService for Sink {
             return Err(Status::unavailable("about to stop"));
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Sink {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        let resources = request.into_inner().resource_metrics.into_iter();
+        self.metrics.lock().extend(resources.flat_map(|r| r.scope_metrics).flat_map(|s| s.metrics));
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 

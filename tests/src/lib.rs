@@ -25,6 +25,7 @@ pub mod oracle;
 pub mod part;
 pub mod plane;
 pub mod process;
+pub mod prometheus;
 pub mod raw;
 pub mod sandbox;
 pub mod upstream;

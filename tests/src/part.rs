@@ -18,6 +18,8 @@ pub const PARTS: &[(&str, Part)] = &[
     ("kubectl", Part::Program),
     ("node", Part::Program),
     ("npm", Part::Program),
+    ("prometheus", Part::Program),
+    ("promtool", Part::Program),
     ("python3", Part::Program),
     ("script", Part::Program),
     ("terraform", Part::Program),

@@ -11,7 +11,7 @@ use seks_tests::{
     collector::{Mood, Span},
     process::wait_for,
     sandbox::Options,
-    upstream::{Answer, Gate, Step},
+    upstream::{Answer, Gate, answer::Step},
 };
 
 const KEY: &str = "sk-real-spool-0123456789abcdef";

@@ -125,6 +125,8 @@ impl Running {
             Ok(node) => {
                 let metrics = control.metrics().clone();
                 node.metrics().append(move || metrics.text()); // one process, one page
+                let page = node.metrics().clone();
+                telemetry.export_metrics(move || page.render());
                 let ready = Ready {
                     proxy: format!("{scheme}://{}", reachable(node.proxy_addr())),
                     forward_proxy: node.forward_addr().map(|address| format!("http://{}", reachable(address))),

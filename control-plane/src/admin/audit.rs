@@ -3,6 +3,8 @@
 //! The fields are an allow-list of names and codes. Of a message, only the tenant and the object's
 //! name are recorded, and only if they match the grammar of names.
 
+use std::time::Instant;
+
 use seks_types::id::is_name;
 use tonic::{Code, Response, Status};
 use tracing::{Span, field};
@@ -21,6 +23,7 @@ pub(super) struct Call {
     object: String,
     span: Span,
     metrics: Metrics,
+    began: Instant,
     over: bool,
 }
 
@@ -42,7 +45,8 @@ impl Call {
                 seks.origin.after = field::Empty,
             )
         });
-        Self { method, operator: String::new(), tenant, object, span, metrics: admin.0.metrics.clone(), over: false }
+        let (metrics, began) = (admin.0.metrics.clone(), Instant::now());
+        Self { method, operator: String::new(), tenant, object, span, metrics, began, over: false }
     }
 
     pub(super) fn span(&self) -> Span {
@@ -84,7 +88,7 @@ impl Call {
     fn close(&mut self, outcome: &'static str) {
         self.over = true;
         self.span.record("seks.outcome", outcome);
-        self.metrics.admin_request(self.method.name(), outcome);
+        self.metrics.admin_request(self.method.name(), outcome, self.began.elapsed());
         let Self { operator, tenant, object, .. } = self;
         let verb = self.method.name();
         tracing::info!(target: "seks.admin", operator, verb, tenant, object, outcome, "admin call");

@@ -108,7 +108,14 @@ impl Source {
 
     /// Replaces the certificate before it ends, or when its files change, until `stop`. A certificate that can't be read is
     /// reported, and the present one stays.
-    pub async fn keep_fresh(self, presented: Arc<Presented>, stop: CancellationToken) {
+    /// `renewed` learns of each certificate, the present one first.
+    pub async fn keep_fresh(
+        self,
+        presented: Arc<Presented>,
+        stop: CancellationToken,
+        renewed: impl Fn(&CertificateDer<'static>),
+    ) {
+        presented.0.load().cert.first().into_iter().for_each(&renewed);
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let mut wait = FIRST_RENEWAL;
         let mut seen = self.files.state();
@@ -124,6 +131,7 @@ impl Source {
             }
             match self.certificate(&provider) {
                 Ok((certificate, renew_in)) => {
+                    certificate.cert.first().into_iter().for_each(&renewed);
                     presented.0.store(Arc::new(certificate));
                     wait = renew_in;
                 }

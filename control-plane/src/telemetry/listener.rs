@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seks_runtime::{logs, probes::ProbeHandler};
+use seks_runtime::probes::ProbeHandler;
 use tokio::{runtime::Handle, sync::Mutex, time::timeout};
 
 use super::Metrics;
@@ -57,6 +57,6 @@ impl ProbeHandler for Readiness {
     }
 
     fn metrics(&self) -> String {
-        self.metrics.text() + &logs::metrics()
+        self.metrics.page()
     }
 }

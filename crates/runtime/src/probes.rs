@@ -27,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{
     connections::{AcceptPause, Connections, ListenerSlot},
-    descriptors,
+    descriptors, openmetrics,
 };
 
 /// Most connections, and most unauthenticated ones of one source. A probe needs one for a
@@ -52,7 +52,7 @@ pub trait ProbeHandler: Send + Sync + 'static {
     /// Whether the process serves its clients. The error text is the reason why not.
     fn ready(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
 
-    /// The metrics in Prometheus' text format.
+    /// The metrics in Prometheus' text format, with exemplars behind their buckets as OpenMetrics has them.
     fn metrics(&self) -> String;
 }
 
@@ -165,9 +165,13 @@ impl ProbeServer {
                 Err(why) => text_response(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
             },
             "/metrics" => {
-                let mut response = text_response(StatusCode::OK, self.handler.metrics());
-                let version = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-                response.headers_mut().insert(header::CONTENT_TYPE, version);
+                let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+                let (form, page) = match openmetrics::is_wanted(accept.unwrap_or_default()) {
+                    true => (openmetrics::OPEN_METRICS, openmetrics::from_text(&self.handler.metrics())),
+                    false => (openmetrics::TEXT, openmetrics::without_exemplars(&self.handler.metrics())),
+                };
+                let mut response = text_response(StatusCode::OK, page);
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(form));
                 response
             }
             _ => text_response(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics\n".into()),

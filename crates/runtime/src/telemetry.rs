@@ -2,6 +2,7 @@
 
 mod delivery;
 mod export;
+mod metrics;
 mod queue;
 mod sdk;
 mod span;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use tracing::Dispatch;
 use tracing_subscriber::{Layer, Registry, filter::LevelFilter, layer::SubscriberExt as _};
 
+use self::export::Signal;
 pub use self::{
     delivery::SpanSender,
     export::Protocol,
@@ -49,6 +51,9 @@ pub struct TelemetryConfig {
     /// Longest duration of one export before it is retried. Default: 10 s; 100 ms to 60 s.
     #[serde(with = "humantime_serde")]
     pub export_timeout: Duration,
+    /// Also sends metrics to the collector, at this interval. Default: not at all; 1 s to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub metrics_interval: Option<Duration>,
     /// How long spans are collected into a batch. Default: 200 ms; 1 ms to 60 s.
     #[serde(with = "humantime_serde")]
     pub export_interval: Duration,
@@ -65,6 +70,7 @@ impl Default for TelemetryConfig {
             log: None,
             queue_spans: 65_536,
             export_timeout: Duration::from_secs(10),
+            metrics_interval: None,
             export_interval: Duration::from_millis(200),
         }
     }
@@ -133,7 +139,7 @@ impl Telemetry {
                 KeyValue::new("service.version", super::VERSION),
             ])
             .build();
-        let exporter = export::Exporter::new(config, &endpoint, &resource)?;
+        let exporter = export::Exporter::new(config, &endpoint, &resource, Signal::Traces)?;
         let queue = Queue::open(config.queue_spans);
         tokio::spawn(queue::export_queue(Arc::clone(&queue), exporter, config.clone()));
         // Audit records are never sampled, whatever an agent's `traceparent` says.
@@ -174,7 +180,29 @@ impl Telemetry {
     pub fn sender(&self) -> Option<SpanSender> {
         let ExportTarget { config, endpoint, resource } = self.inner.target.as_ref()?;
         // The same configuration has made an exporter before.
-        Some(SpanSender::new(export::Exporter::new(config, endpoint, resource).ok()?, config.export_timeout))
+        Some(SpanSender::new(export::Exporter::new(config, endpoint, resource, Signal::Traces).ok()?, config.export_timeout))
+    }
+
+    /// Sends what `page` gives, metrics in Prometheus' text format, every [`metrics_interval`](TelemetryConfig::metrics_interval).
+    /// Nothing where that isn't set, or without a collector. What the collector does not accept is not sent again: the next page has
+    /// more recent values. Must be called within a runtime.
+    pub fn export_metrics(&self, page: impl Fn() -> String + Send + 'static) {
+        let Some(ExportTarget { config, endpoint, resource }) = &self.inner.target else { return };
+        let exporter = export::Exporter::new(config, endpoint, resource, Signal::Metrics);
+        let (Some(interval), Ok(mut exporter)) = (config.metrics_interval, exporter) else { return };
+        let (limit, started) = (config.export_timeout, metrics::now());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                let encoded = metrics::encode(&page(), started, metrics::now());
+                match tokio::time::timeout(limit, exporter.export(encoded.into())).await {
+                    Ok(Ok(0)) => {}
+                    Ok(Ok(refused)) => tracing::warn!(refused, "the collector refused metrics"),
+                    Ok(Err(error)) => tracing::warn!(%error, "the collector does not accept metrics"),
+                    Err(_) => tracing::warn!("the collector does not answer to metrics"),
+                }
+            }
+        });
     }
 
     /// The queue of spans, with its loss counters.
@@ -228,6 +256,10 @@ impl TelemetryConfig {
         }
         if !(ms(100)..=minute).contains(&self.export_timeout) {
             return invalid("export_timeout", "100ms to 60s");
+        }
+        let hour = Duration::from_secs(3600);
+        if self.metrics_interval.is_some_and(|every| !(Duration::from_secs(1)..=hour).contains(&every)) {
+            return invalid("metrics_interval", "1s to 1h");
         }
         if !(ms(1)..=minute).contains(&self.export_interval) {
             return invalid("export_interval", "1ms to 60s");

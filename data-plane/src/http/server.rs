@@ -93,6 +93,12 @@ impl Listener {
         self.address
     }
 
+    /// Says when its certificate ends, in Unix seconds, where it serves TLS.
+    pub fn certificate_end(&self) -> impl Fn() -> Option<i64> + Send + Sync + 'static {
+        let end = self.tls.as_ref().map(Acceptor::certificate_end);
+        move || end.as_ref().and_then(|end| end())
+    }
+
     /// The connections that there are.
     #[must_use]
     pub fn connections(&self) -> &Connections {

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use seks_lease::BootInstant;
+
+const MINUTE_NANOS: u64 = 60_000_000_000;
 
 /// Until when the node may serve. Read on the path of every request: one atomic load and one clock read without a system call.
 #[derive(Debug, Default)]
@@ -14,9 +17,40 @@ pub struct Lease {
     ends: AtomicU64,
     /// When the table was last known to hold everything that was committed.
     current: AtomicU64,
+    lows: Mutex<Lows>,
+}
+
+/// The shortest that the lease was, in this minute and in the one before.
+#[derive(Debug, Default)]
+struct Lows {
+    minute: u64,
+    now: Option<Duration>,
+    before: Option<Duration>,
 }
 
 impl Lease {
+    /// As [`remaining`](Self::remaining), which counts for [`lowest`](Self::lowest). To be called again and again.
+    pub fn watch(&self) -> Duration {
+        let (remaining, minute) = (self.remaining(), BootInstant::now().as_nanos() / MINUTE_NANOS);
+        let mut lows = self.lows.lock();
+        if lows.minute != minute {
+            lows.before = lows.now.take().filter(|_| lows.minute + 1 == minute);
+            lows.minute = minute;
+        }
+        // Before the first lease there is nothing to run out.
+        if self.was_current() {
+            lows.now = Some(lows.now.map_or(remaining, |low| low.min(remaining)));
+        }
+        remaining
+    }
+
+    /// The shortest that [`watch`](Self::watch) has seen it, within a minute or two.
+    #[must_use]
+    pub fn lowest(&self) -> Duration {
+        let lows = self.lows.lock();
+        [lows.now, lows.before].into_iter().flatten().min().unwrap_or_else(|| self.remaining())
+    }
+
     /// Whether the node may serve now.
     #[must_use]
     pub fn valid(&self) -> bool {
@@ -66,6 +100,21 @@ impl Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lowest_is_remembered_after_a_grant() {
+        let (lease, now) = (Lease::default(), BootInstant::now());
+        lease.watch();
+        lease.current_at(now);
+        lease.extend(now.plus(Duration::from_secs(2)));
+        assert!(lease.watch() <= Duration::from_secs(2));
+        lease.extend(now.plus(Duration::from_secs(60)));
+        lease.watch();
+        assert!(lease.remaining() > Duration::from_secs(50) && lease.lowest() <= Duration::from_secs(2));
+        lease.end();
+        lease.watch();
+        assert!(lease.lowest().is_zero());
+    }
 
     #[test]
     fn a_lease_starts_invalid_ends_by_itself_and_never_shrinks_by_a_grant() {

@@ -6,10 +6,12 @@ use std::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use http::StatusCode;
 
+use super::histogram::{self, Histogram};
 use crate::code::Code;
 
 /// Kinds of headers that are not forwarded: the label `header`.
@@ -27,13 +29,29 @@ pub struct Outcome {
     pub status: Option<StatusCode>,
 }
 
+/// How long a request took, and its upstream.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// The whole request.
+    pub whole: Duration,
+    /// From sending it to the head of the upstream's answer; `None`: there was none.
+    pub upstream: Option<Duration>,
+}
+
 /// Index 0 is "no reason".
 const REASONS: usize = Code::ALL.len() + 1;
 const CLASSES: [&str; 6] = ["aborted", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
+/// Classes of an upstream's answers: the label `class`.
+const UPSTREAM_CLASSES: [&str; 8] = ["1xx", "2xx", "3xx", "4xx", "5xx", "401", "403", "429"];
+
 /// Counters of one service, resolved once a request.
 pub struct ServiceMetrics {
     name: Box<str>,
+    duration: Histogram,
+    upstream_duration: Histogram,
+    upstream: [AtomicU64; UPSTREAM_CLASSES.len()],
+    audited: AtomicU64,
     requests: [[[AtomicU64; CLASSES.len()]; REASONS]; 2],
     scrubbed: AtomicU64,
     headers_dropped: [AtomicU64; DROPPED_KINDS.len()],
@@ -46,6 +64,10 @@ impl ServiceMetrics {
         let zeros = || std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0)));
         Self {
             name: name.into(),
+            duration: Histogram::new(),
+            upstream_duration: Histogram::new(),
+            upstream: Default::default(),
+            audited: AtomicU64::new(0),
             requests: [zeros(), zeros()],
             scrubbed: AtomicU64::new(0),
             headers_dropped: Default::default(),
@@ -71,6 +93,37 @@ impl ServiceMetrics {
         if scrubbed > 0 {
             self.scrubbed.fetch_add(scrubbed.into(), Relaxed);
         }
+    }
+
+    /// Adds how long a request took. `trace` is its trace, and when it ended.
+    pub fn took(&self, times: Times, trace: Option<(&[u8; 16], Duration)>) {
+        match trace {
+            Some((id, now)) => self.duration.observe_traced(times.whole, id, now),
+            None => self.duration.observe(times.whole),
+        }
+        match (times.upstream, trace) {
+            (Some(upstream), Some((id, now))) => self.upstream_duration.observe_traced(upstream, id, now),
+            (Some(upstream), None) => self.upstream_duration.observe(upstream),
+            (None, _) => {}
+        }
+    }
+
+    /// Counts an answer of the upstream.
+    pub fn upstream_answered(&self, status: StatusCode) {
+        let class = match status.as_u16() {
+            401 => 5,
+            403 => 6,
+            429 => 7,
+            other => usize::from(other / 100).clamp(1, 5) - 1,
+        };
+        if let Some(counter) = self.upstream.get(class) {
+            counter.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts a request that policies in audit mode would have decided otherwise.
+    pub fn audited(&self) {
+        self.audited.fetch_add(1, Relaxed);
     }
 
     /// Counts headers of a request that were not forwarded, in the order of [`DROPPED_KINDS`].
@@ -108,6 +161,13 @@ pub(super) fn render(services: &[Arc<ServiceMetrics>], out: &mut String) {
         let _ = writeln!(out, "{name}{{service=\"{}\"}} {}", service.name, service.scrubbed.load(Relaxed));
     }
     render_headers_dropped(services, out);
+    let name = "seks_policy_audited_total";
+    let help = "Requests that policies in audit mode would have decided otherwise.";
+    let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n");
+    for service in services {
+        let _ = writeln!(out, "{name}{{service=\"{}\"}} {}", service.name, service.audited.load(Relaxed));
+    }
+    render_upstream(services, out);
     let name = "seks_upstream_connections";
     let _ = write!(out, "# HELP {name} Connections to upstreams.\n# TYPE {name} gauge\n");
     for service in services.iter().filter(|s| !s.name.is_empty()) {
@@ -116,6 +176,27 @@ pub(super) fn render(services: &[Arc<ServiceMetrics>], out: &mut String) {
             let _ = writeln!(out, "{name}{{service=\"{}\",state=\"{state}\"}} {count}", service.name);
         }
     }
+}
+
+/// Answers of upstreams, and how long everything took.
+fn render_upstream(services: &[Arc<ServiceMetrics>], out: &mut String) {
+    let name = "seks_upstream_responses_total";
+    let help = "Answers of upstreams, by class of status; 401, 403 and 429 by themselves.";
+    let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n");
+    for service in services {
+        for (class, count) in UPSTREAM_CLASSES.iter().zip(&service.upstream) {
+            let count = count.load(Relaxed);
+            if count > 0 {
+                let _ = writeln!(out, "{name}{{service=\"{}\",class=\"{class}\"}} {count}", service.name);
+            }
+        }
+    }
+    let labels = |service: &ServiceMetrics| format!("service=\"{}\",", service.name);
+    let whole = services.iter().map(|service| (labels(service), &service.duration));
+    histogram::render("seks_proxy_request_duration_seconds", "Whole requests.", whole, out);
+    let upstream = services.iter().map(|service| (labels(service), &service.upstream_duration));
+    let help = "From sending a request to the head of the upstream's answer.";
+    histogram::render("seks_upstream_duration_seconds", help, upstream, out);
 }
 
 /// Kinds that have occurred.

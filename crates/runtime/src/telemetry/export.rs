@@ -31,6 +31,31 @@ pub enum Protocol {
     Http,
 }
 
+/// What a connection to the collector carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    Traces,
+    Metrics,
+}
+
+impl Signal {
+    /// The last part of the resource over HTTP.
+    fn path(self) -> &'static str {
+        match self {
+            Self::Traces => "/v1/traces",
+            Self::Metrics => "/v1/metrics",
+        }
+    }
+
+    /// The method over gRPC.
+    fn method(self) -> &'static str {
+        match self {
+            Self::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+            Self::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+        }
+    }
+}
+
 /// Sends batches to one collector.
 pub(super) struct Exporter {
     transport: Transport,
@@ -48,7 +73,8 @@ enum Transport {
 /// The address of the collector, and the options of its connection.
 struct Target {
     uri: Uri,
-    /// The path is the complete resource, and `/v1/traces` is not appended.
+    signal: Signal,
+    /// The path is the complete resource, and [`Signal::path`] is not appended.
     is_resource: bool,
     /// TLS, with these PEM roots or the system's.
     tls: Option<Option<Vec<u8>>>,
@@ -59,8 +85,13 @@ struct Target {
 
 impl Exporter {
     /// Opens no connection. The first export does, and each export after a failure.
-    pub(super) fn new(config: &TelemetryConfig, endpoint: &str, resource: &Resource) -> Result<Self, TelemetryError> {
-        let target = Target::new(config, endpoint)?;
+    pub(super) fn new(
+        config: &TelemetryConfig,
+        endpoint: &str,
+        resource: &Resource,
+        signal: Signal,
+    ) -> Result<Self, TelemetryError> {
+        let target = Target::new(config, endpoint, signal)?;
         let transport = match protocol(config)? {
             Protocol::Grpc => Transport::Grpc(Box::new(Grpc::new(target)?)),
             Protocol::Http => Transport::Http(Box::new(Http::new(target)?)),
@@ -72,8 +103,8 @@ impl Exporter {
         Ok(Self { transport, resource: span::message(1, &resource.encode_to_vec()), scope: scope.encode_to_vec() })
     }
 
-    /// Sends `spans` (`ScopeSpans.spans`, repeated). Returns how many of them the collector refused
-    /// permanently.
+    /// Sends `spans` (`ScopeSpans.spans`, or `ScopeMetrics.metrics`, which have the same number; repeated). Returns how many of
+    /// them the collector refused permanently.
     pub(super) async fn export(&mut self, spans: Bytes) -> Result<u64, ExportError> {
         let scope_spans = span::message_header(2, self.scope.len() + spans.len());
         let length = self.resource.len() + scope_spans.len() + self.scope.len() + spans.len();
@@ -87,7 +118,7 @@ impl Exporter {
 }
 
 impl Target {
-    fn new(config: &TelemetryConfig, endpoint: &str) -> Result<Self, TelemetryError> {
+    fn new(config: &TelemetryConfig, endpoint: &str, signal: Signal) -> Result<Self, TelemetryError> {
         let uri: Uri = endpoint.parse().map_err(|_| invalid("otlp_endpoint", "not a URL"))?;
         let tls = match uri.scheme_str() {
             Some("http") => None,
@@ -105,9 +136,11 @@ impl Target {
             Some("gzip") => true,
             Some(_) => return Err(invalid("otlp_endpoint", "OTEL_EXPORTER_OTLP_COMPRESSION: `gzip` or `none`")),
         };
-        let is_resource =
+        // The variable for traces names their very resource. Metrics go beside it.
+        let is_named =
             config.otlp_endpoint.is_none() && non_empty_variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").is_some();
-        Ok(Self { uri, is_resource, tls, headers: headers()?, gzip, timeout: config.export_timeout })
+        let is_resource = is_named && signal == Signal::Traces;
+        Ok(Self { uri, signal, is_resource, tls, headers: headers()?, gzip, timeout: config.export_timeout })
     }
 }
 

@@ -53,7 +53,10 @@ pub enum TlsError {
 }
 
 /// Shakes hands with agents.
-pub(super) struct Acceptor(TlsAcceptor);
+pub(super) struct Acceptor {
+    tls: TlsAcceptor,
+    served: Arc<Reloading>,
+}
 
 impl Acceptor {
     pub(super) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
@@ -74,18 +77,25 @@ impl Acceptor {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let mut server = builder.with_cert_resolver(Arc::new(Reloading::load(config)?));
+        let served = Arc::new(Reloading::load(config)?);
+        let mut server = builder.with_cert_resolver(served.clone());
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         if config.client_ca_file.is_some() {
             // Every connection shows its certificate: a resumed one would go on after that has expired.
             server.session_storage = Arc::new(NoServerSessionStorage {});
             server.send_tls13_tickets = 0;
         }
-        Ok(Self(TlsAcceptor::from(Arc::new(server))))
+        Ok(Self { tls: TlsAcceptor::from(Arc::new(server)), served })
     }
 
     pub(super) async fn accept(&self, tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        self.0.accept(tcp).await
+        self.tls.accept(tcp).await
+    }
+
+    /// Says when the certificate ends that is served, in Unix seconds.
+    pub(super) fn certificate_end(&self) -> impl Fn() -> Option<i64> + Send + Sync + 'static {
+        let served = self.served.clone();
+        move || not_after(served.current().cert.first()?)
     }
 }
 
@@ -93,10 +103,14 @@ impl Acceptor {
 pub(super) fn certificate_left<T>(stream: &TlsStream<T>) -> Option<Duration> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     // It was verified: what can't be read has no time left.
-    let parsed = x509_parser::parse_x509_certificate(certificate).ok();
-    let end = parsed.and_then(|(_, parsed)| u64::try_from(parsed.validity().not_after.timestamp()).ok()).unwrap_or(0);
+    let end = not_after(certificate).and_then(|end| u64::try_from(end).ok()).unwrap_or(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Some(Duration::from_secs(end).saturating_sub(now))
+}
+
+fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(parsed.validity().not_after.timestamp())
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

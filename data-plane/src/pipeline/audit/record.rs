@@ -25,7 +25,7 @@ use crate::{
     pipeline::{caller::Caller, refusal::Refusal, route::Route},
     spans::{self, Recorded},
     table::ServiceEntry,
-    telemetry::{DROPPED_KINDS, Outcome, ServiceMetrics},
+    telemetry::{AgentMetrics, DROPPED_KINDS, Outcome, ServiceMetrics, Times, unix_now},
 };
 
 /// What streams count while a record is open. Shared with the bodies.
@@ -80,6 +80,8 @@ struct Open {
     /// Absent: nothing is recorded but a line of the log.
     spooled: Option<Spooled>,
     service: Arc<ServiceMetrics>,
+    /// Absent: nobody that the node knows.
+    agent: Option<Arc<AgentMetrics>>,
     service_name: Option<ServiceName>,
     counters: Arc<Counters>,
     began: Instant,
@@ -125,6 +127,7 @@ impl Record {
             reservation,
             spooled,
             service: Arc::clone(audit.metrics.unresolved()),
+            agent: None,
             service_name: None,
             counters: Arc::default(),
             began: Instant::now(),
@@ -236,6 +239,7 @@ impl Record {
 
     /// Whose token it is. Also set for tokens that are refused, as far as they are known.
     pub(crate) fn identified(&mut self, tenant: &TenantName, agent: &AgentName, token_id: &str) {
+        self.open.agent = Some(self.open.audit.metrics.agent(tenant, agent));
         self.spool(|fields| {
             fields.text(field::TENANT, tenant.as_str());
             fields.text(field::AGENT, agent.as_str());
@@ -291,6 +295,7 @@ impl Record {
 
     /// Policies in audit mode that would have decided otherwise.
     pub(crate) fn audited<'a>(&mut self, policies: impl Iterator<Item = &'a str> + Clone) {
+        self.open.service.audited();
         let ids = policies.take(MAX_POLICIES);
         self.spool(|fields| ids.for_each(|id| fields.text(field::AUDITED_POLICIES, id)));
     }
@@ -327,6 +332,7 @@ impl Record {
         let open = &mut *self.open;
         open.upstream_took = open.upstream_began.map_or(Duration::ZERO, |t| t.elapsed());
         open.upstream_status = Some(status);
+        open.service.upstream_answered(status);
     }
 
     /// How long the request has waited for a connection: for its upstream to be reached, or for one that others use to be free. Not a part
@@ -419,7 +425,11 @@ impl Open {
             failures::log(self.service.name(), self.id.as_str(), error, UNIX_EPOCH.elapsed().unwrap_or_default());
         }
         let overhead = self.overhead.unwrap_or_else(|| whole.saturating_sub(self.upstream_took));
-        self.audit.metrics.ended(whole, overhead);
+        self.agent.iter().for_each(|agent| agent.count(self.allowed));
+        let trace = self.trace.map(|trace| (trace.id(), unix_now()));
+        let upstream = self.upstream_status.map(|_| self.upstream_took);
+        self.service.took(Times { whole, upstream }, trace.as_ref().map(|(id, now)| (id, *now)));
+        self.audit.metrics.ended(overhead);
         if let Some(spooled) = self.spooled.take() {
             let unspooled = spooled.close(|fields| self.close_fields(fields, whole, self.completed));
             if let Some(record) = unspooled {

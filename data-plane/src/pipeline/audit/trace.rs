@@ -30,7 +30,7 @@ impl Trace {
         SpanContext { trace: self.id(), span: SpanIds::of(request_id).upstream, flags: 1 }
     }
 
-    fn id(&self) -> [u8; 16] {
+    pub(super) fn id(&self) -> [u8; 16] {
         self.agent.filter(|_| self.is_trusted).map_or(self.own, |agent| agent.trace)
     }
 

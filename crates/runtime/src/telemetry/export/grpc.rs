@@ -15,12 +15,11 @@ use tonic::{
 use super::{ExportError, Target};
 use crate::telemetry::TelemetryError;
 
-const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
-
 /// A collector with gRPC.
 pub(super) struct Grpc {
     client: Client<Channel>,
     metadata: MetadataMap,
+    method: PathAndQuery,
 }
 
 impl Grpc {
@@ -37,19 +36,20 @@ impl Grpc {
         if target.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }
-        Ok(Self { client, metadata: MetadataMap::from_headers(target.headers) })
+        let method = PathAndQuery::from_static(target.signal.method());
+        Ok(Self { client, metadata: MetadataMap::from_headers(target.headers), method })
     }
 
     pub(super) async fn send(&mut self, head: Bytes, spans: Bytes) -> Result<ExportTraceServiceResponse, ExportError> {
         self.client.ready().await.map_err(ExportError::unreachable)?;
         let mut request = Request::new((head, spans));
         request.metadata_mut().clone_from(&self.metadata);
-        let reply = self.client.unary(request, PathAndQuery::from_static(EXPORT), PreEncodedCodec).await;
+        let reply = self.client.unary(request, self.method.clone(), PreEncodedCodec).await;
         reply.map(tonic::Response::into_inner).map_err(|status| ExportError::status(&status))
     }
 }
 
-/// Sends encoded bytes and decodes responses.
+/// Sends encoded bytes and decodes responses. Those of other signals have the same form.
 struct PreEncodedCodec;
 
 impl Codec for PreEncodedCodec {

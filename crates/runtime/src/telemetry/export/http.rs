@@ -53,7 +53,10 @@ impl Http {
         // The variable for all signals names the collector; the one for traces names the very resource.
         let path = match target.uri.path() {
             path if target.is_resource => path.to_owned(),
-            base => format!("{}/v1/traces", base.trim_end_matches('/')),
+            base => {
+                let base = base.trim_end_matches('/').trim_end_matches("/v1/traces");
+                format!("{base}{}", target.signal.path())
+            }
         };
         let path = path.parse().map_err(|_| no_host())?;
         Ok(Self { host, port, path, tls, headers, gzip: target.gzip, sender: None })
