@@ -255,7 +255,7 @@ impl Connection {
 
 impl Connection {
     fn source(&self) -> IpAddr {
-        *self.source.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.source.lock()
     }
 }
 
@@ -271,7 +271,7 @@ impl ListenerSlot {
             let oldest = table.oldest_unauthenticated_of(source);
             self.connections.evict(&mut table, oldest);
         }
-        *self.connection.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
+        *self.connection.source.lock() = source;
         table.insert(&self.connection);
     }
 

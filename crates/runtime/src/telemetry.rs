@@ -243,7 +243,7 @@ impl TelemetryConfig {
     pub fn check(&self) -> Result<(), TelemetryError> {
         self.check_bounds()?;
         if let Some(endpoint) = self.endpoint() {
-            export::Exporter::new(self, &endpoint, &Resource::builder_empty().build())?;
+            export::Exporter::new(self, &endpoint, &Resource::builder_empty().build(), Signal::Traces)?;
         }
         Ok(())
     }
