@@ -31,8 +31,8 @@ use self::guard::{Guard, WINDOW};
 use crate::{
     seal::{SealError, Sealer},
     store::{
-        Framer, Key, Measured, Page, Reason, Record, Revision, Store, StoreError, StoreMetrics, Transaction, WatchEvent,
-        Write, check_size,
+        Framer, Key, Measured, Page, Reason, Record, Revision, Store, StoreError, StoreMetrics, Transaction,
+        WatchEvent, Write, check_size,
     },
 };
 

@@ -9,10 +9,10 @@ mod upgrade;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use rustls_pki_types::CertificateDer;
 use seks_network::address::DialGuard;
 use seks_proto::wire::{DESCRIPTORS, admin_server::AdminServer};
 use seks_runtime::{probes, telemetry::Telemetry};
-use rustls_pki_types::CertificateDer;
 use seks_types::id::OperatorName;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{

@@ -133,7 +133,9 @@ impl Exporter {
             let grown = async {
                 match &recorder {
                     // Looks again from time to time, because the recorder may be replaced.
-                    Some(recorder) => drop(timeout(Duration::from_secs(1), recorder.segments().grown_for_export()).await),
+                    Some(recorder) => {
+                        drop(timeout(Duration::from_secs(1), recorder.segments().grown_for_export()).await)
+                    }
                     None => sleep(LOOK_EVERY).await,
                 }
             };

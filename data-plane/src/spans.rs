@@ -188,7 +188,8 @@ fn failed(error: &str, spans: &mut SpanWriter) {
 fn write_client(f: &Fields<'_>, own: &SpanContext, parent: [u8; 8], spans: &mut SpanWriter) {
     // A call that never got a connection is the attempt to get one.
     let has_answer = f.first_byte_us > 0 || f.upstream_status > 0;
-    let (begin, end) = if has_answer { (f.connect_us, f.connect_us + f.first_byte_us) } else { (f.queue_us, f.whole_us) };
+    let (begin, end) =
+        if has_answer { (f.connect_us, f.connect_us + f.first_byte_us) } else { (f.queue_us, f.whole_us) };
     spans.begin("seks.upstream", CLIENT, own, Some(parent), f.at(begin));
     spans.text("http.request.method", f.method);
     spans.text("server.address", f.upstream);

@@ -317,7 +317,11 @@ impl Metrics {
                 "This machine's wall clock ahead of the control plane's; negative: behind.",
                 table.clock_skew_seconds,
             ),
-            ("seks_audit_queue", "Audit records that the collector has not confirmed.", (audit.len() as u64 + spool.export_backlog) as f64),
+            (
+                "seks_audit_queue",
+                "Audit records that the collector has not confirmed.",
+                (audit.len() as u64 + spool.export_backlog) as f64,
+            ),
             ("seks_body_buffer_bytes", "Memory of bodies that are looked into.", held as f64),
         ];
         for (name, help, value) in gauges {
@@ -337,8 +341,16 @@ impl Metrics {
                 "Audit records removed because no control plane took them in time.",
                 spool.expired,
             ),
-            ("seks_otlp_spans_exported_total", "Spans of spooled records that the collector has accepted.", spool.spans_exported),
-            ("seks_otlp_spans_refused_total", "Spans of spooled records that the collector has refused for good.", spool.spans_refused),
+            (
+                "seks_otlp_spans_exported_total",
+                "Spans of spooled records that the collector has accepted.",
+                spool.spans_exported,
+            ),
+            (
+                "seks_otlp_spans_refused_total",
+                "Spans of spooled records that the collector has refused for good.",
+                spool.spans_refused,
+            ),
             (
                 "seks_otlp_records_dropped_total",
                 "Records that left the spool, for room or age, before the collector had them.",

@@ -43,7 +43,10 @@ const CASES: &[(&str, Shown)] = &[
     ("seks_admin_request_duration_seconds", Here),
     ("seks_admin_requests_total", Here),
     ("seks_agent_requests_total", Here),
-    ("seks_audit_dropped_total", In("tests/tests/isolation/availability/collector.rs", "one_bad_span_costs_itself_alone")),
+    (
+        "seks_audit_dropped_total",
+        In("tests/tests/isolation/availability/collector.rs", "one_bad_span_costs_itself_alone"),
+    ),
     ("seks_audit_expired_total", In(SPOOL, "segments_go_when_they_are_acknowledged_and_when_they_are_too_old")),
     ("seks_audit_queue", Here),
     ("seks_audit_recorded_total", Here),
@@ -57,7 +60,10 @@ const CASES: &[(&str, Shown)] = &[
         "seks_audit_write_failures_total",
         In("tests/tests/audit_trail.rs", "a_node_that_must_record_and_cannot_forwards_nothing"),
     ),
-    ("seks_body_buffer_bytes", In(BODIES, "bodies_under_inspection_stay_within_their_tenants_share_and_others_go_through")),
+    (
+        "seks_body_buffer_bytes",
+        In(BODIES, "bodies_under_inspection_stay_within_their_tenants_share_and_others_go_through"),
+    ),
     (
         "seks_body_buffer_refused_total",
         In(BODIES, "bodies_under_inspection_stay_within_their_tenants_share_and_others_go_through"),
@@ -71,7 +77,10 @@ const CASES: &[(&str, Shown)] = &[
     ("seks_control_streams", Here),
     (
         "seks_http2_refused_total",
-        In("tests/tests/isolation/availability/frames.rs", "what_the_library_refuses_by_itself_is_recorded_and_counted"),
+        In(
+            "tests/tests/isolation/availability/frames.rs",
+            "what_the_library_refuses_by_itself_is_recorded_and_counted",
+        ),
     ),
     ("seks_lease_lowest_seconds", Here),
     ("seks_lease_remaining_seconds", Here),
@@ -101,10 +110,16 @@ const CASES: &[(&str, Shown)] = &[
     ("seks_store_request_failures_total", In("tests/tests/dashboards.rs", "panels_have_data_and_alerts_fire")),
     (
         "seks_store_unauthenticated_records_total",
-        In("control-plane/src/authenticated/tests.rs", "a_new_store_takes_no_record_without_a_frame_and_none_that_was_put_back"),
+        In(
+            "control-plane/src/authenticated/tests.rs",
+            "a_new_store_takes_no_record_without_a_frame_and_none_that_was_put_back",
+        ),
     ),
     ("seks_store_watch_lag_seconds", Here),
-    ("seks_table_divergence_total", In("tests/tests/distribution/divergence.rs", "a_node_whose_table_differs_gets_a_snapshot")),
+    (
+        "seks_table_divergence_total",
+        In("tests/tests/distribution/divergence.rs", "a_node_whose_table_differs_gets_a_snapshot"),
+    ),
     ("seks_table_lag_seconds", Here),
     ("seks_table_revision", Here),
     ("seks_table_tokens", Here),
@@ -242,7 +257,11 @@ fn every_metric_moves() {
     let own = ends(&node, "node");
     walk.holds("seks_certificate_expiry_timestamp_seconds", own > 3600.0 && own < 400.0 * 86400.0, &node);
     walk.holds("seks_build_info", (node.sum("seks_build_info") - 1.0).abs() < 0.1, &node);
-    walk.holds("seks_audit_spool_limit_bytes", (node.sum("seks_audit_spool_limit_bytes") - 1073741824.0).abs() < 1.0, &node);
+    walk.holds(
+        "seks_audit_spool_limit_bytes",
+        (node.sum("seks_audit_spool_limit_bytes") - 1073741824.0).abs() < 1.0,
+        &node,
+    );
 
     // While a request is under way.
     let proxy = sandbox.proxy();

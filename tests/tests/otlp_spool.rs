@@ -135,7 +135,9 @@ fn a_request_whose_node_died_has_a_span_that_says_so() {
     let proxy = sandbox.proxy();
     let asking = {
         let token = token.clone();
-        thread::spawn(move || drop(std::panic::catch_unwind(|| seks_tests::raw::get(proxy, "/api/openai/v1/held", &token))))
+        thread::spawn(move || {
+            drop(std::panic::catch_unwind(|| seks_tests::raw::get(proxy, "/api/openai/v1/held", &token)))
+        })
     };
     upstream.wait("the request", |log| log.requests.iter().any(|request| request.path() == "/v1/held"));
     sandbox.crash();

@@ -89,7 +89,10 @@ fn every_request_closes_one_span_with_all_attributes() {
     let child = |s: &Span| s.name == "seks.upstream" && s.parent == span.id && s.trace == span.trace;
     let child = collector.wait_for("the upstream's span", child);
     assert_eq!((child.kind, child.get("url.full")), (3, &*format!("{}/v1/chat/completions", upstream.origin())));
-    assert_eq!((child.get("server.address"), child.get("server.port")), ("127.0.0.1", &*upstream.address().port().to_string()));
+    assert_eq!(
+        (child.get("server.address"), child.get("server.port")),
+        ("127.0.0.1", &*upstream.address().port().to_string())
+    );
     assert_eq!((child.get("http.request.method"), child.get("http.response.status_code")), ("POST", "200"));
 
     let refusals = [

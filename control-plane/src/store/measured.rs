@@ -29,7 +29,8 @@ impl StoreMetrics {
     /// # Errors
     /// Never in practice: the names are valid.
     pub(crate) fn new() -> Result<Self, prometheus::Error> {
-        let duration = HistogramOpts::new("seks_store_request_duration_seconds", "Requests to the store, by operation.");
+        let duration =
+            HistogramOpts::new("seks_store_request_duration_seconds", "Requests to the store, by operation.");
         let failures = Opts::new(
             "seks_store_request_failures_total",
             "Requests that the store did not answer or refused; a conflict of two writers is none.",

@@ -445,17 +445,7 @@ fn recover(disk: &dyn Disk) -> Result<(Vec<SegmentInfo>, u64), SpoolError> {
                 let (bytes, nothing) = (length.saturating_sub(torn as u64), first - 1);
                 let (acknowledged, exported) = (nothing, nothing);
                 let is_open = false;
-                list.push(SegmentInfo {
-                    name,
-                    chain,
-                    first,
-                    last,
-                    bytes,
-                    created_us,
-                    is_open,
-                    acknowledged,
-                    exported,
-                });
+                list.push(SegmentInfo { name, chain, first, last, bytes, created_us, is_open, acknowledged, exported });
             }
             // The header was never durable, so nothing in the segment was promised.
             Err(FormatError::Torn) if bytes.len() <= HEADER_BYTES => disk.remove(&name)?,

@@ -114,7 +114,8 @@ mod tests {
     #[test]
     fn a_family_of_both_pages_is_there_once() {
         let other = "# HELP seks_b Some.\n# TYPE seks_b gauge\nseks_b{x=\"y\"} 2\n# HELP d D.\n# TYPE d gauge\nd 1\n";
-        let expected = PAGE.replace("seks_b -1.5\n", "seks_b -1.5\nseks_b{x=\"y\"} 2\n") + "# HELP d D.\n# TYPE d gauge\nd 1\n";
+        let expected =
+            PAGE.replace("seks_b -1.5\n", "seks_b -1.5\nseks_b{x=\"y\"} 2\n") + "# HELP d D.\n# TYPE d gauge\nd 1\n";
         assert_eq!(merge(PAGE, other), expected);
     }
 

@@ -180,7 +180,10 @@ impl Telemetry {
     pub fn sender(&self) -> Option<SpanSender> {
         let ExportTarget { config, endpoint, resource } = self.inner.target.as_ref()?;
         // The same configuration has made an exporter before.
-        Some(SpanSender::new(export::Exporter::new(config, endpoint, resource, Signal::Traces).ok()?, config.export_timeout))
+        Some(SpanSender::new(
+            export::Exporter::new(config, endpoint, resource, Signal::Traces).ok()?,
+            config.export_timeout,
+        ))
     }
 
     /// Sends what `page` gives, metrics in Prometheus' text format, every [`metrics_interval`](TelemetryConfig::metrics_interval).

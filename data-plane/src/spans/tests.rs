@@ -60,7 +60,8 @@ fn attributes(span: &Span) -> BTreeMap<&str, String> {
         Value::IntValue(number) => number.to_string(),
         other => format!("{other:?}"),
     };
-    let pairs = span.attributes.iter().map(|a| (a.key.as_str(), text(a.value.as_ref().unwrap().value.as_ref().unwrap())));
+    let pairs =
+        span.attributes.iter().map(|a| (a.key.as_str(), text(a.value.as_ref().unwrap().value.as_ref().unwrap())));
     let map: BTreeMap<_, _> = pairs.collect();
     assert_eq!(map.len(), span.attributes.len(), "an attribute is in a span once");
     map

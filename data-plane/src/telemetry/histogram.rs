@@ -177,7 +177,9 @@ mod tests {
         histogram.observe(slow);
         let shown = page(&histogram);
         let one = "01".repeat(16);
-        assert!(shown.contains(&format!("h_bucket{{service=\"a\",le=\"0.005\"}} 2 # {{trace_id=\"{one}\"}} 0.003 100\n")));
+        assert!(
+            shown.contains(&format!("h_bucket{{service=\"a\",le=\"0.005\"}} 2 # {{trace_id=\"{one}\"}} 0.003 100\n"))
+        );
         assert!(shown.contains(&format!("le=\"0.5\"}} 4 # {{trace_id=\"{}\"}} 0.3 100\n", "03".repeat(16))), "{shown}");
         assert!(shown.contains("h_bucket{service=\"a\",le=\"0.2\"} 2\n"), "a bucket without one: {shown}");
         assert!(shown.contains("h_count{service=\"a\"} 4\n"), "{shown}");

@@ -46,7 +46,9 @@ fn hosts_of_no_service_pass_through_unseen_once_the_tenant_says_so() {
     for secret in [b"seks_token_".as_slice(), KEY.as_bytes(), b"Proxy-Authorization", b"Authorization"] {
         assert!(!oracle::contains(&heard, secret), "{}", String::from_utf8_lossy(&heard));
     }
-    let span = collector.wait_for("the tunnel's record", |s| s.name == "seks.proxy" && s.get("http.request.method") == "CONNECT" && s.get("seks.decision") == "allow");
+    let span = collector.wait_for("the tunnel's record", |s| {
+        s.name == "seks.proxy" && s.get("http.request.method") == "CONNECT" && s.get("seks.decision") == "allow"
+    });
     let call = collector.wait_for("the tunnel's call", |s| s.parent == span.id && s.get("server.address") == name);
     assert_eq!(call.get("server.port"), other.address().port().to_string());
     assert_eq!((span.get("seks.decision"), span.get("seks.agent")), ("allow", "agent"), "{span:?}");

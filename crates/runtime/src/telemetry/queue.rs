@@ -220,8 +220,7 @@ pub(super) async fn export_queue(queue: Arc<Queue>, mut exporter: Exporter, conf
         loop {
             let batch = queue.lock().pop_front();
             let Some(Batch { bytes, spans }) = batch else { break };
-            let refused =
-                deliver(&mut exporter, bytes.into(), config.export_timeout, |pause| queue.pause(pause)).await;
+            let refused = deliver(&mut exporter, bytes.into(), config.export_timeout, |pause| queue.pause(pause)).await;
             queue.count_dropped(refused);
             queue.taken.fetch_sub(spans, Relaxed);
         }
