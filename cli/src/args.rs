@@ -41,8 +41,14 @@ What agents may use:
   policy       Cedar policies: which agent may do what
   ca           The CA of HTTPS_PROXY mode
 
+As files:
+  apply        Make the tenant what files say: services, agents, policies, references to credentials
+  export       Print the tenant as a file for `seks apply`, without secrets
+
 What happens:
   status       Show the state of control plane, store and nodes
+  doctor       Check clocks, certificates, store, nodes, audit, disks and limits, and say what to do
+  top          Watch nodes, services, rates, latencies and refusals
   audit        What agents have done, and whether the record of it is whole
 
 The fleet:

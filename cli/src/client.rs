@@ -1,11 +1,13 @@
 //! The connection to a control plane: mutual TLS from a context, deadlines for all calls, and
 //! errors with exit codes.
 
+pub(crate) mod peer;
 mod tls_rejection;
 
 use std::{
     error::Error as StdError,
     future::Future,
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,6 +22,7 @@ use tonic::{
 
 use crate::{
     context::Context,
+    duration::unix_now,
     error::{CliError, Exit, Result},
 };
 
@@ -151,7 +154,7 @@ impl Client {
         wire::ListRequest { tenant: self.tenant(), page_size: PAGE, page_token: String::new() }
     }
 
-    /// Calls `each` for every page of a list.
+    /// Calls `each` for every page of a list, until it wants no more.
     ///
     /// # Errors
     /// As [`Self::call`], and of `each`.
@@ -159,13 +162,12 @@ impl Client {
         &self,
         what: &str,
         ask: impl AsyncFn(AdminClient<Channel>, wire::ListRequest) -> std::result::Result<Response<P>, Status>,
-        mut each: impl FnMut(Vec<P::Item>, bool) -> Result<()>,
+        mut each: impl FnMut(Vec<P::Item>) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let mut request = self.list();
         loop {
             let (items, next) = self.call(what, ask(self.rpc(), request.clone())).await?.into_items();
-            each(items, next.is_empty())?;
-            if next.is_empty() {
+            if each(items)?.is_break() || next.is_empty() {
                 return Ok(());
             }
             request.page_token = next;
@@ -182,9 +184,9 @@ impl Client {
         ask: impl AsyncFn(AdminClient<Channel>, wire::ListRequest) -> std::result::Result<Response<P>, Status>,
     ) -> Result<Vec<P::Item>> {
         let mut all = Vec::new();
-        self.for_each_page(what, ask, |items, _| {
+        self.for_each_page(what, ask, |items| {
             all.extend(items);
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })
         .await?;
         Ok(all)
@@ -277,15 +279,9 @@ const IS_IT_RUNNING: &str = "check that it runs; `seks dev` starts one on this m
 const OUTCOME_UNKNOWN: &str = "the change may have been made; check before you repeat it";
 
 /// The end of a certificate's validity, in Unix seconds.
-fn valid_until(pem: &str) -> Option<i64> {
+pub(crate) fn valid_until(pem: &str) -> Option<i64> {
     let (_, parsed) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
     Some(parsed.parse_x509().ok()?.validity().not_after.timestamp())
-}
-
-/// Unix seconds.
-pub(crate) fn unix_now() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.ok().and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or_default()
 }
 
 /// Whether a certificate is valid for another week.

@@ -2,11 +2,13 @@
 //! view.
 
 pub mod agent;
+pub mod apply;
 pub mod audit;
 pub mod ca;
 pub mod completions;
 pub mod credential;
 pub mod dev;
+pub mod doctor;
 pub mod env;
 pub mod node;
 pub mod operator;
@@ -16,6 +18,7 @@ pub mod service;
 pub mod status;
 pub mod tenant;
 pub mod token;
+pub mod top;
 
 pub mod change;
 
@@ -52,9 +55,22 @@ pub enum Command {
     /// Cedar policies: which agent may do what
     #[command(subcommand)]
     Policy(policy::Verb),
+    /// Make the tenant what files say: services, agents, policies, references to credentials
+    #[command(after_help = apply::EXAMPLES)]
+    Apply(apply::ApplyArgs),
+    /// Print the tenant as a file for `seks apply`, without secrets
+    #[command(after_help = "Examples:\n  seks export > tenant.yaml\n  seks export -o toml --tenant staging")]
+    Export,
     /// What agents have done, and whether the record of it is whole
     #[command(subcommand)]
     Audit(audit::Verb),
+    /// Check clocks, certificates, store, nodes, audit, disks and limits, and say what to do
+    #[command(
+        after_help = "Example:\n  seks doctor -o json | jq '.checks[] | select(.state != \"ok\")'\n\nExit code 1 when something is wrong, 6 when the control plane cannot be reached."
+    )]
+    Doctor,
+    /// Watch nodes, services, rates, latencies and refusals
+    Top(top::TopArgs),
     /// Proxy nodes
     #[command(subcommand)]
     Node(node::Verb),
@@ -85,7 +101,11 @@ pub async fn run(global: &Global, command: Command, tree: clap::Command) -> Resu
         Command::Agent(verb) => agent::run(global, verb).await?,
         Command::Token(verb) => token::run(global, verb).await?,
         Command::Policy(verb) => policy::run(global, verb).await?,
+        Command::Apply(args) => apply::run(global, args).await?,
+        Command::Export => apply::export(global).await?,
         Command::Audit(verb) => return audit::run(global, verb).await,
+        Command::Doctor => return doctor::run(global).await,
+        Command::Top(args) => top::run(global, args).await?,
         Command::Node(verb) => node::run(global, verb).await?,
         Command::Operator(verb) => operator::run(global, verb).await?,
         Command::Env(args) => env::run(global, args).await?,

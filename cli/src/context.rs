@@ -121,7 +121,19 @@ impl ContextSelector {
             Origin::Variable => notice(&format!("context: {} ({FILE_VARIABLE})", path.display())),
             Origin::Registered => notice(&format!("context: {} (the running `seks dev`)", path.display())),
         }
-        let mut file = ContextFile::read(&path)?;
+        self.read(&path)
+    }
+
+    /// [`Self::load`] without a word on stderr, for completions.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub(crate) fn load_quietly(&self) -> Result<Context> {
+        self.read(&self.find()?.0)
+    }
+
+    fn read(&self, path: &Path) -> Result<Context> {
+        let mut file = ContextFile::read(path)?;
         let at = path.display();
         let name = self.name.clone().unwrap_or_else(|| file.current.clone());
         let mut context = file.contexts.remove(&name).ok_or_else(|| {

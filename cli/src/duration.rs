@@ -2,6 +2,13 @@
 
 use std::time::Duration;
 
+/// Now, in Unix seconds.
+#[must_use]
+pub fn unix_now() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.ok().and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or_default()
+}
+
 /// Parses `30s`, `1h 30m`, `7d`; up to ten years. A number without a unit is refused: some tools mean seconds, others hours.
 ///
 /// # Errors

@@ -70,6 +70,9 @@ impl CliError {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
                 error(Exit::Unreachable).hint("a change may have been made; check before you repeat it")
             }
+            Code::Unimplemented => {
+                error(Exit::Failed).hint("the control plane is older than this `seks`; `seks status` shows its version")
+            }
             _ => error(Exit::Failed),
         };
         failure.hint = told_hint(status).or(failure.hint);
@@ -85,6 +88,12 @@ impl CliError {
         }
         out
     }
+}
+
+/// The lines with a coloured first word, for a terminal.
+#[must_use]
+pub fn coloured(lines: &str) -> String {
+    lines.replacen("error:", "\u{1b}[1;31merror:\u{1b}[0m", 1).replacen("\nhint:", "\n\u{1b}[1mhint:\u{1b}[0m", 1)
 }
 
 /// What the control plane itself says to do about it: `hint` in the metadata of its `google.rpc.ErrorInfo`.

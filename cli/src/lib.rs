@@ -14,6 +14,8 @@ pub mod duration;
 pub mod error;
 pub mod files;
 pub mod global;
+pub mod listing;
+pub mod markup;
 pub mod output;
 mod registration;
 mod sandbox;
@@ -35,7 +37,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(code) = sandbox::helper::run_if_asked(&args) {
         return code;
     }
-    let outcome = match args::parse(args) {
+    let outcome = match commands::completions::answer(&args, args::Cli::command).map(|done| done || args.is_empty()) {
+        Ok(true) => return ExitCode::SUCCESS,
+        Ok(false) => args::parse(args),
+        Err(error) => Err(error),
+    };
+    let outcome = match outcome {
         Ok(args::Parsed::Print(text)) => {
             output::Output::new(output::Format::Table).text(&text).map(|()| ExitCode::SUCCESS)
         }
@@ -43,7 +50,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => Err(error),
     };
     let code = outcome.unwrap_or_else(|error| {
-        logs::write_stderr_line(error.lines().trim_end_matches('\n'));
+        let lines = error.lines();
+        let has_colours = output::has_colours(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+        let lines = if has_colours { error::coloured(&lines) } else { lines };
+        logs::write_stderr_line(lines.trim_end_matches('\n'));
         error.exit.into()
     });
     logs::flush(logs::FLUSH_TIMEOUT);

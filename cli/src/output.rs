@@ -1,13 +1,16 @@
 //! Output: a table for people, JSON, YAML and TOML for programs. Only this module writes to stdout
 //! or stderr.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use crate::error::{CliError, Exit, Result, one_line, plain_io};
+use crate::{
+    duration::unix_now,
+    error::{CliError, Exit, Result, one_line, plain_io},
+};
 
 /// The formats of `-o`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -179,6 +182,13 @@ impl Stream {
     }
 }
 
+/// Whether output may be coloured: on a terminal, unless `NO_COLOR` is set (no-color.org) or the terminal has no colours.
+#[must_use]
+pub fn has_colours(is_terminal: bool) -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    is_terminal && !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
 /// Prints a line to stderr. Errors are ignored.
 pub fn notice(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", one_line(text));
@@ -189,9 +199,26 @@ pub fn stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+/// Rows with aligned columns. On a terminal they fit its width, and the header is bold.
+pub(crate) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let stdout = io::stdout();
+    let is_terminal = stdout.is_terminal();
+    let width = rustix::termios::tcgetwinsize(&stdout).ok().map(|size| size.ws_col).filter(|width| *width >= 40);
+    let text = aligned(columns, rows, width.filter(|_| is_terminal));
+    match text.split_once('\n') {
+        Some((header, rest)) if has_colours(is_terminal) && !columns.is_empty() => {
+            format!("\u{1b}[1m{header}\u{1b}[0m\n{rest}")
+        }
+        _ => text,
+    }
+}
+
+fn aligned(columns: &[&str], rows: impl Iterator<Item = Vec<String>>, width: Option<u16>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
     if !columns.is_empty() {
         table.set_header(columns.iter().map(|c| c.to_uppercase().replace('_', " ")));
     }
@@ -220,6 +247,40 @@ pub fn rfc3339_micros(unix_micros: u64) -> String {
     at.map(|at| humantime::format_rfc3339_micros(at).to_string()).unwrap_or_default()
 }
 
+/// How long ago a time in Unix seconds was, for people: "3h ago". 0 is "".
+#[must_use]
+pub fn since(unix_seconds: i64) -> String {
+    if unix_seconds == 0 { String::new() } else { format!("{} ago", span(unix_now() - unix_seconds)) }
+}
+
+/// How long it is until a time in Unix seconds, for people: "in 3h", "expired". 0 is "never".
+#[must_use]
+pub fn until(unix_seconds: i64) -> String {
+    match unix_seconds - unix_now() {
+        _ if unix_seconds == 0 => "never".into(),
+        left if left <= 0 => "expired".into(),
+        left => format!("in {}", span(left)),
+    }
+}
+
+/// A duration in its two largest units: "1d4h", "10m".
+fn span(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    let units = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
+    let (mut left, mut text) = (seconds, String::new());
+    for (size, unit) in units {
+        // Minutes do not matter beside days, nor seconds beside hours.
+        if left >= size && seconds < size * 86_400 {
+            text.push_str(&format!("{}{unit}", left / size));
+            left %= size;
+            if text.bytes().filter(u8::is_ascii_alphabetic).count() == 2 {
+                break;
+            }
+        }
+    }
+    if text.is_empty() { "0s".into() } else { text }
+}
+
 /// [`rfc3339`] for JSON, where "never" is null.
 #[must_use]
 pub fn rfc3339_or_null(unix_seconds: i64) -> Option<String> {
@@ -233,13 +294,30 @@ mod tests {
     #[test]
     fn a_table_has_aligned_columns_and_no_trailing_blanks() {
         let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["long-name".to_owned(), String::new()]];
-        assert_eq!(table(&["name", "x_y"], rows.into_iter()), "NAME       X Y\na          1\nlong-name");
+        assert_eq!(aligned(&["name", "x_y"], rows.into_iter(), None), "NAME       X Y\na          1\nlong-name");
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal() {
+        let rows = [vec!["a".repeat(30), "word ".repeat(20)]];
+        let text = aligned(&["name", "text"], rows.into_iter(), Some(60));
+        assert!(text.lines().count() > 2 && text.lines().all(|line| line.chars().count() <= 60), "{text}");
     }
 
     #[test]
     fn a_cell_can_not_draw_on_the_terminal() {
-        let text = table(&["a"], [vec!["x\u{1b}[31m\u{7}".to_owned()]].into_iter());
+        let text = aligned(&["a"], [vec!["x\u{1b}[31m\u{7}".to_owned()]].into_iter(), None);
         assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text:?}");
+    }
+
+    #[test]
+    fn spans_have_two_units() {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (600, "10m"), (3661, "1h1m"), (86_400, "1d"), (100_000, "1d3h"), (-5, "0s")]
+        {
+            assert_eq!(span(seconds), text);
+        }
+        assert_eq!((until(0), since(0), until(1)), ("never".into(), String::new(), "expired".into()));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod admin_changes;
 mod agent;
+mod apply;
 mod audit;
 mod audit_trail;
 pub mod auth;
@@ -20,11 +21,13 @@ mod parse;
 mod policy;
 mod problem;
 mod service;
+mod simulate;
 mod status;
 mod tenant;
 mod token;
+mod unknown_entities;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use seks_network::address::DialGuard;
 use seks_proto::wire::{self, admin_server};
@@ -84,6 +87,8 @@ pub struct Parts {
     pub replica: String,
     /// What token endpoints may be dialled.
     pub guard: Arc<DialGuard>,
+    /// Where this process writes, and what for.
+    pub disks: Vec<(&'static str, PathBuf)>,
 }
 
 impl Admin {
@@ -211,7 +216,12 @@ methods! {
     get_policy GetPolicy(NameRequest) -> Policy = policy::get;
     delete_policy DeletePolicy(DeleteRequest) -> ChangeResponse = policy::delete;
     check_policies CheckPolicies(CheckPoliciesRequest) -> CheckPoliciesResponse = policy::check;
-    simulate Simulate(SimulateRequest) -> SimulateResponse = policy::simulate;
+    simulate Simulate(SimulateRequest) -> SimulateResponse = simulate::simulate;
+    policy_schema PolicySchema(PolicySchemaRequest) -> PolicySchemaResponse = policy::schema;
+    explain_policies ExplainPolicies(SimulateRequest) -> ExplainPoliciesResponse = simulate::explain;
+    plan_tenant PlanTenant(ApplyTenantRequest) -> ApplyTenantResponse = apply::plan;
+    apply_tenant ApplyTenant(ApplyTenantRequest) -> ApplyTenantResponse = apply::apply;
+    update_token UpdateToken(UpdateTokenRequest) -> TokenResponse = token::update;
     list_nodes ListNodes(ListNodesRequest) -> ListNodesResponse = node::list;
     get_node GetNode(NameRequest) -> Node = node::get;
     enroll_node EnrollNode(EnrollNodeRequest) -> EnrollNodeResponse = node::enroll;

@@ -55,6 +55,16 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The directories that this process writes to, and what for.
+    #[must_use]
+    pub fn disks(&self) -> Vec<(&'static str, PathBuf)> {
+        let store = self.store.path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let store = store.map(|dir| ("store", dir.to_owned()));
+        store.into_iter().chain(self.trail().map(|trail| ("audit trail", trail.dir))).collect()
+    }
+}
+
 /// `[upstream]`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -15,6 +15,7 @@ mod bind;
 mod change;
 mod credential;
 mod delete;
+mod desired;
 mod error;
 mod janitor;
 mod join;
@@ -43,6 +44,7 @@ pub use self::{
     admin_chain::{Actor, AdminHead},
     agent::AttributeChange,
     bind::Rebound,
+    desired::{Action, Desired, ObjectChange, ObjectKind, Outcome, TenantState},
     error::RegistryError,
     join::{Admission, JoinToken, Joining},
     operator::{EVERYWHERE, fresh_enrolment},

@@ -168,6 +168,7 @@ impl ControlPlane {
             proxy_url: config.admin.proxy_url.clone(),
             replica,
             guard,
+            disks: config.disks(),
         };
         plane.serve_operators(operators, &config.admin.tls, &names, Admin::new(parts)).await?;
         let admin = plane.runtimes.admin();
@@ -329,7 +330,9 @@ impl ControlPlane {
     pub async fn renew_operator(&self, name: &OperatorName) -> Result<OperatorIdentity, IdentityError> {
         match self.registry.operator(name).await? {
             Some(operator) => Ok(start::identity(&self.authority, name, &operator.enrolment)?),
-            None => Err(RegistryError::NotFound { kind: "operator", name: name.to_string() }.into()),
+            None => {
+                Err(RegistryError::NotFound { kind: "operator", name: name.to_string(), similar: String::new() }.into())
+            }
         }
     }
 

@@ -3,6 +3,8 @@
 //! One thread writes ([`seks_audit::trail`]); arrivals of all nodes that wait at the same time share one sync. Searches run on blocking
 //! threads, a few at a time. The ends of the nodes' chains come with their lease renewals.
 
+mod follow;
+
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use parking_lot::Mutex;
@@ -19,6 +21,8 @@ use seks_audit::{
 use seks_runtime::lower_thread_priority;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+
+pub use self::follow::Follow;
 
 /// Groups of arrivals that wait for the thread. A node's upload waits when there are more.
 const QUEUE: usize = 8;

@@ -51,7 +51,7 @@ fn usage_errors_are_one_line_and_exit_code_2() {
         "policy simulate --agent a --service s --method GET --path / --source here",
         "service apply",
         "run --agent a",
-        "completions powershell",
+        "completions tcsh",
         "dev --proxy-listen 8300",
         "dev --admin-listen localhost",
     ] {

@@ -35,7 +35,7 @@ async fn handshake(context: &Context) -> Option<rustls::Error> {
     error.get_ref()?.downcast_ref::<rustls::Error>().cloned()
 }
 
-fn config(context: &Context) -> std::io::Result<ClientConfig> {
+pub(super) fn config(context: &Context) -> std::io::Result<ClientConfig> {
     let wrong = |_| std::io::ErrorKind::InvalidData;
     let mut roots = RootCertStore::empty();
     for root in CertificateDer::pem_slice_iter(context.ca.as_bytes()) {

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use clap::Subcommand;
-use seks_proto::wire;
+use seks_proto::wire::{self, admin_client::AdminClient};
 use serde::Serialize;
+use tonic::transport::Channel;
 
 use super::change::{self, WaitArgs};
 use crate::{
     confirm::Confirm,
     error::Result,
     global::Global,
+    listing::{self, ListArgs},
     output::{View, rfc3339_or_null},
 };
 
@@ -28,7 +30,11 @@ pub enum Verb {
     },
     /// List the tenant's agents
     #[command(alias = "ls", after_help = "Example:\n  seks agent list -o json")]
-    List,
+    List {
+        /// Selection and order.
+        #[command(flatten)]
+        list: ListArgs,
+    },
     /// Show an agent
     #[command(after_help = "Example:\n  seks agent show ci-bot")]
     Show {
@@ -139,10 +145,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
                 wire::CreateAgentRequest { tenant: client.tenant(), name, attributes: attr.into_iter().collect() };
             output.one(&AgentView::from(client.change(&what, client.rpc().create_agent(request)).await?))
         }
-        Verb::List => {
+        Verb::List { list } => {
             let client = global.connect().await?;
-            let agents = client.list_all("agents", async |mut rpc, page| rpc.list_agents(page).await).await?;
-            output.list("agents", &agents.into_iter().map(AgentView::from).collect::<Vec<_>>())
+            let ask = async |mut rpc: AdminClient<Channel>, page| rpc.list_agents(page).await;
+            listing::list::<_, AgentView>(&client, output, "agents", list, ask).await
         }
         Verb::Show { name } => {
             let client = global.connect().await?;

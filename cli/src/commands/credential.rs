@@ -1,8 +1,9 @@
 //! `seks credential`: real secrets. They are stored and never shown again.
 
 use clap::Subcommand;
-use seks_proto::wire;
+use seks_proto::wire::{self, admin_client::AdminClient};
 use serde::Serialize;
+use tonic::transport::Channel;
 
 use super::change::{self, WaitArgs};
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
     confirm::Confirm,
     error::Result,
     global::Global,
+    listing::{self, ListArgs},
     output::{Output, View, notice, rfc3339_or_null},
     secret_input::{SecretInput, for_the_wire},
 };
@@ -54,7 +56,11 @@ With --mint the secret never leaves the control plane. It mints short-lived toke
     },
     /// List the tenant's credentials: names and versions, no secrets
     #[command(alias = "ls", after_help = "Example:\n  seks credential list -o json")]
-    List,
+    List {
+        /// Selection and order.
+        #[command(flatten)]
+        list: ListArgs,
+    },
     /// Show a credential's metadata, never the secret
     #[command(after_help = "Example:\n  seks credential show openai-key")]
     Show {
@@ -299,10 +305,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             };
             put(&client, output, request, &input, wait_args).await
         }
-        Verb::List => {
+        Verb::List { list } => {
             let client = global.connect().await?;
-            let list = client.list_all("credentials", async |mut rpc, page| rpc.list_credentials(page).await).await?;
-            output.list("credentials", &list.into_iter().map(CredentialView::from).collect::<Vec<_>>())
+            let ask = async |mut rpc: AdminClient<Channel>, page| rpc.list_credentials(page).await;
+            listing::list::<_, CredentialView>(&client, output, "credentials", list, ask).await
         }
         Verb::Show { name } => {
             let client = global.connect().await?;

@@ -8,6 +8,7 @@ mod demo;
 mod node;
 mod operator;
 mod ready;
+mod requests;
 
 use std::{
     net::SocketAddr,
@@ -62,7 +63,7 @@ pub async fn run(args: DevArgs) -> Result<()> {
     };
     if demo.is_some() || !args.demo {
         tracing::info!("serving until SIGTERM or Ctrl-C");
-        shutdown.requested().await;
+        running.serve(&args, &mut shutdown).await;
     }
     tokio::select! {
         () = running.stop() => {}
@@ -168,6 +169,18 @@ impl Running {
         }
         self.ready.found_by_default = ContextSelector::is_default(&self.ready.context_file);
         Ok(())
+    }
+
+    /// Serves until it is asked to end. Prints a line for each request, unless `--quiet`.
+    async fn serve(&self, args: &DevArgs, shutdown: &mut Shutdown) {
+        let trail = self.control.distribution().trail().filter(|_| !args.quiet);
+        match trail.cloned() {
+            Some(trail) => tokio::select! {
+                () = requests::print(trail) => {}
+                _ = shutdown.requested() => {}
+            },
+            None => drop(shutdown.requested().await),
+        }
     }
 
     /// Drains the node first, because its requests may need the control plane.

@@ -12,6 +12,7 @@ use crate::{
     duration::duration,
     error::Result,
     global::Global,
+    listing::{self, ListArgs},
     output::{View, notice, rfc3339_or_null},
 };
 
@@ -20,7 +21,11 @@ use crate::{
 pub enum Verb {
     /// List the nodes and the revision that each has applied
     #[command(alias = "ls", after_help = "Example:\n  seks node list -o json")]
-    List,
+    List {
+        /// Selection and order.
+        #[command(flatten)]
+        list: ListArgs,
+    },
     /// Show a node
     #[command(after_help = "Example:\n  seks node show node-1")]
     Show {
@@ -132,6 +137,25 @@ impl View for NodeView {
     }
 }
 
+impl NodeView {
+    /// The columns of `seks top`.
+    pub const COLUMNS_OF_TOP: [&'static str; 7] = ["node", "region", "state", "lag", "lease", "tokens", "version"];
+
+    /// A cell for each of them.
+    #[must_use]
+    pub fn row_of_top(&self) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            self.region.clone(),
+            if self.connected { "connected" } else { "gone" }.into(),
+            self.lag.to_string(),
+            format!("{:.1}s", self.lease_remaining_ms as f64 / 1000.0),
+            self.tokens.to_string(),
+            self.version.clone(),
+        ]
+    }
+}
+
 #[derive(Serialize)]
 struct JoinView {
     join_token: String,
@@ -149,9 +173,9 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     let output = global.output();
     let client = global.connect().await?;
     match verb {
-        Verb::List => {
+        Verb::List { list } => {
             let nodes = client.call("nodes", client.rpc().list_nodes(wire::ListNodesRequest {})).await?.nodes;
-            output.list("nodes", &nodes.into_iter().map(NodeView::from).collect::<Vec<_>>())
+            listing::list_at_once(output, "nodes", list, nodes.into_iter().map(NodeView::from).collect())
         }
         Verb::Show { id } => {
             let request = wire::NameRequest { tenant: String::new(), name: id.clone() };

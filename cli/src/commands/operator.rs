@@ -9,12 +9,14 @@ use serde::Serialize;
 
 use super::change::{self, WaitArgs};
 use crate::{
+    client::Client,
     confirm::Confirm,
     context::{Context, ContextFile},
     duration::duration,
     error::{CliError, Exit, Result},
     files::write_private,
     global::Global,
+    listing::{self, ListArgs},
     output::{View, rfc3339_or_null},
 };
 
@@ -40,9 +42,28 @@ Examples:
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// List the operators
+    /// Renew an operator's certificate and write its context file; anyone may renew its own
+    #[command(after_help = "\
+Examples:
+  seks operator renew --out ann-2027.toml           the operator of this context
+  seks operator renew ci --out ci-2027.toml         another one")]
+    Renew {
+        /// Name of the operator [default: the context's]
+        name: Option<String>,
+        /// Validity of the certificate
+        #[arg(long, default_value = "90d", value_parser = duration)]
+        ttl: Duration,
+        /// Output file for the context; it contains the private key
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// List the operators that you look after
     #[command(alias = "ls", after_help = "Example:\n  seks operator list -o json")]
-    List,
+    List {
+        /// Selection and order.
+        #[command(flatten)]
+        list: ListArgs,
+    },
     /// Show the operator of this context
     #[command(after_help = "Example:\n  seks operator whoami")]
     Whoami,
@@ -60,6 +81,9 @@ Examples:
     Delete {
         /// Name of the operator
         name: String,
+        /// Also when it is the operator of this context
+        #[arg(long)]
+        yes_delete_myself: bool,
         /// Confirmation.
         #[command(flatten)]
         confirm: Confirm,
@@ -122,26 +146,32 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     let output = global.output();
     match verb {
         Verb::Create { name, role, ttl, out } => create(global, name, role, ttl, out).await,
-        Verb::List => {
+        Verb::Renew { name, ttl, out } => {
+            let name = match name {
+                Some(name) => name,
+                None => who_am_i(&global.connect().await?).await?.name,
+            };
+            create(global, name, Vec::new(), ttl, out).await
+        }
+        Verb::List { list } => {
             let client = global.connect().await?;
             let request = wire::ListOperatorsRequest {};
             let operators = client.call("operators", client.rpc().list_operators(request)).await?.operators;
-            output.list("operators", &operators.into_iter().map(OperatorView::from).collect::<Vec<_>>())
+            listing::list_at_once(output, "operators", list, operators.into_iter().map(OperatorView::from).collect())
         }
-        Verb::Whoami => {
-            let client = global.connect().await?;
-            let operator = client.call("whoami", client.rpc().who_am_i(wire::WhoAmIRequest {})).await?;
-            output.one(&OperatorView::from(operator))
-        }
+        Verb::Whoami => output.one(&OperatorView::from(who_am_i(&global.connect().await?).await?)),
         Verb::Update { name, role } => {
             let client = global.connect().await?;
             let what = format!("operator `{name}`");
             let request = wire::UpdateOperatorRequest { name, roles: role };
             output.one(&OperatorView::from(client.change(&what, client.rpc().update_operator(request)).await?))
         }
-        Verb::Delete { name, confirm } => {
+        Verb::Delete { name, yes_delete_myself, confirm } => {
             confirm.ask(&format!("delete operator `{name}`"))?;
             let client = global.connect().await?;
+            if who_am_i(&client).await?.name == name && !yes_delete_myself {
+                confirm_own(&name)?;
+            }
             let wait = Some(client.wait(true));
             let request = wire::DeleteRequest { tenant: String::new(), name: name.clone(), wait };
             let what = format!("operator `{name}`");
@@ -155,6 +185,20 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             )
         }
     }
+}
+
+async fn who_am_i(client: &Client) -> Result<wire::Operator> {
+    client.call("whoami", client.rpc().who_am_i(wire::WhoAmIRequest {})).await
+}
+
+/// `--yes` means another operator. This one takes a second answer, or a flag that says so.
+fn confirm_own(name: &str) -> Result<()> {
+    let question = format!("`{name}` is you: this context is refused from then on. Delete yourself");
+    Confirm::default().ask(&question).map_err(|error| match error.exit {
+        Exit::Usage => CliError::usage(format!("operator `{name}`"), "is the operator of this context")
+            .hint("to delete yourself, add --yes-delete-myself"),
+        _ => error,
+    })
 }
 
 async fn create(

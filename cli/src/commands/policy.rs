@@ -1,10 +1,13 @@
 //! `seks policy`: Cedar policies, which decide which agent may do what.
 
+mod explain;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use seks_proto::wire;
+use seks_proto::wire::{self, admin_client::AdminClient};
 use serde::Serialize;
+use tonic::transport::Channel;
 
 use super::change::{self, Enforced, WaitArgs};
 use crate::{
@@ -13,6 +16,7 @@ use crate::{
     error::{CliError, Result},
     files::read_text,
     global::Global,
+    listing::{self, ListArgs},
     output::{Output, View, notice, rfc3339_or_null},
 };
 
@@ -31,7 +35,11 @@ pub enum Verb {
     },
     /// List the tenant's policies
     #[command(alias = "ls", after_help = "Example:\n  seks policy list -o json")]
-    List,
+    List {
+        /// Selection and order.
+        #[command(flatten)]
+        list: ListArgs,
+    },
     /// Show a policy's text
     #[command(after_help = "Example:\n  seks policy show granted-services")]
     Show {
@@ -62,6 +70,21 @@ pub enum Verb {
 Example:
   seks policy simulate --agent ci-bot --service openai --method GET --path /v1/models")]
     Simulate(SimulateArgs),
+    /// Show why a request was or would be denied: which permit came closest, and what of it failed
+    #[command(after_help = "\
+Examples:
+  seks policy explain 0190f2c4e7b24c6f8a1d3e5f7a9b1c3d     x-seks-request-id of the refused request
+  seks policy explain --agent ci-bot --service openai --method POST --path /v1/files
+  seks policy explain --agent ci-bot --service stripe --method POST --path /v1/refunds \\
+      --body refund.txt --content-type application/x-www-form-urlencoded")]
+    Explain(explain::ExplainArgs),
+    /// Print the Cedar schema that policies are checked against
+    #[command(after_help = "\
+Example:
+  seks policy schema > seks.cedarschema
+
+It has the fields of request bodies that the tenant's services declare (`body_fields`).")]
+    Schema,
 }
 
 /// The request to simulate.
@@ -82,9 +105,28 @@ pub struct SimulateArgs {
     /// A file with the request's body; `-` is standard input
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
+    /// The body's Content-Type [default: application/json]
+    #[arg(long, value_name = "TYPE", requires = "body")]
+    content_type: Option<String>,
     /// The source address [default: 127.0.0.1]
     #[arg(long, value_name = "ADDRESS")]
     source: Option<std::net::IpAddr>,
+}
+
+impl SimulateArgs {
+    /// The request, without its body.
+    fn request(self, client: &Client) -> wire::SimulateRequest {
+        wire::SimulateRequest {
+            tenant: client.tenant(),
+            agent: self.agent,
+            service: self.service,
+            method: self.method.to_uppercase(),
+            path: self.path,
+            content_type: self.content_type.unwrap_or_default(),
+            source: self.source.map(|a| a.to_string()).unwrap_or_default(),
+            ..wire::SimulateRequest::default()
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -158,10 +200,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let file = PolicyFile { name: file.display().to_string(), text };
             apply(&global.connect().await?, output, file, wait_args).await
         }
-        Verb::List => {
+        Verb::List { list } => {
             let client = global.connect().await?;
-            let policies = client.list_all("policies", async |mut rpc, page| rpc.list_policies(page).await).await?;
-            output.list("policies", &policies.into_iter().map(PolicyView::from).collect::<Vec<_>>())
+            let ask = async |mut rpc: AdminClient<Channel>, page| rpc.list_policies(page).await;
+            listing::list::<_, PolicyView>(&client, output, "policies", list, ask).await
         }
         Verb::Show { id } => {
             let client = global.connect().await?;
@@ -185,6 +227,13 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             check(&global.connect().await?, output, &file.display().to_string(), text).await
         }
         Verb::Simulate(args) => simulate(global, args).await,
+        Verb::Explain(args) => explain::run(global, args).await,
+        Verb::Schema => {
+            let client = global.connect().await?;
+            let request = wire::PolicySchemaRequest { tenant: client.tenant() };
+            let schema = client.call("policy schema", client.rpc().policy_schema(request)).await?.text;
+            if output.is_table() { output.text(&schema) } else { output.data(&serde_json::json!({ "schema": schema })) }
+        }
     }
 }
 
@@ -241,16 +290,8 @@ async fn check(client: &Client, output: Output, file: &str, text: String) -> Res
 async fn simulate(global: &Global, args: SimulateArgs) -> Result<()> {
     let body = args.body.as_deref().map(crate::files::read_bytes).transpose()?;
     let client = global.connect().await?;
-    let request = wire::SimulateRequest {
-        tenant: client.tenant(),
-        agent: args.agent,
-        service: args.service,
-        method: args.method,
-        path: args.path,
-        has_body: body.is_some(),
-        body: body.unwrap_or_default(),
-        source: args.source.map(|a| a.to_string()).unwrap_or_default(),
-    };
+    let has_body = body.is_some();
+    let request = wire::SimulateRequest { has_body, body: body.unwrap_or_default(), ..args.request(&client) };
     let answer = client.call("policy simulate", client.rpc().simulate(request)).await?;
     global.output().one(&SimulateView {
         decision: if answer.allowed { "allow" } else { "deny" },

@@ -8,7 +8,7 @@ mod view;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use seks_proto::wire;
+use seks_proto::wire::{self, admin_client::AdminClient};
 
 use self::view::ServiceView;
 use super::change::{self, WaitArgs};
@@ -18,6 +18,7 @@ use crate::{
     error::Result,
     files::read_text,
     global::Global,
+    listing::{self, ListArgs},
     output::{Output, notice},
 };
 
@@ -51,7 +52,11 @@ Examples:
     },
     /// List the tenant's services
     #[command(alias = "ls", after_help = "Example:\n  seks service list -o json")]
-    List,
+    List {
+        /// Selection and order.
+        #[command(flatten)]
+        list: ListArgs,
+    },
     /// Show a service
     #[command(after_help = "\
 Examples:
@@ -115,10 +120,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let service = file::read(&file)?;
             apply(&global.connect().await?, output, service, wait_args).await
         }
-        Verb::List => {
+        Verb::List { list } => {
             let client = global.connect().await?;
-            let services = client.list_all("services", async |mut rpc, page| rpc.list_services(page).await).await?;
-            output.list("services", &services.into_iter().map(ServiceView::from).collect::<Vec<_>>())
+            let ask = async |mut rpc: AdminClient<tonic::transport::Channel>, page| rpc.list_services(page).await;
+            listing::list::<_, ServiceView>(&client, output, "services", list, ask).await
         }
         Verb::Show { name } => {
             let client = global.connect().await?;

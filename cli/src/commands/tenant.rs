@@ -11,6 +11,7 @@ use crate::{
     confirm::Confirm,
     error::Result,
     global::Global,
+    listing::{self, ListArgs},
     output::{View, rfc3339_or_null},
 };
 
@@ -28,7 +29,11 @@ pub enum Verb {
     },
     /// List the tenants that this operator may see
     #[command(alias = "ls", after_help = "Example:\n  seks tenant list -o json")]
-    List,
+    List {
+        /// Selection and order.
+        #[command(flatten)]
+        list: ListArgs,
+    },
     /// Show a tenant
     #[command(after_help = "Example:\n  seks tenant show acme")]
     Show {
@@ -239,11 +244,11 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let request = wire::CreateTenantRequest { name, strict };
             output.one(&TenantView::from(client.change(&what, client.rpc().create_tenant(request)).await?))
         }
-        Verb::List => {
+        Verb::List { list } => {
             let client = global.connect().await?;
             let request = wire::ListTenantsRequest {};
             let tenants = client.call("tenants", client.rpc().list_tenants(request)).await?.tenants;
-            output.list("tenants", &tenants.into_iter().map(TenantView::from).collect::<Vec<_>>())
+            listing::list_at_once(output, "tenants", list, tenants.into_iter().map(TenantView::from).collect())
         }
         Verb::Show { name } => {
             let client = global.connect().await?;

@@ -9,13 +9,14 @@ use seks_proto::wire;
 use seks_types::id::TokenId;
 use serde::Serialize;
 
-use super::change::{Enforced, WaitArgs};
+use super::change::{self, Enforced, WaitArgs};
 use crate::{
     client::Client,
-    duration::duration,
+    duration::{duration, unix_now},
     error::{CliError, Exit, Result},
     global::Global,
-    output::{Output, View, notice, rfc3339_or_null},
+    listing::{ListArgs, Listing},
+    output::{Output, View, notice, rfc3339_or_null, since, until},
     secret_input::SecretInput,
 };
 
@@ -30,11 +31,17 @@ Examples:
   seks token issue --agent ci-bot --service openai --cidr 10.0.0.0/8 -o json | jq -r .token")]
     Issue(IssueArgs),
     /// List the tenant's tokens
-    #[command(alias = "ls", after_help = "Example:\n  seks token list --agent ci-bot")]
+    #[command(
+        alias = "ls",
+        after_help = "Examples:\n  seks token list --agent ci-bot\n  seks token list --filter services=openai --sort -issued --limit 20"
+    )]
     List {
         /// Show only this agent's tokens
         #[arg(long)]
         agent: Option<String>,
+        /// Selection and order.
+        #[command(flatten)]
+        list: ListArgs,
     },
     /// Show a token's grants, bindings and expiry, never the token
     #[command(after_help = "Example:\n  seks token show tok-4xk2p0q9w8e7r6t5")]
@@ -52,14 +59,40 @@ Examples:
         #[command(flatten)]
         token: SecretInput,
     },
+    /// Let a token expire earlier
+    #[command(after_help = "\
+Examples:
+  seks token update tok-4xk2p0q9w8e7r6t5 --ttl 1h
+  seks token update tok-4xk2p0q9w8e7r6t5 --expires-at 2027-01-31T12:00:00Z")]
+    Update {
+        /// Id of the token
+        id: String,
+        /// How long it is valid from now on
+        #[arg(long, value_parser = duration, required_unless_present = "expires_at")]
+        ttl: Option<Duration>,
+        /// When it expires
+        #[arg(long, value_name = "TIME", value_parser = point_in_time, conflicts_with = "ttl")]
+        expires_at: Option<i64>,
+        /// Waiting for enforcement.
+        #[command(flatten)]
+        wait_args: WaitArgs,
+    },
     /// Revoke tokens, and wait until no node accepts them
     #[command(after_help = revoke::EXAMPLES)]
     Revoke(revoke::RevokeArgs),
-    /// Issue a token with the same grants, and revoke this one
-    #[command(after_help = "Example:\n  seks token rotate tok-4xk2p0q9w8e7r6t5")]
+    /// Give a token a new secret and a new life; the old secret is revoked, at once or after a grace period
+    #[command(after_help = "\
+Examples:
+  seks token rotate tok-4xk2p0q9w8e7r6t5
+  seks token rotate tok-4xk2p0q9w8e7r6t5 --grace 10m     the old secret works for 10 more minutes
+
+With --grace the old secret is listed as a token of its own, `replaced by` this one.")]
     Rotate {
         /// Id of the token
         id: String,
+        /// How long the old secret works beside the new one; at most 7d
+        #[arg(long, value_parser = duration)]
+        grace: Option<Duration>,
         /// Waiting for enforcement.
         #[command(flatten)]
         wait_args: WaitArgs,
@@ -101,6 +134,13 @@ pub fn grant(text: &str) -> Result<wire::Grant, String> {
     Ok(wire::Grant { service: service.into(), credential: credential.unwrap_or_default().into() })
 }
 
+/// `2027-01-31T12:00:00Z`, as Unix seconds.
+fn point_in_time(text: &str) -> Result<i64, String> {
+    let time = humantime::parse_rfc3339(text).map_err(|_| "a time looks like 2027-01-31T12:00:00Z".to_owned())?;
+    let since = time.duration_since(std::time::UNIX_EPOCH).map_err(|_| "a time after 1970".to_owned())?;
+    i64::try_from(since.as_secs()).map_err(|_| "a time before the year 10000".to_owned())
+}
+
 #[derive(Serialize)]
 struct TokenView {
     id: String,
@@ -113,6 +153,12 @@ struct TokenView {
     cidrs: Vec<String>,
     shape: Option<String>,
     issued_by: String,
+    #[serde(skip)]
+    issued_seconds: i64,
+    #[serde(skip)]
+    expires_seconds: i64,
+    /// The token that replaces it. It works until it expires.
+    replaced_by: Option<String>,
 }
 
 impl From<wire::Token> for TokenView {
@@ -128,23 +174,37 @@ impl From<wire::Token> for TokenView {
             cidrs: t.cidrs,
             shape: Some(t.shape).filter(|s| !s.is_empty()),
             issued_by: t.issued_by,
+            issued_seconds: t.issued_at,
+            expires_seconds: t.expires_at,
+            replaced_by: Some(t.replaced_by).filter(|id| !id.is_empty()),
         }
     }
 }
 
 impl View for TokenView {
-    const COLUMNS: &'static [&'static str] = &["id", "agent", "services", "expires"];
+    const COLUMNS: &'static [&'static str] = &["id", "agent", "services", "issued", "by", "expires"];
     fn row(&self) -> Vec<String> {
         let grant = |(s, c): (&String, &String)| if c.is_empty() { s.clone() } else { format!("{s}={c}") };
         let grants: Vec<_> = self.credentials.iter().map(grant).collect();
-        vec![self.id.clone(), self.agent.clone(), grants.join(","), self.expires_at.clone().unwrap_or("never".into())]
+        let mut expires = until(self.expires_seconds);
+        if self.replaced_by.is_some() {
+            expires.push_str(" (rotated)");
+        }
+        let issued = since(self.issued_seconds);
+        vec![self.id.clone(), self.agent.clone(), grants.join(","), issued, self.issued_by.clone(), expires]
     }
     fn detail(&self) -> Vec<(&'static str, String)> {
         let mut detail: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        for (name, value) in &mut detail {
+            match *name {
+                "issued" => *value = self.issued_at.clone().unwrap_or_default(),
+                "expires" => *value = self.expires_at.clone().unwrap_or("never".into()),
+                _ => {}
+            }
+        }
+        detail.push(("replaced by", self.replaced_by.clone().unwrap_or_default()));
         detail.push(("networks", self.cidrs.join(",")));
         detail.push(("shape", self.shape.clone().unwrap_or_default()));
-        detail.push(("issued", self.issued_at.clone().unwrap_or_default()));
-        detail.push(("issued by", self.issued_by.clone()));
         detail
     }
 }
@@ -191,7 +251,7 @@ fn refuse_token(id: &str) -> Result<()> {
 /// # Errors
 /// See [`crate::error`].
 pub async fn run(global: &Global, verb: Verb) -> Result<()> {
-    if let Verb::Show { id } | Verb::Rotate { id, .. } = &verb {
+    if let Verb::Show { id } | Verb::Rotate { id, .. } | Verb::Update { id, .. } = &verb {
         refuse_token(id)?;
     }
     let output = global.output();
@@ -203,16 +263,16 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let issued = issue(&client, args.into_request(&client)?).await?;
             print_issued(&client, output, &what, issued, wait_args)
         }
-        Verb::List { agent } => {
-            let mut list = output.stream("tokens");
+        Verb::List { agent, list } => {
+            let mut listing = Listing::new(list, output, "tokens");
             let wanted = |t: &wire::Token| agent.as_ref().is_none_or(|a| *a == t.agent);
             let pages = client.for_each_page(
                 "tokens",
                 async |mut rpc, page| rpc.list_tokens(page).await,
-                |tokens, _| list.page(&tokens.into_iter().filter(wanted).map(TokenView::from).collect::<Vec<_>>()),
+                |tokens| listing.page(tokens.into_iter().filter(wanted).map(TokenView::from).collect()),
             );
             pages.await?;
-            list.end()
+            listing.end()
         }
         Verb::Show { id } => {
             let token = client.call(&format!("token `{id}`"), client.rpc().get_token(client.named(&id))).await?;
@@ -220,10 +280,24 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
         }
         Verb::Revoke(args) => revoke::run(&client, output, args).await,
         Verb::Lookup { token } => output.one(&TokenView::from(lookup(&client, &token).await?)),
-        Verb::Rotate { id, wait_args } => {
+        Verb::Update { id, ttl, expires_at, wait_args } => {
+            let what = format!("token `{id}`");
+            let end = ttl.map(|ttl| unix_now().saturating_add(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)));
+            let request = wire::UpdateTokenRequest {
+                tenant: client.tenant(),
+                name: id,
+                expires_at: expires_at.or(end).unwrap_or_default(),
+                wait: Some(client.wait(wait_args.no_wait)),
+            };
+            let answer = client.change(&what, client.rpc().update_token(request)).await?;
+            let view = TokenView::from(answer.token.unwrap_or_default());
+            change::print_changed(output, &what, view, answer.enforcement, wait_args)
+        }
+        Verb::Rotate { id, grace, wait_args } => {
             let wait = Some(client.wait(wait_args.no_wait));
             let what = format!("token `{id}`");
-            let request = wire::RotateTokenRequest { tenant: client.tenant(), name: id, wait };
+            let grace_seconds = grace.unwrap_or_default().as_secs();
+            let request = wire::RotateTokenRequest { tenant: client.tenant(), name: id, wait, grace_seconds };
             let issued = client.change(&what, client.rpc().rotate_token(request)).await?;
             print_issued(&client, output, &what, issued, wait_args)
         }

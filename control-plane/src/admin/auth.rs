@@ -85,6 +85,10 @@ rules! {
     WhoAmI: Anyone Unspecified;
     ListTenants: Anyone Unspecified; // those that it may see
     ListCatalogue: Anyone Unspecified;
+    ListOperators: Anyone Unspecified; // those that it may look after, and itself
+    CreateOperator: Anyone Unspecified; // an owner of every tenant concerned, see `operator`
+    UpdateOperator: Anyone Unspecified;
+    DeleteOperator: Anyone Unspecified;
 
     GetTenant: Tenant Viewer;
     ListServices: Tenant Viewer;
@@ -100,6 +104,9 @@ rules! {
     GetPolicy: Tenant Viewer;
     CheckPolicies: Tenant Viewer;
     Simulate: Tenant Viewer;
+    PolicySchema: Tenant Viewer;
+    ExplainPolicies: Tenant Viewer;
+    PlanTenant: Tenant Viewer;
     SearchAudit: Tenant Viewer;
     ListAdminChanges: Tenant Viewer;
 
@@ -119,13 +126,14 @@ rules! {
     LookupToken: Tenant Viewer;
     RevokeToken: Tenant Editor;
     RotateToken: Tenant Editor;
+    UpdateToken: Tenant Editor;
+    ApplyTenant: Tenant Editor; // to redirect credentials: owner, see the registry
     AwsKeyPair: Tenant Editor;
     ApplyPolicies: Tenant Editor;
     DeletePolicy: Tenant Editor;
 
     ListNodes: Fleet Viewer;
     GetNode: Fleet Viewer;
-    ListOperators: Fleet Viewer;
     SearchFleetAudit: Fleet Viewer; // every tenant's requests
     VerifyAudit: Fleet Viewer;
     ListFleetAdminChanges: Fleet Viewer;
@@ -135,9 +143,6 @@ rules! {
     DeleteTenant: Fleet Owner;
     EnrollNode: Fleet Owner; // a node is given credentials
     RevokeNode: Fleet Owner;
-    CreateOperator: Fleet Owner;
-    UpdateOperator: Fleet Owner;
-    DeleteOperator: Fleet Owner;
 }
 
 /// The name in a request's certificate, whether or not there is such an operator. `""`: it is no operator's.

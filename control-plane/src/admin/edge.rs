@@ -30,8 +30,8 @@ use crate::{
 /// Policies and credentials are long texts; a service may carry certificates; all else is names within [`limits`].
 fn limit(path: &str) -> usize {
     match path.rsplit('/').next().unwrap_or_default() {
-        "ApplyPolicies" | "CheckPolicies" | "PutCredential" => super::MAX_MESSAGE_BYTES,
-        "Simulate" => 2 * 1024 * 1024,
+        "ApplyPolicies" | "ApplyTenant" | "CheckPolicies" | "PlanTenant" | "PutCredential" => super::MAX_MESSAGE_BYTES,
+        "ExplainPolicies" | "Simulate" => 2 * 1024 * 1024,
         "ApplyService" | "EnableService" => limits::SERVICE_BYTES + 16 * 1024,
         "CreateAgent" | "CreateOperator" => 32 * 1024,
         _ => 16 * 1024,

@@ -48,6 +48,9 @@ messages! {
     ApplyPoliciesRequest: tenant, none;
     CheckPoliciesRequest: tenant, none;
     SimulateRequest: tenant, agent;
+    PolicySchemaRequest: tenant, none;
+    UpdateTokenRequest: tenant, name;
+    ApplyTenantRequest: tenant, none;
     ListRequest: tenant, none;
     DeleteRequest: tenant, name;
     ListNodesRequest: none, none;

@@ -154,7 +154,10 @@ impl From<RegistryError> for Problem {
         // That of many errors can be as long as a file.
         let message = if let E::Policies(_) = error { String::new() } else { error.to_string() };
         match error {
-            E::NotFound { kind, name } => Self::not_found(kind, &name),
+            E::NotFound { kind, name, similar } if similar.is_empty() => Self::not_found(kind, &name),
+            E::NotFound { kind, name, similar } => {
+                Self::not_found(kind, &name).hint(format!("did you mean `{similar}`?"))
+            }
             E::Exists { .. } => Self::new(Code::AlreadyExists, "EXISTS", message),
             E::TokenIssued { id } => Self::new(Code::AlreadyExists, "TOKEN_ISSUED", message)
                 .hint(format!("`seks token rotate {id}` gives it a new secret"))
@@ -294,7 +297,7 @@ mod tests {
                 RegistryError::Policies(errors(7)).into(),
                 RegistryError::Conflict { reason: text.clone(), hint: text.clone() }.into(),
                 RegistryError::Invalid { field: "text", reason: text.clone(), hint: text.clone() }.into(),
-                RegistryError::NotFound { kind: "agent", name: text.clone() }.into(),
+                RegistryError::NotFound { kind: "agent", name: text.clone(), similar: text.clone() }.into(),
                 RegistryError::OwnerOnly(text.clone()).into(),
                 StoreError::Denied(text.clone()).into(),
                 AuthorityError::Request(text.clone()).into(),

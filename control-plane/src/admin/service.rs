@@ -65,7 +65,7 @@ async fn put(admin: &Admin, caller: &Caller, service: Service, wait: Option<Wait
 
 /// A new service may not have a name that the node or a tool in front of it gives a meaning of its own. Services that had one before
 /// keep it.
-async fn check_name(admin: &Admin, service: &Service) -> Result<(), Problem> {
+pub(super) async fn check_name(admin: &Admin, service: &Service) -> Result<(), Problem> {
     if !is_reserved_name(&service.name) {
         return Ok(());
     }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use seks_proto::wire::{
     AwsKeyPairRequest, AwsKeys, ChangeResponse, DeleteRequest, IssueTokenRequest, IssuedToken, ListRequest,
-    ListTokensResponse, LookupTokenRequest, NameRequest, RotateTokenRequest, Token, Wait,
+    ListTokensResponse, LookupTokenRequest, NameRequest, RotateTokenRequest, Token, TokenResponse, UpdateTokenRequest,
+    Wait,
 };
 use seks_types::{
     id::OperatorName,
@@ -59,8 +60,16 @@ pub(super) async fn revoke(admin: &Admin, _: &Caller, message: DeleteRequest) ->
 
 pub(super) async fn rotate(admin: &Admin, caller: &Caller, message: RotateTokenRequest) -> Answer<IssuedToken> {
     let (tenant, id) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
-    let issued = admin.registry().rotate_token(&tenant, &id, &operator(caller)?).await?;
+    let grace = Duration::from_secs(message.grace_seconds);
+    let issued = admin.registry().rotate_token(&tenant, &id, &operator(caller)?, grace).await?;
     show(admin, issued, message.wait).await
+}
+
+pub(super) async fn update(admin: &Admin, _: &Caller, message: UpdateTokenRequest) -> Answer<TokenResponse> {
+    let (tenant, id) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
+    let (token, revision) = admin.registry().shorten_token(&tenant, &id, message.expires_at).await?;
+    let enforcement = admin.enforced(revision, message.wait).await;
+    Ok(TokenResponse { token: Some(without_digest(token)), enforcement })
 }
 
 /// The other form of a token. The caller has the token, and the response does not say whether the

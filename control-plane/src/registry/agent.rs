@@ -186,7 +186,7 @@ impl Registry {
     }
 }
 
-fn check_attributes(attributes: &BTreeMap<String, String>) -> Result<(), RegistryError> {
+pub(super) fn check_attributes(attributes: &BTreeMap<String, String>) -> Result<(), RegistryError> {
     let wrong = |reason: String| Err(RegistryError::invalid("attributes", reason));
     if attributes.len() > limits::ATTRIBUTES {
         return wrong(format!("at most {}", limits::ATTRIBUTES));

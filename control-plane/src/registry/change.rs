@@ -69,6 +69,13 @@ impl Change {
         self.0.writes.iter().all(|write| matches!(write, Write::Delete(_)))
     }
 
+    /// Both changes.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.0.checks.extend(other.0.checks);
+        self.0.writes.extend(other.0.writes);
+        self
+    }
+
     /// Nothing to do.
     pub(super) fn writes_nothing(&self) -> bool {
         self.0.writes.is_empty()

@@ -7,10 +7,13 @@
 //! the mark.
 
 use prost::Message;
-use seks_types::id::TenantName;
+use seks_types::{id::TenantName, similar::closest};
 
 use super::{Change, Registry, RegistryError, record::Stored};
-use crate::store::{Key, Revision, StoreError};
+use crate::store::{Key, Revision, StoreError, key::prefix};
+
+/// Names that a mistyped one is compared with.
+const COMPARED_NAMES: usize = 256;
 
 impl Registry {
     /// Deletes `record` and `also` unless `in_use` finds something; `marked` is the record with its mark.
@@ -46,9 +49,24 @@ impl Registry {
     /// What to say when `name` isn't in `tenant`: the tenant itself may be what is missing.
     pub(super) async fn missing(&self, tenant: &TenantName, kind: &'static str, name: &str) -> RegistryError {
         match self.load_tenant(tenant).await {
-            Ok(_) => RegistryError::not_found(kind, name),
+            Ok(_) => {
+                let similar = self.similar_name(tenant, kind, name).await.unwrap_or_default();
+                RegistryError::NotFound { kind, name: name.into(), similar }
+            }
             Err(error) => error,
         }
+    }
+
+    /// The name that a mistyped one was probably meant to be, among the first names of the tenant. Ids of tokens are not typed.
+    pub(crate) async fn similar_name(&self, tenant: &TenantName, kind: &'static str, name: &str) -> Option<String> {
+        if kind == "token" {
+            return None;
+        }
+        let prefix = prefix::kind(tenant, kind);
+        let page = self.store().list_page(&prefix, "", COMPARED_NAMES).await.ok()?;
+        let keys: Vec<String> = page.records.iter().map(|record| record.key.to_string()).collect();
+        let names = keys.iter().filter_map(|key| key.strip_prefix(&prefix));
+        closest(name, names).map(str::to_owned)
     }
 }
 

@@ -15,6 +15,8 @@ pub enum RegistryError {
         kind: &'static str,
         /// The object that was requested.
         name: String,
+        /// A name that was probably meant; may be empty.
+        similar: String,
     },
     /// Something of this name is there already.
     #[error("{kind} `{name}` exists already")]
@@ -106,7 +108,7 @@ pub enum RegistryError {
 
 impl RegistryError {
     pub(super) fn not_found(kind: &'static str, name: impl ToString) -> Self {
-        Self::NotFound { kind, name: name.to_string() }
+        Self::NotFound { kind, name: name.to_string(), similar: String::new() }
     }
 
     pub(super) fn exists(kind: &'static str, name: impl ToString) -> Self {

@@ -14,6 +14,8 @@ pub const CIDRS: usize = 64;
 pub const TOKEN_TTL_SECONDS: u64 = 24 * 60 * 60;
 /// Most seconds that a token may live: 366 days.
 pub const MAX_TOKEN_TTL_SECONDS: u64 = 366 * 24 * 60 * 60;
+/// Longest time for which a rotated token works beside the new one: 7 days.
+pub const ROTATION_GRACE: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 60 * 60);
 /// Seconds after which a token that has expired is forgotten: 7 days, in which a node says `token_expired`.
 pub const EXPIRED_TOKEN_SECONDS: i64 = 7 * 24 * 60 * 60;
 /// Seconds for which a request id is remembered: 24 h.

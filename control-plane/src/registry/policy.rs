@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use seks_policy::{GRANTED_SERVICES, Policies, PolicyError, parse_file_with};
+use seks_policy::{Declarations, GRANTED_SERVICES, ParsedPolicy, Policies, PolicyError, parse_file_with};
+use seks_service::request::BodyFields;
 use seks_types::id::{PolicyId, TenantName};
 
 use super::{
     Change, Registry, RegistryError,
     change::retry_on_conflict,
     limits, now,
-    record::{Policy, PolicySet, Stored},
+    record::{Policy, PolicySet, Service, Stored},
 };
 use crate::{
     policy_workers::PolicyRun,
@@ -27,15 +28,13 @@ pub(super) fn granted_services(tenant: &TenantName) -> Option<(Key, Policy)> {
 }
 
 impl Registry {
-    /// Methods that the tenant's services list. Read whether or not a policy names one: to find out, the policy must be parsed,
-    /// and only the policy workers do that.
+    /// What the tenant's services declare for policies. Read whether or not a policy uses it: to find out, the policy must be
+    /// parsed, and only the policy workers do that.
     ///
     /// # Errors
-    /// The store's.
-    pub(crate) async fn listed_methods(&self, tenant: &TenantName) -> Result<Vec<String>, RegistryError> {
-        let services = self.services(tenant).await?;
-        let listed = services.iter().flat_map(|service| &service.methods);
-        Ok(listed.map(|method| method.split(':').next().unwrap_or_default().to_owned()).collect())
+    /// The store's; [`RegistryError::Invalid`] for services that declare one body field with two types.
+    pub(crate) async fn declarations(&self, tenant: &TenantName) -> Result<Declarations, RegistryError> {
+        declarations_of(&self.services(tenant).await?)
     }
 
     /// Creates or replaces every policy of a file, by its `@id`; policies that the file doesn't name stay. Writes nothing when
@@ -50,8 +49,8 @@ impl Registry {
         run: &PolicyRun<'_>,
     ) -> Result<(Vec<Policy>, Revision), RegistryError> {
         check_length(&text)?; // before it is queued
-        let methods = self.listed_methods(tenant).await?;
-        let file = run.run(move || check_file(&text, &methods)).await??;
+        let declared = self.declarations(tenant).await?;
+        let file = run.run(move || check_file(&text, &declared)).await??;
         if file.len() > limits::POLICIES_PER_APPLY {
             let reason = format!("at most {} policies in one file", limits::POLICIES_PER_APPLY);
             return Err(RegistryError::invalid("text", reason));
@@ -59,15 +58,13 @@ impl Registry {
         let file = &file;
         retry_on_conflict(|| async {
             let parent = self.active_tenant(tenant).await?;
-            let (mut all, set) =
-                self.load_policies(tenant, |id| file.iter().any(|(new, _)| new.as_str() == id)).await?;
+            let (mut all, set) = self.load_policies(tenant, |id| file.iter().any(|new| new.id.as_str() == id)).await?;
             let (mut change, mut applied, mut last) = (Change::new().check(&parent), Vec::new(), 0);
-            for (id, text) in file {
-                let key = Key::Policy(tenant.clone(), id.clone());
-                let mut policy =
-                    Policy { tenant: tenant.to_string(), id: id.to_string(), text: text.clone(), updated_at: now() };
+            for parsed in file {
+                let key = Key::Policy(tenant.clone(), parsed.id.clone());
+                let mut policy = to_record(tenant, parsed);
                 if let Some(old) = all.iter_mut().find(|p| p.key == key) {
-                    if old.value.text == *text {
+                    if old.value.text == policy.text {
                         last = last.max(old.modified);
                         applied.push(old.value.clone());
                         continue;
@@ -134,7 +131,7 @@ impl Registry {
     /// The policies of a tenant, and the record that lists them. If the two differ in a policy that
     /// is not in `about`, another writer has changed the store, and the stored policies must not be
     /// taken for the intended ones.
-    async fn load_policies(
+    pub(super) async fn load_policies(
         &self,
         tenant: &TenantName,
         about: impl Fn(&str) -> bool,
@@ -192,19 +189,36 @@ fn tampered(tenant: &TenantName, ids: impl Iterator<Item = String>) -> RegistryE
     )
 }
 
-/// Parses and validates a file of policies without storing it. `methods` are those of
-/// [`Registry::listed_methods`].
+pub(super) fn to_record(tenant: &TenantName, parsed: &ParsedPolicy) -> Policy {
+    Policy { tenant: tenant.to_string(), id: parsed.id.to_string(), text: parsed.text.clone(), updated_at: now() }
+}
+
+/// What services declare for policies.
+///
+/// # Errors
+/// [`RegistryError::Invalid`] when they declare one body field with two types.
+pub(super) fn declarations_of(services: &[Service]) -> Result<Declarations, RegistryError> {
+    let methods = services.iter().flat_map(|service| &service.methods);
+    let fields = services.iter().flat_map(|service| &service.body_fields);
+    Ok(Declarations {
+        methods: methods.map(|method| method.split(':').next().unwrap_or_default().to_owned()).collect(),
+        body_fields: BodyFields::parse(fields.map(|(path, kind)| (path.as_str(), kind.as_str())))
+            .map_err(|error| RegistryError::invalid("body_fields", format!("{error}, by services of this tenant")))?,
+    })
+}
+
+/// Parses and validates a file of policies without storing it. `declared` is what
+/// [`Registry::declarations`] returns.
 ///
 /// # Errors
 /// As [`Registry::apply_policies`].
-pub(crate) fn check_file(text: &str, methods: &[String]) -> Result<Vec<(PolicyId, String)>, RegistryError> {
+pub(crate) fn check_file(text: &str, declared: &Declarations) -> Result<Vec<ParsedPolicy>, RegistryError> {
     check_length(text)?;
-    let is_listed = |method: &str| methods.iter().any(|m| m == method);
-    let policies = parse_file_with(text, is_listed).map_err(RegistryError::Policies)?;
+    let policies = parse_file_with(text, declared).map_err(RegistryError::Policies)?;
     if policies.is_empty() {
         return Err(RegistryError::invalid("text", "no policy in it"));
     }
-    if let Some((id, _)) = policies.iter().find(|(_, text)| text.len() > limits::ONE_POLICY_BYTES) {
+    if let Some(ParsedPolicy { id, .. }) = policies.iter().find(|p| p.text.len() > limits::ONE_POLICY_BYTES) {
         let reason = format!("policy `{id}` is over {} bytes", limits::ONE_POLICY_BYTES);
         return Err(RegistryError::invalid("text", reason));
     }
@@ -220,7 +234,7 @@ pub(crate) fn check_length(text: &str) -> Result<(), RegistryError> {
 }
 
 /// What the tenant would then have must fit.
-fn check_whole(tenant: &TenantName, all: &[Stored<Policy>], limit: u64) -> Result<(), RegistryError> {
+pub(super) fn check_whole(tenant: &TenantName, all: &[Stored<Policy>], limit: u64) -> Result<(), RegistryError> {
     if all.len() as u64 > limit {
         return Err(RegistryError::Quota { tenant: tenant.to_string(), kind: KIND, limit });
     }
@@ -232,7 +246,7 @@ fn check_whole(tenant: &TenantName, all: &[Stored<Policy>], limit: u64) -> Resul
 }
 
 /// It must compile as a whole, and be cheap to decide by: a node gets all of it or nothing.
-async fn compiles(all: &[Stored<Policy>], run: &PolicyRun<'_>) -> Result<(), RegistryError> {
+pub(super) async fn compiles(all: &[Stored<Policy>], run: &PolicyRun<'_>) -> Result<(), RegistryError> {
     let values: Vec<Policy> = all.iter().map(|p| p.value.clone()).collect();
     let whole: Result<(), PolicyError> = run.run(move || Policies::compile(&values)?.check_budget()).await?;
     whole.map_err(|error| RegistryError::Policies(vec![error]))

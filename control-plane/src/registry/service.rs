@@ -13,6 +13,7 @@ use super::{
     change::retry_on_conflict,
     delete::list_names,
     limits, now,
+    policy::declarations_of,
     record::{Credential, Service, Stored, Tenant, Token},
 };
 use crate::store::{Key, Revision, key::prefix};
@@ -46,6 +47,7 @@ impl Registry {
         retry_on_conflict(|| async {
             let parent = self.active_tenant(tenant).await?;
             check_networks(&checked, &parent.value)?;
+            self.check_body_fields(tenant, service).await?;
             let mut service = service.clone();
             let change = Change::new().check(&parent);
             let change = match self.load::<Service>(key.clone()).await? {
@@ -70,7 +72,18 @@ impl Registry {
         .await
     }
 
-    async fn check_replacement(
+    /// A body field has one type in a tenant: policies are checked once, for all services.
+    async fn check_body_fields(&self, tenant: &TenantName, service: &Service) -> Result<(), RegistryError> {
+        if service.body_fields.is_empty() {
+            return Ok(());
+        }
+        let mut services: Vec<Service> = self.values(&prefix::kind(tenant, KIND)).await?;
+        services.retain(|other| other.name != service.name);
+        services.push(service.clone());
+        declarations_of(&services).map(drop)
+    }
+
+    pub(super) async fn check_replacement(
         &self,
         tenant: &TenantName,
         old: &Service,
@@ -193,7 +206,7 @@ impl Registry {
 }
 
 /// Everything that can be refused about a definition.
-fn check(service: &Service) -> Result<Checked, RegistryError> {
+pub(super) fn check(service: &Service) -> Result<Checked, RegistryError> {
     if service.encoded_len() > limits::SERVICE_BYTES {
         return Err(RegistryError::invalid("service", format!("over {} bytes", limits::SERVICE_BYTES)));
     }
@@ -214,7 +227,7 @@ fn check(service: &Service) -> Result<Checked, RegistryError> {
 
 /// A private upstream takes networks of its tenant; an upstream that is a private address must lie in one of them. What a name leads to
 /// is checked by each node, each time it connects.
-fn check_networks(service: &Checked, tenant: &Tenant) -> Result<(), RegistryError> {
+pub(super) fn check_networks(service: &Checked, tenant: &Tenant) -> Result<(), RegistryError> {
     if !service.allow_private {
         return Ok(());
     }

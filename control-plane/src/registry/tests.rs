@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod counting;
+mod desired;
 mod races;
 mod tokens;
 

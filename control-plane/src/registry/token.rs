@@ -92,6 +92,7 @@ impl Registry {
                 digest: secret.digest().0.to_vec(),
                 issued_by: issue.by.to_string(),
                 requires: Vec::new(), // no rule for tokens needs more than every node knows
+                replaced_by: String::new(),
             };
             let key = Key::Token(tenant.clone(), id);
             let change = change.check_absent(key.clone()).put(key, &token);
@@ -256,25 +257,36 @@ impl Registry {
         }
     }
 
-    /// Gives a token a new secret and a new life as long as the first; the old secret is revoked in the same revision. The id
-    /// stays, so that what is counted, limited or revoked by it follows.
+    /// Gives a token a new secret and a new life as long as the first. The id stays, so that what is counted, limited or revoked
+    /// by it follows. The old secret is revoked in the same revision. With a `grace` it works so much longer, under an id of its
+    /// own, but never longer than it would have.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`], [`RegistryError::Conflict`] for one that has expired.
+    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`] for a grace of over 7 days, [`RegistryError::Conflict`] for one that
+    /// has expired or was replaced itself, [`RegistryError::Quota`] when there is no room for two.
     pub async fn rotate_token(
         &self,
         tenant: &TenantName,
         id: &TokenId,
         by: &OperatorName,
+        grace: Duration,
     ) -> Result<Issued, RegistryError> {
+        if grace > limits::ROTATION_GRACE {
+            return Err(RegistryError::invalid("grace_seconds", "at most 7 days"));
+        }
         retry_on_conflict(|| async {
             let old = self.load_token(tenant, id).await?;
             let at = now();
             if old.value.expires_at <= at {
                 return Err(RegistryError::conflict(format!("token `{id}` has expired"), "issue a new one"));
             }
-            // The old secret's tombstone has its own id, because `id` remains in use.
-            let (buried, secret) = fresh()?;
+            if !old.value.replaced_by.is_empty() {
+                let newer = &old.value.replaced_by;
+                let hint = format!("rotate or revoke `{newer}`");
+                return Err(RegistryError::conflict(format!("token `{id}` was replaced by `{newer}`"), hint));
+            }
+            // The old secret gets an id of its own: `id` lives on.
+            let (old_id, secret) = fresh()?;
             let life = old.value.expires_at.saturating_sub(old.value.issued_at);
             let token = Token {
                 digest: secret.digest().0.to_vec(),
@@ -283,13 +295,58 @@ impl Registry {
                 issued_by: by.to_string(),
                 ..old.value.clone()
             };
-            let change = Change::new().check(&old).put(old.key.clone(), &token);
-            let change = match self.keeps_tombstone(tenant) {
-                true => change.put(Key::Tombstone(tenant.clone(), buried), &old.value),
-                false => change,
-            };
+            let mut change = Change::new().check(&old).put(old.key.clone(), &token);
+            if grace > Duration::ZERO {
+                self.check_quota(tenant, KIND, limits::TOKENS).await?;
+                let until = at.saturating_add(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX));
+                let kept = Token {
+                    id: old_id.to_string(),
+                    expires_at: until.min(old.value.expires_at),
+                    replaced_by: id.to_string(),
+                    ..old.value.clone()
+                };
+                change = change.put(Key::Token(tenant.clone(), old_id), &kept);
+            } else if self.keeps_tombstone(tenant) {
+                change = change.put(Key::Tombstone(tenant.clone(), old_id), &old.value);
+            }
             let revision = self.commit(change).await?;
             Ok(Issued { token, secret, revision })
+        })
+        .await
+    }
+
+    /// Lets a token expire earlier. A later expiry takes a new token: whoever holds this one may be the wrong one.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`] for a time in the past or after the present expiry.
+    pub async fn shorten_token(
+        &self,
+        tenant: &TenantName,
+        id: &TokenId,
+        expires_at: i64,
+    ) -> Result<(Token, Revision), RegistryError> {
+        retry_on_conflict(|| async {
+            let mut token = self.load_token(tenant, id).await?;
+            if expires_at <= now() {
+                return Err(RegistryError::Invalid {
+                    field: "expires_at",
+                    reason: "in the past".into(),
+                    hint: format!("to end it now: seks token revoke {id}"),
+                });
+            }
+            if expires_at > token.value.expires_at {
+                return Err(RegistryError::Invalid {
+                    field: "expires_at",
+                    reason: "later than the present expiry: the life of a token can only be shortened".into(),
+                    hint: format!("`seks token rotate {id}` gives it a new secret and a new life"),
+                });
+            }
+            if expires_at == token.value.expires_at {
+                return Ok((token.value, token.modified)); // the wait for enforcement is what a repetition is for
+            }
+            token.value.expires_at = expires_at;
+            let revision = self.commit(Change::new().check(&token).put(token.key.clone(), &token.value)).await?;
+            Ok((token.value, revision))
         })
         .await
     }

@@ -128,7 +128,7 @@ impl Hash for Key<'_> {
 fn text_bytes(body: Body<'_>) -> usize {
     let Body::Inspected(facts) = body else { return 0 };
     let mcp = facts.mcp.as_ref().map_or(0, |mcp| mcp.method.len() + mcp.name.as_ref().map_or(0, String::len));
-    facts.model.as_ref().map_or(0, String::len) + mcp
+    facts.model.as_ref().map_or(0, String::len) + mcp + facts.fields.text_bytes()
 }
 
 impl DecisionCache {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use seks_proto::wire;
+use seks_service::request::BodyFields;
 use seks_types::id::PolicyId;
 
 use super::{
@@ -88,7 +89,8 @@ impl Policies {
 
 fn compile_policy(policy: &wire::Policy) -> Result<CheckedPolicy, PolicyError> {
     let wrong = |reason: &str| PolicyError { line: 1, reason: format!("policy `{}`: {reason}", policy.id) };
-    let mut checked = check_statements(&policy.text)
+    // Which fields it uses is written in its text.
+    let mut checked = check_statements(&policy.text, &BodyFields::default())
         .map_err(|e| e.into_iter().next().map_or_else(|| wrong("not acceptable"), |e| wrong(&e.reason)))?;
     match (checked.pop(), checked.is_empty()) {
         (Some(one), true) if one.id.as_str() == policy.id => Ok(one),

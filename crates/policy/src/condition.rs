@@ -101,7 +101,7 @@ impl Condition {
         clauses.iter().map(one).collect::<Option<Vec<_>>>().map(conjunction)
     }
 
-    fn compile_expression(expr: &Expr) -> Option<Self> {
+    pub(super) fn compile_expression(expr: &Expr) -> Option<Self> {
         Some(match expr {
             Expr::Literal(Literal::Bool(value)) => Self::Const((*value).into()),
             Expr::UnaryOp { op: UnaryOp::Not, expr } => Self::Not(Box::new(Self::compile_expression(expr)?)),

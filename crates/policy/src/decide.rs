@@ -12,7 +12,7 @@ use std::{
 };
 
 use cedar_policy::{Context, Entities, EvalResult, Request, RestrictedExpression as Value, eval_expression};
-use seks_service::request::{self, BodyFacts, normalize};
+use seks_service::request::{self, BodyFacts, BodyFields, FieldValue, normalize};
 use seks_types::id::PolicyId;
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
     cache::{Key, PlanId, Question},
     condition::{Condition, Evaluator, Leaf, Truth},
     cost::Cost,
+    explain::Reach,
     mentions::{Mentions, QUERY_INTERPRETATIONS},
     parse::CheckedPolicy,
     query_name::for_each_interpretation,
@@ -112,6 +113,8 @@ pub(super) struct Plan {
     policies: Vec<SlicedPolicy>,
     action: PlanAction,
     granted: bool,
+    /// The body fields that must be known; `None`: none can be.
+    body_fields: Option<Arc<BodyFields>>,
     mentions: Mentions,
     /// The normalized form of a policy differs from its text.
     differs_when_normalized: bool,
@@ -123,12 +126,22 @@ pub(super) struct Plan {
 static NEXT_PLAN_ID: AtomicU64 = AtomicU64::new(0);
 
 impl Plan {
-    pub(super) fn new(action: PlanAction, policies: Vec<SlicedPolicy>, granted: bool) -> Self {
+    pub(super) fn new(
+        action: PlanAction,
+        policies: Vec<SlicedPolicy>,
+        granted: bool,
+        body_fields: Option<Arc<BodyFields>>,
+    ) -> Self {
+        let mut mentions = policies.iter().fold(Mentions::NOTHING, |m, p| m | p.mentions());
+        if mentions.any(Mentions::BODY) && body_fields.as_ref().is_none_or(|fields| !fields.is_empty()) {
+            mentions = mentions | Mentions::QUERY; // see `has_field_in_query`
+        }
         let mut plan = Self {
             constant: None,
             action,
             granted,
-            mentions: policies.iter().fold(Mentions::NOTHING, |m, p| m | p.mentions()),
+            body_fields,
+            mentions,
             differs_when_normalized: policies.iter().any(|m| m.normalized.is_some()),
             id: PlanId(NEXT_PLAN_ID.fetch_add(1, Relaxed)),
             cost: policies.iter().map(SlicedPolicy::cost).sum(),
@@ -161,6 +174,39 @@ impl Plan {
     /// The decision when nothing of a call changes it.
     pub(super) fn constant(&self) -> Option<&Decision> {
         self.constant.as_ref()
+    }
+
+    /// Which calls it permits.
+    pub(super) fn reach(&self) -> Reach {
+        let is = |policy: &SlicedPolicy, truth: Truth| {
+            [&policy.as_sent, policy.condition(TextForm::Normalized)]
+                .into_iter()
+                .all(|condition| matches!(condition, Condition::Const(constant) if *constant == truth))
+        };
+        let in_force = || self.policies.iter().filter(|policy| !policy.audit);
+        let permits = || in_force().filter(|policy| !policy.forbids && !is(policy, Truth::False));
+        let forbids = || in_force().filter(|policy| policy.forbids && !is(policy, Truth::False));
+        match &self.constant {
+            Some(decision) if decision.allowed => Reach::Always,
+            Some(_) => Reach::Never,
+            None if permits().next().is_none() => Reach::Never,
+            None if forbids().next().is_none() && permits().any(|policy| is(policy, Truth::True)) => Reach::Always,
+            None => Reach::Sometimes,
+        }
+    }
+
+    /// The truth of a condition in each form of the call, first as it is sent.
+    pub(super) fn truths(
+        &self,
+        subject: &Subject,
+        call: &Call<'_>,
+        as_sent: &Condition,
+        normalized: &Condition,
+    ) -> Vec<Truth> {
+        let first = as_sent.evaluate(&CallEvaluator::new(subject, self, call, TextForm::AsSent));
+        let second = normalized.evaluate(&CallEvaluator::new(subject, self, call, TextForm::Normalized));
+        let folded = self.folded(subject, call).map(|evaluator| normalized.evaluate(&evaluator));
+        [first, second].into_iter().chain(folded).collect()
     }
 
     /// Upper bound of the time to decide on `call`.
@@ -291,6 +337,8 @@ struct CallEvaluator<'a> {
     request: OnceCell<Option<Request>>,
     /// The sorted query names.
     names: OnceCell<Vec<Cow<'a, str>>>,
+    /// See [`Self::has_field_in_query`].
+    field_in_query: OnceCell<bool>,
 }
 
 impl<'a> CallEvaluator<'a> {
@@ -307,7 +355,30 @@ impl<'a> CallEvaluator<'a> {
             interpretations: OnceCell::new(),
             request: OnceCell::new(),
             names: OnceCell::new(),
+            field_in_query: OnceCell::new(),
         }
+    }
+
+    /// Whether the body is known as far as the policies need it.
+    fn is_body_known(&self) -> bool {
+        let Some(fields) = &self.plan.body_fields else { return false };
+        let is_read = match self.call.body {
+            Body::NotRead | Body::Opaque => false,
+            Body::Absent => true,
+            Body::Inspected(facts) => facts.fields.cover(fields),
+        };
+        is_read && !self.has_field_in_query(fields)
+    }
+
+    /// Whether the query has a parameter that a server may take for a field of the body: many merge the two (Stripe, PHP, Rails).
+    fn has_field_in_query(&self, fields: &BodyFields) -> bool {
+        if fields.is_empty() || self.call.query.is_empty() {
+            return false;
+        }
+        *self.field_in_query.get_or_init(|| {
+            request::query_names(self.call.query).any(|name| fields.may_be_named(&name))
+                || self.interpretations().iter().any(|name| fields.may_be_named(name))
+        })
     }
 
     fn names(&self) -> impl Iterator<Item = Cow<'a, str>> {
@@ -384,7 +455,37 @@ impl<'a> CallEvaluator<'a> {
             facts.stream.map(|s| ("stream".to_owned(), Value::new_bool(s))),
             facts.max_tokens.map(|n| ("max_tokens".to_owned(), Value::new_long(n))),
         ];
-        Value::new_record(fields.into_iter().flatten()).ok()
+        let declared =
+            nested_fields(facts.fields.iter().map(|(path, value)| (path.split('.').collect(), value)).collect())?;
+        Value::new_record(fields.into_iter().flatten().chain(declared)).ok()
+    }
+}
+
+/// The fields as attributes: those below one name are a record. `fields` are sorted.
+fn nested_fields(fields: Vec<(Vec<&str>, &FieldValue)>) -> Option<Vec<(String, Value)>> {
+    let (mut attributes, mut left) = (Vec::new(), fields.as_slice());
+    while let Some((path, value)) = left.first() {
+        let name = *path.first()?;
+        if path.len() == 1 {
+            attributes.push((name.to_owned(), field_value(value)));
+            left = left.get(1..)?;
+            continue;
+        }
+        let count = left.iter().take_while(|(path, _)| path.first() == Some(&name)).count();
+        let (below, rest) = left.split_at_checked(count)?;
+        let below = below.iter().map(|(path, value)| Some((path.get(1..)?.to_vec(), *value))).collect::<Option<_>>()?;
+        attributes.push((name.to_owned(), Value::new_record(nested_fields(below)?).ok()?));
+        left = rest;
+    }
+    Some(attributes)
+}
+
+fn field_value(value: &FieldValue) -> Value {
+    match value {
+        FieldValue::Long(number) => Value::new_long(*number),
+        FieldValue::String(text) => Value::new_string(text.clone()),
+        FieldValue::Bool(value) => Value::new_bool(*value),
+        FieldValue::Decimal(text) => Value::new_decimal(text),
     }
 }
 
@@ -411,7 +512,7 @@ impl Evaluator for CallEvaluator<'_> {
 
     fn evaluate_leaf(&self, leaf: &Leaf) -> Truth {
         let depends_on_body = leaf.mentions.any(Mentions::BODY) || (self.call.mcp && leaf.mentions.any(Mentions::MCP));
-        if depends_on_body && matches!(self.call.body, Body::NotRead | Body::Opaque) {
+        if depends_on_body && !self.is_body_known() {
             return Truth::Unknown;
         }
         match (self.request.get_or_init(|| self.request()), self.plan.action.entities(self.subject)) {

@@ -1,34 +1,50 @@
 //! Policy files: each policy is checked alone, and all together against the budget.
 
+use seks_service::request::BodyFields;
 use seks_types::id::PolicyId;
 
 use super::{
     budget::check_budget,
-    parse::{PolicyError, check_file, custom_methods},
+    parse::{CheckedPolicy, PolicyError, check_file, custom_methods},
 };
 
-/// Parses a file and checks it against the schema. Each policy needs its own `@id` in the grammar
-/// of names. Returns the id and text of each policy, in order. All together may cost a request at
-/// most [`BUDGET`](super::BUDGET).
+/// A policy of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParsedPolicy {
+    /// Its `@id`.
+    pub id: PolicyId,
+    /// Its text, without comments around it. Where it uses body fields, the annotation `@body_fields` says which, with their
+    /// types.
+    pub text: String,
+}
+
+/// What a tenant's services declare for policies.
+#[derive(Clone, Debug, Default)]
+pub struct Declarations {
+    /// Methods that some service lists and the published schema doesn't know.
+    pub methods: Vec<String>,
+    /// Fields of request bodies.
+    pub body_fields: BodyFields,
+}
+
+/// [`parse_file_with`] for a tenant whose services declare nothing.
 ///
 /// # Errors
 /// Every error in the file, in order.
 pub fn parse_file(text: &str) -> Result<Vec<(PolicyId, String)>, Vec<PolicyError>> {
-    parse_file_with(text, |_| false)
+    Ok(parse_file_with(text, &Declarations::default())?.into_iter().map(|policy| (policy.id, policy.text)).collect())
 }
 
-/// [`parse_file`] where services list methods that the published schema doesn't know. An action that
-/// is none of these is a mistake.
+/// Parses a file and checks it against the schema. Each policy needs its own `@id` in the grammar
+/// of names. All together may cost a request at most [`BUDGET`](super::BUDGET). An action that is
+/// neither in the published schema nor declared is a mistake, and so is an undeclared body field.
 ///
 /// # Errors
 /// Every error in the file, in order.
-pub fn parse_file_with(
-    text: &str,
-    is_listed: impl Fn(&str) -> bool,
-) -> Result<Vec<(PolicyId, String)>, Vec<PolicyError>> {
-    let unlisted = custom_methods(text).into_iter().filter(|(_, method)| !is_listed(method));
+pub fn parse_file_with(text: &str, declared: &Declarations) -> Result<Vec<ParsedPolicy>, Vec<PolicyError>> {
+    let unlisted = custom_methods(text).into_iter().filter(|(_, method)| !declared.methods.contains(method));
     let mut errors: Vec<PolicyError> = unlisted.map(|(line, method)| unknown_action(line, &method)).collect();
-    let checked = match check_file(text) {
+    let checked = match check_file(text, &declared.body_fields) {
         Ok(checked) if errors.is_empty() => checked,
         Ok(_) => return Err(errors),
         Err(found) => {
@@ -38,7 +54,8 @@ pub fn parse_file_with(
         }
     };
     check_budget(checked.iter()).map_err(|error| vec![error])?;
-    Ok(checked.into_iter().map(|c| (c.id, c.text)).collect())
+    let parsed = |c: CheckedPolicy| ParsedPolicy { id: c.id, text: c.text };
+    Ok(checked.into_iter().map(parsed).collect())
 }
 
 fn unknown_action(line: usize, method: &str) -> PolicyError {
@@ -49,6 +66,6 @@ fn unknown_action(line: usize, method: &str) -> PolicyError {
 /// Warnings about a valid file, such as a policy that never applies or look-alike characters. Empty
 /// when [`parse_file`] refuses the file.
 #[must_use]
-pub fn warnings(text: &str) -> Vec<PolicyError> {
-    check_file(text).unwrap_or_default().into_iter().flat_map(|c| c.warnings).collect()
+pub fn warnings(text: &str, declared: &Declarations) -> Vec<PolicyError> {
+    check_file(text, &declared.body_fields).unwrap_or_default().into_iter().flat_map(|c| c.warnings).collect()
 }

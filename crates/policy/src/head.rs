@@ -44,6 +44,11 @@ impl Head {
         Self { agents: agents(policy, v), services: services(policy, v), methods: methods(policy, v), actions }
     }
 
+    /// The actions that it covers, as Cedar writes them. Empty: all.
+    pub(super) fn action_names(&self) -> Vec<String> {
+        self.actions.iter().flatten().map(ToString::to_string).collect()
+    }
+
     /// Whether it covers the method at this index of [`METHODS`].
     pub(super) fn has_method(&self, method: usize) -> bool {
         self.methods & 1 << method != 0

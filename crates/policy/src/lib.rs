@@ -14,6 +14,8 @@ mod compilation;
 mod condition;
 mod cost;
 mod decide;
+mod entities;
+mod explain;
 mod file;
 mod head;
 mod identity_hasher;
@@ -37,8 +39,11 @@ pub use seks_service::methods::MethodGroup;
 pub use self::{
     budget::BUDGET,
     compilation::Compilation,
-    file::{parse_file, parse_file_with, warnings},
+    entities::{EntityKind, NamedEntity, named_entities},
+    explain::{PolicyTrace, Reach},
+    file::{Declarations, ParsedPolicy, parse_file, parse_file_with, warnings},
     parse::{PolicyError, STACK_BYTES, custom_methods},
+    schema::schema_text,
     slice::{Policies, PolicySlice},
 };
 

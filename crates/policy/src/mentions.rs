@@ -1,6 +1,6 @@
 //! The parts of a call that a condition mentions, found in its syntax tree.
 
-use std::{ops::BitOr, sync::Arc};
+use std::{cell::RefCell, collections::BTreeSet, ops::BitOr, sync::Arc};
 
 use cedar_policy::pst::{BinaryOp, Expr, Literal, UnaryOp, Var};
 
@@ -101,6 +101,31 @@ fn attribute_chain(expr: &Expr) -> Option<Vec<&str>> {
 /// What `expr` mentions. `expr` must be [shallow](is_shallow).
 pub(super) fn mentions(expr: &Expr) -> Mentions {
     expr.reduce(&mentions_of_node, &|a, b| a | b, Mentions::NOTHING)
+}
+
+/// The paths below `context.body` that `expr` names: `amount`, `card.number`. `""` where the body as
+/// a whole is a value. `expr` must be [shallow](is_shallow).
+pub(super) fn body_paths(expr: &Expr) -> BTreeSet<String> {
+    let paths = RefCell::new(BTreeSet::new());
+    let visit = |expr: &Expr| {
+        let names = match expr {
+            Expr::HasAttr { expr, attrs } => {
+                let mut names = attribute_chain(expr)?;
+                names.extend(attrs.iter().map(|a| a.as_str()));
+                if names == ["body"] {
+                    return Some(());
+                }
+                names
+            }
+            other => attribute_chain(other)?,
+        };
+        if let Some((&"body", path)) = names.split_first() {
+            paths.borrow_mut().insert(path.join("."));
+        }
+        Some(())
+    };
+    expr.reduce(&visit, &|(), ()| (), ());
+    paths.into_inner()
 }
 
 /// The mentions of a node whose children need no visit.

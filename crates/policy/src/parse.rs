@@ -5,7 +5,10 @@ use std::{collections::HashSet, str::FromStr as _, sync::Arc, thread};
 use cedar_policy::{Effect, Policy, PolicySet, ValidationMode, pst};
 use http::Method;
 use miette::Diagnostic;
-use seks_service::methods::known_group;
+use seks_service::{
+    methods::known_group,
+    request::{BodyFields, fields::BUILT_IN},
+};
 use seks_types::id::PolicyId;
 
 use super::{
@@ -52,6 +55,8 @@ pub(super) struct CheckedPolicy {
     pub(super) head: Head,
     /// Methods that it names beside the standard ones, sorted.
     pub(super) further_methods: Vec<Box<str>>,
+    /// The body fields that it uses.
+    pub(super) body_fields: BodyFields,
     /// The line in the given text, counted from 1.
     pub(super) line: usize,
     cost: Cost,
@@ -87,13 +92,13 @@ impl AsRef<Self> for CheckedPolicy {
     }
 }
 
-/// Parses and checks a file.
-pub(super) fn check_file(text: &str) -> Result<Vec<CheckedPolicy>, Vec<PolicyError>> {
+/// Parses and checks a file. Policies may use these body fields.
+pub(super) fn check_file(text: &str, fields: &BodyFields) -> Result<Vec<CheckedPolicy>, Vec<PolicyError>> {
     if text.len() > MAX_FILE {
         return Err(vec![PolicyError { line: 1, reason: format!("longer than {MAX_FILE} bytes") }]);
     }
     let failed = || vec![PolicyError { line: 1, reason: "the policies could not be checked".into() }];
-    run_on_deep_stack(|| check_statements(text)).ok_or_else(failed)?
+    run_on_deep_stack(|| check_statements(text, fields)).ok_or_else(failed)?
 }
 
 /// Methods that policies of a file name as actions and that the published schema doesn't know, with
@@ -117,10 +122,10 @@ pub(super) fn run_on_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Opt
 }
 
 /// [`check_file`] for a caller with a deep stack.
-pub(super) fn check_statements(text: &str) -> Result<Vec<CheckedPolicy>, Vec<PolicyError>> {
+pub(super) fn check_statements(text: &str, fields: &BodyFields) -> Result<Vec<CheckedPolicy>, Vec<PolicyError>> {
     let (mut checked, mut errors, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     for statement in statements(text) {
-        match statement.check_policy() {
+        match statement.check_policy(fields) {
             Ok(policy) if seen.insert(policy.id.clone()) => checked.push(policy),
             Ok(policy) => errors.push(statement.error(format!("@id(\"{}\") is used twice", policy.id))),
             Err(found) => errors.extend(found),
@@ -165,11 +170,11 @@ fn statements(text: &str) -> Vec<Statement<'_>> {
     found.into_iter().filter_map(|(a, b)| Some(Statement { text: text.get(a..b)?, line: line(a) })).collect()
 }
 
-fn end_of_line(bytes: &[u8], at: usize) -> usize {
+pub(super) fn end_of_line(bytes: &[u8], at: usize) -> usize {
     bytes.iter().skip(at).position(|b| *b == b'\n').map_or(bytes.len(), |n| at + n)
 }
 
-fn end_of_string(bytes: &[u8], at: usize) -> usize {
+pub(super) fn end_of_string(bytes: &[u8], at: usize) -> usize {
     let mut end = at + 1;
     while let Some(byte) = bytes.get(end) {
         match byte {
@@ -186,7 +191,7 @@ impl Statement<'_> {
         PolicyError { line: self.line, reason: reason.into() }
     }
 
-    fn check_policy(&self) -> Result<CheckedPolicy, Vec<PolicyError>> {
+    fn check_policy(&self, fields: &BodyFields) -> Result<CheckedPolicy, Vec<PolicyError>> {
         if self.text.len() > MAX_POLICY {
             return Err(vec![self.error(format!("a policy of more than {MAX_POLICY} bytes"))]);
         }
@@ -200,8 +205,12 @@ impl Statement<'_> {
             (None, Some(policy)) => policy,
             (None, None) => return Err(vec![self.error("no policy")]),
         };
-        let (id, audit) = annotations(policy).map_err(|e| vec![self.error(e)])?;
-        let warnings = self.validate(&id, &set)?;
+        let Annotations { id, audit, fields } = annotations(policy, fields).map_err(|e| vec![self.error(e)])?;
+        let mut warnings = self.validate(&id, &set, &fields)?;
+        warnings.extend(undeclared_field(policy, &fields).map(|path| {
+            let reason = "is declared by no service: add it to the `body_fields` of one";
+            self.error(format!("policy `{id}`: the body field `{path}` {reason}"))
+        }));
         let (as_sent, normalized) =
             compile_conditions(policy).map_err(|reason| vec![self.error(format!("policy `{id}`: {reason}"))])?;
         let head = vocabulary()
@@ -210,7 +219,9 @@ impl Statement<'_> {
         let second = normalized.as_ref().unwrap_or(&as_sent);
         let cost = Condition::decision_cost(&as_sent, second);
         let plan_cost = as_sent.plan_cost() + second.plan_cost();
-        let (text, line, policy) = (self.text.into(), self.line, policy.clone());
+        let body_fields = used_fields(policy, &fields)
+            .ok_or_else(|| vec![self.error("the declared body fields do not fit together")])?;
+        let (text, line, policy) = (with_body_fields(self.text, &body_fields), self.line, policy.clone());
         let further_methods = further_methods(self.text).into_iter().map(Into::into).collect();
         Ok(CheckedPolicy {
             id,
@@ -221,6 +232,7 @@ impl Statement<'_> {
             normalized,
             head,
             further_methods,
+            body_fields,
             line,
             cost,
             plan_cost,
@@ -245,8 +257,14 @@ impl Statement<'_> {
         deepest <= MAX_BRACKETS && operators + words <= MAX_OPERATORS
     }
 
-    fn validate(&self, id: &PolicyId, set: &PolicySet) -> Result<Vec<PolicyError>, Vec<PolicyError>> {
-        let validator = vocabulary().and_then(|vocabulary| vocabulary.validator_with(&further_methods(self.text)));
+    fn validate(
+        &self,
+        id: &PolicyId,
+        set: &PolicySet,
+        fields: &BodyFields,
+    ) -> Result<Vec<PolicyError>, Vec<PolicyError>> {
+        let further = further_methods(self.text);
+        let validator = vocabulary().and_then(|vocabulary| vocabulary.validator_with(&further, fields));
         let validator = validator.ok_or_else(|| vec![self.error("the built-in schema is broken")])?;
         let validated = validator.validate(set, ValidationMode::Strict);
         let mut errors: Vec<_> = validated.validation_errors().map(|e| self.located(e, Some(id))).collect();
@@ -279,7 +297,15 @@ impl Statement<'_> {
     }
 }
 
-fn annotations(policy: &Policy) -> Result<(PolicyId, bool), String> {
+/// What a policy says of itself.
+struct Annotations {
+    id: PolicyId,
+    audit: bool,
+    /// The declared body fields, and those of `@body_fields`.
+    fields: BodyFields,
+}
+
+fn annotations(policy: &Policy, declared: &BodyFields) -> Result<Annotations, String> {
     let id = policy.annotation("id").ok_or("a policy without @id(\"…\")")?;
     let id = PolicyId::try_from(id).map_err(|e| format!("@id: {e}"))?;
     let audit = match policy.annotation("mode") {
@@ -288,11 +314,91 @@ fn annotations(policy: &Policy) -> Result<(PolicyId, bool), String> {
         Some(_) => return Err(format!("policy `{id}`: @mode is \"audit\" or absent")),
     };
     // A misspelt @mode would make an audit policy decide.
-    let known = ["id", "mode", "title", "description", "owner"];
-    match policy.annotations().find(|(name, _)| !known.contains(name)) {
-        None => Ok((id, audit)),
-        Some((name, _)) => Err(format!("policy `{id}`: @{name} is none of @{}", known.join(", @"))),
+    let known = ["id", "mode", "title", "description", "owner", BODY_FIELDS];
+    if let Some((name, _)) = policy.annotations().find(|(name, _)| !known.contains(name)) {
+        return Err(format!("policy `{id}`: @{name} is none of @{}", known.join(", @")));
     }
+    let own = policy.annotation(BODY_FIELDS).unwrap_or_default();
+    let own = own.split(',').map(str::trim).filter(|field| !field.is_empty());
+    let own = own.map(|field| field.split_once(':').map_or((field, ""), |(path, kind)| (path.trim(), kind.trim())));
+    let all = declared.iter().map(|(path, kind)| (path, kind.name())).chain(own);
+    let fields = BodyFields::parse(all).map_err(|error| format!("policy `{id}`: @{BODY_FIELDS}: {error}"))?;
+    Ok(Annotations { id, audit, fields })
+}
+
+/// The annotation that names the body fields which a policy uses, with their types: `@body_fields("amount: Long")`. The control
+/// plane adds it when a policy is applied. A node that doesn't know the annotation refuses the policies, and permits nothing.
+const BODY_FIELDS: &str = "body_fields";
+
+/// The text of a policy with the annotation for the fields that it uses.
+fn with_body_fields(text: &str, used: &BodyFields) -> String {
+    let list: Vec<String> = used.iter().map(|(path, kind)| format!("{path}: {}", kind.name())).collect();
+    let annotation = format!("@{BODY_FIELDS}(\"{}\")", list.join(", "));
+    match (own_annotation(text), used.is_empty()) {
+        (None, true) => text.into(),
+        (None, false) => format!("{annotation}\n{text}"),
+        (Some(own), is_empty) => {
+            let (before, after) = (text.get(..own.start).unwrap_or_default(), text.get(own.end..).unwrap_or_default());
+            format!("{before}{}{after}", if is_empty { "" } else { &annotation })
+        }
+    }
+}
+
+/// Where `@body_fields("…")` is in the text of a valid policy.
+fn own_annotation(text: &str) -> Option<std::ops::Range<usize>> {
+    let (bytes, mut at) = (text.as_bytes(), 0);
+    while let Some(&byte) = bytes.get(at) {
+        at = match byte {
+            b'/' if bytes.get(at + 1) == Some(&b'/') => end_of_line(bytes, at),
+            b'"' => end_of_string(bytes, at),
+            b'@' if text.get(at + 1..).is_some_and(|rest| rest.trim_start().starts_with(BODY_FIELDS)) => {
+                let value = at + text.get(at..)?.find('"')?;
+                let end = end_of_string(bytes, value);
+                return Some(at..end + text.get(end..)?.find(')')? + 1);
+            }
+            _ => at + 1,
+        };
+    }
+    None
+}
+
+/// Of `declared`, the fields that a policy names, or that are a part of what it names.
+fn used_fields(policy: &Policy, declared: &BodyFields) -> Option<BodyFields> {
+    if declared.is_empty() {
+        return Some(BodyFields::default());
+    }
+    let named = body_paths(policy)?;
+    let is_used = |path: &str| {
+        let below = |name: &str| path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        named.iter().any(|name| name.is_empty() || below(name))
+    };
+    let used = declared.iter().filter(|(path, _)| is_used(path));
+    BodyFields::parse(used.map(|(path, kind)| (path, kind.name()))).ok()
+}
+
+/// A field that a policy names and nobody declares. Cedar takes a test for it as one that is never true.
+fn undeclared_field(policy: &Policy, declared: &BodyFields) -> Option<String> {
+    let is_known = |path: &String| {
+        let root = path.split('.').next().unwrap_or_default();
+        root.is_empty()
+            || BUILT_IN.contains(&root)
+            || declared.iter().any(|(known, _)| {
+                known == path || known.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('.'))
+            })
+    };
+    body_paths(policy)?.into_iter().find(|path| !is_known(path))
+}
+
+/// The paths below `context.body` that a policy names.
+fn body_paths(policy: &Policy) -> Option<Vec<String>> {
+    let syntax = policy.to_pst().ok()?;
+    let paths = |clause: &pst::Clause| match clause {
+        pst::Clause::When(expr) | pst::Clause::Unless(expr) => mentions::body_paths(expr),
+    };
+    let shallow = syntax.body().clauses().iter().all(|clause| match clause {
+        pst::Clause::When(expr) | pst::Clause::Unless(expr) => mentions::is_shallow(expr),
+    });
+    shallow.then(|| syntax.body().clauses().iter().flat_map(paths).collect())
 }
 
 /// The condition as written and in normalized form.

@@ -10,15 +10,20 @@ use std::{
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema, Validator};
 use http::Method;
 use parking_lot::Mutex;
-use seks_service::methods::{MethodGroup, STANDARD, is_action, known_group};
+use seks_service::{
+    methods::{MethodGroup, STANDARD, is_action, known_group},
+    request::BodyFields,
+};
 
 /// The schema as published, contract §8.
 const SOURCE: &str = include_str!("../seks.cedarschema");
 /// Begins the schema's methods that a service must list. They end at the next empty line.
 const FURTHER: &str = "  // Methods that a service must list";
+/// The body's type, which declared fields are added to.
+const BODY: &str = "body?: { model?: String, stream?: Bool, max_tokens?: Long },";
 /// What a reference to an action looks like in a policy.
 const ACTION: &str = "Action::\"";
-/// Most sets of further methods whose validator is kept.
+/// Most sets of further methods and body fields whose validator is kept.
 const MAX_VALIDATORS: usize = 64;
 
 /// The methods that every service takes.
@@ -35,7 +40,7 @@ pub(super) struct Vocabulary {
     action: EntityTypeName,
     /// An action for each of [`METHODS`], in that order.
     actions: Vec<Action>,
-    /// Validators with further methods.
+    /// Validators with further methods and body fields.
     further: Mutex<HashMap<Box<str>, Arc<Validator>>>,
 }
 
@@ -48,7 +53,7 @@ pub(super) struct Action {
 }
 
 static VOCABULARY: LazyLock<Option<Vocabulary>> = LazyLock::new(|| {
-    let (schema, _) = Schema::from_cedarschema_str(&source_with(&[])?).ok()?;
+    let (schema, _) = Schema::from_cedarschema_str(&source_with(&[], &BodyFields::default())?).ok()?;
     let kind = |name| EntityTypeName::from_str(name).ok();
     let mut vocabulary = Vocabulary {
         validator: Arc::new(Validator::new(schema)),
@@ -70,9 +75,23 @@ pub(super) fn vocabulary() -> Option<&'static Vocabulary> {
     VOCABULARY.as_ref()
 }
 
-/// The schema with these further methods and no others. `None` when the built-in text has no place
-/// for them.
-fn source_with(further: &[&str]) -> Option<String> {
+/// The published schema, with the body fields that a tenant's services declare.
+#[must_use]
+pub fn schema_text(fields: &BodyFields) -> String {
+    with_body_fields(SOURCE, fields)
+}
+
+fn with_body_fields(source: &str, fields: &BodyFields) -> String {
+    if fields.is_empty() {
+        return source.into();
+    }
+    let body = BODY.trim_end_matches(" },");
+    source.replacen(BODY, &format!("{body}, {} }},", fields.cedar_attributes()), 1)
+}
+
+/// The schema with these further methods and no others, and these body fields. `None` when the
+/// built-in text has no place for them.
+fn source_with(further: &[&str], fields: &BodyFields) -> Option<String> {
     let (before, after) = SOURCE.split_once(FURTHER)?;
     let (_, after) = after.split_once("\n\n")?;
     let mut source = before.to_owned();
@@ -85,7 +104,8 @@ fn source_with(further: &[&str]) -> Option<String> {
         let applies = "appliesTo { principal: Agent, resource: Service, context: Call }";
         let _ = writeln!(source, "  action \"{method}\"{group} {applies};");
     }
-    Some(source + after)
+    source.push_str(after);
+    Some(with_body_fields(&source, fields))
 }
 
 /// The further methods that a policy names, sorted. Its text is searched, so a comment counts too.
@@ -109,17 +129,17 @@ impl Vocabulary {
         self.validator.schema()
     }
 
-    /// The validator of a policy that names these further methods.
-    pub(super) fn validator_with(&self, further: &[&str]) -> Option<Arc<Validator>> {
-        if further.is_empty() {
+    /// The validator of a policy that names these further methods and may use these body fields.
+    pub(super) fn validator_with(&self, further: &[&str], fields: &BodyFields) -> Option<Arc<Validator>> {
+        if further.is_empty() && fields.is_empty() {
             return Some(Arc::clone(&self.validator));
         }
-        let key = further.join(" ").into_boxed_str();
+        let key = format!("{}; {}", further.join(" "), fields.cedar_attributes()).into_boxed_str();
         let mut known = self.further.lock();
         if let Some(validator) = known.get(&key) {
             return Some(Arc::clone(validator));
         }
-        let (schema, _) = Schema::from_cedarschema_str(&source_with(further)?).ok()?;
+        let (schema, _) = Schema::from_cedarschema_str(&source_with(further, fields)?).ok()?;
         let validator = Arc::new(Validator::new(schema));
         if known.len() >= MAX_VALIDATORS {
             known.clear();
@@ -185,7 +205,7 @@ mod tests {
     fn the_published_schema_names_every_known_method_in_its_group() {
         assert!(Schema::from_cedarschema_str(SOURCE).is_ok());
         let all: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
-        let (built, _) = Schema::from_cedarschema_str(&source_with(&all).unwrap()).unwrap();
+        let (built, _) = Schema::from_cedarschema_str(&source_with(&all, &BodyFields::default()).unwrap()).unwrap();
         let (published, _) = Schema::from_cedarschema_str(SOURCE).unwrap();
         let actions = |schema: &Schema| {
             let mut actions: Vec<String> = schema.actions().map(ToString::to_string).collect();
@@ -195,6 +215,17 @@ mod tests {
         assert_eq!(actions(&published), actions(&built));
         let entities = |schema: &Schema| schema.action_entities().unwrap();
         assert_eq!(entities(&published), entities(&built));
+    }
+
+    #[test]
+    fn declared_body_fields_are_part_of_the_schema() {
+        assert!(SOURCE.contains(BODY), "the place for them");
+        let declared = [("amount", "Long"), ("card.number", "String"), ("in", "Bool"), ("price", "decimal")];
+        let fields = BodyFields::parse(declared).unwrap();
+        let text = schema_text(&fields);
+        assert!(text.contains("\"amount\"?: Long, \"card\"?: { \"number\"?: String }"), "{text}");
+        assert!(Schema::from_cedarschema_str(&text).is_ok());
+        assert_eq!(schema_text(&BodyFields::default()), SOURCE);
     }
 
     #[test]

@@ -13,7 +13,10 @@ use std::{
 use cedar_policy::{Context, Request};
 use dashmap::DashMap;
 use http::Method;
-use seks_service::methods::{MethodGroup, is_action, known_group};
+use seks_service::{
+    methods::{MethodGroup, is_action, known_group},
+    request::BodyFields,
+};
 use seks_types::id::{AgentName, ServiceName};
 
 use super::{
@@ -21,7 +24,8 @@ use super::{
     budget::{CostBound, check_budget},
     cache::{self, Answer, DecisionCache, Question},
     condition::{Condition, Leaf, Truth},
-    decide::{self, Plan, PlanAction, evaluate_with_cedar},
+    decide::{self, Plan, PlanAction, SlicedPolicy, evaluate_with_cedar},
+    explain::Reach,
     head::{Agents, Services},
     identity_hasher::IdentityHasher,
     parse::CheckedPolicy,
@@ -112,6 +116,8 @@ pub struct PolicySlice {
     policies: Arc<[Arc<CheckedPolicy>]>,
     shared: Arc<Shared>,
     subject: Subject,
+    /// The fields that are read from bodies. `None`: policies disagree about a type, and no body can be inspected.
+    body_fields: Option<Arc<BodyFields>>,
     /// A plan for each of [`METHODS`] and for each answer to "does the token grant the service".
     /// Made on first use.
     plans: [[OnceLock<Plan>; 2]; METHODS.len()],
@@ -139,14 +145,30 @@ enum MethodIndex {
 const GROUPS: usize = 3;
 
 impl PolicySlice {
-    fn new(of: &Policies, agent: &AgentName, attributes: &BTreeMap<String, String>, service: &ServiceName) -> Self {
-        Self {
+    pub(super) fn new(
+        of: &Policies,
+        agent: &AgentName,
+        attributes: &BTreeMap<String, String>,
+        service: &ServiceName,
+    ) -> Self {
+        let mut slice = Self {
             policies: Arc::clone(&of.policies),
             shared: Arc::clone(&of.shared),
             subject: Subject::new(agent.clone(), attributes.clone(), service.clone()),
+            body_fields: Some(Arc::default()),
             plans: Default::default(),
             further: OnceLock::new(),
+        };
+        if slice.policies.iter().any(|policy| !policy.body_fields.is_empty()) {
+            slice.body_fields = union_of_fields(slice.policies.iter().filter(|policy| slice.head_covers(policy)));
         }
+        slice
+    }
+
+    /// The fields that [`BodyFacts::read`](seks_service::request::BodyFacts::read) must look for. `None`: no body can be inspected.
+    #[must_use]
+    pub fn body_fields(&self) -> Option<&Arc<BodyFields>> {
+        self.body_fields.as_ref()
     }
 
     /// Whether the body must be read before [`PolicySlice::decide`], because a policy's result
@@ -269,15 +291,7 @@ impl PolicySlice {
     }
 
     fn make_plan(&self, index: PlanIndex, method: &Method) -> Option<Plan> {
-        let vocabulary = vocabulary()?;
-        let action = match index.method {
-            MethodIndex::Standard(at) => PlanAction { action: vocabulary.action(at)?.clone(), entities: None },
-            MethodIndex::Further(_, group) => {
-                let action = vocabulary.named_action(method.as_str(), group);
-                let entities = Some(self.subject.entities_with(&action)?);
-                PlanAction { action, entities }
-            }
-        };
+        let action = self.plan_action(index, method)?;
         let evaluate = |leaf: &Leaf| self.evaluate_constant_leaf(leaf, &action);
         let covers = |policy: &&Arc<CheckedPolicy>| {
             self.head_covers(policy)
@@ -288,12 +302,24 @@ impl PolicySlice {
         };
         let policies = self.policies.iter().filter(covers).map(|p| {
             let fold = |c: &Condition| c.fold_constants(index.granted, &evaluate);
-            decide::SlicedPolicy::new(p, fold(&p.as_sent), p.normalized.as_ref().map(fold))
+            SlicedPolicy::new(p, fold(&p.as_sent), p.normalized.as_ref().map(fold))
         });
         let policies = policies.collect();
-        let plan = Plan::new(action, policies, index.granted);
+        let plan = Plan::new(action, policies, index.granted, self.body_fields.clone());
         self.shared.plan_bytes.fetch_add(plan.node_count() * PLAN_NODE_BYTES, Relaxed);
         Some(plan)
+    }
+
+    fn plan_action(&self, index: PlanIndex, method: &Method) -> Option<PlanAction> {
+        let vocabulary = vocabulary()?;
+        Some(match index.method {
+            MethodIndex::Standard(at) => PlanAction { action: vocabulary.action(at)?.clone(), entities: None },
+            MethodIndex::Further(_, group) => {
+                let action = vocabulary.named_action(method.as_str(), group);
+                let entities = Some(self.subject.entities_with(&action)?);
+                PlanAction { action, entities }
+            }
+        })
     }
 
     /// Evaluates a leaf that mentions nothing of the call.
@@ -310,18 +336,58 @@ impl PolicySlice {
 
     /// Whether a policy's head covers this agent and service.
     fn head_covers(&self, policy: &CheckedPolicy) -> bool {
-        let head = &policy.head;
-        let service = match &head.services {
+        self.has_service(policy) && self.has_agent(policy)
+    }
+
+    pub(super) fn has_service(&self, policy: &CheckedPolicy) -> bool {
+        match &policy.head.services {
             Services::Any => true,
             Services::One(name) => **name == *self.subject.service.as_str(),
             Services::None => false,
-        };
-        service
-            && match &head.agents {
-                Agents::Any => true,
-                Agents::One(name) => **name == *self.subject.agent.as_str(),
-                Agents::Group(name) => self.subject.groups().any(|group| *group == **name),
-                Agents::None => false,
-            }
+        }
     }
+
+    pub(super) fn has_agent(&self, policy: &CheckedPolicy) -> bool {
+        match &policy.head.agents {
+            Agents::Any => true,
+            Agents::One(name) => **name == *self.subject.agent.as_str(),
+            Agents::Group(name) => self.subject.groups().any(|group| *group == **name),
+            Agents::None => false,
+        }
+    }
+}
+
+/// For explanations: all policies, whatever their heads cover.
+impl PolicySlice {
+    pub(super) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    pub(super) fn has_action(&self, policy: &CheckedPolicy, call: &Call<'_>) -> bool {
+        let Some(index) = self.plan_index(call) else { return false };
+        match index.method {
+            MethodIndex::Standard(at) => policy.head.has_method(at),
+            MethodIndex::Further(..) => {
+                self.plan_action(index, call.method).is_some_and(|action| policy.head.has_action(&action.action))
+            }
+        }
+    }
+
+    /// A plan in which the conditions of every policy can be evaluated. It decides nothing.
+    pub(super) fn plan_of_all(&self, call: &Call<'_>) -> Option<Plan> {
+        let index = self.plan_index(call)?;
+        let action = self.plan_action(index, call.method)?;
+        let policies = self.policies.iter().map(|p| SlicedPolicy::new(p, p.as_sent.clone(), p.normalized.clone()));
+        Some(Plan::new(action, policies.collect(), index.granted, self.body_fields.clone()))
+    }
+
+    /// Which calls of a method are permitted.
+    pub(super) fn reach(&self, call: &Call<'_>) -> Reach {
+        self.plan_for(call).map_or(Reach::Never, Plan::reach)
+    }
+}
+
+fn union_of_fields<'a>(policies: impl Iterator<Item = &'a Arc<CheckedPolicy>>) -> Option<Arc<BodyFields>> {
+    let fields = policies.flat_map(|policy| policy.body_fields.iter()).map(|(path, kind)| (path, kind.name()));
+    BodyFields::parse(fields).ok().map(Arc::new)
 }

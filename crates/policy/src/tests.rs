@@ -1,10 +1,13 @@
 mod cost;
 mod equivalence;
+mod explain;
+mod fields;
 mod paths;
 
 use std::collections::BTreeMap;
 
 use seks_proto::wire;
+use seks_service::request::BodyFields;
 use seks_types::id::AgentName;
 
 use super::*;
@@ -20,7 +23,7 @@ struct Fixture {
 impl Fixture {
     fn new(text: &str) -> Self {
         // Whatever it costs.
-        let parsed = parse::check_file(text).unwrap_or_else(|e| panic!("{e:?}"));
+        let parsed = parse::check_file(text, &BodyFields::default()).unwrap_or_else(|e| panic!("{e:?}"));
         let wire =
             |p: parse::CheckedPolicy| wire::Policy { id: p.id.to_string(), text: p.text, ..wire::Policy::default() };
         let policies: Vec<_> = parsed.into_iter().map(wire).collect();
@@ -135,7 +138,7 @@ fn further_methods_are_actions() {
         errors(typo),
         ["line 1: unknown action `GTE`: a method of no service; list it in a service's `methods` first"]
     );
-    assert!(parse_file_with(typo, |method| method == "GTE").is_ok());
+    assert!(parse_file_with(typo, &Declarations { methods: vec!["GTE".into()], ..Declarations::default() }).is_ok());
 }
 
 #[test]
@@ -462,9 +465,10 @@ fn all_errors_of_a_file_are_given_with_their_lines() {
 
 #[test]
 fn a_policy_that_can_never_apply_is_warned_about() {
-    let warned = warnings(r#"@id("never") permit (principal, action, resource) when { 1 == 2 };"#);
+    let warned =
+        warnings(r#"@id("never") permit (principal, action, resource) when { 1 == 2 };"#, &Declarations::default());
     assert!(warned.len() == 1 && warned[0].reason.contains("never"), "{warned:?}");
-    assert!(warnings(GRANTED_SERVICES).is_empty());
+    assert!(warnings(GRANTED_SERVICES, &Declarations::default()).is_empty());
 }
 
 #[test]

@@ -49,6 +49,12 @@ pub fn limit() -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
+/// The number of open files of this process. 0 where the system does not say (it has no /proc).
+#[must_use]
+pub fn open() -> u64 {
+    std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
+}
+
 /// The number of connections with `each` descriptors that fit into `limit` beside the reserve. The
 /// reserve is [`RESERVE`], or half of a limit below twice that. The result is at least 1.
 #[must_use]

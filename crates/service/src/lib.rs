@@ -48,7 +48,7 @@ pub use self::{
     template::{Template, TemplateError},
     upstream::{Upstream, UpstreamError},
 };
-use crate::request::PathRules;
+use crate::request::{BodyFields, PathRules};
 
 /// The service whose credential is a tenant's interception CA. A token that grants it may use
 /// HTTPS_PROXY mode, and its nodes receive the CA. It is no upstream: nodes send nothing to it. Its
@@ -171,6 +171,8 @@ pub struct Service {
     /// Response headers whose URL clients use without a key. The node adds a signature that
     /// identifies the token.
     pub keyless_urls: Vec<HeaderName>,
+    /// Fields of request bodies that policies may use. Nodes read those that the policies name.
+    pub body_fields: BodyFields,
     /// Longest wait for the upstream's first byte. `None`: the node's default.
     pub first_byte_timeout: Option<Duration>,
     /// Longest pause within the upstream's answer. `None`: the node's default.
@@ -309,6 +311,8 @@ impl TryFrom<&wire::Service> for Service {
             public,
             mcp: McpSource::from_wire(wire)?,
             keyless_urls: options::keyless_urls(&wire.keyless_urls)?,
+            body_fields: BodyFields::parse(wire.body_fields.iter().map(|(path, kind)| (path.as_str(), kind.as_str())))
+                .map_err(|error| invalid("body_fields", error.to_string()))?,
             first_byte_timeout: (wire.first_byte_timeout_ms > 0)
                 .then(|| Duration::from_millis(wire.first_byte_timeout_ms.into())),
             idle_timeout: (wire.idle_timeout_ms > 0).then(|| Duration::from_millis(wire.idle_timeout_ms.into())),

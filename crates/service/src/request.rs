@@ -6,6 +6,8 @@
 //! node only for a service that allows it, and policies are decided on every reading. A body that two parsers could read differently counts as not inspected.
 
 mod body;
+pub mod fields;
+mod form;
 #[cfg(test)]
 mod fuzz;
 mod json_names;
@@ -17,7 +19,8 @@ mod target;
 mod target_error;
 
 pub use self::{
-    body::BodyFacts,
+    body::{BodyFacts, BodyFormat},
+    fields::{BodyFields, FieldValue},
     mcp::{McpCall, UnreadableMcp},
     path_rules::PathRules,
     query::{QueryParameter, query_names},

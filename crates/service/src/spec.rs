@@ -126,6 +126,11 @@ pub struct ServiceSpec {
     /// before MCP 2026-07-28.
     #[serde(skip_serializing_if = "is_false")]
     pub mcp_without_headers: bool,
+    /// Fields of JSON and form bodies that policies may use as `context.body.NAME`, with their types
+    /// `Long`, `String`, `Bool` or `decimal`: `amount = "Long"`. A field of an object is written
+    /// `"card.number"`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub body_fields: BTreeMap<String, String>,
     /// Only for `seks-interception`: HTTPS_PROXY mode passes connections to hosts of no service
     /// through.
     #[serde(skip_serializing_if = "is_false")]
@@ -217,6 +222,7 @@ impl ServiceSpec {
             mcp: self.mcp,
             mcp_without_headers: self.mcp_without_headers,
             keyless_urls: self.keyless_urls.clone(),
+            body_fields: self.body_fields.clone(),
             first_byte_timeout_ms: millis("first_byte_timeout", self.first_byte_timeout)?,
             idle_timeout_ms: millis("idle_timeout", self.idle_timeout)?,
             denied_paths: self.denied_paths.clone(),
@@ -293,6 +299,7 @@ impl From<&wire::Service> for ServiceSpec {
             mcp: service.mcp,
             mcp_without_headers: service.mcp_without_headers,
             keyless_urls: service.keyless_urls.clone(),
+            body_fields: service.body_fields.clone(),
             upstream_ca_pem: service.upstream_ca_pem.clone(),
             catalogue: service.catalogue.clone(),
             ..Self::default()

@@ -16,4 +16,5 @@ pub mod destination;
 mod fuzz;
 pub mod id;
 pub mod secret;
+pub mod similar;
 pub mod token;

@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use seks_policy::{Body, Call, Decision, Policies, PolicySlice};
 use seks_service::{
     INTERCEPTION, McpSource, Service, TokenSlot,
-    request::{BodyFacts, McpCall, Target, without_base_slash},
+    request::{BodyFacts, BodyFields, BodyFormat, McpCall, Target, without_base_slash},
 };
 use seks_types::id::{PolicyId, TenantName};
 
@@ -219,7 +219,7 @@ pub(crate) async fn call(
     let (body, facts) = match needs_body {
         false => (body.pass_on(fields::is_grpc(parts.version, &parts.headers), bounds, record)?, None),
         true => {
-            let read_as = ReadAs { headers: &parts.headers, mcp: service.mcp };
+            let read_as = ReadAs { headers: &parts.headers, mcp: service.mcp, fields: slice.body_fields() };
             Box::pin(inspect(body, read_as, token.tenant(), bounds, record)).await?
         }
     };
@@ -312,6 +312,8 @@ const UNREADABLE_MCP: &str =
 struct ReadAs<'a> {
     headers: &'a HeaderMap,
     mcp: Option<McpSource>,
+    /// The declared fields that the policies use. `None`: no body can be inspected.
+    fields: Option<&'a Arc<BodyFields>>,
 }
 
 /// A body that nobody has looked at, or that had to be read first.
@@ -435,19 +437,20 @@ async fn verify(
 
 /// What a body says, as far as it can be read.
 async fn facts_of(
-    ReadAs { headers, mcp }: ReadAs<'_>,
+    ReadAs { headers, mcp, fields }: ReadAs<'_>,
     whole: &Bytes,
     tenant: &TenantName,
     bounds: &SharedLimits,
 ) -> Result<Facts, Refusal> {
-    if whole.len() > bounds.inspect_bytes || !BodyFacts::can_read(headers) {
+    let format = BodyFormat::of(headers).filter(|format| mcp.is_none() || *format == BodyFormat::Json);
+    let (Some(format), Some(fields)) = (format.filter(|_| whole.len() <= bounds.inspect_bytes), fields.cloned()) else {
         return Ok(Facts::Opaque);
-    }
+    };
     let Some(source) = mcp else {
-        let facts = bounds.look_into(tenant, whole, BodyFacts::from_json).await?;
+        let facts = bounds.look_into(tenant, whole, move |body| BodyFacts::read(format, body, &fields)).await?;
         return Ok(facts.map_or(Facts::Opaque, Facts::Known));
     };
-    let read = |body: &[u8]| BodyFacts::from_json(body)?.with_mcp(body);
+    let read = move |body: &[u8]| BodyFacts::read(format, body, &fields)?.with_mcp(body);
     let facts = bounds.look_into(tenant, whole, read).await?;
     let confirmed = |facts: &BodyFacts| McpCall::confirm(facts.mcp.as_ref(), headers, source).is_ok();
     Ok(facts.filter(confirmed).map_or(Facts::Opaque, Facts::Known))

@@ -17,6 +17,9 @@ pub struct DevArgs {
     /// Also start a stub upstream, and show one request through the proxy
     #[arg(long)]
     pub demo: bool,
+    /// Print no line for each request
+    #[arg(long, short)]
+    pub quiet: bool,
     /// Data directory, mode 0700; keep it outside of agents' working folders [default: $XDG_STATE_HOME/seks/dev,
     /// which is ~/.local/state/seks/dev]
     #[arg(long, value_name = "DIR", env = "SEKS_DEV_DATA_DIR")]

@@ -67,5 +67,5 @@ fn forget_identity(directory: &std::path::Path) -> std::io::Result<()> {
 }
 
 fn is_valid(identity: &Identity) -> bool {
-    identity.validity().is_some_and(|(_, until)| until - MARGIN > crate::client::unix_now())
+    identity.validity().is_some_and(|(_, until)| until - MARGIN > crate::duration::unix_now())
 }

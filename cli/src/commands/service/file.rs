@@ -8,17 +8,11 @@ use seks_service::spec::ServiceSpec;
 use crate::{
     error::{CliError, Result},
     files::read_text,
+    markup::{Syntax, parse},
 };
 
 /// Placeholder for the command's tenant, which does not affect the checks.
 const ANY_TENANT: &str = "default";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Syntax {
-    Toml,
-    Yaml,
-    Json,
-}
 
 /// Reads and checks a file. The caller replaces the tenant.
 ///
@@ -27,37 +21,10 @@ pub(super) enum Syntax {
 pub(super) fn read(path: &Path) -> Result<wire::Service> {
     let text = read_text(path)?;
     let name = path.display().to_string();
-    let spec = parse(syntax(path, &text)?, &text).map_err(|why| CliError::usage(&name, why))?;
+    let syntax =
+        Syntax::of(path, &text).ok_or_else(|| CliError::usage(&name, "a service is a .toml, .yaml or .json file"))?;
+    let spec: ServiceSpec = parse(syntax, &text).map_err(|why| CliError::usage(&name, why))?;
     spec.to_service(ANY_TENANT).and_then(|_| spec.to_wire(ANY_TENANT)).map_err(|e| CliError::usage(name, e))
-}
-
-pub(super) fn syntax(path: &Path, text: &str) -> Result<Syntax> {
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("toml") => Ok(Syntax::Toml),
-        Some("yaml" | "yml") => Ok(Syntax::Yaml),
-        Some("json") => Ok(Syntax::Json),
-        // Standard input has no extension: text with a line `name =` is TOML.
-        None if path == Path::new("-") => Ok(match text.trim_start() {
-            t if t.starts_with('{') => Syntax::Json,
-            t if t.lines().any(|l| l.split_once('=').is_some_and(|(key, _)| key.trim() == "name")) => Syntax::Toml,
-            _ => Syntax::Yaml,
-        }),
-        _ => Err(CliError::usage(path.display().to_string(), "a service is a .toml, .yaml or .json file")),
-    }
-}
-
-fn parse(syntax: Syntax, text: &str) -> Result<ServiceSpec, String> {
-    match syntax {
-        Syntax::Json => serde_json::from_str(text).map_err(|e| e.to_string()),
-        Syntax::Toml => toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(0, |s| text.get(..s.start).unwrap_or_default().matches('\n').count() + 1);
-            format!("line {line}: {}", e.message())
-        }),
-        Syntax::Yaml => serde_saphyr::from_str(text).map_err(|e| {
-            let text = e.to_string();
-            text.lines().next().unwrap_or_default().to_owned() // the other lines quote the file
-        }),
-    }
 }
 
 #[cfg(test)]
@@ -78,14 +45,6 @@ mod tests {
         let json = at("a.json", r#"{"name":"acme","upstream":"https://api.acme.test","inject":{"header":"X-Key"}}"#);
         assert_eq!((&toml, &yaml), (&json.unwrap(), &toml));
         assert_eq!((toml.name.as_str(), toml.fields.as_slice()), ("acme", &["key".to_owned()][..]));
-    }
-
-    #[test]
-    fn standard_input_is_recognised_by_what_is_in_it() {
-        let dash = Path::new("-");
-        assert_eq!(syntax(dash, " {\"name\": 1}").unwrap(), Syntax::Json);
-        assert_eq!(syntax(dash, "title = 'x'\nname = 'a'").unwrap(), Syntax::Toml);
-        assert_eq!(syntax(dash, "name: a\nbase_path: /x=name").unwrap(), Syntax::Yaml);
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(super) struct ServiceView {
     mcp: bool,
     #[serde(skip_serializing_if = "is_false")]
     mcp_without_headers: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    body_fields: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_byte_timeout: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,6 +117,7 @@ impl From<wire::Service> for ServiceView {
             keyless_urls: spec.keyless_urls,
             mcp: spec.mcp,
             mcp_without_headers: spec.mcp_without_headers,
+            body_fields: spec.body_fields,
             first_byte_timeout: spec.first_byte_timeout.map(|t| humantime::format_duration(t).to_string()),
             idle_timeout: spec.idle_timeout.map(|t| humantime::format_duration(t).to_string()),
             denied_paths: spec.denied_paths,
@@ -171,6 +174,8 @@ impl View for ServiceView {
         detail.push(("private", if self.allow_private { "allowed".into() } else { String::new() }));
         let said = |on: bool, what: &str| if on { what.to_owned() } else { String::new() };
         detail.push(("URLs in bodies", said(self.rewrite_urls, "rewritten")));
+        let fields = self.body_fields.iter().map(|(path, kind)| format!("{path}: {kind}"));
+        detail.push(("body fields", fields.collect::<Vec<_>>().join(", ")));
         detail.push(("URLs without a key", self.keyless_urls.join(", ")));
         detail.push(("MCP", said(self.mcp, "policies see `context.mcp`")));
         detail.push(("never", self.denied_paths.join("\n")));
@@ -193,7 +198,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::commands::service::file;
+    use crate::{commands::service::file, markup::Syntax};
 
     #[test]
     fn what_is_shown_of_every_catalogue_entry_can_be_applied_and_changes_nothing() {
@@ -217,7 +222,7 @@ mod tests {
                 let read = file::read(&path).unwrap_or_else(|error| panic!("{}: {error}: {text}", service.name));
                 let read = wire::Service { created_at: service.created_at, ..read };
                 assert_eq!(read, service, "{text}");
-                assert_eq!(file::syntax(Path::new("-"), &text).unwrap(), file::syntax(&path, "").unwrap(), "{text}");
+                assert_eq!(Syntax::of(Path::new("-"), &text), Syntax::of(&path, ""), "{text}");
             }
         }
     }

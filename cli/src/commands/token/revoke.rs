@@ -1,6 +1,9 @@
 //! `seks token revoke`: one token, several, the one on standard input, or all that match.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use clap::Args;
 use seks_proto::wire;
@@ -96,9 +99,9 @@ async fn matching(client: &Client, args: &RevokeArgs) -> Result<Vec<String>> {
     let pages = client.for_each_page(
         "tokens",
         async |mut rpc, page| rpc.list_tokens(page).await,
-        |tokens, _| {
+        |tokens| {
             ids.extend(tokens.into_iter().filter(|token| matches(token)).map(|token| token.id));
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         },
     );
     pages.await?;

@@ -13,6 +13,10 @@ const MATRIX: &str = "
     WhoAmI              y y y y  y y y
     ListTenants         y y y y  y y y
     ListCatalogue       y y y y  y y y
+    ListOperators       y y y y  y y y
+    CreateOperator      y y y y  y y y
+    UpdateOperator      y y y y  y y y
+    DeleteOperator      y y y y  y y y
     GetTenant           . y y y  y y y
     ListServices        . y y y  y y y
     GetService          . y y y  y y y
@@ -28,6 +32,9 @@ const MATRIX: &str = "
     GetPolicy           . y y y  y y y
     CheckPolicies       . y y y  y y y
     Simulate            . y y y  y y y
+    PolicySchema        . y y y  y y y
+    ExplainPolicies     . y y y  y y y
+    PlanTenant          . y y y  y y y
     SearchAudit         . y y y  y y y
     ListAdminChanges    . y y y  y y y
     EnableService       . . y y  . y y
@@ -46,11 +53,12 @@ const MATRIX: &str = "
     AwsKeyPair          . . y y  . y y
     RevokeToken         . . y y  . y y
     RotateToken         . . y y  . y y
+    UpdateToken         . . y y  . y y
+    ApplyTenant         . . y y  . y y
     ApplyPolicies       . . y y  . y y
     DeletePolicy        . . y y  . y y
     ListNodes           . . . .  y y y
     GetNode             . . . .  y y y
-    ListOperators       . . . .  y y y
     SearchFleetAudit    . . . .  y y y
     VerifyAudit         . . . .  y y y
     ListFleetAdminChanges . . . .  y y y
@@ -60,9 +68,6 @@ const MATRIX: &str = "
     DeleteTenant        . . . .  . . y
     EnrollNode          . . . .  . . y
     RevokeNode          . . . .  . . y
-    CreateOperator      . . . .  . . y
-    UpdateOperator      . . . .  . . y
-    DeleteOperator      . . . .  . . y
 ";
 
 fn matrix() -> BTreeMap<&'static str, Vec<bool>> {

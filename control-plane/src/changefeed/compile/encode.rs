@@ -46,8 +46,9 @@ pub(super) fn token(record: &wire::Token) -> Bytes {
         expires_at,
         cidrs,
         requires,
-        shape: _,     // how it looks, for people
-        issued_by: _, // for people
+        shape: _,       // how it looks, for people
+        issued_by: _,   // for people
+        replaced_by: _, // for people
     } = record.clone();
     let grant = |wire::Grant { service, credential }: wire::Grant| wire::TableGrant {
         service: service.into(),

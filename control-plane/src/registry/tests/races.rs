@@ -35,7 +35,7 @@ async fn no_rotation_brings_a_revoked_token_back() {
                         let gone = registry.token(&tenant, &id).await;
                         assert!(matches!(gone, Err(RegistryError::NotFound { .. })), "{gone:?}");
                     } else {
-                        match registry.rotate_token(&tenant, &id, &by).await {
+                        match registry.rotate_token(&tenant, &id, &by, Duration::ZERO).await {
                             Ok(_) | Err(RegistryError::NotFound { .. } | RegistryError::Busy) => {}
                             Err(error) => panic!("{error:?}"),
                         }

@@ -65,13 +65,47 @@ async fn a_rotated_token_keeps_its_id_and_its_old_secret_is_revoked() {
     let f = Fixture::furnished().await;
     let first = f.token().await;
     let id: TokenId = name(&first.token.id);
-    let second = f.registry.rotate_token(&f.tenant, &id, &f.by).await.unwrap();
+    let second = f.registry.rotate_token(&f.tenant, &id, &f.by, Duration::ZERO).await.unwrap();
     assert_eq!(second.token.id, first.token.id);
     assert_ne!(second.secret.digest(), first.secret.digest());
     let tombstones = f.registry.values::<Token>(&prefix::kind(&f.tenant, "tombstone")).await.unwrap();
     assert_eq!(tombstones.iter().map(|t| &t.digest).collect::<Vec<_>>(), [&first.token.digest]);
     f.registry.revoke_token(&f.tenant, &id).await.unwrap();
     assert!(f.tokens().await.is_empty(), "its id revokes whatever it has become");
+}
+
+#[tokio::test]
+async fn a_token_that_was_rotated_with_a_grace_works_beside_the_new_one_for_so_long() {
+    let f = Fixture::furnished().await;
+    let first = f.token().await;
+    let id: TokenId = name(&first.token.id);
+    let second = f.registry.rotate_token(&f.tenant, &id, &f.by, Duration::from_secs(600)).await.unwrap();
+    let tokens = f.tokens().await;
+    let old = tokens.iter().find(|token| token.digest == first.token.digest).unwrap();
+    assert_eq!((tokens.len(), old.replaced_by.as_str()), (2, id.as_str()));
+    assert_eq!(old.expires_at, second.token.issued_at + 600);
+    assert_eq!((&old.agent, &old.grants, &old.cidrs), (&first.token.agent, &first.token.grants, &first.token.cidrs));
+    assert_eq!(second.token.replaced_by, "");
+    let old_id: TokenId = name(&old.id);
+    assert!(conflict(f.registry.rotate_token(&f.tenant, &old_id, &f.by, Duration::ZERO).await).contains("replaced by"));
+    let too_long =
+        f.registry.rotate_token(&f.tenant, &id, &f.by, limits::ROTATION_GRACE + Duration::from_secs(1)).await;
+    assert_eq!(invalid(too_long), "grace_seconds");
+    f.registry.revoke_token(&f.tenant, &old_id).await.unwrap();
+    assert_eq!(f.tokens().await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_life_of_a_token_can_only_be_shortened() {
+    let f = Fixture::furnished().await;
+    let token = f.token().await.token;
+    let id: TokenId = name(&token.id);
+    let (shorter, revision) = f.registry.shorten_token(&f.tenant, &id, token.expires_at - 60).await.unwrap();
+    assert_eq!(shorter.expires_at, token.expires_at - 60);
+    assert_eq!(f.registry.shorten_token(&f.tenant, &id, token.expires_at - 60).await.unwrap().1, revision);
+    for bad in [token.expires_at, 1, -1] {
+        assert_eq!(invalid(f.registry.shorten_token(&f.tenant, &id, bad).await), "expires_at");
+    }
 }
 
 #[tokio::test]
@@ -82,7 +116,10 @@ async fn revoking_can_be_repeated_and_an_unknown_token_is_not_found() {
     assert!(f.registry.revoke_token(&f.tenant, &id).await.unwrap() >= revision);
     let unknown = f.registry.revoke_token(&f.tenant, &name("tok-unknown")).await;
     assert!(matches!(unknown, Err(RegistryError::NotFound { kind: "token", .. })));
-    assert!(matches!(f.registry.rotate_token(&f.tenant, &id, &f.by).await, Err(RegistryError::NotFound { .. })));
+    assert!(matches!(
+        f.registry.rotate_token(&f.tenant, &id, &f.by, Duration::ZERO).await,
+        Err(RegistryError::NotFound { .. })
+    ));
 }
 
 /// A store that can be full: then it takes deletes alone.

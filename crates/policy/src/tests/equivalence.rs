@@ -177,6 +177,7 @@ fn sample_call() -> impl Strategy<Value = SampleCall> {
         stream,
         max_tokens,
         mcp,
+        ..BodyFacts::default()
     }));
     let who = (select(&["", "g", "g,h", "x"][..]), select(&["v", "w"][..]));
     let services = prop::sample::subsequence(services, 0..=2);
@@ -205,7 +206,7 @@ struct Reference {
 impl Reference {
     fn new(text: &str) -> Self {
         let (mut as_sent, mut normalized) = (PolicySet::new(), PolicySet::new());
-        for policy in check_file(text).unwrap() {
+        for policy in check_file(text, &BodyFields::default()).unwrap() {
             let id = CedarId::new(policy.id.as_str());
             as_sent.add(policy.policy.new_id(id.clone())).unwrap();
             let pst::Policy::Static(tree) = policy.policy.to_pst().unwrap() else { panic!("a template") };

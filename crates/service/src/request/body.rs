@@ -1,12 +1,17 @@
-//! The facts of a body that policies may use: a few fields of a JSON object with one interpretation
-//! only.
+//! The facts of a body that policies may use: a few fields of a JSON object or a form with one
+//! interpretation only.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use http::{HeaderMap, HeaderName, header};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::{json_names::resembles, mcp::McpCall};
+use super::{
+    fields::{BUILT_IN, BodyFields, FoundFields, MemberSeed},
+    form::read_form,
+    json_names::resembles,
+    mcp::McpCall,
+};
 
 /// Deepest nesting of an inspected body. Requests of known APIs stay below 20.
 const MAX_DEPTH: usize = 64;
@@ -15,9 +20,47 @@ const MAX_DEPTH: usize = 64;
 const MAX_NAMES: usize = 1000;
 const MAX_NAME_BYTES: usize = 64 * 1024;
 /// Longest `model`, in bytes.
-const MAX_MODEL: usize = 256;
+pub(super) const MAX_MODEL: usize = 256;
 
-/// The fields of a JSON body that policies may use.
+/// How a body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFormat {
+    /// `application/json`.
+    Json,
+    /// `application/x-www-form-urlencoded`.
+    Form,
+}
+
+impl BodyFormat {
+    /// The format that a request's headers name. `None` unless there is exactly one `Content-Type`,
+    /// in UTF-8, and no `Content-Encoding`: such a body cannot be inspected.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        Self::of_content_type(only(headers, header::CONTENT_TYPE)?).filter(|_| is_plain(headers))
+    }
+
+    /// The format that a `Content-Type` names. It has no parameter except `charset=utf-8`. Vendor
+    /// types (`+json`) are not inspected, because servers interpret them differently.
+    #[must_use]
+    pub fn of_content_type(value: &str) -> Option<Self> {
+        let mut parts = value.split(';').map(str::trim);
+        let charset = |p: &str| {
+            p.split_once('=').is_some_and(|(name, value)| {
+                name.eq_ignore_ascii_case("charset")
+                    && (value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("\"utf-8\""))
+            })
+        };
+        let essence = parts.next()?;
+        let format = match essence {
+            e if e.eq_ignore_ascii_case("application/json") => Self::Json,
+            e if e.eq_ignore_ascii_case("application/x-www-form-urlencoded") => Self::Form,
+            _ => return None,
+        };
+        (parts.next().is_none_or(charset) && parts.next().is_none()).then_some(format)
+    }
+}
+
+/// The fields of a body that policies may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BodyFacts {
     /// The top-level `model`.
@@ -28,21 +71,19 @@ pub struct BodyFacts {
     pub max_tokens: Option<i64>,
     /// What the message asks for, in requests to MCP servers.
     pub mcp: Option<McpCall>,
+    /// The declared fields that policies use.
+    pub fields: FoundFields,
 }
 
 impl BodyFacts {
-    /// Inspects a whole body: [`BodyFacts::can_read`], then [`BodyFacts::from_json`]. `None` when
-    /// it cannot be inspected. A policy that needs the body then denies.
+    /// Inspects a whole body. `None` when it cannot be inspected. A policy that needs the body then
+    /// denies.
     #[must_use]
-    pub fn read(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
-        Self::can_read(headers).then(|| Self::from_json(body)).flatten()
-    }
-
-    /// Whether there is exactly one `Content-Type`, `application/json` in UTF-8, and no
-    /// `Content-Encoding`.
-    #[must_use]
-    pub fn can_read(headers: &HeaderMap) -> bool {
-        is_json(headers) && is_plain(headers)
+    pub fn read(format: BodyFormat, body: &[u8], fields: &Arc<BodyFields>) -> Option<Self> {
+        match format {
+            BodyFormat::Json => Self::read_json(body, fields),
+            BodyFormat::Form => read_form(body, fields),
+        }
     }
 
     /// Adds what a message to an MCP server asks for. `None` when that cannot be told for certain.
@@ -51,14 +92,19 @@ impl BodyFacts {
         McpCall::from_json(body).ok().map(|mcp| Self { mcp, ..self })
     }
 
+    /// [`Self::read`] for JSON without declared fields.
+    #[must_use]
+    pub fn from_json(body: &[u8]) -> Option<Self> {
+        Self::read_json(body, &Arc::default())
+    }
+
     /// Reads JSON, in time linear in its length. `None` unless it is one object in strict JSON (RFC
     /// 8259) that all parsers read alike. No name may occur twice at the top level, with any
     /// escapes. No name may only resemble one of ours (`Model`, `model `). Numbers must fit 64 bits
     /// or a finite double. Nesting is at most 64 deep, with at most 1,000 names at the top level.
-    #[must_use]
-    pub fn from_json(body: &[u8]) -> Option<Self> {
+    fn read_json(body: &[u8], fields: &Arc<BodyFields>) -> Option<Self> {
         let mut reader = serde_json::Deserializer::from_slice(body);
-        let facts = reader.deserialize_map(TopLevel).ok()?;
+        let facts = reader.deserialize_map(TopLevel(fields)).ok()?;
         reader.end().ok().map(|()| facts)
     }
 }
@@ -70,30 +116,14 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     if second.is_some() { None } else { first.to_str().ok() }
 }
 
-/// `application/json`, with no parameter except `charset=utf-8`. Vendor types (`+json`) are not
-/// inspected, because servers interpret them differently.
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = only(headers, header::CONTENT_TYPE) else { return false };
-    let mut parts = value.split(';').map(str::trim);
-    let charset = |p: &str| {
-        p.split_once('=').is_some_and(|(name, value)| {
-            name.eq_ignore_ascii_case("charset")
-                && (value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("\"utf-8\""))
-        })
-    };
-    parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"))
-        && parts.next().is_none_or(charset)
-        && parts.next().is_none()
-}
-
 fn is_plain(headers: &HeaderMap) -> bool {
     !headers.contains_key(header::CONTENT_ENCODING)
         || only(headers, header::CONTENT_ENCODING).is_some_and(|v| v.trim().eq_ignore_ascii_case("identity"))
 }
 
-struct TopLevel;
+struct TopLevel<'a>(&'a Arc<BodyFields>);
 
-impl<'de> Visitor<'de> for TopLevel {
+impl<'de> Visitor<'de> for TopLevel<'_> {
     type Value = BodyFacts;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -101,16 +131,23 @@ impl<'de> Visitor<'de> for TopLevel {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<BodyFacts, A::Error> {
-        let (mut facts, mut seen, mut bytes) = (BodyFacts::default(), HashSet::new(), 0);
+        let mut facts = BodyFacts { fields: FoundFields::none_of(self.0), ..BodyFacts::default() };
+        let (declared, mut seen, mut bytes) = (self.0.root(), HashSet::new(), 0);
         while let Some(name) = map.next_key::<String>()? {
             match name.as_str() {
                 "model" => facts.model = map.next_value()?,
                 "stream" => facts.stream = map.next_value()?,
                 "max_tokens" => facts.max_tokens = map.next_value()?,
-                other if resembles(other, &["model", "stream", "max_tokens"]) => {
+                other if resembles(other, &BUILT_IN) || declared.is_resembled_by(other) => {
                     return Err(A::Error::custom("a name that resembles another"));
                 }
-                _ => map.next_value_seed(Strict { depth: MAX_DEPTH - 1 })?,
+                other => match declared.get(other) {
+                    Some(kind) => {
+                        let depth = MAX_DEPTH - 1;
+                        map.next_value_seed(MemberSeed { kind, found: &mut facts.fields, depth })?;
+                    }
+                    None => map.next_value_seed(Strict { depth: MAX_DEPTH - 1 })?,
+                },
             }
             bytes += name.len();
             if !seen.insert(name) {
@@ -128,8 +165,8 @@ impl<'de> Visitor<'de> for TopLevel {
 }
 
 /// Accepts any well-formed value: strings in UTF-8, numbers in range, nesting at most `depth`.
-struct Strict {
-    depth: usize,
+pub(super) struct Strict {
+    pub(super) depth: usize,
 }
 
 impl Strict {
@@ -194,7 +231,8 @@ mod tests {
     #[test]
     fn an_ordinary_request_is_read() {
         let body = br#" {"model":"gpt-4o","messages":[{"role":"user","content":"\u00fc\n"}],"stream":true,"max_tokens":5,"temperature":0.5} "#;
-        let facts = BodyFacts { model: Some("gpt-4o".into()), stream: Some(true), max_tokens: Some(5), mcp: None };
+        let facts =
+            BodyFacts { model: Some("gpt-4o".into()), stream: Some(true), max_tokens: Some(5), ..BodyFacts::default() };
         assert_eq!(BodyFacts::from_json(body), Some(facts));
         assert_eq!(BodyFacts::from_json(b"{}"), Some(BodyFacts::default()));
         let null = br#"{"model":null,"stream":null,"other":{"model":1,"Model":[]}}"#;
@@ -267,7 +305,7 @@ mod tests {
     fn only_plain_json_in_utf_8_is_inspected() {
         let read = |headers: &[(HeaderName, &'static str)]| {
             let map = headers.iter().map(|(n, v)| (n.clone(), HeaderValue::from_static(v))).collect::<HeaderMap>();
-            BodyFacts::read(&map, b"{}").is_some()
+            BodyFormat::of(&map) == Some(BodyFormat::Json)
         };
         let typed = |value| read(&[(header::CONTENT_TYPE, value)]);
         for good in [
@@ -301,6 +339,42 @@ mod tests {
         let mut twice = HeaderMap::new();
         twice.append(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         twice.append(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        assert_eq!(BodyFacts::read(&twice, b"{}"), None);
+        assert_eq!(BodyFormat::of(&twice), None);
+        let form = |value| BodyFormat::of_content_type(value) == Some(BodyFormat::Form);
+        assert!(form("application/x-www-form-urlencoded") && form("Application/X-WWW-Form-Urlencoded;charset=UTF-8"));
+        assert!(!form("application/x-www-form-urlencoded; charset=latin1") && !form("multipart/form-data"));
+    }
+
+    #[test]
+    fn declared_fields_are_read_and_must_have_their_type() {
+        let declared = [("amount", "Long"), ("a.b", "String"), ("price", "decimal"), ("on", "Bool")];
+        let fields = Arc::new(BodyFields::parse(declared).unwrap());
+        let read = |body: &str| {
+            let facts = BodyFacts::read(BodyFormat::Json, body.as_bytes(), &fields)?;
+            Some(facts.fields.iter().map(|(path, value)| format!("{path} {value:?}")).collect::<Vec<_>>().join(", "))
+        };
+        assert_eq!(
+            read(r#"{"amount":5,"a":{"b":"x","c":{"b":1}},"price":"1.50","on":true,"z":1}"#).unwrap(),
+            r#"a.b String("x"), amount Long(5), on Bool(true), price Decimal("1.50")"#
+        );
+        assert_eq!(read(r#"{"price":49.99}"#).unwrap(), r#"price Decimal("49.9900")"#);
+        assert_eq!(read(r#"{"amount":null,"a":null}"#).unwrap(), "");
+        for body in [
+            r#"{"amount":"5"}"#,
+            r#"{"amount":5.0}"#,
+            r#"{"amount":5e0}"#,
+            r#"{"amount":18446744073709551615}"#,
+            r#"{"amount":[5]}"#,
+            r#"{"Amount":5}"#,
+            r#"{"amount":1,"amount":2}"#,
+            r#"{"a":1}"#,
+            r#"{"a":[{"b":"x"}]}"#,
+            r#"{"a":{"b":"x","b":"y"}}"#,
+            r#"{"a":{"b":"x","B":"y"}}"#,
+            r#"{"price":1.00001}"#,
+            r#"{"on":1}"#,
+        ] {
+            assert_eq!(read(body), None, "{body}");
+        }
     }
 }

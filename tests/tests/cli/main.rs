@@ -1,6 +1,11 @@
 //! Every noun of the command line against a running `seks dev`: its life, its three forms, its exit codes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
+mod apply;
+mod fleet;
+mod lists;
+mod policy;
+
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use seks_tests::{

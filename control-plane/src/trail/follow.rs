@@ -1,0 +1,46 @@
+//! New records of a trail, as they arrive: what `seks dev` prints of each request.
+
+use std::time::Duration;
+
+use prost::Message as _;
+use seks_audit::trail::{Position, Query};
+use seks_proto::wire::AuditRecord;
+
+use super::Trail;
+
+/// How often the trail is asked.
+const EVERY: Duration = Duration::from_millis(200);
+/// Most records of one answer.
+const BATCH: usize = 500;
+
+/// A reader that stands behind the newest record it has seen. Reading never holds up a node that hands records in.
+pub struct Follow {
+    trail: Trail,
+    after: Position,
+}
+
+impl Trail {
+    /// Follows the trail from now on.
+    #[must_use]
+    pub fn follow(&self) -> Follow {
+        Follow { trail: self.clone(), after: self.blocks().end() }
+    }
+}
+
+impl Follow {
+    /// Waits for new records; in the order of their arrival.
+    pub async fn next(&mut self) -> Vec<AuditRecord> {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            if self.trail.blocks().end() <= self.after {
+                continue;
+            }
+            let query = Query { after: Some(self.after), newest_first: false, limit: BATCH, ..Query::default() };
+            // What cannot be read now is asked for again.
+            let Ok(page) = self.trail.search(query).await else { continue };
+            let Some(last) = page.entries.last() else { continue };
+            self.after = last.position;
+            return page.entries.iter().filter_map(|entry| AuditRecord::decode(entry.record.as_slice()).ok()).collect();
+        }
+    }
+}
