@@ -39,9 +39,13 @@ pub mod features {
     /// The node reads what a record requires (`TableToken.requires`), and refuses that record alone
     /// when it lacks the feature.
     pub const RECORD_FEATURES_V1: &str = "record-features-v1";
+    /// The node exchanges tokens of trusted issuers, and a record with `trust` is nobody's token.
+    pub const TRUST_V1: &str = "trust-v1";
+    /// The node refuses a token that is bound to a client certificate on every other connection.
+    pub const CERTIFICATE_V1: &str = "certificate-v1";
     /// Features of this build that a single record may require. A later rule adds its feature here
     /// and not to [`ALL`]: a node that lacks one of `ALL` gets no credential at all.
-    pub const OF_RECORDS: &[&str] = &[RECORD_FEATURES_V1];
+    pub const OF_RECORDS: &[&str] = &[RECORD_FEATURES_V1, TRUST_V1, CERTIFICATE_V1];
 
     /// Whether this build can enforce a record that requires `feature`.
     #[must_use]

@@ -97,6 +97,9 @@ const RESERVED: &[&str] = &[
     "www",
 ];
 
+/// The service that a tenant's exchange key is the credential of. No token reaches it, and nothing is sent there.
+pub const EXCHANGE: &str = "seks-exchange";
+
 /// Whether a new service must not have this name. Names with `seks-` are reserved, except
 /// [`INTERCEPTION`].
 #[must_use]

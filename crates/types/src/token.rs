@@ -4,6 +4,7 @@
 //! secret scanners match `seks_token_[0-9A-Za-z]{49}`. Stores and nodes hold only the SHA-256.
 
 pub mod aws;
+pub mod carrying;
 #[cfg(test)]
 mod fuzz;
 
