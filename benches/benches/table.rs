@@ -43,6 +43,8 @@ fn token(n: u64) -> Change {
         issued_at: 1,
         expires_at: i64::MAX,
         cidrs: Vec::new(),
+        certificate: None,
+        trust: None,
     }))
 }
 

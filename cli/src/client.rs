@@ -60,6 +60,7 @@ pages! {
     ListCredentialsResponse credentials Credential;
     ListAgentsResponse agents Agent;
     ListTokensResponse tokens Token;
+    ListTrustsResponse trusts Token;
     ListPoliciesResponse policies Policy;
 }
 

@@ -19,6 +19,7 @@ pub mod status;
 pub mod tenant;
 pub mod token;
 pub mod top;
+pub mod trust;
 
 pub mod change;
 
@@ -52,6 +53,9 @@ pub enum Command {
     /// Fake keys that agents present
     #[command(subcommand)]
     Token(token::Verb),
+    /// Issuers whose identity tokens stand for agents
+    #[command(subcommand)]
+    Trust(trust::Verb),
     /// Cedar policies: which agent may do what
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -100,6 +104,7 @@ pub async fn run(global: &Global, command: Command, tree: clap::Command) -> Resu
         Command::Ca(verb) => ca::run(global, verb).await?,
         Command::Agent(verb) => agent::run(global, verb).await?,
         Command::Token(verb) => token::run(global, verb).await?,
+        Command::Trust(verb) => trust::run(global, verb).await?,
         Command::Policy(verb) => policy::run(global, verb).await?,
         Command::Apply(args) => apply::run(global, args).await?,
         Command::Export => apply::export(global).await?,

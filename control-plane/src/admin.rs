@@ -25,6 +25,7 @@ mod simulate;
 mod status;
 mod tenant;
 mod token;
+mod trust;
 mod unknown_entities;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -211,6 +212,11 @@ methods! {
     revoke_token RevokeToken(DeleteRequest) -> ChangeResponse = token::revoke;
     rotate_token RotateToken(RotateTokenRequest) -> IssuedToken = token::rotate;
     aws_key_pair AwsKeyPair(AwsKeyPairRequest) -> AwsKeys = token::aws_keys;
+    create_trust CreateTrust(CreateTrustRequest) -> TrustResponse = trust::create;
+    list_trusts ListTrusts(ListRequest) -> ListTrustsResponse = trust::list;
+    get_trust GetTrust(NameRequest) -> Token = trust::get;
+    update_trust UpdateTrust(UpdateTrustRequest) -> TrustResponse = trust::update;
+    delete_trust DeleteTrust(DeleteRequest) -> ChangeResponse = trust::delete;
     apply_policies ApplyPolicies(ApplyPoliciesRequest) -> ApplyPoliciesResponse = policy::apply;
     list_policies ListPolicies(ListRequest) -> ListPoliciesResponse = policy::list;
     get_policy GetPolicy(NameRequest) -> Policy = policy::get;

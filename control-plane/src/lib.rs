@@ -28,6 +28,7 @@ pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod trail;
+pub mod trust_refresher;
 
 pub use self::{
     config::Config,

@@ -6,6 +6,7 @@
 //! store, by compare-and-set. What comes back, a rotated refresh token above all, is kept until the store has it.
 
 mod endpoint;
+mod get;
 mod jwt;
 mod source;
 
@@ -14,6 +15,7 @@ use seks_types::secret::Secret;
 
 pub(crate) use self::{
     endpoint::EXCHANGE,
+    get::IssuerKeys,
     source::{Kind, Minted, Source},
 };
 use crate::clock::unix_now;

@@ -34,6 +34,7 @@ mod service;
 mod tenant;
 mod tenant_ca;
 mod token;
+mod trust;
 
 use std::sync::{Arc, OnceLock};
 
@@ -52,6 +53,7 @@ pub use self::{
     quota::UsageSource,
     quota_config::QuotaConfig,
     token::{Issue, Issued},
+    trust::{NewTrust, TrustChange, UnknownKeyReports},
 };
 use self::{change::Change, quota::Quotas, record::Stored};
 pub(crate) use self::{
@@ -73,6 +75,7 @@ pub struct Registry {
     tenant_networks: Networks,
     quotas: OnceLock<Quotas>,
     chain_locks: admin_chain::ChainLocks,
+    unknown_keys: UnknownKeyReports,
 }
 
 impl Registry {
@@ -80,7 +83,8 @@ impl Registry {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>) -> Self {
         let (tenant_networks, quotas) = (Networks::default(), OnceLock::new());
-        Self { store, sealer, tenant_networks, quotas, chain_locks: admin_chain::ChainLocks::default() }
+        let (chain_locks, unknown_keys) = (admin_chain::ChainLocks::default(), UnknownKeyReports::default());
+        Self { store, sealer, tenant_networks, quotas, chain_locks, unknown_keys }
     }
 
     /// The same, with private networks for each new tenant.

@@ -39,6 +39,7 @@ use crate::{
         STREAM_WINDOW_BYTES,
     },
     mint_refresher::Refresher,
+    trust_refresher::TrustRefresher,
     node_api::enrolment::Enrolment,
     policy_workers::PolicyWorkers,
     registry::{Admission, JoinToken, Registry, RegistryError, fresh_enrolment},
@@ -133,6 +134,8 @@ impl ControlPlane {
         let refresher = Arc::new(Refresher::new(Arc::clone(registry), telemetry.clone(), name, dials)?);
         metrics.add(refresher.collectors())?;
         metrics.certificate("ca", authority.certificate());
+        let trust_refresher = Arc::new(TrustRefresher::new(Arc::clone(registry), Arc::clone(&guard))?);
+        metrics.add(trust_refresher.collectors())?;
         let operators = run_on(runtimes.admin(), bind("admin.listen", config.admin.listen)).await??;
         let nodes = run_on(runtimes.distribution(), bind("distribution.listen", config.distribution.listen)).await??;
         guard.own.add(operators.address());
@@ -173,6 +176,7 @@ impl ControlPlane {
         plane.serve_operators(operators, &config.admin.tls, &names, Admin::new(parts)).await?;
         let admin = plane.runtimes.admin();
         plane.tasks.spawn_on(refresher.run(plane.stop.clone()), &admin);
+        plane.tasks.spawn_on(trust_refresher.run(plane.stop.clone()), &admin);
         trail::log_state(plane.distribution.trail());
         if let Some(trail) = plane.distribution.trail().cloned() {
             plane.tasks.spawn_on(trail::store_heads(trail, Arc::clone(registry), plane.stop.clone()), &admin);

@@ -19,6 +19,7 @@ pub(crate) mod body_buffers;
 pub(crate) mod caller;
 pub(crate) mod connect;
 pub(crate) mod discovery;
+pub(crate) mod exchange;
 pub(crate) mod facts;
 mod foreign;
 pub(crate) mod forward;

@@ -3,7 +3,7 @@
 mod handler;
 mod recycled_future;
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
@@ -15,14 +15,16 @@ use crate::{
     config::Config,
     http::{
         fields,
-        server::{Activity, RequestBody},
+        server::{Activity, Peer, RequestBody},
     },
     pipeline::{
         admit::{self, Hosts},
         audit::{Audit, Record, RequestId},
         authorize::{self, Received},
         caller::Caller,
-        connect, discovery, forward,
+        connect, discovery,
+        exchange::{self, Exchange, SeenTokens},
+        forward,
         in_flight::InFlight,
         inject::{self, Injected, Injection},
         lookup::{self, Identified},
@@ -30,7 +32,7 @@ use crate::{
         refusal::{self, Reader, Refusal, grpc},
         relay::{self, OutgoingBody},
         response_body::ResponseBody,
-        route::ProxyMode,
+        route::{ProxyMode, Route},
         shared_limits::SharedLimits,
         wrong_tokens::WrongTokens,
     },
@@ -53,6 +55,7 @@ pub(crate) struct Proxy {
     wrong_tokens: Arc<WrongTokens>,
     bounds: SharedLimits,
     certificates: CertificateCache,
+    seen: SeenTokens,
 }
 
 /// A request whose records keep changing while it waits for a connection is given up after so many decisions.
@@ -86,13 +89,14 @@ impl Proxy {
             wrong_tokens,
             bounds,
             certificates: CertificateCache::default(),
+            seen: SeenTokens::default(),
         })
     }
 
     /// Who asks, as of now.
-    fn caller(&self, source: IpAddr, tls: bool) -> Caller {
+    fn caller(&self, peer: &Peer) -> Caller {
         let now = self.table.wall().unix_now();
-        Caller { source, tls, began: now, now }
+        Caller { source: peer.source, tls: peer.tls, certificate: peer.certificate, began: now, now }
     }
 
     /// Answers one request. Every answer has an `x-seks-request-id` and closes one record; a refusal that leaves a body unread
@@ -180,6 +184,10 @@ impl Proxy {
         }
         let admitted = admit::call(parts, &body, mode, &self.hosts, limits)?;
         record.routed(&admitted.route);
+        if matches!(admitted.route, Route::Exchange) {
+            let with = Exchange { table: &self.table, seen: &self.seen, wrong: &self.wrong_tokens };
+            return Box::pin(exchange::call(admitted, body, &caller, with, record)).await;
+        }
         let identified = lookup::call(admitted, &caller, &self.table, record)?;
         let reader = identified.reader();
         self.serve_identified(identified, body, caller, in_flight, record).await.map_err(|r| r.worded_for(reader))

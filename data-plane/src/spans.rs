@@ -17,6 +17,8 @@ pub(crate) const PATH_ROUTE: &str = "/api/{service}";
 pub(crate) const HOST_ROUTE: &str = "/{path}";
 /// Route of the list of services.
 pub(crate) const DISCOVERY_ROUTE: &str = "/api/";
+/// Route of identity exchange.
+pub(crate) const EXCHANGE_ROUTE: &str = "/token";
 
 /// The ids of a request's spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

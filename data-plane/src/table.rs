@@ -17,6 +17,7 @@ mod rejected_credentials;
 mod staging;
 mod state;
 mod token;
+mod trust;
 mod waiters;
 mod wall;
 
@@ -32,12 +33,13 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use seks_policy::Policies;
 use seks_protocol::{SessionError, SessionKey, TableChecksum};
+use seks_trust::Rejected;
 use seks_types::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
     token::Digest,
 };
 
-use self::generation::Generation;
+use self::{generation::Generation, trust::ExchangedTokens};
 pub(crate) use self::generation::Schemes;
 pub use self::{
     apply::ApplyError,
@@ -49,6 +51,7 @@ pub use self::{
     staging::Staging,
     state::{AgentState, RecordCell, StillCompiling, TenantState},
     token::{Grant, RevokedEntry, TokenEntry},
+    trust::{Exchanged, Trust, TrustRecord, UnknownKey, UnknownKeys},
     wall::WallClock,
 };
 
@@ -74,6 +77,8 @@ pub struct Table {
     lease: Lease,
     wall: WallClock,
     rejected_credentials: RejectedCredentials,
+    exchanged: ExchangedTokens,
+    unknown_keys: UnknownKeys,
 }
 
 impl Table {
@@ -90,13 +95,48 @@ impl Table {
             lease: Lease::default(),
             wall: WallClock::default(),
             rejected_credentials: RejectedCredentials::default(),
+            exchanged: ExchangedTokens::default(),
+            unknown_keys: UnknownKeys::default(),
         })
     }
 
     /// What `digest` is. Two atomic operations and one hash-map read; no allocation.
     #[must_use]
     pub fn find(&self, digest: &Digest) -> Found {
-        self.current.load().find(digest)
+        self.find_in(&self.current.load(), digest)
+    }
+
+    fn find_in(&self, generation: &Generation, digest: &Digest) -> Found {
+        match generation.find(digest) {
+            Found::Unknown => self.exchanged.find(generation, digest),
+            found => found,
+        }
+    }
+
+    /// The trusts that name this issuer, of every tenant.
+    #[must_use]
+    pub fn trusts(&self, issuer: &str) -> Vec<Arc<TokenEntry>> {
+        self.current.load().trusts(issuer)
+    }
+
+    /// Honours what was presented, whose SHA-256 is `digest`, as a token exchanged by the trust `parent`. What it says was
+    /// verified by the caller.
+    ///
+    /// # Errors
+    /// When the trust does not admit it, or there is no such agent.
+    pub fn admit_exchanged(
+        &self,
+        digest: Digest,
+        parent: &Arc<TokenEntry>,
+        exchanged: Exchanged,
+    ) -> Result<Arc<TokenEntry>, Rejected> {
+        self.exchanged.insert(&self.current.load(), digest, parent, exchanged)
+    }
+
+    /// Keys that issuers' tokens name and no trust has.
+    #[must_use]
+    pub fn unknown_keys(&self) -> &UnknownKeys {
+        &self.unknown_keys
     }
 
     /// An agent by name. From a [`TokenEntry`], [`TokenEntry::agent`] is the shorter way.
@@ -272,6 +312,7 @@ impl Table {
     pub fn sweep(&self, now: i64) {
         let _writer = self.writer.lock();
         self.current.load().sweep(now);
+        self.exchanged.sweep(now);
     }
 
     fn current(&self) -> Arc<Generation> {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
 use seks_proto::wire;
-use seks_service::{INTERCEPTION, client_ca_pem, environment};
+use seks_service::{INTERCEPTION, client_ca_pem, environment, is_internal};
 
 use super::{change::WaitArgs, token};
 use crate::{
@@ -128,7 +128,7 @@ impl ServiceSelection {
         let ca = all.iter().find(|service| service.name == INTERCEPTION);
         let forward = self.forward(client, ca)?;
         let services = if self.service.is_empty() {
-            with_a_credential(client, all.into_iter().filter(|s| s.name != INTERCEPTION)).await?
+            with_a_credential(client, all.into_iter().filter(|s| !is_internal(&s.name))).await?
         } else {
             self.service.iter().map(|grant| named(&all, grant)).collect::<Result<_>>()?
         };

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, Subcommand};
 use seks_proto::wire;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use seks_types::id::TokenId;
 use serde::Serialize;
 
@@ -114,6 +115,9 @@ pub struct IssueArgs {
     /// A source network that it is bound to; repeatable
     #[arg(long, value_name = "NETWORK")]
     cidr: Vec<String>,
+    /// Bind it to a client certificate: a PEM file, or the SHA-256 of the certificate's DER
+    #[arg(long, value_name = "FILE|sha256:HEX", value_parser = certificate)]
+    bind_certificate: Option<[u8; 32]>,
     /// Add a vendor's prefix, for SDKs that require it (`anthropic`: sk-ant-seks_token_…)
     #[arg(long, value_name = "NAME")]
     shape: Option<String>,
@@ -141,6 +145,18 @@ fn point_in_time(text: &str) -> Result<i64, String> {
     i64::try_from(since.as_secs()).map_err(|_| "a time before the year 10000".to_owned())
 }
 
+/// The SHA-256 of a certificate, from a PEM file or as `sha256:HEX` (with or without colons, as openssl prints it).
+fn certificate(text: &str) -> Result<[u8; 32], String> {
+    if let Some(hex) = text.strip_prefix("sha256:") {
+        let hex = hex.replace(':', "").to_ascii_lowercase();
+        let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).ok();
+        return bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| "sha256: and 64 hexadecimal digits".into());
+    }
+    let certificate = CertificateDer::from_pem_file(text).map_err(|error| format!("no certificate in PEM: {error}"))?;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &certificate);
+    digest.as_ref().try_into().map_err(|_| "no SHA-256".into())
+}
+
 #[derive(Serialize)]
 struct TokenView {
     id: String,
@@ -152,6 +168,8 @@ struct TokenView {
     expires_at: Option<String>,
     cidrs: Vec<String>,
     shape: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate_sha256: Option<String>,
     issued_by: String,
     #[serde(skip)]
     issued_seconds: i64,
@@ -173,6 +191,7 @@ impl From<wire::Token> for TokenView {
             expires_at: rfc3339_or_null(t.expires_at),
             cidrs: t.cidrs,
             shape: Some(t.shape).filter(|s| !s.is_empty()),
+            certificate_sha256: Some(data_encoding::HEXLOWER.encode(&t.certificate_sha256)).filter(|s| !s.is_empty()),
             issued_by: t.issued_by,
             issued_seconds: t.issued_at,
             expires_seconds: t.expires_at,
@@ -204,6 +223,9 @@ impl View for TokenView {
         }
         detail.push(("replaced by", self.replaced_by.clone().unwrap_or_default()));
         detail.push(("networks", self.cidrs.join(",")));
+        if let Some(certificate) = &self.certificate_sha256 {
+            detail.push(("certificate", certificate.clone()));
+        }
         detail.push(("shape", self.shape.clone().unwrap_or_default()));
         detail
     }
@@ -325,6 +347,7 @@ impl IssueArgs {
         Ok(wire::IssueTokenRequest {
             cidrs: self.cidr,
             shape: self.shape.unwrap_or_default(),
+            certificate_sha256: self.bind_certificate.map(|sha256| sha256.to_vec()).unwrap_or_default(),
             ..request(client, self.agent, self.service, self.ttl, self.wait_args)?
         })
     }

@@ -100,6 +100,8 @@ rules! {
     GetAgent: Tenant Viewer;
     ListTokens: Tenant Viewer;
     GetToken: Tenant Viewer;
+    ListTrusts: Tenant Viewer;
+    GetTrust: Tenant Viewer;
     ListPolicies: Tenant Viewer;
     GetPolicy: Tenant Viewer;
     CheckPolicies: Tenant Viewer;
@@ -129,6 +131,9 @@ rules! {
     UpdateToken: Tenant Editor;
     ApplyTenant: Tenant Editor; // to redirect credentials: owner, see the registry
     AwsKeyPair: Tenant Editor;
+    CreateTrust: Tenant Editor;
+    UpdateTrust: Tenant Editor;
+    DeleteTrust: Tenant Editor;
     ApplyPolicies: Tenant Editor;
     DeletePolicy: Tenant Editor;
 

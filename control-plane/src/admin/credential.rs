@@ -6,9 +6,9 @@ use seks_proto::wire::{
     ListNodesResponse, ListRequest, NameRequest, Node, PutCredentialRequest, RebindCredentialRequest,
     RollbackCredentialRequest,
 };
-use seks_service::INTERCEPTION;
+use seks_service::{EXCHANGE, INTERCEPTION};
 use seks_types::{
-    id::{OperatorName, PoolName},
+    id::{OperatorName, PoolName, ServiceName},
     secret::Secret,
 };
 
@@ -16,6 +16,7 @@ use super::{
     Admin, Answer, audit,
     auth::Caller,
     parse::{name, names},
+    problem::Problem,
 };
 use crate::{mint, registry::RegistryError};
 
@@ -23,7 +24,10 @@ pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRe
     let secret = Secret::new(message.secret);
     let by: OperatorName = name("operator", &caller.operator().name)?;
     let (tenant, credential) = (name("tenant", &message.tenant)?, name("name", &message.name)?);
-    let service = name("service", &message.service)?;
+    let service: ServiceName = name("service", &message.service)?;
+    if service.as_str() == EXCHANGE {
+        return Err(Problem::invalid("service", format!("`{EXCHANGE}` belongs to `seks trust`")));
+    }
     let pools: Vec<PoolName> = names("pools", &message.pools)?;
     let (credential, mut revision) = if message.mint.is_empty() {
         admin.registry().put_credential(&tenant, &credential, &service, &secret, &pools, &by).await?

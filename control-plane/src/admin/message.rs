@@ -45,6 +45,7 @@ messages! {
     IssueTokenRequest: tenant, agent;
     RotateTokenRequest: tenant, name;
     AwsKeyPairRequest: tenant, none;
+    UpdateTrustRequest: tenant, name;
     ApplyPoliciesRequest: tenant, none;
     CheckPoliciesRequest: tenant, none;
     SimulateRequest: tenant, agent;
@@ -70,6 +71,15 @@ impl Message for wire::NameRequest {
     }
     fn object(&self) -> &str {
         &self.name
+    }
+}
+
+impl Message for wire::CreateTrustRequest {
+    fn scope(&self) -> &str {
+        &self.tenant
+    }
+    fn object(&self) -> &str {
+        self.trust.as_ref().map_or("", |trust| &trust.name)
     }
 }
 

@@ -4,7 +4,7 @@ use seks_proto::wire::{
     ApplyServiceRequest, ChangeResponse, DeleteRequest, EnableServiceRequest, ListCatalogueRequest,
     ListCatalogueResponse, ListRequest, ListServicesResponse, NameRequest, Role, Service, ServiceResponse, Wait,
 };
-use seks_service::{catalogue, is_reserved_name};
+use seks_service::{EXCHANGE, catalogue, is_reserved_name};
 
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
 use crate::registry::RegistryError;
@@ -68,6 +68,9 @@ async fn put(admin: &Admin, caller: &Caller, service: Service, wait: Option<Wait
 pub(super) async fn check_name(admin: &Admin, service: &Service) -> Result<(), Problem> {
     if !is_reserved_name(&service.name) {
         return Ok(());
+    }
+    if service.name == EXCHANGE {
+        return Err(Problem::invalid("name", format!("`{EXCHANGE}` belongs to `seks trust`")));
     }
     let (tenant, wanted) = (name("tenant", &service.tenant)?, name("name", &service.name)?);
     match admin.registry().service(&tenant, &wanted).await {

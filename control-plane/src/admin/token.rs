@@ -3,43 +3,51 @@
 use std::time::Duration;
 
 use seks_proto::wire::{
-    AwsKeyPairRequest, AwsKeys, ChangeResponse, DeleteRequest, IssueTokenRequest, IssuedToken, ListRequest,
+    AwsKeyPairRequest, AwsKeys, ChangeResponse, DeleteRequest, Grant, IssueTokenRequest, IssuedToken, ListRequest,
     ListTokensResponse, LookupTokenRequest, NameRequest, RotateTokenRequest, Token, TokenResponse, UpdateTokenRequest,
     Wait,
 };
 use seks_types::{
-    id::OperatorName,
+    id::{CredentialName, OperatorName, ServiceName},
     token::{aws, shape_prefix},
 };
 
-use super::{Admin, Answer, auth::Caller, parse::name};
+use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
 use crate::registry::{Issue, Issued};
 
 pub(super) async fn issue(admin: &Admin, caller: &Caller, message: IssueTokenRequest) -> Answer<IssuedToken> {
-    let mut grants = Vec::with_capacity(message.grants.len().min(crate::registry::limits::GRANTS));
-    for grant in message.grants.iter().take(crate::registry::limits::GRANTS + 1) {
-        let credential = match grant.credential.as_str() {
-            "" => None,
-            credential => Some(name("grants.credential", credential)?),
-        };
-        grants.push((name("grants.service", &grant.service)?, credential));
-    }
     let issue = Issue {
         agent: name("agent", &message.agent)?,
-        grants,
+        grants: grants(&message.grants)?,
         ttl: (message.ttl_seconds > 0).then(|| Duration::from_secs(message.ttl_seconds)),
         cidrs: message.cidrs,
         shape: message.shape,
         request_id: message.request_id,
+        certificate: thumbprint(&message.certificate_sha256)?,
         by: operator(caller)?,
     };
     let issued = admin.registry().issue_token(&name("tenant", &message.tenant)?, issue).await?;
     show(admin, issued, message.wait).await
 }
 
+/// What a token is to reach: services, each with a credential or its only one.
+pub(super) fn grants(wanted: &[Grant]) -> Answer<Vec<(ServiceName, Option<CredentialName>)>> {
+    let mut grants = Vec::with_capacity(wanted.len().min(crate::registry::limits::GRANTS));
+    for grant in wanted.iter().take(crate::registry::limits::GRANTS + 1) {
+        let credential = match grant.credential.as_str() {
+            "" => None,
+            credential => Some(name("grants.credential", credential)?),
+        };
+        grants.push((name("grants.service", &grant.service)?, credential));
+    }
+    Ok(grants)
+}
+
 pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListTokensResponse> {
     let (tokens, next_page_token) = super::page(admin, "token", message).await?;
-    Ok(ListTokensResponse { tokens: tokens.into_iter().map(without_digest).collect(), next_page_token })
+    let tokens: Vec<Token> = tokens;
+    let tokens = tokens.into_iter().filter(|token| token.trust.is_none());
+    Ok(ListTokensResponse { tokens: tokens.map(without_digest).collect(), next_page_token })
 }
 
 pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Token> {
@@ -97,10 +105,17 @@ async fn show(admin: &Admin, issued: Issued, wait: Option<Wait>) -> Answer<Issue
     })
 }
 
-fn operator(caller: &Caller) -> Answer<OperatorName> {
+fn thumbprint(bytes: &[u8]) -> Answer<Option<[u8; 32]>> {
+    match bytes {
+        [] => Ok(None),
+        bytes => bytes.try_into().map(Some).map_err(|_| Problem::invalid("certificate_sha256", "a SHA-256 has 32 bytes")),
+    }
+}
+
+pub(super) fn operator(caller: &Caller) -> Answer<OperatorName> {
     name("operator", &caller.operator().name)
 }
 
-fn without_digest(token: Token) -> Token {
+pub(super) fn without_digest(token: Token) -> Token {
     Token { digest: Vec::new(), ..token }
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use seks_network::{address::DialRules, resolve::resolve};
 use seks_service::Upstream;
 use serde_json::Value;
@@ -29,12 +29,27 @@ pub(super) struct Endpoint {
     path: String,
     url: String,
     rules: DialRules,
+    /// PEM roots that replace the system's; empty: the system's.
+    roots: String,
 }
 
 impl Endpoint {
     pub(super) fn parse(url: &str, rules: DialRules) -> Result<Self, MintError> {
         let (upstream, path) = origin(url, !rules.tenant_networks.is_empty())?;
-        Ok(Self { upstream, path, url: url.to_owned(), rules })
+        Ok(Self { upstream, path, url: url.to_owned(), rules, roots: String::new() })
+    }
+
+    /// The same, whose server is verified by these roots.
+    pub(super) fn with_roots(self, roots: &str) -> Self {
+        Self { roots: roots.to_owned(), ..self }
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn host(&self) -> Result<HeaderValue, MintError> {
+        self.upstream.host_header().map_err(|_| MintError::Invalid("the token endpoint is no URL".into()))
     }
 
     pub(super) fn url(&self) -> &str {
@@ -44,9 +59,7 @@ impl Endpoint {
     /// The head of a POST.
     pub(super) fn post(&self, content_type: &'static str) -> Result<HeaderMap, MintError> {
         let mut headers = HeaderMap::new();
-        let host =
-            self.upstream.host_header().map_err(|_| MintError::Invalid("the token endpoint is no URL".into()))?;
-        headers.insert(header::HOST, host);
+        headers.insert(header::HOST, self.host()?);
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static("seks"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -74,6 +87,16 @@ impl Endpoint {
         Err(MintError::Refused { status: status.as_u16(), code: error_code(&value) })
     }
 
+    /// Sends a request; the answer's bytes when it is a 200.
+    pub(super) async fn read(&self, request: Request<Bytes>) -> Result<Bytes, MintError> {
+        let answered = tokio::time::timeout(EXCHANGE, self.exchange(request)).await;
+        let (status, body) = answered.map_err(|_| MintError::Endpoint("did not answer in time"))??;
+        match status {
+            StatusCode::OK => Ok(body),
+            status => Err(MintError::Refused { status: status.as_u16(), code: String::new() }),
+        }
+    }
+
     async fn exchange(&self, request: Request<Bytes>) -> Result<(StatusCode, Bytes), MintError> {
         let unreachable = || MintError::Endpoint("can't be reached");
         let (host, port) = (self.upstream.host(), self.upstream.port());
@@ -91,23 +114,36 @@ impl Endpoint {
         }
         let name = ServerName::try_from(host.to_owned()).map_err(|_| unreachable())?;
         let untrusted = |_| MintError::Endpoint("can't be verified: its certificate");
-        let connector = TlsConnector::from(Arc::new(tls()?));
+        let connector = TlsConnector::from(Arc::new(tls(&self.roots)?));
         send(TokioIo::new(connector.connect(name, socket).await.map_err(untrusted)?), request).await
     }
 }
 
-fn tls() -> Result<ClientConfig, MintError> {
+fn tls(roots: &str) -> Result<ClientConfig, MintError> {
     let failed = |_| MintError::Endpoint("can't be verified: no roots on this machine");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = rustls_platform_verifier::Verifier::new(provider.clone()).map_err(failed)?;
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(failed)?
-        .dangerous() // only in name: the verifier checks chain and name
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
+        .map_err(failed)?;
+    let mut config = match roots {
+        "" => {
+            let verifier = rustls_platform_verifier::Verifier::new(provider).map_err(failed)?;
+            let builder = builder.dangerous(); // only in name: the verifier checks chain and name
+            builder.with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
+        }
+        pem => builder.with_root_certificates(read_roots(pem)?).with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+fn read_roots(pem: &str) -> Result<RootCertStore, MintError> {
+    let wrong = || MintError::Invalid("the issuer's CA is no PEM of certificates".into());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        roots.add(certificate.map_err(|_| wrong())?).map_err(|_| wrong())?;
+    }
+    if roots.is_empty() { Err(wrong()) } else { Ok(roots) }
 }
 
 async fn send<T>(io: T, request: Request<Bytes>) -> Result<(StatusCode, Bytes), MintError>

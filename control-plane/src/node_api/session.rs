@@ -9,6 +9,7 @@ mod checksum_tracker;
 mod data_keys;
 mod handshake;
 mod next_message;
+mod reports;
 
 use std::{
     convert::Infallible,
@@ -71,8 +72,6 @@ const RENEWAL_SECONDS: i64 = 30;
 const CLOCK_POLL_SECONDS: u64 = 10;
 /// In how many groups nodes are sent away.
 const DRAIN_SLOTS: u64 = 64;
-/// Refused credentials that one node may report. Each of a few hundred minted credentials may be refused at the same time.
-const REFUSALS: Rate = Rate { per_second: 5.0, burst: 300.0 };
 /// Streams that one node may begin. Each costs a read of the store, and may cost a write.
 const STREAM_STARTS: Rate = Rate { per_second: 5.0, burst: 100.0 };
 /// Barriers ahead of time that one stream may ask for. A node that begins needs one; the period brings the rest.
@@ -466,37 +465,10 @@ impl Session {
                 }
             }
             FromNode::Refused(refused) => self.credential_refused(refused),
+            FromNode::UnknownKey(unknown) => self.key_unknown(&unknown),
             FromNode::Hello(_) => return Err(StreamEnd::Protocol("a second Hello")),
         }
         Ok(())
-    }
-
-    /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that. A node may only name a credential that it
-    /// was sent, and only so often: each costs reads of the store, and perhaps an exchange with an identity provider.
-    fn credential_refused(&self, refused: wire::Refused) {
-        let (shared, node) = (self.shared.clone(), self.node.clone());
-        let (Ok(tenant), Ok(credential)) = (refused.tenant.parse(), refused.credential.parse()) else { return };
-        let pools = self.shared.changes.snapshots.assigned(&tenant, &credential);
-        if !self.tracker.scope().includes_tenant(&tenant)
-            || !pools.is_some_and(|pools| self.tracker.node().takes_pools(&pools))
-        {
-            if let Some(count) = self.shared.limits.unsent_reports.count() {
-                tracing::warn!(seks.node = %node, count, "a node names a credential that it was not sent");
-            }
-            return;
-        }
-        if self.shared.limits.refusals.try_acquire(&node, REFUSALS).is_err() {
-            return; // whatever is minted is renewed in time without it
-        }
-        self.shared.lifecycle.spawn(async move {
-            match shared.registry.force_mint(&tenant, &credential, refused.version).await {
-                Ok(true) => {
-                    tracing::info!(seks.node = %node, seks.tenant = %tenant, seks.credential = %credential, version = refused.version, "an upstream refuses a minted token: another is due");
-                }
-                Ok(false) => {}
-                Err(error) => tracing::warn!(seks.node = %node, %error, "a refused token can't be renewed"),
-            }
-        });
     }
 
     fn acknowledged(&self, revision: Revision) -> Result<(), StreamEnd> {

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message;
 use seks_policy::{Declarations, ParsedPolicy};
-use seks_service::{INTERCEPTION, Service as Checked};
+use seks_service::{Service as Checked, is_internal};
 use seks_types::id::{AgentName, CredentialName, PolicyId, PoolName, ServiceName, TenantName};
 
 pub use self::diff::{Action, ObjectChange, ObjectKind};
@@ -429,7 +429,7 @@ impl<'a> Plan<'a> {
         }
         if desired.prune.contains(&ObjectKind::Service) {
             let named = |name: &String| desired.services.iter().any(|service| service.name == *name);
-            let goes = |name: &String| !named(name) && name != INTERCEPTION;
+            let goes = |name: &String| !named(name) && !is_internal(name);
             for (name, stored) in self.present.services.iter().filter(|(name, _)| goes(name)) {
                 self.note_revision(ObjectKind::Service, name, stored.modified);
                 self.after.services.remove(name);

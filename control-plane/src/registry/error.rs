@@ -115,7 +115,7 @@ impl RegistryError {
         Self::Exists { kind, name: name.to_string() }
     }
 
-    pub(super) fn conflict(reason: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn conflict(reason: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Conflict { reason: reason.into(), hint: hint.into() }
     }
 

@@ -132,13 +132,18 @@ impl Registry {
         }
     }
 
+    /// The tenant's private networks.
+    pub(crate) async fn tenant_networks_of(&self, tenant: &TenantName) -> Result<Networks, RegistryError> {
+        let tenant = self.load_tenant(tenant).await?.value;
+        Networks::parse(&tenant.private_networks).map_err(|e| RegistryError::invalid("private_networks", e.to_string()))
+    }
+
     /// The tenant's private networks, where `service` asks for private upstreams; else none.
     async fn networks_of(&self, tenant: &TenantName, service: Option<&Service>) -> Result<Networks, RegistryError> {
         if !service.is_some_and(|s| s.allow_private) {
             return Ok(Networks::default());
         }
-        let tenant = self.load_tenant(tenant).await?.value;
-        Networks::parse(&tenant.private_networks).map_err(|e| RegistryError::invalid("private_networks", e.to_string()))
+        self.tenant_networks_of(tenant).await
     }
 
     /// Claims the refresh, if it is due and no other replica has claimed it.

@@ -2,7 +2,7 @@
 
 pub use seks_proto::wire::{
     Agent, Credential, CredentialVersion, Grant, Mint, Node, Operator, Policy, Quota, Replica, Role, RoleBinding,
-    Service, Tenant, Token, Usage,
+    Service, Tenant, Token, Trust, Usage,
 };
 use seks_types::destination::Destination;
 use sha2::{Digest as _, Sha256};

@@ -82,6 +82,7 @@ impl Fixture {
             cidrs: Vec::new(),
             shape: String::new(),
             request_id: String::new(),
+            certificate: None,
             by: self.by.clone(),
         }
     }

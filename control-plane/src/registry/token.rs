@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use seks_network::address::canonical_network;
+use seks_protocol::features;
+use seks_service::EXCHANGE;
 use seks_types::{
     id::{AgentName, CredentialName, OperatorName, ServiceName, TenantName, TokenId},
     token::{FreshToken, SHAPES, shape_prefix},
@@ -36,6 +38,8 @@ pub struct Issue {
     pub shape: String,
     /// A repetition with the same id makes no second token; empty: no such promise.
     pub request_id: String,
+    /// SHA-256 of the client certificate that it is bound to; `None`: it is not.
+    pub certificate: Option<[u8; 32]>,
     /// Who issues it.
     pub by: OperatorName,
 }
@@ -77,7 +81,7 @@ impl Registry {
             if agent.value.deleting {
                 return Err(RegistryError::being_deleted("agent", &issue.agent));
             }
-            let (change, grants) = self.resolve_grants(change.check(&parent).check(&agent), tenant, issue).await?;
+            let (change, grants) = self.resolve_grants(change.check(&parent).check(&agent), tenant, &issue.grants).await?;
             let (id, secret) = fresh()?;
             let issued_at = now();
             let token = Token {
@@ -91,7 +95,9 @@ impl Registry {
                 shape: issue.shape.clone(),
                 digest: secret.digest().0.to_vec(),
                 issued_by: issue.by.to_string(),
-                requires: Vec::new(), // no rule for tokens needs more than every node knows
+                requires: issue.certificate.map(|_| features::CERTIFICATE_V1.to_owned()).into_iter().collect(),
+                certificate_sha256: issue.certificate.map(|sha256| sha256.to_vec()).unwrap_or_default(),
+                trust: None,
                 replaced_by: String::new(),
             };
             let key = Key::Token(tenant.clone(), id);
@@ -117,14 +123,18 @@ impl Registry {
     }
 
     /// Finds the credential of each grant, and makes the change depend on service and credential.
-    async fn resolve_grants(
+    pub(super) async fn resolve_grants(
         &self,
         mut change: Change,
         tenant: &TenantName,
-        issue: &Issue,
+        wanted: &[(ServiceName, Option<CredentialName>)],
     ) -> Result<(Change, Vec<Grant>), RegistryError> {
-        let mut grants: Vec<Grant> = Vec::with_capacity(issue.grants.len());
-        for (service, credential) in &issue.grants {
+        let mut grants: Vec<Grant> = Vec::with_capacity(wanted.len());
+        for (service, credential) in wanted {
+            if service.as_str() == EXCHANGE {
+                let reason = format!("service `{EXCHANGE}` holds the tenant's exchange key, and no token reaches it");
+                return Err(RegistryError::invalid("grants", reason));
+            }
             if grants.iter().any(|g| g.service == service.as_str()) {
                 return Err(RegistryError::invalid("grants", format!("service `{service}` stands twice")));
             }
@@ -277,6 +287,9 @@ impl Registry {
         retry_on_conflict(|| async {
             let old = self.load_token(tenant, id).await?;
             let at = now();
+            if old.value.trust.is_some() {
+                return Err(RegistryError::conflict(format!("`{id}` is a trust, and has no secret"), "seks trust update"));
+            }
             if old.value.expires_at <= at {
                 return Err(RegistryError::conflict(format!("token `{id}` has expired"), "issue a new one"));
             }
@@ -358,7 +371,7 @@ fn fresh() -> Result<(TokenId, FreshToken), RegistryError> {
 }
 
 /// Canonical networks: `10.1.2.3/8` is refused rather than folded into `10.0.0.0/8`, a bare address is its own network.
-fn check_cidrs(cidrs: &[String]) -> Result<Vec<String>, RegistryError> {
+pub(super) fn check_cidrs(cidrs: &[String]) -> Result<Vec<String>, RegistryError> {
     if cidrs.len() > limits::CIDRS {
         return Err(RegistryError::invalid("cidrs", format!("at most {}", limits::CIDRS)));
     }

@@ -19,6 +19,7 @@ use crate::{
     seal::{SealError, Sealer},
     store::{OpenError, Store, StoreError},
     trail::OpenTrailError,
+    trust_refresher::TrustRefresherError,
 };
 
 /// Why a control plane can't start: one line for the operator, that names the key.
@@ -77,6 +78,9 @@ pub enum StartError {
     /// What renews minted credentials.
     #[error(transparent)]
     Refresher(#[from] RefresherError),
+    /// What keeps the keys of trusted issuers.
+    #[error(transparent)]
+    TrustRefresher(#[from] TrustRefresherError),
     /// A metric's name.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -112,7 +116,7 @@ impl StartError {
             }
             Self::Seal(SealError::KekUnavailable(_)) | Self::Sealed(SealError::KekUnavailable(_)) => Exit::Failed,
             Self::WentBack(_) => Exit::Conflict,
-            Self::Metrics(_) | Self::Refresher(_) | Self::Reflection(_) | Self::Name(_) | Self::Registry(_) => {
+            Self::Metrics(_) | Self::Refresher(_) | Self::TrustRefresher(_) | Self::Reflection(_) | Self::Name(_) | Self::Registry(_) => {
                 Exit::Failed
             }
             Self::Threads(_) | Self::Interrupted(_) => Exit::Failed,

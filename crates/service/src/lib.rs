@@ -100,6 +100,13 @@ const RESERVED: &[&str] = &[
 /// The service that a tenant's exchange key is the credential of. No token reaches it, and nothing is sent there.
 pub const EXCHANGE: &str = "seks-exchange";
 
+/// Whether a service is not an upstream, but carries a key that the product uses itself. Commands that list what agents may
+/// reach leave it out.
+#[must_use]
+pub fn is_internal(name: &str) -> bool {
+    name == INTERCEPTION || name == EXCHANGE
+}
+
 /// Whether a new service must not have this name. Names with `seks-` are reserved, except
 /// [`INTERCEPTION`].
 #[must_use]

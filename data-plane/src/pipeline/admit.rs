@@ -82,7 +82,7 @@ impl Admitted {
         match &self.route {
             Route::Service { name, .. } => self.target().get(name.clone()).unwrap_or_default(),
             Route::Host { name } => name,
-            Route::Discovery | Route::Forward(_) => "",
+            Route::Discovery | Route::Exchange | Route::Forward(_) => "",
         }
     }
 
@@ -91,7 +91,7 @@ impl Admitted {
         match &self.route {
             Route::Service { rest, .. } => self.target().get(*rest..).unwrap_or_default(),
             Route::Host { .. } | Route::Forward(_) => self.target(),
-            Route::Discovery => "",
+            Route::Discovery | Route::Exchange => "",
         }
     }
 
@@ -100,7 +100,7 @@ impl Admitted {
         match self.route {
             Route::Host { .. } => Naming::Host,
             Route::Forward(_) => Naming::Forward,
-            Route::Service { .. } | Route::Discovery => Naming::Path,
+            Route::Service { .. } | Route::Discovery | Route::Exchange => Naming::Path,
         }
     }
 }
@@ -228,6 +228,12 @@ fn check_headers(parts: &Parts) -> Result<(), Refusal> {
 fn route(parts: &Parts) -> Result<Route, Refusal> {
     let path = parts.uri.path();
     let Some(after) = path.strip_prefix("/api/") else {
+        if path == "/token" {
+            return match parts.method {
+                Method::POST => Ok(Route::Exchange),
+                _ => Err(Refusal::invalid("a token is exchanged by POST").with_status(StatusCode::METHOD_NOT_ALLOWED)),
+            };
+        }
         let code = if is_origin(&parts.uri) { Code::ServiceUnknown } else { Code::RequestInvalid };
         return Err(Refusal::from(code).with_detail("paths begin with /api/SERVICE"));
     };

@@ -11,6 +11,8 @@ pub(crate) struct Caller {
     pub(crate) source: IpAddr,
     /// The connection is TLS.
     pub(crate) tls: bool,
+    /// SHA-256 of the certificate that the client has shown, and has the key of.
+    pub(crate) certificate: Option<[u8; 32]>,
     /// When the request's head was there, in unix seconds.
     pub(crate) began: i64,
     /// Unix seconds.

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use base64::Engine as _;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use seks_service::{BasicPart, Service, TokenSlot, request};
+use seks_trust::looks_like_jwt;
 use seks_types::token::{self, Digest, Malformed, aws};
 
 use super::{
     admit::Admitted,
     audit::Record,
     caller::Caller,
-    foreign,
+    exchange, foreign,
     refusal::{Reader, Refusal},
     route::{self, Route},
     signed_url::{self, PresentedUrl},
@@ -80,6 +81,10 @@ const TWICE: &str = "one token was presented in two places: configure one of the
 struct FoundTokens<'a> {
     tokens: Vec<(TokenLocation<'a>, Digest)>,
     damaged: bool,
+    /// The value of a token that carries what it stands for. One is enough: several tokens are ambiguous.
+    carrying: Option<(Digest, Vec<u8>)>,
+    /// Where no token is: what stands in `Authorization`, if it could be a token of an issuer. Its scheme is first.
+    issuers: Option<(&'a [u8], &'a [u8])>,
 }
 
 /// Identifies a request, or says why it is nobody's.
@@ -115,7 +120,9 @@ fn select(
     if !table.lease().valid() {
         return Err(Code::NodeStale.into());
     }
-    let selected = with_proxy_token(found_tokens.choose(admitted, table, record)?, admitted, table, record)?;
+    let selected = found_tokens.choose(admitted, caller, table, record)?;
+    let selected = with_issuers_token(selected, found_tokens, admitted, caller, table)?;
+    let selected = with_proxy_token(selected, admitted, table, record)?;
     let Some(selected) = with_signed_url(selected, admitted, table, record)? else {
         let credential = CREDENTIAL_HEADERS.iter().any(|h| admitted.parts.headers.contains_key(*h));
         let code = if found_tokens.damaged || (credential && found_tokens.tokens.is_empty()) {
@@ -164,6 +171,24 @@ fn with_proxy_token(
         },
         (selected, _) => Ok(selected),
     }
+}
+
+/// A token of an issuer that the tenant trusts stands for one of ours, where there is none.
+fn with_issuers_token(
+    selected: Option<SelectedToken>,
+    found_tokens: &FoundTokens<'_>,
+    admitted: &Admitted,
+    caller: &Caller,
+    table: &Table,
+) -> Result<Option<SelectedToken>, Refusal> {
+    let (None, Some((scheme, text))) = (&selected, found_tokens.issuers) else { return Ok(selected) };
+    let digest = Digest::of(text);
+    let Some(token) = exchange::issuers_token(table, text, digest, caller.now) else { return Ok(None) };
+    let (found, location) = (SelectedToken::new(token?, digest, admitted, table), TokenLocation::Scheme(scheme));
+    if location.counts(&found, &admitted.route) && location.stands_twice(&admitted.parts.headers) {
+        return Err(Code::TokenAmbiguous.into());
+    }
+    Ok(location.counts(&found, &admitted.route).then_some(found))
 }
 
 /// A URL that the node has signed stands for its token where the request has none. A token beside it counts, and must be the same.
@@ -228,7 +253,21 @@ impl<'a> FoundTokens<'a> {
         if let Some(id) = sigv4::query_access_key_id(query) {
             this.add_signature(id.as_bytes());
         }
+        if this.tokens.is_empty() && !this.damaged {
+            this.read_issuers(&admitted.parts.headers);
+        }
         this
+    }
+
+    /// A token of an issuer, which has no prefix of ours.
+    fn read_issuers(&mut self, headers: &'a HeaderMap) {
+        let Some(value) = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()) else { return };
+        let Some(space) = memchr::memchr(b' ', value) else { return };
+        if let (Some(scheme), Some(text)) = (value.get(..space), value.get(space + 1..))
+            && looks_like_jwt(text)
+        {
+            self.issuers = Some((scheme, text));
+        }
     }
 
     fn read_headers(&mut self, headers: &'a HeaderMap) {
@@ -306,9 +345,30 @@ impl<'a> FoundTokens<'a> {
     fn add(&mut self, place: TokenLocation<'a>, value: &[u8]) {
         match token::parse(value) {
             Ok(digest) if self.tokens.len() < MOST_TOKENS => self.tokens.push((place, digest)),
-            Ok(_) | Err(Malformed::Damaged) => self.damaged = true,
+            Ok(_) => self.damaged = true,
+            Err(Malformed::Damaged) => self.add_carrying(place, value),
             Err(Malformed::NotOurs) => {}
         }
+    }
+
+    /// A token that carries what it stands for is longer than the others.
+    fn add_carrying(&mut self, place: TokenLocation<'a>, value: &[u8]) {
+        match token::carrying::digest(value) {
+            Ok(digest) if self.tokens.len() < MOST_TOKENS => {
+                self.tokens.push((place, digest));
+                self.carrying.get_or_insert_with(|| (digest, value.to_vec()));
+            }
+            _ => self.damaged = true,
+        }
+    }
+
+    /// What `digest` is. A token that carries what it stands for is verified when it is first presented.
+    fn find(&self, digest: &Digest, caller: &Caller, table: &Table) -> Result<Found, Refusal> {
+        let found = table.find(digest);
+        let (Found::Unknown, Some((_, text))) = (&found, self.carrying.as_ref().filter(|(of, _)| of == digest)) else {
+            return Ok(found);
+        };
+        exchange::exchanged_token(table, text, *digest, caller.now).map_or(Ok(found), |token| token.map(Found::Token))
     }
 
     fn add_signature(&mut self, access_key_id: &[u8]) {
@@ -323,13 +383,14 @@ impl<'a> FoundTokens<'a> {
     fn choose(
         &self,
         admitted: &Admitted,
+        caller: &Caller,
         table: &Table,
         record: &mut Record,
     ) -> Result<Option<SelectedToken>, Refusal> {
         let mut selected: Option<SelectedToken> = None;
         let (mut refused, mut revoked) = (None, None);
         for (place, digest) in &self.tokens {
-            let token = match table.find(digest) {
+            let token = match self.find(digest, caller, table)? {
                 Found::Token(token) => token,
                 Found::Revoked(token) => {
                     refused = Some(Code::TokenRevoked);
@@ -342,16 +403,7 @@ impl<'a> FoundTokens<'a> {
                 }
             };
             let found = SelectedToken::new(token, *digest, admitted, table);
-            let counts = match (&found.service, &admitted.route) {
-                (Some(service), _) => service.slots.iter().any(|slot| place.is(slot)),
-                // Of a service that doesn't exist nobody knows where its SDKs put a key; a signature can't be verified for it.
-                (None, Route::Service { .. } | Route::Host { .. } | Route::Forward(_)) => {
-                    !matches!(place, TokenLocation::Signature)
-                }
-                (None, Route::Discovery) => {
-                    matches!(place, TokenLocation::Scheme(_) | TokenLocation::Basic(_) | TokenLocation::Header(_))
-                }
-            };
+            let counts = place.counts(&found, &admitted.route);
             if counts && place.stands_twice(&admitted.parts.headers) {
                 let others = self.tokens.iter().filter(|(_, other)| other == digest).count();
                 let detail = if others > 1 { TWICE } else { "" };
@@ -391,6 +443,17 @@ fn service_of(admitted: &Admitted, token: &TokenEntry, table: &Table) -> Option<
 }
 
 impl TokenLocation<'_> {
+    /// Whether the service takes a token there.
+    fn counts(&self, found: &SelectedToken, route: &Route) -> bool {
+        match (&found.service, route) {
+            (Some(service), _) => service.slots.iter().any(|slot| self.is(slot)),
+            // Of a service that doesn't exist nobody knows where its SDKs put a key; a signature can't be verified for it.
+            (None, Route::Service { .. } | Route::Host { .. } | Route::Forward(_)) => !matches!(self, Self::Signature),
+            (None, Route::Discovery) => matches!(self, Self::Scheme(_) | Self::Basic(_) | Self::Header(_)),
+            (None, Route::Exchange) => false,
+        }
+    }
+
     /// Whether its header has another value as well, a token or not: which of the two counts, everybody guesses differently.
     fn stands_twice(&self, headers: &HeaderMap) -> bool {
         let name = match self {

@@ -41,6 +41,8 @@ pub(crate) enum Route {
     Forward(Origin),
     /// `GET /api/`.
     Discovery,
+    /// `POST /token`.
+    Exchange,
 }
 
 /// How agents name a service, which is how the node must name it to them.

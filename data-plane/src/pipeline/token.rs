@@ -45,8 +45,11 @@ pub(crate) fn check(token: &TokenEntry, caller: &Caller) -> Result<(), Refusal> 
     if token.is_expired(caller.now) {
         return Err(Code::TokenExpired.into());
     }
-    if !token.admits(caller.source) {
+    if !token.admits(caller.source) || !token.admits_certificate(caller.certificate.as_ref()) {
         return Err(Code::TokenBinding.into());
+    }
+    if token.trust().is_some() {
+        return Err(Code::TokenUnknown.into()); // nobody's token
     }
     if token.agent().is_none_or(|agent| agent.disabled) {
         return Err(Code::AgentDisabled.into());

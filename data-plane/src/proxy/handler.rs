@@ -35,7 +35,7 @@ impl Handler for ProxyHandler {
 
     fn handle(&self, request: Request<RequestBody>, peer: &Peer) -> RecycledFuture {
         let (proxy, mode, activity) = (self.proxy.clone(), self.mode.clone(), peer.activity.clone());
-        let caller = proxy.caller(peer.source, peer.tls);
+        let caller = proxy.caller(peer);
         RecycledFuture::new(async move { proxy.handle(request, caller, &mode, activity).await })
     }
 

@@ -276,6 +276,10 @@ impl<'a> Stream<'a> {
                     let (tenant, credential) = (refused.tenant.to_string(), refused.name.to_string());
                     self.send(ToReplica::Refused(wire::Refused { tenant, credential, version: refused.version }))?;
                 }
+                unknown = self.table.unknown_keys().next(), if !self.needs_snapshot => {
+                    let (tenant, trust) = (unknown.tenant.to_string(), unknown.trust);
+                    self.send(ToReplica::UnknownKey(wire::UnknownKey { tenant, trust }))?;
+                }
                 () = sleep_until(heard + silence) => return Err(StreamEnd::Silent(silence)),
                 Some(()) = OptionFuture::from(stalls_at.map(sleep_until)), if !self.needs_snapshot => return Err(StreamEnd::LeaseStalled),
             }

@@ -14,7 +14,7 @@ use seks_types::{
     token::Digest,
 };
 
-use super::Attributes;
+use super::{Attributes, trust::TrustRecord};
 
 /// All changes of one revision of the store.
 pub struct Delta {
@@ -148,6 +148,10 @@ pub struct TokenRecord {
     pub expires_at: i64,
     /// Source networks that it is bound to; empty: any.
     pub cidrs: Vec<IpNet>,
+    /// SHA-256 of the client certificate that it is bound to.
+    pub certificate: Option<[u8; 32]>,
+    /// It is a trust.
+    pub trust: Option<Box<TrustRecord>>,
 }
 
 impl Change {

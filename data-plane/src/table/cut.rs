@@ -144,7 +144,7 @@ impl Cut {
     ) -> Option<Self> {
         // The token may be of an older generation than this number says; then it isn't what the current one holds.
         let current = table.current();
-        let generation = match current.find(&digest) {
+        let generation = match table.find_in(&current, &digest) {
             Found::Token(now) if Arc::ptr_eq(&now, &token) => current.number(),
             _ => u64::MAX,
         };
@@ -199,7 +199,7 @@ impl Cut {
         if !self.table.lease.valid() {
             return Some(CutReason::LeaseExpired);
         }
-        if self.table.current.load().number() != self.held.generation
+        if (self.table.current.load().number() != self.held.generation || self.held.token.is_superseded())
             && let Err(reason) = self.move_to_current()
         {
             return Some(reason);
@@ -242,8 +242,8 @@ impl Cut {
             return Err(reason);
         }
         let current = self.table.current();
-        let Found::Token(token) = current.find(&self.digest) else { return Err(CutReason::TokenRevoked) };
-        if token.id() != self.held.token.id() {
+        let Found::Token(token) = self.table.find_in(&current, &self.digest) else { return Err(CutReason::TokenRevoked) };
+        if token.id() != self.held.token.id() || token.agent_name() != self.held.token.agent_name() {
             return Err(CutReason::TokenRevoked);
         }
         let service = self.held.grant.service_name().clone();

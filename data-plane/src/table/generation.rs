@@ -27,7 +27,8 @@ use super::{
     checksum::Checksum,
     entry::{AgentEntry, CredentialEntry, ServiceEntry},
     state::{AgentState, RecordCell, Requests, TenantState},
-    token::{Grant, Id, RevokedEntry, SharedGrants, TokenEntry},
+    token::{Grant, Id, Origin, RevokedEntry, SharedGrants, TokenEntry},
+    trust::Trust,
 };
 
 /// A digest is a hash already: its own first bytes are the map's hash. Nobody can choose them without breaking SHA-256, and
@@ -49,7 +50,7 @@ impl Hasher for DigestHasher {
 /// [`Digest`] with a `Hash` that hands its bytes to the hasher once and plainly.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
-struct DigestKey(Digest);
+pub(super) struct DigestKey(pub(super) Digest);
 
 impl Hash for DigestKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -57,7 +58,12 @@ impl Hash for DigestKey {
     }
 }
 
-type DigestMap<T> = DashMap<DigestKey, Arc<T>, BuildHasherDefault<DigestHasher>>;
+pub(super) type DigestMap<T> = DashMap<DigestKey, Arc<T>, BuildHasherDefault<DigestHasher>>;
+
+/// An empty one with few shards, for what is seldom written.
+pub(super) fn digest_map<T>() -> DigestMap<T> {
+    DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), 4)
+}
 
 /// Enough that a writer and many readers seldom meet; a power of two.
 const SHARDS: usize = 64;
@@ -87,6 +93,8 @@ pub(super) struct Generation {
     revoked: DigestMap<RevokedEntry>,
     /// Tokens that this node can't enforce, and whose they are.
     refused: DigestMap<TenantName>,
+    /// Trusts by their issuer.
+    trusts: RwLock<Map<Box<str>, Vec<Arc<TokenEntry>>>>,
     directories: RwLock<Map<TenantName, Arc<Directory>>>,
     schemes: RwLock<Map<Box<str>, Schemes>>,
     checksum: Mutex<Checksum>,
@@ -104,6 +112,7 @@ impl Generation {
             tokens: map(tokens),
             revoked: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS),
             refused: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS),
+            trusts: RwLock::default(),
             directories: RwLock::default(),
             schemes: RwLock::default(),
             checksum: Mutex::default(),
@@ -218,21 +227,66 @@ impl Generation {
             return;
         }
         let directory = self.directory_or_new(&record.tenant);
-        let entry = TokenEntry {
+        let origin = match record.trust {
+            Some(trust) => Origin::Trust(Box::new(Trust::new(record.digest, *trust))),
+            None => Origin::Issued,
+        };
+        let terms = match (&origin, record.certificate) {
+            (Origin::Issued, None) => directory.terms(record.grants, record.cidrs),
+            _ => directory.own_terms(&record.grants, &record.cidrs, record.certificate, origin),
+        };
+        let entry = Arc::new(TokenEntry {
             agent: directory.agent_slot(&record.agent),
-            terms: directory.terms(record.grants, record.cidrs),
+            terms,
             issued_at: record.issued_at,
             expires_at: record.expires_at,
             id: Id::new(&record.id),
             in_flight: 0.into(),
             cut: false.into(),
-        };
+        });
+        if entry.trust().is_some() && !self.put_trust(&place, &entry) {
+            return;
+        }
         // Grants and networks of a token never change after issue; should they, requests under the old ones end.
-        match self.tokens.insert(place, Arc::new(entry)) {
+        match self.tokens.insert(place, entry) {
             Some(old) => cut_token(&old),
             None if self.refused.remove(&place).is_some() => {} // it is in the sum
             None => self.checksum().add(&record.tenant, &place.0),
         }
+    }
+
+    /// Puts a trust into the index. `false`: the one in force has taken its new keys, and stays.
+    fn put_trust(&self, place: &DigestKey, new: &Arc<TokenEntry>) -> bool {
+        let old = self.tokens.get(place).map(|old| Arc::clone(old.value()));
+        if let (Some(old), Some(trust)) = (&old, new.trust())
+            && old.has_terms_of(new)
+            && old.trust().is_some_and(|old| old.take_keys(trust))
+        {
+            return false;
+        }
+        if let Some(old) = &old {
+            self.remove_trust(old);
+        }
+        if let Some(trust) = new.trust() {
+            self.trusts.write().entry(trust.rule.issuer.clone()).or_default().push(new.clone());
+        }
+        true
+    }
+
+    fn remove_trust(&self, old: &Arc<TokenEntry>) {
+        let Some(trust) = old.trust() else { return };
+        let mut trusts = self.trusts.write();
+        if let Some(of_issuer) = trusts.get_mut(&trust.rule.issuer) {
+            of_issuer.retain(|known| !Arc::ptr_eq(known, old));
+            if of_issuer.is_empty() {
+                trusts.remove(&trust.rule.issuer);
+            }
+        }
+    }
+
+    /// The trusts that name this issuer, of every tenant.
+    pub(super) fn trusts(&self, issuer: &str) -> Vec<Arc<TokenEntry>> {
+        self.trusts.read().get(issuer).cloned().unwrap_or_default()
     }
 
     /// Holds a token that this node can't enforce: it is in the sum, and is not honoured.
@@ -243,7 +297,10 @@ impl Generation {
         }
         let held = self.refused.insert(place, Arc::new(tenant.clone())).is_some();
         match self.tokens.remove(&place) {
-            Some((_, token)) => cut_token(&token),
+            Some((_, token)) => {
+                self.remove_trust(&token);
+                cut_token(&token);
+            }
             None if held => {}
             None => self.checksum().add(tenant, &place.0),
         }
@@ -258,6 +315,7 @@ impl Generation {
         }
         if let Some((_, token)) = self.tokens.remove(&place) {
             self.checksum().remove(token.tenant(), &place.0);
+            self.remove_trust(&token);
             cut_token(&token);
         } else if let Some((_, tenant)) = self.refused.remove(&place) {
             self.checksum().remove(&tenant, &place.0);
@@ -273,6 +331,10 @@ impl Generation {
                 token.cut.store(true, SeqCst);
             }
             keep
+        });
+        self.trusts.write().retain(|_, of_issuer| {
+            of_issuer.retain(|trust| trust.tenant() != tenant);
+            !of_issuer.is_empty()
         });
         self.revoked.retain(|_, revoked| revoked.tenant != *tenant);
         self.refused.retain(|_, of| **of != *tenant);
@@ -306,6 +368,10 @@ impl Generation {
 fn cut_token(token: &TokenEntry) {
     token.cut.store(true, SeqCst);
     token.agent.waiters.wake_all();
+    if token.trust().is_some() {
+        // Its tokens are those of any agent of the tenant.
+        token.agent.tenant.changed();
+    }
 }
 
 impl Directory {
@@ -320,6 +386,11 @@ impl Directory {
         let requests: Weak<dyn Requests> = Arc::downgrade(&(new.clone() as Arc<dyn Requests>));
         let _ = new.tenant.requests.set(requests); // it was made just now
         new
+    }
+
+    /// The place of an agent that exists.
+    pub(super) fn known_agent(&self, name: &AgentName) -> Option<Arc<AgentState>> {
+        self.agents.read().get(name).filter(|state| !state.agent.is_empty()).cloned()
     }
 
     pub(super) fn agent_slot(&self, name: &AgentName) -> Arc<AgentState> {
@@ -340,16 +411,29 @@ impl Directory {
         if let Some(known) = terms.get(&key) {
             return known.clone();
         }
+        let new = self.own_terms(&key.0, &key.1, None, Origin::Issued);
+        terms.entry(key).or_insert(new).clone()
+    }
+
+    /// Terms that no other token shares.
+    fn own_terms(
+        &self,
+        grants: &[(ServiceName, CredentialName)],
+        cidrs: &[IpNet],
+        certificate: Option<[u8; 32]>,
+        origin: Origin,
+    ) -> Arc<SharedGrants> {
         let grant = |(service, credential): &(ServiceName, CredentialName)| Grant {
             service: self.service_slot(service),
             credential: self.credential_slot(credential),
         };
-        let new = Arc::new(SharedGrants {
-            grants: key.0.iter().map(grant).collect(),
-            services: key.0.iter().map(|(service, _)| service.clone()).collect(),
-            cidrs: key.1.clone().into_boxed_slice(),
-        });
-        terms.entry(key).or_insert(new).clone()
+        Arc::new(SharedGrants {
+            grants: grants.iter().map(grant).collect(),
+            services: grants.iter().map(|(service, _)| service.clone()).collect(),
+            cidrs: cidrs.into(),
+            certificate,
+            origin,
+        })
     }
 
     fn sweep(&self) {

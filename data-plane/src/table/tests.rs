@@ -73,6 +73,8 @@ fn token(n: u64) -> Change {
         issued_at: 1,
         expires_at: 0,
         cidrs: Vec::new(),
+        certificate: None,
+        trust: None,
     }))
 }
 

@@ -15,11 +15,13 @@ use std::{
 
 use ipnet::IpNet;
 use seks_policy::Policies;
+use seks_trust::Identity;
 use seks_types::id::{AgentName, CredentialName, ServiceName, TenantName};
 
 use super::{
     entry::{AgentEntry, CredentialEntry, ServiceEntry},
     state::{AgentState, RecordCell, TenantState},
+    trust::Trust,
 };
 
 /// What a token reaches: a service and the credential for it.
@@ -60,6 +62,24 @@ pub(super) struct SharedGrants {
     pub(super) grants: Box<[Grant]>,
     pub(super) services: Box<[ServiceName]>,
     pub(super) cidrs: Box<[IpNet]>,
+    /// SHA-256 of the client certificate that the token is bound to.
+    pub(super) certificate: Option<[u8; 32]>,
+    pub(super) origin: Origin,
+}
+
+/// Where a token's rights come from.
+pub(super) enum Origin {
+    /// An operator issued it.
+    Issued,
+    /// It is a trust, and nobody's token.
+    Trust(Box<Trust>),
+    /// It was exchanged by a trust.
+    Exchanged {
+        /// The record of the trust.
+        parent: Arc<TokenEntry>,
+        /// Who it stands for.
+        identity: Identity,
+    },
 }
 
 /// A token that is honoured.
@@ -152,6 +172,44 @@ impl TokenEntry {
     pub fn admits(&self, source: IpAddr) -> bool {
         let source = source.to_canonical();
         self.terms.cidrs.is_empty() || self.terms.cidrs.iter().any(|net| net.contains(&source))
+    }
+
+    /// Whether it may be presented on a connection whose client has shown this certificate, by its SHA-256.
+    #[must_use]
+    pub fn admits_certificate(&self, shown: Option<&[u8; 32]>) -> bool {
+        self.terms.certificate.is_none() || self.terms.certificate.as_ref() == shown
+    }
+
+    /// The trust that this record is; `None` for a token.
+    #[must_use]
+    pub fn trust(&self) -> Option<&Trust> {
+        match &self.terms.origin {
+            Origin::Trust(trust) => Some(trust),
+            _ => None,
+        }
+    }
+
+    /// The trust that it was exchanged by, and who it stands for; `None` for a token that an operator issued.
+    #[must_use]
+    pub fn exchanged(&self) -> Option<(&Trust, &Identity)> {
+        match &self.terms.origin {
+            Origin::Exchanged { parent, identity } => parent.trust().map(|trust| (trust, identity)),
+            _ => None,
+        }
+    }
+
+    /// Whether it reaches what `other` reaches, from the same networks.
+    pub(super) fn has_terms_of(&self, other: &Self) -> bool {
+        let pairs = |token: &Self| -> Vec<(ServiceName, CredentialName)> {
+            token.grants().iter().map(|g| (g.service_name().clone(), g.credential_name().clone())).collect()
+        };
+        pairs(self) == pairs(other) && self.terms.cidrs == other.terms.cidrs && self.expires_at == other.expires_at
+    }
+
+    /// Whether the trust that it was exchanged by has been replaced or deleted since: look it up again.
+    #[must_use]
+    pub(super) fn is_superseded(&self) -> bool {
+        matches!(&self.terms.origin, Origin::Exchanged { parent, .. } if parent.is_cut())
     }
 
     /// Counts a request in, unless `most` are under way. A new snapshot begins to count anew.

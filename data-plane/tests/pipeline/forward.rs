@@ -106,6 +106,8 @@ fn interception(rig: &Rig, ca: &CertifiedIssuer<'static, KeyPair>) -> Vec<Change
         issued_at: 1,
         expires_at: 0,
         cidrs: Vec::new(),
+        certificate: None,
+        trust: None,
     };
     let service = Change::Service(Box::new(Service::try_from(&service).unwrap()));
     vec![service, credential, Change::Token(Box::new(token))]

@@ -392,5 +392,7 @@ pub fn grant(token: &FreshToken, id: &str, expires_at: i64) -> Change {
         issued_at: 1,
         expires_at,
         cidrs: Vec::new(),
+        certificate: None,
+        trust: None,
     }))
 }

@@ -127,6 +127,7 @@ async fn seed_fixtures(registry: &Registry) -> Vec<Token> {
             cidrs: Vec::new(),
             shape: String::new(),
             request_id: String::new(),
+            certificate: None,
             by: "root".parse().unwrap(),
         };
         let issued = registry.issue_token(&tenant, issue).await.unwrap();

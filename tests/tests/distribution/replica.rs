@@ -219,6 +219,7 @@ impl Replica {
             cidrs: Vec::new(),
             shape: String::new(),
             request_id: String::new(),
+            certificate: None,
             by: "root".parse().unwrap(),
         };
         let issued = self.foundation.registry.issue_token(tenant, issue).await.unwrap();

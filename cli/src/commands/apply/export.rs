@@ -1,7 +1,7 @@
 //! `seks export`: the tenant as a file that `seks apply` takes.
 
 use seks_proto::wire;
-use seks_service::{INTERCEPTION, spec::ServiceSpec};
+use seks_service::{is_internal, spec::ServiceSpec};
 
 use super::file::{AgentSpec, CredentialSpec, TenantFile};
 use crate::{
@@ -31,8 +31,8 @@ pub async fn export(global: &Global) -> Result<()> {
         pools: credential.pools,
     };
     // `seks ca create` makes this service and its credential.
-    let services = services.iter().filter(|service| service.name != INTERCEPTION && !service.deleting);
-    let credentials = credentials.into_iter().filter(|c| c.service != INTERCEPTION && !c.deleting);
+    let services = services.iter().filter(|service| !is_internal(&service.name) && !service.deleting);
+    let credentials = credentials.into_iter().filter(|c| !is_internal(&c.service) && !c.deleting);
     let file = TenantFile {
         revision: Some(revision),
         services: Some(services.map(ServiceSpec::from).collect()),

@@ -46,6 +46,8 @@ pub(super) fn token(record: &wire::Token) -> Bytes {
         expires_at,
         cidrs,
         requires,
+        trust,
+        certificate_sha256,
         shape: _,       // how it looks, for people
         issued_by: _,   // for people
         replaced_by: _, // for people
@@ -64,7 +66,21 @@ pub(super) fn token(record: &wire::Token) -> Bytes {
         expires_at,
         cidrs,
         requires,
+        trust: trust.map(for_nodes),
+        certificate_sha256: certificate_sha256.into(),
     }))
+}
+
+/// A trust without what only the control plane needs.
+fn for_nodes(trust: wire::Trust) -> wire::Trust {
+    wire::Trust {
+        jwks_uri: String::new(),
+        issuer_ca_pem: String::new(),
+        static_keys: false,
+        keys_changed_at: 0,
+        updated_at: 0,
+        ..trust
+    }
 }
 
 /// What is left of a token: nodes say "revoked" until it would have expired. One that never would have is remembered as long as
@@ -79,7 +95,8 @@ pub(super) fn revoked(token: &wire::Token) -> wire::RevokedToken {
 pub(super) fn read_token(encoded: &Bytes) -> Option<wire::Token> {
     let change = wire::Change::decode(encoded.clone()).ok()?.change?;
     let Change::Token(token) = change else { return None };
-    let wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, requires } = token;
+    let wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, .. } = token;
+    let (requires, trust, certificate_sha256) = (token.requires, token.trust, token.certificate_sha256.into());
     let grant = |wire::TableGrant { service, credential }: wire::TableGrant| {
         Some(wire::Grant { service: text(service)?, credential: text(credential)? })
     };
@@ -93,6 +110,8 @@ pub(super) fn read_token(encoded: &Bytes) -> Option<wire::Token> {
         expires_at,
         cidrs,
         requires,
+        trust,
+        certificate_sha256,
         ..Default::default()
     })
 }

@@ -5,9 +5,10 @@ use prost::Message;
 use seks_proto::wire::AdminObject;
 use seks_service::record_destination;
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
-    registry::record::{Agent, Credential, JoinRecord, Node, Operator, Policy, Quota, Service, Tenant, Token},
+    registry::record::{Agent, Credential, JoinRecord, Node, Operator, Policy, Quota, Service, Tenant, Token, Trust},
     store::{Key, Write, key::AdminChainName},
 };
 
@@ -151,13 +152,35 @@ fn credential(credential: Credential) -> Value {
 
 fn token(token: Token) -> Value {
     let grant = |grant: &seks_proto::wire::Grant| format!("{}={}", grant.service, grant.credential);
-    json!({
+    let mut value = json!({
         "agent": token.agent,
         "grants": token.grants.iter().map(grant).collect::<Vec<_>>(),
         "issued_at": token.issued_at,
         "expires_at": token.expires_at,
         "cidrs": token.cidrs,
         "shape": token.shape,
+    });
+    if !token.certificate_sha256.is_empty() {
+        value["certificate_sha256"] = data_encoding::HEXLOWER.encode(&token.certificate_sha256).into();
+    }
+    if let Some(known) = token.trust {
+        value["trust"] = trust(known);
+    }
+    value
+}
+
+/// A trust without the keys themselves: their digest shows that they changed.
+fn trust(trust: Trust) -> Value {
+    let keys = Sha256::digest(&trust.jwks);
+    json!({
+        "issuer": trust.issuer,
+        "audiences": trust.audiences,
+        "matches": trust.matches,
+        "agent": trust.agent,
+        "ttl_seconds": trust.ttl_seconds,
+        "claims": trust.claims,
+        "denied_subjects": trust.denied_subjects,
+        "keys_sha256": data_encoding::HEXLOWER.encode(&keys),
     })
 }
 

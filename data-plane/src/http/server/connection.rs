@@ -44,7 +44,7 @@ pub(super) async fn serve_accepted<H: Handler>(
     if source != peer {
         slot.comes_from(source);
     }
-    let mut certificate_left = None;
+    let (mut certificate_left, mut certificate) = (None, None);
     let (stream, is_h2) = match tls {
         None => {
             let read = timeout(limits.header_timeout, Prefix::read(tcp));
@@ -56,12 +56,12 @@ pub(super) async fn serve_accepted<H: Handler>(
             let shaken = timeout(limits.handshake_timeout, tls.accept(tcp));
             let Some(Ok(Ok(stream))) = stop.run_until_cancelled(shaken).await else { return };
             let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            certificate_left = tls::certificate_left(&stream);
+            (certificate_left, certificate) = (tls::certificate_left(&stream), tls::certificate(&stream));
             (Stream::new(Inbound::Tls(Box::new(stream))), is_h2)
         }
     };
     let connection = Upgraded { settings, source, slot };
-    let serve = serve(handler, stream, Protocol { is_h2, tls: tls.is_some() }, began, connection);
+    let serve = serve(handler, stream, Protocol { is_h2, tls: tls.is_some(), certificate }, began, connection);
     match certificate_left {
         None => serve.await,
         Some(left) => drop(timeout(left, serve).await), // what runs on it ends too
@@ -75,6 +75,8 @@ pub struct Protocol {
     pub is_h2: bool,
     /// Within TLS.
     pub tls: bool,
+    /// SHA-256 of the certificate that the client has shown.
+    pub certificate: Option<[u8; 32]>,
 }
 
 /// Shakes hands on a connection that the agent takes for one to somebody else. The server's limit on that applies.
@@ -89,7 +91,7 @@ pub async fn accept_within(
     let accepted = timeout(settings.limits.handshake_timeout, TlsAcceptor::from(config).accept(stream)).await;
     let tls = accepted.map_err(|_| None)?.map_err(Some)?;
     let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-    Ok((Stream::new(Inbound::Intercepted(Box::new(tls))), Protocol { is_h2, tls: true }))
+    Ok((Stream::new(Inbound::Intercepted(Box::new(tls))), Protocol { is_h2, tls: true, certificate: None }))
 }
 
 /// Serves the requests of a connection until it ends. Its first head's time counts from `began`.
@@ -101,7 +103,7 @@ pub async fn serve<H: Handler>(
     connection: Upgraded<'_>,
 ) {
     let activity = Arc::new(Activity::new(Some(connection.slot.clone())));
-    let peer = Peer { source: connection.source, tls: protocol.tls, activity };
+    let peer = Peer { source: connection.source, tls: protocol.tls, certificate: protocol.certificate, activity };
     if protocol.is_h2 {
         h2::serve(connection.settings, handler, stream, &peer).await;
     } else {

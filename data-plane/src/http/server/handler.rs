@@ -15,6 +15,8 @@ pub struct Peer {
     pub source: IpAddr,
     /// The connection is TLS.
     pub tls: bool,
+    /// SHA-256 of the certificate that the client has shown, and has the key of.
+    pub certificate: Option<[u8; 32]>,
     /// Its requests in flight.
     pub activity: Arc<Activity>,
 }

@@ -1,5 +1,7 @@
 //! TLS towards agents: certificate and key from files, read again when they change.
 
+mod any_certificate;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,8 +16,11 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use self::any_certificate::AnyCertificate;
 
 /// How often the files' times are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -28,9 +33,24 @@ pub struct TlsConfig {
     pub cert_file: PathBuf,
     /// PEM private key.
     pub key_file: PathBuf,
-    /// PEM roots for agents' client certificates; without it none are asked for.
+    /// PEM roots for agents' client certificates. Default: none.
     #[serde(default)]
     pub client_ca_file: Option<PathBuf>,
+    /// Whether agents must show a client certificate. Default: `required` with `client_ca_file`, else `none`.
+    #[serde(default)]
+    pub client_certificates: Option<ClientCertificates>,
+}
+
+/// What agents must show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// They are not asked for a certificate.
+    None,
+    /// A certificate or none. With `client_ca_file`, one of its; else any, for tokens that are bound to it.
+    Optional,
+    /// A certificate of `client_ca_file`.
+    Required,
 }
 
 /// Why TLS can't be served. Names the file, never its contents.
@@ -50,6 +70,9 @@ pub enum TlsError {
     /// The roots for client certificates.
     #[error("the client CA cannot be used")]
     ClientCa,
+    /// Required by nobody's roots.
+    #[error("client_certificates = \"required\" needs client_ca_file")]
+    NoClientCa,
 }
 
 /// Shakes hands with agents.
@@ -64,23 +87,34 @@ impl Acceptor {
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(TlsError::Pair)?;
-        let builder = match &config.client_ca_file {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
+        let asks = config.client_certificates.unwrap_or(match config.client_ca_file {
+            Some(_) => ClientCertificates::Required,
+            None => ClientCertificates::None,
+        });
+        let builder = match (&config.client_ca_file, asks) {
+            (_, ClientCertificates::None) => builder.with_no_client_auth(),
+            (None, ClientCertificates::Required) => return Err(TlsError::NoClientCa),
+            (None, ClientCertificates::Optional) => {
+                builder.with_client_cert_verifier(Arc::new(AnyCertificate(provider)))
+            }
+            (Some(path), _) => {
                 let mut roots = RootCertStore::empty();
                 for certificate in certificates(path)? {
                     roots.add(certificate).map_err(|_| TlsError::ClientCa)?;
                 }
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                    .build()
-                    .map_err(|_| TlsError::ClientCa)?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = match asks {
+                    ClientCertificates::Optional => verifier.allow_unauthenticated(),
+                    _ => verifier,
+                };
+                let verifier = verifier.build().map_err(|_| TlsError::ClientCa)?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
         let served = Arc::new(Reloading::load(config)?);
         let mut server = builder.with_cert_resolver(served.clone());
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        if config.client_ca_file.is_some() {
+        if asks != ClientCertificates::None {
             // Every connection shows its certificate: a resumed one would go on after that has expired.
             server.session_storage = Arc::new(NoServerSessionStorage {});
             server.send_tls13_tickets = 0;
@@ -111,6 +145,11 @@ pub(super) fn certificate_left<T>(stream: &TlsStream<T>) -> Option<Duration> {
 fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     Some(parsed.validity().not_after.timestamp())
+}
+
+/// SHA-256 of the certificate that the agent has shown.
+pub(super) fn certificate<T>(stream: &TlsStream<T>) -> Option<[u8; 32]> {
+    Some(Sha256::digest(stream.get_ref().1.peer_certificates()?.first()?).into())
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -181,6 +181,7 @@ impl Record {
             Route::Service { .. } => spans::PATH_ROUTE,
             Route::Host { .. } | Route::Forward(_) => spans::HOST_ROUTE,
             Route::Discovery => spans::DISCOVERY_ROUTE,
+            Route::Exchange => spans::EXCHANGE_ROUTE,
         };
         self.spool(|fields| fields.text(field::ROUTE, route));
     }

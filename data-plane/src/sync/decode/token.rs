@@ -5,13 +5,14 @@ use ipnet::IpNet;
 use prost::Message as _;
 use seks_proto::wire;
 use seks_protocol::features;
+use seks_trust::{KeySet, TrustRule};
 use seks_types::{
     id::{NameError, is_name},
     token::Digest,
 };
 
 use super::{DecodeError, Names};
-use crate::table::{Change, TokenRecord};
+use crate::table::{Change, TokenRecord, TrustRecord};
 
 /// `Change`'s field of a token, as a key: number 6, length-delimited.
 const TOKEN: u8 = 6 << 3 | 2;
@@ -27,8 +28,9 @@ pub(super) fn of(change: &Bytes) -> Option<Bytes> {
 /// requires a feature that this build lacks. What can't be checked must not be ignored.
 pub(super) fn decode(encoded: Bytes, names: &mut Names) -> Result<Change, DecodeError> {
     // Every field, by name: one that is added must be enforced here before this compiles.
-    let wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, requires } =
-        wire::TableToken::decode(encoded)?;
+    let record = wire::TableToken::decode(encoded)?;
+    let wire::TableToken { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, .. } = record;
+    let wire::TableToken { requires, trust, certificate_sha256, .. } = record;
     let digest: Digest = super::digest(&digest)?;
     let id = std::str::from_utf8(&id).ok().filter(|id| is_name(id)).ok_or(DecodeError::Token("id"))?;
     let (tenant, agent) = (names.tenant(&tenant)?, names.agent(&agent)?);
@@ -41,10 +43,42 @@ pub(super) fn decode(encoded: Bytes, names: &mut Names) -> Result<Change, Decode
         tracing::error!(seks.token.id = id, "a token's networks are not readable: it is refused here");
         return Ok(Change::RefuseToken { digest, tenant });
     };
+    let Some((trust, certificate)) = bindings(id, &requires, trust.as_ref(), &certificate_sha256) else {
+        return Ok(Change::RefuseToken { digest, tenant });
+    };
     let grant = |g: &wire::TableGrant| Ok((names.service(&g.service)?, names.credential(&g.credential)?));
     let grants = grants.iter().map(grant).collect::<Result<_, NameError>>()?;
     let id = id.to_owned();
-    Ok(Change::Token(Box::new(TokenRecord { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs })))
+    let record = TokenRecord { digest, id, tenant, agent, grants, issued_at, expires_at, cidrs, certificate, trust };
+    Ok(Change::Token(Box::new(record)))
+}
+
+type Bindings = (Option<Box<TrustRecord>>, Option<[u8; 32]>);
+
+/// The trust that a record is, and the certificate that a token is bound to. `None`: it cannot be enforced here. A record that requires
+/// one of them and has none came through a replica that does not know it.
+fn bindings(id: &str, requires: &[String], trust: Option<&wire::Trust>, certificate: &[u8]) -> Option<Bindings> {
+    let required = |feature: &str| requires.iter().any(|required| required == feature);
+    let certificate: Option<[u8; 32]> = match certificate {
+        [] => None,
+        bytes => Some(bytes.try_into().ok()?),
+    };
+    if required(features::TRUST_V1) != trust.is_some() || required(features::CERTIFICATE_V1) != certificate.is_some() {
+        tracing::error!(seks.token.id = id, "a token lacks what it requires: it is refused here");
+        return None;
+    }
+    let Some(trust) = trust else { return Some((None, certificate)) };
+    let read = || Ok::<_, String>(TrustRecord {
+        rule: TrustRule::try_from(trust).map_err(|error| error.to_string())?,
+        keys: KeySet::parse(trust.jwks.as_bytes()).map_err(|error| error.to_string())?,
+    });
+    match read() {
+        Ok(record) => Some((Some(Box::new(record)), certificate)),
+        Err(error) => {
+            tracing::error!(seks.token.id = id, error, "a trust cannot be enforced: it is refused here");
+            None
+        }
+    }
 }
 
 #[cfg(test)]
@@ -64,6 +98,8 @@ mod tests {
             expires_at: 6,
             cidrs: vec!["10.0.0.0/8".into()],
             requires: Vec::new(),
+            trust: None,
+            certificate_sha256: Default::default(),
         }
     }
 

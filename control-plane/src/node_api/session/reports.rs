@@ -1,0 +1,47 @@
+//! What nodes report of their requests: credentials that upstreams refuse, and keys of issuers that trusts lack.
+
+use seks_proto::wire;
+
+use super::Session;
+use crate::rate::Rate;
+
+/// Refused credentials that one node may report. Each of a few hundred minted credentials may be refused at the same time.
+const REFUSALS: Rate = Rate { per_second: 5.0, burst: 300.0 };
+
+impl Session {
+    /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that. A node may only name a credential that it
+    /// was sent, and only so often: each costs reads of the store, and perhaps an exchange with an identity provider.
+    pub(super) fn credential_refused(&self, refused: wire::Refused) {
+        let (shared, node) = (self.shared.clone(), self.node.clone());
+        let (Ok(tenant), Ok(credential)) = (refused.tenant.parse(), refused.credential.parse()) else { return };
+        let pools = self.shared.changes.snapshots.assigned(&tenant, &credential);
+        if !self.tracker.scope().includes_tenant(&tenant)
+            || !pools.is_some_and(|pools| self.tracker.node().takes_pools(&pools))
+        {
+            if let Some(count) = self.shared.limits.unsent_reports.count() {
+                tracing::warn!(seks.node = %node, count, "a node names a credential that it was not sent");
+            }
+            return;
+        }
+        if self.shared.limits.refusals.try_acquire(&node, REFUSALS).is_err() {
+            return; // whatever is minted is renewed in time without it
+        }
+        self.shared.lifecycle.spawn(async move {
+            match shared.registry.force_mint(&tenant, &credential, refused.version).await {
+                Ok(true) => {
+                    tracing::info!(seks.node = %node, seks.tenant = %tenant, seks.credential = %credential, version = refused.version, "an upstream refuses a minted token: another is due");
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!(seks.node = %node, %error, "a refused token can't be renewed"),
+            }
+        });
+    }
+
+    /// An issuer has signed with a key that its trust lacks. The refresher limits how often it asks the issuer.
+    pub(super) fn key_unknown(&self, unknown: &wire::UnknownKey) {
+        let (Ok(tenant), Ok(trust)) = (unknown.tenant.parse(), unknown.trust.parse()) else { return };
+        if self.tracker.scope().includes_tenant(&tenant) {
+            self.shared.registry.unknown_keys().add(tenant, trust);
+        }
+    }
+}
