@@ -39,12 +39,12 @@ use crate::{
         STREAM_WINDOW_BYTES,
     },
     mint_refresher::Refresher,
-    trust_refresher::TrustRefresher,
     node_api::enrolment::Enrolment,
     policy_workers::PolicyWorkers,
     registry::{Admission, JoinToken, Registry, RegistryError, fresh_enrolment},
     store::Store,
     telemetry::{Metrics, Readiness},
+    trust_refresher::TrustRefresher,
 };
 
 /// How long running calls may take to finish after the stop signal.

@@ -159,7 +159,9 @@ pub(crate) async fn fetch(
     let rules = DialRules { guard: guard.clone(), tenant_networks };
     let keys = IssuerKeys { issuer: &trust.issuer, jwks_uri: &trust.jwks_uri, roots: &trust.issuer_ca_pem };
     keys.fetch(&rules).await.map_err(|error| match error {
-        MintError::Endpoint(what) => RegistryError::conflict(format!("the issuer {what}"), "give its keys by --jwks-file"),
+        MintError::Endpoint(what) => {
+            RegistryError::conflict(format!("the issuer {what}"), "give its keys by --jwks-file")
+        }
         MintError::Refused { status, .. } => {
             RegistryError::conflict(format!("the issuer answered {status}"), "give its keys by --jwks-file")
         }

@@ -39,7 +39,6 @@ use seks_types::{
     token::Digest,
 };
 
-use self::{generation::Generation, trust::ExchangedTokens};
 pub(crate) use self::generation::Schemes;
 pub use self::{
     apply::ApplyError,
@@ -54,6 +53,7 @@ pub use self::{
     trust::{Exchanged, Trust, TrustRecord, UnknownKey, UnknownKeys},
     wall::WallClock,
 };
+use self::{generation::Generation, trust::ExchangedTokens};
 
 /// What a digest is to this node.
 #[derive(Clone)]

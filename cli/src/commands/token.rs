@@ -5,8 +5,8 @@ mod revoke;
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, Subcommand};
-use seks_proto::wire;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use seks_proto::wire;
 use seks_types::id::TokenId;
 use serde::Serialize;
 

@@ -108,7 +108,9 @@ async fn show(admin: &Admin, issued: Issued, wait: Option<Wait>) -> Answer<Issue
 fn thumbprint(bytes: &[u8]) -> Answer<Option<[u8; 32]>> {
     match bytes {
         [] => Ok(None),
-        bytes => bytes.try_into().map(Some).map_err(|_| Problem::invalid("certificate_sha256", "a SHA-256 has 32 bytes")),
+        bytes => {
+            bytes.try_into().map(Some).map_err(|_| Problem::invalid("certificate_sha256", "a SHA-256 has 32 bytes"))
+        }
     }
 }
 

@@ -45,10 +45,7 @@ pub(super) async fn create(admin: &Admin, caller: &Caller, message: CreateTrustR
     };
     let new = NewTrust { trust, grants: grants(&message.grants)?, cidrs: message.cidrs, by: operator(caller)? };
     let (trust, revision) = admin.registry().create_trust(&tenant, new).await?;
-    Ok(TrustResponse {
-        trust: Some(without_digest(trust)),
-        enforcement: admin.enforced(revision, message.wait).await,
-    })
+    Ok(TrustResponse { trust: Some(without_digest(trust)), enforcement: admin.enforced(revision, message.wait).await })
 }
 
 pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListTrustsResponse> {
@@ -84,10 +81,7 @@ pub(super) async fn update(admin: &Admin, _: &Caller, message: UpdateTrustReques
         grants: grants(&message.grants)?,
     };
     let (trust, revision) = admin.registry().update_trust(&tenant, &message.name, &change).await?;
-    Ok(TrustResponse {
-        trust: Some(without_digest(trust)),
-        enforcement: admin.enforced(revision, message.wait).await,
-    })
+    Ok(TrustResponse { trust: Some(without_digest(trust)), enforcement: admin.enforced(revision, message.wait).await })
 }
 
 pub(super) async fn delete(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {

@@ -43,7 +43,8 @@ impl IssuerKeys<'_> {
         if text("issuer") != Some(self.issuer) {
             return Err(MintError::Invalid("the issuer's discovery document names another issuer".into()));
         }
-        let uri = text("jwks_uri").ok_or(MintError::Invalid("the issuer's discovery document has no `jwks_uri`".into()));
+        let uri =
+            text("jwks_uri").ok_or(MintError::Invalid("the issuer's discovery document has no `jwks_uri`".into()));
         uri.map(str::to_owned)
     }
 

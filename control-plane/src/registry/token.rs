@@ -81,7 +81,8 @@ impl Registry {
             if agent.value.deleting {
                 return Err(RegistryError::being_deleted("agent", &issue.agent));
             }
-            let (change, grants) = self.resolve_grants(change.check(&parent).check(&agent), tenant, &issue.grants).await?;
+            let (change, grants) =
+                self.resolve_grants(change.check(&parent).check(&agent), tenant, &issue.grants).await?;
             let (id, secret) = fresh()?;
             let issued_at = now();
             let token = Token {
@@ -288,7 +289,10 @@ impl Registry {
             let old = self.load_token(tenant, id).await?;
             let at = now();
             if old.value.trust.is_some() {
-                return Err(RegistryError::conflict(format!("`{id}` is a trust, and has no secret"), "seks trust update"));
+                return Err(RegistryError::conflict(
+                    format!("`{id}` is a trust, and has no secret"),
+                    "seks trust update",
+                ));
             }
             if old.value.expires_at <= at {
                 return Err(RegistryError::conflict(format!("token `{id}` has expired"), "issue a new one"));

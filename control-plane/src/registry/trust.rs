@@ -310,7 +310,8 @@ impl Registry {
             return Ok(());
         }
         let version = stored.value.version;
-        let Some(envelope) = self.store().get(&Key::Envelope(tenant.clone(), credential.clone(), version)).await? else {
+        let Some(envelope) = self.store().get(&Key::Envelope(tenant.clone(), credential.clone(), version)).await?
+        else {
             return Ok(());
         };
         let id = RecordId::credential(self.store().store_id(), tenant, &credential, version);
@@ -362,7 +363,8 @@ fn keys(previous: Option<&[u8]>) -> Result<Secret, RegistryError> {
 }
 
 fn id_of(name: &str) -> Result<TokenId, RegistryError> {
-    let invalid = || RegistryError::invalid("name", "1 to 57 of a-z, 0-9 and `-`, from a letter or digit to a letter or digit");
+    let invalid =
+        || RegistryError::invalid("name", "1 to 57 of a-z, 0-9 and `-`, from a letter or digit to a letter or digit");
     if !seks_types::id::is_name(name) {
         return Err(invalid());
     }

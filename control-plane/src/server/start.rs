@@ -116,9 +116,12 @@ impl StartError {
             }
             Self::Seal(SealError::KekUnavailable(_)) | Self::Sealed(SealError::KekUnavailable(_)) => Exit::Failed,
             Self::WentBack(_) => Exit::Conflict,
-            Self::Metrics(_) | Self::Refresher(_) | Self::TrustRefresher(_) | Self::Reflection(_) | Self::Name(_) | Self::Registry(_) => {
-                Exit::Failed
-            }
+            Self::Metrics(_)
+            | Self::Refresher(_)
+            | Self::TrustRefresher(_)
+            | Self::Reflection(_)
+            | Self::Name(_)
+            | Self::Registry(_) => Exit::Failed,
             Self::Threads(_) | Self::Interrupted(_) => Exit::Failed,
             _ => Exit::Usage,
         }

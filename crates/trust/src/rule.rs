@@ -130,13 +130,18 @@ impl TryFrom<&wire::Trust> for TrustRule {
 /// # Errors
 /// [`RuleError`].
 pub fn check_issuer(issuer: &str) -> Result<(), RuleError> {
-    let wrong = || invalid("issuer", "a URL such as https://token.actions.githubusercontent.com, without `?`, `#` and user");
+    let wrong =
+        || invalid("issuer", "a URL such as https://token.actions.githubusercontent.com, without `?`, `#` and user");
     let (scheme, rest) = issuer.split_once("://").ok_or_else(wrong)?;
     let (authority, _) = rest.split_once('/').unwrap_or((rest, ""));
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
     let plain = issuer.len() <= 512 && issuer.bytes().all(|b| b.is_ascii_graphic() && !b"?#@\\\"<>%".contains(&b));
     let loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
-    if plain && !host.is_empty() && (scheme == "https" || (scheme == "http" && loopback)) { Ok(()) } else { Err(wrong()) }
+    if plain && !host.is_empty() && (scheme == "https" || (scheme == "http" && loopback)) {
+        Ok(())
+    } else {
+        Err(wrong())
+    }
 }
 
 fn texts(field: &'static str, all: &[String], least: usize) -> Result<Box<[Box<str>]>, RuleError> {
@@ -149,13 +154,19 @@ fn texts(field: &'static str, all: &[String], least: usize) -> Result<Box<[Box<s
 
 fn check_claim(claim: &str) -> Result<(), RuleError> {
     let wrong = claim.is_empty() || claim.len() > 128 || claim.chars().any(|c| c.is_control() || c.is_whitespace());
-    if wrong { Err(invalid("claim", "a claim's name, or a JSON pointer such as /kubernetes.io/namespace")) } else { Ok(()) }
+    if wrong {
+        Err(invalid("claim", "a claim's name, or a JSON pointer such as /kubernetes.io/namespace"))
+    } else {
+        Ok(())
+    }
 }
 
 fn condition(text: &str) -> Result<(Box<str>, Glob), RuleError> {
-    let (claim, glob) = text.split_once(' ').ok_or_else(|| invalid("match", "`CLAIM GLOB`, such as `sub repo:acme/*:**`"))?;
+    let (claim, glob) =
+        text.split_once(' ').ok_or_else(|| invalid("match", "`CLAIM GLOB`, such as `sub repo:acme/*:**`"))?;
     check_claim(claim)?;
-    let glob = Glob::parse(glob).ok_or_else(|| invalid("match", "the glob has 1 to 512 bytes and at most 16 stars; `\\*` is a star"))?;
+    let glob = Glob::parse(glob)
+        .ok_or_else(|| invalid("match", "the glob has 1 to 512 bytes and at most 16 stars; `\\*` is a star"))?;
     Ok((claim.into(), glob))
 }
 

@@ -355,8 +355,16 @@ fn trusts_that_would_accept_too_much_are_refused() {
     };
     assert_eq!(field(&|_| {}), "");
     for issuer in [
-        "", "issuer.example", "http://issuer.example", "https://", "https://user@issuer.example", "https://issuer.example?x",
-        "https://issuer.example#x", "https://issuer.example/%2e", "https://\u{456}ssuer.example", "ftp://127.0.0.1",
+        "",
+        "issuer.example",
+        "http://issuer.example",
+        "https://",
+        "https://user@issuer.example",
+        "https://issuer.example?x",
+        "https://issuer.example#x",
+        "https://issuer.example/%2e",
+        "https://\u{456}ssuer.example",
+        "ftp://127.0.0.1",
         "https://issuer.example/a b",
     ] {
         assert_eq!(field(&|trust| trust.issuer = issuer.into()), "issuer", "{issuer}");

@@ -16,7 +16,8 @@ use seks_types::{id::ServiceName, token::Digest};
 
 use self::form::ExchangeForm;
 pub(crate) use self::replay::SeenTokens;
-use super::{admit::Admitted, audit::Record, caller::Caller, refusal::Refusal, relay::OutgoingBody, token,
+use super::{
+    admit::Admitted, audit::Record, caller::Caller, refusal::Refusal, relay::OutgoingBody, token,
     wrong_tokens::WrongTokens,
 };
 use crate::{
@@ -159,12 +160,15 @@ fn exchange(
 
 /// The token's text, under the tenant's exchange key.
 fn seal(parent: &TokenEntry, token: &ExchangedToken) -> Result<String, Failure> {
-    let unavailable = |detail: &str| Failure { error: "invalid_request", code: Code::ServiceNotGranted, detail: detail.into() };
+    let unavailable =
+        |detail: &str| Failure { error: "invalid_request", code: Code::ServiceNotGranted, detail: detail.into() };
     let mut nonce = [0; 8];
     getrandom::fill(&mut nonce).map_err(|_| unavailable("the node has no randomness"))?;
-    let fields = exchange_fields(parent).ok_or_else(|| unavailable("this node does not hold the tenant's exchange key"))?;
+    let fields =
+        exchange_fields(parent).ok_or_else(|| unavailable("this node does not hold the tenant's exchange key"))?;
     let key = ExchangeKey::of(&fields).ok_or_else(|| unavailable("the tenant's exchange key cannot be used"))?;
-    key.seal(token, u64::from_ne_bytes(nonce)).ok_or_else(|| unavailable("the claims that the trust lists are too long"))
+    key.seal(token, u64::from_ne_bytes(nonce))
+        .ok_or_else(|| unavailable("the claims that the trust lists are too long"))
 }
 
 fn exchange_fields(parent: &TokenEntry) -> Option<seks_types::secret::Fields> {
@@ -206,7 +210,12 @@ fn verified(
 }
 
 /// The entry for a token of an issuer that stands in `Authorization`. `None`: it is no token of an issuer that anybody trusts.
-pub(super) fn issuers_token(table: &Table, text: &[u8], digest: Digest, now: i64) -> Option<Result<Arc<TokenEntry>, Refusal>> {
+pub(super) fn issuers_token(
+    table: &Table,
+    text: &[u8],
+    digest: Digest,
+    now: i64,
+) -> Option<Result<Arc<TokenEntry>, Refusal>> {
     if let Found::Token(token) = table.find(&digest) {
         return Some(Ok(token));
     }

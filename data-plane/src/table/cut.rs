@@ -242,7 +242,9 @@ impl Cut {
             return Err(reason);
         }
         let current = self.table.current();
-        let Found::Token(token) = self.table.find_in(&current, &self.digest) else { return Err(CutReason::TokenRevoked) };
+        let Found::Token(token) = self.table.find_in(&current, &self.digest) else {
+            return Err(CutReason::TokenRevoked);
+        };
         if token.id() != self.held.token.id() || token.agent_name() != self.held.token.agent_name() {
             return Err(CutReason::TokenRevoked);
         }

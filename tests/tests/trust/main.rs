@@ -5,8 +5,8 @@ mod issuer;
 
 use seks_tests::{
     Sandbox, Upstream,
-    raw::{Connection, Reply, exchange},
     process::wait_for,
+    raw::{Connection, Reply, exchange},
     upstream::{
         Answer,
         answer::{Step, chunk},
@@ -45,19 +45,33 @@ impl World {
     fn create(&self, name: &str, more: &[&str]) -> Value {
         let url = self.issuer.url();
         let arguments = [
-            "trust", "create", name, "--issuer", &url, "--audience", "seks", "--match", "sub repo:acme/*:ref:refs/heads/main",
-            "--agent", "ci-{environment}", "--service", "openai",
+            "trust",
+            "create",
+            name,
+            "--issuer",
+            &url,
+            "--audience",
+            "seks",
+            "--match",
+            "sub repo:acme/*:ref:refs/heads/main",
+            "--agent",
+            "ci-{environment}",
+            "--service",
+            "openai",
         ];
         self.sandbox.cli().json(&[&arguments, more].concat())
     }
 
     fn exchange(&self, subject_token: &str, more: &str) -> Reply {
         let body = format!("{GRANT}&subject_token={subject_token}{more}");
-        exchange(self.sandbox.proxy(), format!(
-            "POST /token HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+        exchange(
+            self.sandbox.proxy(),
+            format!(
+                "POST /token HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\n\
              Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        ))
+                body.len()
+            ),
+        )
     }
 
     /// A token of the node for a fresh token of the issuer.
@@ -278,8 +292,29 @@ fn trusts_are_listed_and_shown_without_anything_that_is_a_token() {
         let finished = cli.run(&[&arguments, more].concat(), "");
         assert_eq!(finished.code, Some(code), "{more:?}: {}", finished.stderr);
     }
-    assert_eq!(cli.run(&["trust", "create", "ci", "--issuer", &world.issuer.url(), "--audience", "seks", "--match",
-        "sub a", "--agent", "a", "--service", "openai"], "").code, Some(5), "it exists");
+    assert_eq!(
+        cli.run(
+            &[
+                "trust",
+                "create",
+                "ci",
+                "--issuer",
+                &world.issuer.url(),
+                "--audience",
+                "seks",
+                "--match",
+                "sub a",
+                "--agent",
+                "a",
+                "--service",
+                "openai"
+            ],
+            ""
+        )
+        .code,
+        Some(5),
+        "it exists"
+    );
     let issue = cli.run(&["token", "issue", "--agent", "ci-prod", "--service", "seks-exchange"], "");
     assert_eq!(issue.code, Some(2), "no token reaches the exchange key: {}", issue.stderr);
     let put = cli.run(&["credential", "put", "x", "--service", "seks-exchange", "--from-stdin"], "{}");

@@ -8,12 +8,7 @@ use seks_trust::MAX_JWT_BYTES;
 use seks_types::id::ServiceName;
 
 use super::{Failure, granted_services};
-use crate::{
-    code::Code,
-    http::server::RequestBody,
-    pipeline::refusal::Refusal,
-    table::TokenEntry,
-};
+use crate::{code::Code, http::server::RequestBody, pipeline::refusal::Refusal, table::TokenEntry};
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
@@ -40,14 +35,17 @@ impl ExchangeForm {
     /// Reads the body whole, within bounds of size and time.
     pub(super) async fn read(headers: &HeaderMap, body: RequestBody) -> Result<Result<Self, Failure>, Refusal> {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        {
             return Ok(Err(Failure::request("the content type must be application/x-www-form-urlencoded")));
         }
         let read = Limited::new(body, MAX_BYTES).collect();
         match tokio::time::timeout(PATIENCE, read).await {
             Ok(Ok(whole)) => Ok(Self::parse(&whole.to_bytes())),
             Ok(Err(_)) => Err(Code::RequestTooLarge.into()),
-            Err(_) => Err(Refusal::invalid("the request's body came too slowly").with_status(StatusCode::REQUEST_TIMEOUT)),
+            Err(_) => {
+                Err(Refusal::invalid("the request's body came too slowly").with_status(StatusCode::REQUEST_TIMEOUT))
+            }
         }
     }
 
@@ -74,7 +72,9 @@ impl ExchangeForm {
             return Err(Failure { error: "unsupported_grant_type", code: Code::RequestInvalid, detail });
         }
         if !matches!(kind.as_deref(), Some(JWT | ID_TOKEN)) {
-            return Err(Failure::request("subject_token_type must be urn:ietf:params:oauth:token-type:jwt or …:id_token"));
+            return Err(Failure::request(
+                "subject_token_type must be urn:ietf:params:oauth:token-type:jwt or …:id_token",
+            ));
         }
         if !matches!(requested.as_deref(), None | Some(ACCESS_TOKEN)) {
             return Err(Failure::request("requested_token_type must be urn:ietf:params:oauth:token-type:access_token"));
@@ -133,7 +133,10 @@ mod tests {
         assert_eq!((form.subject_token.as_str(), form.trust, form.wanted.len()), ("a.b.c", None, 0));
         let more = format!("{GOOD}&scope=trust:ci+openai%20github&resource=https://node/api/slack/v1&audience=x&y");
         let form = ExchangeForm::parse(more.as_bytes()).ok().unwrap();
-        assert_eq!((form.trust.as_deref(), form.wanted), (Some("ci"), vec!["openai".into(), "github".into(), "slack".into()]));
+        assert_eq!(
+            (form.trust.as_deref(), form.wanted),
+            (Some("ci"), vec!["openai".into(), "github".into(), "slack".into()])
+        );
         let error = |form: String| ExchangeForm::parse(form.as_bytes()).err().map(|failure| failure.error);
         for (want, form) in [
             ("unsupported_grant_type", String::new()),

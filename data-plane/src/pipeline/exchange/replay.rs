@@ -42,7 +42,8 @@ impl SeenTokens {
         if of_tenant.map_or(0, HashMap::len) >= MAX_OF_TENANT || seen.total >= MAX {
             seen.forget(now);
             if seen.tenants.get(tenant).map_or(0, HashMap::len) >= MAX_OF_TENANT || seen.total >= MAX {
-                let detail = "too many subject tokens are remembered at this node: try another node, or again later".into();
+                let detail =
+                    "too many subject tokens are remembered at this node: try another node, or again later".into();
                 return Err(Failure { error: "temporarily_unavailable", code: Code::LimitExceeded, detail });
             }
         }

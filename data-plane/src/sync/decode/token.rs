@@ -68,10 +68,12 @@ fn bindings(id: &str, requires: &[String], trust: Option<&wire::Trust>, certific
         return None;
     }
     let Some(trust) = trust else { return Some((None, certificate)) };
-    let read = || Ok::<_, String>(TrustRecord {
-        rule: TrustRule::try_from(trust).map_err(|error| error.to_string())?,
-        keys: KeySet::parse(trust.jwks.as_bytes()).map_err(|error| error.to_string())?,
-    });
+    let read = || {
+        Ok::<_, String>(TrustRecord {
+            rule: TrustRule::try_from(trust).map_err(|error| error.to_string())?,
+            keys: KeySet::parse(trust.jwks.as_bytes()).map_err(|error| error.to_string())?,
+        })
+    };
     match read() {
         Ok(record) => Some((Some(Box::new(record)), certificate)),
         Err(error) => {
