@@ -9,10 +9,12 @@ mod endpoint;
 mod get;
 mod jwt;
 mod source;
+mod vault;
 
 use seks_network::address::DialRules;
 use seks_types::secret::Secret;
 
+use self::vault::VaultSource;
 pub(crate) use self::{
     endpoint::EXCHANGE,
     get::IssuerKeys,
@@ -58,5 +60,8 @@ impl MintError {
 /// # Errors
 /// [`MintError`].
 pub(crate) async fn mint_from(kind: &str, secret: &Secret, rules: DialRules) -> Result<Minted, MintError> {
-    Source::parse(Kind::parse(kind)?, secret, rules)?.mint(unix_now()).await
+    match Kind::parse(kind)? {
+        Kind::VaultKv => VaultSource::parse(secret, rules)?.read().await,
+        kind => Source::parse(kind, secret, rules)?.mint(unix_now()).await,
+    }
 }

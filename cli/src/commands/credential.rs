@@ -34,7 +34,12 @@ With --mint the secret never leaves the control plane. It mints short-lived toke
   oauth2-refresh   {\"token_url\",\"client_id\",\"refresh_token\"} and \"client_secret\", \"scope\", \"auth\":\"basic\"
   oauth2-client    {\"token_url\",\"client_id\",\"client_secret\"} and \"scope\", \"audience\", \"auth\":\"basic\"
   service-account  Google's key file with a \"scope\" added, and \"subject\"
-  github-app       {\"app_id\",\"installation_id\",\"private_key\"} and \"repositories\", \"permissions\", \"api_url\"")]
+  github-app       {\"app_id\",\"installation_id\",\"private_key\"} and \"repositories\", \"permissions\", \"api_url\"
+
+With --mint vault-kv the secret stays in Vault or OpenBao (KV version 2), and only a reference is stored. It is read every 5 minutes, and
+when an upstream rejects it. What is unchanged makes no new version:
+  vault-kv         {\"address\",\"path\"}, \"token\" or \"role_id\" with \"secret_id\", and \"mount\", \"field\", \"auth_mount\",
+                   \"namespace\", \"refresh_seconds\"")]
     Put {
         /// 1 to 63 of a-z, 0-9 and `-`
         name: String,
@@ -42,7 +47,7 @@ With --mint the secret never leaves the control plane. It mints short-lived toke
         #[arg(long)]
         service: String,
         /// Mint tokens from the secret by this method
-        #[arg(long, value_name = "KIND", value_parser = ["oauth2-refresh", "oauth2-client", "service-account", "github-app"])]
+        #[arg(long, value_name = "KIND", value_parser = ["oauth2-refresh", "oauth2-client", "service-account", "github-app", "vault-kv"])]
         mint: Option<String>,
         /// Assign it to this pool: only nodes of the pool may hold it (repeatable) [default: as it was; when it is new, every node]
         #[arg(id = "pool", long = "pool", value_name = "NAME")]

@@ -35,13 +35,14 @@ enum Cost {
 fn cost(method: Method) -> Cost {
     use Method as M;
     match method {
-        M::CheckPolicies | M::Simulate => Cost::Free, // limited by the policy workers
+        M::CheckPolicies | M::Simulate | M::ExplainPolicies => Cost::Free, // limited by the policy workers
         M::RevokeToken
         | M::SetAgentDisabled
         | M::DeleteAgent
         | M::DeleteService
         | M::DeleteCredential
-        | M::DeletePolicy => Cost::Free,
+        | M::DeletePolicy
+        | M::DeleteOperator => Cost::Free,
         M::AwsKeyPair => Cost::Read,
         method => match method.rule() {
             (Scope::Tenant, Role::Editor | Role::Owner) => Cost::Write,

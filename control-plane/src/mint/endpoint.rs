@@ -1,4 +1,4 @@
-//! The only outgoing connection of the control plane: a POST to a token endpoint. The name is
+//! The only outgoing connection of the control plane: a request to a token endpoint or to Vault. The name is
 //! resolved once, every address is checked, and one of them is dialled. TLS is verified before a
 //! byte is sent. Redirects are not followed, and proxies of the environment are not used.
 
@@ -58,12 +58,25 @@ impl Endpoint {
 
     /// The head of a POST.
     pub(super) fn post(&self, content_type: &'static str) -> Result<HeaderMap, MintError> {
+        let mut headers = self.head()?;
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        Ok(headers)
+    }
+
+    /// The head of any request.
+    pub(super) fn head(&self) -> Result<HeaderMap, MintError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, self.host()?);
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static("seks"));
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         Ok(headers)
+    }
+
+    /// A GET.
+    pub(super) fn get(&self, headers: HeaderMap) -> Result<Request<Bytes>, MintError> {
+        let mut request = self.request(headers, String::new())?;
+        *request.method_mut() = Method::GET;
+        Ok(request)
     }
 
     pub(super) fn request(&self, headers: HeaderMap, body: String) -> Result<Request<Bytes>, MintError> {

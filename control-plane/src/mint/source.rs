@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     ServiceAccount,
     /// `app_id`, `installation_id`, `private_key`; optionally `api_url`, `repositories`, `permissions`.
     GithubApp,
+    /// A reference to a secret in Vault or OpenBao; see [`super::vault`].
+    VaultKv,
 }
 
 impl Kind {
@@ -31,7 +33,13 @@ impl Kind {
         ("oauth2-client", Self::OAuth2Client),
         ("service-account", Self::ServiceAccount),
         ("github-app", Self::GithubApp),
+        ("vault-kv", Self::VaultKv),
     ];
+
+    /// Whether it reads a secret that others may have left unchanged. Such a secret makes no new version.
+    pub(crate) fn is_reference(name: &str) -> bool {
+        Self::parse(name).is_ok_and(|kind| kind == Self::VaultKv)
+    }
 
     pub(crate) fn parse(name: &str) -> Result<Self, MintError> {
         let found = Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, kind)| *kind);
@@ -105,6 +113,7 @@ impl Source {
             Kind::ServiceAccount => ["client_email", "private_key", "scope"].into_iter().find(|n| !text(n)),
             Kind::GithubApp if !text("private_key") => Some("private_key"),
             Kind::GithubApp => ["app_id", "installation_id"].into_iter().find(|n| !number(n)),
+            Kind::VaultKv => return Err(MintError::Invalid("a reference, and no source of tokens".into())),
         };
         if let Some(name) = missing {
             return Err(MintError::Invalid(format!("field `{name}` is missing")));
@@ -119,6 +128,7 @@ impl Source {
             Kind::OAuth2Refresh | Kind::OAuth2Client => fields.token_url.clone(),
             Kind::ServiceAccount if fields.token_uri.is_empty() => GOOGLE.into(),
             Kind::ServiceAccount => fields.token_uri.clone(),
+            Kind::VaultKv => String::new(), // returned above
             Kind::GithubApp => {
                 let api = if fields.api_url.is_empty() { GITHUB } else { fields.api_url.trim_end_matches('/') };
                 format!("{api}/app/installations/{}/access_tokens", digits(&fields.installation_id))
@@ -159,7 +169,7 @@ impl Source {
                 assertion = jwt::Key::parse(&f.private_key)?.sign(&f.private_key_id, &claims)?;
                 form.extend([("grant_type", GRANT_JWT), ("assertion", assertion.as_str())]);
             }
-            Kind::GithubApp => return self.github_request(now),
+            Kind::GithubApp | Kind::VaultKv => return self.github_request(now),
         }
         let mut request = self.endpoint.post("application/x-www-form-urlencoded")?;
         if self.kind != Kind::ServiceAccount {

@@ -8,7 +8,7 @@ use seks_network::address::Networks;
 use seks_proto::wire;
 use seks_types::{
     id::{CredentialName, OperatorName, PoolName, ServiceName, TenantName},
-    secret::Secret,
+    secret::{Fields, Secret},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     record::{Credential, MintRecord, Service, Stored, destination_of},
 };
 use crate::{
-    mint::{MintError, Minted},
+    mint::{Kind, MintError, Minted},
     seal::{RecordId, SealError},
     store::{Key, Revision, StoreError, key::prefix},
 };
@@ -224,11 +224,34 @@ impl Registry {
             }
             let service = credential.service.parse().map_err(|_| RegistryError::Corrupt { key: key.to_string() })?;
             let kind = stored.value.kind.as_str();
+            if Kind::is_reference(kind) && self.is_current(&credential, (tenant, name, &service), &minted.token).await?
+            {
+                return self.commit(change).await.map(drop);
+            }
             // A token goes where the secret that it is minted from may go, wherever the service is sent meanwhile.
             let how = (kind, &[][..], Binding::Kept);
             self.put_fields(change, (tenant, name, &service), &minted.token, how, by).await.map(drop)
         })
         .await
+    }
+
+    /// Whether the current version holds this secret already.
+    async fn is_current(
+        &self,
+        credential: &Credential,
+        (tenant, name, service): (&TenantName, &CredentialName, &ServiceName),
+        secret: &Secret,
+    ) -> Result<bool, RegistryError> {
+        let definition = self.living_service(tenant, service).await?.value;
+        let Ok(fields) = Fields::parse(&definition.fields, secret) else { return Ok(false) };
+        let fields = self.with_aws_key(tenant, &definition, fields).await?;
+        let version = credential.version;
+        let Some(envelope) = self.store().get(&Key::Envelope(tenant.clone(), name.clone(), version)).await? else {
+            return Ok(false);
+        };
+        let id = RecordId::credential(self.store().store_id(), tenant, name, version);
+        let id = id.bound_to(destination_of(credential, version));
+        Ok(self.sealer.holds(&id, &envelope.value, fields.encoded()).await?)
     }
 
     /// A node reports that an upstream has refused version `version`. The next token is then due

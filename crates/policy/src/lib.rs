@@ -16,6 +16,7 @@ mod cost;
 mod decide;
 mod entities;
 mod explain;
+mod field_values;
 mod file;
 mod head;
 mod identity_hasher;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 mod idp;
+mod vault;
 
 use seks_tests::{Sandbox, oracle, process::wait_for};
 use serde_json::{Value, json};

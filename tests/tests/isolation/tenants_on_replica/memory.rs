@@ -28,7 +28,9 @@ fn many_tokens_are_listed_as_one_list_and_their_memory_is_given_back() {
     issue(&world, count);
     let (full, issued) = (world.control_rss(), began.elapsed());
 
+    let began = Instant::now();
     let listed = world.sandbox.cli().run(&["token", "list", "--tenant", HOSTILE, "-o", "json"], "");
+    let listed_in = began.elapsed();
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);
     let list: Vec<serde_json::Value> = serde_json::from_str(&listed.stdout).unwrap();
     assert_eq!(list.len(), count);
@@ -47,7 +49,7 @@ fn many_tokens_are_listed_as_one_list_and_their_memory_is_given_back() {
     }
     let mib = |bytes: u64| bytes / (1024 * 1024);
     println!(
-        "{count} tokens in {issued:.0?}: {} MiB before, {} MiB with them, {} MiB after a list, {} MiB once they are deleted",
+        "{count} tokens in {issued:.0?}, listed in {listed_in:.2?}: {} MiB before, {} MiB with them, {} MiB after a list, {} MiB once they are deleted",
         mib(before),
         mib(full),
         mib(listing),
