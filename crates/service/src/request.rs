@@ -8,6 +8,7 @@
 mod body;
 pub mod fields;
 mod form;
+mod form_override;
 #[cfg(test)]
 mod fuzz;
 mod json_names;
@@ -21,9 +22,10 @@ mod target_error;
 pub use self::{
     body::{BodyFacts, BodyFormat},
     fields::{BodyFields, FieldValue},
+    form_override::{FormError, FormKind, FormScan},
     mcp::{McpCall, UnreadableMcp},
     path_rules::PathRules,
-    query::{QueryParameter, query_names},
+    query::{QueryParameter, overriding_method, query_names},
     target::{Target, without_base_slash},
     target_error::TargetError,
 };

@@ -23,5 +23,5 @@ pub use self::{
     gauge::Gauge,
     pool::Pool,
     request::{Request, RequestHead},
-    upload::{Meter, Streaming, Upload, UploadError, UploadGuard, UploadState},
+    upload::{Meter, Streaming, Upload, UploadError, UploadGuard, UploadState, Watcher},
 };

@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use seks_policy::{Body, Call, Decision, Policies, PolicySlice};
 use seks_service::{
     INTERCEPTION, McpSource, Service, TokenSlot,
-    request::{BodyFacts, BodyFields, BodyFormat, McpCall, Target, without_base_slash},
+    request::{BodyFacts, BodyFields, BodyFormat, FormError, McpCall, Target, without_base_slash},
 };
 use seks_types::id::{PolicyId, TenantName};
 
@@ -23,10 +23,12 @@ use super::{
     audit::{Counters, Record},
     caller::Caller,
     facts::Facts,
+    form,
     lookup::{self, Identified},
     meaning::method_override,
     refusal::Refusal,
     route::Naming,
+    second_target,
     shared_limits::SharedLimits,
     sigv4::{self, PresentedSignature, SeenBody, Signed},
     token,
@@ -93,7 +95,7 @@ impl UpstreamTarget {
         Ok((line, overriding))
     }
 
-    fn new(target: &Target<'_>, service: &Service, has_other_tokens: bool) -> Self {
+    pub(super) fn new(target: &Target<'_>, service: &Service, has_other_tokens: bool) -> Self {
         // As long as it can become, and no longer without a query: `Bytes` then takes it as it is.
         let query = target.query().map_or(0, |query| query.len() + 1);
         let mut text = String::with_capacity(target.path().len() + query);
@@ -158,7 +160,7 @@ fn without_token<'a>(identified: &'a Identified, service: &ServiceEntry) -> Resu
 
 /// Permits a request, or says why not.
 pub(crate) async fn call(
-    identified: Identified,
+    mut identified: Identified,
     mut body: Received,
     caller: &Caller,
     (bounds, grace): (&SharedLimits, Option<Duration>),
@@ -182,7 +184,7 @@ pub(crate) async fn call(
     let Some(method_group) = service.method_group(&identified.admitted.parts.method) else {
         return Err(Refusal::method_not_listed(&service));
     };
-    let (line, overriding) = UpstreamTarget::read(&identified, &service)?;
+    let (line, mut overriding) = UpstreamTarget::read(&identified, &service)?;
     if let Some(url) = &identified.signed_url {
         let fields = credential.open_for(&service).map_err(|_| Code::UpstreamUnreachable)?;
         url.verify(&fields, service.name.as_str(), &line.text, caller.now)?;
@@ -193,8 +195,22 @@ pub(crate) async fn call(
         let who = (&*service, &*credential);
         (body, signed) = Box::pin(verify(&identified, who, body, caller, bounds, record)).await?;
     }
+    let second = second_target::read(&identified, &service)?;
     let parts = &identified.admitted.parts;
-    let is_denied = |method: &Method| service.denied_paths.iter().any(|d| d.matches(method, line.path()));
+    if let Some(kind) = form::kind_of(parts, &body) {
+        let scanned = form::scan(body, kind, &service, token.tenant(), bounds, record);
+        let (read, asked) = Box::pin(scanned).await?;
+        body = read;
+        if asked.is_some() && overriding.is_some() {
+            return Err(Refusal::invalid("the method is overridden more than once"));
+        }
+        overriding = overriding.or(asked);
+    }
+    if overriding.as_ref().is_some_and(|method| service.method_group(method).is_none()) {
+        return Err(Refusal::method_not_listed(&service));
+    }
+    let lines = || std::iter::once(&line).chain(second.as_ref().map(|second| &second.line));
+    let is_denied = |method: &Method| service.denied_paths.iter().any(|d| lines().any(|l| d.matches(method, l.path())));
     if is_denied(&parts.method) || overriding.as_ref().is_some_and(is_denied) {
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service refuses endpoints that hand out keys"));
     }
@@ -214,6 +230,10 @@ pub(crate) async fn call(
     let needs_body = bounds.needs_body(&slice, &call, &token).await?
         || match &overriding {
             Some(method) => bounds.needs_body(&slice, &overridden(&call, &service, method)?, &token).await?,
+            None => false,
+        }
+        || match &second {
+            Some(second) => bounds.needs_body(&slice, &on(&call, &second.line), &token).await?,
             None => false,
         };
     let (body, facts) = match needs_body {
@@ -237,11 +257,19 @@ pub(crate) async fn call(
         }
         decide(bounds.decide(&slice, &call, &token, facts.as_ref()).await?, record)?;
     }
+    if let Some(second) = &second {
+        decide(bounds.decide(&slice, &on(&call, &second.line), &token, facts.as_ref()).await?, record)?;
+    }
     record.credential(&credential.name, credential.version);
     let facts = facts.unwrap_or(if matches!(body, Upload::Empty) { Facts::Absent } else { Facts::Opaque });
     let websocket = identified.admitted.websocket;
     let methods = (parts.method.clone(), overriding);
-    let decided = Box::new(DecidedOn::new(&service, methods, &line, caller, facts, (&credential, grace), websocket));
+    let mut decided = DecidedOn::new(&service, methods, &line, caller, facts, (&credential, grace), websocket);
+    if let Some(second_target::SecondTarget { line, url }) = second {
+        decided = decided.and_on(line);
+        identified.admitted.parts.headers.insert(second_target::DESTINATION, url);
+    }
+    let decided = Box::new(decided);
     Ok(Permitted { _permit: permit, service, credential, line, body, signed, decided, identified })
 }
 
@@ -253,6 +281,11 @@ const QUERY_IN_BODY: &str =
 fn overridden<'a>(call: &Call<'a>, service: &ServiceEntry, method: &'a Method) -> Result<Call<'a>, Refusal> {
     let method_group = service.method_group(method).ok_or_else(|| Refusal::method_not_listed(service))?;
     Ok(Call { method, method_group, ..call.clone() })
+}
+
+/// The call on another target.
+fn on<'a>(call: &Call<'a>, line: &'a UpstreamTarget) -> Call<'a> {
+    Call { path: line.path(), query: line.query(), ..call.clone() }
 }
 
 /// The agent can't do anything about it, but whoever reads its log can.
@@ -352,7 +385,7 @@ impl Received {
         }
     }
 
-    fn stream(body: RequestBody, hash: Option<[u8; 32]>, limits: &Limits, record: &Record) -> Streaming {
+    pub(super) fn stream(body: RequestBody, hash: Option<[u8; 32]>, limits: &Limits, record: &Record) -> Streaming {
         let stream = Streaming::new(body, limits.body_bytes, limits.idle_timeout, record.counters().clone());
         stream.expecting(hash)
     }
@@ -515,6 +548,8 @@ impl From<UploadError> for Refusal {
                 Self::invalid("the request's body came too slowly").with_status(StatusCode::REQUEST_TIMEOUT)
             }
             UploadError::Broken | UploadError::Abort => Self::invalid("the request's body is broken off or malformed"),
+            // Forms are the only bodies that are watched.
+            UploadError::Stopped => Self::invalid(FormError::MethodOverride.text()),
             UploadError::Altered => {
                 Self::from(Code::TokenMalformed).with_detail("the body is not the one that was signed")
             }

@@ -2,7 +2,10 @@
 //! something else than the agent asked for. They are refused by name, or taken into the decision.
 
 use http::{HeaderMap, HeaderName, Method};
-use seks_service::{Service, methods, request::Target};
+use seks_service::{
+    Service,
+    request::{Target, overriding_method},
+};
 
 use super::refusal::Refusal;
 
@@ -33,10 +36,6 @@ const METHODS: &[&str] = &[
     "x-override-method",
 ];
 
-/// RFC 4918, 10.3.
-const DESTINATION: &str =
-    "the header Destination names a second path, on which policies are not decided: COPY and MOVE cannot be forwarded";
-
 /// What a header does to the request that it stands in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Effect {
@@ -52,9 +51,6 @@ pub(crate) fn method_override(
     service: &Service,
 ) -> Result<Option<Method>, Refusal> {
     let mut found = target.method_override().cloned();
-    if matches!(method.as_str(), "COPY" | "MOVE") && headers.contains_key("destination") {
-        return Err(Refusal::invalid(DESTINATION));
-    }
     for (name, value) in headers {
         match effect(name) {
             None => {}
@@ -63,8 +59,7 @@ pub(crate) fn method_override(
                 return Err(Refusal::invalid(refused_method(name)));
             }
             Some(Effect::Method) => {
-                let text = value.to_str().ok().filter(|text| methods::is_action(text));
-                let asked = text.and_then(|text| Method::from_bytes(text.as_bytes()).ok());
+                let asked = value.to_str().ok().and_then(|text| overriding_method(text.trim()));
                 let asked =
                     asked.ok_or_else(|| Refusal::invalid("the overriding method is not the name of a method"))?;
                 if found.replace(asked).is_some() {
@@ -75,7 +70,6 @@ pub(crate) fn method_override(
     }
     match &found {
         Some(_) if *method != Method::POST => Err(Refusal::invalid("only the method POST can be overridden")),
-        Some(asked) if service.method_group(asked).is_none() => Err(Refusal::method_not_listed(service)),
         _ => Ok(found),
     }
 }

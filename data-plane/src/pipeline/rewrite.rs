@@ -7,6 +7,7 @@
 //! | where | file | when |
 //! |---|---|---|
 //! | header fields | `headers` | always |
+//! | `Set-Cookie`: path, domain | `cookies` | services with `pass_cookies` |
 //! | JSON and event streams | `text`, with `pattern` | services with `rewrite_urls`; the URLs below `base_path` |
 //! | MCP's `endpoint` event | `endpoint` | services with `mcp` |
 //!
@@ -18,6 +19,7 @@
 
 mod agent_address;
 mod body;
+mod cookies;
 mod endpoint;
 #[cfg(test)]
 mod fuzz;
@@ -49,13 +51,15 @@ pub(crate) fn response<B: http_body::Body<Data = Bytes>>(
     rewriting: &Rewriting,
 ) -> Response<Body<B>> {
     let kind = TextKind::of_answer(&response, service);
-    if kind.is_none() && !headers::may_hold_urls(response.headers()) {
+    let cookies = (!service.passed.cookies.is_empty()).then_some(&*service.base_path);
+    let cookies = cookies.filter(|_| response.headers().contains_key(header::SET_COOKIE));
+    if kind.is_none() && cookies.is_none() && !headers::may_hold_urls(response.headers()) {
         return response.map(Body::unchanged);
     }
     let Some(urls) = rewriting.agent.urls(service) else { return response.map(Body::unchanged) };
     let (mut parts, body) = response.into_parts();
     let signed = rewriting.signer.as_deref().map(|signer| SignedHeaders { service, signer });
-    headers::rewrite_headers(&mut parts.headers, &urls, signed);
+    headers::rewrite_headers(&mut parts.headers, &urls, cookies, signed);
     match kind {
         Some(kind) => rewrite_text(parts, body, kind, service, urls),
         None => Response::from_parts(parts, Body::unchanged(body)),

@@ -55,6 +55,8 @@ pub struct ServiceMetrics {
     requests: [[[AtomicU64; CLASSES.len()]; REASONS]; 2],
     scrubbed: AtomicU64,
     headers_dropped: [AtomicU64; DROPPED_KINDS.len()],
+    /// Times that a request was sent again.
+    resends: AtomicU64,
     active: AtomicI64,
     idle: AtomicI64,
 }
@@ -71,6 +73,7 @@ impl ServiceMetrics {
             requests: [zeros(), zeros()],
             scrubbed: AtomicU64::new(0),
             headers_dropped: Default::default(),
+            resends: AtomicU64::default(),
             active: AtomicI64::new(0),
             idle: AtomicI64::new(0),
         }
@@ -126,6 +129,11 @@ impl ServiceMetrics {
         self.audited.fetch_add(1, Relaxed);
     }
 
+    /// Counts a request that is sent again.
+    pub(crate) fn resent(&self) {
+        self.resends.fetch_add(1, Relaxed);
+    }
+
     /// Counts headers of a request that were not forwarded, in the order of [`DROPPED_KINDS`].
     pub(crate) fn headers_dropped(&self, counts: &[u16; DROPPED_KINDS.len()]) {
         for (total, count) in self.headers_dropped.iter().zip(counts).filter(|(_, count)| **count > 0) {
@@ -168,6 +176,11 @@ pub(super) fn render(services: &[Arc<ServiceMetrics>], out: &mut String) {
         let _ = writeln!(out, "{name}{{service=\"{}\"}} {}", service.name, service.audited.load(Relaxed));
     }
     render_upstream(services, out);
+    let name = "seks_upstream_resends_total";
+    let _ = write!(out, "# HELP {name} Requests that were sent to an upstream again.\n# TYPE {name} counter\n");
+    for service in services.iter().filter(|s| !s.name.is_empty()) {
+        let _ = writeln!(out, "{name}{{service=\"{}\"}} {}", service.name, service.resends.load(Relaxed));
+    }
     let name = "seks_upstream_connections";
     let _ = write!(out, "# HELP {name} Connections to upstreams.\n# TYPE {name} gauge\n");
     for service in services.iter().filter(|s| !s.name.is_empty()) {

@@ -6,7 +6,9 @@ use seks_control_plane::{
     seal::RecordId,
     store::{self, Key},
 };
+use seks_proto::wire::{self, admin_client::AdminClient};
 use seks_tests::{ControlPlaneHost, runtime};
+use tonic::transport::Channel;
 
 use super::{agents, make_agent};
 
@@ -65,6 +67,74 @@ fn a_restored_store_has_an_epoch_of_its_own_and_its_secrets_open() {
         let moved = new.get(&Key::Authority).await.unwrap().unwrap().value;
         sealer.open_now(&RecordId::authority(new.store_id()), &moved).unwrap();
         assert!(sealer.open_now(&RecordId::authority(old.store_id()), &moved).is_err(), "bound to the old store still");
+    });
+}
+
+/// A service whose key goes to `upstream`.
+fn service(upstream: &str) -> wire::ApplyServiceRequest {
+    let value = wire::injection::NamedValue { name: "authorization".into(), value: "Bearer {key}".into() };
+    let at = Some(wire::injection::site::At::Header(value));
+    let service = wire::Service {
+        tenant: "default".into(),
+        name: "api".into(),
+        upstream: upstream.into(),
+        fields: vec!["key".into()],
+        injection: Some(wire::Injection { sites: vec![wire::injection::Site { at }], ..Default::default() }),
+        slots: vec![wire::TokenSlot { at: Some(wire::token_slot::At::Scheme("Bearer".into())) }],
+        ..Default::default()
+    };
+    wire::ApplyServiceRequest { service: Some(service), wait: no_wait() }
+}
+
+fn no_wait() -> Option<wire::Wait> {
+    Some(wire::Wait { no_wait: true, timeout_ms: 0 })
+}
+
+#[test]
+fn a_restored_credential_is_bound_to_its_destination_in_the_new_store_too() {
+    let machine = ControlPlaneHost::embedded();
+    machine.bootstrap();
+    let mut running = machine.start();
+    let mut client = running.client(&machine.path("root"));
+    let put = |secret: &str| wire::PutCredentialRequest {
+        tenant: "default".into(),
+        name: "key".into(),
+        service: "api".into(),
+        secret: secret.into(),
+        wait: no_wait(),
+        ..Default::default()
+    };
+    runtime().block_on(async {
+        client.apply_service(service("https://api.example.com")).await.unwrap();
+        client.put_credential(put("sk-real-restored-0001")).await.unwrap();
+    });
+    assert!(running.process.terminate().success());
+    let backup = machine.path("backup");
+    machine.done(&["backup", "--out", backup.to_str().unwrap()]);
+
+    let other = ControlPlaneHost::embedded();
+    other.done(&["restore", "--from", backup.to_str().unwrap()]);
+    other.done(&["accept-rollback", "--reason", "moved"]);
+    let running = other.start();
+    let mut client = running.client(&machine.path("root"));
+    let is_unbound = |mut client: AdminClient<Channel>| async move {
+        let key = wire::NameRequest { tenant: "default".into(), name: "key".into() };
+        client.get_credential(key).await.unwrap().into_inner().unbound
+    };
+    runtime().block_on(async {
+        assert!(!is_unbound(client.clone()).await);
+        client.apply_service(service("https://elsewhere.example.com")).await.unwrap();
+        assert!(is_unbound(client.clone()).await, "the binding went with the backup");
+        let rollback = wire::RollbackCredentialRequest {
+            tenant: "default".into(),
+            name: "key".into(),
+            wait: no_wait(),
+            ..Default::default()
+        };
+        client.put_credential(put("sk-other-for-elsewhere-01")).await.unwrap();
+        assert!(!is_unbound(client.clone()).await);
+        let refused = client.rollback_credential(rollback).await.unwrap_err();
+        assert!(refused.message().contains("another destination"), "{refused}");
     });
 }
 

@@ -66,6 +66,31 @@ fn client_credentials_become_a_token_that_is_renewed_before_it_ends() {
 }
 
 #[test]
+fn what_is_minted_for_a_service_that_goes_elsewhere_is_not_used_there() {
+    let (sandbox, idp) = start_idp();
+    idp.tokens_live(3);
+    put(&sandbox, "oauth2-client", &idp.client());
+    let token = sandbox.token("agent", &["acme"]).secret;
+    assert_eq!(ask(&sandbox, &token).0, 200);
+    let other = seks_tests::Upstream::ok();
+    let definition =
+        format!("name = \"acme\"\nupstream = \"{}\"\nallow_private = true\ninject = \"bearer\"\n", other.origin());
+    sandbox.cli().apply_service(&definition);
+    let before = idp.minted().len();
+    // Over two more lives of a token: what is minted after the change is bound as the first was.
+    wait_for("two more tokens", || {
+        let (status, text) = ask(&sandbox, &token);
+        assert!(status == 403 && text.contains("credential_unbound"), "{status}: {text}");
+        (idp.minted().len() >= before + 2).then_some(())
+    });
+    assert_eq!(show(&sandbox)["unbound"], true);
+    assert!(other.received().is_empty(), "not even a connection is made");
+    put(&sandbox, "oauth2-client", &idp.client());
+    assert_eq!(ask(&sandbox, &token).0, 200, "stored again, it is for the other destination");
+    nothing_long_lived_came_out(&sandbox, &idp);
+}
+
+#[test]
 fn a_rotating_refresh_token_is_never_used_twice_and_survives_a_crash() {
     let (mut sandbox, idp) = start_idp();
     idp.tokens_live(3);

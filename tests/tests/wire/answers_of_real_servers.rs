@@ -268,4 +268,37 @@ fn a_get_that_an_old_connection_swallowed_is_sent_again_once_and_a_post_is_not()
             assert_eq!(reply.header("x-should-retry"), Some("false"));
         }
     }
+    let page = world.sandbox.metrics_page();
+    assert!(page.contains("seks_upstream_resends_total{service=\"acme\"} 2"), "{page}");
+}
+
+#[test]
+fn a_status_that_nobody_knows_is_passed_or_refused_and_ends_nothing() {
+    let answers = std::sync::Arc::new(parking_lot::Mutex::new(String::new()));
+    let next = answers.clone();
+    let mut world =
+        World::with("", move |_| Answer::raw(format!("HTTP/1.1 {}\r\nContent-Length: 2\r\n\r\n{{}}", next.lock())));
+    for (line, status) in [
+        ("599 Odd", 599),
+        ("600 Odd", 600),
+        ("999 Denied", 999),
+        ("299", 299),
+        ("799 ", 799),
+        ("099 Odd", 502),
+        ("000 Odd", 502),
+        ("1000 Odd", 502),
+        ("99 Odd", 502),
+        ("2OO OK", 502),
+        ("-200 OK", 502),
+        ("+20 OK", 502),
+        (" 200 OK", 502),
+        ("200000000000000000000 OK", 502),
+        ("", 502),
+    ] {
+        line.clone_into(&mut answers.lock());
+        let reply = world.ask("GET", "/");
+        assert_eq!(reply.status, status, "{line:?}: {}", reply.text());
+    }
+    let emitted = world.sandbox.everything_emitted();
+    assert!(world.sandbox.process().is_alive() && !emitted.contains("panicked"), "{emitted}");
 }

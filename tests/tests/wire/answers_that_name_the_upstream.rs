@@ -68,3 +68,32 @@ fn behind_a_balancer_that_ends_tls_urls_are_https() {
     let location = seen_by("X-Forwarded-Proto: https\r\n", 201, "Location", "UP/x");
     assert_eq!(location, "https://localhost/api/openai/x");
 }
+
+#[test]
+fn cookies_come_back_to_the_node_for_services_that_take_them() {
+    let cookies =
+        ["session=1; Path=/v1; HttpOnly", "csrf=2; Domain=127.0.0.1; Path=/; Secure", "x=3; Domain=elsewhere.test"];
+    let upstream = Upstream::start(move |_| Answer::with(200, &cookies.map(|value| ("Set-Cookie", value)), "{}"));
+    let sandbox = Sandbox::start();
+    let token = {
+        for (name, more) in [("acme", "pass_cookies = [\"session\", \"csrf\"]"), ("other", "")] {
+            sandbox.cli().apply_service(&format!(
+                "name = \"{name}\"\nupstream = \"{}\"\nallow_private = true\ninject = \"bearer\"\n{more}\n",
+                upstream.origin()
+            ));
+            sandbox.cli().put_credential(name, name, KEY);
+        }
+        sandbox.token("agent", &["acme", "other"]).secret
+    };
+    let seen = |service: &str| {
+        let request =
+            format!("GET /api/{service}/v1/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n");
+        let head = seks_tests::raw::exchange(sandbox.proxy(), request).head;
+        let lines = head.lines().filter_map(|line| line.split_once(": "));
+        let cookies = lines.filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+        cookies.map(|(_, value)| value.to_owned()).collect::<Vec<_>>()
+    };
+    let adapted = ["session=1; Path=/api/acme/v1; HttpOnly", "csrf=2; Path=/api/acme/", "x=3; Domain=elsewhere.test"];
+    assert_eq!(seen("acme"), adapted);
+    assert_eq!(seen("other"), cookies);
+}

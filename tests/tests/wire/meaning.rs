@@ -142,3 +142,114 @@ fn what_is_dropped_is_counted() {
     );
     assert!(rig.sandbox.metrics_page().contains("header=\"credential\"} 1"), "what each request has is not counted");
 }
+
+const URLENCODED: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+const MULTIPART: &str = "Content-Type: multipart/form-data; boundary=b\r\n";
+
+fn multipart(name: &str, value: &str) -> String {
+    format!(
+        "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n\
+         --b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n--b--\r\n"
+    )
+}
+
+#[test]
+fn a_form_that_overrides_the_method_is_refused() {
+    let rig = Rig::start("");
+    let large = format!("text={}&", "x".repeat(100_000));
+    for (lines, body) in [
+        (URLENCODED, "a=1&_method=DELETE".to_owned()),
+        (URLENCODED, "%5Fmethod=delete".to_owned()),
+        (URLENCODED, "a=1;_METHOD=PUT;b=2".to_owned()),
+        (URLENCODED, "method=DELETE".to_owned()),
+        (URLENCODED, format!("{large}_method=DELETE")),
+        ("", "_method=DELETE".to_owned()),
+        (MULTIPART, multipart("_method", "DELETE")),
+        (MULTIPART, multipart("X-HTTP-Method-Override", "DELETE")),
+        (MULTIPART, multipart("_method", "DELETE").replace("\"a\"\r\n\r\n1", &format!("\"a\"\r\n\r\n{large}"))),
+    ] {
+        let reply = rig.ask("POST", "/v1/x", lines, &body);
+        assert_eq!((reply.status, reply.code().as_str()), (400, "request_invalid"), "{lines}{:.60}", body);
+        assert!(reply.text().contains("_method"), "{}", reply.text());
+        // Of a large form the upstream may have the head, and never the end.
+        assert!(!String::from_utf8_lossy(&rig.upstream.received()).contains("DELETE"), "{lines}{:.60}", body);
+    }
+    for (lines, body) in [
+        (URLENCODED, "a=_method&method=card&payment_method=x".to_owned()),
+        (URLENCODED, large),
+        (MULTIPART, multipart("file", "_method=DELETE")),
+        ("Content-Type: application/json\r\n", "{\"a\":\"&_method=DELETE\"}".to_owned()),
+    ] {
+        let reply = rig.ask("POST", "/v1/x", lines, &body);
+        assert_eq!(reply.status, 200, "{lines}{:.60}: {}", body, reply.text());
+        assert_eq!(rig.upstream.requests()[0].body, body.as_bytes());
+    }
+    let put = rig.ask("PUT", "/v1/x", URLENCODED, "_method=DELETE");
+    assert_eq!(put.status, 200, "no server overrides PUT: {}", put.text());
+}
+
+#[test]
+fn a_service_that_takes_overrides_has_both_methods_of_a_form_decided() {
+    let rig = Rig::start("allow_method_override = true\ndenied_paths = [\"DELETE /keys/**\"]");
+    for (lines, body) in [(URLENCODED, "a=1&_method=PUT".to_owned()), (MULTIPART, multipart("_method", "PUT"))] {
+        let reply = rig.ask("POST", "/v1/x", lines, &body);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert_eq!(rig.upstream.requests()[0].body, body.as_bytes());
+    }
+    let post = |path: &str, body: &str| rig.ask("POST", path, URLENCODED, body);
+    rig.assert_refused(&post("/keys/7", "_method=DELETE"), 403, "policy_denied");
+    rig.assert_refused(&post("/x", "_method=LOCK"), 405, "request_invalid");
+    rig.assert_refused(&post("/x", "_method=PUT&_method=GET"), 400, "request_invalid");
+    rig.assert_refused(&post("/x?_method=PUT", "_method=PUT"), 400, "request_invalid");
+    rig.sandbox
+        .cli()
+        .apply_policies("@id(\"no-delete\") forbid (principal, action == Seks::Action::\"DELETE\", resource);");
+    rig.assert_refused(&post("/x", "_method=DELETE"), 403, "policy_denied");
+    rig.assert_refused(&rig.ask("POST", "/x", MULTIPART, &multipart("_method", "DELETE")), 403, "policy_denied");
+    assert_eq!(post("/x", "_method=PUT").status, 200);
+}
+
+#[test]
+fn the_destination_of_a_copy_is_decided_on_and_leads_to_the_upstream() {
+    let rig =
+        Rig::start("methods = [\"COPY\", \"MOVE\"]\nbase_path = \"/dav\"\ndenied_paths = [\"COPY /dav/secret/**\"]");
+    let origin = rig.upstream.origin();
+    let copy = |destination: &str| rig.ask("COPY", "/a", &format!("Destination: {destination}\r\n"), "");
+    for (destination, path) in [
+        ("http://localhost/api/acme/b%20c", "/dav/b%20c"),
+        ("HTTP://LocalHost:80/api/acme/dav/b", "/dav/b"),
+        ("/api/acme/b?x=1", "/dav/b?x=1"),
+        (&*format!("{origin}/dav/b"), "/dav/b"),
+    ] {
+        let reply = copy(destination);
+        assert_eq!(reply.status, 200, "{destination}: {}", reply.text());
+        assert_eq!(rig.upstream.requests()[0].headers("destination"), [format!("{origin}{path}")], "{destination}");
+    }
+    for destination in [
+        "http://elsewhere.test/api/acme/b",
+        "http://localhost/api/other/b",
+        "http://localhost/api/acmes/b",
+        "http://localhost/b",
+        "http://localhost@elsewhere.test/api/acme/b",
+        "//elsewhere.test/b",
+        "ftp://localhost/api/acme/b",
+        "b",
+        "",
+        "/api/acme/../b",
+        "/api/acme/%2e%2e/b",
+        "/api/acme/b\r\nDestination: /api/acme/c",
+    ] {
+        let reply = copy(destination);
+        rig.assert_refused(&reply, 400, "request_invalid");
+        let named = reply.text().contains("Destination");
+        assert!(named || destination.contains("/../") || destination.contains("%2e"), "{}", reply.text());
+    }
+    rig.assert_refused(&copy("/api/acme/secret/b"), 403, "policy_denied");
+    rig.sandbox.cli().apply_policies(
+        "@id(\"closed\") forbid (principal, action, resource) when { context.path like \"/dav/closed/*\" };",
+    );
+    rig.assert_refused(&copy("/api/acme/closed/b"), 403, "policy_denied");
+    rig.assert_refused(&copy("/api/acme/x/%2f/..;/closed/b"), 400, "request_invalid");
+    assert_eq!(rig.ask("MOVE", "/a", "Destination: /api/acme/open/b\r\n", "").status, 200);
+    assert_eq!(rig.ask("COPY", "/a", "", "").status, 200, "the upstream says that it misses it");
+}

@@ -41,7 +41,7 @@ fn raw_name(raw: &str) -> &str {
 }
 
 /// Form decoding: `+` is a space. [`check_query`] refuses bad escapes and bytes that are not UTF-8.
-fn decode(text: &str) -> Cow<'_, str> {
+pub(super) fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {
         return Cow::Borrowed(text);
     }
@@ -108,8 +108,7 @@ pub(super) fn check_query(query: &str, may_override: bool) -> Result<Option<Meth
                 return Err(TargetError::MethodOverride);
             }
             let value = raw.split_once('=').map_or("", |(_, value)| value);
-            let method = Method::from_bytes(value.as_bytes()).ok().filter(|_| is_action(value));
-            let method = method.ok_or(TargetError::MethodOverrideForm)?;
+            let method = overriding_method(value).ok_or(TargetError::MethodOverrideForm)?;
             if overridden.replace(method).is_some() {
                 return Err(TargetError::MethodOverrideForm);
             }
@@ -118,9 +117,21 @@ pub(super) fn check_query(query: &str, may_override: bool) -> Result<Option<Meth
     Ok(overridden)
 }
 
-fn overrides_method(name: &str, raw: &str) -> bool {
+/// The method that a value asks for. Servers that obey one read it in upper case (Rack, Symfony).
+#[must_use]
+pub fn overriding_method(value: &str) -> Option<Method> {
+    let upper = value.to_ascii_uppercase();
+    Method::from_bytes(upper.as_bytes()).ok().filter(|_| is_action(&upper))
+}
+
+pub(super) fn overrides_method(name: &str, raw: &str) -> bool {
+    // What stands behind a NUL is nothing to servers in C, and so are a byte order mark and control characters around a name.
+    let name = name.split('\0').next().unwrap_or_default();
+    let name = name.trim_matches(|c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}');
+    // PHP reads a `.` or a `[` without its `]` as `_`.
+    let rest = name.strip_prefix(['.', '[']).unwrap_or_default();
     let bare = name.split('[').next().unwrap_or_default().trim();
-    if OVERRIDES.iter().any(|o| bare.eq_ignore_ascii_case(o)) {
+    if rest.eq_ignore_ascii_case("method") || OVERRIDES.iter().any(|o| bare.eq_ignore_ascii_case(o)) {
         return true;
     }
     let value = || decode(raw.split_once('=').map_or("", |(_, value)| value));

@@ -58,6 +58,13 @@ pub struct Streaming {
     both_ways: bool,
     /// What was signed of it.
     expected: Option<Box<Expected>>,
+    watcher: Option<Box<dyn Watcher>>,
+}
+
+/// Looks at a body as it is handed over, and may stop it.
+pub trait Watcher: Send + Sync {
+    /// Whether the body may go on with `data`; with `None`, whether it may end.
+    fn may_go_on(&mut self, data: Option<&[u8]>) -> bool;
 }
 
 struct Expected {
@@ -114,6 +121,9 @@ pub enum UploadError {
     /// The exchange that it is of has ended.
     #[error("the exchange has ended")]
     Abort = 5,
+    /// Its watcher stopped it.
+    #[error("the request's body holds what was not decided on")]
+    Stopped = 6,
 }
 
 impl UploadState {
@@ -142,6 +152,7 @@ impl UploadState {
             2 => Some(UploadError::TooSlow),
             3 => Some(UploadError::Broken),
             4 => Some(UploadError::Altered),
+            6 => Some(UploadError::Stopped),
             _ => None,
         }
     }
@@ -169,7 +180,15 @@ impl Streaming {
             seen_at_timer: 0,
             both_ways: false,
             expected: None,
+            watcher: None,
         }
+    }
+
+    /// The same, but only as far as `watcher` lets it. It has seen what was [put back](Self::put_back).
+    #[must_use]
+    pub fn watched(mut self, watcher: Box<dyn Watcher>) -> Self {
+        self.watcher = Some(watcher);
+        self
     }
 
     /// The agent goes on sending while it is answered, at its leisure (gRPC): once the answer has begun, only that is watched.
@@ -202,6 +221,11 @@ impl Streaming {
     }
 
     fn check_end(&mut self) -> Result<(), UploadError> {
+        if let Some(mut watcher) = self.watcher.take()
+            && !watcher.may_go_on(None)
+        {
+            return Err(self.state.fail(UploadError::Stopped));
+        }
         let Some(expected) = self.expected.take() else { return Ok(()) };
         let Expected { hash, seen } = *expected;
         if hash == <[u8; 32]>::from(seen.finalize()) { Ok(()) } else { Err(self.state.fail(UploadError::Altered)) }
@@ -219,9 +243,10 @@ impl Streaming {
         self.state.clone()
     }
 
-    /// Puts back what was read of it: somebody looked, and it is to be passed on after all.
+    /// Puts back all that was read of it: somebody looked, and it is to be passed on after all.
     pub fn put_back(&mut self, read: Bytes) {
         self.state.done.store(false, Ordering::Release);
+        self.begun = false;
         self.ahead.extend(Some(read).filter(|read| !read.is_empty()));
     }
 
@@ -290,9 +315,13 @@ impl Streaming {
             if let Some(expected) = &mut self.expected {
                 expected.seen.update(data);
             }
+            if self.watcher.as_mut().is_some_and(|watcher| !watcher.may_go_on(Some(data))) {
+                return Poll::Ready(Some(Err(self.state.fail(UploadError::Stopped))));
+            }
             let ended = self.body.is_end_stream();
             // Over HTTP/2 the end may come after the last byte: who counts bytes would have them all by then.
-            if ended || (self.expected.is_some() && self.body.size_hint().exact() == Some(0)) {
+            let counted = self.expected.is_some() || self.watcher.is_some();
+            if ended || (counted && self.body.size_hint().exact() == Some(0)) {
                 self.check_end()?;
             }
             if ended {

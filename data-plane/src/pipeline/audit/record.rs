@@ -344,6 +344,9 @@ impl Record {
 
     /// The request is sent for the `number`th time.
     pub(crate) fn upstream_attempt(&mut self, number: u32) {
+        if number > 1 {
+            self.open.service.resent();
+        }
         self.open.attempts = Some(number);
     }
 

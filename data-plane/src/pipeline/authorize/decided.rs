@@ -9,7 +9,7 @@ use std::{
 use http::Method;
 use seks_policy::Call;
 
-use super::{UpstreamTarget, overridden};
+use super::{UpstreamTarget, on, overridden};
 use crate::{
     pipeline::{caller::Caller, facts::Facts},
     table::{CredentialEntry, CutReason, Grant, Reevaluate, ServiceEntry, TokenEntry, Verdict},
@@ -22,6 +22,8 @@ pub(super) struct DecidedOn {
     /// The method that the request asks for instead.
     overriding: Option<Method>,
     line: UpstreamTarget,
+    /// What a COPY or MOVE writes.
+    second: Option<UpstreamTarget>,
     source: IpAddr,
     /// When it was decided first, in unix seconds, and on a clock that isn't set.
     at: (i64, Instant),
@@ -50,6 +52,7 @@ impl DecidedOn {
             method,
             overriding,
             line,
+            second: None,
             source: caller.source,
             at: (caller.now, Instant::now()),
             websocket,
@@ -57,6 +60,12 @@ impl DecidedOn {
             credential,
             grace,
         }
+    }
+
+    /// The same, which names a second resource.
+    pub(super) fn and_on(mut self, second: UpstreamTarget) -> Self {
+        self.second = Some(second);
+        self
     }
 
     /// Whether requests to the service go somewhere else now, or may not take the way that this one took.
@@ -103,6 +112,9 @@ impl DecidedOn {
         if !permits(&call) {
             return denied;
         }
+        if self.second.as_ref().is_some_and(|second| !permits(&on(&call, second))) {
+            return denied;
+        }
         if let Some(overriding) = &self.overriding {
             let call = overridden(&call, service, overriding);
             if !service.allow_method_override || !call.is_ok_and(|call| !slice.asks_for_query(&call) && permits(&call))
@@ -127,7 +139,11 @@ impl Reevaluate for DecidedOn {
                 return Verdict::Withdrawn(CutReason::ServiceChanged);
             }
             let mut methods = std::iter::once(&self.method).chain(&self.overriding);
-            if methods.any(|method| service.denied_paths.iter().any(|d| d.matches(method, self.line.path()))) {
+            let lines = std::iter::once(&self.line).chain(&self.second);
+            let denied = |method: &Method| {
+                lines.clone().any(|line| service.denied_paths.iter().any(|d| d.matches(method, line.path())))
+            };
+            if methods.any(denied) {
                 return Verdict::Withdrawn(CutReason::PolicyDenied);
             }
         }

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use seks_service::Service;
 
-use super::Urls;
+use super::{Urls, cookies::rewrite_cookie};
 use crate::pipeline::{authorize, signed_url::UrlSigner};
 
 /// Fields of which the whole value is a URL reference, beside those whose names end as [`is_reference`] says.
@@ -21,13 +21,22 @@ pub(super) struct SignedHeaders<'a> {
 }
 
 /// Rewrites every URL of the upstream's in `headers`. Absolute URLs are rewritten in any field, absolute paths in fields that
-/// hold one reference, in `Link` and in `Refresh`.
-pub(super) fn rewrite_headers(headers: &mut HeaderMap, urls: &Urls, signed: Option<SignedHeaders<'_>>) {
+/// hold one reference, in `Link` and in `Refresh`. Cookies are adapted to the node's address if
+/// the service takes them: its base path is `cookies` then.
+pub(super) fn rewrite_headers(
+    headers: &mut HeaderMap,
+    urls: &Urls,
+    cookies: Option<&str>,
+    signed: Option<SignedHeaders<'_>>,
+) {
     for (name, value) in headers.iter_mut() {
         let Ok(text) = value.to_str() else { continue };
         let signed = signed.filter(|signed| signed.service.keyless_urls.contains(name));
         let rewritten = match signed {
-            None => rewrite(name, text, urls),
+            None => match cookies.filter(|_| name == header::SET_COOKIE) {
+                None => rewrite(name, text, urls),
+                Some(base_path) => rewrite_cookie(text, urls, base_path),
+            },
             Some(signed) => rewrite_signed(text.trim(), urls, signed),
         };
         if let Some(rewritten) = rewritten.and_then(|text| HeaderValue::try_from(text).ok()) {
@@ -86,27 +95,34 @@ fn is_reference(name: &str) -> bool {
     name.ends_with("location") || name.ends_with("-url") || name.ends_with("-uri") || REFERENCES.contains(&name)
 }
 
-/// Rewrites each reference between `open` and `close`, as in `<https://host/?page=2>; rel="next", <…>; rel="last"`.
+/// Rewrites each reference between `open` and `close`, as in `<https://host/?page=2>; rel="next", <…>; rel="last"`, and absolute URLs between
+/// them, as in `anchor="https://host/x"` (RFC 8288, 3.2).
 fn between(text: &str, open: char, close: char, urls: &Urls) -> Option<String> {
     let (mut out, mut rest, mut changed) = (String::with_capacity(text.len() + 64), text, false);
     while let Some((before, after)) = rest.split_once(open) {
         let Some((reference, after)) = after.split_once(close) else { break };
-        let new = urls.reference(reference.trim());
-        changed |= new.is_some();
-        out.push_str(before);
+        let (new, parameters) = (urls.reference(reference.trim()), anywhere(before, urls));
+        changed |= new.is_some() || parameters.is_some();
+        out.push_str(parameters.as_deref().unwrap_or(before));
         out.push(open);
         out.push_str(new.as_deref().unwrap_or(reference));
         out.push(close);
         rest = after;
     }
-    out.push_str(rest);
+    let parameters = anywhere(rest, urls);
+    changed |= parameters.is_some();
+    out.push_str(parameters.as_deref().unwrap_or(rest));
     changed.then_some(out)
 }
 
-/// Rewrites the reference of `Refresh: 5; url=https://host/x`; it may be quoted.
+/// Rewrites the reference of `Refresh: 5; url=https://host/x`. It may be quoted, and clients do without `url=` (HTML, 4.2.5.3).
 fn after_url(text: &str, urls: &Urls) -> Option<String> {
-    let at = text.to_ascii_lowercase().find("url=")? + "url=".len();
-    let (before, reference) = text.split_at_checked(at)?;
+    let end_of_time = text.find([';', ','])? + 1;
+    let (time, rest) = text.split_at_checked(end_of_time)?;
+    let blank = rest.len() - rest.trim_start().len();
+    let keyword = rest.trim_start().get(..3).filter(|word| word.eq_ignore_ascii_case("url"));
+    let equals = keyword.and_then(|_| rest.find('=')).map_or(blank, |at| at + 1);
+    let (before, reference) = text.split_at_checked(time.len() + equals)?;
     let reference = reference.trim();
     let (quote, inner) = match reference.chars().next() {
         Some(quote @ ('"' | '\'')) => (Some(quote), reference.trim_matches(quote)),
@@ -162,7 +178,7 @@ mod tests {
         let urls = Urls::new(true, "up.test", 443, "http://node:8300".into(), "/api/s".into());
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::try_from(value).unwrap());
-        rewrite_headers(&mut headers, &urls, None);
+        rewrite_headers(&mut headers, &urls, None, None);
         headers[name].to_str().unwrap().to_owned()
     }
 
@@ -185,6 +201,15 @@ mod tests {
         );
         assert_eq!(rewritten("refresh", "5; url=https://up.test/x"), format!("5; url={node}/x"));
         assert_eq!(rewritten("refresh", "0;URL='/x'"), "0;URL='/api/s/x'");
+        assert_eq!(rewritten("refresh", "0;https://up.test/x?url=1"), format!("0;{node}/x?url=1"));
+        assert_eq!(rewritten("refresh", "3, url = https://up.test/x"), format!("3, url ={node}/x"));
+        assert_eq!(
+            rewritten(
+                "link",
+                "</a>; rel=\"next\"; anchor=\"https://up.test/x\", <https://other.test/>; anchor=\"https://up.test/y\""
+            ),
+            format!("</api/s/a>; rel=\"next\"; anchor=\"{node}/x\", <https://other.test/>; anchor=\"{node}/y\"")
+        );
         assert_eq!(
             rewritten("www-authenticate", "Bearer realm=\"https://up.test/token\",service=\"up.test\""),
             format!("Bearer realm=\"{node}/token\",service=\"up.test\"")

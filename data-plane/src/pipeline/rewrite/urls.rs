@@ -64,6 +64,26 @@ impl Urls {
             .then(|| [self.origin.as_str(), &self.prefix, rest].concat())
     }
 
+    /// Whether a cookie of this domain is one for the upstream's host.
+    pub(super) fn is_in_domain(&self, domain: &str) -> bool {
+        let domain = domain.trim_start_matches('.');
+        let parent = || self.host.len().checked_sub(domain.len()).and_then(|at| self.host.split_at_checked(at));
+        let own = parent().is_some_and(|(sub, own)| own.eq_ignore_ascii_case(domain) && sub.ends_with('.'));
+        !domain.is_empty() && (self.host.eq_ignore_ascii_case(domain) || own)
+    }
+
+    /// The path below which an agent finds what is below `path` at the upstream. `base_path` is put in front of what agents ask for, so
+    /// nothing of the service is outside of it.
+    pub(super) fn cookie_path(&self, path: &str, base_path: &str) -> String {
+        let path = if is_at_or_above(path, base_path) { "/" } else { path };
+        [self.prefix.as_str(), path].concat()
+    }
+
+    /// Whether agents reach the node without TLS.
+    pub(super) fn is_plain(&self) -> bool {
+        self.origin.starts_with("http:")
+    }
+
     /// Path and query of a reference that [`reference`](Self::reference) made, as an agent of the service sends them.
     pub(super) fn rest<'a>(&self, reference: &'a str) -> Option<&'a str> {
         reference.strip_prefix(&self.origin).unwrap_or(reference).strip_prefix(&self.prefix)
@@ -74,6 +94,12 @@ impl Urls {
         let port = (self.port != self.default_port(), self.port);
         OriginPattern::new(self.scheme(), &self.host, port, base_path, &[self.origin.as_str(), &self.prefix].concat())
     }
+}
+
+/// Whether all below `base_path` is below `path`.
+fn is_at_or_above(path: &str, base_path: &str) -> bool {
+    let path = path.trim_end_matches('/');
+    base_path.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The authority at the start of `rest`, and what follows it.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use h2::Reason;
 use seks_tests::{
     Sandbox, Upstream, raw, runtime,
+    sandbox::Options,
     upstream::{Answer, Gate, answer::Step},
 };
 
@@ -100,29 +101,100 @@ fn an_http1_response_ends_when_its_token_expires_though_its_agent_does_not_read(
     assert!(agent.drain(size) < size / 10 * 9, "the agent got all of it");
 }
 
-#[test]
-fn a_socket_whose_agent_does_not_read_is_cut_when_its_token_is_revoked() {
-    // One message that is larger than what the sockets' buffers take: the node waits for the agent.
-    let size: u64 = 32 << 20;
-    let upstream = Upstream::start(move |request| {
-        let frame = [&[0x82, 127][..], &size.to_be_bytes(), &vec![b'x'; size as usize]].concat();
+/// More than what the sockets' buffers take: the node waits for the agent.
+const LARGE: usize = 32 << 20;
+
+/// An upstream that sends one large message over a WebSocket.
+fn upstream_of_one_large_message() -> Upstream {
+    Upstream::start(move |request| {
+        let frame = [&[0x82, 127][..], &(LARGE as u64).to_be_bytes(), &vec![b'x'; LARGE]].concat();
         socket::accepted(request, &frame)
-    });
-    let sandbox = Sandbox::start();
-    sandbox.service("openai", &upstream, "sk-real-unread-key-0000000000001");
-    let token = sandbox.token("agent", &["openai"]);
+    })
+}
+
+/// An agent that has opened a WebSocket and reads nothing.
+fn socket_of(sandbox: &Sandbox, token: &str) -> raw::Connection {
     let mut agent = raw::Connection::open(sandbox.proxy());
     agent.send(format!(
-        "GET /api/openai/v1/realtime HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n{}\r\n",
-        token.secret,
+        "GET /api/openai/v1/realtime HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n{}\r\n",
         socket::ASKED
     ));
     assert_eq!(agent.read_head().unwrap().0, 101);
-    let revoked = sandbox.cli().revoke(&token.id);
-    assert_eq!(revoked["enforced"], true, "{revoked}");
+    agent
+}
+
+/// Within `bound`, the upstream's connections end, and the agent gets what its kernel had taken before: a tenth of it is left out at least.
+fn assert_ended(upstream: &Upstream, mut agent: raw::Connection, bound: Duration) {
     let began = Instant::now();
     upstream.wait("the upstream's connection to end", |log| log.connections.iter().all(|c| c.closed));
-    assert!(began.elapsed() < Duration::from_secs(5), "it stayed for {:?}", began.elapsed());
-    // What the kernel had taken before; a tenth of the message is left out at least.
-    assert!((agent.drain(size as usize) as u64) < size / 10 * 9, "the agent got all of it");
+    assert!(began.elapsed() < bound, "it stayed for {:?}", began.elapsed());
+    assert!(agent.drain(LARGE) < LARGE / 10 * 9, "the agent got all of it");
+}
+
+#[test]
+fn a_socket_whose_agent_does_not_read_is_cut_when_its_token_is_revoked() {
+    let upstream = upstream_of_one_large_message();
+    let sandbox = Sandbox::start();
+    sandbox.service("openai", &upstream, "sk-real-unread-key-0000000000001");
+    let token = sandbox.token("agent", &["openai"]);
+    let agent = socket_of(&sandbox, &token.secret);
+    let revoked = sandbox.cli().revoke(&token.id);
+    assert_eq!(revoked["enforced"], true, "{revoked}");
+    assert_ended(&upstream, agent, Duration::from_secs(5));
+}
+
+#[test]
+fn a_socket_whose_agent_does_not_read_is_cut_when_its_token_expires() {
+    let upstream = upstream_of_one_large_message();
+    let sandbox = Sandbox::start();
+    sandbox.service("openai", &upstream, "sk-real-unread-key-0000000000001");
+    sandbox.cli().create_agent("agent");
+    let token = sandbox.cli().issue("agent", &["openai"], &["--ttl", SHORT.0]);
+    let agent = socket_of(&sandbox, &token.secret);
+    assert_ended(&upstream, agent, SHORT.1 + Duration::from_secs(8));
+}
+
+/// A sandbox that passes CONNECT to hosts of no service through, with an upstream that is one.
+fn passage() -> (Sandbox, Upstream) {
+    let config = "[forward_proxy]\nlisten = \"127.0.0.1:0\"\n".to_owned();
+    let sandbox = Sandbox::with(Options { config, ..Options::default() });
+    let upstream = Upstream::start(move |_| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n");
+        Answer::steps(vec![Step::Send([head.into_bytes(), vec![b'x'; LARGE]].concat()), Step::Stall])
+    });
+    assert_eq!(sandbox.cli().run(&["ca", "create"], "").code, Some(0));
+    sandbox.cli().json(&["ca", "other-hosts", "tunnel", "--allow-private"]);
+    (sandbox, upstream)
+}
+
+/// An agent that has asked for something through a tunnel and reads nothing.
+fn tunnel_of(sandbox: &Sandbox, upstream: &Upstream, token: &str) -> raw::Connection {
+    let mut agent = raw::Connection::open(sandbox.forward_proxy().unwrap());
+    let authority = upstream.address();
+    agent.send(format!(
+        "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nProxy-Authorization: Bearer {token}\r\n\r\n"
+    ));
+    assert_eq!(agent.read_head().unwrap().0, 200);
+    agent.send("GET / HTTP/1.1\r\nHost: other\r\n\r\n");
+    upstream.wait("the request in the tunnel", |log| !log.requests.is_empty());
+    agent
+}
+
+#[test]
+fn a_tunnel_whose_agent_does_not_read_is_cut_when_its_token_is_revoked() {
+    let (sandbox, upstream) = passage();
+    let token = sandbox.token("agent", &["seks-interception"]);
+    let agent = tunnel_of(&sandbox, &upstream, &token.secret);
+    let revoked = sandbox.cli().revoke(&token.id);
+    assert_eq!(revoked["enforced"], true, "{revoked}");
+    assert_ended(&upstream, agent, Duration::from_secs(5));
+}
+
+#[test]
+fn a_tunnel_whose_agent_does_not_read_is_cut_when_its_token_expires() {
+    let (sandbox, upstream) = passage();
+    sandbox.cli().create_agent("agent");
+    let token = sandbox.cli().issue("agent", &["seks-interception"], &["--ttl", SHORT.0]);
+    let agent = tunnel_of(&sandbox, &upstream, &token.secret);
+    assert_ended(&upstream, agent, SHORT.1 + Duration::from_secs(8));
 }
