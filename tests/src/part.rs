@@ -21,6 +21,8 @@ pub const PARTS: &[(&str, Part)] = &[
     ("prometheus", Part::Program),
     ("promtool", Part::Program),
     ("python3", Part::Program),
+    ("shellcheck", Part::Program),
+    ("skopeo", Part::Program),
     ("script", Part::Program),
     ("terraform", Part::Program),
     ("wget", Part::Program),

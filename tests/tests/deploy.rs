@@ -3,6 +3,8 @@
 
 #[path = "deploy/processes.rs"]
 mod processes;
+#[path = "deploy/release.rs"]
+mod release;
 #[path = "deploy/systemd.rs"]
 mod systemd;
 
