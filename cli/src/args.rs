@@ -57,6 +57,7 @@ The fleet:
   operator     Administrators
 
 Tools:
+  self-check   Show version, build and platform of this program, and what protects it on this machine
   completions  Print a shell completion script
   help         Print this message or the help of the given commands
 

@@ -14,6 +14,7 @@ pub mod node;
 pub mod operator;
 pub mod policy;
 pub mod run;
+pub mod self_check;
 pub mod service;
 pub mod status;
 pub mod tenant;
@@ -87,6 +88,9 @@ pub enum Command {
     Run(run::RunArgs),
     /// Control plane and proxy in one process, for one machine
     Dev(dev::DevArgs),
+    /// Show version, build and platform of this program, and what protects it on this machine
+    #[command(after_help = "Example:\n  seks self-check -o json")]
+    SelfCheck,
     /// Print a shell completion script
     Completions(completions::CompletionsArgs),
 }
@@ -116,6 +120,7 @@ pub async fn run(global: &Global, command: Command, tree: clap::Command) -> Resu
         Command::Env(args) => env::run(global, args).await?,
         Command::Run(args) => return run::run(global, args).await,
         Command::Dev(args) => dev::run(args).await?,
+        Command::SelfCheck => self_check::run(global).await?,
         Command::Completions(args) => completions::run(args, tree)?,
     }
     Ok(ExitCode::SUCCESS)

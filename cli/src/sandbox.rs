@@ -69,6 +69,11 @@ pub(crate) struct SandboxTargets<'a> {
     pub(crate) proxies: Vec<String>,
 }
 
+/// What this machine cannot confine in a mode, in words.
+pub(crate) async fn not_confined(mode: Mode) -> Vec<&'static str> {
+    Support::probe(mode == Mode::Strict).await.missing()
+}
+
 impl Sandbox {
     /// Checks what this machine supports. The default mode names what is missing on stderr.
     ///

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use seks_runtime::private_file;
+
 use crate::error::{CliError, Result};
 
 /// `$XDG_CONFIG_HOME/seks`, by default `~/.config/seks`. `None` where neither variable is an absolute path.
@@ -68,7 +70,8 @@ pub(crate) fn create_private_dir(path: &Path) -> Result<()> {
     created.map_err(|e| CliError::file(path, &e))
 }
 
-/// Checks an open file that may hold a key: this user owns it, and its mode is 0600 or stricter.
+/// Checks an open file that may hold a key: this user owns it, and its mode is 0600 or stricter. A secret that Kubernetes has
+/// mounted for this process is accepted too.
 ///
 /// # Errors
 /// Exit code 2. Names the file, the problem and the command that repairs it.
@@ -76,6 +79,9 @@ pub(crate) fn check_private_file(file: &File, path: &Path) -> Result<()> {
     let metadata = file.metadata().map_err(|e| CliError::file(path, &e))?;
     if !metadata.is_file() {
         return Err(CliError::usage(path.display().to_string(), "not a regular file"));
+    }
+    if private_file::is_mounted_secret(&metadata) {
+        return Ok(());
     }
     check_private(&metadata, path, 0o600)
 }

@@ -102,7 +102,8 @@ enum Command {
         /// Its name.
         #[arg(long)]
         name: String,
-        /// A directory without these files; made if it doesn't exist. `~/.config/seks` is where `seks` looks.
+        /// A directory without these files; made if it doesn't exist. `~/.config/seks` is where `seks` looks. `-` prints a context
+        /// with the PEM texts in it instead, for `kubectl exec`.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
         /// How the operator reaches this control plane, `https://HOST:PORT`; repeatable, tried in this order [default: the first of

@@ -1,8 +1,14 @@
 //! What `deploy/` and `tools/` hold fits what the binaries and their builds need.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
+#[path = "deploy/compose.rs"]
+mod compose;
+#[path = "deploy/helm.rs"]
+mod helm;
 #[path = "deploy/processes.rs"]
 mod processes;
+#[path = "deploy/region.rs"]
+mod region;
 #[path = "deploy/release.rs"]
 mod release;
 #[path = "deploy/systemd.rs"]

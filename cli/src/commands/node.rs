@@ -1,6 +1,6 @@
 //! `seks node`: the proxy nodes.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Subcommand;
 use seks_proto::wire;
@@ -70,6 +70,9 @@ pub enum Verb {
         /// How long the join token is valid
         #[arg(long, default_value = "10m", value_parser = duration)]
         ttl: Duration,
+        /// Write the join token to this file (mode 0600) instead of printing it
+        #[arg(long, value_name = "FILE", conflicts_with = "spiffe_id")]
+        out: Option<PathBuf>,
     },
 }
 
@@ -194,7 +197,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
                 wait_args,
             )
         }
-        Verb::Enroll { region, tenants, pools, spiffe_id, name, ttl } => {
+        Verb::Enroll { region, tenants, pools, spiffe_id, name, ttl, out } => {
             let request = wire::EnrollNodeRequest {
                 region: region.clone(),
                 tenants: tenants.clone(),
@@ -210,6 +213,15 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
                 return output.one(&NodeView::from(node));
             }
             let expires_at = rfc3339_or_null(answer.expires_at);
+            if let Some(out) = out {
+                crate::files::write_private(&out, format!("{}\n", answer.join_token).as_bytes())?;
+                notice(&format!(
+                    "{} is valid once, until {}",
+                    out.display(),
+                    expires_at.as_deref().unwrap_or_default()
+                ));
+                return Ok(());
+            }
             let view = JoinView { join_token: answer.join_token, region, tenants, pools, expires_at };
             if output.is_table() {
                 output.text(&view.join_token)?; // alone on stdout: it goes into a file

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
 };
@@ -11,6 +11,7 @@ use seks_control_plane::{Components, Config, OperatorIdentity, registry::fresh_e
 use seks_runtime::{Exit, private_file::give_to_owner_of};
 use seks_types::id::OperatorName;
 use toml::{Table, Value};
+use zeroize::Zeroizing;
 
 use crate::Failure;
 
@@ -31,10 +32,17 @@ pub(crate) struct NewOperator<'a> {
     pub(crate) endpoints: Vec<String>,
 }
 
+/// `--out -`: the context alone, with the PEM texts in it, to standard output.
+const STDOUT: &str = "-";
+
 /// Makes the first operator and writes `ca.pem`, `operator.pem`, `operator.key` and `context.toml` (mode 0600). The files are
 /// written before the operator is: one whose key is lost can't be made a second time.
 pub(crate) async fn bootstrap_operator(config: &Config, new: NewOperator<'_>) -> Result<(), Failure> {
     let name = OperatorName::try_from(new.name).map_err(|e| Failure::usage(&format!("--name: {e}")))?;
+    let to_stdout = new.out == Path::new(STDOUT);
+    if to_stdout && io::stdout().is_terminal() {
+        return Err(Failure::usage(&"--out: `-` prints a key: redirect it to a file that nobody else can read"));
+    }
     let context = context(config, new.endpoints)?;
     let failed = |e: io::Error| Failure::usage(&format!("--out: `{}`: {e}", new.out.display()));
     if let Some(there) = [CA, CERTIFICATE, KEY, CONTEXT].iter().find(|file| new.out.join(file).exists()) {
@@ -44,9 +52,13 @@ pub(crate) async fn bootstrap_operator(config: &Config, new: NewOperator<'_>) ->
     let foundation = Components::open(config).await?;
     let enrolment = fresh_enrolment().map_err(|e| Failure::new(Exit::Failed, &e))?;
     let operator = foundation.operator_identity(&name, &enrolment).map_err(|e| Failure::new(Exit::Failed, &e))?;
-    DirBuilder::new().recursive(true).mode(0o700).create(new.out).map_err(failed)?;
-    let files = Files { operator: &operator, ca: &foundation.authority.ca_pem(), context: &context };
-    let made = match files.write(new.out) {
+    let ca = foundation.authority.ca_pem();
+    let files = Files { operator: &operator, ca: &ca, context: &context };
+    let written = match to_stdout {
+        true => io::stdout().write_all(files.inline()?.as_bytes()),
+        false => files.write(new.out),
+    };
+    let made = match written {
         Ok(()) => {
             let made = foundation.registry.create_first_operator(&name, &enrolment).await;
             made.map_err(|e| Failure::new(Exit::Failed, &e))
@@ -61,7 +73,7 @@ pub(crate) async fn bootstrap_operator(config: &Config, new: NewOperator<'_>) ->
         }
         Err(failure) => failure,
     };
-    for file in [CA, CERTIFICATE, KEY, CONTEXT] {
+    for file in [CA, CERTIFICATE, KEY, CONTEXT].into_iter().filter(|_| !to_stdout) {
         if let Err(error) = fs::remove_file(new.out.join(file))
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -80,7 +92,24 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
+    /// The context with the PEM texts in place of the names of files.
+    fn inline(&self) -> Result<Zeroizing<String>, Failure> {
+        let failed = |e: &dyn std::fmt::Display| Failure::new(Exit::Failed, e);
+        let mut text = Zeroizing::new(self.context.to_owned());
+        for (file, pem) in
+            [(CA, self.ca), (CERTIFICATE, &self.operator.cert_pem), (KEY, self.operator.key_pem.as_str())]
+        {
+            let quoted = |text: &str| toml::Value::from(text).to_string();
+            if !text.contains(&quoted(file)) {
+                return Err(failed(&format!("`{file}` is not in the context")));
+            }
+            *text = text.replace(&quoted(file), &Zeroizing::new(format!("{pem:?}")));
+        }
+        Ok(text)
+    }
+
     fn write(&self, out: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(out)?;
         for (name, text) in [
             (CA, self.ca),
             (CERTIFICATE, self.operator.cert_pem.as_str()),

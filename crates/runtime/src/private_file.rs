@@ -33,6 +33,14 @@ pub fn open_private(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Whether root owns a file that only the group of this process, and root, can read: Kubernetes
+/// mounts secrets in this form.
+#[must_use]
+pub fn is_mounted_secret(file: &Metadata) -> bool {
+    let group_reads = file.uid() == 0 && file.mode() & GROUP_READS != 0;
+    group_reads && Reader::this_process().is_ok_and(|reader| reader.user != 0 && check(file, &reader).is_ok())
+}
+
 /// Reads a text file with a secret. See [`open_private`]. The caller wipes the text.
 ///
 /// # Errors

@@ -188,3 +188,16 @@ fn a_limit_of_open_files_that_is_too_low_is_refused() {
     assert_eq!(done.code, Some(2), "{done:?}");
     assert!(done.stderr.contains("300 open files are allowed"), "{done:?}");
 }
+
+#[test]
+fn a_self_check_says_what_protects_the_program() {
+    let directory = tempfile::tempdir().unwrap();
+    let done = seks(&directory.path().join("none.toml"), &["self-check", "-o", "json"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let properties: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    let of =
+        |name: &str| properties.as_array().unwrap().iter().find(|p| p["name"] == name).cloned().unwrap_or_default();
+    assert!(of("version")["detail"].as_str().unwrap().starts_with(env!("CARGO_PKG_VERSION")), "{properties}");
+    assert_eq!((&of("process")["on"], &of("memory")["on"]), (&true.into(), &true.into()), "{properties}");
+    assert!(of("sandbox")["on"].is_boolean(), "{properties}");
+}

@@ -69,7 +69,9 @@ fn packages_of_two_folders_are_equal_and_what_they_should_be() {
     let package = fs::read_dir(&outs[0]).unwrap().map(|entry| entry.unwrap().path());
     let package = package.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb")).unwrap();
     let contents = run(Command::new("dpkg-deb").arg("--contents").arg(package), b"").stdout;
-    for wanted in ["./usr/bin/seks-data-plane", "./usr/lib/systemd/system/seks-control-plane.service", "sysusers.d/seks.conf"] {
+    for wanted in
+        ["./usr/bin/seks-data-plane", "./usr/lib/systemd/system/seks-control-plane.service", "sysusers.d/seks.conf"]
+    {
         assert!(contents.contains(wanted), "{contents}");
     }
     image_is_consistent(&outs[0], directory.path());
@@ -117,7 +119,8 @@ fn release(out: &Path) -> PathBuf {
     }
     run(Command::new("cp").arg("-r").arg(deploy_dir()).arg(&tree), b"");
     fs::copy(deploy_dir().join("release/install.sh"), out.join("install.sh")).unwrap();
-    let script = format!("tar -cf - {name} | gzip -1 >{name}.tar.gz && rm -r {name} && sha256sum {name}.tar.gz >SHA256SUMS");
+    let script =
+        format!("tar -cf - {name} | gzip -1 >{name}.tar.gz && rm -r {name} && sha256sum {name}.tar.gz >SHA256SUMS");
     let done = run(Command::new("sh").arg("-c").arg(script).current_dir(out), b"");
     assert_eq!(done.code, Some(0), "{done:?}");
     out.join(format!("{name}.tar.gz"))

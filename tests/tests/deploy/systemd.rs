@@ -39,7 +39,7 @@ fn archive() -> TempDir {
     directory
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
         let target: PathBuf = to.join(entry.file_name().unwrap());
