@@ -5,7 +5,7 @@
 //! that is killed exports the spans of that second again, with the same ids.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -102,8 +102,12 @@ impl Batch {
     }
 }
 
-/// A record, and the request that it is of.
-type Intents = HashMap<[u8; 16], Box<[u8]>>;
+/// The intent of a request whose outcome was not read yet.
+struct Intent {
+    chain: ChainId,
+    segment: String,
+    record: Box<[u8]>,
+}
 
 struct Exporter {
     spool: Spool,
@@ -111,8 +115,8 @@ struct Exporter {
     node: SpanNode,
     /// How far each segment was read.
     offsets: HashMap<String, u64>,
-    /// Intents whose outcome was not read yet, by chain. As many as there are requests in progress.
-    intents: HashMap<ChainId, Intents>,
+    /// By request id. As many as there are requests in progress, or were when a process died.
+    intents: HashMap<[u8; 16], Intent>,
     batch: Batch,
     saved: Instant,
 }
@@ -152,7 +156,13 @@ impl Exporter {
         let (current, segments) = (recorder.head().chain, recorder.segments().clone());
         let list = segments.list();
         self.offsets.retain(|name, _| list.iter().any(|segment| segment.name == *name));
+        // A chain is read in order: an outcome comes after its intent.
+        let mut waiting: HashSet<ChainId> = HashSet::new();
         for (at, segment) in list.iter().enumerate() {
+            if waiting.contains(&segment.chain) || segments.key(&segment.name).is_none() {
+                waiting.insert(segment.chain);
+                continue;
+            }
             let is_last_of_chain = !list.iter().skip(at + 1).any(|later| later.chain == segment.chain);
             self.export_segment(&segments, segment).await;
             let is_read = self.offsets.get(&segment.name).is_some_and(|offset| *offset >= segment.bytes);
@@ -161,6 +171,21 @@ impl Exporter {
             }
         }
         self.flush(&segments).await;
+        self.keep_intents(&segments, &list).await;
+    }
+
+    /// Keeps segments with intents whose outcome is missing, for the case that this process dies, too.
+    async fn keep_intents(&self, segments: &Arc<Segments>, list: &[SegmentInfo]) {
+        let read = list.iter().filter(|segment| self.offsets.contains_key(&segment.name));
+        let mut open: HashMap<String, Vec<[u8; 16]>> = read.map(|s| (s.name.clone(), Vec::new())).collect();
+        for (request, intent) in &self.intents {
+            if let Some(requests) = open.get_mut(&intent.segment) {
+                requests.push(*request);
+            }
+        }
+        let segments = segments.clone();
+        let keeping = move || segments.set_open_requests(open.into_iter().collect());
+        let _ = run_blocking(keeping).await; // a panic in there has been reported
     }
 
     async fn export_segment(&mut self, segments: &Arc<Segments>, segment: &SegmentInfo) {
@@ -187,7 +212,7 @@ impl Exporter {
                 offset = segment.bytes;
             }
             for frame in &frames {
-                self.add(frame, segment);
+                self.add(frame, segment, segments);
                 if self.batch.is_full() {
                     self.flush(segments).await;
                 }
@@ -198,16 +223,20 @@ impl Exporter {
     }
 
     /// Adds the spans of a frame that were not exported yet.
-    fn add(&mut self, frame: &Frame, segment: &SegmentInfo) {
+    fn add(&mut self, frame: &Frame, segment: &SegmentInfo, segments: &Segments) {
         for (sequence, record) in (frame.first..).zip(frame.records()) {
             let Some((kind, request)) = spans::kind_of(record) else { continue };
-            let intents = self.intents.entry(segment.chain).or_default();
+            let is_new = sequence > segment.exported;
             if kind == Kind::Intent {
-                intents.insert(request, record.into());
+                // The outcome of another may have been exported, and its segment removed.
+                if is_new || segments.is_open_request(&segment.name, &request) {
+                    let (chain, segment) = (segment.chain, segment.name.clone());
+                    self.intents.insert(request, Intent { chain, segment, record: record.into() });
+                }
                 continue;
             }
-            intents.remove(&request);
-            if sequence > segment.exported {
+            self.intents.remove(&request);
+            if is_new {
                 spans::write(record, Recorded::Whole, &self.node, &mut self.batch.spans);
             }
         }
@@ -216,8 +245,9 @@ impl Exporter {
 
     /// The process of `chain` has died. What it had in progress has no outcome.
     fn end_chain(&mut self, chain: ChainId) {
-        for record in self.intents.remove(&chain).unwrap_or_default().into_values() {
-            spans::write(&record, Recorded::IntentAlone, &self.node, &mut self.batch.spans);
+        let Self { intents, batch, node, .. } = self;
+        for (_, intent) in intents.extract_if(|_, intent| intent.chain == chain) {
+            spans::write(&intent.record, Recorded::IntentAlone, node, &mut batch.spans);
         }
     }
 

@@ -157,7 +157,7 @@ fn the_metrics_page_has_every_name_that_dashboards_use() {
     assert_eq!(sandbox.get("/api/openai/v1/models", &token).status, 200);
     assert_eq!(sandbox.get("/api/openai/v1/models", "seks_token_x").status, 401);
     let page = sandbox.metrics_page();
-    let absent: Vec<_> = NAMES.iter().filter(|name| !page.lines().any(|line| line.starts_with(**name))).collect();
+    let absent: Vec<_> = NAMES.iter().filter(|name| !page.contains(&format!("# TYPE {name} "))).collect();
     assert!(absent.is_empty(), "{absent:?} in\n{page}");
     let counted = |parts: &[&str]| {
         page.lines().any(|l| l.starts_with("seks_proxy_requests_total") && parts.iter().all(|p| l.contains(p)))

@@ -153,9 +153,9 @@ impl Segments {
 
     /// Removes segments that replica and collector have whole.
     fn remove_done(&self) {
-        let exports = self.exporting.is_some();
+        let exporting = self.exporting.as_ref();
         self.remove(|segment| {
-            let is_needed = segment.unacknowledged() > 0 || (exports && segment.unexported() > 0);
+            let is_needed = segment.unacknowledged() > 0 || exporting.is_some_and(|exporting| exporting.needs(segment));
             !segment.is_open && segment.last >= segment.first && !is_needed
         });
     }
@@ -245,9 +245,7 @@ impl SpoolWriter {
     /// [`SpoolError::Disk`] when the directory cannot be read; [`SpoolError::Randomness`].
     pub fn open(disk: Arc<dyn Disk>, key: AuditPublicKey, options: SpoolOptions) -> Result<Self, SpoolError> {
         let (mut list, next_number) = recover(&*disk)?;
-        if options.is_exported {
-            exporting::load_marks(&*disk, &mut list);
-        }
+        let exporting = options.is_exported.then(|| exporting::load_marks(&*disk, &mut list));
         let named =
             String::from_utf8(disk.read_all(CHAIN).unwrap_or_default()).ok().and_then(|text| text.trim().parse().ok());
         let newest = named.or_else(|| list.last().map(|last| last.chain));
@@ -257,7 +255,6 @@ impl SpoolWriter {
             Predecessor { chain, sequence }
         });
         let chain = ChainId::generate().map_err(|_| SpoolError::Randomness)?;
-        let exporting = options.is_exported.then(Exporting::default);
         let segments = Segments { disk: disk.clone(), list: Mutex::new(list), grown: Notify::new(), exporting };
         segments.remove_empty();
         segments.wake();

@@ -16,8 +16,9 @@ const TICKS_PER_SECOND: f64 = 100.0;
 #[must_use]
 pub fn metrics() -> String {
     let mut out = String::with_capacity(2048);
-    let (version, commit) = VERSION.split_once(" (").unwrap_or((VERSION, ")"));
-    let labels = format!("{{version=\"{version}\",commit=\"{}\"}}", commit.trim_end_matches(')'));
+    let (version, commit) = VERSION.split_once(" (").unwrap_or((VERSION, ""));
+    let commit = commit.split([',', ')']).next().unwrap_or_default(); // a debug build says so behind it
+    let labels = format!("{{version=\"{version}\",commit=\"{commit}\"}}");
     family(&mut out, "seks_build_info", "gauge", "The version that runs; always 1.", &labels, 1.0);
     let stat = Stat::parse(&fs::read_to_string("/proc/self/stat").unwrap_or_default());
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -192,14 +192,31 @@ fn segments_wait_for_the_collector_as_long_as_there_is_room() {
     let later = open(&disk, &key, options);
     let sealed: Vec<String> = later.segments().sealed().into_iter().map(|segment| segment.name).collect();
     assert_eq!((sealed, later.segments().key(&names[1]).is_none()), (vec![names[1].clone()], true));
+    // So it knows which requests had no outcome yet: their segments stay, however much was exported.
+    segments.exported(&names[1], 2);
+    segments.set_open_requests(vec![(names[1].clone(), vec![[7; 16]])]);
+    segments.save_marks().unwrap();
+    let later = open(&disk, &key, options);
+    assert!(
+        later.segments().is_open_request(&names[1], &[7; 16]) && !later.segments().is_open_request(&names[1], &[8; 16])
+    );
+    assert_eq!((later.segments().sealed().len(), later.segments().export_backlog()), (1, 0));
     let header = disk.read_all(&names[1]).unwrap();
     later.segments().give_key(&names[1], SegmentHeader::decode(&header).unwrap().open(&key).unwrap());
     assert!(later.segments().sealed().is_empty());
 
+    later.segments().acknowledge(chain, 2);
+    assert_eq!(later.segments().list().len(), 2, "a request in it is open");
+    later.segments().set_open_requests(vec![(names[1].clone(), Vec::new())]);
+    assert_eq!(later.segments().list().len(), 1);
+
     // Records that a replica has make room for new ones. Others don't.
+    let mut later = open(&disk, &key, options);
+    append(&mut later, "record 3").unwrap();
+    later.sync().unwrap();
     assert!(matches!(later.check_room(900), Err(SpoolError::Full(1000))));
     assert_eq!((later.segments().list().len(), later.segments().export_dropped()), (2, 0));
-    later.segments().acknowledge(chain, 2);
+    later.segments().acknowledge(later.durable().chain, 1);
     assert!(later.check_room(600).is_ok());
     assert_eq!((later.segments().list().len(), later.segments().export_dropped()), (1, 1));
 }
