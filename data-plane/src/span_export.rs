@@ -157,11 +157,10 @@ impl Exporter {
         let list = segments.list();
         self.offsets.retain(|name, _| list.iter().any(|segment| segment.name == *name));
         // A chain is read in order: an outcome comes after its intent.
-        let mut waiting: HashSet<ChainId> = HashSet::new();
+        let waiting: HashSet<ChainId> = segments.sealed().iter().map(|segment| segment.chain).collect();
         for (at, segment) in list.iter().enumerate() {
             if waiting.contains(&segment.chain) || segments.key(&segment.name).is_none() {
-                waiting.insert(segment.chain);
-                continue;
+                continue; // it waits for its key, or there is nothing in it to export
             }
             let is_last_of_chain = !list.iter().skip(at + 1).any(|later| later.chain == segment.chain);
             self.export_segment(&segments, segment).await;
