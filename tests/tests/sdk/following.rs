@@ -87,7 +87,7 @@ fn pygithub_reads_every_page() {
 #[cfg_attr(not(has = "node-sdks"), ignore = "needs node-sdks")]
 fn octokit_paginates() {
     let upstream = stand_in(KEY, github);
-    prints("node/follow_github.mjs", &sandbox("github", &upstream, KEY), "github", "[1,2]");
+    prints("node/follow_github.mjs", &sandbox("github", &upstream, KEY), "github", "[1,2]\n[1,2]\n[1,2]");
 }
 
 #[test]
@@ -207,9 +207,8 @@ const TOOLS: &str = r#"
 @id("get") permit (principal, action, resource) when { context has mcp.name && context.mcp.name like "get_*" };
 "#;
 
-#[test]
-#[cfg_attr(not(has = "python-sdks"), ignore = "needs python-sdks")]
-fn mcp_over_streamable_http_and_over_sse_with_a_policy_on_tools() {
+/// What a client prints that uses a stand-in MCP server over both transports, under policies on tools.
+fn use_tools(script: &str) -> Finished {
     let directory = tempfile::tempdir().unwrap();
     let mut command = client(&installed("python/bin/python"));
     command.arg(root().join("tests/sdk/python/mcp_server.py")).arg(KEY);
@@ -223,13 +222,33 @@ fn mcp_over_streamable_http_and_over_sse_with_a_policy_on_tools() {
     let token = sandbox.token("agent", &["linear-mcp"]).secret;
     sandbox.cli().json(&["policy", "delete", "granted-services", "--yes"]);
     sandbox.cli().apply_policies(TOOLS);
-    let finished = follow("python/mcp_client.py", &sandbox, "linear-mcp", &token);
-    let lines: Vec<&str> = finished.stdout.lines().collect();
+    let finished = follow(script, &sandbox, "linear-mcp", &token);
     assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(!finished.stdout.contains("deleted"), "{finished:?}");
+    assert!(!sandbox.everything_emitted().contains(KEY));
+    finished
+}
+
+#[test]
+#[cfg_attr(not(has = "python-sdks"), ignore = "needs python-sdks")]
+fn mcp_over_streamable_http_and_over_sse_with_a_policy_on_tools() {
+    let finished = use_tools("python/mcp_client.py");
+    let lines: Vec<&str> = finished.stdout.lines().collect();
     let list = "['delete_everything', 'get_greeting']";
     assert_eq!(lines.get(..2), Some(&[list, "Hello agent"][..]), "{finished:?}");
     assert!(lines[2].contains("no policy permits this request"), "{finished:?}");
-    assert!(!finished.stdout.contains("deleted"), "{finished:?}");
     assert_eq!(lines.get(3..5), Some(&[list, "Hello agent"][..]), "{finished:?}");
-    assert!(!sandbox.everything_emitted().contains(KEY));
+}
+
+#[test]
+#[cfg_attr(not(has = "python-sdks"), ignore = "needs python-sdks")]
+#[cfg_attr(all(has = "python-sdks", not(has = "node-sdks")), ignore = "needs node-sdks")]
+fn mcp_from_typescript_over_both_transports_with_a_policy_on_tools() {
+    let finished = use_tools("node/mcp.mjs");
+    let lines: Vec<&str> = finished.stdout.lines().collect();
+    let list = r#"["delete_everything","get_greeting"]"#;
+    for lines in [&lines[..3], &lines[3..]] {
+        assert_eq!(lines[..2], [list, "Hello agent"], "{finished:?}");
+        assert!(lines[2].contains("no policy permits this request"), "{finished:?}");
+    }
 }
