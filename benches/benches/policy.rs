@@ -68,6 +68,7 @@ impl Fixture {
     fn call<'a>(&'a self, path: &'a str) -> Call<'a> {
         Call {
             mcp: false,
+            trust: None,
             method: &Method::POST,
             method_group: MethodGroup::Write,
             path,

@@ -106,6 +106,7 @@ impl Simulation {
             source,
             body: Body::NotRead,
             mcp: definition.mcp.is_some(),
+            trust: None, // a stored token's
         };
         if explains || slice.needs_body(&call) {
             call.body = match (&facts, message.has_body || message.unknown_body) {

@@ -406,7 +406,7 @@ impl<'a> CallEvaluator<'a> {
         let (v, entities) = (vocabulary()?, self.subject.entities()?);
         let action = self.plan.action.action.method.clone();
         let mentions = self.plan.mentions;
-        let mut context = Vec::with_capacity(7);
+        let mut context = Vec::with_capacity(8);
         if mentions.any(Mentions::PATH) {
             context.push(("path", Value::new_string(self.path.clone().into_owned())));
         }
@@ -442,6 +442,19 @@ impl<'a> CallEvaluator<'a> {
             let name = mcp.name.clone().map(|name| ("name".to_owned(), Value::new_string(name)));
             let fields = [("method".to_owned(), Value::new_string(mcp.method.clone()))].into_iter().chain(name);
             context.push(("mcp", Value::new_record(fields).ok()?));
+        }
+        if mentions.any(Mentions::TRUST)
+            && let Some(trust) = &self.call.trust
+        {
+            let text = |text: &str| Value::new_string(text.to_owned());
+            let claims = Value::new_set(trust.claims.iter().map(|claim| text(claim)));
+            let fields = [
+                ("name".to_owned(), text(trust.name)),
+                ("issuer".to_owned(), text(trust.issuer)),
+                ("subject".to_owned(), text(trust.subject)),
+                ("claims".to_owned(), claims),
+            ];
+            context.push(("trust", Value::new_record(fields).ok()?));
         }
         let context = Context::from_pairs(context.into_iter().map(|(k, v)| (k.to_owned(), v))).ok()?;
         Request::new(entities.agent.clone(), action, entities.service.clone(), context, None).ok()

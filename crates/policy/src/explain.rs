@@ -91,6 +91,7 @@ impl Policies {
             source: std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
             body: Body::NotRead,
             mcp: false,
+            trust: None,
         };
         PolicySlice::new(self, agent, attributes, service).reach(&call)
     }

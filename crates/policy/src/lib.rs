@@ -77,6 +77,21 @@ pub struct Call<'a> {
     pub body: Body<'a>,
     /// The service is an MCP server: policies about `context.mcp` need the body.
     pub mcp: bool,
+    /// The trust that the token was exchanged by; `None`: an operator issued it.
+    pub trust: Option<TrustFacts<'a>>,
+}
+
+/// What policies see of an exchanged token.
+#[derive(Clone, Copy, Debug)]
+pub struct TrustFacts<'a> {
+    /// The trust's name.
+    pub name: &'a str,
+    /// The issuer.
+    pub issuer: &'a str,
+    /// The subject.
+    pub subject: &'a str,
+    /// The claims that the trust lists, each `NAME=VALUE`.
+    pub claims: &'a [Box<str>],
 }
 
 /// The inspection state of a request's body.

@@ -28,8 +28,10 @@ impl Mentions {
     pub(super) const FAILURE: Self = Self(1 << 5);
     /// Known from the body, in requests to MCP servers.
     pub(super) const MCP: Self = Self(1 << 6);
+    /// The trust that the token was exchanged by.
+    pub(super) const TRUST: Self = Self(1 << 7);
     /// All parts of a call.
-    pub(super) const CALL: Self = Self(0b101_1111);
+    pub(super) const CALL: Self = Self(0b1101_1111);
 
     pub(super) fn any(self, of: Self) -> bool {
         self.0 & of.0 != 0
@@ -70,6 +72,7 @@ fn classify_names(names: &[&str]) -> CallPart {
         ["body", "model", ..] => CallPart::Model,
         ["body" | "body_inspected", ..] => CallPart::Other(Mentions::BODY),
         ["mcp", ..] => CallPart::Other(Mentions::MCP),
+        ["trust", ..] => CallPart::Other(Mentions::TRUST),
         _ => CallPart::Other(Mentions::CALL),
     }
 }

@@ -58,6 +58,7 @@ impl Fixture {
             source: "10.1.2.3".parse().unwrap(),
             body: Body::Absent,
             mcp: false,
+            trust: None,
         }
     }
 

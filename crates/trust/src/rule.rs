@@ -214,6 +214,19 @@ impl TrustRule {
         self.agent.fill(one).ok_or(Rejected::NoAgent)
     }
 
+    /// The claims that policies see, each `NAME=VALUE`. A list has one for each of its values.
+    #[must_use]
+    pub fn listed_claims(&self, identity: &Identity) -> Box<[Box<str>]> {
+        let of = |name: &Box<str>| -> Vec<Box<str>> {
+            let pair = |value: &str| format!("{name}={value}").into_boxed_str();
+            match &**name {
+                "sub" => vec![pair(&identity.subject)],
+                name => identity.values(name).iter().map(|value| pair(value)).collect(),
+            }
+        };
+        self.listed.iter().flat_map(of).collect()
+    }
+
     /// The claims that the trust reads, each once, without `sub`.
     fn mentioned(&self) -> Vec<&str> {
         let conditions = self.conditions.iter().map(|(claim, _)| &**claim);

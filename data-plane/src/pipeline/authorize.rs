@@ -226,6 +226,7 @@ pub(crate) async fn call(
         source: caller.source,
         body: Body::NotRead,
         mcp: service.mcp.is_some(),
+        trust: token.trust_facts(),
     };
     let needs_body = bounds.needs_body(&slice, &call, &token).await?
         || match &overriding {

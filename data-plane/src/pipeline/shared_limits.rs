@@ -141,6 +141,7 @@ impl OwnCall {
             source: self.source,
             body: self.facts.as_ref().map_or(seks_policy::Body::NotRead, Into::into),
             mcp: self.mcp,
+            trust: self.token.trust_facts(),
         }
     }
 }

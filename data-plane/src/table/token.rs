@@ -14,7 +14,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use seks_policy::Policies;
+use seks_policy::{Policies, TrustFacts};
 use seks_trust::Identity;
 use seks_types::id::{AgentName, CredentialName, ServiceName, TenantName};
 
@@ -79,6 +79,8 @@ pub(super) enum Origin {
         parent: Arc<TokenEntry>,
         /// Who it stands for.
         identity: Identity,
+        /// The claims that the trust lists, each `NAME=VALUE`.
+        claims: Box<[Box<str>]>,
     },
 }
 
@@ -189,13 +191,12 @@ impl TokenEntry {
         }
     }
 
-    /// The trust that it was exchanged by, and who it stands for; `None` for a token that an operator issued.
+    /// What policies see of an exchanged token; `None` for a token that an operator issued.
     #[must_use]
-    pub fn exchanged(&self) -> Option<(&Trust, &Identity)> {
-        match &self.terms.origin {
-            Origin::Exchanged { parent, identity } => parent.trust().map(|trust| (trust, identity)),
-            _ => None,
-        }
+    pub fn trust_facts(&self) -> Option<TrustFacts<'_>> {
+        let Origin::Exchanged { parent, identity, claims } = &self.terms.origin else { return None };
+        let rule = &parent.trust()?.rule;
+        Some(TrustFacts { name: &rule.name, issuer: &rule.issuer, subject: &identity.subject, claims })
     }
 
     /// Whether it reaches what `other` reaches, from the same networks.

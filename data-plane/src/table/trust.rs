@@ -122,7 +122,7 @@ impl ExchangedTokens {
         let Some(entry) = self.0.get(&DigestKey(*digest)).map(|entry| Arc::clone(entry.value())) else {
             return Found::Unknown;
         };
-        let Origin::Exchanged { parent, identity } = &entry.terms.origin else { return Found::Unknown };
+        let Origin::Exchanged { parent, identity, .. } = &entry.terms.origin else { return Found::Unknown };
         let Some(trust) = parent.trust() else { return Found::Unknown };
         let revoked = || {
             Found::Revoked(Arc::new(RevokedEntry {
@@ -192,7 +192,7 @@ fn make(
         grants,
         cidrs: parent.terms.cidrs.clone(),
         certificate: identity.certificate,
-        origin: Origin::Exchanged { parent: parent.clone(), identity },
+        origin: Origin::Exchanged { parent: parent.clone(), claims: trust.rule.listed_claims(&identity), identity },
     };
     let hex: String = digest.0.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     Ok(TokenEntry {

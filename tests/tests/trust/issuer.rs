@@ -15,7 +15,7 @@ use seks_tests::{Upstream, upstream::Answer};
 use serde_json::{Value, json};
 
 /// An issuer of one key at a time.
-pub struct Issuer {
+pub(crate) struct Issuer {
     server: Upstream,
     keys: Arc<Mutex<Keys>>,
 }
@@ -31,12 +31,12 @@ fn fresh() -> EcdsaKeyPair {
     EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap()
 }
 
-pub fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().try_into().unwrap()
 }
 
 impl Issuer {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let keys = Arc::new(Mutex::new(Keys { key: fresh(), number: 1, published: String::new() }));
         let served = keys.clone();
         let server = Upstream::start(move |request| {
@@ -57,17 +57,17 @@ impl Issuer {
         issuer
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.server.origin()
     }
 
     /// How often it was asked for anything.
-    pub fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.server.complete()
     }
 
     /// Publishes the present key, and no other.
-    pub fn publish(&self) {
+    pub(crate) fn publish(&self) {
         let mut keys = self.keys.lock();
         let point = keys.key.public_key().as_ref()[1..].to_vec();
         let (x, y) = point.split_at(32);
@@ -77,24 +77,24 @@ impl Issuer {
     }
 
     /// Publishes what is no key set of its own.
-    pub fn publish_text(&self, text: &str) {
+    pub(crate) fn publish_text(&self, text: &str) {
         self.keys.lock().published = text.into();
     }
 
     /// Stops answering.
-    pub fn fail(&self) {
+    pub(crate) fn fail(&self) {
         self.publish_text("");
     }
 
     /// Makes another key, and signs with it from now on.
-    pub fn rotate(&self) {
+    pub(crate) fn rotate(&self) {
         let mut keys = self.keys.lock();
         keys.number += 1;
         keys.key = fresh();
     }
 
     /// A token with these claims beside the issuer's own.
-    pub fn token(&self, claims: Value) -> String {
+    pub(crate) fn token(&self, claims: Value) -> String {
         let mut all = json!({
             "iss": self.url(), "aud": "seks", "sub": "repo:acme/api:ref:refs/heads/main",
             "iat": now(), "exp": now() + 600, "jti": format!("{:?}", std::time::Instant::now()), "environment": "prod",

@@ -1,6 +1,7 @@
 //! Identity exchange: an agent with a token of a trusted issuer needs no stored secret, and what ends the trust ends its tokens.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
+mod certificate;
 mod issuer;
 
 use seks_tests::{
@@ -333,6 +334,26 @@ fn a_disabled_agent_and_a_policy_hold_for_exchanged_tokens() {
     world.sandbox.cli().apply_policies("@id(\"no\") forbid (principal == Seks::Agent::\"ci-prod\", action, resource);");
     assert_eq!(world.get(&token), refused(403, "policy_denied"));
     world.sandbox.cli().json(&["policy", "delete", "no", "--yes"]);
+    assert_eq!(world.get(&token).0, 200);
+}
+
+#[test]
+fn policies_see_the_trust_and_the_claims_that_it_lists() {
+    let world = World::with(Upstream::ok(), &["--claim", "environment", "--claim", "actor"]);
+    let (token, direct) = (world.exchanged(), world.issuer.token(json!({ "actor": "mallory" })));
+    let stored = world.sandbox.token("stored", &["openai"]).secret;
+    world.sandbox.cli().apply_policies(
+        r#"@id("main-only") forbid (principal, action, resource)
+             unless { context has trust && context.trust.name == "ci" && context.trust.subject like "repo:acme/api:*"
+                      && context.trust.claims.contains("environment=prod") };
+           @id("not-mallory") forbid (principal, action, resource)
+             when { context has trust && context.trust.claims.contains("actor=mallory") };"#,
+    );
+    assert_eq!(world.get(&token).0, 200);
+    assert_eq!(world.get(&direct), refused(403, "policy_denied"));
+    assert_eq!(world.get(&stored), refused(403, "policy_denied"), "a stored token has no trust");
+    let other = world.issuer.token(json!({ "sub": "repo:acme/web:ref:refs/heads/main" }));
+    assert_eq!(world.get(&other), refused(403, "policy_denied"), "decisions are not mixed up");
     assert_eq!(world.get(&token).0, 200);
 }
 

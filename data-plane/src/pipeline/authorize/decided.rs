@@ -103,6 +103,7 @@ impl DecidedOn {
             source: self.source,
             body: (&self.facts).into(),
             mcp: service.mcp.is_some(),
+            trust: token.trust_facts(),
         };
         let slice = policies.slice_for(&agent.name, &agent.attributes, &service.name);
         let permits = |call: &Call<'_>| {
