@@ -4,13 +4,20 @@
 //! have. What a replica finds unchanged it does not write, so that several replicas disturb nobody. When an issuer does not answer,
 //! the last keys stay.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use prometheus::{IntCounterVec, Opts, core::Collector};
 use seks_network::address::{DialGuard, DialRules};
 use seks_runtime::jitter;
 use seks_types::id::{NameError, OperatorName, TenantName, TokenId};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -34,6 +41,15 @@ pub enum TrustRefresherError {
     /// The name that its writes bear.
     #[error(transparent)]
     Name(#[from] NameError),
+}
+
+/// What was fetched when, and what is being fetched.
+#[derive(Default)]
+struct Schedule {
+    fetched: HashMap<(TenantName, TokenId), Instant>,
+    /// A task for each tenant at most.
+    running: JoinSet<TenantName>,
+    busy: HashSet<TenantName>,
 }
 
 /// Fetches issuers' keys for as long as it runs.
@@ -63,26 +79,32 @@ impl TrustRefresher {
 
     /// Runs until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let mut fetched: HashMap<(TenantName, TokenId), Instant> = HashMap::new();
+        let mut state = Schedule::default();
         let work = async {
             // A replica that has just started finds the keys in the store.
             let mut next = Instant::now() + LOOK_EVERY.mul_f64(jitter::fraction());
             loop {
-                while let Ok((tenant, id)) = timeout_at(next, self.registry.unknown_keys().next()).await {
-                    self.reported(tenant, id, &mut fetched).await;
+                tokio::select! {
+                    (tenant, trust) = self.registry.unknown_keys().next() => self.reported(tenant, trust, &mut state).await,
+                    Some(done) = state.running.join_next() => match done {
+                        Ok(tenant) => drop(state.busy.remove(&tenant)),
+                        Err(_) => state.busy.clear(), // a panic: the next look begins anew
+                    },
+                    () = sleep_until(next) => {
+                        if let Err(error) = self.look(&mut state).await {
+                            tracing::warn!(%error, "cannot list trusts; trying again");
+                        }
+                        next = Instant::now() + LOOK_EVERY;
+                    }
                 }
-                if let Err(error) = self.look(&mut fetched).await {
-                    tracing::warn!(%error, "cannot list trusts; trying again");
-                }
-                next = Instant::now() + LOOK_EVERY;
             }
         };
         let _ = stop.run_until_cancelled(work).await;
     }
 
-    /// Fetches what is due, in every tenant.
-    async fn look(&self, fetched: &mut HashMap<(TenantName, TokenId), Instant>) -> Result<(), RegistryError> {
-        let mut known = Vec::new();
+    /// Begins to fetch what is due, in every tenant.
+    async fn look(self: &Arc<Self>, state: &mut Schedule) -> Result<(), RegistryError> {
+        let mut known = HashSet::new();
         for tenant in self.registry.tenants().await?.into_iter().filter(|tenant| !tenant.deleting) {
             let Ok(name) = TenantName::try_from(tenant.name.as_str()) else { continue };
             let trusts = self.registry.trusts(&name).await?;
@@ -91,30 +113,47 @@ impl TrustRefresher {
             {
                 tracing::warn!(seks.tenant = %name, %error, "the exchange key is not rotated; trying later");
             }
+            let mut due = Vec::new();
             for token in trusts {
-                let Ok(id) = TokenId::try_from(token.id.as_str()) else { continue };
+                let (Ok(id), Some(trust)) = (TokenId::try_from(token.id.as_str()), token.trust) else { continue };
                 let key = (name.clone(), id);
-                let due = fetched.get(&key).is_none_or(|at| at.elapsed() >= EVERY);
-                if due && let Some(trust) = token.trust {
-                    fetched.insert(key.clone(), Instant::now());
-                    self.refresh(&name, &trust).await;
+                if !state.busy.contains(&name) && state.fetched.get(&key).is_none_or(|at| at.elapsed() >= EVERY) {
+                    state.fetched.insert(key.clone(), Instant::now());
+                    due.push(trust);
                 }
-                known.push(key);
+                known.insert(key);
             }
+            self.begin(name, due, state);
         }
-        fetched.retain(|key, _| known.contains(key));
+        state.fetched.retain(|key, _| known.contains(key));
         Ok(())
     }
 
-    async fn reported(&self, tenant: TenantName, id: TokenId, fetched: &mut HashMap<(TenantName, TokenId), Instant>) {
+    async fn reported(self: &Arc<Self>, tenant: TenantName, id: TokenId, state: &mut Schedule) {
         let key = (tenant, id);
-        if fetched.get(&key).is_some_and(|at| at.elapsed() < AT_MOST_EVERY) {
-            return;
+        let asked = state.fetched.get(&key).is_some_and(|at| at.elapsed() < AT_MOST_EVERY);
+        if asked || state.busy.contains(&key.0) {
+            return; // a node that still meets the key reports it again
         }
         let Ok(token) = self.registry.token(&key.0, &key.1).await else { return };
         let Some(trust) = token.trust else { return };
-        fetched.insert(key.clone(), Instant::now());
-        self.refresh(&key.0, &trust).await;
+        state.fetched.insert(key.clone(), Instant::now());
+        self.begin(key.0, vec![trust], state);
+    }
+
+    /// Fetches in a task of the tenant's own: an issuer that answers slowly delays no other tenant.
+    fn begin(self: &Arc<Self>, tenant: TenantName, due: Vec<Trust>, state: &mut Schedule) {
+        if due.is_empty() {
+            return;
+        }
+        state.busy.insert(tenant.clone());
+        let this = Arc::clone(self);
+        state.running.spawn(async move {
+            for trust in due {
+                this.refresh(&tenant, &trust).await;
+            }
+            tenant
+        });
     }
 
     async fn refresh(&self, tenant: &TenantName, trust: &Trust) {

@@ -59,6 +59,7 @@ pub const NAMES: &[&str] = &[
     "seks_table_revision",
     "seks_table_tokens",
     "seks_tenant_limited_total",
+    "seks_trust_key_fetches_total",
     "seks_upstream_connections",
     "seks_upstream_duration_seconds",
     "seks_upstream_responses_total",

@@ -30,6 +30,7 @@ const LOGS: &str = "tests/tests/isolation/availability/logs.rs";
 const SPOOL: &str = "crates/audit/src/spool/tests.rs";
 const PROCESS: &str = "crates/runtime/src/process.rs";
 const MINT: &str = "tests/tests/mint/main.rs";
+const TRUST: &str = "tests/tests/trust/main.rs";
 
 /// Every metric. One that is missing here fails [`every_metric_has_a_case`].
 const CASES: &[(&str, Shown)] = &[
@@ -124,6 +125,7 @@ const CASES: &[(&str, Shown)] = &[
     ("seks_table_revision", Here),
     ("seks_table_tokens", Here),
     ("seks_tenant_limited_total", In(SHARES, "a_tenant_with_many_tokens_leaves_connections_for_the_others")),
+    ("seks_trust_key_fetches_total", In(TRUST, "a_key_that_a_node_meets_first_is_fetched_without_being_asked_for")),
     ("seks_upstream_connections", Here),
     ("seks_upstream_duration_seconds", Here),
     ("seks_upstream_responses_total", Here),

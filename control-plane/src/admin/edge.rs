@@ -19,6 +19,7 @@ use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
+use seks_trust::MAX_JWKS_BYTES;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
@@ -33,6 +34,7 @@ fn limit(path: &str) -> usize {
         "ApplyPolicies" | "ApplyTenant" | "CheckPolicies" | "PlanTenant" | "PutCredential" => super::MAX_MESSAGE_BYTES,
         "ExplainPolicies" | "Simulate" => 2 * 1024 * 1024,
         "ApplyService" | "EnableService" => limits::SERVICE_BYTES + 16 * 1024,
+        "CreateTrust" | "UpdateTrust" => 2 * MAX_JWKS_BYTES,
         "CreateAgent" | "CreateOperator" => 32 * 1024,
         _ => 16 * 1024,
     }

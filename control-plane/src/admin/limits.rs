@@ -42,6 +42,7 @@ fn cost(method: Method) -> Cost {
         | M::DeleteService
         | M::DeleteCredential
         | M::DeletePolicy
+        | M::DeleteTrust
         | M::DeleteOperator => Cost::Free,
         M::AwsKeyPair => Cost::Read,
         method => match method.rule() {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use seks_network::address::DialRules;
-use seks_trust::KeySet;
+use seks_trust::{KeySet, is_trustworthy_transport};
 use serde_json::Value;
 
 use super::{MintError, endpoint::Endpoint};
@@ -49,6 +49,9 @@ impl IssuerKeys<'_> {
     }
 
     async fn get(&self, url: &str, rules: &DialRules) -> Result<Bytes, MintError> {
+        if !is_trustworthy_transport(url) {
+            return Err(MintError::Invalid("the issuer's keys are not at an https URL".into()));
+        }
         let endpoint = Endpoint::parse(url, rules.clone())?.with_roots(self.roots);
         let mut request = Request::builder().method(Method::GET).uri(endpoint.path()).body(Bytes::new());
         if let Ok(request) = &mut request {

@@ -8,6 +8,8 @@ pub const ATTRIBUTE_NAME_BYTES: usize = 63;
 pub const ATTRIBUTE_VALUE_BYTES: usize = 256;
 /// Services that one token may be granted.
 pub const GRANTS: usize = 64;
+/// Trusts of a tenant: the keys of each are fetched every few minutes.
+pub const TRUSTS: usize = 100;
 /// Networks that one token may be bound to.
 pub const CIDRS: usize = 64;
 /// Default lifetime of a token in seconds: 24 h.

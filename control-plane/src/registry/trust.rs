@@ -123,6 +123,10 @@ impl Registry {
             return Err(RegistryError::invalid("grants", format!("1 to {}", limits::GRANTS - 1)));
         }
         self.check_audience_is_free(tenant, &new.trust).await?;
+        if self.trusts(tenant).await?.len() >= limits::TRUSTS {
+            let (tenant, limit) = (tenant.to_string(), limits::TRUSTS as u64);
+            return Err(RegistryError::Quota { tenant, kind: KIND, limit });
+        }
         self.make_exchange_key(tenant, &new.by).await?;
         let (id, new, cidrs) = (&id, &new, &cidrs);
         retry_on_conflict(|| async {

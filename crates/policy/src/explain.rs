@@ -237,6 +237,12 @@ impl Explainer<'_> {
         if mentioned.any(Mentions::BODY) || mentioned.any(Mentions::MCP) {
             values.extend(body_values(call.body));
         }
+        if mentioned.any(Mentions::TRUST) {
+            values.push(call.trust.map_or_else(
+                || "the token was not exchanged by a trust".into(),
+                |trust| format!("the trust is `{}`, and the subject `{}`", trust.name, trust.subject),
+            ));
+        }
         values.join(", ")
     }
 }

@@ -19,7 +19,7 @@ pub use self::{
     glob::Glob,
     jwt::{Jwt, Rejected, SKEW_SECONDS, looks_like_jwt},
     keys::{KeySet, KeySetError, MAX_JWKS_BYTES},
-    rule::{Claim, Identity, RuleError, TrustRule, check_issuer},
+    rule::{Claim, Identity, RuleError, TrustRule, check_issuer, is_trustworthy_transport},
     template::Template,
 };
 

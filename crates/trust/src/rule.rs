@@ -124,6 +124,16 @@ impl TryFrom<&wire::Trust> for TrustRule {
     }
 }
 
+/// Whether keys may be fetched from `url`: over TLS, or from a loopback address. Whoever can change a key set on the way can make tokens.
+#[must_use]
+pub fn is_trustworthy_transport(url: &str) -> bool {
+    let Some((scheme, rest)) = url.split_once("://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let secure = scheme == "https" || (scheme == "http" && matches!(host, "localhost" | "127.0.0.1" | "[::1]"));
+    secure && !authority.contains('@')
+}
+
 /// Whether `issuer` is a URL that discovery can start from: `https`, or `http` on a loopback address, with neither query nor
 /// user, and in ASCII, so that no other character looks like one of its own.
 ///

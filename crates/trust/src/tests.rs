@@ -372,6 +372,18 @@ fn trusts_that_would_accept_too_much_are_refused() {
     for issuer in ["http://127.0.0.1:8080", "http://localhost/x", "http://[::1]:1", "https://a.example/realms/x"] {
         assert_eq!(field(&|trust| trust.issuer = issuer.into()), "", "{issuer}");
     }
+    for (url, is) in [
+        ("https://a.example/keys?x=1", true),
+        ("http://127.0.0.1:8080/keys", true),
+        ("http://a.example/keys", false),
+        ("http://127.0.0.1.evil.example/keys", false),
+        ("http://127.0.0.1@evil.example/keys", false),
+        ("http://localhost:1@evil.example/keys", false),
+        ("file:///etc/passwd", false),
+        ("", false),
+    ] {
+        assert_eq!(is_trustworthy_transport(url), is, "{url}");
+    }
     assert_eq!(field(&|trust| trust.audiences.clear()), "audience");
     assert_eq!(field(&|trust| trust.audiences = vec![String::new()]), "audience");
     assert_eq!(field(&|trust| trust.matches.clear()), "match");

@@ -66,6 +66,20 @@ fn no_wait() -> Option<wire::Wait> {
     Some(wire::Wait { no_wait: true, timeout_ms: 0 })
 }
 
+/// A trust with the public key of RFC 7517, A.1, and an audience that no other tenant has.
+fn trust(tenant: &str) -> wire::Trust {
+    let jwks = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"1","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
+    wire::Trust {
+        name: "ci".into(),
+        issuer: "https://issuer.example".into(),
+        audiences: vec![tenant.into()],
+        matches: vec!["sub ci".into()],
+        agent: "bot".into(),
+        jwks: jwks.into(),
+        ..Default::default()
+    }
+}
+
 /// Calls every method about things of `tenant`, in an order in which each finds what it needs and the last leave nothing.
 async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) -> Vec<(&'static str, Option<Status>)> {
     let t = || tenant.to_owned();
@@ -101,6 +115,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "GetAgent" get_agent(named("bot"));
         "ListTokens" list_tokens(list());
         "GetToken" get_token(named(token));
+        "ListTrusts" list_trusts(list());
         "ListPolicies" list_policies(list());
         "GetPolicy" get_policy(named("granted-services"));
         "CheckPolicies" check_policies(wire::CheckPoliciesRequest { tenant: t(), text: policy.into() });
@@ -135,8 +150,16 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
             tenant: t(), agent: "bot".into(), grants: grants(), wait: no_wait(), ..Default::default()
         });
         "AwsKeyPair" aws_key_pair(wire::AwsKeyPairRequest { tenant: t(), token: agents_token.as_str().into() });
+        "CreateTrust" create_trust(wire::CreateTrustRequest {
+            tenant: t(), trust: Some(trust(tenant)), grants: grants(), cidrs: Vec::new(), wait: no_wait(),
+        });
+        "GetTrust" get_trust(named("ci"));
+        "UpdateTrust" update_trust(wire::UpdateTrustRequest {
+            tenant: t(), name: "ci".into(), ttl_seconds: 60, wait: no_wait(), ..Default::default()
+        });
+        "DeleteTrust" delete_trust(delete("ci"));
         "LookupToken" lookup_token(wire::LookupTokenRequest { tenant: t(), digest: agents_token.digest().0.to_vec() });
-        "RotateToken" rotate_token(wire::RotateTokenRequest { tenant: t(), name: token.into(), wait: no_wait() });
+        "RotateToken" rotate_token(wire::RotateTokenRequest { tenant: t(), name: token.into(), wait: no_wait(), ..Default::default() });
         "ApplyPolicies" apply_policies(wire::ApplyPoliciesRequest { tenant: t(), text: policy.into(), wait: no_wait() });
         "DeletePolicy" delete_policy(delete("all"));
         "RevokeToken" revoke_token(delete(token));

@@ -263,6 +263,8 @@ fn a_key_that_a_node_meets_first_is_fetched_without_being_asked_for() {
     world.issuer.publish();
     let token = world.issuer.token(json!({}));
     wait_for("the new key", || (world.get(&token).0 == 200).then_some(()));
+    let page = world.sandbox.metrics_page();
+    assert!(page.contains("seks_trust_key_fetches_total{outcome=\"changed\"} 1"), "{page}");
 }
 
 #[test]
@@ -335,6 +337,65 @@ fn a_disabled_agent_and_a_policy_hold_for_exchanged_tokens() {
     assert_eq!(world.get(&token), refused(403, "policy_denied"));
     world.sandbox.cli().json(&["policy", "delete", "no", "--yes"]);
     assert_eq!(world.get(&token).0, 200);
+}
+
+#[test]
+fn a_token_that_two_trusts_accept_needs_a_choice_and_two_tenants_never_share_one() {
+    let world = World::start();
+    let cli = world.sandbox.cli();
+    world.create("wide", &["--match", "environment prod"]);
+    let token = world.issuer.token(json!({}));
+    let (_, kind, description) = error(&world.exchange(&token, ""));
+    assert!(kind == "invalid_grant" && description.contains("scope=trust:NAME"), "{description}");
+    assert_eq!(world.get(&token).0, 401, "nor is one chosen for a token that is sent itself");
+    assert_eq!(world.exchange(&token, "&scope=trust:wide").status, 200);
+    cli.json(&["trust", "delete", "wide", "--yes"]);
+
+    // Another tenant: an audience of its own, or none.
+    cli.json(&["tenant", "create", "other"]);
+    cli.json(&[
+        "--tenant",
+        "other",
+        "service",
+        "enable",
+        "openai",
+        "--upstream",
+        &world.upstream.origin(),
+        "--allow-private",
+    ]);
+    cli.json_with(
+        &["--tenant", "other", "credential", "put", "key", "--service", "openai", "--from-stdin"],
+        "sk-other-0000000000000000001",
+    );
+    cli.json(&["--tenant", "other", "agent", "create", "ci-prod"]);
+    let url = world.issuer.url();
+    let create = |audience: &str| {
+        let arguments = [
+            "--tenant",
+            "other",
+            "trust",
+            "create",
+            "ci",
+            "--issuer",
+            &url,
+            "--audience",
+            audience,
+            "--match",
+            "environment prod",
+            "--agent",
+            "ci-prod",
+            "--service",
+            "openai",
+        ];
+        cli.run(&arguments, "")
+    };
+    let taken = create("seks");
+    assert_eq!(taken.code, Some(5), "{}", taken.stderr);
+    assert_eq!(create("seks-other").code, Some(0));
+    assert_eq!(world.get(&world.issuer.token(json!({ "aud": "seks-other" }))).0, 200);
+    let both = world.issuer.token(json!({ "aud": ["seks", "seks-other"] }));
+    assert_eq!(world.get(&both).0, 401, "whose credentials would it use?");
+    assert_eq!(error(&world.exchange(&both, "")).1, "invalid_grant");
 }
 
 #[test]

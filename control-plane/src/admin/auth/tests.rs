@@ -27,6 +27,8 @@ const MATRIX: &str = "
     GetAgent            . y y y  y y y
     ListTokens          . y y y  y y y
     GetToken            . y y y  y y y
+    ListTrusts          . y y y  y y y
+    GetTrust            . y y y  y y y
     LookupToken         . y y y  y y y
     ListPolicies        . y y y  y y y
     GetPolicy           . y y y  y y y
@@ -51,6 +53,9 @@ const MATRIX: &str = "
     DeleteAgent         . . y y  . y y
     IssueToken          . . y y  . y y
     AwsKeyPair          . . y y  . y y
+    CreateTrust         . . y y  . y y
+    UpdateTrust         . . y y  . y y
+    DeleteTrust         . . y y  . y y
     RevokeToken         . . y y  . y y
     RotateToken         . . y y  . y y
     UpdateToken         . . y y  . y y
