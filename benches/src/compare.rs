@@ -2,12 +2,13 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::PathBuf,
     process::{Command, Stdio},
 };
 
 use crate::{
-    contestants::{self, Contestant, Part, load_command},
+    contestants::{self, Contestant, Part, Upstream, load_command},
     load::Measured,
     report,
 };
@@ -33,6 +34,15 @@ pub struct Args {
     /// Bytes of an answer
     #[arg(long, default_value_t = 1024)]
     pub size: usize,
+    /// The upstream serves TLS, which the proxies verify
+    #[arg(long)]
+    pub tls: bool,
+    /// Answers are streams of as many server-sent events; figures are those of an event
+    #[arg(long, default_value_t = 0)]
+    pub events: usize,
+    /// Appends the result to this file, as one line of JSON
+    #[arg(long)]
+    pub json: Option<PathBuf>,
     /// Rounds: every contestant once a round
     #[arg(long, default_value_t = 7)]
     pub rounds: usize,
@@ -81,6 +91,10 @@ pub fn run(args: &Args) {
         result.syscalls = contest.syscalls(contestant);
     }
     println!("{}", report::table(args, &results));
+    if let Some(file) = &args.json {
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        writeln!(file, "{}", report::json(args, &results)).unwrap();
+    }
 }
 
 impl Contest {
@@ -90,17 +104,23 @@ impl Contest {
         let place = if place.is_dir() { place } else { std::env::temp_dir() };
         let directory = tempfile::tempdir_in(place).unwrap();
         let path = directory.path();
-        let stub = contestants::own(&["stub", "--size", &args.size.to_string()]);
+        let root = args.tls.then(|| path.join("upstream-root.pem"));
+        let (size, events) = (args.size.to_string(), args.events.to_string());
+        let mut stub = vec!["stub", "--size", &size, "--events", &events];
+        stub.extend(root.as_ref().and_then(|root| root.to_str()).into_iter().flat_map(|root| ["--tls-root", root]));
+        let stub = contestants::own(&stub);
+        let upstream = Upstream { address: stub.address, streams: args.events > 0, root };
         let collector = contestants::own(&["collector"]);
         let start = |name, program: &PathBuf| {
             let program = program.canonicalize().unwrap();
-            contestants::seks(name, path, &program, stub.address, collector.address, args.tokens)
+            contestants::seks(name, path, &program, &upstream, collector.address, args.tokens)
         };
         let (seks, tokens) = start("seks", &args.seks);
-        let mut all = vec![contestants::direct(stub.address)];
+        // The load generator speaks no TLS.
+        let mut all = if args.tls { Vec::new() } else { vec![contestants::direct(stub.address)] };
         if let Some(nginx) = &args.nginx {
-            all.push(contestants::nginx(path, nginx, stub.address, &tokens, false));
-            all.push(contestants::nginx(path, nginx, stub.address, &tokens, true));
+            all.push(contestants::nginx(path, nginx, &upstream, &tokens, false));
+            all.push(contestants::nginx(path, nginx, &upstream, &tokens, true));
         }
         all.extend(args.before.as_ref().map(|program| start("seks, before", program).0));
         all.push(seks);
@@ -122,6 +142,7 @@ impl Contest {
             .arg(contestant.tokens.as_ref().unwrap_or(&self.tokens))
             .args(["--connections", &self.args.connections.to_string()]);
         command.args(["--size", &self.args.size.to_string(), "--seconds", &seconds.to_string()]);
+        command.args(["--events", &self.args.events.to_string()]);
         command.args(["--warm-up", &warm_up.to_string(), "--ours", &list(ours)]).args(more);
         if !tested.is_empty() {
             command.args(["--pids", &list(tested)]);

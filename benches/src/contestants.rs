@@ -45,6 +45,22 @@ impl Drop for Part {
     }
 }
 
+/// Where requests go in the end.
+pub struct Upstream {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its answers are streams of events, which proxies must not hold back.
+    pub streams: bool,
+    /// The PEM root of its certificate, where it serves TLS.
+    pub root: Option<PathBuf>,
+}
+
+impl Upstream {
+    fn scheme(&self) -> &'static str {
+        if self.root.is_some() { "https" } else { "http" }
+    }
+}
+
 /// A way to the upstream.
 pub struct Contestant {
     /// Its name in the table.
@@ -88,7 +104,7 @@ pub fn direct(upstream: SocketAddr) -> Contestant {
 }
 
 /// nginx with one worker: looks the agent's header up in a map of all tokens and puts the real one in its place.
-pub fn nginx(directory: &Path, program: &Path, upstream: SocketAddr, tokens: &[String], log: bool) -> Contestant {
+pub fn nginx(directory: &Path, program: &Path, upstream: &Upstream, tokens: &[String], log: bool) -> Contestant {
     let name = if log { "nginx, access log on" } else { "nginx, access log off" };
     let home = directory.join(if log { "nginx-log" } else { "nginx" });
     fs::create_dir_all(home.join("logs")).unwrap();
@@ -96,6 +112,14 @@ pub fn nginx(directory: &Path, program: &Path, upstream: SocketAddr, tokens: &[S
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let map: String = tokens.iter().map(|t| format!("\"Bearer {t}\" \"Bearer {CREDENTIAL}\";\n")).collect();
     fs::write(home.join("tokens.map"), map).unwrap();
+    let verify = upstream.root.as_ref().map_or(String::new(), |root| {
+        format!(
+            "proxy_ssl_verify on; proxy_ssl_trusted_certificate {}; proxy_ssl_name localhost; proxy_ssl_server_name on;\n",
+            root.display()
+        )
+    });
+    let buffering = if upstream.streams { "proxy_buffering off;\n" } else { "" };
+    let (scheme, upstream) = (upstream.scheme(), upstream.address);
     let access_log = if log { "access_log logs/access.log combined;" } else { "access_log off;" };
     let config = format!(
         "worker_processes 1;\nerror_log logs/error.log;\npid logs/nginx.pid;\ndaemon off;\n{}\
@@ -108,7 +132,8 @@ pub fn nginx(directory: &Path, program: &Path, upstream: SocketAddr, tokens: &[S
          server {{ listen {address}; tcp_nodelay on;\n\
          location /api/openai/ {{\n\
          if ($credential = \"\") {{ return 401; }}\n\
-         proxy_pass http://api/; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
+         {verify}{buffering}\
+         proxy_pass {scheme}://api/; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
          proxy_set_header Authorization $credential; }} }}\n}}\n",
         if is_root() { "user root;\n" } else { "" }
     );
@@ -141,7 +166,7 @@ pub fn seks(
     name: &'static str,
     directory: &Path,
     program: &Path,
-    upstream: SocketAddr,
+    upstream: &Upstream,
     collector: SocketAddr,
     count: usize,
 ) -> (Contestant, Vec<String>) {
@@ -155,7 +180,7 @@ pub fn seks(
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{collector}"));
     let log = fs::File::create(directory.join("seks.log")).unwrap();
     let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-    let mut part = Part { child, address: upstream };
+    let mut part = Part { child, address: upstream.address };
     let ready: serde_json::Value =
         wait("seks dev", || serde_json::from_slice(&fs::read(directory.join("ready.json")).ok()?).ok());
     let proxy = ready["proxy"].as_str().unwrap().trim_start_matches("http://");
@@ -170,7 +195,7 @@ pub fn seks(
 }
 
 /// Enables the service, stores the credential, and issues the tokens, spread over a hundred agents.
-async fn seed_fixtures(context: PathBuf, upstream: SocketAddr, count: usize) -> Vec<String> {
+async fn seed_fixtures(context: PathBuf, upstream: &Upstream, count: usize) -> Vec<String> {
     let choice = ContextSelector { file: Some(context), name: None };
     let client = Client::connect(&choice.load().unwrap(), None, Duration::from_secs(60)).await.unwrap();
     let (mut rpc, tenant) = (client.rpc(), client.tenant());
@@ -180,7 +205,8 @@ async fn seed_fixtures(context: PathBuf, upstream: SocketAddr, count: usize) -> 
     let service = wire::EnableServiceRequest {
         tenant: tenant.clone(),
         catalogue: "openai".into(),
-        upstream: format!("http://{upstream}"),
+        upstream: format!("{}://{}", upstream.scheme(), upstream.address),
+        upstream_ca_pem: upstream.root.as_ref().map_or(String::new(), |root| fs::read_to_string(root).unwrap()),
         allow_private: true,
         ..Default::default()
     };

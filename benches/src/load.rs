@@ -42,6 +42,9 @@ pub struct Args {
     /// Bytes of an answer
     #[arg(long, default_value_t = 1024)]
     pub size: usize,
+    /// Events of an answer: each counts as a request
+    #[arg(long, default_value_t = 0)]
+    pub events: usize,
     /// Processes under test
     #[arg(long, value_delimiter = ',')]
     pub pids: Vec<u32>,
@@ -86,7 +89,7 @@ struct Tally {
 }
 
 fn request(args: &Args, token: &str) -> Vec<u8> {
-    let body = stub::body(1024);
+    let body = stub::body(1024, 0);
     let head = format!(
         "POST {} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
          User-Agent: seks-bench\r\nAccept: */*\r\nContent-Length: {}\r\n\r\n",
@@ -102,7 +105,7 @@ pub async fn run(args: Args) -> Measured {
     let requests = tokens.lines().map(|token| request(&args, token)).collect();
     let start = Instant::now() + Duration::from_secs_f64(args.warm_up);
     let end = start + Duration::from_secs_f64(args.seconds);
-    let shared = Rc::new(Shared { requests, body: stub::body(args.size), start, end, args });
+    let shared = Rc::new(Shared { requests, body: stub::body(args.size, args.events), start, end, args });
     LocalSet::new().run_until(measure(shared)).await
 }
 
@@ -120,7 +123,7 @@ async fn measure(shared: Rc<Shared>) -> Measured {
         all.latency.add(&tally.latency).unwrap();
         all.wrong += tally.wrong;
     }
-    let (requests, seconds) = (all.latency.len(), shared.args.seconds);
+    let (requests, seconds) = (all.latency.len() * shared.args.events.max(1) as u64, shared.args.seconds);
     let tested = used.tested.saturating_sub(before.tested);
     let ours = used.ours.saturating_sub(before.ours) + tested;
     Measured {

@@ -33,12 +33,37 @@ fn spread_of(mut values: Vec<f64>) -> (f64, f64, f64) {
     (at(values.len() / 2), at(0), at(values.len().saturating_sub(1)))
 }
 
+/// One line: the run's terms, and each contestant with all its rounds.
+#[must_use]
+pub fn json(args: &Args, all: &[Results]) -> serde_json::Value {
+    let reference = all.iter().find(|r| r.name.ends_with("log on"));
+    let contestants: Vec<_> = all
+        .iter()
+        .map(|results| {
+            let (cpu, ..) = spread(&counted(args, results), |m| m.cpu_us);
+            let ratio = reference.map(|reference| ratio(args, results, reference).0);
+            let Results { name, rounds, syscalls } = results;
+            serde_json::json!({"name": name, "cpu_us": cpu, "of_nginx": ratio, "syscalls": syscalls, "rounds": rounds})
+        })
+        .collect();
+    let Args { tokens, connections, size, events, tls, seconds, .. } = args;
+    serde_json::json!({
+        "tokens": tokens, "connections": connections, "size": size, "events": events, "tls": tls, "seconds": seconds,
+        "contestants": contestants,
+    })
+}
+
 /// Markdown.
 #[must_use]
 pub fn table(args: &Args, all: &[Results]) -> String {
+    let answers = match args.events {
+        0 => format!("answers of {} B", args.size),
+        events => format!("streams of {events} events, figures of an event"),
+    };
+    let upstream = if args.tls { "TLS upstream" } else { "plain upstream" };
     let mut out = format!(
-        "{} tokens, {} connections, answers of {} B, {} rounds of {} s\n\n",
-        args.tokens, args.connections, args.size, args.rounds, args.seconds
+        "{upstream}, {} tokens, {} connections, {answers}, {} rounds of {} s\n\n",
+        args.tokens, args.connections, args.rounds, args.seconds
     );
     out.push_str(
         "| | CPU µs a request | × nginx, log on | req/s | p50 µs | p99 µs | syscalls | RSS MiB | rounds counted |\n",

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use seks_control_plane::{Config, ControlPlane, StartError};
 use seks_runtime::{
     self as runtime, Exit,
-    alloc::Allocator,
+    alloc::{self, Allocator},
     config::{ConfigError, Loader},
     descriptors, harden, logs, probes, reload, service_manager,
     shutdown::Shutdown,
@@ -138,6 +138,7 @@ fn start() -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), Failure> {
     logs::init().map_err(|e| Failure::usage(&e))?;
     harden::harden_process().map_err(|e| Failure::new(Exit::Failed, &format!("cannot harden the process: {e}")))?;
+    alloc::keep_memory_small();
     descriptors::require().map_err(|e| Failure::usage(&e))?;
     let file = arguments.config.as_ref().map(|path| path.display().to_string());
     if let Some(Command::CreateKek { out }) = &arguments.command {

@@ -18,7 +18,7 @@ use seks_audit::{
         Verification,
     },
 };
-use seks_runtime::lower_thread_priority;
+use seks_runtime::{alloc::release_freed_memory, lower_thread_priority};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -310,7 +310,12 @@ fn write_arrivals(blocks: &Blocks, mut queue: mpsc::Receiver<(Vec<Arrival>, Repl
             replies.push((more.len(), reply));
             group.extend(more);
         }
+        let number = blocks.end().block;
         let mut results = blocks.ingest(&group).into_iter();
+        if blocks.end().block != number {
+            // A block was made: its columns took several times the memory of its records.
+            release_freed_memory();
+        }
         for (count, reply) in replies {
             let _ = reply.send(results.by_ref().take(count).collect()); // the stream has ended
         }

@@ -6,7 +6,7 @@ use clap::Parser;
 use seks_data_plane::{Config, Enrolled, Node, StartError};
 use seks_runtime::{
     self as runtime, Exit,
-    alloc::Allocator,
+    alloc::{self, Allocator},
     config::{ConfigError, Loader},
     descriptors, harden, logs, probes, reload, service_manager,
     shutdown::Shutdown,
@@ -75,6 +75,7 @@ fn start() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     logs::init().map_err(|e| Failure::new(Exit::Usage, &e))?;
     harden::harden_process().map_err(|e| Failure::new(Exit::Failed, &format!("cannot harden the process: {e}")))?;
+    alloc::keep_memory_small();
     descriptors::require().map_err(|e| Failure::new(Exit::Usage, &e))?;
     let config = load(arguments)?;
     logs::set_filter(config.telemetry.log.as_deref())

@@ -82,6 +82,19 @@ impl RecordWriter {
         Self { bytes: Vec::with_capacity(capacity) }
     }
 
+    /// A writer in the memory of an earlier record, whose contents are gone.
+    #[must_use]
+    pub fn reusing(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        Self { bytes: buffer }
+    }
+
+    /// The buffer, for [`reusing`](Self::reusing).
+    #[must_use]
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// Appends a number. 0 is the default and not written.
     #[inline]
     pub fn number(&mut self, field: u32, value: u64) {

@@ -120,6 +120,8 @@ pub struct Arrival {
     segment: Arc<OpenedSegment>,
     sealed: bytes::Bytes,
     frame: Frame,
+    /// The head of its chain after it. Computed once: it hashes all of the frame.
+    after: Head,
 }
 
 impl Arrival {
@@ -143,8 +145,9 @@ struct State {
     blocks: BTreeMap<u64, Arc<Block>>,
     /// Blocks that cannot be read, and why.
     damaged: BTreeMap<u64, String>,
-    /// Rows that are no block yet. Their number is the next block's.
-    rows: Rows,
+    /// Rows that are no block yet. Their number is the next block's. Shared while they are made a block or verified, and copied only if
+    /// one is appended meanwhile.
+    rows: Arc<Rows>,
     number: u64,
     chains: HashMap<ChainId, ChainState>,
     /// Request ids of intents without an outcome.
@@ -228,7 +231,8 @@ impl Trail {
             let bytes = self.disk.read_all(&log::file_name(number))?;
             let mut entries = LogReader::new(&bytes, &self.key);
             for (node, segment, frame) in entries.by_ref() {
-                self.state.write().push(&node, &segment, &frame);
+                let after = frame.head(segment.chain);
+                self.state.write().push(&node, &segment, &frame, after);
             }
             if entries.torn() > 0 {
                 tracing::warn!(
@@ -280,7 +284,8 @@ impl Trail {
         sealed: bytes::Bytes,
     ) -> Result<Arrival, FormatError> {
         let frame = SealedFrame::decode(&sealed)?.open(&segment.key)?;
-        Ok(Arrival { node: node.clone(), segment: segment.clone(), sealed, frame })
+        let after = frame.head(segment.header.chain);
+        Ok(Arrival { node: node.clone(), segment: segment.clone(), sealed, frame, after })
     }
 
     /// The ends of those of `chains` that the trail has of `node`.
@@ -323,7 +328,7 @@ impl Trail {
     /// Whether an arrival is new, and the head of its chain after it.
     fn check(&self, arrival: &Arrival, heads: &HashMap<ChainId, Head>) -> Result<(Head, bool), IngestError> {
         let (chain, frame) = (arrival.segment.header.chain, &arrival.frame);
-        let (after, state) = (frame.head(chain), self.state.read());
+        let (after, state) = (arrival.after, self.state.read());
         let known = state.chains.get(&chain);
         if known.is_some_and(|known| *known.node != *arrival.node) {
             return Err(IngestError::OtherNode(chain));
@@ -361,7 +366,7 @@ impl Trail {
         writer.flush()?;
         let mut state = self.state.write();
         for arrival in news {
-            state.push(&arrival.node, &arrival.segment.header, &arrival.frame);
+            state.push(&arrival.node, &arrival.segment.header, &arrival.frame, arrival.after);
         }
         let is_full = state.rows.len() >= self.options.block_rows || state.rows.bytes_len() >= MAX_ROW_BYTES;
         drop(state);
@@ -393,7 +398,7 @@ impl Trail {
             let block = Block::open(&*self.disk, number, bytes.len() as u64, &self.key)?;
             let mut state = self.state.write();
             state.blocks.insert(number, Arc::new(block));
-            (state.rows, state.number) = (Rows::default(), number + 1);
+            (state.rows, state.number) = (Arc::default(), number + 1);
             state.late_outcomes.clear();
             state.intents_here.clear();
         }
@@ -459,8 +464,8 @@ impl Trail {
 }
 
 impl State {
-    /// Appends a durable frame.
-    fn push(&mut self, node: &Arc<str>, header: &SegmentHeader, frame: &Frame) {
+    /// Appends a durable frame. `after` is the head of its chain after it.
+    fn push(&mut self, node: &Arc<str>, header: &SegmentHeader, frame: &Frame, after: Head) {
         for record in frame.records() {
             let facts = Facts::of(record);
             if facts.kind == Kind::Intent as u64 {
@@ -473,8 +478,8 @@ impl State {
                 self.late_outcomes.push(facts.request_id);
             }
         }
-        self.rows.push(node, header.chain, header.after, frame);
-        let state = ChainState { node: node.clone(), head: frame.head(header.chain) };
+        Arc::make_mut(&mut self.rows).push(node, (after, header.after), frame);
+        let state = ChainState { node: node.clone(), head: after };
         self.chains.insert(header.chain, state);
     }
 

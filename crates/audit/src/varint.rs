@@ -20,6 +20,13 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 /// Takes a value from the front of `bytes`. `None` when it is cut or longer than 64 bits.
 #[inline]
 pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
+    // Tags, lengths and most numbers.
+    if let Some((&byte, rest)) = bytes.split_first()
+        && byte < 0x80
+    {
+        *bytes = rest;
+        return Some(byte.into());
+    }
     let mut value = 0_u64;
     for (at, &byte) in bytes.iter().enumerate().take(10) {
         if at == 9 && byte > 1 {

@@ -39,7 +39,7 @@ use seks_proto::wire;
 use seks_types::id::{NameError, ServiceName, TenantName};
 
 pub use self::{
-    denied_path::DeniedPath,
+    denied_path::{DeniedPath, is_denied},
     destination::record_destination,
     methods::FurtherMethod,
     options::McpSource,

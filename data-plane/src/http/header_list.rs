@@ -36,7 +36,7 @@ impl HeaderList {
 
     /// `value` alone, in place of whatever `name` had.
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
-        self.remove(name.as_str());
+        self.0.retain(|(n, _)| *n != name);
         self.0.push((name, value));
     }
 

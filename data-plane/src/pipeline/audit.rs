@@ -8,6 +8,7 @@
 //! A node without a spool makes them when the record closes, and queues them in memory.
 
 mod body;
+mod buffers;
 mod clean;
 mod context;
 mod failures;

@@ -210,7 +210,8 @@ pub(crate) async fn call(
         return Err(Refusal::method_not_listed(&service));
     }
     let lines = || std::iter::once(&line).chain(second.as_ref().map(|second| &second.line));
-    let is_denied = |method: &Method| service.denied_paths.iter().any(|d| lines().any(|l| d.matches(method, l.path())));
+    let is_denied =
+        |method: &Method| lines().any(|line| seks_service::is_denied(&service.denied_paths, method, line.path()));
     if is_denied(&parts.method) || overriding.as_ref().is_some_and(is_denied) {
         return Err(Refusal::from(Code::PolicyDenied).with_detail("the service refuses endpoints that hand out keys"));
     }

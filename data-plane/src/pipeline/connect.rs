@@ -1,6 +1,11 @@
 //! Stage 4, `connect`: takes a connection from the pool of exactly this service and this version of its credential.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    future::{Future as _, poll_fn},
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{audit::Record, authorize::Permitted, prepared::PreparedInjection, refusal::Refusal};
 use crate::{
@@ -38,13 +43,26 @@ pub(crate) async fn call(
         });
         PoolHooks { is_current, gauge }
     };
-    let began = Instant::now();
-    let connection = if permitted.identified.admitted.websocket {
-        upstreams.connect_to_switch(key, service, hooks).await
-    } else {
-        upstreams.connect(key, service, hooks).await
+    // Nearly always a connection is idle: then nobody looks at the clock.
+    let mut waits_since = None;
+    let connection = {
+        let mut connecting = pin!(async {
+            if permitted.identified.admitted.websocket {
+                upstreams.connect_to_switch(key, service, hooks).await
+            } else {
+                upstreams.connect(key, service, hooks).await
+            }
+        });
+        poll_fn(|cx| {
+            let polled = connecting.as_mut().poll(cx);
+            if polled.is_pending() {
+                waits_since.get_or_insert_with(Instant::now);
+            }
+            polled
+        })
+        .await
     };
-    record.waited_for_connection(began.elapsed());
+    record.waited_for_connection(waits_since.map_or(Duration::ZERO, |since: Instant| since.elapsed()));
     let connection = connection.map_err(|error| {
         let refusal = Refusal::from(error);
         record.upstream_failed(&refusal);

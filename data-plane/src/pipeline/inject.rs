@@ -152,7 +152,8 @@ pub(crate) fn call(
     if let Some(reason) = cut.reason() {
         return Err(Code::from(reason).into());
     }
-    token::check(&identified.token, &caller.again(table))?;
+    let now = table.wall().unix_now();
+    token::check(&identified.token, &Caller { now, ..*caller })?;
 
     let broken = Code::UpstreamUnreachable;
     if !credential.is_bound_to(&service) {
@@ -201,7 +202,7 @@ pub(crate) fn call(
         headers.set(header::HOST, prepared.host.clone());
     }
     let request = Request { head: RequestHead { method, target: target(line).ok_or(broken)?, headers }, body };
-    let expires = expiry(identified.token.expires_at(), table.wall().unix_now());
+    let expires = expiry(identified.token.expires_at(), now);
     let connection = connection.into_http();
     let injected =
         Injected { service, request, connection, needles, cut, expires, offer, rewriting, credential, _proof: () };

@@ -82,7 +82,7 @@ pub(crate) fn overrides_method(name: &HeaderName) -> bool {
 /// Of a name as sent, or as servers read it that take `_` for `-`.
 fn effect(name: &HeaderName) -> Option<Effect> {
     let text = name.as_str();
-    if !text.starts_with(['x', 'h']) {
+    if !matches!(text.as_bytes().first(), Some(b'x' | b'h')) {
         return None; // most
     }
     if memchr::memchr(b'_', text.as_bytes()).is_some() {

@@ -6,8 +6,10 @@
 
 use std::io;
 
+use zstd::bulk::Compressor;
+
 use super::{
-    column::Column,
+    column::{Column, LEVEL},
     directory::{Directory, IntentLists, Place},
     rows::{Columns, Facts, FrameTable, OPAQUE, Rows, put_field},
 };
@@ -80,10 +82,12 @@ pub(crate) fn encode(
     let (file_key, sealed_key) = key.file_key(&out)?;
     out.extend_from_slice(&sealed_key);
     let of_rows = rows.frame_columns().into_iter().chain([Column::Numbers(row_shapes)]).map(|column| (OPAQUE, column));
-    let mut columns = Vec::new();
-    for (part, (field, column)) in of_rows.chain(fields).enumerate() {
+    // One column at a time is in memory twice.
+    let of_fields = fields.into_iter().map(|(field, values)| (field, values.into_column()));
+    let (mut columns, mut zstd) = (Vec::new(), Compressor::new(LEVEL)?);
+    for (part, (field, column)) in of_rows.chain(of_fields).enumerate() {
         let offset = out.len();
-        out.extend_from_slice(&column.encode()?);
+        out.extend_from_slice(&column.encode(&mut zstd)?);
         file_key.seal(part as u64, AAD, &mut out, offset)?;
         columns.push(Place { field, offset: offset as u64, length: (out.len() - offset) as u64 });
     }
@@ -92,7 +96,7 @@ pub(crate) fn encode(
     let (rows, parts) = (rows.len() as u32, rows.parts.clone());
     let directory = Directory { rows, min_us, max_us, parts, shapes, columns, intents }.encode();
     let at = out.len();
-    out.extend_from_slice(&zstd::bulk::compress(&directory, 3)?);
+    out.extend_from_slice(&zstd.compress(&directory)?);
     file_key.seal(DIRECTORY_PART, AAD, &mut out, at)?;
     let length = (out.len() - at) as u64;
     out.extend_from_slice(&(directory.len() as u64).to_be_bytes());

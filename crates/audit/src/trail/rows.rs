@@ -63,8 +63,9 @@ impl Rows {
         self.bytes.len()
     }
 
-    /// Appends a frame that follows its chain.
-    pub(crate) fn push(&mut self, node: &str, chain: ChainId, after: Option<Predecessor>, frame: &Frame) {
+    /// Appends a frame that follows its chain, whose head is `head` then. `after` is the chain before it.
+    pub(crate) fn push(&mut self, node: &str, (head, after): (Head, Option<Predecessor>), frame: &Frame) {
+        let chain = head.chain;
         let part = *self.by_chain.entry(chain).or_insert_with(|| {
             self.parts.push(ChainPart {
                 chain,
@@ -86,7 +87,7 @@ impl Rows {
         let Frame { first, count, written_us, .. } = *frame;
         self.frames.push(FrameRow { part, first, count, written_us });
         if let Some(part) = self.parts.get_mut(part as usize) {
-            part.head = frame.head(chain);
+            part.head = head;
             part.written_us = part.written_us.max(written_us);
             let since = part.checkpoints.last().map_or(part.first - 1, |(sequence, _)| *sequence);
             if part.head.sequence - since >= CHECKPOINT_EVERY {
@@ -164,67 +165,134 @@ impl FrameTable {
 pub(crate) type Shape = Vec<(u32, bool)>;
 
 /// Records as columns, one for each field, and the shape of each record. Nothing is lost, not even the order of fields.
-#[derive(Default)]
-pub(crate) struct Columns {
+pub(crate) struct Columns<'a> {
     pub(crate) shapes: Vec<Shape>,
     pub(crate) row_shapes: Vec<u64>,
     /// By field and by whether it holds bytes.
-    pub(crate) fields: Vec<((u32, bool), Column)>,
+    pub(crate) fields: Vec<((u32, bool), Values<'a>)>,
+}
+
+/// The values of one field.
+pub(crate) enum Values<'a> {
+    Numbers(Vec<u64>),
+    Bytes(Vec<&'a [u8]>),
+}
+
+impl Values<'_> {
+    pub(crate) fn into_column(self) -> Column {
+        match self {
+            Self::Numbers(values) => Column::Numbers(values),
+            Self::Bytes(values) => Column::of_bytes(values.into_iter()),
+        }
+    }
 }
 
 /// The field that holds a whole record which is no list of varints and length-delimited fields in their shortest form.
 pub(crate) const OPAQUE: (u32, bool) = (0, true);
 
-impl Columns {
-    pub(crate) fn of<'a>(records: impl Iterator<Item = &'a [u8]>) -> Self {
-        let mut numbers: HashMap<u32, Vec<u64>> = HashMap::new();
-        let mut texts: HashMap<u32, Vec<&[u8]>> = HashMap::new();
-        let (mut shapes, mut known, mut row_shapes) = (Vec::new(), HashMap::<Shape, u64>::new(), Vec::new());
-        let mut shape = Shape::new();
+impl<'a> Columns<'a> {
+    pub(crate) fn of(records: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut numbers: ByField<Vec<u64>> = ByField::default();
+        let mut texts: ByField<Vec<&[u8]>> = ByField::default();
+        let (mut shapes, mut row_shapes) = (KnownShapes::default(), Vec::new());
+        let (mut shape, mut again) = (Shape::new(), Vec::new());
         for record in records {
             shape.clear();
-            if is_canonical(record) {
+            if is_canonical(record, &mut again) {
                 for (field, value) in FieldsOf::new(record).flatten() {
                     match value {
                         Value::Number(number) => {
                             shape.push((field, false));
-                            numbers.entry(field).or_default().push(number);
+                            numbers.of(field).push(number);
                         }
                         Value::Bytes(bytes) => {
                             shape.push((field, true));
-                            texts.entry(field).or_default().push(bytes);
+                            texts.of(field).push(bytes);
                         }
                     }
                 }
             } else {
                 shape.push(OPAQUE);
-                texts.entry(OPAQUE.0).or_default().push(record);
+                texts.of(OPAQUE.0).push(record);
             }
-            let id = match known.get(&shape) {
-                Some(id) => *id,
-                None => {
-                    let id = shapes.len() as u64;
-                    shapes.push(shape.clone());
-                    known.insert(shape.clone(), id);
-                    id
-                }
-            };
-            row_shapes.push(id);
+            row_shapes.push(shapes.id(&shape));
         }
-        let mut fields: Vec<((u32, bool), Column)> =
-            numbers.into_iter().map(|(field, values)| ((field, false), Column::Numbers(values))).collect();
-        fields.extend(texts.into_iter().map(|(field, values)| ((field, true), Column::of_bytes(values.into_iter()))));
+        let mut fields: Vec<((u32, bool), Values<'a>)> =
+            numbers.into_iter().map(|(field, values)| ((field, false), Values::Numbers(values))).collect();
+        fields.extend(texts.into_iter().map(|(field, values)| ((field, true), Values::Bytes(values))));
         fields.sort_by_key(|(field, _)| *field);
-        Self { shapes, row_shapes, fields }
+        Self { shapes: shapes.list, row_shapes, fields }
     }
 }
 
-/// Whether a record comes back byte for byte from its fields.
-fn is_canonical(record: &[u8]) -> bool {
-    let mut again = Vec::with_capacity(record.len());
+/// One value for each field: by index for the fields that records have, so that a block's million values cost no hash each.
+struct ByField<T> {
+    low: Vec<T>,
+    others: HashMap<u32, T>,
+}
+
+/// Fields with an index. Records have some 40.
+const LOW_FIELDS: u32 = 128;
+
+impl<T> Default for ByField<T> {
+    fn default() -> Self {
+        Self { low: Vec::new(), others: HashMap::new() }
+    }
+}
+
+impl<T: Default> ByField<T> {
+    fn of(&mut self, field: u32) -> &mut T {
+        let at = field as usize;
+        if field < LOW_FIELDS && at >= self.low.len() {
+            self.low.resize_with(at + 1, T::default);
+        }
+        match self.low.get_mut(at) {
+            Some(value) => value,
+            None => self.others.entry(field).or_default(),
+        }
+    }
+}
+
+impl<T> ByField<Vec<T>> {
+    /// Those that are not empty.
+    fn into_iter(self) -> impl Iterator<Item = (u32, Vec<T>)> {
+        (0..).zip(self.low).chain(self.others).filter(|(_, values)| !values.is_empty())
+    }
+}
+
+/// The shapes so far. Most records have the shape of the one before.
+#[derive(Default)]
+struct KnownShapes {
+    list: Vec<Shape>,
+    ids: HashMap<Shape, u64>,
+    last: usize,
+}
+
+impl KnownShapes {
+    fn id(&mut self, shape: &Shape) -> u64 {
+        if self.list.get(self.last) == Some(shape) {
+            return self.last as u64;
+        }
+        let id = match self.ids.get(shape) {
+            Some(id) => *id,
+            None => {
+                let id = self.list.len() as u64;
+                self.list.push(shape.clone());
+                self.ids.insert(shape.clone(), id);
+                id
+            }
+        };
+        self.last = id as usize;
+        id
+    }
+}
+
+/// Whether a record comes back byte for byte from its fields. `again` is memory for that.
+fn is_canonical(record: &[u8], again: &mut Vec<u8>) -> bool {
+    again.clear();
     for read in FieldsOf::new(record) {
         match read {
-            Some((field, value)) => put_field(&mut again, field, value),
+            Some((field, value)) => put_field(again, field, value),
             None => return false,
         }
     }

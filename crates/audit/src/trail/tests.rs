@@ -388,9 +388,11 @@ fn a_node_cannot_change_what_it_has_handed_in_nor_another_nodes_chain() {
     }
     let mut forged = node.arrivals(&trail).remove(2);
     forged.frame.records = forged.frame.records.iter().map(|b| b ^ 1).collect();
+    forged.after = forged.frame.head(forged.chain());
     assert!(matches!(trail.ingest(&[forged])[0], Err(IngestError::Forked { first: 3, .. })));
     let mut next = node.arrivals(&trail).remove(2);
     next.frame.first = 4;
+    next.after = next.frame.head(next.chain());
     assert!(matches!(trail.ingest(&[next])[0], Err(IngestError::Forked { first: 4, .. })), "its digest is another");
     assert_eq!(trail.size().records, 3);
     assert_eq!(trail.heads("node-b", &[node.spool.durable().chain]), []);

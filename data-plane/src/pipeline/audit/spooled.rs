@@ -8,6 +8,7 @@ use seks_audit::{
 };
 use tokio::time::timeout;
 
+use super::buffers;
 use crate::{code::Code, config::AuditMode};
 
 /// Room for an ordinary record.
@@ -72,7 +73,7 @@ impl Spooled {
 
     /// A record that goes to the collector when it is closed. Nothing of it is on a disk.
     pub(super) fn unspooled() -> Self {
-        let writer = RecordWriter::with_capacity(RECORD_BYTES);
+        let writer = RecordWriter::reusing(buffers::take(RECORD_BYTES));
         Self { recorder: None, writer, decision: 0, reservation: None, is_required: false, written: Written::Nothing }
     }
 
@@ -145,6 +146,7 @@ impl Spooled {
         self.writer.number(field::KIND, kind as u64);
         let Some(recorder) = &self.recorder else { return Some(self.writer) };
         recorder.push(self.writer.as_bytes(), self.reservation.take());
+        buffers::give_back(self.writer.into_buffer());
         None
     }
 }

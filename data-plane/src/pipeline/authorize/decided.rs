@@ -142,7 +142,7 @@ impl Reevaluate for DecidedOn {
             let mut methods = std::iter::once(&self.method).chain(&self.overriding);
             let lines = std::iter::once(&self.line).chain(&self.second);
             let denied = |method: &Method| {
-                lines.clone().any(|line| service.denied_paths.iter().any(|d| d.matches(method, line.path())))
+                lines.clone().any(|line| seks_service::is_denied(&service.denied_paths, method, line.path()))
             };
             if methods.any(denied) {
                 return Verdict::Withdrawn(CutReason::PolicyDenied);

@@ -29,6 +29,8 @@ pub(super) struct Inner {
     pub(super) prefilter: Prefilter,
     /// Bytes of any text that is searched for behind escapes.
     pub(super) escaped: ByteSet,
+    /// Bytes that may end the beginning of a match without escapes: those of its texts, and those that stand for nothing.
+    pub(super) tails: ByteSet,
     /// The same without differences of case, for names of headers. Made when a name looks like one.
     folded: OnceLock<Needles>,
     /// The same with texts whose line breaks are taken out, where one has any, for lines that a client joins.
@@ -85,6 +87,27 @@ impl Alphabet {
             (Self::Hex, _) => Some(byte.to_ascii_lowercase()),
             _ => Some(byte),
         }
+    }
+
+    /// The bytes that stand for one of `units` or for nothing.
+    fn spellings(self, mut units: ByteSet) -> ByteSet {
+        let nothing: &[u8] = match self {
+            Self::Plain => b"\0",
+            Self::Base64 => b"\r\n",
+            Self::Hex => b":- \r\n",
+        };
+        let others: &[(u8, u8)] = match self {
+            Self::Plain => &[],
+            Self::Base64 => &[(b'+', b'-'), (b'/', b'_')],
+            Self::Hex => &[(b'a', b'A'), (b'b', b'B'), (b'c', b'C'), (b'd', b'D'), (b'e', b'E'), (b'f', b'F')],
+        };
+        for (unit, other) in others {
+            if units.contains(*unit) {
+                units.insert(*other);
+            }
+        }
+        nothing.iter().for_each(|byte| units.insert(*byte));
+        units
     }
 }
 
@@ -187,7 +210,7 @@ impl Inner {
     fn fold(&self) -> Self {
         let mut folded = Self::default();
         folded.texts = self.texts.to_ascii_lowercase();
-        folded.prefilter = self.prefilter.clone();
+        folded.prefilter = self.prefilter.folded();
         for needle in &self.needles {
             folded.needle(needle.begin, needle.end, needle.alphabet, needle.schemes);
         }
@@ -221,7 +244,9 @@ impl Inner {
         let text = self.texts.get(begin..end).unwrap_or_default();
         text.iter().for_each(|b| bytes.insert(*b));
         let has_introducer = text.iter().any(|b| schemes.contains(Schemes::introduced_by(*b)));
-        if schemes != Schemes::NONE {
+        if schemes == Schemes::NONE {
+            self.tails.join(&alphabet.spellings(bytes));
+        } else {
             self.escaped.join(&bytes);
         }
         self.needles.push(Needle { begin, end, alphabet, schemes, bytes, has_introducer, borders: OnceLock::new() });
@@ -301,4 +326,28 @@ fn borders(text: &[u8]) -> Box<[u16]> {
         }
     }
     borders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_are_the_bytes_that_stand_for_units_or_nothing() {
+        for (alphabet, text) in [
+            (Alphabet::Plain, "sk-+/_aB0="),
+            (Alphabet::Base64, "ab+/09"),
+            (Alphabet::Base64, "xyz"),
+            (Alphabet::Hex, "0123456789abcdef"),
+            (Alphabet::Hex, "0fa"),
+        ] {
+            let mut units = ByteSet::default();
+            text.bytes().for_each(|byte| units.insert(byte));
+            let spellings = alphabet.spellings(units);
+            for byte in 0..=u8::MAX {
+                let expected = alphabet.unit(byte).is_none_or(|unit| units.contains(unit));
+                assert_eq!(spellings.contains(byte), expected, "{alphabet:?} {byte:#x}");
+            }
+        }
+    }
 }

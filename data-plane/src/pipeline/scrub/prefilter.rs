@@ -3,20 +3,34 @@
 //! A table says, for every pair of bytes, how far the end of the nearest window can be. On clean text nearly every pair is
 //! in no window at all, so one look covers nearly a window's length, whatever the number of windows.
 //!
+//! Once as much was searched for the same windows as makes up for the preparation, [`fragments`] do the same 32 bytes a step.
+//!
 //! A window is the beginning of a needle without anything between its bytes. What stands between them ([`Prefilter::may_end_prefix`])
 //! is looked at separately.
 
+mod fragments;
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
 use zeroize::Zeroize as _;
 
+use self::fragments::Fragments;
 use super::{
     needles::{Alphabet, ByteSet},
     spaced::Nothing,
 };
 
 const TABLE: usize = 4096;
+/// Bytes that are searched by the table before the fragments are prepared, which takes as long as 100 KiB do: windows of a signature are
+/// searched for in one answer. Tests use the fragments at once.
+const MIN_SEARCHED: usize = if cfg!(test) { 0 } else { 128 * 1024 };
+/// Shorter texts, such as values of headers, are always searched by the table.
+const MIN_BODY: usize = if cfg!(test) { 0 } else { 128 };
 
 /// The windows of one set of needles.
-#[derive(Clone)]
 pub(super) struct Prefilter {
     /// By pair of bytes: how far the window's end is at least.
     shift: Box<[u8; TABLE]>,
@@ -25,10 +39,17 @@ pub(super) struct Prefilter {
     first: ByteSet,
     /// The shortest window's length: every window is cut to it.
     length: usize,
+    /// Made on demand. `None` inside: there are none for these windows.
+    fragments: OnceLock<Option<Fragments>>,
+    /// Bytes that were searched before the fragments were made.
+    searched: AtomicUsize,
 }
 
 #[derive(Clone)]
 struct Window {
+    /// Its bytes as they are.
+    text: [u8; Prefilter::WINDOW],
+    alphabet: Alphabet,
     /// Its first `length` bytes, little-endian, case folded away. Comparing one number finds it.
     value: u128,
     /// The bits of `value` that count: bytes with two spellings ([`spellings`]) are not compared.
@@ -47,8 +68,14 @@ pub(super) struct Found {
 
 impl Default for Prefilter {
     fn default() -> Self {
-        let windows = Vec::with_capacity(16);
-        Self { shift: Box::new([0; TABLE]), windows, first: ByteSet::default(), length: Self::WINDOW }
+        Self {
+            shift: Box::new([0; TABLE]),
+            windows: Vec::with_capacity(16),
+            first: ByteSet::default(),
+            length: Self::WINDOW,
+            fragments: OnceLock::new(),
+            searched: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -78,6 +105,8 @@ impl Prefilter {
     pub(super) fn add(&mut self, text: &[u8], needle: usize, alphabet: Alphabet) {
         let length = text.len().min(Self::WINDOW);
         self.length = self.length.min(length);
+        let mut text_of_window = [0; Self::WINDOW];
+        text_of_window.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
         let (mut bytes, mut mask) = ([0; Self::WINDOW], [0; Self::WINDOW]);
         for ((to, mask), from) in bytes.iter_mut().zip(&mut mask).zip(text) {
             let [one, other] = spellings(alphabet, *from);
@@ -88,8 +117,16 @@ impl Prefilter {
             spellings(alphabet, *byte).into_iter().for_each(|byte| self.first.insert(fold(byte)));
         }
         let (value, mask) = (u128::from_le_bytes(bytes), u128::from_le_bytes(mask));
-        self.windows.push(Window { value, mask, needle });
+        self.windows.push(Window { text: text_of_window, alphabet, value, mask, needle });
         bytes.zeroize();
+        text_of_window.zeroize();
+    }
+
+    /// The same windows, for texts that have lost their case.
+    pub(super) fn folded(&self) -> Self {
+        let (fragments, searched) = (OnceLock::from(None), AtomicUsize::new(0));
+        let (shift, windows) = (self.shift.clone(), self.windows.clone());
+        Self { shift, windows, first: self.first, length: self.length, fragments, searched }
     }
 
     /// Makes the table once all windows are known.
@@ -152,6 +189,13 @@ impl Prefilter {
             return;
         }
         let mut end = self.length.max(from + 1);
+        if let Some(fragments) = self.fragments_for(body.len().saturating_sub(from)) {
+            let (hits, behind) = fragments.search(self, body, end);
+            for (end, window) in hits {
+                self.windows.get(window).into_iter().for_each(|window| found(window.found(end, self.length)));
+            }
+            end = behind;
+        }
         while end <= body.len() {
             let shift = match (body.get(end - 2), body.get(end - 1)) {
                 (Some(a), Some(b)) => self.shift.get(slot(*a, *b)).copied().unwrap_or_default(),
@@ -167,20 +211,117 @@ impl Prefilter {
     }
 
     fn compare(&self, body: &[u8], end: usize, found: &mut impl FnMut(Found)) {
-        let begin = end - self.length;
-        let mut bytes = [0; Self::WINDOW];
-        for (to, from) in bytes.iter_mut().zip(body.get(begin..end).unwrap_or_default()) {
-            *to = fold(*from);
-        }
-        let value = u128::from_le_bytes(bytes);
+        let value = folded(body.get(end - self.length..end).unwrap_or_default());
         for window in self.windows.iter().filter(|w| w.value == value & w.mask) {
-            found(Found { needle: window.needle, from: begin, to: end });
+            found(window.found(end, self.length));
         }
     }
 
+    /// What searches `bytes` more bytes faster than the table.
+    fn fragments_for(&self, bytes: usize) -> Option<&Fragments> {
+        if bytes < MIN_BODY {
+            return None;
+        }
+        if self.fragments.get().is_none() && self.searched.fetch_add(bytes, Relaxed) < MIN_SEARCHED {
+            return None;
+        }
+        self.fragments.get_or_init(|| Fragments::new(&self.windows, self.length)).as_ref()
+    }
+
     pub(super) fn wipe(&mut self) {
-        self.windows.iter_mut().for_each(|w| w.value.zeroize());
+        for window in &mut self.windows {
+            window.value.zeroize();
+            window.text.zeroize();
+        }
         self.shift.zeroize();
         self.first = ByteSet::default();
+        self.fragments.take(); // freed memory is wiped
+    }
+}
+
+impl Window {
+    fn found(&self, end: usize, length: usize) -> Found {
+        Found { needle: self.needle, from: end - length, to: end }
+    }
+}
+
+/// Up to [`Prefilter::WINDOW`] bytes as one number, without their case.
+fn folded(bytes: &[u8]) -> u128 {
+    let mut folded = [0; Prefilter::WINDOW];
+    for (to, from) in folded.iter_mut().zip(bytes) {
+        *to = fold(*from);
+    }
+    u128::from_le_bytes(folded)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::needles::Needles, *};
+
+    fn by_table(prefilter: &Prefilter, body: &[u8], from: usize) -> Vec<(usize, usize, usize)> {
+        all(&prefilter.folded(), body, from)
+    }
+
+    fn all(prefilter: &Prefilter, body: &[u8], from: usize) -> Vec<(usize, usize, usize)> {
+        let mut found = Vec::new();
+        prefilter.search(body, from, |f| found.push((f.needle, f.from, f.to)));
+        found
+    }
+
+    const SECRET: &str = "sk-REAL-9f3c/A+b>?Zq7Kx";
+
+    /// Pieces of what is searched for, in every form, between other text: most bodies hold none, hostile ones hold nothing else.
+    fn body() -> impl Strategy<Value = Vec<u8>> {
+        let hex = SECRET.bytes().map(|b| format!("{b:02X}")).collect::<Vec<_>>();
+        let wide: String = SECRET.chars().flat_map(|c| [c, '\0']).collect();
+        let coded = |padding: &str| {
+            base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("{padding}{SECRET}"))
+        };
+        let url = coded("xy").replace('+', "-").replace('/', "_");
+        let forms = [
+            SECRET.to_owned(),
+            hex.concat(),
+            hex.join(":"),
+            hex.concat().to_lowercase(),
+            wide,
+            coded(""),
+            coded("x"),
+            url,
+        ];
+        let piece = prop_oneof![
+            2 => proptest::collection::vec(any::<u8>(), 0..40),
+            2 => "[a-z0-9 \"{}:,]{0,40}".prop_map(String::into_bytes),
+            3 => (prop::sample::select(forms.to_vec()), 0..20_usize, 1..64_usize).prop_map(|(form, from, most)| {
+                form.into_bytes().into_iter().skip(from % 4 * from).take(most).collect()
+            }),
+        ];
+        proptest::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn fragments_find_what_the_table_finds(body in body(), from in 0..200_usize) {
+            for values in [&[SECRET.as_bytes()][..], &[SECRET.as_bytes(), b"pass"], &[b"a+b/c?d>e"]] {
+                let needles = Needles::new(values.iter().copied());
+                let prefilter = &needles.inner().prefilter;
+                prop_assert_eq!(all(prefilter, &body, from), by_table(prefilter, &body, from));
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_of_nothing_but_alarms_is_searched_to_its_end() {
+        let needles = Needles::new([SECRET.as_bytes()]);
+        let prefilter = &needles.inner().prefilter;
+        for text in [SECRET.repeat(100), SECRET[..9].repeat(300), SECRET[8..].repeat(300) + SECRET] {
+            let found = all(prefilter, text.as_bytes(), 0);
+            assert_eq!(found, by_table(prefilter, text.as_bytes(), 0));
+        }
+        assert!(all(prefilter, SECRET.repeat(100).as_bytes(), 0).len() >= 100);
+        assert!(prefilter.fragments.get().is_some_and(Option::is_some), "this processor has no Teddy");
     }
 }

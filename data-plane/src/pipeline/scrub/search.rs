@@ -290,7 +290,8 @@ impl<'a> Search<'a> {
     /// is held. Returns where the first of all that must be held begins.
     pub(super) fn tail(&mut self) -> usize {
         let end = self.body.len();
-        for index in 0..self.inner.needles.len() {
+        let may_be_cut = self.body.last().is_some_and(|last| self.inner.tails.contains(*last));
+        for index in 0..if may_be_cut { self.inner.needles.len() } else { 0 } {
             if self.inner.needles.get(index).is_some_and(|n| n.schemes == Schemes::NONE) {
                 let from = self.raw_before(Noticed::Beginning, index, end);
                 if from < end {
