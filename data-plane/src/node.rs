@@ -245,7 +245,7 @@ impl Node {
         table: Arc<Table>,
         spool: Spool,
     ) -> Result<Self, StartError> {
-        Self::serving(config, telemetry, table, Some(spool)).await
+        Self::serving(config, telemetry, table, (Some(spool), None)).await
     }
 
     async fn serving(
