@@ -168,8 +168,7 @@ impl Needles {
         if name.len() < prefilter.length() {
             return false;
         }
-        let mut found = memchr::memchr(b'%', name).is_some();
-        prefilter.search(name, 0, |_| found = true);
+        let mut found = memchr::memchr(b'%', name).is_some() || prefilter.is_in_any_case(name);
         spaced::separators_in_hex(name, 0, |_, _| found = true);
         found
     }

@@ -185,16 +185,27 @@ impl Prefilter {
 
     /// Calls `found` for every window in `body` that ends behind `from`, in order.
     pub(super) fn search(&self, body: &[u8], from: usize, mut found: impl FnMut(Found)) {
+        let end = self.length.max(from + 1);
+        let Some(fragments) = self.fragments_for(body.len().saturating_sub(from)) else {
+            return self.search_by_table(body, end, found);
+        };
+        let (hits, behind) = fragments.search(self, body, end);
+        for (end, window) in hits {
+            self.windows.get(window).into_iter().for_each(|window| found(window.found(end, self.length)));
+        }
+        self.search_by_table(body, behind, found);
+    }
+
+    /// Whether there is a window in a text that may have lost its case.
+    pub(super) fn is_in_any_case(&self, text: &[u8]) -> bool {
+        let mut is_found = false;
+        self.search_by_table(text, self.length, |_| is_found = true);
+        is_found
+    }
+
+    fn search_by_table(&self, body: &[u8], mut end: usize, mut found: impl FnMut(Found)) {
         if self.windows.is_empty() {
             return;
-        }
-        let mut end = self.length.max(from + 1);
-        if let Some(fragments) = self.fragments_for(body.len().saturating_sub(from)) {
-            let (hits, behind) = fragments.search(self, body, end);
-            for (end, window) in hits {
-                self.windows.get(window).into_iter().for_each(|window| found(window.found(end, self.length)));
-            }
-            end = behind;
         }
         while end <= body.len() {
             let shift = match (body.get(end - 2), body.get(end - 1)) {
