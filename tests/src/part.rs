@@ -25,7 +25,6 @@ pub const PARTS: &[(&str, Part)] = &[
     ("skopeo", Part::Program),
     ("script", Part::Program),
     ("terraform", Part::Program),
-    ("valgrind", Part::Program),
     ("wget", Part::Program),
     ("python-sdks", Part::Sdk { file: "python/bin/python", runs_on: None }),
     ("node-sdks", Part::Sdk { file: "node/node_modules", runs_on: Some("node") }),
