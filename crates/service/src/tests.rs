@@ -112,13 +112,15 @@ fn denied_paths_match_whole_segments_in_any_case() {
 fn the_list_denies_what_one_of_its_paths_denies() {
     let parsed = |list: &Vec<String>| list.iter().map(|text| DeniedPath::parse(text).unwrap()).collect::<Vec<_>>();
     let entries = crate::catalogue::entries().iter().map(|entry| parsed(&entry.service.denied_paths));
-    let own = ["* /a/*/*b/**", "POST /**", "* /*:key/x", "GET /1/2/3/4/5/6/7/8/9"].map(|p| DeniedPath::parse(p).unwrap());
+    let own =
+        ["* /a/*/*b/**", "POST /**", "* /*:key/x", "GET /1/2/3/4/5/6/7/8/9"].map(|p| DeniedPath::parse(p).unwrap());
     let (methods, mut compared) = ([Method::GET, Method::POST, Method::PUT], 0);
     for list in entries.chain([own.to_vec()]) {
         for path in list.iter().map(|denied| format!("/{}", denied.segments.join("/"))) {
             let upper = path.to_ascii_uppercase();
             let filled = [path.replace("**", ""), path.replace("/**", "/x/y"), path.replace('*', "Q"), upper];
-            let forms = filled.iter().flat_map(|p| [p.clone(), format!("{p}/"), format!("{p}s"), p.replacen('/', "//", 2)]);
+            let forms =
+                filled.iter().flat_map(|p| [p.clone(), format!("{p}/"), format!("{p}s"), p.replacen('/', "//", 2)]);
             for (path, method) in forms.flat_map(|form| methods.iter().map(move |method| (form.clone(), method))) {
                 let one = list.iter().any(|denied| denied.matches(method, &path));
                 assert_eq!(is_denied(&list, method, &path), one, "{method} {path}");

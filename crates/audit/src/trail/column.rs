@@ -371,7 +371,8 @@ mod tests {
     #[test]
     fn values_that_change_behind_the_sample_come_back() {
         // Few different texts first, then only different ones: the dictionary that the sample chooses is none any more.
-        let texts: Vec<String> = (0..3 * SAMPLE).map(|n| if n < SAMPLE { "same".into() } else { format!("t{n}") }).collect();
+        let texts: Vec<String> =
+            (0..3 * SAMPLE).map(|n| if n < SAMPLE { "same".into() } else { format!("t{n}") }).collect();
         same(&Column::of_bytes(texts.iter().map(String::as_bytes)));
         let widths: Vec<Vec<u8>> = (0..2 * SAMPLE).map(|n| vec![n as u8; 16 + n / SAMPLE]).collect();
         same(&Column::of_bytes(widths.iter().map(Vec::as_slice)));
