@@ -56,7 +56,7 @@ impl State {
         if header("x-vault-namespace") != "team-a" {
             return Answer::json(404, r#"{"errors":[]}"#);
         }
-        match request.path() {
+        match request.path().as_str() {
             "/v1/auth/approle/login" => {
                 let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
                 if body != json!({ "role_id": ROLE, "secret_id": SECRET_ID }) {

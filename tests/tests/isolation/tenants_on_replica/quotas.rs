@@ -162,7 +162,12 @@ async fn tokens_that_come_and_go_leave_no_more_behind_than_the_quota() {
     set(&control, "acme", wire::Quota { tokens: 5, ..Default::default() }).await;
     for _ in 0..20 {
         let id = client.issue_token(issue("acme")).await.unwrap().into_inner().token.unwrap().id;
-        let name = client.rotate_token(wire::RotateTokenRequest { tenant: "acme".into(), name: id, wait: no_wait() });
+        let name = client.rotate_token(wire::RotateTokenRequest {
+            tenant: "acme".into(),
+            name: id,
+            wait: no_wait(),
+            ..Default::default()
+        });
         let name = name.await.unwrap().into_inner().token.unwrap().id;
         client.revoke_token(wire::DeleteRequest { tenant: "acme".into(), name, wait: no_wait() }).await.unwrap();
     }
