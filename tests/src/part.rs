@@ -11,6 +11,7 @@ use crate::host::Host;
 /// Each part by its name, and how it is found.
 pub const PARTS: &[(&str, Part)] = &[
     ("etcd", Part::Program),
+    ("etcdctl", Part::Program),
     ("curl", Part::Program),
     ("gh", Part::Program),
     ("git", Part::Program),

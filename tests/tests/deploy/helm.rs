@@ -16,7 +16,8 @@ fn helm(arguments: &[&str]) -> Finished {
 
 fn template(set: &[&str]) -> Finished {
     let chart = deploy_dir().join("helm/seks");
-    let mut arguments = vec!["template", "broker", chart.to_str().unwrap(), "--namespace", "seks"];
+    let mut arguments =
+        vec!["template", "broker", chart.to_str().unwrap(), "--namespace", "seks", "--kube-version", "1.33.0"];
     set.iter().for_each(|value| arguments.extend(["--set", value]));
     helm(&arguments)
 }
@@ -101,7 +102,7 @@ fn values_that_cannot_work_are_refused_by_name() {
 #[cfg_attr(not(has = "helm"), ignore = "needs helm")]
 fn the_chart_is_linted_and_pods_are_confined() {
     let chart = deploy_dir().join("helm/seks");
-    let done = helm(&["lint", "--strict", chart.to_str().unwrap(), "--set", ETCD]);
+    let done = helm(&["lint", "--strict", "--kube-version", "1.33.0", chart.to_str().unwrap(), "--set", ETCD]);
     assert_eq!(done.code, Some(0), "{done:?}");
     let rendered = template(&[ETCD]).stdout;
     // Two deployments with one container each, and an init container.
