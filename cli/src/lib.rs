@@ -37,12 +37,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(code) = sandbox::helper::run_if_asked(&args) {
         return code;
     }
-    let outcome = match commands::completions::answer(&args, args::Cli::command).map(|done| done || args.is_empty()) {
+    let parsed = match commands::completions::answer(&args, args::Cli::command) {
         Ok(true) => return ExitCode::SUCCESS,
         Ok(false) => args::parse(args),
         Err(error) => Err(error),
     };
-    let outcome = match outcome {
+    let outcome = match parsed {
         Ok(args::Parsed::Print(text)) => {
             output::Output::new(output::Format::Table).text(&text).map(|()| ExitCode::SUCCESS)
         }

@@ -56,7 +56,8 @@ pub fn parse<T: DeserializeOwned>(syntax: Syntax, text: &str) -> Result<T, Strin
         }),
         Syntax::Yaml => serde_saphyr::from_str(text).map_err(|e| {
             let text = e.to_string();
-            text.lines().next().unwrap_or_default().to_owned() // the other lines quote the file
+            let first = text.lines().next().unwrap_or_default(); // the other lines quote the file
+            first.strip_prefix("error: ").unwrap_or(first).to_owned()
         }),
     }
 }

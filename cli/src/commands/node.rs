@@ -154,7 +154,7 @@ impl NodeView {
             self.lag.to_string(),
             format!("{:.1}s", self.lease_remaining_ms as f64 / 1000.0),
             self.tokens.to_string(),
-            self.version.clone(),
+            self.version.split(' ').next().unwrap_or_default().to_owned(),
         ]
     }
 }

@@ -187,6 +187,14 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     }
 }
 
+/// The tenant of an operator that has roles in one tenant alone: its context uses that one.
+fn only_tenant(roles: &[wire::RoleBinding]) -> Option<String> {
+    match roles {
+        [only] if only.tenant != "*" => Some(only.tenant.clone()),
+        _ => None,
+    }
+}
+
 async fn who_am_i(client: &Client) -> Result<wire::Operator> {
     client.call("whoami", client.rpc().who_am_i(wire::WhoAmIRequest {})).await
 }
@@ -222,18 +230,19 @@ async fn create(
     let answer = client.change(&what, client.rpc().create_operator(request)).await.inspect_err(|_| {
         let _ = std::fs::remove_file(&out);
     })?;
+    let operator = answer.operator.unwrap_or_default();
     let context = Context {
         endpoint: own.endpoint,
         endpoints: own.endpoints,
         proxy: own.proxy,
         forward_proxy: own.forward_proxy,
-        tenant: own.tenant,
+        tenant: only_tenant(&operator.roles).or(own.tenant),
         ca: answer.ca_pem,
         certificate: answer.certificate_pem,
         key,
     };
     ContextFile { current: name.clone(), contexts: [(name, context)].into() }.write(&out)?;
-    global.output().one(&OperatorView::from(answer.operator.unwrap_or_default()))?;
+    global.output().one(&OperatorView::from(operator))?;
     crate::output::notice(&format!("{} holds its key: transfer it over a secure channel", out.display()));
     Ok(())
 }
@@ -255,6 +264,8 @@ mod tests {
         assert_eq!(role("owner").unwrap(), wire::RoleBinding { tenant: "*".into(), role: wire::Role::Owner.into() });
         assert_eq!(role("viewer:a").unwrap().tenant, "a");
         assert!(role("root").is_err());
+        assert_eq!(only_tenant(&[role("viewer:a").unwrap()]).as_deref(), Some("a"));
+        assert_eq!(only_tenant(&[role("owner").unwrap()]), None);
     }
 
     #[test]

@@ -184,7 +184,11 @@ impl Frame {
             if colours && !self.store_healthy { format!("\u{1b}[31m{health}\u{1b}[0m") } else { health.into() };
         let mut text = format!(
             "{}  replica {}  store {} {health}  revision {}  {} audit records wait\n\n",
-            self.at, self.replica, self.store, self.revision, self.audit_backlog
+            self.at.get(11..19).unwrap_or_default(),
+            self.replica,
+            self.store,
+            self.revision,
+            self.audit_backlog
         );
         text.push_str(&table(&NodeView::COLUMNS_OF_TOP, self.nodes.iter().map(NodeView::row_of_top)));
         let window = humantime::format_duration(Duration::from_secs(self.window_seconds));

@@ -3,7 +3,7 @@
 mod reach;
 
 use seks_proto::wire::{ApplyTenantRequest, ApplyTenantResponse, Role, TenantChange};
-use seks_service::is_reserved_name;
+use seks_service::{is_internal, is_reserved_name};
 use seks_types::id::TenantName;
 
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem, unknown_entities::unknown_entities};
@@ -22,6 +22,9 @@ pub(super) async fn apply(admin: &Admin, caller: &Caller, message: ApplyTenantRe
     let (wait, is_dry_run) = (message.wait, message.dry_run);
     let desired = desired(&tenant, caller.role_in(tenant.as_str()) >= Role::Owner, message)?;
     let run = admin.policy_run(caller, &tenant);
+    if let Some(internal) = desired.services.iter().find(|service| is_internal(&service.name)) {
+        return Err(Problem::invalid("services", format!("`{}` is made by SEKS itself", internal.name)));
+    }
     for service in desired.services.iter().filter(|service| is_reserved_name(&service.name)) {
         super::service::check_name(admin, service).await?;
     }

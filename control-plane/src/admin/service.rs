@@ -5,6 +5,7 @@ use seks_proto::wire::{
     ListCatalogueResponse, ListRequest, ListServicesResponse, NameRequest, Role, Service, ServiceResponse, Wait,
 };
 use seks_service::{EXCHANGE, catalogue, is_reserved_name};
+use seks_types::similar::closest;
 
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
 use crate::registry::RegistryError;
@@ -26,8 +27,12 @@ pub(super) async fn catalogue(_: &Admin, _: &Caller, message: ListCatalogueReque
 
 pub(super) async fn enable(admin: &Admin, caller: &Caller, message: EnableServiceRequest) -> Answer<ServiceResponse> {
     let entry = catalogue::find(&message.catalogue).ok_or_else(|| {
-        Problem::not_found("catalogue entry", &message.catalogue.chars().take(63).collect::<String>())
-            .hint("`seks service catalog` lists them; `seks service apply -f FILE` takes any other")
+        let names = catalogue::entries().iter().map(|entry| entry.service.name.as_str());
+        let missing = Problem::not_found("catalogue entry", &message.catalogue.chars().take(63).collect::<String>());
+        match closest(&message.catalogue, names) {
+            Some(name) => missing.hint(format!("did you mean `{name}`?")),
+            None => missing.hint("`seks service catalog` lists them; `seks service apply -f FILE` takes any other"),
+        }
     })?;
     if entry.needs_upstream() && message.upstream.is_empty() {
         let example = &entry.service.upstream;

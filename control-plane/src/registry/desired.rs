@@ -439,7 +439,9 @@ impl<'a> Plan<'a> {
         }
         if desired.prune.contains(&ObjectKind::Credential) {
             let named = |name: &String| desired.credentials.iter().any(|credential| credential.name == *name);
-            let kept: Vec<String> = self.present.credentials.keys().filter(|name| !named(name)).cloned().collect();
+            let kept =
+                self.present.credentials.iter().filter(|(name, c)| !named(name) && !is_internal(&c.value.service));
+            let kept: Vec<String> = kept.map(|(name, _)| name.clone()).collect();
             if !kept.is_empty() {
                 self.warnings.push(format!("credentials are never pruned: {} stays", list_names(&kept)));
             }

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use prost::Message as _;
 use seks_audit::trail::{Position, Query};
-use seks_proto::wire::AuditRecord;
 
 use super::Trail;
 
@@ -28,8 +26,8 @@ impl Trail {
 }
 
 impl Follow {
-    /// Waits for new records; in the order of their arrival.
-    pub async fn next(&mut self) -> Vec<AuditRecord> {
+    /// Waits for new records, as nodes have encoded them; in the order of their arrival.
+    pub async fn next(&mut self) -> Vec<Vec<u8>> {
         loop {
             tokio::time::sleep(EVERY).await;
             if self.trail.blocks().end() <= self.after {
@@ -40,7 +38,7 @@ impl Follow {
             let Ok(page) = self.trail.search(query).await else { continue };
             let Some(last) = page.entries.last() else { continue };
             self.after = last.position;
-            return page.entries.iter().filter_map(|entry| AuditRecord::decode(entry.record.as_slice()).ok()).collect();
+            return page.entries.into_iter().map(|entry| entry.record).collect();
         }
     }
 }

@@ -20,7 +20,6 @@ use super::{
     cache::{Key, PlanId, Question},
     condition::{Condition, Evaluator, Leaf, Truth},
     cost::Cost,
-    explain::Reach,
     field_values::nested_fields,
     mentions::{Mentions, QUERY_INTERPRETATIONS},
     parse::CheckedPolicy,
@@ -51,6 +50,17 @@ pub(super) enum TextForm {
     /// The same, with the path as the laxest server reads it; see
     /// [`folded_paths`](normalize::folded_paths).
     Folded,
+}
+
+/// Which calls of one method, by one agent to one service, are permitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// None.
+    Never,
+    /// Those that a condition selects, by path, body, source and so on.
+    Sometimes,
+    /// All.
+    Always,
 }
 
 /// A policy whose head covers the slice, with its conditions folded for the slice.

@@ -10,7 +10,7 @@ use seks_types::id::{AgentName, PolicyId, ServiceName};
 use super::{
     Body, Call, Policies, PolicySlice,
     condition::{Condition, Truth},
-    decide::Plan,
+    decide::{Plan, Reach},
     head::{Agents, Services},
     mentions::{Mentions, mentions},
     normalize::normalize_expression,
@@ -34,17 +34,6 @@ pub struct PolicyTrace {
     pub unmet: Vec<String>,
     /// How far the call is from it. 0: it applies.
     pub distance: usize,
-}
-
-/// Which calls of one method, by one agent to one service, are permitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reach {
-    /// None.
-    Never,
-    /// Those that a condition selects, by path, body, source and so on.
-    Sometimes,
-    /// All.
-    Always,
 }
 
 /// How much further away a policy is whose head names another service, agent or action, than one with an unmet condition.

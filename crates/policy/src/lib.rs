@@ -40,8 +40,9 @@ pub use seks_service::methods::MethodGroup;
 pub use self::{
     budget::BUDGET,
     compilation::Compilation,
+    decide::Reach,
     entities::{EntityKind, NamedEntity, named_entities},
-    explain::{PolicyTrace, Reach},
+    explain::PolicyTrace,
     file::{Declarations, ParsedPolicy, parse_file, parse_file_with, warnings},
     parse::{PolicyError, STACK_BYTES, custom_methods},
     schema::schema_text,

@@ -16,6 +16,7 @@ mod mcp;
 pub mod normalize;
 mod path_rules;
 mod query;
+mod strict;
 mod target;
 mod target_error;
 

@@ -30,7 +30,7 @@ pub async fn export(global: &Global) -> Result<()> {
         service: credential.service,
         pools: credential.pools,
     };
-    // `seks ca create` makes this service and its credential.
+    // `seks ca create` and `seks trust create` make these services and their credentials.
     let services = services.iter().filter(|service| !is_internal(&service.name) && !service.deleting);
     let credentials = credentials.into_iter().filter(|c| !is_internal(&c.service) && !c.deleting);
     let file = TenantFile {

@@ -33,7 +33,8 @@ fn noun_of(path: &[&str], id: &str) -> Option<Noun> {
     match (path, id) {
         (_, "tenant") => Some(Noun::Tenant),
         (_, "agent") => Some(Noun::Agent),
-        (["service", "enable"], "name") => Some(Noun::Catalogue),
+        (["service", "enable"], "entry") => Some(Noun::Catalogue),
+        (["service", "enable"], _) => None,
         (["service", ..], "name" | "service") | (_, "service") => Some(Noun::Service),
         (["credential", "put", ..], "name") => Some(Noun::Credential),
         (["credential", ..], "name") | (_, "credential") => Some(Noun::Credential),
@@ -136,7 +137,7 @@ mod tests {
         for (path, id, noun) in [
             (&["token", "issue"][..], "agent", Some(Noun::Agent)),
             (&["token", "revoke"], "id", Some(Noun::Token)),
-            (&["service", "enable"], "name", Some(Noun::Catalogue)),
+            (&["service", "enable"], "entry", Some(Noun::Catalogue)),
             (&["service", "show"], "name", Some(Noun::Service)),
             (&["policy", "simulate"], "service", Some(Noun::Service)),
             (&["policy", "show"], "id", Some(Noun::Policy)),

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use prost::Message as _;
 use seks_control_plane::trail::Trail;
 use seks_proto::wire::{
     AuditRecord,
@@ -24,9 +25,10 @@ pub(super) async fn print(trail: Trail) {
     let colours = output::has_colours(std::io::stderr().is_terminal());
     loop {
         // An intent is followed by an outcome.
-        let records = follow.next().await;
-        for record in records.iter().filter(|record| record.kind() != Kind::Intent) {
-            logs::write_stderr_line(&line(record, colours));
+        let records = follow.next().await.into_iter();
+        let records = records.filter_map(|record| AuditRecord::decode(record.as_slice()).ok());
+        for record in records.filter(|record| record.kind() != Kind::Intent) {
+            logs::write_stderr_line(&line(&record, colours));
         }
     }
 }

@@ -18,9 +18,9 @@ const CLOCK_FAILURE_MS: i64 = 30_000;
 const LAG_WARNING: u64 = 100;
 /// Records that wait for longer than a node needs to hand them in.
 const BACKLOG_WARNING: u64 = 10_000;
-/// Shares of a disk that are free.
-const DISK_WARNING: f64 = 0.15;
-const DISK_FAILURE: f64 = 0.05;
+/// Shares of a disk that are free, and bytes: a large disk may be nearly full and still have room for long.
+const DISK_WARNING: (f64, u64) = (0.15, 10 << 30);
+const DISK_FAILURE: (f64, u64) = (0.05, 1 << 30);
 /// Shares of a limit that are used.
 const LIMIT_WARNING: f64 = 0.9;
 
@@ -198,10 +198,11 @@ pub(super) fn disks(disks: &[wire::Disk]) -> Vec<Check> {
         let name = format!("disk of the {}", disk.r#use);
         let detail = format!("{:.1} of {:.1} GiB are free", gib(disk.free_bytes), gib(disk.total_bytes));
         let advice = "make room: a full disk stops changes, and with audit.mode = \"required\" requests too";
-        match share {
-            share if share < DISK_FAILURE => Check::failed(name, detail).advise(advice),
-            share if share < DISK_WARNING => Check::warning(name, detail).advise(advice),
-            _ => Check::good(name, detail),
+        let is_below = |(of, bytes): (f64, u64)| share < of && disk.free_bytes < bytes;
+        match (is_below(DISK_FAILURE), is_below(DISK_WARNING)) {
+            (true, _) => Check::failed(name, detail).advise(advice),
+            (false, true) => Check::warning(name, detail).advise(advice),
+            (false, false) => Check::good(name, detail),
         }
     };
     disks.iter().map(one).collect()

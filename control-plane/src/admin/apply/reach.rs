@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use http::Method;
 use seks_policy::{EntityKind, Policies, Reach, named_entities};
 use seks_proto::wire::{self, Policy};
-use seks_service::methods::STANDARD;
+use seks_service::{is_internal, methods::STANDARD};
 use seks_types::id::{AgentName, ServiceName};
 
 use crate::registry::TenantState;
@@ -34,7 +34,7 @@ pub(super) fn added(before: &TenantState, after: &TenantState) -> Added {
     for agents in groups(before, after, &named) {
         let Some(first) = agents.first().and_then(|name| after.agents.get(*name)) else { continue };
         let was = before.agents.get(&first.name).filter(|agent| !agent.disabled);
-        for service in after.services.keys() {
+        for service in after.services.keys().filter(|service| !is_internal(service)) {
             let is_unchanged = was.is_some_and(|was| was.attributes == first.attributes);
             if same_policies && is_unchanged && before.services.contains_key(service) {
                 continue;

@@ -183,3 +183,33 @@ async fn a_full_store_still_revokes_and_deletes() {
     registry.delete_tenant(&f.tenant).await.unwrap();
     assert!(f.registry.store().list(&prefix::tenant(&f.tenant)).await.unwrap().0.is_empty());
 }
+
+/// `SEKS_LISTED_TOKENS=100000` measures a long list.
+#[tokio::test]
+async fn a_long_list_is_read_in_pages_of_bounded_size() {
+    let count = std::env::var("SEKS_LISTED_TOKENS").ok().and_then(|text| text.parse().ok()).unwrap_or(2_500);
+    let f = Fixture::furnished().await;
+    let one = f.token().await.token;
+    for first in (1..count).step_by(100) {
+        let numbers = first..count.min(first + 100);
+        let change = numbers.fold(Change::new(), |change, number| {
+            let id = format!("tok-{number:016}");
+            let key = crate::store::Key::Token(f.tenant.clone(), name(&id));
+            change.put(key, &Token { id, ..one.clone() })
+        });
+        f.registry.commit(change).await.unwrap();
+    }
+    let (began, mut listed, mut token) = (std::time::Instant::now(), 0, String::new());
+    loop {
+        let page = crate::registry::PageRequest { size: 1000, token };
+        let (tokens, next) = f.registry.page::<Token>(&f.tenant, "token", &page).await.unwrap();
+        assert!(tokens.len() <= 1000);
+        listed += tokens.len();
+        if next.is_empty() {
+            break;
+        }
+        token = next;
+    }
+    println!("{listed} tokens in {:?}", began.elapsed());
+    assert_eq!(listed, count);
+}

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
-use super::{body::Strict, json_names::folded};
+use super::{json_names::folded, strict::Strict};
 
 /// Most fields of a service, and of all policies that apply to one agent and service.
 pub const MAX_FIELDS: usize = 64;

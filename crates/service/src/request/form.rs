@@ -14,32 +14,34 @@ use super::{
 /// Most pairs of an inspected form.
 const MAX_PAIRS: usize = 1000;
 
-/// Reads a form. `None` when a name that resembles one of ours is not that name, or occurs twice; when a value is not the one
-/// spelling of its type; and for `;`, control characters in names, unbalanced brackets, escapes that are none, and text that is
-/// not UTF-8.
-pub(super) fn read_form(body: &[u8], fields: &Arc<BodyFields>) -> Option<BodyFacts> {
-    let text = std::str::from_utf8(body).ok().filter(|text| !text.contains(';'))?;
-    let mut facts = BodyFacts { fields: FoundFields::none_of(fields), ..BodyFacts::default() };
-    for (count, pair) in text.split('&').filter(|pair| !pair.is_empty()).enumerate() {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let (name, value) = (decode(name)?, decode(value)?);
-        if count >= MAX_PAIRS || name.chars().any(char::is_control) {
-            return None;
-        }
-        let path = path_of(&name)?;
-        let (root, rest) = path.split_first()?;
-        if let Some(built_in) = BUILT_IN.iter().find(|ours| **ours == name) {
-            read_built_in(&mut facts, built_in, value)?;
-        } else if is_spelling_of(root, &BUILT_IN) {
-            return None;
-        } else if let Some((index, kind)) = declared(fields.root(), root, rest)? {
-            if facts.fields.has(index) {
+impl BodyFacts {
+    /// Reads a form. `None` when a name that resembles one of ours is not that name, or occurs twice; when a value is not the one
+    /// spelling of its type; and for `;`, control characters in names, unbalanced brackets, escapes that are none, and text that is
+    /// not UTF-8.
+    pub(super) fn read_form(body: &[u8], fields: &Arc<BodyFields>) -> Option<Self> {
+        let text = std::str::from_utf8(body).ok().filter(|text| !text.contains(';'))?;
+        let mut facts = Self { fields: FoundFields::none_of(fields), ..Self::default() };
+        for (count, pair) in text.split('&').filter(|pair| !pair.is_empty()).enumerate() {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decode(name)?, decode(value)?);
+            if count >= MAX_PAIRS || name.chars().any(char::is_control) {
                 return None;
             }
-            facts.fields.set(index, FieldValue::from_text(kind, &value)?);
+            let path = path_of(&name)?;
+            let (root, rest) = path.split_first()?;
+            if let Some(built_in) = BUILT_IN.iter().find(|ours| **ours == name) {
+                read_built_in(&mut facts, built_in, value)?;
+            } else if is_spelling_of(root, &BUILT_IN) {
+                return None;
+            } else if let Some((index, kind)) = declared(fields.root(), root, rest)? {
+                if facts.fields.has(index) {
+                    return None;
+                }
+                facts.fields.set(index, FieldValue::from_text(kind, &value)?);
+            }
         }
+        Some(facts)
     }
-    Some(facts)
 }
 
 fn read_built_in(facts: &mut BodyFacts, name: &str, value: String) -> Option<()> {
@@ -111,7 +113,7 @@ mod tests {
     }
 
     fn read(body: &str) -> Option<Vec<(String, FieldValue)>> {
-        let facts = read_form(body.as_bytes(), &fields())?;
+        let facts = BodyFacts::read_form(body.as_bytes(), &fields())?;
         Some(facts.fields.iter().map(|(path, value)| (path.to_owned(), value.clone())).collect())
     }
 
@@ -127,7 +129,7 @@ mod tests {
             ("price", FieldValue::Decimal("1.5".into())),
         ];
         assert_eq!(found.unwrap(), want.map(|(path, value)| (path.to_owned(), value)));
-        let facts = read_form(b"model=gpt&stream=true&max_tokens=5", &fields()).unwrap();
+        let facts = BodyFacts::read_form(b"model=gpt&stream=true&max_tokens=5", &fields()).unwrap();
         assert_eq!((facts.model.as_deref(), facts.stream, facts.max_tokens), (Some("gpt"), Some(true), Some(5)));
         assert_eq!(read(""), Some(Vec::new()));
     }
@@ -179,6 +181,6 @@ mod tests {
         }
         assert_eq!(read(&"x=1&".repeat(MAX_PAIRS + 1)), None);
         assert!(read(&"x=1&".repeat(MAX_PAIRS)).is_some());
-        assert_eq!(read_form(b"x=\xff", &fields()), None);
+        assert_eq!(BodyFacts::read_form(b"x=\xff", &fields()), None);
     }
 }
