@@ -26,7 +26,7 @@ use seks_proto::wire::{
 use seks_runtime::run_blocking;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming, transport::Channel};
@@ -50,7 +50,7 @@ const WINDOW_BYTES: usize = 4 * MAX_RECORDS_BYTES;
 const READ_BYTES: usize = 2 * MAX_RECORDS_BYTES;
 /// Segments that are opened at a time.
 const OPENED: usize = 64;
-/// How long after a replica didn't open a segment it is asked again.
+/// How often a replica is asked for segments that it has not opened.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Chains that Hello names.
 const MAX_CHAINS: usize = 1024;
@@ -244,6 +244,7 @@ impl<'a> Upload<'a> {
             return Ok(());
         }
         let sealed = self.recorder.segments().sealed();
+        self.open_at = Instant::now() + OPEN_AGAIN_AFTER;
         for group in sealed.chunks(OPENED) {
             let mut headers = Vec::with_capacity(group.len());
             for segment in group {
@@ -257,27 +258,33 @@ impl<'a> Upload<'a> {
             };
             for (segment, key) in group.iter().zip(keys) {
                 let key = Zeroizing::new(key);
-                match FileKey::from_bytes(&key) {
-                    Ok(key) => self.recorder.segments().give_key(&segment.name, key),
-                    Err(_) => self.open_at = Instant::now() + OPEN_AGAIN_AFTER, // not known as this node's yet
+                // None: the segment is not known as this node's yet.
+                if let Ok(key) = FileKey::from_bytes(&key) {
+                    self.recorder.segments().give_key(&segment.name, key);
                 }
             }
         }
         Ok(())
     }
 
-    /// Waits for more to send, or for a receipt.
+    /// Waits for more to send, for a receipt, or until segments that are still sealed are asked for again.
     async fn wait(&mut self) -> Result<(), UploadEnd> {
         let recorder = self.recorder.clone();
-        if self.unacknowledged.is_empty() {
-            tokio::select! {
-                () = recorder.segments().grown() => return Ok(()),
-                receipt = self.receipts.message() => return self.received(receipt?.ok_or(UploadEnd::Closed)?).await,
+        let (open_at, has_sealed) = (self.open_at, !recorder.segments().sealed().is_empty());
+        let open_again = async {
+            if has_sealed { sleep_until(open_at).await } else { std::future::pending().await }
+        };
+        let limit = if self.unacknowledged.is_empty() { None } else { Some(ANSWER_LIMIT) };
+        let receipt = async {
+            match limit {
+                None => Ok(self.receipts.message().await),
+                Some(limit) => timeout(limit, self.receipts.message()).await,
             }
-        }
+        };
         tokio::select! {
             () = recorder.segments().grown() => Ok(()),
-            receipt = timeout(ANSWER_LIMIT, self.receipts.message()) => {
+            () = open_again => Ok(()),
+            receipt = receipt => {
                 let receipt = receipt.map_err(|_| UploadEnd::Silent)??;
                 self.received(receipt.ok_or(UploadEnd::Closed)?).await
             }
