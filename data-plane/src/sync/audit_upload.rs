@@ -271,9 +271,7 @@ impl<'a> Upload<'a> {
     async fn wait(&mut self) -> Result<(), UploadEnd> {
         let recorder = self.recorder.clone();
         let (open_at, has_sealed) = (self.open_at, !recorder.segments().sealed().is_empty());
-        let open_again = async {
-            if has_sealed { sleep_until(open_at).await } else { std::future::pending().await }
-        };
+        let open_again = async { if has_sealed { sleep_until(open_at).await } else { std::future::pending().await } };
         let limit = if self.unacknowledged.is_empty() { None } else { Some(ANSWER_LIMIT) };
         let receipt = async {
             match limit {
