@@ -9,7 +9,10 @@ mod admin_changes;
 mod agent;
 mod apply;
 mod audit;
+mod audit_export;
+mod audit_follow;
 mod audit_trail;
+pub mod audit_view;
 pub mod auth;
 mod credential;
 mod edge;
@@ -19,6 +22,7 @@ mod node;
 mod operator;
 mod parse;
 mod policy;
+mod policy_trail;
 mod problem;
 mod service;
 mod simulate;
@@ -34,6 +38,7 @@ use seks_network::address::DialGuard;
 use seks_proto::wire::{self, admin_server};
 use seks_runtime::telemetry::Telemetry;
 use seks_types::id::TenantName;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
@@ -150,31 +155,43 @@ impl Admin {
     }
 }
 
-/// The table of methods: what the generated trait calls, the rule's name, the message, the answer, the handler.
+/// The table of methods: what the generated trait calls, the rule's name, the message, the answer, the handler. Behind `@` are those that
+/// answer with a stream, and its type in the trait.
 macro_rules! methods {
-    ($($name:ident $method:ident($message:ident) -> $answer:ident = $handler:path;)*) => {
+    (
+        $($name:ident $method:ident($message:ident) -> $answer:ident = $handler:path;)*
+        $(@ $stream:ident $stream_method:ident($stream_message:ident) -> $piece:ident as $type:ident = $open:path;)*
+    ) => {
         #[tonic::async_trait]
         impl admin_server::Admin for Admin {
             $(async fn $name(&self, request: Request<wire::$message>) -> Result<Response<wire::$answer>, Status> {
-                let mut call = Call::begin(self, Method::$method, request.get_ref());
+                methods!(@@ self request $method $handler)
+            })*
+            $(
+            type $type = ReceiverStream<Result<wire::$piece, Status>>;
+            async fn $stream(&self, request: Request<wire::$stream_message>) -> Result<Response<Self::$type>, Status> {
+                methods!(@@ self request $stream_method $open)
+            })*
+        }
+    };
+    (@@ $self:ident $request:ident $method:ident $handler:path) => {{
+                let mut call = Call::begin($self, Method::$method, $request.get_ref());
                 let span = call.span();
                 let outcome = async {
-                    call.operator(auth::operator_of(self, request.extensions()));
-                    let caller = auth::identify(self, request.extensions()).await?;
-                    let message = request.into_inner();
+                    call.operator(auth::operator_of($self, $request.extensions()));
+                    let caller = auth::identify($self, $request.extensions()).await?;
+                    let message = $request.into_inner();
                     auth::authorize(&caller, Method::$method, message.scope())?;
-                    let _turn = self.limit(&caller, Method::$method, message.scope()).await?;
-                    call.actor(self).run($handler(self, &caller, message)).await
+                    let _turn = $self.limit(&caller, Method::$method, message.scope()).await?;
+                    call.actor($self).run($handler($self, &caller, message)).await
                 }
                 .instrument(span)
                 .await;
                 if let Err(problem) = &outcome {
-                    admin_changes::record_refusal(self, &call, problem).await;
+                    admin_changes::record_refusal($self, &call, problem).await;
                 }
                 call.end(outcome)
-            })*
-        }
-    };
+    }};
 }
 
 methods! {
@@ -242,6 +259,13 @@ methods! {
     verify_audit VerifyAudit(VerifyAuditRequest) -> VerifyAuditResponse = audit_trail::verify;
     list_admin_changes ListAdminChanges(AdminChangesRequest) -> AdminChangesResponse = admin_changes::list;
     list_fleet_admin_changes ListFleetAdminChanges(AdminChangesRequest) -> AdminChangesResponse = admin_changes::list_fleet;
+    simulate_trail SimulateTrail(SimulateTrailRequest) -> SimulateTrailResponse = policy_trail::simulate;
+    suggest_policies SuggestPolicies(SuggestPoliciesRequest) -> SuggestPoliciesResponse = policy_trail::suggest_policies;
+    get_audit_key GetAuditKey(AuditKeyRequest) -> AuditKeyResponse = audit_export::key;
+    @ export_audit ExportAudit(ExportAuditRequest) -> ExportAuditPiece as ExportAuditStream = audit_export::export;
+    @ export_fleet_audit ExportFleetAudit(ExportAuditRequest) -> ExportAuditPiece as ExportFleetAuditStream = audit_export::export_fleet;
+    @ follow_audit FollowAudit(SearchAuditRequest) -> SearchAuditResponse as FollowAuditStream = audit_follow::follow;
+    @ follow_fleet_audit FollowFleetAudit(SearchAuditRequest) -> SearchAuditResponse as FollowFleetAuditStream = audit_follow::follow_fleet;
 }
 
 /// The part of a list that `message` asks for.
@@ -254,6 +278,9 @@ async fn page<T: prost::Message + Default>(
     let page = PageRequest { size: message.page_size, token: message.page_token };
     Ok(admin.registry().page(&tenant, kind, &page).await?)
 }
+
+/// What handlers of streams return.
+type Stream<T> = ReceiverStream<Result<T, Status>>;
 
 /// What every handler returns.
 type Answer<T> = Result<T, Problem>;

@@ -191,6 +191,7 @@ fn is_kept(key: &Key) -> bool {
         // backup's heads.
         Key::AuditHead(_) => false,
         Key::AuditKey
+        | Key::AuditSigningKey
         | Key::AdminHead(_)
         | Key::AdminChange(..)
         | Key::Authority

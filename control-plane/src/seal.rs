@@ -82,6 +82,12 @@ impl<'a> RecordId<'a> {
         Self { tenant: "", kind: "audit-key", name: "", version: 0, store_id, destination: None }
     }
 
+    /// The key that audit exports are signed with.
+    #[must_use]
+    pub fn audit_signing_key(store_id: &'a str) -> Self {
+        Self { tenant: "", kind: "audit-signing-key", name: "", version: 0, store_id, destination: None }
+    }
+
     /// The end of a backup.
     #[must_use]
     pub fn backup(store_id: &'a str) -> Self {
@@ -123,6 +129,7 @@ impl<'a> RecordId<'a> {
             Key::Epoch => Some(Self::epoch(store_id)),
             Key::RecordKey => Some(Self::record_key(store_id)),
             Key::AuditKey => Some(Self::audit_key(store_id)),
+            Key::AuditSigningKey => Some(Self::audit_signing_key(store_id)),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ mod runtimes;
 mod start;
 pub mod tls;
 mod trail;
+mod tripwires;
 mod upgrade;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -125,6 +126,7 @@ impl ControlPlane {
         let metrics = Metrics::new()?;
         metrics.add(distribution.collectors())?;
         metrics.add(records.collectors())?;
+        metrics.add(distribution.trail().map(crate::trail::metrics::collectors).unwrap_or_default())?;
         let guard = DialGuard { allowed: config.upstream.private_networks.clone(), own: config.own.clone() };
         let guard = Arc::new(guard);
         for endpoint in &config.store.endpoints {
@@ -161,6 +163,7 @@ impl ControlPlane {
         }
         let names = names(config);
         plane.serve_nodes(nodes, &config.distribution.tls, &names)?;
+        let here = replica.clone();
         let parts = admin::Parts {
             registry: Arc::clone(registry),
             authority: Arc::clone(authority),
@@ -178,9 +181,7 @@ impl ControlPlane {
         plane.tasks.spawn_on(refresher.run(plane.stop.clone()), &admin);
         plane.tasks.spawn_on(trust_refresher.run(plane.stop.clone()), &admin);
         trail::log_state(plane.distribution.trail());
-        if let Some(trail) = plane.distribution.trail().cloned() {
-            plane.tasks.spawn_on(trail::store_heads(trail, Arc::clone(registry), plane.stop.clone()), &admin);
-        }
+        plane.keep_trail(config, here);
         plane.tasks.spawn_on(janitor(Arc::clone(registry), plane.stop.clone()), &admin);
         let upgrade = Upgrade { registry: Arc::clone(registry), records: Arc::clone(records) };
         plane.tasks.spawn_on(upgrade.run(plane.distribution.clone(), plane.stop.clone()), &admin);

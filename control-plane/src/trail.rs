@@ -4,6 +4,8 @@
 //! threads, a few at a time. The ends of the nodes' chains come with their lease renewals.
 
 mod follow;
+pub(crate) mod metrics;
+pub mod tripwires;
 
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread, time::Duration};
 
@@ -11,7 +13,9 @@ use parking_lot::Mutex;
 use seks_audit::{
     chain::{ChainId, Digest, Head},
     disk::{Directory, DirectoryLock},
+    record::{FieldsOf, Value, field},
     seal::AuditKeyPair,
+    signing::SigningKey,
     spool::unix_micros,
     trail::{
         Arrival, BlockError, IngestError, KnownHead, Page, Query, Trail as Blocks, TrailError, TrailOptions, TrailSize,
@@ -20,7 +24,11 @@ use seks_audit::{
 };
 use seks_runtime::{alloc::release_freed_memory, lower_thread_priority};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use self::{
+    metrics::Counters,
+    tripwires::{Alarm, AlarmKind, Watch},
+};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use self::follow::Follow;
 
@@ -47,12 +55,14 @@ pub struct TrailConfig {
     pub retention: Duration,
     /// Most bytes of records; beyond that the oldest are removed. Default: 20 GiB, some 400 million requests.
     pub max_bytes: u64,
+    /// Tripwires that revoke the token: `canary`, `service_not_granted`, `new_network`, `token_in_path`. Default: none.
+    pub revoke_on: Vec<AlarmKind>,
 }
 
 impl Default for TrailConfig {
     fn default() -> Self {
         let TrailOptions { max_age, max_bytes, .. } = TrailOptions::default();
-        Self { dir: PathBuf::new(), retention: max_age, max_bytes }
+        Self { dir: PathBuf::new(), retention: max_age, max_bytes, revoke_on: Vec::new() }
     }
 }
 
@@ -105,7 +115,13 @@ pub struct Trail(Arc<Inner>);
 struct Inner {
     blocks: Arc<Blocks>,
     arrivals: mpsc::Sender<(Vec<Arrival>, Reply)>,
+    /// Changes when records have arrived.
+    grown: watch::Sender<()>,
     searches: Semaphore,
+    signing: SigningKey,
+    counters: Arc<Counters>,
+    /// Until somebody takes them.
+    alarms: Mutex<Option<mpsc::Receiver<Alarm>>>,
     heads: Mutex<HashMap<String, Reports>>,
     _lock: DirectoryLock,
 }
@@ -137,7 +153,7 @@ impl Trail {
     ///
     /// # Errors
     /// [`OpenTrailError`].
-    pub fn open(config: &TrailConfig, key: AuditKeyPair) -> Result<Self, OpenTrailError> {
+    pub fn open(config: &TrailConfig, key: AuditKeyPair, signing: SigningKey) -> Result<Self, OpenTrailError> {
         config.check()?;
         let failed = |source| OpenTrailError::Directory { path: config.dir.clone(), source };
         let disk = Directory::open(&config.dir).map_err(failed)?;
@@ -146,17 +162,21 @@ impl Trail {
             TrailOptions { max_age: config.retention, max_bytes: config.max_bytes, ..TrailOptions::default() };
         let blocks = Arc::new(Blocks::open(Arc::new(disk), key, options)?);
         let (arrivals, queue) = mpsc::channel(QUEUE);
-        let writer = blocks.clone();
+        let (writer, grown) = (blocks.clone(), watch::Sender::new(()));
+        let on_growth = grown.clone();
+        let counters = Arc::new(Counters::new().map_err(|error| failed(io::Error::other(error)))?);
+        let (watch, alarms) = Watch::new();
+        let observer = Observer { grown: on_growth, counters: counters.clone(), watch };
         thread::Builder::new()
             .name("seks-trail".into())
             .spawn(move || {
                 // Blocks are sorted and compressed in bursts. Leases, the feed and, in `seks dev`, requests come first.
                 lower_thread_priority();
-                write_arrivals(&writer, queue);
+                write_arrivals(&writer, queue, observer);
             })
             .map_err(failed)?;
-        let (searches, heads) = (Semaphore::new(SEARCHES), Mutex::default());
-        Ok(Self(Arc::new(Inner { blocks, arrivals, searches, heads, _lock: lock })))
+        let (searches, heads, alarms) = (Semaphore::new(SEARCHES), Mutex::default(), Mutex::new(Some(alarms)));
+        Ok(Self(Arc::new(Inner { blocks, arrivals, grown, searches, heads, signing, counters, alarms, _lock: lock })))
     }
 
     /// The key that nodes seal to.
@@ -200,6 +220,28 @@ impl Trail {
         let (blocks, known) = (self.0.blocks.clone(), self.known_heads());
         let verified = tokio::task::spawn_blocking(move || blocks.verify(&known, unix_micros())).await;
         Ok(verified.map_err(|_| SearchError::Stopping)??)
+    }
+
+    /// Changes whenever records have arrived.
+    #[must_use]
+    pub fn growth(&self) -> watch::Receiver<()> {
+        self.0.grown.subscribe()
+    }
+
+    /// Requests that trip a wire, for one receiver.
+    #[must_use]
+    pub fn take_alarms(&self) -> Option<mpsc::Receiver<Alarm>> {
+        self.0.alarms.lock().take()
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    /// The key that exports are signed with.
+    #[must_use]
+    pub fn signing_key(&self) -> &SigningKey {
+        &self.0.signing
     }
 
     /// Its sizes.
@@ -257,7 +299,9 @@ impl Trail {
         new.collect()
     }
 
-    fn known_heads(&self) -> Vec<KnownHead> {
+    /// What nodes have reported of their chains.
+    #[must_use]
+    pub fn known_heads(&self) -> Vec<KnownHead> {
         let heads = self.0.heads.lock();
         heads.values().flat_map(|known| [known.all(), vec![known.awaited.clone()]].concat()).collect()
     }
@@ -300,8 +344,47 @@ pub fn note_head(trail: Option<&Trail>, node: &str, head: Option<(&[u8], u64, &[
     }
 }
 
-/// Writes arrivals in groups until every sender is dropped.
-fn write_arrivals(blocks: &Blocks, mut queue: mpsc::Receiver<(Vec<Arrival>, Reply)>) {
+/// What is told of records that are stored.
+struct Observer {
+    grown: watch::Sender<()>,
+    counters: Arc<Counters>,
+    watch: Watch,
+}
+
+impl Observer {
+    /// `before` are the ends of the arrivals' chains before they were stored: what was here already is not looked at again.
+    fn stored(&mut self, group: &[Arrival], results: &[Result<Head, IngestError>], before: &HashMap<ChainId, u64>) {
+        let (mut records, mut newest_us) = (0, 0);
+        for (arrival, result) in group.iter().zip(results) {
+            let known = before.get(&arrival.chain()).copied().unwrap_or(0);
+            if result.is_err() || arrival.last() <= known {
+                continue;
+            }
+            for record in arrival.records() {
+                (records, newest_us) = (records + 1, newest_us.max(began_us(record)));
+                if let Some(tripwire) = self.watch.look(arrival.node(), record) {
+                    self.counters.tripped(tripwire);
+                }
+            }
+        }
+        self.counters.dropped_alarms.inc_by(self.watch.take_dropped());
+        if records > 0 {
+            self.counters.stored(records, newest_us);
+        }
+        self.grown.send_replace(());
+    }
+}
+
+fn began_us(record: &[u8]) -> u64 {
+    let began = |(number, value)| match (number, value) {
+        (field::BEGAN_US, Value::Number(time)) => Some(time),
+        _ => None,
+    };
+    FieldsOf::new(record).flatten().find_map(began).unwrap_or(0)
+}
+
+/// Writes what has arrived, in groups, until nobody sends any more.
+fn write_arrivals(blocks: &Blocks, mut queue: mpsc::Receiver<(Vec<Arrival>, Reply)>, mut observer: Observer) {
     while let Some((mut group, reply)) = queue.blocking_recv() {
         let mut replies = vec![(group.len(), reply)];
         while group.len() < MAX_GROUP
@@ -311,11 +394,15 @@ fn write_arrivals(blocks: &Blocks, mut queue: mpsc::Receiver<(Vec<Arrival>, Repl
             group.extend(more);
         }
         let number = blocks.end().block;
-        let mut results = blocks.ingest(&group).into_iter();
+        let heads = group.iter().flat_map(|arrival| blocks.heads(arrival.node(), &[arrival.chain()]));
+        let before: HashMap<ChainId, u64> = heads.map(|head| (head.chain, head.sequence)).collect();
+        let results = blocks.ingest(&group);
         if blocks.end().block != number {
             // A block was made: its columns took several times the memory of its records.
             release_freed_memory();
         }
+        observer.stored(&group, &results, &before);
+        let mut results = results.into_iter();
         for (count, reply) in replies {
             let _ = reply.send(results.by_ref().take(count).collect()); // the stream has ended
         }

@@ -1,6 +1,9 @@
 //! `seks audit`: the trail of requests.
 
 mod admin;
+mod export;
+mod follow;
+mod offline;
 mod record;
 mod verify;
 
@@ -11,15 +14,13 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
-use seks_proto::wire::{self, AuditEntry, SearchAuditRequest, SearchAuditResponse, WhoAmIRequest};
+use seks_proto::wire::{AuditEntry, SearchAuditRequest, SearchAuditResponse, WhoAmIRequest};
 
 use self::record::RecordView;
 use crate::{client::Client, duration::duration, error::Result, global::Global, output::notice};
 
 /// Records on a page.
 const PAGE: u32 = 500;
-/// How often `tail --follow` asks for more.
-const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 
 /// The verbs of `seks audit`.
 #[derive(Debug, Subcommand)]
@@ -62,11 +63,19 @@ pub enum Verb {
         after_help = "Examples:\n  seks audit admin --since 7d\n  seks audit admin --operator alice -o json\n  seks audit admin --tenant acme --object tok-abc --since 90d\n\nThe newest 10,000 changes of each tenant and of the fleet are kept. Refused calls are listed as `denied`."
     )]
     Admin(admin::AdminArgs),
-    /// Check that no record was changed or removed
+    /// Write records, chains and admin changes to files, signed by the control plane
     #[command(
-        after_help = "Examples:\n  seks audit verify\n  seks audit verify --timeout 10m -o json\n\nExit code 1 when something is wrong."
+        after_help = "Examples:\n  seks audit key > audit.pem\n  seks audit export --since 30d --out audit-2026-11\n  seks audit verify audit-2026-11 --key audit.pem\n  zstdcat audit-2026-11/records-*.zst | jq 'select(.decision == \"deny\")'\n\nOf the whole fleet for operators with a role in all tenants, otherwise of one tenant: then without the chains."
     )]
-    Verify,
+    Export(export::ExportArgs),
+    /// Print the public key that exports are verified with, as PEM
+    #[command(after_help = "Example:\n  seks audit key > audit.pem")]
+    Key,
+    /// Check that no record was changed or removed: of the trail, or of exports
+    #[command(
+        after_help = "Examples:\n  seks audit verify\n  seks audit verify --timeout 10m -o json\n  seks audit verify audit-2026-11 --key audit.pem\n\nWith directories the control plane is not asked, but for its key when there is no --key. Exit code 1 when something is wrong."
+    )]
+    Verify(offline::VerifyArgs),
 }
 
 /// Which requests. All conditions that are given must match.
@@ -139,6 +148,11 @@ impl Filter {
 /// # Errors
 /// The control plane's.
 pub async fn run(global: &Global, verb: Verb) -> Result<ExitCode> {
+    if let Verb::Verify(args) = &verb
+        && !args.directories.is_empty()
+    {
+        return offline::run(global, args).await;
+    }
     let client = global.connect().await?;
     match verb {
         Verb::Tail { follow, lines, filter } => tail(global, client, follow, lines, filter.request()).await?,
@@ -152,13 +166,15 @@ pub async fn run(global: &Global, verb: Verb) -> Result<ExitCode> {
             search(global, client, limit, request).await?;
         }
         Verb::Admin(args) => admin::run(global, client, args).await?,
-        Verb::Verify => return verify::run(global, &client).await,
+        Verb::Export(args) => export::run(global, &client, args).await?,
+        Verb::Key => export::key(global, &client).await?,
+        Verb::Verify(_) => return verify::run(global, &client).await,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Unix microseconds of a time that is so long ago.
-fn ago(time: Duration) -> u64 {
+pub(super) fn ago(time: Duration) -> u64 {
     let then = UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(time);
     u64::try_from(then.as_micros()).unwrap_or(u64::MAX)
 }
@@ -254,18 +270,5 @@ async fn tail(global: &Global, client: Client, follow: bool, lines: u32, request
     if !follow {
         return Ok(());
     }
-    let mut after = end.unwrap_or_default();
-    loop {
-        let request =
-            SearchAuditRequest { page_token: after.clone(), oldest_first: true, page_size: PAGE, ..request.clone() };
-        let answer: wire::SearchAuditResponse = search.page(request).await?;
-        let views: Vec<RecordView> = answer.entries.into_iter().map(RecordView::from).collect();
-        printer.print(&views)?;
-        if answer.next_page_token.is_empty() {
-            after = answer.end_token;
-            tokio::time::sleep(FOLLOW_EVERY).await;
-        } else {
-            after = answer.next_page_token;
-        }
-    }
+    follow::run(&search, end.unwrap_or_default(), request, &mut printer).await
 }

@@ -1,6 +1,7 @@
 //! `seks policy`: Cedar policies, which decide which agent may do what.
 
 mod explain;
+mod trail;
 
 use std::path::PathBuf;
 
@@ -65,11 +66,21 @@ pub enum Verb {
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
     },
-    /// Show what a node would decide about a request, and which policies determine it
+    /// Show what a node would decide about a request; or with -f what would change of what agents have done
+    #[command(after_help = "\
+Examples:
+  seks policy simulate --agent ci-bot --service openai --method GET --path /v1/models
+  seks policy simulate --since 24h -f new.cedar            as if the file were applied
+  seks policy simulate --since 7d -f new.cedar --alone --agent ci-bot -o json")]
+    Simulate(SimulateArgs),
+    /// Write the narrowest policies that permit what an agent did
     #[command(after_help = "\
 Example:
-  seks policy simulate --agent ci-bot --service openai --method GET --path /v1/models")]
-    Simulate(SimulateArgs),
+  seks policy suggest --agent ci-bot --since 7d > ci-bot.cedar
+  seks policy simulate --since 7d --agent ci-bot --alone -f ci-bot.cedar
+
+A segment of a path that looks like an id stands for any one segment. Read the result before you apply it.")]
+    Suggest(trail::SuggestArgs),
     /// Show why a request was or would be denied: which permit came closest, and what of it failed
     #[command(after_help = "\
 Examples:
@@ -90,27 +101,30 @@ It has the fields of request bodies that the tenant's services declare (`body_fi
 /// The request to simulate.
 #[derive(Debug, Args)]
 pub struct SimulateArgs {
-    /// The agent that sends the request
-    #[arg(long)]
-    agent: String,
+    /// The agent that sends the request; with -f only this agent's requests
+    #[arg(long, required_unless_present = "file")]
+    agent: Option<String>,
     /// The service
-    #[arg(long)]
-    service: String,
+    #[arg(long, required_unless_present = "file", conflicts_with = "file")]
+    service: Option<String>,
     /// HTTP method
-    #[arg(long)]
-    method: String,
+    #[arg(long, required_unless_present = "file", conflicts_with = "file")]
+    method: Option<String>,
     /// Path and query as the agent writes them after /api/SERVICE
-    #[arg(long)]
-    path: String,
+    #[arg(long, required_unless_present = "file", conflicts_with = "file")]
+    path: Option<String>,
     /// A file with the request's body; `-` is standard input
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
     body: Option<PathBuf>,
     /// The body's Content-Type [default: application/json]
     #[arg(long, value_name = "TYPE", requires = "body")]
     content_type: Option<String>,
     /// The source address [default: 127.0.0.1]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "file")]
     source: Option<std::net::IpAddr>,
+    /// What would change of the recorded requests.
+    #[command(flatten)]
+    trail: trail::TrailArgs,
 }
 
 impl SimulateArgs {
@@ -118,10 +132,10 @@ impl SimulateArgs {
     fn request(self, client: &Client) -> wire::SimulateRequest {
         wire::SimulateRequest {
             tenant: client.tenant(),
-            agent: self.agent,
-            service: self.service,
-            method: self.method.to_uppercase(),
-            path: self.path,
+            agent: self.agent.unwrap_or_default(),
+            service: self.service.unwrap_or_default(),
+            method: self.method.unwrap_or_default().to_uppercase(),
+            path: self.path.unwrap_or_default(),
             content_type: self.content_type.unwrap_or_default(),
             source: self.source.map(|a| a.to_string()).unwrap_or_default(),
             ..wire::SimulateRequest::default()
@@ -226,6 +240,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let text = read_text(&file)?;
             check(&global.connect().await?, output, &file.display().to_string(), text).await
         }
+        Verb::Simulate(args) if args.trail.is_asked() => trail::simulate(global, args.agent, args.trail).await,
         Verb::Simulate(args) => simulate(global, args).await,
         Verb::Explain(args) => explain::run(global, args).await,
         Verb::Schema => {
@@ -234,6 +249,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             let schema = client.call("policy schema", client.rpc().policy_schema(request)).await?.text;
             if output.is_table() { output.text(&schema) } else { output.data(&serde_json::json!({ "schema": schema })) }
         }
+        Verb::Suggest(args) => trail::suggest(global, args).await,
     }
 }
 

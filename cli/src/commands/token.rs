@@ -29,7 +29,8 @@ pub enum Verb {
 Examples:
   seks token issue --agent ci-bot --service openai
   seks token issue --agent ci-bot --service openai=team-key --service github --ttl 8h
-  seks token issue --agent ci-bot --service openai --cidr 10.0.0.0/8 -o json | jq -r .token")]
+  seks token issue --agent ci-bot --service openai --cidr 10.0.0.0/8 -o json | jq -r .token
+  seks token issue --canary                    a decoy: it grants nothing, and alarms at its first use")]
     Issue(IssueArgs),
     /// List the tenant's tokens
     #[command(
@@ -103,14 +104,17 @@ With --grace the old secret is listed as a token of its own, `replaced by` this 
 /// The token to issue.
 #[derive(Debug, Args)]
 pub struct IssueArgs {
-    /// The agent that will present it
-    #[arg(long)]
-    agent: String,
+    /// The agent that will present it [default with --canary: canary, which is created]
+    #[arg(long, required_unless_present = "canary")]
+    agent: Option<String>,
     /// A service that it grants, with the credential to use where there are several; repeatable
-    #[arg(long, required = true, value_name = "SERVICE[=CREDENTIAL]", value_parser = grant)]
+    #[arg(long, required_unless_present = "canary", conflicts_with = "canary", value_name = "SERVICE[=CREDENTIAL]", value_parser = grant)]
     service: Vec<wire::Grant>,
-    /// How long it is valid
-    #[arg(long, default_value = "24h", value_parser = duration)]
+    /// Grant nothing: a decoy, to be left where nobody should look. Its first use is an alarm: `seks audit admin --verb Tripwire`
+    #[arg(long)]
+    canary: bool,
+    /// How long it is valid [default: 24h; with --canary 366 days]
+    #[arg(long, default_value = "24h", default_value_if("canary", "true", "366d"), value_parser = duration)]
     ttl: Duration,
     /// A source network that it is bound to; repeatable
     #[arg(long, value_name = "NETWORK")]
@@ -281,7 +285,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     match verb {
         Verb::Issue(args) => {
             let wait_args = args.wait_args;
-            let what = format!("token for agent `{}`", args.agent);
+            let what = format!("token for agent `{}`", args.agent.as_deref().unwrap_or(CANARY_AGENT));
+            if args.canary && args.agent.is_none() {
+                ensure_canary_agent(&client).await?;
+            }
             let issued = issue(&client, args.into_request(&client)?).await?;
             print_issued(&client, output, &what, issued, wait_args)
         }
@@ -326,6 +333,19 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     }
 }
 
+/// The agent of canary tokens that have no other.
+const CANARY_AGENT: &str = "canary";
+
+/// Creates that agent if it is not there.
+async fn ensure_canary_agent(client: &Client) -> Result<()> {
+    let request =
+        wire::CreateAgentRequest { tenant: client.tenant(), name: CANARY_AGENT.into(), attributes: Default::default() };
+    match client.call("agent `canary`", client.rpc().create_agent(request)).await {
+        Err(error) if error.exit != Exit::Conflict => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The record of the token that `input` holds. Only the token's digest is sent.
 ///
 /// # Errors
@@ -345,10 +365,11 @@ async fn lookup(client: &Client, input: &SecretInput) -> Result<wire::Token> {
 impl IssueArgs {
     fn into_request(self, client: &Client) -> Result<wire::IssueTokenRequest> {
         Ok(wire::IssueTokenRequest {
+            canary: self.canary,
             cidrs: self.cidr,
             shape: self.shape.unwrap_or_default(),
             certificate_sha256: self.bind_certificate.map(|sha256| sha256.to_vec()).unwrap_or_default(),
-            ..request(client, self.agent, self.service, self.ttl, self.wait_args)?
+            ..request(client, self.agent.unwrap_or_else(|| CANARY_AGENT.into()), self.service, self.ttl, self.wait_args)?
         })
     }
 }

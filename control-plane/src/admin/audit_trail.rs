@@ -29,13 +29,25 @@ pub(super) async fn search(
     caller: &Caller,
     mut message: SearchAuditRequest,
 ) -> Answer<SearchAuditResponse> {
-    let tenant: TenantName = name("tenant", &message.tenant)?;
-    if caller.fleet_role() < Role::Viewer {
-        let created_at = u64::try_from(admin.registry().tenant(&tenant).await?.created_at).unwrap_or(0);
-        message.since_us = message.since_us.max(created_at.saturating_mul(MICROS));
-    }
-    let scope = Test::Text(field::TENANT, tenant.to_string());
+    let scope = of_tenant(&message.tenant)?;
+    message.since_us = message.since_us.max(visible_since(admin, caller, &message.tenant).await?);
     find(admin, message, Some(scope)).await
+}
+
+/// From when on a caller sees a tenant's records, in Unix microseconds: since the tenant was created, or always.
+///
+/// # Errors
+/// Not found.
+pub(super) async fn visible_since(admin: &Admin, caller: &Caller, tenant: &str) -> Answer<u64> {
+    let tenant: TenantName = name("tenant", tenant)?;
+    let created_at = u64::try_from(admin.registry().tenant(&tenant).await?.created_at).unwrap_or(0);
+    Ok(if caller.fleet_role() < Role::Viewer { created_at.saturating_mul(MICROS) } else { 0 })
+}
+
+/// Only records of this tenant.
+pub(super) fn of_tenant(tenant: &str) -> Answer<Test> {
+    let tenant: TenantName = name("tenant", tenant)?;
+    Ok(Test::Text(field::TENANT, tenant.to_string()))
 }
 
 /// Everybody's records, and those of requests whose tenant is not known.
@@ -47,7 +59,12 @@ pub(super) async fn search_fleet(
     find(admin, message, None).await
 }
 
-async fn find(admin: &Admin, message: SearchAuditRequest, scope: Option<Test>) -> Answer<SearchAuditResponse> {
+/// One page of what is looked for. `scope` is a condition beside those of the message.
+pub(super) async fn find(
+    admin: &Admin,
+    message: SearchAuditRequest,
+    scope: Option<Test>,
+) -> Answer<SearchAuditResponse> {
     let trail = trail(admin)?;
     let mut query = query(&message)?;
     query.tests.extend(scope);
@@ -65,7 +82,7 @@ async fn find(admin: &Admin, message: SearchAuditRequest, scope: Option<Test>) -
 }
 
 /// Names of the replicas whose nodes hand their records in there.
-fn others(admin: &Admin) -> Vec<String> {
+pub(super) fn others(admin: &Admin) -> Vec<String> {
     let mut names: Vec<String> = admin.0.distribution.replicas().into_iter().map(|replica| replica.name).collect();
     names.retain(|name| *name != admin.0.replica);
     names.sort();
@@ -111,7 +128,7 @@ fn query(message: &SearchAuditRequest) -> Result<Query, Problem> {
     Ok(Query { tests, since_us, until_us, node, newest_first, after, limit, ..Query::default() })
 }
 
-fn to_wire(entry: Entry) -> Result<AuditEntry, Problem> {
+pub(super) fn to_wire(entry: Entry) -> Result<AuditEntry, Problem> {
     let record = AuditRecord::decode(entry.record.as_slice());
     Ok(AuditEntry {
         record: Some(record.map_err(|_| Problem::internal("a record of the trail is not readable"))?),
@@ -172,14 +189,14 @@ fn finding(finding: Finding) -> AuditFinding {
     }
 }
 
-fn trail(admin: &Admin) -> Result<&Trail, Problem> {
+pub(super) fn trail(admin: &Admin) -> Result<&Trail, Problem> {
     admin.0.distribution.trail().ok_or_else(|| {
         Problem::precondition("NO_TRAIL", "this replica keeps no audit trail")
             .hint("set audit.dir in control-plane.toml")
     })
 }
 
-fn unavailable(error: SearchError) -> Problem {
+pub(super) fn unavailable(error: SearchError) -> Problem {
     tracing::error!(%error, "the audit trail cannot be read");
     Problem::unavailable("TRAIL", "the audit trail cannot be read")
 }

@@ -89,6 +89,7 @@ rules! {
     CreateOperator: Anyone Unspecified; // an owner of every tenant concerned, see `operator`
     UpdateOperator: Anyone Unspecified;
     DeleteOperator: Anyone Unspecified;
+    GetAuditKey: Anyone Unspecified;
 
     GetTenant: Tenant Viewer;
     ListServices: Tenant Viewer;
@@ -111,6 +112,10 @@ rules! {
     PlanTenant: Tenant Viewer;
     SearchAudit: Tenant Viewer;
     ListAdminChanges: Tenant Viewer;
+    ExportAudit: Tenant Viewer;
+    SimulateTrail: Tenant Viewer;
+    SuggestPolicies: Tenant Viewer;
+    FollowAudit: Tenant Viewer;
 
     EnableService: Tenant Editor;
     ApplyService: Tenant Editor; // to redirect credentials: owner, see the registry
@@ -142,6 +147,8 @@ rules! {
     SearchFleetAudit: Fleet Viewer; // every tenant's requests
     VerifyAudit: Fleet Viewer;
     ListFleetAdminChanges: Fleet Viewer;
+    ExportFleetAudit: Fleet Viewer;
+    FollowFleetAudit: Fleet Viewer;
     CreateTenant: Fleet Owner;
     UpdateTenant: Fleet Owner; // private networks: what an agent of the tenant may reach beside the Internet
     SetTenantQuota: Fleet Owner;

@@ -62,6 +62,10 @@ messages! {
     SearchAuditRequest: tenant, agent;
     VerifyAuditRequest: none, none;
     AdminChangesRequest: tenant, none;
+    AuditKeyRequest: none, none;
+    SimulateTrailRequest: tenant, agent;
+    SuggestPoliciesRequest: tenant, agent;
+    ExportAuditRequest: tenant, none;
 }
 
 /// `GetTenant` and `GetNode` have no tenant: what they name is one, or a node.

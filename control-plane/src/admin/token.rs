@@ -24,6 +24,7 @@ pub(super) async fn issue(admin: &Admin, caller: &Caller, message: IssueTokenReq
         shape: message.shape,
         request_id: message.request_id,
         certificate: thumbprint(&message.certificate_sha256)?,
+        is_canary: message.canary,
         by: operator(caller)?,
     };
     let issued = admin.registry().issue_token(&name("tenant", &message.tenant)?, issue).await?;

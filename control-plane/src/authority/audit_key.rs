@@ -1,6 +1,7 @@
-//! The audit key: what nodes seal their records to. Made once for a store and kept in it as an envelope; the first replica wins.
+//! The audit keys: what nodes seal their records to, and what exports are signed with. Each is made once for a store and kept in it as an
+//! envelope; the first replica wins.
 
-use seks_audit::seal::AuditKeyPair;
+use seks_audit::{seal::AuditKeyPair, signing::SigningKey};
 use seks_types::secret::Secret;
 
 use super::AuthorityError;
@@ -14,18 +15,37 @@ use crate::{
 /// # Errors
 /// [`AuthorityError::Damaged`], [`AuthorityError::Seal`], [`AuthorityError::Store`].
 pub async fn load_or_create(store: &dyn Store, sealer: &Sealer) -> Result<AuditKeyPair, AuthorityError> {
-    let id = RecordId::audit_key(store.store_id());
+    let fresh = || AuditKeyPair::generate().ok().map(|key| Secret::new(key.to_bytes().to_vec()));
+    let secret = load(store, sealer, Key::AuditKey, RecordId::audit_key(store.store_id()), fresh).await?;
+    AuditKeyPair::from_bytes(secret.expose()).map_err(|_| AuthorityError::Damaged)
+}
+
+/// The key that signs exports, which is made when there is none.
+///
+/// # Errors
+/// As [`load_or_create`].
+pub async fn load_or_create_signing(store: &dyn Store, sealer: &Sealer) -> Result<SigningKey, AuthorityError> {
+    let fresh = || SigningKey::generate().ok().map(|key| Secret::new(key.to_bytes().to_vec()));
+    let id = RecordId::audit_signing_key(store.store_id());
+    let secret = load(store, sealer, Key::AuditSigningKey, id, fresh).await?;
+    SigningKey::from_bytes(secret.expose()).map_err(|_| AuthorityError::Damaged)
+}
+
+async fn load(
+    store: &dyn Store,
+    sealer: &Sealer,
+    key: Key,
+    id: RecordId<'_>,
+    fresh: impl Fn() -> Option<Secret>,
+) -> Result<Secret, AuthorityError> {
     loop {
-        if let Some(record) = store.get(&Key::AuditKey).await? {
-            let secret = sealer.open(&id, &record.value).await?;
-            return AuditKeyPair::from_bytes(secret.expose()).map_err(|_| AuthorityError::Damaged);
+        if let Some(record) = store.get(&key).await? {
+            return Ok(sealer.open(&id, &record.value).await?);
         }
-        let key = AuditKeyPair::generate().map_err(|_| AuthorityError::Damaged)?;
-        let envelope = sealer.seal(&id, &Secret::new(key.to_bytes().to_vec())).await?;
-        let write = Transaction { checks: vec![(Key::AuditKey, 0)], writes: vec![Write::Put(Key::AuditKey, envelope)] };
+        let envelope = sealer.seal(&id, &fresh().ok_or(AuthorityError::Damaged)?).await?;
+        let write = Transaction { checks: vec![(key.clone(), 0)], writes: vec![Write::Put(key.clone(), envelope)] };
         match store.commit(write).await {
-            Ok(_) => return Ok(key),
-            Err(StoreError::Conflict) => {} // another replica's first start: read what it wrote
+            Ok(_) | Err(StoreError::Conflict) => {} // another replica's first start: read what it wrote
             Err(error) => return Err(error.into()),
         }
     }

@@ -127,6 +127,23 @@ impl Registry {
         self.append(chain, Change::new(), refused).await.map(drop)
     }
 
+    /// Records a tripwire: `facts` is a JSON object of names and addresses.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn record_alarm(
+        &self,
+        chain: &AdminChainName,
+        actor: &Actor,
+        token: &str,
+        facts: String,
+    ) -> Result<(), RegistryError> {
+        let mut alarm = record(actor, "alarm", Vec::new());
+        let (kind, name) = ("token".into(), token.into());
+        alarm.objects.push(AdminObject { kind, name, before: String::new(), after: facts });
+        self.append(chain, Change::new(), alarm).await.map(drop)
+    }
+
     /// Commits `change` with `record` at the end of `chain`.
     async fn append(
         &self,

@@ -76,6 +76,7 @@ impl Fixture {
 
     fn issue(&self) -> Issue {
         Issue {
+            is_canary: false,
             agent: name("bot"),
             grants: vec![(name("api"), None)],
             ttl: None,

@@ -40,6 +40,8 @@ pub struct Issue {
     pub request_id: String,
     /// SHA-256 of the client certificate that it is bound to; `None`: it is not.
     pub certificate: Option<[u8; 32]>,
+    /// It grants nothing, and its first use is an alarm.
+    pub is_canary: bool,
     /// Who issues it.
     pub by: OperatorName,
 }
@@ -64,7 +66,10 @@ impl Registry {
         let (cidrs, ttl) = (check_cidrs(&issue.cidrs)?, check_ttl(issue.ttl)?);
         check_shape(&issue.shape)?;
         let request = check_request_id(tenant, &issue.request_id)?;
-        if issue.grants.is_empty() || issue.grants.len() > limits::GRANTS {
+        if issue.is_canary && !issue.grants.is_empty() {
+            return Err(RegistryError::invalid("grants", "a canary grants nothing"));
+        }
+        if (issue.grants.is_empty() && !issue.is_canary) || issue.grants.len() > limits::GRANTS {
             return Err(RegistryError::invalid("grants", format!("1 to {}", limits::GRANTS)));
         }
         let (issue, cidrs) = (&issue, &cidrs);
@@ -83,7 +88,10 @@ impl Registry {
             }
             let (change, grants) =
                 self.resolve_grants(change.check(&parent).check(&agent), tenant, &issue.grants).await?;
-            let (id, secret) = fresh()?;
+            let (id, secret) = match issue.is_canary {
+                true => (TokenId::generate_canary().map_err(RegistryError::Random)?, fresh()?.1),
+                false => fresh()?,
+            };
             let issued_at = now();
             let token = Token {
                 id: id.to_string(),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use seks_audit::trail::KnownHead;
 use tokio_util::sync::CancellationToken;
 
-use super::{Components, StartError};
+use super::{Components, ControlPlane, StartError, tripwires};
 use crate::{
     authority::audit_key,
     config::Config,
@@ -32,7 +32,8 @@ pub(super) async fn open(config: &Config, components: &Components) -> Result<Opt
     };
     config.check()?;
     let key = audit_key::load_or_create(components.store.as_ref(), &components.sealer).await?;
-    let trail = tokio::task::spawn_blocking(move || Trail::open(&config, key)).await??;
+    let signing = audit_key::load_or_create_signing(components.store.as_ref(), &components.sealer).await?;
+    let trail = tokio::task::spawn_blocking(move || Trail::open(&config, key, signing)).await??;
     for (node, stored) in components.registry.audit_heads().await? {
         let known = |AuditHead { chain, sequence, digest, kept_from, reported_us }: AuditHead| {
             let head = head_of(&chain, sequence, &digest)?;
@@ -52,8 +53,22 @@ pub(super) fn log_state(trail: Option<&Trail>) {
     tracing::info!(records = size.records, bytes = size.bytes, "the audit trail is open");
 }
 
+impl ControlPlane {
+    /// Starts what the trail needs beside itself, if there is one.
+    pub(super) fn keep_trail(&self, config: &Config, replica: String) {
+        let Some(trail) = self.distribution.trail().cloned() else { return };
+        let (registry, stop, admin) = (Arc::clone(&self.registry), self.stop.clone(), self.runtimes.admin());
+        if let Some(alarms) = trail.take_alarms() {
+            let revoke_on = config.trail().map(|trail| trail.revoke_on).unwrap_or_default();
+            let run = tripwires::run(alarms, Arc::clone(&registry), replica, revoke_on, stop.clone());
+            self.tasks.spawn_on(run, &admin);
+        }
+        self.tasks.spawn_on(store_heads(trail, registry, stop), &admin);
+    }
+}
+
 /// Stores the ends of chains until `stop`, and then once more.
-pub(super) async fn store_heads(trail: Trail, registry: Arc<Registry>, stop: CancellationToken) {
+async fn store_heads(trail: Trail, registry: Arc<Registry>, stop: CancellationToken) {
     let mut pause = STORE_HEADS;
     loop {
         let is_last = tokio::time::timeout(pause, stop.cancelled()).await.is_ok();

@@ -50,6 +50,7 @@ pub(crate) fn has_frame(key: &Key) -> bool {
         Key::StoreId | Key::Canary | Key::RecordKey | Key::Authority => false,
         Key::Epoch
         | Key::AuditKey
+        | Key::AuditSigningKey
         | Key::AuditHead(_)
         | Key::AdminHead(_)
         | Key::AdminChange(..)

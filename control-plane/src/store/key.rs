@@ -23,6 +23,8 @@ pub enum Key {
     RecordKey,
     /// The key pair that audit records are sealed to: the value is one envelope.
     AuditKey,
+    /// The key that audit exports are signed with: the value is one envelope.
+    AuditSigningKey,
     /// The end of a node's chain of audit records.
     AuditHead(NodeId),
     /// The end of a chain of operators' changes.
@@ -147,6 +149,7 @@ impl fmt::Display for Key {
             Self::Rotation => f.write_str("meta/rotation"),
             Self::RecordKey => f.write_str("meta/record-key"),
             Self::AuditKey => f.write_str("meta/audit-key"),
+            Self::AuditSigningKey => f.write_str("meta/audit-signing-key"),
             Self::AuditHead(id) => write!(f, "audit-head/{id}"),
             Self::AdminHead(chain) => write!(f, "admin-head/{chain}"),
             // Counted down, so that a listing begins with the newest.
@@ -192,6 +195,7 @@ impl Key {
             ["meta", "rotation"] => Self::Rotation,
             ["meta", "record-key"] => Self::RecordKey,
             ["meta", "audit-key"] => Self::AuditKey,
+            ["meta", "audit-signing-key"] => Self::AuditSigningKey,
             ["audit-head", id] => Self::AuditHead(id.parse().ok()?),
             ["admin-head", chain] => Self::AdminHead(chain.parse().ok()?),
             ["admin-change", chain, sequence] if sequence.len() == 20 => {
@@ -262,6 +266,7 @@ mod tests {
             Key::Rotation,
             Key::RecordKey,
             Key::AuditKey,
+            Key::AuditSigningKey,
             Key::AuditHead("n-1".parse().unwrap()),
             Key::PolicySet(t.clone()),
             Key::AdminHead(AdminChainName::Fleet),

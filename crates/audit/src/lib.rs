@@ -7,10 +7,12 @@
 pub mod admin;
 pub mod chain;
 pub mod disk;
+pub mod export;
 pub mod frame;
 pub mod record;
 pub mod recorder;
 pub mod seal;
+pub mod signing;
 pub mod spool;
 pub mod trail;
 mod varint;

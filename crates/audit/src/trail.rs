@@ -7,6 +7,7 @@
 pub(crate) mod block;
 mod column;
 mod directory;
+mod frames;
 mod log;
 mod rows;
 mod search;
@@ -30,10 +31,12 @@ use self::{
     log::{LogReader, LogWriter},
     rows::{Facts, Rows},
 };
+pub(crate) use self::verify::{Span, verify_frames};
 pub use self::{
     block::BlockError,
+    frames::StoredFrame,
     search::{Entry, Page, Position, Query, Test},
-    verify::{Finding, KnownHead, Problem, Verification},
+    verify::{ExportedFrame, Finding, KnownHead, Problem, Verification},
 };
 use crate::{
     chain::{ChainId, Digest, Head},
@@ -129,6 +132,23 @@ impl Arrival {
     #[must_use]
     pub fn chain(&self) -> ChainId {
         self.segment.header.chain
+    }
+
+    /// The node that hands it in.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The sequence of its last record.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.frame.first + u64::from(self.frame.count) - 1
+    }
+
+    /// Its records, in order.
+    pub fn records(&self) -> impl Iterator<Item = &[u8]> {
+        self.frame.records()
     }
 }
 
@@ -447,6 +467,12 @@ impl Trail {
             Some(row) => Position { block: state.number, row: row as u32 },
             None => Position { block: state.number.saturating_sub(1), row: u32::MAX },
         }
+    }
+
+    /// When the oldest request in a block began, in Unix microseconds.
+    #[must_use]
+    pub fn oldest_us(&self) -> Option<u64> {
+        self.state.read().blocks.values().map(|block| block.directory.min_us).min()
     }
 
     /// Its sizes.

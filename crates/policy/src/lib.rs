@@ -28,6 +28,7 @@ mod query_name;
 mod schema;
 mod slice;
 mod subject;
+mod suggest;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -47,6 +48,7 @@ pub use self::{
     parse::{PolicyError, STACK_BYTES, custom_methods},
     schema::schema_text,
     slice::{Policies, PolicySlice},
+    suggest::{Observed, suggest},
 };
 
 /// The policy of a new tenant, unless it was created with `--strict`. It can be deleted like any

@@ -106,7 +106,24 @@ names! {
     OperatorName = "operator";
 }
 
+/// How the ids of canary tokens begin.
+pub const CANARY_PREFIX: &str = "tok-canary-";
+
 impl TokenId {
+    /// A fresh random id of a canary: a token that grants nothing and is there to be found. Its id says so in every record.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn generate_canary() -> Result<Self, getrandom::Error> {
+        Ok(Self(random(CANARY_PREFIX.into(), 16)?.into()))
+    }
+
+    /// Whether it is a canary's.
+    #[must_use]
+    pub fn is_canary(&self) -> bool {
+        self.as_str().starts_with(CANARY_PREFIX)
+    }
+
     /// A fresh random id: `tok-` and 16 characters of base 36, about 82 bits. Nothing depends on it being unguessable.
     ///
     /// # Errors

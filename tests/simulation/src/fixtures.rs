@@ -121,6 +121,7 @@ async fn seed_fixtures(registry: &Registry) -> Vec<Token> {
     for n in 0..TOKENS {
         let agent = agents[usize::from(n % 3 == 2)].clone();
         let issue = Issue {
+            is_canary: false,
             agent: agent.clone(),
             grants: vec![(service(), None)],
             ttl: None,

@@ -122,6 +122,11 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "Simulate" simulate(wire::SimulateRequest {
             tenant: t(), agent: "bot".into(), service: "acme".into(), method: "GET".into(), path: "/v1".into(), ..Default::default()
         });
+        "SimulateTrail" simulate_trail(wire::SimulateTrailRequest { tenant: t(), text: policy.into(), ..Default::default() });
+        "SuggestPolicies" suggest_policies(wire::SuggestPoliciesRequest { tenant: t(), agent: "bot".into(), since_us: 0 });
+        "GetAuditKey" get_audit_key(wire::AuditKeyRequest {});
+        "ExportAudit" export_audit(wire::ExportAuditRequest { tenant: t(), ..Default::default() });
+        "FollowAudit" follow_audit(wire::SearchAuditRequest { tenant: t(), ..Default::default() });
         "ListAdminChanges" list_admin_changes(wire::AdminChangesRequest { tenant: t(), ..Default::default() });
         "EnableService" enable_service(wire::EnableServiceRequest {
             tenant: t(), catalogue: "openai".into(), wait: no_wait(), ..Default::default()
@@ -166,6 +171,8 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "DeleteAgent" delete_agent(delete("bot"));
         "DeleteCredential" delete_credential(delete("key"));
         "DeleteService" delete_service(delete("acme"));
+        "ExportFleetAudit" export_fleet_audit(wire::ExportAuditRequest::default());
+        "FollowFleetAudit" follow_fleet_audit(wire::SearchAuditRequest::default());
         "ListFleetAdminChanges" list_fleet_admin_changes(wire::AdminChangesRequest::default());
         "ListNodes" list_nodes(wire::ListNodesRequest {});
         "GetNode" get_node(wire::NameRequest { tenant: String::new(), name: "n-1".into() });
@@ -200,8 +207,8 @@ fn is_refused(status: &Status) -> bool {
         || (status.code() == Code::NotFound && status.message().starts_with("tenant"))
 }
 
-const ANYONE: &[&str] = &["Status", "WhoAmI", "ListTenants", "ListCatalogue"];
-const FLEET_READS: &[&str] = &["ListNodes", "GetNode", "ListOperators", "ListFleetAdminChanges"];
+const ANYONE: &[&str] = &["Status", "WhoAmI", "ListTenants", "ListCatalogue", "GetAuditKey"];
+const FLEET_READS: &[&str] = &["ListNodes", "GetNode", "ListOperators", "ListFleetAdminChanges", "ExportFleetAudit", "FollowFleetAudit"];
 const FLEET_WRITES: &[&str] = &[
     "EnrollNode",
     "RevokeNode",
@@ -230,6 +237,10 @@ const READS: &[&str] = &[
     "Simulate",
     "LookupToken",
     "ListAdminChanges",
+    "ExportAudit",
+    "FollowAudit",
+    "SimulateTrail",
+    "SuggestPolicies",
 ];
 
 fn may(tenant_role: Role, fleet_role: Role, method: &str) -> bool {

@@ -213,6 +213,7 @@ impl Replica {
 
     pub async fn issue_in(&self, tenant: &TenantName) -> Issued {
         let issue = Issue {
+            is_canary: false,
             agent: "bot".parse().unwrap(),
             grants: vec![("api".parse().unwrap(), None)],
             ttl: None,

@@ -3,11 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use data_encoding::HEXLOWER;
-use prost::Message as _;
-use seks_audit::admin::digest;
-use seks_proto::wire::{AdminChange, AdminChangeEntry, AdminChangesRequest, AdminChangesResponse, AdminObject};
-use serde::Serialize;
+use seks_control_plane::admin::audit_view::{ChangeView, ObjectView};
+use seks_proto::wire::{AdminChangeEntry, AdminChangesRequest, AdminChangesResponse};
 use serde_json::Value;
 
 use super::{PAGE, ago, is_about_fleet};
@@ -16,7 +13,7 @@ use crate::{
     duration::duration,
     error::{CliError, Exit, Result},
     global::Global,
-    output::{View, notice, rfc3339_micros},
+    output::{View, notice},
 };
 
 /// Longest value in a table, in characters.
@@ -43,72 +40,6 @@ pub struct AdminArgs {
     /// Most changes to print
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
-}
-
-/// One change.
-#[derive(Debug, Serialize)]
-pub(super) struct ChangeView {
-    /// RFC 3339, with microseconds.
-    time: String,
-    /// `null`: a node with its join token.
-    operator: Option<String>,
-    verb: String,
-    tenant: Option<String>,
-    /// `ok` or `denied`.
-    outcome: String,
-    objects: Vec<ObjectView>,
-    /// Objects beyond those.
-    more_objects: u32,
-    /// The transaction of the store that made the change and recorded it.
-    revision: u64,
-    replica: Option<String>,
-    /// A tenant, or `*`.
-    chain: String,
-    sequence: u64,
-    digest: String,
-}
-
-/// What was touched.
-#[derive(Debug, Serialize)]
-struct ObjectView {
-    kind: Option<String>,
-    name: String,
-    /// `null`: it was not there, or is too long to be kept.
-    before: Value,
-    /// `null`: it was deleted, or is too long to be kept.
-    after: Value,
-}
-
-impl From<AdminObject> for ObjectView {
-    fn from(object: AdminObject) -> Self {
-        let value = |text: &str| serde_json::from_str(text).unwrap_or(Value::Null);
-        Self { kind: text(object.kind), name: object.name, before: value(&object.before), after: value(&object.after) }
-    }
-}
-
-fn text(text: String) -> Option<String> {
-    Some(text).filter(|text| !text.is_empty())
-}
-
-impl ChangeView {
-    fn new(entry: AdminChangeEntry) -> Result<Self> {
-        let change = AdminChange::decode(entry.change.as_slice())
-            .map_err(|_| CliError::new(Exit::Failed, "audit", "the answer has a change that is not readable"))?;
-        Ok(Self {
-            time: rfc3339_micros(change.at_us),
-            operator: text(change.operator),
-            verb: change.verb,
-            tenant: text(change.tenant),
-            outcome: change.outcome,
-            objects: change.objects.into_iter().map(ObjectView::from).collect(),
-            more_objects: change.more_objects,
-            revision: entry.revision,
-            replica: text(change.replica),
-            chain: entry.chain,
-            sequence: change.sequence,
-            digest: HEXLOWER.encode(&digest(&entry.change).0),
-        })
-    }
 }
 
 /// A value in one cell, such as `upstream=https://a.example`.
@@ -173,8 +104,11 @@ pub(super) async fn run(global: &Global, client: Client, args: AdminArgs) -> Res
     let (mut stream, mut left) = (global.output().stream("changes"), args.limit);
     loop {
         let answer = page(&client, is_fleet, request.clone()).await?;
-        let views: Result<Vec<ChangeView>> = answer.entries.into_iter().take(left).map(ChangeView::new).collect();
-        let views = views?;
+        let view = |entry: AdminChangeEntry| {
+            ChangeView::new(entry.chain, entry.revision, &entry.change)
+                .ok_or_else(|| CliError::new(Exit::Failed, "audit", "the answer has a change that is not readable"))
+        };
+        let views: Vec<ChangeView> = answer.entries.into_iter().take(left).map(view).collect::<Result<_>>()?;
         left -= views.len();
         stream.page(&views)?;
         if answer.next_page_token.is_empty() || left == 0 {

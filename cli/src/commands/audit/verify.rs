@@ -27,17 +27,21 @@ struct VerificationView {
     findings: Vec<FindingView>,
 }
 
-#[derive(Serialize)]
-struct FindingView {
-    node: Option<String>,
-    chain: Option<String>,
-    kind: String,
+/// What is wrong, and where.
+#[derive(Clone, Default, Serialize)]
+pub(super) struct FindingView {
+    pub(super) node: Option<String>,
+    pub(super) chain: Option<String>,
+    pub(super) kind: String,
     /// Sequences, inclusive.
-    from: Option<u64>,
-    to: Option<u64>,
-    block: Option<u64>,
-    since: Option<String>,
-    detail: Option<String>,
+    pub(super) from: Option<u64>,
+    pub(super) to: Option<u64>,
+    pub(super) block: Option<u64>,
+    /// Of an export.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) file: Option<String>,
+    pub(super) since: Option<String>,
+    pub(super) detail: Option<String>,
 }
 
 impl From<AuditFinding> for FindingView {
@@ -53,6 +57,7 @@ impl From<AuditFinding> for FindingView {
             block: is_block.then_some(finding.block),
             since: text(rfc3339(i64::try_from(finding.since_us / 1_000_000).unwrap_or(0))),
             detail: text(finding.detail),
+            file: None,
             kind: finding.kind,
         }
     }
@@ -69,6 +74,9 @@ impl FindingView {
             "clock_set_back" => "the node's clock was set back",
             "block_missing" => "a block's file is gone",
             "block_damaged" => "a block's file was changed or is damaged",
+            "file_missing" => "a file is not there",
+            "file_changed" => "a file was changed",
+            "file_swapped" => "a file has another's contents",
             _ => "",
         }
     }
@@ -85,7 +93,7 @@ impl View for FindingView {
         };
         let block = self.block.map(|block| format!("block {block}"));
         let since = self.since.as_ref().map(|since| format!("since {since}"));
-        let detail: Vec<String> = [block, since, self.detail.clone()].into_iter().flatten().collect();
+        let detail: Vec<String> = [self.file.clone(), block, since, self.detail.clone()].into_iter().flatten().collect();
         let chain = text(&self.chain);
         let chain = if chain.starts_with("admin/") { chain } else { chain.chars().take(8).collect() };
         vec![text(&self.node), self.meaning().into(), sequences, chain, detail.join("; ")]

@@ -17,6 +17,7 @@ const MATRIX: &str = "
     CreateOperator      y y y y  y y y
     UpdateOperator      y y y y  y y y
     DeleteOperator      y y y y  y y y
+    GetAuditKey         y y y y  y y y
     GetTenant           . y y y  y y y
     ListServices        . y y y  y y y
     GetService          . y y y  y y y
@@ -39,6 +40,10 @@ const MATRIX: &str = "
     PlanTenant          . y y y  y y y
     SearchAudit         . y y y  y y y
     ListAdminChanges    . y y y  y y y
+    ExportAudit         . y y y  y y y
+    SimulateTrail       . y y y  y y y
+    SuggestPolicies     . y y y  y y y
+    FollowAudit         . y y y  y y y
     EnableService       . . y y  . y y
     ApplyService        . . y y  . y y
     DeleteService       . . y y  . y y
@@ -67,6 +72,8 @@ const MATRIX: &str = "
     SearchFleetAudit    . . . .  y y y
     VerifyAudit         . . . .  y y y
     ListFleetAdminChanges . . . .  y y y
+    ExportFleetAudit      . . . .  y y y
+    FollowFleetAudit      . . . .  y y y
     CreateTenant        . . . .  . . y
     UpdateTenant        . . . .  . . y
     SetTenantQuota      . . . .  . . y

@@ -1,3 +1,5 @@
+mod seven;
+
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicU64, Ordering::Relaxed},

@@ -1,9 +1,14 @@
 //! Verification: every chain is recomputed from its records, and compared with what nodes have reported of it.
 
+mod frames;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
+
+pub use self::frames::ExportedFrame;
+pub(crate) use self::frames::{Span, verify_frames};
 
 use super::{
     Trail,
@@ -11,7 +16,7 @@ use super::{
     rows::{ChainPart, FrameRow},
 };
 use crate::{
-    chain::{ChainId, Digest, Head},
+    chain::{ChainId, Digest, Head, Predecessor},
     varint::put_bytes,
 };
 
@@ -133,6 +138,8 @@ struct Verifier {
     predecessors: BTreeMap<ChainId, (String, u64)>,
     /// Blocks that retention has removed: chains may begin in the middle.
     was_pruned: bool,
+    /// Only a part of the trail is looked at: of chains that are not in it nothing is known.
+    is_part: bool,
 }
 
 impl Trail {
@@ -279,18 +286,24 @@ impl Verifier {
 
     fn begin(&mut self, part: &ChainPart, beside: &[ChainPart]) {
         let mut written_us = 0;
+        self.succeed(&part.node, part.chain, part.after);
         if let Some(after) = part.after {
-            if let Some(other) = self.successors.insert(after.chain, part.chain) {
-                self.chain(&part.node, part.chain, Problem::Cloned { other });
-            }
             let before = self.chains.get(&after.chain).map_or(0, |before| before.written_us);
             let here = beside.iter().find(|other| other.chain == after.chain).map_or(0, |other| other.written_us);
             written_us = before.max(here);
-            let said = self.predecessors.entry(after.chain).or_insert_with(|| (part.node.clone(), 0));
-            said.1 = said.1.max(after.sequence);
         }
         let head = Head { chain: part.chain, sequence: part.first - 1, digest: part.before };
         self.chains.insert(part.chain, Followed { head, written_us });
+    }
+
+    /// A chain says which one was before it on the same disk.
+    fn succeed(&mut self, node: &str, chain: ChainId, after: Option<Predecessor>) {
+        let Some(after) = after else { return };
+        if let Some(other) = self.successors.insert(after.chain, chain) {
+            self.chain(node, chain, Problem::Cloned { other });
+        }
+        let said = self.predecessors.entry(after.chain).or_insert_with(|| (node.to_owned(), 0));
+        said.1 = said.1.max(after.sequence);
     }
 
     /// Compares the ends of the chains with what their nodes have reported.
@@ -307,6 +320,9 @@ impl Verifier {
         for (chain, reports) in by_chain {
             let Some(newest) = reports.iter().max_by_key(|known| known.head.sequence) else { continue };
             let head = self.chains.get(&chain).map(|followed| followed.head);
+            if self.is_part && head.is_none() && newest.kept_from > newest.head.sequence {
+                continue; // its records are older than the export, and none waits at the node
+            }
             let sequence = head.map_or(0, |head| head.sequence);
             let differs = |known: &&&KnownHead| {
                 head.is_some_and(|head| head.sequence == known.head.sequence && head.digest != known.head.digest)

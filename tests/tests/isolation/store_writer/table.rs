@@ -23,6 +23,7 @@ fn keys(tenant: &str) -> Vec<Key> {
         Key::RecordKey,
         Key::Authority,
         Key::AuditKey,
+        Key::AuditSigningKey,
         Key::AuditHead(name.parse().unwrap()),
         Key::AdminHead(name.parse().unwrap()),
         Key::AdminChange(name.parse().unwrap(), 1),
@@ -53,7 +54,7 @@ fn keys(tenant: &str) -> Vec<Key> {
 fn is_authenticated(key: &Key) -> bool {
     match key {
         Key::StoreId | Key::Canary | Key::RecordKey | Key::Authority => false,
-        Key::AuditKey | Key::AuditHead(_) | Key::AdminHead(_) | Key::AdminChange(..) => true,
+        Key::AuditKey | Key::AuditSigningKey | Key::AuditHead(_) | Key::AdminHead(_) | Key::AdminChange(..) => true,
         Key::Epoch | Key::Rotation | Key::Operator(_) | Key::Node(_) | Key::Replica(_) => true,
         Key::Join(_) | Key::Tenant(_) | Key::Agent(..) | Key::Service(..) | Key::Credential(..) => true,
         Key::Envelope(..) | Key::Mint(..) | Key::MintSecret(..) | Key::AwsKey(_) | Key::Token(..) => true,

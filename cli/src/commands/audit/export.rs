@@ -1,0 +1,151 @@
+//! `seks audit export` and `seks audit key`.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use seks_audit::export::{MANIFEST, Manifest};
+use seks_proto::wire::{AuditKeyRequest, ExportAuditPiece, ExportAuditRequest};
+use serde::Serialize;
+use tonic::{Code, Streaming};
+
+use super::{ago, is_about_fleet};
+use crate::{
+    client::Client,
+    duration::duration,
+    error::{CliError, Exit, Result, plain_io},
+    global::Global,
+    output::{View, notice},
+};
+
+/// The arguments of `seks audit export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// How far back
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    since: Duration,
+    /// How far back the export ends [default: now]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    until: Option<Duration>,
+    /// A directory that is not there yet, or is empty
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+#[derive(Serialize)]
+struct ExportView {
+    directory: String,
+    replica: String,
+    tenant: Option<String>,
+    records: u64,
+    chains: u64,
+    admin_changes: u64,
+    files: u64,
+    /// Of the key that `seks audit key` prints.
+    key: String,
+}
+
+impl View for ExportView {
+    const COLUMNS: &'static [&'static str] = &["directory", "replica", "records", "chains", "admin_changes", "files", "key"];
+    fn row(&self) -> Vec<String> {
+        let numbers = [self.records, self.chains, self.admin_changes, self.files].map(|number| number.to_string());
+        let [records, chains, changes, files] = numbers;
+        vec![self.directory.clone(), self.replica.clone(), records, chains, changes, files, self.key.clone()]
+    }
+}
+
+#[derive(Serialize)]
+struct KeyView {
+    id: String,
+    pem: String,
+}
+
+/// Prints the public key.
+pub(super) async fn key(global: &Global, client: &Client) -> Result<()> {
+    let key = client.call("audit", client.rpc().get_audit_key(AuditKeyRequest {})).await?;
+    if global.output().is_table() {
+        return global.output().text(&key.pem);
+    }
+    global.output().data(&KeyView { id: key.id, pem: key.pem })
+}
+
+/// Writes the files.
+pub(super) async fn run(global: &Global, client: &Client, args: ExportArgs) -> Result<()> {
+    let failed = |error: &std::io::Error| CliError::new(Exit::Failed, args.out.display().to_string(), plain_io(error));
+    fs::create_dir_all(&args.out).map_err(|error| failed(&error))?;
+    if fs::read_dir(&args.out).map_err(|error| failed(&error))?.next().is_some() {
+        return Err(CliError::usage("--out", format!("`{}` is not empty: name a new directory", args.out.display())));
+    }
+    let (since_us, until_us) = (ago(args.since), args.until.map_or(0, ago));
+    let request = ExportAuditRequest { tenant: client.tenant(), since_us, until_us };
+    let mut rpc = client.rpc();
+    let stream = if is_about_fleet(global, client).await? {
+        client.call("audit", rpc.export_fleet_audit(request)).await?
+    } else {
+        client.call("audit", rpc.export_audit(request)).await?
+    };
+    receive(stream, &args.out).await?;
+    let manifest = fs::read(args.out.join(MANIFEST)).map_err(|error| failed(&error))?;
+    let manifest: Manifest = serde_json::from_slice(&manifest)
+        .map_err(|_| CliError::new(Exit::Failed, "audit", "the export came without a manifest that can be read"))?;
+    if !manifest.unreadable_blocks.is_empty() {
+        let count = manifest.unreadable_blocks.len();
+        notice(&format!("{count} blocks of the trail cannot be read and are not in the export: see `seks audit verify`"));
+    }
+    global.output().one(&ExportView {
+        directory: args.out.display().to_string(),
+        replica: manifest.replica,
+        tenant: manifest.tenant,
+        records: manifest.records,
+        chains: manifest.chains.len() as u64,
+        admin_changes: manifest.changes,
+        files: manifest.files.len() as u64,
+        key: manifest.key,
+    })
+}
+
+/// Writes pieces to their files. The manifest comes last: an export without one is not whole.
+async fn receive(mut stream: Streaming<ExportAuditPiece>, directory: &Path) -> Result<()> {
+    let mut open: Option<(String, File)> = None;
+    let status = |status: &tonic::Status| CliError::status("audit", status);
+    while let Some(piece) = stream.message().await.map_err(|error| status(&error))? {
+        if !is_file_name(&piece.file) {
+            return Err(status(&tonic::Status::new(Code::Internal, "the control plane names a file that is not one of an export")));
+        }
+        let path = directory.join(&piece.file);
+        let failed = |error: std::io::Error| CliError::new(Exit::Failed, path.display().to_string(), plain_io(&error));
+        if open.as_ref().is_none_or(|(name, _)| *name != piece.file) {
+            let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+            open = Some((piece.file.clone(), file));
+        }
+        if let Some((_, file)) = &mut open {
+            file.write_all(&piece.data).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Names of an export's files: no directory, nothing hidden.
+fn is_file_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    name.len() <= 64 && !name.starts_with('.') && !name.contains("..") && !name.is_empty() && name.bytes().all(is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_plane_cannot_write_outside_of_the_directory() {
+        for good in ["records-000001.jsonl.zst", "manifest.json", "manifest.sig"] {
+            assert!(is_file_name(good), "{good}");
+        }
+        for bad in ["", "../x", "/etc/passwd", ".bashrc", "a/b", "a\\b", "a..b", &"x".repeat(65)] {
+            assert!(!is_file_name(bad), "{bad}");
+        }
+    }
+}
