@@ -118,7 +118,9 @@ impl ExplainArgs {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let (agent, service, method, path) =
             (text(&self.agent), text(&self.service), text(&self.method), text(&self.path));
-        SimulateArgs { agent, service, method, path, body: None, content_type: None, source: self.source }
+        let trail = super::trail::TrailArgs::default();
+        let (agent, service, method, path) = (Some(agent), Some(service), Some(method), Some(path));
+        SimulateArgs { agent, service, method, path, body: None, content_type: None, source: self.source, trail }
             .request(client)
     }
 }

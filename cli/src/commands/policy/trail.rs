@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Which requests of the trail, and which policies.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct TrailArgs {
     /// A file of policies; `-` is standard input
     #[arg(short, long, value_name = "FILE")]
