@@ -192,6 +192,7 @@ fn decide(policies: &Policies, records: &Records, seen: &Seen) -> Verdict {
         source: seen.source.unwrap_or(IpAddr::from([127, 0, 0, 1])),
         body: Body::NotRead,
         mcp: service.mcp.is_some(),
+        trust: None, // records do not have it
     };
     if slice.needs_body(&call) || slice.asks_for_query(&call) {
         return Verdict::Unknown;

@@ -17,7 +17,7 @@ use crate::{
 
 /// Which requests of the trail, and which policies.
 #[derive(Debug, Default, Args)]
-pub struct TrailArgs {
+pub(super) struct TrailArgs {
     /// A file of policies; `-` is standard input
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
