@@ -9,6 +9,10 @@ pub mod tripwires;
 
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread, time::Duration};
 
+use self::{
+    metrics::Counters,
+    tripwires::{Alarm, AlarmKind, Watch},
+};
 use parking_lot::Mutex;
 use seks_audit::{
     chain::{ChainId, Digest, Head},
@@ -24,10 +28,6 @@ use seks_audit::{
 };
 use seks_runtime::{alloc::release_freed_memory, lower_thread_priority};
 use serde::Deserialize;
-use self::{
-    metrics::Counters,
-    tripwires::{Alarm, AlarmKind, Watch},
-};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use self::follow::Follow;

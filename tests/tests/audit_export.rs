@@ -65,7 +65,10 @@ fn an_export_is_verified_away_from_the_broker_and_each_change_of_it_is_found() {
 
     let out = directory.join("out");
     let records = lines(&out.join("records-000001.jsonl.zst"));
-    assert_eq!((records.len(), &records[0]["agent"], &records[0]["path"]), (12, &"ci-bot".into(), &"/api/openai/v1/0".into()));
+    assert_eq!(
+        (records.len(), &records[0]["agent"], &records[0]["path"]),
+        (12, &"ci-bot".into(), &"/api/openai/v1/0".into())
+    );
     let changes = lines(&out.join("admin.jsonl.zst"));
     assert!(changes.iter().any(|change| change["verb"] == "IssueToken"), "{changes:?}");
     for file in fs::read_dir(&out).unwrap() {
@@ -100,7 +103,10 @@ fn an_export_is_verified_away_from_the_broker_and_each_change_of_it_is_found() {
     let manifest = out.join("manifest.json");
     fs::write(&manifest, fs::read_to_string(&manifest).unwrap().replace("\"records\": 12", "\"records\": 11")).unwrap();
     let (finished, _) = verify(&directory, "out");
-    assert!(finished.code == Some(1) && finished.stderr.contains("it was changed, or signed with another key"), "{finished:?}");
+    assert!(
+        finished.code == Some(1) && finished.stderr.contains("it was changed, or signed with another key"),
+        "{finished:?}"
+    );
     let (finished, _) = verify(&directory, "nothing-here");
     assert_eq!(finished.code, Some(3), "{finished:?}");
 }
@@ -113,7 +119,15 @@ fn a_tenant_exports_its_own_records_alone() {
     wait_for("it", || (cli.json(&["audit", "search"]).as_array().unwrap().len() == 3).then_some(()));
     cli.json(&["tenant", "create", "acme"]);
     for (name, tenant) in [("eve", "acme"), ("dora", "default")] {
-        cli.json(&["operator", "create", name, "--role", &format!("viewer:{tenant}"), "--out", &format!("{name}.toml")]);
+        cli.json(&[
+            "operator",
+            "create",
+            name,
+            "--role",
+            &format!("viewer:{tenant}"),
+            "--out",
+            &format!("{name}.toml"),
+        ]);
     }
     let directory = sandbox.data_dir().parent().unwrap().to_path_buf();
     let exported = |name: &str, tenant: &str| {
@@ -123,7 +137,11 @@ fn a_tenant_exports_its_own_records_alone() {
     let of = |finished: &Finished| serde_json::from_str::<Value>(&finished.stdout).unwrap();
     let (own, other) = (exported("dora", "default"), exported("eve", "acme"));
     assert_eq!((&of(&own)["records"], &of(&own)["chains"]), (&2.into(), &0.into()), "{own:?}");
-    assert_eq!((&of(&other)["records"], &of(&other)["admin_changes"]), (&0.into(), &1.into()), "its creation: {other:?}");
+    assert_eq!(
+        (&of(&other)["records"], &of(&other)["admin_changes"]),
+        (&0.into(), &1.into()),
+        "its creation: {other:?}"
+    );
     assert_eq!(exported("eve", "default").code, Some(3));
     let verified = cli.json(&["audit", "verify", "of-dora-default"]);
     assert_eq!((&verified["ok"], &verified["tenant"]), (&true.into(), &"default".into()));
@@ -153,7 +171,8 @@ fn tail_follows_as_records_arrive() {
         assert_eq!(sandbox.get("/api/openai/v1/other", "nobody").status, 401, "filtered out");
     }
     let text = printed(4);
-    let paths: Vec<Value> = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["path"].clone()).collect();
+    let paths: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["path"].clone()).collect();
     assert_eq!(paths, ["/api/openai/v1/0", "/api/openai/v1/100", "/api/openai/v1/101", "/api/openai/v1/102"]);
     child.kill().unwrap();
     child.wait().unwrap();

@@ -15,9 +15,16 @@ fn a_new_policy_is_run_against_the_trail_and_a_suggestion_permits_what_the_agent
     let cli = sandbox.cli();
     sandbox.service("openai", &upstream, SECRET);
     let (bot, other) = (sandbox.token("ci-bot", &["openai"]).secret, sandbox.token("other", &["openai"]).secret);
-    let gets = ["/v1/models", "/v1/models?limit=3", "/v1/files/file-0aBcD12345", "/v1/files/file-9zYxW98765/content", "/v1/odd%2Fpath"];
+    let gets = [
+        "/v1/models",
+        "/v1/models?limit=3",
+        "/v1/files/file-0aBcD12345",
+        "/v1/files/file-9zYxW98765/content",
+        "/v1/odd%2Fpath",
+    ];
     let ask = |sandbox: &Sandbox, token: &str| -> Vec<u16> {
-        let mut all: Vec<u16> = gets.iter().map(|path| sandbox.get(&format!("/api/openai{path}"), token).status).collect();
+        let mut all: Vec<u16> =
+            gets.iter().map(|path| sandbox.get(&format!("/api/openai{path}"), token).status).collect();
         all.push(sandbox.post("/api/openai/v1/chat/completions", token, "{}").status);
         all
     };
@@ -37,7 +44,8 @@ fn a_new_policy_is_run_against_the_trail_and_a_suggestion_permits_what_the_agent
     let simulated = cli.json(&["policy", "simulate", "--since", "1h", "-f", "new.cedar"]);
     let differences = simulated["differences"].as_array().unwrap();
     assert_eq!(differences.len(), 1, "{simulated}");
-    let expected = [("agent", "ci-bot"), ("change", "newly_denied"), ("method", "POST"), ("path", "/v1/chat/completions")];
+    let expected =
+        [("agent", "ci-bot"), ("change", "newly_denied"), ("method", "POST"), ("path", "/v1/chat/completions")];
     expected.iter().for_each(|(key, value)| assert_eq!(differences[0][key], *value, "{simulated}"));
     assert_eq!(differences[0]["policies"][0], "no-writes");
     assert_eq!(sandbox.post("/api/openai/v1/chat/completions", &bot, "{}").status, 200, "nothing was stored");

@@ -1,12 +1,7 @@
 //! Tripwires: what a stolen or misused token causes is an alarm with its source, in the chain, in the metric and in the tail.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
-use seks_tests::{
-    Sandbox, Upstream,
-    process::wait_for,
-    sandbox::Options,
-    upstream::Answer,
-};
+use seks_tests::{Sandbox, Upstream, process::wait_for, sandbox::Options, upstream::Answer};
 use seks_types::token::FreshToken;
 use serde_json::Value;
 
@@ -30,7 +25,11 @@ fn alarm(sandbox: &Sandbox, kind: &str) -> Value {
 fn count(sandbox: &Sandbox, kind: &str) -> u64 {
     let name = format!("seks_audit_tripwires_total{{kind=\"{kind}\"}} ");
     let page = sandbox.metrics_page();
-    page.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or_else(|| panic!("no {name}: {page}")).parse().unwrap()
+    page.lines()
+        .find_map(|line| line.strip_prefix(&name))
+        .unwrap_or_else(|| panic!("no {name}: {page}"))
+        .parse()
+        .unwrap()
 }
 
 #[test]
@@ -98,9 +97,7 @@ fn a_tripwire_can_revoke_the_token() {
     let bot = sandbox.token("ci-bot", &["openai"]);
     assert_eq!(sandbox.get("/api/openai/v1/models", &bot.secret).status, 200);
     assert_eq!(sandbox.get("/api/github/user", &bot.secret).status, 403);
-    wait_for("the revocation", || {
-        (sandbox.get("/api/openai/v1/models", &bot.secret).status == 401).then_some(())
-    });
+    wait_for("the revocation", || (sandbox.get("/api/openai/v1/models", &bot.secret).status == 401).then_some(()));
     let revoked = sandbox.cli().json(&["audit", "admin", "--object", &bot.id, "--verb", "Tripwire"]);
     let revoked: Vec<&Value> = revoked.as_array().unwrap().iter().filter(|change| change["outcome"] == "ok").collect();
     assert_eq!((revoked.len(), &revoked[0]["objects"][0]["after"]), (1, &Value::Null), "{revoked:?}");

@@ -369,7 +369,13 @@ impl IssueArgs {
             cidrs: self.cidr,
             shape: self.shape.unwrap_or_default(),
             certificate_sha256: self.bind_certificate.map(|sha256| sha256.to_vec()).unwrap_or_default(),
-            ..request(client, self.agent.unwrap_or_else(|| CANARY_AGENT.into()), self.service, self.ttl, self.wait_args)?
+            ..request(
+                client,
+                self.agent.unwrap_or_else(|| CANARY_AGENT.into()),
+                self.service,
+                self.ttl,
+                self.wait_args,
+            )?
         })
     }
 }

@@ -31,7 +31,9 @@ use crate::{
 /// Policies and credentials are long texts; a service may carry certificates; all else is names within [`limits`].
 fn limit(path: &str) -> usize {
     match path.rsplit('/').next().unwrap_or_default() {
-        "ApplyPolicies" | "ApplyTenant" | "CheckPolicies" | "PlanTenant" | "PutCredential" | "SimulateTrail" => super::MAX_MESSAGE_BYTES,
+        "ApplyPolicies" | "ApplyTenant" | "CheckPolicies" | "PlanTenant" | "PutCredential" | "SimulateTrail" => {
+            super::MAX_MESSAGE_BYTES
+        }
         "ExplainPolicies" | "Simulate" => 2 * 1024 * 1024,
         "ApplyService" | "EnableService" => limits::SERVICE_BYTES + 16 * 1024,
         "CreateTrust" | "UpdateTrust" => 2 * MAX_JWKS_BYTES,

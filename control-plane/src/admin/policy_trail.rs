@@ -110,7 +110,10 @@ fn seen(record: &[u8]) -> Option<Seen> {
             (field::DECISION, Value::Number(number)) => decision = number,
             (field::PATH_CUT, Value::Number(cut)) => is_cut = cut != 0,
             (field::SOURCE, Value::Bytes(bytes)) => {
-                source = <[u8; 4]>::try_from(bytes).map(IpAddr::from).ok().or(<[u8; 16]>::try_from(bytes).map(IpAddr::from).ok());
+                source = <[u8; 4]>::try_from(bytes)
+                    .map(IpAddr::from)
+                    .ok()
+                    .or(<[u8; 16]>::try_from(bytes).map(IpAddr::from).ok());
             }
             (number, Value::Bytes(bytes)) => drop(texts.insert(number, bytes)),
             _ => {}
@@ -235,15 +238,22 @@ pub(super) async fn simulate(
                 Verdict::Unknown => answer.unknown += count,
                 Verdict::Decided(allowed, _) if allowed == seen.was_allowed => answer.unchanged += count,
                 Verdict::Decided(allowed, ids) => {
-                    let place = differences.entry((seen.agent, seen.service, seen.method, seen.path, allowed)).or_default();
+                    let place =
+                        differences.entry((seen.agent, seen.service, seen.method, seen.path, allowed)).or_default();
                     *place = (place.0 + count, ids);
                 }
             }
         }
     }
     answer.truncated |= differences.len() > MAX_DIFFERENCES;
-    let view = |((agent, service, method, path, now_allowed), (requests, policies))| {
-        TrailDifference { agent, service, method, path, now_allowed, requests, policies }
+    let view = |((agent, service, method, path, now_allowed), (requests, policies))| TrailDifference {
+        agent,
+        service,
+        method,
+        path,
+        now_allowed,
+        requests,
+        policies,
     };
     answer.differences = differences.into_iter().take(MAX_DIFFERENCES).map(view).collect();
     Ok(answer)

@@ -36,8 +36,7 @@ pub(super) async fn run(
     revoke_on: Vec<AlarmKind>,
     stop: CancellationToken,
 ) {
-    let mut handler =
-        Handler { registry, replica, revoke_on, seen: HashMap::new(), recorded: RateLimits::default() };
+    let mut handler = Handler { registry, replica, revoke_on, seen: HashMap::new(), recorded: RateLimits::default() };
     loop {
         let alarm = tokio::select! {
             alarm = alarms.recv() => alarm,

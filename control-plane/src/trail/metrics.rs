@@ -33,7 +33,10 @@ impl Counters {
         Ok(Self {
             ingested: counter("seks_audit_trail_ingested_total", "Records that were stored since the start.")?,
             tripwires,
-            dropped_alarms: counter("seks_audit_alarms_dropped_total", "Alarms that were lost because too many waited.")?,
+            dropped_alarms: counter(
+                "seks_audit_alarms_dropped_total",
+                "Alarms that were lost because too many waited.",
+            )?,
             lag_us: AtomicU64::new(0),
         })
     }
@@ -58,9 +61,11 @@ pub(crate) fn collectors(trail: &Trail) -> Vec<Box<dyn Collector>> {
         ("seks_audit_trail_oldest_seconds", "Age of the oldest record in a block; 0: there is none.", |trail| {
             trail.blocks().oldest_us().map_or(0.0, |oldest| unix_micros().saturating_sub(oldest) as f64 / 1e6)
         }),
-        ("seks_audit_trail_lag_seconds", "From the beginning of the last stored request until it was stored.", |trail| {
-            trail.counters().lag_us.load(Relaxed) as f64 / 1e6
-        }),
+        (
+            "seks_audit_trail_lag_seconds",
+            "From the beginning of the last stored request until it was stored.",
+            |trail| trail.counters().lag_us.load(Relaxed) as f64 / 1e6,
+        ),
     ];
     let counters = trail.counters();
     let mut all: Vec<Box<dyn Collector>> = vec![

@@ -25,13 +25,13 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use zeroize::Zeroizing;
 
+pub(crate) use self::verify::{Span, verify_frames};
 use self::{
     block::Block,
     directory::IntentLists,
     log::{LogReader, LogWriter},
     rows::{Facts, Rows},
 };
-pub(crate) use self::verify::{Span, verify_frames};
 pub use self::{
     block::BlockError,
     frames::StoredFrame,

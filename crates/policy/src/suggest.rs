@@ -129,10 +129,23 @@ mod tests {
 
     #[test]
     fn ids_are_generalised_and_names_are_not() {
-        for id in ["7", "123456", "9f86d081", "550e8400-e29b-41d4-a716-446655440000", "run_0aBcD123eF", "thread_abc12345"] {
+        for id in
+            ["7", "123456", "9f86d081", "550e8400-e29b-41d4-a716-446655440000", "run_0aBcD123eF", "thread_abc12345"]
+        {
             assert!(looks_like_id(id), "{id}");
         }
-        for name in ["", "v1", "v1beta", "models", "chat", "gpt-4o-mini", "claude-3-5", "completions", "organizations", "a b c d e f 12"] {
+        for name in [
+            "",
+            "v1",
+            "v1beta",
+            "models",
+            "chat",
+            "gpt-4o-mini",
+            "claude-3-5",
+            "completions",
+            "organizations",
+            "a b c d e f 12",
+        ] {
             assert!(!looks_like_id(name), "{name}");
         }
     }
@@ -149,7 +162,11 @@ mod tests {
 
     #[test]
     fn many_paths_become_a_few() {
-        let names: Vec<String> = (0..500).map(|n| format!("/repos/{}/issues", (0..n % 26 + 1).map(|_| 'x').collect::<String>() + &"y".repeat(n / 26))).collect();
+        let names: Vec<String> = (0..500)
+            .map(|n| {
+                format!("/repos/{}/issues", (0..n % 26 + 1).map(|_| 'x').collect::<String>() + &"y".repeat(n / 26))
+            })
+            .collect();
         let requests: Vec<(&str, &str)> = names.iter().map(|path| ("GET", path.as_str())).collect();
         let text = suggested(&requests);
         assert!(text.contains(r#"like "/repos/*/issues""#) && text.len() < 1000, "{text}");

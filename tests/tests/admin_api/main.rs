@@ -208,7 +208,8 @@ fn is_refused(status: &Status) -> bool {
 }
 
 const ANYONE: &[&str] = &["Status", "WhoAmI", "ListTenants", "ListCatalogue", "GetAuditKey"];
-const FLEET_READS: &[&str] = &["ListNodes", "GetNode", "ListOperators", "ListFleetAdminChanges", "ExportFleetAudit", "FollowFleetAudit"];
+const FLEET_READS: &[&str] =
+    &["ListNodes", "GetNode", "ListOperators", "ListFleetAdminChanges", "ExportFleetAudit", "FollowFleetAudit"];
 const FLEET_WRITES: &[&str] = &[
     "EnrollNode",
     "RevokeNode",

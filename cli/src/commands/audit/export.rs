@@ -50,7 +50,8 @@ struct ExportView {
 }
 
 impl View for ExportView {
-    const COLUMNS: &'static [&'static str] = &["directory", "replica", "records", "chains", "admin_changes", "files", "key"];
+    const COLUMNS: &'static [&'static str] =
+        &["directory", "replica", "records", "chains", "admin_changes", "files", "key"];
     fn row(&self) -> Vec<String> {
         let numbers = [self.records, self.chains, self.admin_changes, self.files].map(|number| number.to_string());
         let [records, chains, changes, files] = numbers;
@@ -94,7 +95,9 @@ pub(super) async fn run(global: &Global, client: &Client, args: ExportArgs) -> R
         .map_err(|_| CliError::new(Exit::Failed, "audit", "the export came without a manifest that can be read"))?;
     if !manifest.unreadable_blocks.is_empty() {
         let count = manifest.unreadable_blocks.len();
-        notice(&format!("{count} blocks of the trail cannot be read and are not in the export: see `seks audit verify`"));
+        notice(&format!(
+            "{count} blocks of the trail cannot be read and are not in the export: see `seks audit verify`"
+        ));
     }
     global.output().one(&ExportView {
         directory: args.out.display().to_string(),
@@ -114,7 +117,10 @@ async fn receive(mut stream: Streaming<ExportAuditPiece>, directory: &Path) -> R
     let status = |status: &tonic::Status| CliError::status("audit", status);
     while let Some(piece) = stream.message().await.map_err(|error| status(&error))? {
         if !is_file_name(&piece.file) {
-            return Err(status(&tonic::Status::new(Code::Internal, "the control plane names a file that is not one of an export")));
+            return Err(status(&tonic::Status::new(
+                Code::Internal,
+                "the control plane names a file that is not one of an export",
+            )));
         }
         let path = directory.join(&piece.file);
         let failed = |error: std::io::Error| CliError::new(Exit::Failed, path.display().to_string(), plain_io(&error));

@@ -33,11 +33,8 @@ pub(super) async fn run(
             ..request.clone()
         };
         let mut rpc = search.client.rpc();
-        let opened = if search.is_fleet {
-            rpc.follow_fleet_audit(request).await
-        } else {
-            rpc.follow_audit(request).await
-        };
+        let opened =
+            if search.is_fleet { rpc.follow_fleet_audit(request).await } else { rpc.follow_audit(request).await };
         let ended = match opened {
             Ok(stream) => {
                 is_away = false;
@@ -58,7 +55,9 @@ pub(super) async fn run(
         };
         match ended {
             None => {}
-            Some(status) if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal) => {
+            Some(status)
+                if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal) =>
+            {
                 if !std::mem::replace(&mut is_away, true) {
                     notice("the control plane is away: going on when it is back");
                 }

@@ -75,7 +75,8 @@ pub(super) async fn run(global: &Global, args: &VerifyArgs) -> Result<ExitCode> 
         global.output().data(&view)?;
     } else if view.ok {
         let ExportVerificationView { records, chains, admin_changes, .. } = &view;
-        let text = format!("{records} records of {chains} chains and {admin_changes} admin changes are as they were signed");
+        let text =
+            format!("{records} records of {chains} chains and {admin_changes} admin changes are as they were signed");
         global.output().text(&text)?;
     } else {
         global.output().list("findings", &view.findings)?;
@@ -135,7 +136,8 @@ fn view(finding: ExportFinding) -> FindingView {
 fn of_chain(finding: Finding) -> FindingView {
     let chain = finding.chain.map(|chain| chain.to_string());
     let found = FindingView { node: Some(finding.node), chain, ..FindingView::default() };
-    let range = |kind: &str, from, to| FindingView { kind: kind.into(), from: Some(from), to: Some(to), ..found.clone() };
+    let range =
+        |kind: &str, from, to| FindingView { kind: kind.into(), from: Some(from), to: Some(to), ..found.clone() };
     match finding.problem {
         Problem::Gap { from, to } => range("gap", from, to),
         Problem::Changed { from, to } => range("changed", from, to),

@@ -93,7 +93,8 @@ impl View for FindingView {
         };
         let block = self.block.map(|block| format!("block {block}"));
         let since = self.since.as_ref().map(|since| format!("since {since}"));
-        let detail: Vec<String> = [self.file.clone(), block, since, self.detail.clone()].into_iter().flatten().collect();
+        let detail: Vec<String> =
+            [self.file.clone(), block, since, self.detail.clone()].into_iter().flatten().collect();
         let chain = text(&self.chain);
         let chain = if chain.starts_with("admin/") { chain } else { chain.chars().take(8).collect() };
         vec![text(&self.node), self.meaning().into(), sequences, chain, detail.join("; ")]

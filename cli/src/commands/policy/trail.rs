@@ -139,7 +139,9 @@ pub(super) async fn simulate(global: &Global, agent: Option<String>, args: Trail
         global.output().list("differences", &view.differences)?;
     }
     if *unknown > 0 {
-        notice(&format!("{unknown} requests cannot be decided again: the policies look at the body or the query, or agent or service are gone"));
+        notice(&format!(
+            "{unknown} requests cannot be decided again: the policies look at the body or the query, or agent or service are gone"
+        ));
     }
     leave_out(view.truncated, &view.replica, &view.other_replicas);
     Ok(())
@@ -150,8 +152,7 @@ pub(super) async fn suggest(global: &Global, args: SuggestArgs) -> Result<()> {
     let client = global.connect().await?;
     let request =
         SuggestPoliciesRequest { tenant: client.tenant(), agent: args.agent.clone(), since_us: ago(args.since) };
-    let answer =
-        client.call(&format!("agent `{}`", args.agent), client.rpc().suggest_policies(request)).await?;
+    let answer = client.call(&format!("agent `{}`", args.agent), client.rpc().suggest_policies(request)).await?;
     let view = SuggestionView {
         policies: answer.text,
         requests: answer.requests,

@@ -170,7 +170,8 @@ impl Read {
                 *known = end;
             }
         }
-        let unreadable = manifest.unreadable_blocks.iter().map(|block| ExportFinding::UnreadableBlock { block: *block });
+        let unreadable =
+            manifest.unreadable_blocks.iter().map(|block| ExportFinding::UnreadableBlock { block: *block });
         self.found.findings.extend(unreadable);
         self.created_us = self.created_us.max(manifest.created_us);
     }
@@ -222,12 +223,12 @@ impl Read {
     }
 
     fn frame(&mut self, line: FrameLine) {
-        let (Ok(chain), Some(before), Some(after)) = (line.chain.parse(), digest(&line.before), digest(&line.digest)) else {
+        let (Ok(chain), Some(before), Some(after)) = (line.chain.parse(), digest(&line.before), digest(&line.digest))
+        else {
             return;
         };
-        let predecessor = line.after.and_then(|(chain, sequence)| {
-            Some(Predecessor { chain: chain.parse().ok()?, sequence })
-        });
+        let predecessor =
+            line.after.and_then(|(chain, sequence)| Some(Predecessor { chain: chain.parse().ok()?, sequence }));
         let frame = ExportedFrame {
             node: line.node,
             after: predecessor,

@@ -9,9 +9,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    AdminChainEntry, ChainEntry, FORMAT, FileEntry, FrameLine, MANIFEST, Manifest, ReportEntry, SIGNATURE,
-};
+use super::{AdminChainEntry, ChainEntry, FORMAT, FileEntry, FrameLine, MANIFEST, Manifest, ReportEntry, SIGNATURE};
 use crate::{
     chain::ChainId,
     signing::SigningKey,

@@ -74,9 +74,8 @@ impl Trail {
         };
         let mut selection = Selection { written, begun: HashSet::new(), ended: HashSet::new() };
         for block in blocks.values() {
-            let is_older = |part: &ChainPart| {
-                part.written_us < selection.written.start && !selection.begun.contains(&part.chain)
-            };
+            let is_older =
+                |part: &ChainPart| part.written_us < selection.written.start && !selection.begun.contains(&part.chain);
             if block.directory.parts.iter().all(is_older) {
                 continue;
             }
@@ -106,7 +105,9 @@ fn emit(
     let (mut records, mut bytes) = (records.into_iter(), Vec::new());
     for frame in frames {
         let of_frame: Vec<Vec<u8>> = records.by_ref().take(frame.count as usize).collect();
-        let (Some(part), Some(digest)) = (parts.get(frame.part as usize), digests.get_mut(&frame.part)) else { continue };
+        let (Some(part), Some(digest)) = (parts.get(frame.part as usize), digests.get_mut(&frame.part)) else {
+            continue;
+        };
         let before = *digest;
         bytes.clear();
         of_frame.iter().for_each(|record| put_bytes(&mut bytes, record));

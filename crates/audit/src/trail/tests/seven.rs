@@ -58,7 +58,8 @@ impl Fleet {
         let each = &mut |frame: StoredFrame| {
             writer.frame(&frame)?;
             for (record, sequence) in frame.records.iter().zip(frame.first..) {
-                let view = serde_json::json!({ "node": frame.node, "chain": frame.chain.to_string(), "sequence": sequence });
+                let view =
+                    serde_json::json!({ "node": frame.node, "chain": frame.chain.to_string(), "sequence": sequence });
                 writer.record(view.as_object().unwrap().clone(), record)?;
             }
             Ok(())
@@ -116,7 +117,9 @@ fn nothing_is_found_on_a_clean_fleet() {
     let verified = verify_export(&[directory.path().into()], &signing.public()).unwrap();
     assert_eq!((verified.findings, verified.records, verified.chains), (vec![], 300, 2));
     let other = SigningKey::generate().unwrap();
-    assert!(verify_export(&[directory.path().into()], &other.public()).unwrap_err().to_string().contains("another key"));
+    assert!(
+        verify_export(&[directory.path().into()], &other.public()).unwrap_err().to_string().contains("another key")
+    );
     let manifest = directory.path().join("manifest.json");
     fs::write(&manifest, fs::read_to_string(&manifest).unwrap().replace("node-a", "node-x")).unwrap();
     assert!(verify_export(&[directory.path().into()], &signing.public()).is_err());
@@ -246,7 +249,8 @@ fn each_of_seven_tamperings_with_an_export_is_found() {
         for (node, kind) in wanted {
             assert!(found.contains(&((*node).to_owned(), *kind)), "{what}: {findings:?}");
         }
-        let is_expected = |(node, kind): &(String, &str)| wanted.contains(&(node.as_str(), kind)) || what == "files swapped";
+        let is_expected =
+            |(node, kind): &(String, &str)| wanted.contains(&(node.as_str(), kind)) || what == "files swapped";
         assert!(found.iter().all(is_expected), "{what}: more than that: {findings:?}");
     }
 }

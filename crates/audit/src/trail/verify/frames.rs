@@ -107,7 +107,8 @@ impl Walk<'_> {
         let head = Head { chain: self.chain, sequence: 0, digest: self.digest };
         let followed = verifier.chains.entry(self.chain).or_insert(Followed { head, written_us: 0 });
         let by_us = followed.written_us.saturating_sub(frame.written_us);
-        followed.written_us = if by_us > CLOCK_TOLERANCE_US { frame.written_us } else { followed.written_us.max(frame.written_us) };
+        followed.written_us =
+            if by_us > CLOCK_TOLERANCE_US { frame.written_us } else { followed.written_us.max(frame.written_us) };
         if by_us > CLOCK_TOLERANCE_US {
             verifier.chain(self.node, self.chain, Problem::ClockSetBack { sequence: frame.first, by_us });
         }
