@@ -76,7 +76,7 @@ fn service(upstream: &str) -> wire::ApplyServiceRequest {
     let at = Some(wire::injection::site::At::Header(value));
     let service = wire::Service {
         tenant: "default".into(),
-        name: "api".into(),
+        name: "upstream".into(),
         upstream: upstream.into(),
         fields: vec!["key".into()],
         injection: Some(wire::Injection { sites: vec![wire::injection::Site { at }], ..Default::default() }),
@@ -99,7 +99,7 @@ fn a_restored_credential_is_bound_to_its_destination_in_the_new_store_too() {
     let put = |secret: &str| wire::PutCredentialRequest {
         tenant: "default".into(),
         name: "key".into(),
-        service: "api".into(),
+        service: "upstream".into(),
         secret: secret.into(),
         wait: no_wait(),
         ..Default::default()
