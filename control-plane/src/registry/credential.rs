@@ -117,6 +117,11 @@ impl Registry {
         let definition = self.living_service(tenant, service).await?;
         let fields = Fields::parse(&definition.value.fields, secret)
             .map_err(|error| RegistryError::invalid("secret", error.to_string()))?;
+        let checked = seks_service::Service::try_from(&definition.value);
+        if let Some(field) = checked.as_ref().ok().and_then(|service| service.unusable_field(&fields)) {
+            let reason = format!("field `{field}` is a user name of HTTP Basic, which holds no colon");
+            return Err(RegistryError::invalid("secret", reason));
+        }
         let fields = self.with_aws_key(tenant, &definition.value, fields).await?;
         let old = self.load::<Credential>(Key::Credential(tenant.clone(), name.clone())).await?;
         let mut change = change.check(&parent).check(&definition);

@@ -6,6 +6,8 @@
 
 pub mod catalogue;
 mod challenge;
+mod copy_source;
+mod credential;
 mod denied_path;
 pub mod destination;
 pub mod environment;
@@ -39,6 +41,7 @@ use seks_proto::wire;
 use seks_types::id::{NameError, ServiceName, TenantName};
 
 pub use self::{
+    copy_source::{CopySource, copied_object},
     denied_path::{DeniedPath, is_denied},
     destination::record_destination,
     methods::FurtherMethod,

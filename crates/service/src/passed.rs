@@ -3,7 +3,7 @@
 
 use http::HeaderName;
 
-use super::{FORBIDDEN_HEADERS, InjectionSite, ServiceError, TokenSlot, invalid};
+use super::{CopySource, FORBIDDEN_HEADERS, InjectionSite, ServiceError, TokenSlot, invalid};
 
 /// Most names of each key.
 const MAX_NAMES: usize = 32;
@@ -13,7 +13,7 @@ const MAX_NAME: usize = 64;
 /// Headers and cookies that a service takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
-    /// Headers with `_` in their names.
+    /// Headers with `_` in their names, and those of [`CopySource`] on which policies are not decided.
     pub headers: Vec<HeaderName>,
     /// Names of cookies, compared with case.
     pub cookies: Vec<String>,
@@ -66,6 +66,9 @@ fn header(name: &str, secret: &[&HeaderName]) -> Result<HeaderName, ServiceError
     let Some(parsed) = HeaderName::from_bytes(name.as_bytes()).ok().filter(|_| name.len() <= MAX_NAME) else {
         return wrong("is not a valid header name");
     };
+    if CopySource::of_header(parsed.as_str()).is_some() {
+        return Ok(parsed);
+    }
     if !name.contains('_') {
         return wrong("has no `_`: it is forwarded anyway, or never");
     }
@@ -73,7 +76,7 @@ fn header(name: &str, secret: &[&HeaderName]) -> Result<HeaderName, ServiceError
     let prefixes =
         ["x-forwarded-", "x-original-", "x-rewrite-", "x-http-method", "x-seks-", "proxy-", "sec-websocket-"];
     let names = ["authorization", "cookie", "forwarded", "via", "x-method-override", "x-real-ip"];
-    if FORBIDDEN_HEADERS.contains(&read.as_str()) || names.contains(&read.as_str()) {
+    if FORBIDDEN_HEADERS.contains(&read.as_str()) || names.contains(&read.as_str()) || CopySource::of_header(&read).is_some() {
         return wrong("is read by some servers as a header that agents must not set");
     }
     if prefixes.iter().any(|prefix| read.starts_with(prefix)) {

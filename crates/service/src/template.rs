@@ -71,6 +71,15 @@ impl Template {
         self.0.iter().any(|p| matches!(p, TemplatePart::Field(f) if f == field))
     }
 
+    /// The fields in front of the first `separator` of the template itself.
+    pub fn fields_before(&self, separator: char) -> impl Iterator<Item = &str> {
+        let ends = move |part: &TemplatePart| matches!(part, TemplatePart::Literal(text) if text.contains(separator));
+        self.0.iter().take_while(move |part| !ends(part)).filter_map(|part| match part {
+            TemplatePart::Field(name) => Some(name.as_str()),
+            TemplatePart::Literal(_) => None,
+        })
+    }
+
     /// The length of the rendered value without encoding. `None` when a field is absent.
     #[must_use]
     pub fn plain_len(&self, fields: &Fields) -> Option<usize> {

@@ -3,12 +3,12 @@ use seks_proto::wire::{injection, token_slot};
 
 use super::*;
 
-fn header(name: &str, value: &str) -> injection::Site {
+pub(crate) fn header(name: &str, value: &str) -> injection::Site {
     let value = injection::NamedValue { name: name.into(), value: value.into() };
     injection::Site { at: Some(injection::site::At::Header(value)) }
 }
 
-fn slot(at: token_slot::At) -> wire::TokenSlot {
+pub(crate) fn slot(at: token_slot::At) -> wire::TokenSlot {
     wire::TokenSlot { at: Some(at) }
 }
 

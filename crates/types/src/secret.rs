@@ -48,6 +48,9 @@ pub enum FieldsError {
     /// A credential with several fields that is no JSON object of strings.
     #[error("a credential of this service is a JSON object of strings with the fields {0}")]
     NotAnObject(String),
+    /// A field stands in the object more than once.
+    #[error("field `{0}` is given twice")]
+    Duplicate(String),
     /// A field of the service is missing.
     #[error("field `{0}` is missing")]
     Missing(String),
@@ -82,24 +85,25 @@ impl Fields {
         // `name?` may be left out.
         let bare = |n: &str| n.strip_suffix('?').unwrap_or(n).to_owned();
         let list = || names.iter().map(|n| format!("`{}`", n.as_ref())).collect::<Vec<_>>().join(", ");
-        let mut object: std::collections::BTreeMap<String, String> =
-            serde_json::from_slice(bytes).map_err(|_| FieldsError::NotAnObject(list()))?;
+        let Pairs(mut object) = serde_json::from_slice(bytes).map_err(|_| FieldsError::NotAnObject(list()))?;
         let result = (|| {
-            if let Some(unknown) = object.keys().find(|k| !names.iter().any(|n| bare(n.as_ref()) == **k)) {
+            if let Some((unknown, _)) = object.iter().find(|(k, _)| !names.iter().any(|n| bare(n.as_ref()) == *k)) {
                 return Err(FieldsError::Unknown(unknown.chars().take(64).collect()));
             }
             let mut fields = Vec::with_capacity(names.len());
             for name in names {
                 let (name, optional) = name.as_ref().strip_suffix('?').map_or((name.as_ref(), false), |n| (n, true));
-                match object.get(name) {
-                    Some(value) => fields.push((name, value.as_bytes())),
-                    None if optional => {}
-                    None => return Err(FieldsError::Missing(name.into())),
+                let mut values = object.iter().filter(|(k, _)| k == name);
+                match (values.next(), values.next()) {
+                    (Some((_, value)), None) => fields.push((name, value.as_bytes())),
+                    (Some(_), Some(_)) => return Err(FieldsError::Duplicate(name.into())),
+                    (None, _) if optional => {}
+                    (None, _) => return Err(FieldsError::Missing(name.into())),
                 }
             }
             Self::encode(&fields)
         })();
-        object.values_mut().for_each(Zeroize::zeroize);
+        object.iter_mut().for_each(|(_, value)| value.zeroize());
         result
     }
 
@@ -186,6 +190,29 @@ impl Fields {
     }
 }
 
+/// Names and values of a JSON object of strings as they were written: a map would keep one value of a name.
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> serde::Deserialize<'de> for Pairs {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Pairs;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of strings")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +272,7 @@ mod tests {
             (parse(&["a", "b"], r#"{"a":"x"}"#), FieldsError::Missing("b".into())),
             (parse(&["a", "b"], r#"{"a":"x","b":""}"#), FieldsError::Missing("b".into())),
             (parse(&["a", "b"], r#"{"a":"x","b":"y","c":"z"}"#), FieldsError::Unknown("c".into())),
+            (parse(&["a", "b"], r#"{"a":"x","b":"y","a":"x"}"#), FieldsError::Duplicate("a".into())),
         ];
         for (got, want) in cases {
             assert_eq!(got.err(), Some(want));

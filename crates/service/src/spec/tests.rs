@@ -48,7 +48,7 @@ fn everything_can_be_said() {
         allow_encoded_slash = true
         allow_in_paths = ["utf8", "percent"]
         methods = ["LIST", "FETCH:read"]
-        pass_headers = ["client_id"]
+        pass_headers = ["client_id", "X-MS-Copy-Source"]
         pass_cookies = ["session"]
         allow_method_override = true
         allow_range = true
@@ -75,7 +75,7 @@ fn everything_can_be_said() {
     let rules = PathRules::ENCODED_SLASH.and(PathRules::UTF8).and(PathRules::PERCENT);
     assert_eq!(service.path_rules, rules);
     assert_eq!(service.methods.iter().map(|m| m.method.as_str()).collect::<Vec<_>>(), ["LIST", "FETCH"]);
-    assert_eq!((service.passed.headers.len(), service.passed.cookies.as_slice()), (1, &["session".to_owned()][..]));
+    assert_eq!((service.passed.headers.len(), service.passed.cookies.as_slice()), (2, &["session".to_owned()][..]));
     assert!(service.allow_websocket && !service.http2);
     assert!(matches!(service.injection.as_slice(), [InjectionSite::Header(..)]));
 }
@@ -115,6 +115,7 @@ fn an_error_is_one_line_and_names_the_key() {
         ("inject = 'bearer'\nmethods = ['TRACE']", "methods: `TRACE` is never sent"),
         ("inject = 'bearer'\nmethods = ['GET']", "methods: `GET` is always accepted"),
         ("inject = 'bearer'\npass_headers = ['x-id']", "pass_headers: `x-id` has no `_`"),
+        ("inject = 'bearer'\npass_headers = ['x_ms_copy_source']", "pass_headers: `x_ms_copy_source` is read"),
         (
             "inject = 'bearer'\npass_headers = ['content_length']",
             "pass_headers: `content_length` is read by some servers",
