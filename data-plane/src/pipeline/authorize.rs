@@ -25,7 +25,7 @@ use super::{
     facts::Facts,
     form,
     lookup::{self, Identified},
-    meaning::method_override,
+    meaning::{Meaning, meaning},
     refusal::Refusal,
     route::Naming,
     second_target,
@@ -66,12 +66,15 @@ pub(crate) struct Permitted {
 }
 
 /// Path and query of the upstream request in one piece of text.
+#[derive(Clone)]
 pub(crate) struct UpstreamTarget {
     pub(crate) text: String,
     /// Where the query begins.
     pub(crate) path: usize,
     /// Where the credential goes, if it goes into the path: behind the segments that came before the token's.
     pub(crate) credential: usize,
+    /// The object that the upstream copies from: policies must permit to read it.
+    pub(super) copied: Option<Box<UpstreamTarget>>,
 }
 
 impl UpstreamTarget {
@@ -86,13 +89,17 @@ impl UpstreamTarget {
         };
         let target = Target::parse(service, &rest).map_err(|e| Refusal::invalid(e.text()))?;
         let parts = &identified.admitted.parts;
-        let overriding = method_override(&parts.method, &parts.headers, &target, service)?;
+        let Meaning { method, copied } = meaning(&parts.method, &parts.headers, &target, service)?;
         if identified.has_other_tokens && token::has_token(target.path().as_bytes()) {
             return Err(Refusal::invalid("the path holds a token where the service takes none"));
         }
         let mut line = Self::new(&target, service, identified.has_other_tokens);
         line.credential = identified.in_path.unwrap_or_default();
-        Ok((line, overriding))
+        if let Some(copied) = copied {
+            let target = Target::parse(service, &copied).map_err(|e| Refusal::invalid(e.text()))?;
+            line.copied = Some(Box::new(Self::new(&target, service, false)));
+        }
+        Ok((line, method))
     }
 
     pub(super) fn new(target: &Target<'_>, service: &Service, has_other_tokens: bool) -> Self {
@@ -102,18 +109,17 @@ impl UpstreamTarget {
         text.push_str(target.path());
         let path = text.len();
         let mut separator = '?';
-        for pair in target.query_parameters() {
+        for raw in target.query().into_iter().flat_map(|query| query.split('&')) {
             // Servers differ in whether `;` separates parameters: what hides a reserved name behind one goes too.
-            let reserved =
-                seks_service::request::query_names(pair.raw).any(|n| lookup::is_reserved_query(service, n.trim()));
-            if reserved || (has_other_tokens && token::has_token(pair.raw.as_bytes())) {
+            let reserved = seks_service::request::query_names(raw).any(|n| lookup::is_reserved_query(service, n.trim()));
+            if reserved || (has_other_tokens && token::has_token(raw.as_bytes())) {
                 continue;
             }
             text.push(separator);
-            text.push_str(pair.raw);
+            text.push_str(raw);
             separator = '&';
         }
-        Self { text, path, credential: 0 }
+        Self { text, path, credential: 0, copied: None }
     }
 
     fn path(&self) -> &str {
@@ -213,7 +219,7 @@ pub(crate) async fn call(
     let is_denied =
         |method: &Method| lines().any(|line| seks_service::is_denied(&service.denied_paths, method, line.path()));
     if is_denied(&parts.method) || overriding.as_ref().is_some_and(is_denied) {
-        return Err(Refusal::from(Code::PolicyDenied).with_detail("the service refuses endpoints that hand out keys"));
+        return Err(Refusal::from(Code::PolicyDenied).with_detail(HANDS_OUT_KEYS));
     }
     let slice = slice_for(&identified, &service).await?;
     let mut call = Call {
@@ -262,6 +268,11 @@ pub(crate) async fn call(
     if let Some(second) = &second {
         decide(bounds.decide(&slice, &on(&call, &second.line), &token, facts.as_ref()).await?, record)?;
     }
+    if let Some(copied) = &line.copied {
+        let call = copying(&call, copied, &service)?;
+        decide(bounds.decide(&slice, &call, &token, Some(&Facts::Absent)).await?, record)
+            .map_err(|refusal| refusal.with_more_detail(OF_COPY_SOURCE))?;
+    }
     record.credential(&credential.name, credential.version);
     let facts = facts.unwrap_or(if matches!(body, Upload::Empty) { Facts::Absent } else { Facts::Opaque });
     let websocket = identified.admitted.websocket;
@@ -278,6 +289,22 @@ pub(crate) async fn call(
 /// Google's clients send a GET whose URL is too long as a POST, and its query as a form.
 const QUERY_IN_BODY: &str =
     "a policy asks for the query, which a request with an overridden method may hold in its body";
+
+/// Said of endpoints in `denied_paths`.
+const HANDS_OUT_KEYS: &str = "the service refuses endpoints that hand out keys";
+
+/// Said when a policy denies what a request copies from.
+const OF_COPY_SOURCE: &str = "; this was decided on a GET of the copy source, which the request reads";
+
+/// The call by which the object would be read that the request copies from.
+fn copying<'a>(call: &Call<'a>, copied: &'a UpstreamTarget, service: &ServiceEntry) -> Result<Call<'a>, Refusal> {
+    if service.denied_paths.iter().any(|d| d.matches(&Method::GET, copied.path())) {
+        return Err(Refusal::from(Code::PolicyDenied).with_detail(HANDS_OUT_KEYS));
+    }
+    let (path, query) = (copied.path(), copied.query());
+    let call = Call { path, query, body: Body::Absent, ..call.clone() };
+    overridden(&call, service, &Method::GET)
+}
 
 /// The call as a server reads it that honours the overriding method.
 fn overridden<'a>(call: &Call<'a>, service: &ServiceEntry, method: &'a Method) -> Result<Call<'a>, Refusal> {

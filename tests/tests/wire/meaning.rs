@@ -13,6 +13,12 @@ fn a_header_that_overrides_the_method_is_refused_by_name() {
         ("X-Method-Override: DELETE", "X-Method-Override"),
         ("X_HTTP_METHOD_OVERRIDE: DELETE", "X-HTTP-Method-Override"),
         ("X-Original-Method: PUT", "X-Original-Method"),
+        ("X-HTTP-Verb: DELETE", "X-HTTP-Verb"),
+        ("X-Method: DELETE", "X-Method"),
+        ("X-REST-Method: DELETE", "X-REST-Method"),
+        ("X-Tunnel-Method: DELETE", "X-Tunnel-Method"),
+        ("X_Tunnel_Method: DELETE", "X-HTTP-Method-Override"),
+        ("Method-Override: DELETE", "X-HTTP-Method-Override"),
     ] {
         let reply = rig.ask("POST", "/drive/v3/files", &format!("{line}\r\n"), "q=a");
         rig.assert_refused(&reply, 400, "request_invalid");
@@ -56,15 +62,90 @@ fn a_service_that_takes_overrides_has_both_methods_decided() {
 #[test]
 fn a_header_that_names_another_path_is_refused_by_name() {
     let rig = Rig::start("");
-    for name in ["X-Original-URL", "X-Rewrite-URL", "X-Original-URI", "X_Original_URL", "X-Accel-Mapping"] {
+    for name in [
+        "X-Original-URL",
+        "X-Rewrite-URL",
+        "X-Original-URI",
+        "X_Original_URL",
+        "X-Accel-Mapping",
+        "X-Accel-Redirect",
+        "X-Sendfile",
+        "X-MS-Original-URL",
+        "Request-URI",
+        "X-Request-URI",
+        "X_Sendfile",
+    ] {
         let reply = rig.ask("GET", "/v1/x", &format!("{name}: /admin\r\n"), "");
         rig.assert_refused(&reply, 400, "request_invalid");
         assert!(reply.text().to_lowercase().contains("x-"), "{}", reply.text());
     }
     // What proxies in front of a node add to each request is not the agent's, and no upstream sees it.
-    let reply = rig.ask("GET", "/v1/x", "X-Forwarded-Path: /admin\r\nX-Forwarded-For: 1.2.3.4\r\n", "");
+    let reply = rig.ask("GET", "/v1/x", "X-Forwarded-Path: /admin\r\nProxy: http://admin\r\n", "");
     assert_eq!(reply.status, 200);
     assert!(!String::from_utf8_lossy(&rig.upstream.received()).contains("admin"));
+}
+
+#[test]
+fn a_query_keeps_its_bytes_and_a_token_may_stand_behind_two_spaces() {
+    let rig = Rig::start("");
+    for query in ["?a=b&&c=", "?", "?&", "?&a", "?a=1&", "?a=1;b=2&=&a"] {
+        assert_eq!(rig.sent(&format!("/a{query}")), format!("/a{query}"));
+    }
+    assert_eq!(rig.sent(&format!("/a?a=1&&x={}&b", rig.token)), "/a?a=1&&b");
+    for authorization in ["Bearer  {T}", "bearer   {T}"] {
+        let reply = rig.ask_without_token("GET", "/a", &format!("Authorization: {authorization}\r\n"), "");
+        assert_eq!(reply.status, 200, "{authorization}: {}", reply.text());
+    }
+}
+
+#[test]
+fn an_empty_line_before_a_request_and_a_scheme_in_capitals_are_understood() {
+    let rig = Rig::start("");
+    let authority = rig.sandbox.proxy();
+    for begin in ["\r\nGET /api/acme/x".to_owned(), format!("GET HTTP://{authority}/api/acme/x")] {
+        let lines = format!("Host: {authority}\r\nAuthorization: Bearer {}\r\n", rig.token);
+        let reply = exchange(authority, format!("{begin} HTTP/1.1\r\n{lines}\r\n"));
+        assert_eq!(reply.status, 200, "{begin}: {}", reply.text());
+    }
+    let twice = exchange(authority, "\r\n\r\nGET /api/acme/x HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(twice.status, 400);
+}
+
+#[test]
+fn policies_are_decided_on_what_a_copy_reads_as_well() {
+    let rig = Rig::start("denied_paths = [\"GET /b/keys/**\"]\nallow_in_paths = [\"any\"]");
+    rig.sandbox.cli().apply_policies(
+        "@id(\"secret\") forbid (principal, action == Seks::Action::\"GET\", resource) when { context.path like \"/b/secret/*\" };",
+    );
+    let copy = |source: &str| rig.ask("PUT", "/b/mine", &format!("{source}\r\n"), "");
+    let reply = copy("x-amz-copy-source: /b/open/a%20b?versionId=1");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let seen = rig.upstream.requests()[0].header("x-amz-copy-source");
+    assert_eq!(seen.as_deref(), Some("/b/open/a%20b?versionId=1"));
+    for source in ["/b/secret/k", "b/secret/k", "b%2Fsecret%2Fk", "b/%73ecret/k", "/b//secret/k", "/b/secret/k?versionId=1"]
+    {
+        for name in ["x-amz-copy-source", "X-Goog-Copy-Source", "x-oss-copy-source"] {
+            let reply = copy(&format!("{name}: {source}"));
+            rig.assert_refused(&reply, 403, "policy_denied");
+            assert!(reply.text().contains("copy source"), "{}", reply.text());
+        }
+    }
+    rig.assert_refused(&copy("x-amz-copy-source: /b/keys/7"), 403, "policy_denied");
+    for refused in [
+        "x-amz-copy-source: /b/../b/secret/k",
+        "x-amz-copy-source: b/a+b",
+        "x-amz-copy-source: arn:aws:s3:eu-west-1:1:accesspoint/a/object/secret/k",
+        "x-amz-copy-source: /b/open\r\nx-amz-copy-source: /b/secret/k",
+        "x-ms-copy-source: https://acme.test/secret",
+        "X-Copy-From: secret/k",
+        "x-ms-rename-source: /b/secret/k",
+    ] {
+        rig.assert_refused(&copy(refused), 400, "request_invalid");
+    }
+    assert!(copy("X-Copy-From: secret/k").text().contains("pass_headers"));
+    let lifted = Rig::start("pass_headers = [\"X-Copy-From\"]");
+    assert_eq!(lifted.ask("PUT", "/b/mine", "X-Copy-From: c/k\r\n", "").status, 200);
+    assert_eq!(lifted.upstream.requests()[0].header("x-copy-from").as_deref(), Some("c/k"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 use http::Method;
 use seks_policy::Call;
 
-use super::{UpstreamTarget, on, overridden};
+use super::{UpstreamTarget, copying, on, overridden};
 use crate::{
     pipeline::{caller::Caller, facts::Facts},
     table::{CredentialEntry, CutReason, Grant, Reevaluate, ServiceEntry, TokenEntry, Verdict},
@@ -46,7 +46,7 @@ impl DecidedOn {
         websocket: bool,
     ) -> Self {
         let credential = credential.generation;
-        let line = UpstreamTarget { text: line.text.clone(), path: line.path, credential: line.credential };
+        let line = line.clone();
         Self {
             service: service.clone(),
             method,
@@ -122,6 +122,11 @@ impl DecidedOn {
             {
                 return denied;
             }
+        }
+        if let Some(copied) = &self.line.copied
+            && !copying(&call, copied, service).is_ok_and(|call| permits(&call))
+        {
+            return denied;
         }
         let current = token.grant(service.name.as_str()).and_then(Grant::credential);
         match self.grace {
