@@ -32,6 +32,7 @@ mod meaning;
 pub(crate) mod origin;
 mod policy_pool;
 pub(crate) mod prepared;
+mod range;
 pub(crate) mod refusal;
 pub(crate) mod relay;
 pub(crate) mod response_body;

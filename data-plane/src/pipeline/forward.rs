@@ -19,6 +19,7 @@ use super::{
     caller::Caller,
     header_filter,
     inject::{self, Injected},
+    range::WidenedRange,
     refusal::Refusal,
     rewrite::Rewriting,
     scrub::Needles,
@@ -44,6 +45,8 @@ pub(crate) struct Answered {
     pub(crate) expires: Option<Instant>,
     /// What URLs in it become.
     pub(crate) rewriting: Rewriting,
+    /// What the agent asked for, when that is a range.
+    pub(crate) range: Option<WidenedRange>,
     /// What was offered with a WebSocket handshake.
     pub(crate) offer: Option<Box<Offer>>,
     /// The credential that was sent, if the control plane can make another when the upstream has refused this one.
@@ -59,8 +62,8 @@ pub(crate) async fn call(
     caller: &Caller,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let Injected { service, request, connection, needles, mut cut, expires, offer, rewriting, credential, .. } =
-        injected;
+    let Injected { service, request, connection, needles, mut cut, .. } = injected;
+    let Injected { expires, offer, rewriting, range, credential, .. } = injected;
     let (upload, severing) = match &request.body {
         Upload::Stream(stream) => (Some(stream.state()), Some(stream.severing())),
         _ => (None, None),
@@ -86,7 +89,19 @@ pub(crate) async fn call(
     record.upstream_answered(response.status());
     header_filter::response(response.headers_mut());
     let minted = credential.minted.then_some(credential);
-    Ok(Answered { service, rewriting, response, needles, cut, upload: severing, expires, offer, minted, _proof: () })
+    Ok(Answered {
+        service,
+        rewriting,
+        response,
+        needles,
+        cut,
+        upload: severing,
+        expires,
+        range,
+        offer,
+        minted,
+        _proof: (),
+    })
 }
 
 /// What a request is sent on.

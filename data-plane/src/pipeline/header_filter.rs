@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 use seks_service::{InjectionSite, Service, TokenSlot};
 
-use super::{meaning::overrides_method, token};
+use super::{meaning::overrides_method, range, token};
 use crate::{
     http::{HeaderList, fields},
     telemetry::DROPPED_KINDS,
@@ -23,6 +23,8 @@ const NEVER_SENT: &[&str] = &[
     "host",
     "http2-settings",
     "keep-alive",
+    "proxy", // CGI makes `HTTP_PROXY` of it (CVE-2016-5385)
+    "request-range", // some servers read it as `Range`
     "te",
     "trailer",
     "transfer-encoding",
@@ -71,6 +73,7 @@ pub(crate) fn request(headers: HeaderMap, service: &Service, has_other_tokens: b
     let mut kept = HeaderList::kept_of(headers, more, |name, value| {
         let why = match is_dropped(name, service) {
             None if named.contains(name) => Some(Dropped::Connection),
+            None if is_range(name) && !range::is_single(value) => Some(Dropped::Range),
             None if has_other_tokens && token::has_token(value.as_bytes()) => Some(Dropped::Token),
             why => why,
         };
@@ -246,16 +249,24 @@ fn is_dropped(name: &HeaderName, service: &Service) -> Option<Dropped> {
         return Some(Dropped::Replaced);
     }
     match *name {
-        header::RANGE | header::IF_RANGE if !service.allow_range => Some(Dropped::Range),
+        _ if is_range(name) && !service.allow_range => Some(Dropped::Range),
+        header::IF_RANGE if !service.allow_range => Some(Dropped::Range),
         _ if !service.forward_trace_context && matches!(text, "traceparent" | "tracestate") => Some(Dropped::Trace),
         _ => None,
     }
+}
+
+/// `Range`, and Azure's own that counts before it.
+fn is_range(name: &HeaderName) -> bool {
+    *name == header::RANGE || name.as_str() == "x-ms-range"
 }
 
 /// Of a name in [`NEVER_SENT`]; `None`: it isn't. Compiled to comparisons of lengths first, which is less than a search by halves.
 fn kind_of_never_sent(name: &str) -> Option<Dropped> {
     match name {
         "baggage" => Some(Dropped::Trace),
+        "proxy" => Some(Dropped::Forwarded),
+        "request-range" => Some(Dropped::Range),
         "accept-encoding" | "connection" | "content-length" | "expect" | "host" | "http2-settings" | "keep-alive"
         | "te" | "trailer" | "transfer-encoding" | "upgrade" => Some(Dropped::Replaced),
         "cf-connecting-ip"

@@ -26,6 +26,7 @@ use super::{
     header_filter,
     in_flight::expiry,
     prepared::{PreparedInjection, needles_with_signature},
+    range::WidenedRange,
     refusal::Refusal,
     rewrite::{AgentAddress, Rewriting},
     scrub::Needles,
@@ -58,6 +59,8 @@ pub(crate) struct Injected {
     pub(crate) offer: Option<Box<Offer>>,
     /// What URLs in the answer become.
     pub(crate) rewriting: Rewriting,
+    /// What the agent asked for, when that is a range.
+    pub(crate) range: Option<WidenedRange>,
     /// The credential that is in the request.
     pub(crate) credential: Arc<CredentialEntry>,
     /// Only this file makes one.
@@ -198,15 +201,26 @@ pub(crate) fn call(
         let signature = sigv4::sign(signed, &service, fields, request).ok_or(broken)?;
         needles = needles_with_signature(fields, &signature);
     }
+    let range = if service.allow_range { WidenedRange::widen(&mut headers, &needles) } else { None };
     if !connection.is_h2() {
         headers.set(header::HOST, prepared.host.clone());
     }
     let request = Request { head: RequestHead { method, target: target(line).ok_or(broken)?, headers }, body };
     let expires = expiry(identified.token.expires_at(), now);
     let connection = connection.into_http();
-    let injected =
-        Injected { service, request, connection, needles, cut, expires, offer, rewriting, credential, _proof: () };
-    Ok(Injection::Done(Box::new(injected)))
+    Ok(Injection::Done(Box::new(Injected {
+        service,
+        request,
+        connection,
+        needles,
+        cut,
+        expires,
+        offer,
+        rewriting,
+        range,
+        credential,
+        _proof: (),
+    })))
 }
 
 /// Writes every site of the service; `fields` is asked only for those that aren't prepared.

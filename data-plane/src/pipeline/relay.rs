@@ -8,11 +8,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::{audit::Record, forward::Answered, header_filter, in_flight::InFlight, refusal::Refusal, rewrite, scrub};
+use super::{audit::Record, forward::Answered, header_filter, in_flight::InFlight, range, refusal::Refusal, rewrite, scrub};
 use crate::{
     http::{
         client::{Answer, UploadGuard, UpstreamError},
@@ -57,8 +57,8 @@ pub(crate) enum RelayError {
     Upstream(#[from] UpstreamError),
 }
 
-/// Decoded, then scrubbed, then rewritten.
-type AnswerBody = rewrite::Body<scrub::Searched<Answer>>;
+/// Decoded, then scrubbed, then cut to the range, then rewritten.
+type AnswerBody = rewrite::Body<range::Body<scrub::Searched<Answer>>>;
 
 struct RelayedBody {
     body: AnswerBody,
@@ -79,13 +79,16 @@ pub(crate) fn call(
     in_flight: InFlight,
     record: &mut Record,
 ) -> Result<Response<OutgoingBody>, Refusal> {
-    let Answered { service, rewriting, response, needles, cut, upload, expires, offer, .. } = answered;
+    let Answered { service, rewriting, response, needles, cut, upload, expires, range, offer, .. } = answered;
     let idle = service.idle_timeout.unwrap_or(idle);
-    let response = scrub::response(response, needles, record.counters()).map_err(|unsearchable| {
-        let refusal = Refusal::from(unsearchable);
-        record.upstream_failed(&refusal);
-        refusal
-    })?;
+    let coding = range.and_then(|_| response.headers().get(header::CONTENT_ENCODING).cloned());
+    let response = scrub::response(response, needles, record.counters())
+        .map_err(Refusal::from)
+        .and_then(|response| {
+            let is_coded = coding.as_ref().is_some_and(|was| response.headers().get(header::CONTENT_ENCODING) != Some(was));
+            range::response(response, range, is_coded).map_err(Refusal::from)
+        })
+        .inspect_err(|refusal| record.upstream_failed(refusal))?;
     let mut response = rewrite::response(response, &service, &rewriting);
     if offer.is_some() {
         fields::close_after(response.headers_mut()); // the agent may believe that its connection is another protocol's by now
@@ -135,8 +138,8 @@ impl RelayedBody {
         let polled = self.poll_frame(cx);
         if let Poll::Ready(Some(Err(error))) = &polled {
             match error {
-                RelayError::Upstream(error) => self.body.inner().counters().upstream_failed(*error),
-                RelayError::Idle => self.body.inner().counters().upstream_failed(UpstreamError::BodyIdle),
+                RelayError::Upstream(error) => self.body.inner().inner().counters().upstream_failed(*error),
+                RelayError::Idle => self.body.inner().inner().counters().upstream_failed(UpstreamError::BodyIdle),
                 RelayError::Cut | RelayError::Expired => {}
             }
         }

@@ -222,17 +222,18 @@ async fn a_token_has_so_many_requests_in_flight_and_no_more() {
 
 #[tokio::test]
 async fn a_range_is_passed_on_where_the_service_allows_it_and_nowhere_else() {
-    let part = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 5-6/9\r\nContent-Length: 2\r\n\r\nab";
+    let part = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-8/9\r\nContent-Length: 9\r\n\r\n1234567ab";
     for (allowed, status) in [(true, 206), (false, 200)] {
         let (address, seen) = upstream(move |request| {
-            let ranged = request.to_lowercase().contains("range: bytes=5-6");
-            (if ranged { part.as_bytes().to_vec() } else { ok("123456789") }, false)
+            let ranged = request.to_lowercase().contains("range: bytes=0-");
+            (if ranged { part.as_bytes().to_vec() } else { ok("1234567ab") }, false)
         })
         .await;
         let rig = Rig::with(address, |s| s.allow_range = allowed, |_| {}).await;
-        let asked = format!("GET /api/openai/x HTTP/1.1\r\nHost: broker\r\n{AUTH}Range: bytes=5-6\r\n\r\n");
+        let asked = format!("GET /api/openai/x HTTP/1.1\r\nHost: broker\r\n{AUTH}Range: bytes=7-8\r\n\r\n");
         let reply = rig.send(&asked).await;
         assert_eq!(reply.status, status, "{reply:?} {}", seen.text());
-        assert_eq!(reply.text.to_lowercase().contains("content-range: bytes 5-6/9"), allowed);
+        assert_eq!(reply.text.to_lowercase().contains("content-range: bytes 7-8/9"), allowed);
+        assert!(reply.text.ends_with(if allowed { "\r\n\r\nab" } else { "1234567ab" }), "{}", reply.text);
     }
 }

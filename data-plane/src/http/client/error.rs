@@ -53,6 +53,8 @@ upstream_errors! {
     TlsRevoked = "tls_certificate_revoked", "the upstream's certificate was revoked";
     /// Any other fault of the certificate.
     TlsBadCertificate = "tls_certificate_invalid", "the upstream's certificate is not valid";
+    /// It wants a certificate of the node, which has none.
+    TlsClientCertificate = "tls_client_certificate", "the upstream asks for a client certificate, which nodes do not have";
     /// Trust roots or the service's name can't be used.
     TlsSetup = "tls_setup", "the certificates that are trusted for the upstream can't be used";
     /// No common version or cipher, an alert, or an answer that is not TLS.
@@ -125,6 +127,8 @@ upstream_errors! {
     TruncatedCoding = "truncated_coding", "the upstream's answer ended before its content coding did";
     /// A body that grows beyond what any honest answer does.
     DecompressionBomb = "decompression_bomb", "the upstream's answer grows too far when it is decompressed";
+    /// A part without one right `Content-Range`, in a coding, or another part than the one that was asked for.
+    BadRange = "malformed_range", "the upstream's answer is not the one range of bytes that was asked for";
     /// A `101` that nobody asked for.
     UnaskedSwitch = "unasked_switch", "the upstream changed the protocol unasked";
     /// A `101` that does not fit the handshake.
@@ -184,6 +188,7 @@ impl UpstreamError {
                 | E::TlsUnknownIssuer
                 | E::TlsRevoked
                 | E::TlsBadCertificate
+                | E::TlsClientCertificate
                 | E::TlsSetup
         )
     }

@@ -152,6 +152,11 @@ impl Needles {
         Self { inner: Arc::new(inner) }
     }
 
+    /// Bytes of the longest text. 0: there is nothing to search for.
+    pub(crate) fn longest(&self) -> usize {
+        self.inner.needles.iter().map(Needle::len).max().unwrap_or(0)
+    }
+
     /// For lines that a client joins, without what stands between them.
     pub(super) fn joined(&self) -> Self {
         self.inner.joined.as_ref().unwrap_or(self).clone()
