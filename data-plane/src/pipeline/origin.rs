@@ -67,6 +67,11 @@ impl Origin {
         self.tls == upstream.tls() && *self.host == *upstream.host() && self.port == upstream.port()
     }
 
+    /// Whether `Host` beside `CONNECT` names it: the host, and the port where it has one.
+    pub(crate) fn is_meant_by(&self, host: &str) -> bool {
+        Self::read(self.tls, host, Some(self.port)).is_some_and(|meant| meant == *self)
+    }
+
     /// Whether `Host` or `:authority` names it.
     pub(crate) fn is_named(&self, authority: &str) -> bool {
         Self::read(self.tls, authority, Some(if self.tls { 443 } else { 80 })).is_some_and(|named| named == *self)
@@ -91,6 +96,9 @@ mod tests {
         for other in ["https://api.test:8443", "https://other.test", "https://x.api.test"] {
             assert!(!api.is(&Upstream::parse(other, false).unwrap()), "{other}");
         }
+        let other_port = origin("api.test:8443").unwrap();
+        assert!(other_port.is_meant_by("api.test") && other_port.is_meant_by("API.test:8443"));
+        assert!(!other_port.is_meant_by("api.test:443") && !other_port.is_meant_by("other.test:8443"));
         assert!(api.is_named("api.test") && api.is_named("API.test:443"));
         assert!(!api.is_named("api.test:80") && !api.is_named("other.test") && !api.is_named("api.test."));
     }

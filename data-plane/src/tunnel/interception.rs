@@ -7,7 +7,7 @@ mod certificates;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use http::{HeaderMap, Response, Version, request::Parts};
+use http::{HeaderMap, HeaderValue, Response, Version, header, request::Parts};
 use seks_service::INTERCEPTION;
 use seks_types::{
     id::{CredentialName, TenantName},
@@ -71,6 +71,11 @@ pub(crate) async fn connect(
         return Err(Refusal::invalid("CONNECT takes a connection of its own: HTTP/1.1"));
     }
     let origin = Origin::of_tunnel(&parts.uri).ok_or_else(|| Refusal::invalid("CONNECT takes host:port"))?;
+    // Some clients leave the port out of `Host`, and some send none (RFC 9110, 9.3.6).
+    let is_same = |host: &HeaderValue| host.to_str().is_ok_and(|host| origin.is_meant_by(host));
+    if !parts.headers.get_all(header::HOST).iter().all(is_same) {
+        return Err(Refusal::invalid("Host and the target of CONNECT name different hosts"));
+    }
     // Whose services may be asked for by who shows no token yet.
     let tenant = config.forward_proxy.as_ref().and_then(|c| c.tenant.as_deref()?.try_into().ok());
     let requester = TunnelRequester::read(&parts.headers, table, tenant, record)?;

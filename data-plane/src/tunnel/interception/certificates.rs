@@ -1,6 +1,7 @@
 //! Certificates for the hosts that the node stands for: by the tenant's CA, short-lived, made when first needed.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
@@ -98,7 +99,7 @@ impl CertificateCache {
 }
 
 /// The certificate of the host that a tunnel was asked for, and of no other: a client that names another in its ClientHello speaks to
-/// somebody else than it told the proxy. Without a name (addresses have none) `Host` alone decides.
+/// somebody else than it told the proxy. Addresses have no name (RFC 6066, 3): only a tunnel to one may have a ClientHello without.
 #[derive(Debug)]
 struct OneHost {
     host: Box<str>,
@@ -107,7 +108,11 @@ struct OneHost {
 
 impl ResolvesServerCert for OneHost {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        hello.server_name().is_none_or(|name| name.eq_ignore_ascii_case(&self.host)).then(|| self.shown.clone())
+        let is_right = match hello.server_name() {
+            Some(name) => name.eq_ignore_ascii_case(&self.host),
+            None => self.host.parse::<IpAddr>().is_ok(),
+        };
+        is_right.then(|| self.shown.clone())
     }
 }
 

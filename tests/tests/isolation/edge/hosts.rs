@@ -46,6 +46,15 @@ impl World {
         self.upstream.origin().replace("https://", "")
     }
 
+    /// What the node answers to CONNECT with these lines.
+    fn connect(&self, lines: &str) -> u16 {
+        let shown = format!("Proxy-Authorization: Bearer {}\r\n", self.token.secret);
+        let request = format!("CONNECT {} HTTP/1.1\r\n{lines}{shown}\r\n", self.authority());
+        let mut connection = raw::Connection::open(self.sandbox.forward_proxy().unwrap());
+        connection.send(request);
+        connection.read_head().unwrap().0
+    }
+
     /// A tunnel to the service's host, in which TLS names `host`.
     fn tunnel(&self, host: &str) -> StreamOwned<ClientConnection, TcpStream> {
         self.tunnel_trusting(host, &shown_ca(self))
@@ -66,11 +75,16 @@ impl World {
         assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone()).unwrap();
-        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        config.enable_sni = host != NO_SNI;
+        let host = if host == NO_SNI { "localhost" } else { host };
         let name = ServerName::try_from(host.to_owned()).unwrap();
         StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), tcp)
     }
 }
+
+/// The service's host, which the ClientHello does not name.
+const NO_SNI: &str = "";
 
 fn exchange(tls: &mut StreamOwned<ClientConnection, TcpStream>, request: &str) -> Result<String, String> {
     tls.write_all(request.as_bytes()).map_err(|e| format!("{e:?}"))?;
@@ -87,7 +101,7 @@ fn connect_client_hello_and_host_name_one_host() {
     let good = format!("GET /v1/x HTTP/1.1\r\nHost: {authority}\r\n\r\n");
     assert!(exchange(&mut world.tunnel("localhost"), &good).unwrap().starts_with("HTTP/1.1 200"));
     let seen = world.upstream.requests().len();
-    for other in ["other.test", "api.openai.com", "x.localhost"] {
+    for other in ["other.test", "api.openai.com", "x.localhost", NO_SNI] {
         let refused = exchange(&mut world.tunnel(other), &good).unwrap_err();
         assert!(refused.contains("AlertReceived"), "{other}: the node shows no certificate: {refused}");
     }
@@ -100,6 +114,13 @@ fn connect_client_hello_and_host_name_one_host() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
     }
     assert_eq!(world.upstream.requests().len(), seen);
+    let port = authority.strip_prefix("localhost:").unwrap();
+    for own in [format!("Host: {authority}\r\n"), "Host: LOCALHOST\r\n".to_owned(), String::new()] {
+        assert_eq!(world.connect(&own), 200, "{own}");
+    }
+    for other in ["other.test".to_owned(), format!("other.test:{port}"), "localhost:1".to_owned()] {
+        assert_eq!(world.connect(&format!("Host: {other}\r\n")), 400, "{other}");
+    }
 }
 
 #[test]
