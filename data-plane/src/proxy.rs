@@ -22,7 +22,8 @@ use crate::{
         audit::{Audit, Record, RequestId},
         authorize::{self, Received},
         caller::Caller,
-        connect, discovery,
+        connect::{self, Asked},
+        discovery,
         exchange::{self, Exchange, SeenTokens},
         forward,
         in_flight::InFlight,
@@ -135,7 +136,7 @@ impl Proxy {
 
     /// Answers a request whose form was refused before it was one. It ends its connection.
     fn refuse(&self, refusal: &Refusal) -> Response<ResponseBody> {
-        let mut record = self.audit.open(&Method::GET, "", &HeaderMap::new());
+        let mut record = self.audit.open(&unread_method(), "", &HeaderMap::new());
         let mut response = refused(refusal, refusal::Format::default(), true, &mut record);
         response.headers_mut().insert(RequestId::HEADER, record.id().header());
         record.answered(response.status());
@@ -144,7 +145,7 @@ impl Proxy {
 
     /// Answers a request on an HTTP/2 stream whose form was refused before it was one. Its connection goes on.
     fn refuse_stream(&self, refusal: &Refusal) -> Response<ResponseBody> {
-        let mut record = self.audit.open(&Method::GET, "", &HeaderMap::new());
+        let mut record = self.audit.open(&unread_method(), "", &HeaderMap::new());
         let mut response = refused(refusal, refusal::Format::default(), false, &mut record);
         response.headers_mut().insert(RequestId::HEADER, record.id().header());
         record.answered(response.status());
@@ -154,7 +155,7 @@ impl Proxy {
     /// Records what the HTTP/2 library, or the frame budget, has refused by itself. Its answer has no request id.
     fn record_refused(&self, refused: Http2Rejection) {
         self.audit.metrics().edge().refused(refused);
-        let mut record = self.audit.open(&Method::GET, "", &HeaderMap::new());
+        let mut record = self.audit.open(&unread_method(), "", &HeaderMap::new());
         if refused == Http2Rejection::HeaderList {
             record.refused(Code::RequestTooLarge);
             record.answered(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
@@ -207,7 +208,14 @@ impl Proxy {
             record.decided(true, &[]);
             return Ok(discovery::call(&identified, &caller));
         }
-        let injected = self.decide(identified, body.into(), caller, record).await?;
+        let asked = Asked::of(&identified);
+        let injected = match self.decide(identified, body.into(), caller, record).await {
+            Ok(injected) => injected,
+            Err(refusal) => {
+                asked.mask_path(record);
+                return Err(refusal);
+            }
+        };
         let answered = forward::call(*injected, &self.config.upstream, &caller, record).await?;
         if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let idle = answered.service.idle_timeout.unwrap_or(self.config.upstream.idle_timeout);
@@ -231,10 +239,10 @@ impl Proxy {
         for _ in 0..MAX_DECISIONS {
             let terms = (&self.bounds, self.config.upstream.replaced_credential_grace);
             let permitted = authorize::call(identified, body, &caller, terms, record).await?;
-            let intent = record.intend()?;
             let connected =
                 connect::call(permitted, &self.upstreams, &self.table, self.audit.metrics(), record).await?;
-            intent.recorded().await?;
+            connected.mask_path(record);
+            record.intend()?.recorded().await?;
             match inject::call(connected, &caller, &self.table, record)? {
                 Injection::Done(injected) => return Ok(injected),
                 Injection::Changed(admitted, upload) => {
@@ -252,6 +260,11 @@ impl Proxy {
     pub(crate) fn close(&self) {
         self.upstreams.close();
     }
+}
+
+/// Stands for the method of a request that was refused before it was read, and is recorded as `_OTHER`.
+fn unread_method() -> Method {
+    Method::from_bytes(b"UNREAD").unwrap_or_default()
 }
 
 fn refused(refusal: &Refusal, form: refusal::Format, unread: bool, record: &mut Record) -> Response<OutgoingBody> {

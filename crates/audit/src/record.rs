@@ -130,6 +130,11 @@ impl RecordWriter {
         self.bytes.truncate(position);
     }
 
+    /// What was written, to overwrite a value of the same length.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
     /// What was written.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -7,10 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{audit::Record, authorize::Permitted, prepared::PreparedInjection, refusal::Refusal};
+use super::{
+    audit::Record, authorize::Permitted, lookup::Identified, prepared::PreparedInjection, refusal::Refusal,
+};
 use crate::{
     http::client::Gauge,
-    table::Table,
+    table::{Grant, ServiceEntry, Table, TokenEntry},
     telemetry::{Metrics, ServiceMetrics},
     upstream::{Connection, PoolHooks, PoolKey, Upstreams},
 };
@@ -21,6 +23,39 @@ pub(crate) struct Connected {
     pub(super) connection: Connection<PreparedInjection>,
     /// Only this file makes one.
     _proof: (),
+}
+
+impl Connected {
+    /// Takes the credential out of the path that is recorded.
+    pub(crate) fn mask_path(&self, record: &mut Record) {
+        let Permitted { service, credential, .. } = &self.permitted;
+        let prepare = || PreparedInjection::new(service, &credential.open_for(service).ok()?);
+        if let Some(prepared) = self.connection.per_pool(prepare) {
+            record.mask_path(&prepared.needles);
+        }
+    }
+}
+
+/// Whom a request asked for. Kept for refusals, whose records must not hold the credential either.
+pub(crate) struct Asked {
+    token: Arc<TokenEntry>,
+    service: Option<Arc<ServiceEntry>>,
+}
+
+impl Asked {
+    pub(crate) fn of(identified: &Identified) -> Self {
+        Self { token: identified.token.clone(), service: identified.service.clone() }
+    }
+
+    /// Takes the credential that would have been put in out of the path that is recorded.
+    pub(crate) fn mask_path(&self, record: &mut Record) {
+        let Some(service) = &self.service else { return };
+        let credential = self.token.grant(service.name.as_str()).and_then(Grant::credential);
+        let fields = credential.and_then(|credential| credential.open_for(service).ok());
+        if let Some(prepared) = fields.and_then(|fields| PreparedInjection::new(service, &fields)) {
+            record.mask_path(&prepared.needles);
+        }
+    }
 }
 
 /// Waits for a connection.

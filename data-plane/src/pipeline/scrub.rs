@@ -30,7 +30,7 @@ mod search;
 mod spaced;
 mod token;
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
@@ -92,6 +92,19 @@ pub(crate) fn headers(headers: &mut HeaderMap, needles: &Needles) -> u32 {
         return 0;
     }
     scrub_headers(headers, needles, &mut Scrubber::new(needles.clone()))
+}
+
+/// What a text is to be replaced by, of the same length, when it holds what was put in. Of a text that `is_cut`, the beginning of a match
+/// at its end is masked too.
+pub(crate) fn masked(text: &[u8], is_cut: bool, needles: &Needles) -> Option<Vec<u8>> {
+    let mut scrubber = Scrubber::new(needles.clone());
+    if needles.is_empty() || !is_cut {
+        return scrubber.whole(text).filter(|_| !needles.is_empty());
+    }
+    let mut pieces = VecDeque::new();
+    scrubber.push(Bytes::copy_from_slice(text), &mut pieces);
+    scrubber.flush_message(&mut pieces);
+    Some(pieces.into_iter().flatten().collect())
 }
 
 fn scrub_headers(headers: &mut HeaderMap, needles: &Needles, scrubber: &mut Scrubber) -> u32 {

@@ -14,5 +14,7 @@ mod meaning;
 mod methods;
 mod paths;
 mod public_fields;
+mod ranges;
+mod recorded_paths;
 mod refusals;
 mod rig;

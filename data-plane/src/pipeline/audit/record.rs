@@ -22,7 +22,12 @@ use crate::{
     code::Code,
     config::AuditMode,
     http::client::UpstreamError,
-    pipeline::{caller::Caller, refusal::Refusal, route::Route},
+    pipeline::{
+        caller::Caller,
+        refusal::Refusal,
+        route::Route,
+        scrub::{self, Needles},
+    },
     spans::{self, Recorded},
     table::ServiceEntry,
     telemetry::{AgentMetrics, DROPPED_KINDS, Outcome, ServiceMetrics, Times, unix_now},
@@ -115,7 +120,8 @@ impl Record {
             fields.number(field::BEGAN_US, UNIX_EPOCH.elapsed().map_or(0, micros));
             fields.bytes(field::REQUEST_ID, &id.bytes());
             fields.text(field::METHOD, known(method));
-            fields.text(field::PATH, &path);
+            spooled.path(&path);
+            let fields = spooled.fields();
             fields.number(field::PATH_CUT, is_cut.into());
             fields.text(field::REGION, &audit.region);
             spooled.decision_begins();
@@ -144,6 +150,16 @@ impl Record {
             completed: false,
         });
         Self { open }
+    }
+
+    /// Masks what the path holds of a credential. To be called before anything of the record leaves.
+    pub(crate) fn mask_path(&mut self, needles: &Needles) {
+        let Some(path) = self.open.spooled.as_mut().map(Spooled::path_mut) else { return };
+        if let Some(clean) = scrub::masked(path, path.len() >= clean::MAX_PATH, needles)
+            && clean.len() == path.len()
+        {
+            path.copy_from_slice(&clean);
+        }
     }
 
     /// Names the request to the agent, in [`RequestId::HEADER`] and in refusals.

@@ -1,6 +1,6 @@
 //! A request's record for the spool, written while the request is served.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, ops::Range, sync::Arc, time::Duration};
 
 use seks_audit::{
     record::{Kind, RecordWriter, field},
@@ -23,6 +23,8 @@ pub(super) struct Spooled {
     writer: RecordWriter,
     /// Where what the decision is recorded in begins.
     decision: usize,
+    /// Where the path is.
+    path: Range<usize>,
     /// Where records are required: room for the record that closes the request.
     reservation: Option<Reservation>,
     is_required: bool,
@@ -74,7 +76,7 @@ impl Spooled {
     /// A record that goes to the collector when it is closed. Nothing of it is on a disk.
     pub(super) fn unspooled() -> Self {
         let writer = RecordWriter::reusing(buffers::take(RECORD_BYTES));
-        Self { recorder: None, writer, decision: 0, reservation: None, is_required: false, written: Written::Nothing }
+        Self { recorder: None, writer, decision: 0, path: 0..0, reservation: None, is_required: false, written: Written::Nothing }
     }
 
     /// Whether the request can be recorded as far as is known now.
@@ -85,6 +87,17 @@ impl Spooled {
     /// Where fields are appended.
     pub(super) fn fields(&mut self) -> &mut RecordWriter {
         &mut self.writer
+    }
+
+    pub(super) fn path(&mut self, path: &str) {
+        self.writer.text(field::PATH, path);
+        let end = self.writer.position();
+        self.path = end - path.len()..end;
+    }
+
+    /// The path as it was written, to be masked.
+    pub(super) fn path_mut(&mut self) -> &mut [u8] {
+        self.writer.as_bytes_mut().get_mut(self.path.clone()).unwrap_or_default()
     }
 
     pub(super) fn source(&mut self, source: IpAddr) {
