@@ -17,6 +17,7 @@ pub mod global;
 pub mod listing;
 pub mod markup;
 pub mod output;
+mod known;
 mod registration;
 mod sandbox;
 pub mod secret_input;

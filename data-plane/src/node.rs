@@ -40,7 +40,7 @@ use crate::{
     },
     table::{Table, WallClock},
     telemetry::{Metrics, TableState},
-    upstream::CaFileError,
+    upstream::{CaFileError, check_ca_file},
 };
 
 /// Where health and metrics are served unless `telemetry.metrics_listen` says otherwise.
@@ -189,6 +189,18 @@ impl Enrolled {
 }
 
 impl Node {
+    /// Checks a configuration and the files that it names, without starting anything.
+    ///
+    /// # Errors
+    /// [`StartError`], with the key.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        config.check()?;
+        if let Some(tls) = &config.proxy.tls {
+            server::check_tls(tls).map_err(ListenError::from)?;
+        }
+        Ok(check_ca_file(config.upstream.ca_file.as_deref())?)
+    }
+
     /// Starts a node: it enrols where it has no identity yet, listens, and serves as soon as a control plane has given it a
     /// table and a lease.
     ///

@@ -22,7 +22,10 @@ use seks_network::{
 use seks_service::{Service, Upstream};
 use seks_types::id::TenantName;
 
-pub(crate) use self::{addresses::AddressResolver, tls::CaFileError};
+pub(crate) use self::{
+    addresses::AddressResolver,
+    tls::{CaFileError, check_ca_file},
+};
 use crate::{
     config::UpstreamConfig,
     http::client::{

@@ -26,6 +26,7 @@ use self::{config::DevConfig, data_dir::DataDir, demo::Demo};
 use crate::{
     context::ContextSelector,
     error::{CliError, Exit, Result, one_line, plain_io},
+    known,
     registration::{self, Registration},
     user,
 };
@@ -42,6 +43,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 pub async fn run(args: DevArgs) -> Result<()> {
     let mut shutdown = Shutdown::listen().map_err(|e| CliError::new(Exit::Failed, "signals", plain_io(&e)))?;
     let config = DevConfig::load(&args)?;
+    args.ready_file.as_deref().map_or(Ok(()), ready::check_folder)?;
     start_logs()?;
     descriptors::raise();
     let dir = DataDir::open(&data_dir(&args)?)?;
@@ -161,6 +163,9 @@ impl Running {
             data_dir: dir.path().into(),
             closed_ports: ports.iter().map(SocketAddr::port).collect(),
         };
+        if let Some(Err(error)) = user::state_dir().map(|state| known::remember(&state, dir.path())) {
+            write_line(&format!("warning: `seks run` will not hide {} once this has ended: {error}", dir.path().display()));
+        }
         // Without a home that can be written there is nowhere to register: then the file has to be named.
         match user::state_dir().map(|state| registration::register(&state, &running)) {
             Some(Ok(registration)) => self.registration = Some(registration),

@@ -16,8 +16,10 @@ use crate::{
     error::{CliError, Exit, Result},
     files::write_private,
     global::Global,
+    known,
     listing::{self, ListArgs},
     output::{View, rfc3339_or_null},
+    user,
 };
 
 /// The verbs of `seks operator`.
@@ -243,6 +245,9 @@ async fn create(
     };
     ContextFile { current: name.clone(), contexts: [(name, context)].into() }.write(&out)?;
     global.output().one(&OperatorView::from(operator))?;
+    if let Some(Err(error)) = user::state_dir().map(|state| known::remember(&state, &out)) {
+        crate::output::notice(&format!("`seks run` will not hide {}: {error}", out.display()));
+    }
     crate::output::notice(&format!("{} holds its key: transfer it over a secure channel", out.display()));
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{registration, user};
+use crate::{known, registration, user};
 
 /// The default ports of the admin, metrics and distribution listeners.
 const DEFAULT_PORTS: [u16; 3] = [8301, 8302, 8303];
@@ -15,8 +15,8 @@ const DEFAULT_PORTS: [u16; 3] = [8301, 8302, 8303];
 const DATA_FILES: [&str; 6] = ["kek", "store.redb", "node", "join-token", "lock", "context.toml"];
 /// Programs whose listeners are closed to agents, except for the proxy's.
 const PROGRAMS: [&str; 3] = ["seks", "seks-control-plane", "seks-data-plane"];
-/// The directories and files of SEKS: this user's, those of every registered `seks dev`, and those
-/// around the context files. Missing directories of the user are created, because a command could
+/// The directories and files of SEKS: this user's, those of every registered `seks dev`, those that are remembered,
+/// `.seks-data` in this folder and in those above, and those around the context files. Missing directories of the user are created, because a command could
 /// create them.
 pub(super) fn files(context_files: &[PathBuf]) -> BTreeSet<PathBuf> {
     let own = user::all_dirs();
@@ -24,12 +24,17 @@ pub(super) fn files(context_files: &[PathBuf]) -> BTreeSet<PathBuf> {
         let _ = user::create_private_dir(dir); // where this user can't, a command can't
     }
     let mut found: BTreeSet<PathBuf> = own.into_iter().collect();
-    let registered = user::state_dir().map(|state| registration::running(&state)).unwrap_or_default();
+    let state = user::state_dir();
+    let registered = state.as_deref().map(registration::running).unwrap_or_default();
     found.extend(registered.into_iter().flat_map(|running| [running.data_dir, running.context_file]));
+    let (folders_known, files_known): (Vec<_>, Vec<_>) =
+        state.as_deref().map(known::paths).unwrap_or_default().into_iter().partition(|path| path.is_dir());
+    found.extend(files_known);
     found.extend(context_files.iter().cloned());
     let cwd = std::env::current_dir().unwrap_or_default();
     let folders = context_files.iter().filter_map(|file| file.parent()).map(|folder| cwd.join(folder));
-    for folder in folders.chain([cwd.join(".seks-data")]) {
+    let former = cwd.ancestors().map(|folder| folder.join(".seks-data"));
+    for folder in folders.chain(former).chain(folders_known) {
         if !folder.join("kek").exists() {
             continue;
         }

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::tls::Acceptor;
+pub(crate) use self::tls::check_tls;
 pub use self::{
     abort::Abort,
     activity::Activity,

@@ -35,6 +35,11 @@ pub struct CaFileError {
     source: Option<rustls_pki_types::pem::Error>,
 }
 
+/// Checks the file of the roots that are trusted beside the machine's.
+pub(crate) fn check_ca_file(ca_file: Option<&Path>) -> Result<(), CaFileError> {
+    Trust::load(ca_file).map(drop)
+}
+
 impl Trust {
     /// Reads the roots that are trusted beside the machine's.
     pub(super) fn load(ca_file: Option<&Path>) -> Result<Self, CaFileError> {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use seks_control_plane::{Config as ControlConfig, config as control};
-use seks_data_plane::{Config as NodeConfig, config as node};
+use seks_data_plane::{Config as NodeConfig, Node, config as node};
 use seks_network::address::{Networks, OwnAddresses};
 use seks_runtime::{config::Loader, telemetry::TelemetryConfig};
 use serde::Deserialize;
@@ -50,7 +50,28 @@ impl DevConfig {
         if config.upstream.private_networks.is_empty() {
             config.upstream.private_networks = Networks::loopback_and_lan();
         }
+        config.check(args)?;
         Ok(config)
+    }
+
+    /// What the types cannot check: before anything listens, and before a data directory is made.
+    fn check(&self, args: &DevArgs) -> Result<()> {
+        let node = NodeConfig {
+            proxy: self.proxy.clone(),
+            forward_proxy: self.forward_proxy.clone(),
+            upstream: self.upstream.clone(),
+            audit: self.audit.clone(),
+            telemetry: self.telemetry.clone(),
+            ..Default::default()
+        };
+        Node::check(&node).map_err(|error| {
+            let text = error.to_string();
+            let (key, reason) = text.split_once(": ").unwrap_or(("configuration", &text));
+            match &args.config {
+                Some(file) => CliError::usage(format!("{}: {key}", file.display()), reason),
+                None => CliError::usage(key, reason),
+            }
+        })
     }
 
     /// Whether agents speak TLS to the proxy.

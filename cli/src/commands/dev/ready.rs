@@ -28,6 +28,12 @@ pub(crate) struct Ready {
     pub(crate) found_by_default: bool,
 }
 
+/// Refuses a file whose folder is not there, before anything is started.
+pub(super) fn check_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::read_dir(folder).map(drop).map_err(|e| CliError::file(path, &e))
+}
+
 impl Ready {
     /// Writes the file atomically.
     ///

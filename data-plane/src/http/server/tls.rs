@@ -81,6 +81,11 @@ pub(super) struct Acceptor {
     served: Arc<Reloading>,
 }
 
+/// Checks the files of a listener's certificate and key.
+pub(crate) fn check_tls(config: &TlsConfig) -> Result<(), TlsError> {
+    Acceptor::load(config).map(drop)
+}
+
 impl Acceptor {
     pub(super) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -138,3 +138,30 @@ fn data_of_the_former_place_is_pointed_out_and_served_when_named() {
     second.kill();
     wait_for("its registration to be void", || (host.seks(&["status"]).code == Some(0)).then_some(()));
 }
+
+#[test]
+fn what_is_remembered_stays_hidden_when_nothing_runs_there() {
+    let (host, upstream) = (Host::start(), Upstream::ok());
+    host.quick_start(&upstream.origin());
+    let mut command = host.command();
+    command.args(["dev", "--data-dir", "./elsewhere/data", "--ready-file", "second.json"]);
+    for listener in ["--proxy-listen", "--admin-listen", "--metrics-listen"] {
+        command.args([listener, "127.0.0.1:0"]);
+    }
+    let mut second = Process::spawn("second", &host.project(), &mut command);
+    second.wait_for("it to be ready", || fs::metadata(host.project().join("second.json")).ok());
+    second.kill();
+    wait_for("its registration to be void", || (host.seks(&["status"]).code == Some(0)).then_some(()));
+    let created = host.admin(&["operator", "create", "ann", "--role", "owner", "--out", "ann.toml"]);
+    assert_eq!(created.code, Some(0), "{created:?}");
+    let above = host.project().parent().unwrap().join(".seks-data");
+    write(&above.join("store.redb"), "", 0o600);
+    write(&above.join("kek"), "k", 0o600);
+    for form in ["default", "strict"] {
+        for secret in ["elsewhere/data/kek", "elsewhere/data/context.toml", "ann.toml", "../.seks-data/kek"] {
+            assert!(fs::metadata(host.project().join(secret)).is_ok(), "{secret}");
+            let confined = host.confined(form, &["cat", secret]);
+            assert!(confined.code == Some(1) && confined.stdout.is_empty(), "{form}: {secret}: {confined:?}");
+        }
+    }
+}
