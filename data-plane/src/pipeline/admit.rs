@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use http::{Method, StatusCode, Uri, Version, header, request::Parts};
+use http::{HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts};
 use http_body::Body as _;
 use seks_service::methods;
 use seks_types::token::Digest;
@@ -215,6 +215,12 @@ const NOT_A_CONNECTIONS: &[&str] =
 fn check_headers(parts: &Parts) -> Result<(), Refusal> {
     if connection_names(&parts.headers).any(|name| NOT_A_CONNECTIONS.iter().any(|n| name.eq_ignore_ascii_case(n))) {
         return Err(Refusal::invalid("Connection names a field that is not the connection's"));
+    }
+    // Over HTTP/1 they belong to the line, and not to the value (RFC 9113, 8.2.1).
+    let is_blank = |b: Option<&u8>| b.is_some_and(|b| matches!(b, b' ' | b'\t'));
+    let is_padded = |value: &HeaderValue| is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last());
+    if parts.version == Version::HTTP_2 && parts.headers.values().any(is_padded) {
+        return Err(Refusal::invalid("a field's value begins or ends with a blank"));
     }
     // Over HTTP/1 a doubled Authorization is two credentials (`token_ambiguous`); over HTTP/2, where no intermediary of the
     // agent's has had a reason to split the field, it is a malformed request.

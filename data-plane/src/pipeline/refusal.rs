@@ -177,7 +177,7 @@ impl Refusal {
         Self::from(Code::RequestInvalid).with_detail(detail)
     }
 
-    /// The same code under another status: 405, 414, 421, 431, 501, 505.
+    /// The same code under another status: 405, 414, 421, 426, 431, 501, 505.
     #[must_use]
     pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
         self.allow = (status == StatusCode::METHOD_NOT_ALLOWED).then_some(Cow::Borrowed(METHODS));
@@ -348,6 +348,10 @@ impl Refusal {
             headers.insert("x-amzn-errortype", HeaderValue::from_static(self.code.as_str()));
         }
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             self.write_challenges(headers);
         }

@@ -106,7 +106,7 @@ impl TextKind {
         let essence = text.split_once(';').map_or(text, |(essence, _)| essence).trim().to_ascii_lowercase();
         match essence.as_str() {
             "text/event-stream" => Some(Self::Events),
-            "application/json" | "application/json-seq" | "application/ndjson" | "application/x-ndjson" => {
+            "application/json" | "text/json" | "application/json-seq" | "application/ndjson" | "application/x-ndjson" => {
                 Some(Self::Json)
             }
             "application/jsonl" | "application/x-jsonlines" | "application/x-json-stream" => Some(Self::Json),
@@ -160,6 +160,7 @@ mod tests {
             ("application/problem+json", Some(TextKind::Json)),
             ("application/x-ndjson", Some(TextKind::Json)),
             ("application/json-seq", Some(TextKind::Json)),
+            ("text/json", Some(TextKind::Json)),
             ("text/event-stream;charset=utf-8", Some(TextKind::Events)),
             ("application/vnd.github.raw+json", None),
             ("application/octet-stream", None),

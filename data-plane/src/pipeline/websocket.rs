@@ -37,7 +37,9 @@ pub(crate) fn is_asked(parts: &Parts, has_body: bool) -> Result<bool, Refusal> {
         return malformed("a WebSocket handshake is a GET in HTTP/1.1 with `Connection: Upgrade` and without a body");
     }
     if one(&header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v.as_bytes() != b"13") {
-        return malformed("Sec-WebSocket-Version is not 13");
+        // RFC 6455, 4.4.
+        let refusal = Refusal::invalid("Sec-WebSocket-Version is not 13");
+        return Err(refusal.with_status(StatusCode::UPGRADE_REQUIRED));
     }
     let key = one(&header::SEC_WEBSOCKET_KEY).and_then(|k| STANDARD.decode(k.as_bytes()).ok());
     if key.is_none_or(|k| k.len() != 16) {

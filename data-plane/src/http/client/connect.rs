@@ -104,6 +104,17 @@ pub(super) async fn connect(
     }
 }
 
+/// What is wrong with a connection that fails when it is read from. In TLS 1.3, a server asks for a certificate in its handshake and
+/// refuses a client without one behind it.
+pub(super) fn read_fault(error: &io::Error) -> UpstreamError {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref()).map(tls_fault);
+    match tls {
+        Some(UpstreamError::TlsClientCertificate) => UpstreamError::TlsClientCertificate,
+        _ if error.kind() == io::ErrorKind::ConnectionReset => UpstreamError::Reset,
+        _ => UpstreamError::Closed,
+    }
+}
+
 /// What is wrong with a handshake.
 fn tls_fault(error: &rustls::Error) -> UpstreamError {
     use rustls::{AlertDescription, CertificateError as C, Error as E};
@@ -115,8 +126,11 @@ fn tls_fault(error: &rustls::Error) -> UpstreamError {
             // A bad signature: an issuer of a trusted one's name, with another key.
             C::UnknownIssuer | C::BadSignature => UpstreamError::TlsUnknownIssuer,
             C::Revoked => UpstreamError::TlsRevoked,
+            // What `openssl req -x509` makes is a CA's certificate that nobody else has issued. rustls names the fault in text only.
+            C::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => UpstreamError::TlsUnknownIssuer,
             _ => UpstreamError::TlsBadCertificate,
         },
+        E::AlertReceived(AlertDescription::CertificateRequired) => UpstreamError::TlsClientCertificate,
         E::AlertReceived(AlertDescription::NoApplicationProtocol) | E::NoApplicationProtocol => UpstreamError::NoHttp2,
         _ => UpstreamError::TlsHandshake,
     }

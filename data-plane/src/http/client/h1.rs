@@ -28,7 +28,9 @@ use self::{
     head::Framing,
 };
 use super::{
-    UpstreamError, connect::Stream, deadline::Deadline, gauge::ConnectionGauge, patience::Patience,
+    UpstreamError,
+    connect::{Stream, read_fault},
+    deadline::Deadline, gauge::ConnectionGauge, patience::Patience,
     request::RequestHead, upload::Upload,
 };
 use crate::http::h1::{Broke, Inbox, Outbox, Sending};
@@ -142,8 +144,11 @@ impl H1 {
             }
             match self.inbox.poll_fill(Pin::new(&mut self.stream), cx) {
                 Poll::Ready(Ok(1..)) => self.heard = true,
-                Poll::Ready(_) if !self.wrote => return Poll::Ready(Err(UpstreamError::ClosedUnsent)),
-                Poll::Ready(ended) => return Poll::Ready(Err(ended.err().map_or(UpstreamError::Closed, read_fault))),
+                Poll::Ready(ended) => {
+                    let fault = ended.map_or_else(|error| read_fault(&error), |_| UpstreamError::Closed);
+                    let told = self.wrote || fault.is_lasting();
+                    return Poll::Ready(Err(if told { fault } else { UpstreamError::ClosedUnsent }));
+                }
                 Poll::Pending => return deadline.poll(cx).map(Err),
             }
         }
@@ -181,7 +186,7 @@ impl H1 {
                 },
                 Receiving::Length(_) | Receiving::ToEnd => {}
             }
-            let read = ready!(self.inbox.poll_fill(Pin::new(&mut self.stream), cx)).map_err(read_fault);
+            let read = ready!(self.inbox.poll_fill(Pin::new(&mut self.stream), cx)).map_err(|error| read_fault(&error));
             if read? == 0 {
                 let to_end = matches!(self.receiving, Receiving::ToEnd);
                 self.receiving = Receiving::Nothing;
@@ -251,11 +256,6 @@ impl H1 {
         self.spent = true;
         Ok(())
     }
-}
-
-/// Why a connection could not be read from.
-fn read_fault(error: std::io::Error) -> UpstreamError {
-    if error.kind() == std::io::ErrorKind::ConnectionReset { UpstreamError::Reset } else { UpstreamError::Closed }
 }
 
 impl From<Broke> for UpstreamError {

@@ -117,10 +117,7 @@ pub(super) fn error(error: &h2::Error) -> UpstreamError {
     if error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM)) {
         UpstreamError::StreamRefused
     } else if let Some(io) = error.get_io() {
-        match io.kind() {
-            std::io::ErrorKind::ConnectionReset => UpstreamError::Reset,
-            _ => UpstreamError::Closed,
-        }
+        super::connect::read_fault(io)
     } else if error.is_remote() {
         UpstreamError::StreamReset
     } else {

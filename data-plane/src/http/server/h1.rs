@@ -20,7 +20,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::{Request, Response};
 use http_body::Body;
 use tokio::io::AsyncWrite as _;
@@ -92,6 +92,8 @@ pub(super) struct H1 {
     limits: HeadLimits,
     activity: Arc<Activity>,
     waiting: Waiting,
+    /// An empty line in front of the request was passed over (RFC 9112, 2.2).
+    skipped: bool,
     /// Of a head that is not whole.
     scanned: usize,
     parts: head::Parts,
@@ -101,7 +103,7 @@ pub(super) struct H1 {
 impl H1 {
     pub(super) fn new(stream: Stream, limits: HeadLimits, activity: Arc<Activity>, waiting: Waiting) -> Self {
         let (shared, parts, outbox) = (Shared::new(stream), head::Parts::default(), Outbox::default());
-        Self { shared, limits, activity, waiting, scanned: 0, parts, outbox }
+        Self { shared, limits, activity, waiting, skipped: false, scanned: 0, parts, outbox }
     }
 
     /// Serves until the agent or the node wants no more. At `stop`, the request that has begun is the last.
@@ -151,10 +153,14 @@ impl H1 {
         let shared = self.shared.clone();
         let mut inner = shared.lock();
         loop {
+            if !self.skipped && inner.inbox.bytes.starts_with(b"\r\n") {
+                inner.inbox.bytes.advance(2);
+                (self.skipped, self.scanned) = (true, 0);
+            }
             if inner.inbox.bytes.len() > self.scanned {
                 match head::read(&inner.inbox.bytes, self.scanned, &self.limits, &mut self.parts) {
                     Ok(Head::Whole { len, framing }) => {
-                        self.scanned = 0;
+                        (self.skipped, self.scanned) = (false, 0);
                         self.waiting.head_done();
                         let begun = self.begin(&mut inner, len, framing);
                         return Poll::Ready(begun.unwrap_or_else(NextRequest::Refused));

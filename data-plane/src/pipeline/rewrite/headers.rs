@@ -9,9 +9,13 @@ use crate::pipeline::{authorize, signed_url::UrlSigner};
 /// Fields of which the whole value is a URL reference, beside those whose names end as [`is_reference`] says.
 const REFERENCES: &[&str] = &["azure-asyncoperation", "x-goog-upload-control-url", "x-goog-upload-url"];
 
-/// Fields that say something of an origin and not of a resource: they are as the upstream wrote them.
+/// Fields that say something of an origin and not of a resource, and opaque values that clients send back: they are as the upstream
+/// wrote them.
 const NOT_URLS: &[&str] =
-    &["access-control-allow-origin", "content-security-policy", "content-security-policy-report-only"];
+    &["access-control-allow-origin", "content-security-policy", "content-security-policy-report-only", "etag", "set-cookie"];
+
+/// Beginnings of names of an object's own metadata, which somebody has stored.
+const METADATA: &[&str] = &["x-amz-meta-", "x-goog-meta-", "x-ms-meta-", "x-object-meta-", "x-oss-meta-"];
 
 /// Signs the URLs in a service's `keyless_urls`.
 #[derive(Clone, Copy)]
@@ -58,11 +62,7 @@ fn rewrite_signed(reference: &str, urls: &Urls, signed: SignedHeaders<'_>) -> Op
         .and_then(|rest| authorize::upstream_target(service, rest))
         .and_then(|target| signer.sign(service.name.as_str(), &target));
     let Some(parameter) = parameter else { return Some(reference) };
-    let separator = match url.split_once('?') {
-        None => "?",
-        Some((_, "")) => "",
-        Some(_) => "&",
-    };
+    let separator = if url.contains('?') { "&" } else { "?" };
     Some([url, separator, &parameter, fragment].concat())
 }
 
@@ -85,6 +85,7 @@ fn rewrite(name: &HeaderName, text: &str, urls: &Urls) -> Option<String> {
         header::LINK => between(text, '<', '>', urls),
         header::REFRESH => after_url(text, urls),
         _ if NOT_URLS.contains(&name.as_str()) => None,
+        _ if METADATA.iter().any(|prefix| name.as_str().starts_with(prefix)) => None,
         _ if is_reference(name.as_str()) => urls.reference(text.trim()),
         _ => anywhere(text, urls),
     }
@@ -227,6 +228,9 @@ mod tests {
             ("link", "<broken"),
             ("server", "up/1.0 (+https://up.test.evil/)"),
             ("etag", "\"/abc\""),
+            ("etag", "\"https://up.test/a\""),
+            ("set-cookie", "next=https://up.test/a; Path=/"),
+            ("x-amz-meta-source", "https://up.test/a"),
         ] {
             assert_eq!(rewritten(name, value), value, "{name}");
         }

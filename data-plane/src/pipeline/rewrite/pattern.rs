@@ -83,15 +83,15 @@ impl OriginPattern {
     fn read(&self, reader: &mut Reader<'_>) -> Result<(usize, usize), Mismatch> {
         let spelling = reader.slash()?;
         reader.slash()?;
-        reader.word(&self.host)?;
+        reader.escaped_word(&self.host)?;
         if self.needs_port || reader.peek()? == Some(b':') {
-            reader.word(&self.port)?;
+            reader.escaped_word(&self.port)?;
         }
         let length = reader.at;
         for byte in &self.base_path {
             match byte {
                 b'/' => reader.slash().map(drop)?,
-                byte => reader.word(std::slice::from_ref(byte))?,
+                byte => reader.escaped_word(std::slice::from_ref(byte))?,
             }
         }
         match self.base_path.is_empty() {
@@ -158,6 +158,24 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads `word`, of which any character may be written as a number: encoders that know no ASCII do (`\u002e`).
+    fn escaped_word(&mut self, word: &[u8]) -> Result<(), Mismatch> {
+        for wanted in word {
+            self.at += match self.rest() {
+                [] => return Err(self.cut()),
+                [byte, ..] if byte.eq_ignore_ascii_case(wanted) => 1,
+                [b'\\'] => return Err(self.cut()),
+                [b'\\', b'u', digits @ ..] => match digits.get(..4) {
+                    None => return Err(self.cut()),
+                    Some(digits) if code(digits).is_some_and(|byte| byte.eq_ignore_ascii_case(wanted)) => 6,
+                    Some(_) => return Err(Mismatch::Other),
+                },
+                _ => return Err(Mismatch::Other),
+            };
+        }
+        Ok(())
+    }
+
     /// Reads a `/`; says how it is spelled.
     fn slash(&mut self) -> Result<usize, Mismatch> {
         let mut mismatch = Mismatch::Other;
@@ -181,8 +199,7 @@ impl Reader<'_> {
                 Some([b'u', digits @ ..]) => match digits.get(..4) {
                     None => return Err(self.cut()),
                     Some(digits) => {
-                        let code = std::str::from_utf8(digits).ok().and_then(|d| u32::from_str_radix(d, 16).ok());
-                        code.is_some_and(|code| u8::try_from(code).is_ok_and(|byte| !goes_on(byte)))
+                        code(digits).is_some_and(|byte| !goes_on(byte))
                     }
                 },
                 Some(_) => true, // a slash, a quote or a control character
@@ -191,6 +208,12 @@ impl Reader<'_> {
         };
         if ended { Ok(()) } else { Err(Mismatch::Other) }
     }
+}
+
+/// The character below 256 that four hex digits stand for.
+fn code(digits: &[u8]) -> Option<u8> {
+    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    u8::from_str_radix(digits.strip_prefix("00")?, 16).ok()
 }
 
 #[cfg(test)]
@@ -210,6 +233,12 @@ mod tests {
             ("\\/\\/up.test\\/x", origin(11, 1)),
             ("\\u002F\\u002fup.test\\u003Fq", origin(19, 2)),
             ("\\\\/\\\\/up.test\\\"", origin(13, 3)),
+            ("//up\\u002Etest/x", origin(14, 0)),
+            ("//\\u0075p.test/x", origin(14, 0)),
+            ("//up\\u002e", Found::Partial),
+            ("//up\\u00", Found::Partial),
+            ("//up\\u012etest/x", Found::Nothing),
+            ("//up\\.test/x", Found::Nothing),
             ("//up.test{/x}", origin(9, 0)),
             ("//up.test?q", origin(9, 0)),
             ("//up.test\\n", origin(9, 0)),

@@ -4,7 +4,7 @@
 //! mentions a URL is the upstream's content and stays as it is.
 //!
 //! Output is the same for every split of the input into chunks. At the end of a chunk only what may still become an origin is
-//! held back: at most an origin, a base path and one escape. A chunk without an origin goes through as it came, without a copy.
+//! held back: at most an origin and a base path, each character of them as an escape. A chunk without an origin goes through as it came, without a copy.
 
 use bytes::{Bytes, BytesMut};
 

@@ -181,9 +181,10 @@ fn read_request_line(line: &[u8], limits: &HeadLimits, found: &mut Parts) -> Res
     if target.len() > limits.uri {
         return Err(Violation::UriTooLong);
     }
+    let has_scheme = |scheme: &[u8]| target.get(..scheme.len()).is_some_and(|t| t.eq_ignore_ascii_case(scheme));
     let form_ok = target.starts_with(b"/")
-        || target.starts_with(b"http://")
-        || target.starts_with(b"https://")
+        || has_scheme(b"http://")
+        || has_scheme(b"https://")
         || target == b"*"
         || method == b"CONNECT";
     if !form_ok {
