@@ -493,6 +493,8 @@ mod tests {
         assert!(!Refusal::from(Code::NodeStale).begun().response("x").headers().contains_key("retry-after"));
         let slow = Refusal::invalid("m").with_status(StatusCode::REQUEST_TIMEOUT).response("x");
         assert!(!slow.headers().contains_key("x-should-retry"));
+        let version = Refusal::invalid("m").with_status(StatusCode::UPGRADE_REQUIRED).response("x");
+        assert_eq!(version.headers()["sec-websocket-version"], "13");
         let odd = Refusal::invalid("m").with_status(StatusCode::METHOD_NOT_ALLOWED).response("x");
         assert_eq!((odd.status().as_u16(), odd.headers()["allow"].to_str().unwrap()), (405, METHODS));
     }

@@ -216,7 +216,39 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::{
+        RootCertStore,
+        client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+    };
     use tokio::net::TcpListener;
+
+    /// A CA's own certificate for `up.test`.
+    fn ca_certificate() -> rustls_pki_types::CertificateDer<'static> {
+        let mut params = rcgen::CertificateParams::new(vec!["up.test".into()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    #[test]
+    fn the_certificate_of_openssl_req_x509_is_from_an_unknown_issuer() {
+        let mut roots = RootCertStore::empty();
+        roots.add(ca_certificate()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        let (name, now) = (ServerName::try_from("up.test").unwrap(), rustls_pki_types::UnixTime::now());
+        let error = verifier.verify_server_cert(&ca_certificate(), &[], &name, &[], now).unwrap_err();
+        assert_eq!(tls_fault(&error), UpstreamError::TlsUnknownIssuer, "{error:?}");
+    }
+
+    #[test]
+    fn an_alert_behind_the_handshake_is_the_cause() {
+        let alert = |alert| io::Error::new(io::ErrorKind::InvalidData, rustls::Error::AlertReceived(alert));
+        let asked = read_fault(&alert(rustls::AlertDescription::CertificateRequired));
+        assert_eq!(asked, UpstreamError::TlsClientCertificate);
+        assert!(asked.is_unprocessed() && asked.is_lasting());
+        assert_eq!(read_fault(&alert(rustls::AlertDescription::InternalError)), UpstreamError::Closed);
+        assert_eq!(read_fault(&io::ErrorKind::ConnectionReset.into()), UpstreamError::Reset);
+    }
 
     #[tokio::test]
     async fn a_dead_address_does_not_keep_the_live_one_waiting() {
