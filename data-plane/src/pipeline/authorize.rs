@@ -215,6 +215,7 @@ pub(crate) async fn call(
     if overriding.as_ref().is_some_and(|method| service.method_group(method).is_none()) {
         return Err(Refusal::method_not_listed(&service));
     }
+    second_target::check_override(overriding.as_ref(), &parts.headers)?;
     let lines = || std::iter::once(&line).chain(second.as_ref().map(|second| &second.line));
     let is_denied =
         |method: &Method| lines().any(|line| seks_service::is_denied(&service.denied_paths, method, line.path()));

@@ -2,7 +2,7 @@
 //!
 //! It is read and decided on as a target is. The upstream gets its own URL of it.
 
-use http::{HeaderValue, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use seks_service::{
     InjectionSite, Service, TokenSlot,
     request::{Target, without_base_slash},
@@ -13,6 +13,7 @@ use super::{authorize::UpstreamTarget, lookup::Identified, refusal::Refusal, rou
 pub(super) const DESTINATION: &str = "destination";
 
 const FOREIGN: &str = "the header Destination names another host or service: it must be a URL of the same service, as the agent reaches it";
+const OVERRIDDEN: &str = "the header Destination needs the method COPY or MOVE itself: an overridden method cannot have one";
 const MALFORMED: &str = "the header Destination must hold one absolute URL or absolute path";
 const NOT_FORWARDED: &str = "the header Destination names a second path, which a service cannot take whose requests are signed or have the key in the URL";
 
@@ -51,6 +52,16 @@ pub(super) fn read(identified: &Identified, service: &Service) -> Result<Option<
     let scheme = if service.upstream.tls() { "https" } else { "http" };
     let url = HeaderValue::try_from(format!("{scheme}://{}{}", service.upstream.authority(), line.text));
     Ok(Some(SecondTarget { line, url: url.map_err(|_| Refusal::invalid(MALFORMED))? }))
+}
+
+/// Refuses a second target of a method that is only asked for by an override: a server that does not honour the override takes the
+/// header for something else, and so does this node.
+pub(super) fn check_override(overriding: Option<&Method>, headers: &HeaderMap) -> Result<(), Refusal> {
+    let overrides = overriding.is_some_and(|method| matches!(method.as_str(), "COPY" | "MOVE"));
+    if overrides && headers.contains_key(DESTINATION) {
+        return Err(Refusal::invalid(OVERRIDDEN));
+    }
+    Ok(())
 }
 
 /// What stands behind the service's name in a URL of the node, or behind the upstream's authority in one of its own.

@@ -86,6 +86,17 @@ fn a_header_that_names_another_path_is_refused_by_name() {
 }
 
 #[test]
+fn a_method_that_overrides_has_no_second_path() {
+    let rig = Rig::start("allow_method_override = true\nmethods = [\"COPY\", \"MOVE\"]");
+    for (path, lines) in [("/x", "X-HTTP-Method-Override: COPY\r\n"), ("/x?_method=MOVE", "")] {
+        let reply = rig.ask("POST", path, &format!("{lines}Destination: /y\r\n"), "");
+        rig.assert_refused(&reply, 400, "request_invalid");
+        assert!(reply.text().contains("Destination"), "{}", reply.text());
+        assert_eq!(rig.ask("POST", path, lines, "").status, 200);
+    }
+}
+
+#[test]
 fn a_query_keeps_its_bytes_and_a_token_may_stand_behind_two_spaces() {
     let rig = Rig::start("");
     for query in ["?a=b&&c=", "?", "?&", "?&a", "?a=1&", "?a=1;b=2&=&a"] {
