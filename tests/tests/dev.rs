@@ -170,15 +170,26 @@ fn bad_configuration_names_the_file_the_key_and_the_reason() {
         ("[audit]\nmode = \"sometimes\"\n", "audit.mode"),
         ("[proxy\n", "line 1"),
         ("[proxy.limits]\nheader_bytes = \"many\"\n", "proxy.limits.header_bytes"),
+        ("[proxy.limits]\nheader_bytes = 0\n", "proxy.limits.header_bytes"),
+        ("[proxy]\nhosts = [\"a b\"]\n", "proxy.hosts"),
+        ("[proxy]\nhost_suffix = \".x\"\n", "proxy.host_suffix"),
+        ("[proxy]\ntls = { cert_file = \"/nope\", key_file = \"/nope\" }\n", "proxy.tls"),
+        ("[audit]\nspool_bytes = 0\n", "audit.spool_bytes"),
+        ("[upstream]\nca_file = \"/nope\"\n", "upstream.ca_file"),
     ] {
         fs::write(&file, text).unwrap();
         let line = refused(&mut dev(folder.path(), &["--config", "dev.toml"]));
         assert!(line.contains("dev.toml") && line.contains(expect), "{text:?}: {line}");
+        let logged = run(&mut dev(folder.path(), &["--config", "dev.toml"]), b"").stderr;
+        assert!(!logged.lines().any(|line| line.starts_with('{')), "{text:?}: {logged}");
         assert!(!folder.path().join(".local").exists(), "nothing is made for a start that fails");
     }
     let mut command = dev(folder.path(), &[]);
     let line = refused(command.env("SEKS_PROXY_NOPE", "1"));
     assert!(line.contains("SEKS_PROXY_NOPE"), "{line}");
+    let line = refused(&mut dev(folder.path(), &["--ready-file", "/nope/ready.json"]));
+    assert!(line.contains("/nope/ready.json"), "{line}");
+    assert!(!folder.path().join(".local").exists(), "nothing is made for a start that fails");
 }
 
 /// A command in a mount namespace of its own, with a small file system at `at`; it goes away with the command.
