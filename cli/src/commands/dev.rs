@@ -164,7 +164,10 @@ impl Running {
             closed_ports: ports.iter().map(SocketAddr::port).collect(),
         };
         if let Some(Err(error)) = user::state_dir().map(|state| known::remember(&state, dir.path())) {
-            write_line(&format!("warning: `seks run` will not hide {} once this has ended: {error}", dir.path().display()));
+            write_line(&format!(
+                "warning: `seks run` will not hide {} once this has ended: {error}",
+                dir.path().display()
+            ));
         }
         // Without a home that can be written there is nowhere to register: then the file has to be named.
         match user::state_dir().map(|state| registration::register(&state, &running)) {

@@ -1,7 +1,5 @@
 //! Headers by which a request reads another object than the one in its path: server-side copies of object stores.
 
-use std::borrow::Cow;
-
 use super::Service;
 
 /// What the value of such a header is.
@@ -52,7 +50,7 @@ impl CopySource {
 ///
 /// # Errors
 /// What is wrong with it, if it cannot be told which path of this service is read.
-pub fn copied_object<'a>(service: &Service, value: &'a str) -> Result<Cow<'a, str>, &'static str> {
+pub fn copied_object(service: &Service, value: &str) -> Result<String, &'static str> {
     const FORM: &str = "the copy source must be `/BUCKET/KEY`, with at most one `?versionId=` behind it";
     if value.contains('+') {
         return Err("the copy source holds a `+`: write `%20` for a space and `%2B` for a plus sign");
@@ -64,7 +62,8 @@ pub fn copied_object<'a>(service: &Service, value: &'a str) -> Result<Cow<'a, st
     // Stores decode the whole value first: `%2F` separates like `/`.
     let path = path.replace("%2F", "/").replace("%2f", "/");
     let path = path.strip_prefix('/').unwrap_or(&path);
-    let (bucket, key) = path.split_once('/').filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty()).ok_or(FORM)?;
+    let (bucket, key) =
+        path.split_once('/').filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty()).ok_or(FORM)?;
     if !bucket.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
         return Err("the copy source must name a bucket: ARNs and aliases are not decided on");
     }
@@ -81,8 +80,8 @@ pub fn copied_object<'a>(service: &Service, value: &'a str) -> Result<Cow<'a, st
         return Err("the copy source is outside of the service's `base_path`");
     }
     Ok(match version {
-        Some(version) => Cow::Owned(format!("{path}?{version}")),
-        None => Cow::Owned(path),
+        Some(version) => format!("{path}?{version}"),
+        None => path,
     })
 }
 
@@ -102,7 +101,7 @@ mod tests {
             ..Default::default()
         };
         let service = Service::try_from(&wire).unwrap();
-        copied_object(&service, value).map(Cow::into_owned)
+        copied_object(&service, value)
     }
 
     #[test]

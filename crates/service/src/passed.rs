@@ -76,7 +76,10 @@ fn header(name: &str, secret: &[&HeaderName]) -> Result<HeaderName, ServiceError
     let prefixes =
         ["x-forwarded-", "x-original-", "x-rewrite-", "x-http-method", "x-seks-", "proxy-", "sec-websocket-"];
     let names = ["authorization", "cookie", "forwarded", "via", "x-method-override", "x-real-ip"];
-    if FORBIDDEN_HEADERS.contains(&read.as_str()) || names.contains(&read.as_str()) || CopySource::of_header(&read).is_some() {
+    if FORBIDDEN_HEADERS.contains(&read.as_str())
+        || names.contains(&read.as_str())
+        || CopySource::of_header(&read).is_some()
+    {
         return wrong("is read by some servers as a header that agents must not set");
     }
     if prefixes.iter().any(|prefix| read.starts_with(prefix)) {

@@ -111,7 +111,8 @@ impl UpstreamTarget {
         let mut separator = '?';
         for raw in target.query().into_iter().flat_map(|query| query.split('&')) {
             // Servers differ in whether `;` separates parameters: what hides a reserved name behind one goes too.
-            let reserved = seks_service::request::query_names(raw).any(|n| lookup::is_reserved_query(service, n.trim()));
+            let reserved =
+                seks_service::request::query_names(raw).any(|n| lookup::is_reserved_query(service, n.trim()));
             if reserved || (has_other_tokens && token::has_token(raw.as_bytes())) {
                 continue;
             }

@@ -7,9 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    audit::Record, authorize::Permitted, lookup::Identified, prepared::PreparedInjection, refusal::Refusal,
-};
+use super::{audit::Record, authorize::Permitted, lookup::Identified, prepared::PreparedInjection, refusal::Refusal};
 use crate::{
     http::client::Gauge,
     table::{Grant, ServiceEntry, Table, TokenEntry},

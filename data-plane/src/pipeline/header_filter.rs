@@ -23,7 +23,7 @@ const NEVER_SENT: &[&str] = &[
     "host",
     "http2-settings",
     "keep-alive",
-    "proxy", // CGI makes `HTTP_PROXY` of it (CVE-2016-5385)
+    "proxy",         // CGI makes `HTTP_PROXY` of it (CVE-2016-5385)
     "request-range", // some servers read it as `Range`
     "te",
     "trailer",

@@ -1,8 +1,6 @@
 //! Headers that make a request mean another one to some servers. They are never dropped, because the upstream would then do
 //! something else than the agent asked for. They are refused by name, or taken into the decision.
 
-use std::borrow::Cow;
-
 use http::{HeaderMap, HeaderName, Method};
 use seks_service::{
     CopySource, Service, copied_object,
@@ -76,20 +74,20 @@ enum Effect {
 
 /// What a request asks for beside its own method and path.
 #[derive(Default)]
-pub(crate) struct Meaning<'a> {
+pub(crate) struct Meaning {
     /// The method that it asks for instead of its own, in a header or in the query.
     pub(crate) method: Option<Method>,
     /// Path and query of the object that it copies from.
-    pub(crate) copied: Option<Cow<'a, str>>,
+    pub(crate) copied: Option<String>,
 }
 
 /// What a request asks for beside its own method and path, when its service accepts that.
-pub(crate) fn meaning<'a>(
+pub(crate) fn meaning(
     method: &Method,
-    headers: &'a HeaderMap,
+    headers: &HeaderMap,
     target: &Target<'_>,
     service: &Service,
-) -> Result<Meaning<'a>, Refusal> {
+) -> Result<Meaning, Refusal> {
     let mut found = target.method_override().cloned();
     let mut copied = None;
     for (name, value) in headers {
@@ -237,7 +235,9 @@ mod tests {
                 }
             }
         }
-        for name in ["x-http-methods", "x-request-id", "host", "x-forwarded-path", "x_id", "referer", "x-amz-copy-source-range"] {
+        for name in
+            ["x-http-methods", "x-request-id", "host", "x-forwarded-path", "x_id", "referer", "x-amz-copy-source-range"]
+        {
             assert!(effect(&HeaderName::from_static(name)).is_none(), "{name}");
         }
     }

@@ -269,7 +269,9 @@ mod tests {
         ] {
             assert_eq!(parsed(asked).unwrap().widened(10), widened, "{asked}");
         }
-        for none in ["bytes=0-1,5-6", "bytes=-0", "bytes=5-1", "bytes=-", "lines=1-2", "bytes=+1-2", "bytes=0x1-", "5-6"] {
+        for none in
+            ["bytes=0-1,5-6", "bytes=-0", "bytes=5-1", "bytes=-", "lines=1-2", "bytes=+1-2", "bytes=0x1-", "5-6"]
+        {
             assert_eq!(parsed(none), None, "{none}");
         }
     }

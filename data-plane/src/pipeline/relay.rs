@@ -12,7 +12,9 @@ use http::{Response, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::{audit::Record, forward::Answered, header_filter, in_flight::InFlight, range, refusal::Refusal, rewrite, scrub};
+use super::{
+    audit::Record, forward::Answered, header_filter, in_flight::InFlight, range, refusal::Refusal, rewrite, scrub,
+};
 use crate::{
     http::{
         client::{Answer, UploadGuard, UpstreamError},
@@ -85,7 +87,8 @@ pub(crate) fn call(
     let response = scrub::response(response, needles, record.counters())
         .map_err(Refusal::from)
         .and_then(|response| {
-            let is_coded = coding.as_ref().is_some_and(|was| response.headers().get(header::CONTENT_ENCODING) != Some(was));
+            let is_coded =
+                coding.as_ref().is_some_and(|was| response.headers().get(header::CONTENT_ENCODING) != Some(was));
             range::response(response, range, is_coded).map_err(Refusal::from)
         })
         .inspect_err(|refusal| record.upstream_failed(refusal))?;

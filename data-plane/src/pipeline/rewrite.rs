@@ -106,9 +106,11 @@ impl TextKind {
         let essence = text.split_once(';').map_or(text, |(essence, _)| essence).trim().to_ascii_lowercase();
         match essence.as_str() {
             "text/event-stream" => Some(Self::Events),
-            "application/json" | "text/json" | "application/json-seq" | "application/ndjson" | "application/x-ndjson" => {
-                Some(Self::Json)
-            }
+            "application/json"
+            | "text/json"
+            | "application/json-seq"
+            | "application/ndjson"
+            | "application/x-ndjson" => Some(Self::Json),
             "application/jsonl" | "application/x-jsonlines" | "application/x-json-stream" => Some(Self::Json),
             // GitHub's raw media types are a file's own bytes.
             other => (other.ends_with("+json") && !other.ends_with(".raw+json")).then_some(Self::Json),

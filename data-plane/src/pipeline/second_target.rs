@@ -13,7 +13,8 @@ use super::{authorize::UpstreamTarget, lookup::Identified, refusal::Refusal, rou
 pub(super) const DESTINATION: &str = "destination";
 
 const FOREIGN: &str = "the header Destination names another host or service: it must be a URL of the same service, as the agent reaches it";
-const OVERRIDDEN: &str = "the header Destination needs the method COPY or MOVE itself: an overridden method cannot have one";
+const OVERRIDDEN: &str =
+    "the header Destination needs the method COPY or MOVE itself: an overridden method cannot have one";
 const MALFORMED: &str = "the header Destination must hold one absolute URL or absolute path";
 const NOT_FORWARDED: &str = "the header Destination names a second path, which a service cannot take whose requests are signed or have the key in the URL";
 

@@ -133,7 +133,8 @@ fn policies_are_decided_on_what_a_copy_reads_as_well() {
     assert_eq!(reply.status, 200, "{}", reply.text());
     let seen = rig.upstream.requests()[0].header("x-amz-copy-source");
     assert_eq!(seen.as_deref(), Some("/b/open/a%20b?versionId=1"));
-    for source in ["/b/secret/k", "b/secret/k", "b%2Fsecret%2Fk", "b/%73ecret/k", "/b//secret/k", "/b/secret/k?versionId=1"]
+    for source in
+        ["/b/secret/k", "b/secret/k", "b%2Fsecret%2Fk", "b/%73ecret/k", "/b//secret/k", "/b/secret/k?versionId=1"]
     {
         for name in ["x-amz-copy-source", "X-Goog-Copy-Source", "x-oss-copy-source"] {
             let reply = copy(&format!("{name}: {source}"));

@@ -1,7 +1,7 @@
 //! An agent that chooses where a part of an answer begins and ends does not read the credential in pieces.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use seks_tests::{Answer, Upstream, raw::Reply};
+use seks_tests::{Upstream, raw::Reply, upstream::Answer};
 
 use crate::rig::{KEY, Rig};
 
@@ -87,7 +87,10 @@ fn ranges_mean_what_they_mean_without_a_node() {
     ] {
         let reply = part(&rig, range);
         assert_eq!((reply.status, reply.header("content-range")), (status, Some(said)), "{range}");
-        assert_eq!((body(&reply).as_str(), reply.header("content-length")), (bytes, Some(bytes.len().to_string().as_str())));
+        assert_eq!(
+            (body(&reply).as_str(), reply.header("content-length")),
+            (bytes, Some(bytes.len().to_string().as_str()))
+        );
     }
     for whole in ["bytes=0-1,4-5", "lines=1-2", "bytes=5-1", "bytes=-0"] {
         let reply = part(&rig, whole);

@@ -172,7 +172,8 @@ async fn send_h1(
         }
         Err(error) => {
             let ended = matches!(error, UpstreamError::Closed | UpstreamError::Reset);
-            let may_repeat = (error.is_unprocessed() && !error.is_lasting()) || (ended && repeatable && h1.has_heard_nothing());
+            let may_repeat =
+                (error.is_unprocessed() && !error.is_lasting()) || (ended && repeatable && h1.has_heard_nothing());
             let request = if may_repeat { h1.into_upload().and_then(|body| rewound(head, body)) } else { None };
             let again = request.map(|request| Box::new(Again { request, pool, new: true, h2: false }));
             Err(Failure { error, again })

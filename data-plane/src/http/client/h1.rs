@@ -30,8 +30,11 @@ use self::{
 use super::{
     UpstreamError,
     connect::{Stream, read_fault},
-    deadline::Deadline, gauge::ConnectionGauge, patience::Patience,
-    request::RequestHead, upload::Upload,
+    deadline::Deadline,
+    gauge::ConnectionGauge,
+    patience::Patience,
+    request::RequestHead,
+    upload::Upload,
 };
 use crate::http::h1::{Broke, Inbox, Outbox, Sending};
 

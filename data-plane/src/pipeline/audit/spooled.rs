@@ -76,7 +76,15 @@ impl Spooled {
     /// A record that goes to the collector when it is closed. Nothing of it is on a disk.
     pub(super) fn unspooled() -> Self {
         let writer = RecordWriter::reusing(buffers::take(RECORD_BYTES));
-        Self { recorder: None, writer, decision: 0, path: 0..0, reservation: None, is_required: false, written: Written::Nothing }
+        Self {
+            recorder: None,
+            writer,
+            decision: 0,
+            path: 0..0,
+            reservation: None,
+            is_required: false,
+            written: Written::Nothing,
+        }
     }
 
     /// Whether the request can be recorded as far as is known now.

@@ -11,8 +11,13 @@ const REFERENCES: &[&str] = &["azure-asyncoperation", "x-goog-upload-control-url
 
 /// Fields that say something of an origin and not of a resource, and opaque values that clients send back: they are as the upstream
 /// wrote them.
-const NOT_URLS: &[&str] =
-    &["access-control-allow-origin", "content-security-policy", "content-security-policy-report-only", "etag", "set-cookie"];
+const NOT_URLS: &[&str] = &[
+    "access-control-allow-origin",
+    "content-security-policy",
+    "content-security-policy-report-only",
+    "etag",
+    "set-cookie",
+];
 
 /// Beginnings of names of an object's own metadata, which somebody has stored.
 const METADATA: &[&str] = &["x-amz-meta-", "x-goog-meta-", "x-ms-meta-", "x-object-meta-", "x-oss-meta-"];

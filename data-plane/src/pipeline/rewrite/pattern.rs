@@ -198,9 +198,7 @@ impl Reader<'_> {
                 None | Some([]) => return Err(self.cut()),
                 Some([b'u', digits @ ..]) => match digits.get(..4) {
                     None => return Err(self.cut()),
-                    Some(digits) => {
-                        code(digits).is_some_and(|byte| !goes_on(byte))
-                    }
+                    Some(digits) => code(digits).is_some_and(|byte| !goes_on(byte)),
                 },
                 Some(_) => true, // a slash, a quote or a control character
             },
