@@ -22,12 +22,7 @@ use crate::{
     code::Code,
     config::AuditMode,
     http::client::UpstreamError,
-    pipeline::{
-        caller::Caller,
-        refusal::Refusal,
-        route::Route,
-        scrub::{self, Needles},
-    },
+    pipeline::{caller::Caller, refusal::Refusal, route::Route},
     spans::{self, Recorded},
     table::ServiceEntry,
     telemetry::{AgentMetrics, DROPPED_KINDS, Outcome, ServiceMetrics, Times, unix_now},
@@ -152,10 +147,10 @@ impl Record {
         Self { open }
     }
 
-    /// Masks what the path holds of a credential. To be called before anything of the record leaves.
-    pub(crate) fn mask_path(&mut self, needles: &Needles) {
+    /// Overwrites the path with what `masked` gives for it and for whether it was cut. To be called before anything of the record leaves.
+    pub(crate) fn mask_path(&mut self, masked: impl FnOnce(&[u8], bool) -> Option<Vec<u8>>) {
         let Some(path) = self.open.spooled.as_mut().map(Spooled::path_mut) else { return };
-        if let Some(clean) = scrub::masked(path, path.len() >= clean::MAX_PATH, needles)
+        if let Some(clean) = masked(path, path.len() >= clean::MAX_PATH)
             && clean.len() == path.len()
         {
             path.copy_from_slice(&clean);
