@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{audit::Record, authorize::Permitted, lookup::Identified, prepared::PreparedInjection, refusal::Refusal};
+use super::{
+    audit::Record, authorize::Permitted, lookup::Identified, prepared::PreparedInjection, refusal::Refusal, scrub,
+};
 use crate::{
     http::client::Gauge,
     table::{Grant, ServiceEntry, Table, TokenEntry},
@@ -29,7 +31,7 @@ impl Connected {
         let Permitted { service, credential, .. } = &self.permitted;
         let prepare = || PreparedInjection::new(service, &credential.open_for(service).ok()?);
         if let Some(prepared) = self.connection.per_pool(prepare) {
-            record.mask_path(&prepared.needles);
+            record.mask_path(|path, is_cut| scrub::masked(path, is_cut, &prepared.needles));
         }
     }
 }
@@ -51,7 +53,7 @@ impl Asked {
         let credential = self.token.grant(service.name.as_str()).and_then(Grant::credential);
         let fields = credential.and_then(|credential| credential.open_for(service).ok());
         if let Some(prepared) = fields.and_then(|fields| PreparedInjection::new(service, &fields)) {
-            record.mask_path(&prepared.needles);
+            record.mask_path(|path, is_cut| scrub::masked(path, is_cut, &prepared.needles));
         }
     }
 }
