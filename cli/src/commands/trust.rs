@@ -196,8 +196,8 @@ impl From<wire::Token> for TrustView {
 
 fn key_ids(jwks: &str) -> Vec<String> {
     let set: serde_json::Value = serde_json::from_str(jwks).unwrap_or_default();
-    let keys = set["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
-    keys.iter().filter_map(|key| key["kid"].as_str().map(str::to_owned)).collect()
+    let keys = set.get("keys").and_then(serde_json::Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    keys.iter().filter_map(|key| key.get("kid")?.as_str().map(str::to_owned)).collect()
 }
 
 impl View for TrustView {

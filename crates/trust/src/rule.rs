@@ -227,14 +227,14 @@ impl TrustRule {
     /// The claims that policies see, each `NAME=VALUE`. A list has one for each of its values.
     #[must_use]
     pub fn listed_claims(&self, identity: &Identity) -> Box<[Box<str>]> {
-        let of = |name: &Box<str>| -> Vec<Box<str>> {
+        let of = |name: &str| -> Vec<Box<str>> {
             let pair = |value: &str| format!("{name}={value}").into_boxed_str();
-            match &**name {
+            match name {
                 "sub" => vec![pair(&identity.subject)],
                 name => identity.values(name).iter().map(|value| pair(value)).collect(),
             }
         };
-        self.listed.iter().flat_map(of).collect()
+        self.listed.iter().flat_map(|name| of(name)).collect()
     }
 
     /// The claims that the trust reads, each once, without `sub`.

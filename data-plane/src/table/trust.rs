@@ -159,7 +159,7 @@ impl ExchangedTokens {
             let mut kept = 0_usize;
             self.0.retain(|_, _| {
                 kept += 1;
-                kept % 8 != 0
+                !kept.is_multiple_of(8)
             });
         }
     }

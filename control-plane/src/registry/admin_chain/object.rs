@@ -152,21 +152,22 @@ fn credential(credential: Credential) -> Value {
 
 fn token(token: Token) -> Value {
     let grant = |grant: &seks_proto::wire::Grant| format!("{}={}", grant.service, grant.credential);
-    let mut value = json!({
-        "agent": token.agent,
-        "grants": token.grants.iter().map(grant).collect::<Vec<_>>(),
-        "issued_at": token.issued_at,
-        "expires_at": token.expires_at,
-        "cidrs": token.cidrs,
-        "shape": token.shape,
-    });
+    let mut value = Map::from_iter([
+        ("agent".to_owned(), Value::from(token.agent)),
+        ("grants".to_owned(), token.grants.iter().map(grant).collect::<Vec<_>>().into()),
+        ("issued_at".to_owned(), token.issued_at.into()),
+        ("expires_at".to_owned(), token.expires_at.into()),
+        ("cidrs".to_owned(), token.cidrs.into()),
+        ("shape".to_owned(), token.shape.into()),
+    ]);
     if !token.certificate_sha256.is_empty() {
-        value["certificate_sha256"] = data_encoding::HEXLOWER.encode(&token.certificate_sha256).into();
+        let certificate = data_encoding::HEXLOWER.encode(&token.certificate_sha256);
+        value.insert("certificate_sha256".to_owned(), certificate.into());
     }
     if let Some(known) = token.trust {
-        value["trust"] = trust(known);
+        value.insert("trust".to_owned(), trust(known));
     }
-    value
+    Value::Object(value)
 }
 
 /// A trust without the keys themselves: their digest shows that they changed.
