@@ -41,7 +41,10 @@ fn sent() -> RecordWriter {
     record
 }
 
-fn with(numbers: &[(u32, u64)], texts: &[(u32, &str)]) -> RecordWriter {
+type Numbers<'a> = &'a [(u32, u64)];
+type Texts<'a> = &'a [(u32, &'a str)];
+
+fn with(numbers: Numbers<'_>, texts: Texts<'_>) -> RecordWriter {
     let mut record = sent();
     numbers.iter().for_each(|(field, number)| record.number(*field, *number));
     texts.iter().for_each(|(field, text)| record.text(*field, text));
@@ -104,7 +107,7 @@ fn the_node_serves_the_agent_and_calls_the_upstream() {
 fn statuses_follow_the_conventions() {
     let error = |span: &Span| span.status.as_ref().is_some_and(|status| status.code == 2);
     // What happened: the error of the server's span, and of the client's.
-    let cases: [(&[(u32, u64)], &[(u32, &str)], Option<&str>, Option<&str>); 7] = [
+    let cases: [(Numbers<'_>, Texts<'_>, Option<&str>, Option<&str>); 7] = [
         (&[(field::STATUS, 200), (field::UPSTREAM_STATUS, 200)], &[], None, None),
         (&[(field::STATUS, 429), (field::UPSTREAM_STATUS, 429)], &[], None, Some("429")),
         (&[(field::STATUS, 503), (field::UPSTREAM_STATUS, 503)], &[], Some("503"), Some("503")),

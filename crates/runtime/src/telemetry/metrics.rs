@@ -30,8 +30,17 @@ struct Family<'a> {
     name: &'a str,
     help: &'a str,
     kind: &'a str,
-    /// Name, labels and value of each sample.
-    samples: Vec<(&'a str, Vec<(&'a str, &'a str)>, f64)>,
+    samples: Vec<Sample<'a>>,
+}
+
+/// Names with their values.
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+/// One line.
+struct Sample<'a> {
+    name: &'a str,
+    labels: Labels<'a>,
+    value: f64,
 }
 
 fn families(page: &str) -> Vec<Family<'_>> {
@@ -49,14 +58,15 @@ fn families(page: &str) -> Vec<Family<'_>> {
     families
 }
 
-/// A line as its name, its labels and its value, without its exemplar.
-fn sample(line: &str) -> Option<(&str, Vec<(&str, &str)>, f64)> {
+/// A line, without its exemplar.
+fn sample(line: &str) -> Option<Sample<'_>> {
     let line = line.split(" # {").next()?;
     let (series, value) = line.rsplit_once(' ')?;
     let (name, labels) = series.split_once('{').unwrap_or((series, ""));
     // Names and codes: no label of ours has a quote or a comma in it.
     let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
-    Some((name, labels.map(|(name, value)| (name, value.trim_matches('"'))).collect(), value.parse().ok()?))
+    let labels = labels.map(|(name, value)| (name, value.trim_matches('"'))).collect();
+    Some(Sample { name, labels, value: value.parse().ok()? })
 }
 
 fn attributes(labels: &[(&str, &str)]) -> Vec<KeyValue> {
@@ -91,7 +101,7 @@ impl Family<'_> {
     }
 
     fn numbers(&self, started: u64, now: u64) -> Vec<NumberDataPoint> {
-        let point = |(_, labels, value): &(&str, Vec<(&str, &str)>, f64)| NumberDataPoint {
+        let point = |Sample { labels, value, .. }: &Sample<'_>| NumberDataPoint {
             attributes: attributes(labels),
             start_time_unix_nano: started,
             time_unix_nano: now,
@@ -102,9 +112,9 @@ impl Family<'_> {
     }
 
     fn histograms(&self, started: u64, now: u64) -> Vec<HistogramDataPoint> {
-        let mut points: BTreeMap<Vec<(&str, &str)>, HistogramDataPoint> = BTreeMap::new();
-        for (name, labels, value) in &self.samples {
-            let (bound, labels): (Vec<_>, Vec<_>) = labels.iter().copied().partition(|(name, _)| *name == "le");
+        let mut points: BTreeMap<Labels<'_>, HistogramDataPoint> = BTreeMap::new();
+        for Sample { name, labels, value } in &self.samples {
+            let (bound, labels): (Labels<'_>, Labels<'_>) = labels.iter().copied().partition(|(name, _)| *name == "le");
             let point = points.entry(labels).or_default();
             match (name.strip_prefix(self.name), bound.first()) {
                 (Some("_sum"), _) => point.sum = Some(*value),
@@ -117,7 +127,7 @@ impl Family<'_> {
                 _ => {}
             }
         }
-        let with = |(labels, point): (Vec<(&str, &str)>, HistogramDataPoint)| HistogramDataPoint {
+        let with = |(labels, point): (Labels<'_>, HistogramDataPoint)| HistogramDataPoint {
             attributes: attributes(&labels),
             start_time_unix_nano: started,
             time_unix_nano: now,
