@@ -176,15 +176,20 @@ impl Exporter {
     /// Keeps segments with intents whose outcome is missing, for the case that this process dies, too.
     async fn keep_intents(&self, segments: &Arc<Segments>, list: &[SegmentInfo]) {
         let read = list.iter().filter(|segment| self.offsets.contains_key(&segment.name));
-        let mut open: HashMap<String, Vec<[u8; 16]>> = read.map(|s| (s.name.clone(), Vec::new())).collect();
+        let open = self.open_requests(read.map(|segment| segment.name.clone()));
+        let segments = segments.clone();
+        let _ = run_blocking(move || segments.set_open_requests(open)).await; // a panic in there has been reported
+    }
+
+    /// The requests in these segments whose outcome was not read yet.
+    fn open_requests(&self, segments: impl Iterator<Item = String>) -> Vec<(String, Vec<[u8; 16]>)> {
+        let mut open: HashMap<String, Vec<[u8; 16]>> = segments.map(|segment| (segment, Vec::new())).collect();
         for (request, intent) in &self.intents {
             if let Some(requests) = open.get_mut(&intent.segment) {
                 requests.push(*request);
             }
         }
-        let segments = segments.clone();
-        let keeping = move || segments.set_open_requests(open.into_iter().collect());
-        let _ = run_blocking(keeping).await; // a panic in there has been reported
+        open.into_iter().collect()
     }
 
     async fn export_segment(&mut self, segments: &Arc<Segments>, segment: &SegmentInfo) {
@@ -259,8 +264,12 @@ impl Exporter {
             self.spool.count_exported(count.saturating_sub(refused), refused);
         }
         if !marks.is_empty() {
+            let open = self.open_requests(marks.iter().map(|(segment, _)| segment.clone()));
             let segments = segments.clone();
-            let marking = move || marks.iter().for_each(|(segment, sequence)| segments.exported(segment, *sequence));
+            let marking = move || {
+                segments.set_open_requests(open); // first: a segment whose records are all exported is removed
+                marks.iter().for_each(|(segment, sequence)| segments.exported(segment, *sequence));
+            };
             let _ = run_blocking(marking).await; // a panic in there has been reported
         }
     }
