@@ -247,6 +247,19 @@ impl Node {
         Self::serving(config, telemetry, table, (None, None)).await
     }
 
+    /// The same, with a spool for audit records. The caller has given it a key.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn with_spool(
+        config: Config,
+        telemetry: Telemetry,
+        table: Arc<Table>,
+        spool: Spool,
+    ) -> Result<Self, StartError> {
+        Self::serving(config, telemetry, table, (Some(spool), None)).await
+    }
+
     async fn serving(
         mut config: Config,
         telemetry: Telemetry,

@@ -10,12 +10,14 @@
 //! ```
 #![expect(unsafe_code, reason = "the one reviewed module with unsafe: `GlobalAlloc` is an unsafe trait")]
 
-#[cfg(target_os = "linux")]
-use std::ffi::{c_int, c_long};
 use std::{
     alloc::{GlobalAlloc, Layout},
+    cell::Cell,
     ptr,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
+#[cfg(target_os = "linux")]
+use std::ffi::{c_int, c_long};
 
 /// The allocator of every SEKS binary that holds keys.
 pub type Allocator = Wiping<Mimalloc>;
@@ -171,6 +173,73 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
             }
             moved
         }
+    }
+}
+
+/// Counts the allocations of threads that ask for it, for tests that a request does not need more of them.
+pub struct Counting<A>(A);
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static IS_COUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Counting<Allocator> {
+    /// Counts what a wiping mimalloc allocates.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Allocator::new())
+    }
+
+    /// Counts what this thread allocates from now on.
+    pub fn count_this_thread() {
+        IS_COUNTED.set(true);
+    }
+
+    /// Allocations and reallocations so far, by all threads that are counted.
+    #[must_use]
+    pub fn allocations() -> u64 {
+        ALLOCATIONS.load(Relaxed)
+    }
+}
+
+impl Default for Counting<Allocator> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn count() {
+    if IS_COUNTED.get() {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+    }
+}
+
+// SAFETY: every call is passed to `A` as it came, so `A`'s own guarantees carry over. Counting allocates nothing: the flag of a thread
+// is constant at first and has no destructor.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's obligations are `A`'s.
+        unsafe { self.0.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's obligations are `A`'s.
+        unsafe { self.0.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's obligations are `A`'s.
+        unsafe { self.0.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's obligations are `A`'s.
+        unsafe { self.0.realloc(block, layout, new_size) }
     }
 }
 
