@@ -82,8 +82,9 @@ fn table(upstream: SocketAddr, token: &FreshToken) -> Arc<Table> {
     let policy = wire::Policy {
         tenant: "default".into(),
         id: "granted".into(),
-        text: "@id(\"granted\")\npermit (principal, action, resource) when { context.token.services.contains(resource) };"
-            .into(),
+        text:
+            "@id(\"granted\")\npermit (principal, action, resource) when { context.token.services.contains(resource) };"
+                .into(),
         ..Default::default()
     };
     let fields = Fields::parse(&["key"], &Secret::new(b"sk-cost-0123456789abcdef0123456789abcdef".to_vec())).unwrap();
@@ -176,7 +177,8 @@ fn upstream() -> SocketAddr {
 }
 
 fn json_body() -> Vec<u8> {
-    let mut body: Vec<u8> = b"{\"choices\":[{\"content\":\"The quick brown fox jumps over the lazy dog. \"}]}".repeat(16);
+    let mut body: Vec<u8> =
+        b"{\"choices\":[{\"content\":\"The quick brown fox jumps over the lazy dog. \"}]}".repeat(16);
     body.resize(BODY, b' ');
     body
 }

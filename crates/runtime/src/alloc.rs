@@ -10,14 +10,14 @@
 //! ```
 #![expect(unsafe_code, reason = "the one reviewed module with unsafe: `GlobalAlloc` is an unsafe trait")]
 
+#[cfg(target_os = "linux")]
+use std::ffi::{c_int, c_long};
 use std::{
     alloc::{GlobalAlloc, Layout},
     cell::Cell,
     ptr,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
-#[cfg(target_os = "linux")]
-use std::ffi::{c_int, c_long};
 
 /// The allocator of every SEKS binary that holds keys.
 pub type Allocator = Wiping<Mimalloc>;
