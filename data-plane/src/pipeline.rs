@@ -25,6 +25,7 @@ mod foreign;
 mod form;
 pub(crate) mod forward;
 mod header_filter;
+mod identity;
 pub(crate) mod in_flight;
 pub(crate) mod inject;
 pub(crate) mod lookup;

@@ -11,6 +11,7 @@ mod change;
 mod checksum;
 mod cut;
 mod entry;
+mod exchanged;
 mod generation;
 mod lease;
 mod rejected_credentials;
@@ -45,15 +46,16 @@ pub use self::{
     change::{Change, ChecksumUpdate, Delta, RecordKind, TokenRecord},
     cut::{Cut, CutReason, Reevaluate, Verdict},
     entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
+    exchanged::Exchanged,
     lease::Lease,
     rejected_credentials::{RejectedCredential, RejectedCredentials},
     staging::Staging,
     state::{AgentState, RecordCell, StillCompiling, TenantState},
     token::{Grant, RevokedEntry, TokenEntry},
-    trust::{Exchanged, Trust, TrustRecord, UnknownKey, UnknownKeys},
+    trust::{Trust, TrustRecord, UnknownKey, UnknownKeys},
     wall::WallClock,
 };
-use self::{generation::Generation, trust::ExchangedTokens};
+use self::{exchanged::ExchangedTokens, generation::Generation};
 
 /// What a digest is to this node.
 #[derive(Clone)]

@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use super::{MAX_JWT_BYTES, MAX_LIFE_SECONDS, json, keys::algorithm};
+use super::{MAX_JWT_BYTES, MAX_LIFE_SECONDS, algorithm::algorithm, json};
 
 /// By how much the clock of an issuer may differ: 60 s.
 pub const SKEW_SECONDS: i64 = 60;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    algorithm::algorithm,
     json,
     jwt::{Jwt, Rejected},
 };
@@ -63,22 +64,6 @@ impl Family {
             Self::Ed25519 => alg == A::EdDSA,
         }
     }
-}
-
-/// The algorithm of this name, if SEKS accepts it. `none` and all HMACs are not among them.
-pub(crate) fn algorithm(name: &str) -> Option<Algorithm> {
-    Some(match name {
-        "RS256" => Algorithm::RS256,
-        "RS384" => Algorithm::RS384,
-        "RS512" => Algorithm::RS512,
-        "PS256" => Algorithm::PS256,
-        "PS384" => Algorithm::PS384,
-        "PS512" => Algorithm::PS512,
-        "ES256" => Algorithm::ES256,
-        "ES384" => Algorithm::ES384,
-        "EdDSA" => Algorithm::EdDSA,
-        _ => return None,
-    })
 }
 
 impl KeySet {

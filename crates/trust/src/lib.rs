@@ -6,6 +6,7 @@
 //! Signatures and JWKs are `jsonwebtoken`'s. The crate's own validation is not used: it ignores repeated JSON keys and `crit`,
 //! and a rule needs claims that it does not know.
 
+mod algorithm;
 mod exchanged;
 mod glob;
 mod json;

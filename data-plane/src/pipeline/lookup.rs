@@ -15,7 +15,7 @@ use super::{
     admit::Admitted,
     audit::Record,
     caller::Caller,
-    exchange, foreign,
+    foreign, identity,
     refusal::{Reader, Refusal},
     route::{self, Route},
     signed_url::{self, PresentedUrl},
@@ -183,7 +183,7 @@ fn with_issuers_token(
 ) -> Result<Option<SelectedToken>, Refusal> {
     let (None, Some((scheme, text))) = (&selected, found_tokens.issuers) else { return Ok(selected) };
     let digest = Digest::of(text);
-    let Some(token) = exchange::issuers_token(table, text, digest, caller.now) else { return Ok(None) };
+    let Some(token) = identity::issuers_token(table, text, digest, caller.now) else { return Ok(None) };
     let (found, location) = (SelectedToken::new(token?, digest, admitted, table), TokenLocation::Scheme(scheme));
     if location.counts(&found, &admitted.route) && location.stands_twice(&admitted.parts.headers) {
         return Err(Code::TokenAmbiguous.into());
@@ -368,7 +368,7 @@ impl<'a> FoundTokens<'a> {
         let (Found::Unknown, Some((_, text))) = (&found, self.carrying.as_ref().filter(|(of, _)| of == digest)) else {
             return Ok(found);
         };
-        exchange::exchanged_token(table, text, *digest, caller.now).map_or(Ok(found), |token| token.map(Found::Token))
+        identity::exchanged_token(table, text, *digest, caller.now).map_or(Ok(found), |token| token.map(Found::Token))
     }
 
     fn add_signature(&mut self, access_key_id: &[u8]) {

@@ -7,8 +7,13 @@ use http_body_util::{BodyExt as _, Limited};
 use seks_trust::MAX_JWT_BYTES;
 use seks_types::id::ServiceName;
 
-use super::{Failure, granted_services};
-use crate::{code::Code, http::server::RequestBody, pipeline::refusal::Refusal, table::TokenEntry};
+use super::Failure;
+use crate::{
+    code::Code,
+    http::server::RequestBody,
+    pipeline::{identity::granted_services, refusal::Refusal},
+    table::TokenEntry,
+};
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
