@@ -28,7 +28,7 @@ use seks_audit::{
 };
 use seks_runtime::{alloc::release_freed_memory, lower_thread_priority};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 
 pub use self::follow::Follow;
 
@@ -38,6 +38,8 @@ const QUEUE: usize = 8;
 const MAX_GROUP: usize = 4096;
 /// Searches and verifications at a time. Each reads and decompresses.
 const SEARCHES: usize = 2;
+/// Groups of arrivals that are decrypted or wait for the thread, over all nodes. Each holds 2 MiB as received, and as much decrypted.
+const UPLOADS: usize = 16;
 /// Nodes whose chains are remembered.
 const MAX_NODES: usize = 100_000;
 /// Earlier chains of a node whose ends are remembered: one for each start of its process.
@@ -118,7 +120,9 @@ struct Inner {
     /// Changes when records have arrived.
     grown: watch::Sender<()>,
     searches: Semaphore,
+    uploads: Semaphore,
     signing: SigningKey,
+    id: String,
     counters: Arc<Counters>,
     /// Until somebody takes them.
     alarms: Mutex<Option<mpsc::Receiver<Alarm>>>,
@@ -175,8 +179,10 @@ impl Trail {
                 write_arrivals(&writer, queue, observer);
             })
             .map_err(failed)?;
-        let (searches, heads, alarms) = (Semaphore::new(SEARCHES), Mutex::default(), Mutex::new(Some(alarms)));
-        Ok(Self(Arc::new(Inner { blocks, arrivals, grown, searches, heads, signing, counters, alarms, _lock: lock })))
+        let id = ChainId::generate().map_err(|error| failed(io::Error::other(error)))?.to_string();
+        let (searches, uploads) = (Semaphore::new(SEARCHES), Semaphore::new(UPLOADS));
+        let (heads, alarms) = ( Mutex::default(), Mutex::new(Some(alarms)));
+        Ok(Self(Arc::new(Inner { blocks, arrivals, grown, searches, uploads, heads, signing, id, counters, alarms, _lock: lock })))
     }
 
     /// The key that nodes seal to.
@@ -189,6 +195,11 @@ impl Trail {
     #[must_use]
     pub fn blocks(&self) -> &Arc<Blocks> {
         &self.0.blocks
+    }
+
+    /// Room for one group of arrivals. A node that waits for it is held up by flow control, with one message in memory.
+    pub(crate) async fn upload_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.uploads.acquire().await.ok()
     }
 
     /// Writes arrivals. What has an `Ok` is durable when this returns.
@@ -236,6 +247,12 @@ impl Trail {
 
     fn counters(&self) -> &Counters {
         &self.0.counters
+    }
+
+    /// Random, and new with each start of the process.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.0.id
     }
 
     /// The key that exports are signed with.

@@ -5,6 +5,7 @@ mod export;
 mod follow;
 mod offline;
 mod record;
+mod replicas;
 mod verify;
 
 use std::{
@@ -14,10 +15,16 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
-use seks_proto::wire::{AuditEntry, SearchAuditRequest, SearchAuditResponse, WhoAmIRequest};
+use seks_proto::wire::{SearchAuditRequest, WhoAmIRequest};
 
-use self::record::RecordView;
-use crate::{client::Client, duration::duration, error::Result, global::Global, output::notice};
+use self::{record::RecordView, replicas::Replicas};
+use crate::{
+    client::Client,
+    duration::duration,
+    error::{Exit, Result},
+    global::Global,
+    output::notice,
+};
 
 /// Records on a page.
 const PAGE: u32 = 500;
@@ -153,18 +160,24 @@ pub async fn run(global: &Global, verb: Verb) -> Result<ExitCode> {
     {
         return offline::run(global, args).await;
     }
-    let client = global.connect().await?;
-    match verb {
-        Verb::Tail { follow, lines, filter } => tail(global, client, follow, lines, filter.request()).await?,
+    match &verb {
+        Verb::Tail { follow, lines, filter } => {
+            return tail(global, *follow, *lines, filter.clone().request()).await;
+        }
         Verb::Search { since, until, limit, filter } => {
             let request = SearchAuditRequest {
-                since_us: ago(since),
+                since_us: ago(*since),
                 until_us: until.map_or(0, ago),
                 page_size: PAGE,
-                ..filter.request()
+                ..filter.clone().request()
             };
-            search(global, client, limit, request).await?;
+            return search(global, *limit, request).await;
         }
+        _ => {}
+    }
+    let client = global.connect().await?;
+    match verb {
+        Verb::Tail { .. } | Verb::Search { .. } => {} // above
         Verb::Admin(args) => admin::run(global, client, args).await?,
         Verb::Export(args) => export::run(global, &client, args).await?,
         Verb::Key => export::key(global, &client).await?,
@@ -188,87 +201,47 @@ async fn is_about_fleet(global: &Global, client: &Client) -> Result<bool> {
     Ok(operator.roles.iter().any(|role| role.tenant == "*"))
 }
 
-/// Asks for records: of the tenant that was named, else of the whole fleet where the operator may see it, else of the context's
-/// tenant.
-struct Search {
-    client: Client,
-    is_fleet: bool,
-    said: bool,
-}
-
-impl Search {
-    async fn new(global: &Global, client: Client) -> Result<Self> {
-        Ok(Self { is_fleet: is_about_fleet(global, &client).await?, client, said: false })
-    }
-
-    async fn page(&mut self, request: SearchAuditRequest) -> Result<SearchAuditResponse> {
-        let mut rpc = self.client.rpc();
-        let answer = if self.is_fleet {
-            self.client.call("audit", rpc.search_fleet_audit(request)).await?
-        } else {
-            let request = SearchAuditRequest { tenant: self.client.tenant(), ..request };
-            self.client.call("audit", rpc.search_audit(request)).await?
-        };
-        Ok(self.noted(answer))
-    }
-
-    /// Says once what the answer leaves out.
-    fn noted(&mut self, answer: SearchAuditResponse) -> SearchAuditResponse {
-        if !std::mem::replace(&mut self.said, true) {
-            if !answer.other_replicas.is_empty() {
-                let (replica, others) = (&answer.replica, answer.other_replicas.join(", "));
-                notice(&format!("these are the records of replica {replica}; others hold theirs: {others}"));
-            }
-            if !answer.unreadable_blocks.is_empty() {
-                notice(&format!(
-                    "{} blocks of the trail cannot be read: see `seks audit verify`",
-                    answer.unreadable_blocks.len()
-                ));
-            }
-        }
-        answer
-    }
-}
-
-async fn search(global: &Global, client: Client, limit: usize, mut request: SearchAuditRequest) -> Result<()> {
-    let mut search = Search::new(global, client).await?;
+/// Of the tenant that was named, else of the whole fleet where the operator may see it, else of the context's tenant.
+async fn search(global: &Global, limit: usize, request: SearchAuditRequest) -> Result<ExitCode> {
+    let mut replicas = Replicas::search(global, request).await?;
     let mut stream = global.output().stream("requests");
-    let mut left = limit;
-    loop {
-        let answer = search.page(request.clone()).await?;
-        let views: Vec<RecordView> = answer.entries.into_iter().take(left).map(RecordView::from).collect();
-        left -= views.len();
-        stream.page(&views)?;
-        if answer.next_page_token.is_empty() || left == 0 {
-            if left == 0 && !answer.next_page_token.is_empty() {
-                notice(&format!("the newest {limit} are shown; --limit shows more"));
-            }
-            return stream.end();
+    let (mut left, mut views) = (limit, Vec::new());
+    while left > 0
+        && let Some(entry) = replicas.next().await?
+    {
+        views.push(RecordView::from(entry));
+        left -= 1;
+        if views.len() >= PAGE as usize {
+            stream.page(&std::mem::take(&mut views))?;
         }
-        request.page_token = answer.next_page_token;
     }
+    stream.page(&views)?;
+    if left == 0 && replicas.next().await?.is_some() {
+        notice(&format!("the newest {limit} are shown; --limit shows more"));
+    }
+    stream.end()?;
+    Ok(outcome(&replicas))
 }
 
-async fn tail(global: &Global, client: Client, follow: bool, lines: u32, request: SearchAuditRequest) -> Result<()> {
-    let mut search = Search::new(global, client).await?;
-    let mut newest: VecDeque<AuditEntry> = VecDeque::new();
+/// What is missing must not look like what is not there.
+fn outcome(replicas: &Replicas) -> ExitCode {
+    if replicas.is_incomplete { ExitCode::from(Exit::Unreachable as u8) } else { ExitCode::SUCCESS }
+}
+
+async fn tail(global: &Global, follow: bool, lines: u32, request: SearchAuditRequest) -> Result<ExitCode> {
     let first = SearchAuditRequest { page_size: lines.max(1), ..request.clone() };
-    let (mut page_token, mut end) = (String::new(), None);
-    while newest.len() < lines as usize || end.is_none() {
-        let answer = search.page(SearchAuditRequest { page_token, ..first.clone() }).await?;
-        end.get_or_insert(answer.end_token);
-        answer.entries.into_iter().for_each(|entry| newest.push_front(entry));
-        page_token = answer.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
+    let mut replicas = Replicas::search(global, first).await?;
+    let mut newest: VecDeque<RecordView> = VecDeque::new();
+    while newest.len() < lines as usize
+        && let Some(entry) = replicas.next().await?
+    {
+        newest.push_front(RecordView::from(entry));
     }
-    let skipped = newest.len().saturating_sub(lines as usize);
-    let newest: Vec<RecordView> = newest.into_iter().skip(skipped).map(RecordView::from).collect();
     let mut printer = record::LinePrinter::new(global.output());
-    printer.print(&newest)?;
-    if !follow {
-        return Ok(());
+    printer.print(&Vec::from(newest))?;
+    if follow {
+        follow::run(replicas.sources, request, &mut printer).await?;
+        return Ok(ExitCode::SUCCESS);
     }
-    follow::run(&search, end.unwrap_or_default(), request, &mut printer).await
+    Ok(outcome(&replicas))
 }

@@ -113,7 +113,7 @@ pub struct IssueArgs {
     /// Grant nothing: a decoy, to be left where nobody should look. Its first use is an alarm: `seks audit admin --verb Tripwire`
     #[arg(long)]
     canary: bool,
-    /// How long it is valid [default: 24h; with --canary 366 days]
+    /// How long it is valid; a canary 366 days, unless this says otherwise
     #[arg(long, default_value = "24h", default_value_if("canary", "true", "366d"), value_parser = duration)]
     ttl: Duration,
     /// A source network that it is bound to; repeatable

@@ -78,6 +78,7 @@ pub(super) async fn find(
         replica: admin.0.replica.clone(),
         other_replicas: others(admin),
         unreadable_blocks: unreadable,
+        trail: trail.id().into(),
     })
 }
 

@@ -142,7 +142,9 @@ impl Upload {
         let chains: Vec<ChainId> = hello.chains.iter().filter_map(|chain| ChainId::from_bytes(chain)).collect();
         let heads = self.trail.blocks().heads(&self.node, &chains);
         self.answer(heads, Vec::new()).await?;
+        let trail = self.trail.clone();
         while let Some(message) = self.received.message().await? {
+            let _turn = trail.upload_turn().await;
             // What has arrived with it is written with it.
             let (mut group, mut bytes) = (Vec::new(), 0);
             bytes += self.take(message, &mut group)?;

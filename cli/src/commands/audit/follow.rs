@@ -1,13 +1,15 @@
-//! `seks audit tail --follow`: one stream after the other, each from where the one before it ended.
+//! `seks audit tail --follow`: of each replica one stream after the other, each from where the one before it ended.
 
 use std::time::Duration;
 
-use seks_proto::wire::SearchAuditRequest;
-use tonic::Code;
+use seks_proto::wire::{AuditEntry, SearchAuditRequest};
+use tokio::sync::mpsc;
+use tonic::{Code, Status};
 
 use super::{
-    PAGE, Search,
+    PAGE,
     record::{LinePrinter, RecordView},
+    replicas::Source,
 };
 use crate::{
     error::{CliError, Result},
@@ -16,54 +18,61 @@ use crate::{
 
 /// Between two attempts to reach a control plane that is away.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Pages that wait to be printed.
+const PAGES: usize = 16;
 
-/// Prints what arrives behind `after`, until it is interrupted.
-pub(super) async fn run(
-    search: &Search,
-    mut after: String,
-    request: SearchAuditRequest,
-    printer: &mut LinePrinter,
-) -> Result<()> {
+type Pages = mpsc::Sender<std::result::Result<Vec<AuditEntry>, Status>>;
+
+/// Prints what arrives at the replicas from now on, until it is interrupted.
+pub(super) async fn run(sources: Vec<Source>, request: SearchAuditRequest, printer: &mut LinePrinter) -> Result<()> {
+    let (pages, mut received) = mpsc::channel(PAGES);
+    for source in sources {
+        tokio::spawn(follow(source, request.clone(), pages.clone()));
+    }
+    drop(pages);
+    while let Some(page) = received.recv().await {
+        let entries = page.map_err(|status| CliError::status("audit", &status))?;
+        let views: Vec<RecordView> = entries.into_iter().map(RecordView::from).collect();
+        printer.print(&views)?;
+    }
+    Ok(())
+}
+
+/// Follows one replica until it refuses.
+async fn follow(mut source: Source, request: SearchAuditRequest, pages: Pages) {
     let mut is_away = false;
     loop {
-        let request = SearchAuditRequest {
-            tenant: search.client.tenant(),
-            page_token: after.clone(),
-            page_size: PAGE,
-            ..request.clone()
+        let is_lasting = |status: &Status| {
+            !matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
         };
-        let mut rpc = search.client.rpc();
-        let opened =
-            if search.is_fleet { rpc.follow_fleet_audit(request).await } else { rpc.follow_audit(request).await };
-        let ended = match opened {
-            Ok(stream) => {
-                is_away = false;
-                let mut stream = stream.into_inner();
-                loop {
-                    match stream.message().await {
-                        Ok(Some(page)) => {
-                            let views: Vec<RecordView> = page.entries.into_iter().map(RecordView::from).collect();
-                            printer.print(&views)?;
-                            after = page.end_token;
-                        }
-                        Ok(None) => break None,
-                        Err(status) => break Some(status),
-                    }
-                }
+        match stream(&mut source, &request, &pages).await {
+            Ok(()) => is_away = false,
+            Err(status) if is_lasting(&status) => {
+                let _: Result<(), _> = pages.send(Err(status)).await; // the printer may have ended
+                return;
             }
-            Err(status) => Some(status),
-        };
-        match ended {
-            None => {}
-            Some(status)
-                if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal) =>
-            {
+            Err(_) => {
                 if !std::mem::replace(&mut is_away, true) {
-                    notice("the control plane is away: going on when it is back");
+                    notice("a control plane is away: going on when it is back");
                 }
                 tokio::time::sleep(PAUSE).await;
             }
-            Some(status) => return Err(CliError::status("audit", &status)),
         }
     }
+}
+
+/// One stream, until the replica ends it.
+async fn stream(source: &mut Source, request: &SearchAuditRequest, pages: &Pages) -> std::result::Result<(), Status> {
+    let (tenant, page_token) = (source.client.tenant(), source.end.clone());
+    let request = SearchAuditRequest { tenant, page_token, page_size: PAGE, ..request.clone() };
+    let mut rpc = source.client.rpc();
+    let opened = if source.is_fleet { rpc.follow_fleet_audit(request).await } else { rpc.follow_audit(request).await };
+    let mut stream = opened?.into_inner();
+    while let Some(page) = stream.message().await? {
+        source.end = page.end_token;
+        if !page.entries.is_empty() && pages.send(Ok(page.entries)).await.is_err() {
+            return Err(Status::failed_precondition("nobody prints"));
+        }
+    }
+    Ok(())
 }
