@@ -181,8 +181,20 @@ impl Trail {
             .map_err(failed)?;
         let id = ChainId::generate().map_err(|error| failed(io::Error::other(error)))?.to_string();
         let (searches, uploads) = (Semaphore::new(SEARCHES), Semaphore::new(UPLOADS));
-        let (heads, alarms) = ( Mutex::default(), Mutex::new(Some(alarms)));
-        Ok(Self(Arc::new(Inner { blocks, arrivals, grown, searches, uploads, heads, signing, id, counters, alarms, _lock: lock })))
+        let (heads, alarms) = (Mutex::default(), Mutex::new(Some(alarms)));
+        Ok(Self(Arc::new(Inner {
+            blocks,
+            arrivals,
+            grown,
+            searches,
+            uploads,
+            heads,
+            signing,
+            id,
+            counters,
+            alarms,
+            _lock: lock,
+        })))
     }
 
     /// The key that nodes seal to.

@@ -95,7 +95,10 @@ fn a_search_asks_every_replica_of_the_context_and_names_one_that_is_away() {
     let context = fs::read_to_string(sandbox.context_file()).unwrap();
     let first = sandbox.admin();
     // Its other name leads to the first replica once more, which counts once.
-    let both = context.replace("\nca =", &format!("\nendpoints = [\"https://{}\", \"https://localhost:{}\"]\nca =", second.admin, first.port()));
+    let both = context.replace(
+        "\nca =",
+        &format!("\nendpoints = [\"https://{}\", \"https://localhost:{}\"]\nca =", second.admin, first.port()),
+    );
     write_private(&directory.join("both.toml"), &both);
     let cli = Cli::new(&directory, &directory.join("both.toml"));
     let search = ["audit", "search", "--decision", "allow", "-o", "json"];
@@ -105,11 +108,19 @@ fn a_search_asks_every_replica_of_the_context_and_names_one_that_is_away() {
     });
     let merged: Value = serde_json::from_str(&found.stdout).unwrap();
     let expected = [4, 3, 2, 1, 0].map(|n| format!("/api/openai/v1/{n}"));
-    assert_eq!((found.code, paths(&merged)), (Some(0), expected.iter().map(String::as_str).collect()), "{}", found.stderr);
+    assert_eq!(
+        (found.code, paths(&merged)),
+        (Some(0), expected.iter().map(String::as_str).collect()),
+        "{}",
+        found.stderr
+    );
     assert!(!found.stderr.contains("others hold theirs"), "{}", found.stderr);
     let tail = cli.run(&["audit", "tail", "-n", "2", "-o", "json"], "").stdout;
     let tail: Vec<Value> = tail.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(tail.iter().map(|line| line["path"].as_str().unwrap()).collect::<Vec<_>>(), ["/api/openai/v1/3", "/api/openai/v1/4"]);
+    assert_eq!(
+        tail.iter().map(|line| line["path"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["/api/openai/v1/3", "/api/openai/v1/4"]
+    );
 
     second.node.kill();
     second.control.kill();
