@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use seks_audit::trail::{Position, Query};
+use seks_audit::{
+    spool::unix_micros,
+    trail::{Position, Query},
+};
 
 use super::Trail;
 
@@ -14,14 +17,17 @@ const BATCH: usize = 500;
 /// A reader that stands behind the newest record it has seen. Reading never holds up a node that hands records in.
 pub struct Follow {
     trail: Trail,
-    after: Position,
+    /// `None`: nothing was seen yet. An empty trail has no position that comes before its first record.
+    after: Option<Position>,
+    /// Requests that began before it are not of interest, in Unix microseconds.
+    since_us: u64,
 }
 
 impl Trail {
     /// Follows the trail from now on.
     #[must_use]
     pub fn follow(&self) -> Follow {
-        Follow { trail: self.clone(), after: self.blocks().end() }
+        Follow { trail: self.clone(), after: None, since_us: unix_micros() }
     }
 }
 
@@ -30,14 +36,15 @@ impl Follow {
     pub async fn next(&mut self) -> Vec<Vec<u8>> {
         loop {
             tokio::time::sleep(EVERY).await;
-            if self.trail.blocks().end() <= self.after {
+            if self.after.is_some_and(|after| self.trail.blocks().end() <= after) {
                 continue;
             }
-            let query = Query { after: Some(self.after), newest_first: false, limit: BATCH, ..Query::default() };
+            let (after, since_us) = (self.after, self.since_us);
+            let query = Query { after, since_us, newest_first: false, limit: BATCH, ..Query::default() };
             // What cannot be read now is asked for again.
             let Ok(page) = self.trail.search(query).await else { continue };
             let Some(last) = page.entries.last() else { continue };
-            self.after = last.position;
+            self.after = Some(last.position);
             return page.entries.into_iter().map(|entry| entry.record).collect();
         }
     }
