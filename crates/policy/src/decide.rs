@@ -456,15 +456,7 @@ impl<'a> CallEvaluator<'a> {
         if mentions.any(Mentions::TRUST)
             && let Some(trust) = &self.call.trust
         {
-            let text = |text: &str| Value::new_string(text.to_owned());
-            let claims = Value::new_set(trust.claims.iter().map(|claim| text(claim)));
-            let fields = [
-                ("name".to_owned(), text(trust.name)),
-                ("issuer".to_owned(), text(trust.issuer)),
-                ("subject".to_owned(), text(trust.subject)),
-                ("claims".to_owned(), claims),
-            ];
-            context.push(("trust", Value::new_record(fields).ok()?));
+            context.push(("trust", trust.record()?));
         }
         let context = Context::from_pairs(context.into_iter().map(|(k, v)| (k.to_owned(), v))).ok()?;
         Request::new(entities.agent.clone(), action, entities.service.clone(), context, None).ok()

@@ -29,6 +29,7 @@ mod schema;
 mod slice;
 mod subject;
 mod suggest;
+mod trust;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -49,6 +50,7 @@ pub use self::{
     schema::schema_text,
     slice::{Policies, PolicySlice},
     suggest::{Observed, suggest},
+    trust::TrustFacts,
 };
 
 /// The policy of a new tenant, unless it was created with `--strict`. It can be deleted like any
@@ -82,19 +84,6 @@ pub struct Call<'a> {
     pub mcp: bool,
     /// The trust that the token was exchanged by; `None`: an operator issued it.
     pub trust: Option<TrustFacts<'a>>,
-}
-
-/// What policies see of an exchanged token.
-#[derive(Clone, Copy, Debug)]
-pub struct TrustFacts<'a> {
-    /// The trust's name.
-    pub name: &'a str,
-    /// The issuer.
-    pub issuer: &'a str,
-    /// The subject.
-    pub subject: &'a str,
-    /// The claims that the trust lists, each `NAME=VALUE`.
-    pub claims: &'a [Box<str>],
 }
 
 /// The inspection state of a request's body.
