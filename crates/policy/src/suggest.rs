@@ -35,7 +35,7 @@ pub fn suggest(agent: &AgentName, observed: &BTreeSet<Observed>) -> String {
         paths.entry((service, method)).or_default().insert(template(path));
     }
     let policies = paths.into_iter().map(|((service, method), templates)| {
-        let conditions: Vec<String> = narrowed(templates).iter().map(|template| condition(template)).collect();
+        let conditions: Vec<String> = narrowed(templates).iter().map(condition).collect();
         let id = format!("suggested-{agent}-{service}-{}", method.to_lowercase());
         format!(
             "@id({id:?})\npermit (\n  principal == Seks::Agent::\"{agent}\",\n  action == Seks::Action::\"{method}\",\n  \
