@@ -204,6 +204,9 @@ fn decide(policies: &Policies, records: &Records, seen: &Seen) -> Verdict {
     Verdict::Decided(decision.allowed, decision.policy_ids.iter().map(ToString::to_string).collect())
 }
 
+/// Requests by agent, service, method, path and new decision, with their number and the policies that decide.
+type Differences = BTreeMap<(String, String, String, String, bool), (u64, Vec<String>)>;
+
 /// What would be decided otherwise with these policies.
 pub(super) async fn simulate(
     admin: &Admin,
@@ -223,7 +226,7 @@ pub(super) async fn simulate(
         ..SimulateTrailResponse::default()
     };
     let run = admin.policy_run(caller, &tenant);
-    let mut differences: BTreeMap<(String, String, String, String, bool), (u64, Vec<String>)> = BTreeMap::new();
+    let mut differences = Differences::new();
     let mut left: Vec<(Seen, u64)> = traffic.seen.into_iter().collect();
     while !left.is_empty() {
         let some = left.split_off(left.len().saturating_sub(AT_A_TIME));

@@ -91,7 +91,7 @@ impl VaultSource {
             }
         }
         let has_role = !reference.role_id.is_empty() && !reference.secret_id.is_empty();
-        if has_role == !reference.token.is_empty() {
+        if has_role != reference.token.is_empty() {
             return Err(MintError::Invalid("either `token`, or `role_id` with `secret_id`".into()));
         }
         if !REFRESH_BOUNDS.contains(&reference.refresh_seconds) {

@@ -61,7 +61,7 @@ impl Fragments {
         }
         let mut builder = aho_corasick::packed::Config::new().match_kind(MatchKind::LeftmostFirst).builder();
         let searcher = builder.extend(&texts).build();
-        texts.iter_mut().for_each(|text| zeroize::Zeroize::zeroize(text));
+        texts.iter_mut().for_each(zeroize::Zeroize::zeroize);
         Some(Self { searcher: searcher?, places, most_offset })
     }
 
