@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn numbers_are_sorted_by_size_and_absent_values_come_last() {
-        let mut values = vec![json!(null), json!(10), json!(9), json!("b"), json!("a")];
+        let mut values = [json!(null), json!(10), json!(9), json!("b"), json!("a")];
         values.sort_by(compare);
         assert_eq!(values.last(), Some(&json!(null)));
         assert_eq!(compare(&json!(9), &json!(10)), Ordering::Less);

@@ -60,7 +60,7 @@ impl DevConfig {
             proxy: self.proxy.clone(),
             forward_proxy: self.forward_proxy.clone(),
             upstream: self.upstream.clone(),
-            audit: self.audit.clone(),
+            audit: self.audit,
             telemetry: self.telemetry.clone(),
             ..Default::default()
         };
