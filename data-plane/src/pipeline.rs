@@ -34,6 +34,7 @@ pub(crate) mod origin;
 mod policy_pool;
 pub(crate) mod prepared;
 mod range;
+pub(crate) mod received_body;
 pub(crate) mod refusal;
 pub(crate) mod relay;
 pub(crate) mod response_body;

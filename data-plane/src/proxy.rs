@@ -20,7 +20,7 @@ use crate::{
     pipeline::{
         admit::{self, Hosts},
         audit::{Audit, Record, RequestId},
-        authorize::{self, Received},
+        authorize,
         caller::Caller,
         connect::{self, Asked},
         discovery,
@@ -30,6 +30,7 @@ use crate::{
         inject::{self, Injected, Injection},
         lookup::{self, Identified},
         prepared::PreparedInjection,
+        received_body::Received,
         refusal::{self, Reader, Refusal, grpc},
         relay::{self, OutgoingBody},
         response_body::ResponseBody,

@@ -10,7 +10,7 @@ use seks_service::{
 };
 use seks_types::id::TenantName;
 
-use super::{audit::Record, authorize::Received, refusal::Refusal, shared_limits::SharedLimits};
+use super::{audit::Record, received_body::Received, refusal::Refusal, shared_limits::SharedLimits};
 use crate::{code::Code, http::client::Watcher};
 
 /// So much of a form is read before the request is decided. Behind it, a field that overrides the method stops the request.

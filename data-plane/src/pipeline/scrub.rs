@@ -16,6 +16,7 @@
 //!
 //! SECURITY.md states the limit: an upstream that colludes with an agent can return its credential in an encoding of their own.
 
+mod alphabet;
 mod body;
 mod decode;
 mod events;

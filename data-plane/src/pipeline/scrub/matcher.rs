@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use super::{
-    needles::{Alphabet, Inner, Needle},
+    alphabet::Alphabet,
+    needles::{Inner, Needle},
     token::{self, Schemes, Token},
 };
 

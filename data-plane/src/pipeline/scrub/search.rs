@@ -7,8 +7,9 @@
 use std::ops::Range;
 
 use super::{
+    alphabet::{Alphabet, stands_for_nothing_somewhere},
     matcher::{Matcher, State},
-    needles::{Alphabet, Inner, Needle, stands_for_nothing_somewhere},
+    needles::{Inner, Needle},
     spaced,
     token::{self, Schemes, Token},
 };

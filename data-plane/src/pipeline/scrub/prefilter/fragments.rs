@@ -8,7 +8,7 @@ use aho_corasick::{
     packed::{MatchKind, Searcher},
 };
 
-use super::{super::needles::Alphabet, Prefilter, Window};
+use super::{super::alphabet::Alphabet, Prefilter, Window};
 
 /// Bytes of a fragment. Teddy compares as many before it gives an alarm.
 const LENGTH: usize = 4;
