@@ -53,7 +53,7 @@ impl Code {
         Self::CredentialUnbound,
     ];
 
-    /// As it stands in `urn:seks:error:CODE`, in spans and in metrics.
+    /// Its name in `urn:seks:error:CODE`, in spans and in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.row().0
@@ -116,7 +116,8 @@ impl Code {
     }
 }
 
-/// What a client is told of sending the same request again. SDKs do so by themselves after 408, 409, 429 and from 500 on.
+/// The advice to a client about repeating the same request. SDKs repeat requests by themselves
+/// after 408, 409, 429 and every status from 500 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
     /// In a moment: `Retry-After`.
@@ -126,8 +127,9 @@ pub(crate) enum Retry {
     /// The upstream may have begun to process the request, and a second one may be paid for, too: the same header as for `Useless`. Every
     /// 502, 503 and 504 that is made after the request was sent has this in place of its code's own.
     Begun,
-    /// Somebody has to change something first: `x-should-retry: false`, which the SDKs of OpenAI, Anthropic and others obey. Codes
-    /// with this have a status below 500 where the contract leaves the choice.
+    /// The request cannot work before something is changed: `x-should-retry: false`, which the SDKs
+    /// of OpenAI, Anthropic and others obey. Codes with this advice have a status below 500 where
+    /// the contract allows it.
     Useless,
 }
 

@@ -98,13 +98,13 @@ pub struct ProxyConfig {
 pub struct ForwardProxyConfig {
     /// Where agents' `HTTPS_PROXY` points.
     pub listen: SocketAddr,
-    /// Whose services a tunnel may be opened to without `Proxy-Authorization`; the token is then looked for in the requests inside.
-    /// Default: nobody's.
+    /// The tenant of a CONNECT without `Proxy-Authorization`. The requests inside the tunnel must
+    /// then contain a token. Default: none, and such a CONNECT is refused.
     #[serde(default)]
     pub tenant: Option<String>,
 }
 
-/// `[proxy.limits]`: the bounds before and after a request is known to be somebody's.
+/// `[proxy.limits]`: limits that apply before and after a request is identified.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -118,8 +118,8 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Largest body that a policy looks into; a larger one is denied. Default: 1 MiB.
     pub inspect_bytes: usize,
-    /// Largest body that is read whole to verify what an AWS SDK signed of it. Default: 16 MiB. Bodies whose hash stands in the
-    /// head, or isn't signed, stream.
+    /// Largest body that is read whole to verify an AWS signature. Default: 16 MiB. A body whose
+    /// hash is in the head, or that is not signed, is streamed.
     pub signed_bytes: usize,
     /// Bytes of bodies that the node holds at once, for policies that look into them and signatures that cover them. Default: 256 MiB.
     pub buffered_bytes: usize,
@@ -411,7 +411,7 @@ impl Config {
     }
 }
 
-/// A host name or address as it stands in `Host`, without the port.
+/// A host name or address as in `Host`, without the port.
 fn is_host(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
     address || (host.len() <= 253 && host.split('.').all(seks_types::id::is_name))

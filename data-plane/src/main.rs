@@ -1,4 +1,5 @@
-//! `seks-data-plane`: reads its configuration, hardens the process, serves until it is told to stop.
+//! `seks-data-plane`: reads its configuration, hardens the process, and serves until a signal stops
+//! it.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 

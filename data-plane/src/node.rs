@@ -47,7 +47,7 @@ use crate::{
 pub const METRICS_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8302);
 /// How often tombstones and unused parts of the table are thrown away.
 const TABLE_SWEEP: Duration = Duration::from_secs(60);
-/// How often the names of the control planes are resolved anew.
+/// How often the names of the control planes are resolved again.
 const CONTROL_PLANES_EVERY: Duration = Duration::from_secs(60);
 /// How often `ready` looks.
 const READY_POLL: Duration = Duration::from_millis(5);

@@ -95,7 +95,7 @@ impl Proxy {
         })
     }
 
-    /// Who asks, as of now.
+    /// The caller at the present time.
     fn caller(&self, peer: &Peer) -> Caller {
         let now = self.table.wall().unix_now();
         Caller { source: peer.source, tls: peer.tls, certificate: peer.certificate, began: now, now }
@@ -144,7 +144,7 @@ impl Proxy {
         response.map(|body| ResponseBody::new(body, record))
     }
 
-    /// Answers a request on an HTTP/2 stream whose form was refused before it was one. Its connection goes on.
+    /// Answers a malformed request on an HTTP/2 stream. Its connection continues.
     fn refuse_stream(&self, refusal: &Refusal) -> Response<ResponseBody> {
         let mut record = self.audit.open(&unread_method(), "", &HeaderMap::new());
         let mut response = refused(refusal, refusal::Format::default(), false, &mut record);
@@ -228,8 +228,9 @@ impl Proxy {
         relay::call(answered, self.config.upstream.idle_timeout, in_flight, record)
     }
 
-    /// Decides, waits for a connection, and puts the credential in. Where a record that the decision hangs on changes before that,
-    /// the stages run again from the look-up on: the table as it is when the request is written decides.
+    /// Decides, waits for a connection, and injects the credential. If a record that the decision
+    /// depends on changes before that, the stages run again from the look-up. So the decision is
+    /// that of the table at the time of the write.
     async fn decide(
         &self,
         mut identified: Identified,

@@ -121,7 +121,7 @@ pub struct Runtimes<'a> {
     pub lease: &'a Handle,
 }
 
-/// Shared between the stream and who asks.
+/// Shared between the stream and its callers.
 #[derive(Default)]
 struct Status(Mutex<SyncStatus>);
 

@@ -73,7 +73,7 @@ pub struct Table {
     current: ArcSwap<Generation>,
     /// One writer at a time; readers never take it.
     writer: Mutex<()>,
-    /// Encrypts credentials in this process's memory; made anew at every start.
+    /// Encrypts credentials in this process's memory. A new key is generated at every start.
     memory_key: Arc<SessionKey>,
     generations: AtomicU64,
     lease: Lease,
@@ -282,11 +282,13 @@ impl Table {
         Staging::new(staged, self.memory_key.clone(), self.current())
     }
 
-    /// Replaces the whole table, and cuts every request whose rights aren't in the new one. The old one is returned so that
-    /// the caller can drop it where a hundred milliseconds of freeing disturb nobody.
+    /// Replaces the whole table, and cuts every request whose rights are not in the new one. The
+    /// old table is returned, so that the caller can drop it where freeing for a hundred
+    /// milliseconds does not delay others.
     ///
     /// # Errors
-    /// [`ApplyError::Backwards`] for a lower revision of the same epoch; the table is as before then.
+    /// [`ApplyError::Backwards`] for a lower revision of the same epoch. The table is then
+    /// unchanged.
     pub fn swap(&self, staging: Staging) -> Result<impl Sized + use<>, ApplyError> {
         let _writer = self.writer.lock();
         let (old, new) = (self.current.load_full(), staging.finish());

@@ -141,7 +141,7 @@ pub struct SpoolState {
 }
 
 impl Metrics {
-    /// `audit` is the queue in front of the collector; `table` is asked at every scrape.
+    /// `audit` is the queue in front of the collector. `table` is read at every scrape.
     pub fn new(audit: Arc<Queue>, table: impl Fn() -> TableState + Send + Sync + 'static) -> Self {
         let inner = Inner {
             services: DashMap::default(),

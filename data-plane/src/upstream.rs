@@ -43,7 +43,7 @@ const MAX_POOLS: usize = 1024;
 /// Tells whether a pool's service and credential are the current ones.
 pub(crate) type IsCurrent = Box<dyn Fn() -> bool + Send>;
 
-/// What a new pool is told by whoever wants it.
+/// The properties of a new pool.
 pub(crate) struct PoolHooks {
     /// Asked every second; once it says no, the pool is closed.
     pub(crate) is_current: IsCurrent,
@@ -121,12 +121,12 @@ impl<T: Send + Sync + 'static> Upstreams<T> {
         Ok(Self { pools: DashMap::default(), shares: DashMap::default(), limits, trust, addresses, config })
     }
 
-    /// A connection for one request: one that is idle, or a new one.
+    /// A connection for one request: an idle one, or a new one.
     ///
-    /// `about` is asked when `key` has no pool yet.
+    /// `about` is called if `key` has no pool yet.
     ///
     /// # Errors
-    /// When there is no connection within `connect_timeout`.
+    /// If there is no connection within `connect_timeout`.
     pub(crate) async fn connect(
         self: &Arc<Self>,
         key: PoolKey,

@@ -120,7 +120,8 @@ struct AdaptedCommand {
     unset: Vec<&'static str>,
 }
 
-/// Adds what a known client needs to reach the node, and warns when it does not use the node all the same.
+/// Adds what a known client needs to use the node, and warns if the client would still go around
+/// the node.
 fn adapt_command(command: &[OsString], variables: &mut Variables) -> Result<AdaptedCommand> {
     let home = user::home().unwrap_or_default();
     let cache = user::cache_dir().unwrap_or_else(|| std::env::temp_dir().join("seks"));

@@ -72,7 +72,7 @@ impl Digest {
     }
 }
 
-/// The end of a chain, as somebody knows it.
+/// The head of a chain: its last known record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Which chain.

@@ -1,7 +1,8 @@
 //! The thread that writes a node's records, and the queue in front of it.
 //!
-//! Callers append to one buffer under a short lock. Nobody waits for the disk on a runtime's thread. The thread takes the whole
-//! buffer, writes it in one frame or a few, and syncs once for all that wait. While it syncs, the next group collects.
+//! Callers append to one buffer under a short lock. No runtime thread waits for the disk. The
+//! thread takes the whole buffer, writes it in one frame or a few, and syncs once for all waiting
+//! requests. During the sync the next group collects.
 
 use std::{
     io,

@@ -1,8 +1,9 @@
-//! Encryption of what lies on a disk.
+//! Encryption of audit files.
 //!
-//! The control plane holds an X25519 key pair, the audit key. Whoever writes a file makes a fresh AES-256-GCM key for it and
-//! encapsulates that key to the audit key with HPKE (RFC 9180, base mode, DHKEM(X25519, HKDF-SHA256), AES-256-GCM). The writer
-//! forgets the key when it is done. From then on only the control plane reads the file.
+//! The control plane has an X25519 key pair, the audit key. The writer of a file generates a new
+//! AES-256-GCM key for it, and encapsulates that key to the audit key with HPKE (RFC 9180, base
+//! mode, DHKEM(X25519, HKDF-SHA256), AES-256-GCM). The writer erases the key when the file is
+//! complete. From then on only the control plane can read the file.
 
 use std::fmt;
 

@@ -1,7 +1,8 @@
-//! A node's segments on disk: written by one thread, read by the upload.
+//! A node's segments on disk. One thread writes them, and the upload reads them.
 //!
-//! A process writes only segments that it began itself. What earlier processes left is read to find where it ends, and waits for its
-//! upload. After any failed write the chain ends and another begins: nobody knows then what the disk holds.
+//! A process writes only segments that it created. Segments of earlier processes are read to find
+//! their end, and are kept until they are uploaded. After a failed write the content of the disk is
+//! unknown, so the chain ends and another begins.
 
 mod exporting;
 
@@ -381,7 +382,7 @@ impl SpoolWriter {
         Ok(())
     }
 
-    /// Closes the segment and the chain after a failure. A chain without records goes on.
+    /// Closes the segment and the chain after a failure. A chain without records continues.
     fn abandon(&mut self) {
         if let Some(open) = self.open.take() {
             self.segments.update(&open.name, |segment| segment.is_open = false);

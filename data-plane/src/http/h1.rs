@@ -52,7 +52,7 @@ impl Inbox {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if self.bytes.capacity() - self.bytes.len() < self.room / 2 {
-            // What was taken before is given back by now, as a rule: then this takes no new memory.
+            // Usually the earlier bytes have been released by now, and this allocates nothing.
             self.bytes.reserve(self.room);
         }
         let read = ready!(poll_read_buf(stream, cx, &mut self.bytes))?;

@@ -4,8 +4,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Header fields in the order in which they are sent.
 ///
-/// A list, for it is made for one request, is short, and is asked for a name a few times: a map's hashes and its own memory would cost
-/// more than they save.
+/// It is a list, because it exists for one request, is short, and is searched a few times. The
+/// hashes and the allocation of a map would cost more than they save.
 #[derive(Default)]
 pub struct HeaderList(Vec<(HeaderName, HeaderValue)>);
 

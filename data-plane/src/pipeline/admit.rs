@@ -77,7 +77,7 @@ impl Admitted {
         self.parts.uri.path_and_query().map_or("", |t| t.as_str())
     }
 
-    /// The name that stands where a service's does; not yet known to be one.
+    /// The name in the place of a service's name. It is not looked up yet.
     pub(crate) fn service(&self) -> &str {
         match &self.route {
             Route::Service { name, .. } => self.target().get(name.clone()).unwrap_or_default(),
@@ -122,7 +122,8 @@ pub(crate) fn call(
         ProxyMode::Direct => direct(&parts, name, hosts)?,
         ProxyMode::Forward => {
             proxy_token = token::proxy_token(&parts.headers)?;
-            // What is asked of a proxy in the clear can't be what a client means by `https`: it takes a tunnel, and TLS in it.
+            // A request to a proxy in plain text cannot be an `https` request. That needs a tunnel
+            // with TLS.
             if parts.uri.scheme_str() == Some("https") {
                 return Err(Refusal::invalid("a proxy takes CONNECT for a target with https"));
             }
@@ -169,7 +170,7 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
     }
 }
 
-/// Exactly one name, well-formed, the same wherever it stands. Gives it, with its port.
+/// Exactly one well-formed name, the same in every place. Returns the name with its port.
 fn check_host(parts: &Parts) -> Result<&str, Refusal> {
     let invalid = Refusal::invalid;
     if parts.uri.scheme_str().is_some_and(|s| s != "http" && s != "https") {

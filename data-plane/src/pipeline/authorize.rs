@@ -54,7 +54,7 @@ pub(crate) struct Permitted {
     pub(crate) identified: Identified,
     pub(crate) service: Arc<ServiceEntry>,
     pub(crate) credential: Arc<CredentialEntry>,
-    /// What the upstream is asked for, still without the credential.
+    /// The upstream request's method, path and query, without the credential.
     pub(crate) line: UpstreamTarget,
     pub(crate) body: Upload,
     /// Of a service whose requests are signed: what the agent's signature covered, and so will the node's.
@@ -77,11 +77,13 @@ pub(crate) struct UpstreamTarget {
 }
 
 impl UpstreamTarget {
-    /// Path and query as they will be sent: base path included, without the agent's token and without whatever stands where the
-    /// credential goes. Beside them the method that the agent asks for instead of the request's own.
+    /// Path and query as they will be sent: with the base path, without the agent's token, and
+    /// without the agent's own value in the credential's place. Also the method that an override
+    /// asks for.
     fn read(identified: &Identified, service: &ServiceEntry) -> Result<(Self, Option<Method>), Refusal> {
         let rest = without_token(identified, service)?;
-        // In HTTPS_PROXY mode there is no base URL of ours, and what is asked for is what the upstream would have got.
+        // HTTPS_PROXY mode has no base URL of the node. The target is the one that the upstream
+        // would have got.
         let rest = match identified.admitted.form() {
             Naming::Path | Naming::Host => without_base_slash(service, &rest),
             Naming::Forward => Cow::Borrowed(&*rest),
@@ -197,7 +199,7 @@ pub(crate) async fn call(
     }
     let mut signed = None;
     if service.sigv4.is_some() {
-        // Before anything is said of policies: whose request it is hangs on its signature.
+        // Before any policy is evaluated: the signature identifies the caller.
         let who = (&*service, &*credential);
         (body, signed) = Box::pin(verify(&identified, who, body, caller, bounds, record)).await?;
     }
@@ -318,7 +320,7 @@ fn on<'a>(call: &Call<'a>, line: &'a UpstreamTarget) -> Call<'a> {
     Call { path: line.path(), query: line.query(), ..call.clone() }
 }
 
-/// The agent can't do anything about it, but whoever reads its log can.
+/// The agent cannot repair it, but a reader of its log can.
 pub(crate) fn unbound() -> Refusal {
     Refusal::from(Code::CredentialUnbound)
         .with_detail("the credential is bound to another destination: an operator has to store it again, or rebind it")

@@ -1,8 +1,10 @@
-//! How many bytes of requests' bodies the node holds at once, because a signature or a policy needs the whole body.
+//! Limits the bytes of request bodies that the node buffers, because a signature or a policy needs
+//! the whole body.
 //!
-//! Memory is accounted as bytes arrive, not as they are announced. The node has a budget, and every tenant has a share of it: who fills
-//! its share waits for its own bodies to be sent on. A body whose signature can't be verified before the body is there counts against a quarter of the
-//! share, because anybody who knows an access key id can send one.
+//! Memory is counted as bytes arrive, not as they are announced. The node has a budget, and each
+//! tenant has a share of it. A tenant that has used its share waits until its own bodies are sent.
+//! A body whose signature cannot be verified before the body has arrived counts against a quarter
+//! of the share, because anyone who knows an access key id can send one.
 
 use std::{
     collections::HashMap,
@@ -154,7 +156,7 @@ impl Buffer {
     async fn reserve(&mut self, units: usize) -> Result<(), NoRoom> {
         let permits = u32::try_from(units).map_err(|_| NoRoom)?;
         let (share, inner) = (&self.held.share, &self.buffers.inner);
-        // The tenant's own share first: who has filled it takes nothing of what others wait for.
+        // The tenant's own share first, so that a tenant at its limit takes nothing from others.
         let from = [(!self.verified).then_some(&share.unverified), Some(&share.all), Some(&inner.all)];
         let mut taken = Vec::with_capacity(3);
         for semaphore in from.into_iter().flatten() {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::table::Table;
 
-/// Who asks, and when.
+/// The sender of a request, and the time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller {
     /// The address that the connection came from. What headers say about it is not believed.

@@ -6,7 +6,7 @@ use seks_service::INTERCEPTION;
 
 use super::{caller::Caller, lookup::Identified, relay::OutgoingBody};
 
-/// Names and base URLs, in the words of the Host that was asked.
+/// Names and base URLs, with the host that the request named.
 pub(crate) fn call(identified: &Identified, caller: &Caller) -> Response<OutgoingBody> {
     let parts = &identified.admitted.parts;
     let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok());

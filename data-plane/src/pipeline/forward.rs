@@ -31,7 +31,8 @@ use crate::{
     table::{CredentialEntry, Cut, ServiceEntry},
 };
 
-/// Most times that a request is sent: an upstream that refuses every stream must not keep a request for ever.
+/// Most times that a request is sent, so that an upstream that refuses every stream cannot keep it
+/// without limit.
 const MAX_ATTEMPTS: u32 = 3;
 
 /// An answer: its head is final, its body still comes.

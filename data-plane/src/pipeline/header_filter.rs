@@ -57,9 +57,10 @@ const NEVER_RETURNED: &[&str] = &[
     "x-seks-request-id",
 ];
 
-/// What an upstream may get of an agent's headers: all but [`NEVER_SENT`], what `Connection` names, names that some servers fold
-/// into others (`_`), every place where a token or another credential may stand, and any value with a token in it. A service may
-/// name headers with `_` and cookies that it takes nevertheless.
+/// The agent's headers that the upstream gets: all except [`NEVER_SENT`], the fields that
+/// `Connection` names, names that some servers fold into others (`_`), every place for a token or
+/// another credential, and any value that contains a token. A service may list headers with `_` and
+/// cookies that it accepts nevertheless.
 pub(crate) fn request(headers: HeaderMap, service: &Service, has_other_tokens: bool) -> (HeaderList, DroppedHeaders) {
     // `keep-alive` is dropped anyway, and is what nearly all of them say.
     let named = fields::connection_names(&headers).filter(|n| !n.eq_ignore_ascii_case("keep-alive"));
@@ -291,7 +292,7 @@ fn kind_of_credential(name: &HeaderName, service: &Service) -> Dropped {
     }
 }
 
-/// Whether the agent's token may stand there, or the credential goes there.
+/// Whether the field may hold the agent's token, or is a place for the credential.
 fn is_secret_place(name: &HeaderName, service: &Service) -> bool {
     service.slots.iter().any(|s| matches!(s, TokenSlot::Header(n) if n == name))
         || service.injection.iter().any(|s| matches!(s, InjectionSite::Header(n, _) if n == name))

@@ -168,7 +168,8 @@ pub(crate) fn call(
     let url_key = prepared.url_key.as_ref().filter(|_| !service.keyless_urls.is_empty());
     let signer = url_key.map(|key| Box::new(UrlSigner::new(key.clone(), identified.digest, caller.now)));
     let rewriting = Rewriting { agent, signer };
-    // Whoever asks for trailers says that it reads them: gRPC, and servers of HTTP/1.1 that send them to nobody else.
+    // A client that reads trailers says so: gRPC, and clients of HTTP/1.1 servers that send
+    // trailers only on request.
     let wants_trailers = header_filter::wants_trailers(&identified.admitted.parts, connection.is_h2());
     let Parts { method, headers, .. } = identified.admitted.parts;
     let offer = match identified.admitted.websocket {
@@ -223,7 +224,7 @@ pub(crate) fn call(
     })))
 }
 
-/// Writes every site of the service; `fields` is asked only for those that aren't prepared.
+/// Writes every site of the service. `fields` is called only for sites that are not prepared.
 fn apply_sites<'f>(
     service: &Service,
     prepared: &PreparedInjection,

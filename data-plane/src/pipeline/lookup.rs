@@ -39,16 +39,16 @@ pub(crate) struct Identified {
     /// The token is in a segment of the path, which is not the upstream's to see. The length of the segments before it, with their
     /// slashes.
     pub(crate) in_path: Option<usize>,
-    /// Tokens stand elsewhere too: they are to be removed.
+    /// Tokens in other places, which must be removed.
     pub(crate) has_other_tokens: bool,
-    /// The request has no token: its URL stands for one. Only its form is known yet.
+    /// The request has no token, and its URL identifies one. Only its syntax is checked yet.
     pub(crate) signed_url: Option<PresentedUrl>,
     /// Only this file makes one.
     _proof: (),
 }
 
 impl Identified {
-    /// Who reads a refusal: clients of MCP servers show JSON-RPC errors only.
+    /// The kind of client that reads a refusal. Clients of MCP servers show only JSON-RPC errors.
     pub(crate) fn reader(&self) -> Reader {
         let is_mcp = self.service.as_ref().is_some_and(|service| service.mcp.is_some());
         if is_mcp && Reader::accepts_json_rpc(&self.admitted.parts.headers) { Reader::JsonRpc } else { Reader::Any }
@@ -76,7 +76,7 @@ const MOST_TOKENS: usize = 8;
 /// What an agent has to do that configured its key in two ways.
 const TWICE: &str = "one token was presented in two places: configure one of them only";
 
-/// What stands in a request.
+/// The tokens of a request.
 #[derive(Default)]
 struct FoundTokens<'a> {
     tokens: Vec<(TokenLocation<'a>, Digest)>,
@@ -87,7 +87,7 @@ struct FoundTokens<'a> {
     issuers: Option<(&'a [u8], &'a [u8])>,
 }
 
-/// Identifies a request, or says why it is nobody's.
+/// Identifies a request, or says why it cannot be identified.
 pub(crate) fn call(
     admitted: Admitted,
     caller: &Caller,
@@ -142,7 +142,7 @@ fn select(
     Ok((selected, found_tokens.tokens.len() > 1 || found_tokens.damaged))
 }
 
-/// A 401 offers what services of this name take, whoever's they are.
+/// A 401 lists the schemes of all services of this name, across tenants.
 fn with_challenges(refusal: Refusal, admitted: &Admitted, table: &Table) -> Refusal {
     match &admitted.route {
         Route::Service { .. } | Route::Host { .. } if refusal.status == StatusCode::UNAUTHORIZED => {
@@ -152,7 +152,8 @@ fn with_challenges(refusal: Refusal, admitted: &Admitted, table: &Table) -> Refu
     }
 }
 
-/// A token that was shown to the proxy apart from the request stands for one that isn't in it; two that differ are ambiguous.
+/// A token that was presented to the proxy, apart from the request, counts if the request has none.
+/// Two different ones are ambiguous.
 fn with_proxy_token(
     selected: Option<SelectedToken>,
     admitted: &Admitted,
@@ -191,7 +192,8 @@ fn with_issuers_token(
     Ok(location.counts(&found, &admitted.route).then_some(found))
 }
 
-/// A URL that the node has signed stands for its token where the request has none. A token beside it counts, and must be the same.
+/// A URL that the node has signed identifies a token if the request has none. A token in the
+/// request must be the same one.
 fn with_signed_url(
     selected: Option<SelectedToken>,
     admitted: &Admitted,
@@ -379,7 +381,7 @@ impl<'a> FoundTokens<'a> {
         }
     }
 
-    /// The one token that stands where its service wants it.
+    /// The one token that is in a slot of its service.
     fn choose(
         &self,
         admitted: &Admitted,
@@ -447,7 +449,8 @@ impl TokenLocation<'_> {
     fn counts(&self, found: &SelectedToken, route: &Route) -> bool {
         match (&found.service, route) {
             (Some(service), _) => service.slots.iter().any(|slot| self.is(slot)),
-            // Of a service that doesn't exist nobody knows where its SDKs put a key; a signature can't be verified for it.
+            // A service that does not exist has no known slots, and a signature cannot be verified
+            // for it.
             (None, Route::Service { .. } | Route::Host { .. } | Route::Forward(_)) => !matches!(self, Self::Signature),
             (None, Route::Discovery) => matches!(self, Self::Scheme(_) | Self::Basic(_) | Self::Header(_)),
             (None, Route::Exchange) => false,

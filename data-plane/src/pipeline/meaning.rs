@@ -64,7 +64,7 @@ const METHODS: &[&str] = &[
     "x-verb",
 ];
 
-/// What a header does to the request that it stands in.
+/// The effect of a header on its request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Effect {
     Method,

@@ -62,7 +62,8 @@ impl Default for PolicyPool {
 }
 
 impl PolicyPool {
-    /// What `work` gives, once it is the tenant's turn. Nobody waits for it any more: it isn't begun.
+    /// The result of `work`, when it is the tenant's turn. If the caller has given up by then, the
+    /// work is not started.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         tenant: &TenantName,

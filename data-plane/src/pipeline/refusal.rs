@@ -40,7 +40,7 @@ pub(crate) struct Refusal {
 /// Whose SDK will read a refusal: some see nothing but their own vendor's form of an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Reader {
-    /// Anybody's: JSON, with an `error` object.
+    /// The default: JSON with an `error` object.
     #[default]
     Any,
     /// AWS's JSON protocols: the same, with `__type` and `message`.

@@ -42,7 +42,8 @@ pub(crate) trait Tunnel: Send {
     fn hand_over(self: Box<Self>, record: Record);
 }
 
-/// Why an answer was broken off. The stream is reset, or the connection closed, so that nobody takes it for whole.
+/// Why a response was aborted. The stream is reset or the connection closed, so that no client
+/// takes the response for complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RelayError {
     /// The right to it has ended.

@@ -118,7 +118,7 @@ impl TextKind {
     }
 }
 
-/// Whether the headers are those of a file or an object that somebody has stored, or of a body in a content coding.
+/// Whether the headers are those of a file or a stored object, or of a body with a content coding.
 fn is_content(headers: &HeaderMap) -> bool {
     const CODINGS: [&str; 5] = ["gzip", "br", "deflate", "zstd", "compress"];
     let is_coding = |value: &HeaderValue| {

@@ -1,14 +1,16 @@
-//! URLs that stand for a token: an upload's or an operation's URL that a client uses without a key.
+//! URLs that identify a token: the URL of an upload or operation that a client uses without a key.
 //!
-//! Some vendors give out a URL that is a right by itself, and their SDKs use it without a key (`X-Goog-Upload-URL`). Through
-//! the node such a request would be nobody's. So the node adds a query parameter to the URL when it rewrites it, for the
-//! headers that the service names in `keyless_urls`. It holds the token's digest, an expiry and a MAC under the tenant's key,
-//! which nodes hold for fake AWS keys already (`seks_types::token::aws`).
+//! Some vendors return a URL that is a right by itself, and their SDKs use it without a key
+//! (`X-Goog-Upload-URL`). Through the node such a request would have no identity. So the node adds
+//! a query parameter when it rewrites the URL, for the headers that the service names in
+//! `keyless_urls`. The parameter contains the token's digest, an expiry and a MAC under the
+//! tenant's key, which nodes already have for fake AWS keys (`seks_types::token::aws`).
 //!
-//! The MAC covers the service, the token, the expiry, and the path and query that are sent to the upstream. So a stolen URL is
-//! good for this one resource only, until it expires, and only where the token itself is good: the token is looked up as
-//! always, so that revocation, expiry, network bindings and policies hold. The parameter is removed before a policy or the
-//! upstream sees the query, and queries are never logged.
+//! The MAC covers the service, the token, the expiry, and the path and query that are sent to the
+//! upstream. So a stolen URL is valid only for this resource, only until it expires, and only while
+//! the token is valid. The token is looked up as always, so revocation, expiry, network bindings
+//! and policies hold. The parameter is removed before a policy or the upstream sees the query, and
+//! queries are never logged.
 
 use std::sync::Arc;
 

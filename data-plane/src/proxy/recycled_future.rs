@@ -1,7 +1,8 @@
-//! A request that is being handled, in memory that the one before has left.
+//! The future of a request, in memory that an earlier request has released.
 //!
-//! What a request needs while it waits is kilobytes: getting them afresh, wiping and giving them back costs more than a stage of the
-//! pipeline. What is kept is bounded, and holds no secret: those are on the heap, and wiped when a future is done with them.
+//! A request needs kilobytes while it waits. Allocating, wiping and freeing them costs more than a
+//! stage of the pipeline. The kept memory is bounded and contains no secret: secrets are on the
+//! heap, and are wiped when a future drops them.
 
 use std::{
     cell::RefCell,

@@ -56,7 +56,7 @@ const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const MAX_CHAINS: usize = 1024;
 /// How often it is looked for a connection to a control plane, and for a key.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// A replica without a trail is asked again after this time.
+/// A replica without a trail is tried again after this time.
 const NO_TRAIL_PAUSE: Duration = Duration::from_secs(60);
 /// An upload that lasted this long was a good one.
 const STABLE_AFTER: Duration = Duration::from_secs(10);

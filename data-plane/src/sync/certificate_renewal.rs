@@ -17,7 +17,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How often a mesh's files are read: it replaces them at half of their life as well, which may be minutes.
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 
-/// Takes up what a mesh puts into its files, for ever. The stream goes on; the next one shows the new certificate.
+/// Loads new certificates that a mesh writes to its files, until it is dropped. The current stream
+/// continues, and the next one presents the new certificate.
 async fn reread(identity: &ArcSwap<Identity>) {
     loop {
         match identity.load().reread() {
@@ -32,7 +33,7 @@ async fn reread(identity: &ArcSwap<Identity>) {
     }
 }
 
-/// Renews for ever.
+/// Renews the certificate until it is dropped.
 pub(super) async fn run(endpoints: Vec<String>, trust: Trust, identity: Arc<ArcSwap<Identity>>) {
     if identity.load().is_of_files() {
         return reread(&identity).await;

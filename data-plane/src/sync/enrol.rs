@@ -1,5 +1,6 @@
-//! How a node gets its identity: with a one-time join token `seks_join_ID.SECRET.CAPIN`. The token's last part is the SHA-256 of
-//! the CA's public key: the node sends the secret to nobody who can't show a certificate of that CA.
+//! How a node gets its identity: with a one-time join token `seks_join_ID.SECRET.CAPIN`. The
+//! token's last part is the SHA-256 of the CA's public key. The node sends the secret only to a
+//! peer with a certificate of that CA.
 
 mod pin;
 
@@ -85,10 +86,10 @@ pub enum EnrolError {
     /// A control plane has looked at the request and refused it.
     #[error("the control plane refuses: {0}")]
     Refused(String),
-    /// Nobody answers who can prove to be the control plane.
+    /// No endpoint could prove that it is the control plane.
     #[error("no control plane can be reached: {0}")]
     Unreachable(String),
-    /// The answer doesn't fit what was asked.
+    /// The response does not match the request.
     #[error("the control plane's answer is not acceptable: {0}")]
     Answer(&'static str),
     /// A key can't be made.

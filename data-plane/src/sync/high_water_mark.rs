@@ -68,7 +68,7 @@ impl HighWaterMark {
         }
     }
 
-    /// Writes what changes, for ever.
+    /// Writes each change, until it is dropped.
     pub(super) async fn keep(&self) {
         let mut written = self.seen();
         loop {

@@ -151,7 +151,7 @@ impl Identity {
         Ok(Self { data_dir, files, ..Self::new(node, String::new(), certificate_pem, key_pem, ca_pem) })
     }
 
-    /// Whether somebody else renews it.
+    /// Whether a mesh renews it.
     pub(super) fn is_of_files(&self) -> bool {
         self.files.is_some()
     }

@@ -15,7 +15,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use tokio::time::sleep;
 
-/// The file in the data directory that whoever uses the directory has locked.
+/// The lock file in the data directory. The process that uses the directory has it locked.
 const LOCK: &str = "lock";
 /// How often a directory that is in use is looked at.
 const PERIOD: Duration = Duration::from_millis(100);

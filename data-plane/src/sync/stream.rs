@@ -441,7 +441,7 @@ impl<'a> Stream<'a> {
     fn granted(&mut self, grant: &wire::LeaseGrant) {
         let Some(at) = self.renews_sent.iter().position(|(nonce, _)| *nonce == grant.nonce) else { return };
         let sent = self.renews_sent.drain(..=at).next_back().map(|(_, sent)| sent);
-        // A lease is worth something only to who has applied everything that it vouches for.
+        // A lease is useful only to a node that has applied everything up to the lease's revision.
         let (epoch, revision) = (self.table.epoch(), self.table.revision());
         let (held, granted) =
             (Position { epoch: &epoch, revision }, Position { epoch: &grant.epoch, revision: grant.revision });

@@ -195,7 +195,7 @@ fn next_generation() -> u64 {
     NEXT.fetch_add(1, Relaxed)
 }
 
-/// The removals; everything else is somebody else's.
+/// Only the removals.
 fn remove(table: &Generation, change: &Change) {
     match change {
         Change::RemoveTenant(name) => table.remove_tenant(name),

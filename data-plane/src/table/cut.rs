@@ -64,7 +64,7 @@ impl fmt::Display for CutReason {
 
 /// What a request was decided on, beside its token.
 pub trait Reevaluate: Send + Sync {
-    /// Whether the request may go on under the records as they stand now.
+    /// Whether the request may continue under the present records.
     fn reevaluate(&self, token: &TokenEntry, service: &ServiceEntry) -> Verdict;
 }
 
@@ -166,7 +166,8 @@ impl Cut {
         self.table.wall.unix_now()
     }
 
-    /// Whether the request is to wait: it isn't known yet whether it may go on. Whoever polls the cut is woken when it is.
+    /// Whether the request must wait, because it is not known yet whether it may continue. The task
+    /// that polls the cut is woken then.
     #[must_use]
     pub fn is_undecided(&self) -> bool {
         self.open

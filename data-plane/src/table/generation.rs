@@ -31,8 +31,8 @@ use super::{
     trust::Trust,
 };
 
-/// A digest is a hash already: its own first bytes are the map's hash. Nobody can choose them without breaking SHA-256, and
-/// only issued tokens are ever inserted.
+/// A digest is a hash, so its first bytes are used as the map's hash. An attacker cannot choose
+/// them without breaking SHA-256, and only issued tokens are inserted.
 #[derive(Default)]
 pub(super) struct DigestHasher(u64);
 
@@ -187,8 +187,8 @@ impl Generation {
         self.directory(tenant)?.services.read().get(name)?.get()
     }
 
-    /// The schemes that services of this name take, whose-ever they are: without a token nobody knows the tenant. Deleted services
-    /// count until the next snapshot.
+    /// The schemes that services of this name accept, across tenants: without a token the tenant is
+    /// unknown. Deleted services count until the next snapshot.
     pub(super) fn schemes(&self, service: &str) -> Option<Schemes> {
         self.schemes.read().get(service).cloned()
     }

@@ -1,4 +1,5 @@
-//! The node's lease: until when it may serve, on the boot clock. Nobody sets that clock, and it runs while the machine sleeps.
+//! The node's lease: until when it may serve, on the boot clock. That clock cannot be set, and it
+//! runs while the machine sleeps.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::SeqCst},

@@ -38,7 +38,7 @@ impl<N, T> RecordCell<N, T> {
         &self.name
     }
 
-    /// The record as it stands now.
+    /// The present record.
     #[must_use]
     pub fn get(&self) -> Option<Arc<T>> {
         self.value.load_full()
@@ -126,7 +126,8 @@ impl TenantState {
         self.version.store(next_version(), SeqCst);
     }
 
-    /// Counts a request in. How many there were before it; a new snapshot begins to count anew.
+    /// Counts a request in. Returns how many there were before it. A new snapshot restarts the
+    /// count.
     pub(crate) fn enter(&self) -> usize {
         self.in_flight.fetch_add(1, Relaxed)
     }
@@ -147,7 +148,7 @@ impl TenantState {
 pub struct AgentState {
     pub(super) tenant: Arc<TenantState>,
     pub(super) agent: RecordCell<AgentName, AgentEntry>,
-    /// Woken by everything that may cut a request of this agent; who is woken looks for itself.
+    /// Woken by every change that may cut a request of this agent. A woken task checks for itself.
     pub(super) waiters: Waiters,
 }
 

@@ -38,7 +38,7 @@ impl Grant {
         self.service.name()
     }
 
-    /// The service as it stands; `None` when it is gone, or is one that this node can't serve.
+    /// The present service; `None` if it was deleted, or if this node cannot serve it.
     #[must_use]
     pub fn service(&self) -> Option<Arc<ServiceEntry>> {
         self.service.get()
@@ -50,7 +50,7 @@ impl Grant {
         self.credential.name()
     }
 
-    /// The credential as it stands; `None` when it is gone or was withheld from this node.
+    /// The present credential; `None` if it was deleted or is withheld from this node.
     #[must_use]
     pub fn credential(&self) -> Option<Arc<CredentialEntry>> {
         self.credential.get()
@@ -213,7 +213,7 @@ impl TokenEntry {
         matches!(&self.terms.origin, Origin::Exchanged { parent, .. } if parent.is_cut())
     }
 
-    /// Counts a request in, unless `most` are under way. A new snapshot begins to count anew.
+    /// Counts a request in, unless `most` are in flight. A new snapshot restarts the count.
     #[must_use]
     pub fn enter(&self, most: u32) -> bool {
         if self.in_flight.fetch_add(1, Relaxed) < most {

@@ -5,7 +5,8 @@ use std::task::Waker;
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// Places that stay when nobody is left: an agent that asks one thing after the other allocates nothing here.
+/// Slots that remain when no request is left, so that an agent with sequential requests allocates
+/// nothing here.
 const KEPT: usize = 4;
 
 /// A set of tasks to be woken.
@@ -39,7 +40,7 @@ impl Waiters {
             slab.free.push(key);
         }
         if slab.free.len() == slab.wakers.len() && slab.wakers.len() > KEPT {
-            // Nobody is left: a burst of a thousand requests shouldn't be remembered for ever.
+            // No request is left. The memory of a burst of a thousand requests is released.
             *slab = Slab::default();
         }
     }

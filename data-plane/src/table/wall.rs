@@ -1,13 +1,15 @@
-//! The time that expiry is decided on: the later of two wall clocks, this machine's and that of the replica which grants its leases.
+//! The time for expiry: the later of two wall clocks, this machine's and that of the replica which
+//! grants its leases.
 //!
-//! A node whose clock is slow would honour expired tokens, and nobody would notice. So every grant carries the replica's wall
-//! clock, and the node counts on from it on the boot clock, which nobody sets and which runs on in suspend. A token has expired
-//! when either clock says so. A clock that is fast, here or there, ends tokens early, which shows; one that is slow ends none
-//! late unless both are. Refusing to serve beyond some difference would protect no better, and would make an outage of the
-//! whole fleet of one replica's wrong clock. The difference is measured and reported instead.
+//! A node with a slow clock would honour expired tokens without notice. So every grant carries the
+//! replica's wall clock, and the node continues from it on the boot clock, which cannot be set and
+//! which runs during suspend. A token has expired when either clock says so. A fast clock, here or
+//! at the replica, ends tokens early, and that is noticed. A slow clock ends tokens late only if
+//! both are slow. Refusing to serve beyond some difference would protect no better, and one
+//! replica's wrong clock would stop the whole fleet. So the difference is measured and reported.
 //!
-//! The replica read its clock after the node asked and before the answer came. The time counts from when the node asked: it is late
-//! by the round trip at most, so a token may end that much early.
+//! The replica read its clock after the node's request and before its response. The time is counted
+//! from the request, so it is late by at most the round trip, and a token may end that much early.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering::Relaxed},

@@ -47,7 +47,7 @@ pub(crate) struct Interception {
     within: Arc<dyn TunnelServer>,
 }
 
-/// Who asks for a tunnel.
+/// The sender of a CONNECT.
 struct TunnelRequester {
     tenant: TenantName,
     token: Option<(Arc<TokenEntry>, Digest)>,
@@ -158,7 +158,7 @@ impl TunnelRequester {
     }
 }
 
-/// What goes to the connection that a tunnel was asked for on.
+/// Messages to the connection of a CONNECT.
 struct OpenTunnel {
     /// The certificate to show, and its key.
     tls: Arc<rustls::ServerConfig>,

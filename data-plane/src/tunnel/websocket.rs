@@ -1,9 +1,10 @@
-//! WebSocket (RFC 6455) where a service allows it: the handshake, and the tunnel behind it.
+//! WebSocket (RFC 6455) for services that allow it: the handshake, and the tunnel behind it.
 //!
-//! The handshake is a request like any other and goes through every stage. What is offered to the upstream is the node's own:
-//! its key, no extensions (what is compressed can't be searched), the agent's subprotocols without the token. Behind the `101` no
-//! byte crosses that wasn't read as a frame: the upstream's are scrubbed and framed anew, the agent's are masked anew, and the right
-//! to the tunnel is watched for as long as it is open.
+//! The handshake is a request like any other and passes every stage. The upstream gets the node's
+//! own offer: its key, no extensions (compressed data cannot be searched), and the agent's
+//! subprotocols without the token. After the `101` every byte is parsed as a frame. Frames from the
+//! upstream are scrubbed and framed again, and those from the agent are masked again. The
+//! permission is checked for as long as the tunnel is open.
 
 mod agent;
 mod end;

@@ -16,7 +16,7 @@ use crate::{
     user,
 };
 
-/// An open data directory. Nobody else has it open while this lives.
+/// An open data directory. No other process has it open until this is dropped.
 pub(crate) struct DataDir {
     path: PathBuf,
     _lock: File,

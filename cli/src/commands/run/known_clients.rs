@@ -167,7 +167,7 @@ fn gemini(adaptation: &mut Adaptation, variables: &Variables, user: &UserSetting
     Ok(())
 }
 
-/// Qwen Code takes OpenAI's variables when it is told to, or when a model is named.
+/// Qwen Code reads OpenAI's variables if `--auth-type openai` or a model is given.
 fn qwen(
     adaptation: &mut Adaptation,
     position: usize,

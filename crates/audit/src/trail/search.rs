@@ -93,7 +93,7 @@ pub struct Entry {
 /// A part of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// What was found, in the order that was asked for.
+    /// The results, in the requested order.
     pub entries: Vec<Entry>,
     /// Where the next page begins. `None`: everything was looked at.
     pub next: Option<Position>,
@@ -122,7 +122,8 @@ impl Trail {
                 Part::Rows(number) => *number,
             };
             if left == 0 || Instant::now() >= until {
-                // The page ends before this block. Its first row in the order that was asked for comes next.
+                // The page ends before this block. The next page begins with the block's first row
+                // in the requested order.
                 page.next = page
                     .entries
                     .last()
@@ -153,7 +154,7 @@ impl Trail {
         Ok(page)
     }
 
-    /// What may have a match, in the order that was asked for.
+    /// The blocks that may have a match, in the requested order.
     fn parts(&self, query: &Query) -> Vec<Part> {
         let state = self.state.read();
         let mut parts: Vec<Part> = state
@@ -259,7 +260,7 @@ fn shows(state: &State, facts: &Facts) -> bool {
     facts.kind != Kind::Intent as u64 || state.open_intents.contains(&facts.request_id)
 }
 
-/// A position before all rows of a block, in the order that is asked for.
+/// A position before all rows of a block, in the requested order.
 fn edge(block: u64, newest_first: bool) -> Position {
     if newest_first {
         Position { block, row: u32::MAX }

@@ -94,7 +94,7 @@ upstream_errors! {
     BadStatusLine = "malformed_status_line", "the upstream's answer does not begin with a status line of HTTP/1";
     /// A header line that is none.
     BadField = "malformed_header", "a header line of the upstream's answer is malformed";
-    /// A header that frames the body has a blank before its colon, or goes on over several lines.
+    /// A header that frames the body has a blank before its colon, or continues over several lines.
     BadFramingField = "malformed_framing_header",
         "a header that says where the upstream's answer ends has a blank before its colon or spans several lines";
     /// More header lines than the node relays.
@@ -129,7 +129,7 @@ upstream_errors! {
     DecompressionBomb = "decompression_bomb", "the upstream's answer grows too far when it is decompressed";
     /// A part without one right `Content-Range`, in a coding, or another part than the one that was asked for.
     BadRange = "malformed_range", "the upstream's answer is not the one range of bytes that was asked for";
-    /// A `101` that nobody asked for.
+    /// A `101` without an upgrade request.
     UnaskedSwitch = "unasked_switch", "the upstream changed the protocol unasked";
     /// A `101` that does not fit the handshake.
     BadSwitch = "malformed_switch", "the upstream's answer to the WebSocket handshake is not valid";
@@ -144,7 +144,7 @@ impl UpstreamError {
         self.row().0
     }
 
-    /// For whoever reads a refusal.
+    /// The text for the reader of a refusal.
     #[must_use]
     pub fn detail(self) -> &'static str {
         self.row().1
@@ -176,7 +176,7 @@ impl UpstreamError {
         (self as u8) < Self::FirstByteTimeout as u8
     }
 
-    /// Whether somebody has to change something before the same request can work.
+    /// Whether the same request can work only after something is changed.
     #[must_use]
     pub fn is_lasting(self) -> bool {
         use UpstreamError as E;

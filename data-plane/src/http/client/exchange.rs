@@ -268,7 +268,7 @@ impl http_body::Body for Answer {
         };
         match &frame {
             Poll::Ready(Some(Err(_))) => this.0 = Body::Released,
-            // Nobody asks for what comes after the last counted byte, or after trailers.
+            // The body is not polled after the last counted byte, or after trailers.
             Poll::Ready(_) => this.release(),
             Poll::Pending => {}
         }

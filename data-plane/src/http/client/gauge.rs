@@ -1,8 +1,8 @@
-//! How many connections there are, for whoever counts them.
+//! The number of connections, reported to the caller's gauge.
 
 use std::sync::Arc;
 
-/// Counts connections for somebody else.
+/// Counts connections for the caller.
 pub trait Gauge: Send + Sync {
     /// Connections in use (`active`) or kept for the next request, more or fewer by `change`.
     fn connections(&self, active: bool, change: i64);

@@ -98,7 +98,7 @@ impl H1 {
     /// closed it nor said anything since (which would be taken for the answer to the next request).
     pub(super) fn is_idle(&mut self, cx: &mut Context<'_>) -> bool {
         let mut byte = [0];
-        // A task that has used up its budget is told that nothing is there, whatever is.
+        // A task that has used up its budget gets `Pending`, even if data is available.
         self.is_done()
             && has_budget_remaining()
             && Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()
@@ -223,7 +223,8 @@ impl H1 {
         (self.stream, self.inbox.bytes.freeze(), self.counted)
     }
 
-    /// Sends as much as the upstream takes and the agent gives. Ready: all is sent, or the upstream takes no more.
+    /// Sends as much as the upstream accepts and the agent provides. Ready: all is sent, or the
+    /// upstream accepts no more.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>> {
         if self.outbox.is_empty() && self.sending.is_done() {
             if !self.keeps_body {
@@ -252,7 +253,8 @@ impl H1 {
         Poll::Pending
     }
 
-    /// An upstream that takes no more may have answered already: that is read, and nothing follows.
+    /// An upstream that accepts no more may have answered already. That answer is read, and nothing
+    /// is sent after it.
     fn give_up_sending(&mut self) -> Result<(), UpstreamError> {
         self.outbox.clear();
         self.sending.give_up();

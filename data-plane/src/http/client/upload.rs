@@ -19,8 +19,8 @@ use tokio::time::{Instant, Sleep};
 
 use crate::http::server::RequestBody;
 
-/// An agent that is to send must move at least this many bytes in an idle timeout: one byte a second would hold a
-/// connection for ever.
+/// An agent that uploads must send at least this many bytes in one idle timeout. Otherwise one byte
+/// a second would keep a connection open without limit.
 const MIN_PROGRESS_BYTES: u64 = 256;
 
 /// Most bytes of a streamed body that are kept until the answer begins, in case that the request has to be sent again. Requests to models
@@ -72,13 +72,13 @@ struct Expected {
     seen: Sha256,
 }
 
-/// Counts an upload for somebody else.
+/// Counts an upload for the caller.
 pub trait Meter: Send + Sync {
     /// So many bytes were read from the agent.
     fn add(&self, bytes: usize);
 }
 
-/// What can be known about an upload while somebody else drives it.
+/// The state of an upload while another task drives it.
 #[derive(Debug, Default)]
 pub struct UploadState {
     bytes: AtomicU64,
@@ -191,7 +191,8 @@ impl Streaming {
         self
     }
 
-    /// The agent goes on sending while it is answered, at its leisure (gRPC): once the answer has begun, only that is watched.
+    /// With gRPC the agent may continue to send during the answer. Once the answer has begun, only
+    /// the answer has a timeout.
     #[must_use]
     pub fn both_ways(mut self) -> Self {
         self.both_ways = true;

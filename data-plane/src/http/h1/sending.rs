@@ -61,7 +61,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         }
     }
 
-    /// Nobody takes the rest.
+    /// The rest is not sent.
     pub(crate) fn give_up(&mut self) {
         *self = match std::mem::replace(self, Self::Nothing).into_body() {
             Some(body) => Self::Sent(body),
@@ -81,8 +81,9 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         }
     }
 
-    /// Takes of the body what fits behind what is to be written. `true`: it has more, and hasn't got it yet. An error says so again
-    /// whenever it is asked, and leaves what came before it in `out`.
+    /// Takes as much of the body as fits behind the pending output. `true`: the body has more,
+    /// which has not arrived yet. An error is returned again on each call, and leaves earlier bytes
+    /// in `out`.
     pub(crate) fn fill(&mut self, out: &mut Outbox, cx: &mut Context<'_>) -> Result<bool, Broke> {
         let filled = if self.is_broken() { Err(Broke) } else { self.fill_more(out, cx) };
         if filled.is_err()

@@ -1,8 +1,8 @@
-//! Bodies that can end while nobody reads them.
+//! Bodies that can end while they are not read.
 
 use std::task::{Context, Poll};
 
-/// A body that may have to end while nobody takes it.
+/// A body that may have to end while no task polls it.
 pub trait Abort {
     /// Ready when it has to.
     fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<()>;

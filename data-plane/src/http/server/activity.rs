@@ -1,4 +1,4 @@
-//! Whether anything goes on at a connection, and how long it may wait.
+//! The activity of a connection, and its idle timeouts.
 
 use std::{
     future::Future as _,
@@ -128,7 +128,7 @@ impl Waiting {
         }
     }
 
-    /// Ready when time is up: the head is late, or nothing was asked for long.
+    /// Ready when a timeout has passed: the head is late, or the connection was idle for too long.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, activity: &Activity, in_head: bool) -> Poll<()> {
         let deadline = self.deadline(activity, in_head);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));

@@ -79,10 +79,11 @@ pub struct Protocol {
     pub certificate: Option<[u8; 32]>,
 }
 
-/// Shakes hands on a connection that the agent takes for one to somebody else. The server's limit on that applies.
+/// The TLS handshake inside a tunnel, in which the node presents a certificate of the upstream's
+/// host. The server's limit on handshakes applies.
 ///
 /// # Errors
-/// Of the handshake; `None`: it took too long.
+/// From the handshake; `None` on a timeout.
 pub async fn accept_within(
     settings: &Settings,
     config: Arc<rustls::ServerConfig>,

@@ -62,9 +62,9 @@ pub(super) trait RequestHandler {
 
 /// How a connection ended.
 pub(super) enum End {
-    /// Nobody is there to hear anything.
+    /// The agent has disconnected.
     Gone,
-    /// With an answer, or while nothing was asked.
+    /// With an answer, or between requests.
     Last(Stream),
     /// It is HTTP's no longer.
     Switched(Box<dyn Upgrade>, Stream),
@@ -137,7 +137,7 @@ impl H1 {
         }
     }
 
-    /// Takes the stream out: whoever reads a body finds its end.
+    /// Takes the stream out. A reader of the body then gets its end.
     fn end(&self, how: impl FnOnce(Stream) -> End) -> Option<End> {
         let mut inner = self.shared.lock();
         inner.finish();

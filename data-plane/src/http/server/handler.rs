@@ -38,7 +38,7 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers what isn't a request. The connection ends with this answer.
     fn refuse(&self, violation: Violation) -> Response<Self::Body>;
 
-    /// Answers what isn't a request, on a stream of an HTTP/2 connection that goes on.
+    /// Answers a malformed request on a stream of an HTTP/2 connection. The connection continues.
     fn refuse_stream(&self, violation: Violation) -> Response<Self::Body>;
 
     /// The HTTP/2 library, or the frame budget, has refused something by itself.

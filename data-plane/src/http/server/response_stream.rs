@@ -52,7 +52,7 @@ pub(super) struct ResponseStream<B> {
     outcome: AtomicU8,
     /// Parts of the body in `h2`'s queue.
     queued: AtomicUsize,
-    /// Whoever waits for that to become 0.
+    /// The task that waits until this is 0.
     drained: AtomicWaker,
     link: Arc<ConnectionHandle>,
 }
@@ -107,7 +107,8 @@ impl<B> ResponseStream<B> {
 }
 
 impl<B: Abort> ResponseStream<B> {
-    /// Ready when the response has to end. Its connection is reset if it holds bytes that nobody takes.
+    /// Ready when the response has to end. Its connection is reset if it holds bytes that the agent
+    /// does not read.
     pub(super) fn poll_aborted(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut body = self.body();
         let Some(body) = &mut *body else { return Poll::Pending };

@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 
 /// What an HTTP/2 connection begins with; no HTTP/1 method of ours begins with its first three bytes.
 pub(super) const PREFACE_START: &[u8; 3] = b"PRI";
-/// An agent that takes no byte for this long has gone, or wants memory held.
+/// An agent that reads nothing for this long has disconnected, or tries to occupy memory.
 const WRITE_STALL: Duration = Duration::from_secs(60);
 
 /// The two kinds of connection.
@@ -73,7 +73,7 @@ pub(super) struct Prefix {
     len: u8,
 }
 
-/// A connection whose writes may not stall for ever.
+/// A connection whose writes have a time limit.
 pub struct Stream {
     inner: Inbound,
     /// Read before, and given out first.
@@ -137,7 +137,7 @@ impl Stream {
         }
     }
 
-    /// Whoever has the other end finds it reset rather than ended, once this is dropped.
+    /// When this is dropped, the peer sees a reset and not an end.
     pub(super) fn reset(&self) {
         match &self.inner {
             // An error means that it is gone already.
@@ -163,7 +163,7 @@ impl Stream {
         }
     }
 
-    /// Nothing was taken: since when? The timer stands only while that is so.
+    /// The peer reads nothing: since when? The timer exists only during that time.
     fn watch(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.blocked(&wrote, false);
         if wrote.is_ready() {

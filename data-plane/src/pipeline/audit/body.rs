@@ -43,7 +43,7 @@ impl<B: http_body::Body + Unpin> http_body::Body for Body<B> {
                 if let (Some(data), Some(record)) = (frame.data_ref(), &this.record) {
                     record.counters().received(data.remaining());
                 }
-                // Nobody asks again once a body says that it has ended.
+                // A body is not polled again after its end.
                 if this.inner.is_end_stream() {
                     this.record.take().into_iter().for_each(Record::complete);
                 }
@@ -65,7 +65,7 @@ impl<B: http_body::Body + Unpin> http_body::Body for Body<B> {
 
 impl<B: http_body::Body> Drop for Body<B> {
     fn drop(&mut self) {
-        // A body whose Content-Length is sent may be let go of without asking for its end.
+        // A body with a sent Content-Length may be dropped before its end is polled.
         if self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0) {
             self.record.take().into_iter().for_each(Record::complete);
         }

@@ -15,7 +15,8 @@ static SECOND: AtomicU64 = AtomicU64::new(0);
 static LINES: AtomicU64 = AtomicU64::new(0);
 static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
 
-/// Logs one failure, unless there were too many within the second. `now`: of any clock that goes on.
+/// Logs one failure, unless there were too many in this second. `now` is the time of any steady
+/// clock.
 pub(super) fn log(service: &str, request_id: &str, error: UpstreamError, now: Duration) {
     let second = now.as_secs();
     if SECOND.swap(second, Relaxed) != second {

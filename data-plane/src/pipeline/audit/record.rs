@@ -234,7 +234,7 @@ impl Record {
         &self.open.counters
     }
 
-    /// The revision that the table had applied when it was asked.
+    /// The table's applied revision at the look-up.
     pub(crate) fn table(&mut self, revision: u64) {
         if let Some(spooled) = &mut self.open.spooled {
             spooled.decision_begins();
@@ -361,7 +361,7 @@ impl Record {
         self.open.attempts = Some(number);
     }
 
-    /// The upstream call has failed, with what the agent is told.
+    /// The upstream call has failed. The agent gets this text.
     pub(crate) fn upstream_failed(&mut self, refusal: &Refusal) {
         let (open, code) = (&mut *self.open, refusal.code);
         if let Some(error) = refusal.upstream {

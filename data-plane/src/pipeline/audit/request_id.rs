@@ -9,7 +9,8 @@ use http::{HeaderName, HeaderValue};
 
 const HEADER: HeaderName = HeaderName::from_static("x-seks-request-id");
 
-/// Names one request: 32 hex digits, unique in the fleet. No secret, and nobody may rely on not guessing it.
+/// The id of a request: 32 hex digits, unique in the fleet. It is not a secret, and it may be
+/// guessable.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestId([u8; 32]);
 

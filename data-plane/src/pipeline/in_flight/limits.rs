@@ -1,8 +1,11 @@
-//! How many requests may be in flight: of one token, and of one tenant. Tunnels and WebSockets count as long as they are open.
+//! Limits of requests in flight: for one token, and for one tenant. Tunnels and WebSockets count
+//! while they are open.
 //!
-//! A tenant has as many tokens as it likes, so a bound on tokens alone leaves it every connection of the node. Its bound follows what
-//! is free (a dynamic threshold, Choudhury and Hahne 1998): it may hold three times as much. One tenant then takes three quarters of
-//! the node at most, two take three sevenths each, and a part is free for whoever comes next.
+//! A tenant can have any number of tokens, so a limit on tokens alone would give it every
+//! connection of the node. The limit of a tenant follows the number of free slots (a dynamic
+//! threshold, Choudhury and Hahne 1998): it may have three times as many. So one tenant takes at
+//! most three quarters of the node, and two take three sevenths each. The rest is free for the next
+//! tenant.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -38,7 +41,7 @@ impl InFlightLimits {
         }
         let free = self.capacity.saturating_sub(self.total.fetch_add(1, Relaxed));
         let bound = free.saturating_mul(PART_OF_FREE).max(ALWAYS);
-        // Where nobody else is served, nobody else needs a part.
+        // A node that serves one tenant needs no reserve for others.
         if token.tenant_state().enter() < bound || table.is_of_one_tenant() {
             return Ok(());
         }

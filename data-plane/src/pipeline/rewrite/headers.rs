@@ -71,7 +71,8 @@ fn rewrite_signed(reference: &str, urls: &Urls, signed: SignedHeaders<'_>) -> Op
     Some([url, separator, &parameter, fragment].concat())
 }
 
-/// Whether a field of `headers` may hold a URL. It is asked for every answer: nearly all say no at the first byte that is looked for.
+/// Whether a field of `headers` may hold a URL. It is called for every response, and nearly always
+/// returns false at the first byte.
 pub(super) fn may_hold_urls(headers: &HeaderMap) -> bool {
     headers.iter().any(|(name, value)| {
         let value = value.as_bytes();
@@ -139,7 +140,8 @@ fn after_url(text: &str, urls: &Urls) -> Option<String> {
     Some([before, &quote, &new, &quote].concat())
 }
 
-/// Rewrites absolute URLs wherever they stand in a value, as in `WWW-Authenticate: Bearer realm="https://host/token"`.
+/// Rewrites absolute URLs anywhere in a value, as in
+/// `WWW-Authenticate: Bearer realm="https://host/token"`.
 fn anywhere(text: &str, urls: &Urls) -> Option<String> {
     let (mut out, mut rest, mut changed) = (String::new(), text, false);
     while let Some(at) = rest.find("://") {

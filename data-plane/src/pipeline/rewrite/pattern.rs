@@ -70,7 +70,8 @@ impl OriginPattern {
         self.replacements.get(spelling).map_or(&[], |text| text)
     }
 
-    /// Whether `text`, which stands behind the scheme's colon, begins with the origin. `last`: nothing follows `text`.
+    /// Whether `text`, which follows the scheme's colon, begins with the origin. `last`: nothing
+    /// follows `text`.
     pub(super) fn find(&self, text: &[u8], last: bool) -> Found {
         let mut reader = Reader { text, at: 0, last };
         match self.read(&mut reader) {
@@ -102,12 +103,12 @@ impl OriginPattern {
     }
 }
 
-/// A host or a port goes on: another host.
+/// A byte that continues a host or a port, and so makes another host.
 fn is_authority(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'@' | b'%') || byte >= 0x80
 }
 
-/// A segment of a path goes on: another path (RFC 3986, 3.3).
+/// A byte that continues a path segment, and so makes another path (RFC 3986, 3.3).
 fn is_segment(byte: u8) -> bool {
     is_authority(byte)
         || matches!(byte, b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')

@@ -1,7 +1,7 @@
-//! Takes content codings off: nobody asked for one, and what is coded can't be searched.
+//! Removes content codings. The node requested none, and a coded body cannot be searched.
 //!
-//! Incremental and bounded: at most one piece of output is held, whatever the coding promises, and an answer that grows too
-//! far is broken off.
+//! Decoding is incremental and bounded: at most one piece of output is buffered, and a response
+//! that grows too far is aborted.
 
 mod coding;
 

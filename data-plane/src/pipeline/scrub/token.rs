@@ -1,4 +1,5 @@
-//! One unit of a body under an escaping scheme: a raw byte, or what an escape sequence stands for.
+//! One unit of a body under an escaping scheme: a raw byte, or the byte that an escape sequence
+//! encodes.
 
 /// A set of escaping schemes.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -24,8 +24,9 @@ use crate::http::HeaderList;
 /// A request in a presigned form is sent at once: this is for slow clocks.
 const PRESIGNED_LIFE: Duration = Duration::from_secs(15 * 60);
 
-/// Signs what is about to be sent: `headers` are final but for the signature's own, `line` is path and query. Gives the
-/// signature, which is a secret too: with it, the same request could be sent again by somebody else for some minutes.
+/// Signs the request that is about to be sent. `headers` are final except for the signature's own,
+/// and `line` is path and query. Returns the signature. It is a secret too, because whoever has it
+/// can repeat the request for some minutes.
 pub(crate) fn sign(
     signed: &Signed,
     service: &Service,

@@ -13,7 +13,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
 
-/// SHA-256 of a CA's public key, as it stands in its certificate (SPKI).
+/// SHA-256 of a CA's public key, as in its certificate (SPKI).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::sync) struct Pin([u8; 32]);
 

@@ -1,4 +1,5 @@
-//! Certificates for the hosts that the node stands for: by the tenant's CA, short-lived, made when first needed.
+//! Certificates for intercepted hosts: signed by the tenant's CA, short-lived, generated at first
+//! use.
 
 use std::{
     net::IpAddr,
@@ -29,7 +30,7 @@ const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const SHOWN: Duration = Duration::from_secs(12 * 3600);
 /// Clocks of agents may be slow.
 const BACKDATE: Duration = Duration::from_secs(3600);
-/// More than any node's services; beyond it all are made anew.
+/// More than the services of any node. Beyond it, all are generated again.
 const MOST: usize = 4096;
 
 /// Why there is no certificate. Says nothing of a key.

@@ -1,4 +1,5 @@
-//! An agent's frames on their way to the upstream: read strictly, masked anew, passed on as they come.
+//! Frames from the agent to the upstream: parsed strictly, masked again, and forwarded as they
+//! arrive.
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -105,7 +106,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> FromAgent<R, W> {
     }
 }
 
-/// Applies a mask and turns it, so that what follows goes on where this ended.
+/// Applies a mask and rotates it, so that the next call continues at its place.
 fn mask(payload: &mut [u8], key: &mut [u8; 4]) {
     let length = payload.len();
     let (whole, rest) = payload.as_chunks_mut::<4>();

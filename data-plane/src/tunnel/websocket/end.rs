@@ -29,7 +29,7 @@ pub(super) enum End {
 }
 
 impl End {
-    /// What the agent is told (the code as IANA lists them), and what the record says.
+    /// The close code for the agent (IANA's list) and the reason in the record.
     pub(super) fn goodbye(self) -> Option<(u16, &'static str, Option<Code>)> {
         let broken = Code::UpstreamUnreachable;
         Some(match self {

@@ -54,7 +54,7 @@ pub(super) struct Header {
     pub(super) size: usize,
 }
 
-/// Bytes that are no frame, or not one that may stand there. The tunnel ends.
+/// Bytes that are not a frame, or not one that is allowed at this point. The tunnel ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a WebSocket frame")]
 pub(super) struct Malformed;
@@ -83,7 +83,7 @@ impl Header {
             }
             length => (u64::from(length), rest, 2),
         };
-        // One way to write each length, so that nobody reads another one.
+        // Each length has exactly one encoding, so that both ends read the same length.
         let shortest = match size {
             2 => 0,
             4 => 126,

@@ -1,8 +1,9 @@
-//! An upstream's frames on their way to the agent: read strictly, scrubbed, framed anew.
+//! Frames from the upstream to the agent: parsed strictly, scrubbed, and framed again.
 //!
-//! A credential may be split over frames, so what the scrubber holds back at the end of one goes out with the next; at the end of a
-//! message everything goes out. Frames up to [`PIECE`] come out as they went in; of longer ones each piece is a frame of the same
-//! message, which no application sees.
+//! A credential may be split over frames. So what the scrubber holds back at the end of a frame is
+//! sent with the next one. At the end of a message everything is sent. Frames up to [`PIECE`] keep
+//! their size. Of longer ones, each piece becomes a frame of the same message, which applications
+//! do not notice.
 
 use std::{collections::VecDeque, time::Duration};
 

@@ -34,14 +34,15 @@ const MAX_HEAD_BYTES: u32 = 64 * 1024;
 /// Windows of a connection: what a hostile upstream can make a node hold for one stream, and for all.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// A connection in use is asked for a sign of life after so long, and has so long to give it.
+/// The keep-alive interval of a connection in use, and the time for the response.
 const PING_AFTER: Duration = Duration::from_secs(30);
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 
 /// How many streams a connection has, and may have.
 struct Streams {
     used: AtomicUsize,
-    /// What the upstream allows (`SETTINGS_MAX_CONCURRENT_STREAMS`). 0 until its SETTINGS have come, or while it takes no requests.
+    /// The upstream's limit (`SETTINGS_MAX_CONCURRENT_STREAMS`). 0 until its SETTINGS have arrived,
+    /// or while it accepts no requests.
     limit: AtomicUsize,
     ended: AtomicBool,
     /// The pool's: a stream is free, or the limit has changed.
@@ -52,7 +53,7 @@ struct Streams {
 pub(crate) struct StreamSlot(Arc<Streams>);
 
 impl Streams {
-    /// Under the lock of the pool: nobody else takes the last one.
+    /// Under the pool's lock, so that no other request takes the last stream.
     fn take(self: &Arc<Self>) -> Option<StreamSlot> {
         (self.used() < self.limit()).then(|| self.reserve())
     }
@@ -203,14 +204,15 @@ impl Fresh {
         connections.0.push(Shared { sender: self.sender.clone(), streams: self.slot.0.clone(), place: None });
     }
 
-    /// Waits for the upstream's SETTINGS: before, nobody knows how many requests it takes.
+    /// Waits for the upstream's SETTINGS. Before that, the number of permitted requests is unknown.
     pub(crate) async fn settled(self) -> Result<H2, UpstreamError> {
         self.slot.0.settled().await?;
         Ok(H2 { sender: self.sender, slot: self.slot })
     }
 }
 
-/// Drives a connection until it ends: with its last stream once the pool has let go of it, or when the upstream is gone.
+/// Drives a connection until it ends: with its last stream after the pool has dropped it, or when
+/// the upstream disconnects.
 async fn drive(mut connection: Connection<Stream, Bytes>, streams: Arc<Streams>, counted: ConnectionGauge) {
     let mut keep_alive = KeepAlive::new(connection.ping_pong());
     poll_fn(|cx| {

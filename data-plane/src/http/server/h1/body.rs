@@ -59,7 +59,8 @@ impl Body {
         }
     }
 
-    /// Whether what has come of it so far is well-formed: asked before anybody hears of its request.
+    /// Whether the bytes that have arrived are well-formed. This is checked before the request is
+    /// handled.
     pub(super) fn check(self, bytes: &[u8]) -> Result<(), Violation> {
         match self {
             Self::Length(_) => Ok(()),

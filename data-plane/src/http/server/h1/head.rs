@@ -278,8 +278,9 @@ fn trim_end(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// Whether a target holds characters that no URI holds, and that some clients send nevertheless: `"`, `<`, `>`, `\`, a backtick and
-/// what is beyond ASCII. `#` would be cut off unseen by whoever parses the URI next.
+/// Whether a target has characters that are not allowed in a URI but are sent by some clients: `"`,
+/// `<`, `>`, `\`, a backtick and non-ASCII bytes. `#` is not one of them, because a later parser
+/// would cut the target there.
 fn is_unescaped(target: &[u8]) -> Result<bool, Violation> {
     const BAD: u8 = 0;
     const PLAIN: u8 = 1;

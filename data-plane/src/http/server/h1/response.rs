@@ -99,7 +99,7 @@ fn write_length(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The date, written anew once a second.
+/// The date, formatted once a second.
 fn with_date(write: impl FnOnce(&[u8])) {
     thread_local! {
         static WRITTEN: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };

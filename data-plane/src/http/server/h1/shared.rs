@@ -1,7 +1,8 @@
-//! What a connection and the body of its present request share: the stream, and what was read from it.
+//! The state that a connection shares with the body of its current request: the stream, and the
+//! bytes that were read from it.
 //!
-//! A body may be read by another task than the connection's (an upload over HTTP/2), and may outlive its request there; so it
-//! says which request it is of. Nobody holds the lock while waiting for anything.
+//! A body may be read by another task (an upload over HTTP/2) and may outlive its request there, so
+//! it names its request. The lock is never held across a wait.
 
 use std::{
     mem,
@@ -40,17 +41,17 @@ pub(super) struct Inner {
     number: u64,
     /// What is left to write of an invitation to send the body.
     invitation: &'static [u8],
-    /// Whoever waits for the body.
+    /// The task that waits for the body.
     reader: Option<Waker>,
 }
 
-/// How the body of the present request stands.
+/// The state of the current request's body.
 enum Body {
     /// All of it was read.
     Over,
     /// Some of it is to be read.
     Pending(body::Body),
-    /// Nobody reads the rest.
+    /// The rest is not read.
     Abandoned,
     /// It broke off.
     Broken,
@@ -86,7 +87,7 @@ impl Inner {
         matches!(self.body, Body::Over)
     }
 
-    /// Whether nobody is going to read the rest of the body.
+    /// Whether the rest of the body will not be read.
     pub(super) fn is_left(&self) -> bool {
         matches!(self.body, Body::Abandoned | Body::Broken)
     }
@@ -97,7 +98,8 @@ impl Inner {
         if left.len() == CONTINUE.len() { &[] } else { left }
     }
 
-    /// The answer is done: whether the connection is at the beginning of another request. Nobody reads the body any more.
+    /// The answer is complete. Returns whether the connection is at the start of another request.
+    /// The body is not read any more.
     pub(super) fn finish(&mut self) -> bool {
         self.number += 1;
         if let Some(reader) = self.reader.take() {
